@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a virtual environment in .venv with locked versions.
+PYTHON ?= python3.11
+BIN := .venv/bin
+LOCK := requirements.lock
+
+.PHONY: demo test test-deploy check protos serve lock clean
+
+demo: .venv/ready
+	$(BIN)/python scripts/demo.py
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+test-deploy: .venv/ready
+	$(BIN)/python -m pytest tests/helm
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+	$(BIN)/python scripts/protos.py --check
+
+protos: .venv/ready
+	$(BIN)/python scripts/protos.py
+
+serve: .venv/ready
+	$(BIN)/convserve serve --model-repository model_repo
+
+# Re-resolves every version. Not part of any other target: a lock changes on purpose only.
+lock: .venv/ready
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url \
+	  --python-version 3.11 --extra cpu --extra train --extra dev \
+	  --output-file $(LOCK) pyproject.toml
+
+.venv/ready: $(LOCK) pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "convserve needs $(PYTHON) (Debian: apt-get install python3.11-venv)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,58 @@
+"""The umbrella command: finds the sub-command and imports its package only then."""
+
+import difflib
+import importlib
+import importlib.metadata
+import sys
+
+# Name -> module that holds the typer app of that name, and what it does.
+COMMANDS = {
+    "build": ("training.cli", "train, compress, verify and publish a model from a recipe"),
+    "serve": ("serving.cli", "answer gRPC calls with the models of a repository"),
+    "models": ("serving.cli", "list models with their accuracy, latency and state"),
+    "predict": ("serving.cli", "labels or masks of image files"),
+    "evaluate": ("serving.cli", "accuracy of a served model on a labelled folder"),
+    "loadtest": ("loadtest.cli", "put a server under load and measure it"),
+    "doctor": ("serving.cli", "which engines run here, and why the others do not"),
+}
+
+
+def main() -> None:
+    """Runs `convserve COMMAND ...`. Exit status: 0 done, 1 failed, 2 wrong usage."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())  # noqa: T201
+        sys.exit(0 if arguments else 2)
+    name, *rest = arguments
+    if name == "--version":
+        print(f"convserve {importlib.metadata.version('convserve')}")  # noqa: T201
+        return
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        print(f"convserve: no command {name!r}{hint}\n\n{_usage()}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    module, _ = COMMANDS[name]
+    try:
+        app = importlib.import_module(module).app
+    except ModuleNotFoundError as error:
+        extra = "train" if module.startswith("training") else "cpu"
+        print(  # noqa: T201
+            f"convserve {name}: Python package {error.name!r} is not installed; "
+            f"pip install 'convserve[{extra}]' brings it",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    app([name, *rest], prog_name="convserve")
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: convserve COMMAND ...", "", *lines, "", "convserve COMMAND --help says more."]
+    )
+
+
+if __name__ == "__main__":
+    main()

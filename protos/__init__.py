@@ -1,0 +1,1 @@
+"""Interface definitions and their generated stubs."""

@@ -1,0 +1,1 @@
+"""Grouping of single calls into batches, and the decision which calls to take at all."""

@@ -1,0 +1,82 @@
+"""Can this call be met? Decided on arrival, before anything is spent on it. Time is passed in."""
+
+import math
+from dataclasses import dataclass
+
+from serving.batching.latency import LatencyTable
+from serving.errors import QueueFull, Shed
+
+
+@dataclass(frozen=True)
+class Load:
+    """What stands before a new call: rows admitted and not yet running, and the seconds after which
+    the first instance is free."""
+
+    waiting_rows: int
+    busy_seconds: float
+    instances: int
+
+
+def predicted_wait(load: Load, rows: int, table: LatencyTable, max_batch_size: int) -> float:
+    """Seconds from now until a call of `rows` that arrives behind `load` is answered."""
+    batches_ahead = math.ceil(load.waiting_rows / max_batch_size)
+    full = table.predict(max_batch_size)
+    own = table.predict(min(max_batch_size, load.waiting_rows + rows))
+    # Rows that wait ride in the same batch as the new call where they all fit.
+    rounds = max(0, batches_ahead - (1 if load.waiting_rows % max_batch_size else 0))
+    return load.busy_seconds + rounds * full / load.instances + own
+
+
+def admit(
+    load: Load,
+    rows: int,
+    table: LatencyTable,
+    max_batch_size: int,
+    max_queue_size: int,
+    now: float,
+    deadline: float,
+) -> None:
+    """Returns where a call may enter.
+
+    Raises QueueFull where the queue has no room, Shed where the deadline (monotonic seconds, inf
+    for none) would pass before the answer; both with the time after which a new try makes sense.
+    """
+    full = table.predict(max_batch_size)
+    if load.waiting_rows + rows > max_queue_size:
+        excess = load.waiting_rows + rows - max_queue_size
+        retry = load.busy_seconds + math.ceil(excess / max_batch_size) * full / load.instances
+        raise QueueFull(
+            f"queue is full: {load.waiting_rows} of {max_queue_size} places are taken", retry
+        )
+    if math.isinf(deadline):
+        return
+    wait = predicted_wait(load, rows, table, max_batch_size)
+    left = deadline - now
+    if wait > left:
+        # A deadline shorter than the bare run is never met: one batch later is as good as any.
+        retry = max(wait - left, table.predict(rows))
+        raise Shed(
+            f"cannot be met: needs about {wait * 1e3:.1f} ms, {left * 1e3:.1f} ms are left", retry
+        )
+
+
+class ByteBudget:
+    """Bounds the request bytes that the server holds at a time."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, size: int) -> None:
+        """Raises QueueFull where the budget does not allow `size` more bytes. One call alone is
+        always taken: the message limit has let it in."""
+        if self.used and self.used + size > self.limit:
+            raise QueueFull(
+                f"{self.used} of {self.limit} bytes in flight are taken, {size} more do not fit",
+                retry_after=0.1,
+            )
+        self.used += size
+
+    def give_back(self, size: int) -> None:
+        """Returns what `take` took."""
+        self.used -= size

@@ -1,0 +1,372 @@
+"""Groups calls into batches and runs them: as soon as an instance is free and something waits.
+
+All bookkeeping happens on the event loop; an instance's thread only gathers, runs and times. While
+a batch runs, the next one fills.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Protocol
+
+from serving.batching.admission import Load, admit
+from serving.batching.latency import LatencyTable
+from serving.batching.queue import BatchQueue, Entry
+from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
+from serving.metrics import Metrics, ModelCounters
+from serving.model_config import Batching
+from serving.tensor import Array, TensorSpec
+
+
+class Runner(Protocol):
+    """What the batcher needs of an engine."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array: ...
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+
+
+@dataclass(slots=True, eq=False)
+class Ticket(Entry):
+    """An admitted call: first a reserved place, then, with its inputs, an entry of the queue."""
+
+    admitted: bool = field(default=True, init=False)
+    inputs: Mapping[str, Array] = field(default_factory=dict, init=False)
+    answer: "asyncio.Future[Answer] | None" = field(default=None, init=False)
+    timer: asyncio.TimerHandle | None = field(default=None, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One call's share of a batch.
+
+    outputs: arrays [rows, ...] that belong to the caller; the seconds that it waited and that its
+    batch ran; batch_size: rows of the whole batch.
+    """
+
+    outputs: Mapping[str, Array]
+    queue_seconds: float
+    infer_seconds: float
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Timing:
+    gather: float
+    infer: float
+
+
+class DynamicBatcher:
+    """The batcher of one loaded version.
+
+    max_batch_size 0 says that the model has no batch dimension: each call then runs alone.
+    Everything but the instances' threads must be called from one event loop.
+    """
+
+    def __init__(
+        self,
+        engine: Runner,
+        *,
+        model: str,
+        version: str,
+        max_batch_size: int,
+        batching: Batching,
+        instances: int,
+        latency: LatencyTable,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._name = model
+        self._batches = max_batch_size > 0
+        self._max_rows = max(1, max_batch_size)
+        self._batching = batching
+        self._instances = instances
+        self.latency = latency
+        self._metrics = metrics
+        self._counters: ModelCounters = metrics.counters(model, version)
+        self._depth = metrics.queue_depth.labels(model, version)
+        self._batch_size = metrics.batch_size.labels(model, version)
+        self._clock = clock
+        self._queue: BatchQueue[Ticket] = BatchQueue()
+        # Rows that were admitted and are still being decoded count as waiting.
+        self._reserved_rows = 0
+        self._running: dict[int, float] = {}
+        self._next_run = 0
+        self._delay_timer: asyncio.TimerHandle | None = None
+        self._unanswered = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+        self._threads = ThreadPoolExecutor(instances, thread_name_prefix=f"infer-{model}-{version}")
+        self._buffers: SimpleQueue[dict[str, Array]] = SimpleQueue()
+        for _ in range(instances):
+            self._buffers.put(self._allocate())
+
+    def _allocate(self) -> dict[str, Array]:
+        """Batch buffers of one instance, for the inputs whose shape is known beforehand."""
+        if not self._batches:
+            return {}
+        return {
+            spec.name: self._engine.allocate(spec, (self._max_rows, *spec.shape[1:]))
+            for spec in self._engine.inputs
+            if -1 not in spec.shape[1:]
+        }
+
+    # Calls: admit -> submit (or withdraw), in this order.
+
+    def admit(self, rows: int, priority: int, deadline: float) -> Ticket:
+        """Reserves a place before anything is spent on the call.
+
+        priority: 0 takes the model's default. deadline: monotonic seconds, inf for none; the
+        model's default timeout applies where it is earlier or the call has none.
+        Raises QueueFull, Shed, ModelNotReady.
+        """
+        if self._closed:
+            raise ModelNotReady(f"model {self._name!r} is being unloaded")
+        now = self._clock()
+        level = min(priority or self._batching.default_priority, self._batching.priority_levels)
+        policy = self._batching.policy(level)
+        if not policy.allow_timeout_override:
+            deadline = math.inf
+        if policy.default_timeout > 0:
+            deadline = min(deadline, now + policy.default_timeout)
+        load = Load(self._waiting_rows, self._busy_seconds(now), self._instances)
+        try:
+            admit(load, rows, self.latency, self._max_rows, policy.max_queue_size, now, deadline)
+        except (QueueFull, Shed) as refusal:
+            reason = "deadline" if isinstance(refusal, Shed) else "queue_full"
+            self._metrics.shed.labels(self._name, reason).inc()
+            raise
+        ticket = Ticket(rows=rows, priority=level, arrived=now, deadline=deadline)
+        self._reserved_rows += rows
+        self._answer_due(1)
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Gives a reserved place back: the call failed before it had inputs."""
+        if ticket.admitted:
+            ticket.admitted = False
+            self._reserved_rows -= ticket.rows
+            self._answer_due(-1)
+
+    async def submit(self, ticket: Ticket, inputs: Mapping[str, Array]) -> Answer:
+        """Queues an admitted call with its inputs ([rows, ...] each) and waits for its answer.
+
+        Raises DeadlineExpired at the deadline itself, EngineError where the batch failed.
+        Cancelling it takes the call out of the queue and touches nobody else.
+        """
+        loop = asyncio.get_running_loop()
+        self._reserved_rows -= ticket.rows
+        ticket.admitted = False
+        ticket.inputs = inputs
+        ticket.key = self._key(inputs)
+        ticket.answer = loop.create_future()
+        if ticket.deadline < math.inf:
+            left = ticket.deadline - self._clock()
+            ticket.timer = loop.call_later(max(0.0, left), self._expire, ticket)
+        self._queue.push(ticket)
+        self._counters.pending += 1
+        self._show_depth()
+        self._pump()
+        try:
+            return await ticket.answer
+        except asyncio.CancelledError:
+            self._metrics.cancelled.labels(self._name).inc()
+            self._leave_queue(ticket)
+            raise
+        finally:
+            if ticket.timer is not None:
+                ticket.timer.cancel()
+            self._answer_due(-1)
+
+    async def drain(self, seconds: float) -> bool:
+        """Takes no new calls and waits until the accepted ones are answered; False on time-out."""
+        self._closed = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Stops the threads; a batch that runs is waited for."""
+        self._closed = True
+        self._threads.shutdown(wait=True)
+
+    # On the event loop.
+
+    @property
+    def _waiting_rows(self) -> int:
+        return self._queue.rows + self._reserved_rows
+
+    def _answer_due(self, change: int) -> None:
+        self._unanswered += change
+        if self._unanswered:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    def _busy_seconds(self, now: float) -> float:
+        if len(self._running) < self._instances:
+            return 0.0
+        return max(0.0, min(self._running.values()) - now)
+
+    def _key(self, inputs: Mapping[str, Array]) -> Hashable:
+        return tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
+
+    def _show_depth(self) -> None:
+        self._depth.set(self._queue.rows)
+
+    def _leave_queue(self, ticket: Ticket) -> None:
+        if self._queue.remove(ticket):
+            self._counters.pending -= 1
+            self._show_depth()
+
+    def _expire(self, ticket: Ticket) -> None:
+        """At the deadline: a call that still waits is answered now. One that runs is let finish,
+        since its answer costs nothing more."""
+        if not ticket.queued or ticket.answer is None:
+            return
+        self._leave_queue(ticket)
+        self._metrics.shed.labels(self._name, "expired").inc()
+        if not ticket.answer.done():
+            waited = self._clock() - ticket.arrived
+            ticket.answer.set_exception(
+                DeadlineExpired(f"deadline passed after {waited * 1e3:.1f} ms in the queue")
+            )
+
+    def _pump(self) -> None:
+        """Starts batches while an instance is free and something waits."""
+        while len(self._running) < self._instances:
+            head = self._queue.peek()
+            if head is None:
+                return
+            now = self._clock()
+            if self._must_wait(head, now):
+                return
+            tickets = self._queue.pop_batch(self._rows_in_time(head, now))
+            self._counters.pending -= len(tickets)
+            self._show_depth()
+            self._start(tickets, now)
+
+    def _must_wait(self, head: Ticket, now: float) -> bool:
+        """Whether the configured queue delay still holds the next batch back."""
+        delay = self._batching.max_queue_delay
+        if delay <= 0 or self._closed:
+            return False
+        preferred = self._batching.preferred_batch_sizes
+        enough = preferred[0] if preferred else self._max_rows
+        left = head.arrived + delay - now
+        if left <= 0 or self._queue.rows >= enough:
+            return False
+        if self._delay_timer is None:
+            self._delay_timer = asyncio.get_running_loop().call_later(left, self._delay_over)
+        return True
+
+    def _delay_over(self) -> None:
+        self._delay_timer = None
+        self._pump()
+
+    def _rows_in_time(self, head: Ticket, now: float) -> int:
+        """The largest batch that still meets the deadline of the call at its head."""
+        rows = self._max_rows
+        if self._queue.rows <= head.rows or head.deadline == math.inf:
+            return rows
+        left = head.deadline - now
+        for size in reversed(self.latency.sizes):
+            if self.latency.predict(min(size, rows)) <= left:
+                return max(head.rows, min(size, rows))
+        return head.rows
+
+    def _start(self, tickets: list[Ticket], now: float) -> None:
+        rows = sum(ticket.rows for ticket in tickets)
+        run = self._next_run
+        self._next_run += 1
+        self._running[run] = now + self.latency.predict(rows)
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._threads, self._execute, tickets, rows)
+        work.add_done_callback(lambda done: self._finish(done, run, tickets, rows, now))
+
+    def _finish(
+        self,
+        done: "asyncio.Future[tuple[dict[str, Array], _Timing]]",
+        run: int,
+        tickets: list[Ticket],
+        rows: int,
+        started: float,
+    ) -> None:
+        """Hands each caller its slice; a failed batch fails its own members and nobody else."""
+        del self._running[run]
+        # The instance is free: the next batch starts before anybody is answered.
+        self._pump()
+        error = done.exception()
+        if error is not None:
+            for ticket in tickets:
+                if ticket.answer is not None and not ticket.answer.done():
+                    ticket.answer.set_exception(error)
+            return
+        outputs, timing = done.result()
+        answered = self._clock()
+        self.latency.observe(rows, timing.gather + timing.infer)
+        self._batch_size.observe(rows)
+        begin = 0
+        waits = []
+        for ticket in tickets:
+            end = begin + ticket.rows
+            if ticket.answer is not None and not ticket.answer.done():
+                share = outputs
+                if len(tickets) > 1:
+                    share = {name: array[begin:end] for name, array in outputs.items()}
+                waits.append(started - ticket.arrived)
+                ticket.answer.set_result(Answer(share, waits[-1], timing.infer, rows))
+            begin = end
+        self._counters.batch_done(
+            rows, waits, timing.gather, timing.infer, self._clock() - answered
+        )
+
+    # On an instance's thread.
+
+    def _execute(self, tickets: list[Ticket], rows: int) -> tuple[dict[str, Array], _Timing]:
+        begin = self._clock()
+        buffers = self._buffers.get()
+        try:
+            inputs = self._gather(tickets, rows, buffers)
+            gathered = self._clock()
+            outputs = self._engine.infer(inputs)
+        finally:
+            self._buffers.put(buffers)
+        if self._batches:
+            for name, array in outputs.items():
+                if array.shape[:1] != (rows,):
+                    raise EngineError(
+                        f"output {name!r} of {rows} rows came back with shape {array.shape}"
+                    )
+        return outputs, _Timing(gathered - begin, self._clock() - gathered)
+
+    def _gather(
+        self, tickets: list[Ticket], rows: int, buffers: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The one copy: every call's rows, one after the other, into the engine's memory."""
+        if not self._batches:
+            return dict(tickets[0].inputs)
+        batch: dict[str, Array] = {}
+        for name, first in tickets[0].inputs.items():
+            target = buffers.get(name)
+            if target is None:
+                spec = next(spec for spec in self._engine.inputs if spec.name == name)
+                target = self._engine.allocate(spec, (rows, *first.shape[1:]))
+            begin = 0
+            for ticket in tickets:
+                target[begin : begin + ticket.rows] = ticket.inputs[name]
+                begin += ticket.rows
+            batch[name] = target[:rows]
+        return batch

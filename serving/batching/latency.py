@@ -1,0 +1,64 @@
+"""How long a batch of a given size takes: measured at load, cached, corrected while serving."""
+
+import bisect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+# Weight of the newest batch in the correction: some ten batches forget what was before.
+_WEIGHT = 0.1
+
+
+class LatencyTable:
+    """Predicts the seconds that a batch takes from those measured at a few sizes.
+
+    Between two sizes it interpolates, past the last it extends in proportion. One factor, shared by
+    all sizes, follows what batches really take: machines are shared, and slow down as a whole.
+    """
+
+    def __init__(self, seconds: Mapping[int, float]) -> None:
+        self.sizes = sorted(seconds)
+        self._seconds = [seconds[size] for size in self.sizes]
+        self.measured = dict(sorted(seconds.items()))
+        self.factor = 1.0
+
+    def predict(self, rows: int) -> float:
+        """Seconds that a batch of `rows` is expected to take now."""
+        return self._measured(rows) * self.factor
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Corrects the factor by a batch that has run."""
+        ratio = seconds / max(self._measured(rows), 1e-9)
+        # One stall (a page fault, a neighbour) must not close the door to everybody.
+        ratio = min(max(ratio, 0.1 * self.factor), 10 * self.factor)
+        self.factor += _WEIGHT * (ratio - self.factor)
+
+    def _measured(self, rows: int) -> float:
+        index = bisect.bisect_left(self.sizes, rows)
+        if index == len(self.sizes):
+            return self._seconds[-1] * rows / self.sizes[-1]
+        if index == 0 or self.sizes[index] == rows:
+            return self._seconds[index]
+        low, high = self.sizes[index - 1], self.sizes[index]
+        share = (rows - low) / (high - low)
+        return self._seconds[index - 1] * (1 - share) + self._seconds[index] * share
+
+
+def read_cached(path: Path) -> dict[int, float] | None:
+    """Seconds by batch size as `write_cached` left them; None where there is no usable file."""
+    try:
+        content = json.loads(path.read_text())
+        return {int(size): float(seconds) for size, seconds in content.items()}
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def write_cached(path: Path, seconds: Mapping[int, float]) -> None:
+    """Keeps a measurement; a cache that cannot be written costs the next start its time only."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(dict(seconds)))
+        partial.replace(path)
+    except OSError:
+        return

@@ -1,0 +1,94 @@
+"""The queue of one model: bounded, by priority and then by deadline. It has no clock of its own."""
+
+import heapq
+import itertools
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+# Without a deadline a call is ordered as if it had this much time, in seconds: it comes after the
+# urgent ones, but no stream of later calls with short deadlines can hold it back for ever.
+PATIENCE = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One call in the queue.
+
+    rows: its share of a batch. deadline: seconds on the monotonic clock, inf for none. key: only
+    entries with equal keys can share a batch (the shapes of their inputs).
+    """
+
+    rows: int
+    priority: int
+    arrived: float
+    deadline: float
+    key: Hashable = None
+    queued: bool = field(default=False, init=False)
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Lower goes first."""
+        return self.priority, min(self.deadline, self.arrived + PATIENCE)
+
+
+E = TypeVar("E", bound="Entry")
+
+
+class BatchQueue(Generic[E]):
+    """Entries in the order in which they are to be run."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[tuple[int, float], int, E]] = []
+        self._sequence = itertools.count()
+        self.rows = 0
+
+    def push(self, entry: E) -> None:
+        """Adds an entry."""
+        entry.queued = True
+        self.rows += entry.rows
+        heapq.heappush(self._heap, (entry.rank, next(self._sequence), entry))
+
+    def remove(self, entry: E) -> bool:
+        """Takes an entry out, wherever it stands; False where it is not in the queue any more."""
+        if not entry.queued:
+            return False
+        entry.queued = False
+        self.rows -= entry.rows
+        return True
+
+    def peek(self) -> E | None:
+        """The entry that is to run next; None when the queue is empty."""
+        while self._heap and not self._heap[0][2].queued:
+            heapq.heappop(self._heap)
+        return self._heap[0][2] if self._heap else None
+
+    def pop_batch(self, max_rows: int) -> list[E]:
+        """Takes out the first entry and those after it that can share its batch.
+
+        Entries with another key are passed over and keep their place. An entry that no longer fits
+        ends the batch, so that a large one is not overtaken for ever by small ones.
+        """
+        head = self.peek()
+        if head is None:
+            return []
+        batch: list[E] = []
+        passed: list[tuple[tuple[int, float], int, E]] = []
+        free = max_rows
+        while self._heap and free > 0:
+            item = heapq.heappop(self._heap)
+            entry = item[2]
+            if not entry.queued:
+                continue
+            if entry.key != head.key:
+                passed.append(item)
+                continue
+            if batch and entry.rows > free:
+                passed.append(item)
+                break
+            self.remove(entry)
+            batch.append(entry)
+            free -= entry.rows
+        for item in passed:
+            heapq.heappush(self._heap, item)
+        return batch

@@ -1,0 +1,70 @@
+"""`convserve doctor`."""
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from typing import Annotated, Any
+
+import typer
+
+from serving.cli.output import print_json, print_table
+from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason
+from serving.engines.measure import machine
+
+_PACKAGES = ("grpcio", "protobuf", "numpy", "opencv-python-headless", "simplejpeg", "pillow")
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Say which engines can run here, and why the others cannot."""
+    report = _report()
+    if as_json:
+        print_json(report)
+        return
+    typer.echo(f"machine       {report['machine']}")
+    typer.echo(f"instructions  {', '.join(report['cpu_features']) or 'none of those that matter'}")
+    typer.echo(f"GPU           {report['gpu']}")
+    typer.echo(f"Python        {report['python']}, convserve {report['convserve']}\n")
+    rows = [
+        [name, "yes" if e["available"] else "no", e["version"] or "", e["reason"] or ""]
+        for name, e in report["engines"].items()
+    ]
+    print_table(["engine", "runs here", "version", "why not"], rows)
+    typer.echo("")
+    print_table(["package", "version"], [[k, v] for k, v in report["packages"].items()])
+
+
+def _report() -> dict[str, Any]:
+    engines = {}
+    for name, entry in ENGINES.items():
+        reason = unavailable_reason(name)
+        version = engine_version(name) if reason is None else None
+        engines[name] = {
+            "available": reason is None,
+            "version": version,
+            "reason": reason,
+            "precisions": list(entry.precisions),
+        }
+    return {
+        "convserve": importlib.metadata.version("convserve"),
+        "python": platform.python_version(),
+        "machine": machine(),
+        "cpu_features": list(cpu_features()),
+        "gpu": _gpu(),
+        "engines": engines,
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _gpu() -> str:
+    """Name, memory and driver of each GPU, as NVIDIA's own tool gives them; or why none."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "none (nvidia-smi is not installed)"
+    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    result = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    if result.returncode != 0:
+        return f"none ({(result.stdout or result.stderr).strip()})"
+    return "; ".join(result.stdout.strip().splitlines())

@@ -1,0 +1,182 @@
+"""`convserve evaluate`."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import typer
+from rich.progress import track
+
+from serving import evaluation
+from serving.cli.output import fail, print_json, print_table, warn
+from serving.client import CallFailed
+from serving.errors import InvalidInput, ServingError, WrongTask
+from serving.labelled import class_folders, class_mapping, mask_pairs, read_mask
+from serving.manifest import Estimate
+from serving.predictor import Predictor, open_predictor
+
+# Enough calls at a time to fill batches.
+_CONCURRENCY = 32
+_TOP = 5
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="Name of the model.")],
+    data: Annotated[
+        Path, typer.Option(help="A folder a class, or images/ and masks/ with classes.txt.")
+    ],
+    url: Annotated[str | None, typer.Option(help="A server's host:port.")] = None,
+    model_repository: Annotated[
+        Path | None, typer.Option(help="Load the model into this process instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Measure how accurate a served model is on a labelled folder."""
+    if (url is None) == (model_repository is None):
+        raise typer.BadParameter("give either --url or --model-repository")
+    try:
+        report = asyncio.run(_evaluate(model, data, url, model_repository))
+    except (ServingError, CallFailed) as error:
+        fail(str(error))
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+async def _evaluate(
+    model: str, data: Path, url: str | None, repository: Path | None
+) -> dict[str, Any]:
+    async with open_predictor(model, url, repository) as predictor:
+        match predictor.info.task:
+            case "classification":
+                return await _classification(predictor, data)
+            case "segmentation":
+                return await _segmentation(predictor, data)
+            case task:
+                raise WrongTask(
+                    f"model {model!r}: evaluate knows classification and segmentation, "
+                    f"not {task or 'plain tensors'}"
+                )
+
+
+async def _classification(predictor: Predictor, data: Path) -> dict[str, Any]:
+    classes = predictor.info.labels
+    images = class_folders(data, classes)
+
+    async def one(index: int) -> list[int]:
+        content = await asyncio.to_thread(images[index].path.read_bytes)
+        found = await predictor.classify(content, _TOP)
+        return [label for label, _, _ in found.labels]
+
+    answers, failed = await _each(range(len(images)), one, lambda i: str(images[i].path))
+    labels = np.array([images[i].label for i in answers])
+    first = np.array([ranked[0] for ranked in answers.values()])
+    in_top = [images[i].label in ranked for i, ranked in answers.items()]
+    confusion = evaluation.confusion_matrix(labels, first, len(classes))
+    reports = evaluation.class_reports(confusion)
+    return {
+        "model": predictor.info.name,
+        "task": "classification",
+        "n": len(answers),
+        "top1": _estimate(evaluation.accuracy(labels == first)),
+        f"top{_TOP}": _estimate(evaluation.accuracy(np.array(in_top, dtype=np.bool_))),
+        "classes": {
+            name: {"precision": r.precision, "recall": r.recall, "f1": r.f1, "n": r.support}
+            for name, r in zip(classes, reports, strict=True)
+            if r.support
+        },
+        "failed": failed,
+    }
+
+
+async def _segmentation(predictor: Predictor, data: Path) -> dict[str, Any]:
+    classes = predictor.info.labels
+    pairs = mask_pairs(data)
+    mapping = class_mapping(data, classes)
+
+    async def one(index: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        pair = pairs[index]
+        content = await asyncio.to_thread(pair.path.read_bytes)
+        truth = mapping[read_mask(pair.mask)]
+        found = await predictor.segment(content, overlay=False)
+        if truth.shape != found.mask.shape:
+            raise InvalidInput(
+                f"mask is {truth.shape[1]}x{truth.shape[0]}, "
+                f"its image {found.mask.shape[1]}x{found.mask.shape[0]}"
+            )
+        return evaluation.confusion_matrix(truth, found.mask, len(classes), ignore_index=-1)
+
+    answers, failed = await _each(range(len(pairs)), one, lambda i: str(pairs[i].path))
+    confusions = np.stack(list(answers.values()))
+    iou = evaluation.class_iou(confusions.sum(axis=0))
+    return {
+        "model": predictor.info.name,
+        "task": "segmentation",
+        "n": len(answers),
+        "miou": _estimate(evaluation.mean_iou(confusions)),
+        "classes": {
+            name: {"iou": float(value)}
+            for name, value in zip(classes, iou, strict=True)
+            if np.isfinite(value)
+        },
+        "failed": failed,
+    }
+
+
+async def _each(
+    items: Sequence[int],
+    one: Callable[[int], Awaitable[Outcome]],
+    name: Callable[[int], str],
+) -> tuple[dict[int, Outcome], dict[str, str]]:
+    """The outcome of every item, many at a time, and why others have none.
+
+    Raises InvalidInput where none has.
+    """
+    limit = asyncio.Semaphore(_CONCURRENCY)
+    outcomes: dict[int, Outcome] = {}
+    failed: dict[str, str] = {}
+
+    async def guarded(item: int) -> None:
+        async with limit:
+            try:
+                outcomes[item] = await one(item)
+            except (ServingError, CallFailed, OSError) as error:
+                failed[name(item)] = str(error)
+                warn(f"{name(item)}: {error}")
+
+    jobs = [asyncio.create_task(guarded(item)) for item in items]
+    for job in track(jobs, "evaluating", disable=not sys.stderr.isatty()):
+        await job
+    if not outcomes:
+        raise InvalidInput(f"none of {len(items)} images could be evaluated")
+    return dict(sorted(outcomes.items())), dict(sorted(failed.items()))
+
+
+def _estimate(estimate: Estimate) -> dict[str, float]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _print(report: dict[str, Any]) -> None:
+    typer.echo(f"{report['model']}: {report['task']}, {report['n']} images")
+    for measure in ("top1", f"top{_TOP}", "miou"):
+        if measure in report:
+            found = report[measure]
+            typer.echo(
+                f"{measure:>5}  {found['value']:.2%}  (95 %: {found['low']:.2%} to "
+                f"{found['high']:.2%})"
+            )
+    columns = list(next(iter(report["classes"].values())))
+    rows = [
+        [name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values.values())]
+        for name, values in report["classes"].items()
+    ]
+    print_table(["class", *columns], rows)
+    if report["failed"]:
+        typer.echo(f"{len(report['failed'])} images could not be evaluated (named above)")

@@ -1,0 +1,40 @@
+"""What every sub-command shares: how it fails, and how it prints."""
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+# Piped into a file or another program, a table is as wide as it needs to be.
+_PLAIN_WIDTH = 200
+
+
+def fail(message: str) -> NoReturn:
+    """One line on stderr and exit status 1."""
+    typer.echo(f"convserve: {' '.join(message.split())}", err=True)
+    raise typer.Exit(1)
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    typer.echo(f"convserve: {message}", err=True)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A table; plain columns where stdout is no terminal."""
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    table = Table(box=None if not sys.stdout.isatty() else Table().box, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

@@ -1,0 +1,125 @@
+"""`convserve predict`."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+
+from serving.cli.output import fail, print_json, warn
+from serving.client import CallFailed
+from serving.errors import ServingError
+from serving.postprocess import palette
+from serving.predictor import Labels, MaskResult, Predictor, open_predictor
+from serving.vision import DEFAULT_TOP_K
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    model: Annotated[str, typer.Option(help="Name of the model.")],
+    url: Annotated[str | None, typer.Option(help="A server's host:port.")] = None,
+    model_repository: Annotated[
+        Path | None, typer.Option(help="Load the model into this process instead.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Labels an image.")] = DEFAULT_TOP_K,
+    save: Annotated[
+        Path | None, typer.Option(help="Folder for NAME.mask.png and NAME.overlay.png.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Print labels or masks of image files."""
+    if (url is None) == (model_repository is None):
+        raise typer.BadParameter("give either --url or --model-repository")
+    try:
+        results = asyncio.run(_predict_all(images, model, url, model_repository, top_k, save))
+    except (ServingError, CallFailed) as error:
+        fail(str(error))
+    if as_json:
+        print_json(results)
+    else:
+        for result in results:
+            _print(result)
+    if any("error" in result for result in results):
+        raise typer.Exit(1)
+
+
+async def _predict_all(
+    images: list[Path],
+    model: str,
+    url: str | None,
+    repository: Path | None,
+    top_k: int,
+    save: Path | None,
+) -> list[dict[str, Any]]:
+    results = []
+    async with open_predictor(model, url, repository) as predictor:
+        for path in images:
+            try:
+                results.append(await _predict(predictor, path, top_k, save))
+            except (ServingError, CallFailed, OSError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                warn(f"{path}: {reason}")
+                results.append({"image": str(path), "error": reason})
+    return results
+
+
+async def _predict(
+    predictor: Predictor, path: Path, top_k: int, save: Path | None
+) -> dict[str, Any]:
+    data = await asyncio.to_thread(path.read_bytes)
+    if predictor.info.task == "segmentation":
+        found = await predictor.segment(data, overlay=save is not None)
+        files = _save(found, path, save) if save is not None else {}
+        return _mask_document(path, found, files)
+    return _labels_document(path, await predictor.classify(data, top_k))
+
+
+def _labels_document(path: Path, found: Labels) -> dict[str, Any]:
+    labels = [{"index": i, "name": name, "score": score} for i, name, score in found.labels]
+    return {"image": str(path), "variant": found.variant, "labels": labels}
+
+
+def _mask_document(path: Path, found: MaskResult, files: dict[str, str]) -> dict[str, Any]:
+    areas = [
+        {"index": i, "name": name, "fraction": fraction, "confidence": confidence}
+        for i, name, fraction, confidence in found.areas
+    ]
+    height, width = found.mask.shape
+    return {
+        "image": str(path),
+        "variant": found.variant,
+        "height": height,
+        "width": width,
+        "areas": areas,
+        **files,
+    }
+
+
+def _save(found: MaskResult, path: Path, folder: Path) -> dict[str, str]:
+    """Writes the mask (class indices, with colours) and the overlay; their paths by kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mask, overlay = folder / f"{path.stem}.mask.png", folder / f"{path.stem}.overlay.png"
+    if found.mask.max() < 256:
+        image = Image.fromarray(found.mask.astype("uint8"))
+        image.putpalette(palette(256).tobytes())
+    else:
+        image = Image.fromarray(found.mask)
+    image.save(mask)
+    overlay.write_bytes(found.overlay_png)
+    return {"mask": str(mask), "overlay": str(overlay)}
+
+
+def _print(result: dict[str, Any]) -> None:
+    if "error" in result:
+        return
+    typer.echo(f"{result['image']} ({result['variant']})")
+    for label in result.get("labels", ()):
+        typer.echo(f"  {label['score']:7.2%}  {label['name']}")
+    for area in result.get("areas", ()):
+        typer.echo(
+            f"  {area['fraction']:7.2%}  {area['name']} (confidence {area['confidence']:.2f})"
+        )
+    for kind in ("mask", "overlay"):
+        if kind in result:
+            typer.echo(f"  {kind} -> {result[kind]}")

@@ -1,0 +1,100 @@
+"""The server's settings: from flags, then CONVSERVE_... in the environment, then a YAML file."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+ENVIRONMENT_PREFIX = "CONVSERVE_"
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; names it, where it came from and what was expected."""
+
+
+class ServerConfig(BaseModel):
+    """Every setting of `convserve serve`: each is a flag, a variable and a key of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_repository: Path = Field(description="Folder with one folder a model.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free port.")
+    http_port: int = Field(8000, ge=0, le=65535, description="0 takes a free port.")
+    metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free port.")
+    model_control: Literal["none", "explicit", "poll"] = Field(
+        "none",
+        description="none: what is there at start; explicit: load calls; poll: follow.",
+    )
+    poll_seconds: float = Field(5.0, gt=0, description="Between two looks at the repository.")
+    engine: str = Field("auto", description="An engine's name, or auto for the fastest here.")
+    variant: str = Field("auto", description="A variant's id, or auto for the fastest here.")
+    cache_dir: Path = Field(
+        Path("~/.cache/convserve"), description="Where measured latencies and compiled models stay."
+    )
+    drain_seconds: float = Field(
+        30.0, ge=0, description="How long accepted calls may take to finish after SIGTERM."
+    )
+    allow_ungated: bool = Field(False, description="Also serve models without a passed gate.")
+    allow_admin: bool = Field(False, description="Take admin calls from off this machine.")
+    strict_readiness: bool = Field(False, description="Ready only when every model serves.")
+    threads: int = Field(0, ge=0, description="CPU threads for engines; 0 takes every core.")
+    max_image_pixels: int = Field(64_000_000, gt=0, description="Largest image that is decoded.")
+    max_message_mib: int = Field(256, gt=0, description="Largest message, in MiB.")
+    max_inflight_mib: int = Field(1024, gt=0, description="Request bytes held at a time, in MiB.")
+
+
+def load_config(
+    flags: Mapping[str, Any], environment: Mapping[str, str] | None = None, file: Path | None = None
+) -> ServerConfig:
+    """Merges the three sources; a flag that is None was not given.
+
+    Raises ConfigError naming the setting, its source and, for an unknown one, the nearest valid.
+    """
+    environment = os.environ if environment is None else environment
+    sources: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for key, value in _read_file(file).items():
+        _check_known(key, f"{file}")
+        values[key], sources[key] = value, str(file)
+    for key in ServerConfig.model_fields:
+        variable = ENVIRONMENT_PREFIX + key.upper()
+        if variable in environment:
+            values[key], sources[key] = environment[variable], variable
+    for key, value in flags.items():
+        if value is not None:
+            values[key], sources[key] = value, "--" + key.replace("_", "-")
+    try:
+        return ServerConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise ConfigError(f"--{key.replace('_', '-')}: missing") from error
+        raise ConfigError(f"{sources[key]}: {first['msg']}, got {first['input']!r}") from error
+
+
+def _read_file(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: expected settings as 'name: value' lines")
+    return content
+
+
+def _check_known(key: str, source: str) -> None:
+    if key in ServerConfig.model_fields:
+        return
+    nearest = difflib.get_close_matches(str(key), ServerConfig.model_fields, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ConfigError(f"{source}: unknown setting {key!r}{hint}")

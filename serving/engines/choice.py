@@ -1,0 +1,111 @@
+"""Which variants run here, which of them is the fastest, and why the others are not served."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.engines import Engine, EngineOptions, engine_version, load_engine
+from serving.engines.measure import machine
+from serving.errors import EngineError, EngineUnavailable, ModelLoadError
+
+# A candidate must be this much faster than a simpler one to be taken instead of it: less is within
+# the noise of a measurement, and would make replicas of one service differ.
+CLEARLY_FASTER = 0.9
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One file, in the precision and by the engine that could run it."""
+
+    variant: str
+    engine: str
+    precision: str
+    file: Path
+
+    def __str__(self) -> str:
+        return f"{self.variant} in {self.engine}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is served: the loaded engine, its latency in seconds by batch size, and a line for each
+    candidate that was not taken."""
+
+    candidate: Candidate
+    engine: Engine
+    latency: dict[int, float]
+    rejected: tuple[str, ...]
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    options: EngineOptions,
+    check: Callable[[Candidate, Engine], None],
+    latency_of: Callable[[Candidate, Engine], dict[int, float]],
+) -> Choice:
+    """Loads, checks and times every candidate and keeps the simplest of the fastest.
+
+    Candidates stand in order, the simplest first. `check` raises ModelLoadError to refuse one.
+    Raises EngineUnavailable, with the reason of each, where none can be served.
+    """
+    rejected: list[str] = []
+    running: list[tuple[Candidate, Engine, dict[int, float]]] = []
+    for candidate in candidates:
+        try:
+            engine = load_engine(
+                candidate.engine,
+                candidate.file,
+                EngineOptions(
+                    precision=candidate.precision,
+                    instances=options.instances,
+                    threads=options.threads,
+                    max_batch_size=options.max_batch_size,
+                    cache_dir=options.cache_dir,
+                ),
+            )
+        except ModelLoadError as error:
+            rejected.append(f"{candidate}: {error}")
+            continue
+        try:
+            check(candidate, engine)
+            running.append((candidate, engine, latency_of(candidate, engine)))
+        except (ModelLoadError, EngineError) as error:
+            rejected.append(f"{candidate}: {error}")
+            engine.close()
+    if not running:
+        raise EngineUnavailable("no variant can be served: " + "; ".join(rejected))
+    scores = [score(latency) for _, _, latency in running]
+    best = next(i for i, value in enumerate(scores) if value * CLEARLY_FASTER <= min(scores))
+    for i, (candidate, engine, _) in enumerate(running):
+        if i != best:
+            rejected.append(
+                f"{candidate}: slower here, {scores[i] * 1e3:.2f} ms an image "
+                f"against {scores[best] * 1e3:.2f} ms"
+            )
+            engine.close()
+    candidate, engine, latency = running[best]
+    return Choice(candidate, engine, latency, tuple(rejected))
+
+
+def score(latency: dict[int, float]) -> float:
+    """Seconds an image: the geometric mean of a single one and of one in the largest batch."""
+    smallest, largest = min(latency), max(latency)
+    return math.sqrt(latency[smallest] / smallest * latency[largest] / largest)
+
+
+def latency_key(candidate: Candidate, sha256: str, options: EngineOptions) -> str:
+    """A name under which a measurement may be kept: it holds for this artefact, engine and machine
+    only."""
+    parts = (
+        sha256,
+        candidate.precision,
+        candidate.engine,
+        engine_version(candidate.engine),
+        machine(),
+        str(options.instances),
+        str(options.threads),
+        str(options.max_batch_size),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,53 @@
+"""The whole interface between the server and a runtime."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from serving.tensor import Array, TensorSpec
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to load a file.
+
+    `instances` is how many calls of infer may run at the same time, `threads` the CPU threads that
+    each may use; `cache_dir` is where a runtime may keep what it compiled.
+    """
+
+    precision: str = "fp32"
+    instances: int = 1
+    threads: int = 1
+    max_batch_size: int = 1
+    cache_dir: Path | None = None
+
+
+class Engine(Protocol):
+    """A network loaded into a runtime, on one device."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name in flags, manifests and metrics ("openvino", "onnxruntime", ...)."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs in the order of the file, batch dimension included."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs in the order of the file, batch dimension included."""
+
+    def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+        """Host memory for an input of this shape from which the runtime reads fastest (page-locked
+        where there is a GPU); the caller keeps it as long as it likes."""
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs one batch and blocks until it is done. C-contiguous arrays in, read and not kept;
+        arrays that belong to the caller out. Holds no Python lock while the runtime works.
+
+        Raises EngineError.
+        """
+
+    def close(self) -> None:
+        """Frees what the runtime holds; infer must not be running."""

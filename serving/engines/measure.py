@@ -1,0 +1,65 @@
+"""How long an engine takes for a batch, and on which machine that was measured."""
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from serving.engines.engine import Engine
+from serving.tensor import TensorSpec
+
+_WARMUP_CALLS = 2
+_MIN_CALLS = 3
+
+
+def measure_latency(
+    engine: Engine, inputs: Sequence[TensorSpec], batch_sizes: Iterable[int], seconds: float = 0.5
+) -> dict[int, float]:
+    """Median milliseconds of one call of infer, by batch size, each measured for about `seconds`.
+
+    The first dimension of every input is the batch, the others must be fixed (-1 counts as 1). All
+    elements are random bytes from a fixed seed: what an image holds does not change how long a
+    dense network takes. Raises EngineError.
+    """
+    rng = np.random.default_rng(0)
+    milliseconds: dict[int, float] = {}
+    for size in batch_sizes:
+        batch = {}
+        for spec in inputs:
+            shape = (size, *(max(1, dim) for dim in spec.shape[1:]))
+            array = engine.allocate(spec, shape)
+            array[...] = rng.integers(0, 256, shape, np.uint8)
+            batch[spec.name] = array
+        for _ in range(_WARMUP_CALLS):
+            engine.infer(batch)
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(times) < _MIN_CALLS or time.perf_counter() < end:
+            start = time.perf_counter()
+            engine.infer(batch)
+            times.append(time.perf_counter() - start)
+        milliseconds[size] = median(times) * 1e3
+    return milliseconds
+
+
+def machine() -> str:
+    """The processor's name and the cores that this process may use ("AMD EPYC, 2 cores")."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{name}, {core_count()} cores"
+
+
+def core_count() -> int:
+    """Cores that this process may use, which a container's CPU set can make fewer than it sees."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,97 @@
+"""Every error that the server raises on purpose.
+
+ServingError
+├── InvalidInput          bad image, tensor, parameter
+├── ModelNotFound         no such model or version
+├── ModelNotReady         known, but loading, failed or draining
+├── WrongTask             a classifier asked to segment, ...
+├── NotOffered            part of a protocol that this server does not offer
+├── NotAllowed            admin call from off the machine
+├── QueueFull             bounded queue or byte budget is used up
+├── Shed                  cannot be met within its deadline; carries a retry delay
+├── DeadlineExpired       its time ran out while it waited
+├── EngineError           the runtime failed
+└── ModelLoadError        a model folder that cannot be served
+    ├── InvalidModelConfig
+    ├── InvalidManifest
+    ├── EngineUnavailable
+    └── SelfCheckFailed
+"""
+
+
+class ServingError(Exception):
+    """Base of all; its text is fit to be shown to a caller."""
+
+
+class InvalidInput(ServingError):
+    """The caller's mistake: says what was expected and what came."""
+
+
+class ModelNotFound(ServingError):
+    """The repository has no model, or no version of it, by this name."""
+
+
+class ModelNotReady(ServingError):
+    """The model exists but does not serve at the moment; the text says why."""
+
+
+class WrongTask(ServingError):
+    """The model does another task than the one it was called for."""
+
+
+class NotOffered(ServingError):
+    """The protocol knows this, this server does not offer it."""
+
+
+class NotAllowed(ServingError):
+    """An admin call that only loopback may make unless --allow-admin is given."""
+
+
+class QueueFull(ServingError):
+    """The bounded queue, or the budget of bytes in flight, is used up.
+
+    retry_after: seconds after which a place is likely to be free.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Shed(ServingError):
+    """Refused at once, because its deadline could not have been met.
+
+    retry_after: seconds after which the same call would have been met.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExpired(ServingError):
+    """The call's deadline passed while it waited."""
+
+
+class EngineError(ServingError):
+    """The runtime failed to run a batch."""
+
+
+class ModelLoadError(ServingError):
+    """A model folder that cannot be served; the text names the file and the field."""
+
+
+class InvalidModelConfig(ModelLoadError):
+    """config.pbtxt does not parse, or does not fit the model file."""
+
+
+class InvalidManifest(ModelLoadError):
+    """manifest.json does not parse, or names files that are not there."""
+
+
+class EngineUnavailable(ModelLoadError):
+    """No runtime here can run the file."""
+
+
+class SelfCheckFailed(ModelLoadError):
+    """Wrong checksum, failed gate, or answers that differ from the published ones."""

@@ -1,0 +1,161 @@
+"""How good answers are, in numpy: used by `convserve evaluate` and by training's verify stage.
+
+Intervals are 95 %. An image is the unit of chance everywhere: pixels of one image are not
+independent, so segmentation measures resample images.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.manifest import Estimate
+from serving.tensor import Array
+
+_Z = 1.959964
+_RESAMPLES = 1000
+_SEED = 0
+
+
+def accuracy(correct: NDArray[np.bool_]) -> Estimate:
+    """Share of true values in bool [N], with Wilson's score interval (1927)."""
+    n = int(correct.size)
+    if n == 0:
+        return Estimate(value=0.0, low=0.0, high=1.0, n=0)
+    p = float(correct.mean())
+    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+    return Estimate(value=p, low=max(0.0, centre - half), high=min(1.0, centre + half), n=n)
+
+
+def accuracy_drop(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> Estimate:
+    """How much less often `candidate` is right than `reference` on the same images, bool [N] each.
+
+    Newcombe's interval for a difference of paired proportions (1998, method 10), which stays
+    honest when the two hardly ever differ.
+    """
+    n = int(reference.size)
+    if n == 0:
+        return Estimate(value=0.0, low=-1.0, high=1.0, n=0)
+    first, second = accuracy(reference), accuracy(candidate)
+    difference = first.value - second.value
+    both = float((reference & candidate).sum())
+    neither = float((~reference & ~candidate).sum())
+    only_first = float((reference & ~candidate).sum())
+    only_second = float((~reference & candidate).sum())
+    product = (both + only_first) * (only_second + neither)
+    product *= (both + only_second) * (only_first + neither)
+    phi = 0.0
+    if product > 0:
+        covariance = both * neither - only_first * only_second
+        # The continuity correction of Newcombe's method applies to positive association only.
+        if covariance > 0:
+            covariance = max(covariance - n / 2, 0.0)
+        phi = covariance / math.sqrt(product)
+    low_1, high_1 = first.value - first.low, first.high - first.value
+    low_2, high_2 = second.value - second.low, second.high - second.value
+    below = math.sqrt(max(0.0, low_1**2 - 2 * phi * low_1 * high_2 + high_2**2))
+    above = math.sqrt(max(0.0, high_1**2 - 2 * phi * high_1 * low_2 + low_2**2))
+    return Estimate(value=difference, low=difference - below, high=difference + above, n=n)
+
+
+def in_top_k(scores: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """Whether each label [N] is among the k best of scores [N, C]; bool [N]."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    hits: NDArray[np.bool_] = (best == labels[:, None]).any(axis=1)
+    return hits
+
+
+def confusion_matrix(
+    labels: Array, predictions: Array, classes: int, ignore_index: int | None = None
+) -> NDArray[np.int64]:
+    """Counts [C, C]: row is the true class, column the predicted one. Any shape, elementwise."""
+    labels, predictions = labels.reshape(-1).astype(np.int64), predictions.reshape(-1)
+    if ignore_index is not None:
+        keep = labels != ignore_index
+        labels, predictions = labels[keep], predictions[keep]
+    pairs = labels * classes + predictions.astype(np.int64)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """Of one class: precision TP/(TP+FP), recall TP/(TP+FN), their harmonic mean F1, and the
+    number of true examples."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def class_reports(confusion: NDArray[np.int64]) -> list[ClassReport]:
+    """One report a class from a confusion matrix [C, C]; an undefined ratio is 0."""
+    reports = []
+    for index in range(len(confusion)):
+        hits = int(confusion[index, index])
+        predicted, support = int(confusion[:, index].sum()), int(confusion[index].sum())
+        precision = hits / predicted if predicted else 0.0
+        recall = hits / support if support else 0.0
+        f1 = 2 * hits / (predicted + support) if predicted + support else 0.0
+        reports.append(ClassReport(precision, recall, f1, support))
+    return reports
+
+
+def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Intersection over union of each class from confusion matrices [..., C, C]; nan for a class
+    that neither stands in the truth nor was predicted."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    union = confusion.sum(axis=-1) + confusion.sum(axis=-2) - hits
+    iou = np.full(hits.shape, np.nan)
+    np.divide(hits, union, out=iou, where=union > 0)
+    return iou
+
+
+def mean_iou(confusions: NDArray[np.int64]) -> Estimate:
+    """Mean IoU over the classes of all images pooled, from one confusion matrix an image
+    [N, C, C]; percentile bootstrap over images."""
+    return _bootstrap(confusions, None)
+
+
+def mean_iou_drop(reference: NDArray[np.int64], candidate: NDArray[np.int64]) -> Estimate:
+    """Mean IoU of `reference` less that of `candidate` on the same images, [N, C, C] each; each
+    resample draws the same images for both."""
+    return _bootstrap(reference, candidate)
+
+
+def _bootstrap(first: NDArray[np.int64], second: NDArray[np.int64] | None) -> Estimate:
+    n = len(first)
+    if n == 0:
+        return Estimate(value=0.0, low=-1.0 if second is not None else 0.0, high=1.0, n=0)
+
+    def pooled(weights: NDArray[np.float64], confusions: NDArray[np.int64]) -> NDArray[np.float64]:
+        flat = confusions.reshape(n, -1).astype(np.float64)
+        summed = (weights @ flat).reshape(-1, *confusions.shape[1:])
+        return np.asarray(np.nanmean(class_iou(summed.astype(np.int64)), axis=-1))
+
+    draws = np.random.default_rng(_SEED).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+    weights = np.concatenate([np.ones((1, n)), draws.astype(np.float64)])
+    values = pooled(weights, first)
+    if second is not None:
+        values = values - pooled(weights, second)
+    low, high = np.percentile(values[1:], [2.5, 97.5])
+    return Estimate(value=float(values[0]), low=float(low), high=float(high), n=n)
+
+
+def agreement(reference: Array, candidate: Array) -> float:
+    """Share of equal elements of two integer arrays of one shape: predicted classes or masks."""
+    return float(np.mean(reference == candidate)) if reference.size else 1.0
+
+
+def answer_distance(reference: Array, candidate: Array) -> float:
+    """How far an output is from its reference of the same shape. Floating point: the norm of the
+    difference over the norm of the reference. Integers (class maps): the share that differs."""
+    if reference.shape != candidate.shape:
+        return math.inf
+    if reference.dtype.kind in "biu":
+        return 1.0 - agreement(reference, candidate)
+    difference = np.linalg.norm(candidate.astype(np.float64) - reference.astype(np.float64))
+    distance = float(difference / max(float(np.linalg.norm(reference.astype(np.float64))), 1e-12))
+    return distance if math.isfinite(distance) else math.inf

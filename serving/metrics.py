@@ -1,0 +1,192 @@
+"""Every metric of the server, declared once.
+
+The nv_inference_* names and labels are NVIDIA Triton's, without the _total that Prometheus' client
+appends to counters, so that dashboards made for it work; hence a collector of our own for them.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+# Seconds: from a tenth of a millisecond (a small model) to a minute (a deep queue).
+_SECONDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass
+class Duration:
+    """How often something was done and how long it took in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        """Adds `count` events that took `seconds` together."""
+        self.count += count
+        self.ns += int(seconds * 1e9)
+
+
+@dataclass
+class BatchCounters:
+    """Times of the batches of one size."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+@dataclass
+class ModelCounters:
+    """The counters of one version of a model; both ModelStatistics and nv_inference_* read them.
+
+    Written from the event loop only. A request may hold several inferences (rows of a batch).
+    """
+
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    inference_count: int = 0
+    execution_count: int = 0
+    last_inference_ms: int = 0
+    pending: int = 0
+    batches: dict[int, BatchCounters] = field(default_factory=dict)
+
+    def batch_done(
+        self, rows: int, waits: Sequence[float], gather: float, infer: float, scatter: float
+    ) -> None:
+        """Counts an executed batch: its rows, the seconds each answered call had waited, and the
+        seconds of the three steps, which every one of those calls has lived through."""
+        self.execution_count += 1
+        self.inference_count += rows
+        self.last_inference_ms = int(time.time() * 1e3)
+        batch = self.batches.setdefault(rows, BatchCounters())
+        calls = len(waits)
+        self.queue.add(sum(waits), calls)
+        for total, of_size, seconds in (
+            (self.compute_input, batch.compute_input, gather),
+            (self.compute_infer, batch.compute_infer, infer),
+            (self.compute_output, batch.compute_output, scatter),
+        ):
+            of_size.add(seconds)
+            total.add(seconds * calls, calls)
+
+
+class Metrics:
+    """The server's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.models: dict[tuple[str, str], ModelCounters] = {}
+        self.stage_seconds = Histogram(
+            "convserve_stage_duration_seconds",
+            "Time of one inference in one stage: decode, queue, infer, postprocess.",
+            ("model", "version", "stage"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "convserve_request_duration_seconds",
+            "Time of a call from arrival to answer.",
+            ("model", "version"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            "convserve_batch_size",
+            "Rows in the batches that ran.",
+            ("model", "version"),
+            buckets=_BATCH_SIZES,
+            registry=self.registry,
+        )
+        self.requests = Counter(
+            "convserve_requests",
+            "Calls by how they ended; the version is empty where the call found no model.",
+            ("model", "version", "method", "code"),
+            registry=self.registry,
+        )
+        self.shed = Counter(
+            "convserve_shed",
+            "Calls refused on arrival (deadline, queue_full, bytes) or expired in the queue.",
+            ("model", "reason"),
+            registry=self.registry,
+        )
+        self.cancelled = Counter(
+            "convserve_cancelled",
+            "Calls whose caller went away while they waited.",
+            ("model",),
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            "convserve_queue_depth",
+            "Rows that wait for a batch.",
+            ("model", "version"),
+            registry=self.registry,
+        )
+        self.inflight_bytes = Gauge(
+            "convserve_inflight_bytes",
+            "Request payload held at the moment.",
+            registry=self.registry,
+        )
+        self.model_ready = Gauge(
+            "convserve_model_ready",
+            "1 while a version serves, 0 while it loads, has failed or drains.",
+            ("model", "version"),
+            registry=self.registry,
+        )
+        self.model_accuracy = Gauge(
+            "convserve_model_accuracy_ratio",
+            "Accuracy that the served variant was published with (top-1, mean IoU).",
+            ("model", "version", "variant", "engine"),
+            registry=self.registry,
+        )
+        self.registry.register(_TritonCollector(self.models))
+
+    def counters(self, model: str, version: str) -> ModelCounters:
+        """The counters of a version, made on first use; they outlive a reload."""
+        return self.models.setdefault((model, version), ModelCounters())
+
+    def forget(self, model: str, version: str) -> None:
+        """Removes the gauges of a version that is gone; its counters stay, as counters must."""
+        for gauge in (self.queue_depth, self.model_ready):
+            gauge.remove(model, version)
+
+
+class _TritonCollector(Collector):
+    """Yields the counters under the sample names of NVIDIA Triton's metrics."""
+
+    def __init__(self, models: dict[tuple[str, str], ModelCounters]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterable[Metric]:
+        counters = (
+            ("request_success", "Successful requests.", lambda c: c.success.count),
+            ("request_failure", "Failed requests.", lambda c: c.fail.count),
+            ("count", "Inferences, each row of a batch one.", lambda c: c.inference_count),
+            ("exec_count", "Executed batches.", lambda c: c.execution_count),
+            ("request_duration_us", "Requests, end to end.", lambda c: c.success.ns // 1000),
+            ("queue_duration_us", "Waiting in the queue.", lambda c: c.queue.ns // 1000),
+            ("compute_input_duration_us", "Gathering.", lambda c: c.compute_input.ns // 1000),
+            ("compute_infer_duration_us", "The engine.", lambda c: c.compute_infer.ns // 1000),
+            ("compute_output_duration_us", "Handing out.", lambda c: c.compute_output.ns // 1000),
+        )
+        for name, documentation, read in counters:
+            family = CounterMetricFamily(f"nv_inference_{name}", documentation)
+            self._add(family, f"nv_inference_{name}", read)
+            yield family
+        pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests in the queue.")
+        self._add(pending, "nv_inference_pending_request_count", lambda c: c.pending)
+        yield pending
+
+    def _add(self, family: Metric, sample: str, read: Callable[[ModelCounters], int]) -> None:
+        for (model, version), counters in list(self._models.items()):
+            family.add_sample(sample, {"model": model, "version": version}, read(counters))

@@ -1,0 +1,261 @@
+"""One loaded version of a model: engine, batcher, and the way of an image through both."""
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.batching.batcher import Answer, DynamicBatcher, Ticket
+from serving.engines import Engine
+from serving.errors import InvalidInput, WrongTask
+from serving.manifest import IMAGE_INPUT, EvalTransform, Manifest, Task
+from serving.metrics import Metrics
+from serving.model_config import ModelConfig
+from serving.preprocess import Pixels, decode, from_raw, transform
+from serving.tensor import Array, TensorSpec
+
+ENCODED_INPUT = "encoded"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """The bytes of an image file."""
+
+    data: bytes
+
+    def decode(self, max_pixels: int) -> Pixels:
+        """uint8 HWC RGB; raises InvalidInput."""
+        return decode(self.data, max_pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class RawPixels:
+    """Uncompressed RGB bytes with their size."""
+
+    data: bytes
+    height: int
+    width: int
+
+    def decode(self, max_pixels: int) -> Pixels:
+        """uint8 HWC RGB; raises InvalidInput."""
+        return from_raw(self.data, self.height, self.width, max_pixels)
+
+
+ImageSource = EncodedImage | RawPixels
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What a call may say beside its input: priority (1 most urgent, 0 the model's default) and
+    deadline (seconds on the monotonic clock, inf for none)."""
+
+    priority: int = 0
+    deadline: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnswer:
+    """A network's outputs for one image, without the batch dimension, the decoded image itself, and
+    where the time went, in seconds."""
+
+    outputs: Mapping[str, Array]
+    image: Pixels
+    decode_seconds: float
+    queue_seconds: float
+    infer_seconds: float
+    batch_size: int
+
+
+class Model:
+    """One version that serves. Its methods are called from the event loop only."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        version: int,
+        *,
+        engine: Engine,
+        engine_name: str,
+        variant: str,
+        manifest: Manifest | None,
+        labels: tuple[str, ...],
+        batcher: DynamicBatcher,
+        decoders: Executor,
+        max_image_pixels: int,
+        metrics: Metrics,
+        rejected: tuple[str, ...],
+    ) -> None:
+        self.config = config
+        self.name = config.name
+        self.version = str(version)
+        self.engine_name = engine_name
+        self.variant = variant
+        self.manifest = manifest
+        self.labels = labels
+        self.rejected = rejected
+        self.batcher = batcher
+        self.counters = metrics.counters(self.name, self.version)
+        self.metrics = metrics
+        self.decoders = decoders
+        self._engine = engine
+        self._max_image_pixels = max_image_pixels
+        stages = metrics.stage_seconds
+        self._seconds = {
+            stage: stages.labels(self.name, self.version, stage)
+            for stage in ("decode", "queue", "infer", "postprocess")
+        }
+
+    @property
+    def task(self) -> Task | None:
+        """What it is for; None for a model without a manifest, which has tensors only."""
+        return self.manifest.task if self.manifest else None
+
+    @property
+    def transform(self) -> EvalTransform | None:
+        """How images are brought to the network's size; None where it takes none."""
+        return self.manifest.transform if self.manifest else None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """As config.pbtxt promises them, or as the file has them where it promises none."""
+        return self.config.inputs or self._engine.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """As config.pbtxt promises them, or as the file has them where it promises none."""
+        return self.config.outputs or self._engine.outputs
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Counts the time of one inference in one stage."""
+        self._seconds[stage].observe(seconds)
+
+    async def infer(self, inputs: Mapping[str, Array], options: CallOptions) -> Answer:
+        """Runs one call of tensors, by input name, batch dimension included.
+
+        Raises InvalidInput for a name, type or shape that does not fit, and what the batcher
+        raises.
+        """
+        rows = self._check(inputs)
+        ticket = self.batcher.admit(rows, options.priority, options.deadline)
+        return await self._run(ticket, inputs)
+
+    async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
+        """Runs one image.
+
+        Raises WrongTask where the model takes no images, InvalidInput where this one cannot be
+        decoded, and what the batcher raises.
+        """
+        answer, [loaded] = await self._infer_images([source], options)
+        return ImageAnswer(
+            outputs={name: array[0] for name, array in answer.outputs.items()},
+            image=loaded.image,
+            decode_seconds=loaded.seconds,
+            queue_seconds=answer.queue_seconds,
+            infer_seconds=answer.infer_seconds,
+            batch_size=answer.batch_size,
+        )
+
+    async def infer_encoded(self, images: Sequence[bytes], options: CallOptions) -> Answer:
+        """Runs image files as the rows of one call of tensors; raises what infer_image raises. One
+        that cannot be decoded fails the call."""
+        answer, _ = await self._infer_images([EncodedImage(data) for data in images], options)
+        return answer
+
+    async def _infer_images(
+        self, sources: Sequence[ImageSource], options: CallOptions
+    ) -> "tuple[Answer, list[_Loaded]]":
+        if self.transform is None:
+            raise WrongTask(f"model {self.name!r} takes tensors only: it has no manifest")
+        self._check_rows(len(sources))
+        # The place is reserved before anything is decoded: what is refused costs nothing more.
+        ticket = self.batcher.admit(len(sources), options.priority, options.deadline)
+        loop = asyncio.get_running_loop()
+        try:
+            loaded = await asyncio.gather(
+                *(
+                    loop.run_in_executor(
+                        self.decoders, _load, source, self.transform, self._max_image_pixels
+                    )
+                    for source in sources
+                )
+            )
+            pixels = [item.pixels for item in loaded]
+        except BaseException:
+            self.batcher.withdraw(ticket)
+            raise
+        rows = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
+        answer = await self._run(ticket, {IMAGE_INPUT: rows})
+        for item in loaded:
+            self.observe("decode", item.seconds)
+        return answer, loaded
+
+    async def _run(self, ticket: Ticket, inputs: Mapping[str, Array]) -> Answer:
+        answer = await self.batcher.submit(ticket, inputs)
+        self.observe("queue", answer.queue_seconds)
+        self.observe("infer", answer.infer_seconds)
+        return answer
+
+    def _check(self, inputs: Mapping[str, Array]) -> int:
+        """The number of rows of a call; raises InvalidInput where it does not fit the model."""
+        specs = {spec.name: spec for spec in self.inputs}
+        for name in inputs:
+            if name not in specs:
+                raise InvalidInput(
+                    f"model {self.name!r} has no input {name!r}; its inputs are {sorted(specs)}"
+                )
+        rows = 1
+        for position, spec in enumerate(self.inputs):
+            array = inputs.get(spec.name)
+            if array is None:
+                raise InvalidInput(
+                    f"input {spec.name!r} of model {self.name!r} is missing; got {sorted(inputs)}"
+                )
+            if array.dtype != spec.dtype or not spec.fits(array.shape):
+                raise InvalidInput(
+                    f"input {spec.name!r} of model {self.name!r}: expected "
+                    f"{spec.datatype} {list(spec.shape)}, got {array.dtype} {list(array.shape)}"
+                )
+            if self.config.max_batch_size > 0:
+                if position and array.shape[0] != rows:
+                    raise InvalidInput(
+                        f"input {spec.name!r} has {array.shape[0]} rows, the others {rows}"
+                    )
+                rows = array.shape[0]
+        self._check_rows(rows)
+        return rows
+
+    def _check_rows(self, rows: int) -> None:
+        limit = max(1, self.config.max_batch_size)
+        if not 1 <= rows <= limit:
+            raise InvalidInput(
+                f"batch of {rows} for model {self.name!r}: expected 1 to {limit} rows"
+            )
+
+    async def drain(self, seconds: float) -> bool:
+        """Answers what was accepted, takes no more; False where that took longer than allowed."""
+        return await self.batcher.drain(seconds)
+
+    def close(self) -> None:
+        """Frees the engine. Call after drain."""
+        self.batcher.close()
+        self._engine.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """The image as sent, the pixels that the network sees, and the seconds in between."""
+
+    image: Pixels
+    pixels: Pixels
+    seconds: float
+
+
+def _load(source: ImageSource, eval_transform: EvalTransform, max_pixels: int) -> _Loaded:
+    """Runs on a worker thread."""
+    begin = time.monotonic()
+    image = source.decode(max_pixels)
+    return _Loaded(image, transform(image, eval_transform), time.monotonic() - begin)

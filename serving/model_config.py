@@ -1,0 +1,286 @@
+"""config.pbtxt, in NVIDIA Triton's grammar: what a model is called, takes and gives, and how its
+calls are grouped into batches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from protos.gen import model_config_pb2 as pb
+from serving.errors import InvalidModelConfig
+from serving.tensor import TensorSpec
+
+CONFIG_FILE = "config.pbtxt"
+DEFAULT_MODEL_FILE = "model.onnx"
+DEFAULT_MAX_QUEUE_SIZE = 1024
+
+# Names of DataType with and without the grammar's prefix; what it calls STRING is BYTES elsewhere.
+_WIRE_NAME = {"STRING": "BYTES"}
+_GRAMMAR_NAME = {wire: name for name, wire in _WIRE_NAME.items()}
+
+# What we act on. Everything else that a file sets parses, and is named in a warning.
+_SUPPORTED = {
+    "ModelConfig": {
+        "name", "platform", "backend", "runtime", "version_policy", "max_batch_size", "input",
+        "output", "instance_group", "default_model_filename", "dynamic_batching", "parameters",
+        "model_warmup",
+    },
+    "ModelInput": {"name", "data_type", "dims", "format"},
+    "ModelOutput": {"name", "data_type", "dims", "label_filename"},
+    "ModelInstanceGroup": {"name", "kind", "count"},
+    "ModelDynamicBatching": {
+        "preferred_batch_size", "max_queue_delay_microseconds", "priority_levels",
+        "default_priority_level", "default_queue_policy", "priority_queue_policy",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class QueuePolicy:
+    """What the queue does with calls of one priority level.
+
+    default_timeout is in seconds, 0 for none; allow_timeout_override lets a call name a shorter
+    one; timeout_delays puts an expired call behind all others instead of rejecting it.
+    """
+
+    max_queue_size: int = DEFAULT_MAX_QUEUE_SIZE
+    default_timeout: float = 0.0
+    allow_timeout_override: bool = True
+    timeout_delays: bool = False
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How single calls are grouped. max_queue_delay, in seconds, is how long a batch that could
+    start may wait for company; 0 never waits."""
+
+    preferred_batch_sizes: tuple[int, ...] = ()
+    max_queue_delay: float = 0.0
+    priority_levels: int = 1
+    default_priority: int = 1
+    default_policy: QueuePolicy = field(default_factory=QueuePolicy)
+    priority_policies: dict[int, QueuePolicy] = field(default_factory=dict)
+
+    def policy(self, priority: int) -> QueuePolicy:
+        """The policy of a priority level, 1 being the most urgent."""
+        return self.priority_policies.get(priority, self.default_policy)
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Which version folders are served: the newest `latest`, or exactly `specific`, or all (both
+    unset)."""
+
+    latest: int | None = 1
+    specific: tuple[int, ...] = ()
+
+    def select(self, versions: list[int]) -> list[int]:
+        """Those of the versions on disk that are to be served, ascending."""
+        ordered = sorted(versions)
+        if self.specific:
+            return [v for v in ordered if v in self.specific]
+        return ordered[-self.latest :] if self.latest else ordered
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the server acts on of one config.pbtxt. Tensor shapes include the batch dimension."""
+
+    name: str
+    platform: str
+    max_batch_size: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    label_filenames: dict[str, str]
+    batching: Batching
+    version_policy: VersionPolicy
+    instances: int
+    model_file: str
+    parameters: dict[str, str]
+    warnings: tuple[str, ...]
+    proto: pb.ModelConfig
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Reads NAME/config.pbtxt. Raises InvalidModelConfig naming the file and the line or field."""
+    path = folder / CONFIG_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InvalidModelConfig(f"{path}: not found") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidModelConfig(f"{path}: cannot be read: {error}") from error
+    proto = pb.ModelConfig()
+    try:
+        text_format.Parse(text, proto)
+    except text_format.ParseError as error:
+        raise InvalidModelConfig(f"{path}: line {error}") from error
+    return from_proto(proto, path)
+
+
+def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
+    """Checks a parsed config; `path` is NAME/config.pbtxt, for messages and for the default name.
+
+    Raises InvalidModelConfig.
+    """
+    folder_name = path.parent.name
+    if proto.name and proto.name != folder_name:
+        raise InvalidModelConfig(
+            f"{path}: name: expected {folder_name!r} (the folder's name) or none, "
+            f"got {proto.name!r}"
+        )
+    if proto.max_batch_size < 0:
+        raise InvalidModelConfig(
+            f"{path}: max_batch_size: expected 0 or more, got {proto.max_batch_size}"
+        )
+    batches = proto.max_batch_size > 0
+    instances = sum(group.count or 1 for group in proto.instance_group) or 1
+    return ModelConfig(
+        name=folder_name,
+        platform=proto.platform or proto.backend,
+        max_batch_size=proto.max_batch_size,
+        inputs=tuple(_spec(path, "input", i, t, batches) for i, t in enumerate(proto.input)),
+        outputs=tuple(_spec(path, "output", i, t, batches) for i, t in enumerate(proto.output)),
+        label_filenames={t.name: t.label_filename for t in proto.output if t.label_filename},
+        batching=_batching(path, proto),
+        version_policy=_version_policy(path, proto.version_policy),
+        instances=instances,
+        model_file=proto.default_model_filename or DEFAULT_MODEL_FILE,
+        parameters={key: value.string_value for key, value in proto.parameters.items()},
+        warnings=tuple(f"{path}: {name}: not supported, ignored" for name in _unused(proto)),
+        proto=proto,
+    )
+
+
+def _spec(
+    path: Path, kind: str, index: int, tensor: pb.ModelInput | pb.ModelOutput, batches: bool
+) -> TensorSpec:
+    where = f"{path}: {kind}[{index}]"
+    if not tensor.name:
+        raise InvalidModelConfig(f"{where}.name: missing")
+    if tensor.data_type == pb.TYPE_INVALID:
+        raise InvalidModelConfig(f"{where}.data_type: missing, for {tensor.name!r}")
+    if any(dim < -1 or dim == 0 for dim in tensor.dims):
+        raise InvalidModelConfig(
+            f"{where}.dims: expected positive numbers or -1, got {list(tensor.dims)}"
+        )
+    name = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    shape = ((-1,) if batches else ()) + tuple(tensor.dims)
+    return TensorSpec(tensor.name, _WIRE_NAME.get(name, name), shape)
+
+
+def data_type(datatype: str) -> int:
+    """The grammar's element type of a wire name ("BYTES" -> TYPE_STRING)."""
+    return pb.DataType.Value("TYPE_" + _GRAMMAR_NAME.get(datatype, datatype))
+
+
+def _batching(path: Path, proto: pb.ModelConfig) -> Batching:
+    dynamic = proto.dynamic_batching
+    where = f"{path}: dynamic_batching"
+    for size in dynamic.preferred_batch_size:
+        if not 1 <= size <= max(1, proto.max_batch_size):
+            raise InvalidModelConfig(
+                f"{where}.preferred_batch_size: expected 1 to max_batch_size "
+                f"({proto.max_batch_size}), got {size}"
+            )
+    levels = max(1, dynamic.priority_levels)
+    default = dynamic.default_priority_level or (levels + 1) // 2
+    if default > levels:
+        raise InvalidModelConfig(
+            f"{where}.default_priority_level: expected 1 to priority_levels ({levels}), "
+            f"got {default}"
+        )
+    return Batching(
+        preferred_batch_sizes=tuple(sorted(dynamic.preferred_batch_size)),
+        max_queue_delay=dynamic.max_queue_delay_microseconds / 1e6,
+        priority_levels=levels,
+        default_priority=default,
+        default_policy=_queue_policy(dynamic.default_queue_policy)
+        if dynamic.HasField("default_queue_policy")
+        else QueuePolicy(),
+        priority_policies={
+            level: _queue_policy(policy) for level, policy in dynamic.priority_queue_policy.items()
+        },
+    )
+
+
+def _queue_policy(policy: pb.ModelQueuePolicy) -> QueuePolicy:
+    return QueuePolicy(
+        max_queue_size=policy.max_queue_size or DEFAULT_MAX_QUEUE_SIZE,
+        default_timeout=policy.default_timeout_microseconds / 1e6,
+        allow_timeout_override=policy.allow_timeout_override,
+        timeout_delays=policy.timeout_action == pb.ModelQueuePolicy.DELAY,
+    )
+
+
+def _version_policy(path: Path, policy: pb.ModelVersionPolicy) -> VersionPolicy:
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return VersionPolicy(latest=None)
+        case "specific":
+            if not policy.specific.versions:
+                raise InvalidModelConfig(f"{path}: version_policy.specific.versions: empty")
+            return VersionPolicy(latest=None, specific=tuple(policy.specific.versions))
+        case _:
+            return VersionPolicy(latest=policy.latest.num_versions or 1)
+
+
+def _unused(message: Message, prefix: str = "") -> list[str]:
+    """Paths of the fields that the file sets and that nothing here acts on."""
+    supported = _SUPPORTED.get(message.DESCRIPTOR.name)
+    names = []
+    for descriptor, value in message.ListFields():
+        where = prefix + descriptor.name
+        if supported is not None and descriptor.name not in supported:
+            names.append(where)
+        elif descriptor.type == FieldDescriptor.TYPE_MESSAGE and supported is not None:
+            names += _unused_below(value, where)
+    return names
+
+
+def _unused_below(value: Any, where: str) -> list[str]:
+    if isinstance(value, Message):
+        return _unused(value, where + ".")
+    if isinstance(value, Mapping):
+        return []
+    return [
+        name for index, item in enumerate(value) for name in _unused(item, f"{where}[{index}].")
+    ]
+
+
+def check_against_engine(
+    config: ModelConfig, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], file: Path
+) -> None:
+    """Raises InvalidModelConfig where a model file does not have the tensors that its config
+    promises, or needs an input that the config leaves out."""
+    for kind, wanted, offered in (
+        ("input", config.inputs, inputs),
+        ("output", config.outputs, outputs),
+    ):
+        by_name = {spec.name: spec for spec in offered}
+        for spec in wanted:
+            real = by_name.get(spec.name)
+            if real is None:
+                raise InvalidModelConfig(
+                    f"{file}: config.pbtxt promises {kind} {spec.name!r}, "
+                    f"the file has {sorted(by_name)}"
+                )
+            if real.datatype != spec.datatype or not _compatible(spec.shape, real.shape):
+                raise InvalidModelConfig(
+                    f"{file}: config.pbtxt promises {kind} {spec}, the file has {real}"
+                )
+    missing = {spec.name for spec in inputs} - {spec.name for spec in config.inputs}
+    if config.inputs and missing:
+        raise InvalidModelConfig(
+            f"{file}: the file needs inputs {sorted(missing)} that config.pbtxt leaves out"
+        )
+
+
+def _compatible(promised: tuple[int, ...], real: tuple[int, ...]) -> bool:
+    return len(promised) == len(real) and all(
+        p == r or -1 in (p, r) for p, r in zip(promised, real, strict=True)
+    )

@@ -1,0 +1,163 @@
+"""From the bytes of an image file to the uint8 pixels that a network sees.
+
+This is the one definition of it: training's evaluation, calibration and verification call it too.
+Normalisation is inside the graph. All functions are pure; the native calls hold no Python lock.
+"""
+
+import io
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from serving.errors import InvalidInput
+from serving.manifest import EvalTransform
+
+Pixels = NDArray[np.uint8]
+
+DEFAULT_MAX_PIXELS = 64_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+
+_JPEG_START = b"\xff\xd8\xff"
+_EXIF_HEADER = b"Exif\x00\x00"
+# APP1, where EXIF lives, stands before the first scan; it is at most 64 KiB and comes early.
+_EXIF_SEARCH_BYTES = 1 << 17
+_PILLOW_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+    """Decodes a JPEG, PNG, WebP or BMP file to uint8 HWC RGB.
+
+    EXIF rotation is applied, greyscale, palette and CMYK are converted, 16-bit samples keep their
+    high byte, and an alpha channel is dropped. The pixel count is checked against the header,
+    before anything of that size is allocated.
+
+    Raises InvalidInput where the file is empty, truncated, corrupt, too large or of another format.
+    """
+    if not data:
+        raise InvalidInput("image is empty (0 bytes)")
+    if data.startswith(_JPEG_START) and _EXIF_HEADER not in data[:_EXIF_SEARCH_BYTES]:
+        pixels = _decode_plain_jpeg(data, max_pixels)
+        if pixels is not None:
+            return pixels
+    return _decode_with_pillow(data, max_pixels)
+
+
+def _decode_plain_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
+    """The fast path, for all but rotated and CMYK files; None for those that Pillow must decode."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise InvalidInput(f"cannot decode JPEG image: {error}") from error
+    _check_size(height, width, max_pixels)
+    if colorspace in ("CMYK", "YCCK"):
+        return None
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:
+        raise InvalidInput(f"cannot decode JPEG image: {error}") from error
+    return pixels
+
+
+def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image.height, image.width, max_pixels)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                # 16-bit greyscale; Pillow's own conversion would clip instead of scale.
+                grey = (np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8)
+                upright = Image.fromarray(grey)
+            return np.asarray(upright.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise InvalidInput(
+            f"not an image of a known format: expected {', '.join(FORMATS)}, "
+            f"got {len(data)} bytes that start with {data[:8].hex(' ')}"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise InvalidInput(f"image is too large: {error}") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InvalidInput(f"cannot decode image: {error}") from error
+
+
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if height < 1 or width < 1:
+        raise InvalidInput(f"image has no pixels: {width}x{height}")
+    if height * width > max_pixels:
+        raise InvalidInput(
+            f"image is too large: {width}x{height} is {height * width} pixels, "
+            f"the limit is {max_pixels}"
+        )
+
+
+def from_raw(data: bytes, height: int, width: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+    """Raw RGB bytes as uint8 [height, width, 3], without a copy.
+
+    Raises InvalidInput where the length does not fit the size.
+    """
+    _check_size(height, width, max_pixels)
+    if len(data) != height * width * 3:
+        raise InvalidInput(
+            f"raw image of {width}x{height} needs {height * width * 3} bytes (RGB, 8 bits), "
+            f"got {len(data)}"
+        )
+    return np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
+
+
+def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:
+    """Resizes and crops uint8 HWC RGB to what the network sees, uint8 [height, width, 3].
+
+    "area" averages the source pixels under each target pixel (OpenCV's INTER_AREA; linear when it
+    enlarges). "bilinear" and "bicubic" are Pillow's, which widen the kernel when they shrink, as
+    torchvision does for PIL images.
+    """
+    height, width = image.shape[:2]
+    target = _resized(height, width, eval_transform.resize)
+    if target != (height, width):
+        image = _resize(image, target, eval_transform.filter)
+    if eval_transform.crop is not None:
+        image = _center_crop(image, eval_transform.crop)
+    return image
+
+
+def _resized(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(resize, int):
+        return resize
+    if height <= width:
+        return resize, max(1, round(width * resize / height))
+    return max(1, round(height * resize / width)), resize
+
+
+def _resize(image: Pixels, target: tuple[int, int], filter_name: str) -> Pixels:
+    height, width = target
+    if filter_name == "area":
+        shrinks = height <= image.shape[0] and width <= image.shape[1]
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        resized = cv2.resize(image, (width, height), interpolation=interpolation)
+        return np.asarray(resized, dtype=np.uint8)
+    resampled = Image.fromarray(image).resize((width, height), _PILLOW_FILTERS[filter_name])
+    return np.asarray(resampled)
+
+
+def _center_crop(image: Pixels, crop: tuple[int, int]) -> Pixels:
+    """Cuts the centre; where the image is smaller than the crop, its edge is black."""
+    height, width = crop
+    have_height, have_width = image.shape[:2]
+    if have_height < height or have_width < width:
+        top, left = max(0, (height - have_height) // 2), max(0, (width - have_width) // 2)
+        padded = np.zeros((max(height, have_height), max(width, have_width), 3), np.uint8)
+        padded[top : top + have_height, left : left + have_width] = image
+        image = padded
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def load_image(data: bytes, eval_transform: EvalTransform) -> Pixels:
+    """decode and transform in one: what every consumer of an image file wants."""
+    return transform(decode(data), eval_transform)

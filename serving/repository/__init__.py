@@ -1,0 +1,1 @@
+"""What lies in the model repository, and what has changed there."""

@@ -1,0 +1,222 @@
+"""The server process: build, start, serve, drain, stop."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
+from aiohttp import web
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from protos.gen import grpc_service_pb2, grpc_service_pb2_grpc, vision_pb2, vision_pb2_grpc
+from serving.batching.admission import ByteBudget
+from serving.config import ServerConfig
+from serving.engines.measure import core_count
+from serving.errors import ServingError
+from serving.http.health import health_app, metrics_app
+from serving.loading import LoadSettings
+from serving.metrics import Metrics
+from serving.registry import Registry
+from serving.rpc.call import Front
+from serving.rpc.health import HealthService
+from serving.rpc.inference import InferenceService
+from serving.rpc.vision import VisionService
+
+logger = logging.getLogger(__name__)
+
+_MIB = 1 << 20
+# Without a call for this long, callers count as gone.
+_QUIET_SECONDS = 0.5
+
+
+class StartError(ServingError):
+    """The server cannot start: the text says which setting, port or folder is in the way."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The ports that the server really listens on, which matters where 0 was asked for."""
+
+    grpc: int
+    http: int
+    metrics: int
+
+
+class Server:
+    """Runs on the event loop that is current in `start`."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
+        self._metrics = Metrics()
+        self.registry = Registry(
+            config.model_repository,
+            LoadSettings(
+                engine=config.engine,
+                variant=config.variant,
+                threads=config.threads,
+                cache_dir=config.cache_dir.expanduser(),
+                allow_ungated=config.allow_ungated,
+                max_image_pixels=config.max_image_pixels,
+            ),
+            self._metrics,
+            self._decoders,
+            config.drain_seconds,
+        )
+        self._front = Front(
+            self.registry, self._metrics, ByteBudget(config.max_inflight_mib * _MIB)
+        )
+        self._inference = InferenceService(
+            self._front,
+            version=importlib.metadata.version("convserve"),
+            strict_readiness=config.strict_readiness,
+            explicit_control=config.model_control == "explicit",
+            allow_admin=config.allow_admin,
+        )
+        self._vision = VisionService(self._front)
+        self._runners: list[web.AppRunner] = []
+        self._background: list[asyncio.Task[None]] = []
+
+    async def start(self) -> Addresses:
+        """Opens the ports, then begins to load models. Raises StartError."""
+        repository = self._config.model_repository
+        if not repository.is_dir():
+            raise StartError(f"--model-repository: {repository} is not a folder")
+        services = tuple(
+            proto.DESCRIPTOR.services_by_name[name].full_name
+            for proto, name in (
+                (vision_pb2, "VisionService"),
+                (grpc_service_pb2, "GRPCInferenceService"),
+            )
+        )
+        self._health = HealthService(self.registry, services, self._config.strict_readiness)
+        self._grpc = grpc.aio.server(options=_channel_options(self._config))
+        vision_pb2_grpc.add_VisionServiceServicer_to_server(self._vision, self._grpc)
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            self._inference, self._grpc
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection(
+            (*services, health, reflection.SERVICE_NAME), self._grpc
+        )
+        addresses = Addresses(
+            grpc=self._bind_grpc(),
+            http=await self._listen(
+                health_app(self.registry, self.is_ready), "--http-port", self._config.http_port
+            ),
+            metrics=await self._listen(
+                metrics_app(self._metrics.registry), "--metrics-port", self._config.metrics_port
+            ),
+        )
+        await self._grpc.start()
+        logger.info(
+            "listening",
+            extra={
+                "host": self._config.host,
+                "grpc_port": addresses.grpc,
+                "http_port": addresses.http,
+                "metrics_port": addresses.metrics,
+            },
+        )
+        self._background.append(asyncio.create_task(self._follow_repository()))
+        return addresses
+
+    def is_ready(self) -> bool:
+        """Whether calls should be sent here."""
+        return not self._inference.draining and self.registry.ready(self._config.strict_readiness)
+
+    def _bind_grpc(self) -> int:
+        address = f"{self._config.host}:{self._config.grpc_port}"
+        try:
+            return self._grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StartError(f"--grpc-port: cannot listen on {address}") from error
+
+    async def _listen(self, app: web.Application, flag: str, port: int) -> int:
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        self._runners.append(runner)
+        try:
+            await web.TCPSite(runner, self._config.host, port).start()
+        except OSError as error:
+            raise StartError(
+                f"{flag}: cannot listen on {self._config.host}:{port}: {error.strerror}"
+            ) from error
+        return int(runner.addresses[0][1])
+
+    async def _follow_repository(self) -> None:
+        """Loads what is there, and with --model-control poll whatever comes."""
+        if self._config.model_control == "explicit":
+            return
+        await self.registry.load_all()
+        while self._config.model_control == "poll":
+            await asyncio.sleep(self._config.poll_seconds)
+            try:
+                await self.registry.poll()
+            except OSError as error:
+                logger.error("repository cannot be read", extra={"reason": str(error)})
+
+    async def stop(self) -> None:
+        """Turns not ready, but goes on serving until callers have moved away; then finishes what
+        was accepted and closes. All of it takes drain_seconds at most."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._config.drain_seconds
+        logger.info("draining", extra={"seconds": self._config.drain_seconds})
+        self._inference.draining = True
+        self._health.drain()
+        for task in self._background:
+            task.cancel()
+        # Balancers need a moment to see the change; closing before that would fail their calls.
+        moved_away = loop.time() + self._config.drain_seconds / 2
+        while loop.time() < moved_away and not self._front.quiet_for(_QUIET_SECONDS):
+            await asyncio.sleep(_QUIET_SECONDS / 10)
+        self._front.end_streams()
+        await self._grpc.stop(max(0.0, end - loop.time()))
+        await self.registry.close()
+        for runner in self._runners:
+            await runner.shutdown()
+            await runner.cleanup()
+        self._decoders.shutdown(wait=True)
+        logger.info("stopped")
+
+    async def serve(self) -> None:
+        """start, until SIGTERM or SIGINT, then stop; a second signal ends the process at once."""
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+
+        def on_signal() -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)
+            stopped.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            await self.start()
+            await stopped.wait()
+            await self.stop()
+        finally:
+            for task in self._background:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+
+def _channel_options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", config.max_message_mib * _MIB),
+        ("grpc.max_send_message_length", config.max_message_mib * _MIB),
+        # Clients of the protocol ping as often as they like, also between calls.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.http2.max_ping_strikes", 0),
+        # Two servers on one port would share calls silently; the second must fail instead.
+        ("grpc.so_reuseport", 0),
+    ]

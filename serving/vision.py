@@ -1,0 +1,170 @@
+"""The three vision tasks on a loaded model: an image in, a typed answer out. Knows no wire."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving import postprocess
+from serving.errors import InvalidInput, WrongTask
+from serving.manifest import Task
+from serving.model import CallOptions, ImageAnswer, ImageSource, Model
+
+DEFAULT_TOP_K = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where one image's time went, in seconds, and the rows of the batch that it rode in."""
+
+    decode: float
+    queue: float
+    infer: float
+    postprocess: float
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A class and its softmax score in [0, 1]."""
+
+    index: int
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The best classes of one image, best first."""
+
+    labels: tuple[Label, ...]
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class ClassArea:
+    """A class that is in a mask: its share of the pixels, and its mean probability over them."""
+
+    index: int
+    name: str
+    fraction: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """A class map [H, W] and, on request, a PNG of it drawn over the image."""
+
+    mask: postprocess.Mask
+    areas: tuple[ClassArea, ...]
+    palette_png: bytes | None
+    overlay_png: bytes | None
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A point on the unit sphere, float32 [D]."""
+
+    values: NDArray[np.float32]
+    timing: Timing
+
+
+def require_task(model: Model, task: Task) -> None:
+    """Raises WrongTask where the model was made for another one, or only for tensors."""
+    if model.task != task:
+        made_for = model.task or "plain tensors (it has no manifest)"
+        raise WrongTask(f"model {model.name!r} is for {made_for}, not for {task}")
+
+
+async def classify(
+    model: Model,
+    source: ImageSource,
+    options: CallOptions,
+    *,
+    top_k: int = DEFAULT_TOP_K,
+    threshold: float = 0.0,
+) -> Classification:
+    """Ranks the classes of an image; at most `top_k`, none below `threshold`.
+
+    Raises InvalidInput, WrongTask, and what the model raises.
+    """
+    require_task(model, "classification")
+    if top_k < 1:
+        raise InvalidInput(f"top_k: expected 1 or more, got {top_k}")
+    if not 0.0 <= threshold <= 1.0:
+        raise InvalidInput(f"threshold: expected 0 to 1, got {threshold}")
+    answer = await model.infer_image(source, options)
+    begin = time.monotonic()
+    scores = postprocess.softmax(answer.outputs["logits"])
+    labels = tuple(
+        Label(int(index), class_name(model, int(index)), float(scores[index]))
+        for index in postprocess.top_k(scores, top_k)
+        if scores[index] >= threshold
+    )
+    timing = _timing(answer, time.monotonic() - begin)
+    model.observe("postprocess", timing.postprocess)
+    return Classification(labels, timing)
+
+
+async def segment(
+    model: Model,
+    source: ImageSource,
+    options: CallOptions,
+    *,
+    mask_size: Literal["image", "model"] = "image",
+    png: bool = False,
+    overlay: bool = False,
+) -> Segmentation:
+    """Gives each pixel its class, at the size of the image or of the model.
+
+    Raises WrongTask, and what the model raises.
+    """
+    require_task(model, "segmentation")
+    answer = await model.infer_image(source, options)
+
+    def finish() -> Segmentation:
+        begin = time.monotonic()
+        mask, confidence = answer.outputs["mask"], answer.outputs["confidence"]
+        areas = tuple(
+            ClassArea(index, class_name(model, index), fraction, mean)
+            for index, fraction, mean in postprocess.class_areas(mask, confidence)
+        )
+        height, width = answer.image.shape[:2]
+        at_image = postprocess.resize_mask(mask, height, width)
+        shown = at_image if mask_size == "image" else mask
+        palette_png = postprocess.palette_png(shown) if png else None
+        overlay_png = postprocess.overlay_png(answer.image, at_image) if overlay else None
+        timing = _timing(answer, time.monotonic() - begin)
+        return Segmentation(shown, areas, palette_png, overlay_png, timing)
+
+    loop = asyncio.get_running_loop()
+    # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
+    result = await loop.run_in_executor(model.decoders, finish)
+    model.observe("postprocess", result.timing.postprocess)
+    return result
+
+
+async def embed(model: Model, source: ImageSource, options: CallOptions) -> Embedding:
+    """Gives an image its point on the unit sphere. Raises WrongTask, and what the model raises."""
+    require_task(model, "embedding")
+    answer = await model.infer_image(source, options)
+    return Embedding(answer.outputs["embedding"], _timing(answer, 0.0))
+
+
+def class_name(model: Model, index: int) -> str:
+    """The name of a class, or its number where the model names none."""
+    return model.labels[index] if index < len(model.labels) else str(index)
+
+
+def _timing(answer: ImageAnswer, seconds: float) -> Timing:
+    return Timing(
+        answer.decode_seconds,
+        answer.queue_seconds,
+        answer.infer_seconds,
+        seconds,
+        answer.batch_size,
+    )
