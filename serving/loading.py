@@ -9,7 +9,7 @@ from serving.batching.latency import LatencyTable, read_cached, write_cached
 from serving.engines import ENGINES, Engine, EngineOptions
 from serving.engines.choice import Candidate, choose, latency_key
 from serving.engines.measure import core_count, measure_latency
-from serving.errors import EngineError, InvalidManifest, ModelLoadError, SelfCheckFailed
+from serving.errors import EngineError, InvalidManifest, ModelLoadError
 from serving.manifest import ANSWER_OUTPUT, IMAGE_INPUT, Manifest, Variant, read_manifest
 from serving.metrics import Metrics
 from serving.model import Model
@@ -60,16 +60,23 @@ def load_model(
     variants = {variant.id: variant for variant in manifest.variants} if manifest else {}
     candidates = _candidates(folder, config, manifest, settings)
 
+    def admit(candidate: Candidate) -> None:
+        if manifest is not None:
+            variant = variants[candidate.variant]
+            check_checksum(candidate.file, variant.sha256)
+            if not settings.allow_ungated:
+                check_gate(variant, candidate.engine)
+
     def check(candidate: Candidate, engine: Engine) -> None:
         check_against_engine(config, engine.inputs, engine.outputs, candidate.file)
         if manifest is not None:
-            _check_published(folder, manifest, variants[candidate.variant], engine, settings)
+            _check_answers(folder, manifest, variants[candidate.variant], engine)
 
     def latency_of(candidate: Candidate, engine: Engine) -> dict[int, float]:
         variant = variants.get(candidate.variant)
         return _latency(candidate, variant, engine, options, config)
 
-    choice = choose(candidates, options, check, latency_of)
+    choice = choose(candidates, options, admit, check, latency_of)
     engine, name = choice.engine, choice.candidate.engine
     if manifest is not None:
         evidence = variants[choice.candidate.variant].evidence.get(name)
@@ -130,23 +137,15 @@ def _candidates(
     ]
 
 
-def _check_published(
-    folder: Path, manifest: Manifest, variant: Variant, engine: Engine, settings: LoadSettings
-) -> None:
-    """Gate, checksum, and the sample answers; --allow-ungated forgives the first only."""
-    file = folder / variant.file
-    check_checksum(file, variant.sha256)
-    try:
-        evidence = check_gate(variant, engine.name)
-    except SelfCheckFailed:
-        if settings.allow_ungated:
-            return
-        raise
+def _check_answers(folder: Path, manifest: Manifest, variant: Variant, engine: Engine) -> None:
+    """The published samples, run here; a variant without evidence has no tolerance to hold."""
+    evidence = variant.evidence.get(engine.name)
     samples = read_samples(folder, manifest.task)
-    if samples is not None:
-        images, expected = samples
-        answers = engine.infer({IMAGE_INPUT: images})[ANSWER_OUTPUT[manifest.task]]
-        check_samples(answers, expected, evidence, f"{variant.id} in {engine.name}")
+    if samples is None or evidence is None:
+        return
+    images, expected = samples
+    answers = engine.infer({IMAGE_INPUT: images})[ANSWER_OUTPUT[manifest.task]]
+    check_samples(answers, expected, evidence, f"{variant.id} in {engine.name}")
 
 
 def _latency(

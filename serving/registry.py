@@ -303,6 +303,7 @@ class Registry:
         if not await model.drain(self._drain_seconds):
             logger.warning("calls left when drained", extra={"model": model.name})
         await asyncio.get_running_loop().run_in_executor(None, model.close)
+        logger.info("model retired", extra={"model": model.name, "version": model.version})
 
     async def close(self) -> None:
         """Drains and frees every model."""

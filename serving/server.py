@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 # Without a call for this long, callers count as gone.
-_QUIET_SECONDS = 0.5
+_QUIET_SECONDS = 0.2
 
 
 class StartError(ServingError):
@@ -173,10 +173,10 @@ class Server:
         for task in self._background:
             task.cancel()
         # Balancers need a moment to see the change; closing before that would fail their calls.
-        moved_away = loop.time() + self._config.drain_seconds / 2
-        while loop.time() < moved_away and not self._front.quiet_for(_QUIET_SECONDS):
-            await asyncio.sleep(_QUIET_SECONDS / 10)
-        self._front.end_streams()
+        await self._quiet(end - self._config.drain_seconds / 2)
+        # gRPC cancels what it has received but not yet handed over: let that be answered first.
+        self._front.close()
+        await self._quiet(end)
         await self._grpc.stop(max(0.0, end - loop.time()))
         await self.registry.close()
         for runner in self._runners:
@@ -184,6 +184,12 @@ class Server:
             await runner.cleanup()
         self._decoders.shutdown(wait=True)
         logger.info("stopped")
+
+    async def _quiet(self, until: float) -> None:
+        """Returns when no call has come for a moment, or when the loop's clock says `until`."""
+        loop = asyncio.get_running_loop()
+        while loop.time() < until and not self._front.quiet_for(_QUIET_SECONDS):
+            await asyncio.sleep(_QUIET_SECONDS / 10)
 
     async def serve(self) -> None:
         """start, until SIGTERM or SIGINT, then stop; a second signal ends the process at once."""

@@ -42,18 +42,21 @@ class Choice:
 def choose(
     candidates: Sequence[Candidate],
     options: EngineOptions,
+    admit: Callable[[Candidate], None],
     check: Callable[[Candidate, Engine], None],
     latency_of: Callable[[Candidate, Engine], dict[int, float]],
 ) -> Choice:
     """Loads, checks and times every candidate and keeps the simplest of the fastest.
 
-    Candidates stand in order, the simplest first. `check` raises ModelLoadError to refuse one.
+    Candidates stand in order, the simplest first. `admit`, before a runtime sees the file, and
+    `check`, once it is loaded, raise ModelLoadError to refuse one.
     Raises EngineUnavailable, with the reason of each, where none can be served.
     """
     rejected: list[str] = []
     running: list[tuple[Candidate, Engine, dict[int, float]]] = []
     for candidate in candidates:
         try:
+            admit(candidate)
             engine = load_engine(
                 candidate.engine,
                 candidate.file,

@@ -48,7 +48,7 @@ def measure_latency(
 
 def machine() -> str:
     """The processor's name and the cores that this process may use ("AMD EPYC, 2 cores")."""
-    name = platform.processor() or platform.machine()
+    name = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

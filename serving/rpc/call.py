@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from serving.batching.admission import ByteBudget
-from serving.errors import QueueFull, ServingError
+from serving.errors import ModelNotReady, QueueFull, ServingError
 from serving.metrics import Metrics
 from serving.model import CallOptions, Model
 from serving.registry import Registry
@@ -56,6 +56,7 @@ class Front:
         self.registry = registry
         self._metrics = metrics
         self._budget = budget
+        self._closing = False
         self._running = 0
         self._last_seen = -math.inf
         self._readers: set[asyncio.Task[None]] = set()
@@ -64,8 +65,10 @@ class Front:
         """Whether no call has been under way for this long."""
         return not self._running and time.monotonic() - self._last_seen >= seconds
 
-    def end_streams(self) -> None:
-        """Reads no more from any stream; each ends when what it has sent is answered."""
+    def close(self) -> None:
+        """Refuses new calls as UNAVAILABLE, which callers may retry elsewhere; those under way are
+        finished, and a stream ends when what it has sent is answered."""
+        self._closing = True
         for reader in self._readers:
             reader.cancel()
 
@@ -84,6 +87,8 @@ class Front:
         code = grpc.StatusCode.OK
         self._running += 1
         try:
+            if self._closing:
+                raise ModelNotReady("the server is shutting down")
             self._take_bytes(size)
             try:
                 return await handler(request, call)

@@ -148,11 +148,15 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """One inference call."""
         return await self._front.unary("ModelInfer", request, context, _infer)
 
-    def ModelStreamInfer(
+    async def ModelStreamInfer(
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Many inference calls over one stream, answered in their order."""
-        return self._front.stream("ModelStreamInfer", requests, context, _infer_streamed, _failed)
+        responses = self._front.stream(
+            "ModelStreamInfer", requests, context, _infer_streamed, _failed
+        )
+        async for response in responses:
+            yield response
 
     async def _model(self, name: str, version: str, context: Context) -> Model:
         try:

@@ -39,7 +39,7 @@ class VisionService(vision_pb2_grpc.VisionServiceServicer):
         """See vision.proto."""
         return await self._front.unary("Embed", request, context, _embed)
 
-    def ClassifyStream(
+    async def ClassifyStream(
         self, requests: AsyncIterator[pb.ClassifyRequest], context: Context
     ) -> AsyncIterator[pb.ClassifyResponse]:
         """See vision.proto."""
@@ -47,9 +47,12 @@ class VisionService(vision_pb2_grpc.VisionServiceServicer):
         def failed(request: pb.ClassifyRequest, error: ServingError) -> pb.ClassifyResponse:
             return pb.ClassifyResponse(served=_failed(request, error))
 
-        return self._front.stream("ClassifyStream", requests, context, _classify, failed)
+        async for response in self._front.stream(
+            "ClassifyStream", requests, context, _classify, failed
+        ):
+            yield response
 
-    def SegmentStream(
+    async def SegmentStream(
         self, requests: AsyncIterator[pb.SegmentRequest], context: Context
     ) -> AsyncIterator[pb.SegmentResponse]:
         """See vision.proto."""
@@ -57,9 +60,12 @@ class VisionService(vision_pb2_grpc.VisionServiceServicer):
         def failed(request: pb.SegmentRequest, error: ServingError) -> pb.SegmentResponse:
             return pb.SegmentResponse(served=_failed(request, error))
 
-        return self._front.stream("SegmentStream", requests, context, _segment, failed)
+        async for response in self._front.stream(
+            "SegmentStream", requests, context, _segment, failed
+        ):
+            yield response
 
-    def EmbedStream(
+    async def EmbedStream(
         self, requests: AsyncIterator[pb.EmbedRequest], context: Context
     ) -> AsyncIterator[pb.EmbedResponse]:
         """See vision.proto."""
@@ -67,7 +73,8 @@ class VisionService(vision_pb2_grpc.VisionServiceServicer):
         def failed(request: pb.EmbedRequest, error: ServingError) -> pb.EmbedResponse:
             return pb.EmbedResponse(served=_failed(request, error))
 
-        return self._front.stream("EmbedStream", requests, context, _embed, failed)
+        async for response in self._front.stream("EmbedStream", requests, context, _embed, failed):
+            yield response
 
 
 async def _classify(request: pb.ClassifyRequest, call: Call) -> pb.ClassifyResponse:

@@ -1,0 +1,112 @@
+"""A real server process and what a test asks of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+START_SECONDS = 60.0
+
+
+class ServerProcess:
+    """`convserve serve` on free ports; its log lines are kept, parsed."""
+
+    def __init__(self, repository: Path, *flags: str, cache: Path) -> None:
+        command = [sys.executable, "-m", "convserve", "serve"]
+        command += ["--model-repository", str(repository), "--cache-dir", str(cache)]
+        for port in ("grpc", "http", "metrics"):
+            command += [f"--{port}-port", "0"]
+        self.process = subprocess.Popen(
+            [*command, *flags],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self.log: list[dict[str, Any]] = []
+        self._lines = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        started = self.wait_for_log("listening")
+        self.url = f"127.0.0.1:{started['grpc_port']}"
+        self.http = f"http://127.0.0.1:{started['http_port']}"
+        self.metrics_url = f"http://127.0.0.1:{started['metrics_port']}/metrics"
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._lines:
+                try:
+                    self.log.append(json.loads(line))
+                except ValueError:
+                    self.log.append({"message": line})
+                self._lines.notify_all()
+
+    def wait_for_log(self, message: str, **fields: str) -> dict[str, Any]:
+        """The first line of the log with this message and these fields."""
+
+        def found() -> dict[str, Any] | None:
+            for line in self.log:
+                if line.get("message") == message and fields.items() <= line.items():
+                    return line
+            return None
+
+        with self._lines:
+            self._lines.wait_for(
+                lambda: found() or self.process.poll() is not None, timeout=START_SECONDS
+            )
+            line = found()
+        assert line is not None, f"no {message!r} in {self.log}"
+        return line
+
+    def get(self, url: str) -> tuple[int, str]:
+        """Status and text of an HTTP answer."""
+        try:
+            with urllib.request.urlopen(url, timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def wait_ready(self) -> "ServerProcess":
+        """Returns when /readyz says so."""
+        end = time.monotonic() + START_SECONDS
+        status, text = self.get(f"{self.http}/readyz")
+        while status != 200:
+            assert time.monotonic() < end, text
+            assert self.process.poll() is None, self.log
+            time.sleep(0.02)  # between two looks at a condition that no event tells of
+            status, text = self.get(f"{self.http}/readyz")
+        return self
+
+    def metric(self, sample: str) -> float:
+        """The value of one sample of /metrics, labels included in its name."""
+        _, text = self.get(self.metrics_url)
+        values = [line.split()[-1] for line in text.splitlines() if line.startswith(sample + " ")]
+        assert len(values) == 1, f"{sample}: {text}"
+        return float(values[0])
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit status, once the process has ended and its log is read."""
+        status = self.process.wait(timeout=START_SECONDS)
+        self._reader.join(timeout=START_SECONDS)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return status
+
+    def kill(self) -> None:
+        """Ends the process if a test has not."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.wait()
