@@ -115,7 +115,7 @@ def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def mean_iou(confusions: NDArray[np.int64]) -> Estimate:
     """Mean IoU over the classes of all images pooled, from one confusion matrix an image
-    [N, C, C]; percentile bootstrap over images."""
+    [N, C, C]; percentile bootstrap over the images that have pixels to count."""
     return _bootstrap(confusions, None)
 
 
@@ -126,6 +126,9 @@ def mean_iou_drop(reference: NDArray[np.int64], candidate: NDArray[np.int64]) ->
 
 
 def _bootstrap(first: NDArray[np.int64], second: NDArray[np.int64] | None) -> Estimate:
+    # An image without one pixel that counts says nothing; a draw of none but such has no IoU.
+    counted = first.sum(axis=(1, 2)) > 0
+    first, second = first[counted], None if second is None else second[counted]
     n = len(first)
     if n == 0:
         return Estimate(value=0.0, low=-1.0 if second is not None else 0.0, high=1.0, n=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from serving.errors import InvalidInput
 
@@ -72,12 +72,15 @@ def class_mapping(root: Path, classes: Sequence[str]) -> NDArray[np.int64]:
     """For each of 256 mask values the model's class, -1 for values that are not to be counted.
 
     classes.txt, in `root` or beside it, names the values by line; without it they are the model's.
-    Raises InvalidInput where it names a class that the model does not have.
+    Raises InvalidInput where it cannot be read or names a class that the model does not have.
     """
     mapping = np.full(256, -1, np.int64)
     for file in (root / CLASSES_FILE, root.parent / CLASSES_FILE):
         if file.exists():
-            names = file.read_text(encoding="utf-8").split("\n")
+            try:
+                names = file.read_text(encoding="utf-8").split("\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InvalidInput(f"{file}: cannot be read: {error}") from error
             for value, name in enumerate(names[:256]):
                 if name.strip() and name.strip() not in classes:
                     raise InvalidInput(
@@ -98,7 +101,9 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
             if image.mode not in ("L", "P"):
                 raise InvalidInput(f"{path}: expected an 8-bit mask, got mode {image.mode}")
             return np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
+    except InvalidInput:
+        raise
+    except Exception as error:  # Damaged files make Pillow's readers raise almost anything.
         raise InvalidInput(f"{path}: cannot be read as a mask: {error}") from error
 
 

@@ -137,6 +137,11 @@ def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
         raise InvalidModelConfig(
             f"{path}: max_batch_size: expected 0 or more, got {proto.max_batch_size}"
         )
+    for index, group in enumerate(proto.instance_group):
+        if group.count < 0:
+            raise InvalidModelConfig(
+                f"{path}: instance_group[{index}].count: expected 1 or more, got {group.count}"
+            )
     batches = proto.max_batch_size > 0
     instances = sum(group.count or 1 for group in proto.instance_group) or 1
     return ModelConfig(
@@ -164,6 +169,8 @@ def _spec(
         raise InvalidModelConfig(f"{where}.name: missing")
     if tensor.data_type == pb.TYPE_INVALID:
         raise InvalidModelConfig(f"{where}.data_type: missing, for {tensor.name!r}")
+    if tensor.data_type not in pb.DataType.values():
+        raise InvalidModelConfig(f"{where}.data_type: unknown number {tensor.data_type}")
     if any(dim < -1 or dim == 0 for dim in tensor.dims):
         raise InvalidModelConfig(
             f"{where}.dims: expected positive numbers or -1, got {list(tensor.dims)}"
@@ -194,6 +201,12 @@ def _batching(path: Path, proto: pb.ModelConfig) -> Batching:
             f"{where}.default_priority_level: expected 1 to priority_levels ({levels}), "
             f"got {default}"
         )
+    for level in dynamic.priority_queue_policy:
+        if not 1 <= level <= levels:
+            raise InvalidModelConfig(
+                f"{where}.priority_queue_policy: expected keys of 1 to priority_levels ({levels}), "
+                f"got {level}"
+            )
     return Batching(
         preferred_batch_sizes=tuple(sorted(dynamic.preferred_batch_size)),
         max_queue_delay=dynamic.max_queue_delay_microseconds / 1e6,

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from serving.errors import InvalidInput
 from serving.manifest import EvalTransform
@@ -21,6 +21,7 @@ DEFAULT_MAX_PIXELS = 64_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 _JPEG_START = b"\xff\xd8\xff"
+_KNOWN_STARTS = (_JPEG_START, b"\x89PNG", b"BM")
 _EXIF_HEADER = b"Exif\x00\x00"
 # APP1, where EXIF lives, stands before the first scan; it is at most 64 KiB and comes early.
 _EXIF_SEARCH_BYTES = 1 << 17
@@ -28,6 +29,19 @@ _PILLOW_FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+# What turns an image of each EXIF orientation upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow's own limit, one for the whole process, would stand in for max_pixels where that is larger.
+Image.MAX_IMAGE_PIXELS = None
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
@@ -49,11 +63,12 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
 
 
 def _decode_plain_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
-    """The fast path, for all but rotated and CMYK files; None for those that Pillow must decode."""
+    """The fast path, for all but rotated and CMYK files and those of rare chroma subsampling; None
+    for those that Pillow must decode."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise InvalidInput(f"cannot decode JPEG image: {error}") from error
+    except ValueError:
+        return None
     _check_size(height, width, max_pixels)
     if colorspace in ("CMYK", "YCCK"):
         return None
@@ -69,21 +84,34 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.height, image.width, max_pixels)
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):
-                # 16-bit greyscale; Pillow's own conversion would clip instead of scale.
-                grey = (np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8)
-                upright = Image.fromarray(grey)
-            return np.asarray(upright.convert("RGB"))
+            # The colour that stands for "transparent" is dropped, as an alpha channel is.
+            image.info.pop("transparency", None)
+            # ImageOps.exif_transpose would write the EXIF block anew, and fails on odd ones.
+            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            rgb = _rgb(image)
+            return np.asarray(rgb if turn is None else rgb.transpose(turn))
+    except (InvalidInput, MemoryError):
+        raise
     except UnidentifiedImageError as error:
+        if data.startswith(_KNOWN_STARTS):
+            raise InvalidInput(
+                f"cannot decode image: its header is damaged, cut off or claims no pixels "
+                f"({len(data)} bytes that start with {data[:8].hex(' ')})"
+            ) from error
         raise InvalidInput(
             f"not an image of a known format: expected {', '.join(FORMATS)}, "
             f"got {len(data)} bytes that start with {data[:8].hex(' ')}"
         ) from error
-    except Image.DecompressionBombError as error:
-        raise InvalidInput(f"image is too large: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # Damaged files make Pillow's readers raise almost anything.
         raise InvalidInput(f"cannot decode image: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit greyscale; Pillow's own conversion would clip instead of scale.
+        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    return image.convert("RGB")
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
@@ -116,9 +144,16 @@ def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:
     "area" averages the source pixels under each target pixel (OpenCV's INTER_AREA; linear when it
     enlarges). "bilinear" and "bicubic" are Pillow's, which widen the kernel when they shrink, as
     torchvision does for PIL images.
+
+    Raises InvalidInput for an image so long and thin that it would not fit in memory once resized.
     """
     height, width = image.shape[:2]
     target = _resized(height, width, eval_transform.resize)
+    if target[0] * target[1] > DEFAULT_MAX_PIXELS:
+        raise InvalidInput(
+            f"image is too long and thin: {width}x{height} becomes {target[1]}x{target[0]} when "
+            f"resized, the limit is {DEFAULT_MAX_PIXELS} pixels"
+        )
     if target != (height, width):
         image = _resize(image, target, eval_transform.filter)
     if eval_transform.crop is not None:

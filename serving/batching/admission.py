@@ -20,10 +20,12 @@ class Load:
 def predicted_wait(load: Load, rows: int, table: LatencyTable, max_batch_size: int) -> float:
     """Seconds from now until a call of `rows` that arrives behind `load` is answered."""
     batches_ahead = math.ceil(load.waiting_rows / max_batch_size)
+    partial = load.waiting_rows % max_batch_size
+    shares = partial > 0 and partial + rows <= max_batch_size
     full = table.predict(max_batch_size)
     own = table.predict(min(max_batch_size, load.waiting_rows + rows))
     # Rows that wait ride in the same batch as the new call where they all fit.
-    rounds = max(0, batches_ahead - (1 if load.waiting_rows % max_batch_size else 0))
+    rounds = batches_ahead - (1 if shares else 0)
     return load.busy_seconds + rounds * full / load.instances + own
 
 

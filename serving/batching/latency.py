@@ -2,6 +2,7 @@
 
 import bisect
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,9 +49,11 @@ def read_cached(path: Path) -> dict[int, float] | None:
     """Seconds by batch size as `write_cached` left them; None where there is no usable file."""
     try:
         content = json.loads(path.read_text())
-        return {int(size): float(seconds) for size, seconds in content.items()}
-    except (OSError, ValueError, AttributeError):
+        table = {int(size): float(seconds) for size, seconds in content.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
+    usable = all(size > 0 and 0 < seconds < math.inf for size, seconds in table.items())
+    return table if table and usable else None
 
 
 def write_cached(path: Path, seconds: Mapping[int, float]) -> None:

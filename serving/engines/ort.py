@@ -12,6 +12,9 @@ from serving.tensor import Array, TensorSpec
 
 VERSION: str = onnxruntime.__version__
 
+# A server reports its use to nobody but its own operators.
+onnxruntime.disable_telemetry_events()
+
 _DATATYPES = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",

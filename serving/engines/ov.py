@@ -1,17 +1,22 @@
 """OpenVINO on CPU."""
 
 import queue
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import openvino
-from openvino import Type, properties
 
 from serving.engines.engine import EngineOptions
 from serving.errors import EngineError, EngineUnavailable
 from serving.tensor import Array, TensorSpec
+
+# OpenVINO's package reports its use over the internet, from a process that it forks; it goes
+# without where the reporting module cannot be imported. A server tells nobody and forks nothing.
+sys.modules.setdefault("openvino_telemetry", cast("Any", None))
+import openvino  # noqa: E402
+from openvino import Type, properties  # noqa: E402
 
 VERSION: str = openvino.__version__
 

@@ -27,6 +27,16 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+# The element type of each list; left to guess, numpy makes floats of large uint64.
+_CONTENTS_TYPES = {
+    "bool_contents": np.bool_,
+    "int_contents": np.int32,
+    "int64_contents": np.int64,
+    "uint_contents": np.uint32,
+    "uint64_contents": np.uint64,
+    "fp32_contents": np.float32,
+    "fp64_contents": np.float64,
+}
 
 
 def decode_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
@@ -51,14 +61,16 @@ def decode_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
             )
         if any(dim < 0 for dim in tensor.shape):
             raise InvalidInput(f"input {tensor.name!r}: negative size in {list(tensor.shape)}")
-        if raw:
-            if tensor.HasField("contents"):
-                raise InvalidInput(
-                    f"input {tensor.name!r} has contents although raw_input_contents are given"
-                )
-            arrays[tensor.name] = _from_raw(tensor, raw[index])
-        else:
-            arrays[tensor.name] = _from_contents(tensor)
+        if raw and tensor.HasField("contents"):
+            raise InvalidInput(
+                f"input {tensor.name!r} has contents although raw_input_contents are given"
+            )
+        try:
+            arrays[tensor.name] = _from_raw(tensor, raw[index]) if raw else _from_contents(tensor)
+        except ValueError as error:  # Past numpy's limits: 64 dimensions, sizes of 63 bits.
+            raise InvalidInput(
+                f"input {tensor.name!r}: shape {list(tensor.shape)} cannot be held: {error}"
+            ) from error
     return arrays
 
 
@@ -90,7 +102,7 @@ def _from_contents(tensor: InputTensor) -> Array:
             f"input {tensor.name!r}: {list(shape)} takes {math.prod(shape)} elements in {field}, "
             f"got {len(values)}"
         )
-    wide = np.array(values)
+    wide = np.array(values, dtype=_CONTENTS_TYPES[field])
     dtype = NUMPY_TYPES[tensor.datatype]
     array = wide.astype(dtype)
     if wide.dtype.kind in "iu" and not np.array_equal(array, wide):

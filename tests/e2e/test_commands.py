@@ -1,0 +1,220 @@
+"""The commands as a person runs them: what they print, and how they fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.process import ServerProcess
+from tests.support.published import publish
+
+COLOURS = {"red": (210, 20, 30), "green": (10, 200, 40), "blue": (20, 30, 220)}
+
+
+def convserve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "convserve", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def failed(result: subprocess.CompletedProcess[str], status: int, *said: str) -> None:
+    """One clear line on stderr that says these words, and no traceback."""
+    assert result.returncode == status, result
+    assert "Traceback" not in result.stderr
+    for words in said:
+        assert words in result.stderr, result.stderr
+    if status == 1:
+        assert result.stderr.startswith("convserve: ")
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures of each colour, a folder a class; one of the red ones is green."""
+    root = tmp_path_factory.mktemp("pictures")
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for index in range(4):
+            shown = COLOURS["green"] if (name, index) == ("red", 3) else colour
+            Image.new("RGB", (20 + index, 16), shown).save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images left red, right blue, with their masks, and classes in another order."""
+    root = tmp_path_factory.mktemp("scenes")
+    (root / "images").mkdir()
+    (root / "masks").mkdir()
+    (root / "classes.txt").write_text("blue\ngreen\nred\n")
+    for index in range(3):
+        pixels = np.zeros((16, 32, 3), np.uint8)
+        pixels[:, :16], pixels[:, 16:] = COLOURS["red"], COLOURS["blue"]
+        mask = np.full((16, 32), 2, np.uint8)
+        mask[:, 16:] = 0
+        mask[0, :] = 255  # not labelled
+        Image.fromarray(pixels).save(root / "images" / f"{index}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{index}.png")
+    return root
+
+
+@pytest.fixture(params=["url", "repository"])
+def source(
+    request: pytest.FixtureRequest, server: ServerProcess, colours: Path
+) -> tuple[str, str | Path]:
+    """Where a command finds the model: a server, or a repository on disk."""
+    if request.param == "url":
+        return "--url", server.url
+    return "--model-repository", colours
+
+
+def test_help_names_every_command() -> None:
+    result = convserve("--help")
+    assert result.returncode == 0
+    for name in ("build", "serve", "models", "predict", "evaluate", "loadtest", "doctor"):
+        assert f"\n  {name}" in result.stdout
+        assert convserve(name, "--help").returncode == 0
+
+
+def test_unknown_command_names_the_nearest() -> None:
+    failed(convserve("predikt"), 2, "no command 'predikt'", "did you mean 'predict'")
+
+
+def test_doctor_says_what_runs_here() -> None:
+    report = json.loads(convserve("doctor", "--json").stdout)
+    assert report["engines"]["onnxruntime"]["available"]
+    assert report["engines"]["onnxruntime"]["version"]
+    assert "onnxruntime" in convserve("doctor").stdout
+
+
+def test_predict_prints_labels(source: tuple[str, str], pictures: Path) -> None:
+    result = convserve(
+        "predict", pictures / "red" / "0.png", "--model", "colours", *source, "--json"
+    )
+    [found] = json.loads(result.stdout)
+    assert found["labels"][0]["name"] == "red"
+    assert found["variant"] == "fp32"
+
+
+def test_predict_writes_mask_and_overlay(
+    source: tuple[str, str], scenes: Path, tmp_path: Path
+) -> None:
+    image = scenes / "images" / "0.png"
+    result = convserve("predict", image, "--model", "regions", *source, "--save", tmp_path)
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "0.mask.png") as picture:
+        mask = np.asarray(picture)
+    assert mask[:, :16].max() == 0
+    assert mask[:, 16:].min() == 2
+    with Image.open(tmp_path / "0.overlay.png") as picture:
+        assert picture.size == (32, 16)
+    assert "50.00%  red" in result.stdout
+
+
+def test_predict_goes_on_after_a_bad_image_and_exits_with_1(
+    source: tuple[str, str], pictures: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 cut")
+    result = convserve(
+        "predict", broken, tmp_path / "absent.png", pictures / "blue" / "0.png",
+        "--model", "colours", *source,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "blue" in result.stdout
+    assert "broken.jpg" in result.stderr
+    assert "absent.png: No such file" in result.stderr
+
+
+def test_evaluate_measures_top1_with_its_interval(source: tuple[str, str], pictures: Path) -> None:
+    result = convserve("evaluate", "--model", "colours", "--data", pictures, *source, "--json")
+    report = json.loads(result.stdout)
+    assert report["n"] == 12
+    assert report["top1"]["value"] == pytest.approx(11 / 12)
+    assert report["top1"]["low"] < 11 / 12 < report["top1"]["high"]
+    assert report["classes"]["red"]["recall"] == pytest.approx(0.75)
+    assert report["classes"]["green"]["precision"] == pytest.approx(0.8)
+
+
+def test_evaluate_measures_iou_with_classes_by_name(source: tuple[str, str], scenes: Path) -> None:
+    result = convserve("evaluate", "--model", "regions", "--data", scenes, *source, "--json")
+    report = json.loads(result.stdout)
+    assert report["n"] == 3
+    assert report["miou"]["value"] == pytest.approx(1.0)
+    assert set(report["classes"]) == {"red", "blue"}
+
+
+def test_evaluate_names_broken_files_and_counts_the_rest(
+    source: tuple[str, str], pictures: Path, tmp_path: Path
+) -> None:
+    for name in COLOURS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes((pictures / name / "0.png").read_bytes())
+    (tmp_path / "red" / "bad.jpg").write_bytes(b"no image")
+    result = convserve("evaluate", "--model", "colours", "--data", tmp_path, *source)
+    assert result.returncode == 0
+    assert "3 images" in result.stdout
+    assert "bad.jpg" in result.stderr
+
+
+def test_models_lists_a_repository_and_a_server(server: ServerProcess, colours: Path) -> None:
+    served = json.loads(convserve("models", "--url", server.url, "--json").stdout)
+    assert {(line["name"], line["state"]) for line in served} == {
+        ("colours", "READY"),
+        ("points", "READY"),
+        ("regions", "READY"),
+    }
+    assert served[0]["latency"]["1"] > 0
+    on_disk = json.loads(convserve("models", "--model-repository", colours, "--json").stdout)
+    assert {line["engine"] for line in on_disk} == {"onnxruntime", "openvino"}
+    assert "colours" in convserve("models", "--model-repository", colours).stdout
+
+
+def test_models_says_what_is_broken(tmp_path: Path) -> None:
+    (publish(tmp_path) / "manifest.json").write_text('{"schema_version": "1.0"}')
+    [line] = json.loads(convserve("models", "--model-repository", tmp_path, "--json").stdout)
+    assert line["state"] == "broken"
+    assert "task" in line["reason"]
+
+
+def test_bad_arguments_are_one_clear_line(
+    server: ServerProcess, colours: Path, pictures: Path, tmp_path: Path
+) -> None:
+    image = pictures / "red" / "0.png"
+    here = ("--model-repository", colours)
+    failed(convserve("serve"), 1, "--model-repository: missing")
+    failed(convserve("serve", "--model-repository", tmp_path / "no"), 1, "is not a folder")
+    failed(convserve("serve", *here, "--grpc-port", "70000"), 1, "--grpc-port", "65535", "70000")
+    failed(convserve("serve", *here, "--model-control", "auto"), 2, "auto")
+    failed(convserve("predict", image, "--model", "nothing", *here), 1, "'nothing'")
+    failed(convserve("predict", image, "--model", "colours"), 2, "--url")
+    failed(
+        convserve("predict", image, "--model", "colours", "--url", "127.0.0.1:1"),
+        1,
+        "UNAVAILABLE",
+    )
+    failed(convserve("evaluate", "--model", "colours", "--data", tmp_path, *here), 1, "no images")
+    failed(convserve("evaluate", "--model", "points", "--data", pictures, *here), 1, "embedding")
+    (tmp_path / "purple").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "purple" / "0.png")
+    failed(
+        convserve("evaluate", "--model", "colours", "--data", tmp_path, *here),
+        1,
+        "'purple'",
+        "red, green, blue",
+    )
+    failed(convserve("models", "--url", "127.0.0.1:1"), 1, "UNAVAILABLE")
+
+
+def test_settings_come_from_flags_then_environment_then_file(tmp_path: Path) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text("grpc_prot: 1\n")
+    failed(convserve("serve", "--config", file), 1, "grpc_prot", "did you mean 'grpc_port'")

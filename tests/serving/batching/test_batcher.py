@@ -1,0 +1,354 @@
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.batching.batcher import Answer, DynamicBatcher
+from serving.batching.latency import LatencyTable
+from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
+from serving.metrics import Metrics
+from serving.model_config import Batching, QueuePolicy
+from tests.serving.batching.fake_engine import FakeEngine
+
+Test = Callable[[DynamicBatcher, FakeEngine], Coroutine[Any, Any, None]]
+
+
+def run(test: Test, *, metrics: Metrics | None = None, **options: Any) -> None:
+    """Runs a test on a batcher of a fake engine, and frees it."""
+    engine = FakeEngine()
+    settings: dict[str, Any] = {
+        "max_batch_size": 4,
+        "batching": Batching(),
+        "instances": 1,
+        "latency": LatencyTable({1: 0.001, 4: 0.002}),
+    } | options
+
+    async def body() -> None:
+        batcher = DynamicBatcher(
+            engine, model="m", version="1", metrics=metrics or Metrics(), **settings
+        )
+        try:
+            await test(batcher, engine)
+        finally:
+            engine.hold.set()
+            assert await batcher.drain(10)
+            batcher.close()
+
+    asyncio.run(asyncio.wait_for(body(), 30))
+
+
+def call(
+    batcher: DynamicBatcher,
+    value: float,
+    *,
+    rows: int = 1,
+    priority: int = 0,
+    timeout: float = math.inf,
+) -> asyncio.Task[Answer]:
+    """A call whose input is `value` everywhere, on its way."""
+    ticket = batcher.admit(rows, priority, time.monotonic() + timeout)
+    inputs = {"x": np.full((rows, 2), value, np.float32)}
+    return asyncio.create_task(batcher.submit(ticket, inputs))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when the condition holds."""
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def occupied(batcher: DynamicBatcher, engine: FakeEngine) -> asyncio.Task[Answer]:
+    """Keeps the only instance busy until `engine.hold` is set; its batch is engine.batches[0]."""
+    engine.hold.clear()
+    first = call(batcher, 0)
+    await until(lambda: engine.running == 1)
+    return first
+
+
+def test_batch_starts_at_once_when_an_instance_is_free() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        answer = await call(batcher, 3)
+        assert answer.outputs["y"].tolist() == [[6, 6]]
+        assert answer.batch_size == 1
+
+    run(body)
+
+
+def test_calls_that_wait_share_the_next_batch() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, value) for value in (1, 2, 3)]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        answers = await asyncio.gather(*waiting)
+        assert engine.batches == [[0], [1, 2, 3]]
+        assert [a.outputs["y"][0, 0] for a in answers] == [2, 4, 6]
+        assert {a.batch_size for a in answers} == {3}
+
+    run(body)
+
+
+def test_batch_never_exceeds_its_size_and_rows_of_a_call_stay_together() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, v, rows=r) for v, r in ((1, 2), (2, 3), (3, 1), (4, 1))]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        answers = await asyncio.gather(*waiting)
+        assert engine.batches[1:] == [[1, 1], [2, 2, 2, 3], [4]]
+        assert [a.outputs["y"].shape for a in answers] == [(2, 2), (3, 2), (1, 2), (1, 2)]
+
+    run(body)
+
+
+def test_answers_belong_to_their_callers_after_the_next_batch() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        first = await call(batcher, 1)
+        await call(batcher, 50)
+        assert first.outputs["y"].tolist() == [[2, 2]]
+
+    run(body)
+
+
+def test_batch_waits_for_company_only_as_long_as_configured() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        first, second = call(batcher, 1), call(batcher, 2)
+        await asyncio.gather(first, second)
+        assert engine.batches == [[1, 2]]
+
+    run(body, batching=Batching(max_queue_delay=0.05))
+
+
+def test_preferred_size_ends_the_wait() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await asyncio.gather(call(batcher, 1), call(batcher, 2))
+        assert engine.batches == [[1, 2]]
+
+    run(body, batching=Batching(max_queue_delay=600, preferred_batch_sizes=(2,)))
+
+
+def test_more_urgent_priority_goes_first() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, v, priority=p) for v, p in ((1, 2), (2, 2), (3, 1), (4, 1))]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+        assert engine.batches[1:] == [[3, 4], [1, 2]]
+
+    run(body, max_batch_size=2, batching=Batching(priority_levels=2, default_priority=2))
+
+
+def test_earlier_deadline_goes_first() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, v, timeout=t) for v, t in ((1, 9), (2, 5), (3, 7))]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+        assert engine.batches[1:] == [[2], [3], [1]]
+
+    run(body, max_batch_size=1, latency=LatencyTable({1: 0.001}))
+
+
+def test_several_instances_run_side_by_side() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        engine.hold.clear()
+        calls = [call(batcher, value) for value in range(2)]
+        await until(lambda: engine.running == 2)
+        engine.hold.set()
+        await asyncio.gather(*calls)
+        assert engine.most_at_once == 2
+
+    run(body, instances=2, max_batch_size=1)
+
+
+def test_cancelled_call_leaves_its_batch_mates_untouched() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        mates = [call(batcher, 1), call(batcher, 2), call(batcher, 3)]
+        await asyncio.sleep(0)
+        mates[1].cancel()
+        await asyncio.sleep(0)
+        engine.hold.set()
+        answers = await asyncio.gather(*mates, return_exceptions=True)
+        assert isinstance(answers[1], asyncio.CancelledError)
+        assert engine.batches[1] == [1, 3]
+
+    run(body)
+
+
+def test_call_cancelled_while_it_runs_leaves_its_batch_mates_untouched() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        first = await occupied(batcher, engine)
+        mates = [call(batcher, 1), call(batcher, 2)]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await first
+        engine.hold.clear()
+        await until(lambda: len(engine.batches) == 2)
+        mates[0].cancel()
+        engine.hold.set()
+        assert (await mates[1]).outputs["y"].tolist() == [[4, 4]]
+
+    run(body)
+
+
+def test_call_expires_at_its_deadline_while_a_batch_runs() -> None:
+    metrics = Metrics()
+
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        late = call(batcher, 1, timeout=0.02)
+        with pytest.raises(DeadlineExpired):
+            await late
+        # Its batch-mate to be is still being run: nobody waited for that.
+        assert engine.running == 1
+        engine.hold.set()
+        assert (await call(batcher, 2)).outputs["y"].tolist() == [[4, 4]]
+        assert [1.0] not in engine.batches
+
+    run(body, metrics=metrics)
+    assert metrics.registry.get_sample_value(
+        "convserve_shed_total", {"model": "m", "reason": "expired"}
+    ) == pytest.approx(1)
+
+
+def test_failed_batch_fails_its_members_and_the_next_one_runs() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        first = await occupied(batcher, engine)
+        engine.failure = EngineError("out of memory")
+        engine.hold.set()
+        with pytest.raises(EngineError, match="out of memory"):
+            await first
+        engine.failure = None
+        assert (await call(batcher, 2)).outputs["y"].tolist() == [[4, 4]]
+
+    run(body)
+
+
+def test_full_queue_refuses_at_once_with_a_retry_delay() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, 1), call(batcher, 2)]
+        with pytest.raises(QueueFull) as refusal:
+            batcher.admit(1, 0, math.inf)
+        assert refusal.value.retry_after > 0
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+
+    run(body, batching=Batching(default_policy=QueuePolicy(max_queue_size=2)))
+
+
+def test_call_that_cannot_be_met_is_shed_on_arrival() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        with pytest.raises(Shed):
+            batcher.admit(1, 0, time.monotonic() + 0.5)
+        assert (await call(batcher, 1, timeout=20)).outputs["y"].tolist() == [[2, 2]]
+
+    run(body, latency=LatencyTable({1: 1.0, 4: 1.0}))
+
+
+def test_withdrawn_ticket_gives_its_place_back() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        for _ in range(5):
+            batcher.withdraw(batcher.admit(1, 0, math.inf))
+        assert (await call(batcher, 1)).batch_size == 1
+
+    run(body, batching=Batching(default_policy=QueuePolicy(max_queue_size=1)))
+
+
+def test_drain_answers_what_was_accepted_and_takes_no_more() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        first = await occupied(batcher, engine)
+        waiting = call(batcher, 1)
+        await asyncio.sleep(0)
+        drained = asyncio.create_task(batcher.drain(10))
+        await asyncio.sleep(0)
+        with pytest.raises(ModelNotReady):
+            batcher.admit(1, 0, math.inf)
+        assert not drained.done()
+        engine.hold.set()
+        assert await drained
+        assert first.done()
+        assert waiting.done()
+
+    run(body)
+
+
+def test_drain_reports_a_time_out() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        assert not await batcher.drain(0.01)
+
+    run(body)
+
+
+def test_statistics_count_calls_rows_and_batches() -> None:
+    metrics = Metrics()
+
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, 1, rows=2), call(batcher, 2)]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+
+    run(body, metrics=metrics)
+    counters = metrics.counters("m", "1")
+    assert (counters.execution_count, counters.inference_count) == (2, 4)
+    assert (counters.queue.count, counters.compute_infer.count) == (3, 3)
+    assert sorted(counters.batches) == [1, 3]
+    assert counters.pending == 0
+
+
+def test_no_answer_is_lost_doubled_or_swapped_under_cancels_and_deadlines() -> None:
+    """5,000 calls of one to three rows, a third of them cancelled or with a short deadline."""
+    chance = random.Random(7)
+
+    async def caller(batcher: DynamicBatcher, value: float) -> str:
+        fate = chance.random()
+        try:
+            task = call(
+                batcher,
+                value,
+                rows=chance.randint(1, 3),
+                priority=chance.randint(0, 2),
+                timeout=0.002 if fate < 0.15 else 30,
+            )
+        except Shed:
+            return "shed"
+        if fate > 0.85:
+            await asyncio.sleep(chance.random() * 0.002)
+            task.cancel()
+        try:
+            answer = await task
+        except asyncio.CancelledError:
+            return "cancelled"
+        except DeadlineExpired:
+            return "expired"
+        assert (answer.outputs["y"] == value * 2).all()
+        return "answered"
+
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        async def wave(begin: int) -> list[str]:
+            callers: list[Awaitable[str]] = [
+                caller(batcher, float(value)) for value in range(begin, begin + 250)
+            ]
+            return list(await asyncio.gather(*callers))
+
+        outcomes = [outcome for i in range(20) for outcome in await wave(i * 250)]
+        assert len(outcomes) == 5000
+        assert outcomes.count("answered") > 3000
+
+    run(
+        body,
+        instances=2,
+        batching=Batching(priority_levels=2, default_policy=QueuePolicy(max_queue_size=10_000)),
+        latency=LatencyTable({1: 1e-5, 4: 2e-5}),
+    )

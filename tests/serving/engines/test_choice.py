@@ -1,0 +1,79 @@
+"""Which variant is served: by the clock, among those that pass."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from serving.engines import Engine, EngineOptions
+from serving.engines.choice import Candidate, choose, latency_key, score
+from serving.errors import EngineUnavailable, SelfCheckFailed
+from tests.support.published import graph
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("choice") / "model.onnx"
+    onnx.save(graph("classification"), path)
+    return path
+
+
+def candidates(file: Path, *variants: str) -> list[Candidate]:
+    return [Candidate(variant, "onnxruntime", "fp32", file) for variant in variants]
+
+
+def chosen(
+    file: Path, seconds: dict[str, float], refused: tuple[str, ...] = ()
+) -> tuple[str, tuple[str, ...]]:
+    """The variant taken, and why not the others, where `seconds` is what the clock would say."""
+
+    def admit(candidate: Candidate) -> None:
+        if candidate.variant in refused:
+            raise SelfCheckFailed(f"{candidate.variant} failed its gate")
+
+    def check(candidate: Candidate, engine: Engine) -> None:
+        assert engine.outputs
+
+    def latency_of(candidate: Candidate, engine: Engine) -> dict[int, float]:
+        return {1: seconds[candidate.variant], 8: seconds[candidate.variant] * 8}
+
+    choice = choose(candidates(file, *seconds), EngineOptions(), admit, check, latency_of)
+    choice.engine.close()
+    return choice.candidate.variant, choice.rejected
+
+
+def test_the_fastest_is_taken_and_the_others_are_explained(file: Path) -> None:
+    variant, rejected = chosen(file, {"fp32": 0.010, "int8": 0.004})
+    assert variant == "int8"
+    assert rejected == ("fp32 in onnxruntime: slower here, 10.00 ms an image against 4.00 ms",)
+
+
+def test_a_simpler_one_is_kept_when_the_gain_is_within_the_noise(file: Path) -> None:
+    assert chosen(file, {"fp32": 0.0100, "int8": 0.0095})[0] == "fp32"
+
+
+def test_one_that_failed_is_never_taken_however_fast(file: Path) -> None:
+    variant, rejected = chosen(file, {"fp32": 0.010, "int8": 0.001}, refused=("int8",))
+    assert variant == "fp32"
+    assert any("int8 failed its gate" in line for line in rejected)
+
+
+def test_nothing_left_names_every_reason(file: Path) -> None:
+    with pytest.raises(EngineUnavailable, match=r"fp32 failed its gate.*int8 failed its gate"):
+        chosen(file, {"fp32": 1, "int8": 1}, refused=("fp32", "int8"))
+
+
+def test_score_weighs_single_images_and_full_batches_alike() -> None:
+    assert score({1: 0.004, 16: 0.016}) == pytest.approx(0.002)
+
+
+def test_a_measurement_holds_for_one_artefact_engine_and_setting_only(file: Path) -> None:
+    [candidate] = candidates(file, "fp32")
+    keys = {
+        latency_key(candidate, "aa", EngineOptions()),
+        latency_key(candidate, "bb", EngineOptions()),
+        latency_key(candidate, "aa", EngineOptions(threads=2)),
+        latency_key(Candidate("fp32", "openvino", "fp32", file), "aa", EngineOptions()),
+        latency_key(Candidate("bf16", "openvino", "bf16", file), "aa", EngineOptions()),
+    }
+    assert len(keys) == 5

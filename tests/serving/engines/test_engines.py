@@ -1,0 +1,119 @@
+"""Both runtimes behind the one interface, on a real file."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine
+from serving.engines.measure import measure_latency
+from serving.errors import EngineError, EngineUnavailable
+from tests.support.published import graph, samples
+
+ALL = list(ENGINES)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("engines") / "model.onnx"
+    onnx.save(graph("classification"), file)
+    return file
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_engine_describes_its_tensors(name: str, model: Path) -> None:
+    engine = load_engine(name, model, EngineOptions())
+    assert engine.name == name
+    assert [str(spec) for spec in engine.inputs] == ["image UINT8[-1, 8, 8, 3]"]
+    assert [str(spec) for spec in engine.outputs] == ["logits FP32[-1, 3]"]
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("rows", [1, 3, 6])
+def test_answers_are_right_for_every_batch_size(name: str, rows: int, model: Path) -> None:
+    engine = load_engine(name, model, EngineOptions())
+    images = samples()[:rows]
+    logits = engine.infer({"image": images})["logits"]
+    assert logits == pytest.approx(images.mean(axis=(1, 2)) * 10 / 255, rel=1e-5)
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_answers_belong_to_the_caller(name: str, model: Path) -> None:
+    engine = load_engine(name, model, EngineOptions())
+    first = engine.infer({"image": samples()[:2]})["logits"]
+    kept = first.copy()
+    engine.infer({"image": samples()[3:5]})
+    assert np.array_equal(first, kept)
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_calls_from_as_many_threads_as_instances_do_not_mix(name: str, model: Path) -> None:
+    engine = load_engine(name, model, EngineOptions(instances=2))
+    images = samples()
+    expected = images.mean(axis=(1, 2)) * 10 / 255
+    wrong: list[int] = []
+
+    def caller(index: int) -> None:
+        for _ in range(100):
+            logits = engine.infer({"image": images[index : index + 1]})["logits"]
+            if not np.allclose(logits, expected[index], rtol=1e-4):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=caller, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_broken_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"not a network")
+    with pytest.raises(EngineUnavailable, match=r"model\.onnx"):
+        load_engine(name, file, EngineOptions())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_input_of_a_wrong_shape_is_an_engine_error(name: str, model: Path) -> None:
+    engine = load_engine(name, model, EngineOptions())
+    with pytest.raises(EngineError):
+        engine.infer({"image": np.zeros((1, 5, 8, 3), np.uint8)})
+    engine.close()
+
+
+@pytest.mark.skipif(
+    not {"avx512_bf16", "amx_bf16"} & set(cpu_features()), reason="this CPU has no bf16"
+)
+def test_bf16_differs_from_fp32_but_little(model: Path) -> None:
+    """The hint is set explicitly: FP32 must not become bf16 by the runtime's default."""
+    images = samples()
+    exact = load_engine("openvino", model, EngineOptions(precision="fp32")).infer({"image": images})
+    assert exact["logits"] == pytest.approx(images.mean(axis=(1, 2)) * 10 / 255, rel=1e-5)
+    rough = load_engine("openvino", model, EngineOptions(precision="bf16")).infer({"image": images})
+    assert rough["logits"] == pytest.approx(exact["logits"], rel=0.02)
+
+
+def test_missing_runtime_is_named_with_what_installs_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EngineUnavailable, match=r"convserve\[cpu\]"):
+        load_engine("openvino", model, EngineOptions())
+
+
+def test_latency_is_measured_for_every_size(model: Path) -> None:
+    engine = load_engine("onnxruntime", model, EngineOptions())
+    latency = measure_latency(engine, engine.inputs, [1, 4], seconds=0.01)
+    assert list(latency) == [1, 4]
+    assert all(0 < value < 1000 for value in latency.values())
+    engine.close()

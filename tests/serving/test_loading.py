@@ -1,0 +1,172 @@
+"""From a version folder to a model that may serve, and every way in which it may not."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from serving.engines import ENGINES
+from serving.errors import (
+    EngineUnavailable,
+    InvalidManifest,
+    InvalidModelConfig,
+    ModelLoadError,
+)
+from serving.loading import LoadSettings, load_model
+from serving.manifest import Gate
+from serving.metrics import Metrics
+from serving.model import Model
+from serving.model_config import read_model_config
+from tests.support.published import graph, publish
+
+
+@pytest.fixture
+def decoders() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def load(model: Path, decoders: ThreadPoolExecutor, **settings: Any) -> Model:
+    config = read_model_config(model)
+    return load_model(model, config, 1, LoadSettings(**settings), Metrics(), decoders)
+
+
+def edit_manifest(folder: Path, **changes: Any) -> None:
+    """Changes fields of the first variant."""
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    document["variants"][0] |= changes
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_a_good_version_loads_in_every_engine(
+    engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    model = load(publish(tmp_path).parent, decoders, engine=engine)
+    assert (model.engine_name, model.variant, model.task) == (engine, "fp32", "classification")
+    model.close()
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_changed_file_is_not_served(
+    engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    onnx.save(graph("classification", gain=9.0), folder / "model.onnx")
+    with pytest.raises(EngineUnavailable, match="sha256"):
+        load(folder.parent, decoders, engine=engine)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_failed_gate_is_not_served_unless_allowed(
+    engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path, gate=Gate(passed=False, reason="drops 3.1 points"))
+    with pytest.raises(EngineUnavailable, match=r"drops 3\.1 points"):
+        load(folder.parent, decoders, engine=engine)
+    load(folder.parent, decoders, engine=engine, allow_ungated=True).close()
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_answers_that_differ_on_this_machine_are_not_served(
+    engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    with np.load(folder / "samples.npz") as samples:
+        np.savez(folder / "samples.npz", image=samples["image"], logits=samples["logits"] * 1.2)
+    with pytest.raises(EngineUnavailable, match="answers wrongly on this machine"):
+        load(folder.parent, decoders, engine=engine)
+
+
+def test_the_next_engine_serves_where_one_was_not_verified(
+    tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    model = load(publish(tmp_path, engines=["openvino"]).parent, decoders)
+    assert model.engine_name == "openvino"
+    assert any("not verified in onnxruntime" in line for line in model.rejected)
+    model.close()
+
+
+def test_missing_manifest_needs_allow_ungated(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+    folder = publish(tmp_path)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(InvalidManifest, match="--allow-ungated"):
+        load(folder.parent, decoders)
+    model = load(folder.parent, decoders, allow_ungated=True)
+    assert model.task is None
+    assert model.labels == ("red", "green", "blue")
+    model.close()
+
+
+def test_config_that_promises_other_tensors_is_refused(
+    tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    config = folder.parent / "config.pbtxt"
+    config.write_text(config.read_text().replace("dims: [3]", "dims: [4]"))
+    with pytest.raises(EngineUnavailable, match=r"promises output logits FP32\[-1, 4\]"):
+        load(folder.parent, decoders)
+
+
+def test_unknown_variant_is_named_with_those_there_are(
+    tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    with pytest.raises(ModelLoadError, match=r"no variant 'int4'; it has \['fp32'\]"):
+        load(folder.parent, decoders, variant="int4")
+
+
+def test_unknown_engine_is_named_with_those_there_are(
+    tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    with pytest.raises(ModelLoadError, match="'tensorflow'"):
+        load(folder.parent, decoders, engine="tensorflow")
+
+
+def test_missing_file_of_a_variant_is_named(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+    folder = publish(tmp_path)
+    edit_manifest(folder, file="model.int8.onnx")
+    with pytest.raises(EngineUnavailable, match=r"model\.int8\.onnx: cannot be read"):
+        load(folder.parent, decoders)
+
+
+def test_missing_config_is_named(tmp_path: Path) -> None:
+    folder = publish(tmp_path)
+    (folder.parent / "config.pbtxt").unlink()
+    with pytest.raises(InvalidModelConfig, match=r"config\.pbtxt: not found"):
+        read_model_config(folder.parent)
+
+
+def test_latency_is_measured_once_and_then_read_from_the_cache(
+    tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path / "repository")
+    cache = tmp_path / "cache"
+    load(folder.parent, decoders, cache_dir=cache).close()
+    kept = list((cache / "latency").glob("*.json"))
+    assert len(kept) == len(ENGINES)
+    for file in kept:
+        file.write_text('{"1": 5.0, "8": 40.0}')
+    model = load(folder.parent, decoders, cache_dir=cache)
+    assert model.batcher.latency.predict(1) == pytest.approx(5.0)
+    model.close()
+
+
+def test_damaged_cache_is_measured_anew(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+    folder = publish(tmp_path / "repository")
+    cache = tmp_path / "cache"
+    load(folder.parent, decoders, cache_dir=cache).close()
+    for file in (cache / "latency").glob("*.json"):
+        file.write_text("{")
+    model = load(folder.parent, decoders, cache_dir=cache)
+    assert 0 < model.batcher.latency.predict(1) < 1
+    model.close()
+    shutil.rmtree(cache)
