@@ -6,6 +6,7 @@ from pathlib import Path
 
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable, read_cached, write_cached
+from serving.batching.turns import CoreTurns
 from serving.engines import ENGINES, Engine, EngineOptions
 from serving.engines.choice import Candidate, choose, latency_key
 from serving.engines.measure import core_count, measure_latency
@@ -41,6 +42,7 @@ def load_model(
     settings: LoadSettings,
     metrics: Metrics,
     decoders: Executor,
+    turns: CoreTurns,
 ) -> Model:
     """Loads NAME/<version>. Raises ModelLoadError naming the file and what is wrong with it."""
     folder = path / str(version)
@@ -101,6 +103,8 @@ def load_model(
             instances=config.instances,
             latency=LatencyTable(choice.latency),
             metrics=metrics,
+            turns=turns,
+            cores=options.threads,
         ),
         decoders=decoders,
         max_image_pixels=settings.max_image_pixels,

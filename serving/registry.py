@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from serving.batching.turns import CoreTurns
+from serving.engines.measure import core_count
 from serving.errors import ModelLoadError, ModelNotFound, ModelNotReady, ServingError
 from serving.loading import LoadSettings, load_model
 from serving.metrics import Metrics
@@ -73,6 +75,7 @@ class Registry:
         self._metrics = metrics
         self._decoders = decoders
         self._drain_seconds = drain_seconds
+        self._turns = CoreTurns(settings.threads or core_count())
         self._entries: dict[str, _Entry] = {}
         self._scanned: dict[str, ModelFolder] = {}
         # One at a time: a load measures latencies, which two at once would spoil for each other.
@@ -246,6 +249,7 @@ class Registry:
                 self._settings,
                 self._metrics,
                 self._decoders,
+                self._turns,
             )
         except ModelLoadError as error:
             held.reason = str(error)

@@ -16,6 +16,7 @@ from typing import Protocol
 from serving.batching.admission import Load, admit
 from serving.batching.latency import LatencyTable
 from serving.batching.queue import BatchQueue, Entry
+from serving.batching.turns import CoreTurns, Turn
 from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
 from serving.metrics import Metrics, ModelCounters
 from serving.model_config import Batching
@@ -81,6 +82,8 @@ class DynamicBatcher:
         instances: int,
         latency: LatencyTable,
         metrics: Metrics,
+        turns: CoreTurns,
+        cores: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -90,6 +93,8 @@ class DynamicBatcher:
         self._batching = batching
         self._instances = instances
         self.latency = latency
+        self._turns = turns
+        self._cores = cores
         self._metrics = metrics
         self._counters: ModelCounters = metrics.counters(model, version)
         self._depth = metrics.queue_depth.labels(model, version)
@@ -98,8 +103,9 @@ class DynamicBatcher:
         self._queue: BatchQueue[Ticket] = BatchQueue()
         # Rows that were admitted and are still being decoded count as waiting.
         self._reserved_rows = 0
-        self._running: dict[int, float] = {}
-        self._next_run = 0
+        # Batches that were asked for or run; each holds one of the instances.
+        self._active = 0
+        self._asked = 0
         self._delay_timer: asyncio.TimerHandle | None = None
         self._unanswered = 0
         self._idle = asyncio.Event()
@@ -216,9 +222,8 @@ class DynamicBatcher:
             self._idle.set()
 
     def _busy_seconds(self, now: float) -> float:
-        if len(self._running) < self._instances:
-            return 0.0
-        return max(0.0, min(self._running.values()) - now)
+        """Seconds until the next batch may start."""
+        return self._turns.wait(self, self._cores, now)
 
     def _key(self, inputs: Mapping[str, Array]) -> Hashable:
         return tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
@@ -245,18 +250,20 @@ class DynamicBatcher:
             )
 
     def _pump(self) -> None:
-        """Starts batches while an instance is free and something waits."""
-        while len(self._running) < self._instances:
+        """Asks for a turn for each free instance while something waits."""
+        while self._active < self._instances:
             head = self._queue.peek()
-            if head is None:
+            # A batch that was asked for takes what waits when its turn comes.
+            if head is None or self._queue.rows <= self._asked * self._max_rows:
                 return
             now = self._clock()
             if self._must_wait(head, now):
                 return
-            tickets = self._queue.pop_batch(self._rows_in_time(head, now))
-            self._counters.pending -= len(tickets)
-            self._show_depth()
-            self._start(tickets, now)
+            self._active += 1
+            self._asked += 1
+            rows = min(self._queue.rows, self._max_rows)
+            turn = Turn(self, self._cores, self.latency.predict(rows), self._start)
+            self._turns.ask(turn, now)
 
     def _must_wait(self, head: Ticket, now: float) -> bool:
         """Whether the configured queue delay still holds the next batch back."""
@@ -287,27 +294,39 @@ class DynamicBatcher:
                 return max(head.rows, min(size, rows))
         return head.rows
 
-    def _start(self, tickets: list[Ticket], now: float) -> None:
+    def _start(self, turn: Turn) -> None:
+        """Runs what waits now; nothing may be left where calls have expired or gone away."""
+        self._asked -= 1
+        now = self._clock()
+        head = self._queue.peek()
+        tickets = self._queue.pop_batch(self._rows_in_time(head, now)) if head is not None else []
+        if not tickets:
+            self._active -= 1
+            # Later, since whoever grants the turn is not done with it.
+            asyncio.get_running_loop().call_soon(self._turns.give_back, turn, now)
+            return
+        self._counters.pending -= len(tickets)
+        self._show_depth()
         rows = sum(ticket.rows for ticket in tickets)
-        run = self._next_run
-        self._next_run += 1
-        self._running[run] = now + self.latency.predict(rows)
+        turn.seconds = self.latency.predict(rows)
+        turn.ends = now + turn.seconds
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._threads, self._execute, tickets, rows)
-        work.add_done_callback(lambda done: self._finish(done, run, tickets, rows, now))
+        work.add_done_callback(lambda done: self._finish(done, turn, tickets, rows, now))
 
     def _finish(
         self,
         done: "asyncio.Future[tuple[dict[str, Array], _Timing]]",
-        run: int,
+        turn: Turn,
         tickets: list[Ticket],
         rows: int,
         started: float,
     ) -> None:
         """Hands each caller its slice; a failed batch fails its own members and nobody else."""
-        del self._running[run]
-        # The instance is free: the next batch starts before anybody is answered.
+        self._active -= 1
+        # The next batch starts before anybody is answered: ours where no other model waits.
         self._pump()
+        self._turns.give_back(turn, self._clock())
         error = done.exception()
         if error is not None:
             for ticket in tickets:
