@@ -7,31 +7,25 @@ a batch runs, the next one fills.
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from typing import Protocol
 
 from serving.batching.admission import Load, admit
+from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
 from serving.batching.queue import BatchQueue, Entry
 from serving.batching.turns import CoreTurns, Turn
-from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
+from serving.errors import DeadlineExpired, ModelNotReady, QueueFull, Shed
 from serving.metrics import Metrics, ModelCounters
 from serving.model_config import Batching
-from serving.tensor import Array, TensorSpec
+from serving.tensor import Array
 
-
-class Runner(Protocol):
-    """What the batcher needs of an engine."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
-
-    def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array: ...
-
-    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+RECENT_BATCHES = 64
+# A batch that takes longer than both is stuck, not slow: seconds, and times its prediction.
+_STUCK_SECONDS = 30.0
+_STUCK_FACTOR = 50.0
 
 
 @dataclass(slots=True, eq=False)
@@ -59,9 +53,18 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Timing:
-    gather: float
-    infer: float
+class BatchRecord:
+    """One batch and why it had the size it had: what `/debug/batches` shows. Times in seconds;
+    `left_waiting` is in rows, `limit` the most rows that the deadline of its head allowed."""
+
+    started: float
+    rows: int
+    calls: int
+    left_waiting: int
+    limit: int
+    longest_wait: float
+    predicted: float
+    took: float
 
 
 class DynamicBatcher:
@@ -86,9 +89,7 @@ class DynamicBatcher:
         cores: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
         self._name = model
-        self._batches = max_batch_size > 0
         self._max_rows = max(1, max_batch_size)
         self._batching = batching
         self._instances = instances
@@ -108,23 +109,13 @@ class DynamicBatcher:
         self._asked = 0
         self._delay_timer: asyncio.TimerHandle | None = None
         self._unanswered = 0
+        self.recent: deque[BatchRecord] = deque(maxlen=RECENT_BATCHES)
+        self._runs: dict[Turn, float] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
         self._threads = ThreadPoolExecutor(instances, thread_name_prefix=f"infer-{model}-{version}")
-        self._buffers: SimpleQueue[dict[str, Array]] = SimpleQueue()
-        for _ in range(instances):
-            self._buffers.put(self._allocate())
-
-    def _allocate(self) -> dict[str, Array]:
-        """Batch buffers of one instance, for the inputs whose shape is known beforehand."""
-        if not self._batches:
-            return {}
-        return {
-            spec.name: self._engine.allocate(spec, (self._max_rows, *spec.shape[1:]))
-            for spec in self._engine.inputs
-            if -1 not in spec.shape[1:]
-        }
+        self._execution = BatchExecution(engine, max_batch_size, instances, clock)
 
     # Calls: admit -> submit (or withdraw), in this order.
 
@@ -207,6 +198,18 @@ class DynamicBatcher:
         """Stops the threads; a batch that runs is waited for."""
         self._closed = True
         self._threads.shutdown(wait=True)
+
+    def stuck_for(self) -> float:
+        """Seconds that a batch has been running far beyond any reason; 0 where none has."""
+        now = self._clock()
+        return max(
+            (
+                now - started
+                for turn, started in self._runs.items()
+                if now - started > max(_STUCK_SECONDS, _STUCK_FACTOR * turn.seconds)
+            ),
+            default=0.0,
+        )
 
     # On the event loop.
 
@@ -299,7 +302,8 @@ class DynamicBatcher:
         self._asked -= 1
         now = self._clock()
         head = self._queue.peek()
-        tickets = self._queue.pop_batch(self._rows_in_time(head, now)) if head is not None else []
+        limit = self._rows_in_time(head, now) if head is not None else 0
+        tickets = self._queue.pop_batch(limit)
         if not tickets:
             self._active -= 1
             # Later, since whoever grants the turn is not done with it.
@@ -310,13 +314,36 @@ class DynamicBatcher:
         rows = sum(ticket.rows for ticket in tickets)
         turn.seconds = self.latency.predict(rows)
         turn.ends = now + turn.seconds
+        self._runs[turn] = now
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._threads, self._execute, tickets, rows)
-        work.add_done_callback(lambda done: self._finish(done, turn, tickets, rows, now))
+        work = loop.run_in_executor(
+            self._threads,
+            self._execution.run,
+            [ticket.inputs for ticket in tickets],
+            [ticket.rows for ticket in tickets],
+        )
+        left = self._queue.rows
+
+        def finish(done: "asyncio.Future[Executed]") -> None:
+            self.recent.append(
+                BatchRecord(
+                    started=now,
+                    rows=rows,
+                    calls=len(tickets),
+                    left_waiting=left,
+                    limit=limit,
+                    longest_wait=now - min(ticket.arrived for ticket in tickets),
+                    predicted=turn.seconds,
+                    took=self._clock() - now,
+                )
+            )
+            self._finish(done, turn, tickets, rows, now)
+
+        work.add_done_callback(finish)
 
     def _finish(
         self,
-        done: "asyncio.Future[tuple[dict[str, Array], _Timing]]",
+        done: "asyncio.Future[Executed]",
         turn: Turn,
         tickets: list[Ticket],
         rows: int,
@@ -324,6 +351,7 @@ class DynamicBatcher:
     ) -> None:
         """Hands each caller its slice; a failed batch fails its own members and nobody else."""
         self._active -= 1
+        del self._runs[turn]
         # The next batch starts before anybody is answered: ours where no other model waits.
         self._pump()
         self._turns.give_back(turn, self._clock())
@@ -333,59 +361,19 @@ class DynamicBatcher:
                 if ticket.answer is not None and not ticket.answer.done():
                     ticket.answer.set_exception(error)
             return
-        outputs, timing = done.result()
+        batch = done.result()
         answered = self._clock()
-        self.latency.observe(rows, timing.gather + timing.infer)
+        self.latency.observe(rows, batch.gather + batch.infer)
         self._batch_size.observe(rows)
         begin = 0
         waits = []
         for ticket in tickets:
             end = begin + ticket.rows
             if ticket.answer is not None and not ticket.answer.done():
-                share = outputs
+                share = batch.outputs
                 if len(tickets) > 1:
-                    share = {name: array[begin:end] for name, array in outputs.items()}
+                    share = {name: array[begin:end] for name, array in batch.outputs.items()}
                 waits.append(started - ticket.arrived)
-                ticket.answer.set_result(Answer(share, waits[-1], timing.infer, rows))
+                ticket.answer.set_result(Answer(share, waits[-1], batch.infer, rows))
             begin = end
-        self._counters.batch_done(
-            rows, waits, timing.gather, timing.infer, self._clock() - answered
-        )
-
-    # On an instance's thread.
-
-    def _execute(self, tickets: list[Ticket], rows: int) -> tuple[dict[str, Array], _Timing]:
-        begin = self._clock()
-        buffers = self._buffers.get()
-        try:
-            inputs = self._gather(tickets, rows, buffers)
-            gathered = self._clock()
-            outputs = self._engine.infer(inputs)
-        finally:
-            self._buffers.put(buffers)
-        if self._batches:
-            for name, array in outputs.items():
-                if array.shape[:1] != (rows,):
-                    raise EngineError(
-                        f"output {name!r} of {rows} rows came back with shape {array.shape}"
-                    )
-        return outputs, _Timing(gathered - begin, self._clock() - gathered)
-
-    def _gather(
-        self, tickets: list[Ticket], rows: int, buffers: Mapping[str, Array]
-    ) -> dict[str, Array]:
-        """The one copy: every call's rows, one after the other, into the engine's memory."""
-        if not self._batches:
-            return dict(tickets[0].inputs)
-        batch: dict[str, Array] = {}
-        for name, first in tickets[0].inputs.items():
-            target = buffers.get(name)
-            if target is None:
-                spec = next(spec for spec in self._engine.inputs if spec.name == name)
-                target = self._engine.allocate(spec, (rows, *first.shape[1:]))
-            begin = 0
-            for ticket in tickets:
-                target[begin : begin + ticket.rows] = ticket.inputs[name]
-                begin += ticket.rows
-            batch[name] = target[:rows]
-        return batch
+        self._counters.batch_done(rows, waits, batch.gather, batch.infer, self._clock() - answered)

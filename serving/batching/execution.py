@@ -1,0 +1,103 @@
+"""What happens on an instance's thread: gather a batch, run it, time both."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Protocol
+
+from serving.errors import EngineError
+from serving.tensor import Array, TensorSpec
+
+
+class Runner(Protocol):
+    """What running a batch needs of an engine."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array: ...
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """A batch that has run: outputs [rows, ...] by name, and the seconds of its two steps."""
+
+    outputs: dict[str, Array]
+    gather: float
+    infer: float
+
+
+class BatchExecution:
+    """Runs batches for as many threads at once as there are instances, each with batch buffers of
+    its own. max_batch_size 0: no batch dimension, one call a batch."""
+
+    def __init__(
+        self,
+        engine: Runner,
+        max_batch_size: int,
+        instances: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._max_batch_size = max_batch_size
+        self._clock = clock
+        self._buffers: SimpleQueue[dict[str, Array]] = SimpleQueue()
+        for _ in range(instances):
+            self._buffers.put(self._allocate())
+
+    def run(self, calls: Sequence[Mapping[str, Array]], rows: Sequence[int]) -> Executed:
+        """Gathers the inputs of `calls`, `rows[i]` rows each, and runs them as one batch.
+
+        Raises EngineError, also where the engine gives back another number of rows.
+        """
+        begin = self._clock()
+        buffers = self._buffers.get()
+        try:
+            inputs = self._gather(calls, rows, buffers)
+            gathered = self._clock()
+            outputs = self._engine.infer(inputs)
+        finally:
+            self._buffers.put(buffers)
+        if self._max_batch_size:
+            for name, array in outputs.items():
+                if array.shape[:1] != (sum(rows),):
+                    raise EngineError(
+                        f"output {name!r} of {sum(rows)} rows came back with shape {array.shape}"
+                    )
+        return Executed(outputs, gathered - begin, self._clock() - gathered)
+
+    def _allocate(self) -> dict[str, Array]:
+        """Buffers for the inputs whose shape is known beforehand."""
+        if not self._max_batch_size:
+            return {}
+        return {
+            spec.name: self._engine.allocate(spec, (self._max_batch_size, *spec.shape[1:]))
+            for spec in self._engine.inputs
+            if -1 not in spec.shape[1:]
+        }
+
+    def _gather(
+        self,
+        calls: Sequence[Mapping[str, Array]],
+        rows: Sequence[int],
+        buffers: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        """The one copy: every call's rows, one after the other, into the engine's memory."""
+        if not self._max_batch_size:
+            return dict(calls[0])
+        batch: dict[str, Array] = {}
+        total = sum(rows)
+        for name, first in calls[0].items():
+            target = buffers.get(name)
+            if target is None:
+                spec = next(spec for spec in self._engine.inputs if spec.name == name)
+                target = self._engine.allocate(spec, (total, *first.shape[1:]))
+            begin = 0
+            for inputs, count in zip(calls, rows, strict=True):
+                target[begin : begin + count] = inputs[name]
+                begin += count
+            batch[name] = target[:total]
+        return batch
