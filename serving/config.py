@@ -42,6 +42,9 @@ class ServerConfig(BaseModel):
     allow_ungated: bool = Field(False, description="Also serve models without a passed gate.")
     allow_admin: bool = Field(False, description="Take admin calls from off this machine.")
     strict_readiness: bool = Field(False, description="Ready only when every model serves.")
+    slow_request_ms: float = Field(
+        0.0, ge=0, description="Log calls that take longer; 0 logs none."
+    )
     threads: int = Field(0, ge=0, description="CPU threads for engines; 0 takes every core.")
     max_image_pixels: int = Field(64_000_000, gt=0, description="Largest image that is decoded.")
     max_message_mib: int = Field(256, gt=0, description="Largest message, in MiB.")

@@ -265,6 +265,31 @@ def _unused_below(value: Any, where: str) -> list[str]:
     ]
 
 
+def to_json(config: ModelConfig) -> dict[str, Any]:
+    """The config as REST shows it: field names as in the grammar, 64-bit integers as numbers."""
+    document: dict[str, Any] = _plain(config.proto)
+    return {**document, "name": config.name}
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for descriptor, value in message.ListFields():
+        if isinstance(value, Mapping):
+            plain[descriptor.name] = {
+                str(key): _plain(v) if isinstance(v, Message) else v for key, v in value.items()
+            }
+        elif isinstance(value, Message):
+            plain[descriptor.name] = _plain(value)
+        elif descriptor.enum_type is not None:
+            names = descriptor.enum_type.values_by_number
+            plain[descriptor.name] = names[value].name
+        elif isinstance(value, str | int | float):
+            plain[descriptor.name] = value
+        else:
+            plain[descriptor.name] = [_plain(v) if isinstance(v, Message) else v for v in value]
+    return plain
+
+
 def check_against_engine(
     config: ModelConfig, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], file: Path
 ) -> None:

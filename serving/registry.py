@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,7 @@ from serving.metrics import Metrics
 from serving.model import Model
 from serving.model_config import ModelConfig, read_model_config
 from serving.repository.layout import ModelFolder, Stamp, scan, scan_model
+from serving.repository.override import write_override
 from serving.repository.watcher import compare
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class _Entry:
     state: State = State.LOADING
     problem: str = "waiting to be loaded"
     versions: dict[int, _Version] = field(default_factory=dict)
+    staged: "tempfile.TemporaryDirectory[str] | None" = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -182,15 +185,22 @@ class Registry:
         except ServingError as error:
             logger.error("model not loaded", extra={"model": name, "reason": str(error)})
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, override: Mapping[str, str | bytes] | None = None) -> None:
         """Loads or reloads a model: new versions come up beside the old ones and then take over.
 
-        Raises ModelNotFound where there is no such folder, ModelLoadError where nothing of it, or
-        not all of it, could be loaded; what served before goes on serving.
+        `override` replaces its config or files until it is loaded again. Raises ModelNotFound where
+        there is no such folder, InvalidInput for a bad override, ModelLoadError where nothing of
+        it, or not all of it, could be loaded; what served before goes on serving.
         """
         path = self._repository / name
-        if not name or "/" in name or name.startswith(".") or not path.is_dir():
+        plain = bool(name) and "/" not in name and not name.startswith(".")
+        brings_files = any(key.startswith("file:") for key in override or ())
+        if not plain or not (path.is_dir() or brings_files):
             raise ModelNotFound(f"no folder {name!r} in the model repository {self._repository}")
+        staged = None
+        if override:
+            staged = tempfile.TemporaryDirectory(prefix="convserve-")
+            path = write_override(name, override, self._repository, Path(staged.name))
         entry = self._entries.setdefault(name, _Entry())
         async with entry.lock:
             folder = scan_model(path)
@@ -203,7 +213,11 @@ class Registry:
             for warning in config.warnings:
                 logger.warning("config", extra={"model": name, "reason": warning})
             entry.state, entry.problem = State.UNAVAILABLE, ""
-            await self._bring_up(entry, folder, config)
+            try:
+                await self._bring_up(entry, folder, config)
+            finally:
+                # What was staged before may go once nothing is loaded from it any more.
+                entry.staged, staged = staged, entry.staged
 
     async def _bring_up(self, entry: _Entry, folder: ModelFolder, config: ModelConfig) -> None:
         selected = config.version_policy.select(list(folder.versions))

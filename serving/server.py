@@ -14,15 +14,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.gen import grpc_service_pb2, grpc_service_pb2_grpc, vision_pb2, vision_pb2_grpc
+from serving.admin import Admin
 from serving.batching.admission import ByteBudget
 from serving.config import ServerConfig
 from serving.engines.measure import core_count
 from serving.errors import ServingError
+from serving.front import Front
 from serving.http.health import health_app, metrics_app
+from serving.http.rest import add_rest_routes
+from serving.inference import Protocol
 from serving.loading import LoadSettings
 from serving.metrics import Metrics
 from serving.registry import Registry
-from serving.rpc.call import Front
 from serving.rpc.health import HealthService
 from serving.rpc.inference import InferenceService
 from serving.rpc.vision import VisionService
@@ -71,13 +74,13 @@ class Server:
         self._front = Front(
             self.registry, self._metrics, ByteBudget(config.max_inflight_mib * _MIB)
         )
-        self._inference = InferenceService(
+        self._protocol = Protocol(
             self._front,
+            Admin(allow_remote=config.allow_admin, explicit=config.model_control == "explicit"),
             version=importlib.metadata.version("convserve"),
             strict_readiness=config.strict_readiness,
-            explicit_control=config.model_control == "explicit",
-            allow_admin=config.allow_admin,
         )
+        self._inference = InferenceService(self._protocol)
         self._vision = VisionService(self._front)
         self._runners: list[web.AppRunner] = []
         self._background: list[asyncio.Task[None]] = []
@@ -105,11 +108,11 @@ class Server:
         reflection.enable_server_reflection(
             (*services, health, reflection.SERVICE_NAME), self._grpc
         )
+        http_app = health_app(self.registry, self._protocol.is_ready)
+        add_rest_routes(http_app, self._protocol)
         addresses = Addresses(
             grpc=self._bind_grpc(),
-            http=await self._listen(
-                health_app(self.registry, self.is_ready), "--http-port", self._config.http_port
-            ),
+            http=await self._listen(http_app, "--http-port", self._config.http_port),
             metrics=await self._listen(
                 metrics_app(self._metrics.registry), "--metrics-port", self._config.metrics_port
             ),
@@ -126,10 +129,6 @@ class Server:
         )
         self._background.append(asyncio.create_task(self._follow_repository()))
         return addresses
-
-    def is_ready(self) -> bool:
-        """Whether calls should be sent here."""
-        return not self._inference.draining and self.registry.ready(self._config.strict_readiness)
 
     def _bind_grpc(self) -> int:
         address = f"{self._config.host}:{self._config.grpc_port}"
@@ -168,7 +167,7 @@ class Server:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._config.drain_seconds
         logger.info("draining", extra={"seconds": self._config.drain_seconds})
-        self._inference.draining = True
+        self._protocol.draining = True
         self._health.drain()
         for task in self._background:
             task.cancel()
@@ -179,6 +178,7 @@ class Server:
         await self._quiet(end)
         await self._grpc.stop(max(0.0, end - loop.time()))
         await self.registry.close()
+        self._protocol.tracer.flush()
         for runner in self._runners:
             await runner.shutdown()
             await runner.cleanup()

@@ -1,51 +1,26 @@
 """GRPCInferenceService: the Open Inference Protocol v2 with Triton's extensions."""
 
-import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from protos.gen import grpc_service_pb2 as pb
 from protos.gen import grpc_service_pb2_grpc
-from serving.errors import InvalidInput, NotAllowed, ServingError
-from serving.model import ENCODED_INPUT, CallOptions, Model
+from serving.errors import NotOffered, ServingError
+from serving.front import Call
+from serving.inference import EXTENSIONS, NO_CUDA_MEMORY, SERVER_NAME, Protocol, described
+from serving.model import Model
 from serving.registry import Registry
 from serving.rpc import repository, statistics
-from serving.rpc.call import Call, Context, Front
-from serving.rpc.codec import decode_inputs, encode_outputs
+from serving.rpc.call import Context, admin_call, stream, unary
+from serving.rpc.codec import decode_call, decode_log_settings, encode_answer
 from serving.rpc.status import abort
-from serving.tensor import Array, TensorSpec
-
-SERVER_NAME = "convserve"
-EXTENSIONS = (
-    "classification",
-    "model_repository",
-    "schedule_policy",
-    "model_configuration",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-)
-# Said in a model's config; never declared as an input, which plain servers would refuse.
-ENCODED_PARAMETER = "encoded_image_input"
 
 
 class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     """Converts, calls, converts. What it does not override answers UNIMPLEMENTED."""
 
-    def __init__(
-        self,
-        front: Front,
-        *,
-        version: str,
-        strict_readiness: bool,
-        explicit_control: bool,
-        allow_admin: bool,
-    ) -> None:
-        self._front = front
-        self._version = version
-        self._strict = strict_readiness
-        self._explicit = explicit_control
-        self._allow_admin = allow_admin
-        self.draining = False
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self._front = protocol.front
 
     @property
     def _registry(self) -> Registry:
@@ -61,8 +36,7 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ServerReadyRequest, context: Context
     ) -> pb.ServerReadyResponse:
         """Whether calls should be sent here."""
-        ready = not self.draining and self._registry.ready(self._strict)
-        return pb.ServerReadyResponse(ready=ready)
+        return pb.ServerReadyResponse(ready=self._protocol.is_ready())
 
     async def ModelReady(
         self, request: pb.ModelReadyRequest, context: Context
@@ -77,7 +51,7 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ServerMetadataResponse:
         """Name, version and the protocol extensions on offer."""
         return pb.ServerMetadataResponse(
-            name=SERVER_NAME, version=self._version, extensions=EXTENSIONS
+            name=SERVER_NAME, version=self._protocol.version, extensions=EXTENSIONS
         )
 
     async def ModelMetadata(
@@ -102,7 +76,7 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         model = await self._model(request.name, request.version, context)
         response = pb.ModelConfigResponse(config=model.config.proto)
         response.config.name = model.name
-        for key, value in _described(model).items():
+        for key, value in described(model).items():
             response.config.parameters[key].string_value = value
         return response
 
@@ -124,39 +98,129 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
         """Loads or reloads a model from the repository."""
-        try:
-            self._check_admin(context)
+        async with admin_call(context, self._protocol.admin) as admin:
+            admin.require_explicit()
             await repository.load(self._registry, request)
-        except ServingError as error:
-            await abort(context, error)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         """Takes a model out of service once its accepted calls are answered."""
-        try:
-            self._check_admin(context)
+        async with admin_call(context, self._protocol.admin) as admin:
+            admin.require_explicit()
             await self._registry.unload(request.model_name)
-        except ServingError as error:
-            await abort(context, error)
         return pb.RepositoryModelUnloadResponse()
+
+    async def SystemSharedMemoryStatus(
+        self, request: pb.SystemSharedMemoryStatusRequest, context: Context
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        """The registered regions, or one of them."""
+        response = pb.SystemSharedMemoryStatusResponse()
+        async with admin_call(context, self._protocol.admin):
+            for region in self._protocol.memory.regions(request.name):
+                response.regions[region.name].CopyFrom(
+                    pb.SystemSharedMemoryStatusResponse.RegionStatus(
+                        name=region.name,
+                        key=region.key,
+                        offset=region.offset,
+                        byte_size=region.byte_size,
+                    )
+                )
+        return response
+
+    async def SystemSharedMemoryRegister(
+        self, request: pb.SystemSharedMemoryRegisterRequest, context: Context
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        """Maps a region that the caller has made on this machine."""
+        async with admin_call(context, self._protocol.admin):
+            self._protocol.memory.register(
+                request.name, request.key, request.offset, request.byte_size
+            )
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(
+        self, request: pb.SystemSharedMemoryUnregisterRequest, context: Context
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        """Forgets a region, or all."""
+        async with admin_call(context, self._protocol.admin):
+            self._protocol.memory.unregister(request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryStatus(
+        self, request: pb.CudaSharedMemoryStatusRequest, context: Context
+    ) -> pb.CudaSharedMemoryStatusResponse:
+        """None can be registered, so none is."""
+        return pb.CudaSharedMemoryStatusResponse()
+
+    async def CudaSharedMemoryRegister(
+        self, request: pb.CudaSharedMemoryRegisterRequest, context: Context
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        """UNIMPLEMENTED."""
+        await abort(context, NotOffered(NO_CUDA_MEMORY))
+
+    async def CudaSharedMemoryUnregister(
+        self, request: pb.CudaSharedMemoryUnregisterRequest, context: Context
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        """There is nothing to forget, which is no error when all are meant."""
+        if request.name:
+            await abort(context, NotOffered(NO_CUDA_MEMORY))
+        return pb.CudaSharedMemoryUnregisterResponse()
+
+    async def TraceSetting(
+        self, request: pb.TraceSettingRequest, context: Context
+    ) -> pb.TraceSettingResponse:
+        """Changes what is named and reads all."""
+        tracer = self._protocol.tracer
+        if request.model_name:
+            await self._model(request.model_name, "", context)
+        if request.settings:
+            async with admin_call(context, self._protocol.admin):
+                tracer.update(
+                    {name: value.value for name, value in request.settings.items()},
+                    request.model_name,
+                )
+        response = pb.TraceSettingResponse()
+        for name, values in tracer.read(request.model_name).items():
+            response.settings[name].value.extend(values)
+        return response
+
+    async def LogSettings(
+        self, request: pb.LogSettingsRequest, context: Context
+    ) -> pb.LogSettingsResponse:
+        """Changes what is named and reads all."""
+        logs = self._protocol.logs
+        if request.settings:
+            async with admin_call(context, self._protocol.admin):
+                logs.update(decode_log_settings(request.settings))
+        response = pb.LogSettingsResponse()
+        for name, value in logs.read().items():
+            kind = {bool: "bool_param", int: "uint32_param", str: "string_param"}[type(value)]
+            setattr(response.settings[name], kind, value)
+        return response
 
     async def ModelInfer(
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         """One inference call."""
-        return await self._front.unary("ModelInfer", request, context, _infer)
+        return await unary(self._front, "ModelInfer", request, context, self._infer)
 
     async def ModelStreamInfer(
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Many inference calls over one stream, answered in their order."""
-        responses = self._front.stream(
-            "ModelStreamInfer", requests, context, _infer_streamed, _failed
-        )
+
+        async def infer(request: pb.ModelInferRequest, call: Call) -> pb.ModelStreamInferResponse:
+            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, call))
+
+        responses = stream(self._front, "ModelStreamInfer", requests, context, infer, _failed)
         async for response in responses:
             yield response
+
+    async def _infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+        call.id = request.id
+        decoded = decode_call(request, self._protocol.memory)
+        return encode_answer(await self._protocol.infer(decoded, call))
 
     async def _model(self, name: str, version: str, context: Context) -> Model:
         try:
@@ -164,91 +228,8 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         except ServingError as error:
             await abort(context, error)
 
-    def _check_admin(self, context: Context) -> None:
-        peer = context.peer()
-        local = peer.startswith(("ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D", "unix:"))
-        if not local and not self._allow_admin:
-            raise NotAllowed(f"admin calls are refused from {peer}: --allow-admin permits them")
-        if not self._explicit:
-            raise NotAllowed("models are loaded by call only with --model-control explicit")
-
-
-async def _infer(request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-    model = call.resolve(request.model_name, request.model_version)
-    options = _options(request, call)
-    inputs = decode_inputs(request)
-    if ENCODED_INPUT in inputs and all(spec.name != ENCODED_INPUT for spec in model.inputs):
-        answer = await model.infer_encoded(_images(model, inputs), options)
-    else:
-        answer = await model.infer(inputs, options)
-    response = pb.ModelInferResponse(
-        model_name=model.name, model_version=model.version, id=request.id
-    )
-    batched = model.config.max_batch_size > 0
-    encode_outputs(
-        response, request, _declared(model.outputs, answer.outputs), model.labels, batched
-    )
-    return response
-
-
-async def _infer_streamed(request: pb.ModelInferRequest, call: Call) -> pb.ModelStreamInferResponse:
-    return pb.ModelStreamInferResponse(infer_response=await _infer(request, call))
-
 
 def _failed(request: pb.ModelInferRequest, error: ServingError) -> pb.ModelStreamInferResponse:
     return pb.ModelStreamInferResponse(
         error_message=str(error), infer_response=pb.ModelInferResponse(id=request.id)
     )
-
-
-def _described(model: Model) -> dict[str, str]:
-    """What a config's parameters say beside what the file says: what serves, and how good it is."""
-    parameters = {"variant": model.variant, "engine": model.engine_name}
-    if model.manifest is not None:
-        parameters["task"] = model.manifest.task
-        parameters["classes"] = "\n".join(model.labels)
-        parameters[ENCODED_PARAMETER] = ENCODED_INPUT
-        variant = next(v for v in model.manifest.variants if v.id == model.variant)
-        evidence = variant.evidence.get(model.engine_name)
-        if evidence is not None:
-            parameters["accuracy"] = f"{model.manifest.measure} {evidence.accuracy}"
-    latency = {size: round(s * 1e3, 3) for size, s in model.batcher.latency.measured.items()}
-    parameters["latency_ms"] = json.dumps(latency)
-    return parameters
-
-
-def _declared(specs: tuple[TensorSpec, ...], outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs that the model promises, in that order."""
-    return {spec.name: outputs[spec.name] for spec in specs}
-
-
-def _images(model: Model, inputs: Mapping[str, Array]) -> list[bytes]:
-    """The image files of the input `encoded`, BYTES [n] or [n, 1]."""
-    encoded = inputs[ENCODED_INPUT]
-    if len(inputs) > 1:
-        raise InvalidInput(
-            f"input {ENCODED_INPUT!r} takes the place of every other, got {sorted(inputs)}"
-        )
-    if encoded.dtype != object or encoded.ndim not in (1, 2) or encoded.size != len(encoded):
-        raise InvalidInput(
-            f"input {ENCODED_INPUT!r} of model {model.name!r}: expected BYTES [n] or [n, 1], "
-            f"got {encoded.dtype} {list(encoded.shape)}"
-        )
-    return list(encoded.reshape(-1))
-
-
-def _options(request: pb.ModelInferRequest, call: Call) -> CallOptions:
-    """The parameters `priority` and `timeout` (microseconds); clients send either integer type."""
-    values = {}
-    for name in ("priority", "timeout"):
-        parameter = request.parameters.get(name) if name in request.parameters else None
-        kind = parameter.WhichOneof("parameter_choice") if parameter is not None else None
-        if parameter is None:
-            values[name] = 0
-        elif kind in ("int64_param", "uint64_param"):
-            values[name] = int(getattr(parameter, kind))
-        else:
-            raise InvalidInput(f"parameter {name}: expected an integer, got {kind}")
-        if values[name] < 0:
-            raise InvalidInput(f"parameter {name}: expected 0 or more, got {values[name]}")
-    return call.options(values["priority"], values["timeout"] / 1e6)

@@ -1,7 +1,7 @@
 """The protocol's view of the model repository."""
 
 from protos.gen import grpc_service_pb2 as pb
-from serving.errors import NotOffered
+from serving.errors import InvalidInput
 from serving.registry import Registry, State
 
 
@@ -18,11 +18,12 @@ def index(registry: Registry, *, ready_only: bool) -> pb.RepositoryIndexResponse
 
 
 async def load(registry: Registry, request: pb.RepositoryModelLoadRequest) -> None:
-    """Loads a model as it lies in the repository. Raises NotOffered for overrides, ModelNotFound,
-    ModelLoadError."""
-    if request.parameters:
-        raise NotOffered(
-            f"overrides at load time are not offered: {sorted(request.parameters)}; "
-            "publish the model into the repository instead"
-        )
-    await registry.load(request.model_name)
+    """Loads a model. Raises InvalidInput for a parameter of the wrong kind, and what loading
+    raises."""
+    override: dict[str, str | bytes] = {}
+    for name, parameter in request.parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        if kind not in ("string_param", "bytes_param"):
+            raise InvalidInput(f"load parameter {name!r}: expected text or bytes")
+        override[name] = getattr(parameter, kind)
+    await registry.load(request.model_name, override)

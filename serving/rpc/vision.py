@@ -10,10 +10,11 @@ from protos.gen import vision_pb2 as pb
 from protos.gen import vision_pb2_grpc
 from serving import vision
 from serving.errors import InvalidInput, ServingError
+from serving.front import Call, Front
 from serving.manifest import Task
 from serving.model import CallOptions, EncodedImage, ImageSource, Model, RawPixels
 from serving.postprocess import run_lengths
-from serving.rpc.call import Call, Context, Front
+from serving.rpc.call import Context, stream, unary
 from serving.rpc.status import code_of, retry_delay
 
 MAX_IMAGES_PER_CALL = 256
@@ -29,15 +30,15 @@ class VisionService(vision_pb2_grpc.VisionServiceServicer):
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         """See vision.proto."""
-        return await self._front.unary("Classify", request, context, _classify)
+        return await unary(self._front, "Classify", request, context, _classify)
 
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
         """See vision.proto."""
-        return await self._front.unary("Segment", request, context, _segment)
+        return await unary(self._front, "Segment", request, context, _segment)
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """See vision.proto."""
-        return await self._front.unary("Embed", request, context, _embed)
+        return await unary(self._front, "Embed", request, context, _embed)
 
     async def ClassifyStream(
         self, requests: AsyncIterator[pb.ClassifyRequest], context: Context
@@ -47,8 +48,8 @@ class VisionService(vision_pb2_grpc.VisionServiceServicer):
         def failed(request: pb.ClassifyRequest, error: ServingError) -> pb.ClassifyResponse:
             return pb.ClassifyResponse(served=_failed(request, error))
 
-        async for response in self._front.stream(
-            "ClassifyStream", requests, context, _classify, failed
+        async for response in stream(
+            self._front, "ClassifyStream", requests, context, _classify, failed
         ):
             yield response
 
@@ -60,8 +61,8 @@ class VisionService(vision_pb2_grpc.VisionServiceServicer):
         def failed(request: pb.SegmentRequest, error: ServingError) -> pb.SegmentResponse:
             return pb.SegmentResponse(served=_failed(request, error))
 
-        async for response in self._front.stream(
-            "SegmentStream", requests, context, _segment, failed
+        async for response in stream(
+            self._front, "SegmentStream", requests, context, _segment, failed
         ):
             yield response
 
@@ -73,7 +74,7 @@ class VisionService(vision_pb2_grpc.VisionServiceServicer):
         def failed(request: pb.EmbedRequest, error: ServingError) -> pb.EmbedResponse:
             return pb.EmbedResponse(served=_failed(request, error))
 
-        async for response in self._front.stream("EmbedStream", requests, context, _embed, failed):
+        async for response in stream(self._front, "EmbedStream", requests, context, _embed, failed):
             yield response
 
 
@@ -155,6 +156,7 @@ _AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
 
 def _opened(request: _AnyRequest, call: Call, task: Task) -> tuple[Model, list[ImageSource]]:
     """The model and the images of a request. Raises what is wrong with either."""
+    call.id = request.options.id
     model = call.resolve(request.model, request.version)
     vision.require_task(model, task)
     if not 1 <= len(request.images) <= MAX_IMAGES_PER_CALL:

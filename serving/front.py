@@ -1,0 +1,184 @@
+"""What every call goes through, whatever wire it came by: byte budget, measuring, closing time."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+from serving.batching.admission import ByteBudget
+from serving.errors import ModelNotReady, QueueFull, ServingError
+from serving.metrics import Metrics
+from serving.model import CallOptions, Model
+from serving.registry import Registry
+from serving.status import status_of
+
+logger = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+# Requests of one stream that may be under way; the next is read when the oldest is answered.
+STREAM_WINDOW = 64
+
+
+class Call:
+    """One call: which model it found, and by when it must be answered (monotonic seconds)."""
+
+    def __init__(self, registry: Registry, deadline: float) -> None:
+        self._registry = registry
+        self.deadline = deadline
+        self.model: Model | None = None
+        self.id = ""
+
+    def resolve(self, name: str, version: str) -> Model:
+        """The model that the call names. Raises ModelNotFound, ModelNotReady."""
+        self.model = self._registry.get(name, version)
+        return self.model
+
+    def options(self, priority: int, timeout: float) -> CallOptions:
+        """priority 0 and timeout 0 (seconds) are the model's defaults; of the caller's two
+        deadlines the earlier counts."""
+        deadline = self.deadline
+        if timeout > 0:
+            deadline = min(deadline, time.monotonic() + timeout)
+        return CallOptions(priority=priority, deadline=deadline)
+
+
+class Front:
+    """Runs the handler of every inference call. slow_seconds: calls that take longer are logged; 0
+    logs none."""
+
+    def __init__(
+        self, registry: Registry, metrics: Metrics, budget: ByteBudget, slow_seconds: float = 0.0
+    ) -> None:
+        self.registry = registry
+        self._metrics = metrics
+        self._budget = budget
+        self._slow_seconds = slow_seconds or math.inf
+        self._closing = False
+        self._running = 0
+        self._last_seen = -math.inf
+        self._readers: set[asyncio.Task[None]] = set()
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Whether no call has been under way for this long."""
+        return not self._running and time.monotonic() - self._last_seen >= seconds
+
+    def close(self) -> None:
+        """Refuses new calls as UNAVAILABLE, which callers may retry elsewhere; those under way are
+        finished, and a stream ends when what it has sent is answered."""
+        self._closing = True
+        for reader in self._readers:
+            reader.cancel()
+
+    async def run(
+        self,
+        method: str,
+        size: int,
+        deadline: float,
+        handler: Callable[[Call], Awaitable[Response]],
+    ) -> Response:
+        """Runs one call of `size` bytes and counts how it ended.
+
+        Raises ServingError: a failure that is not one of ours goes to the log with its traceback,
+        and to the caller as a plain INTERNAL.
+        """
+        call = Call(self.registry, deadline)
+        begin = time.monotonic()
+        code = "OK"
+        self._running += 1
+        try:
+            if self._closing:
+                raise ModelNotReady("the server is shutting down")
+            self._take_bytes(size)
+            try:
+                return await handler(call)
+            finally:
+                self._give_bytes_back(size)
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except ServingError as error:
+            code = status_of(error).code
+            raise
+        except Exception as error:
+            code = "INTERNAL"
+            logger.exception("call failed", extra={"method": method, "request_id": call.id})
+            raise ServingError("internal error; the server's log says more") from error
+        finally:
+            self._running -= 1
+            self._last_seen = time.monotonic()
+            self._count(call, method, code, self._last_seen - begin)
+
+    async def stream(
+        self, requests: AsyncIterable[Request], answer: Callable[[Request], Awaitable[Response]]
+    ) -> AsyncIterator[Response]:
+        """Answers the requests of a stream in their order, up to STREAM_WINDOW at a time. `answer`
+        must not raise: what fails is said in its answer, and the stream goes on."""
+
+        async def answered(request: Request) -> Response:
+            return await answer(request)
+
+        # Two more are outside it: the one waited for, and the one that waits for a place.
+        window: asyncio.Queue[asyncio.Task[Response] | None] = asyncio.Queue(STREAM_WINDOW - 2)
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    await window.put(asyncio.create_task(answered(request)))
+            finally:
+                await window.put(None)
+
+        reader = asyncio.create_task(read())
+        self._readers.add(reader)
+        task: asyncio.Task[Response] | None = None
+        try:
+            while (task := await window.get()) is not None:
+                yield await task
+        finally:
+            # Where the caller went away, nobody waits for what is still under way.
+            self._readers.discard(reader)
+            reader.cancel()
+            if task is not None:
+                task.cancel()
+            while not window.empty():
+                waiting = window.get_nowait()
+                if waiting is not None:
+                    waiting.cancel()
+
+    def _take_bytes(self, size: int) -> None:
+        try:
+            self._budget.take(size)
+        except QueueFull:
+            self._metrics.shed.labels("", "bytes").inc()
+            raise
+        self._metrics.inflight_bytes.set(self._budget.used)
+
+    def _give_bytes_back(self, size: int) -> None:
+        self._budget.give_back(size)
+        self._metrics.inflight_bytes.set(self._budget.used)
+
+    def _count(self, call: Call, method: str, code: str, seconds: float) -> None:
+        model = call.model
+        name, version = (model.name, model.version) if model else ("", "")
+        self._metrics.requests.labels(name, version, method, code).inc()
+        if seconds > self._slow_seconds:
+            logger.warning(
+                "slow call",
+                extra={
+                    "method": method,
+                    "request_id": call.id,
+                    "model": name,
+                    "code": code,
+                    "milliseconds": round(seconds * 1e3, 1),
+                },
+            )
+        if model is None:
+            return
+        if code == "OK":
+            model.counters.success.add(seconds)
+            self._metrics.request_seconds.labels(name, version).observe(seconds)
+        else:
+            model.counters.fail.add(seconds)

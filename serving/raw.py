@@ -1,0 +1,75 @@
+"""Tensors as raw bytes: little-endian, row-major, as gRPC, REST and shared memory carry them."""
+
+import math
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from serving.errors import InvalidInput
+from serving.tensor import NUMPY_TYPES, Array
+
+_LENGTH = struct.Struct("<I")
+
+
+def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:
+    """The tensor that the bytes hold; of elements of fixed size it is a view of `data`.
+
+    Raises InvalidInput, naming the tensor, for an unknown datatype, a negative size, or a length
+    that does not fit.
+    """
+    dims = check_shape(name, datatype, shape)
+    if datatype == "BYTES":
+        return shaped_bytes(name, _split(name, bytes(data)), dims)
+    dtype = NUMPY_TYPES[datatype]
+    expected = math.prod(dims) * dtype.itemsize
+    if len(data) != expected:
+        raise InvalidInput(
+            f"input {name!r}: {datatype} {list(dims)} takes {expected} bytes, got {len(data)}"
+        )
+    return np.frombuffer(data, dtype=dtype).reshape(dims)
+
+
+def to_raw(array: Array) -> bytes:
+    """The bytes of a tensor; elements of BYTES (object arrays) each behind their 4-byte length."""
+    if array.dtype == np.object_:
+        encoded = [e if isinstance(e, bytes) else str(e).encode() for e in array.reshape(-1)]
+        return b"".join(_LENGTH.pack(len(element)) + element for element in encoded)
+    return np.ascontiguousarray(array).tobytes()
+
+
+def check_shape(name: str, datatype: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape as a tuple. Raises InvalidInput where it or the datatype cannot be."""
+    if datatype not in NUMPY_TYPES:
+        raise InvalidInput(
+            f"input {name!r}: unknown datatype {datatype!r}; expected one of {sorted(NUMPY_TYPES)}"
+        )
+    if any(dim < 0 for dim in shape):
+        raise InvalidInput(f"input {name!r}: negative size in {list(shape)}")
+    return tuple(shape)
+
+
+def shaped_bytes(name: str, elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
+    """Elements of BYTES as an object array. Raises InvalidInput for a wrong number of them."""
+    if len(elements) != math.prod(shape):
+        raise InvalidInput(
+            f"input {name!r}: BYTES {list(shape)} takes {math.prod(shape)} elements, "
+            f"got {len(elements)}"
+        )
+    array = np.empty(len(elements), np.object_)
+    array[:] = elements
+    return array.reshape(shape)
+
+
+def _split(name: str, data: bytes) -> list[bytes]:
+    elements = []
+    position = 0
+    while position < len(data):
+        begin = position + _LENGTH.size
+        if begin > len(data):
+            raise InvalidInput(f"input {name!r}: BYTES data ends in the middle of a length")
+        position = begin + _LENGTH.unpack_from(data, position)[0]
+        if position > len(data):
+            raise InvalidInput(f"input {name!r}: BYTES data ends in the middle of an element")
+        elements.append(data[begin:position])
+    return elements

@@ -1,0 +1,59 @@
+"""A model folder made from what a load call brings: another config, or other files."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from google.protobuf import json_format, text_format
+
+from protos.gen import model_config_pb2 as pb
+from serving.errors import InvalidInput
+from serving.model_config import CONFIG_FILE
+
+_FILE = re.compile(r"file:(?P<path>[1-9][0-9]*/[^/\\]+)")
+
+
+def write_override(
+    name: str, parameters: Mapping[str, str | bytes], repository: Path, target: Path
+) -> Path:
+    """Writes target/NAME from the parameters `config` (the whole config as JSON) and
+    `file:<version>/<name>` (a file's content). Without files the versions are the repository's, by
+    link; with files they are those files alone, and a config must come with them.
+
+    Raises InvalidInput for another parameter, a config that does not parse, or a path that leaves
+    the version's folder.
+    """
+    folder = target / name
+    folder.mkdir(parents=True)
+    files = {key: value for key, value in parameters.items() if key.startswith("file:")}
+    unknown = sorted(set(parameters) - set(files) - {"config"})
+    if unknown:
+        raise InvalidInput(f"load parameters: expected config and file:..., got {unknown}")
+    if "config" not in parameters:
+        raise InvalidInput("load parameters: files need a config beside them")
+    (folder / CONFIG_FILE).write_text(_as_text(name, parameters["config"]))
+    for key, content in files.items():
+        match = _FILE.fullmatch(key)
+        if match is None or Path(match["path"]).name in (".", ".."):
+            raise InvalidInput(f"load parameter {key!r}: expected file:<version>/<name>")
+        if not isinstance(content, bytes):
+            raise InvalidInput(f"load parameter {key!r}: expected bytes")
+        path = folder / match["path"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    if not files:
+        for child in (repository / name).iterdir():
+            if child.name != CONFIG_FILE:
+                (folder / child.name).symlink_to(child.resolve())
+    return folder
+
+
+def _as_text(name: str, config: str | bytes) -> str:
+    proto = pb.ModelConfig()
+    try:
+        json_format.Parse(config, proto)
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"load parameter 'config' of {name!r}: {error}") from error
+    # A config that was read from a server carries the name; the folder has the last word.
+    proto.ClearField("name")
+    return text_format.MessageToString(proto)
