@@ -1,0 +1,207 @@
+"""Shared memory, log and trace settings, and load overrides, by tritonclient over both wires."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as over_grpc
+import tritonclient.http as over_http
+import tritonclient.utils.shared_memory as shm
+from tritonclient.utils import InferenceServerException
+
+from tests.support.process import ServerProcess
+from tests.support.published import graph, publish, samples
+
+StartServer = Callable[..., ServerProcess]
+WIRES = {"grpc": over_grpc, "http": over_http}
+
+
+@pytest.fixture(params=list(WIRES))
+def wire(request: pytest.FixtureRequest) -> Any:
+    """tritonclient.grpc, then tritonclient.http."""
+    return WIRES[request.param]
+
+
+def connect(wire: Any, server: ServerProcess) -> Any:
+    url = server.url if wire is over_grpc else server.http.removeprefix("http://")
+    return wire.InferenceServerClient(url)
+
+
+@pytest.fixture
+def client(wire: Any, server: ServerProcess) -> Iterator[Any]:
+    client = connect(wire, server)
+    yield client
+    client.close()
+
+
+def logits_of(wire: Any, client: Any, model: str = "colours") -> np.ndarray[Any, Any]:
+    tensor = wire.InferInput("image", [6, 8, 8, 3], "UINT8")
+    tensor.set_data_from_numpy(samples())
+    answer: np.ndarray[Any, Any] = client.infer(model, [tensor]).as_numpy("logits")
+    return answer
+
+
+def test_tensors_travel_through_shared_memory(wire: Any, client: Any) -> None:
+    images = samples()
+    expected = logits_of(wire, client)
+    handle = shm.create_shared_memory_region("tensors", "/convserve_test", images.nbytes + 72)
+    try:
+        shm.set_shared_memory_region(handle, [images])
+        client.register_system_shared_memory("tensors", "/convserve_test", images.nbytes + 72)
+        status = client.get_system_shared_memory_status()
+        assert "convserve_test" in str(status)
+        tensor = wire.InferInput("image", list(images.shape), "UINT8")
+        tensor.set_shared_memory("tensors", images.nbytes)
+        wanted = wire.InferRequestedOutput("logits")
+        wanted.set_shared_memory("tensors", 72, offset=images.nbytes)
+        result = client.infer("colours", [tensor], outputs=[wanted])
+        assert result.get_output("logits") is not None
+        found = shm.get_contents_as_numpy(handle, np.float32, [6, 3], offset=images.nbytes)
+        assert found == pytest.approx(expected)
+        client.unregister_system_shared_memory("tensors")
+        with pytest.raises(InferenceServerException, match="no shared memory region 'tensors'"):
+            client.infer("colours", [tensor])
+    finally:
+        client.unregister_system_shared_memory()
+        shm.destroy_shared_memory_region(handle)
+
+
+@pytest.mark.parametrize(
+    ("key", "offset", "size", "said"),
+    [
+        ("/no_such_object", 0, 4, "cannot be opened"),
+        ("/../etc/passwd", 0, 4, "expected the name of an object"),
+        ("/convserve_small", 60, 8, "the object '/convserve_small' has 64"),
+    ],
+)
+def test_regions_out_of_bounds_are_refused(
+    client: Any, key: str, offset: int, size: int, said: str
+) -> None:
+    handle = shm.create_shared_memory_region("small", "/convserve_small", 64)
+    try:
+        with pytest.raises(InferenceServerException) as failure:
+            client.register_system_shared_memory("r", key, size, offset=offset)
+        assert said in failure.value.message()
+    finally:
+        shm.destroy_shared_memory_region(handle)
+
+
+def test_output_that_does_not_fit_its_place_is_refused(wire: Any, client: Any) -> None:
+    handle = shm.create_shared_memory_region("tight", "/convserve_tight", 16)
+    try:
+        client.register_system_shared_memory("tight", "/convserve_tight", 16)
+        tensor = wire.InferInput("image", [6, 8, 8, 3], "UINT8")
+        tensor.set_data_from_numpy(samples())
+        wanted = wire.InferRequestedOutput("logits")
+        wanted.set_shared_memory("tight", 16)
+        with pytest.raises(InferenceServerException, match="output takes 72 bytes"):
+            client.infer("colours", [tensor], outputs=[wanted])
+    finally:
+        client.unregister_system_shared_memory("tight")
+        shm.destroy_shared_memory_region(handle)
+
+
+def test_cuda_memory_is_unimplemented_with_a_reason(client: Any) -> None:
+    with pytest.raises(InferenceServerException, match="no engine on a GPU"):
+        client.register_cuda_shared_memory("r", base64.b64encode(b"handle"), 0, 16)
+    assert not json.loads(
+        json.dumps(
+            client.get_cuda_shared_memory_status(as_json=True)
+            if hasattr(client, "start_stream")
+            else client.get_cuda_shared_memory_status()
+        )
+    )
+
+
+def test_log_settings_are_read_changed_and_checked(
+    wire: Any, tmp_path: Path, start_server: StartServer
+) -> None:
+    publish(tmp_path / "models")
+    server = start_server(tmp_path / "models").wait_ready()
+    client = connect(wire, server)
+    file = tmp_path / "server.log"
+    client.update_log_settings({"log_file": str(file), "log_verbose_level": 1})
+    assert str(file) in str(client.get_log_settings())
+    with pytest.raises(InferenceServerException, match="log_vebose_level"):
+        client.update_log_settings({"log_vebose_level": 1})
+    with pytest.raises(InferenceServerException, match="cannot be written"):
+        client.update_log_settings({"log_file": "/no/such/folder/file"})
+    client.close()
+    assert server.terminate() == 0
+    assert any(json.loads(line)["message"] == "draining" for line in file.read_text().splitlines())
+
+
+def test_traces_are_written_in_tritons_format(
+    wire: Any, tmp_path: Path, start_server: StartServer
+) -> None:
+    publish(tmp_path / "models")
+    server = start_server(tmp_path / "models").wait_ready()
+    client = connect(wire, server)
+    file = tmp_path / "trace.json"
+    client.update_trace_settings(
+        settings={
+            "trace_file": str(file),
+            "trace_level": ["TIMESTAMPS"],
+            "trace_rate": "2",
+            "trace_count": "3",
+        }
+    )
+    for _ in range(10):
+        logits_of(wire, client)
+    traces = json.loads(file.read_text())
+    assert len(traces) == 3
+    stamps = {stamp["name"]: stamp["ns"] for stamp in traces[0]["timestamps"]}
+    assert stamps["REQUEST_START"] <= stamps["QUEUE_START"] <= stamps["COMPUTE_START"]
+    assert stamps["COMPUTE_START"] < stamps["COMPUTE_END"]
+    assert traces[0]["model_name"] == "colours"
+    assert "1000" in str(client.get_trace_settings()) or "2" in str(client.get_trace_settings())
+    with pytest.raises(InferenceServerException, match="trace_rate"):
+        client.update_trace_settings(settings={"trace_rate": "none"})
+    client.close()
+
+
+def test_load_with_another_config_and_back(
+    wire: Any, tmp_path: Path, start_server: StartServer
+) -> None:
+    publish(tmp_path)
+    server = start_server(tmp_path, "--model-control", "explicit")
+    client = connect(wire, server)
+    client.load_model("colours")
+    assert logits_of(wire, client).shape == (6, 3)
+    changed = {
+        "platform": "onnxruntime_onnx",
+        "max_batch_size": 2,
+        "input": [{"name": "image", "data_type": "TYPE_UINT8", "dims": [8, 8, 3]}],
+        "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [3]}],
+    }
+    client.load_model("colours", config=json.dumps(changed))
+    with pytest.raises(InferenceServerException, match="expected 1 to 2 rows"):
+        logits_of(wire, client)
+    with pytest.raises(InferenceServerException, match="config"):
+        client.load_model("colours", config="{not json")
+    client.load_model("colours")
+    assert logits_of(wire, client).shape == (6, 3)
+    client.close()
+
+
+def test_load_with_files_that_no_repository_has(
+    wire: Any, tmp_path: Path, start_server: StartServer
+) -> None:
+    server = start_server(tmp_path, "--model-control", "explicit", "--allow-ungated")
+    client = connect(wire, server)
+    described = {
+        "max_batch_size": 8,
+        "input": [{"name": "image", "data_type": "TYPE_UINT8", "dims": [8, 8, 3]}],
+        "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [3]}],
+    }
+    content = graph("classification", gain=5.0).SerializeToString()
+    client.load_model("sent", config=json.dumps(described), files={"file:1/model.onnx": content})
+    expected = samples().mean(axis=(1, 2)) * 5 / 255
+    assert logits_of(wire, client, "sent") == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(InferenceServerException, match=r"file:<version>/<name>"):
+        client.load_model("sent", config=json.dumps(described), files={"file:1/../../x": content})
+    client.close()
