@@ -1,0 +1,180 @@
+"""The Python client against real server processes."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+
+from protos.gen import vision_pb2 as pb
+from protos.gen import vision_pb2_grpc
+from serving.client import AsyncVisionClient, CallFailed, VisionClient, mask_of
+from serving.client.streams import SharedStream
+from tests.support.process import ServerProcess
+from tests.support.published import publish
+
+StartServer = Callable[..., ServerProcess]
+
+
+def shade(index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """An image whose dominant colour is index % 3."""
+    pixels = np.full((8, 8, 3), 20, np.uint8)
+    pixels[..., index % 3] = 200
+    return pixels
+
+
+def best(response: pb.ClassifyResponse | CallFailed) -> int:
+    assert isinstance(response, pb.ClassifyResponse), response
+    return response.results[0].labels[0].index
+
+
+def test_many_images_are_answered_in_order(server: ServerProcess) -> None:
+    with VisionClient(server.url) as client:
+        answers = list(client.classify_many("colours", map(shade, range(300)), concurrency=32))
+    assert [best(response) for _, response in answers] == [i % 3 for i in range(300)]
+
+
+def test_folder_is_walked_and_a_bad_file_fails_alone(server: ServerProcess, tmp_path: Path) -> None:
+    for index in range(3):
+        Image.fromarray(shade(index)).save(tmp_path / f"{index}.png")
+    (tmp_path / "1.jpg").write_bytes(b"broken")
+    with VisionClient(server.url) as client:
+        answers = dict(client.classify_many("colours", tmp_path))
+    assert [Path(str(path)).name for path in answers] == ["0.png", "1.jpg", "1.png", "2.png"]
+    bad = answers.pop(tmp_path / "1.jpg")
+    assert isinstance(bad, CallFailed)
+    assert bad.code == "INVALID_ARGUMENT"
+    assert [best(response) for response in answers.values()] == [0, 1, 2]
+
+
+def test_masks_and_embeddings_of_many(server: ServerProcess) -> None:
+    with VisionClient(server.url) as client:
+        masks = client.segment_many("regions", [shade(0), shade(2)], mask_format="rle")
+        for (_, response), expected in zip(masks, (0, 2), strict=True):
+            assert isinstance(response, pb.SegmentResponse)
+            assert (mask_of(response.results[0]) == expected).all()
+        [(_, embedded)] = client.embed_many("points", [shade(1)])
+        assert isinstance(embedded, pb.EmbedResponse)
+        assert int(np.argmax(embedded.results[0].values)) == 1
+
+
+def test_calls_are_spread_over_servers_and_survive_one(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    publish(tmp_path)
+    first, second = (start_server(tmp_path).wait_ready() for _ in range(2))
+
+    def served(server: ServerProcess) -> float:
+        return server.metric('nv_inference_request_success{model="colours",version="1"}')
+
+    with VisionClient([first.url, second.url], retries=4) as client:
+        for index in range(20):
+            assert best(client.classify("colours", shade(index))) == index % 3
+        assert served(first) == served(second) == 10
+        first.kill()
+        for index in range(10):
+            assert best(client.classify("colours", shade(index))) == index % 3
+        answers = list(client.classify_many("colours", map(shade, range(50))))
+        assert [best(response) for _, response in answers] == [i % 3 for i in range(50)]
+
+
+def test_stream_calls_survive_a_server_that_stops(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    publish(tmp_path)
+    first, second = (start_server(tmp_path).wait_ready() for _ in range(2))
+
+    async def body() -> None:
+        async with AsyncVisionClient([first.url, second.url], retries=4) as client:
+            count = 0
+            async for _, response in client.classify_many("colours", map(shade, range(400))):
+                assert best(response) == count % 3
+                count += 1
+                if count == 100:
+                    first.kill()
+            assert count == 400
+
+    asyncio.run(body())
+
+
+def test_streams_are_renewed_by_age(server: ServerProcess) -> None:
+    opened = 0
+
+    async def body() -> None:
+        channel = grpc.aio.insecure_channel(server.url)
+        stub = vision_pb2_grpc.VisionServiceStub(channel)
+
+        def opener() -> object:
+            nonlocal opened
+            opened += 1
+            return stub.ClassifyStream()
+
+        shared: SharedStream[pb.ClassifyRequest, pb.ClassifyResponse] = SharedStream(
+            [opener], max_age=0.0
+        )
+        raw = pb.RawImage(height=8, width=8, rgb=shade(1).tobytes())
+        request = pb.ClassifyRequest(model="colours", images=[pb.Image(raw=raw)])
+        answers = await asyncio.gather(*(shared.ask(request) for _ in range(5)))
+        assert [best(answer) for answer in answers] == [1] * 5
+        await shared.close()
+        await channel.close()
+
+    asyncio.run(body())
+    assert opened == 5
+
+
+class RefusesOnce(vision_pb2_grpc.VisionServiceServicer):
+    """Sheds the first call with a retry delay, and answers the second."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self.called: list[float] = []
+
+    async def Classify(  # noqa: N802
+        self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> pb.ClassifyResponse:
+        from serving.errors import Shed
+        from serving.rpc.status import abort
+
+        self.called.append(time.monotonic())
+        if len(self.called) == 1:
+            await abort(context, Shed("later", self.delay))
+        return pb.ClassifyResponse(served=pb.Served(model=request.model))
+
+
+@pytest.mark.parametrize(("delay", "timeout", "answered"), [(0.2, 10.0, True), (5.0, 1.0, False)])
+def test_retry_waits_as_long_as_the_server_asks_but_not_past_the_timeout(
+    delay: float, timeout: float, answered: bool
+) -> None:
+    async def body() -> None:
+        service = RefusesOnce(delay)
+        server = grpc.aio.server()
+        vision_pb2_grpc.add_VisionServiceServicer_to_server(service, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with AsyncVisionClient(f"127.0.0.1:{port}", timeout=timeout) as client:
+            if answered:
+                response = await client.classify("m", b"x")
+                assert response.served.model == "m"
+                assert service.called[1] - service.called[0] >= delay
+            else:
+                with pytest.raises(CallFailed) as failure:
+                    await client.classify("m", b"x")
+                assert failure.value.code == "RESOURCE_EXHAUSTED"
+                assert failure.value.retry_after == pytest.approx(delay)
+                assert len(service.called) == 1
+        await server.stop(0)
+
+    asyncio.run(body())
+
+
+def test_wrong_pixels_are_refused_before_they_are_sent(server: ServerProcess) -> None:
+    with (
+        VisionClient(server.url) as client,
+        pytest.raises(ValueError, match=r"expected uint8 \[height, width, 3\]"),
+    ):
+        client.classify("colours", np.zeros((8, 8), np.uint8))
