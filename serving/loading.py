@@ -105,6 +105,7 @@ def load_model(
             metrics=metrics,
             turns=turns,
             cores=options.threads,
+            slo=config.slo,
         ),
         decoders=decoders,
         max_image_pixels=settings.max_image_pixels,

@@ -1,6 +1,7 @@
 """config.pbtxt, in NVIDIA Triton's grammar: what a model is called, takes and gives, and how its
 calls are grouped into batches."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from serving.tensor import TensorSpec
 CONFIG_FILE = "config.pbtxt"
 DEFAULT_MODEL_FILE = "model.onnx"
 DEFAULT_MAX_QUEUE_SIZE = 1024
+# Parameter of config.pbtxt: the time, in milliseconds, within which calls ought to be answered.
+SLO_PARAMETER = "slo_ms"
 
 # Names of DataType with and without the grammar's prefix; what it calls STRING is BYTES elsewhere.
 _WIRE_NAME = {"STRING": "BYTES"}
@@ -88,7 +91,8 @@ class VersionPolicy:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the server acts on of one config.pbtxt. Tensor shapes include the batch dimension."""
+    """What the server acts on of one config.pbtxt. Tensor shapes include the batch dimension; slo
+    is in seconds, inf for none."""
 
     name: str
     platform: str
@@ -100,6 +104,7 @@ class ModelConfig:
     version_policy: VersionPolicy
     instances: int
     model_file: str
+    slo: float
     parameters: dict[str, str]
     warnings: tuple[str, ...]
     proto: pb.ModelConfig
@@ -155,6 +160,7 @@ def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
         version_policy=_version_policy(path, proto.version_policy),
         instances=instances,
         model_file=proto.default_model_filename or DEFAULT_MODEL_FILE,
+        slo=_slo(path, proto),
         parameters={key: value.string_value for key, value in proto.parameters.items()},
         warnings=tuple(f"{path}: {name}: not supported, ignored" for name in _unused(proto)),
         proto=proto,
@@ -183,6 +189,22 @@ def _spec(
 def data_type(datatype: str) -> int:
     """The grammar's element type of a wire name ("BYTES" -> TYPE_STRING)."""
     return pb.DataType.Value("TYPE_" + _GRAMMAR_NAME.get(datatype, datatype))
+
+
+def _slo(path: Path, proto: pb.ModelConfig) -> float:
+    """The parameter slo_ms, in seconds; inf where there is none."""
+    if SLO_PARAMETER not in proto.parameters:
+        return math.inf
+    text = proto.parameters[SLO_PARAMETER].string_value
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = math.nan
+    if not milliseconds > 0:
+        raise InvalidModelConfig(
+            f"{path}: parameters.{SLO_PARAMETER}: expected milliseconds above 0, got {text!r}"
+        )
+    return milliseconds / 1e3
 
 
 def _batching(path: Path, proto: pb.ModelConfig) -> Batching:

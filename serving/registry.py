@@ -147,6 +147,14 @@ class Registry:
             return False
         return any(line.state is State.READY for line in lines)
 
+    def stuck(self) -> list[str]:
+        """A line for each model with a batch that has been running far beyond any reason."""
+        return [
+            f"{line.name}/{line.version}: a batch has been running for {seconds:.0f} s"
+            for line in self.index()
+            if line.model is not None and (seconds := line.model.batcher.stuck_for())
+        ]
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Calls `listener` after every change of a state."""
         self._listeners.append(listener)

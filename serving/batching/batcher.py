@@ -70,7 +70,9 @@ class BatchRecord:
 class DynamicBatcher:
     """The batcher of one loaded version.
 
-    max_batch_size 0 says that the model has no batch dimension: each call then runs alone.
+    slo: seconds within which every admitted call ought to be answered; calls that could not be are
+    shed, and batches kept small enough. max_batch_size 0 says that the model has no batch
+    dimension: each call then runs alone.
     Everything but the instances' threads must be called from one event loop.
     """
 
@@ -87,6 +89,7 @@ class DynamicBatcher:
         metrics: Metrics,
         turns: CoreTurns,
         cores: int,
+        slo: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = model
@@ -96,6 +99,7 @@ class DynamicBatcher:
         self.latency = latency
         self._turns = turns
         self._cores = cores
+        self._slo = slo
         self._metrics = metrics
         self._counters: ModelCounters = metrics.counters(model, version)
         self._depth = metrics.queue_depth.labels(model, version)
@@ -135,14 +139,16 @@ class DynamicBatcher:
             deadline = math.inf
         if policy.default_timeout > 0:
             deadline = min(deadline, now + policy.default_timeout)
+        target = now + self._slo
+        due = min(deadline, target)
         load = Load(self._waiting_rows, self._busy_seconds(now), self._instances)
         try:
-            admit(load, rows, self.latency, self._max_rows, policy.max_queue_size, now, deadline)
+            admit(load, rows, self.latency, self._max_rows, policy.max_queue_size, now, due)
         except (QueueFull, Shed) as refusal:
             reason = "deadline" if isinstance(refusal, Shed) else "queue_full"
             self._metrics.shed.labels(self._name, reason).inc()
             raise
-        ticket = Ticket(rows=rows, priority=level, arrived=now, deadline=deadline)
+        ticket = Ticket(rows=rows, priority=level, arrived=now, deadline=deadline, target=target)
         self._reserved_rows += rows
         self._answer_due(1)
         return ticket
@@ -287,11 +293,11 @@ class DynamicBatcher:
         self._pump()
 
     def _rows_in_time(self, head: Ticket, now: float) -> int:
-        """The largest batch that still meets the deadline of the call at its head."""
+        """The largest batch that still meets deadline and target of the call at its head."""
         rows = self._max_rows
-        if self._queue.rows <= head.rows or head.deadline == math.inf:
+        if self._queue.rows <= head.rows or head.due == math.inf:
             return rows
-        left = head.deadline - now
+        left = head.due - now
         for size in reversed(self.latency.sizes):
             if self.latency.predict(min(size, rows)) <= left:
                 return max(head.rows, min(size, rows))

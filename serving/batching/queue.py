@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -15,8 +16,9 @@ PATIENCE = 10.0
 class Entry:
     """One call in the queue.
 
-    rows: its share of a batch. deadline: seconds on the monotonic clock, inf for none. key: only
-    entries with equal keys can share a batch (the shapes of their inputs).
+    rows: its share of a batch. deadline: when it is of no more use, target: when it ought to be
+    answered; seconds on the monotonic clock, inf for none. key: only entries with equal keys can
+    share a batch (the shapes of their inputs).
     """
 
     rows: int
@@ -24,12 +26,18 @@ class Entry:
     arrived: float
     deadline: float
     key: Hashable = None
+    target: float = math.inf
     queued: bool = field(default=False, init=False)
 
     @property
     def rank(self) -> tuple[int, float]:
         """Lower goes first."""
-        return self.priority, min(self.deadline, self.arrived + PATIENCE)
+        return self.priority, min(self.due, self.arrived + PATIENCE)
+
+    @property
+    def due(self) -> float:
+        """The earlier of deadline and target."""
+        return min(self.deadline, self.target)
 
 
 E = TypeVar("E", bound="Entry")

@@ -1,6 +1,7 @@
-"""/livez and /readyz for probes, /metrics for Prometheus."""
+"""/livez and /readyz for probes, /debug/batches for people, /metrics for Prometheus."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -9,10 +10,13 @@ from serving.registry import Registry, State
 
 
 def health_app(registry: Registry, is_ready: Callable[[], bool]) -> web.Application:
-    """Probes. /readyz is 503 while not ready, and has a line for each model that does not serve."""
+    """Probes and the last batches. /readyz is 503 while not ready, with a line for each model that
+    does not serve."""
 
     async def livez(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        # A stuck event loop does not answer at all, which a probe takes for the same.
+        stuck = registry.stuck()
+        return web.Response(text="\n".join(stuck or ["ok"]) + "\n", status=503 if stuck else 200)
 
     async def readyz(_: web.Request) -> web.Response:
         lines = [
@@ -24,7 +28,16 @@ def health_app(registry: Registry, is_ready: Callable[[], bool]) -> web.Applicat
         text = "\n".join(["ready" if ready else "not ready", *lines]) + "\n"
         return web.Response(text=text, status=200 if ready else 503)
 
+    async def batches(_: web.Request) -> web.Response:
+        recent = {
+            f"{line.name}/{line.version}": [asdict(record) for record in line.model.batcher.recent]
+            for line in registry.index()
+            if line.model is not None
+        }
+        return web.json_response(recent)
+
     app = web.Application()
+    app.router.add_get("/debug/batches", batches)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     return app

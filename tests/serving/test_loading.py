@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from serving.batching.turns import CoreTurns
 from serving.engines import ENGINES
 from serving.errors import (
     EngineUnavailable,
@@ -34,7 +35,7 @@ def decoders() -> Iterator[ThreadPoolExecutor]:
 
 def load(model: Path, decoders: ThreadPoolExecutor, **settings: Any) -> Model:
     config = read_model_config(model)
-    return load_model(model, config, 1, LoadSettings(**settings), Metrics(), decoders)
+    return load_model(model, config, 1, LoadSettings(**settings), Metrics(), decoders, CoreTurns(2))
 
 
 def edit_manifest(folder: Path, **changes: Any) -> None:

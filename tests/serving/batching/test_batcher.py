@@ -10,6 +10,7 @@ import pytest
 
 from serving.batching.batcher import Answer, DynamicBatcher
 from serving.batching.latency import LatencyTable
+from serving.batching.turns import CoreTurns
 from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
 from serving.metrics import Metrics
 from serving.model_config import Batching, QueuePolicy
@@ -18,7 +19,9 @@ from tests.serving.batching.fake_engine import FakeEngine
 Test = Callable[[DynamicBatcher, FakeEngine], Coroutine[Any, Any, None]]
 
 
-def run(test: Test, *, metrics: Metrics | None = None, **options: Any) -> None:
+def run(
+    test: Test, *, metrics: Metrics | None = None, turns: CoreTurns | None = None, **options: Any
+) -> None:
     """Runs a test on a batcher of a fake engine, and frees it."""
     engine = FakeEngine()
     settings: dict[str, Any] = {
@@ -30,7 +33,13 @@ def run(test: Test, *, metrics: Metrics | None = None, **options: Any) -> None:
 
     async def body() -> None:
         batcher = DynamicBatcher(
-            engine, model="m", version="1", metrics=metrics or Metrics(), **settings
+            engine,
+            model="m",
+            version="1",
+            metrics=metrics or Metrics(),
+            turns=turns or CoreTurns(8),
+            cores=1,
+            **settings,
         )
         try:
             await test(batcher, engine)
@@ -352,3 +361,60 @@ def test_no_answer_is_lost_doubled_or_swapped_under_cancels_and_deadlines() -> N
         batching=Batching(priority_levels=2, default_policy=QueuePolicy(max_queue_size=10_000)),
         latency=LatencyTable({1: 1e-5, 4: 2e-5}),
     )
+
+
+def test_slo_sheds_on_arrival_but_does_not_expire_what_was_accepted() -> None:
+    now = 0.0
+
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        nonlocal now
+        await occupied(batcher, engine)
+        accepted = call(batcher, 1)
+        await asyncio.sleep(0)
+        now = 0.08
+        with pytest.raises(Shed):
+            batcher.admit(4, 0, math.inf)
+        engine.hold.set()
+        assert (await accepted).outputs["y"].tolist() == [[2, 2]]
+
+    run(body, slo=0.05, latency=LatencyTable({1: 0.02, 4: 0.06}), clock=lambda: now)
+
+
+def test_batch_is_kept_small_enough_for_the_deadline_of_its_head() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, v, timeout=t) for v, t in ((1, 5.0), (2, 30), (3, 30), (4, 30))]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+        assert engine.batches[1:] == [[1, 2], [3, 4]]
+
+    run(body, latency=LatencyTable({1: 1e-3, 2: 2e-3, 4: 8.0}))
+
+
+def test_recent_batches_say_what_was_decided() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, v) for v in range(6)]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+        assert [(r.rows, r.left_waiting) for r in batcher.recent] == [(1, 0), (4, 2), (2, 0)]
+        assert all(r.took > 0 for r in batcher.recent)
+
+    run(body)
+
+
+def test_stuck_engine_is_told_from_a_busy_one() -> None:
+    now = 0.0
+
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        nonlocal now
+        await occupied(batcher, engine)
+        now = 20.0
+        assert batcher.stuck_for() == 0
+        now = 40.0
+        assert batcher.stuck_for() == 40.0
+        engine.hold.set()
+
+    run(body, clock=lambda: now)

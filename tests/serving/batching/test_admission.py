@@ -1,0 +1,137 @@
+"""Which calls are let in, and what those that are not are told."""
+
+import math
+
+import pytest
+
+from serving.batching.admission import ByteBudget, Load, admit, predicted_wait
+from serving.batching.latency import LatencyTable
+from serving.errors import QueueFull, Shed
+
+# A batch of 8 takes 80 ms, one of 4 takes 50 ms, a single row 20 ms.
+TABLE = LatencyTable({1: 0.020, 4: 0.050, 8: 0.080})
+IDLE = Load(waiting_rows=0, busy_seconds=0.0, instances=1)
+
+
+def load(waiting_rows: int = 0, busy_seconds: float = 0.0, instances: int = 1) -> Load:
+    return Load(waiting_rows, busy_seconds, instances)
+
+
+def enter(
+    before: Load, rows: int = 1, *, room: int = 100, now: float = 0.0, deadline: float = math.inf
+) -> None:
+    admit(before, rows, TABLE, 8, room, now, deadline)
+
+
+@pytest.mark.parametrize(
+    ("before", "rows", "seconds"),
+    [
+        (load(), 1, 0.020),
+        (load(), 4, 0.050),
+        # What runs has to end first.
+        (load(busy_seconds=0.030), 1, 0.050),
+        # Three rows wait: the new call rides in their batch, which is then one of four.
+        (load(waiting_rows=3), 1, 0.050),
+        (load(waiting_rows=7), 1, 0.080),
+        # A full batch waits: the new call rides in the next, taken to be full as well.
+        (load(waiting_rows=8), 1, 0.160),
+        (load(waiting_rows=9), 1, 0.160),
+        (load(waiting_rows=16), 1, 0.240),
+        # Two instances take turns at what waits.
+        (load(waiting_rows=16, instances=2), 1, 0.160),
+        (load(waiting_rows=16, busy_seconds=0.010), 1, 0.250),
+        # Five wait and four come: nine rows do not fit one batch.
+        (load(waiting_rows=5), 4, 0.160),
+        (load(waiting_rows=4), 4, 0.080),
+        (load(waiting_rows=13), 4, 0.240),
+        (load(waiting_rows=12), 4, 0.160),
+    ],
+)
+def test_wait_is_what_runs_and_what_waits_and_the_call_itself(
+    before: Load, rows: int, seconds: float
+) -> None:
+    assert predicted_wait(before, rows, TABLE, 8) == pytest.approx(seconds)
+
+
+def test_wait_never_falls_as_the_queue_grows() -> None:
+    for rows in (1, 3, 8):
+        waits = [predicted_wait(load(waiting), rows, TABLE, 8) for waiting in range(50)]
+        assert waits == sorted(waits)
+
+
+def test_wait_follows_the_correction_of_the_table() -> None:
+    slow = LatencyTable({1: 0.020, 8: 0.080})
+    slow.factor = 3.0
+    assert predicted_wait(load(waiting_rows=8), 1, slow, 8) == pytest.approx(0.480)
+
+
+def test_call_that_can_be_met_enters() -> None:
+    assert enter(IDLE, now=100.0, deadline=100.021) is None
+    assert enter(load(waiting_rows=8), now=100.0, deadline=100.161) is None
+
+
+def test_call_without_a_deadline_enters_however_long_it_takes() -> None:
+    assert enter(load(waiting_rows=90, busy_seconds=1e6)) is None
+
+
+def test_call_that_cannot_be_met_is_shed_with_the_time_that_is_missing() -> None:
+    with pytest.raises(Shed, match=r"needs about 160\.0 ms, 60\.0 ms are left") as refusal:
+        enter(load(waiting_rows=8), now=100.0, deadline=100.060)
+    assert refusal.value.retry_after == pytest.approx(0.100)
+
+
+def test_call_shorter_than_the_bare_run_is_told_to_come_a_batch_later() -> None:
+    with pytest.raises(Shed) as refusal:
+        enter(IDLE, rows=4, now=100.0, deadline=100.045)
+    assert refusal.value.retry_after == pytest.approx(0.050)
+
+
+def test_call_whose_deadline_has_passed_is_shed() -> None:
+    with pytest.raises(Shed, match=r"-500\.0 ms are left") as refusal:
+        enter(IDLE, now=100.0, deadline=99.5)
+    assert refusal.value.retry_after == pytest.approx(0.520)
+
+
+def test_queue_takes_calls_up_to_its_size() -> None:
+    assert enter(load(waiting_rows=9), rows=1, room=10) is None
+    with pytest.raises(QueueFull, match="queue is full: 9 of 10 places are taken"):
+        enter(load(waiting_rows=9), rows=2, room=10)
+
+
+def test_full_queue_tells_when_there_will_be_room() -> None:
+    # Nine rows too many are two batches of 80 ms, after the 30 ms that the present one needs.
+    with pytest.raises(QueueFull) as refusal:
+        enter(load(waiting_rows=100, busy_seconds=0.030), rows=9, room=100)
+    assert refusal.value.retry_after == pytest.approx(0.030 + 2 * 0.080)
+    with pytest.raises(QueueFull) as refusal:
+        enter(load(waiting_rows=100, busy_seconds=0.030, instances=2), rows=9, room=100)
+    assert refusal.value.retry_after == pytest.approx(0.030 + 0.080)
+
+
+def test_full_queue_comes_before_a_deadline_that_cannot_be_met() -> None:
+    with pytest.raises(QueueFull):
+        enter(load(waiting_rows=100), room=100, now=100.0, deadline=100.001)
+
+
+def test_budget_is_used_up_and_given_back() -> None:
+    budget = ByteBudget(100)
+    budget.take(60)
+    budget.take(40)
+    with pytest.raises(QueueFull, match="100 of 100 bytes in flight are taken, 1 more") as refusal:
+        budget.take(1)
+    assert refusal.value.retry_after > 0
+    assert budget.used == 100
+    budget.give_back(40)
+    budget.take(40)
+    assert budget.used == 100
+
+
+def test_one_call_over_the_budget_is_taken_when_it_is_alone() -> None:
+    budget = ByteBudget(100)
+    budget.take(500)
+    with pytest.raises(QueueFull):
+        budget.take(1)
+    budget.give_back(500)
+    budget.take(1)
+    with pytest.raises(QueueFull):
+        budget.take(500)

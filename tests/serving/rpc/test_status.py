@@ -1,0 +1,126 @@
+"""Every error of ours has a gRPC status, and those that know it say when to try again."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from serving import errors
+from serving.errors import ServingError
+from serving.rpc.status import CODES, abort, code_of, retry_delay
+
+
+def subclasses(kind: type[ServingError]) -> Iterator[type[ServingError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+# The design's table.
+EXPECTED = {
+    "InvalidInput": grpc.StatusCode.INVALID_ARGUMENT,
+    "ModelNotFound": grpc.StatusCode.NOT_FOUND,
+    "ModelNotReady": grpc.StatusCode.UNAVAILABLE,
+    "WrongTask": grpc.StatusCode.FAILED_PRECONDITION,
+    "NotOffered": grpc.StatusCode.UNIMPLEMENTED,
+    "NotAllowed": grpc.StatusCode.PERMISSION_DENIED,
+    "QueueFull": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "Shed": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "DeadlineExpired": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "EngineError": grpc.StatusCode.INTERNAL,
+}
+
+
+class Ended(Exception):
+    """What a call's context raises once it was aborted."""
+
+
+class FakeContext:
+    """A call that remembers how it was ended."""
+
+    def __init__(self) -> None:
+        self.ended: tuple[Any, ...] = ()
+
+    async def abort(self, *arguments: Any) -> None:
+        self.ended = arguments
+        raise Ended
+
+
+def made(kind: type[ServingError]) -> ServingError:
+    error = kind.__new__(kind)
+    error.args = ("said",)
+    return error
+
+
+def aborted(error: ServingError) -> tuple[Any, ...]:
+    context = FakeContext()
+    with pytest.raises(Ended):
+        asyncio.run(abort(context, error))
+    return context.ended
+
+
+@pytest.mark.parametrize("kind", list(subclasses(ServingError)), ids=lambda kind: kind.__name__)
+def test_every_error_has_a_code_of_its_own_or_of_its_kind(kind: type[ServingError]) -> None:
+    ancestors = [k for k in kind.__mro__ if issubclass(k, ServingError) and k is not ServingError]
+    assert any(ancestor in CODES for ancestor in ancestors), f"{kind.__name__} has no code"
+    assert code_of(made(kind)) in CODES.values()
+
+
+def test_every_error_of_the_module_is_walked() -> None:
+    named = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, ServingError)
+    }
+    assert named == {ServingError, *subclasses(ServingError)} & named
+    assert len(named) > len(EXPECTED)
+
+
+@pytest.mark.parametrize(("name", "code"), EXPECTED.items())
+def test_code_is_that_of_the_design(name: str, code: grpc.StatusCode) -> None:
+    assert code_of(made(getattr(errors, name))) is code
+
+
+def test_error_takes_the_code_of_the_nearest_kind_above_it() -> None:
+    class TooManyRows(errors.InvalidInput):
+        pass
+
+    assert code_of(TooManyRows("x")) is grpc.StatusCode.INVALID_ARGUMENT
+    assert code_of(errors.SelfCheckFailed("x")) is CODES[errors.ModelLoadError]
+
+
+def test_error_without_a_kind_is_internal() -> None:
+    assert code_of(ServingError("x")) is grpc.StatusCode.INTERNAL
+
+
+@pytest.mark.parametrize("kind", [errors.QueueFull, errors.Shed])
+def test_refusal_says_when_to_try_again(kind: type[errors.QueueFull | errors.Shed]) -> None:
+    delay = retry_delay(kind("full", retry_after=1.25))
+    assert delay is not None
+    assert (delay.seconds, delay.nanos) == (1, 250_000_000)
+
+
+@pytest.mark.parametrize("name", sorted(set(EXPECTED) - {"QueueFull", "Shed"}))
+def test_other_errors_name_no_time(name: str) -> None:
+    assert retry_delay(made(getattr(errors, name))) is None
+
+
+def test_call_ends_with_code_and_message() -> None:
+    ended = aborted(errors.ModelNotFound("no model 'x'"))
+    assert ended == (grpc.StatusCode.NOT_FOUND, "no model 'x'")
+
+
+def test_refused_call_ends_with_retry_info() -> None:
+    code, message, metadata = aborted(errors.Shed("cannot be met", retry_after=0.04))
+    assert (code, message) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "cannot be met")
+    ((key, value),) = metadata
+    assert key == "grpc-status-details-bin"
+    status = Status.FromString(value)
+    assert (status.code, status.message) == (code.value[0], message)
+    info = RetryInfo()
+    assert status.details[0].Unpack(info)
+    assert info.retry_delay.ToTimedelta().total_seconds() == pytest.approx(0.04)
