@@ -100,7 +100,8 @@ def write(file: Path, pixels: np.ndarray) -> None:
     """RGB pixels, or a mask, as an image file of the kind that its name says."""
     file.parent.mkdir(parents=True, exist_ok=True)
     shown = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-    if not cv2.imwrite(str(file), shown, [cv2.IMWRITE_JPEG_QUALITY, 95]):
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if file.suffix == ".jpg" else []
+    if not cv2.imwrite(str(file), shown, quality):
         sys.exit(f"cannot write {file}")
 
 

@@ -1,0 +1,88 @@
+"""`convserve build` as a person runs it: exit status, one clear line, JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import training.cli
+from training.pipeline import STAGE_NAMES, Built
+
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "training" / "recipes" / "digits-resnet20.yaml"
+COMMAND = [sys.executable, "-c", "from training.cli import app; app(prog_name='convserve')"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "build", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml: no such recipe"),
+        ([str(DIGITS), "--set", "train.epoch=1"], "did you mean 'epochs'?"),
+        ([str(DIGITS), "--set", "seed.a=1"], "seed is 1, it has no keys"),
+    ],
+)
+def test_wrong_recipe_is_one_line_and_status_1(arguments: list[str], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give a recipe"),
+        ([str(DIGITS), "--until", "tea"], "train, prune"),
+        ([str(DIGITS), "--fast"], "--fast"),
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_data_is_told_without_traceback(tmp_path: Path) -> None:
+    flags = ["--out", str(tmp_path / "runs"), "--model-repository", str(tmp_path / "repository")]
+    done = run(str(DIGITS), "--set", "data={source: image_folder, root: /no/data}", *flags)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("/no/data is not a folder")
+    assert "Traceback" not in done.stderr
+
+
+def test_stages_of_the_help_are_those_of_the_pipeline() -> None:
+    assert training.cli.STAGES == STAGE_NAMES
+
+
+def test_json_is_all_there_is_on_stdout(digits_built: Built, workplace: Path) -> None:
+    recipe = digits_built.folder / "recipe.yaml"
+    assert yaml.safe_load(recipe.read_text())["name"] == "tiny-digits"
+    # Another repository would be another build; so would fewer stages in the same run folder.
+    flags = ["--out", str(workplace / "runs"), "--json"]
+    flags += ["--model-repository", str(workplace / "repository")]
+    done = run(str(recipe), *flags)
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert document["kept"][0] == "train"
+    assert document["ran"] == []
+    assert document["published_version"] is None
+
+
+def test_networks_are_listed() -> None:
+    done = run("--list-networks", "--json")
+    assert done.returncode == 0
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert rows["vgg16_bn"]["parameters"] == 138_365_992
+    assert rows["resnet50"]["parameters"] == 25_557_032
+    assert rows["unet_vgg16_bn"]["options"] == ["width"]

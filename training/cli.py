@@ -1,0 +1,133 @@
+"""`convserve build`: parses arguments, runs the pipeline, prints the outcome; the one place of
+training that exits and sets up logging."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.errors import BuildError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+# A group of one command, as `convserve` passes the command's name too.
+app.callback()(lambda: None)
+
+# Told here as well, since the help must not import the pipeline, and torch with it.
+STAGES = ("train", "prune", "quantize", "export", "verify", "publish")
+
+
+@app.command()
+def build(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="The YAML file; see training/recipes/ for examples.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a value of the recipe."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help=f"Last stage to run: {', '.join(STAGES)}.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders go.")] = Path("runs"),
+    model_repository: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the model is published.")
+    ] = Path("model_repo"),
+    list_networks: Annotated[
+        bool, typer.Option("--list-networks", help="Show the networks that a recipe can name.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")
+    ] = False,
+) -> None:
+    """Train, prune, quantise, export, verify and publish a network, as a recipe says."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if list_networks:
+        _list_networks(as_json)
+        return
+    if recipe is None:
+        raise typer.BadParameter("give a recipe, or --list-networks", param_hint="RECIPE")
+    if until is not None and until not in STAGES:
+        raise typer.BadParameter(f"expected one of {', '.join(STAGES)}", param_hint="--until")
+    try:
+        _build(recipe, overrides or [], until, out, model_repository, as_json)
+    except BuildError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from where this one stopped")
+
+
+def _fail(reason: str) -> None:
+    typer.echo(f"convserve build: {reason}", err=True)
+    raise typer.Exit(1)
+
+
+def _build(
+    path: Path,
+    overrides: list[str],
+    until: str | None,
+    out: Path,
+    repository: Path,
+    as_json: bool,
+) -> None:
+    # Imported here, as below: a wrong recipe is told at once, and torch takes seconds to import.
+    from training.recipe import load_recipe
+
+    recipe = load_recipe(path, overrides)
+
+    from training import pipeline
+    from training.tables import print_table
+
+    _quiet_libraries()
+    built = pipeline.build(recipe, out, repository, until)
+    if as_json:
+        document = {
+            "name": recipe.name,
+            "run": str(built.folder),
+            "report": str(built.report),
+            "ran": built.ran,
+            "kept": built.kept,
+            "published_version": built.version,
+            "variants": built.rows,
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    if built.rows:
+        print_table(recipe.name, built.rows)
+    typer.echo(f"Report: {built.report}")
+    if built.version is not None:
+        typer.echo(f"Published: {repository / recipe.name / str(built.version)}")
+    elif "publish" in built.kept:
+        typer.echo("Nothing has changed, so nothing was published.")
+
+
+def _quiet_libraries() -> None:
+    for name in ("pytorch_lightning", "lightning_fabric", "torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # quantize_static recommends, on the root logger, the preparation that has been made.
+    logging.getLogger().addFilter(lambda record: "pre-processing" not in record.getMessage())
+
+
+def _list_networks(as_json: bool) -> None:
+    from training.networks import networks
+    from training.tables import print_table
+
+    rows = networks()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    shown = [
+        {
+            **row,
+            "input_size": "x".join(str(side) for side in row["input_size"]),
+            "parameters": f"{row['parameters']:,}",
+            "options": ", ".join(row["options"]),
+        }
+        for row in rows
+    ]
+    print_table("Networks (parameters and GMACs with 1,000 classes)", shown)

@@ -1,0 +1,132 @@
+"""Folders of images with one mask each."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from serving.manifest import EvalTransform
+from serving.postprocess import resize_mask
+from serving.preprocess import decode, transform
+from training.data.samples import Dataset, Pair, read_splits
+from training.data.split import cut
+from training.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SPLITS = ("train", "val", "test")
+CLASSES_FILE = "classes.txt"
+
+
+def mask_folder(
+    root: Path,
+    eval_transform: EvalTransform,
+    *,
+    ignore_index: int,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+) -> Dataset:
+    """ROOT/images/NAME.jpg with ROOT/masks/NAME.png, or the same below ROOT/train, val and test as
+    far as they exist; what is missing is cut from the training images at random.
+
+    A mask is an 8-bit greyscale or palette PNG of the image's size; its values are line numbers of
+    ROOT/classes.txt, from 0, or `ignore_index`. Masks are resized by nearest neighbour.
+    Raises DataError naming what is missing or broken.
+    """
+    if not root.is_dir():
+        raise DataError(f"data.root: {root} is not a folder")
+    classes = _read_classes(root / CLASSES_FILE)
+    first = root / "train" if (root / "train").is_dir() else root
+    train = _image_files(first)
+    parts: dict[str, list[Path]] = {}
+    cuts = []
+    for offset, (name, fraction) in enumerate((("test", test_fraction), ("val", val_fraction))):
+        if first != root and (root / name).is_dir():
+            parts[name] = _image_files(root / name)
+            continue
+        kept, out = cut([0] * len(train), fraction, split_seed + offset)
+        parts[name], train = [train[i] for i in out], [train[i] for i in kept]
+        cuts.append(f"{name} cut from train (seed {split_seed})")
+    parts["train"] = train
+    for name in SPLITS:
+        if not parts[name]:
+            raise DataError(f"{root}: no images for {name}")
+    height, width = eval_transform.size
+
+    def load(file: Path) -> Pair:
+        image = decode(file.read_bytes())
+        images = next(folder for folder in file.parents if folder.name == "images")
+        mask = read_mask(_mask_of(file, images), len(classes), ignore_index)
+        if mask.shape != image.shape[:2]:
+            raise DataError(
+                f"the image is {image.shape[1]}x{image.shape[0]}, "
+                f"its mask {mask.shape[1]}x{mask.shape[0]}"
+            )
+        resized = np.asarray(resize_mask(mask, height, width), dtype=np.uint8)
+        return transform(image, eval_transform), resized
+
+    # The image's three bytes a pixel and the mask's one.
+    samples = read_splits(root, {name: parts[name] for name in SPLITS}, load, height * width * 4)
+    return Dataset(
+        name=root.name,
+        description=f"mask folder {root.name}; {', '.join(cuts) or 'splits as given'}",
+        classes=classes,
+        train=samples["train"],
+        val=samples["val"],
+        test=samples["test"],
+        ignore_index=ignore_index,
+    )
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; expected one class a line") from error
+    classes = tuple(line.strip() for line in lines if line.strip())
+    if not 2 <= len(classes) <= 256:
+        raise DataError(f"{path}: expected 2 to 256 classes, one a line, got {len(classes)}")
+    return classes
+
+
+def _image_files(folder: Path) -> list[Path]:
+    images, masks = folder / "images", folder / "masks"
+    for path in (images, masks):
+        if not path.is_dir():
+            raise DataError(f"{path}: no such folder; expected images/ and masks/ in {folder}")
+    files = sorted(file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES)
+    missing = [file.name for file in files if not _mask_of(file, images).is_file()]
+    if missing:
+        raise DataError(f"{masks}: no mask for {', '.join(missing[:10])} ({len(missing)} in all)")
+    return files
+
+
+def _mask_of(file: Path, images: Path) -> Path:
+    return (images.parent / "masks" / file.relative_to(images)).with_suffix(".png")
+
+
+def read_mask(path: Path, classes: int, ignore_index: int) -> NDArray[np.uint8]:
+    """A mask file as class indices uint8 [H, W].
+
+    Raises DataError where it is no 8-bit greyscale or palette image, or holds other values than
+    0 to classes - 1 and `ignore_index`.
+    """
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            if image.mode not in ("L", "P"):
+                raise DataError(
+                    f"mask {path.name}: expected 8-bit greyscale or palette, got {image.mode}"
+                )
+            mask = np.array(image, dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"mask {path.name}: cannot be decoded: {error}") from error
+    values = np.unique(mask)
+    strange = values[(values >= classes) & (values != ignore_index)]
+    if strange.size:
+        raise DataError(
+            f"mask {path.name}: expected classes 0 to {classes - 1} or {ignore_index} (ignored), "
+            f"got {strange[:5].tolist()}"
+        )
+    return mask

@@ -1,0 +1,69 @@
+"""A network as it is served: bytes of an image in, the typed answer of its task out."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from serving.manifest import IMAGE_INPUT
+from serving.tensor import Array, TensorSpec
+from training.data.samples import Pixels
+from training.recipe import Normalization
+
+Task = Literal["classification", "segmentation"]
+
+
+def input_specs(size: tuple[int, int]) -> tuple[TensorSpec, ...]:
+    """`image`, uint8 [N, height, width, 3], RGB."""
+    return (TensorSpec(IMAGE_INPUT, "UINT8", (-1, *size, 3)),)
+
+
+def output_specs(task: Task, classes: int, size: tuple[int, int]) -> tuple[TensorSpec, ...]:
+    """Classification: `logits` float32 [N, classes]. Segmentation: `mask` uint8 [N, H, W], the
+    class, and `confidence` uint8 [N, H, W], 255 × its probability."""
+    if task == "classification":
+        return (TensorSpec("logits", "FP32", (-1, classes)),)
+    return (
+        TensorSpec("mask", "UINT8", (-1, *size)),
+        TensorSpec("confidence", "UINT8", (-1, *size)),
+    )
+
+
+class Deployed(nn.Module):
+    """A network between the casts, the normalisation and the argmax that its ONNX file holds.
+
+    `network` takes float32 NCHW; `forward` takes `image` as in input_specs and gives the outputs of
+    output_specs, in their order. TensorRT knows uint8 at the edge only: it is cast to float before
+    anything else, and from float last of all.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, task: Task, normalization: Normalization) -> None:
+        super().__init__()
+        self.network = network
+        self.task = task
+        mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        pixels = image.to(torch.float32) * self.scale + self.shift
+        # Without contiguous() the export would record the strides of the permuted view.
+        logits = self.network(pixels.permute(0, 3, 1, 2).contiguous())
+        if self.task == "classification":
+            return (logits,)
+        probability, winner = logits.softmax(dim=1).max(dim=1)
+        mask = winner.to(torch.float32).to(torch.uint8)
+        confidence = (probability * 255 + 0.5).floor().to(torch.uint8)
+        return mask, confidence
+
+
+def run_deployed(deployed: Deployed, names: tuple[str, ...], images: Pixels) -> dict[str, Array]:
+    """The answers of torch in FP32, by output name, as an engine would give them."""
+    with torch.inference_mode():
+        outputs = deployed(torch.from_numpy(np.ascontiguousarray(images)))
+    return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}

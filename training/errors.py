@@ -1,0 +1,43 @@
+"""Every error that a build raises on purpose; the text is fit to be shown to the person who built.
+
+BuildError
+├── RecipeError           unknown key, wrong value, a combination that cannot be
+├── DataError             a data folder with missing or broken files
+├── ExportError           the exported file does not do what the network does
+│   ├── NamesMismatch
+│   ├── ShapesMismatch
+│   └── ValuesMismatch
+└── VerificationError     the gate: the artefact is not accurate enough
+"""
+
+
+class BuildError(Exception):
+    """Base of all."""
+
+
+class RecipeError(BuildError):
+    """A recipe, or an override of it, that cannot be built; names the key's path and the value."""
+
+
+class DataError(BuildError):
+    """A data source that cannot be used; names the files."""
+
+
+class ExportError(BuildError):
+    """An exported file that differs from the network it came from."""
+
+
+class NamesMismatch(ExportError):
+    """Inputs or outputs are called differently than promised."""
+
+
+class ShapesMismatch(ExportError):
+    """An input or output has another shape or element type than promised."""
+
+
+class ValuesMismatch(ExportError):
+    """The answers differ by more than the stated tolerance."""
+
+
+class VerificationError(BuildError):
+    """The gate did not pass; the text holds the numbers."""

@@ -1,0 +1,44 @@
+"""Size and arithmetic of a network: parameters and multiply-accumulates."""
+
+import torch
+from torch import Tensor, nn
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Learnable values, shared ones once; running statistics of batch normalisation are not."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
+    """Multiply-accumulates of the convolutions and linear layers for one RGB image.
+
+    FLOPs are twice as many. `input_size` is (height, width) in pixels; one float32 zero image
+    [1, 3, height, width] passes through `model` on its own device, in evaluation mode, without
+    gradients. Weights, statistics and the mode of every module are left as they were. Biases,
+    normalisation, activations and pooling are not counted, as is customary in papers.
+    """
+    total = 0
+
+    def add(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            kernel_height, kernel_width = module.kernel_size
+            per_output = module.in_channels // module.groups * kernel_height * kernel_width
+            total += output.numel() * per_output
+        elif isinstance(module, nn.Linear):
+            total += output.numel() * module.in_features
+
+    parameter = next(model.parameters())
+    image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=torch.float32)
+    modes = {module: module.training for module in model.modules()}
+    hooks = [module.register_forward_hook(add) for module in modes]
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    return total
