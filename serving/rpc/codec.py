@@ -1,5 +1,6 @@
 """Between the protocol's messages and a call of tensors."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -90,11 +91,16 @@ def decode_inputs(request: pb.ModelInferRequest, memory: SharedMemory) -> dict[s
                 )
         else:
             data = None
-        arrays[tensor.name] = (
-            _from_contents(tensor)
-            if data is None
-            else from_raw(tensor.name, tensor.datatype, tensor.shape, data)
-        )
+        try:
+            arrays[tensor.name] = (
+                _from_contents(tensor)
+                if data is None
+                else from_raw(tensor.name, tensor.datatype, tensor.shape, data)
+            )
+        except ValueError as error:  # Past numpy's limits: 64 dimensions, sizes of 63 bits.
+            raise InvalidInput(
+                f"input {tensor.name!r}: shape {list(tensor.shape)} cannot be held: {error}"
+            ) from error
     left = sum(1 for _ in raw)
     if left:
         raise InvalidInput(f"raw_input_contents: {left} more than there are inputs")
@@ -110,10 +116,10 @@ def _from_contents(tensor: InputTensor) -> Array:
     if tensor.datatype == "BYTES":
         return shaped_bytes(tensor.name, list(values), shape)
     wide: Array = np.array(values, dtype=listed)
-    if wide.size != np.prod(shape, dtype=np.int64):
+    if wide.size != math.prod(shape):
         raise InvalidInput(
             f"input {tensor.name!r}: {tensor.datatype} {list(shape)} takes "
-            f"{np.prod(shape, dtype=np.int64)} elements in {field}, got {wide.size}"
+            f"{math.prod(shape)} elements in {field}, got {wide.size}"
         )
     array = wide.astype(NUMPY_TYPES[tensor.datatype])
     if wide.dtype.kind in "iu" and not np.array_equal(array, wide):

@@ -134,7 +134,7 @@ def test_port_zero_asks_for_a_free_one(name: str) -> None:
 
 
 def test_flag_that_is_no_setting_is_refused() -> None:
-    with pytest.raises(ConfigError, match="^--colour: "):
+    with pytest.raises(ConfigError, match=r"^--colour: "):
         load_config({**REPOSITORY, "colour": "red"}, {})
 
 

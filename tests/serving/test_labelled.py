@@ -166,12 +166,9 @@ def test_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_mask(path)
 
 
-@pytest.mark.parametrize(
-    ("good", "bad"), [(b"\x0dIHDR", b"\x00IHDR"), (b"IEND", b"\x00\x01\x02\x03")]
-)
-def test_mask_with_a_broken_chunk_is_named(tmp_path: Path, good: bytes, bad: bytes) -> None:
+def test_mask_with_a_header_cut_short_is_named(tmp_path: Path) -> None:
     path = mask_file(tmp_path, np.zeros((6, 6), np.uint8))
-    path.write_bytes(path.read_bytes().replace(good, bad)[:-3])
+    path.write_bytes(path.read_bytes().replace(b"\x0dIHDR", b"\x00IHDR"))
     with pytest.raises(InvalidInput, match=r"mask\.png: cannot be read as a mask"):
         read_mask(path)
 

@@ -14,7 +14,10 @@ from tritonclient.utils import (
 
 from protos.gen import grpc_service_pb2 as pb
 from serving.errors import InvalidInput
-from serving.rpc.codec import add_output, decode_inputs, encode_outputs, to_raw, top_classes
+from serving.inference import InferAnswer, OutputTensor, WantedOutput, top_classes
+from serving.raw import to_raw
+from serving.rpc.codec import decode_call, decode_inputs, encode_answer
+from serving.shared_memory import Place, SharedMemory
 from serving.tensor import NUMPY_TYPES, Array
 
 # Two rows of three elements that span each type's range.
@@ -65,12 +68,12 @@ def typed_request(datatype: str, shape: list[int], **contents: list[Any]) -> pb.
 
 
 def decoded(request: pb.ModelInferRequest) -> Array:
-    return decode_inputs(request)["x"]
+    return decode_inputs(request, SharedMemory())["x"]
 
 
 def assert_refused(request: pb.ModelInferRequest, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        decode_inputs(request)
+        decode_inputs(request, SharedMemory())
 
 
 def test_values_cover_every_datatype() -> None:
@@ -142,12 +145,12 @@ def test_inputs_are_matched_with_raw_contents_by_place() -> None:
     for name, value in (("a", 1), ("b", 2)):
         request.inputs.add(name=name, datatype="UINT8", shape=[1])
         request.raw_input_contents.append(bytes([value]))
-    found = decode_inputs(request)
+    found = decode_inputs(request, SharedMemory())
     assert {name: array.tolist() for name, array in found.items()} == {"a": [1], "b": [2]}
 
 
 def test_request_without_inputs_has_none() -> None:
-    assert decode_inputs(pb.ModelInferRequest()) == {}
+    assert decode_inputs(pb.ModelInferRequest(), SharedMemory()) == {}
 
 
 @pytest.mark.parametrize("length", [0, 23, 25, 48])
@@ -156,18 +159,24 @@ def test_raw_data_of_another_length_is_refused(length: int) -> None:
     assert_refused(request, rf"input 'x': FP32 \[2, 3\] takes 24 bytes, got {length}")
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_another_number_of_raw_contents_than_inputs_is_refused(count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (1, "raw_input_contents: 1 given, none is left for input 'b'"),
+        (3, "raw_input_contents: 1 more than there are inputs"),
+    ],
+)
+def test_another_number_of_raw_contents_than_inputs_is_refused(count: int, message: str) -> None:
     request = pb.ModelInferRequest()
     for name in ("a", "b"):
         request.inputs.add(name=name, datatype="UINT8", shape=[1])
     request.raw_input_contents.extend([b"\x00"] * count)
-    assert_refused(request, f"raw_input_contents: expected one for each of 2 inputs, got {count}")
+    assert_refused(request, message)
 
 
 def test_raw_contents_without_inputs_are_refused() -> None:
     request = pb.ModelInferRequest(raw_input_contents=[b"\x00"])
-    assert_refused(request, "each of 0 inputs, got 1")
+    assert_refused(request, "raw_input_contents: 1 more than there are inputs")
 
 
 def test_typed_beside_raw_contents_are_refused() -> None:
@@ -210,6 +219,8 @@ def test_shape_that_no_array_can_have_is_refused(datatype: str, shape: list[int]
 
 @pytest.mark.parametrize("shape", [[2**40], [2**62, 2**62]])
 def test_shape_far_beyond_the_data_is_refused_by_size(shape: list[int]) -> None:
+    # 2**124 elements, a number that 64 bits would take for none.
+    assert_refused(typed_request("FP64", shape), r"takes \d+ elements in fp64_contents, got 0")
     assert_refused(raw_request("FP64", shape, bytes(8)), r"takes \d+ bytes, got 8")
 
 
@@ -222,7 +233,7 @@ def test_type_without_typed_contents_must_be_raw(datatype: str) -> None:
 def test_another_number_of_typed_elements_is_refused(datatype: str) -> None:
     request = typed_request(datatype, [2, 3], **{CONTENTS[datatype]: VALUES[datatype][:5]})
     field = CONTENTS[datatype]
-    assert_refused(request, rf"input 'x': \[2, 3\] takes 6 elements in {field}, got 5")
+    assert_refused(request, rf"input 'x': {datatype} \[2, 3\] takes 6 elements in {field}, got 5")
 
 
 def test_elements_in_the_wrong_list_are_refused_with_the_right_one() -> None:
@@ -252,8 +263,10 @@ def test_element_out_of_the_types_range_is_refused(datatype: str, value: int) ->
 )
 def test_bytes_that_end_in_an_element_are_refused(data: bytes) -> None:
     whole = struct.pack("<I", 2) + b"ok"
-    assert_refused(raw_request("BYTES", [1], data), "ends in the middle of an element")
-    assert_refused(raw_request("BYTES", [2], whole + data), "ends in the middle of an element")
+    assert_refused(raw_request("BYTES", [1], data), "ends in the middle of an? (element|length)")
+    assert_refused(
+        raw_request("BYTES", [2], whole + data), "ends in the middle of an? (element|length)"
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -279,87 +292,62 @@ def test_array_in_another_memory_order_is_written_by_rows() -> None:
     assert to_raw(array[:, ::2]) == bytes([0, 2, 3, 5])
 
 
-def test_output_is_described_beside_its_data() -> None:
-    response = pb.ModelInferResponse()
-    add_output(response, "y", np.zeros((2, 3), np.float32), "FP32")
-    output = response.outputs[0]
-    assert (output.name, output.datatype, list(output.shape)) == ("y", "FP32", [2, 3])
-    assert response.raw_output_contents[0] == bytes(24)
+def answer(*outputs: OutputTensor) -> InferAnswer:
+    return InferAnswer(model="m", version="3", id="call", outputs=outputs)
 
 
-OUTPUTS = {
-    "logits": np.array([[0.5, -1.0, 2.0], [3.0, 3.0, 1.0]], np.float32),
-    "mask": np.array([[7], [9]], np.uint8),
-}
+def test_answer_describes_each_output_beside_its_data() -> None:
+    first = OutputTensor("y", "FP32", np.ones((2, 3), np.float32))
+    second = OutputTensor("labels", "BYTES", array_of("BYTES"))
+    response = encode_answer(answer(first, second))
+    assert (response.model_name, response.model_version, response.id) == ("m", "3", "call")
+    described = [(output.name, output.datatype, list(output.shape)) for output in response.outputs]
+    assert described == [("y", "FP32", [2, 3]), ("labels", "BYTES", [2, 3])]
+    assert np.frombuffer(response.raw_output_contents[0], np.float32).tolist() == [1.0] * 6
+    assert deserialize_bytes_tensor(response.raw_output_contents[1]).tolist() == VALUES["BYTES"]
 
 
-def answered(
-    request: pb.ModelInferRequest, labels: tuple[str, ...] = ("cat", "dog", "emu")
-) -> dict[str, Array]:
-    """The outputs of an answer, read as tritonclient reads them."""
-    response = pb.ModelInferResponse()
-    encode_outputs(response, request, OUTPUTS, labels, batched=True)
-    found = {}
-    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        if output.datatype == "BYTES":
-            flat = deserialize_bytes_tensor(raw)
-        else:
-            flat = np.frombuffer(raw, NUMPY_TYPES[output.datatype])
-        found[output.name] = flat.reshape(output.shape)
-    return found
+def test_output_in_shared_memory_travels_as_its_place() -> None:
+    here = OutputTensor("a", "UINT8", np.array([7], np.uint8))
+    there = OutputTensor("b", "UINT8", np.array([9], np.uint8), Place("region", 64, 1))
+    response = encode_answer(answer(there, here))
+    parameters = response.outputs[0].parameters
+    assert parameters["shared_memory_region"].string_param == "region"
+    assert parameters["shared_memory_offset"].int64_param == 64
+    assert parameters["shared_memory_byte_size"].int64_param == 1
+    assert list(response.raw_output_contents) == [b"\x07"]
 
 
-def classification(name: str, **parameter: Any) -> pb.ModelInferRequest:
+def wanted(**parameter: Any) -> list[WantedOutput]:
+    """What a call asks for that names the output `logits` with a parameter `classification`."""
     request = pb.ModelInferRequest(model_name="m")
-    tensor = request.outputs.add(name=name)
+    tensor = request.outputs.add(name="logits")
     tensor.parameters["classification"].CopyFrom(pb.InferParameter(**parameter))
-    return request
+    return list(decode_call(request, SharedMemory()).wanted)
 
 
-def test_request_that_names_no_output_gets_all() -> None:
-    found = answered(pb.ModelInferRequest())
-    assert list(found) == ["logits", "mask"]
-    assert found["logits"].dtype == np.float32
-    assert np.array_equal(found["logits"], OUTPUTS["logits"])
-    assert np.array_equal(found["mask"], OUTPUTS["mask"])
-
-
-def test_request_gets_the_outputs_that_it_names() -> None:
-    request = pb.ModelInferRequest()
+def test_call_carries_model_version_id_and_parameters() -> None:
+    request = raw_request("UINT8", [1], b"\x05")
+    request.model_name, request.model_version, request.id = "m", "3", "call"
     request.outputs.add(name="mask")
-    assert list(answered(request)) == ["mask"]
+    request.parameters["priority"].uint64_param = 2
+    request.parameters["note"].string_param = "x"
+    call = decode_call(request, SharedMemory())
+    assert (call.model, call.version, call.id) == ("m", "3", "call")
+    assert call.inputs["x"].tolist() == [5]
+    assert call.wanted == [WantedOutput("mask")]
+    assert call.parameters == {"priority": 2, "note": "x"}
 
 
-def test_output_that_the_model_does_not_have_is_named() -> None:
-    request = pb.ModelInferRequest(model_name="m")
-    request.outputs.add(name="scores")
-    with pytest.raises(InvalidInput, match=r"'m' has no output 'scores'; .* \['logits', 'mask'\]"):
-        answered(request)
+def test_parameter_without_a_value_is_refused() -> None:
+    request = pb.ModelInferRequest()
+    request.parameters["priority"].SetInParent()
+    with pytest.raises(InvalidInput, match="parameter 'priority' has no value"):
+        decode_call(request, SharedMemory())
 
 
-def test_classification_ranks_the_output_as_it_is_with_labels() -> None:
-    found = answered(classification("logits", int64_param=2))["logits"]
-    assert found.tolist() == [
-        [b"2.000000:2:emu", b"0.500000:0:cat"],
-        [b"3.000000:0:cat", b"3.000000:1:dog"],
-    ]
-
-
-def test_classification_without_a_label_gives_value_and_index() -> None:
-    found = answered(classification("logits", int64_param=1), labels=("cat",))["logits"]
-    assert found.tolist() == [[b"2.000000:2"], [b"3.000000:0:cat"]]
-
-
-def test_classification_of_integers_has_no_decimals() -> None:
-    assert answered(classification("mask", int64_param=1), labels=())["mask"].tolist() == [
-        [b"7:0"],
-        [b"9:0"],
-    ]
-
-
-def test_classification_past_the_number_of_classes_gives_all() -> None:
-    found = answered(classification("logits", int64_param=2**62))["logits"]
-    assert found.shape == (2, 3)
+def test_classification_asks_for_so_many_classes() -> None:
+    assert wanted(int64_param=2) == [WantedOutput("logits", class_count=2)]
 
 
 @pytest.mark.parametrize(
@@ -367,9 +355,33 @@ def test_classification_past_the_number_of_classes_gives_all() -> None:
     [{"int64_param": 0}, {"int64_param": -1}, {"string_param": "2"}, {"bool_param": True}, {}],
 )
 def test_bad_classification_parameter_is_refused(parameter: dict[str, Any]) -> None:
-    request = classification("logits", **parameter)
-    with pytest.raises(InvalidInput, match="'logits': parameter classification: expected an int64"):
-        answered(request)
+    with pytest.raises(InvalidInput, match=r"parameter '?classification"):
+        wanted(**parameter)
+
+
+LOGITS = np.array([[0.5, -1.0, 2.0], [3.0, 3.0, 1.0]], np.float32)
+
+
+def test_classification_ranks_the_output_as_it_is_with_labels() -> None:
+    found = top_classes("y", LOGITS, 2, ("cat", "dog", "emu"), batched=True)
+    assert found.tolist() == [
+        [b"2.000000:2:emu", b"0.500000:0:cat"],
+        [b"3.000000:0:cat", b"3.000000:1:dog"],
+    ]
+
+
+def test_classification_without_a_label_gives_value_and_index() -> None:
+    found = top_classes("y", LOGITS, 1, ("cat",), batched=True)
+    assert found.tolist() == [[b"2.000000:2"], [b"3.000000:0:cat"]]
+
+
+def test_classification_of_integers_has_no_decimals() -> None:
+    found = top_classes("y", np.array([[7], [9]], np.uint8), 1, (), batched=True)
+    assert found.tolist() == [[b"7:0"], [b"9:0"]]
+
+
+def test_classification_past_the_number_of_classes_gives_all() -> None:
+    assert top_classes("y", LOGITS, 2**62, (), batched=True).shape == (2, 3)
 
 
 def test_rows_are_flattened_for_classification() -> None:

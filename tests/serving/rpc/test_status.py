@@ -11,7 +11,8 @@ from google.rpc.status_pb2 import Status
 
 from serving import errors
 from serving.errors import ServingError
-from serving.rpc.status import CODES, abort, code_of, retry_delay
+from serving.rpc.status import abort, code_of, retry_delay
+from serving.status import STATUSES, status_of
 
 
 def subclasses(kind: type[ServingError]) -> Iterator[type[ServingError]]:
@@ -20,18 +21,18 @@ def subclasses(kind: type[ServingError]) -> Iterator[type[ServingError]]:
         yield from subclasses(child)
 
 
-# The design's table.
+# The design's table: gRPC and REST.
 EXPECTED = {
-    "InvalidInput": grpc.StatusCode.INVALID_ARGUMENT,
-    "ModelNotFound": grpc.StatusCode.NOT_FOUND,
-    "ModelNotReady": grpc.StatusCode.UNAVAILABLE,
-    "WrongTask": grpc.StatusCode.FAILED_PRECONDITION,
-    "NotOffered": grpc.StatusCode.UNIMPLEMENTED,
-    "NotAllowed": grpc.StatusCode.PERMISSION_DENIED,
-    "QueueFull": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "Shed": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "DeadlineExpired": grpc.StatusCode.DEADLINE_EXCEEDED,
-    "EngineError": grpc.StatusCode.INTERNAL,
+    "InvalidInput": (grpc.StatusCode.INVALID_ARGUMENT, 400),
+    "ModelNotFound": (grpc.StatusCode.NOT_FOUND, 404),
+    "ModelNotReady": (grpc.StatusCode.UNAVAILABLE, 503),
+    "WrongTask": (grpc.StatusCode.FAILED_PRECONDITION, 400),
+    "NotOffered": (grpc.StatusCode.UNIMPLEMENTED, 501),
+    "NotAllowed": (grpc.StatusCode.PERMISSION_DENIED, 403),
+    "QueueFull": (grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+    "Shed": (grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+    "DeadlineExpired": (grpc.StatusCode.DEADLINE_EXCEEDED, 504),
+    "EngineError": (grpc.StatusCode.INTERNAL, 500),
 }
 
 
@@ -66,8 +67,8 @@ def aborted(error: ServingError) -> tuple[Any, ...]:
 @pytest.mark.parametrize("kind", list(subclasses(ServingError)), ids=lambda kind: kind.__name__)
 def test_every_error_has_a_code_of_its_own_or_of_its_kind(kind: type[ServingError]) -> None:
     ancestors = [k for k in kind.__mro__ if issubclass(k, ServingError) and k is not ServingError]
-    assert any(ancestor in CODES for ancestor in ancestors), f"{kind.__name__} has no code"
-    assert code_of(made(kind)) in CODES.values()
+    assert any(ancestor in STATUSES for ancestor in ancestors), f"{kind.__name__} has no code"
+    assert isinstance(code_of(made(kind)), grpc.StatusCode)
 
 
 def test_every_error_of_the_module_is_walked() -> None:
@@ -80,9 +81,10 @@ def test_every_error_of_the_module_is_walked() -> None:
     assert len(named) > len(EXPECTED)
 
 
-@pytest.mark.parametrize(("name", "code"), EXPECTED.items())
-def test_code_is_that_of_the_design(name: str, code: grpc.StatusCode) -> None:
-    assert code_of(made(getattr(errors, name))) is code
+@pytest.mark.parametrize("name", EXPECTED)
+def test_code_is_that_of_the_design(name: str) -> None:
+    error = made(getattr(errors, name))
+    assert (code_of(error), status_of(error).http) == EXPECTED[name]
 
 
 def test_error_takes_the_code_of_the_nearest_kind_above_it() -> None:
@@ -90,7 +92,7 @@ def test_error_takes_the_code_of_the_nearest_kind_above_it() -> None:
         pass
 
     assert code_of(TooManyRows("x")) is grpc.StatusCode.INVALID_ARGUMENT
-    assert code_of(errors.SelfCheckFailed("x")) is CODES[errors.ModelLoadError]
+    assert code_of(errors.SelfCheckFailed("x")) is code_of(errors.ModelLoadError("x"))
 
 
 def test_error_without_a_kind_is_internal() -> None:
