@@ -1,5 +1,6 @@
 """manifest.json: what an artefact is, and the evidence that it is accurate and fast."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -156,17 +157,20 @@ def read_manifest(folder: Path) -> Manifest | None:
     except OSError as error:
         raise InvalidManifest(f"{path}: {error.strerror}") from error
     try:
-        manifest = Manifest.model_validate_json(text)
+        document = json.loads(text)
+    except ValueError as error:
+        raise InvalidManifest(f"{path}: not valid JSON: {error}") from error
+    version = str(document.get("schema_version")) if isinstance(document, dict) else "none"
+    if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+        raise InvalidManifest(
+            f"{path}: schema_version: expected {SCHEMA_VERSION.split('.')[0]}.x, got {version}"
+        )
+    try:
+        return Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
         raise InvalidManifest(f"{path}: {where}: {first['msg']}") from error
-    if manifest.schema_version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
-        raise InvalidManifest(
-            f"{path}: schema_version: expected {SCHEMA_VERSION.split('.')[0]}.x, "
-            f"got {manifest.schema_version}"
-        )
-    return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -10,6 +10,9 @@ from serving.errors import InvalidInput
 from serving.tensor import NUMPY_TYPES, Array
 
 _LENGTH = struct.Struct("<I")
+# numpy's own limits; far past any that a message could fill.
+_MAX_DIMS = 64
+_MAX_ELEMENTS = 1 << 60
 
 
 def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:
@@ -46,6 +49,8 @@ def check_shape(name: str, datatype: str, shape: Sequence[int]) -> tuple[int, ..
         )
     if any(dim < 0 for dim in shape):
         raise InvalidInput(f"input {name!r}: negative size in {list(shape)}")
+    if len(shape) > _MAX_DIMS or math.prod(max(1, dim) for dim in shape) > _MAX_ELEMENTS:
+        raise InvalidInput(f"input {name!r}: shape {list(shape)} cannot be held")
     return tuple(shape)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -142,10 +143,9 @@ def _from_json(name: str, datatype: str, shape: list[int], data: Any, where: str
         raise InvalidInput(f"{where}.data: not {datatype} elements: {error}") from error
     if wide.dtype.kind not in "biuf" or (dtype.kind in "iub" and not np.array_equal(wide, array)):
         raise InvalidInput(f"{where}.data: an element does not fit {datatype}")
-    if array.size != int(np.prod(dims, dtype=np.int64)):
+    if array.size != math.prod(dims):
         raise InvalidInput(
-            f"{where}.data: {datatype} {shape} takes {int(np.prod(dims, dtype=np.int64))} "
-            f"elements, got {array.size}"
+            f"{where}.data: {datatype} {shape} takes {math.prod(dims)} elements, got {array.size}"
         )
     return array.reshape(dims)
 

@@ -91,16 +91,11 @@ def decode_inputs(request: pb.ModelInferRequest, memory: SharedMemory) -> dict[s
                 )
         else:
             data = None
-        try:
-            arrays[tensor.name] = (
-                _from_contents(tensor)
-                if data is None
-                else from_raw(tensor.name, tensor.datatype, tensor.shape, data)
-            )
-        except ValueError as error:  # Past numpy's limits: 64 dimensions, sizes of 63 bits.
-            raise InvalidInput(
-                f"input {tensor.name!r}: shape {list(tensor.shape)} cannot be held: {error}"
-            ) from error
+        arrays[tensor.name] = (
+            _from_contents(tensor)
+            if data is None
+            else from_raw(tensor.name, tensor.datatype, tensor.shape, data)
+        )
     left = sum(1 for _ in raw)
     if left:
         raise InvalidInput(f"raw_input_contents: {left} more than there are inputs")
