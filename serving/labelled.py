@@ -51,6 +51,15 @@ def class_folders(root: Path, classes: Sequence[str]) -> list[LabelledImage]:
     return images
 
 
+def identity_folders(root: Path) -> tuple[list[LabelledImage], list[str]]:
+    """Every image below root/IDENTITY/, and the names of the identities that the labels stand for.
+
+    Raises InvalidInput where there are no images.
+    """
+    names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    return class_folders(root, names), names
+
+
 def mask_pairs(root: Path) -> list[MaskedImage]:
     """Every root/images/NAME.* with its root/masks/NAME.png.
 

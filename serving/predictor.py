@@ -53,6 +53,8 @@ class Predictor(Protocol):
 
     async def segment(self, image: bytes, overlay: bool) -> MaskResult: ...
 
+    async def embed(self, image: bytes) -> NDArray[np.float32]: ...
+
 
 class RemotePredictor:
     """A model of a running server."""
@@ -75,6 +77,11 @@ class RemotePredictor:
         result: pb.Segmentation = response.results[0]
         areas = [(x.index, x.name, x.fraction, x.confidence) for x in result.areas]
         return MaskResult(mask_of(result), areas, result.overlay_png, response.served.variant)
+
+    async def embed(self, image: bytes) -> NDArray[np.float32]:
+        """See Predictor."""
+        response = await self._client.embed(self.info.name, image)
+        return np.array(response.results[0].values, np.float32)
 
 
 class LocalPredictor:
@@ -100,6 +107,11 @@ class LocalPredictor:
             found.overlay_png or b"",
             self._model.variant,
         )
+
+    async def embed(self, image: bytes) -> NDArray[np.float32]:
+        """See Predictor."""
+        found = await vision.embed(self._model, EncodedImage(image), CallOptions())
+        return found.values
 
 
 @asynccontextmanager

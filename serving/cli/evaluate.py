@@ -8,19 +8,27 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.progress import track
 
 from serving import evaluation
 from serving.cli.output import fail, print_json, print_table, warn
 from serving.client import CallFailed
 from serving.errors import InvalidInput, ServingError, WrongTask
-from serving.labelled import class_folders, class_mapping, mask_pairs, read_mask
+from serving.labelled import (
+    class_folders,
+    class_mapping,
+    identity_folders,
+    mask_pairs,
+    read_mask,
+)
 from serving.manifest import Estimate
 from serving.predictor import Predictor, open_predictor
 
 # Enough calls at a time to fill batches.
 _CONCURRENCY = 32
 _TOP = 5
+_RANKS = (1, 5)
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -29,7 +37,8 @@ Outcome = TypeVar("Outcome")
 def evaluate(
     model: Annotated[str, typer.Option(help="Name of the model.")],
     data: Annotated[
-        Path, typer.Option(help="A folder a class, or images/ and masks/ with classes.txt.")
+        Path,
+        typer.Option(help="A folder a class or person, or images/ and masks/ with classes.txt."),
     ],
     url: Annotated[str | None, typer.Option(help="A server's host:port.")] = None,
     model_repository: Annotated[
@@ -59,11 +68,10 @@ async def _evaluate(
                 return await _classification(predictor, data)
             case "segmentation":
                 return await _segmentation(predictor, data)
-            case task:
-                raise WrongTask(
-                    f"model {model!r}: evaluate knows classification and segmentation, "
-                    f"not {task or 'plain tensors'}"
-                )
+            case "embedding":
+                return await _embedding(predictor, data)
+            case _:
+                raise WrongTask(f"model {model!r} is for plain tensors: it has no manifest")
 
 
 async def _classification(predictor: Predictor, data: Path) -> dict[str, Any]:
@@ -130,6 +138,33 @@ async def _segmentation(predictor: Predictor, data: Path) -> dict[str, Any]:
     }
 
 
+async def _embedding(predictor: Predictor, data: Path) -> dict[str, Any]:
+    images, names = identity_folders(data)
+
+    async def one(index: int) -> NDArray[np.float32]:
+        return await predictor.embed(await asyncio.to_thread(images[index].path.read_bytes))
+
+    answers, failed = await _each(range(len(images)), one, lambda i: str(images[i].path))
+    embeddings = np.stack(list(answers.values()))
+    identities = np.array([images[i].label for i in answers])
+    try:
+        verified = evaluation.verification(embeddings, identities)
+        ranked = evaluation.identification(embeddings, identities, _RANKS)
+    except ValueError as error:
+        raise InvalidInput(f"{data}: {error}") from error
+    return {
+        "model": predictor.info.name,
+        "task": "embedding",
+        "n": len(answers),
+        "identities": len(names),
+        "pairs": {"genuine": verified.genuine_pairs, "impostor": verified.impostor_pairs},
+        "eer": verified.eer,
+        **{f"tar@far={far:g}": _estimate(e) for far, e in verified.tar_at_far.items()},
+        **{f"rank{k}": _estimate(e) for k, e in ranked.items()},
+        "failed": failed,
+    }
+
+
 async def _each(
     items: Sequence[int],
     one: Callable[[int], Awaitable[Outcome]],
@@ -165,18 +200,23 @@ def _estimate(estimate: Estimate) -> dict[str, float]:
 
 def _print(report: dict[str, Any]) -> None:
     typer.echo(f"{report['model']}: {report['task']}, {report['n']} images")
-    for measure in ("top1", f"top{_TOP}", "miou"):
-        if measure in report:
-            found = report[measure]
+    for measure, found in report.items():
+        if isinstance(found, dict) and found.keys() == {"value", "low", "high"}:
             typer.echo(
-                f"{measure:>5}  {found['value']:.2%}  (95 %: {found['low']:.2%} to "
+                f"{measure:>13}  {found['value']:.2%}  (95 %: {found['low']:.2%} to "
                 f"{found['high']:.2%})"
             )
-    columns = list(next(iter(report["classes"].values())))
-    rows = [
-        [name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values.values())]
-        for name, values in report["classes"].items()
-    ]
-    print_table(["class", *columns], rows)
+    if "eer" in report:
+        typer.echo(
+            f"{'eer':>13}  {report['eer']:.2%}  ({report['pairs']['genuine']} genuine and "
+            f"{report['pairs']['impostor']} impostor pairs)"
+        )
+    if "classes" in report:
+        columns = list(next(iter(report["classes"].values())))
+        rows = [
+            [name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values.values())]
+            for name, values in report["classes"].items()
+        ]
+        print_table(["class", *columns], rows)
     if report["failed"]:
         typer.echo(f"{len(report['failed'])} images could not be evaluated (named above)")

@@ -152,6 +152,19 @@ def test_evaluate_measures_iou_with_classes_by_name(source: tuple[str, str], sce
     assert set(report["classes"]) == {"red", "blue"}
 
 
+def test_evaluate_verifies_and_identifies_by_embedding(
+    source: tuple[str, str], pictures: Path
+) -> None:
+    result = convserve("evaluate", "--model", "points", "--data", pictures, *source, "--json")
+    report = json.loads(result.stdout)
+    assert (report["n"], report["identities"]) == (12, 3)
+    assert report["pairs"] == {"genuine": 18, "impostor": 48}
+    # One of the red ones is green: of nine probes it alone is taken for another.
+    assert report["rank1"]["value"] == pytest.approx(8 / 9)
+    assert 0 < report["eer"] < 0.5
+    assert "rank1" in convserve("evaluate", "--model", "points", "--data", pictures, *source).stdout
+
+
 def test_evaluate_names_broken_files_and_counts_the_rest(
     source: tuple[str, str], pictures: Path, tmp_path: Path
 ) -> None:
@@ -202,11 +215,19 @@ def test_bad_arguments_are_one_clear_line(
         "UNAVAILABLE",
     )
     failed(convserve("evaluate", "--model", "colours", "--data", tmp_path, *here), 1, "no images")
-    failed(convserve("evaluate", "--model", "points", "--data", pictures, *here), 1, "embedding")
-    (tmp_path / "purple").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "purple" / "0.png")
+    alone = tmp_path / "people" / "somebody"
+    alone.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(alone / "0.png")
     failed(
-        convserve("evaluate", "--model", "colours", "--data", tmp_path, *here),
+        convserve("evaluate", "--model", "points", "--data", alone.parent, *here),
+        1,
+        "two identities",
+    )
+    purple = tmp_path / "colours" / "purple"
+    purple.mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(purple / "0.png")
+    failed(
+        convserve("evaluate", "--model", "colours", "--data", purple.parent, *here),
         1,
         "'purple'",
         "red, green, blue",

@@ -18,9 +18,11 @@ from serving.evaluation import (
     class_iou,
     class_reports,
     confusion_matrix,
+    identification,
     in_top_k,
     mean_iou,
     mean_iou_drop,
+    verification,
 )
 from serving.tensor import Array
 
@@ -325,3 +327,48 @@ def test_distance_from_a_reference_of_zeros_is_large_not_undefined() -> None:
     zeros = np.zeros(4, np.float32)
     assert answer_distance(zeros, zeros) == 0
     assert 1e6 < answer_distance(zeros, zeros + 1) < math.inf
+
+
+def unit(angles: list[float]) -> NDArray[np.float32]:
+    """Points on the unit circle, by their angle in degrees."""
+    radians = np.radians(angles)
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
+def test_verification_of_people_far_apart_is_perfect() -> None:
+    found = verification(unit([0, 5, 90, 95]), np.array([0, 0, 1, 1]))
+    assert (found.genuine_pairs, found.impostor_pairs) == (2, 4)
+    assert found.tar_at_far[0.01].value == 1.0
+    assert found.eer == 0.0
+
+
+def test_tar_counts_genuine_pairs_above_the_impostors() -> None:
+    # Genuine pairs at 5 and 78 degrees; the nearest impostors are 7 degrees apart.
+    found = verification(unit([0, 5, 90, 12]), np.array([0, 0, 1, 1]))
+    assert found.tar_at_far[0.01].value == 0.5
+
+
+def test_eer_agrees_with_the_roc_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    identities = np.repeat(np.arange(12), 6)
+    points = rng.normal(size=(12, 8))[identities] + rng.normal(0, 0.9, (72, 8))
+    embeddings = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    upper = np.triu_indices(72, 1)
+    false, true, _ = metrics.roc_curve(
+        (identities[:, None] == identities)[upper], (embeddings @ embeddings.T)[upper]
+    )
+    expected = false[np.argmin(np.abs(1 - true - false))]
+    assert verification(embeddings, identities).eer == pytest.approx(expected, abs=0.01)
+
+
+def test_identification_ranks_the_gallery_of_first_images() -> None:
+    # The probe of person 1, at 40 degrees, lies nearer to person 0's first image than to its own.
+    found = identification(unit([0, 3, 90, 40, 180, 175]), np.array([0, 0, 1, 1, 2, 2]), (1, 2))
+    assert (found[1].value, found[1].n) == (pytest.approx(2 / 3), 3)
+    assert found[2].value == 1.0
+
+
+@pytest.mark.parametrize("identities", [[0, 0], [0, 1]])
+def test_verification_needs_both_kinds_of_pairs(identities: list[int]) -> None:
+    with pytest.raises(ValueError, match="two identities"):
+        verification(unit([0, 90]), np.array(identities))
