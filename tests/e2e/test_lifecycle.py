@@ -254,3 +254,47 @@ def test_port_in_use_is_one_clear_line(tmp_path: Path, colours: Path) -> None:
 def _index(client: triton.InferenceServerClient) -> list[dict[str, str]]:
     models: list[dict[str, str]] = client.get_model_repository_index(as_json=True)["models"]
     return models
+
+
+def test_reloads_under_load_fail_no_call_and_answer_from_one_version_or_the_other(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    publish(tmp_path, gain=1.0)
+    publish(tmp_path, version=2, gain=20.0)
+    config = tmp_path / "colours" / "config.pbtxt"
+    text = config.read_text()
+    server = start_server(tmp_path, "--model-control", "explicit")
+    admin = triton.InferenceServerClient(server.url)
+    admin.load_model("colours")
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 100
+    weak, strong = (np.exp(gain * 100 / 255) for gain in (1.0, 20.0))
+    allowed = {1: weak / (weak + 2), 2: strong / (strong + 2)}
+
+    async def body() -> tuple[int, set[str]]:
+        answered, versions, done = 0, set[str](), False
+
+        async def caller() -> None:
+            nonlocal answered
+            async with AsyncVisionClient(server.url, retries=0) as client:
+                while not done:
+                    response = await client.classify("colours", red)
+                    version = response.served.version
+                    score = response.results[0].labels[0].score
+                    assert score == pytest.approx(allowed[int(version)], abs=1e-4)
+                    versions.add(version)
+                    answered += 1
+
+        callers = [asyncio.create_task(caller()) for _ in range(4)]
+        for number in range(10):
+            chosen = 1 + number % 2
+            config.write_text(text + f"version_policy {{ specific {{ versions: {chosen} }} }}")
+            await asyncio.to_thread(admin.load_model, "colours")
+        done = True
+        await asyncio.gather(*callers)
+        return answered, versions
+
+    answered, versions = asyncio.run(asyncio.wait_for(body(), 120))
+    admin.close()
+    assert answered > 100
+    assert versions == {"1", "2"}
