@@ -139,6 +139,10 @@ class Tracer:
         the server's. Raises InvalidInput; then nothing is changed."""
         for name, value in changes.items():
             _check_trace(name, value)
+        defaults = self._settings[""] if model else _TRACE_DEFAULTS
+        after = self.read(model) | {name: list(v) or defaults[name] for name, v in changes.items()}
+        if after["trace_level"] != ["OFF"] and after["trace_file"] == [""]:
+            raise InvalidInput("trace setting 'trace_level': needs a 'trace_file' to write into")
         self.flush()
         held = self._settings.setdefault(model, {})
         for name, value in changes.items():

@@ -109,7 +109,8 @@ class Protocol:
         if encoded and ENCODED_INPUT in call.inputs:
             answer = await model.infer_encoded(_images(model, call.inputs), options)
         else:
-            answer = await model.infer(call.inputs, options)
+            inputs = {name: _as_text(name, array) for name, array in call.inputs.items()}
+            answer = await model.infer(inputs, options)
         wanted_outputs = call.wanted or [WantedOutput(spec.name) for spec in model.outputs]
         outputs = [_output(model, wanted, answer.outputs[wanted.name]) for wanted in wanted_outputs]
         for output in outputs:
@@ -193,6 +194,22 @@ def _images(model: Model, inputs: Mapping[str, Array]) -> list[bytes]:
             f"got {encoded.dtype} {list(encoded.shape)}"
         )
     return list(encoded.reshape(-1))
+
+
+def _as_text(name: str, array: Array) -> Array:
+    """Elements of BYTES as engines take them: text. Checked here, since bytes that are none would
+    fail in the engine and take their batch with them. Raises InvalidInput."""
+    if array.dtype != np.object_:
+        return array
+    text = np.empty(array.shape, np.object_)
+    for index, element in np.ndenumerate(array):
+        try:
+            text[index] = element.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidInput(
+                f"input {name!r}: element {list(index)} is not UTF-8 text: {error}"
+            ) from error
+    return text
 
 
 def _output(model: Model, wanted: WantedOutput, array: Array) -> OutputTensor:

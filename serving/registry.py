@@ -273,7 +273,11 @@ class Registry:
                 self._decoders,
                 self._turns,
             )
-        except ModelLoadError as error:
+        except Exception as problem:  # a broken file must not take the other models with it
+            error = problem
+            if not isinstance(error, ModelLoadError):
+                logger.exception("loading failed", extra={"model": folder.name})
+                error = ModelLoadError(f"{folder.path}/{version}: {type(error).__name__}: {error}")
             held.reason = str(error)
             if held.model is None:
                 held.state = State.UNAVAILABLE

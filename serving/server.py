@@ -20,7 +20,7 @@ from serving.config import ServerConfig
 from serving.engines.measure import core_count
 from serving.errors import ServingError
 from serving.front import Front
-from serving.http.health import health_app, metrics_app
+from serving.http.health import add_health_routes, metrics_app
 from serving.http.rest import add_rest_routes
 from serving.inference import Protocol
 from serving.loading import LoadSettings
@@ -72,7 +72,10 @@ class Server:
             config.drain_seconds,
         )
         self._front = Front(
-            self.registry, self._metrics, ByteBudget(config.max_inflight_mib * _MIB)
+            self.registry,
+            self._metrics,
+            ByteBudget(config.max_inflight_mib * _MIB),
+            slow_seconds=config.slow_request_ms / 1e3,
         )
         self._protocol = Protocol(
             self._front,
@@ -108,7 +111,8 @@ class Server:
         reflection.enable_server_reflection(
             (*services, health, reflection.SERVICE_NAME), self._grpc
         )
-        http_app = health_app(self.registry, self._protocol.is_ready)
+        http_app = web.Application(client_max_size=self._config.max_message_mib * _MIB)
+        add_health_routes(http_app, self.registry, self._protocol.is_ready)
         add_rest_routes(http_app, self._protocol)
         addresses = Addresses(
             grpc=self._bind_grpc(),
@@ -153,13 +157,16 @@ class Server:
         """Loads what is there, and with --model-control poll whatever comes."""
         if self._config.model_control == "explicit":
             return
-        await self.registry.load_all()
-        while self._config.model_control == "poll":
-            await asyncio.sleep(self._config.poll_seconds)
+        look = self.registry.load_all
+        while True:
             try:
-                await self.registry.poll()
+                await look()
             except OSError as error:
                 logger.error("repository cannot be read", extra={"reason": str(error)})
+            if self._config.model_control != "poll":
+                return
+            look = self.registry.poll
+            await asyncio.sleep(self._config.poll_seconds)
 
     async def stop(self) -> None:
         """Turns not ready, but goes on serving until callers have moved away; then finishes what

@@ -112,6 +112,7 @@ class Augment(_Strict):
 
     shift: at most this many pixels along each axis. rotate: at most this many degrees either way.
     scale: zoom by a factor in [1 - scale, 1 + scale]. flip: left-right, for half of the images.
+    quarter_turns: 0 to 3 of them; with flip, all eight ways in which a square can lie.
     brightness, contrast: factors in [1 - x, 1 + x].
     """
 
@@ -119,6 +120,7 @@ class Augment(_Strict):
     rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
     scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     flip: bool = False
+    quarter_turns: bool = False
     brightness: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     contrast: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
@@ -293,6 +295,15 @@ class _Recipe(_Strict):
     export: Export = Export()
     verify: Verify = Verify()
     publish: Publish = Publish()
+
+    @model_validator(mode="after")
+    def _only_squares_turn(self) -> "_Recipe":
+        height, width = self.transform.size
+        if self.augment.quarter_turns and height != width:
+            raise ValueError(
+                f"augment.quarter_turns: only square images can be turned, got {height}x{width}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _int8_needs_calibration(self) -> "_Recipe":

@@ -9,7 +9,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from serving.registry import Registry, State
 
 
-def health_app(registry: Registry, is_ready: Callable[[], bool]) -> web.Application:
+def add_health_routes(
+    app: web.Application, registry: Registry, is_ready: Callable[[], bool]
+) -> None:
     """Probes and the last batches. /readyz is 503 while not ready, with a line for each model that
     does not serve."""
 
@@ -36,11 +38,9 @@ def health_app(registry: Registry, is_ready: Callable[[], bool]) -> web.Applicat
         }
         return web.json_response(recent)
 
-    app = web.Application()
     app.router.add_get("/debug/batches", batches)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
-    return app
 
 
 def metrics_app(registry: CollectorRegistry) -> web.Application:

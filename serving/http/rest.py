@@ -78,6 +78,8 @@ class _Rest:
                 return await handler(request)
             except ServingError as error:
                 return _failure(error)
+            except web.HTTPRequestEntityTooLarge as error:
+                return web.json_response({"error": error.text}, status=error.status)
 
         return run
 
@@ -299,7 +301,9 @@ def _counters(model: Model) -> dict[str, Any]:
             "cache_hit": _duration(Duration()),
             "cache_miss": _duration(Duration()),
         },
+        "response_stats": {},
         "batch_stats": batches,
+        "memory_usage": [],
     }
 
 

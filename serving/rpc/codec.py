@@ -134,7 +134,8 @@ def _wanted(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> WantedOu
 
 
 def encode_answer(answer: InferAnswer) -> pb.ModelInferResponse:
-    """An answer as a message: data in raw_output_contents, but for what lies in shared memory."""
+    """An answer as a message: data in raw_output_contents, one entry for each output; clients count
+    them, so what lies in shared memory has an empty one."""
     response = pb.ModelInferResponse(
         model_name=answer.model, model_version=answer.version, id=answer.id
     )
@@ -145,6 +146,7 @@ def encode_answer(answer: InferAnswer) -> pb.ModelInferResponse:
         if output.place is None:
             response.raw_output_contents.append(to_raw(output.array))
         else:
+            response.raw_output_contents.append(b"")
             tensor.parameters["shared_memory_region"].string_param = output.place.region
             tensor.parameters["shared_memory_byte_size"].int64_param = output.place.byte_size
             if output.place.offset:

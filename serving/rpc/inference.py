@@ -14,6 +14,8 @@ from serving.rpc.call import Context, admin_call, stream, unary
 from serving.rpc.codec import decode_call, decode_log_settings, encode_answer
 from serving.rpc.status import abort
 
+_FINAL_RESPONSE = "triton_final_response"
+
 
 class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     """Converts, calls, converts. What it does not override answers UNIMPLEMENTED."""
@@ -211,7 +213,10 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Many inference calls over one stream, answered in their order."""
 
         async def infer(request: pb.ModelInferRequest, call: Call) -> pb.ModelStreamInferResponse:
-            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, call))
+            answer = await self._infer(request, call)
+            # Clients that are written for several responses to a request look for the last one.
+            answer.parameters[_FINAL_RESPONSE].bool_param = True
+            return pb.ModelStreamInferResponse(infer_response=answer)
 
         responses = stream(self._front, "ModelStreamInfer", requests, context, infer, _failed)
         async for response in responses:

@@ -3,7 +3,8 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from tests.support.process import ServerProcess
-from tests.support.published import samples
+from tests.support.published import publish, samples
 
 LOGITS = samples().mean(axis=(1, 2)) * 10 / 255
 
@@ -175,3 +176,42 @@ def test_binary_array_of_numpy_type_survives(client: triton.InferenceServerClien
     result = client.infer("regions", [image_input(binary=True)])
     assert result.as_numpy("mask").dtype == np.uint8
     assert (result.as_numpy("mask")[0] == 0).mean() > 0.95
+
+
+def test_large_bodies_are_taken_up_to_the_message_limit(
+    tmp_path: Path, start_server: Callable[..., ServerProcess]
+) -> None:
+    publish(tmp_path)
+    server = start_server(tmp_path, "--max-message-mib", "3").wait_ready()
+    padding = {"parameters": {"padding": "x" * (2 << 20)}}
+    status, answer = post(f"{server.http}/v2/models/colours/infer", {"inputs": [], **padding})
+    assert status == 400
+    assert "missing" in answer["error"]
+    padding = {"parameters": {"padding": "x" * (4 << 20)}}
+    status, answer = post(f"{server.http}/v2/models/colours/infer", {"inputs": [], **padding})
+    assert status == 413
+    assert "exceeded" in answer["error"]
+
+
+def test_slow_calls_are_logged_with_their_id(
+    tmp_path: Path, start_server: Callable[..., ServerProcess]
+) -> None:
+    publish(tmp_path)
+    server = start_server(tmp_path, "--slow-request-ms", "0.001").wait_ready()
+    client = triton.InferenceServerClient(server.http.removeprefix("http://"))
+    client.infer("colours", [image_input(binary=True)], request_id="the-slow-one")
+    client.close()
+    line = server.wait_for_log("slow call", request_id="the-slow-one")
+    assert line["model"] == "colours"
+    assert line["milliseconds"] >= 0
+
+
+def test_debug_batches_explains_the_last_decisions(
+    client: triton.InferenceServerClient, server: ServerProcess
+) -> None:
+    client.infer("points", [image_input(binary=True)])
+    status, text = server.get(f"{server.http}/debug/batches")
+    assert status == 200
+    last = json.loads(text)["points/1"][-1]
+    assert last["rows"] == 6
+    assert last["took"] > 0

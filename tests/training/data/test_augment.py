@@ -31,7 +31,9 @@ def test_nothing_asked_changes_nothing() -> None:
     assert torch.equal(moved, masks)
 
 
-@pytest.mark.parametrize("changes", [Augment(shift=3), Augment(flip=True)])
+@pytest.mark.parametrize(
+    "changes", [Augment(shift=3), Augment(flip=True), Augment(quarter_turns=True)]
+)
 def test_masks_follow_exactly_where_pixels_move_whole(changes: Augment) -> None:
     images, masks = augment(*batch(), changes, generator())
     assert torch.equal(images[..., 0], masks * 40)

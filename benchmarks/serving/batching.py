@@ -1,0 +1,196 @@
+"""What batching costs around the engine, and whether an answer depends on the batch it rode in.
+
+    python -m benchmarks.serving.batching [--seconds 5] [--rounds 5] [--requests 2000]
+
+Overhead: CPU time of the process per image, with ResNet-18 INT8 and raw tensors in batches of 32,
+for the bare engine and for the batcher around it, without the wire; the two take turns.
+Invariance: the same requests alone and in random batches, bit by bit, by network, variant and
+engine. Integrity: 200,000 calls of a network whose right answer is known, with random cancels and
+deadlines.
+"""
+
+import argparse
+import asyncio
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.serving.networks import export
+from serving.batching.batcher import DynamicBatcher
+from serving.batching.latency import LatencyTable
+from serving.batching.turns import CoreTurns
+from serving.engines import ENGINES, Engine, EngineOptions, load_engine
+from serving.engines.measure import core_count
+from serving.errors import DeadlineExpired, QueueFull, Shed
+from serving.metrics import Metrics
+from serving.model_config import Batching, QueuePolicy
+
+NETWORKS = ("resnet18", "vgg16_bn", "mobilenet_v2")
+FILES = Path("build/benchmarks")
+BATCH = 32
+OVERHEAD_TARGET = 1.05
+
+
+def batcher_of(engine: Engine, max_batch_size: int) -> DynamicBatcher:
+    cores = core_count()
+    return DynamicBatcher(
+        engine,
+        model="m",
+        version="1",
+        max_batch_size=max_batch_size,
+        batching=Batching(default_policy=QueuePolicy(max_queue_size=100_000)),
+        instances=1,
+        latency=LatencyTable({1: 1e-4, max_batch_size: 1e-4 * max_batch_size}),
+        metrics=Metrics(),
+        turns=CoreTurns(cores),
+        cores=cores,
+    )
+
+
+def cpu_of_engine(engine: Engine, images: np.ndarray, seconds: float) -> float:
+    """CPU seconds an image of engine.infer alone, in full batches that are gathered already."""
+    batch = np.concatenate([images] * (BATCH // len(images)))
+    count, begin, end = 0, time.process_time(), time.monotonic() + seconds
+    while time.monotonic() < end:
+        engine.infer({"image": batch})
+        count += BATCH
+    return (time.process_time() - begin) / count
+
+
+def cpu_of_batcher(engine: Engine, images: np.ndarray, seconds: float) -> float:
+    """The same of single calls through the batcher, always enough of them for full batches."""
+
+    async def body() -> float:
+        batcher = batcher_of(engine, BATCH)
+        count, begin, end = 0, time.process_time(), time.monotonic() + seconds
+
+        async def caller(image: np.ndarray) -> None:
+            nonlocal count
+            while time.monotonic() < end:
+                ticket = batcher.admit(1, 0, float("inf"))
+                await batcher.submit(ticket, {"image": image[np.newaxis]})
+                count += 1
+
+        await asyncio.gather(*(caller(images[i % len(images)]) for i in range(3 * BATCH)))
+        cpu = time.process_time() - begin
+        batcher.close()
+        return cpu / count
+
+    return asyncio.run(body())
+
+
+def overhead(seconds: float, rounds: int) -> bool:
+    """Prints the ratio; whether it is within the target."""
+    images = np.random.default_rng(1).integers(0, 256, (8, 224, 224, 3), np.uint8)
+    file = export("resnet18", FILES)["int8-s8"]
+    options = EngineOptions(precision="int8", threads=core_count(), max_batch_size=BATCH)
+    engine = load_engine("openvino", file, options)
+    cpu_of_engine(engine, images, 1.0)
+    pairs = [
+        (cpu_of_engine(engine, images, seconds), cpu_of_batcher(engine, images, seconds))
+        for _ in range(rounds)
+    ]
+    engine.close()
+    bare, batched = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratio = statistics.median(b / a for a, b in pairs)
+    print(
+        f"overhead: engine {bare * 1e3:.2f} ms CPU an image, with batching {batched * 1e3:.2f}, "
+        f"ratio {ratio:.3f} (medians of {rounds}; at most {OVERHEAD_TARGET})"
+    )
+    return ratio <= OVERHEAD_TARGET
+
+
+def invariance(requests: int) -> bool:
+    """Prints a line for each network, variant and engine; whether all agree bit for bit."""
+    rng = np.random.default_rng(2)
+    images = rng.integers(0, 256, (64, 224, 224, 3), np.uint8)
+    order = rng.integers(0, len(images), requests)
+    same = True
+    for network in NETWORKS:
+        files = export(network, FILES)
+        runs = [(v, v.split("-")[0], files[v]) for v in files] + [("bf16", "bf16", files["fp32"])]
+        for variant, precision, file in runs:
+            for name, entry in ENGINES.items():
+                if precision not in entry.precisions:
+                    continue
+                options = EngineOptions(precision, 1, core_count(), BATCH)
+                engine = load_engine(name, file, options)
+                alone = [engine.infer({"image": images[i : i + 1]})["logits"] for i in range(64)]
+                equal, worst, done = 0, 0.0, 0
+                while done < requests:
+                    chosen = order[done : done + int(rng.integers(1, BATCH + 1))]
+                    batch = engine.infer({"image": images[chosen]})["logits"]
+                    for row, index in zip(batch, chosen, strict=True):
+                        equal += np.array_equal(row, alone[index][0])
+                        scale = float(np.abs(alone[index]).max())
+                        worst = max(worst, float(np.abs(row - alone[index][0]).max()) / scale)
+                    done += len(chosen)
+                engine.close()
+                same &= equal == done
+                print(
+                    f"invariance: {network} {variant} in {name}: {equal} of {done} equal bit for "
+                    f"bit, largest difference {worst:.1e} of the largest logit",
+                    flush=True,
+                )
+    return same
+
+
+def integrity(calls: int) -> bool:
+    """Whether every one of the calls had its own right answer, or the end that it asked for."""
+    from tests.serving.batching.fake_engine import FakeEngine
+
+    chance = random.Random(3)
+    outcomes: dict[str, int] = {}
+
+    async def body() -> int:
+        batcher = batcher_of(FakeEngine(), BATCH)  # type: ignore[arg-type]
+        wrong = 0
+
+        async def caller(value: float) -> None:
+            nonlocal wrong
+            outcome = "answered"
+            try:
+                timeout = chance.choice([0.0005, 0.01, 30.0, 30.0])
+                ticket = batcher.admit(1, 0, time.monotonic() + timeout)
+                inputs = {"x": np.full((1, 2), value, np.float32)}
+                task = asyncio.create_task(batcher.submit(ticket, inputs))
+                if chance.random() < 0.1:
+                    await asyncio.sleep(0)
+                    task.cancel()
+                answer = await task
+                wrong += bool((answer.outputs["y"] != value * 2).any())
+            except (Shed, QueueFull, DeadlineExpired, asyncio.CancelledError) as error:
+                outcome = type(error).__name__
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+
+        for begin in range(0, calls, 500):
+            await asyncio.gather(*(caller(float(v)) for v in range(begin, begin + 500)))
+        drained = await batcher.drain(10)
+        batcher.close()
+        return wrong + (not drained)
+
+    wrong = asyncio.run(body())
+    print(f"integrity: {sum(outcomes.values())} of {calls} calls ended, {wrong} wrong: {outcomes}")
+    return wrong == 0 and sum(outcomes.values()) == calls
+
+
+def main() -> None:
+    """Runs all three; exit status 1 where one misses its target."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--calls", type=int, default=200_000)
+    arguments = parser.parse_args()
+    good = integrity(arguments.calls)
+    good &= overhead(arguments.seconds, arguments.rounds)
+    good &= invariance(arguments.requests)
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
