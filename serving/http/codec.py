@@ -138,6 +138,10 @@ def _from_json(name: str, datatype: str, shape: list[int], data: Any, where: str
     dtype = NUMPY_TYPES[datatype]
     try:
         wide = np.array(data)
+        if dtype == np.uint64 and wide.dtype == np.float64:
+            # Below and above 2**63 together: numpy finds no integer type for both by itself.
+            integers = all(type(element) is int for element in _flat(data))
+            wide = np.array(data, dtype) if integers else wide
         array = wide.astype(dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"{where}.data: not {datatype} elements: {error}") from error

@@ -319,7 +319,8 @@ def test_output_in_shared_memory_travels_as_its_place() -> None:
     assert parameters["shared_memory_region"].string_param == "region"
     assert parameters["shared_memory_offset"].int64_param == 64
     assert parameters["shared_memory_byte_size"].int64_param == 1
-    assert list(response.raw_output_contents) == [b"\x07"]
+    # Clients find an output's data by its place among the outputs.
+    assert list(response.raw_output_contents) == [b"", b"\x07"]
 
 
 def wanted(**parameter: Any) -> list[WantedOutput]:

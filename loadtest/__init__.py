@@ -1,0 +1,1 @@
+"""Black-box load tester: knows the wire, not the server."""

@@ -1,0 +1,93 @@
+"""How sub-commands end: with a report, or with one line that says why not."""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec
+
+import typer
+
+from loadtest.errors import LoadTestError
+from loadtest.junit import write_junit
+from loadtest.page import render_page
+from loadtest.results import Run, save
+from loadtest.summary import summarise
+from loadtest.text import render
+from loadtest.verdict import Condition, check
+
+Parameters = ParamSpec("Parameters")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which reports somebody wants, and what must not hold."""
+
+    as_json: bool = False
+    output: Path | None = None
+    html: Path | None = None
+    junit: Path | None = None
+    conditions: Sequence[Condition] = ()
+
+    def check_places(self) -> None:
+        """Raises LoadTestError where a file could not be written, before any load is put on."""
+        for path in (self.output, self.html, self.junit):
+            if path is not None and not path.absolute().parent.is_dir():
+                raise LoadTestError(f"{path}: there is no folder {path.absolute().parent}")
+
+
+def fail(message: str) -> NoReturn:
+    """One line on stderr and exit status 1."""
+    typer.echo(f"convserve: {' '.join(message.split())}", err=True)
+    raise typer.Exit(1)
+
+
+def failing(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """A command whose LoadTestError ends it with one line."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except LoadTestError as error:
+            fail(str(error))
+
+    return wrapped
+
+
+def deliver(run: Run, wanted: Wanted) -> None:
+    """Writes and prints every report. Exits with 1 where a check failed, one line for each.
+
+    Steps of a search are meant to find where the server fails, so they are not checked.
+    """
+    if wanted.output is not None:
+        save(run, wanted.output)
+    document = summarise(run)
+    checks = [] if "search" in run.settings else check(document, wanted.conditions)
+    failures = [c.failure for c in checks if c.failure]
+    if wanted.html is not None:
+        _write(wanted.html, render_page(run, document, failures))
+    if wanted.junit is not None:
+        write_junit(document, checks, wanted.junit)
+    if wanted.as_json:
+        document["failures"] = failures
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        typer.echo(render(document))
+    for failure in failures:
+        typer.echo(f"convserve: {failure}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.write_text(content)
+    except OSError as error:
+        raise LoadTestError(f"{path}: {error.strerror}") from error
+
+
+def named(settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Settings as the raw file keeps them: those that were given."""
+    return {**settings, **{key: value for key, value in more.items() if value}}

@@ -1,0 +1,25 @@
+"""`convserve loadtest report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loadtest.cli import options as o
+from loadtest.cli.output import Wanted, deliver, failing
+from loadtest.results import load, merge
+
+
+@failing
+def report(
+    files: Annotated[list[Path], typer.Argument(help="Raw files; several are merged.")],
+    as_json: o.AsJson = False,
+    html: o.Html = None,
+    junit: o.JUnit = None,
+    output: o.Output = None,
+    fail_if: o.FailIf = None,
+) -> None:
+    """Report on raw results, of one machine or of several that ran together."""
+    wanted = Wanted(as_json, output, html, junit, o.conditions(fail_if))
+    wanted.check_places()
+    deliver(merge([load(path) for path in files]), wanted)

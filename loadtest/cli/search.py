@@ -1,0 +1,145 @@
+"""`convserve loadtest search`."""
+
+from typing import Annotated
+
+import typer
+
+from loadtest.cli import options as o
+from loadtest.cli.output import Wanted, deliver, fail, failing
+from loadtest.fleet import Fleet, Interrupt
+from loadtest.live import Progress
+from loadtest.observe import Observer
+from loadtest.prepare import prepare
+from loadtest.results import OK, Phase, Run
+from loadtest.schedule import OPEN_KINDS, Arrivals, Kind
+from loadtest.search import Goal, Search, Step, judge
+from loadtest.trial import Lab, Terms
+
+_GOAL = "Goal"
+# A closed loop that keeps a server busy shows about what it can do: the search begins at half.
+_SOUNDING_CONCURRENCY = 16
+_SOUNDING_SECONDS = 2.0
+
+
+@failing
+def search(
+    url: o.Url,
+    model: o.Models,
+    p99: Annotated[str, typer.Option(help="Largest p99, such as 50ms.", rich_help_panel=_GOAL)],
+    error_rate: Annotated[
+        float,
+        typer.Option(help="Largest share of errors.", min=0.0, max=1.0, rich_help_panel=_GOAL),
+    ] = 0.0,
+    precision: Annotated[
+        float,
+        typer.Option(
+            help="How finely rates are told apart.", min=0.005, max=1.0, rich_help_panel=_GOAL
+        ),
+    ] = 0.05,
+    fail_below: Annotated[
+        float, typer.Option(help="Exit 1 where the rate found is lower.", rich_help_panel=_GOAL)
+    ] = 0.0,
+    start: Annotated[float, typer.Option(help="First rate; 0 finds one by itself.", min=0.0)] = 0.0,
+    highest: Annotated[float, typer.Option(help="No rate above this; 0 is no limit.", min=0.0)] = 0,
+    arrivals: Annotated[Kind, typer.Option(help="How the requests arrive.")] = "poisson",
+    burst_size: Annotated[int, typer.Option(help="Requests of one burst.", min=1)] = 16,
+    duration: Annotated[str, typer.Option(help="Measured time of each step.")] = "5s",
+    warmup: Annotated[str, typer.Option(help="Time before it, which is left out.")] = "1s",
+    curve: Annotated[
+        int,
+        typer.Option(help="Then measure so many rates up to the one found, evenly apart.", min=0),
+    ] = 0,
+    images: o.Images = None,
+    labelled: o.Labelled = None,
+    synthetic: o.Synthetic = None,
+    npy: o.Npy = None,
+    shape: o.Shape = None,
+    rows: o.Rows = 1,
+    api: o.ApiOption = "auto",
+    streams: o.Streams = 0,
+    deadline: o.Deadline = "",
+    priority: o.Priority = "",
+    timeout: o.Timeout = "30s",
+    workers: o.Workers = 1,
+    seed: o.Seed = 0,
+    max_in_flight: o.MaxInFlight = 10_000,
+    max_lateness: o.MaxLateness = "10ms",
+    metrics_url: o.MetricsUrl = None,
+    as_json: o.AsJson = False,
+    output: o.Output = None,
+    html: o.Html = None,
+) -> None:
+    """Find the highest rate that keeps a p99."""
+    wanted = Wanted(as_json, output, html)
+    wanted.check_places()
+    if arrivals not in OPEN_KINDS:
+        raise typer.BadParameter(f"expected {', '.join(OPEN_KINDS)}", param_hint="'--arrivals'")
+    lateness = o.read("--max-lateness", max_lateness, o.duration)
+    goal = Goal(o.read("--p99", p99, o.positive_duration), error_rate, precision, lateness)
+    terms = Terms(
+        warmup=o.read("--warmup", warmup, o.duration),
+        seconds=o.read("--duration", duration, o.positive_duration),
+        workers=workers,
+        seed=seed,
+        max_in_flight=max_in_flight,
+    )
+    weights = o.weighted(model)
+    content = o.contents(list(weights), images, labelled, synthetic, npy, shape, rows)
+    load = o.to_load(
+        {url: prepare(url, content, api=api, seed=seed)},
+        weights,
+        deadline=deadline,
+        priority=priority,
+        seed=seed,
+        timeout=timeout,
+        streams=streams,
+    )
+    observer = Observer(url, list(weights), metrics_url)
+    phases: list[Phase] = []
+    with Interrupt() as interrupt, Fleet(load, workers) as fleet:
+        lab = Lab(fleet, terms, Progress(), interrupt)
+
+        def play(rate: float, times: int = 1) -> Phase:
+            phase = lab.run(
+                f"step {len(phases) + 1}: {rate:.1f}/s",
+                url,
+                Arrivals(arrivals, rate=rate, burst_size=burst_size),
+                observer,
+                seconds=terms.seconds * times,
+            )
+            phases.append(phase)
+            return phase
+
+        def measure(rate: float, times: int) -> Step | None:
+            phase = play(rate, times)
+            return None if lab.interrupted else judge(phase, goal)
+
+        first = start or _sound(lab, url, observer) / 2
+        found = Search(measure, goal, highest).run(first)
+        if found.best is not None:
+            for number in range(curve):
+                if lab.interrupted:
+                    break
+                play(found.best.rate * (number + 1) / curve)
+    settings = {"seed": seed, "max_lateness": lateness, "search": found.document(goal)}
+    deliver(Run(settings, tuple(weights), tuple(phases)), wanted)
+    if found.best is None:
+        fail(f"no rate keeps p99 {p99} with at most {error_rate:.2%} errors")
+    if found.best.rate < fail_below:
+        fail(f"{found.best.rate:.1f} requests/s are less than the {fail_below:g} asked for")
+
+
+def _sound(lab: Lab, url: str, observer: Observer) -> float:
+    """About how many requests/s the server answers when it is kept busy."""
+    phase = lab.run(
+        "sounding",
+        url,
+        Arrivals("closed", concurrency=_SOUNDING_CONCURRENCY),
+        observer,
+        warmup=0.5,
+        seconds=_SOUNDING_SECONDS,
+    )
+    answered = int((phase.measured["status"] == OK).sum())
+    if not answered and not lab.interrupted:
+        fail(f"{url}: no request was answered")
+    return max(answered / phase.seconds, 1.0)

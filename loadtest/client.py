@@ -1,0 +1,286 @@
+"""Calls over gRPC, unary or streamed, timed by whoever makes them."""
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from loadtest.errors import LoadTestError
+from loadtest.wire import (
+    INFER,
+    READERS,
+    Answer,
+    ModelFacts,
+    Request,
+    failed,
+    infer_options,
+    read_streamed,
+    vision_options,
+)
+from loadtest.workload import TensorInput
+from protos.gen import grpc_service_pb2 as oip
+from protos.gen import grpc_service_pb2_grpc
+
+_MAX_MESSAGE_BYTES = 256 << 20
+_VISION = "/convserve.vision.v1.VisionService/"
+_OIP = "/inference.GRPCInferenceService/"
+_CONTROL_TIMEOUT = 10.0
+_INTERNAL = grpc.StatusCode.INTERNAL.value[0]
+_UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
+# After a stream has broken: seconds before the next one, so that a dead server is not hammered.
+_STREAM_PAUSE = 0.05
+
+
+def _channel(url: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(
+        url,
+        options=[
+            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            # Each worker is a client of its own, also where several are in one process.
+            ("grpc.use_local_subchannel_pool", 1),
+        ],
+    )
+
+
+class UnaryClient:
+    """One call a request. A call without a deadline gets `timeout` seconds."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._timeout = timeout
+        self._channel = _channel(url)
+        # Bytes in, bytes out: requests are encoded already, and of answers little is read.
+        self._calls: dict[str, Any] = {
+            method: self._channel.unary_unary(
+                (_OIP if method == INFER else _VISION) + method, None, None
+            )
+            for method in READERS
+        }
+
+    async def call(self, request: Request, deadline: float, priority: int) -> Answer:
+        """Sends a request; `deadline` in seconds, 0 is none."""
+        method = request.method
+        body = request.body
+        if priority:
+            options = infer_options if method == INFER else vision_options
+            body += options(priority, 0.0)
+        try:
+            content = await self._calls[method](body, timeout=deadline or self._timeout)
+            return READERS[method](content, request.expected)
+        except grpc.aio.AioRpcError as error:
+            return failed(error.code().value[0])
+        except DecodeError:
+            return failed(_INTERNAL)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+
+class StreamClient:
+    """`streams` long streams; each holds many requests, whose answers come in their order."""
+
+    def __init__(self, url: str, timeout: float, streams: int) -> None:
+        self._timeout = timeout
+        self._channel = _channel(url)
+        self._count = streams
+        self._streams: dict[str, itertools.cycle[_Stream]] = {}
+
+    async def call(self, request: Request, deadline: float, priority: int) -> Answer:
+        """Sends a request; `deadline` in seconds, 0 is none."""
+        streams = self._streams.get(request.method)
+        if streams is None:
+            streams = self._open(request.method)
+        body = request.body
+        if priority or deadline:
+            options = infer_options if request.method == INFER else vision_options
+            body += options(priority, deadline)
+        return await next(streams).call(body, request.expected, deadline or self._timeout)
+
+    def _open(self, method: str) -> "itertools.cycle[_Stream]":
+        name = f"{_OIP}ModelStreamInfer" if method == INFER else f"{_VISION}{method}Stream"
+        opened = itertools.cycle([_Stream(self._channel, name, method) for _ in range(self._count)])
+        self._streams[method] = opened
+        return opened
+
+    async def close(self) -> None:
+        """Closes the connection and every stream."""
+        await self._channel.close()
+
+
+# What waits for an answer, and the labels that it should have.
+_Waiting = tuple["asyncio.Future[Answer]", Sequence[str]]
+
+
+class _Stream:
+    """Requests out, answers in, in the same order. A broken stream fails what it holds and is
+    opened again by the next request.
+
+    Requests go through a task of their own: gRPC takes one write at a time, and to queue for it on
+    a lock would wake every caller once more.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, name: str, method: str) -> None:
+        self._open: Any = channel.stream_stream(name, None, None)
+        self._read_answer = read_streamed if method == INFER else READERS[method]
+        self._outbox: deque[tuple[bytes, _Waiting]] = deque()
+        self._pending: deque[_Waiting] = deque()
+        # Set by a request while the writer has nothing to do.
+        self._wanted: asyncio.Future[None] | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def call(self, body: bytes, expected: Sequence[str], timeout: float) -> Answer:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        # A third of what asyncio.timeout costs.
+        timer = loop.call_later(timeout, _expire, answer)
+        self._outbox.append((body, (answer, expected)))
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        elif self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(None)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    async def _run(self) -> None:
+        """One stream, from the first request to its end."""
+        call = self._open()
+        writer = asyncio.create_task(self._write(call))
+        status = await self._read(call)
+        writer.cancel()
+        await asyncio.sleep(_STREAM_PAUSE)
+        lost = [*self._pending, *(waiting for _, waiting in self._outbox)]
+        self._pending.clear()
+        self._outbox.clear()
+        self._running = None
+        for answer, _ in lost:
+            if not answer.done():
+                answer.set_result(failed(status))
+
+    async def _write(self, call: Any) -> None:
+        outbox, pending = self._outbox, self._pending
+        # Why a stream breaks, its reader is told.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                while outbox:
+                    body, waiting = outbox.popleft()
+                    pending.append(waiting)
+                    await call.write(body)
+                self._wanted = asyncio.get_running_loop().create_future()
+                await self._wanted
+
+    async def _read(self, call: Any) -> int:
+        """Hands out answers to the end of the stream; returns the status that it ended with."""
+        try:
+            while (content := await call.read()) is not grpc.aio.EOF:
+                answer, expected = self._pending.popleft()
+                # One that has timed out is no longer waited for.
+                if not answer.done():
+                    answer.set_result(self._read_answer(content, expected))
+        except grpc.aio.AioRpcError as error:
+            return int(error.code().value[0])
+        except (DecodeError, IndexError):
+            # Not what was asked for, or more than was asked for.
+            call.cancel()
+            return _INTERNAL
+        return _UNAVAILABLE
+
+
+def _expire(answer: asyncio.Future[Answer]) -> None:
+    if not answer.done():
+        answer.set_result(failed(grpc.StatusCode.DEADLINE_EXCEEDED.value[0]))
+
+
+async def describe(url: str, names: Sequence[str]) -> list[ModelFacts]:
+    """What the server says about these models (NAME, or NAME:VERSION). Raises LoadTestError: no
+    server there, or no such model."""
+    async with _channel(url) as channel:
+        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            await stub.ServerLive(oip.ServerLiveRequest(), timeout=_CONTROL_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise LoadTestError(
+                    f"{url}: the server does not speak the Open Inference Protocol"
+                ) from error
+            raise LoadTestError(f"no server answers at {url} ({error.code().name})") from error
+        return [await _describe(url, stub, name) for name in names]
+
+
+async def _describe(
+    url: str, stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub, model: str
+) -> ModelFacts:
+    name, _, version = model.partition(":")
+    try:
+        metadata = await stub.ModelMetadata(
+            oip.ModelMetadataRequest(name=name, version=version), timeout=_CONTROL_TIMEOUT
+        )
+    except grpc.aio.AioRpcError as error:
+        raise LoadTestError(f"{url}: model {model!r}: {error.details()}") from error
+    parameters = await _parameters(stub, name, version)
+    return ModelFacts(
+        name,
+        version,
+        parameters.get("task", ""),
+        tuple(TensorInput(i.name, i.datatype, tuple(i.shape)) for i in metadata.inputs),
+        metadata.outputs[0].name if metadata.outputs else "",
+        parameters.get("encoded_image_input", "") or _bytes_input(metadata),
+    )
+
+
+async def _parameters(
+    stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub, name: str, version: str
+) -> dict[str, str]:
+    """The parameters of the model's config; none where the server has no such call."""
+    request = oip.ModelConfigRequest(name=name, version=version)
+    try:
+        response = await stub.ModelConfig(request, timeout=_CONTROL_TIMEOUT)
+    except grpc.aio.AioRpcError:
+        return {}
+    return {key: value.string_value for key, value in response.config.parameters.items()}
+
+
+def _bytes_input(metadata: oip.ModelMetadataResponse) -> str:
+    """The only input, where it takes BYTES."""
+    only = metadata.inputs[0] if len(metadata.inputs) == 1 else None
+    return only.name if only is not None and only.datatype == "BYTES" else ""
+
+
+async def statistics(url: str, names: Sequence[str]) -> dict[str, float]:
+    """Counters and times (seconds) of these models together, by ModelStatistics; empty where the
+    server does not offer them."""
+    totals: dict[str, float] = {}
+    async with _channel(url) as channel:
+        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for model in names:
+            name, _, version = model.partition(":")
+            request = oip.ModelStatisticsRequest(name=name, version=version)
+            try:
+                response = await stub.ModelStatistics(request, timeout=_CONTROL_TIMEOUT)
+            except grpc.aio.AioRpcError:
+                return {}
+            for found in response.model_stats:
+                _add(totals, found)
+    return totals
+
+
+def _add(totals: dict[str, float], found: oip.ModelStatistics) -> None:
+    times = found.inference_stats
+    values = {
+        "inferences": float(found.inference_count),
+        "executions": float(found.execution_count),
+        "requests": float(times.success.count),
+        "queue": times.queue.ns / 1e9,
+        "compute_input": times.compute_input.ns / 1e9,
+        "compute_infer": times.compute_infer.ns / 1e9,
+        "compute_output": times.compute_output.ns / 1e9,
+    }
+    for key, value in values.items():
+        totals[key] = totals.get(key, 0.0) + value

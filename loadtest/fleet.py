@@ -1,0 +1,160 @@
+"""The worker processes, seen from the parent."""
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import FrameType, TracebackType
+from typing import Any
+
+from loadtest import worker
+from loadtest.errors import LoadTestError
+from loadtest.runner import Share
+from loadtest.schedule import Arrivals
+from loadtest.worker import Done, Load, Play, Ready, Stop
+
+# Between the order to play and the first request: longer than it takes to reach every worker.
+_LEAD = 0.1
+_TICK = 0.1
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of a phase: packed records; Unix time of its start; seconds until it was told to
+    end early (None: it was not) and until it had ended; CPU seconds of the whole generator."""
+
+    chunks: list[bytes]
+    started: float
+    stopped: float | None
+    elapsed: float
+    cpu: float
+    interrupted: bool
+
+
+class Interrupt:
+    """Turns Ctrl-C and SIGTERM into a flag; a second one ends the program."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interrupt":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+class Fleet:
+    """Starts the workers and has them play phases. gRPC does not survive a fork: they are spawned.
+    Raises LoadTestError where a worker dies."""
+
+    def __init__(self, load: Load, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        self._processes: list[SpawnProcess] = []
+        # Ctrl-C reaches the whole process group; what is blocked here stays so in the workers, and
+        # it is for the parent to tell them what to do about it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for number in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=worker.main, args=(load, number, workers, theirs), daemon=True
+                )
+                process.start()
+                theirs.close()
+                self._pipes.append(ours)
+                self._processes.append(process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for pipe in self._pipes:
+            if not isinstance(self._receive(pipe), Ready):
+                raise LoadTestError("a generator process sent nonsense")
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+
+    def play(
+        self,
+        url: str,
+        arrivals: Arrivals,
+        seconds: float,
+        *,
+        seed: int,
+        max_in_flight: int,
+        requests: int,
+        interrupt: Interrupt,
+        watch: Callable[[float, Sequence[bytes]], bool],
+    ) -> Played:
+        """Plays one phase. `watch` is told every tick the seconds since the start and the records
+        since the last time; where it answers True the phase ends early."""
+        cpu = time.process_time()
+        start = time.monotonic() + _LEAD
+        started = time.time() + _LEAD
+        count = len(self._pipes)
+        for number, pipe in enumerate(self._pipes):
+            share = Share(
+                arrivals, seconds, start, seed, number, count, -(-max_in_flight // count), requests
+            )
+            pipe.send(Play(url, share))
+        chunks: list[bytes] = []
+        workers_cpu = 0.0
+        playing = set(self._pipes)
+        stopped: float | None = None
+        seen = 0
+        while playing:
+            readable = wait(list(playing), _TICK)
+            for pipe in [p for p in playing if p in readable]:
+                message = self._receive(pipe)
+                if isinstance(message, bytes):
+                    chunks.append(message)
+                elif isinstance(message, Done):
+                    workers_cpu += message.cpu
+                    playing.discard(pipe)
+            enough = watch(time.monotonic() - start, chunks[seen:])
+            seen = len(chunks)
+            if (enough or interrupt.requested) and stopped is None:
+                stopped = time.monotonic() - start
+                for pipe in playing:
+                    pipe.send(Stop())
+        elapsed = time.monotonic() - start
+        cpu = time.process_time() - cpu + workers_cpu
+        return Played(chunks, started, stopped, elapsed, cpu, interrupt.requested)
+
+    def _receive(self, pipe: Connection) -> object:
+        try:
+            return pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise LoadTestError(
+                "a generator process ended on its own; it says why above"
+            ) from error

@@ -1,0 +1,129 @@
+"""What the server and its host say about themselves, before and after the measured part."""
+
+import asyncio
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from loadtest import client
+from loadtest.errors import LoadTestError
+from loadtest.host import local_server, usage
+from loadtest.rest import is_rest
+
+_TIMEOUT = 5.0
+# Sample names of Triton, which our server uses too, and what we call them.
+_COUNTERS = {
+    "nv_inference_request_success": "requests",
+    "nv_inference_count": "inferences",
+    "nv_inference_exec_count": "executions",
+    "nv_inference_queue_duration_us": "queue",
+    "nv_inference_compute_input_duration_us": "compute_input",
+    "nv_inference_compute_infer_duration_us": "compute_infer",
+    "nv_inference_compute_output_duration_us": "compute_output",
+}
+_STAGE_SUM = "convserve_stage_duration_seconds_sum"
+_STAGE_COUNT = "convserve_stage_duration_seconds_count"
+_TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Counters at one moment (seconds and counts); parts that the server does not offer are
+    empty."""
+
+    time: float
+    statistics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    cpu: float = 0.0
+    resident: int = 0
+
+
+class Observer:
+    """Looks at one server. `metrics_url` is None where nobody named one. Raises LoadTestError where
+    the metrics that were named cannot be read."""
+
+    def __init__(self, url: str, models: Sequence[str], metrics_url: str | None) -> None:
+        self._url = url
+        self._models = models
+        self._metrics_url = metrics_url
+        self._process = local_server(url)
+        if metrics_url is not None:
+            self._scrape(metrics_url)
+
+    def look(self) -> Observed:
+        """The counters of now."""
+        statistics = (
+            {} if is_rest(self._url) else asyncio.run(client.statistics(self._url, self._models))
+        )
+        try:
+            metrics = self._scrape(self._metrics_url) if self._metrics_url else {}
+        except LoadTestError:
+            # A server too busy to be asked is no reason to lose the run.
+            metrics = {}
+        cpu, resident = usage(self._process) if self._process is not None else (0.0, 0)
+        return Observed(time.monotonic(), statistics, metrics, cpu, resident)
+
+    def _scrape(self, url: str) -> dict[str, float]:
+        try:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
+                families = list(text_string_to_metric_families(response.read().decode()))
+        except (OSError, ValueError) as error:
+            raise LoadTestError(f"--metrics-url {url}: {error}") from error
+        names = {name.partition(":")[0] for name in self._models}
+        totals: dict[str, float] = {}
+        for family in families:
+            for sample in family.samples:
+                if sample.labels.get("model") in names:
+                    _count(totals, sample.name, sample.labels, sample.value)
+        return totals
+
+
+def _count(totals: dict[str, float], name: str, labels: dict[str, str], value: float) -> None:
+    # The parser appends to counters what Triton leaves out.
+    name = name.removesuffix("_total")
+    if name in _COUNTERS:
+        key = _COUNTERS[name]
+        value = value / 1e6 if name.endswith("_us") else value
+    elif name == _STAGE_SUM:
+        key = f"stage_sum:{labels['stage']}"
+    elif name == _STAGE_COUNT:
+        key = f"stage_count:{labels['stage']}"
+    else:
+        return
+    totals[key] = totals.get(key, 0.0) + value
+
+
+def difference(before: Observed, after: Observed) -> dict[str, Any]:
+    """What happened in between: batches and mean times (ms), CPU (cores) and memory (bytes)."""
+    found: dict[str, Any] = {}
+    for source in ("statistics", "metrics"):
+        counted = _counted(getattr(before, source), getattr(after, source))
+        if counted:
+            found[source] = counted
+    if after.resident:
+        found["cpu"] = (after.cpu - before.cpu) / max(after.time - before.time, 1e-9)
+        found["resident_bytes"] = after.resident
+    return found
+
+
+def _counted(before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+    change = {key: value - before.get(key, 0.0) for key, value in after.items()}
+    if change.get("executions", 0) <= 0:
+        return {}
+    requests = max(change.get("requests", 0.0), 1.0)
+    stages = {
+        key.partition(":")[2]: 1e3 * change[key] / change[key.replace("sum", "count", 1)]
+        for key in change
+        if key.startswith("stage_sum:") and change.get(key.replace("sum", "count", 1), 0) > 0
+    }
+    return {
+        "requests": int(change.get("requests", 0)),
+        "inferences": int(change["inferences"]),
+        "executions": int(change["executions"]),
+        "mean_batch_size": change["inferences"] / change["executions"],
+        "mean_ms": stages or {key: 1e3 * change.get(key, 0.0) / requests for key in _TIMES},
+    }

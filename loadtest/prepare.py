@@ -1,0 +1,89 @@
+"""From what was asked for to encoded requests: asks the server about its models and fits payloads
+to them."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from loadtest import client, rest, workload
+from loadtest.errors import LoadTestError
+from loadtest.rest import is_rest
+from loadtest.synthetic import synthetic_images
+from loadtest.wire import METHODS, ModelFacts, Request, infer_request, rest_request, vision_request
+from loadtest.workload import Payload
+
+Api = Literal["auto", "vision", "oip"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the requests of a model carry. Where nothing is set: random tensors."""
+
+    images: Path | None = None
+    labelled: Path | None = None
+    synthetic: tuple[tuple[int, int], ...] = ()
+    npy: Mapping[str, Path] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    # Images, or rows of tensors, in one request.
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Requests of all models, numbered through, with how many each model has."""
+
+    requests: tuple[Request, ...]
+    sizes: tuple[int, ...]
+
+
+def prepare(url: str, contents: Mapping[str, Content], *, api: Api, seed: int) -> Prepared:
+    """Encodes the requests of each model (NAME, or NAME:VERSION). Raises LoadTestError."""
+    names = list(contents)
+    binary = False
+    if is_rest(url):
+        facts, binary = asyncio.run(rest.describe(url, names))
+    else:
+        facts = asyncio.run(client.describe(url, names))
+    requests: list[Request] = []
+    sizes = []
+    for number, (model, content) in enumerate(zip(facts, contents.values(), strict=True)):
+        payloads = _payloads(model, content, seed)
+        if is_rest(url):
+            if api == "vision":
+                raise LoadTestError("--api vision is gRPC: give --url HOST:PORT")
+            encoded = [rest_request(number, model, p, binary=binary) for p in payloads]
+        elif _is_vision(model, content, api):
+            encoded = [vision_request(number, model, p) for p in payloads]
+        else:
+            encoded = [infer_request(number, model, p) for p in payloads]
+        requests += encoded
+        sizes.append(len(encoded))
+    return Prepared(tuple(requests), tuple(sizes))
+
+
+def _payloads(model: ModelFacts, content: Content, seed: int) -> Sequence[Payload]:
+    rows = content.rows
+    if content.labelled is not None:
+        return workload.labelled_folder(content.labelled, rows, seed)
+    if content.images is not None:
+        return workload.image_folder(content.images, rows, seed)
+    if content.synthetic:
+        return synthetic_images(content.synthetic, rows, seed)
+    if content.npy:
+        return workload.npy_tensors(content.npy, model.inputs, rows)
+    return workload.random_tensors(model.inputs, content.shapes, rows, seed)
+
+
+def _is_vision(model: ModelFacts, content: Content, api: Api) -> bool:
+    """Whether requests go to VisionService: images do where the server says that it can."""
+    has_images = bool(content.images or content.labelled or content.synthetic)
+    if api == "vision":
+        if not has_images:
+            raise LoadTestError(
+                "--api vision takes images: give --images, --labelled or --synthetic"
+            )
+        if model.task not in METHODS:
+            raise LoadTestError(f"model {model.name!r} has no task that VisionService offers")
+    return has_images and model.task in METHODS and api != "oip"

@@ -1,0 +1,122 @@
+"""Open Inference Protocol over REST."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+
+from loadtest.errors import LoadTestError
+from loadtest.results import OK, UNCHECKED
+from loadtest.wire import Answer, ModelFacts, Request, count_right, failed
+from loadtest.workload import TensorInput
+
+_CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+# gRPC's statuses for those of HTTP; any other is UNKNOWN.
+_STATUSES = {
+    400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 429: 8, 499: 1, 500: 13, 501: 12, 502: 14,
+    503: 14, 504: 4,
+}  # fmt: skip
+_UNKNOWN = 2
+_DEADLINE_EXCEEDED = 4
+_INTERNAL = 13
+_UNAVAILABLE = 14
+_BINARY = "Inference-Header-Content-Length"
+
+
+def is_rest(url: str) -> bool:
+    """Whether a server is called over REST."""
+    return url.startswith(("http://", "https://"))
+
+
+class RestClient:
+    """One POST a request, over connections that are kept."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url = url.rstrip("/")
+        self._timeout = timeout
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False
+        )
+
+    async def call(self, request: Request, deadline: float, priority: int) -> Answer:
+        """Sends a request; `deadline` in seconds, 0 is none. A priority has no place in it."""
+        headers = {"Content-Type": "application/json"}
+        if request.json_length:
+            headers = {
+                "Content-Type": "application/octet-stream",
+                _BINARY: str(request.json_length),
+            }
+        try:
+            async with asyncio.timeout(deadline or self._timeout):
+                async with self._session.post(
+                    self._url + request.method, data=request.body, headers=headers
+                ) as response:
+                    content = await response.read()
+        except TimeoutError:
+            return failed(_DEADLINE_EXCEEDED)
+        except aiohttp.ClientError:
+            return failed(_UNAVAILABLE)
+        if response.status != 200:
+            return failed(_STATUSES.get(response.status, _UNKNOWN))
+        return _answer(content, request.expected, response.headers.get(_BINARY))
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._session.close()
+
+
+def _answer(content: bytes, expected: Sequence[str], json_length: str | None) -> Answer:
+    right = UNCHECKED
+    if expected:
+        try:
+            document = json.loads(content[: int(json_length)] if json_length else content)
+            found = [str(text).encode() for text in document["outputs"][0]["data"]]
+        except (ValueError, KeyError, IndexError, TypeError):
+            return failed(_INTERNAL)
+        right = count_right(found, expected)
+    return (OK, right, 0, 0, 0, 0, 0)
+
+
+async def describe(url: str, names: Sequence[str]) -> tuple[list[ModelFacts], bool]:
+    """What the server says about these models (NAME, or NAME:VERSION), and whether it takes binary
+    tensors. Raises LoadTestError: no server there, or no such model."""
+    async with aiohttp.ClientSession(timeout=_CONTROL_TIMEOUT) as session:
+        server = await _get(session, url, "/v2")
+        models = [await _describe(session, url, name) for name in names]
+    return models, "binary_tensor_data" in server.get("extensions", ())
+
+
+async def _describe(session: aiohttp.ClientSession, url: str, model: str) -> ModelFacts:
+    name, _, version = model.partition(":")
+    metadata = await _get(
+        session, url, f"/v2/models/{name}" + (f"/versions/{version}" if version else "")
+    )
+    try:
+        inputs = tuple(
+            TensorInput(i["name"], i["datatype"], tuple(int(d) for d in i["shape"]))
+            for i in metadata.get("inputs") or ()
+        )
+        outputs = [str(o["name"]) for o in metadata.get("outputs") or ()]
+    except (KeyError, TypeError, ValueError) as error:
+        raise LoadTestError(f"{url}: the metadata of model {model!r} cannot be read") from error
+    only = inputs[0] if len(inputs) == 1 else None
+    encoded = only.name if only is not None and only.datatype == "BYTES" else ""
+    return ModelFacts(name, version, "", inputs, outputs[0] if outputs else "", encoded)
+
+
+async def _get(session: aiohttp.ClientSession, url: str, path: str) -> dict[str, Any]:
+    try:
+        async with session.get(url.rstrip("/") + path) as response:
+            content = await response.read()
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise LoadTestError(f"no server answers at {url} ({type(error).__name__})") from error
+    try:
+        document = json.loads(content)
+    except ValueError:
+        document = None
+    if response.status != 200 or not isinstance(document, dict):
+        said = document.get("error") if isinstance(document, dict) else None
+        raise LoadTestError(f"{url}{path}: HTTP {response.status}{f': {said}' if said else ''}")
+    return document

@@ -1,0 +1,205 @@
+"""What a run leaves behind: one record a request, and the file that keeps them.
+
+A file is a NumPy .npz: `header` is JSON (settings, phases), every other entry is one column of the
+records of all phases. Times are seconds, stage times microseconds.
+"""
+
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.errors import LoadTestError
+
+SCHEMA_VERSION = 1
+
+# Statuses 0 to 16 are gRPC's; answers over HTTP are mapped to them.
+STATUSES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
+    "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",
+    "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+    "NOT_SENT", "UNANSWERED",
+)  # fmt: skip
+OK = 0
+# The generator had as many requests open as it may: the request was due and never left.
+NOT_SENT = 17
+# Still open when the run was ended early.
+UNANSWERED = 18
+# `right` of a request whose answer was not checked.
+UNCHECKED = -1
+
+# One request. `due` counts from the start of its phase; `late` is how long after that it was sent;
+# `latency` runs from due to answered. `deadline` 0 is none. `right` of `images` answers were right.
+RECORD = np.dtype(
+    [
+        ("due", "<f8"),
+        ("late", "<f4"),
+        ("latency", "<f4"),
+        ("deadline", "<f4"),
+        ("status", "u1"),
+        ("priority", "u1"),
+        ("model", "u1"),
+        ("images", "<u2"),
+        ("right", "<i2"),
+        ("batch_size", "<u2"),
+        ("decode_us", "<u4"),
+        ("queue_us", "<u4"),
+        ("infer_us", "<u4"),
+        ("postprocess_us", "<u4"),
+    ]
+)
+Records = NDArray[np.void]
+# Packs one record, its fields in that order, about ten times as fast as NumPy takes a tuple.
+pack_record = struct.Struct("<dfffBBBHhHIIII").pack
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run under one load. `begin` (warm-up over) and `end` count from its start."""
+
+    label: str
+    url: str
+    arrivals: str
+    # Requests/s offered by an open loop, 0 where each answer brings the next request.
+    rate: float
+    # Requests kept open by a closed loop, 0 in an open one.
+    concurrency: int
+    # Unix time.
+    started: float
+    begin: float
+    end: float
+    workers: int
+    # CPU seconds that the generator took for each second of the phase, over all its processes.
+    generator_cpu: float = 0.0
+    interrupted: bool = False
+    # What the server and its host said about the measured part; see server.py and host.py.
+    server: dict[str, Any] = field(default_factory=dict)
+    records: Records = field(default_factory=lambda: np.empty(0, RECORD))
+
+    @property
+    def seconds(self) -> float:
+        """Length of the measured part."""
+        return max(self.end - self.begin, 1e-9)
+
+    @property
+    def measured(self) -> Records:
+        """The records of requests that were due in the measured part."""
+        due = self.records["due"]
+        return self.records[(due >= self.begin) & (due < self.end)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole run. `settings` is what it was told; `models` gives the numbers in records names."""
+
+    settings: dict[str, Any]
+    models: tuple[str, ...]
+    phases: tuple[Phase, ...]
+
+
+def records_of(chunks: Iterable[bytes]) -> Records:
+    """The records that `pack_record` packed, by due time."""
+    records = np.frombuffer(b"".join(chunks), RECORD)
+    return records[np.argsort(records["due"], kind="stable")]
+
+
+def save(run: Run, path: Path) -> None:
+    """Writes a run to a file. Raises LoadTestError where that is not possible."""
+    header = {
+        "schema_version": SCHEMA_VERSION,
+        "settings": run.settings,
+        "models": run.models,
+        "phases": [
+            {**asdict(replace(p, records=np.empty(0, RECORD))), "records": len(p.records)}
+            for p in run.phases
+        ],
+    }
+    records = np.concatenate([np.empty(0, RECORD), *(p.records for p in run.phases)])
+    content = io.BytesIO()
+    # Column by column, as a column of zeros compresses to nothing.
+    columns: dict[str, Any] = {name: records[name] for name in RECORD.names or ()}
+    columns["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez_compressed(content, **columns)
+    try:
+        path.write_bytes(content.getvalue())
+    except OSError as error:
+        raise LoadTestError(f"{path}: {error.strerror}") from error
+
+
+def load(path: Path) -> Run:
+    """Reads a file that `save` wrote. Raises LoadTestError."""
+    try:
+        # NumPy leaves a file that it cannot read open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            header = json.loads(file["header"].tobytes())
+            if header["schema_version"] != SCHEMA_VERSION:
+                raise LoadTestError(
+                    f"{path}: schema version {header['schema_version']}, this reads "
+                    f"{SCHEMA_VERSION}"
+                )
+            records = np.empty(len(file["due"]), RECORD)
+            for name in RECORD.names or ():
+                records[name] = file[name]
+            return _run(header, records)
+    except OSError as error:
+        raise LoadTestError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise LoadTestError(f"{path}: not a raw file of a load test") from error
+
+
+def _run(header: dict[str, Any], records: Records) -> Run:
+    phases = []
+    first = 0
+    for phase in header["phases"]:
+        count = phase.pop("records")
+        phases.append(Phase(**phase, records=records[first : first + count]))
+        first += count
+    return Run(header["settings"], tuple(header["models"]), tuple(phases))
+
+
+def merge(runs: Sequence[Run]) -> Run:
+    """Several machines' runs as one: phases of the same place and load are laid over each other.
+
+    Each machine's requests keep their distance from the start of their own phase. Raises
+    LoadTestError where the runs differ in what they did.
+    """
+    first, *others = runs
+    for run in others:
+        if [p.label for p in run.phases] != [p.label for p in first.phases]:
+            raise LoadTestError(
+                "files do not fit together: phases "
+                f"{', '.join(p.label for p in first.phases)} and "
+                f"{', '.join(p.label for p in run.phases)}"
+            )
+        if run.models != first.models:
+            raise LoadTestError(
+                f"files do not fit together: models {', '.join(first.models)} and "
+                f"{', '.join(run.models)}"
+            )
+    if not others:
+        return first
+    phases = tuple(_overlaid(group) for group in zip(*(r.phases for r in runs), strict=True))
+    return Run({**first.settings, "machines": len(runs)}, first.models, phases)
+
+
+def _overlaid(phases: Sequence[Phase]) -> Phase:
+    records = np.concatenate([p.records for p in phases])
+    return replace(
+        phases[0],
+        rate=sum(p.rate for p in phases),
+        concurrency=sum(p.concurrency for p in phases),
+        started=min(p.started for p in phases),
+        begin=max(p.begin for p in phases),
+        end=min(p.end for p in phases),
+        workers=sum(p.workers for p in phases),
+        generator_cpu=sum(p.generator_cpu for p in phases),
+        interrupted=any(p.interrupted for p in phases),
+        records=records[np.argsort(records["due"], kind="stable")],
+    )

@@ -1,0 +1,134 @@
+"""A generator process: holds the connections, plays its share of each phase, sends records back."""
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+from loadtest.client import StreamClient, UnaryClient
+from loadtest.rest import RestClient, is_rest
+from loadtest.runner import Client, Player, Share, precise_loop
+from loadtest.wire import Request
+from loadtest.workload import Distribution, draws
+
+# How often records go to the parent, in seconds.
+_REPORT_EVERY = 0.25
+
+
+@dataclass(frozen=True)
+class Load:
+    """What all phases of a run have in common. `requests` are by server; `groups` has the number of
+    requests and the weight of each model."""
+
+    requests: Mapping[str, Sequence[Request]]
+    groups: tuple[tuple[int, float], ...]
+    deadlines: Distribution
+    priorities: Distribution
+    seed: int
+    timeout: float
+    # Streams of each worker; 0: unary calls.
+    streams: int
+
+
+@dataclass(frozen=True)
+class Play:
+    """Parent to worker: play this share against this server."""
+
+    url: str
+    share: Share
+
+
+class Stop:
+    """Parent to worker: end what plays."""
+
+
+class Ready:
+    """Worker to parent: connected to nothing yet, but able to play."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Worker to parent: the share is played; `cpu` seconds of this process went into it."""
+
+    cpu: float
+
+
+class _Closable(Client, Protocol):
+    async def close(self) -> None: ...
+
+
+def main(load: Load, worker: int, workers: int, parent: Connection) -> None:
+    """Runs a worker until the parent hangs up."""
+    gc.freeze()
+    # A full collection stops the clock for milliseconds, and little garbage here is cyclic.
+    gc.set_threshold(100_000, 20, 1000)
+    with asyncio.Runner(loop_factory=precise_loop) as runner:
+        runner.run(_Worker(load, worker, workers, parent).serve())
+
+
+class _Worker:
+    def __init__(self, load: Load, worker: int, workers: int, parent: Connection) -> None:
+        self._load = load
+        self._parent = parent
+        self._clients: dict[str, _Closable] = {}
+        self._records: list[bytes] = []
+        drawn = draws(load.groups, load.deadlines, load.priorities, (load.seed, worker))
+        self._player = Player(drawn, self._records.append)
+
+    async def serve(self) -> None:
+        """Plays what the parent sends."""
+        loop = asyncio.get_running_loop()
+        messages: asyncio.Queue[Play | Stop | None] = asyncio.Queue()
+
+        def receive() -> None:
+            try:
+                message = self._parent.recv()
+            except EOFError:
+                message = None
+                loop.remove_reader(self._parent.fileno())
+            if message is None or isinstance(message, Stop):
+                self._player.stop()
+            if not isinstance(message, Stop):
+                messages.put_nowait(message)
+
+        loop.add_reader(self._parent.fileno(), receive)
+        self._parent.send(Ready())
+        while isinstance(message := await messages.get(), Play):
+            await self._play(message)
+        for client in self._clients.values():
+            await client.close()
+
+    async def _play(self, message: Play) -> None:
+        if message.url not in self._clients:
+            self._clients[message.url] = self._connect(message.url)
+        client = self._clients[message.url]
+        cpu = time.process_time()
+        ended = threading.Event()
+        reporter = threading.Thread(target=self._report, args=(ended,), daemon=True)
+        reporter.start()
+        await self._player.play(client, self._load.requests[message.url], message.share)
+        ended.set()
+        await asyncio.to_thread(reporter.join)
+        self._flush()
+        self._parent.send(Done(time.process_time() - cpu))
+
+    def _connect(self, url: str) -> _Closable:
+        if is_rest(url):
+            return RestClient(url, self._load.timeout)
+        if self._load.streams:
+            return StreamClient(url, self._load.timeout, self._load.streams)
+        return UnaryClient(url, self._load.timeout)
+
+    def _report(self, ended: threading.Event) -> None:
+        """In a thread of its own: a full pipe must not hold up requests."""
+        while not ended.wait(_REPORT_EVERY):
+            self._flush()
+
+    def _flush(self) -> None:
+        count = len(self._records)
+        self._parent.send(b"".join(self._records[:count]))
+        del self._records[:count]

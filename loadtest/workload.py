@@ -1,0 +1,265 @@
+"""What requests carry: image files, tensors; and which one comes next, seeded."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.errors import LoadTestError
+
+Array = NDArray[Any]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+# A load test needs variety, not the whole data set: every worker holds its payloads in memory.
+MAX_PAYLOADS = 1024
+MAX_PAYLOAD_BYTES = 256 << 20
+# Distinct payloads of a kind that is made up.
+MADE_UP = 16
+_CHUNK = 1024
+
+# Open Inference Protocol name -> NumPy type; BYTES is an array of bytes objects.
+DATATYPES: dict[str, type[Any]] = {
+    "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32,
+    "UINT64": np.uint64, "INT8": np.int8, "INT16": np.int16, "INT32": np.int32,
+    "INT64": np.int64, "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
+    "BYTES": np.object_,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Content of one request: encoded images, or tensors by input name (whole batches).
+
+    `expected` has the right label of each image, or is empty where it is not known.
+    """
+
+    images: tuple[bytes, ...] = ()
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+    expected: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many images, or rows of tensors, it holds."""
+        if self.images:
+            return len(self.images)
+        shapes = [tensor.shape for tensor in self.tensors.values()]
+        return shapes[0][0] if shapes and shapes[0] else 1
+
+
+@dataclass(frozen=True)
+class TensorInput:
+    """An input as the model's metadata declares it; -1 is a size that the caller chooses."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+def image_folder(folder: Path, per_request: int, seed: int) -> list[Payload]:
+    """The image files below a folder, bytes as they are. Raises LoadTestError."""
+    files = _sample(_image_files(folder), seed)
+    return grouped([(path.read_bytes(), "") for path in files], per_request)
+
+
+def labelled_folder(folder: Path, per_request: int, seed: int) -> list[Payload]:
+    """Images in a folder per class, the folder's name being their label. Raises LoadTestError."""
+    files = [path for path in _image_files(folder) if path.parent != folder]
+    if not files:
+        raise LoadTestError(f"{folder}: no folders with images, one for each class")
+    labelled = [
+        (path.read_bytes(), path.relative_to(folder).parts[0]) for path in _sample(files, seed)
+    ]
+    return grouped(labelled, per_request)
+
+
+def random_tensors(
+    inputs: Sequence[TensorInput], shapes: Mapping[str, tuple[int, ...]], rows: int, seed: int
+) -> list[Payload]:
+    """Tensors as the metadata declares them; `shapes` gives inputs that leave sizes open theirs,
+    without the batch dimension. Raises LoadTestError."""
+    if not inputs:
+        raise LoadTestError("the model's metadata names no inputs: give --npy NAME=FILE")
+    unknown = set(shapes) - {spec.name for spec in inputs}
+    if unknown:
+        names = ", ".join(spec.name for spec in inputs)
+        raise LoadTestError(f"--shape: no input {sorted(unknown)[0]!r}; the model has {names}")
+    random = np.random.default_rng(seed)
+    concrete = [(spec, _concrete(spec, shapes, rows)) for spec in inputs]
+    return [
+        Payload(tensors={spec.name: _random(spec, shape, random) for spec, shape in concrete})
+        for _ in range(MADE_UP)
+    ]
+
+
+def npy_tensors(
+    files: Mapping[str, Path], inputs: Sequence[TensorInput], rows: int
+) -> list[Payload]:
+    """Requests of `rows` rows from .npy files by input name ("" is the only input).
+
+    Raises LoadTestError."""
+    names = {spec.name for spec in inputs}
+    arrays: dict[str, Array] = {}
+    for name, path in files.items():
+        known = name or (inputs[0].name if len(inputs) == 1 else "")
+        if not known or (names and known not in names):
+            have = ", ".join(sorted(names)) or "no inputs in its metadata"
+            raise LoadTestError(f"--npy {path}: give NAME={path}; the model has {have}")
+        arrays[known] = _read_npy(path)
+    missing = names - set(arrays)
+    if missing:
+        raise LoadTestError(f"--npy: input {sorted(missing)[0]!r} has no file")
+    lengths = {len(array) for array in arrays.values()}
+    if len(lengths) != 1 or min(lengths) < rows:
+        raise LoadTestError(
+            f"--npy: files hold {', '.join(map(str, sorted(lengths)))} rows; they must hold as "
+            f"many as each other and at least the {rows} of one request"
+        )
+    starts = range(0, min(lengths.pop(), MAX_PAYLOADS * rows) - rows + 1, rows)
+    return [
+        Payload(tensors={name: array[i : i + rows] for name, array in arrays.items()})
+        for i in starts
+    ]
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise LoadTestError(f"{folder}: not a folder")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise LoadTestError(f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in it")
+    return files
+
+
+def _sample(files: list[Path], seed: int) -> list[Path]:
+    """A random part of the files that fits into memory."""
+    order = np.random.default_rng(seed).permutation(len(files))[:MAX_PAYLOADS]
+    chosen = [files[i] for i in order]
+    sizes = itertools.accumulate(path.stat().st_size for path in chosen)
+    return [p for p, size in zip(chosen, sizes, strict=True) if size <= MAX_PAYLOAD_BYTES] or [
+        chosen[0]
+    ]
+
+
+def grouped(images: Sequence[tuple[bytes, str]], per_request: int) -> list[Payload]:
+    """Requests of `per_request` images; the last images start over from the first."""
+    payloads = []
+    for first in range(0, len(images), per_request):
+        group = [images[i % len(images)] for i in range(first, first + per_request)]
+        expected = tuple(label for _, label in group if label)
+        payloads.append(Payload(images=tuple(content for content, _ in group), expected=expected))
+    return payloads
+
+
+def _concrete(
+    spec: TensorInput, shapes: Mapping[str, tuple[int, ...]], rows: int
+) -> tuple[int, ...]:
+    batched = bool(spec.shape) and spec.shape[0] == -1
+    shape = (rows, *spec.shape[1:]) if batched else spec.shape
+    if spec.name in shapes:
+        shape = (rows, *shapes[spec.name]) if batched else shapes[spec.name]
+    if -1 in shape:
+        declared = ",".join(map(str, spec.shape))
+        raise LoadTestError(
+            f"input {spec.name!r} is [{declared}]: give its open sizes by "
+            f"--shape {spec.name}=SIZE,..."
+        )
+    return shape
+
+
+def _random(spec: TensorInput, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    if spec.datatype not in DATATYPES:
+        raise LoadTestError(f"input {spec.name!r} is {spec.datatype}, which has no NumPy type")
+    dtype = np.dtype(DATATYPES[spec.datatype])
+    if dtype.kind == "O":
+        words = [b"%016x" % value for value in random.integers(0, 1 << 62, math.prod(shape))]
+        return np.array(words, dtype=object).reshape(shape)
+    if dtype.kind == "b":
+        return random.integers(0, 2, shape).astype(bool)
+    if dtype.kind in "ui":
+        return random.integers(0, min(np.iinfo(dtype).max, 255), shape, endpoint=True).astype(dtype)
+    return random.standard_normal(shape).astype(dtype)
+
+
+def _read_npy(path: Path) -> Array:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise LoadTestError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise LoadTestError(f"{path}: not a .npy file ({error})") from error
+    if not isinstance(array, np.ndarray) or array.ndim == 0:
+        raise LoadTestError(f"{path}: expected a .npy file with rows")
+    return array
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Values drawn by weight, or evenly between two bounds where `bounds` is given."""
+
+    values: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    bounds: tuple[float, float] | None = None
+
+    def draw(self, random: np.random.Generator, count: int) -> Array:
+        """float64 [count]."""
+        if self.bounds is not None:
+            return random.uniform(*self.bounds, count)
+        weights = np.array(self.weights)
+        return random.choice(np.array(self.values), count, p=weights / weights.sum())
+
+
+ALWAYS_ZERO = Distribution((0.0,), (1.0,))
+
+
+def parse_distribution(text: str, read: Callable[[str], float]) -> Distribution:
+    """`V`, `V=WEIGHT,V=WEIGHT` or `LOW..HIGH`, each V read by `read`. Raises ValueError."""
+    if ".." in text:
+        low, high = (read(part) for part in text.split(".."))
+        if low > high:
+            raise ValueError(text)
+        return Distribution(bounds=(low, high))
+    values, weights = [], []
+    for part in text.split(","):
+        value, _, weight = part.partition("=")
+        values.append(read(value))
+        weights.append(float(weight or 1))
+    if min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise ValueError(text)
+    return Distribution(tuple(values), tuple(weights))
+
+
+def draws(
+    groups: Sequence[tuple[int, float]],
+    deadlines: Distribution,
+    priorities: Distribution,
+    seed: Sequence[int],
+) -> Iterator[tuple[int, float, int]]:
+    """Endlessly: which payload comes next, its deadline (seconds, 0 is none) and its priority.
+
+    `groups` has size and weight of each model's payloads, which are numbered through. Within a
+    group every payload comes once before any comes again, in random order.
+    """
+    random = np.random.default_rng(seed)
+    sizes = [size for size, _ in groups]
+    firsts = [0, *itertools.accumulate(sizes)]
+    weights = np.array([weight for _, weight in groups])
+    orders = [
+        _endless_permutations(size, first, random)
+        for size, first in zip(sizes, firsts, strict=False)
+    ]
+    while True:
+        chosen = random.choice(len(groups), _CHUNK, p=weights / weights.sum()).tolist()
+        due_in = deadlines.draw(random, _CHUNK).tolist()
+        urgent = priorities.draw(random, _CHUNK).astype(int).tolist()
+        for group, deadline, priority in zip(chosen, due_in, urgent, strict=True):
+            yield next(orders[group]), deadline, priority
+
+
+def _endless_permutations(size: int, first: int, random: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from (first + random.permutation(size)).tolist()

@@ -1,0 +1,186 @@
+"""`convserve loadtest` as a person runs it, against `convserve serve`."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from loadtest.cli import app
+
+COMMAND = [sys.executable, "-m", "convserve", "loadtest"]
+
+
+def loadtest(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def report(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["loadtest", "report", *arguments])
+
+
+def test_a_run_measures_and_its_file_reports_the_same(served: Any, tmp_path: Path) -> None:
+    raw, page, junit = tmp_path / "raw.npz", tmp_path / "run.html", tmp_path / "junit.xml"
+    done = loadtest(
+        "run", "--url", served.url, "--model", "mean", "--concurrency", "2,4",
+        "--duration", "1", "--warmup", "0.3", "--workers", "2", "--objective", "1s", "--json",
+        "--metrics-url", served.metrics_url, "--output", str(raw), "--html", str(page),
+        "--junit", str(junit), "--fail-if", "errors>0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    for phase, level in zip(document["phases"], (2, 4), strict=True):
+        assert phase["concurrency"] == level
+        assert phase["requests_per_second"] > 10
+        assert phase["errors"] == {}
+        latency = phase["latency_ms"]
+        assert 0 < latency["p50"]["value"] <= latency["p99"]["value"] <= latency["max"] * 1.01
+        assert latency["p99"]["low"] <= latency["p99"]["value"] <= latency["p99"]["high"]
+        assert phase["mean_batch_size"] >= 1
+        assert phase["good_rate"] > 0.9
+        assert phase["generator"]["workers"] == 2
+        assert 0 < phase["generator"]["cpu"] < 3
+        assert phase["server"]["resident_bytes"] > 1 << 20
+        assert phase["server"]["metrics"]["executions"] > 0
+        assert phase["server"]["statistics"]["executions"] > 0
+    assert document["failures"] == []
+    assert len(ElementTree.parse(junit).getroot()) == 2
+
+    again = report(str(raw), "--json", "--html", str(tmp_path / "later.html"))
+    assert again.exit_code == 0, again.stderr
+    assert json.loads(again.stdout) == document
+    assert (tmp_path / "later.html").read_text() == page.read_text()
+    text = page.read_text()
+    assert text.count("<svg") == 6
+    assert not re.search(r'(src|href)="?http', text)
+    assert "Latency against throughput" in text
+
+    # As if a second machine had done the same beside it.
+    merged = json.loads(report(str(raw), str(raw), "--json").stdout)
+    for one, two in zip(document["phases"], merged["phases"], strict=True):
+        assert two["requests"] == 2 * one["requests"]
+        assert two["latency_ms"]["p50"]["value"] == one["latency_ms"]["p50"]["value"]
+
+
+def test_an_open_loop_keeps_its_rate(served: Any) -> None:
+    done = loadtest(
+        "run", "--url", served.url, "--model", "mean", "--rate", "50", "--arrivals", "constant",
+        "--duration", "2", "--warmup", "0.2", "--json", "--max-lateness", "1s", "--seed", "4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (phase,) = json.loads(done.stdout)["phases"]
+    assert phase["requests"] == 100
+    assert phase["generator"]["lateness_ms"]["p99"] < 1000
+
+
+def test_answers_of_a_labelled_folder_are_checked(vision_server: Any, tmp_path: Path) -> None:
+    for folder, content in (("cat", b"cat"), ("dog", b"cat")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.jpg").write_bytes(content)
+    done = loadtest(
+        "run", "--url", vision_server.url, "--model", "animals", "--labelled", str(tmp_path),
+        "--requests", "200", "--concurrency", "2", "--warmup", "0", "--streams", "1",
+        "--fail-if", "accuracy<0.9", "--deadline", "5s=1,10s=1", "--priority", "1=1,2=1",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "accuracy         50.00% of 200 answers right" in done.stdout
+    assert "mean batch size  4.00 (from answers)" in done.stdout
+    assert "decode 0.01 ms" in done.stdout
+    assert done.stderr.strip().endswith("accuracy<0.9: concurrency 2 has accuracy 0.5")
+    assert {r.options.priority for r in vision_server.answers.seen} == {1, 2}
+    assert {r.options.timeout.seconds for r in vision_server.answers.seen} == {5, 10}
+
+
+def test_two_servers_are_compared_in_turns(served: Any, vision_server: Any) -> None:
+    done = loadtest(
+        "run", "--url", served.url, "--model", "mean", "--against", f"ipv4:{served.url}",
+        "--rounds", "2", "--duration", "0.4", "--warmup", "0.1", "--concurrency", "2", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [phase["label"] for phase in document["phases"]] == ["A 1", "B 1", "A 2", "B 2"]
+    comparison = document["comparison"]
+    assert comparison["rounds"] == 2
+    found = comparison["requests_per_second"]
+    assert found["low"] < found["ratio"] < found["high"]
+
+
+def test_search_finds_a_rate(served: Any, tmp_path: Path) -> None:
+    done = loadtest(
+        "search", "--url", served.url, "--model", "mean", "--p99", "5s", "--start", "20",
+        "--highest", "40", "--duration", "0.5", "--warmup", "0.1", "--max-lateness", "2s",
+        "--curve", "2", "--output", str(tmp_path / "raw.npz"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "highest rate that keeps p99 5000 ms, errors 0.00%: 40.0 requests/s" in done.stdout
+    later = report(str(tmp_path / "raw.npz"))
+    assert later.stdout == done.stdout
+
+
+def test_interrupting_ends_early_with_a_report(served: Any, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.npz"
+    process = subprocess.Popen(
+        [
+            *COMMAND, "run", "--url", served.url, "--model", "mean", "--concurrency", "2",
+            "--duration", "60", "--warmup", "0.1", "--output", str(raw),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    # Its first line of progress says that it is under way.
+    assert "requests/s" in process.stderr.readline()
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=20)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 0, error
+    assert "ended early" in output
+    assert "p99" in output
+    assert raw.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--url", "127.0.0.1:1", "--model", "m"], 1, "no server answers at 127.0.0.1:1"),
+        (["--url", "http://127.0.0.1:1", "--model", "m"], 1, "no server answers at"),
+        (["--model", "none"], 1, "no model 'none'"),
+        (["--model", "mean", "--images", "EMPTY"], 1, "no images"),
+        (["--model", "mean", "--labelled", "/nowhere"], 1, "/nowhere: not a folder"),
+        (["--model", "mean", "--synthetic", "8x8"], 1, "no input for image files"),
+        (["--model", "mean", "--npy", "/nowhere.npy"], 1, "No such file"),
+        (["--model", "mean", "--metrics-url", "http://127.0.0.1:1/"], 1, "--metrics-url"),
+        (["--model", "mean", "--output", "/nowhere/raw.npz"], 1, "there is no folder /nowhere"),
+        (["--model", "mean", "--replay", "/nowhere"], 1, "/nowhere"),
+        (["--model", "mean", "--fail-if", "p99"], 2, "FIGURE>VALUE"),
+        (["--model", "mean", "--concurrency", "0"], 2, "--concurrency"),
+        (["--model", "mean", "--rate", "0"], 2, "expected rates above 0"),
+        (["--model", "mean", "--rate", "1", "--concurrency", "1"], 2, "give one of"),
+        (["--model", "mean", "--duration", "soon"], 2, "expected a time"),
+        (["--model", "mean", "--deadline", "x"], 2, "expected a time"),
+        (["--model", "mean=x"], 2, "--model"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    served: Any, tmp_path: Path, arguments: list[str], status: int, said: str
+) -> None:
+    given = [str(tmp_path) if a == "EMPTY" else a for a in arguments]
+    url = [] if "--url" in given else ["--url", served.url]
+    done = CliRunner().invoke(app, ["loadtest", "run", *url, *given])
+    assert done.exit_code == status, done.stderr
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert done.stdout == ""
+    if status == 1:
+        assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,120 @@
+"""The REST client against a small server of the Open Inference Protocol."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from loadtest.errors import LoadTestError
+from loadtest.rest import RestClient, describe
+from loadtest.results import OK, UNCHECKED
+from loadtest.wire import rest_request
+from loadtest.workload import Payload
+
+JSON_LENGTH = "Inference-Header-Content-Length"
+
+
+class RestServer:
+    """Doubles a tensor, slowly where asked to."""
+
+    def __init__(self, *, binary: bool) -> None:
+        self._binary = binary
+        self.bodies: list[tuple[dict[str, Any], bytes]] = []
+        self.status = 200
+        self.delay = 0.0
+
+    def application(self) -> web.Application:
+        application = web.Application()
+        application.router.add_get("/v2", self._server)
+        application.router.add_get("/v2/models/double", self._model)
+        application.router.add_post("/v2/models/double/infer", self._infer)
+        return application
+
+    async def _server(self, request: web.Request) -> web.Response:
+        extensions = ["binary_tensor_data"] if self._binary else []
+        return web.json_response({"name": "test", "extensions": extensions})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        tensor = {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
+        return web.json_response({"name": "double", "inputs": [tensor], "outputs": [tensor]})
+
+    async def _infer(self, request: web.Request) -> web.Response:
+        content = await request.read()
+        length = int(request.headers.get(JSON_LENGTH, len(content)))
+        self.bodies.append((json.loads(content[:length]), content[length:]))
+        await asyncio.sleep(self.delay)
+        if self.status != 200:
+            return web.json_response({"error": "no"}, status=self.status)
+        output = {"name": "x", "datatype": "BYTES", "shape": [1, 1], "data": ["0.7:3:cat"]}
+        return web.json_response({"model_name": "double", "outputs": [output]})
+
+
+def with_server(server: RestServer, use: Callable[[str], Awaitable[None]]) -> None:
+    async def run() -> None:
+        runner = web.AppRunner(server.application())
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        try:
+            await use(f"http://127.0.0.1:{port}")
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_tensor_is_binary_where_the_server_takes_that(binary: bool) -> None:
+    server = RestServer(binary=binary)
+
+    async def use(url: str) -> None:
+        (facts,), offered = await describe(url, ["double"])
+        assert offered is binary
+        payload = Payload(tensors={"x": np.array([[1.5, 2.5]], np.float32)})
+        client = RestClient(url, 10.0)
+        answer = await client.call(rest_request(0, facts, payload, binary=offered), 0, 0)
+        await client.close()
+        assert answer == (OK, UNCHECKED, 0, 0, 0, 0, 0)
+
+    with_server(server, use)
+    ((head, tail),) = server.bodies
+    (tensor,) = head["inputs"]
+    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("x", "FP32", [1, 2])
+    values = np.frombuffer(tail, np.float32).tolist() if binary else tensor["data"]
+    assert values == [1.5, 2.5]
+
+
+def test_answers_statuses_and_deadlines() -> None:
+    server = RestServer(binary=True)
+
+    async def use(url: str) -> None:
+        (facts,), _ = await describe(url, ["double"])
+        tensors = {"x": np.zeros((1, 2), np.float32)}
+        client = RestClient(url, 10.0)
+        for expected, right in (("cat", 1), ("dog", 0)):
+            payload = Payload(tensors=tensors, expected=(expected,))
+            request = rest_request(0, facts, payload, binary=True)
+            assert (await client.call(request, 0, 0))[:2] == (OK, right)
+        for status, code in ((429, 8), (503, 14), (404, 5), (418, 2)):
+            server.status = status
+            assert (await client.call(request, 0, 0))[0] == code
+        server.status, server.delay = 200, 1.0
+        assert (await client.call(request, 0.05, 0))[0] == 4
+        await client.close()
+
+    with_server(server, use)
+
+
+def test_what_does_not_answer_or_has_no_such_model_is_named() -> None:
+    async def use(url: str) -> None:
+        with pytest.raises(LoadTestError, match="/v2/models/other: HTTP 404"):
+            await describe(url, ["other"])
+        with pytest.raises(LoadTestError, match=r"no server answers at http://127\.0\.0\.1:1 "):
+            await describe("http://127.0.0.1:1", ["double"])
+
+    with_server(RestServer(binary=True), use)
