@@ -34,7 +34,7 @@ def main() -> None:
         sys.exit(2)
     module, _ = COMMANDS[name]
     try:
-        app = importlib.import_module(module).app
+        importlib.import_module(module).app([name, *rest], prog_name="convserve")
     except ModuleNotFoundError as error:
         extra = "train" if module.startswith("training") else "cpu"
         print(  # noqa: T201
@@ -43,7 +43,6 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    app([name, *rest], prog_name="convserve")
 
 
 def _usage() -> str:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 # Piped into a file or another program, a table is as wide as it needs to be.
 _PLAIN_WIDTH = 200
@@ -36,5 +37,6 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        # As text: "[cpu]" in a cell is no markup.
+        table.add_row(*(Text(cell) for cell in row))
     console.print(table)

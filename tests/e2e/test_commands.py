@@ -12,6 +12,7 @@ from PIL import Image
 from tests.support.process import ServerProcess
 from tests.support.published import publish
 
+RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "digits-resnet20.yaml"
 COLOURS = {"red": (210, 20, 30), "green": (10, 200, 40), "blue": (20, 30, 220)}
 
 
@@ -32,7 +33,7 @@ def failed(result: subprocess.CompletedProcess[str], status: int, *said: str) ->
     for words in said:
         assert words in result.stderr, result.stderr
     if status == 1:
-        assert result.stderr.startswith("convserve: ")
+        assert result.stderr.startswith("convserve")
         assert len(result.stderr.strip().splitlines()) == 1
 
 
@@ -239,3 +240,15 @@ def test_settings_come_from_flags_then_environment_then_file(tmp_path: Path) -> 
     file = tmp_path / "server.yaml"
     file.write_text("grpc_prot: 1\n")
     failed(convserve("serve", "--config", file), 1, "grpc_prot", "did you mean 'grpc_port'")
+
+
+def test_missing_package_is_named_with_what_brings_it(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None; "
+        f"sys.argv = ['convserve', 'build', {str(RECIPE)!r}, '--out', {str(tmp_path)!r}]; "
+        "import convserve; convserve.main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    failed(result, 1, "'torch' is not installed", "convserve[train]")
