@@ -9,9 +9,11 @@ demo: .venv/ready
 	$(BIN)/python scripts/demo.py
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/helm
 
+# In CI the tools are installed, elsewhere a test whose tool is missing is skipped and says so.
 test-deploy: .venv/ready
+	$(if $(CI),$(BIN)/python scripts/install_deploy_tools.py --system)
 	$(BIN)/python -m pytest tests/helm
 
 check: .venv/ready
@@ -29,10 +31,17 @@ serve: .venv/ready
 	$(BIN)/convserve serve --model-repository model_repo
 
 # Re-resolves every version. Not part of any other target: a lock changes on purpose only.
+# The images' locks hold the same versions; CUDA's libraries are wheels in the image only, since
+# elsewhere they may be the system's.
+COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header \
+  --no-emit-index-url --python-version 3.11
 lock: .venv/ready
-	$(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url \
-	  --python-version 3.11 --extra cpu --extra train --extra dev \
-	  --output-file $(LOCK) pyproject.toml
+	$(COMPILE) --extra cpu --extra train --extra dev --output-file $(LOCK) pyproject.toml
+	$(COMPILE) --constraint $(LOCK) --extra cpu --output-file requirements-serving.lock pyproject.toml
+	$(COMPILE) --constraint $(LOCK) --extra cpu --extra train \
+	  --output-file requirements-train.lock pyproject.toml
+	echo 'onnxruntime-gpu[cuda,cudnn]' | $(COMPILE) --constraint $(LOCK) --extra gpu \
+	  --output-file requirements-serving-gpu.lock pyproject.toml -
 
 .venv/ready: $(LOCK) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "convserve needs $(PYTHON) (Debian: apt-get install python3.11-venv)"; exit 1; }

@@ -1,0 +1,162 @@
+{{- define "convserve.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "convserve.selectorLabels" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* component tells the server's pods from those of jobs: Services must find only the former. */}}
+{{- define "convserve.serverLabels" -}}
+{{ include "convserve.selectorLabels" . }}
+app.kubernetes.io/component: server
+{{- end -}}
+
+{{- define "convserve.labels" -}}
+{{ include "convserve.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "convserve.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "convserve.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Called with a dict: image (repository, tag, digest), suffix, context. */}}
+{{- define "convserve.image" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .image.repository (default (printf "%s%s" .context.Chart.AppVersion .suffix) .image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "convserve.serverImage" -}}
+{{- include "convserve.image" (dict "image" .Values.image "suffix" (ternary "-gpu" "" .Values.gpu.enabled) "context" .) -}}
+{{- end -}}
+
+{{- define "convserve.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "convserve.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* Whole cores of the CPU limit; without a limit 0, which takes every core of the node. */}}
+{{- define "convserve.threads" -}}
+{{- $limits := default dict .Values.resources.limits -}}
+{{- $limit := toString (default "0" (get $limits "cpu")) -}}
+{{- if .Values.server.threads -}}
+{{- .Values.server.threads -}}
+{{- else if hasSuffix "m" $limit -}}
+{{- divf (trimSuffix "m" $limit) 1000 | ceil -}}
+{{- else -}}
+{{- ceil $limit -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "convserve.resources" -}}
+{{- $resources := deepCopy .Values.resources -}}
+{{- if .Values.gpu.enabled -}}
+{{- $limits := set (default dict $resources.limits) .Values.gpu.resource .Values.gpu.count -}}
+{{- $resources = set $resources "limits" $limits -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{/* A server of model control `explicit` starts with nothing, so readiness cannot end its start. */}}
+{{- define "convserve.probes" -}}
+startupProbe:
+  {{- if eq .Values.server.modelControl "explicit" }}
+  httpGet:
+    path: /livez
+    port: http
+  {{- else }}
+  grpc:
+    port: 8001
+  {{- end }}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: {{ divf .Values.startupSeconds 2 | ceil }}
+readinessProbe:
+  grpc:
+    port: 8001
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+# Not gRPC health, which says no while models load or calls drain: neither is cured by a restart.
+livenessProbe:
+  httpGet:
+    path: /livez
+    port: http
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end -}}
+
+{{- define "convserve.ports" -}}
+- name: http
+  containerPort: 8000
+- name: grpc
+  containerPort: 8001
+- name: metrics
+  containerPort: 8002
+{{- end -}}
+
+{{- define "convserve.placement" -}}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $tolerations := .Values.tolerations }}
+{{- if .Values.gpu.enabled }}
+{{- $tolerations = append $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") }}
+{{- end }}
+{{- with $tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "convserve.scheduling" -}}
+{{ include "convserve.placement" . }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- if and .Values.gpu.enabled .Values.gpu.runtimeClassName }}
+runtimeClassName: {{ .Values.gpu.runtimeClassName }}
+{{- end }}
+{{- end -}}
+
+{{- define "convserve.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}

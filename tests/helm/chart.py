@@ -1,0 +1,49 @@
+"""Renders the chart with the real Helm."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.helm.tools import CHART, program, run
+
+KUBERNETES = ("1.30.0", "1.32.0", "1.34.0")
+VALUES_FILES = (CHART / "values.yaml", *sorted((CHART / "ci").glob("*-values.yaml")))
+KINDS_WITH_PODS = {"Deployment", "Job", "Pod"}
+
+Resource = dict[str, Any]
+
+
+class RenderError(Exception):
+    """Helm refused; its message."""
+
+
+def render_text(*values: Path | str, kubernetes: str = "1.34.0", helm: str = "helm") -> str:
+    """The rendered YAML of a release named `rel`; a value is a file or KEY=VALUE."""
+    command = [program(helm), "template", "rel", str(CHART), "--kube-version", kubernetes]
+    for value in values:
+        command += ["--values" if isinstance(value, Path) else "--set", str(value)]
+    done = run(*command)
+    if done.returncode != 0:
+        raise RenderError(done.stderr)
+    return done.stdout
+
+
+def render(*values: Path | str, kubernetes: str = "1.34.0") -> list[Resource]:
+    """The rendered resources."""
+    return [one for one in yaml.safe_load_all(render_text(*values, kubernetes=kubernetes)) if one]
+
+
+def only(resources: Iterable[Resource], kind: str, name: str = "") -> Resource:
+    """The one resource of a kind (and name)."""
+    [found] = [
+        one for one in resources if one["kind"] == kind and name in ("", one["metadata"]["name"])
+    ]
+    return found
+
+
+def pod_of(resource: Resource) -> dict[str, Any]:
+    """The pod's spec of a resource that makes pods, or is one."""
+    spec: dict[str, Any] = resource["spec"]
+    return spec if resource["kind"] == "Pod" else dict(spec["template"]["spec"])
