@@ -42,6 +42,12 @@ class ServerConfig(BaseModel):
     allow_ungated: bool = Field(False, description="Also serve models without a passed gate.")
     allow_admin: bool = Field(False, description="Take admin calls from off this machine.")
     strict_readiness: bool = Field(False, description="Ready only when every model serves.")
+    max_connection_age_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Callers are told to connect anew after this, so that they find added servers; "
+        "0 never.",
+    )
     slow_request_ms: float = Field(
         0.0, ge=0, description="Log calls that take longer; 0 logs none."
     )

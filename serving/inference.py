@@ -129,10 +129,8 @@ def described(model: Model) -> dict[str, str]:
         parameters["task"] = model.manifest.task
         parameters["classes"] = "\n".join(model.labels)
         parameters[ENCODED_PARAMETER] = ENCODED_INPUT
-        variant = next(v for v in model.manifest.variants if v.id == model.variant)
-        evidence = variant.evidence.get(model.engine_name)
-        if evidence is not None:
-            parameters["accuracy"] = f"{model.manifest.measure} {evidence.accuracy}"
+        if model.evidence is not None:
+            parameters["accuracy"] = f"{model.manifest.measure} {model.evidence.accuracy}"
     latency = {size: round(s * 1e3, 3) for size, s in model.batcher.latency.measured.items()}
     parameters["latency_ms"] = json.dumps(latency)
     return parameters

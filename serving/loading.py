@@ -1,6 +1,8 @@
 """From a version folder to a Model that may serve: read, choose, check, time, warm up. Blocking."""
 
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from serving.batching.turns import CoreTurns
 from serving.engines import ENGINES, Engine, EngineOptions
 from serving.engines.choice import Candidate, choose, latency_key
 from serving.engines.measure import core_count, measure_latency
-from serving.errors import EngineError, InvalidManifest, ModelLoadError
+from serving.errors import EngineError, InvalidManifest, ModelLoadError, SelfCheckFailed
 from serving.manifest import ANSWER_OUTPUT, IMAGE_INPUT, Manifest, Variant, read_manifest
 from serving.metrics import Metrics
 from serving.model import Model
@@ -60,11 +62,24 @@ def load_model(
         cache_dir=settings.cache_dir,
     )
     variants = {variant.id: variant for variant in manifest.variants} if manifest else {}
+    for name in variants:  # so that the counter is there before the first failure
+        metrics.self_check_failures.labels(config.name, str(version), name)
     candidates = _candidates(folder, config, manifest, settings)
 
+    @contextmanager
+    def counted(candidate: Candidate) -> Iterator[None]:
+        try:
+            yield
+        except SelfCheckFailed:
+            labels = (config.name, str(version), candidate.variant)
+            metrics.self_check_failures.labels(*labels).inc()
+            raise
+
     def admit(candidate: Candidate) -> None:
-        if manifest is not None:
-            variant = variants[candidate.variant]
+        if manifest is None:
+            return
+        variant = variants[candidate.variant]
+        with counted(candidate):
             check_checksum(candidate.file, variant.sha256)
             if not settings.allow_ungated:
                 check_gate(variant, candidate.engine)
@@ -72,7 +87,8 @@ def load_model(
     def check(candidate: Candidate, engine: Engine) -> None:
         check_against_engine(config, engine.inputs, engine.outputs, candidate.file)
         if manifest is not None:
-            _check_answers(folder, manifest, variants[candidate.variant], engine)
+            with counted(candidate):
+                _check_answers(folder, manifest, variants[candidate.variant], engine)
 
     def latency_of(candidate: Candidate, engine: Engine) -> dict[int, float]:
         variant = variants.get(candidate.variant)
@@ -80,12 +96,6 @@ def load_model(
 
     choice = choose(candidates, options, admit, check, latency_of)
     engine, name = choice.engine, choice.candidate.engine
-    if manifest is not None:
-        evidence = variants[choice.candidate.variant].evidence.get(name)
-        if evidence is not None:
-            metrics.model_accuracy.labels(
-                config.name, str(version), choice.candidate.variant, name
-            ).set(evidence.accuracy.value)
     return Model(
         config,
         version,

@@ -149,6 +149,12 @@ class Metrics:
             ("model", "version", "variant", "engine"),
             registry=self.registry,
         )
+        self.self_check_failures = Counter(
+            "convserve_self_check_failures",
+            "Variants that were refused at load: checksum, gate, or answers that differ here.",
+            ("model", "version", "variant"),
+            registry=self.registry,
+        )
         self.registry.register(_TritonCollector(self.models))
 
     def counters(self, model: str, version: str) -> ModelCounters:

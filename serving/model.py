@@ -12,7 +12,7 @@ import numpy as np
 from serving.batching.batcher import Answer, DynamicBatcher, Ticket
 from serving.engines import Engine
 from serving.errors import InvalidInput, WrongTask
-from serving.manifest import IMAGE_INPUT, EvalTransform, Manifest, Task
+from serving.manifest import IMAGE_INPUT, EvalTransform, Evidence, Manifest, Task
 from serving.metrics import Metrics
 from serving.model_config import ModelConfig
 from serving.preprocess import Pixels, decode, from_raw, transform
@@ -128,6 +128,14 @@ class Model:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """As config.pbtxt promises them, or as the file has them where it promises none."""
         return self.config.outputs or self._engine.outputs
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What was measured of the variant and engine that serve; None where nothing was."""
+        for variant in self.manifest.variants if self.manifest else ():
+            if variant.id == self.variant:
+                return variant.evidence.get(self.engine_name)
+        return None
 
     def observe(self, stage: str, seconds: float) -> None:
         """Counts the time of one inference in one stage."""

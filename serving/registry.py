@@ -287,6 +287,11 @@ class Registry:
         old, held.model = held.model, model
         held.state, held.reason, held.stamp = State.READY, "", stamp
         self._metrics.model_ready.labels(folder.name, str(version)).set(1)
+        if old is not None:
+            self._metrics.model_accuracy.remove(*_served(old))
+        if model.evidence is not None:
+            accuracy = model.evidence.accuracy.value
+            self._metrics.model_accuracy.labels(*_served(model)).set(accuracy)
         logger.info(
             "model ready",
             extra={
@@ -321,7 +326,10 @@ class Registry:
     def _retire(self, entry: _Entry, name: str, version: int) -> asyncio.Task[None] | None:
         model = entry.versions.pop(version).model
         self._metrics.forget(name, str(version))
-        return self._close_later(model) if model is not None else None
+        if model is None:
+            return None
+        self._metrics.model_accuracy.remove(*_served(model))
+        return self._close_later(model)
 
     def _close_later(self, model: Model) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._drain_and_close(model))
@@ -346,3 +354,8 @@ class Registry:
         await asyncio.gather(*(self._drain_and_close(model) for model in models))
         await asyncio.gather(*self._retiring)
         self._loader.shutdown(wait=True)
+
+
+def _served(model: Model) -> tuple[str, str, str, str]:
+    """The labels under which a model's accuracy is shown."""
+    return model.name, model.version, model.variant, model.engine_name

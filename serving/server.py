@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 _MIB = 1 << 20
 # Without a call for this long, callers count as gone.
 _QUIET_SECONDS = 0.2
+# Even past the end of the drain: a call that is cancelled on its way out is one that no caller
+# repeats, one that is refused is.
+_LAST_SECONDS = 0.5
 
 
 class StartError(ServingError):
@@ -183,7 +186,7 @@ class Server:
         # gRPC cancels what it has received but not yet handed over: let that be answered first.
         self._front.close()
         await self._quiet(end)
-        await self._grpc.stop(max(0.0, end - loop.time()))
+        await self._grpc.stop(max(_LAST_SECONDS, end - loop.time()))
         await self.registry.close()
         self._protocol.tracer.flush()
         for runner in self._runners:
@@ -223,7 +226,14 @@ class Server:
 
 
 def _channel_options(config: ServerConfig) -> list[tuple[str, int]]:
+    age = round(config.max_connection_age_seconds * 1e3)
+    aged = [
+        ("grpc.max_connection_age_ms", age),
+        # Streams that are open then may finish what they have begun.
+        ("grpc.max_connection_age_grace_ms", round(config.drain_seconds * 1e3)),
+    ]
     return [
+        *(aged if age else ()),
         ("grpc.max_receive_message_length", config.max_message_mib * _MIB),
         ("grpc.max_send_message_length", config.max_message_mib * _MIB),
         # Clients of the protocol ping as often as they like, also between calls.

@@ -49,6 +49,9 @@ def serve(
     allow_ungated: Annotated[bool | None, typer.Option(help=_help("allow_ungated"))] = None,
     allow_admin: Annotated[bool | None, typer.Option(help=_help("allow_admin"))] = None,
     strict_readiness: Annotated[bool | None, typer.Option(help=_help("strict_readiness"))] = None,
+    max_connection_age_seconds: Annotated[
+        float | None, typer.Option(help=_help("max_connection_age_seconds"))
+    ] = None,
     slow_request_ms: Annotated[float | None, typer.Option(help=_help("slow_request_ms"))] = None,
     threads: Annotated[int | None, typer.Option(help=_help("threads"))] = None,
     max_image_pixels: Annotated[int | None, typer.Option(help=_help("max_image_pixels"))] = None,

@@ -1,7 +1,9 @@
 """How long an engine takes for a batch, and on which machine that was measured."""
 
+import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -59,7 +61,21 @@ def machine() -> str:
 
 
 def core_count() -> int:
-    """Cores that this process may use, which a container's CPU set can make fewer than it sees."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: a container's CPU set or quota can make them fewer than the
+    machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, math.ceil(quota_cores(Path("/sys/fs/cgroup")))))
+
+
+def quota_cores(root: Path) -> float:
+    """Cores by the control group's CPU quota, version 2 or 1; more than any machine has where there
+    is none."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return sys.maxsize
+    return float(quota) / float(period) if quota not in ("max", "-1") else sys.maxsize

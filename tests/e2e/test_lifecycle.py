@@ -180,6 +180,10 @@ def test_poll_takes_over_a_new_version_and_rolls_back(
     assert strong > weak + 0.1
     shutil.rmtree(tmp_path / "colours" / "2")
     server.wait_for_log("model retired", model="colours", version="2")
+    _, metrics = server.get(server.metrics_url)
+    shown = [x for x in metrics.splitlines() if x.startswith("convserve_model_accuracy_ratio{")]
+    assert len(shown) == 1
+    assert 'version="1"' in shown[0]
     assert score_of_red(server) == pytest.approx(weak)
 
 

@@ -171,3 +171,15 @@ def test_damaged_cache_is_measured_anew(tmp_path: Path, decoders: ThreadPoolExec
     assert 0 < model.batcher.latency.predict(1) < 1
     model.close()
     shutil.rmtree(cache)
+
+
+def test_refused_variant_is_counted(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+    folder = publish(tmp_path)
+    (folder / "model.onnx").write_bytes(b"changed")
+    metrics = Metrics()
+    config = read_model_config(folder.parent)
+    with pytest.raises(EngineUnavailable):
+        load_model(folder.parent, config, 1, LoadSettings(), metrics, decoders, CoreTurns(2))
+    labels = {"model": "colours", "version": "1", "variant": "fp32"}
+    counted = metrics.registry.get_sample_value("convserve_self_check_failures_total", labels)
+    assert counted == len(ENGINES)

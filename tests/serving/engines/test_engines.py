@@ -1,5 +1,6 @@
 """Both runtimes behind the one interface, on a real file."""
 
+import sys
 import threading
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import onnx
 import pytest
 
 from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine
-from serving.engines.measure import measure_latency
+from serving.engines.measure import measure_latency, quota_cores
 from serving.errors import EngineError, EngineUnavailable
 from tests.support.published import graph, samples
 
@@ -117,3 +118,22 @@ def test_latency_is_measured_for_every_size(model: Path) -> None:
     assert list(latency) == [1, 4]
     assert all(0 < value < 1000 for value in latency.values())
     engine.close()
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, sys.maxsize),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, sys.maxsize),
+        ({}, sys.maxsize),
+    ],
+)
+def test_cpu_quota_of_a_container_is_read(
+    files: dict[str, str], cores: float, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert quota_cores(tmp_path) == cores
