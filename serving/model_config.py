@@ -290,7 +290,7 @@ def _unused_below(value: Any, where: str) -> list[str]:
 def to_json(config: ModelConfig) -> dict[str, Any]:
     """The config as REST shows it: field names as in the grammar, 64-bit integers as numbers."""
     document: dict[str, Any] = _plain(config.proto)
-    return {**document, "name": config.name}
+    return {**document, "name": config.name, "max_batch_size": config.max_batch_size}
 
 
 def _plain(message: Message) -> dict[str, Any]:

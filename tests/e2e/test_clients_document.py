@@ -1,0 +1,80 @@
+"""The examples of docs/clients.md, run as they stand against a real server process."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support.process import ServerProcess
+from tests.support.published import publish
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = (ROOT / "docs" / "clients.md").read_text()
+EXAMPLES = re.findall(r"```(python|bash)\n(.*?)```", DOCUMENT, re.DOTALL)
+# What each must print, in their order.
+PRINTED = (
+    "red 1.0",
+    "one.jpg red",
+    "['red', 'green']",
+    "digits 1 fp32",
+    "",
+    "red 9.",
+    '"name": "digits"',
+    ":0:red",
+)
+
+
+@pytest.fixture(scope="module")
+def server_of_the_document(
+    tmp_path_factory: pytest.TempPathFactory, cache: Path
+) -> Iterator[ServerProcess]:
+    """A server of the models that the document names."""
+    repository = tmp_path_factory.mktemp("document")
+    publish(repository, "digits", "classification")
+    publish(repository, "connectors", "segmentation")
+    publish(repository, "faces", "embedding")
+    server = ServerProcess(repository, cache=cache)
+    yield server.wait_ready()
+    server.kill()
+
+
+@pytest.mark.parametrize("index", range(len(EXAMPLES)))
+def test_example_runs_and_prints(
+    server_of_the_document: ServerProcess, tmp_path: Path, index: int
+) -> None:
+    language, text = EXAMPLES[index]
+    for program in re.findall(r"\b(curl|protoc|grpc_cpp_plugin)\b", text):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    (tmp_path / "images").mkdir()
+    for name, colour in (("one", (235, 20, 20)), ("two", (20, 235, 20))):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "images" / f"{name}.jpg")
+    (tmp_path / "protos").symlink_to(ROOT / "protos")
+    ports = (server_of_the_document.url, server_of_the_document.http)
+    for port, address in zip((8001, 8000), ports, strict=True):
+        text = text.replace(f":{port}", f":{address.rpartition(':')[2]}")
+    command = [sys.executable, "-c"] if language == "python" else ["bash", "-ec"]
+    done = subprocess.run(
+        [*command, text],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert PRINTED[index] in done.stdout
+    if "protoc" in text:
+        made = {path.name for path in (tmp_path / "stubs").iterdir()}
+        assert made >= {"vision.pb.h", "vision.grpc.pb.h"}
+
+
+def test_every_example_has_what_it_prints() -> None:
+    assert len(EXAMPLES) == len(PRINTED)
