@@ -10,6 +10,9 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from serving.registry import Registry
 from serving.rpc.call import Context
 
+# Asked for by name: whether the process works at all. It does while models load and calls drain.
+LIVENESS = "live"
+
 
 class HealthService(health_pb2_grpc.HealthServicer):
     """Answers from the registry's state at the moment of the question."""
@@ -34,6 +37,9 @@ class HealthService(health_pb2_grpc.HealthServicer):
 
     def _status(self, service: str) -> int | None:
         """A ServingStatus; None for a name that is neither a service nor a model."""
+        if service == LIVENESS:
+            stuck = bool(self._registry.stuck())
+            return HealthCheckResponse.NOT_SERVING if stuck else HealthCheckResponse.SERVING
         if not service or service in self._services:
             ready = self._registry.ready(self._strict)
         elif any(line.name == service for line in self._registry.index()):

@@ -212,6 +212,14 @@ def test_explicit_control_loads_and_unloads_by_call(
     server = start_server(tmp_path, "--model-control", "explicit")
     client = triton.InferenceServerClient(server.url)
     assert not client.is_server_ready()
+    with grpc.insecure_channel(server.url) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for service, expected in (
+            ("", health_pb2.HealthCheckResponse.NOT_SERVING),
+            ("live", health_pb2.HealthCheckResponse.SERVING),
+        ):
+            request = health_pb2.HealthCheckRequest(service=service)
+            assert health.Check(request).status == expected
     client.load_model("colours")
     assert client.is_model_ready("colours")
     assert client.is_server_ready()

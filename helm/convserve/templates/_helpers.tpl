@@ -94,9 +94,9 @@ capabilities:
 {{- define "convserve.probes" -}}
 startupProbe:
   {{- if eq .Values.server.modelControl "explicit" }}
-  httpGet:
-    path: /livez
-    port: http
+  grpc:
+    port: 8001
+    service: live
   {{- else }}
   grpc:
     port: 8001
@@ -110,11 +110,11 @@ readinessProbe:
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
-# Not gRPC health, which says no while models load or calls drain: neither is cured by a restart.
+# Not the server's health, which is no while models load or calls drain: a restart cures neither.
 livenessProbe:
-  httpGet:
-    path: /livez
-    port: http
+  grpc:
+    port: 8001
+    service: live
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
