@@ -13,6 +13,7 @@ import asyncio
 import json
 import math
 import multiprocessing
+import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from protos.gen import vision_pb2 as pb
 from protos.gen import vision_pb2_grpc
 
 TARGETS = {"unary": 1.15, "stream": 1.3}
+H2LOAD_REQUESTS = 10_000
 IMAGE = bytes(10_000)
 MESSAGE = pb.ClassifyRequest(model="echo", images=[pb.Image(encoded=IMAGE)])
 
@@ -159,17 +161,21 @@ def measure(
     return measured
 
 
-def h2load(path: str, url: str, seconds: float, concurrency: int) -> None:
-    """The same request from h2load, a C client, for scale."""
+def h2load(path: str, url: str, concurrency: int) -> None:
+    """The same request from h2load, a C client that looks at no answer, for scale."""
     body = MESSAGE.SerializeToString()
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(b"\0" + len(body).to_bytes(4, "big") + body)
         command = [
-            path, "-c1", f"-m{concurrency}", f"-D{seconds:g}", "-d", file.name,
+            path, "-t1", "-c1", f"-m{concurrency}", f"-n{H2LOAD_REQUESTS}", "-d", file.name,
             "-H", "content-type: application/grpc", "-H", "te: trailers",
             f"http://{url}/convserve.vision.v1.VisionService/Classify",
         ]  # fmt: skip
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"h2load: {cpu / H2LOAD_REQUESTS * 1e6:.0f} µs a unary request")
     print(next(line for line in output.splitlines() if line.startswith("finished in")))
 
 
@@ -202,7 +208,7 @@ def main() -> None:
             if not arguments.json:
                 print(describe(kind, found))
         if arguments.h2load:
-            h2load(arguments.h2load, url, arguments.seconds, arguments.concurrency)
+            h2load(arguments.h2load, url, arguments.concurrency)
     finally:
         server.stdin.close()
         server.wait()
