@@ -1,4 +1,4 @@
-"""Many calls over few streams: a message on an open stream costs a third of a call of its own."""
+"""Many calls over few streams: a message on an open stream costs less than a call of its own."""
 
 import asyncio
 import time

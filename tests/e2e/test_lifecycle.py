@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -310,3 +311,20 @@ def test_reloads_under_load_fail_no_call_and_answer_from_one_version_or_the_othe
     admin.close()
     assert answered > 100
     assert versions == {"1", "2"}
+
+
+def test_connections_are_made_anew_when_they_are_old(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    publish(tmp_path)
+    server = start_server(tmp_path, "--max-connection-age-seconds", "0.5").wait_ready()
+    left = threading.Event()
+    with grpc.insecure_channel(server.url) as channel:
+        grpc.channel_ready_future(channel).result(timeout=10)
+        channel.subscribe(
+            lambda state: left.set() if state is not grpc.ChannelConnectivity.READY else None
+        )
+        left.clear()
+        assert left.wait(timeout=10), "the server never told the client to go"
+        status = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert status.status == health_pb2.HealthCheckResponse.SERVING
