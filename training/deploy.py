@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from serving.manifest import IMAGE_INPUT
 from serving.tensor import Array, TensorSpec
 from training.data.samples import Pixels
-from training.recipe import Normalization
+from training.recipe.data import Normalization
 
 Task = Literal["classification", "segmentation"]
 

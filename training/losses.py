@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.recipe import CrossEntropy, CrossEntropyDice
+from training.recipe.loss import CrossEntropy, CrossEntropyDice
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 

@@ -24,7 +24,8 @@ from training.models import MODELS, build_model, count_macs, count_parameters
 from training.prune import prune
 from training.publish import publish
 from training.quantize import Scheme, choose_calibration, quantize
-from training.recipe import Recipe, Train
+from training.recipe import Recipe
+from training.recipe.train import Train
 from training.report import write_report
 from training.results import NetworkSize, Precision, VariantFile, Verification
 from training.stages import Finished, Results, finished, run_stage, stage_key

@@ -10,7 +10,7 @@ import torch_pruning
 from torch import nn
 
 from training.models import count_macs, count_parameters, unprunable_layers
-from training.recipe import Prune
+from training.recipe.compress import Prune
 
 log = logging.getLogger(__name__)
 

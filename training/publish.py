@@ -13,7 +13,7 @@ from protos.gen import model_config_pb2 as pb
 from serving.manifest import SAMPLES_FILE, Manifest, write_manifest
 from serving.model_config import CONFIG_FILE, data_type, read_model_config
 from serving.tensor import TensorSpec
-from training.recipe import Publish
+from training.recipe.deliver import Publish
 
 LABELS_FILE = "labels.txt"
 

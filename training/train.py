@@ -22,16 +22,9 @@ from training.data.augment import augment
 from training.data.samples import Samples
 from training.losses import LossFunction, build_loss
 from training.metrics import MEASURES, Task, build_metric
-from training.recipe import (
-    AdamW,
-    Augment,
-    Constant,
-    Cosine,
-    Normalization,
-    OneCycle,
-    Sgd,
-    Train,
-)
+from training.recipe.data import Augment, Normalization
+from training.recipe.optimizer import AdamW, Constant, Cosine, OneCycle, Sgd
+from training.recipe.train import Train
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from training.data.samples import Dataset, Pixels, Samples, Targets
 from training.deploy import Deployed, run_deployed
 from training.errors import VerificationError
 from training.metrics import MEASURES, Task
-from training.recipe import Verify
+from training.recipe.deliver import Verify
 from training.results import NetworkSize, VariantFile, VariantResult, Verification
 
 log = logging.getLogger(__name__)

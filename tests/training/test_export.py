@@ -14,7 +14,7 @@ from training.deploy import Deployed, input_specs, output_specs, run_deployed
 from training.errors import NamesMismatch, ShapesMismatch, ValuesMismatch
 from training.export import check_answers, check_interface, export_onnx
 from training.models import build_model
-from training.recipe import Normalization
+from training.recipe.data import Normalization
 
 Task = Literal["classification", "segmentation"]
 SIZE = (16, 16)

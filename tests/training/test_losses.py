@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.losses import build_loss, cross_entropy, cross_entropy_dice, dice
-from training.recipe import CrossEntropy, CrossEntropyDice
+from training.recipe.loss import CrossEntropy, CrossEntropyDice
 
 
 def test_cross_entropy_of_equal_logits_is_log_of_classes() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from training.checkpoint import load_network, save_network
 from training.models import build_model, count_macs, count_parameters
 from training.prune import prune
-from training.recipe import Prune
+from training.recipe.compress import Prune
 
 
 def config(ratio: float, round_to: int) -> Prune:

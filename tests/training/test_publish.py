@@ -17,7 +17,7 @@ from serving.model_config import check_against_engine, read_model_config
 from training.deploy import input_specs, output_specs
 from training.pipeline import Built
 from training.publish import publish
-from training.recipe import Publish
+from training.recipe.deliver import Publish
 
 
 @pytest.fixture(params=["digits", "shapes"])

@@ -14,7 +14,7 @@ from training.deploy import Deployed, input_specs, output_specs, run_deployed
 from training.export import check_interface, export_onnx
 from training.models import build_model
 from training.quantize import Scheme, choose_calibration, quantize
-from training.recipe import Normalization
+from training.recipe.data import Normalization
 
 SIZE = (16, 16)
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, *SIZE, 3), np.uint8)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.data.samples import ArraySamples, Pair
-from training.recipe import Augment, Constant, Cosine, Normalization, OneCycle, Sgd, Train
+from training.recipe.data import Augment, Normalization
+from training.recipe.optimizer import Constant, Cosine, OneCycle, Sgd
+from training.recipe.train import Train
 from training.train import Fitted, Shuffled, build_optimizer, chosen_precision, fit, rate_factor
 
 EPOCHS = 4

@@ -9,7 +9,7 @@ from serving.manifest import SAMPLES_FILE, Estimate, Evidence, Gate, Latency
 from training.data.samples import ArraySamples
 from training.errors import VerificationError
 from training.pipeline import Built
-from training.recipe import Verify
+from training.recipe.deliver import Verify
 from training.results import NetworkSize, VariantResult, Verification
 from training.verify import PICTURES_FILE, answers_of, judge, require_pass
 

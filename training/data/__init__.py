@@ -12,13 +12,8 @@ from training.data import connectors, digits
 from training.data.classification import image_folder
 from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
 from training.data.segmentation import mask_folder
-from training.recipe import (
-    ConnectorsData,
-    DigitsData,
-    ImageFolderData,
-    MaskFolderData,
-    Recipe,
-)
+from training.recipe import Recipe
+from training.recipe.data import ConnectorsData, DigitsData, ImageFolderData, MaskFolderData
 
 __all__ = ["Dataset", "Samples", "fingerprint", "load_dataset"]
 

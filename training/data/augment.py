@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.recipe import Augment
+from training.recipe.data import Augment
 
 
 def augment(

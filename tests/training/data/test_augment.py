@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from training.data.augment import augment
-from training.recipe import Augment
+from training.recipe.data import Augment
 
 
 def batch() -> tuple[Tensor, Tensor]:

@@ -1,0 +1,10 @@
+"""A recipe: everything that decides what a build makes, in one YAML file.
+
+Unknown keys are refused with their path and the nearest valid name, wrong values with the path, the
+value and what was expected. The order of the fields is the order of the stages.
+"""
+
+from training.recipe.loading import load_recipe, parse_recipe
+from training.recipe.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
+
+__all__ = ["ClassificationRecipe", "Recipe", "SegmentationRecipe", "load_recipe", "parse_recipe"]

@@ -1,0 +1,50 @@
+"""What is exported, what it must prove, and how it shall be served."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from training.recipe.fields import Fraction, PositiveInt, Strict
+
+VariantId = Literal["fp32", "bf16", "int8-s8", "int8-u8"]
+
+
+class Export(Strict):
+    """Which variants to offer. bf16 has no file: OpenVINO runs the FP32 file in that precision.
+
+    int8-s8 is symmetric (TensorRT, OpenVINO), int8-u8 asymmetric (ONNX Runtime on x86).
+    """
+
+    variants: tuple[VariantId, ...] = ("fp32",)
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
+
+    @model_validator(mode="after")
+    def _fp32_is_the_reference(self) -> "Export":
+        if "fp32" not in self.variants:
+            raise ValueError("variants must hold fp32: it is what the others are compared with")
+        if len(set(self.variants)) != len(self.variants):
+            raise ValueError(f"variants holds one twice: {', '.join(self.variants)}")
+        return self
+
+
+class Verify(Strict):
+    """The gate, judged on the test split against the trained network in FP32 before pruning.
+
+    max_drop: how much accuracy (top-1 or mean IoU, 0.01 is one point) may be lost. min_agreement:
+    smallest share of equal answers. min_accuracy: smallest accuracy. batch_sizes: where latency is
+    measured, for `latency_seconds` each.
+    """
+
+    max_drop: Fraction = 0.01
+    min_agreement: Fraction = 0.0
+    min_accuracy: Fraction = 0.0
+    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 32)
+    latency_seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 0.5
+
+
+class Publish(Strict):
+    """How the server shall run it, written to config.pbtxt."""
+
+    max_batch_size: PositiveInt = 32
+    max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
+    instances: PositiveInt = 1

@@ -1,0 +1,127 @@
+"""What is wrong with a recipe, told by path, value and nearest valid name."""
+
+import difflib
+import math
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from training.recipe.recipe import Recipe
+
+
+def problems(document: dict[str, Any], error: ValidationError) -> list[str]:
+    """One text for each wrong place; what prune.train inherited is told once, of train."""
+    by_path: dict[str, str] = {}
+    for problem in error.errors():
+        path = _document_path(document, problem)
+        by_path.setdefault(path, _explain(path, problem))
+    inherited = {f"prune.{text}" for path, text in by_path.items() if path.startswith("train")}
+    return [text for text in by_path.values() if text not in inherited]
+
+
+def _explain(path: str, problem: Any) -> str:
+    location = tuple(problem["loc"])
+    value = problem["input"]
+    message = str(problem["msg"])
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{path}: unknown key{_nearest(location)}"
+        case "missing":
+            return f"{path}: missing"
+        case "union_tag_not_found":
+            key = _join(path, str(problem["ctx"]["discriminator"]).strip("'"))
+            return f"{key}: missing; expected one of {', '.join(_tags(location))}"
+        case "union_tag_invalid":
+            key = _join(path, str(problem["ctx"]["discriminator"]).strip("'"))
+            tag = str(problem["ctx"]["tag"])
+            near = difflib.get_close_matches(tag, _tags(location), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            expected = ", ".join(_tags(location))
+            return f"{key}: expected one of {expected}; got {tag!r}{hint}"
+        case "value_error":
+            return _join(path, message.removeprefix("Value error, "), ": ")
+        case _:
+            expected = message[:1].lower() + message[1:]
+            return f"{path}: {expected}, got {shown(value)}"
+
+
+def _join(path: str, rest: str, separator: str = ".") -> str:
+    return f"{path}{separator}{rest}" if path else rest
+
+
+def _document_path(document: Any, problem: Any) -> str:
+    """The path as written in the file: pydantic's own also names the chosen member of a union."""
+    parts: list[str] = []
+    here = document
+    for part in problem["loc"]:
+        if isinstance(here, Mapping) and part in here:
+            here = here[part]
+            parts.append(str(part))
+        elif isinstance(here, list | tuple) and isinstance(part, int):
+            here = here[part] if part < len(here) else None
+            parts.append(str(part))
+    if problem["type"] == "missing":
+        parts.append(str(problem["loc"][-1]))
+    return ".".join(parts)
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    sections = _members(_annotation_at(location[:-1]))
+    names = [name for section in sections for name in section.model_fields]
+    near = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; valid here: {', '.join(names)}"
+
+
+def _tags(location: tuple[int | str, ...]) -> list[str]:
+    """The values that select a member of the union that stands at a location."""
+    annotation = _annotation_at(location)
+    return [str(tag) for member in _members(annotation) for tag in _literals(member)]
+
+
+def _annotation_at(location: tuple[int | str, ...]) -> Any:
+    annotation: Any = Recipe
+    for part in location:
+        annotation = _step(annotation, part)
+    return annotation
+
+
+def _step(annotation: Any, part: int | str) -> Any:
+    members = _members(annotation)
+    for member in members:
+        if len(members) > 1 and str(part) in _literals(member):
+            return member
+    for member in members:
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            field = member.model_fields.get(str(part))
+            if field is not None:
+                return field.annotation
+    return None
+
+
+def _members(annotation: Any) -> list[Any]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _members(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [m for arg in get_args(annotation) for m in _members(arg) if m is not type(None)]
+    return [annotation]
+
+
+def _literals(member: Any) -> list[str]:
+    """The values of the fields of a model that hold a fixed word, such as its `name`."""
+    if not (isinstance(member, type) and issubclass(member, BaseModel)):
+        return []
+    return [
+        str(get_args(field.annotation)[0])
+        for name, field in member.model_fields.items()
+        if name in ("task", "source", "name") and get_origin(field.annotation) is Literal
+    ]
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
