@@ -86,7 +86,7 @@ def cpu_of_batcher(engine: Engine, images: np.ndarray, seconds: float) -> float:
 def overhead(seconds: float, rounds: int) -> bool:
     """Prints the ratio; whether it is within the target."""
     images = np.random.default_rng(1).integers(0, 256, (8, 224, 224, 3), np.uint8)
-    file = export("resnet18", FILES)["int8-s8"]
+    file = export("resnet18", FILES).files["int8-s8"]
     options = EngineOptions(precision="int8", threads=core_count(), max_batch_size=BATCH)
     engine = load_engine("openvino", file, options)
     cpu_of_engine(engine, images, 1.0)
@@ -111,7 +111,7 @@ def invariance(requests: int) -> bool:
     order = rng.integers(0, len(images), requests)
     same = True
     for network in NETWORKS:
-        files = export(network, FILES)
+        files = export(network, FILES).files
         runs = [(v, v.split("-")[0], files[v]) for v in files] + [("bf16", "bf16", files["fp32"])]
         for variant, precision, file in runs:
             for name, entry in ENGINES.items():
