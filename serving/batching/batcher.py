@@ -72,7 +72,8 @@ class DynamicBatcher:
 
     slo: seconds within which every admitted call ought to be answered; calls that could not be are
     shed, and batches kept small enough. max_batch_size 0 says that the model has no batch
-    dimension: each call then runs alone.
+    dimension: each call then runs alone. inline_seconds: batches that are predicted to be shorter
+    run on the event loop itself, since handing them to a thread would take longer.
     Everything but the instances' threads must be called from one event loop.
     """
 
@@ -90,6 +91,7 @@ class DynamicBatcher:
         turns: CoreTurns,
         cores: int,
         slo: float = math.inf,
+        inline_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = model
@@ -100,6 +102,7 @@ class DynamicBatcher:
         self._turns = turns
         self._cores = cores
         self._slo = slo
+        self._inline_seconds = inline_seconds
         self._metrics = metrics
         self._counters: ModelCounters = metrics.counters(model, version)
         self._depth = metrics.queue_depth.labels(model, version)
@@ -304,6 +307,10 @@ class DynamicBatcher:
         return head.rows
 
     def _start(self, turn: Turn) -> None:
+        """Runs what waits once the calls of this moment have come in: they share the batch."""
+        asyncio.get_running_loop().call_soon(self._run, turn)
+
+    def _run(self, turn: Turn) -> None:
         """Runs what waits now; nothing may be left where calls have expired or gone away."""
         self._asked -= 1
         now = self._clock()
@@ -312,74 +319,80 @@ class DynamicBatcher:
         tickets = self._queue.pop_batch(limit)
         if not tickets:
             self._active -= 1
-            # Later, since whoever grants the turn is not done with it.
-            asyncio.get_running_loop().call_soon(self._turns.give_back, turn, now)
+            self._turns.give_back(turn, now)
             return
         self._counters.pending -= len(tickets)
         self._show_depth()
         rows = sum(ticket.rows for ticket in tickets)
         turn.seconds = self.latency.predict(rows)
         turn.ends = now + turn.seconds
+        batch = _Batch(turn, tickets, rows, now, limit, left_waiting=self._queue.rows)
+        work = ([ticket.inputs for ticket in tickets], [ticket.rows for ticket in tickets])
+        if turn.seconds < self._inline_seconds:
+            try:
+                executed = self._execution.run(*work)
+            except Exception as error:
+                self._finish(batch, error)
+            else:
+                self._finish(batch, executed)
+            return
         self._runs[turn] = now
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(
-            self._threads,
-            self._execution.run,
-            [ticket.inputs for ticket in tickets],
-            [ticket.rows for ticket in tickets],
+        done = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._execution.run, *work
         )
-        left = self._queue.rows
+        done.add_done_callback(lambda done: self._finish(batch, done.exception() or done.result()))
 
-        def finish(done: "asyncio.Future[Executed]") -> None:
-            self.recent.append(
-                BatchRecord(
-                    started=now,
-                    rows=rows,
-                    calls=len(tickets),
-                    left_waiting=left,
-                    limit=limit,
-                    longest_wait=now - min(ticket.arrived for ticket in tickets),
-                    predicted=turn.seconds,
-                    took=self._clock() - now,
-                )
-            )
-            self._finish(done, turn, tickets, rows, now)
-
-        work.add_done_callback(finish)
-
-    def _finish(
-        self,
-        done: "asyncio.Future[Executed]",
-        turn: Turn,
-        tickets: list[Ticket],
-        rows: int,
-        started: float,
-    ) -> None:
+    def _finish(self, batch: "_Batch", outcome: Executed | BaseException) -> None:
         """Hands each caller its slice; a failed batch fails its own members and nobody else."""
+        turn, tickets, rows, started = batch.turn, batch.tickets, batch.rows, batch.started
+        answered = self._clock()
+        self.recent.append(
+            BatchRecord(
+                started=started,
+                rows=rows,
+                calls=len(tickets),
+                left_waiting=batch.left_waiting,
+                limit=batch.limit,
+                longest_wait=started - min(ticket.arrived for ticket in tickets),
+                predicted=turn.seconds,
+                took=answered - started,
+            )
+        )
         self._active -= 1
-        del self._runs[turn]
+        self._runs.pop(turn, None)
         # The next batch starts before anybody is answered: ours where no other model waits.
         self._pump()
-        self._turns.give_back(turn, self._clock())
-        error = done.exception()
-        if error is not None:
+        self._turns.give_back(turn, answered)
+        if isinstance(outcome, BaseException):
             for ticket in tickets:
                 if ticket.answer is not None and not ticket.answer.done():
-                    ticket.answer.set_exception(error)
+                    ticket.answer.set_exception(outcome)
             return
-        batch = done.result()
-        answered = self._clock()
-        self.latency.observe(rows, batch.gather + batch.infer)
+        self.latency.observe(rows, outcome.gather + outcome.infer)
         self._batch_size.observe(rows)
         begin = 0
         waits = []
         for ticket in tickets:
             end = begin + ticket.rows
             if ticket.answer is not None and not ticket.answer.done():
-                share = batch.outputs
+                share = outcome.outputs
                 if len(tickets) > 1:
-                    share = {name: array[begin:end] for name, array in batch.outputs.items()}
+                    share = {name: array[begin:end] for name, array in outcome.outputs.items()}
                 waits.append(started - ticket.arrived)
-                ticket.answer.set_result(Answer(share, waits[-1], batch.infer, rows))
+                ticket.answer.set_result(Answer(share, waits[-1], outcome.infer, rows))
             begin = end
-        self._counters.batch_done(rows, waits, batch.gather, batch.infer, self._clock() - answered)
+        self._counters.batch_done(
+            rows, waits, outcome.gather, outcome.infer, self._clock() - answered
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch that runs: who rides in it, when it began, and what BatchRecord says of it."""
+
+    turn: Turn
+    tickets: list[Ticket]
+    rows: int
+    started: float
+    limit: int
+    left_waiting: int
