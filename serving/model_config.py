@@ -46,14 +46,20 @@ _SUPPORTED = {
 class QueuePolicy:
     """What the queue does with calls of one priority level.
 
-    default_timeout is in seconds, 0 for none; allow_timeout_override lets a call name a shorter
-    one; timeout_delays puts an expired call behind all others instead of rejecting it.
+    max_queue_size counts calls. default_timeout is in seconds, 0 for none; allow_timeout_override
+    lets a call name a shorter one; timeout_delays puts a call whose timeout has passed behind all
+    others of its priority instead of rejecting it.
     """
 
     max_queue_size: int = DEFAULT_MAX_QUEUE_SIZE
     default_timeout: float = 0.0
     allow_timeout_override: bool = True
     timeout_delays: bool = False
+
+    def timeout(self, asked: float) -> float:
+        """The seconds that hold for a call that asks for `asked`; inf for none."""
+        default = self.default_timeout or math.inf
+        return min(default, asked) if self.allow_timeout_override else default
 
 
 @dataclass(frozen=True)
