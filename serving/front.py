@@ -38,12 +38,8 @@ class Call:
         return self.model
 
     def options(self, priority: int, timeout: float) -> CallOptions:
-        """priority 0 and timeout 0 (seconds) are the model's defaults; of the caller's two
-        deadlines the earlier counts."""
-        deadline = self.deadline
-        if timeout > 0:
-            deadline = min(deadline, time.monotonic() + timeout)
-        return CallOptions(priority=priority, deadline=deadline)
+        """priority 0 and timeout 0 (seconds) are the model's defaults."""
+        return CallOptions(priority, self.deadline, timeout if timeout > 0 else math.inf)
 
 
 class Front:

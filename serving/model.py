@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.batching.batcher import Answer, DynamicBatcher, Ticket
+from serving.batching.batcher import DynamicBatcher
+from serving.batching.ticket import Answer, Ticket
 from serving.engines import Engine
 from serving.errors import InvalidInput, WrongTask
 from serving.manifest import IMAGE_INPUT, EvalTransform, Evidence, Manifest, Task
@@ -50,11 +51,13 @@ ImageSource = EncodedImage | RawPixels
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """What a call may say beside its input: priority (1 most urgent, 0 the model's default) and
-    deadline (seconds on the monotonic clock, inf for none)."""
+    """What a call may say beside its input: priority (1 most urgent, 0 the model's default),
+    deadline (when its caller gives up, seconds on the monotonic clock) and timeout (the seconds
+    that it asks for); inf for none of either."""
 
     priority: int = 0
     deadline: float = math.inf
+    timeout: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ class Model:
         raises.
         """
         rows = self._check(inputs)
-        ticket = self.batcher.admit(rows, options.priority, options.deadline)
+        ticket = self._admit(rows, options)
         return await self._run(ticket, inputs)
 
     async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
@@ -180,7 +183,7 @@ class Model:
             raise WrongTask(f"model {self.name!r} takes tensors only: it has no manifest")
         self._check_rows(len(sources))
         # The place is reserved before anything is decoded: what is refused costs nothing more.
-        ticket = self.batcher.admit(len(sources), options.priority, options.deadline)
+        ticket = self._admit(len(sources), options)
         loop = asyncio.get_running_loop()
         try:
             loaded = await asyncio.gather(
@@ -200,6 +203,9 @@ class Model:
         for item in loaded:
             self.observe("decode", item.seconds)
         return answer, loaded
+
+    def _admit(self, rows: int, options: CallOptions) -> Ticket:
+        return self.batcher.admit(rows, options.priority, options.deadline, options.timeout)
 
     async def _run(self, ticket: Ticket, inputs: Mapping[str, Array]) -> Answer:
         answer = await self.batcher.submit(ticket, inputs)

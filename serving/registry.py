@@ -16,7 +16,7 @@ from serving.loading import LoadSettings, load_model
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.model_config import ModelConfig, read_model_config
-from serving.repository.layout import ModelFolder, Stamp, scan, scan_model
+from serving.repository.layout import ModelFolder, Stamp, model_names, scan, scan_model
 from serving.repository.override import write_override
 from serving.repository.watcher import compare
 
@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 class State(StrEnum):
-    """As RepositoryIndex spells them."""
+    """As RepositoryIndex spells them; UNKNOWN is a model that nobody has asked to load."""
 
+    UNKNOWN = ""
     LOADING = "LOADING"
     READY = "READY"
     UNLOADING = "UNLOADING"
@@ -137,6 +138,21 @@ class Registry:
                 problem = entry.problem or "no version folder that the version policy selects"
                 lines.append(VersionStatus(name, "", entry.state, problem))
         return lines
+
+    async def repository_index(self) -> list[VersionStatus]:
+        """`index`, and a line for each model that lies in the repository but was never loaded."""
+        loop = asyncio.get_running_loop()
+        try:
+            names = await loop.run_in_executor(None, model_names, self._repository)
+        except OSError as error:
+            logger.error("repository cannot be read", extra={"reason": str(error)})
+            names = []
+        idle = [
+            VersionStatus(name, "", State.UNKNOWN, "")
+            for name in names
+            if name not in self._entries
+        ]
+        return sorted(self.index() + idle, key=lambda line: line.name)
 
     def ready(self, strict: bool) -> bool:
         """At least one model serves and none is loading; when strict, every one serves."""
