@@ -301,15 +301,16 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
 
 def _plain(message: Message) -> dict[str, Any]:
     plain: dict[str, Any] = {}
-    for field in message.DESCRIPTOR.fields:
-        value = getattr(message, field.name)
-        names = {} if field.enum_type is None else field.enum_type.values_by_number
+    for declared in message.DESCRIPTOR.fields:
+        name = declared.name
+        value = getattr(message, name)
+        names = {} if declared.enum_type is None else declared.enum_type.values_by_number
         if isinstance(value, Mapping):
-            plain[field.name] = {str(key): _plain_value(v, names) for key, v in value.items()}
+            plain[name] = {str(key): _plain_value(v, names) for key, v in value.items()}
         elif isinstance(value, MutableSequence):
-            plain[field.name] = [_plain_value(v, names) for v in value]
-        elif not field.has_presence or message.HasField(field.name):
-            plain[field.name] = _plain_value(value, names)
+            plain[name] = [_plain_value(v, names) for v in value]
+        elif not declared.has_presence or message.HasField(name):
+            plain[name] = _plain_value(value, names)
     return plain
 
 

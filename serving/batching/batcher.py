@@ -82,10 +82,10 @@ class DynamicBatcher:
         self._inline_seconds = inline_seconds
         self._metrics = metrics
         self._counters: ModelCounters = metrics.counters(model, version)
-        self._depth = metrics.queue_depth.labels(model, version)
         self._batch_size = metrics.batch_size.labels(model, version)
         self._clock = clock
         self._queue: BatchQueue[Ticket] = BatchQueue()
+        metrics.queue_depth.labels(model, version).set_function(lambda: self._queue.rows)
         # Calls that were admitted and are still being decoded count as waiting.
         self._reserved: set[Ticket] = set()
         self._waiting_calls: Counter[int] = Counter()
@@ -169,7 +169,6 @@ class DynamicBatcher:
             self._call_at(ticket, ticket.delay_at, self._put_behind)
         self._queue.push(ticket)
         self._counters.pending += 1
-        self._show_depth()
         self._pump()
         try:
             return await ticket.answer
@@ -237,14 +236,10 @@ class DynamicBatcher:
     def _key(self, inputs: Mapping[str, Array]) -> Hashable:
         return tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
 
-    def _show_depth(self) -> None:
-        self._depth.set(self._queue.rows)
-
     def _leave_queue(self, ticket: Ticket) -> None:
         if self._queue.remove(ticket):
             self._counters.pending -= 1
             self._waiting_calls[ticket.priority] -= 1
-            self._show_depth()
 
     def _call_at(self, ticket: Ticket, when: float, what: Callable[[Ticket], None]) -> None:
         if when < math.inf:
@@ -333,7 +328,6 @@ class DynamicBatcher:
             return
         self._counters.pending -= len(tickets)
         self._waiting_calls.subtract(ticket.priority for ticket in tickets)
-        self._show_depth()
         rows = sum(ticket.rows for ticket in tickets)
         turn.seconds = self.latency.predict(rows)
         turn.ends = now + turn.seconds
@@ -348,9 +342,7 @@ class DynamicBatcher:
                 self._finish(batch, executed)
             return
         self._runs[turn] = now
-        done = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._execution.run, *work
-        )
+        done = asyncio.get_running_loop().run_in_executor(self._threads, self._execution.run, *work)
         done.add_done_callback(lambda done: self._finish(batch, done.exception() or done.result()))
 
     def _finish(self, batch: "_Batch", outcome: Executed | BaseException) -> None:
