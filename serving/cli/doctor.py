@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.cli.output import print_json, print_table
+from serving.cli.output import application, print_json
+from serving.cli.table import print_table
 from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason
 from serving.engines.measure import machine
 
@@ -68,3 +69,6 @@ def _gpu() -> str:
     if result.returncode != 0:
         return f"none ({(result.stdout or result.stderr).strip()})"
     return "; ".join(result.stdout.strip().splitlines())
+
+
+app = application(doctor)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from serving import evaluation
-from serving.cli.output import fail, print_json, print_table, warn
+from serving.cli.output import application, fail, print_json, warn
+from serving.cli.table import print_table
 from serving.client import CallFailed
 from serving.errors import InvalidInput, ServingError, WrongTask
 from serving.labelled import (
@@ -220,3 +221,6 @@ def _print(report: dict[str, Any]) -> None:
         print_table(["class", *columns], rows)
     if report["failed"]:
         typer.echo(f"{len(report['failed'])} images could not be evaluated (named above)")
+
+
+app = application(evaluate)

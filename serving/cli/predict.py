@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
-from serving.cli.output import fail, print_json, warn
+from serving.cli.output import application, fail, print_json, warn
 from serving.client import CallFailed
 from serving.errors import ServingError
 from serving.postprocess import palette
@@ -123,3 +123,6 @@ def _print(result: dict[str, Any]) -> None:
     for kind in ("mask", "overlay"):
         if kind in result:
             typer.echo(f"  {kind} -> {result[kind]}")
+
+
+app = application(predict)
