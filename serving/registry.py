@@ -11,6 +11,7 @@ from pathlib import Path
 
 from serving.batching.turns import CoreTurns
 from serving.engines.measure import core_count
+from serving.engines.memory import trim_heap
 from serving.errors import ModelLoadError, ModelNotFound, ModelNotReady, ServingError
 from serving.loading import LoadSettings, load_model
 from serving.metrics import Metrics
@@ -356,7 +357,10 @@ class Registry:
     async def _drain_and_close(self, model: Model) -> None:
         if not await model.drain(self._drain_seconds):
             logger.warning("calls left when drained", extra={"model": model.name})
-        await asyncio.get_running_loop().run_in_executor(None, model.close)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, model.close)
+        # A network's memory lies between other blocks: reload after reload, the heap would grow.
+        await loop.run_in_executor(None, trim_heap)
         logger.info("model retired", extra={"model": model.name, "version": model.version})
 
     async def close(self) -> None:

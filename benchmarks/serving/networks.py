@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from serving.engines import ENGINES
 from serving.manifest import (
     ANSWER_OUTPUT,
     IMAGE_INPUT,
@@ -19,6 +20,7 @@ from serving.manifest import (
     Provenance,
     Variant,
 )
+from tests.support.published import evidence
 from training.data.samples import ArraySamples
 from training.deploy import Deployed, Task, input_specs, output_specs, run_deployed
 from training.export import export_onnx
@@ -46,17 +48,23 @@ class Exported:
 
 
 def export(
-    name: str, folder: Path, size: tuple[int, int] = (224, 224), **options: float
+    name: str,
+    folder: Path,
+    size: tuple[int, int] = (224, 224),
+    seed: int = 0,
+    **options: float,
 ) -> Exported:
     """A network of the registry as fp32, int8-s8 and int8-u8; made once a folder."""
     task: Task = MODELS[name].task
     classes = _CLASSES[task]
 
     def build() -> nn.Module:
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return build_model(name, classes, **options)
 
-    stem = "-".join([name, f"{size[0]}x{size[1]}", *(f"{k}{v}" for k, v in options.items())])
+    stem = "-".join(
+        [name, f"{size[0]}x{size[1]}", f"seed{seed}", *(f"{k}{v}" for k, v in options.items())]
+    )
     return _export(build, task, classes, size, folder / stem, tuple(_PRECISIONS))
 
 
@@ -105,8 +113,8 @@ def eval_transform(size: tuple[int, int]) -> EvalTransform:
 
 
 def publish(repository: Path, name: str, exported: Exported) -> None:
-    """Puts a network into a repository. Weights are random, so there is no evidence of accuracy:
-    the server must be told to serve it all the same (--allow-ungated)."""
+    """Puts a network into a repository, as its next version. Weights are random, so the evidence is
+    made up, and INT8 is not held to the answers of FP32."""
     manifest = Manifest(
         task=exported.task,
         architecture=name,
@@ -130,7 +138,11 @@ def publish(repository: Path, name: str, exported: Exported) -> None:
                 file=file.name,
                 sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
                 precision=_PRECISIONS[variant],
-                evidence={},
+                evidence={
+                    engine: evidence(tolerance=0.01 if variant == "fp32" else 100.0)
+                    for engine, entry in ENGINES.items()
+                    if _PRECISIONS[variant] in entry.precisions
+                },
             )
             for variant, file in exported.files.items()
         ),

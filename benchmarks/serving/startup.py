@@ -43,7 +43,7 @@ def start(repository: Path, cache: Path) -> tuple[float, float, float]:
     """Seconds to ready and to the first answer, and CPU seconds until then."""
     image = np.zeros((224, 224, 3), np.uint8)
     begin = time.monotonic()
-    server = ServerProcess(repository, "--allow-ungated", "--strict-readiness", cache=cache)
+    server = ServerProcess(repository, "--strict-readiness", cache=cache)
     try:
         server.wait_ready()
         ready = time.monotonic() - begin

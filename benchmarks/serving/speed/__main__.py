@@ -83,7 +83,7 @@ def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
         for name, exported in networks.items():
             publish(repository, name, exported)
         models = list(_peer_models(networks))
-        ours = ServerProcess(repository, "--allow-ungated", cache=FILES / "cache")
+        ours = ServerProcess(repository, cache=FILES / "cache")
         stack.callback(ours.kill)
         ours.wait_ready()
         chosen = {
