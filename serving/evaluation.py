@@ -5,12 +5,13 @@ independent, so segmentation measures resample images.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.manifest import Estimate
+from serving.manifest import PROBABILITY_OUTPUT, Estimate
 from serving.tensor import Array
 
 _Z = 1.959964
@@ -116,16 +117,40 @@ def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 def mean_iou(confusions: NDArray[np.int64]) -> Estimate:
     """Mean IoU over the classes of all images pooled, from one confusion matrix an image
     [N, C, C]; percentile bootstrap over the images that have pixels to count."""
-    return _bootstrap(confusions, None)
+    return _bootstrap(_pooled_mean_iou, confusions, None)
 
 
 def mean_iou_drop(reference: NDArray[np.int64], candidate: NDArray[np.int64]) -> Estimate:
     """Mean IoU of `reference` less that of `candidate` on the same images, [N, C, C] each; each
     resample draws the same images for both."""
-    return _bootstrap(reference, candidate)
+    return _bootstrap(_pooled_mean_iou, reference, candidate)
 
 
-def _bootstrap(first: NDArray[np.int64], second: NDArray[np.int64] | None) -> Estimate:
+def foreground_iou(confusions: NDArray[np.int64]) -> Estimate:
+    """IoU of class 1 of all images pooled, from one confusion matrix an image [N, 2, 2]; 1 where
+    there is nothing to find and nothing was found. Intervals as those of mean_iou."""
+    return _bootstrap(_pooled_foreground_iou, confusions, None)
+
+
+def foreground_iou_drop(reference: NDArray[np.int64], candidate: NDArray[np.int64]) -> Estimate:
+    """foreground_iou of `reference` less that of `candidate`, as mean_iou_drop."""
+    return _bootstrap(_pooled_foreground_iou, reference, candidate)
+
+
+def _pooled_mean_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(np.nanmean(class_iou(confusions), axis=-1))
+
+
+def _pooled_foreground_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.nan_to_num(class_iou(confusions)[..., 1], nan=1.0)
+
+
+def _bootstrap(
+    measure: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64] | None,
+) -> Estimate:
+    """`measure` gives the values of pooled confusion matrices [R, C, C]."""
     # An image without one pixel that counts says nothing; a draw of none but such has no IoU.
     counted = first.sum(axis=(1, 2)) > 0
     first, second = first[counted], None if second is None else second[counted]
@@ -136,7 +161,7 @@ def _bootstrap(first: NDArray[np.int64], second: NDArray[np.int64] | None) -> Es
     def pooled(weights: NDArray[np.float64], confusions: NDArray[np.int64]) -> NDArray[np.float64]:
         flat = confusions.reshape(n, -1).astype(np.float64)
         summed = (weights @ flat).reshape(-1, *confusions.shape[1:])
-        return np.asarray(np.nanmean(class_iou(summed.astype(np.int64)), axis=-1))
+        return measure(summed.astype(np.int64))
 
     draws = np.random.default_rng(_SEED).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
     weights = np.concatenate([np.ones((1, n)), draws.astype(np.float64)])
@@ -162,6 +187,17 @@ def answer_distance(reference: Array, candidate: Array) -> float:
     difference = np.linalg.norm(candidate.astype(np.float64) - reference.astype(np.float64))
     distance = float(difference / max(float(np.linalg.norm(reference.astype(np.float64))), 1e-12))
     return distance if math.isfinite(distance) else math.inf
+
+
+def output_distance(name: str, reference: Array, candidate: Array) -> float:
+    """answer_distance of the output of that name. A probability map is an amount: the norm of the
+    difference over that of the reference, which counts as one level a pixel at least, so that a
+    map of nothing but zeros is no infinite distance from one of ones."""
+    if name != PROBABILITY_OUTPUT or reference.shape != candidate.shape:
+        return answer_distance(reference, candidate)
+    difference = np.linalg.norm(candidate.astype(np.float64) - reference.astype(np.float64))
+    size = max(float(np.linalg.norm(reference.astype(np.float64))), math.sqrt(reference.size))
+    return float(difference / max(size, 1.0))
 
 
 @dataclass(frozen=True)
@@ -224,11 +260,22 @@ def _equal_error_rate(genuine: NDArray[np.float32], impostor: NDArray[np.float32
     return float((refused[nearest] + accepted[nearest]) / 2)
 
 
-def identification(
-    embeddings: NDArray[np.float32], identities: NDArray[np.int64], ranks: tuple[int, ...]
-) -> dict[int, Estimate]:
-    """Cumulative match characteristic: how often the right identity is among the k nearest of a
-    gallery that holds the first image of each; the others are the probes. By k.
+@dataclass(frozen=True)
+class Ranking:
+    """A gallery that holds the first image of each identity, ranked for each of the other images.
+
+    probes: int64 [P], the rows of those images. people: int64 [G], the identities in the gallery.
+    scores: float32 [P, G], cosine of probe and gallery image. labels: int64 [P], the right column.
+    """
+
+    probes: NDArray[np.int64]
+    people: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def rank_gallery(embeddings: NDArray[np.float32], identities: NDArray[np.int64]) -> Ranking:
+    """From L2-normalised embeddings [N, D] and who each shows [N].
 
     Raises ValueError where no identity has a second image.
     """
@@ -237,5 +284,13 @@ def identification(
     if not probes.size:
         raise ValueError("identification needs an identity with two images at least")
     scores = (embeddings[probes] @ embeddings[first].T).astype(np.float32)
-    labels = np.searchsorted(people, identities[probes])
-    return {k: accuracy(in_top_k(scores, labels, k)) for k in ranks}
+    return Ranking(probes, people, scores, np.searchsorted(people, identities[probes]))
+
+
+def identification(
+    embeddings: NDArray[np.float32], identities: NDArray[np.int64], ranks: tuple[int, ...]
+) -> dict[int, Estimate]:
+    """Cumulative match characteristic: how often the right identity is among the k nearest of the
+    gallery of `rank_gallery`. By k. Raises what that raises."""
+    ranking = rank_gallery(embeddings, identities)
+    return {k: accuracy(in_top_k(ranking.scores, ranking.labels, k)) for k in ranks}

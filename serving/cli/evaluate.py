@@ -129,6 +129,8 @@ async def _segmentation(predictor: Predictor, data: Path) -> dict[str, Any]:
         "task": "segmentation",
         "n": len(answers),
         "miou": _estimate(evaluation.mean_iou(confusions)),
+        # With two classes it is the second that is looked for.
+        **({"iou": _estimate(evaluation.foreground_iou(confusions))} if len(classes) == 2 else {}),
         "classes": {
             name: {"iou": float(value)}
             for name, value in zip(classes, iou, strict=True)
