@@ -24,12 +24,12 @@ from training.models import MODELS, build_model, count_macs, count_parameters
 from training.prune import prune
 from training.publish import publish
 from training.quantize import Scheme, choose_calibration, quantize
-from training.recipe import Recipe
+from training.recipe import EmbeddingRecipe, Recipe, SegmentationRecipe
 from training.recipe.train import Train
 from training.report import write_report
 from training.results import NetworkSize, Precision, VariantFile, Verification
 from training.stages import Finished, Results, finished, run_stage, stage_key
-from training.tables import Rows, variant_rows
+from training.tables import Rows, measure_rows, variant_rows
 from training.train import chosen_precision, fit
 from training.verify import PICTURES_FILE, require_pass, verify
 
@@ -72,6 +72,11 @@ class Build:
     def size(self) -> tuple[int, int]:
         return self.recipe.transform.size
 
+    @property
+    def channels(self) -> int:
+        """How many values, for a mask a pixel, the network gives."""
+        return network_channels(self.recipe, len(self.data.classes))
+
     def deployed(self, network: nn.Module) -> Deployed:
         return Deployed(network, self.recipe.task, self.recipe.normalization)
 
@@ -91,7 +96,8 @@ class Stage:
 class Built:
     """How a build ended. `version` is the one published by this build; None where nothing was.
 
-    `rows` are the variants' table, empty where verify has not run.
+    `rows` are the variants' table, `measures` that of what else their task measures; empty where
+    verify has not run.
     """
 
     folder: Path
@@ -99,6 +105,7 @@ class Built:
     kept: tuple[str, ...]
     version: int | None
     rows: Rows
+    measures: Rows
     report: Path
 
 
@@ -132,8 +139,19 @@ def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None)
         kept=tuple(name for name, stage in current.done.items() if not stage.ran),
         version=published.results["version"] if published and published.ran else None,
         rows=variant_rows(_verification(current)) if verified else [],
+        measures=measure_rows(_verification(current)) if verified else [],
         report=report,
     )
+
+
+def network_channels(recipe: Recipe, classes: int) -> int:
+    """How many values, for a mask a pixel, a network gives for data of so many classes."""
+    match recipe:
+        case EmbeddingRecipe():
+            return recipe.embedding_size
+        case SegmentationRecipe(binary=True):
+            return 1
+    return classes
 
 
 def check_network(recipe: Recipe) -> None:
@@ -145,8 +163,10 @@ def check_network(recipe: Recipe) -> None:
             build_model(name, 2, **options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model: {error}") from error
-    if MODELS[name].task != recipe.task:
-        fitting = [key for key, entry in MODELS.items() if entry.task == recipe.task]
+    # An embedding is what a classifier gives in place of its logits.
+    wanted = "classification" if recipe.task == "embedding" else recipe.task
+    if MODELS[name].task != wanted:
+        fitting = [key for key, entry in MODELS.items() if entry.task == wanted]
         raise RecipeError(
             f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
             f"networks for it: {', '.join(fitting)}"
@@ -178,13 +198,15 @@ def _still_there(current: Build, stage: str, former: Finished) -> bool:
 def _fit(current: Build, stage: str, network: nn.Module, config: Train) -> Results:
     """Trains a network and saves it in the stage's folder."""
     folder = current.stage_folder(stage)
+    task = current.recipe.task
     fitted = fit(
         network,
         config,
         current.data.train,
         current.data.val,
-        task=current.recipe.task,
-        classes=len(current.data.classes),
+        task=task,
+        # The people of an embedding are what its loss tells apart, whatever its size.
+        classes=current.channels if task == "segmentation" else len(current.data.classes),
         ignore_index=current.data.ignore_index,
         normalization=current.recipe.normalization,
         changes=current.recipe.augment,
@@ -205,7 +227,7 @@ def _fit(current: Build, stage: str, network: nn.Module, config: Train) -> Resul
 def _train(current: Build) -> Results:
     torch.manual_seed(current.recipe.seed)
     choice = current.recipe.model
-    network = build_model(choice.name, len(current.data.classes), **choice.options)
+    network = build_model(choice.name, current.channels, **choice.options)
     return _fit(current, "train", network, current.recipe.train)
 
 
@@ -222,7 +244,7 @@ def _export_fp32(current: Build, path: Path) -> None:
     export_onnx(
         current.deployed(load_network(current.network_file)),
         input_specs(current.size),
-        output_specs(current.recipe.task, len(current.data.classes), current.size),
+        output_specs(current.recipe.task, current.channels, current.size),
         current.recipe.export.opset,
         path,
     )
@@ -259,7 +281,7 @@ def _export(current: Build) -> Results:
         for name in (FP32_FILE, *(f"model.{v}.onnx" for v in quantized.results["variants"])):
             (folder / name).write_bytes((current.stage_folder("quantize") / name).read_bytes())
     inputs = input_specs(current.size)
-    outputs = output_specs(current.recipe.task, len(current.data.classes), current.size)
+    outputs = output_specs(current.recipe.task, current.channels, current.size)
     files = sorted(folder.glob("*.onnx"))
     for file in files:
         check_interface(file, inputs, outputs)
@@ -306,7 +328,7 @@ def _verify(current: Build) -> Results:
         current.deployed(baseline),
         _variant_files(current),
         input_specs(current.size),
-        output_specs(recipe.task, len(current.data.classes), current.size),
+        output_specs(recipe.task, current.channels, current.size),
         (sizes[0], sizes[1]),
         current.stage_folder("verify"),
     )
@@ -333,13 +355,15 @@ def _publish(current: Build) -> Results:
         if result not in chosen:
             log.warning("publish: %s is left out: it passed in no engine", result.id)
     now = datetime.now(UTC)
+    classes = len(verified.results["classes"])
     manifest = Manifest(
         task=recipe.task,
         architecture=recipe.model.name,
         measure=verification.measure,
         transform=recipe.transform,
         normalization=recipe.normalization,
-        classes=tuple(verified.results["classes"]),
+        # An embedding knows people that it was not trained on; those that it was, nobody asks for.
+        classes=() if recipe.task == "embedding" else tuple(verified.results["classes"]),
         parameters=verification.network_size.parameters,
         gmacs=verification.network_size.macs / 1e9,
         pruning_ratio=recipe.prune.ratio if recipe.prune is not None else 0.0,
@@ -368,7 +392,7 @@ def _publish(current: Build) -> Results:
         recipe.name,
         recipe.publish,
         input_specs(current.size),
-        output_specs(recipe.task, len(manifest.classes), current.size),
+        output_specs(recipe.task, network_channels(recipe, classes), current.size),
         manifest,
         [folder / name for name in dict.fromkeys(result.file for result in chosen)],
         current.stage_folder("verify") / SAMPLES_FILE,
@@ -393,7 +417,7 @@ STAGES: tuple[Stage, ...] = (
         needs=lambda build: (),
         settings=lambda build: [
             _dump(build, "task", "seed", "data", "transform", "normalization", "augment"),
-            _dump(build, "model", "train"),
+            _dump(build, "model", "train", "binary", "embedding_size"),
             fingerprint(build.recipe),
             chosen_precision(build.recipe.train.precision),
         ],

@@ -57,7 +57,7 @@ class Verification(_Frozen):
     torch; drop and agreement of every variant refer to it. `pictured` names the variant and engine
     whose answers the report shows."""
 
-    measure: Literal["top1", "miou"]
+    measure: Literal["top1", "miou", "iou", "rank1"]
     baseline: Estimate
     baseline_size: NetworkSize
     network_size: NetworkSize

@@ -9,11 +9,19 @@ from serving.manifest import EvalTransform
 from serving.postprocess import resize_mask
 from serving.preprocess import transform as shown_to_network
 from training.data import connectors, digits
+from training.data.binary import as_binary
 from training.data.classification import image_folder
+from training.data.identities import identity_folder
 from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
 from training.data.segmentation import mask_folder
-from training.recipe import Recipe
-from training.recipe.data import ConnectorsData, DigitsData, ImageFolderData, MaskFolderData
+from training.recipe import Recipe, SegmentationRecipe
+from training.recipe.data import (
+    ConnectorsData,
+    DigitsData,
+    IdentityFolderData,
+    ImageFolderData,
+    MaskFolderData,
+)
 
 __all__ = ["Dataset", "Samples", "fingerprint", "load_dataset"]
 
@@ -23,6 +31,11 @@ _CONNECTOR_SEEDS = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}
 
 def load_dataset(recipe: Recipe) -> Dataset:
     """The splits of a recipe's source, through its evaluation transform. Raises DataError."""
+    data = _load(recipe)
+    return as_binary(data) if isinstance(recipe, SegmentationRecipe) and recipe.binary else data
+
+
+def _load(recipe: Recipe) -> Dataset:
     match recipe.data:
         case DigitsData():
             return _digits(recipe.data, recipe.transform)
@@ -36,6 +49,8 @@ def load_dataset(recipe: Recipe) -> Dataset:
                 test_fraction=recipe.data.test_fraction,
                 split_seed=recipe.data.split_seed,
             )
+        case IdentityFolderData():
+            return identity_folder(recipe.data, recipe.transform)
         case MaskFolderData():
             return mask_folder(
                 recipe.data.root,

@@ -57,6 +57,35 @@ class MaskFolderData(_FolderData):
     ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
 
 
+class IdentityFolderData(Strict):
+    """One folder of pictures a person, `root` relative to the working directory. Nobody is in two
+    splits.
+
+    The folders train/, val/ and test/ are used as they are. Of those that are missing,
+    `test_identities` and `val_identities` (names, or ranges such as "s21..s30") are taken from
+    train/, or from `root` itself where it has none of them; without names, the fractions of the
+    people are cut at random. val_by "pictures" holds out that fraction of the pictures of each
+    training person instead, where there are too few people to spare some.
+    """
+
+    source: Literal["identity_folder"]
+    root: Path
+    test_identities: tuple[str, ...] = ()
+    val_identities: tuple[str, ...] = ()
+    val_by: Literal["identities", "pictures"] = "identities"
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    split_seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_way_to_val(self) -> "IdentityFolderData":
+        if self.val_identities and self.val_by == "pictures":
+            raise ValueError(
+                "val_identities names people, but val_by: pictures takes pictures of all of them"
+            )
+        return self
+
+
 ClassificationData = Annotated[DigitsData | ImageFolderData, Field(discriminator="source")]
 SegmentationData = Annotated[ConnectorsData | MaskFolderData, Field(discriminator="source")]
 

@@ -8,6 +8,7 @@ from training.recipe.compress import Prune, Quantize
 from training.recipe.data import (
     Augment,
     ClassificationData,
+    IdentityFolderData,
     Normalization,
     SegmentationData,
     Transform,
@@ -71,10 +72,12 @@ class ClassificationRecipe(_Recipe):
 
 
 class SegmentationRecipe(_Recipe):
-    """One class a pixel."""
+    """One class a pixel. `binary` answers with the probability of the foreground instead, which is
+    every class of the data but the first."""
 
     task: Literal["segmentation"]
     data: SegmentationData
+    binary: bool = False
 
     @model_validator(mode="after")
     def _answers_cover_the_image(self) -> "SegmentationRecipe":
@@ -86,7 +89,17 @@ class SegmentationRecipe(_Recipe):
         return self
 
 
-Recipe = ClassificationRecipe | SegmentationRecipe
+class EmbeddingRecipe(_Recipe):
+    """A point on the unit sphere an image, `embedding_size` numbers: close to each other where two
+    images show the same person (FaceNet, arXiv 1503.03832). Any classification network can be
+    trained to give it."""
+
+    task: Literal["embedding"]
+    data: IdentityFolderData
+    embedding_size: Annotated[int, Field(ge=2)] = 128
+
+
+Recipe = ClassificationRecipe | SegmentationRecipe | EmbeddingRecipe
 
 
 def _train_sections(recipe: _Recipe) -> list[tuple[str, Train]]:
