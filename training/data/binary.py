@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.samples import Dataset, Pair, Samples
+from training.data.samples import Dataset, Loaded, Pair, Samples, Targets
 
 
 class ForegroundSamples:
@@ -23,8 +23,18 @@ class ForegroundSamples:
     def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
         """See Samples.batch."""
         images, masks = self._samples.batch(indices)
+        return images, self._foreground(masks)
+
+    def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
+        """See Samples.read."""
+        return [
+            one if isinstance(one, str) else one._replace(target=self._foreground(one.target))
+            for one in self._samples.read(indices)
+        ]
+
+    def _foreground(self, masks: Targets) -> Targets:
         foreground = (masks != 0).astype(masks.dtype)
-        return images, np.where(masks == self._ignore_index, masks, foreground)
+        return np.where(masks == self._ignore_index, masks, foreground)
 
 
 def as_binary(data: Dataset) -> Dataset:

@@ -3,17 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from serving.manifest import EvalTransform
-from serving.preprocess import load_image
-from training.data.classification import SUFFIXES
-from training.data.samples import Dataset, Pair, read_splits
-from training.data.split import cut
+from training.data.classification import SUFFIXES, load_labelled, shown_name
+from training.data.samples import Dataset, read_splits
+from training.data.split import SPLITS, cut
 from training.errors import DataError
 from training.recipe.data import IdentityFolderData
-
-SPLITS = ("train", "val", "test")
 
 # The pictures of each identity, by its name.
 Pictures = dict[str, list[Path]]
@@ -66,22 +61,17 @@ def _dataset(root: Path, parts: dict[str, Pictures], transform: EvalTransform, h
     classes = tuple(sorted(parts["train"]))
     others = sorted({person for name in ("val", "test") for person in parts[name]} - set(classes))
     numbers = {person: number for number, person in enumerate((*classes, *others))}
-    labels = {
-        file: numbers[person]
-        for pictures in parts.values()
-        for person, files in pictures.items()
-        for file in files
-    }
-
-    def load(file: Path) -> Pair:
-        return load_image(file.read_bytes(), transform), np.asarray(labels[file], dtype=np.int64)
-
     height, width = transform.size
-    files = {
-        name: [file for person in sorted(parts[name]) for file in parts[name][person]]
-        for name in SPLITS
-    }
-    samples = read_splits(root, files, load, height * width * 3)
+    samples = read_splits(
+        str(root),
+        {
+            name: [(file, numbers[who]) for who in sorted(parts[name]) for file in parts[name][who]]
+            for name in SPLITS
+        },
+        lambda item: shown_name(item[0], root),
+        lambda item: load_labelled(*item, transform),
+        height * width * 3,
+    )
     counts = ", ".join(f"{len(parts[name])} people in {name}" for name in SPLITS)
     return Dataset(
         name=root.name,

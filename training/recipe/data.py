@@ -30,15 +30,22 @@ class ConnectorsData(Strict):
     test: PositiveInt = 300
 
 
-class _FolderData(Strict):
-    """`root` is relative to the working directory. Its folders train/, val/ and test/ are used as
-    they are; of those that are missing, the fractions are cut from train/, or from `root` itself
-    where it has none of them. `split_seed` decides who is cut."""
+class _Cut(Strict):
+    """A split that a source does not have is cut from its training images, stratified by class;
+    `split_seed` decides who is cut."""
 
-    root: Path
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     split_seed: int = 0
+
+
+class _FolderData(_Cut):
+    """`root` is relative to the working directory. Its folders train/, val/ and test/ are used as
+    they are; those that are missing are cut from train/, or from `root` itself where it has none
+    of them. test: the folder that is evaluated on; with "val", validation is cut from train/."""
+
+    root: Path
+    test: Literal["test", "val"] = "test"
 
 
 class ImageFolderData(_FolderData):
@@ -50,7 +57,8 @@ class ImageFolderData(_FolderData):
 class MaskFolderData(_FolderData):
     """images/NAME.jpg with masks/NAME.png (8-bit class indices) and classes.txt, one class a line.
 
-    Pixels of `ignore_index` count neither in the loss nor in any measure.
+    Pixels of `ignore_index` count neither in the loss nor in any measure. A last line of
+    classes.txt at that index names what is ignored, and is no class.
     """
 
     source: Literal["mask_folder"]
@@ -86,8 +94,57 @@ class IdentityFolderData(Strict):
         return self
 
 
-ClassificationData = Annotated[DigitsData | ImageFolderData, Field(discriminator="source")]
-SegmentationData = Annotated[ConnectorsData | MaskFolderData, Field(discriminator="source")]
+class CsvData(_Cut):
+    """A CSV file with a heading: a path, relative to the file, and a label in each row; where it
+    has `split_column`, that says train, val or test. test: the split that is evaluated on."""
+
+    source: Literal["csv"]
+    file: Path
+    path_column: str = "path"
+    label_column: str = "label"
+    split_column: str = "split"
+    test: Literal["test", "val"] = "test"
+
+
+class _TorchvisionData(_Cut):
+    """`root` is where torchvision keeps the set; `download` lets it fetch what is missing there."""
+
+    source: Literal["torchvision"]
+    root: Path
+    download: bool = False
+
+
+class TorchvisionLabels(_TorchvisionData):
+    """A classification data set by torchvision's name."""
+
+    name: Literal[
+        "MNIST",
+        "FashionMNIST",
+        "KMNIST",
+        "CIFAR10",
+        "CIFAR100",
+        "SVHN",
+        "STL10",
+        "EuroSAT",
+        "Food101",
+        "Flowers102",
+        "DTD",
+        "OxfordIIITPet",
+    ]
+
+
+class TorchvisionMasks(_TorchvisionData):
+    """A segmentation data set by torchvision's name."""
+
+    name: Literal["OxfordIIITPet", "VOCSegmentation"]
+
+
+ClassificationData = Annotated[
+    DigitsData | ImageFolderData | CsvData | TorchvisionLabels, Field(discriminator="source")
+]
+SegmentationData = Annotated[
+    ConnectorsData | MaskFolderData | TorchvisionMasks, Field(discriminator="source")
+]
 
 
 class Transform(EvalTransform):
