@@ -27,34 +27,34 @@ def identity_folder(data: IdentityFolderData, transform: EvalTransform) -> Datas
         raise DataError(f"data.root: {root} is not a folder")
     first = root / "train" if (root / "train").is_dir() else root
     train = _pictures(first)
-    parts: dict[str, Pictures] = {}
-    notes = []
-    for offset, (name, wanted, fraction) in enumerate(
-        (
-            ("test", data.test_identities, data.test_fraction),
-            ("val", data.val_identities, data.val_fraction),
+    parts = {
+        name: _pictures(root / name)
+        for name in ("test", "val")
+        if first != root and (root / name).is_dir()
+    }
+    _check_given(root, parts, data)
+    words = [f"{name} as given" for name in parts]
+    if "test" not in parts:
+        train, parts["test"] = _cut_people(
+            train, data.test_identities, data.test_fraction, data.split_seed, "data.test_identities"
         )
-    ):
-        if first != root and (root / name).is_dir():
-            parts[name] = _pictures(root / name)
-            notes.append(f"{name} as given")
-        elif name == "val" and data.val_by == "pictures":
-            train, parts[name] = _cut_pictures(train, fraction, data.split_seed + offset)
-            notes.append(f"val cut from the pictures of the same people (seed {data.split_seed})")
-        else:
-            people = sorted(train)
-            if wanted:
-                out = set(_named(wanted, people, f"data.{name}_identities"))
-                notes.append(f"{name} by name")
-            else:
-                _, chosen = cut([0] * len(people), fraction, data.split_seed + offset)
-                out = {people[index] for index in chosen}
-                notes.append(f"{name} people cut at random (seed {data.split_seed})")
-            parts[name] = {person: files for person, files in train.items() if person in out}
-            train = {person: files for person, files in train.items() if person not in out}
+        words.append(_how("test", data.test_identities, data.split_seed))
+    if "val" not in parts and data.val_by == "pictures":
+        train, parts["val"] = _cut_pictures(train, data.val_fraction, data.split_seed + 1)
+        words.append(f"val cut from the pictures of the training people (seed {data.split_seed})")
+    elif "val" not in parts:
+        train, parts["val"] = _cut_people(
+            train, data.val_identities, data.val_fraction, data.split_seed + 1,
+            "data.val_identities",
+        )  # fmt: skip
+        words.append(_how("val", data.val_identities, data.split_seed))
     parts["train"] = train
     _check(root, parts, data)
-    return _dataset(root, parts, transform, ", ".join(notes))
+    return _dataset(root, parts, transform, ", ".join(words))
+
+
+def _how(split: str, named: Sequence[str], seed: int) -> str:
+    return f"{split} people {'by name' if named else f'cut at random (seed {seed})'}"
 
 
 def _dataset(root: Path, parts: dict[str, Pictures], transform: EvalTransform, how: str) -> Dataset:
@@ -95,53 +95,76 @@ def _pictures(folder: Path) -> Pictures:
     return found
 
 
-def _named(wanted: Sequence[str], people: Sequence[str], key: str) -> list[str]:
+def _cut_people(
+    pictures: Pictures, named: Sequence[str], fraction: float, seed: int, key: str
+) -> tuple[Pictures, Pictures]:
+    """(kept, cut out): the named people, or else a fraction of all, at random."""
+    people = sorted(pictures)
+    if named:
+        chosen = _named(named, people, key)
+    else:
+        chosen = {people[index] for index in cut([0] * len(people), fraction, seed)[1]}
+    kept = {person: files for person, files in pictures.items() if person not in chosen}
+    return kept, {person: pictures[person] for person in sorted(chosen)}
+
+
+def _named(wanted: Sequence[str], people: Sequence[str], key: str) -> set[str]:
     """The people that a list of names and ranges FIRST..LAST, both included, stands for."""
-    chosen: list[str] = []
+    chosen: set[str] = set()
     for entry in wanted:
         begin, dots, end = entry.partition("..")
-        for name in (begin, end) if dots else (begin,):
+        last = end if dots else begin
+        for name in (begin, last):
             if name not in people:
                 raise DataError(
                     f"{key}: {name!r} is none of the {len(people)} people to choose from, "
                     f"{people[0]} to {people[-1]}"
                 )
-        chosen += [name for name in people if begin <= name <= (end if dots else begin)]
+        chosen |= {name for name in people if begin <= name <= last}
     return chosen
 
 
-def _cut_pictures(train: Pictures, fraction: float, seed: int) -> tuple[Pictures, Pictures]:
-    people = [person for person in sorted(train) for _ in train[person]]
-    files = [file for person in sorted(train) for file in train[person]]
-    numbers = {person: number for number, person in enumerate(sorted(train))}
-    kept, out = cut([numbers[person] for person in people], fraction, seed)
-    parts: list[Pictures] = []
-    for indices in (kept, out):
-        part: Pictures = {}
-        for index in indices:
-            part.setdefault(people[index], []).append(files[index])
-        parts.append(part)
-    return parts[0], parts[1]
+def _cut_pictures(pictures: Pictures, fraction: float, seed: int) -> tuple[Pictures, Pictures]:
+    """(kept, cut out): everybody in both, with a fraction of the pictures in the second."""
+    owners = [number for number, person in enumerate(pictures) for _ in pictures[person]]
+    chosen = set(cut(owners, fraction, seed)[1].tolist())
+    kept: Pictures = {person: [] for person in pictures}
+    out: Pictures = {person: [] for person in pictures}
+    everything = ((person, file) for person, files in pictures.items() for file in files)
+    for index, (person, file) in enumerate(everything):
+        (out if index in chosen else kept)[person].append(file)
+    return kept, {person: files for person, files in out.items() if files}
+
+
+def _check_given(root: Path, given: dict[str, Pictures], data: IdentityFolderData) -> None:
+    """A key that a folder makes idle is a mistake."""
+    for split, key, idle in (
+        ("test", "test_identities", bool(data.test_identities)),
+        ("val", "val_identities", bool(data.val_identities)),
+        ("val", "val_by", data.val_by == "pictures"),
+    ):
+        if split in given and idle:
+            raise DataError(
+                f"data.{key}: there is a folder {root / split}, which says who is in it"
+            )
 
 
 def _check(root: Path, parts: dict[str, Pictures], data: IdentityFolderData) -> None:
     """What training and measuring ask of the splits."""
-    known = set(parts["train"]) | (set(parts["val"]) if data.val_by == "identities" else set())
-    both = sorted(known & set(parts["test"]))
+    pairs = [("train", "test"), ("val", "test")]
     if data.val_by == "identities":
-        both += sorted(set(parts["train"]) & set(parts["val"]))
-    if both:
-        raise DataError(
-            f"{root}: in two splits at once: {', '.join(both[:10])}; people must differ"
-        )
+        pairs.append(("train", "val"))
+    for first, second in pairs:
+        if both := sorted(set(parts[first]) & set(parts[second])):
+            raise DataError(
+                f"{root}: {', '.join(both[:10])} in {first} and in {second}; nobody may be in both"
+            )
     if len(parts["train"]) < 2:
-        raise DataError(
-            f"{root}: {len(parts['train'])} people are left for train, expected 2 or more"
-        )
+        raise DataError(f"{root}: expected 2 people for train, got {len(parts['train'])}")
     for name in ("val", "test"):
-        several = [person for person, files in parts[name].items() if len(files) > 1]
+        several = sum(len(files) > 1 for files in parts[name].values())
         if len(parts[name]) < 2 or not several:
             raise DataError(
-                f"{root}: {name} has {len(parts[name])} people, {len(several)} of them with "
-                "several pictures; expected 2 people, and several pictures of one"
+                f"{root}: {name} has {len(parts[name])} people, {several} of them with several "
+                "pictures; expected 2 people, and several pictures of one"
             )
