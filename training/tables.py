@@ -60,7 +60,7 @@ def measure_rows(verification: Verification) -> Rows:
             "variant": result.id,
             "engine": engine,
             **{
-                f"{name} %": _percent(value)
+                f"{name}, %": _percent(value)
                 for name, value in evidence.measures.items()
                 if isinstance(value, Estimate)
             },
