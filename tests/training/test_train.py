@@ -109,7 +109,9 @@ def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
 
 def test_best_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     run(tmp_path, colours(64), keep="best")
-    saved = torch.load(tmp_path / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    saved = torch.load(
+        tmp_path / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True
+    )
     assert saved["epoch"] < EPOCHS
 
 
