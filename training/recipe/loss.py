@@ -158,8 +158,11 @@ def terms(loss: Loss) -> tuple[Term, ...]:
     return tuple(part.loss for part in loss.terms) if isinstance(loss, Sum) else (loss,)
 
 
-def unfit(loss: Loss, task: str) -> str | None:
-    """Why a loss, or a part of a sum, does not suit a task; None where all of it does."""
+def unfit(loss: Loss, task: str, *, single_logit: bool = False) -> str | None:
+    """Why a loss, or a part of a sum, does not suit a task; None where all of it does.
+
+    `single_logit`: the network answers yes or no with one number, for a sigmoid.
+    """
     for term in terms(loss):
         if task == "embedding" and not isinstance(term, _EMBEDDINGS):
             return (
@@ -170,4 +173,6 @@ def unfit(loss: Loss, task: str) -> str | None:
             return f"{term.name} compares embeddings; {task} has none"
         if task == "classification" and isinstance(term, _REGIONS):
             return f"{term.name} compares regions; classification has none"
+        if single_logit and isinstance(term, CrossEntropy | Focal):
+            return f"{term.name} is over several classes; for yes or no take bce or binary_focal"
     return None
