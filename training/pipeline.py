@@ -32,6 +32,7 @@ from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, variant_rows
 from training.train import chosen_precision, fit
 from training.verify import PICTURES_FILE, require_pass, verify
+from training.weights import check_weights, load_weights, weights_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,8 @@ def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None)
 
 
 def check_network(recipe: Recipe) -> None:
-    """Raises RecipeError where no network has the recipe's name, task and options."""
+    """Raises RecipeError where no network has the recipe's name, task and options, or where no
+    weights are what it begins with."""
     name, options = recipe.model.name, recipe.model.options
     try:
         # Without memory for weights: only the structure is tried.
@@ -151,6 +153,8 @@ def check_network(recipe: Recipe) -> None:
             f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
             f"networks for it: {', '.join(fitting)}"
         )
+    if recipe.model.pretrained is not None:
+        check_weights(recipe.model.pretrained, name)
 
 
 def _advance(current: Build, stage: Stage) -> None:
@@ -206,6 +210,8 @@ def _train(current: Build) -> Results:
     torch.manual_seed(current.recipe.seed)
     choice = current.recipe.model
     network = build_model(choice.name, len(current.data.classes), **choice.options)
+    if choice.pretrained is not None:
+        load_weights(network, choice.pretrained, choice.name)
     return _fit(current, "train", network, current.recipe.train)
 
 
@@ -394,6 +400,7 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda build: [
             _dump(build, "task", "seed", "data", "transform", "normalization", "augment"),
             _dump(build, "model", "train"),
+            weights_fingerprint(build.recipe.model.pretrained),
             fingerprint(build.recipe),
             chosen_precision(build.recipe.train.precision),
         ],
