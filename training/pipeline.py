@@ -34,6 +34,7 @@ from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, measure_rows, variant_rows
 from training.train import Fitted, chosen_precision, fit
 from training.verify import PICTURES_FILE, require_pass, verify
+from training.weights import check_weights, load_weights, weights_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,8 @@ def network_channels(recipe: Recipe, classes: int) -> int:
 
 
 def check_network(recipe: Recipe) -> None:
-    """Raises RecipeError where no network has the recipe's name, task and options."""
+    """Raises RecipeError where no network has the recipe's name, task and options, or where no
+    weights are what it begins with."""
     name, options = recipe.model.name, recipe.model.options
     try:
         # Without memory for weights: only the structure is tried.
@@ -173,6 +175,8 @@ def check_network(recipe: Recipe) -> None:
             f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
             f"networks for it: {', '.join(fitting)}"
         )
+    if recipe.model.pretrained is not None:
+        check_weights(recipe.model.pretrained, name)
 
 
 def _advance(current: Build, stage: Stage) -> None:
@@ -255,6 +259,8 @@ def _new_network(current: Build) -> nn.Module:
     choice = current.recipe.model
     network = build_model(choice.name, current.channels, **choice.options)
     initialize(network, choice.init)
+    if choice.pretrained is not None:
+        load_weights(network, choice.pretrained, choice.name)
     return network
 
 
@@ -450,6 +456,7 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda build: [
             _dump(build, "task", "seed", "data", "transform", "normalization", "augment"),
             _dump(build, "model", "train", "binary", "embedding_size"),
+            weights_fingerprint(build.recipe.model.pretrained),
             fingerprint(build.recipe),
             chosen_precision(build.recipe.train.precision),
         ],
