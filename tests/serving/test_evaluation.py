@@ -18,10 +18,13 @@ from serving.evaluation import (
     class_iou,
     class_reports,
     confusion_matrix,
+    foreground_iou,
+    foreground_iou_drop,
     identification,
     in_top_k,
     mean_iou,
     mean_iou_drop,
+    output_distance,
     verification,
 )
 from serving.tensor import Array
@@ -372,3 +375,29 @@ def test_identification_ranks_the_gallery_of_first_images() -> None:
 def test_verification_needs_both_kinds_of_pairs(identities: list[int]) -> None:
     with pytest.raises(ValueError, match="two identities"):
         verification(unit([0, 90]), np.array(identities))
+
+
+def test_foreground_iou_is_that_of_class_1_of_all_images() -> None:
+    truth, predicted = random_masks(9, 12, 2)
+    found = foreground_iou(confusions(truth, predicted, 2))
+    expected = metrics.jaccard_score(truth.ravel(), predicted.ravel())
+    assert found.value == pytest.approx(expected)
+    assert found.low < found.value < found.high
+    same = foreground_iou_drop(confusions(truth, predicted, 2), confusions(truth, predicted, 2))
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_nothing_to_find_and_nothing_found_is_right() -> None:
+    found = foreground_iou(np.array([[[9, 0], [0, 0]]]))
+    assert (found.value, found.low, found.high) == (1, 1, 1)
+
+
+def test_distance_of_probability_maps_is_by_amount() -> None:
+    reference = np.full((1, 4, 4), 200, np.uint8)
+    assert output_distance("probability", reference, reference + np.uint8(2)) == pytest.approx(0.01)
+    assert output_distance("mask", reference, reference + np.uint8(2)) == 1
+    nothing = np.zeros((1, 4, 4), np.uint8)
+    assert output_distance("probability", nothing, nothing) == 0
+    assert output_distance("probability", nothing, nothing + np.uint8(1)) == 1
+    assert output_distance("probability", reference, nothing) == 1
+    assert output_distance("probability", reference, nothing[:, :2]) == math.inf
