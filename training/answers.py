@@ -1,7 +1,7 @@
 """What a network says of a whole split, and how good that is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from serving.evaluation import (
     rank_gallery,
     verification,
 )
-from serving.manifest import Estimate
+from serving.manifest import ANSWER_OUTPUT, PROBABILITY_OUTPUT, Estimate
 from serving.postprocess import binary_mask, softmax
 from serving.tensor import Array
 from training.data.samples import Pixels, Samples
@@ -29,7 +29,7 @@ from training.metrics import Measure, Task
 Run = Callable[[Pixels], dict[str, Array]]
 
 _BATCH = 32
-FALSE_ACCEPT_RATE = 0.01
+_FALSE_ACCEPT_RATE = 0.01
 _RANK = 5
 _BINS = 80
 
@@ -60,7 +60,7 @@ class Answers:
     confidences: NDArray[np.float32]
     scores: NDArray[np.float64]
     confusions: NDArray[np.int64]
-    embedded: Embedded | None = field(default=None)
+    embedded: Embedded | None = None
 
 
 def answers_of(
@@ -105,8 +105,8 @@ def answers_of(
 
 def _masks(outputs: dict[str, Array]) -> tuple[Array, Array]:
     """Class maps and their confidences, of whichever kind of segmentation."""
-    if "probability" in outputs:
-        return binary_mask(outputs["probability"])
+    if PROBABILITY_OUTPUT in outputs:
+        return binary_mask(outputs[PROBABILITY_OUTPUT])
     return outputs["mask"], outputs["confidence"]
 
 
@@ -115,7 +115,7 @@ def _identified(run: Run, samples: Samples) -> Answers:
     batches, people = [], []
     for start in range(0, len(samples), _BATCH):
         images, targets = samples.batch(range(start, min(start + _BATCH, len(samples))))
-        batches.append(run(images)["embedding"])
+        batches.append(run(images)[ANSWER_OUTPUT["embedding"]])
         people.append(targets)
     embeddings, identities = np.concatenate(batches), np.concatenate(people)
     ranking = rank_gallery(embeddings, identities)
@@ -173,10 +173,10 @@ def other_measures(reference: Answers, found: Answers) -> dict[str, Estimate | f
     if found.embedded is None or reference.embedded is None:
         return {}
     here, there = found.embedded, reference.embedded
-    verified = verification(here.embeddings, here.identities, (FALSE_ACCEPT_RATE,))
+    verified = verification(here.embeddings, here.identities, (_FALSE_ACCEPT_RATE,))
     ranking = rank_gallery(here.embeddings, here.identities)
     return {
-        f"tar@far={FALSE_ACCEPT_RATE:g}": verified.tar_at_far[FALSE_ACCEPT_RATE],
+        f"tar@far={_FALSE_ACCEPT_RATE:g}": verified.tar_at_far[_FALSE_ACCEPT_RATE],
         "eer": verified.eer,
         f"rank{_RANK}": accuracy(in_top_k(ranking.scores, ranking.labels, _RANK)),
         "cosine": float((here.embeddings * there.embeddings).sum(axis=1).mean()),
