@@ -115,6 +115,8 @@ class Learner(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         measured = self.trainer.callback_metrics
         rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        if self.logger is not None:
+            self.logger.log_metrics({"lr": rate}, step=self.trainer.global_step)
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
