@@ -121,6 +121,8 @@ class Learner(lightning.LightningModule):
         losses: dict[str, float] = {
             key: float(measured[key]) for key in ("loss", "val_loss") if key in measured
         }
+        if self.logger is not None:
+            self.logger.log_metrics({"lr": rate}, step=self.trainer.global_step)
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
