@@ -21,7 +21,15 @@ from training.deploy import Deployed, input_specs, output_specs
 from training.environment import engine_versions, environment
 from training.errors import RecipeError
 from training.export import check_answers, check_interface, export_onnx
-from training.models import MODELS, build_model, count_macs, count_parameters
+from training.models import (
+    MODELS,
+    build_model,
+    check_input_size,
+    count_macs,
+    count_parameters,
+    drop_auxiliary_heads,
+    unsupported_steps,
+)
 from training.models.initialization import initialize
 from training.prune import prune
 from training.publish import publish
@@ -158,8 +166,8 @@ def network_channels(recipe: Recipe, classes: int) -> int:
 
 
 def check_network(recipe: Recipe) -> None:
-    """Raises RecipeError where no network has the recipe's name, task and options, or where no
-    weights are what it begins with."""
+    """Raises RecipeError where no network has the recipe's name, task and options, takes images of
+    its size and every step it asks for, or where the weights to begin with are nowhere."""
     name, options = recipe.model.name, recipe.model.options
     try:
         # Without memory for weights: only the structure is tried.
@@ -175,6 +183,15 @@ def check_network(recipe: Recipe) -> None:
             f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
             f"networks for it: {', '.join(fitting)}"
         )
+    try:
+        check_input_size(name, recipe.transform.size, **options)
+    except ValueError as error:
+        raise RecipeError(f"transform: {error}") from error
+    wanted = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
+    for step, reason in unsupported_steps(name, **options).items():
+        # Every build exports for every engine.
+        if wanted.get(step, True):
+            raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
     if recipe.model.pretrained is not None:
         check_weights(recipe.model.pretrained, name)
 
@@ -244,6 +261,7 @@ def _fit(
     """Trains a network and saves it in the stage's folder."""
     folder = current.stage_folder(stage)
     fitted = _fitted(current, stage, network, config, processes)
+    drop_auxiliary_heads(fitted.network)
     save_network(fitted.network, folder / NETWORK_FILE)
     return {
         "history": fitted.history,

@@ -30,8 +30,8 @@ class ModelEntry:
     `smallest_side` on, unless the option `image_size` fixes it.
     `paper` is an arXiv id, or a DOI; `options` are the names that `build_model` passes on.
     `unsupported` holds the steps that the network cannot take, with the reason: recipes that ask
-    for them are refused. `tested_as` names the network of the same blocks whose tests stand for
-    this one; where it is None, tests/training/models/test_pairs.py tries every step.
+    for them are refused. `tested_as` names the networks of the same blocks whose tests stand for
+    this one in `make test`; where it is empty, this one is tried there.
     """
 
     build: Callable[..., nn.Module]
@@ -41,4 +41,4 @@ class ModelEntry:
     options: tuple[str, ...] = ()
     smallest_side: int = 1
     unsupported: Mapping[Step, str] = field(default_factory=dict)
-    tested_as: str | None = None
+    tested_as: tuple[str, ...] = ()

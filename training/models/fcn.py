@@ -30,8 +30,8 @@ class FCNDecoder(nn.Module):
         *_, finest, middle, deepest = features
         scores: Tensor = self.score_deepest(deepest)
         scores = _doubled(scores) + self.score_middle(middle)
-        scores = _doubled(scores) + self.score_finest(finest)
-        return scores
+        answer: Tensor = _doubled(scores) + self.score_finest(finest)
+        return answer
 
     def score_layers(self) -> list[nn.Module]:
         """The convolutions whose outputs are the classes."""

@@ -12,8 +12,6 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from training.models.fcn import FCNDecoder
 
-BACKBONES = ("resnet18", "resnet34", "resnet50", "vgg16", "vgg16_bn", "mobilenet_v2")
-
 _VGG_OF_PSPNET = 3
 """Poolings of VGG below PSPNet: it cannot be dilated, and this leaves the paper's stride of 8."""
 
@@ -47,7 +45,9 @@ class Segmenter(nn.Module):
         if below or right:
             image = functional.pad(image, (0, right, 0, below))
         features = self.encoder(image)
-        logits: Tensor = self.head(self.decoder(features))[:, :, :height, :width]
+        logits: Tensor = self.head(self.decoder(features))
+        if below or right:
+            logits = logits[:, :, :height, :width]
         if not self.training or self.auxiliary is None:
             return logits
         hint = functional.interpolate(
