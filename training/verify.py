@@ -42,9 +42,10 @@ from serving.tensor import Array, TensorSpec
 from training.data.samples import Dataset, Pixels, Samples, Targets
 from training.deploy import Deployed, run_deployed
 from training.errors import VerificationError
+from training.measures import Reliability, measures, reliability
 from training.metrics import MEASURES, Task
 from training.recipe.deliver import Verify
-from training.results import NetworkSize, VariantFile, VariantResult, Verification
+from training.results import Measures, NetworkSize, VariantFile, VariantResult, Verification
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +70,17 @@ class Answers:
     predictions: int64 [N] classes, or uint8 [N, H, W] masks. confidences: float32 [N], of the
     winning class, for masks the mean over pixels. scores: float64 [N], 1 is right and 0 wrong, for
     masks the image's own mean IoU. confusions: int64 [N, C, C] for masks, of the whole split
-    [1, C, C] for classes.
+    [1, C, C] for classes. calibration: of images, or of the pixels that count. probabilities
+    float32 [N, C] and the true labels int64 [N]: None for masks.
     """
 
     predictions: Array
     confidences: NDArray[np.float32]
     scores: NDArray[np.float64]
     confusions: NDArray[np.int64]
+    calibration: Reliability
+    probabilities: NDArray[np.float32] | None = None
+    labels: NDArray[np.int64] | None = None
 
 
 def verify(
@@ -133,7 +138,7 @@ def verify(
             log.info("verify: %s in %s %s: %s", file.id, name, verdict, gate.reason)
         results.append(_result(file, evidence, skipped))
     pictured = _fastest(results) or next(iter(answers))
-    _write_pictures(folder / PICTURES_FILE, data.test, answers[pictured])
+    measured = _write_pictures(folder / PICTURES_FILE, data, answers[pictured], config.beta)
     return Verification(
         measure=MEASURES[task],
         baseline=_accuracy(task, reference),
@@ -142,6 +147,7 @@ def verify(
         variants=tuple(results),
         pictured=pictured,
         machine=machine(),
+        measures=measured,
     )
 
 
@@ -205,7 +211,9 @@ def answers_of(
     run: Run, samples: Samples, task: Task, classes: int, ignore_index: int | None
 ) -> Answers:
     """Runs a network over all images in batches of 32."""
-    predictions, confidences, scores, confusions = [], [], [], []
+    predictions, confidences, scores, confusions, ranked, labels = [], [], [], [], [], []
+    # How many pixels were answered with each of 256 levels of confidence, and how many rightly.
+    levels = np.zeros((2, 256), np.int64)
     for start in range(0, len(samples), _BATCH):
         images, targets = samples.batch(range(start, min(start + _BATCH, len(samples))))
         outputs = run(images)
@@ -213,6 +221,8 @@ def answers_of(
             probabilities = softmax(outputs["logits"])
             predicted = probabilities.argmax(axis=1)
             confidence = probabilities.max(axis=1)
+            ranked.append(probabilities.astype(np.float32))
+            labels.append(targets)
             score = (predicted == targets).astype(np.float64)
             confusion = confusion_matrix(targets, predicted, classes)[None]
         else:
@@ -224,6 +234,10 @@ def answers_of(
                     for target, mask in zip(targets, predicted, strict=True)
                 ]
             )
+            counted = np.asarray(targets != (-1 if ignore_index is None else ignore_index))
+            sure = outputs["confidence"][counted]
+            right = (predicted == targets)[counted]
+            levels += [np.bincount(sure, minlength=256), np.bincount(sure[right], minlength=256)]
             # An image of ignored pixels only has no class at all; nothing in it is wrong.
             score = _image_scores(confusion)
         predictions.append(predicted)
@@ -231,11 +245,23 @@ def answers_of(
         scores.append(score)
         confusions.append(confusion)
     total = np.concatenate(confusions)
+    if task == "segmentation":
+        return Answers(
+            np.concatenate(predictions),
+            np.concatenate(confidences),
+            np.concatenate(scores),
+            total,
+            reliability(np.arange(256) / 255, levels[1], levels[0]),
+        )
+    sureness, rightness = np.concatenate(confidences), np.concatenate(scores)
     return Answers(
         np.concatenate(predictions),
-        np.concatenate(confidences),
-        np.concatenate(scores),
-        total if task == "segmentation" else total.sum(axis=0, keepdims=True),
+        sureness,
+        rightness,
+        total.sum(axis=0, keepdims=True),
+        reliability(sureness, rightness),
+        np.concatenate(ranked),
+        np.concatenate(labels),
     )
 
 
@@ -345,8 +371,10 @@ def _fastest(results: Sequence[VariantResult]) -> tuple[str, str] | None:
     return min(times)[1] if times else None
 
 
-def _write_pictures(path: Path, samples: Samples, answers: Answers) -> None:
-    """The worst answers and, after them, some of the others, with the whole confusion matrix."""
+def _write_pictures(path: Path, data: Dataset, answers: Answers, beta: float) -> Measures:
+    """What the report draws: the worst answers and, after them, some of the others; the whole
+    confusion matrix; curves and calibration. Gives what was measured on the way."""
+    samples, confusion = data.test, answers.confusions.sum(axis=0)
     # Wrong before right, and among the wrong the surest first.
     order = np.lexsort((-answers.confidences, answers.scores))
     worst = order[: _PICTURES // 2]
@@ -355,6 +383,10 @@ def _write_pictures(path: Path, samples: Samples, answers: Answers) -> None:
     others = rest[np.linspace(0, len(rest) - 1, count).astype(np.intp)] if count else rest
     chosen = np.concatenate([worst, others])
     images, targets = samples.batch(chosen)
+    found, ranking = measures(
+        data.classes, confusion, answers.calibration, beta, answers.labels, answers.probabilities
+    )
+    curves = {} if ranking is None else {"recall": ranking.recall, "precision": ranking.precision}
     np.savez(
         path,
         allow_pickle=False,
@@ -364,8 +396,13 @@ def _write_pictures(path: Path, samples: Samples, answers: Answers) -> None:
         confidences=answers.confidences[chosen],
         scores=answers.scores[chosen],
         names=np.array([samples.names[i] for i in chosen]),
-        confusion=answers.confusions.sum(axis=0),
+        confusion=confusion,
+        bin_confidence=answers.calibration.confidence,
+        bin_accuracy=answers.calibration.accuracy,
+        bin_count=answers.calibration.count,
+        **curves,
     )
+    return found
 
 
 def _plain(targets: Targets) -> Array:
