@@ -82,26 +82,86 @@ def confusion_matrix(
 
 @dataclass(frozen=True)
 class ClassReport:
-    """Of one class: precision TP/(TP+FP), recall TP/(TP+FN), their harmonic mean F1, and the
+    """Of one class: precision TP/(TP+FP), recall TP/(TP+FN), specificity TN/(TN+FP), the harmonic
+    mean F1 of the first two, F-beta in which recall counts beta times as much as precision, and the
     number of true examples."""
 
     precision: float
     recall: float
+    specificity: float
     f1: float
+    f_beta: float
     support: int
 
 
-def class_reports(confusion: NDArray[np.int64]) -> list[ClassReport]:
+def class_reports(confusion: NDArray[np.int64], beta: float = 2.0) -> list[ClassReport]:
     """One report a class from a confusion matrix [C, C]; an undefined ratio is 0."""
     reports = []
+    total = int(confusion.sum())
     for index in range(len(confusion)):
         hits = int(confusion[index, index])
         predicted, support = int(confusion[:, index].sum()), int(confusion[index].sum())
-        precision = hits / predicted if predicted else 0.0
-        recall = hits / support if support else 0.0
-        f1 = 2 * hits / (predicted + support) if predicted + support else 0.0
-        reports.append(ClassReport(precision, recall, f1, support))
+        others = total - support
+        weight = beta * beta
+        reports.append(
+            ClassReport(
+                precision=_ratio(hits, predicted),
+                recall=_ratio(hits, support),
+                specificity=_ratio(others - (predicted - hits), others),
+                f1=_ratio(2 * hits, predicted + support),
+                f_beta=_ratio((1 + weight) * hits, weight * support + predicted),
+                support=support,
+            )
+        )
     return reports
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a detector does as its threshold falls: float64 [T] each, one point a distinct score."""
+
+    false_positive_rate: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]
+
+    @property
+    def auc(self) -> float:
+        """Area under recall (TPR) over false positive rate, by trapezoids: the chance that a
+        positive scores above a negative, ties counting half (Fawcett 2006)."""
+        x = np.concatenate([[0.0], self.false_positive_rate])
+        y = np.concatenate([[0.0], self.recall])
+        return float(np.trapezoid(y, x))
+
+    @property
+    def average_precision(self) -> float:
+        """Sum of precision times the rise of recall, without interpolation."""
+        return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
+
+
+def detection_curve(scores: Array, positive: NDArray[np.bool_]) -> Curve:
+    """ROC and precision-recall of scores [N] for what is `positive` [N].
+
+    Raises ValueError where there are no positives or no negatives.
+    """
+    positives = int(positive.sum())
+    if not 0 < positives < positive.size:
+        raise ValueError(
+            f"expected positives and negatives, got {positives} positive of {positive.size}"
+        )
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), ranked.size - 1)
+    hits = np.cumsum(positive[order])[last].astype(np.float64)
+    accepted = last + 1.0
+    return Curve(
+        false_positive_rate=(accepted - hits) / (positive.size - positives),
+        recall=hits / positives,
+        precision=hits / accepted,
+    )
 
 
 def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -205,14 +265,15 @@ class Verification:
     """Are two images of the same one? By the cosine of their embeddings, over all pairs.
 
     tar_at_far: share of genuine pairs accepted at the threshold at which a share of impostor pairs
-    is; eer: the error where both kinds are equally frequent. Intervals resample identities, since
-    pairs that share an image are not independent.
+    is; eer: the error where both kinds are equally frequent; auc: the area under the ROC. Intervals
+    resample identities, since pairs that share an image are not independent.
     """
 
     genuine_pairs: int
     impostor_pairs: int
     tar_at_far: dict[float, Estimate]
     eer: float
+    auc: float
 
 
 def verification(
@@ -248,7 +309,13 @@ def verification(
         found[rate] = Estimate(
             value=float(accepted.mean()), low=float(low), high=float(high), n=len(embeddings)
         )
-    return Verification(genuine.size, impostor.size, found, _equal_error_rate(genuine, impostor))
+    return Verification(
+        genuine_pairs=genuine.size,
+        impostor_pairs=impostor.size,
+        tar_at_far=found,
+        eer=_equal_error_rate(genuine, impostor),
+        auc=detection_curve(similarity[upper], same[upper]).auc,
+    )
 
 
 def _equal_error_rate(genuine: NDArray[np.float32], impostor: NDArray[np.float32]) -> float:

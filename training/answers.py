@@ -24,6 +24,7 @@ from serving.manifest import ANSWER_OUTPUT, PROBABILITY_OUTPUT, Estimate
 from serving.postprocess import binary_mask, softmax
 from serving.tensor import Array
 from training.data.samples import Pixels, Samples
+from training.measures import Reliability, reliability
 from training.metrics import Measure, Task
 
 Run = Callable[[Pixels], dict[str, Array]]
@@ -54,12 +55,17 @@ class Answers:
     float32 [N], of the winning class, for masks the mean over pixels, for identities the cosine.
     scores: float64 [N], 1 is right and 0 wrong, for masks the image's own mean IoU. confusions:
     int64 [N, C, C] for masks, of the whole split [1, C, C] for classes, none for identities.
+    calibration: of images, or of the pixels that count; None for identities. probabilities float32
+    [N, C] and the true labels int64 [N]: for classes only.
     """
 
     predictions: Array
     confidences: NDArray[np.float32]
     scores: NDArray[np.float64]
     confusions: NDArray[np.int64]
+    calibration: Reliability | None = None
+    probabilities: NDArray[np.float32] | None = None
+    labels: NDArray[np.int64] | None = None
     embedded: Embedded | None = None
 
 
@@ -69,7 +75,9 @@ def answers_of(
     """Runs a network over all images in batches of 32."""
     if task == "embedding":
         return _identified(run, samples)
-    predictions, confidences, scores, confusions = [], [], [], []
+    predictions, confidences, scores, confusions, ranked, labels = [], [], [], [], [], []
+    # How many pixels were answered with each of 256 levels of confidence, and how many rightly.
+    levels = np.zeros((2, 256), np.int64)
     for start in range(0, len(samples), _BATCH):
         images, targets = samples.batch(range(start, min(start + _BATCH, len(samples))))
         outputs = run(images)
@@ -77,6 +85,8 @@ def answers_of(
             probabilities = softmax(outputs["logits"])
             predicted = probabilities.argmax(axis=1)
             confidence = probabilities.max(axis=1)
+            ranked.append(probabilities.astype(np.float32))
+            labels.append(targets)
             score = (predicted == targets).astype(np.float64)
             confusion = confusion_matrix(targets, predicted, classes)[None]
         else:
@@ -88,6 +98,10 @@ def answers_of(
                     for target, mask in zip(targets, predicted, strict=True)
                 ]
             )
+            counted = np.asarray(targets != (-1 if ignore_index is None else ignore_index))
+            sure = confident[counted]
+            right = (predicted == targets)[counted]
+            levels += [np.bincount(sure, minlength=256), np.bincount(sure[right], minlength=256)]
             # An image of ignored pixels only has no class at all; nothing in it is wrong.
             score = _image_scores(confusion)
         predictions.append(predicted)
@@ -95,11 +109,23 @@ def answers_of(
         scores.append(score)
         confusions.append(confusion)
     total = np.concatenate(confusions)
+    if task == "segmentation":
+        return Answers(
+            np.concatenate(predictions),
+            np.concatenate(confidences),
+            np.concatenate(scores),
+            total,
+            reliability(np.arange(256) / 255, levels[1], levels[0]),
+        )
+    sureness, rightness = np.concatenate(confidences), np.concatenate(scores)
     return Answers(
         np.concatenate(predictions),
-        np.concatenate(confidences),
-        np.concatenate(scores),
-        total if task == "segmentation" else total.sum(axis=0, keepdims=True),
+        sureness,
+        rightness,
+        total.sum(axis=0, keepdims=True),
+        reliability(sureness, rightness),
+        np.concatenate(ranked),
+        np.concatenate(labels),
     )
 
 
@@ -126,7 +152,7 @@ def _identified(run: Run, samples: Samples) -> Answers:
         ranking.scores.max(axis=1),
         (best == ranking.labels).astype(np.float64),
         np.zeros((0, 0, 0), np.int64),
-        Embedded(embeddings, identities, ranking.probes, gallery[best]),
+        embedded=Embedded(embeddings, identities, ranking.probes, gallery[best]),
     )
 
 

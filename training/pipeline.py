@@ -17,9 +17,10 @@ from serving.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
 from training import distributed
 from training.checkpoint import load_network, save_network
 from training.data import Dataset, fingerprint, load_dataset
+from training.data.survey import SHEET_FILE, survey
 from training.deploy import Deployed, input_specs, output_specs
 from training.environment import engine_versions, environment
-from training.errors import RecipeError
+from training.errors import BrokenFiles, RecipeError
 from training.export import check_answers, check_interface, export_onnx
 from training.models import (
     MODELS,
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 
 NETWORK_FILE = "network.pt"
 FP32_FILE = "model.onnx"
+DATA_FILE = "data.json"
 _SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8"}
 _FLOATS: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
 _CHECKED_IMAGES = 16
@@ -123,9 +125,9 @@ class Built:
 def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None) -> Built:
     """Runs the stages of a recipe up to and including `until`, as far as they are not done yet.
 
-    Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, metrics.json,
-    report.html. Raises RecipeError, DataError, ExportError and, with the report written,
-    VerificationError.
+    Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, data.json,
+    metrics.json, report.html. Raises RecipeError, DataError, ExportError and, with the report
+    written, VerificationError.
     """
     check_network(recipe)
     current = Build(recipe, out / recipe.name, repository)
@@ -187,10 +189,10 @@ def check_network(recipe: Recipe) -> None:
         check_input_size(name, recipe.transform.size, **options)
     except ValueError as error:
         raise RecipeError(f"transform: {error}") from error
-    wanted = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
+    asked = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
     for step, reason in unsupported_steps(name, **options).items():
         # Every build exports for every engine.
-        if wanted.get(step, True):
+        if asked.get(step, True):
             raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
     if recipe.model.pretrained is not None:
         check_weights(recipe.model.pretrained, name)
@@ -270,6 +272,18 @@ def _fit(
         "macs": count_macs(fitted.network, current.size),
         "images": [len(current.data.train), len(current.data.val)],
     }
+
+
+def _survey(current: Build) -> Results:
+    """Looks at the data before anything is trained on it; all broken files are in data.json."""
+    try:
+        findings = survey(current.data, current.stage_folder("data") / SHEET_FILE)
+    except BrokenFiles as error:
+        _write_json(current.folder / DATA_FILE, {"broken": error.files})
+        raise
+    for warning in findings["warnings"]:
+        log.warning("data: warning: %s", warning)
+    return findings
 
 
 def _new_network(current: Build) -> nn.Module:
@@ -469,13 +483,21 @@ def _dump(build: Build, *sections: str) -> object:
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "train",
+        "data",
         needs=lambda build: (),
         settings=lambda build: [
-            _dump(build, "task", "seed", "data", "transform", "normalization", "augment"),
-            _dump(build, "model", "train", "binary", "embedding_size"),
-            weights_fingerprint(build.recipe.model.pretrained),
+            _dump(build, "task", "data", "transform", "binary"),
             fingerprint(build.recipe),
+        ],
+        work=_survey,
+    ),
+    Stage(
+        "train",
+        needs=lambda build: ("data",),
+        settings=lambda build: [
+            _dump(build, "task", "seed", "normalization", "augment"),
+            _dump(build, "model", "train", "embedding_size"),
+            weights_fingerprint(build.recipe.model.pretrained),
             chosen_precision(build.recipe.train.precision),
         ],
         work=_train,
@@ -528,15 +550,23 @@ def _write_inputs(current: Build) -> None:
     document = current.recipe.model_dump(mode="json")
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     (current.folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    (current.folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    _write_json(current.folder / "environment.json", environment())
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_outputs(current: Build) -> Path:
-    """metrics.json and report.html from what is done so far."""
+    """data.json, metrics.json and report.html from what is done so far."""
     metrics = {
-        name: {"seconds": stage.seconds, **stage.results} for name, stage in current.done.items()
+        name: {"seconds": stage.seconds, **stage.results}
+        for name, stage in current.done.items()
+        if name != "data"
     }
-    (current.folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    findings = current.done["data"].results
+    _write_json(current.folder / DATA_FILE, findings)
+    _write_json(current.folder / "metrics.json", metrics)
     report = current.folder / "report.html"
     write_report(
         report,

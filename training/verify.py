@@ -41,9 +41,10 @@ from training.answers import (
 from training.data.samples import Dataset, Pixels, Samples, Targets
 from training.deploy import Deployed, run_deployed
 from training.errors import VerificationError
+from training.measures import measures
 from training.metrics import Measure, Task, measure_of
 from training.recipe.deliver import Verify
-from training.results import NetworkSize, VariantFile, VariantResult, Verification
+from training.results import Measures, NetworkSize, VariantFile, VariantResult, Verification
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def verify(
             log.info("verify: %s in %s %s: %s", file.id, name, verdict, gate.reason)
         results.append(_result(file, evidence, skipped))
     pictured = _fastest(results) or next(iter(answers))
-    _write_pictures(folder / PICTURES_FILE, data.test, answers[pictured])
+    measured = _write_pictures(folder / PICTURES_FILE, data, answers[pictured], config.beta)
     return Verification(
         measure=measure,
         baseline=accuracy_of(measure, reference),
@@ -123,6 +124,7 @@ def verify(
         variants=tuple(results),
         pictured=pictured,
         machine=machine(),
+        measures=measured,
     )
 
 
@@ -272,8 +274,10 @@ def _fastest(results: Sequence[VariantResult]) -> tuple[str, str] | None:
     return min(times)[1] if times else None
 
 
-def _write_pictures(path: Path, samples: Samples, answers: Answers) -> None:
-    """The worst answers and, after them, some of the others, with the whole confusion matrix."""
+def _write_pictures(path: Path, data: Dataset, answers: Answers, beta: float) -> Measures | None:
+    """What the report draws: the worst answers and, after them, some of the others; the whole
+    confusion matrix; curves and calibration. Gives what was measured on the way."""
+    samples, confusion = data.test, answers.confusions.sum(axis=0)
     # Wrong before right, and among the wrong the surest first.
     order = np.lexsort((-answers.confidences, answers.scores))
     worst = order[: _PICTURES // 2]
@@ -284,9 +288,23 @@ def _write_pictures(path: Path, samples: Samples, answers: Answers) -> None:
     embedded = answers.embedded
     rows = chosen if embedded is None else embedded.probes[chosen]
     images, targets = samples.batch(rows)
-    arrays: dict[str, Array] = {"images": images, "confusion": answers.confusions.sum(axis=0)}
+    arrays: dict[str, Array] = {"images": images}
+    found = None
     if embedded is not None:
         arrays = {**matches(embedded, samples, chosen), **pair_histograms(embedded)}
+    if answers.calibration is not None:
+        found, ranking = measures(
+            data.classes, confusion, answers.calibration, beta, answers.labels,
+            answers.probabilities,
+        )  # fmt: skip
+        arrays |= {
+            "confusion": confusion,
+            "bin_confidence": answers.calibration.confidence,
+            "bin_accuracy": answers.calibration.accuracy,
+            "bin_count": answers.calibration.count,
+        }
+        if ranking is not None:
+            arrays |= {"recall": ranking.recall, "precision": ranking.precision}
     np.savez(
         path,
         allow_pickle=False,
@@ -297,6 +315,7 @@ def _write_pictures(path: Path, samples: Samples, answers: Answers) -> None:
         names=np.array([samples.names[i] for i in rows]),
         **arrays,
     )
+    return found
 
 
 def _plain(targets: Targets) -> Array:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassJaccardIndex, MulticlassSpecificity
 
 from serving.evaluation import (
     accuracy,
@@ -18,6 +18,7 @@ from serving.evaluation import (
     class_iou,
     class_reports,
     confusion_matrix,
+    detection_curve,
     foreground_iou,
     foreground_iou_drop,
     identification,
@@ -200,6 +201,40 @@ def test_class_reports_equal_scikit_learns() -> None:
     found = [(r.precision, r.recall, r.f1, r.support) for r in reports]
     assert np.allclose(found, np.stack(expected, axis=1))
     assert found[9] == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_specificity_and_f_beta_equal_other_libraries(beta: float) -> None:
+    rng = np.random.default_rng(3)
+    truth, guess = rng.integers(0, 5, (2, 400))
+    reports = class_reports(confusion_matrix(truth, guess, 5), beta)
+    expected = metrics.fbeta_score(truth, guess, beta=beta, average=None)
+    assert [r.f_beta for r in reports] == pytest.approx(expected)
+    specificity = MulticlassSpecificity(5, average=None)(torch.tensor(guess), torch.tensor(truth))
+    assert [r.specificity for r in reports] == pytest.approx(specificity.tolist())
+
+
+@pytest.mark.parametrize("levels", [5, 100_000])
+def test_curves_and_their_areas_equal_scikit_learns(levels: int) -> None:
+    rng = np.random.default_rng(4)
+    positive = rng.random(500) < 0.3
+    scores = np.round((rng.random(500) + 0.4 * positive) * levels) / levels
+    curve = detection_curve(scores, positive)
+    assert curve.auc == pytest.approx(metrics.roc_auc_score(positive, scores))
+    assert curve.average_precision == pytest.approx(
+        metrics.average_precision_score(positive, scores)
+    )
+    fpr, tpr, _ = metrics.roc_curve(positive, scores, drop_intermediate=False)
+    assert curve.false_positive_rate == pytest.approx(fpr[1:])
+    assert curve.recall == pytest.approx(tpr[1:])
+    precision, recall, _ = metrics.precision_recall_curve(positive, scores)
+    assert curve.precision == pytest.approx(precision[-2::-1])
+    assert curve.recall == pytest.approx(recall[-2::-1])
+
+
+def test_curve_needs_positives_and_negatives() -> None:
+    with pytest.raises(ValueError, match="got 3 positive of 3"):
+        detection_curve(np.arange(3.0), np.ones(3, dtype=np.bool_))
 
 
 def test_iou_by_hand() -> None:

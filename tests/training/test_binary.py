@@ -37,13 +37,14 @@ def document(root: Path) -> dict[str, Any]:
         "transform": {"resize": [32, 32]},
         "model": {"name": "unet_slim", "options": {"width": 0.125}},
         "train": {
-            "epochs": 4,
+            "epochs": 10,
             "batch_size": 8,
             "loss": {
                 "name": "sum",
                 "terms": [{"loss": {"name": "bce"}}, {"loss": {"name": "dice"}}],
             },
-            "optimizer": {"name": "adamw", "lr": 0.005},
+            "optimizer": {"name": "adamw", "lr": 0.01},
+            "schedule": {"name": "one_cycle"},
             "keep": "last",
         },
         "quantize": {"calibration_images": 16},

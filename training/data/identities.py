@@ -80,6 +80,7 @@ def _dataset(root: Path, parts: dict[str, Pictures], transform: EvalTransform, h
         train=samples["train"],
         val=samples["val"],
         test=samples["test"],
+        open_set=True,
     )
 
 

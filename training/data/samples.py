@@ -123,7 +123,8 @@ class Dataset:
     """The three splits of a source, disjoint, and what their targets mean.
 
     `description` says in a line where the images come from and how they were split;
-    `ignore_index` marks pixels that do not count.
+    `ignore_index` marks pixels that do not count. With `open_set` val and test show other classes
+    than train, whose targets are numbers past those of `classes`.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Dataset:
     val: Samples
     test: Samples
     ignore_index: int | None = None
+    open_set: bool = False
 
 
 def read_splits(

@@ -7,7 +7,10 @@ from pydantic import Field, model_validator
 
 from serving.manifest import EvalTransform
 from serving.manifest import Normalization as ManifestNormalization
-from training.recipe.fields import STRICT, Pair, PositiveInt, Strict
+from training.recipe.fields import STRICT, Fraction, Pair, PositiveInt, Strict
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
 
 
 class DigitsData(Strict):
@@ -174,19 +177,72 @@ class Normalization(ManifestNormalization):
     ] = (0.229, 0.224, 0.225)
 
 
+class RandomResizedCrop(Strict):
+    """A random part of the image, enlarged to all of it: its share of the area and its ratio of
+    width to height are drawn between these bounds (arXiv 1409.4842, §6)."""
+
+    area: tuple[Share, Share] = (0.08, 1.0)
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> "RandomResizedCrop":
+        for name, (low, high) in (("area", self.area), ("ratio", self.ratio)):
+            if low > high:
+                raise ValueError(f"{name}: expected the smaller bound first, got [{low}, {high}]")
+        return self
+
+
+class PaddingCrop(Strict):
+    """`pixels` are added on every side, and as large a window as before is cut at random: whole
+    pixels move, nothing is mixed. mode: black, the edge repeated, or the image mirrored."""
+
+    pixels: PositiveInt
+    mode: Literal["constant", "edge", "reflect"] = "constant"
+
+
+class RandAugment(Strict):
+    """`operations` random changes of strength `magnitude` out of 30 (arXiv 1909.13719)."""
+
+    name: Literal["rand_augment"]
+    operations: PositiveInt = 2
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+
+
+class TrivialAugment(Strict):
+    """One random change of random strength (arXiv 2103.10158)."""
+
+    name: Literal["trivial_augment"]
+
+
+Policy = Annotated[RandAugment | TrivialAugment, Field(discriminator="name")]
+
+
 class Augment(Strict):
     """Random changes to training images, drawn anew for each image and epoch; masks follow.
 
-    shift: at most this many pixels along each axis. rotate: at most this many degrees either way.
-    scale: zoom by a factor in [1 - scale, 1 + scale]. flip: left-right, for half of the images.
+    policy: torchvision's, before all others. shift: at most this many pixels along each axis.
+    rotate, shear: at most this many degrees either way. scale: zoom by a factor in
+    [1 - scale, 1 + scale]. flip, vertical_flip: left-right, top-bottom, for half of the images.
     quarter_turns: 0 to 3 of them; with flip, all eight ways in which a square can lie.
-    brightness, contrast: factors in [1 - x, 1 + x].
+    brightness, contrast, saturation: factors in [1 - x, 1 + x]. hue: turned by at most this share
+    of the colour circle either way. blur: half of the images, by a Gaussian with a sigma of at most
+    this many pixels. erase: the share of the images of which a rectangle of 2 to 33 % becomes noise
+    (arXiv 1708.04896).
     """
 
+    policy: Policy | None = None
+    random_resized_crop: RandomResizedCrop | None = None
+    padding_crop: PaddingCrop | None = None
     shift: Annotated[int, Field(ge=0)] = 0
     rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    shear: Annotated[float, Field(ge=0.0, le=60.0)] = 0.0
     scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     flip: bool = False
+    vertical_flip: bool = False
     quarter_turns: bool = False
     brightness: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     contrast: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    saturation: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    blur: Annotated[float, Field(ge=0.0)] = 0.0
+    erase: Fraction = 0.0

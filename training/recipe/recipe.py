@@ -108,6 +108,21 @@ class SegmentationRecipe(_Recipe):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _masks_can_follow(self) -> "SegmentationRecipe":
+        if self.augment.policy is not None:
+            raise ValueError(
+                f"augment.policy: {self.augment.policy.name} moves images without their masks; "
+                "choose single changes such as rotate, scale and brightness"
+            )
+        padding = self.augment.padding_crop
+        if padding is not None and padding.mode == "constant":
+            raise ValueError(
+                "augment.padding_crop.mode: constant adds pixels that have no class; "
+                "choose edge or reflect"
+            )
+        return self
+
 
 class EmbeddingRecipe(_Recipe):
     """A point on the unit sphere an image, `embedding_size` numbers: close to each other where two
