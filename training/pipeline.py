@@ -225,14 +225,15 @@ def join_training(recipe: Recipe, out: Path, repository: Path) -> None:
     writes nothing. The stages that follow are the first one's alone. Raises as build does."""
     check_network(recipe)
     current = Build(recipe, out / recipe.name, repository)
-    train = STAGES[0]
-    if (
-        finished(
-            current.stage_folder(train.name), stage_key(train.name, train.settings(current), {})
-        )
-        is None
-    ):
-        _fitted(current, train.name, _new_network(current), recipe.train, distributed.processes())
+    if finished(current.stage_folder("train"), _key(current, "train")) is None:
+        _fitted(current, "train", _new_network(current), recipe.train, distributed.processes())
+
+
+def _key(current: Build, name: str) -> str:
+    """A stage's key, before it or what it builds on has run."""
+    [stage] = [stage for stage in STAGES if stage.name == name]
+    upstream = {need: _key(current, need) for need in stage.needs(current)}
+    return stage_key(name, stage.settings(current), upstream)
 
 
 def _fitted(
