@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.callback()(lambda: None)
 
 # Told here as well, since the help must not import the pipeline, and torch with it.
-STAGES = ("train", "prune", "quantize", "export", "verify", "publish")
+STAGES = ("data", "train", "prune", "quantize", "export", "verify", "publish")
 
 
 @app.command()
@@ -80,10 +80,13 @@ def _build(
 
     recipe = load_recipe(path, overrides)
 
-    from training import pipeline
+    from training import distributed, pipeline
     from training.tables import print_table
 
     _quiet_libraries()
+    if distributed.rank() > 0:
+        pipeline.join_training(recipe, out, repository)
+        return
     built = pipeline.build(recipe, out, repository, until)
     if as_json:
         document = {
@@ -94,11 +97,14 @@ def _build(
             "kept": built.kept,
             "published_version": built.version,
             "variants": built.rows,
+            "measures": built.measures,
         }
         typer.echo(json.dumps(document, indent=2))
         return
     if built.rows:
         print_table(recipe.name, built.rows)
+    if built.measures:
+        print_table(f"{recipe.name}: more measures", built.measures)
     typer.echo(f"Report: {built.report}")
     if built.version is not None:
         typer.echo(f"Published: {repository / recipe.name / str(built.version)}")
@@ -127,7 +133,18 @@ def _list_networks(as_json: bool) -> None:
             "input_size": "x".join(str(side) for side in row["input_size"]),
             "parameters": f"{row['parameters']:,}",
             "options": ", ".join(row["options"]),
+            "tests": _summary(row["tests"]),
         }
         for row in rows
     ]
     print_table("Networks (parameters and GMACs with 1,000 classes)", shown)
+
+
+def _summary(tests: dict[str, str]) -> str:
+    """Steps of one outcome together: "prune: refused: ...; int8, onnxruntime: tested"."""
+    steps: dict[str, list[str]] = {}
+    for step, outcome in tests.items():
+        steps.setdefault(outcome, []).append(step)
+    if len(steps) == 1:
+        return next(iter(steps))
+    return "; ".join(f"{', '.join(names)}: {outcome}" for outcome, names in steps.items())

@@ -14,29 +14,42 @@ import yaml
 from torch import nn
 
 from serving.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
+from training import distributed
 from training.checkpoint import load_network, save_network
 from training.data import Dataset, fingerprint, load_dataset
+from training.data.survey import SHEET_FILE, survey
 from training.deploy import Deployed, input_specs, output_specs
 from training.environment import engine_versions, environment
-from training.errors import RecipeError
+from training.errors import BrokenFiles, RecipeError
 from training.export import check_answers, check_interface, export_onnx
-from training.models import MODELS, build_model, count_macs, count_parameters
+from training.models import (
+    MODELS,
+    build_model,
+    check_input_size,
+    count_macs,
+    count_parameters,
+    drop_auxiliary_heads,
+    unsupported_steps,
+)
+from training.models.initialization import initialize
 from training.prune import prune
 from training.publish import publish
 from training.quantize import Scheme, choose_calibration, quantize
-from training.recipe import Recipe
+from training.recipe import EmbeddingRecipe, Recipe, SegmentationRecipe
 from training.recipe.train import Train
 from training.report import write_report
 from training.results import NetworkSize, Precision, VariantFile, Verification
 from training.stages import Finished, Results, finished, run_stage, stage_key
-from training.tables import Rows, variant_rows
-from training.train import chosen_precision, fit
+from training.tables import Rows, measure_rows, variant_rows
+from training.train import Fitted, chosen_precision, fit
 from training.verify import PICTURES_FILE, require_pass, verify
+from training.weights import check_weights, load_weights, weights_fingerprint
 
 log = logging.getLogger(__name__)
 
 NETWORK_FILE = "network.pt"
 FP32_FILE = "model.onnx"
+DATA_FILE = "data.json"
 _SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8"}
 _FLOATS: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
 _CHECKED_IMAGES = 16
@@ -72,6 +85,11 @@ class Build:
     def size(self) -> tuple[int, int]:
         return self.recipe.transform.size
 
+    @property
+    def channels(self) -> int:
+        """How many values, for a mask a pixel, the network gives."""
+        return network_channels(self.recipe, len(self.data.classes))
+
     def deployed(self, network: nn.Module) -> Deployed:
         return Deployed(network, self.recipe.task, self.recipe.normalization)
 
@@ -91,7 +109,8 @@ class Stage:
 class Built:
     """How a build ended. `version` is the one published by this build; None where nothing was.
 
-    `rows` are the variants' table, empty where verify has not run.
+    `rows` are the variants' table, `measures` that of what else their task measures; empty where
+    verify has not run.
     """
 
     folder: Path
@@ -99,15 +118,16 @@ class Built:
     kept: tuple[str, ...]
     version: int | None
     rows: Rows
+    measures: Rows
     report: Path
 
 
 def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None) -> Built:
     """Runs the stages of a recipe up to and including `until`, as far as they are not done yet.
 
-    Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, metrics.json,
-    report.html. Raises RecipeError, DataError, ExportError and, with the report written,
-    VerificationError.
+    Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, data.json,
+    metrics.json, report.html. Raises RecipeError, DataError, ExportError and, with the report
+    written, VerificationError.
     """
     check_network(recipe)
     current = Build(recipe, out / recipe.name, repository)
@@ -132,12 +152,24 @@ def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None)
         kept=tuple(name for name, stage in current.done.items() if not stage.ran),
         version=published.results["version"] if published and published.ran else None,
         rows=variant_rows(_verification(current)) if verified else [],
+        measures=measure_rows(_verification(current)) if verified else [],
         report=report,
     )
 
 
+def network_channels(recipe: Recipe, classes: int) -> int:
+    """How many values, for a mask a pixel, a network gives for data of so many classes."""
+    match recipe:
+        case EmbeddingRecipe():
+            return recipe.embedding_size
+        case SegmentationRecipe(binary=True):
+            return 1
+    return classes
+
+
 def check_network(recipe: Recipe) -> None:
-    """Raises RecipeError where no network has the recipe's name, task and options."""
+    """Raises RecipeError where no network has the recipe's name, task and options, takes images of
+    its size and every step it asks for, or where the weights to begin with are nowhere."""
     name, options = recipe.model.name, recipe.model.options
     try:
         # Without memory for weights: only the structure is tried.
@@ -145,12 +177,25 @@ def check_network(recipe: Recipe) -> None:
             build_model(name, 2, **options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model: {error}") from error
-    if MODELS[name].task != recipe.task:
-        fitting = [key for key, entry in MODELS.items() if entry.task == recipe.task]
+    # An embedding is what a classifier gives in place of its logits.
+    wanted = "classification" if recipe.task == "embedding" else recipe.task
+    if MODELS[name].task != wanted:
+        fitting = [key for key, entry in MODELS.items() if entry.task == wanted]
         raise RecipeError(
             f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
             f"networks for it: {', '.join(fitting)}"
         )
+    try:
+        check_input_size(name, recipe.transform.size, **options)
+    except ValueError as error:
+        raise RecipeError(f"transform: {error}") from error
+    asked = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
+    for step, reason in unsupported_steps(name, **options).items():
+        # Every build exports for every engine.
+        if asked.get(step, True):
+            raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
+    if recipe.model.pretrained is not None:
+        check_weights(recipe.model.pretrained, name)
 
 
 def _advance(current: Build, stage: Stage) -> None:
@@ -175,23 +220,51 @@ def _still_there(current: Build, stage: str, former: Finished) -> bool:
     return (current.repository / current.recipe.name / str(former.results["version"])).is_dir()
 
 
-def _fit(current: Build, stage: str, network: nn.Module, config: Train) -> Results:
-    """Trains a network and saves it in the stage's folder."""
-    folder = current.stage_folder(stage)
-    fitted = fit(
+def join_training(recipe: Recipe, out: Path, repository: Path) -> None:
+    """What every process of torchrun but the first does: trains with it, unless that is done, and
+    writes nothing. The stages that follow are the first one's alone. Raises as build does."""
+    check_network(recipe)
+    current = Build(recipe, out / recipe.name, repository)
+    if finished(current.stage_folder("train"), _key(current, "train")) is None:
+        _fitted(current, "train", _new_network(current), recipe.train, distributed.processes())
+
+
+def _key(current: Build, name: str) -> str:
+    """A stage's key, before it or what it builds on has run."""
+    [stage] = [stage for stage in STAGES if stage.name == name]
+    upstream = {need: _key(current, need) for need in stage.needs(current)}
+    return stage_key(name, stage.settings(current), upstream)
+
+
+def _fitted(
+    current: Build, stage: str, network: nn.Module, config: Train, processes: int
+) -> Fitted:
+    task = current.recipe.task
+    return fit(
         network,
         config,
         current.data.train,
         current.data.val,
-        task=current.recipe.task,
-        classes=len(current.data.classes),
+        task=task,
+        # The people of an embedding are what its loss tells apart, whatever its size.
+        classes=current.channels if task == "segmentation" else len(current.data.classes),
         ignore_index=current.data.ignore_index,
         normalization=current.recipe.normalization,
         changes=current.recipe.augment,
         seed=current.recipe.seed,
-        folder=folder / "checkpoints",
+        folder=current.stage_folder(stage),
         title=stage,
+        processes=processes,
     )
+
+
+def _fit(
+    current: Build, stage: str, network: nn.Module, config: Train, processes: int = 1
+) -> Results:
+    """Trains a network and saves it in the stage's folder."""
+    folder = current.stage_folder(stage)
+    fitted = _fitted(current, stage, network, config, processes)
+    drop_auxiliary_heads(fitted.network)
     save_network(fitted.network, folder / NETWORK_FILE)
     return {
         "history": fitted.history,
@@ -202,11 +275,31 @@ def _fit(current: Build, stage: str, network: nn.Module, config: Train) -> Resul
     }
 
 
-def _train(current: Build) -> Results:
+def _survey(current: Build) -> Results:
+    """Looks at the data before anything is trained on it; all broken files are in data.json."""
+    try:
+        findings = survey(current.data, current.stage_folder("data") / SHEET_FILE)
+    except BrokenFiles as error:
+        _write_json(current.folder / DATA_FILE, {"broken": error.files})
+        raise
+    for warning in findings["warnings"]:
+        log.warning("data: warning: %s", warning)
+    return findings
+
+
+def _new_network(current: Build) -> nn.Module:
     torch.manual_seed(current.recipe.seed)
     choice = current.recipe.model
-    network = build_model(choice.name, len(current.data.classes), **choice.options)
-    return _fit(current, "train", network, current.recipe.train)
+    network = build_model(choice.name, current.channels, **choice.options)
+    initialize(network, choice.init)
+    if choice.pretrained is not None:
+        load_weights(network, choice.pretrained, choice.name)
+    return network
+
+
+def _train(current: Build) -> Results:
+    network = _new_network(current)
+    return _fit(current, "train", network, current.recipe.train, distributed.processes())
 
 
 def _prune(current: Build) -> Results:
@@ -222,7 +315,7 @@ def _export_fp32(current: Build, path: Path) -> None:
     export_onnx(
         current.deployed(load_network(current.network_file)),
         input_specs(current.size),
-        output_specs(current.recipe.task, len(current.data.classes), current.size),
+        output_specs(current.recipe.task, current.channels, current.size),
         current.recipe.export.opset,
         path,
     )
@@ -259,7 +352,7 @@ def _export(current: Build) -> Results:
         for name in (FP32_FILE, *(f"model.{v}.onnx" for v in quantized.results["variants"])):
             (folder / name).write_bytes((current.stage_folder("quantize") / name).read_bytes())
     inputs = input_specs(current.size)
-    outputs = output_specs(current.recipe.task, len(current.data.classes), current.size)
+    outputs = output_specs(current.recipe.task, current.channels, current.size)
     files = sorted(folder.glob("*.onnx"))
     for file in files:
         check_interface(file, inputs, outputs)
@@ -306,7 +399,7 @@ def _verify(current: Build) -> Results:
         current.deployed(baseline),
         _variant_files(current),
         input_specs(current.size),
-        output_specs(recipe.task, len(current.data.classes), current.size),
+        output_specs(recipe.task, current.channels, current.size),
         (sizes[0], sizes[1]),
         current.stage_folder("verify"),
     )
@@ -333,13 +426,15 @@ def _publish(current: Build) -> Results:
         if result not in chosen:
             log.warning("publish: %s is left out: it passed in no engine", result.id)
     now = datetime.now(UTC)
+    classes = len(verified.results["classes"])
     manifest = Manifest(
         task=recipe.task,
         architecture=recipe.model.name,
         measure=verification.measure,
         transform=recipe.transform,
         normalization=recipe.normalization,
-        classes=tuple(verified.results["classes"]),
+        # An embedding knows people that it was not trained on; those that it was, nobody asks for.
+        classes=() if recipe.task == "embedding" else tuple(verified.results["classes"]),
         parameters=verification.network_size.parameters,
         gmacs=verification.network_size.macs / 1e9,
         pruning_ratio=recipe.prune.ratio if recipe.prune is not None else 0.0,
@@ -368,7 +463,7 @@ def _publish(current: Build) -> Results:
         recipe.name,
         recipe.publish,
         input_specs(current.size),
-        output_specs(recipe.task, len(manifest.classes), current.size),
+        output_specs(recipe.task, network_channels(recipe, classes), current.size),
         manifest,
         [folder / name for name in dict.fromkeys(result.file for result in chosen)],
         current.stage_folder("verify") / SAMPLES_FILE,
@@ -389,12 +484,21 @@ def _dump(build: Build, *sections: str) -> object:
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "train",
+        "data",
         needs=lambda build: (),
         settings=lambda build: [
-            _dump(build, "task", "seed", "data", "transform", "normalization", "augment"),
-            _dump(build, "model", "train"),
+            _dump(build, "task", "data", "transform", "binary"),
             fingerprint(build.recipe),
+        ],
+        work=_survey,
+    ),
+    Stage(
+        "train",
+        needs=lambda build: ("data",),
+        settings=lambda build: [
+            _dump(build, "task", "seed", "normalization", "augment"),
+            _dump(build, "model", "train", "embedding_size"),
+            weights_fingerprint(build.recipe.model.pretrained),
             chosen_precision(build.recipe.train.precision),
         ],
         work=_train,
@@ -447,15 +551,23 @@ def _write_inputs(current: Build) -> None:
     document = current.recipe.model_dump(mode="json")
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     (current.folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    (current.folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    _write_json(current.folder / "environment.json", environment())
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_outputs(current: Build) -> Path:
-    """metrics.json and report.html from what is done so far."""
+    """data.json, metrics.json and report.html from what is done so far."""
     metrics = {
-        name: {"seconds": stage.seconds, **stage.results} for name, stage in current.done.items()
+        name: {"seconds": stage.seconds, **stage.results}
+        for name, stage in current.done.items()
+        if name != "data"
     }
-    (current.folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    findings = current.done["data"].results
+    _write_json(current.folder / DATA_FILE, findings)
+    _write_json(current.folder / "metrics.json", metrics)
     report = current.folder / "report.html"
     write_report(
         report,

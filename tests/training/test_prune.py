@@ -19,7 +19,7 @@ def config(ratio: float, round_to: int) -> Prune:
 
 @pytest.mark.parametrize(
     ("name", "options", "size"),
-    [("resnet20_cifar", {}, 16), ("unet_vgg16_bn", {"width": 0.25}, 32)],
+    [("resnet20_cifar", {}, 16), ("unet_slim", {"width": 0.25}, 32)],
 )
 def test_pruning_removes_arithmetic_in_whole_groups_of_channels(
     name: str, options: dict[str, float], size: int
