@@ -7,6 +7,7 @@ import numpy as np
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from training.data.augment import augment
 from training.data.mixing import mix
@@ -48,6 +49,8 @@ class Learner(lightning.LightningModule):
         self.task: Task = task
         self.measure = measure_of(task, binary=task == "segmentation" and classes == 1)
         self.metric = build_metric(task, classes, ignore_index)
+        # Lightning's own mean over processes counts images in whole numbers, which gloo refuses.
+        self.loss, self.val_loss = MeanMetric(), MeanMetric()
         self.changes = changes
         self.seed = seed
         self.register_buffer("mean", torch.tensor(normalization.mean) * 255, persistent=False)
@@ -92,15 +95,8 @@ class Learner(lightning.LightningModule):
             )
         inputs = self.normalized(images)
         loss: Tensor = self.objective(self.network(inputs), targets, inputs)
-        self.log(
-            "loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(images),
-            sync_dist=True,
-        )
+        self.loss.update(loss.detach(), len(images))
+        self.log("loss", self.loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
@@ -108,12 +104,11 @@ class Learner(lightning.LightningModule):
         inputs = self.normalized(images)
         logits = self.network(inputs)
         self.metric.update(logits.float(), targets.long())
-        size = len(images)
         # Nothing was learnt of the people that an embedding is validated on: they have no loss.
         if self.task != "embedding":
-            loss = self.objective(logits, targets, inputs)
-            self.log("val_loss", loss, batch_size=size, prog_bar=True, sync_dist=True)
-        self.log("val_score", self.metric, on_epoch=True, prog_bar=True, batch_size=size)
+            self.val_loss.update(self.objective(logits, targets, inputs), len(images))
+            self.log("val_loss", self.val_loss, on_epoch=True, prog_bar=True)
+        self.log("val_score", self.metric, on_epoch=True, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
         measured = self.trainer.callback_metrics
