@@ -73,7 +73,7 @@ def reliability(confidences: Array, right: Array, counts: Array | None = None) -
     confidence = np.bincount(bins, weights * confidences, _BINS)
     hits = np.bincount(bins, right.astype(np.float64), _BINS)
     empty = np.where(count > 0, count, np.nan)
-    return Reliability(confidence / empty, hits / empty, count)
+    return Reliability(confidence / empty, hits / empty, count.astype(np.float64))
 
 
 def measures(
