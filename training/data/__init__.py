@@ -1,6 +1,7 @@
 """From a recipe's data section to training, validation and test images with their answers."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,32 @@ from serving.postprocess import resize_mask
 from serving.preprocess import transform as shown_to_network
 from training.data import connectors, digits
 from training.data.classification import image_folder
+from training.data.fold import folded
 from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
 from training.data.segmentation import mask_folder
 from training.recipe import Recipe
 from training.recipe.data import ConnectorsData, DigitsData, ImageFolderData, MaskFolderData
 
-__all__ = ["Dataset", "Samples", "fingerprint", "load_dataset"]
+__all__ = ["Dataset", "Samples", "fingerprint", "load_dataset", "load_source"]
 
 # First seeds of the rendered splits: so far apart that no count in a recipe makes them meet.
 _CONNECTOR_SEEDS = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}
 
 
-def load_dataset(recipe: Recipe) -> Dataset:
-    """The splits of a recipe's source, through its evaluation transform. Raises DataError."""
+def load_dataset(
+    recipe: Recipe, source: Callable[[Recipe], Dataset] | None = None
+) -> Dataset:
+    """The splits that a recipe's build works with: those of `source` (load_source), or a fold of
+    them. Raises DataError."""
+    dataset = (source or load_source)(recipe)
+    if recipe.fold is None:
+        return dataset
+    return folded(dataset, recipe.fold, stratified=recipe.task == "classification")
+
+
+def load_source(recipe: Recipe) -> Dataset:
+    """The splits of a recipe's source, through its evaluation transform; they depend on the
+    sections `data` and `transform` alone. Raises DataError."""
     match recipe.data:
         case DigitsData():
             return _digits(recipe.data, recipe.transform)

@@ -8,6 +8,7 @@ from training.recipe.compress import Prune, Quantize
 from training.recipe.data import (
     Augment,
     ClassificationData,
+    Fold,
     Normalization,
     SegmentationData,
     Transform,
@@ -22,6 +23,7 @@ from training.recipe.train import Train
 class _Recipe(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: int = 0
+    fold: Fold | None = None
     transform: Transform
     normalization: Normalization = Normalization()
     augment: Augment = Augment()
