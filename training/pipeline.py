@@ -15,7 +15,7 @@ from torch import nn
 
 from serving.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
 from training.checkpoint import load_network, save_network
-from training.data import Dataset, fingerprint, load_dataset
+from training.data import Dataset, fingerprint, load_dataset, load_source
 from training.deploy import Deployed, input_specs, output_specs
 from training.environment import engine_versions, environment
 from training.errors import RecipeError
@@ -30,7 +30,7 @@ from training.report import write_report
 from training.results import NetworkSize, Precision, VariantFile, Verification
 from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, variant_rows
-from training.train import chosen_precision, fit
+from training.train import OnEpoch, chosen_precision, fit
 from training.verify import PICTURES_FILE, require_pass, verify
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,14 @@ class Build:
     recipe: Recipe
     folder: Path
     repository: Path
+    source: Callable[[Recipe], Dataset] = load_source
+    on_epoch: OnEpoch | None = None
     done: dict[str, Finished] = field(default_factory=dict)
 
     @cached_property
     def data(self) -> Dataset:
         """Loaded when the first stage that runs asks for it."""
-        return load_dataset(self.recipe)
+        return load_dataset(self.recipe, self.source)
 
     def stage_folder(self, stage: str) -> Path:
         return self.folder / stage
@@ -91,7 +93,8 @@ class Stage:
 class Built:
     """How a build ended. `version` is the one published by this build; None where nothing was.
 
-    `rows` are the variants' table, empty where verify has not run.
+    `rows` are the variants' table, empty where verify has not run; `results` is what each stage
+    found out.
     """
 
     folder: Path
@@ -100,17 +103,26 @@ class Built:
     version: int | None
     rows: Rows
     report: Path
+    results: dict[str, Results]
 
 
-def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None) -> Built:
+def build(
+    recipe: Recipe,
+    out: Path,
+    repository: Path,
+    until: str | None = None,
+    *,
+    source: Callable[[Recipe], Dataset] = load_source,
+    on_epoch: OnEpoch | None = None,
+) -> Built:
     """Runs the stages of a recipe up to and including `until`, as far as they are not done yet.
 
     Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, metrics.json,
-    report.html. Raises RecipeError, DataError, ExportError and, with the report written,
-    VerificationError.
+    report.html. `source` and `on_epoch` are for studies: see load_dataset and fit. Raises
+    RecipeError, DataError, ExportError and, with the report written, VerificationError.
     """
     check_network(recipe)
-    current = Build(recipe, out / recipe.name, repository)
+    current = Build(recipe, out / recipe.name, repository, source, on_epoch)
     current.folder.mkdir(parents=True, exist_ok=True)
     _write_inputs(current)
     for stage in STAGES:
@@ -133,6 +145,7 @@ def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None)
         version=published.results["version"] if published and published.ran else None,
         rows=variant_rows(_verification(current)) if verified else [],
         report=report,
+        results={name: stage.results for name, stage in current.done.items()},
     )
 
 
@@ -191,6 +204,7 @@ def _fit(current: Build, stage: str, network: nn.Module, config: Train) -> Resul
         seed=current.recipe.seed,
         folder=folder / "checkpoints",
         title=stage,
+        on_epoch=current.on_epoch,
     )
     save_network(fitted.network, folder / NETWORK_FILE)
     return {
@@ -383,6 +397,12 @@ def recipe_sha256(recipe: Recipe) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def train_settings(recipe: Recipe) -> dict[str, object]:
+    """Everything of a recipe that the train stage depends on."""
+    sections = {"task", "seed", "data", "fold", "transform", "normalization", "augment"}
+    return recipe.model_dump(mode="json", include=sections | {"model", "train"})
+
+
 def _dump(build: Build, *sections: str) -> object:
     return build.recipe.model_dump(mode="json", include=set(sections))
 
@@ -392,8 +412,7 @@ STAGES: tuple[Stage, ...] = (
         "train",
         needs=lambda build: (),
         settings=lambda build: [
-            _dump(build, "task", "seed", "data", "transform", "normalization", "augment"),
-            _dump(build, "model", "train"),
+            train_settings(build.recipe),
             fingerprint(build.recipe),
             chosen_precision(build.recipe.train.precision),
         ],

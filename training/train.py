@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from training.recipe.data import Augment, Normalization
 from training.recipe.train import Train
 
 log = logging.getLogger(__name__)
+
+
+# Told the number of each epoch, from 1, and its validation score; what it raises ends the training.
+OnEpoch = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ def fit(
     seed: int,
     folder: Path,
     title: str,
+    on_epoch: OnEpoch | None = None,
 ) -> Fitted:
     """Trains `network` (it is changed) and keeps a checkpoint of each epoch in `folder`.
 
@@ -70,7 +76,12 @@ def fit(
     trainer = lightning.Trainer(
         max_epochs=config.epochs,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
-        callbacks=[best, last, TQDMProgressBar() if on_terminal else PlainProgress(title)],
+        callbacks=[
+            best,
+            last,
+            TQDMProgressBar() if on_terminal else PlainProgress(title),
+            *([] if on_epoch is None else [EpochReport(on_epoch)]),
+        ],
         enable_progress_bar=on_terminal,
         default_root_dir=folder,
         enable_model_summary=False,
@@ -129,3 +140,15 @@ class PlainProgress(Callback):
         log.info(
             "%s: epoch %d/%d  %s", self.title, trainer.current_epoch + 1, trainer.max_epochs, shown
         )
+
+
+class EpochReport(Callback):
+    """Passes the validation score on after each epoch."""
+
+    def __init__(self, on_epoch: OnEpoch) -> None:
+        self.on_epoch = on_epoch
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self.on_epoch(trainer.current_epoch + 1, float(trainer.callback_metrics["val_score"]))

@@ -23,17 +23,6 @@ __all__ = ["Dataset", "Samples", "fingerprint", "load_dataset", "load_source"]
 _CONNECTOR_SEEDS = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}
 
 
-def load_dataset(
-    recipe: Recipe, source: Callable[[Recipe], Dataset] | None = None
-) -> Dataset:
-    """The splits that a recipe's build works with: those of `source` (load_source), or a fold of
-    them. Raises DataError."""
-    dataset = (source or load_source)(recipe)
-    if recipe.fold is None:
-        return dataset
-    return folded(dataset, recipe.fold, stratified=recipe.task == "classification")
-
-
 def load_source(recipe: Recipe) -> Dataset:
     """The splits of a recipe's source, through its evaluation transform; they depend on the
     sections `data` and `transform` alone. Raises DataError."""
@@ -59,6 +48,15 @@ def load_source(recipe: Recipe) -> Dataset:
                 test_fraction=recipe.data.test_fraction,
                 split_seed=recipe.data.split_seed,
             )
+
+
+def load_dataset(recipe: Recipe, source: Callable[[Recipe], Dataset] = load_source) -> Dataset:
+    """The splits that a build works with: those of the recipe's source, or a fold of them. `source`
+    stands in for load_source where one source serves many builds. Raises DataError."""
+    dataset = source(recipe)
+    if recipe.fold is None:
+        return dataset
+    return folded(dataset, recipe.fold, stratified=recipe.task == "classification")
 
 
 def fingerprint(recipe: Recipe) -> str:
