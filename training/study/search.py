@@ -206,8 +206,8 @@ def _outcome(config: Search, trials: Trials, study: optuna.Study) -> Outcome:
     ended = study.get_trials(states=tuple(_STATES))
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
     if not complete:
-        reasons = [trial.user_attrs["reason"] for trial in ended if "reason" in trial.user_attrs]
-        raise BuildError(f"no trial of {len(ended)} was trained to its end; {reasons[-1]}")
+        reasons = [trial.user_attrs.get("reason", "it was pruned") for trial in ended]
+        raise BuildError(f"no trial was trained to its end; of the last one: {reasons[-1]}")
     # The best on top; a pruned trial has the score of its last epoch, a failed one has none.
     ended.sort(key=lambda t: (t.state != TrialState.COMPLETE, 1.0 if t.value is None else -t.value))
     best = study.best_trial
