@@ -14,6 +14,8 @@ import yaml
 from torch import nn
 
 from serving.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
+from training import distributed
+from training.callbacks import OnEpoch
 from training.checkpoint import load_network, save_network
 from training.data import Dataset, fingerprint, load_dataset, load_source
 from training.deploy import Deployed, input_specs, output_specs
@@ -21,6 +23,7 @@ from training.environment import engine_versions, environment
 from training.errors import RecipeError
 from training.export import check_answers, check_interface, export_onnx
 from training.models import MODELS, build_model, count_macs, count_parameters
+from training.models.initialization import initialize
 from training.prune import prune
 from training.publish import publish
 from training.quantize import Scheme, choose_calibration, quantize
@@ -30,7 +33,7 @@ from training.report import write_report
 from training.results import NetworkSize, Precision, VariantFile, Verification
 from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, variant_rows
-from training.train import OnEpoch, chosen_precision, fit
+from training.train import Fitted, chosen_precision, fit
 from training.verify import PICTURES_FILE, require_pass, verify
 
 log = logging.getLogger(__name__)
@@ -188,10 +191,25 @@ def _still_there(current: Build, stage: str, former: Finished) -> bool:
     return (current.repository / current.recipe.name / str(former.results["version"])).is_dir()
 
 
-def _fit(current: Build, stage: str, network: nn.Module, config: Train) -> Results:
-    """Trains a network and saves it in the stage's folder."""
-    folder = current.stage_folder(stage)
-    fitted = fit(
+def join_training(recipe: Recipe, out: Path, repository: Path) -> None:
+    """What every process of torchrun but the first does: trains with it, unless that is done, and
+    writes nothing. The stages that follow are the first one's alone. Raises as build does."""
+    check_network(recipe)
+    current = Build(recipe, out / recipe.name, repository)
+    train = STAGES[0]
+    if (
+        finished(
+            current.stage_folder(train.name), stage_key(train.name, train.settings(current), {})
+        )
+        is None
+    ):
+        _fitted(current, train.name, _new_network(current), recipe.train, distributed.processes())
+
+
+def _fitted(
+    current: Build, stage: str, network: nn.Module, config: Train, processes: int
+) -> Fitted:
+    return fit(
         network,
         config,
         current.data.train,
@@ -202,10 +220,19 @@ def _fit(current: Build, stage: str, network: nn.Module, config: Train) -> Resul
         normalization=current.recipe.normalization,
         changes=current.recipe.augment,
         seed=current.recipe.seed,
-        folder=folder / "checkpoints",
+        folder=current.stage_folder(stage),
         title=stage,
+        processes=processes,
         on_epoch=current.on_epoch,
     )
+
+
+def _fit(
+    current: Build, stage: str, network: nn.Module, config: Train, processes: int = 1
+) -> Results:
+    """Trains a network and saves it in the stage's folder."""
+    folder = current.stage_folder(stage)
+    fitted = _fitted(current, stage, network, config, processes)
     save_network(fitted.network, folder / NETWORK_FILE)
     return {
         "history": fitted.history,
@@ -216,11 +243,17 @@ def _fit(current: Build, stage: str, network: nn.Module, config: Train) -> Resul
     }
 
 
-def _train(current: Build) -> Results:
+def _new_network(current: Build) -> nn.Module:
     torch.manual_seed(current.recipe.seed)
     choice = current.recipe.model
     network = build_model(choice.name, len(current.data.classes), **choice.options)
-    return _fit(current, "train", network, current.recipe.train)
+    initialize(network, choice.init)
+    return network
+
+
+def _train(current: Build) -> Results:
+    network = _new_network(current)
+    return _fit(current, "train", network, current.recipe.train, distributed.processes())
 
 
 def _prune(current: Build) -> Results:

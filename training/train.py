@@ -1,30 +1,44 @@
 """One training loop for every stage that trains; pytorch_lightning runs it."""
 
-import logging
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
+from torch.utils.data import Sampler
 
 from serving.engines import cpu_features
+from training import distributed
+from training.callbacks import EpochReport, OnEpoch, Patience, PlainProgress, moving_average
 from training.data.samples import Samples
-from training.data.sampling import InOrder, Shuffled, loader
+from training.data.sampling import (
+    Identities,
+    InOrder,
+    Share,
+    Shuffled,
+    balancing_weights,
+    labels_of,
+    loader,
+)
+from training.errors import RecipeError
 from training.learner import History, Learner
 from training.metrics import Task
+from training.models.parts import unfreeze_backbone
+from training.objective import build_objective
 from training.recipe.data import Augment, Normalization
+from training.recipe.train import Identities as IdentitiesChoice
 from training.recipe.train import Train
+from training.recipe.train import Weighted as WeightedChoice
 
-log = logging.getLogger(__name__)
-
-
-# Told the number of each epoch, from 1, and its validation score; what it raises ends the training.
-OnEpoch = Callable[[int, float], None]
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
 
 
 @dataclass(frozen=True)
@@ -51,49 +65,43 @@ def fit(
     seed: int,
     folder: Path,
     title: str,
+    objective: nn.Module | None = None,
+    processes: int = 1,
     on_epoch: OnEpoch | None = None,
 ) -> Fitted:
-    """Trains `network` (it is changed) and keeps a checkpoint of each epoch in `folder`.
+    """Trains `network` (it is changed) and keeps FOLDER/checkpoints/best.ckpt and last.ckpt, and
+    its curves for TensorBoard in FOLDER/tensorboard.
 
-    Resumes where `folder` holds the last checkpoint of an interrupted run of the same settings:
-    order of images, augmentation and learning rate depend on the seed and the epoch alone, so the
-    rest runs as it would have. Raises KeyboardInterrupt when the user stops it.
+    `objective` is what is made small: a module that maps (what the network answers, targets,
+    images float32 NCHW as the network sees them) to a scalar, in training and in validation; by
+    default `Supervised` with the loss of `config`. What it holds and requires a gradient is trained
+    and saved beside the network, so a teacher in it must be frozen.
+
+    Resumes where `folder` holds the last checkpoint of an interrupted run of the same settings: all
+    that is drawn depends on the seed, the epoch and the step alone, so the rest runs as it would
+    have. Where torchrun started several `processes` for this, all of them call it with the same
+    arguments and see the same `folder`; the first one writes.
+
+    `on_epoch` is told the number of each epoch, from 1, and its validation score; what it raises
+    ends the training. Raises KeyboardInterrupt when the user stops it, RecipeError for a value that
+    does not suit the data or the number of processes.
     """
     lightning.seed_everything(seed, verbose=False)
-    network.train()
-    learner = Learner(network, config, task, classes, ignore_index, normalization, changes, seed)
-    # Two, since save_last would write only when the best changes; and at the end of the epoch, when
-    # it is on record, so that a resumed run repeats nothing.
-    best = ModelCheckpoint(
-        folder, "best", monitor="val_score", mode="max", save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )  # fmt: skip
-    last = ModelCheckpoint(
-        folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    on_terminal = sys.stderr.isatty()
-    precision = chosen_precision(config.precision)
-    trainer = lightning.Trainer(
-        max_epochs=config.epochs,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        callbacks=[
-            best,
-            last,
-            TQDMProgressBar() if on_terminal else PlainProgress(title),
-            *([] if on_epoch is None else [EpochReport(on_epoch)]),
-        ],
-        enable_progress_bar=on_terminal,
-        default_root_dir=folder,
-        enable_model_summary=False,
-        logger=False,
-        num_sanity_val_steps=0,
-    )
+    share = Share(distributed.rank() if processes > 1 else 0, processes)
+    _check_sharing(config, len(val), share)
+    objective = objective or build_objective(network, config, train, classes, ignore_index)
     loaders = (
-        loader(train, Shuffled(len(train), config, seed)),
-        loader(val, InOrder(len(val), config.batch_size)),
+        loader(train, _sampler(config, train, classes, seed, share)),
+        loader(val, InOrder(len(val), config.batch_size, share)),
     )
-    interrupted = folder / "last.ckpt"
-    with warnings.catch_warnings():
+    network.train()
+    learner = Learner(
+        network, objective, config, task, classes, ignore_index, normalization, changes, seed
+    )
+    precision = chosen_precision(config.precision)
+    trainer = _trainer(config, precision, folder, title, processes, on_epoch)
+    interrupted = folder / CHECKPOINTS / "last.ckpt"
+    with warnings.catch_warnings(), distributed.process_group(processes):
         # Batches are cut from memory or decoded by threads; worker processes would only copy.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")
@@ -108,12 +116,103 @@ def fit(
         except SystemExit as stop:
             # What Lightning turns Ctrl-C into, after it has cleaned up.
             raise KeyboardInterrupt from stop
-    if config.keep == "best":
-        learner.load_state_dict(
-            torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
-        )
+    # From the file in either case: averaged weights are in there, and in the learner only where
+    # this run made them.
+    kept = torch.load(
+        folder / CHECKPOINTS / f"{config.keep}.ckpt", map_location="cpu", weights_only=True
+    )
+    learner.load_state_dict(kept["state_dict"])
+    if config.freeze_backbone_epochs:
+        # Training may have stopped before their end.
+        unfreeze_backbone(network)
     network = network.cpu().to(memory_format=torch.contiguous_format).eval()
     return Fitted(network, learner.history, precision)
+
+
+def _check_sharing(config: Train, validation_images: int, share: Share) -> None:
+    sampler = config.sampler
+    if config.batch_size % share.processes:
+        raise RecipeError(
+            f"batch_size: {config.batch_size} images cannot be shared evenly by "
+            f"{share.processes} processes"
+        )
+    if isinstance(sampler, IdentitiesChoice) and sampler.people % share.processes:
+        raise RecipeError(
+            f"sampler.people: {sampler.people} cannot be shared evenly by "
+            f"{share.processes} processes"
+        )
+    if validation_images < share.processes:
+        raise RecipeError(
+            f"{validation_images} validation images are too few for {share.processes} processes"
+        )
+
+
+def _sampler(
+    config: Train, train: Samples, classes: int, seed: int, share: Share
+) -> Sampler[list[int]]:
+    match config.sampler:
+        case IdentitiesChoice(people=people, pictures=pictures):
+            try:
+                return Identities(labels_of(train), people, pictures, seed, share)
+            except ValueError as error:
+                raise RecipeError(f"sampler.{error}") from error
+        case WeightedChoice():
+            labels = labels_of(train)
+            weights = balancing_weights(labels, classes, None)[labels]
+            return Shuffled(len(train), config.batch_size, seed, share, weights)
+        case _:
+            return Shuffled(len(train), config.batch_size, seed, share)
+
+
+def _trainer(
+    config: Train,
+    precision: str,
+    folder: Path,
+    title: str,
+    processes: int,
+    on_epoch: OnEpoch | None,
+) -> lightning.Trainer:
+    # Two, since save_last would write only when the best changes; and at the end of the epoch, when
+    # it is on record, so that a resumed run repeats nothing.
+    best = ModelCheckpoint(
+        folder / CHECKPOINTS, "best", monitor="val_score", mode="max", save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+    last = ModelCheckpoint(
+        folder / CHECKPOINTS, "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    on_terminal = sys.stderr.isatty()
+    callbacks: list[Callback] = [best, last]
+    callbacks.append(TQDMProgressBar() if on_terminal else PlainProgress(title))
+    if config.ema_decay is not None:
+        callbacks.append(moving_average(config.ema_decay))
+    if config.patience is not None:
+        callbacks.append(Patience(config.patience))
+    if on_epoch is not None:
+        callbacks.append(EpochReport(on_epoch))
+    here = distributed.processes_here() if processes > 1 else 1
+    return lightning.Trainer(
+        max_epochs=config.epochs,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.clip_norm,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        devices=here,
+        num_nodes=processes // here,
+        # The head's gradients come without the backbone's while that is frozen.
+        strategy=DDPStrategy(find_unused_parameters=config.freeze_backbone_epochs > 0)
+        if processes > 1
+        else "auto",
+        # One process is alone even where torchrun started several, for the stage before.
+        plugins=None if processes > 1 else [LightningEnvironment()],
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        enable_progress_bar=on_terminal,
+        default_root_dir=folder,
+        enable_model_summary=False,
+        logger=TensorBoardLogger(folder, name=TENSORBOARD, version=""),
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+    )
 
 
 def chosen_precision(wanted: str) -> str:
@@ -123,32 +222,3 @@ def chosen_precision(wanted: str) -> str:
         return wanted
     fast = torch.cuda.is_available() or {"amx_bf16", "avx512_bf16"} & set(cpu_features())
     return "bf16" if fast else "fp32"
-
-
-class PlainProgress(Callback):
-    """A line an epoch, for logs and pipes."""
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-
-    def on_train_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        # Lightning calls callbacks before the module's own hook, which records the epoch.
-        measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in sorted(measured.items()))
-        log.info(
-            "%s: epoch %d/%d  %s", self.title, trainer.current_epoch + 1, trainer.max_epochs, shown
-        )
-
-
-class EpochReport(Callback):
-    """Passes the validation score on after each epoch."""
-
-    def __init__(self, on_epoch: OnEpoch) -> None:
-        self.on_epoch = on_epoch
-
-    def on_train_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        self.on_epoch(trainer.current_epoch + 1, float(trainer.callback_metrics["val_score"]))

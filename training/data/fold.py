@@ -8,11 +8,9 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from training.data.samples import Dataset, Pair, Samples
+from training.data.sampling import labels_of
 from training.errors import DataError
 from training.recipe.data import Fold
-
-# Labels are read in steps of so many images, since some samples are decoded to know them.
-_STEP = 256
 
 
 class JoinedSamples:
@@ -56,8 +54,7 @@ def folded(dataset: Dataset, fold: Fold, *, stratified: bool) -> Dataset:
     everything = JoinedSamples(dataset.train, dataset.val, np.arange(total))
     labels = np.zeros(total, np.int64)
     if stratified:
-        steps = (range(at, min(at + _STEP, total)) for at in range(0, total, _STEP))
-        labels = np.concatenate([everything.batch(step)[1] for step in steps])
+        labels = labels_of(everything)
     values, sizes = np.unique(labels, return_counts=True)
     if sizes.min() < fold.count:
         few = f"class {dataset.classes[values[sizes.argmin()]]}" if stratified else "the data set"

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.callbacks import OnEpoch
 from training.data import Dataset, load_source
 from training.errors import RecipeError
 from training.metrics import MEASURE_TITLES, MEASURES
 from training.pipeline import build, check_network, train_settings
 from training.recipe import Recipe, parse_recipe, replace
 from training.study.definition import Overrides, text_of
-from training.train import OnEpoch
-
-CHECKPOINTS = Path("train") / "checkpoints"
+from training.train import CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Trials:
 
     def tidy(self, name: str) -> None:
         """Deletes the checkpoints of a training that will not go on: a study may hold hundreds."""
-        shutil.rmtree(self.folder / name / CHECKPOINTS, ignore_errors=True)
+        shutil.rmtree(self.folder / name / "train" / CHECKPOINTS, ignore_errors=True)
 
     def _load(self, recipe: Recipe) -> Dataset:
         """The recipe's source; the last one is kept, for most trials share it."""
