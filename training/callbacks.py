@@ -1,12 +1,15 @@
 """What happens beside the steps of training: averaging, stopping, telling."""
 
 import logging
+from collections.abc import Callable
 
 import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import Callback, EarlyStopping, WeightAveraging
 from torch import Tensor
 
 log = logging.getLogger(__name__)
+
+OnEpoch = Callable[[int, float], None]
 
 
 def moving_average(decay: float) -> WeightAveraging:
@@ -52,3 +55,15 @@ class PlainProgress(Callback):
         log.info(
             "%s: epoch %d/%d  %s", self.title, trainer.current_epoch + 1, trainer.max_epochs, shown
         )
+
+
+class EpochReport(Callback):
+    """Passes the number of each epoch, from 1, and its validation score on."""
+
+    def __init__(self, on_epoch: OnEpoch) -> None:
+        self.on_epoch = on_epoch
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self.on_epoch(trainer.current_epoch + 1, float(trainer.callback_metrics["val_score"]))

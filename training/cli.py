@@ -32,6 +32,14 @@ def build(
     until: Annotated[
         str | None, typer.Option(metavar="STAGE", help=f"Last stage to run: {', '.join(STAGES)}.")
     ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Train the recipe many times instead: a search, an ablation or folds, as a YAML "
+            "file says; see docs/studies.md.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders go.")] = Path("runs"),
     model_repository: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the model is published.")
@@ -52,8 +60,13 @@ def build(
         raise typer.BadParameter("give a recipe, or --list-networks", param_hint="RECIPE")
     if until is not None and until not in STAGES:
         raise typer.BadParameter(f"expected one of {', '.join(STAGES)}", param_hint="--until")
+    if until is not None and study is not None:
+        raise typer.BadParameter("a study trains, and ends there", param_hint="--until")
     try:
-        _build(recipe, overrides or [], until, out, model_repository, as_json)
+        if study is not None:
+            _study(recipe, overrides or [], study, out, as_json)
+        else:
+            _build(recipe, overrides or [], until, out, model_repository, as_json)
     except BuildError as error:
         _fail(str(error))
     except OSError as error:
@@ -110,6 +123,29 @@ def _build(
         typer.echo(f"Published: {repository / recipe.name / str(built.version)}")
     elif "publish" in built.kept:
         typer.echo("Nothing has changed, so nothing was published.")
+
+
+def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bool) -> None:
+    from training.recipe import parse_recipe, read_document
+    from training.study.definition import load_study
+
+    document = read_document(path, overrides)
+    parse_recipe(document, str(path))
+    definition = load_study(study)
+
+    from training.study.run import run_study
+    from training.tables import print_table
+
+    _quiet_libraries()
+    studied = run_study(document, definition, study, out)
+    if as_json:
+        typer.echo(json.dumps(studied.outcome.document, indent=2))
+        return
+    print_table(studied.outcome.title, studied.outcome.rows)
+    typer.echo(studied.outcome.note)
+    typer.echo(f"Report: {studied.report}")
+    if studied.best is not None:
+        typer.echo(f"Best recipe: {studied.best}")
 
 
 def _quiet_libraries() -> None:

@@ -41,7 +41,8 @@ def _encoded(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _rendered(figure: Figure) -> str:
+def rendered(figure: Figure) -> str:
+    """A figure as text that an <img> takes."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
@@ -51,7 +52,7 @@ def _rendered(figure: Figure) -> str:
 def training_curves(stage: str, history: History) -> Picture:
     """Loss and score over the epochs, side by side."""
     epochs = [row["epoch"] for row in history]
-    score = next(key for key in history[0] if key in ("val_top1", "val_miou"))
+    score = next(key for key in history[0] if key.removeprefix("val_") in MEASURE_TITLES)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(epochs, [row["loss"] for row in history], color=_BLUE, label="training")
@@ -71,7 +72,7 @@ def training_curves(stage: str, history: History) -> Picture:
         f"{stage}: {len(history)} epochs, {seconds:.0f} s; validation {title} {end:.2f} % "
         f"at the end, {best:.2f} % at best"
     )
-    return Picture(_rendered(figure), caption)
+    return Picture(rendered(figure), caption)
 
 
 def class_pictures(
@@ -101,7 +102,7 @@ def _confusion(confusion: NDArray[np.int64], classes: Sequence[str], unit: str) 
             colour = "white" if share > 0.5 else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     numbers = "images" if unit == "images" else "% of the pixels of the true class"
-    return Picture(_rendered(figure), f"Confusion matrix; numbers are {numbers}")
+    return Picture(rendered(figure), f"Confusion matrix; numbers are {numbers}")
 
 
 def _bars(task: str, confusion: NDArray[np.int64], classes: Sequence[str]) -> Picture:
@@ -131,7 +132,7 @@ def _bars(task: str, confusion: NDArray[np.int64], classes: Sequence[str]) -> Pi
     axes.set(xlabel=f"{label}, %", xlim=(0, 100))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    return Picture(_rendered(figure), f"{label} of each class")
+    return Picture(rendered(figure), f"{label} of each class")
 
 
 def pair_pictures(arrays: Arrays) -> Picture:
@@ -145,7 +146,7 @@ def pair_pictures(arrays: Arrays) -> Picture:
     axes.set(xlabel="cosine of the two embeddings", ylabel="% of the pairs")
     axes.legend(frameon=False)
     _plain_axes(axes)
-    return Picture(_rendered(figure), "Cosine of all pairs of test images")
+    return Picture(rendered(figure), "Cosine of all pairs of test images")
 
 
 def answer_pictures(
@@ -170,7 +171,7 @@ def _classified(
     axes.imshow(arrays["images"][index], interpolation="nearest")
     axes.set_axis_off()
     return Picture(
-        _rendered(figure),
+        rendered(figure),
         f"{arrays['names'][index]}: {classes[predicted]} ({share:.0f} %), {right}",
     )
 
@@ -184,7 +185,7 @@ def _matched(arrays: Arrays, index: int, _classes: Sequence[str], _ignored: int 
     axes.imshow(arrays["images"][index], interpolation="nearest")
     axes.set_axis_off()
     return Picture(
-        _rendered(figure),
+        rendered(figure),
         f"{arrays['names'][index]} is nearest to {arrays['matches'][index]} "
         f"(cosine {cosine:.2f}), {right}",
     )
@@ -207,7 +208,7 @@ def _segmented(
         axes.set_axis_off()
     seen = ", ".join(classes[value] for value in np.unique(target) if value > 0) or classes[0]
     score = 100 * float(arrays["scores"][index])
-    return Picture(_rendered(figure), f"{arrays['names'][index]}: {seen}; mean IoU {score:.0f} %")
+    return Picture(rendered(figure), f"{arrays['names'][index]}: {seen}; mean IoU {score:.0f} %")
 
 
 def _overlaid(image: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:
@@ -228,7 +229,7 @@ def calibration(arrays: Arrays, error: float, unit: str) -> Picture:
     lower.set(xlabel="confidence, %", ylabel="share, %")
     _plain_axes(upper, lower)
     return Picture(
-        _rendered(figure),
+        rendered(figure),
         f"Calibration: expected calibration error {100 * error:.2f} %. "
         "Bars under the dashed line: answers are surer than they should be",
     )
@@ -257,7 +258,7 @@ def ranking_curves(
         axes.legend(frameon=False, fontsize=8)
         _plain_axes(axes)
         of = "each class" if len(named) == len(known) else f"the {len(named)} lowest classes"
-        pictures.append(Picture(_rendered(figure), f"{title}, {of} against the rest"))
+        pictures.append(Picture(rendered(figure), f"{title}, {of} against the rest"))
     return pictures
 
 
@@ -290,7 +291,7 @@ def _class_counts(findings: Mapping[str, Any]) -> Picture:
         axes.set(xlabel=label)
     axes.legend(frameon=False, fontsize=8)
     _plain_axes(axes)
-    return Picture(_rendered(figure), "Size of each class by split")
+    return Picture(rendered(figure), "Size of each class by split")
 
 
 def _sizes(sizes: Mapping[str, Any]) -> Picture:
@@ -305,7 +306,7 @@ def _sizes(sizes: Mapping[str, Any]) -> Picture:
     _plain_axes(axes)
     height, width = sizes["median"]
     return Picture(
-        _rendered(figure),
+        rendered(figure),
         f"Sizes of the images as found, {width}x{height} in the middle; dashed: the shorter side "
         "that the network sees",
     )
@@ -340,7 +341,7 @@ def _contact_sheet(sheet: Arrays) -> Picture:
             axes = figure.add_axes(box)
             axes.imshow(image, interpolation="nearest", aspect="auto")
             axes.set_axis_off()
-    return Picture(_rendered(figure), "Some of the training images, as the network sees them")
+    return Picture(rendered(figure), "Some of the training images, as the network sees them")
 
 
 def _short(name: str) -> str:

@@ -15,8 +15,9 @@ from torch import nn
 
 from serving.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
 from training import distributed
+from training.callbacks import OnEpoch
 from training.checkpoint import load_network, save_network
-from training.data import Dataset, fingerprint, load_dataset
+from training.data import Dataset, fingerprint, load_dataset, load_source
 from training.data.survey import SHEET_FILE, survey
 from training.deploy import Deployed, input_specs, output_specs
 from training.environment import engine_versions, environment
@@ -62,12 +63,14 @@ class Build:
     recipe: Recipe
     folder: Path
     repository: Path
+    source: Callable[[Recipe], Dataset] = load_source
+    on_epoch: OnEpoch | None = None
     done: dict[str, Finished] = field(default_factory=dict)
 
     @cached_property
     def data(self) -> Dataset:
         """Loaded when the first stage that runs asks for it."""
-        return load_dataset(self.recipe)
+        return load_dataset(self.recipe, self.source)
 
     def stage_folder(self, stage: str) -> Path:
         return self.folder / stage
@@ -110,7 +113,7 @@ class Built:
     """How a build ended. `version` is the one published by this build; None where nothing was.
 
     `rows` are the variants' table, `measures` that of what else their task measures; empty where
-    verify has not run.
+    verify has not run. `results` is what each stage found out.
     """
 
     folder: Path
@@ -120,17 +123,26 @@ class Built:
     rows: Rows
     measures: Rows
     report: Path
+    results: dict[str, Results]
 
 
-def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None) -> Built:
+def build(
+    recipe: Recipe,
+    out: Path,
+    repository: Path,
+    until: str | None = None,
+    *,
+    source: Callable[[Recipe], Dataset] = load_source,
+    on_epoch: OnEpoch | None = None,
+) -> Built:
     """Runs the stages of a recipe up to and including `until`, as far as they are not done yet.
 
     Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, data.json,
-    metrics.json, report.html. Raises RecipeError, DataError, ExportError and, with the report
-    written, VerificationError.
+    metrics.json, report.html. `source` and `on_epoch` are for studies: see load_dataset and fit.
+    Raises RecipeError, DataError, ExportError and, with the report written, VerificationError.
     """
     check_network(recipe)
-    current = Build(recipe, out / recipe.name, repository)
+    current = Build(recipe, out / recipe.name, repository, source, on_epoch)
     current.folder.mkdir(parents=True, exist_ok=True)
     _write_inputs(current)
     for stage in STAGES:
@@ -154,6 +166,7 @@ def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None)
         rows=variant_rows(_verification(current)) if verified else [],
         measures=measure_rows(_verification(current)) if verified else [],
         report=report,
+        results={name: stage.results for name, stage in current.done.items()},
     )
 
 
@@ -255,6 +268,7 @@ def _fitted(
         folder=current.stage_folder(stage),
         title=stage,
         processes=processes,
+        on_epoch=current.on_epoch,
     )
 
 
@@ -478,6 +492,16 @@ def recipe_sha256(recipe: Recipe) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+# The sections that decide what the images are, and those that decide what is learnt of them.
+_DATA_SECTIONS = ("task", "binary", "data", "fold", "transform")
+_TRAIN_SECTIONS = ("task", "seed", "normalization", "augment", "model", "embedding_size", "train")
+
+
+def train_settings(recipe: Recipe) -> dict[str, object]:
+    """Everything of a recipe that the train stage depends on."""
+    return recipe.model_dump(mode="json", include={*_DATA_SECTIONS, *_TRAIN_SECTIONS})
+
+
 def _dump(build: Build, *sections: str) -> object:
     return build.recipe.model_dump(mode="json", include=set(sections))
 
@@ -487,7 +511,7 @@ STAGES: tuple[Stage, ...] = (
         "data",
         needs=lambda build: (),
         settings=lambda build: [
-            _dump(build, "task", "data", "transform", "binary"),
+            _dump(build, *_DATA_SECTIONS),
             fingerprint(build.recipe),
         ],
         work=_survey,
@@ -496,8 +520,7 @@ STAGES: tuple[Stage, ...] = (
         "train",
         needs=lambda build: ("data",),
         settings=lambda build: [
-            _dump(build, "task", "seed", "normalization", "augment"),
-            _dump(build, "model", "train", "embedding_size"),
+            _dump(build, *_TRAIN_SECTIONS),
             weights_fingerprint(build.recipe.model.pretrained),
             chosen_precision(build.recipe.train.precision),
         ],

@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 
 from serving.engines import cpu_features
 from training import distributed
-from training.callbacks import Patience, PlainProgress, moving_average
+from training.callbacks import EpochReport, OnEpoch, Patience, PlainProgress, moving_average
 from training.data.samples import Samples
 from training.data.sampling import (
     Identities,
@@ -67,6 +67,7 @@ def fit(
     title: str,
     objective: nn.Module | None = None,
     processes: int = 1,
+    on_epoch: OnEpoch | None = None,
 ) -> Fitted:
     """Trains `network` (it is changed) and keeps FOLDER/checkpoints/best.ckpt and last.ckpt, and
     its curves for TensorBoard in FOLDER/tensorboard.
@@ -81,8 +82,9 @@ def fit(
     have. Where torchrun started several `processes` for this, all of them call it with the same
     arguments and see the same `folder`; the first one writes.
 
-    Raises KeyboardInterrupt when the user stops it, RecipeError for a value that does not suit the
-    data or the number of processes.
+    `on_epoch` is told the number of each epoch, from 1, and its validation score; what it raises
+    ends the training. Raises KeyboardInterrupt when the user stops it, RecipeError for a value that
+    does not suit the data or the number of processes.
     """
     lightning.seed_everything(seed, verbose=False)
     share = Share(distributed.rank() if processes > 1 else 0, processes)
@@ -97,7 +99,7 @@ def fit(
         network, objective, config, task, classes, ignore_index, normalization, changes, seed
     )
     precision = chosen_precision(config.precision)
-    trainer = _trainer(config, precision, folder, title, processes)
+    trainer = _trainer(config, precision, folder, title, processes, on_epoch)
     interrupted = folder / CHECKPOINTS / "last.ckpt"
     with warnings.catch_warnings(), distributed.process_group(processes):
         # Batches are cut from memory or decoded by threads; worker processes would only copy.
@@ -163,7 +165,12 @@ def _sampler(
 
 
 def _trainer(
-    config: Train, precision: str, folder: Path, title: str, processes: int
+    config: Train,
+    precision: str,
+    folder: Path,
+    title: str,
+    processes: int,
+    on_epoch: OnEpoch | None,
 ) -> lightning.Trainer:
     # Two, since save_last would write only when the best changes; and at the end of the epoch, when
     # it is on record, so that a resumed run repeats nothing.
@@ -181,6 +188,8 @@ def _trainer(
         callbacks.append(moving_average(config.ema_decay))
     if config.patience is not None:
         callbacks.append(Patience(config.patience))
+    if on_epoch is not None:
+        callbacks.append(EpochReport(on_epoch))
     here = distributed.processes_here() if processes > 1 else 1
     return lightning.Trainer(
         max_epochs=config.epochs,

@@ -44,6 +44,7 @@ def test_wrong_recipe_is_one_line_and_status_1(arguments: list[str], said: str) 
         ([], "give a recipe"),
         ([str(DIGITS), "--until", "tea"], "train, prune"),
         ([str(DIGITS), "--fast"], "--fast"),
+        ([str(DIGITS), "--study", "study.yaml", "--until", "train"], "a study trains"),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], said: str) -> None:

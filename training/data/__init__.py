@@ -1,7 +1,7 @@
 """From a recipe's data section to training, validation and test images with their answers."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from serving.preprocess import transform as shown_to_network
 from training.data import connectors, digits
 from training.data.binary import as_binary
 from training.data.classification import image_folder, shown_name
+from training.data.fold import folded
 from training.data.identities import identity_folder
 from training.data.listing import csv_listing, listed_files
 from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
@@ -29,14 +30,15 @@ from training.recipe.data import (
     TorchvisionMasks,
 )
 
-__all__ = ["Dataset", "Samples", "fingerprint", "load_dataset"]
+__all__ = ["Dataset", "Samples", "fingerprint", "load_dataset", "load_source"]
 
 # First seeds of the rendered splits: so far apart that no count in a recipe makes them meet.
 _CONNECTOR_SEEDS = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}
 
 
-def load_dataset(recipe: Recipe) -> Dataset:
-    """The splits of a recipe's source, through its evaluation transform. Raises DataError."""
+def load_source(recipe: Recipe) -> Dataset:
+    """The splits of a recipe's source, through its evaluation transform; they depend on the
+    sections `data` and `transform` and on `binary` alone. Raises DataError."""
     data = _load(recipe)
     return as_binary(data) if isinstance(recipe, SegmentationRecipe) and recipe.binary else data
 
@@ -92,6 +94,15 @@ def _load(recipe: Recipe) -> Dataset:
                 test_fraction=data.test_fraction,
                 split_seed=data.split_seed,
             )
+
+
+def load_dataset(recipe: Recipe, source: Callable[[Recipe], Dataset] = load_source) -> Dataset:
+    """The splits that a build works with: those of the recipe's source, or a fold of them. `source`
+    stands in for load_source where one source serves many builds. Raises DataError."""
+    dataset = source(recipe)
+    if recipe.fold is None:
+        return dataset
+    return folded(dataset, recipe.fold, stratified=recipe.task == "classification")
 
 
 def fingerprint(recipe: Recipe) -> str:

@@ -4,7 +4,7 @@ Unknown keys are refused with their path and the nearest valid name, wrong value
 value and what was expected. The order of the fields is the order of the stages.
 """
 
-from training.recipe.loading import load_recipe, parse_recipe
+from training.recipe.loading import load_recipe, parse_recipe, read_document, replace
 from training.recipe.recipe import (
     ClassificationRecipe,
     EmbeddingRecipe,
@@ -19,4 +19,6 @@ __all__ = [
     "SegmentationRecipe",
     "load_recipe",
     "parse_recipe",
+    "read_document",
+    "replace",
 ]

@@ -150,6 +150,22 @@ SegmentationData = Annotated[
 ]
 
 
+class Fold(Strict):
+    """One round of cross-validation: training and validation images are put together and cut into
+    `count` parts by `seed`, stratified by class; part `index`, from 0, validates, the others train.
+    The test split stays."""
+
+    index: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(ge=2)]
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _index_counts_folds(self) -> "Fold":
+        if self.index >= self.count:
+            raise ValueError(f"index must be under count, {self.count}; got {self.index}")
+        return self
+
+
 class Transform(EvalTransform):
     """The evaluation transform, which the server applies too: resize, then crop, by `filter`."""
 

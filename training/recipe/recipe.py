@@ -8,6 +8,7 @@ from training.recipe.compress import Prune, Quantize
 from training.recipe.data import (
     Augment,
     ClassificationData,
+    Fold,
     IdentityFolderData,
     Normalization,
     SegmentationData,
@@ -24,6 +25,7 @@ class _Recipe(Strict):
     task: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: int = 0
+    fold: Fold | None = None
     transform: Transform
     normalization: Normalization = Normalization()
     augment: Augment = Augment()
@@ -132,6 +134,15 @@ class EmbeddingRecipe(_Recipe):
     task: Literal["embedding"]
     data: IdentityFolderData
     embedding_size: Annotated[int, Field(ge=2)] = 128
+
+    @model_validator(mode="after")
+    def _people_are_not_folded(self) -> "EmbeddingRecipe":
+        if self.fold is not None:
+            raise ValueError(
+                "fold: parts are cut by image, which would put a person into training and "
+                "validation; name other people by data.val_identities instead"
+            )
+        return self
 
 
 Recipe = ClassificationRecipe | SegmentationRecipe | EmbeddingRecipe
