@@ -51,15 +51,19 @@ class Deployed(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        pixels = image.to(torch.float32) * self.scale + self.shift
-        # Without contiguous() the export would record the strides of the permuted view.
-        logits = self.network(pixels.permute(0, 3, 1, 2).contiguous())
+        logits = self.network(self.normalized(image))
         if self.task == "classification":
             return (logits,)
         probability, winner = logits.softmax(dim=1).max(dim=1)
         mask = winner.to(torch.float32).to(torch.uint8)
         confidence = (probability * 255 + 0.5).floor().to(torch.uint8)
         return mask, confidence
+
+    def normalized(self, image: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] to what the network takes, float32 [N, 3, H, W]."""
+        pixels = image.to(torch.float32) * self.scale + self.shift
+        # Without contiguous() the export would record the strides of the permuted view.
+        return pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def run_deployed(deployed: Deployed, names: tuple[str, ...], images: Pixels) -> dict[str, Array]:

@@ -4,76 +4,35 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 
 import torch
 import yaml
-from torch import nn
 
 from serving.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
-from training.checkpoint import load_network, save_network
-from training.data import Dataset, fingerprint, load_dataset
-from training.deploy import Deployed, input_specs, output_specs
+from training.checkpoint import load_network
+from training.compression import measures_latency, prune_work, quantize_work
+from training.data import fingerprint
+from training.deploy import input_specs, output_specs
 from training.environment import engine_versions, environment
 from training.errors import RecipeError
-from training.export import check_answers, check_interface, export_onnx
-from training.models import MODELS, build_model, count_macs, count_parameters
-from training.prune import prune
+from training.export import check_answers, check_interface
+from training.models import MODELS, build_model
 from training.publish import publish
-from training.quantize import Scheme, choose_calibration, quantize
 from training.recipe import Recipe
-from training.recipe.train import Train
 from training.report import write_report
-from training.results import NetworkSize, Precision, VariantFile, Verification
+from training.results import NetworkSize, VariantFile, Verification
+from training.run import FLOATS, FP32_FILE, NETWORK_FILE, SCHEMES, Build, export_fp32, train_network
 from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, variant_rows
-from training.train import chosen_precision, fit
+from training.train import chosen_precision
 from training.verify import PICTURES_FILE, require_pass, verify
 
 log = logging.getLogger(__name__)
 
-NETWORK_FILE = "network.pt"
-FP32_FILE = "model.onnx"
-_SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8"}
-_FLOATS: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
 _CHECKED_IMAGES = 16
-
-
-@dataclass
-class Build:
-    """One build under way: where things are, and what the stages so far have found out."""
-
-    recipe: Recipe
-    folder: Path
-    repository: Path
-    done: dict[str, Finished] = field(default_factory=dict)
-
-    @cached_property
-    def data(self) -> Dataset:
-        """Loaded when the first stage that runs asks for it."""
-        return load_dataset(self.recipe)
-
-    def stage_folder(self, stage: str) -> Path:
-        return self.folder / stage
-
-    @property
-    def network_stage(self) -> str:
-        """The stage whose network is exported."""
-        return "train" if self.recipe.prune is None else "prune"
-
-    @property
-    def network_file(self) -> Path:
-        return self.stage_folder(self.network_stage) / NETWORK_FILE
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.recipe.transform.size
-
-    def deployed(self, network: nn.Module) -> Deployed:
-        return Deployed(network, self.recipe.task, self.recipe.normalization)
 
 
 @dataclass(frozen=True)
@@ -175,85 +134,18 @@ def _still_there(current: Build, stage: str, former: Finished) -> bool:
     return (current.repository / current.recipe.name / str(former.results["version"])).is_dir()
 
 
-def _fit(current: Build, stage: str, network: nn.Module, config: Train) -> Results:
-    """Trains a network and saves it in the stage's folder."""
-    folder = current.stage_folder(stage)
-    fitted = fit(
-        network,
-        config,
-        current.data.train,
-        current.data.val,
-        task=current.recipe.task,
-        classes=len(current.data.classes),
-        ignore_index=current.data.ignore_index,
-        normalization=current.recipe.normalization,
-        changes=current.recipe.augment,
-        seed=current.recipe.seed,
-        folder=folder / "checkpoints",
-        title=stage,
-    )
-    save_network(fitted.network, folder / NETWORK_FILE)
-    return {
-        "history": fitted.history,
-        "precision": fitted.precision,
-        "parameters": count_parameters(fitted.network),
-        "macs": count_macs(fitted.network, current.size),
-        "images": [len(current.data.train), len(current.data.val)],
-    }
-
-
 def _train(current: Build) -> Results:
     torch.manual_seed(current.recipe.seed)
     choice = current.recipe.model
     network = build_model(choice.name, len(current.data.classes), **choice.options)
-    return _fit(current, "train", network, current.recipe.train)
-
-
-def _prune(current: Build) -> Results:
-    config = current.recipe.prune
-    if config is None:
-        raise ValueError("the recipe has no prune section")
-    network = load_network(current.stage_folder("train") / NETWORK_FILE)
-    share = prune(network, config, current.size)
-    return {**_fit(current, "prune", network, config.train), "macs_removed": share}
-
-
-def _export_fp32(current: Build, path: Path) -> None:
-    export_onnx(
-        current.deployed(load_network(current.network_file)),
-        input_specs(current.size),
-        output_specs(current.recipe.task, len(current.data.classes), current.size),
-        current.recipe.export.opset,
-        path,
-    )
-
-
-def _quantize(current: Build) -> Results:
-    config = current.recipe.quantize
-    if config is None:
-        raise ValueError("the recipe has no quantize section")
-    folder = current.stage_folder("quantize")
-    float_file = folder / FP32_FILE
-    _export_fp32(current, float_file)
-    calibration = choose_calibration(
-        current.data.train, config.calibration_images, current.recipe.seed
-    )
-    variants = [variant for variant in current.recipe.export.variants if variant in _SCHEMES]
-    for variant in variants:
-        path = folder / f"model.{variant}.onnx"
-        quantize(float_file, path, _SCHEMES[variant], config.calibrate, calibration)
-    return {
-        "variants": variants,
-        "calibration_sha256": calibration.sha256,
-        "calibration_images": len(calibration.images),
-    }
+    return train_network(current, "train", network, current.recipe.train)
 
 
 def _export(current: Build) -> Results:
     folder = current.stage_folder("export")
     quantized = current.done.get("quantize")
     if quantized is None:
-        _export_fp32(current, folder / FP32_FILE)
+        export_fp32(current, load_network(current.network_file), folder / FP32_FILE)
     else:
         # The very graph that was quantised, so that all variants are one network.
         for name in (FP32_FILE, *(f"model.{v}.onnx" for v in quantized.results["variants"])):
@@ -276,7 +168,7 @@ def _variant_files(current: Build) -> list[VariantFile]:
     wanted = sorted(current.recipe.export.variants, key=lambda variant: variant != "fp32")
     files = []
     for variant in wanted:
-        if variant in _SCHEMES:
+        if variant in SCHEMES:
             sha256 = current.done["quantize"].results["calibration_sha256"]
             path = folder / f"model.{variant}.onnx"
             files.append(
@@ -284,7 +176,7 @@ def _variant_files(current: Build) -> list[VariantFile]:
             )
         else:
             files.append(
-                VariantFile(id=variant, path=folder / FP32_FILE, precision=_FLOATS[variant])
+                VariantFile(id=variant, path=folder / FP32_FILE, precision=FLOATS[variant])
             )
     return files
 
@@ -342,7 +234,7 @@ def _publish(current: Build) -> Results:
         classes=tuple(verified.results["classes"]),
         parameters=verification.network_size.parameters,
         gmacs=verification.network_size.macs / 1e9,
-        pruning_ratio=recipe.prune.ratio if recipe.prune is not None else 0.0,
+        pruning_ratio=current.done["prune"].results["ratio"] if recipe.prune is not None else 0.0,
         provenance=Provenance(
             recipe=recipe.name,
             recipe_sha256=recipe_sha256(recipe),
@@ -402,15 +294,19 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "prune",
         needs=lambda build: ("train",),
-        settings=lambda build: _dump(build, "prune"),
-        work=_prune,
+        settings=lambda build: [
+            _dump(build, "prune"),
+            # A measured target holds for these engines on this processor only.
+            [engine_versions(), environment()["machine"]] if measures_latency(build) else None,
+        ],
+        work=prune_work,
         wanted=lambda build: build.recipe.prune is not None,
     ),
     Stage(
         "quantize",
         needs=lambda build: (build.network_stage,),
         settings=lambda build: _dump(build, "quantize", "export"),
-        work=_quantize,
+        work=quantize_work,
         wanted=lambda build: build.recipe.quantize is not None,
     ),
     Stage(
@@ -465,6 +361,11 @@ def _write_outputs(current: Build) -> Path:
             name: stage.results["history"]
             for name, stage in current.done.items()
             if "history" in stage.results
+        },
+        sensitivities={
+            name: stage.results["sensitivity"]
+            for name, stage in current.done.items()
+            if stage.results.get("sensitivity")
         },
         seconds={name: stage.seconds for name, stage in current.done.items()},
         verification=_verification(current) if "verify" in current.done else None,

@@ -43,6 +43,7 @@ def write_report(
     recipe: Recipe,
     environment: Mapping[str, Any],
     histories: Mapping[str, History],
+    sensitivities: Mapping[str, Any],
     seconds: Mapping[str, float],
     verification: Verification | None,
     evaluated: Mapping[str, Any],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import training.pipeline
+import training.compression
 from training.errors import RecipeError, VerificationError
 from training.pipeline import STAGE_NAMES, Built, build, check_network
 from training.recipe import Recipe, load_recipe
@@ -91,7 +91,7 @@ def test_interrupted_build_goes_on_where_it_stopped(
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.pipeline, "prune", killed)
+    monkeypatch.setattr(training.compression, "fine_tune", killed)
     with pytest.raises(KeyboardInterrupt):
         build(recipe, runs, tmp_path / "repository", until="prune")
     monkeypatch.undo()

@@ -2,21 +2,76 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from training.recipe.fields import PositiveInt, Strict
+from serving.engines import ENGINES
+from training.recipe.deliver import VariantId
+from training.recipe.fields import Fraction, PositiveInt, Strict
 from training.recipe.train import Train
+
+OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class PruneLatency(Strict):
+    """How many times faster than unpruned, as the same variant at `batch_size` in `engine`. Each
+    candidate is exported, quantised where the variant asks for it, and timed in turns with the
+    unpruned network for about `seconds`."""
+
+    engine: str = "openvino"
+    variant: VariantId = "int8-s8"
+    batch_size: PositiveInt = 8
+    speedup: Annotated[float, Field(gt=1.0)]
+    seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 2.0
+
+    @model_validator(mode="after")
+    def _engine_runs_the_variant(self) -> "PruneLatency":
+        entry = ENGINES.get(self.engine)
+        if entry is None:
+            raise ValueError(f"engine: expected one of {', '.join(ENGINES)}; got {self.engine!r}")
+        if self.variant.split("-")[0] not in entry.precisions:
+            raise ValueError(f"variant: {self.engine} does not run {self.variant}")
+        return self
+
+
+class PruneSensitivity(Strict):
+    """Each group of layers is pruned alone by `ratio`; one that lowers the agreement with the
+    unpruned network on `images` of the validation split below `min_agreement` keeps its channels.
+    """
+
+    images: PositiveInt = 256
+    ratio: OpenFraction = 0.5
+    min_agreement: Fraction = 0.0
 
 
 class Prune(Strict):
-    """Removes whole channels. `ratio` is the share of the channels of every layer that may lose
-    some; what stays is a multiple of `round_to`, which fast kernels need. `train` fine-tunes; what
-    it leaves out is as in the recipe's own `train`."""
+    """Removes whole channels, up to one of three targets: `ratio`, the share of the channels that
+    go; `macs`, the share of the multiply-accumulates that stay; `latency`, a measured speed-up.
 
-    ratio: Annotated[float, Field(gt=0.0, lt=1.0)]
-    importance: Literal["l1", "l2"] = "l2"
+    scope: "uniform" takes that share from every layer, "global" the least important channels
+    wherever they are. What stays is a multiple of `round_to`, which fast kernels need. `ignore`
+    names layers that keep their channels, by patterns such as "layer1.*". `train` fine-tunes after
+    each of `steps`; what it leaves out is as in the recipe's own `train`.
+    """
+
+    ratio: OpenFraction | None = None
+    macs: OpenFraction | None = None
+    latency: PruneLatency | None = None
+    importance: Literal["l1", "l2", "bn_scale", "taylor", "random"] = "l2"
+    scope: Literal["uniform", "global"] = "uniform"
+    steps: PositiveInt = 1
     round_to: PositiveInt = 8
+    ignore: tuple[str, ...] = ()
+    sensitivity: PruneSensitivity | None = None
     train: Train
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "Prune":
+        given = [name for name in ("ratio", "macs", "latency") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected one of ratio, macs and latency; got {' and '.join(given) or 'none'}"
+            )
+        return self
 
 
 class Quantize(Strict):

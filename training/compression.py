@@ -1,0 +1,161 @@
+"""The stages that make a trained network smaller: what each asks of the modules that know how."""
+
+import copy
+import json
+import logging
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.checkpoint import load_network
+from training.deploy import input_specs
+from training.latency import Stopwatch
+from training.losses import build_loss
+from training.prune import ChannelPruner, find_ratio, gradients, ignored_layers, log_size
+from training.quantize import choose_calibration, quantize
+from training.recipe.compress import Prune, PruneLatency
+from training.run import (
+    FLOATS,
+    FP32_FILE,
+    NETWORK_FILE,
+    SCHEMES,
+    Build,
+    export_fp32,
+    fine_tune,
+    network_results,
+)
+from training.stages import Results
+from training.train import Fitted
+
+log = logging.getLogger(__name__)
+
+# Gradients of so many images tell channels apart well enough, and ranges of so few give a graph
+# that is as fast as the real one.
+_GRADIENT_IMAGES = 256
+_TIMING_IMAGES = 16
+_BATCH = 32
+
+
+def prune_work(current: Build) -> Results:
+    """Prunes in steps, with fine-tuning after each."""
+    config = current.recipe.prune
+    if config is None:
+        raise ValueError("the recipe has no prune section")
+    torch.manual_seed(current.recipe.seed)
+    original = load_network(current.stage_folder("train") / NETWORK_FILE)
+    kept = ignored_layers(original, config.ignore)
+    ratio = _pruning_ratio(current, original, config, kept)
+    network = copy.deepcopy(original)
+    torch.manual_seed(current.recipe.seed)
+    pruner = ChannelPruner(
+        network, config, ratio, current.size, lambda n: _backward(current, n), kept
+    )
+    history: list[dict[str, float]] = []
+    fitted: Fitted | None = None
+    for step in range(config.steps):
+        pruner.step()
+        log_size(original, network, current.size)
+        part = f"step-{step + 1}" if config.steps > 1 else ""
+        fitted = fine_tune(current, "prune", network, config.train, part)
+        for row in fitted.history:
+            history.append({**row, "epoch": len(history) + 1})
+    if fitted is None:
+        raise ValueError("prune.steps must be at least 1")
+    results = network_results(current, "prune", Fitted(network, history, fitted.precision))
+    macs = current.done["train"].results["macs"]
+    return {**results, "ratio": ratio, "macs_removed": 1 - results["macs"] / macs}
+
+
+def measures_latency(current: Build) -> bool:
+    """Whether what pruning removes depends on the machine."""
+    return current.recipe.prune is not None and current.recipe.prune.latency is not None
+
+
+def _pruning_ratio(
+    current: Build, network: nn.Module, config: Prune, kept: Collection[str]
+) -> float:
+    """The ratio that reaches the target. It stays in a file: a measured one would come out
+    differently after an interruption, and the checkpoints fit one structure only."""
+    path = current.stage_folder("prune") / "ratio.json"
+    if path.exists():
+        return float(json.loads(path.read_text()))
+
+    def find(stopwatch: Stopwatch | None) -> float:
+        return find_ratio(
+            network,
+            config,
+            current.size,
+            lambda n: _backward(current, n),
+            kept,
+            stopwatch.speedup if stopwatch is not None else lambda n: 1.0,
+        )
+
+    if config.latency is None:
+        ratio = find(None)
+    else:
+        with _stopwatch(current, network, config.latency) as stopwatch:
+            ratio = find(stopwatch)
+    path.write_text(json.dumps(ratio))
+    return ratio
+
+
+def _stopwatch(current: Build, network: nn.Module, config: PruneLatency) -> Stopwatch:
+    scheme = SCHEMES.get(config.variant)
+    calibration = choose_calibration(current.data.train, _TIMING_IMAGES, current.recipe.seed)
+
+    def write(candidate: nn.Module, path: Path) -> None:
+        if scheme is None:
+            export_fp32(current, candidate, path)
+            return
+        float_file = path.with_name("float.onnx")
+        export_fp32(current, candidate, float_file)
+        quantize(float_file, path, scheme, "minmax", calibration)
+
+    return Stopwatch(
+        write,
+        network,
+        config.engine,
+        "int8" if scheme is not None else FLOATS[config.variant],
+        input_specs(current.size)[0],
+        config.batch_size,
+        config.seconds,
+    )
+
+
+def _backward(current: Build, network: nn.Module) -> None:
+    samples = current.data.train
+    order = np.random.default_rng(current.recipe.seed).permutation(len(samples))[:_GRADIENT_IMAGES]
+    deployed = current.deployed(network)
+    loss = build_loss(current.recipe.train.loss, current.data.ignore_index)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(order), _BATCH):
+            images, targets = samples.batch(order[start : start + _BATCH])
+            yield deployed.normalized(torch.from_numpy(images)), torch.from_numpy(targets)
+
+    gradients(network, loss, batches())
+
+
+def quantize_work(current: Build) -> Results:
+    """Quantises the FP32 file once for each INT8 variant."""
+    config = current.recipe.quantize
+    if config is None:
+        raise ValueError("the recipe has no quantize section")
+    folder = current.stage_folder("quantize")
+    float_file = folder / FP32_FILE
+    export_fp32(current, load_network(current.network_file), float_file)
+    calibration = choose_calibration(
+        current.data.train, config.calibration_images, current.recipe.seed
+    )
+    variants = [variant for variant in current.recipe.export.variants if variant in SCHEMES]
+    for variant in variants:
+        path = folder / f"model.{variant}.onnx"
+        quantize(float_file, path, SCHEMES[variant], config.calibrate, calibration)
+    return {
+        "variants": variants,
+        "calibration_sha256": calibration.sha256,
+        "calibration_images": len(calibration.images),
+    }

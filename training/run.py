@@ -1,0 +1,107 @@
+"""One build under way: where things are, and what more than one stage does."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from training.checkpoint import save_network
+from training.data import Dataset, load_dataset
+from training.deploy import Deployed, input_specs, output_specs
+from training.export import export_onnx
+from training.models import count_macs, count_parameters
+from training.quantize import Scheme
+from training.recipe import Recipe
+from training.recipe.train import Train
+from training.results import Precision
+from training.stages import Finished, Results
+from training.train import Fitted, fit
+
+NETWORK_FILE = "network.pt"
+FP32_FILE = "model.onnx"
+SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8", "int8-u8-rr": "u8-rr"}
+FLOATS: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
+
+
+@dataclass
+class Build:
+    """One build: where things are, and what the stages so far have found out."""
+
+    recipe: Recipe
+    folder: Path
+    repository: Path
+    done: dict[str, Finished] = field(default_factory=dict)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """Loaded when the first stage that runs asks for it."""
+        return load_dataset(self.recipe)
+
+    def stage_folder(self, stage: str) -> Path:
+        return self.folder / stage
+
+    @property
+    def network_stage(self) -> str:
+        """The stage whose network is exported."""
+        return "train" if self.recipe.prune is None else "prune"
+
+    @property
+    def network_file(self) -> Path:
+        return self.stage_folder(self.network_stage) / NETWORK_FILE
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.recipe.transform.size
+
+    def deployed(self, network: nn.Module) -> Deployed:
+        return Deployed(network, self.recipe.task, self.recipe.normalization)
+
+
+def fine_tune(
+    current: Build, stage: str, network: nn.Module, config: Train, part: str = ""
+) -> Fitted:
+    """Trains a network on the recipe's data. Checkpoints stay in the stage's folder, those of a
+    `part` of the stage's work apart from others."""
+    return fit(
+        network,
+        config,
+        current.data.train,
+        current.data.val,
+        task=current.recipe.task,
+        classes=len(current.data.classes),
+        ignore_index=current.data.ignore_index,
+        normalization=current.recipe.normalization,
+        changes=current.recipe.augment,
+        seed=current.recipe.seed,
+        folder=current.stage_folder(stage) / "checkpoints" / part,
+        title=f"{stage} {part}".rstrip(),
+    )
+
+
+def train_network(current: Build, stage: str, network: nn.Module, config: Train) -> Results:
+    """Trains a network and saves it in the stage's folder."""
+    return network_results(current, stage, fine_tune(current, stage, network, config))
+
+
+def network_results(current: Build, stage: str, fitted: Fitted) -> Results:
+    """Saves a trained network in the stage's folder and says what it is."""
+    save_network(fitted.network, current.stage_folder(stage) / NETWORK_FILE)
+    return {
+        "history": fitted.history,
+        "precision": fitted.precision,
+        "parameters": count_parameters(fitted.network),
+        "macs": count_macs(fitted.network, current.size),
+        "images": [len(current.data.train), len(current.data.val)],
+    }
+
+
+def export_fp32(current: Build, network: nn.Module, path: Path) -> None:
+    """Writes a network's FP32 file."""
+    export_onnx(
+        current.deployed(network),
+        input_specs(current.size),
+        output_specs(current.recipe.task, len(current.data.classes), current.size),
+        current.recipe.export.opset,
+        path,
+    )
