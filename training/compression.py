@@ -14,8 +14,9 @@ from training.checkpoint import load_network
 from training.deploy import input_specs
 from training.latency import Stopwatch
 from training.losses import build_loss
+from training.mixed_precision import MixedPrecisionSearch
 from training.prune import ChannelPruner, find_ratio, gradients, ignored_layers, log_size
-from training.quantize import choose_calibration, quantize
+from training.quantize import Quantizer, choose_calibration, quantize
 from training.recipe.compress import Prune, PruneLatency
 from training.run import (
     FLOATS,
@@ -27,8 +28,10 @@ from training.run import (
     fine_tune,
     network_results,
 )
+from training.sensitivity import Sensitivity, pruning_sensitivity
 from training.stages import Results
 from training.train import Fitted
+from training.validation import Trial
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ def prune_work(current: Build) -> Results:
     torch.manual_seed(current.recipe.seed)
     original = load_network(current.stage_folder("train") / NETWORK_FILE)
     kept = ignored_layers(original, config.ignore)
+    sensitivity = _pruning_sensitivity(current, original, config, kept)
+    if sensitivity is not None:
+        kept |= set(sensitivity.left_alone)
     ratio = _pruning_ratio(current, original, config, kept)
     network = copy.deepcopy(original)
     torch.manual_seed(current.recipe.seed)
@@ -66,12 +72,28 @@ def prune_work(current: Build) -> Results:
         raise ValueError("prune.steps must be at least 1")
     results = network_results(current, "prune", Fitted(network, history, fitted.precision))
     macs = current.done["train"].results["macs"]
-    return {**results, "ratio": ratio, "macs_removed": 1 - results["macs"] / macs}
+    return {
+        **results,
+        "ratio": ratio,
+        "macs_removed": 1 - results["macs"] / macs,
+        "sensitivity": [sensitivity.as_json()] if sensitivity is not None else [],
+    }
 
 
 def measures_latency(current: Build) -> bool:
     """Whether what pruning removes depends on the machine."""
     return current.recipe.prune is not None and current.recipe.prune.latency is not None
+
+
+def _pruning_sensitivity(
+    current: Build, network: nn.Module, config: Prune, kept: Collection[str]
+) -> Sensitivity | None:
+    if config.sensitivity is None:
+        return None
+    trial = Trial(current, config.sensitivity.images)
+    return pruning_sensitivity(
+        network, config, current.size, lambda n: _backward(current, n), trial, kept
+    )
 
 
 def _pruning_ratio(
@@ -140,7 +162,8 @@ def _backward(current: Build, network: nn.Module) -> None:
 
 
 def quantize_work(current: Build) -> Results:
-    """Quantises the FP32 file once for each INT8 variant."""
+    """Quantises the FP32 file once for each INT8 variant, and leaves layers in floating point where
+    the gate would fail without."""
     config = current.recipe.quantize
     if config is None:
         raise ValueError("the recipe has no quantize section")
@@ -150,12 +173,20 @@ def quantize_work(current: Build) -> Results:
     calibration = choose_calibration(
         current.data.train, config.calibration_images, current.recipe.seed
     )
+    precision = MixedPrecisionSearch(current, config, float_file)
     variants = [variant for variant in current.recipe.export.variants if variant in SCHEMES]
+    chosen = {}
     for variant in variants:
-        path = folder / f"model.{variant}.onnx"
-        quantize(float_file, path, SCHEMES[variant], config.calibrate, calibration)
+        quantizer = Quantizer(float_file, SCHEMES[variant], config.calibrate, calibration)
+        chosen[variant] = precision.write(quantizer, variant, folder / f"model.{variant}.onnx")
     return {
         "variants": variants,
         "calibration_sha256": calibration.sha256,
         "calibration_images": len(calibration.images),
+        "notes": {variant: found.said for variant, found in chosen.items()},
+        "sensitivity": [
+            found.sensitivity.as_json()
+            for found in chosen.values()
+            if found.sensitivity is not None
+        ],
     }

@@ -304,8 +304,12 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "quantize",
-        needs=lambda build: (build.network_stage,),
-        settings=lambda build: _dump(build, "quantize", "export"),
+        needs=lambda build: tuple({"train", build.network_stage}),
+        # Mixed precision heeds the gate.
+        settings=lambda build: [
+            _dump(build, "quantize", "export"),
+            build.recipe.verify.model_dump(include={"max_drop", "min_agreement", "min_accuracy"}),
+        ],
         work=quantize_work,
         wanted=lambda build: build.recipe.quantize is not None,
     ),
@@ -367,6 +371,11 @@ def _write_outputs(current: Build) -> Path:
             for name, stage in current.done.items()
             if stage.results.get("sensitivity")
         },
+        notes=[
+            f"{name}, {variant}: {said}"
+            for name, stage in current.done.items()
+            for variant, said in stage.results.get("notes", {}).items()
+        ],
         seconds={name: stage.seconds for name, stage in current.done.items()},
         verification=_verification(current) if "verify" in current.done else None,
         evaluated=current.done["verify"].results if "verify" in current.done else {},

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import io
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -63,17 +63,14 @@ class Quantizer:
     """Makes INT8 forms of one FP32 file, with ranges that are measured once.
 
     Normalisation before the first layer and everything behind the last one stay in floating point,
-    as do the logits themselves. `layers` are the names of the nodes that compute, in their order.
+    as do the logits themselves. `layers` are those that compute, in their order, by their names in
+    the network that was exported.
     """
 
     def __init__(
         self, float_file: Path, scheme: Scheme, calibrate: str, calibration: Calibration
     ) -> None:
         self._scheme = scheme
-        self._options: dict[str, Any] = {
-            "ActivationSymmetric": scheme == "s8",
-            "WeightSymmetric": True,
-        }
         with tempfile.TemporaryDirectory() as folder:
             prepared = Path(folder) / "prepared.onnx"
             # Only ONNX's shape inference: the symbolic one leaves files in the working directory,
@@ -86,10 +83,31 @@ class Quantizer:
             self._ranges = _measured_ranges(prepared, scheme, calibrate, calibration)
         graph = self._model.graph
         self._edges = _before_layers(graph) | _behind_layers(graph)
-        self.layers = tuple(node.name for node in graph.node if node.op_type in _LAYERS)
+        self._nodes: dict[str, list[str]] = {}
+        for node in graph.node:
+            if node.op_type in _LAYERS:
+                name = node.input[1].removeprefix("network.").removesuffix(".weight")
+                self._nodes.setdefault(name, []).append(node.name)
+        self.layers = tuple(self._nodes)
 
     def write(self, path: Path, float_layers: Collection[str] = ()) -> None:
-        """Writes the file in which all layers but `float_layers` are INT8."""
+        """Writes the file in which all layers but `float_layers` are INT8; nor is anything rounded
+        that only they read."""
+        left = {node for layer in float_layers for node in self._nodes[layer]}
+        excluded = self._edges | left | _read_by_only(self._model.graph, left)
+        self._write(path, nodes_to_exclude=sorted(excluded))
+
+    def write_alone(self, path: Path, layer: str) -> None:
+        """Writes the file in which one layer is INT8, with its input and output, and nothing else:
+        what it costs in accuracy by itself."""
+        self._write(path, nodes_to_quantize=self._nodes[layer])
+
+    def _write(
+        self,
+        path: Path,
+        nodes_to_quantize: Sequence[str] = (),
+        nodes_to_exclude: Sequence[str] = (),
+    ) -> None:
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         quantizer = QDQQuantizer(
@@ -99,10 +117,13 @@ class Quantizer:
             weight_qType=QuantType.QInt8,
             activation_qType=_ACTIVATIONS[self._scheme],
             tensors_range=self._ranges,
-            nodes_to_quantize=[],
-            nodes_to_exclude=sorted({*self._edges, *float_layers}),
+            nodes_to_quantize=list(nodes_to_quantize),
+            nodes_to_exclude=list(nodes_to_exclude),
             op_types_to_quantize=_OPERATIONS,
-            extra_options=dict(self._options),
+            extra_options={
+                "ActivationSymmetric": self._scheme == "s8",
+                "WeightSymmetric": True,
+            },
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
@@ -170,6 +191,20 @@ def _behind_layers(graph: onnx.GraphProto) -> set[str]:
             needed |= set(node.input)
         else:
             names.add(node.name)
+    return names
+
+
+def _read_by_only(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
+    """Names of the nodes between layers whose every next layer is one of `layers`."""
+    following: dict[str, set[str]] = {}
+    names: set[str] = set()
+    for node in reversed(graph.node):
+        behind = set().union(*(following.get(output, set()) for output in node.output))
+        if node.op_type not in _LAYERS and behind and behind <= set(layers):
+            names.add(node.name)
+        for name in node.input:
+            reached = {node.name} if node.op_type in _LAYERS else behind
+            following.setdefault(name, set()).update(reached)
     return names
 
 

@@ -43,7 +43,8 @@ def write_report(
     recipe: Recipe,
     environment: Mapping[str, Any],
     histories: Mapping[str, History],
-    sensitivities: Mapping[str, Any],
+    sensitivities: Mapping[str, Sequence[Mapping[str, Any]]],
+    notes: Sequence[str],
     seconds: Mapping[str, float],
     verification: Verification | None,
     evaluated: Mapping[str, Any],
@@ -60,6 +61,7 @@ def write_report(
         lstrip_blocks=True,
     )
     curves = [_curves(stage, history) for stage, history in histories.items() if history]
+    layers = [_sensitivity(stage, found) for stage, all_ in sensitivities.items() for found in all_]
     answers: list[Picture] = []
     classes: list[Picture] = []
     if verification is not None:
@@ -78,6 +80,8 @@ def write_report(
         measure=MEASURE_TITLES[verification.measure] if verification is not None else "",
         rows=variant_rows(verification) if verification is not None else [],
         curves=curves,
+        layer_pictures=layers,
+        notes=notes,
         class_pictures=classes,
         answer_pictures=answers,
     )
@@ -118,6 +122,23 @@ def _curves(stage: str, history: History) -> Picture:
         f"{stage}: {len(history)} epochs, {seconds:.0f} s; validation {title} {end:.2f} % "
         f"at the end, {best:.2f} % at best"
     )
+    return Picture(_rendered(figure), caption)
+
+
+def _sensitivity(stage: str, found: Mapping[str, Any]) -> Picture:
+    """A bar a layer: the answers that change when it alone is touched."""
+    changed = {name: 100 * (1 - value) for name, value in found["agreement"].items()}
+    figure = Figure(figsize=(9, max(2.0, 0.2 * len(changed) + 0.8)), layout="constrained")
+    axes = figure.subplots()
+    colours = [_ORANGE if name in found["left_alone"] else _BLUE for name in changed]
+    axes.barh(range(len(changed)), list(changed.values()), color=colours, height=0.65)
+    axes.set_yticks(range(len(changed)), list(changed), fontsize=7)
+    axes.set(xlabel="answers that change, %")
+    axes.invert_yaxis()
+    axes.grid(alpha=0.25, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    left = "; left alone (orange): " + ", ".join(found["left_alone"]) if found["left_alone"] else ""
+    caption = f"{stage}: {found['title']}, on {found['images']} validation images{left}"
     return Picture(_rendered(figure), caption)
 
 

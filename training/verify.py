@@ -253,6 +253,26 @@ def _accuracy(task: Task, answers: Answers) -> Estimate:
     return mean_iou(answers.confusions)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What a candidate's answers are worth beside a reference's to the same images."""
+
+    accuracy: Estimate
+    drop: Estimate
+    agreement: float
+
+
+def compare(task: Task, reference: Answers, found: Answers) -> Comparison:
+    """Accuracy of `found`, how much it is below `reference`'s, and how often both answer alike."""
+    if task == "classification":
+        drop = accuracy_drop(reference.scores > 0, found.scores > 0)
+    else:
+        drop = mean_iou_drop(reference.confusions, found.confusions)
+    return Comparison(
+        _accuracy(task, found), drop, agreement(reference.predictions, found.predictions)
+    )
+
+
 def _evidence(
     config: Verify,
     task: Task,
@@ -261,19 +281,14 @@ def _evidence(
     distance: float,
     latency: dict[int, float],
 ) -> Evidence:
-    measured = _accuracy(task, found)
-    if task == "classification":
-        drop = accuracy_drop(reference.scores > 0, found.scores > 0)
-    else:
-        drop = mean_iou_drop(reference.confusions, found.confusions)
-    agreeing = agreement(reference.predictions, found.predictions)
+    compared = compare(task, reference, found)
     return Evidence(
-        accuracy=measured,
-        drop=drop,
-        agreement=agreeing,
+        accuracy=compared.accuracy,
+        drop=compared.drop,
+        agreement=compared.agreement,
         samples_tolerance=_TOLERANCE_FLOOR + 2 * distance,
         latency=Latency(machine=machine(), milliseconds=latency),
-        gate=judge(config, measured, drop, agreeing),
+        gate=judge(config, compared.accuracy, compared.drop, compared.agreement),
     )
 
 

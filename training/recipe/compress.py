@@ -74,12 +74,30 @@ class Prune(Strict):
         return self
 
 
+class Int8Sensitivity(Strict):
+    """Each layer is computed in INT8 alone, on `images` of the validation split."""
+
+    images: PositiveInt = 256
+
+
+class MixedPrecision(Strict):
+    """What is done when an INT8 variant would fail the gate, which is tried on `images` of the
+    validation split: the most sensitive layers stay in floating point, as few as will do and at
+    most `max_float` of them (a share; 0 forbids it)."""
+
+    images: PositiveInt = 2000
+    max_float: Fraction = 0.25
+
+
 class Quantize(Strict):
     """INT8 after training: ranges are measured on `calibration_images` of the training split.
 
-    calibrate: "minmax" keeps the extremes, "percentile" cuts the outermost 0.01 %.
+    calibrate: "minmax" keeps the extremes, "percentile" cuts the outermost 0.01 %. `sensitivity`
+    puts each layer's effect into the report; mixed precision measures it when it needs it.
     """
 
     method: Literal["ptq"] = "ptq"
     calibration_images: PositiveInt = 256
     calibrate: Literal["minmax", "percentile"] = "minmax"
+    sensitivity: Int8Sensitivity | None = None
+    mixed_precision: MixedPrecision = MixedPrecision()
