@@ -80,10 +80,13 @@ def _build(
 
     recipe = load_recipe(path, overrides)
 
-    from training import pipeline
+    from training import distributed, pipeline
     from training.tables import print_table
 
     _quiet_libraries()
+    if distributed.rank() > 0:
+        pipeline.join_training(recipe, out, repository)
+        return
     built = pipeline.build(recipe, out, repository, until)
     if as_json:
         document = {

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from training.checkpoint import load_network
 from training.deploy import input_specs
 from training.latency import Stopwatch
-from training.losses import build_loss
 from training.mixed_precision import MixedPrecisionSearch
+from training.objective import build_objective
 from training.prune import ChannelPruner, find_ratio, gradients, ignored_layers, log_size
 from training.quantize import Quantizer, choose_calibration, quantize
 from training.recipe.compress import Prune, PruneLatency
@@ -65,7 +65,7 @@ def prune_work(current: Build) -> Results:
         pruner.step()
         log_size(original, network, current.size)
         part = f"step-{step + 1}" if config.steps > 1 else ""
-        fitted = fine_tune(current, "prune", network, config.train, part)
+        fitted = fine_tune(current, "prune", network, config.train, part=part)
         for row in fitted.history:
             history.append({**row, "epoch": len(history) + 1})
     if fitted is None:
@@ -151,14 +151,20 @@ def _backward(current: Build, network: nn.Module) -> None:
     samples = current.data.train
     order = np.random.default_rng(current.recipe.seed).permutation(len(samples))[:_GRADIENT_IMAGES]
     deployed = current.deployed(network)
-    loss = build_loss(current.recipe.train.loss, current.data.ignore_index)
+    objective = build_objective(
+        network,
+        current.recipe.train,
+        samples,
+        len(current.data.classes),
+        current.data.ignore_index,
+    )
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(order), _BATCH):
             images, targets = samples.batch(order[start : start + _BATCH])
             yield deployed.normalized(torch.from_numpy(images)), torch.from_numpy(targets)
 
-    gradients(network, loss, batches())
+    gradients(network, objective, batches())
 
 
 def quantize_work(current: Build) -> Results:

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from serving.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
+from training import distributed
 from training.checkpoint import load_network
 from training.compression import measures_latency, prune_work, quantize_work
 from training.data import fingerprint
@@ -24,7 +25,17 @@ from training.publish import publish
 from training.recipe import Recipe
 from training.report import write_report
 from training.results import NetworkSize, VariantFile, Verification
-from training.run import FLOATS, FP32_FILE, NETWORK_FILE, SCHEMES, Build, export_fp32, train_network
+from training.run import (
+    FLOATS,
+    FP32_FILE,
+    NETWORK_FILE,
+    SCHEMES,
+    Build,
+    export_fp32,
+    fine_tune,
+    network_results,
+    new_network,
+)
 from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, variant_rows
 from training.train import chosen_precision
@@ -134,11 +145,36 @@ def _still_there(current: Build, stage: str, former: Finished) -> bool:
     return (current.repository / current.recipe.name / str(former.results["version"])).is_dir()
 
 
+def join_training(recipe: Recipe, out: Path, repository: Path) -> None:
+    """What every process of torchrun but the first does: trains with it, unless that is done, and
+    writes nothing. The stages that follow are the first one's alone. Raises as build does."""
+    check_network(recipe)
+    current = Build(recipe, out / recipe.name, repository)
+    train = STAGES[0]
+    if (
+        finished(
+            current.stage_folder(train.name), stage_key(train.name, train.settings(current), {})
+        )
+        is None
+    ):
+        fine_tune(
+            current,
+            train.name,
+            new_network(current),
+            recipe.train,
+            processes=distributed.processes(),
+        )
+
+
 def _train(current: Build) -> Results:
-    torch.manual_seed(current.recipe.seed)
-    choice = current.recipe.model
-    network = build_model(choice.name, len(current.data.classes), **choice.options)
-    return train_network(current, "train", network, current.recipe.train)
+    network = new_network(current)
+    return network_results(
+        current,
+        "train",
+        fine_tune(
+            current, "train", network, current.recipe.train, processes=distributed.processes()
+        ),
+    )
 
 
 def _export(current: Build) -> Results:

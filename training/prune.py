@@ -14,7 +14,6 @@ import torch_pruning
 from torch import Tensor, nn
 
 from training.errors import RecipeError, TargetNotReached
-from training.losses import LossFunction
 from training.models import count_macs, count_parameters, unprunable_layers
 from training.recipe.compress import Prune
 
@@ -197,13 +196,13 @@ def find_ratio(
 
 
 def gradients(
-    network: nn.Module, loss: LossFunction, batches: Iterable[tuple[Tensor, Tensor]]
+    network: nn.Module, objective: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> None:
-    """Leaves the gradients of the loss, summed over batches of normalised float32 NCHW images and
-    their targets, in the parameters; batch norms use their running statistics."""
+    """Leaves the gradients of an objective (see fit), summed over batches of normalised float32
+    NCHW images and their targets, in the parameters; batch norms use their running statistics."""
     network.eval().zero_grad()
     for images, targets in batches:
-        loss(network(images), targets).backward()  # type: ignore[no-untyped-call]
+        objective(network(images), targets, images).backward()
 
 
 def log_size(before: nn.Module, after: nn.Module, size: tuple[int, int]) -> None:

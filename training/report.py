@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from serving.evaluation import class_iou, class_reports
 from serving.postprocess import overlay_png
+from training.learner import History
 from training.metrics import MEASURE_TITLES
 from training.recipe import Recipe
 from training.results import Verification
 from training.tables import variant_rows
-from training.train import History
 
 _BLUE, _ORANGE, _GREY, _RED = "#1f77b4", "#e07a1f", "#8a8f98", "#c62828"
 # Class numbers are still readable in a matrix of so many.

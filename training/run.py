@@ -4,13 +4,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from training.checkpoint import save_network
 from training.data import Dataset, load_dataset
 from training.deploy import Deployed, input_specs, output_specs
 from training.export import export_onnx
-from training.models import count_macs, count_parameters
+from training.models import build_model, count_macs, count_parameters
+from training.models.initialization import initialize
 from training.quantize import Scheme
 from training.recipe import Recipe
 from training.recipe.train import Train
@@ -58,8 +60,24 @@ class Build:
         return Deployed(network, self.recipe.task, self.recipe.normalization)
 
 
+def new_network(current: Build) -> nn.Module:
+    """The recipe's network before training, from the recipe's seed."""
+    torch.manual_seed(current.recipe.seed)
+    choice = current.recipe.model
+    network = build_model(choice.name, len(current.data.classes), **choice.options)
+    initialize(network, choice.init)
+    return network
+
+
 def fine_tune(
-    current: Build, stage: str, network: nn.Module, config: Train, part: str = ""
+    current: Build,
+    stage: str,
+    network: nn.Module,
+    config: Train,
+    *,
+    part: str = "",
+    objective: nn.Module | None = None,
+    processes: int = 1,
 ) -> Fitted:
     """Trains a network on the recipe's data. Checkpoints stay in the stage's folder, those of a
     `part` of the stage's work apart from others."""
@@ -74,14 +92,11 @@ def fine_tune(
         normalization=current.recipe.normalization,
         changes=current.recipe.augment,
         seed=current.recipe.seed,
-        folder=current.stage_folder(stage) / "checkpoints" / part,
+        folder=current.stage_folder(stage) / part,
         title=f"{stage} {part}".rstrip(),
+        objective=objective,
+        processes=processes,
     )
-
-
-def train_network(current: Build, stage: str, network: nn.Module, config: Train) -> Results:
-    """Trains a network and saves it in the stage's folder."""
-    return network_results(current, stage, fine_tune(current, stage, network, config))
 
 
 def network_results(current: Build, stage: str, fitted: Fitted) -> Results:

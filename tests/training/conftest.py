@@ -47,7 +47,10 @@ def shapes_document(root: Path) -> dict[str, Any]:
         "train": {
             "epochs": 4,
             "batch_size": 8,
-            "loss": {"name": "cross_entropy_dice"},
+            "loss": {
+                "name": "sum",
+                "terms": [{"loss": {"name": "cross_entropy"}}, {"loss": {"name": "dice"}}],
+            },
             "optimizer": {"name": "adamw", "lr": 0.005},
             "keep": "last",
         },

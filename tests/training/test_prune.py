@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from training.checkpoint import load_network, save_network
 from training.errors import RecipeError, TargetNotReached
-from training.losses import cross_entropy
+from training.losses import build_loss
 from training.models import build_model, count_macs, count_parameters
+from training.objective import Supervised
 from training.prune import ChannelPruner, find_ratio, gradients, ignored_layers
 from training.recipe.compress import Prune
+from training.recipe.loss import CrossEntropy
 
 
 def config(**changes: object) -> Prune:
@@ -93,7 +95,7 @@ def test_every_importance_prunes_what_still_runs(importance: str, scope: str) ->
     chosen = config(importance=importance, scope=scope, round_to=4)
 
     def backward(pruned: nn.Module) -> None:
-        gradients(pruned, cross_entropy, [(images, targets)])
+        gradients(pruned, Supervised(build_loss(CrossEntropy()), 0.0), [(images, targets)])
 
     macs = count_macs(network, (16, 16))
     ChannelPruner(network, chosen, 0.4, (16, 16), backward).step()

@@ -14,12 +14,13 @@ from training.recipe.data import (
 )
 from training.recipe.deliver import Export, Publish, Verify
 from training.recipe.fields import Strict
-from training.recipe.loss import CrossEntropyDice
+from training.recipe.loss import unfit
 from training.recipe.model import ModelChoice
 from training.recipe.train import Train
 
 
 class _Recipe(Strict):
+    task: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: int = 0
     transform: Transform
@@ -43,6 +44,23 @@ class _Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _training_fits_the_task(self) -> "_Recipe":
+        for path, train in _train_sections(self):
+            if reason := unfit(train.loss, self.task):
+                raise ValueError(f"{path}.loss: {reason}")
+            if self.task == "segmentation" and train.sampler.name != "shuffled":
+                raise ValueError(
+                    f"{path}.sampler: {train.sampler.name} draws by the class of an image; in a "
+                    "segmentation an image has many"
+                )
+            if self.task != "classification" and train.mixes:
+                raise ValueError(
+                    f"{path}: mixup_alpha and cutmix_alpha blend the classes of whole images, "
+                    "which only classification has"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _int8_needs_calibration(self) -> "_Recipe":
         int8 = [variant for variant in self.export.variants if variant.startswith("int8")]
         if int8 and self.quantize is None:
@@ -59,15 +77,6 @@ class ClassificationRecipe(_Recipe):
 
     task: Literal["classification"]
     data: ClassificationData
-
-    @model_validator(mode="after")
-    def _losses_fit(self) -> "ClassificationRecipe":
-        for path, train in _train_sections(self):
-            if isinstance(train.loss, CrossEntropyDice):
-                raise ValueError(
-                    f"{path}.loss: cross_entropy_dice compares regions; classification has none"
-                )
-        return self
 
 
 class SegmentationRecipe(_Recipe):
