@@ -130,7 +130,18 @@ def _list_networks(as_json: bool) -> None:
             "input_size": "x".join(str(side) for side in row["input_size"]),
             "parameters": f"{row['parameters']:,}",
             "options": ", ".join(row["options"]),
+            "tests": _summary(row["tests"]),
         }
         for row in rows
     ]
     print_table("Networks (parameters and GMACs with 1,000 classes)", shown)
+
+
+def _summary(tests: dict[str, str]) -> str:
+    """Steps of one outcome together: "prune: refused: ...; int8, onnxruntime: tested"."""
+    steps: dict[str, list[str]] = {}
+    for step, outcome in tests.items():
+        steps.setdefault(outcome, []).append(step)
+    if len(steps) == 1:
+        return next(iter(steps))
+    return "; ".join(f"{', '.join(names)}: {outcome}" for outcome, names in steps.items())

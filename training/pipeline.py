@@ -20,7 +20,7 @@ from training.deploy import input_specs, output_specs
 from training.environment import engine_versions, environment
 from training.errors import RecipeError
 from training.export import check_answers, check_interface
-from training.models import MODELS, build_model
+from training.models import MODELS, build_model, check_input_size, unsupported_steps
 from training.publish import publish
 from training.recipe import Recipe
 from training.report import write_report
@@ -40,6 +40,7 @@ from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, variant_rows
 from training.train import chosen_precision
 from training.verify import PICTURES_FILE, require_pass, verify
+from training.weights import check_weights, weights_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,8 @@ def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None)
 
 
 def check_network(recipe: Recipe) -> None:
-    """Raises RecipeError where no network has the recipe's name, task and options."""
+    """Raises RecipeError where no network has the recipe's name, task and options, takes images of
+    its size and every step it asks for, or where the weights to begin with are nowhere."""
     name, options = recipe.model.name, recipe.model.options
     try:
         # Without memory for weights: only the structure is tried.
@@ -121,6 +123,17 @@ def check_network(recipe: Recipe) -> None:
             f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
             f"networks for it: {', '.join(fitting)}"
         )
+    try:
+        check_input_size(name, recipe.transform.size, **options)
+    except ValueError as error:
+        raise RecipeError(f"transform: {error}") from error
+    wanted = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
+    for step, reason in unsupported_steps(name, **options).items():
+        # Every build exports for every engine.
+        if wanted.get(step, True):
+            raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
+    if recipe.model.pretrained is not None:
+        check_weights(recipe.model.pretrained, name)
 
 
 def _advance(current: Build, stage: Stage) -> None:
@@ -322,6 +335,7 @@ STAGES: tuple[Stage, ...] = (
         settings=lambda build: [
             _dump(build, "task", "seed", "data", "transform", "normalization", "augment"),
             _dump(build, "model", "train"),
+            weights_fingerprint(build.recipe.model.pretrained),
             fingerprint(build.recipe),
             chosen_precision(build.recipe.train.precision),
         ],

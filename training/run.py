@@ -11,7 +11,7 @@ from training.checkpoint import save_network
 from training.data import Dataset, load_dataset
 from training.deploy import Deployed, input_specs, output_specs
 from training.export import export_onnx
-from training.models import build_model, count_macs, count_parameters
+from training.models import build_model, count_macs, count_parameters, drop_auxiliary_heads
 from training.models.initialization import initialize
 from training.quantize import Scheme
 from training.recipe import Recipe
@@ -19,6 +19,7 @@ from training.recipe.train import Train
 from training.results import Precision
 from training.stages import Finished, Results
 from training.train import Fitted, fit
+from training.weights import load_weights
 
 NETWORK_FILE = "network.pt"
 FP32_FILE = "model.onnx"
@@ -66,6 +67,8 @@ def new_network(current: Build) -> nn.Module:
     choice = current.recipe.model
     network = build_model(choice.name, len(current.data.classes), **choice.options)
     initialize(network, choice.init)
+    if choice.pretrained is not None:
+        load_weights(network, choice.pretrained, choice.name)
     return network
 
 
@@ -101,6 +104,7 @@ def fine_tune(
 
 def network_results(current: Build, stage: str, fitted: Fitted) -> Results:
     """Saves a trained network in the stage's folder and says what it is."""
+    drop_auxiliary_heads(fitted.network)
     save_network(fitted.network, current.stage_folder(stage) / NETWORK_FILE)
     return {
         "history": fitted.history,

@@ -85,4 +85,4 @@ def test_networks_are_listed() -> None:
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert rows["vgg16_bn"]["parameters"] == 138_365_992
     assert rows["resnet50"]["parameters"] == 25_557_032
-    assert rows["unet_vgg16_bn"]["options"] == ["width"]
+    assert rows["unet_slim"]["options"] == ["width"]

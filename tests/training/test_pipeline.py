@@ -116,7 +116,7 @@ def test_deleted_version_is_published_again(
     [
         ({"model.name": "resnet20_cifra"}, "did you mean resnet20_cifar"),
         ({"model.options": {"width": 2}}, "resnet20_cifar has no option width"),
-        ({"model.name": "unet_vgg16_bn"}, "the recipe's task is classification"),
+        ({"model.name": "unet_slim"}, "the recipe's task is classification"),
     ],
 )
 def test_network_that_cannot_be_is_refused_before_anything_runs(

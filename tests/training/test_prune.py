@@ -50,7 +50,7 @@ def channels(network: nn.Module) -> dict[str, int]:
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize(
     ("name", "options", "size"),
-    [("resnet20_cifar", {}, 16), ("unet_vgg16_bn", {"width": 0.25}, 32)],
+    [("resnet20_cifar", {}, 16), ("unet_slim", {"width": 0.25}, 32)],
 )
 def test_pruning_removes_arithmetic_in_whole_groups_of_channels(
     name: str, options: dict[str, float], size: int, steps: int
