@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.callback()(lambda: None)
 
 # Told here as well, since the help must not import the pipeline, and torch with it.
-STAGES = ("train", "prune", "quantize", "export", "verify", "publish")
+STAGES = ("train", "distill", "prune", "quantize", "export", "verify", "publish")
 
 
 @app.command()

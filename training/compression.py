@@ -21,7 +21,6 @@ from training.recipe.compress import Prune, PruneLatency
 from training.run import (
     FLOATS,
     FP32_FILE,
-    NETWORK_FILE,
     SCHEMES,
     Build,
     export_fp32,
@@ -48,7 +47,7 @@ def prune_work(current: Build) -> Results:
     if config is None:
         raise ValueError("the recipe has no prune section")
     torch.manual_seed(current.recipe.seed)
-    original = load_network(current.stage_folder("train") / NETWORK_FILE)
+    original = load_network(current.trained_file)
     kept = ignored_layers(original, config.ignore)
     sensitivity = _pruning_sensitivity(current, original, config, kept)
     if sensitivity is not None:
@@ -71,7 +70,7 @@ def prune_work(current: Build) -> Results:
     if fitted is None:
         raise ValueError("prune.steps must be at least 1")
     results = network_results(current, "prune", Fitted(network, history, fitted.precision))
-    macs = current.done["train"].results["macs"]
+    macs = current.done[current.trained_stage].results["macs"]
     return {
         **results,
         "ratio": ratio,

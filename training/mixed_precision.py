@@ -9,7 +9,7 @@ from pathlib import Path
 from training.checkpoint import load_network
 from training.quantize import Quantizer
 from training.recipe.compress import Int8Sensitivity, Quantize
-from training.run import NETWORK_FILE, Build
+from training.run import Build
 from training.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
 from training.validation import Trial
 from training.verify import Answers
@@ -90,8 +90,7 @@ class MixedPrecisionSearch:
 
     @cached_property
     def _reference(self) -> Answers:
-        trained = load_network(self._current.stage_folder("train") / NETWORK_FILE)
-        return self._trial.network(trained)
+        return self._trial.network(load_network(self._current.trained_file))
 
     @cached_property
     def _fp32_passes(self) -> bool:

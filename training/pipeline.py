@@ -17,6 +17,7 @@ from training.checkpoint import load_network
 from training.compression import measures_latency, prune_work, quantize_work
 from training.data import fingerprint
 from training.deploy import input_specs, output_specs
+from training.distillation import distill_work, teacher_fingerprint
 from training.environment import engine_versions, environment
 from training.errors import RecipeError
 from training.export import check_answers, check_interface
@@ -28,7 +29,6 @@ from training.results import NetworkSize, VariantFile, Verification
 from training.run import (
     FLOATS,
     FP32_FILE,
-    NETWORK_FILE,
     SCHEMES,
     Build,
     export_fp32,
@@ -232,13 +232,13 @@ def _variant_files(current: Build) -> list[VariantFile]:
 
 def _verify(current: Build) -> Results:
     recipe = current.recipe
-    baseline = load_network(current.stage_folder("train") / NETWORK_FILE)
+    baseline = load_network(current.trained_file)
     sizes = [
         NetworkSize(
             parameters=current.done[stage].results["parameters"],
             macs=current.done[stage].results["macs"],
         )
-        for stage in ("train", current.network_stage)
+        for stage in (current.trained_stage, current.network_stage)
     ]
     verification = verify(
         recipe.verify,
@@ -342,8 +342,15 @@ STAGES: tuple[Stage, ...] = (
         work=_train,
     ),
     Stage(
-        "prune",
+        "distill",
         needs=lambda build: ("train",),
+        settings=lambda build: [_dump(build, "distill"), teacher_fingerprint(build)],
+        work=distill_work,
+        wanted=lambda build: build.recipe.distill is not None,
+    ),
+    Stage(
+        "prune",
+        needs=lambda build: (build.trained_stage,),
         settings=lambda build: [
             _dump(build, "prune"),
             # A measured target holds for these engines on this processor only.
@@ -354,7 +361,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "quantize",
-        needs=lambda build: tuple({"train", build.network_stage}),
+        needs=lambda build: tuple({build.trained_stage, build.network_stage}),
         # Mixed precision heeds the gate.
         settings=lambda build: [
             _dump(build, "quantize", "export"),
@@ -373,7 +380,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "verify",
-        needs=lambda build: ("train", "export"),
+        needs=lambda build: (build.trained_stage, "export"),
         # Evidence holds for these engines on this processor only.
         settings=lambda build: [
             _dump(build, "verify"),

@@ -45,9 +45,18 @@ class Build:
         return self.folder / stage
 
     @property
+    def trained_stage(self) -> str:
+        """The stage whose network is made small; what the gate compares with."""
+        return "train" if self.recipe.distill is None else "distill"
+
+    @property
     def network_stage(self) -> str:
         """The stage whose network is exported."""
-        return "train" if self.recipe.prune is None else "prune"
+        return self.trained_stage if self.recipe.prune is None else "prune"
+
+    @property
+    def trained_file(self) -> Path:
+        return self.stage_folder(self.trained_stage) / NETWORK_FILE
 
     @property
     def network_file(self) -> Path:

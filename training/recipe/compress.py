@@ -1,5 +1,6 @@
 """What makes a trained network smaller."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -7,9 +8,37 @@ from pydantic import Field, model_validator
 from serving.engines import ENGINES
 from training.recipe.deliver import VariantId
 from training.recipe.fields import Fraction, PositiveInt, Strict
+from training.recipe.model import ModelChoice
 from training.recipe.train import Train
 
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Teacher(Strict):
+    """Who is learnt from: the last trained network of a `run` (a folder that a build left), or a
+    network by name with the weights of its `pretrained`."""
+
+    run: Path | None = None
+    network: ModelChoice | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Teacher":
+        if (self.run is None) == (self.network is None):
+            raise ValueError("expected either run or network")
+        if self.network is not None and self.network.pretrained is None:
+            raise ValueError("network.pretrained: a teacher without weights teaches nothing")
+        return self
+
+
+class Distill(Strict):
+    """Trains the recipe's network once more from its beginning, now from a teacher's answers at
+    `temperature` too, which count `weight` against the targets' 1 - weight. `train` is as in the
+    recipe where it says nothing, so that the report compares equal budgets."""
+
+    teacher: Teacher
+    temperature: Annotated[float, Field(gt=0.0)] = 4.0
+    weight: Fraction = 0.7
+    train: Train
 
 
 class PruneLatency(Strict):
@@ -89,6 +118,15 @@ class MixedPrecision(Strict):
     max_float: Fraction = 0.25
 
 
+class Qat(Strict):
+    """Quantisation-aware fine-tuning by `train`, when a variant would fail the gate ("needed") or
+    "always". A copy that is fine-tuned in FP32 for the same steps is quantised too; what is best on
+    the validation split is kept."""
+
+    when: Literal["needed", "always"] = "needed"
+    train: Train
+
+
 class Quantize(Strict):
     """INT8 after training: ranges are measured on `calibration_images` of the training split.
 
@@ -99,5 +137,6 @@ class Quantize(Strict):
     method: Literal["ptq"] = "ptq"
     calibration_images: PositiveInt = 256
     calibrate: Literal["minmax", "percentile"] = "minmax"
+    qat: Qat | None = None
     sensitivity: Int8Sensitivity | None = None
     mixed_precision: MixedPrecision = MixedPrecision()

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.recipe.compress import Prune, Quantize
+from training.recipe.compress import Distill, Prune, Quantize
 from training.recipe.data import (
     Augment,
     ClassificationData,
@@ -28,6 +28,7 @@ class _Recipe(Strict):
     augment: Augment = Augment()
     model: ModelChoice
     train: Train
+    distill: Distill | None = None
     prune: Prune | None = None
     quantize: Quantize | None = None
     export: Export = Export()
@@ -100,6 +101,10 @@ Recipe = ClassificationRecipe | SegmentationRecipe
 
 def _train_sections(recipe: _Recipe) -> list[tuple[str, Train]]:
     sections = [("train", recipe.train)]
+    if recipe.distill is not None:
+        sections.append(("distill.train", recipe.distill.train))
     if recipe.prune is not None:
         sections.append(("prune.train", recipe.prune.train))
+    if recipe.quantize is not None and recipe.quantize.qat is not None:
+        sections.append(("quantize.qat.train", recipe.quantize.qat.train))
     return sections
