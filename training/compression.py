@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import load_network
+from training.checkpoint import load_network, save_network
 from training.deploy import input_specs
+from training.int8 import Candidate
 from training.latency import Stopwatch
-from training.mixed_precision import MixedPrecisionSearch
 from training.objective import build_objective
 from training.prune import ChannelPruner, find_ratio, gradients, ignored_layers, log_size
-from training.quantize import Quantizer, choose_calibration, quantize
-from training.recipe.compress import Prune, PruneLatency
+from training.qat import fake_quantized
+from training.quantize import choose_calibration, quantize
+from training.recipe.compress import Prune, PruneLatency, Qat
 from training.run import (
     FLOATS,
-    FP32_FILE,
+    NETWORK_FILE,
     SCHEMES,
     Build,
     export_fp32,
@@ -167,31 +168,52 @@ def _backward(current: Build, network: nn.Module) -> None:
 
 
 def quantize_work(current: Build) -> Results:
-    """Quantises the FP32 file once for each INT8 variant, and leaves layers in floating point where
-    the gate would fail without."""
+    """Quantises the FP32 file once for each INT8 variant. Where the gate would fail, fine-tunes
+    with rounding first, if the recipe asks for it, and leaves layers in floating point last."""
     config = current.recipe.quantize
     if config is None:
         raise ValueError("the recipe has no quantize section")
-    folder = current.stage_folder("quantize")
-    float_file = folder / FP32_FILE
-    export_fp32(current, load_network(current.network_file), float_file)
     calibration = choose_calibration(
         current.data.train, config.calibration_images, current.recipe.seed
     )
-    precision = MixedPrecisionSearch(current, config, float_file)
-    variants = [variant for variant in current.recipe.export.variants if variant in SCHEMES]
-    chosen = {}
-    for variant in variants:
-        quantizer = Quantizer(float_file, SCHEMES[variant], config.calibrate, calibration)
-        chosen[variant] = precision.write(quantizer, variant, folder / f"model.{variant}.onnx")
+    candidate = Candidate(
+        current, config, calibration, load_network(current.network_file), "ptq", "ptq"
+    )
+    said: dict[str, str] = {}
+    history: list[dict[str, float]] = []
+    if config.qat is not None and (config.qat.when == "always" or not candidate.passes()):
+        candidate, history, said["fine-tuning"] = _fine_tuned(current, config.qat, candidate)
+        save_network(candidate.network, current.stage_folder("quantize") / NETWORK_FILE)
+    written = candidate.write(current.stage_folder("quantize"))
     return {
-        "variants": variants,
+        "variants": list(written),
         "calibration_sha256": calibration.sha256,
         "calibration_images": len(calibration.images),
-        "notes": {variant: found.said for variant, found in chosen.items()},
+        "history": history,
+        "notes": said | {variant: found.said for variant, found in written.items()},
         "sensitivity": [
             found.sensitivity.as_json()
-            for found in chosen.values()
+            for found in written.values()
             if found.sensitivity is not None
         ],
     }
+
+
+def _fine_tuned(
+    current: Build, config: Qat, plain: Candidate
+) -> tuple[Candidate, list[dict[str, float]], str]:
+    """The best of three on validation images: the network as it is, fine-tuned in FP32 and
+    fine-tuned with rounding, each quantised; ties go to the simpler. Tells the curves of the last
+    and the numbers of all."""
+    tuned, aware = copy.deepcopy(plain.network), copy.deepcopy(plain.network)
+    fine_tune(current, "quantize", tuned, config.train, part="fp32")
+    with fake_quantized(aware):
+        fitted = fine_tune(current, "quantize", aware, config.train, part="qat")
+    candidates = [
+        plain,
+        plain.of(tuned, "fp32", "ptq after fine-tuning in FP32"),
+        plain.of(aware.eval(), "qat", "quantisation-aware fine-tuning"),
+    ]
+    best = max(candidates, key=lambda candidate: candidate.accuracy())
+    said = "; ".join(candidate.told() for candidate in candidates)
+    return best, fitted.history, f"{said}; kept: {best.name}"

@@ -206,7 +206,7 @@ def _export(current: Build) -> Results:
         check_interface(file, inputs, outputs)
     count = min(_CHECKED_IMAGES, len(current.data.test))
     images, _ = current.data.test.batch(range(count))
-    deployed = current.deployed(load_network(current.network_file))
+    deployed = current.deployed(load_network(current.exported_file))
     check_answers(folder / FP32_FILE, deployed, outputs, images)
     return {"files": [file.name for file in files], "checked_images": count}
 

@@ -63,6 +63,14 @@ class Build:
         return self.stage_folder(self.network_stage) / NETWORK_FILE
 
     @property
+    def exported_file(self) -> Path:
+        """The network that is exported: fine-tuning with rounding may have made another one."""
+        tuned = self.stage_folder("quantize") / NETWORK_FILE
+        if self.recipe.quantize is not None and tuned.exists():
+            return tuned
+        return self.network_file
+
+    @property
     def size(self) -> tuple[int, int]:
         return self.recipe.transform.size
 

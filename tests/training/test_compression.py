@@ -1,6 +1,7 @@
 """Stages that make a network smaller, over one small trained network and real engines."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+import training.latency
+from serving.engines import Engine
 from training.checkpoint import load_network, save_network
+from training.latency import speedup
 from training.pipeline import Built, build
 from training.recipe import Recipe
 from training.sensitivity import fewest_float_layers
@@ -115,10 +119,18 @@ def test_groups_whose_pruning_changes_answers_keep_their_channels(
 
 
 def test_latency_target_is_measured_in_the_serving_engine(
-    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
+    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    timed: list[str] = []
+
+    def ratio(reference: Engine, candidate: Engine, inputs: Any, seconds: float) -> float:
+        timed.append(candidate.name)
+        assert speedup(reference, candidate, inputs, seconds) > 0
+        return 1.0 if len(timed) == 2 else 2.0
+
+    monkeypatch.setattr(training.latency, "speedup", ratio)
     latency = {
-        "engine": "onnxruntime", "variant": "int8-u8", "batch_size": 4, "speedup": 1.001,
+        "engine": "onnxruntime", "variant": "int8-u8", "batch_size": 4, "speedup": 1.5,
         "seconds": 0.01,
     }  # fmt: skip
     recipe = digits_recipe(
@@ -133,6 +145,7 @@ def test_latency_target_is_measured_in_the_serving_engine(
     found = results(runs, "prune")
     assert 0 < found["ratio"] < 1
     assert found["macs_removed"] > 0
+    assert set(timed) == {"onnxruntime"}
 
 
 @pytest.mark.parametrize(
@@ -144,3 +157,40 @@ def test_fewest_layers_that_pass_stay_in_floating_point(
     order = [f"layer{i}" for i in range(8)]
     found = fewest_float_layers(order, most, lambda layers: len(layers) >= needed)
     assert found == (None if left is None else tuple(order[:left]))
+
+
+def test_student_learns_from_a_teacher_and_is_compared_with_itself_alone(
+    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    teacher = {"run": str(runs / "tiny-digits")}
+    recipe = digits_recipe(
+        {"name": "taught", "train.epochs": 1, "distill": {"teacher": teacher}, "prune": None}
+    )
+    build(recipe, runs, tmp_path / "repository", until="export")
+    done = json.loads((runs / "taught" / "distill" / "done.json").read_text())["results"]
+    assert len(done["history"]) == 1
+    assert "student alone" in done["notes"]["on validation images"]
+    assert "gain" in (runs / "taught" / "report.html").read_text()
+    student = load_network(runs / "taught" / "distill" / "network.pt")
+    alone = load_network(runs / "taught" / "train" / "network.pt")
+    assert list(student.state_dict()) == list(alone.state_dict())
+    assert not torch.equal(student.linear.weight, alone.linear.weight)
+
+
+def test_fine_tuning_with_rounding_is_compared_with_fine_tuning_without(
+    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = digits_recipe(
+        {
+            "export.variants": ["fp32", "int8-s8"],
+            "quantize.qat": {"when": "always", "train": {"epochs": 1, "optimizer": {"lr": 0.001}}},
+        }
+    )
+    build(recipe, runs, tmp_path / "repository", until="export")
+    found = results(runs, "quantize")
+    said = found["notes"]["fine-tuning"]
+    assert re.search(r"^ptq: int8-s8 .*; ptq after .*; quantisation-aware .*; kept: ", said)
+    assert len(found["history"]) == 1
+    network = load_network(runs / "tiny-digits" / "quantize" / "network.pt")
+    pruned = load_network(runs / "tiny-digits" / "prune" / "network.pt")
+    assert list(network.state_dict()) == list(pruned.state_dict())
