@@ -32,6 +32,14 @@ def build(
     until: Annotated[
         str | None, typer.Option(metavar="STAGE", help=f"Last stage to run: {', '.join(STAGES)}.")
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BOUND",
+            help="Build the best network within latency<=MILLISECONDS or drop<=POINTS, over the "
+            "recipe's `search` section.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders go.")] = Path("runs"),
     model_repository: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the model is published.")
@@ -52,8 +60,10 @@ def build(
         raise typer.BadParameter("give a recipe, or --list-networks", param_hint="RECIPE")
     if until is not None and until not in STAGES:
         raise typer.BadParameter(f"expected one of {', '.join(STAGES)}", param_hint="--until")
+    if until is not None and search is not None:
+        raise typer.BadParameter("a search goes through all stages", param_hint="--until")
     try:
-        _build(recipe, overrides or [], until, out, model_repository, as_json)
+        _build(recipe, overrides or [], until, search, out, model_repository, as_json)
     except BuildError as error:
         _fail(str(error))
     except OSError as error:
@@ -71,6 +81,7 @@ def _build(
     path: Path,
     overrides: list[str],
     until: str | None,
+    bound: str | None,
     out: Path,
     repository: Path,
     as_json: bool,
@@ -87,7 +98,12 @@ def _build(
     if distributed.rank() > 0:
         pipeline.join_training(recipe, out, repository)
         return
-    built = pipeline.build(recipe, out, repository, until)
+    if bound is None:
+        built = pipeline.build(recipe, out, repository, until)
+    else:
+        from training.search import parse_bound, search
+
+        built = search(recipe, parse_bound(bound), out, repository)
     if as_json:
         document = {
             "name": recipe.name,

@@ -31,8 +31,8 @@ class Written:
 
 
 class Candidate:
-    """A network that could be published in INT8, under the name that the report gives it; its trials
-    lie in the folder `part` of the stage.
+    """A network that could be published in INT8, under the name that the report gives it; its
+    trials lie in the folder `part` of the stage.
 
     The gate's reference is the trained network in FP32, before pruning.
     """

@@ -25,7 +25,7 @@ from training.models import MODELS, build_model, check_input_size, unsupported_s
 from training.publish import publish
 from training.recipe import Recipe
 from training.report import write_report
-from training.results import NetworkSize, VariantFile, Verification
+from training.results import NetworkSize, Searched, VariantFile, Verification
 from training.run import (
     FLOATS,
     FP32_FILE,
@@ -73,8 +73,15 @@ class Built:
     report: Path
 
 
-def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None) -> Built:
-    """Runs the stages of a recipe up to and including `until`, as far as they are not done yet.
+def build(
+    recipe: Recipe,
+    out: Path,
+    repository: Path,
+    until: str | None = None,
+    searched: Searched | None = None,
+) -> Built:
+    """Runs the stages of a recipe up to and including `until`, as far as they are not done yet;
+    `searched` is what the recipe was found among, for the report.
 
     Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, metrics.json,
     report.html. Raises RecipeError, DataError, ExportError and, with the report written,
@@ -88,11 +95,11 @@ def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None)
         if stage.wanted(current):
             _advance(current, stage)
         if stage.name == "verify" and "verify" in current.done:
-            _write_outputs(current)
+            _write_outputs(current, searched)
             require_pass(_verification(current))
         if stage.name == until:
             break
-    report = _write_outputs(current)
+    report = _write_outputs(current, searched)
     published = current.done.get("publish")
     if published is not None and not published.ran:
         log.info("publish: nothing has changed, nothing is published")
@@ -407,7 +414,7 @@ def _write_inputs(current: Build) -> None:
     (current.folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
 
 
-def _write_outputs(current: Build) -> Path:
+def _write_outputs(current: Build, searched: Searched | None) -> Path:
     """metrics.json and report.html from what is done so far."""
     metrics = {
         name: {"seconds": stage.seconds, **stage.results} for name, stage in current.done.items()
@@ -428,6 +435,7 @@ def _write_outputs(current: Build) -> Path:
             for name, stage in current.done.items()
             if stage.results.get("sensitivity")
         },
+        searched=searched,
         notes=[
             f"{name}, {variant}: {said}"
             for name, stage in current.done.items()

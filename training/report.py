@@ -20,7 +20,7 @@ from serving.postprocess import overlay_png
 from training.learner import History
 from training.metrics import MEASURE_TITLES
 from training.recipe import Recipe
-from training.results import Verification
+from training.results import Searched, Verification
 from training.tables import variant_rows
 
 _BLUE, _ORANGE, _GREY, _RED = "#1f77b4", "#e07a1f", "#8a8f98", "#c62828"
@@ -45,6 +45,7 @@ def write_report(
     histories: Mapping[str, History],
     sensitivities: Mapping[str, Sequence[Mapping[str, Any]]],
     notes: Sequence[str],
+    searched: Searched | None,
     seconds: Mapping[str, float],
     verification: Verification | None,
     evaluated: Mapping[str, Any],
@@ -82,6 +83,7 @@ def write_report(
         curves=curves,
         layer_pictures=layers,
         notes=notes,
+        search_picture=_pareto(searched) if searched is not None else None,
         class_pictures=classes,
         answer_pictures=answers,
     )
@@ -139,6 +141,44 @@ def _sensitivity(stage: str, found: Mapping[str, Any]) -> Picture:
     axes.spines[["top", "right"]].set_visible(False)
     left = "; left alone (orange): " + ", ".join(found["left_alone"]) if found["left_alone"] else ""
     caption = f"{stage}: {found['title']}, on {found['images']} validation images{left}"
+    return Picture(_rendered(figure), caption)
+
+
+def _pareto(searched: Searched) -> Picture:
+    """All that a search tried, by latency and drop, with the front and what was chosen."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    groups = sorted({(one.point.network, one.point.variant) for one in searched.tried})
+    for index, group in enumerate(groups):
+        some = [one for one in searched.tried if (one.point.network, one.point.variant) == group]
+        axes.scatter(
+            [one.milliseconds for one in some],
+            [100 * one.drop for one in some],
+            s=28,
+            marker="os^Dv"[index % 5],
+            label=", ".join(group),
+        )
+    front = searched.front()
+    axes.step(
+        [one.milliseconds for one in front],
+        [100 * one.drop for one in front],
+        where="post",
+        color=_GREY,
+        linewidth=1,
+    )
+    chosen = next(one for one in searched.tried if one.point == searched.chosen)
+    axes.scatter(
+        [chosen.milliseconds], [100 * chosen.drop], s=160, facecolors="none", edgecolors=_RED
+    )
+    axes.set(xlabel="milliseconds", ylabel="drop on validation images, points")
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    point = searched.chosen
+    caption = (
+        f"{searched.bound}: {point.network}, {100 * point.ratio:.0f} % pruned, {point.variant} "
+        f"(circled) of {len(searched.tried)} tried; {searched.measured}"
+    )
     return Picture(_rendered(figure), caption)
 
 

@@ -140,3 +140,24 @@ class Quantize(Strict):
     qat: Qat | None = None
     sensitivity: Int8Sensitivity | None = None
     mixed_precision: MixedPrecision = MixedPrecision()
+
+
+class Search(Strict):
+    """What `--search` tries: `networks` of one family besides the recipe's own (their depth),
+    pruning ratios in steps of 0.05 up to `max_ratio`, and the exported variants that `engine` runs.
+    Latency is the median of a call at `batch_size`, measured for about `seconds`; accuracy is that
+    of `images` of the validation split. A search that was interrupted goes on."""
+
+    networks: tuple[str, ...] = ()
+    max_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.7
+    engine: str = "openvino"
+    batch_size: PositiveInt = 8
+    seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 2.0
+    images: PositiveInt = 5000
+    trials: PositiveInt = 30
+
+    @model_validator(mode="after")
+    def _engine_is_known(self) -> "Search":
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine: expected one of {', '.join(ENGINES)}; got {self.engine!r}")
+        return self

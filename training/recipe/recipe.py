@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.recipe.compress import Distill, Prune, Quantize
+from training.recipe.compress import Distill, Prune, Quantize, Search
 from training.recipe.data import (
     Augment,
     ClassificationData,
@@ -34,6 +34,7 @@ class _Recipe(Strict):
     export: Export = Export()
     verify: Verify = Verify()
     publish: Publish = Publish()
+    search: Search | None = None
 
     @model_validator(mode="after")
     def _only_squares_turn(self) -> "_Recipe":
@@ -59,6 +60,15 @@ class _Recipe(Strict):
                     f"{path}: mixup_alpha and cutmix_alpha blend the classes of whole images, "
                     "which only classification has"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _search_knows_how_to_prune(self) -> "_Recipe":
+        if self.search is not None and self.search.max_ratio > 0 and self.prune is None:
+            raise ValueError(
+                "search.max_ratio is above 0, so prune must be given: it says how pruned networks "
+                "are fine-tuned"
+            )
         return self
 
     @model_validator(mode="after")
