@@ -212,10 +212,9 @@ class Laboratory:
 
     def _study_name(self) -> str:
         """Trials of another recipe, machine or runtime do not count."""
-        document = self._recipe.model_dump(
-            mode="json", exclude={"search": {"trials"}, "verify": ...}
-        )
-        content = json.dumps([document, machine(), engine_versions()], sort_keys=True)
+        document = self._recipe.model_dump(mode="json", exclude={"publish", "search"})
+        settings = self._settings.model_dump(mode="json", exclude={"trials"})
+        content = json.dumps([document, settings, machine(), engine_versions()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -94,5 +94,5 @@ def test_search_builds_the_winner_and_goes_on_where_it_stopped(
 
 
 def test_search_over_pruned_networks_needs_to_know_how_to_prune(digits_recipe: MakeRecipe) -> None:
-    with pytest.raises(RecipeError, match="search.max_ratio is above 0, so prune must be given"):
+    with pytest.raises(RecipeError, match=r"search\.max_ratio is above 0, so prune must be given"):
         digits_recipe({"prune": None, "search": {}})
