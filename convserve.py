@@ -10,7 +10,7 @@ COMMANDS = {
     "build": ("training.cli", "train, compress, verify and publish a model from a recipe"),
     "serve": ("serving.cli", "answer gRPC calls with the models of a repository"),
     "models": ("serving.cli", "list models with their accuracy, latency and state"),
-    "predict": ("serving.cli", "labels or masks of image files"),
+    "predict": ("serving.cli", "labels, masks or embeddings of image files"),
     "evaluate": ("serving.cli", "accuracy of a served model on a labelled folder"),
     "loadtest": ("loadtest.cli", "put a server under load and measure it"),
     "doctor": ("serving.cli", "which engines run here, and why the others do not"),

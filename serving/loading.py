@@ -13,7 +13,7 @@ from serving.engines import ENGINES, Engine, EngineOptions
 from serving.engines.choice import Candidate, choose, latency_key
 from serving.engines.measure import core_count, measure_latency
 from serving.errors import EngineError, InvalidManifest, ModelLoadError, SelfCheckFailed
-from serving.manifest import ANSWER_OUTPUT, IMAGE_INPUT, Manifest, Variant, read_manifest
+from serving.manifest import IMAGE_INPUT, Manifest, Variant, answer_output, read_manifest
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.model_config import ModelConfig, check_against_engine
@@ -155,12 +155,13 @@ def _candidates(
 def _check_answers(folder: Path, manifest: Manifest, variant: Variant, engine: Engine) -> None:
     """The published samples, run here; a variant without evidence has no tolerance to hold."""
     evidence = variant.evidence.get(engine.name)
-    samples = read_samples(folder, manifest.task)
+    output = answer_output(manifest.task, [spec.name for spec in engine.outputs])
+    samples = read_samples(folder, output)
     if samples is None or evidence is None:
         return
     images, expected = samples
-    answers = engine.infer({IMAGE_INPUT: images})[ANSWER_OUTPUT[manifest.task]]
-    check_samples(answers, expected, evidence, f"{variant.id} in {engine.name}")
+    answers = engine.infer({IMAGE_INPUT: images})[output]
+    check_samples(output, answers, expected, evidence, f"{variant.id} in {engine.name}")
 
 
 def _latency(

@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.callback()(lambda: None)
 
 # Told here as well, since the help must not import the pipeline, and torch with it.
-STAGES = ("train", "distill", "prune", "quantize", "export", "verify", "publish")
+STAGES = ("data", "train", "distill", "prune", "quantize", "export", "verify", "publish")
 
 
 @app.command()
@@ -113,11 +113,14 @@ def _build(
             "kept": built.kept,
             "published_version": built.version,
             "variants": built.rows,
+            "measures": built.measures,
         }
         typer.echo(json.dumps(document, indent=2))
         return
     if built.rows:
         print_table(recipe.name, built.rows)
+    if built.measures:
+        print_table(f"{recipe.name}: more measures", built.measures)
     typer.echo(f"Report: {built.report}")
     if built.version is not None:
         typer.echo(f"Published: {repository / recipe.name / str(built.version)}")

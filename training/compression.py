@@ -155,7 +155,7 @@ def _backward(current: Build, network: nn.Module) -> None:
         network,
         current.recipe.train,
         samples,
-        len(current.data.classes),
+        current.told_apart,
         current.data.ignore_index,
     )
 

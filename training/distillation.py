@@ -30,13 +30,18 @@ def distill_work(current: Build) -> Results:
     if config is None:
         raise ValueError("the recipe has no distill section")
     student = new_network(current)
-    classes = len(current.data.classes)
-    teacher = _load_teacher(config.teacher, classes)
+    teacher = _load_teacher(config.teacher, current.channels)
     supervised = build_objective(
-        student, config.train, current.data.train, classes, current.data.ignore_index
+        student, config.train, current.data.train, current.told_apart, current.data.ignore_index
     )
     _check_answers(current, student, teacher)
-    objective = Distillation(supervised, teacher, config.temperature, config.weight)
+    objective = Distillation(
+        supervised,
+        teacher,
+        config.temperature,
+        config.weight,
+        embedding=current.recipe.task == "embedding",
+    )
     fitted = fine_tune(current, "distill", student, config.train, objective=objective)
     results = network_results(current, "distill", fitted)
     return {**results, "notes": {"on validation images": _worth(current, fitted.network, teacher)}}
@@ -65,12 +70,12 @@ def _run_file(teacher: Teacher) -> Path:
     )
 
 
-def _load_teacher(config: Teacher, classes: int) -> nn.Module:
+def _load_teacher(config: Teacher, channels: int) -> nn.Module:
     choice = config.network
     if choice is None or choice.pretrained is None:
         return load_network(_run_file(config))
     try:
-        network = build_model(choice.name, classes, **choice.options)
+        network = build_model(choice.name, channels, **choice.options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"distill.teacher.network: {error}") from error
     load_weights(network, choice.pretrained, choice.name)

@@ -2,7 +2,8 @@
 
 BuildError
 ├── RecipeError           unknown key, wrong value, a combination that cannot be
-├── DataError             a data folder with missing or broken files
+├── DataError             a data source that lacks something, or does not fit together
+│   └── BrokenFiles       images that cannot be decoded, or whose masks do not fit
 ├── ExportError           the exported file does not do what the network does
 │   ├── NamesMismatch
 │   ├── ShapesMismatch
@@ -10,6 +11,10 @@ BuildError
 ├── TargetNotReached      no network within a bound of size or latency
 └── VerificationError     the gate: the artefact is not accurate enough
 """
+
+from collections.abc import Mapping
+
+_NAMED_FILES = 10
 
 
 class BuildError(Exception):
@@ -22,6 +27,19 @@ class RecipeError(BuildError):
 
 class DataError(BuildError):
     """A data source that cannot be used; names the files."""
+
+
+class BrokenFiles(DataError):
+    """`files` holds the reason of each; the text names the first of them."""
+
+    def __init__(self, source: str, total: int, files: Mapping[str, str]) -> None:
+        self.files = dict(files)
+        named = [f"{name}: {reason}" for name, reason in files.items()][:_NAMED_FILES]
+        rest = len(files) - len(named)
+        more = f"; and {rest} more" if rest else ""
+        super().__init__(
+            f"{source}: {len(files)} of {total} files cannot be used: {'; '.join(named)}{more}"
+        )
 
 
 class ExportError(BuildError):

@@ -10,13 +10,13 @@ from pathlib import Path
 from torch import nn
 
 from serving.manifest import Gate
+from training.answers import Answers
 from training.checkpoint import load_network
 from training.quantize import Calibration, Quantizer
 from training.recipe.compress import Int8Sensitivity, Quantize
 from training.run import FP32_FILE, SCHEMES, Build, export_fp32
 from training.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
-from training.validation import Trial
-from training.verify import Answers, Comparison
+from training.validation import Comparison, Trial
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.data.augment import augment
 from training.data.mixing import mix
-from training.metrics import MEASURES, Task, build_metric
+from training.metrics import Task, build_metric, measure_of
 from training.models.parts import freeze_backbone, unfreeze_backbone
 from training.optimizer import build_optimizer
 from training.recipe.data import Augment, Normalization
@@ -45,7 +45,8 @@ class Learner(lightning.LightningModule):
         self.config = config
         self.objective = objective
         self.classes = classes
-        self.measure = MEASURES[task]
+        self.task: Task = task
+        self.measure = measure_of(task, binary=task == "segmentation" and classes == 1)
         self.metric = build_metric(task, classes, ignore_index)
         self.changes = changes
         self.seed = seed
@@ -106,20 +107,26 @@ class Learner(lightning.LightningModule):
         images, targets = batch
         inputs = self.normalized(images)
         logits = self.network(inputs)
-        loss = self.objective(logits, targets, inputs)
         self.metric.update(logits.float(), targets.long())
         size = len(images)
-        self.log("val_loss", loss, batch_size=size, prog_bar=True, sync_dist=True)
+        # Nothing was learnt of the people that an embedding is validated on: they have no loss.
+        if self.task != "embedding":
+            loss = self.objective(logits, targets, inputs)
+            self.log("val_loss", loss, batch_size=size, prog_bar=True, sync_dist=True)
         self.log("val_score", self.metric, on_epoch=True, prog_bar=True, batch_size=size)
 
     def on_train_epoch_end(self) -> None:
         measured = self.trainer.callback_metrics
         rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        losses: dict[str, float] = {
+            key: float(measured[key]) for key in ("loss", "val_loss") if key in measured
+        }
+        if self.logger is not None:
+            self.logger.log_metrics({"lr": rate}, step=self.trainer.global_step)
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
-                "loss": float(measured["loss"]),
-                "val_loss": float(measured["val_loss"]),
+                **losses,
                 f"val_{self.measure}": float(measured["val_score"]),
                 "lr": rate,
                 "seconds": time.monotonic() - self.epoch_started,

@@ -16,10 +16,11 @@ from training import distributed
 from training.checkpoint import load_network
 from training.compression import measures_latency, prune_work, quantize_work
 from training.data import fingerprint
+from training.data.survey import SHEET_FILE, survey
 from training.deploy import input_specs, output_specs
 from training.distillation import distill_work, teacher_fingerprint
 from training.environment import engine_versions, environment
-from training.errors import RecipeError
+from training.errors import BrokenFiles, RecipeError
 from training.export import check_answers, check_interface
 from training.models import MODELS, build_model, check_input_size, unsupported_steps
 from training.publish import publish
@@ -33,17 +34,19 @@ from training.run import (
     Build,
     export_fp32,
     fine_tune,
+    network_channels,
     network_results,
     new_network,
 )
 from training.stages import Finished, Results, finished, run_stage, stage_key
-from training.tables import Rows, variant_rows
-from training.train import chosen_precision
+from training.tables import Rows, measure_rows, variant_rows
+from training.train import Fitted, chosen_precision
 from training.verify import PICTURES_FILE, require_pass, verify
 from training.weights import check_weights, weights_fingerprint
 
 log = logging.getLogger(__name__)
 
+DATA_FILE = "data.json"
 _CHECKED_IMAGES = 16
 
 
@@ -62,7 +65,8 @@ class Stage:
 class Built:
     """How a build ended. `version` is the one published by this build; None where nothing was.
 
-    `rows` are the variants' table, empty where verify has not run.
+    `rows` are the variants' table, `measures` that of what else their task measures; empty where
+    verify has not run.
     """
 
     folder: Path
@@ -70,6 +74,7 @@ class Built:
     kept: tuple[str, ...]
     version: int | None
     rows: Rows
+    measures: Rows
     report: Path
 
 
@@ -83,9 +88,9 @@ def build(
     """Runs the stages of a recipe up to and including `until`, as far as they are not done yet;
     `searched` is what the recipe was found among, for the report.
 
-    Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, metrics.json,
-    report.html. Raises RecipeError, DataError, ExportError and, with the report written,
-    VerificationError.
+    Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, data.json,
+    metrics.json, report.html. Raises RecipeError, DataError, ExportError and, with the report
+    written, VerificationError.
     """
     check_network(recipe)
     current = Build(recipe, out / recipe.name, repository)
@@ -110,6 +115,7 @@ def build(
         kept=tuple(name for name, stage in current.done.items() if not stage.ran),
         version=published.results["version"] if published and published.ran else None,
         rows=variant_rows(_verification(current)) if verified else [],
+        measures=measure_rows(_verification(current)) if verified else [],
         report=report,
     )
 
@@ -124,8 +130,10 @@ def check_network(recipe: Recipe) -> None:
             build_model(name, 2, **options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model: {error}") from error
-    if MODELS[name].task != recipe.task:
-        fitting = [key for key, entry in MODELS.items() if entry.task == recipe.task]
+    # An embedding is what a classifier gives in place of its logits.
+    wanted = "classification" if recipe.task == "embedding" else recipe.task
+    if MODELS[name].task != wanted:
+        fitting = [key for key, entry in MODELS.items() if entry.task == wanted]
         raise RecipeError(
             f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
             f"networks for it: {', '.join(fitting)}"
@@ -134,10 +142,10 @@ def check_network(recipe: Recipe) -> None:
         check_input_size(name, recipe.transform.size, **options)
     except ValueError as error:
         raise RecipeError(f"transform: {error}") from error
-    wanted = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
+    asked = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
     for step, reason in unsupported_steps(name, **options).items():
         # Every build exports for every engine.
-        if wanted.get(step, True):
+        if asked.get(step, True):
             raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
     if recipe.model.pretrained is not None:
         check_weights(recipe.model.pretrained, name)
@@ -170,31 +178,36 @@ def join_training(recipe: Recipe, out: Path, repository: Path) -> None:
     writes nothing. The stages that follow are the first one's alone. Raises as build does."""
     check_network(recipe)
     current = Build(recipe, out / recipe.name, repository)
-    train = STAGES[0]
-    if (
-        finished(
-            current.stage_folder(train.name), stage_key(train.name, train.settings(current), {})
-        )
-        is None
-    ):
-        fine_tune(
-            current,
-            train.name,
-            new_network(current),
-            recipe.train,
-            processes=distributed.processes(),
-        )
+    if finished(current.stage_folder("train"), _key(current, "train")) is None:
+        _fitted(current)
+
+
+def _key(current: Build, name: str) -> str:
+    """A stage's key, before it or what it builds on has run."""
+    [stage] = [stage for stage in STAGES if stage.name == name]
+    upstream = {need: _key(current, need) for need in stage.needs(current)}
+    return stage_key(name, stage.settings(current), upstream)
+
+
+def _survey(current: Build) -> Results:
+    """Looks at the data before anything is trained on it; all broken files are in data.json."""
+    try:
+        findings = survey(current.data, current.stage_folder("data") / SHEET_FILE)
+    except BrokenFiles as error:
+        _write_json(current.folder / DATA_FILE, {"broken": error.files})
+        raise
+    for warning in findings["warnings"]:
+        log.warning("data: warning: %s", warning)
+    return findings
+
+
+def _fitted(current: Build) -> Fitted:
+    network, processes = new_network(current), distributed.processes()
+    return fine_tune(current, "train", network, current.recipe.train, processes=processes)
 
 
 def _train(current: Build) -> Results:
-    network = new_network(current)
-    return network_results(
-        current,
-        "train",
-        fine_tune(
-            current, "train", network, current.recipe.train, processes=distributed.processes()
-        ),
-    )
+    return network_results(current, "train", _fitted(current))
 
 
 def _export(current: Build) -> Results:
@@ -207,7 +220,7 @@ def _export(current: Build) -> Results:
         for name in (FP32_FILE, *(f"model.{v}.onnx" for v in quantized.results["variants"])):
             (folder / name).write_bytes((current.stage_folder("quantize") / name).read_bytes())
     inputs = input_specs(current.size)
-    outputs = output_specs(current.recipe.task, len(current.data.classes), current.size)
+    outputs = output_specs(current.recipe.task, current.channels, current.size)
     files = sorted(folder.glob("*.onnx"))
     for file in files:
         check_interface(file, inputs, outputs)
@@ -254,7 +267,7 @@ def _verify(current: Build) -> Results:
         current.deployed(baseline),
         _variant_files(current),
         input_specs(current.size),
-        output_specs(recipe.task, len(current.data.classes), current.size),
+        output_specs(recipe.task, current.channels, current.size),
         (sizes[0], sizes[1]),
         current.stage_folder("verify"),
     )
@@ -281,13 +294,15 @@ def _publish(current: Build) -> Results:
         if result not in chosen:
             log.warning("publish: %s is left out: it passed in no engine", result.id)
     now = datetime.now(UTC)
+    classes = len(verified.results["classes"])
     manifest = Manifest(
         task=recipe.task,
         architecture=recipe.model.name,
         measure=verification.measure,
         transform=recipe.transform,
         normalization=recipe.normalization,
-        classes=tuple(verified.results["classes"]),
+        # An embedding knows people that it was not trained on; those that it was, nobody asks for.
+        classes=() if recipe.task == "embedding" else tuple(verified.results["classes"]),
         parameters=verification.network_size.parameters,
         gmacs=verification.network_size.macs / 1e9,
         pruning_ratio=current.done["prune"].results["ratio"] if recipe.prune is not None else 0.0,
@@ -316,7 +331,7 @@ def _publish(current: Build) -> Results:
         recipe.name,
         recipe.publish,
         input_specs(current.size),
-        output_specs(recipe.task, len(manifest.classes), current.size),
+        output_specs(recipe.task, network_channels(recipe, classes), current.size),
         manifest,
         [folder / name for name in dict.fromkeys(result.file for result in chosen)],
         current.stage_folder("verify") / SAMPLES_FILE,
@@ -337,13 +352,21 @@ def _dump(build: Build, *sections: str) -> object:
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "train",
+        "data",
         needs=lambda build: (),
         settings=lambda build: [
-            _dump(build, "task", "seed", "data", "transform", "normalization", "augment"),
-            _dump(build, "model", "train"),
-            weights_fingerprint(build.recipe.model.pretrained),
+            _dump(build, "task", "data", "transform", "binary"),
             fingerprint(build.recipe),
+        ],
+        work=_survey,
+    ),
+    Stage(
+        "train",
+        needs=lambda build: ("data",),
+        settings=lambda build: [
+            _dump(build, "task", "seed", "normalization", "augment"),
+            _dump(build, "model", "train", "embedding_size"),
+            weights_fingerprint(build.recipe.model.pretrained),
             chosen_precision(build.recipe.train.precision),
         ],
         work=_train,
@@ -411,15 +434,23 @@ def _write_inputs(current: Build) -> None:
     document = current.recipe.model_dump(mode="json")
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     (current.folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    (current.folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    _write_json(current.folder / "environment.json", environment())
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_outputs(current: Build, searched: Searched | None) -> Path:
-    """metrics.json and report.html from what is done so far."""
+    """data.json, metrics.json and report.html from what is done so far."""
     metrics = {
-        name: {"seconds": stage.seconds, **stage.results} for name, stage in current.done.items()
+        name: {"seconds": stage.seconds, **stage.results}
+        for name, stage in current.done.items()
+        if name != "data"
     }
-    (current.folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    findings = current.done["data"].results
+    _write_json(current.folder / DATA_FILE, findings)
+    _write_json(current.folder / "metrics.json", metrics)
     report = current.folder / "report.html"
     write_report(
         report,

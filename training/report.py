@@ -21,7 +21,7 @@ from training.learner import History
 from training.metrics import MEASURE_TITLES
 from training.recipe import Recipe
 from training.results import Searched, Verification
-from training.tables import variant_rows
+from training.tables import measure_rows, variant_rows
 
 _BLUE, _ORANGE, _GREY, _RED = "#1f77b4", "#e07a1f", "#8a8f98", "#c62828"
 # Class numbers are still readable in a matrix of so many.
@@ -67,7 +67,10 @@ def write_report(
     classes: list[Picture] = []
     if verification is not None:
         with np.load(pictures) as arrays:
-            classes = _class_pictures(recipe.task, arrays["confusion"], evaluated["classes"])
+            if recipe.task == "embedding":
+                classes = [_pairs(arrays["genuine"], arrays["impostor"])]
+            else:
+                classes = _class_pictures(recipe.task, arrays["confusion"], evaluated["classes"])
             answers = _answer_pictures(recipe.task, dict(arrays), evaluated)
     html = templates.get_template("report.html.j2").render(
         recipe=recipe,
@@ -80,6 +83,7 @@ def write_report(
         evaluated=evaluated,
         measure=MEASURE_TITLES[verification.measure] if verification is not None else "",
         rows=variant_rows(verification) if verification is not None else [],
+        measures=measure_rows(verification) if verification is not None else [],
         curves=curves,
         layer_pictures=layers,
         notes=notes,
@@ -104,11 +108,12 @@ def _rendered(figure: Figure) -> str:
 def _curves(stage: str, history: History) -> Picture:
     """Loss and score over the epochs, side by side."""
     epochs = [row["epoch"] for row in history]
-    score = next(key for key in history[0] if key in ("val_top1", "val_miou"))
+    score = next(key for key in history[0] if key.removeprefix("val_") in MEASURE_TITLES)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(epochs, [row["loss"] for row in history], color=_BLUE, label="training")
-    left.plot(epochs, [row["val_loss"] for row in history], color=_ORANGE, label="validation")
+    if "val_loss" in history[0]:
+        left.plot(epochs, [row["val_loss"] for row in history], color=_ORANGE, label="validation")
     left.set(xlabel="epoch", ylabel="loss")
     left.legend(frameon=False)
     right.plot(epochs, [100 * row[score] for row in history], color=_ORANGE)
@@ -242,10 +247,23 @@ def _bars(task: str, confusion: NDArray[np.int64], classes: Sequence[str]) -> Pi
     return Picture(_rendered(figure), f"{label} of each class")
 
 
+def _pairs(genuine: NDArray[np.float64], impostor: NDArray[np.float64]) -> Picture:
+    """How far pairs of one person and pairs of two lie apart."""
+    edges = np.linspace(-1, 1, len(genuine) + 1)
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    for shares, colour, label in ((genuine, _BLUE, "same person"), (impostor, _RED, "two people")):
+        axes.stairs(100 * shares, edges, fill=True, alpha=0.5, color=colour, label=label)
+    axes.set(xlabel="cosine of the two embeddings", ylabel="% of the pairs")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return Picture(_rendered(figure), "Cosine of all pairs of test images")
+
+
 def _answer_pictures(
     task: str, arrays: Mapping[str, NDArray[Any]], evaluated: Mapping[str, Any]
 ) -> list[Picture]:
-    draw = _classified if task == "classification" else _segmented
+    draw = {"classification": _classified, "segmentation": _segmented, "embedding": _matched}[task]
     classes = evaluated["classes"]
     return [
         draw(arrays, index, classes, evaluated["ignore_index"])
@@ -266,6 +284,23 @@ def _classified(
     return Picture(
         _rendered(figure),
         f"{arrays['names'][index]}: {classes[predicted]} ({share:.0f} %), {right}",
+    )
+
+
+def _matched(
+    arrays: Mapping[str, NDArray[Any]], index: int, _classes: Sequence[str], _ignored: int | None
+) -> Picture:
+    """A probe and the gallery image that is nearest to it, side by side."""
+    right = "right" if arrays["scores"][index] else "wrong"
+    cosine = float(arrays["confidences"][index])
+    figure = Figure(figsize=(3.2, 1.6))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(arrays["images"][index], interpolation="nearest")
+    axes.set_axis_off()
+    return Picture(
+        _rendered(figure),
+        f"{arrays['names'][index]} is nearest to {arrays['matches'][index]} "
+        f"(cosine {cosine:.2f}), {right}",
     )
 
 

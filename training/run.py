@@ -14,7 +14,7 @@ from training.export import export_onnx
 from training.models import build_model, count_macs, count_parameters, drop_auxiliary_heads
 from training.models.initialization import initialize
 from training.quantize import Scheme
-from training.recipe import Recipe
+from training.recipe import EmbeddingRecipe, Recipe, SegmentationRecipe
 from training.recipe.train import Train
 from training.results import Precision
 from training.stages import Finished, Results
@@ -74,15 +74,36 @@ class Build:
     def size(self) -> tuple[int, int]:
         return self.recipe.transform.size
 
+    @property
+    def channels(self) -> int:
+        """How many values, for a mask a pixel, the network gives."""
+        return network_channels(self.recipe, len(self.data.classes))
+
+    @property
+    def told_apart(self) -> int:
+        """How many classes a loss sees; of an embedding all people, whatever its size."""
+        task = self.recipe.task
+        return self.channels if task == "segmentation" else len(self.data.classes)
+
     def deployed(self, network: nn.Module) -> Deployed:
         return Deployed(network, self.recipe.task, self.recipe.normalization)
+
+
+def network_channels(recipe: Recipe, classes: int) -> int:
+    """How many values, for a mask a pixel, a network gives for data of so many classes."""
+    match recipe:
+        case EmbeddingRecipe():
+            return recipe.embedding_size
+        case SegmentationRecipe(binary=True):
+            return 1
+    return classes
 
 
 def new_network(current: Build) -> nn.Module:
     """The recipe's network before training, from the recipe's seed."""
     torch.manual_seed(current.recipe.seed)
     choice = current.recipe.model
-    network = build_model(choice.name, len(current.data.classes), **choice.options)
+    network = build_model(choice.name, current.channels, **choice.options)
     initialize(network, choice.init)
     if choice.pretrained is not None:
         load_weights(network, choice.pretrained, choice.name)
@@ -107,7 +128,7 @@ def fine_tune(
         current.data.train,
         current.data.val,
         task=current.recipe.task,
-        classes=len(current.data.classes),
+        classes=current.told_apart,
         ignore_index=current.data.ignore_index,
         normalization=current.recipe.normalization,
         changes=current.recipe.augment,
@@ -137,7 +158,7 @@ def export_fp32(current: Build, network: nn.Module, path: Path) -> None:
     export_onnx(
         current.deployed(network),
         input_specs(current.size),
-        output_specs(current.recipe.task, len(current.data.classes), current.size),
+        output_specs(current.recipe.task, current.channels, current.size),
         current.recipe.export.opset,
         path,
     )

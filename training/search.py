@@ -15,6 +15,7 @@ import optuna
 
 from serving.engines import ENGINES, EngineOptions, load_engine
 from serving.engines.measure import core_count, machine, measure_latency
+from training.answers import Answers
 from training.checkpoint import load_network
 from training.deploy import input_specs
 from training.environment import engine_versions
@@ -25,7 +26,6 @@ from training.recipe.compress import Search
 from training.results import Point, Searched, Tried
 from training.run import FLOATS, FP32_FILE, NETWORK_FILE, SCHEMES, Build
 from training.validation import Trial
-from training.verify import Answers
 
 log = logging.getLogger(__name__)
 

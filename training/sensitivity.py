@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
+from training.answers import Answers
 from training.prune import Backward, prunable_groups, with_one_group_pruned
 from training.quantize import Quantizer
 from training.recipe.compress import Prune
 from training.validation import Trial
-from training.verify import Answers
 
 log = logging.getLogger(__name__)
 

@@ -53,6 +53,29 @@ def variant_rows(verification: Verification) -> Rows:
     return rows
 
 
+def measure_rows(verification: Verification) -> Rows:
+    """What else was measured of each variant and engine; empty where the task has nothing else."""
+    return [
+        {
+            "variant": result.id,
+            "engine": engine,
+            **{
+                f"{name}, %": _percent(value)
+                for name, value in evidence.measures.items()
+                if isinstance(value, Estimate)
+            },
+            **{
+                name: f"{value:.4f}"
+                for name, value in evidence.measures.items()
+                if not isinstance(value, Estimate)
+            },
+        }
+        for result in verification.variants
+        for engine, evidence in result.evidence.items()
+        if evidence.measures
+    ]
+
+
 def _batch_sizes(verification: Verification) -> list[int]:
     for result in verification.variants:
         for evidence in result.evidence.values():

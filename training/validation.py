@@ -3,6 +3,7 @@
 Whatever is chosen by a measurement is measured here: the test split stays unseen until `verify`.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,23 @@ from torch import nn
 
 from serving.engines import EngineOptions, load_engine
 from serving.engines.measure import core_count
-from serving.manifest import IMAGE_INPUT, Gate
+from serving.manifest import IMAGE_INPUT, Estimate, Gate
+from training.answers import Answers, Run, accuracy_of, agreement_of, answers_of, drop_of
 from training.data.samples import ArraySamples, Samples
 from training.deploy import Deployed, output_specs, run_deployed
 from training.export import CHECK_ENGINE
+from training.metrics import measure_of
 from training.run import Build
-from training.verify import Answers, Comparison, Run, answers_of, compare, judge
+from training.verify import judge
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Accuracy, how much it is below the reference's, and the share of equal answers."""
+
+    accuracy: Estimate
+    drop: Estimate
+    agreement: float
 
 
 class Trial:
@@ -24,9 +36,9 @@ class Trial:
     def __init__(self, current: Build, images: int) -> None:
         self._current = current
         self.samples = spread(current.data.val, images)
+        self._measure = measure_of(current.recipe.task, binary=current.channels == 1)
         self._names = tuple(
-            spec.name
-            for spec in output_specs(current.recipe.task, len(current.data.classes), current.size)
+            spec.name for spec in output_specs(current.recipe.task, current.channels, current.size)
         )
 
     def network(self, network: nn.Module) -> Answers:
@@ -46,8 +58,12 @@ class Trial:
             loaded.close()
 
     def compare(self, reference: Answers, found: Answers) -> Comparison:
-        """See verify.compare."""
-        return compare(self._current.recipe.task, reference, found)
+        """What `found` is worth beside a reference's answers to the same images."""
+        return Comparison(
+            accuracy_of(self._measure, found),
+            drop_of(self._measure, reference, found),
+            agreement_of(reference, found),
+        )
 
     def judge(self, reference: Answers, found: Answers) -> Gate:
         """What the recipe's gate would say if the test split were these images."""

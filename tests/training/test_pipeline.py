@@ -5,11 +5,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import training.compression
-from training.errors import RecipeError, VerificationError
+from training.errors import BrokenFiles, RecipeError, VerificationError
 from training.pipeline import STAGE_NAMES, Built, build, check_network
 from training.recipe import Recipe, load_recipe
 
@@ -36,7 +38,8 @@ def test_run_folder_tells_how_it_was_made(digits_built: Built) -> None:
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["model"]["name"] == "resnet20_cifar"
     assert "onnxruntime" in json.loads((folder / "environment.json").read_text())["engines"]
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert tuple(metrics) == STAGE_NAMES
+    assert tuple(metrics) == STAGE_NAMES[1:]
+    assert json.loads((folder / "data.json").read_text())["images"]["test"] == 364
     assert len(metrics["train"]["history"]) == 3
     assert metrics["prune"]["macs"] < metrics["train"]["macs"]
 
@@ -57,7 +60,7 @@ def test_change_runs_its_stage_and_what_follows_only(
 ) -> None:
     recipe = digits_recipe({"verify.batch_sizes": [2]})
     changed = build(recipe, runs, tmp_path / "repository")
-    assert changed.kept == ("train", "prune", "quantize", "export")
+    assert changed.kept == ("data", "train", "prune", "quantize", "export")
     assert changed.ran == ("verify", "publish")
     assert (tmp_path / "repository" / "tiny-digits" / "1" / "manifest.json").exists()
 
@@ -77,7 +80,7 @@ def test_failing_gate_publishes_nothing_and_leaves_the_report(
 def test_build_until_a_stage_stops_after_it(digits_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = digits_recipe({"train.epochs": 1, "name": "short"})
     short = build(recipe, tmp_path / "runs", tmp_path / "repository", until="train")
-    assert short.ran == ("train",)
+    assert short.ran == ("data", "train")
     assert short.rows == []
     assert short.report.exists()
     assert not (tmp_path / "repository").exists()
@@ -96,7 +99,7 @@ def test_interrupted_build_goes_on_where_it_stopped(
         build(recipe, runs, tmp_path / "repository", until="prune")
     monkeypatch.undo()
     resumed = build(recipe, runs, tmp_path / "repository", until="prune")
-    assert resumed.kept == ("train",)
+    assert resumed.kept == ("data", "train")
     assert resumed.ran == ("prune",)
 
 
@@ -109,6 +112,29 @@ def test_deleted_version_is_published_again(
     again = build(recipe, workplace / "runs", workplace / "repository")
     assert again.ran == ("publish",)
     assert again.version == 1
+
+
+def test_data_alone_can_be_looked_at_and_broken_files_are_all_named(
+    digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for index in range(6):
+            pixels = np.full((20, 20, 3), 10 * index + len(label), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{index}.png")
+    source = {"source": "image_folder", "root": str(tmp_path / "photos")}
+    recipe = digits_recipe({"data": source, "name": "photos"})
+    folder = tmp_path / "runs" / "photos"
+    seen = build(recipe, tmp_path / "runs", tmp_path / "repository", until="data")
+    assert seen.ran == ("data",)
+    assert json.loads((folder / "data.json").read_text())["images"]["train"] == 6
+    assert "<h2>Data</h2>" in seen.report.read_text()
+    for index in range(6):
+        (tmp_path / "photos" / "cat" / f"{index}.png").write_bytes(b"")
+    with pytest.raises(BrokenFiles, match="6 of 12 files cannot be used"):
+        build(recipe, tmp_path / "runs", tmp_path / "repository", until="data")
+    broken = json.loads((folder / "data.json").read_text())["broken"]
+    assert sorted(broken) == [f"cat/{index}.png" for index in range(6)]
 
 
 @pytest.mark.parametrize(

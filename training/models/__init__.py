@@ -143,7 +143,10 @@ MODELS: dict[str, ModelEntry] = {
     "mobilenet_v3_large": _classifier(
         _torchvision("mobilenet_v3_large"), "1905.02244", "mobilenet_v3_small"
     ),
-    "shufflenet_v2_x1_0": _classifier(_torchvision("shufflenet_v2_x1_0"), "1807.11164"),
+    "shufflenet_v2_x1_0": replace(
+        _classifier(_torchvision("shufflenet_v2_x1_0"), "1807.11164"),
+        unsupported={"prune": "the pruner's dependency graph cannot follow the channel shuffle"},
+    ),
     "xception": _classifier(legacy_xception, "1610.02357", side=299, smallest_side=7),
     "efficientnet_b0": _efficientnet("b0", 224),
     "efficientnet_b1": _efficientnet("b1", 240, "efficientnet_b0"),
@@ -151,7 +154,9 @@ MODELS: dict[str, ModelEntry] = {
     "efficientnet_b3": _efficientnet("b3", 300, "efficientnet_b0"),
     "efficientnet_b4": _efficientnet("b4", 380, "efficientnet_b0"),
     "vit_b_16": replace(
-        _classifier(vit_b_16, "2010.11929", smallest_side=16), options=("image_size",)
+        _classifier(vit_b_16, "2010.11929", smallest_side=16),
+        options=("image_size",),
+        unsupported={"prune": "the heads of an attention layer share one projection"},
     ),
     "unet_slim": ModelEntry(SlimUNet, "segmentation", (96, 96), "1505.04597", ("width",)),
     **_segmenters("unet", "1505.04597"),

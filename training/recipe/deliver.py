@@ -34,7 +34,8 @@ class Verify(Strict):
 
     max_drop: how much accuracy (top-1 or mean IoU, 0.01 is one point) may be lost. min_agreement:
     smallest share of equal answers. min_accuracy: smallest accuracy. batch_sizes: where latency is
-    measured, for `latency_seconds` each.
+    measured, for `latency_seconds` each. beta: of the F-beta that is reported beside F1; above 1,
+    recall counts more than precision.
     """
 
     max_drop: Fraction = 0.01
@@ -42,6 +43,7 @@ class Verify(Strict):
     min_accuracy: Fraction = 0.0
     batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 32)
     latency_seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 0.5
+    beta: Annotated[float, Field(gt=0.0)] = 2.0
 
 
 class Publish(Strict):

@@ -165,7 +165,10 @@ def unfit(loss: Loss, task: str, *, single_logit: bool = False) -> str | None:
     """
     for term in terms(loss):
         if task == "embedding" and not isinstance(term, _EMBEDDINGS):
-            return f"{term.name} compares answers with classes; an embedding has distances only"
+            return (
+                f"{term.name} compares answers with classes; an embedding has distances only, "
+                "which arcface, cosface and triplet are made of"
+            )
         if task != "embedding" and isinstance(term, _EMBEDDINGS):
             return f"{term.name} compares embeddings; {task} has none"
         if task == "classification" and isinstance(term, _REGIONS):

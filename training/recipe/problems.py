@@ -124,8 +124,12 @@ def _literals(member: Any) -> list[str]:
     return [
         str(get_args(field.annotation)[0])
         for name, field in member.model_fields.items()
-        if name in ("task", "source", "name") and get_origin(field.annotation) is Literal
+        if name in ("task", "source", "name") and _is_one_word(field.annotation)
     ]
+
+
+def _is_one_word(annotation: Any) -> bool:
+    return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
 
 
 def shown(value: Any) -> str:

@@ -8,13 +8,14 @@ from training.recipe.compress import Distill, Prune, Quantize, Search
 from training.recipe.data import (
     Augment,
     ClassificationData,
+    IdentityFolderData,
     Normalization,
     SegmentationData,
     Transform,
 )
 from training.recipe.deliver import Export, Publish, Verify
 from training.recipe.fields import Strict
-from training.recipe.loss import unfit
+from training.recipe.loss import CrossEntropy, Focal, Kl, terms, unfit
 from training.recipe.model import ModelChoice
 from training.recipe.train import Train
 
@@ -91,10 +92,12 @@ class ClassificationRecipe(_Recipe):
 
 
 class SegmentationRecipe(_Recipe):
-    """One class a pixel."""
+    """One class a pixel. `binary` answers with the probability of the foreground instead, which is
+    every class of the data but the first."""
 
     task: Literal["segmentation"]
     data: SegmentationData
+    binary: bool = False
 
     @model_validator(mode="after")
     def _answers_cover_the_image(self) -> "SegmentationRecipe":
@@ -105,8 +108,44 @@ class SegmentationRecipe(_Recipe):
             )
         return self
 
+    @model_validator(mode="after")
+    def _loss_fits_one_foreground(self) -> "SegmentationRecipe":
+        for path, train in _train_sections(self):
+            for term in terms(train.loss) if self.binary else ():
+                if isinstance(term, CrossEntropy | Focal | Kl):
+                    raise ValueError(
+                        f"{path}.loss: {term.name} compares classes with each other, and "
+                        "with binary: true there is one; bce, binary_focal, dice and iou suit it"
+                    )
+        return self
 
-Recipe = ClassificationRecipe | SegmentationRecipe
+    @model_validator(mode="after")
+    def _masks_can_follow(self) -> "SegmentationRecipe":
+        if self.augment.policy is not None:
+            raise ValueError(
+                f"augment.policy: {self.augment.policy.name} moves images without their masks; "
+                "choose single changes such as rotate, scale and brightness"
+            )
+        padding = self.augment.padding_crop
+        if padding is not None and padding.mode == "constant":
+            raise ValueError(
+                "augment.padding_crop.mode: constant adds pixels that have no class; "
+                "choose edge or reflect"
+            )
+        return self
+
+
+class EmbeddingRecipe(_Recipe):
+    """A point on the unit sphere an image, `embedding_size` numbers: close to each other where two
+    images show the same person (FaceNet, arXiv 1503.03832). Any classification network can be
+    trained to give it."""
+
+    task: Literal["embedding"]
+    data: IdentityFolderData
+    embedding_size: Annotated[int, Field(ge=2)] = 128
+
+
+Recipe = ClassificationRecipe | SegmentationRecipe | EmbeddingRecipe
 
 
 def _train_sections(recipe: _Recipe) -> list[tuple[str, Train]]:
