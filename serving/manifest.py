@@ -104,12 +104,14 @@ class Evidence(_Frozen):
     """What was measured of one variant in one engine.
 
     `measures` holds what the task has beside its accuracy, by name: estimates, or plain numbers
-    that have no interval.
+    that have no interval. `class_drops` names the classes that lost most recall or IoU, and how
+    much.
     """
 
     accuracy: Estimate
     measures: Mapping[str, Estimate | float] = {}
     drop: Estimate
+    class_drops: Mapping[str, float] = {}
     agreement: Fraction
     # Distance of the answers on samples.npz from FP32's that a server may still accept.
     samples_tolerance: float

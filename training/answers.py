@@ -1,6 +1,6 @@
 """What a network says of a whole split, and how good that is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,7 @@ _BATCH = 32
 _FALSE_ACCEPT_RATE = 0.01
 _RANK = 5
 _BINS = 80
+_WORST_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,30 @@ def drop_of(measure: Measure, reference: Answers, found: Answers) -> Estimate:
             return mean_iou_drop(reference.confusions, found.confusions)
         case "iou":
             return foreground_iou_drop(reference.confusions, found.confusions)
+
+
+def class_drops(
+    measure: Measure, reference: Answers, found: Answers, classes: Sequence[str]
+) -> dict[str, float]:
+    """How much less recall, or IoU of masks, the classes have that lost most; at most ten, the
+    worst first. Those of identities are not counted: each has a few images only."""
+    if measure == "rank1":
+        return {}
+    before, after = (_by_class(measure, one.confusions.sum(axis=0)) for one in (reference, found))
+    drops = {
+        name: float(drop)
+        for name, drop in zip(classes, before - after, strict=True)
+        if np.isfinite(drop) and drop > 0
+    }
+    worst = sorted(drops, key=lambda name: -drops[name])[:_WORST_CLASSES]
+    return {name: drops[name] for name in worst}
+
+
+def _by_class(measure: Measure, confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    if measure == "top1":
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.diagonal(confusion) / confusion.sum(axis=1))
+    return class_iou(confusion)
 
 
 def agreement_of(reference: Answers, found: Answers) -> float:

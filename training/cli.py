@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.callback()(lambda: None)
 
 # Told here as well, since the help must not import the pipeline, and torch with it.
-STAGES = ("data", "train", "prune", "quantize", "export", "verify", "publish")
+STAGES = ("data", "train", "distill", "prune", "quantize", "export", "verify", "publish")
 
 
 @app.command()
@@ -38,6 +38,14 @@ def build(
             metavar="FILE",
             help="Train the recipe many times instead: a search, an ablation or folds, as a YAML "
             "file says; see docs/studies.md.",
+        ),
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BOUND",
+            help="Build the best network within latency<=MILLISECONDS or drop<=POINTS, over the "
+            "recipe's `search` section.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders go.")] = Path("runs"),
@@ -62,11 +70,15 @@ def build(
         raise typer.BadParameter(f"expected one of {', '.join(STAGES)}", param_hint="--until")
     if until is not None and study is not None:
         raise typer.BadParameter("a study trains, and ends there", param_hint="--until")
+    if until is not None and search is not None:
+        raise typer.BadParameter("a search goes through all stages", param_hint="--until")
+    if study is not None and search is not None:
+        raise typer.BadParameter("give either a study or a search", param_hint="--study")
     try:
         if study is not None:
             _study(recipe, overrides or [], study, out, as_json)
         else:
-            _build(recipe, overrides or [], until, out, model_repository, as_json)
+            _build(recipe, overrides or [], until, search, out, model_repository, as_json)
     except BuildError as error:
         _fail(str(error))
     except OSError as error:
@@ -84,6 +96,7 @@ def _build(
     path: Path,
     overrides: list[str],
     until: str | None,
+    bound: str | None,
     out: Path,
     repository: Path,
     as_json: bool,
@@ -100,7 +113,12 @@ def _build(
     if distributed.rank() > 0:
         pipeline.join_training(recipe, out, repository)
         return
-    built = pipeline.build(recipe, out, repository, until)
+    if bound is None:
+        built = pipeline.build(recipe, out, repository, until)
+    else:
+        from training.search import parse_bound, search
+
+        built = search(recipe, parse_bound(bound), out, repository)
     if as_json:
         document = {
             "name": recipe.name,

@@ -55,9 +55,7 @@ class Deployed(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        pixels = image.to(torch.float32) * self.scale + self.shift
-        # Without contiguous() the export would record the strides of the permuted view.
-        values = self.network(pixels.permute(0, 3, 1, 2).contiguous())
+        values = self.network(self.normalized(image))
         if self.task == "classification":
             return (values,)
         if self.task == "embedding":
@@ -66,6 +64,12 @@ class Deployed(nn.Module):
             return (_levels(values.sigmoid().squeeze(1)),)
         probability, winner = values.softmax(dim=1).max(dim=1)
         return winner.to(torch.float32).to(torch.uint8), _levels(probability)
+
+    def normalized(self, image: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] to what the network takes, float32 [N, 3, H, W]."""
+        pixels = image.to(torch.float32) * self.scale + self.shift
+        # Without contiguous() the export would record the strides of the permuted view.
+        return pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def _levels(probability: Tensor) -> Tensor:

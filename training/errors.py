@@ -8,6 +8,7 @@ BuildError
 │   ├── NamesMismatch
 │   ├── ShapesMismatch
 │   └── ValuesMismatch
+├── TargetNotReached      no network within a bound of size or latency
 └── VerificationError     the gate: the artefact is not accurate enough
 """
 
@@ -55,6 +56,10 @@ class ShapesMismatch(ExportError):
 
 class ValuesMismatch(ExportError):
     """The answers differ by more than the stated tolerance."""
+
+
+class TargetNotReached(BuildError):
+    """A bound that no network tried keeps; the text holds the best value."""
 
 
 class VerificationError(BuildError):

@@ -4,97 +4,51 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 
 import torch
 import yaml
-from torch import nn
 
 from serving.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
 from training import distributed
 from training.callbacks import OnEpoch
-from training.checkpoint import load_network, save_network
-from training.data import Dataset, fingerprint, load_dataset, load_source
+from training.checkpoint import load_network
+from training.compression import measures_latency, prune_work, quantize_work
+from training.data import Dataset, fingerprint, load_source
 from training.data.survey import SHEET_FILE, survey
-from training.deploy import Deployed, input_specs, output_specs
+from training.deploy import input_specs, output_specs
+from training.distillation import distill_work, teacher_fingerprint
 from training.environment import engine_versions, environment
 from training.errors import BrokenFiles, RecipeError
-from training.export import check_answers, check_interface, export_onnx
-from training.models import (
-    MODELS,
-    build_model,
-    check_input_size,
-    count_macs,
-    count_parameters,
-    drop_auxiliary_heads,
-    unsupported_steps,
-)
-from training.models.initialization import initialize
-from training.prune import prune
+from training.export import check_answers, check_interface
+from training.models import MODELS, build_model, check_input_size, unsupported_steps
 from training.publish import publish
-from training.quantize import Scheme, choose_calibration, quantize
-from training.recipe import EmbeddingRecipe, Recipe, SegmentationRecipe
-from training.recipe.train import Train
+from training.recipe import Recipe
 from training.report import write_report
-from training.results import NetworkSize, Precision, VariantFile, Verification
+from training.results import NetworkSize, Searched, VariantFile, Verification
+from training.run import (
+    FLOATS,
+    FP32_FILE,
+    SCHEMES,
+    Build,
+    export_fp32,
+    fine_tune,
+    network_channels,
+    network_results,
+    new_network,
+)
 from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, measure_rows, variant_rows
-from training.train import Fitted, chosen_precision, fit
+from training.train import Fitted, chosen_precision
 from training.verify import PICTURES_FILE, require_pass, verify
-from training.weights import check_weights, load_weights, weights_fingerprint
+from training.weights import check_weights, weights_fingerprint
 
 log = logging.getLogger(__name__)
 
-NETWORK_FILE = "network.pt"
-FP32_FILE = "model.onnx"
 DATA_FILE = "data.json"
-_SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8"}
-_FLOATS: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
 _CHECKED_IMAGES = 16
-
-
-@dataclass
-class Build:
-    """One build under way: where things are, and what the stages so far have found out."""
-
-    recipe: Recipe
-    folder: Path
-    repository: Path
-    source: Callable[[Recipe], Dataset] = load_source
-    on_epoch: OnEpoch | None = None
-    done: dict[str, Finished] = field(default_factory=dict)
-
-    @cached_property
-    def data(self) -> Dataset:
-        """Loaded when the first stage that runs asks for it."""
-        return load_dataset(self.recipe, self.source)
-
-    def stage_folder(self, stage: str) -> Path:
-        return self.folder / stage
-
-    @property
-    def network_stage(self) -> str:
-        """The stage whose network is exported."""
-        return "train" if self.recipe.prune is None else "prune"
-
-    @property
-    def network_file(self) -> Path:
-        return self.stage_folder(self.network_stage) / NETWORK_FILE
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.recipe.transform.size
-
-    @property
-    def channels(self) -> int:
-        """How many values, for a mask a pixel, the network gives."""
-        return network_channels(self.recipe, len(self.data.classes))
-
-    def deployed(self, network: nn.Module) -> Deployed:
-        return Deployed(network, self.recipe.task, self.recipe.normalization)
 
 
 @dataclass(frozen=True)
@@ -132,10 +86,12 @@ def build(
     repository: Path,
     until: str | None = None,
     *,
+    searched: Searched | None = None,
     source: Callable[[Recipe], Dataset] = load_source,
     on_epoch: OnEpoch | None = None,
 ) -> Built:
-    """Runs the stages of a recipe up to and including `until`, as far as they are not done yet.
+    """Runs the stages of a recipe up to and including `until`, as far as they are not done yet;
+    `searched` is what the recipe was found among, for the report.
 
     Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, data.json,
     metrics.json, report.html. `source` and `on_epoch` are for studies: see load_dataset and fit.
@@ -149,11 +105,11 @@ def build(
         if stage.wanted(current):
             _advance(current, stage)
         if stage.name == "verify" and "verify" in current.done:
-            _write_outputs(current)
+            _write_outputs(current, searched)
             require_pass(_verification(current))
         if stage.name == until:
             break
-    report = _write_outputs(current)
+    report = _write_outputs(current, searched)
     published = current.done.get("publish")
     if published is not None and not published.ran:
         log.info("publish: nothing has changed, nothing is published")
@@ -168,16 +124,6 @@ def build(
         report=report,
         results={name: stage.results for name, stage in current.done.items()},
     )
-
-
-def network_channels(recipe: Recipe, classes: int) -> int:
-    """How many values, for a mask a pixel, a network gives for data of so many classes."""
-    match recipe:
-        case EmbeddingRecipe():
-            return recipe.embedding_size
-        case SegmentationRecipe(binary=True):
-            return 1
-    return classes
 
 
 def check_network(recipe: Recipe) -> None:
@@ -239,7 +185,7 @@ def join_training(recipe: Recipe, out: Path, repository: Path) -> None:
     check_network(recipe)
     current = Build(recipe, out / recipe.name, repository)
     if finished(current.stage_folder("train"), _key(current, "train")) is None:
-        _fitted(current, "train", _new_network(current), recipe.train, distributed.processes())
+        _fitted(current)
 
 
 def _key(current: Build, name: str) -> str:
@@ -247,46 +193,6 @@ def _key(current: Build, name: str) -> str:
     [stage] = [stage for stage in STAGES if stage.name == name]
     upstream = {need: _key(current, need) for need in stage.needs(current)}
     return stage_key(name, stage.settings(current), upstream)
-
-
-def _fitted(
-    current: Build, stage: str, network: nn.Module, config: Train, processes: int
-) -> Fitted:
-    task = current.recipe.task
-    return fit(
-        network,
-        config,
-        current.data.train,
-        current.data.val,
-        task=task,
-        # The people of an embedding are what its loss tells apart, whatever its size.
-        classes=current.channels if task == "segmentation" else len(current.data.classes),
-        ignore_index=current.data.ignore_index,
-        normalization=current.recipe.normalization,
-        changes=current.recipe.augment,
-        seed=current.recipe.seed,
-        folder=current.stage_folder(stage),
-        title=stage,
-        processes=processes,
-        on_epoch=current.on_epoch,
-    )
-
-
-def _fit(
-    current: Build, stage: str, network: nn.Module, config: Train, processes: int = 1
-) -> Results:
-    """Trains a network and saves it in the stage's folder."""
-    folder = current.stage_folder(stage)
-    fitted = _fitted(current, stage, network, config, processes)
-    drop_auxiliary_heads(fitted.network)
-    save_network(fitted.network, folder / NETWORK_FILE)
-    return {
-        "history": fitted.history,
-        "precision": fitted.precision,
-        "parameters": count_parameters(fitted.network),
-        "macs": count_macs(fitted.network, current.size),
-        "images": [len(current.data.train), len(current.data.val)],
-    }
 
 
 def _survey(current: Build) -> Results:
@@ -301,66 +207,20 @@ def _survey(current: Build) -> Results:
     return findings
 
 
-def _new_network(current: Build) -> nn.Module:
-    torch.manual_seed(current.recipe.seed)
-    choice = current.recipe.model
-    network = build_model(choice.name, current.channels, **choice.options)
-    initialize(network, choice.init)
-    if choice.pretrained is not None:
-        load_weights(network, choice.pretrained, choice.name)
-    return network
+def _fitted(current: Build) -> Fitted:
+    network, processes = new_network(current), distributed.processes()
+    return fine_tune(current, "train", network, current.recipe.train, processes=processes)
 
 
 def _train(current: Build) -> Results:
-    network = _new_network(current)
-    return _fit(current, "train", network, current.recipe.train, distributed.processes())
-
-
-def _prune(current: Build) -> Results:
-    config = current.recipe.prune
-    if config is None:
-        raise ValueError("the recipe has no prune section")
-    network = load_network(current.stage_folder("train") / NETWORK_FILE)
-    share = prune(network, config, current.size)
-    return {**_fit(current, "prune", network, config.train), "macs_removed": share}
-
-
-def _export_fp32(current: Build, path: Path) -> None:
-    export_onnx(
-        current.deployed(load_network(current.network_file)),
-        input_specs(current.size),
-        output_specs(current.recipe.task, current.channels, current.size),
-        current.recipe.export.opset,
-        path,
-    )
-
-
-def _quantize(current: Build) -> Results:
-    config = current.recipe.quantize
-    if config is None:
-        raise ValueError("the recipe has no quantize section")
-    folder = current.stage_folder("quantize")
-    float_file = folder / FP32_FILE
-    _export_fp32(current, float_file)
-    calibration = choose_calibration(
-        current.data.train, config.calibration_images, current.recipe.seed
-    )
-    variants = [variant for variant in current.recipe.export.variants if variant in _SCHEMES]
-    for variant in variants:
-        path = folder / f"model.{variant}.onnx"
-        quantize(float_file, path, _SCHEMES[variant], config.calibrate, calibration)
-    return {
-        "variants": variants,
-        "calibration_sha256": calibration.sha256,
-        "calibration_images": len(calibration.images),
-    }
+    return network_results(current, "train", _fitted(current))
 
 
 def _export(current: Build) -> Results:
     folder = current.stage_folder("export")
     quantized = current.done.get("quantize")
     if quantized is None:
-        _export_fp32(current, folder / FP32_FILE)
+        export_fp32(current, load_network(current.network_file), folder / FP32_FILE)
     else:
         # The very graph that was quantised, so that all variants are one network.
         for name in (FP32_FILE, *(f"model.{v}.onnx" for v in quantized.results["variants"])):
@@ -372,7 +232,7 @@ def _export(current: Build) -> Results:
         check_interface(file, inputs, outputs)
     count = min(_CHECKED_IMAGES, len(current.data.test))
     images, _ = current.data.test.batch(range(count))
-    deployed = current.deployed(load_network(current.network_file))
+    deployed = current.deployed(load_network(current.exported_file))
     check_answers(folder / FP32_FILE, deployed, outputs, images)
     return {"files": [file.name for file in files], "checked_images": count}
 
@@ -383,7 +243,7 @@ def _variant_files(current: Build) -> list[VariantFile]:
     wanted = sorted(current.recipe.export.variants, key=lambda variant: variant != "fp32")
     files = []
     for variant in wanted:
-        if variant in _SCHEMES:
+        if variant in SCHEMES:
             sha256 = current.done["quantize"].results["calibration_sha256"]
             path = folder / f"model.{variant}.onnx"
             files.append(
@@ -391,20 +251,20 @@ def _variant_files(current: Build) -> list[VariantFile]:
             )
         else:
             files.append(
-                VariantFile(id=variant, path=folder / FP32_FILE, precision=_FLOATS[variant])
+                VariantFile(id=variant, path=folder / FP32_FILE, precision=FLOATS[variant])
             )
     return files
 
 
 def _verify(current: Build) -> Results:
     recipe = current.recipe
-    baseline = load_network(current.stage_folder("train") / NETWORK_FILE)
+    baseline = load_network(current.trained_file)
     sizes = [
         NetworkSize(
             parameters=current.done[stage].results["parameters"],
             macs=current.done[stage].results["macs"],
         )
-        for stage in ("train", current.network_stage)
+        for stage in (current.trained_stage, current.network_stage)
     ]
     verification = verify(
         recipe.verify,
@@ -451,7 +311,7 @@ def _publish(current: Build) -> Results:
         classes=() if recipe.task == "embedding" else tuple(verified.results["classes"]),
         parameters=verification.network_size.parameters,
         gmacs=verification.network_size.macs / 1e9,
-        pruning_ratio=recipe.prune.ratio if recipe.prune is not None else 0.0,
+        pruning_ratio=current.done["prune"].results["ratio"] if recipe.prune is not None else 0.0,
         provenance=Provenance(
             recipe=recipe.name,
             recipe_sha256=recipe_sha256(recipe),
@@ -527,17 +387,32 @@ STAGES: tuple[Stage, ...] = (
         work=_train,
     ),
     Stage(
-        "prune",
+        "distill",
         needs=lambda build: ("train",),
-        settings=lambda build: _dump(build, "prune"),
-        work=_prune,
+        settings=lambda build: [_dump(build, "distill"), teacher_fingerprint(build)],
+        work=distill_work,
+        wanted=lambda build: build.recipe.distill is not None,
+    ),
+    Stage(
+        "prune",
+        needs=lambda build: (build.trained_stage,),
+        settings=lambda build: [
+            _dump(build, "prune"),
+            # A measured target holds for these engines on this processor only.
+            [engine_versions(), environment()["machine"]] if measures_latency(build) else None,
+        ],
+        work=prune_work,
         wanted=lambda build: build.recipe.prune is not None,
     ),
     Stage(
         "quantize",
-        needs=lambda build: (build.network_stage,),
-        settings=lambda build: _dump(build, "quantize", "export"),
-        work=_quantize,
+        needs=lambda build: tuple({build.trained_stage, build.network_stage}),
+        # Mixed precision heeds the gate.
+        settings=lambda build: [
+            _dump(build, "quantize", "export"),
+            build.recipe.verify.model_dump(include={"max_drop", "min_agreement", "min_accuracy"}),
+        ],
+        work=quantize_work,
         wanted=lambda build: build.recipe.quantize is not None,
     ),
     Stage(
@@ -550,7 +425,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "verify",
-        needs=lambda build: ("train", "export"),
+        needs=lambda build: (build.trained_stage, "export"),
         # Evidence holds for these engines on this processor only.
         settings=lambda build: [
             _dump(build, "verify"),
@@ -581,7 +456,7 @@ def _write_json(path: Path, document: object) -> None:
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_outputs(current: Build) -> Path:
+def _write_outputs(current: Build, searched: Searched | None) -> Path:
     """data.json, metrics.json and report.html from what is done so far."""
     metrics = {
         name: {"seconds": stage.seconds, **stage.results}
@@ -603,6 +478,17 @@ def _write_outputs(current: Build) -> Path:
             for name, stage in current.done.items()
             if "history" in stage.results
         },
+        sensitivities={
+            name: stage.results["sensitivity"]
+            for name, stage in current.done.items()
+            if stage.results.get("sensitivity")
+        },
+        searched=searched,
+        notes=[
+            f"{name}, {variant}: {said}"
+            for name, stage in current.done.items()
+            for variant, said in stage.results.get("notes", {}).items()
+        ],
         seconds={name: stage.seconds for name, stage in current.done.items()},
         verification=_verification(current) if "verify" in current.done else None,
         evaluated=current.done["verify"].results if "verify" in current.done else {},

@@ -1,6 +1,6 @@
 """One HTML file a person can read: what was built, how good it is, and where it is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, select_autoescape
 from numpy.typing import NDArray
 
+from training.compression_figures import pareto_picture, sensitivity_picture
 from training.figures import (
     Picture,
     answer_pictures,
@@ -22,7 +23,7 @@ from training.figures import (
 from training.learner import History
 from training.metrics import MEASURE_TITLES
 from training.recipe import Recipe
-from training.results import Verification
+from training.results import Searched, Verification
 from training.tables import measure_rows, variant_rows
 
 # What a matrix of many classes cannot show: the pairs that are mistaken most often.
@@ -37,6 +38,9 @@ def write_report(
     findings: Mapping[str, Any],
     sheet: Path,
     histories: Mapping[str, History],
+    sensitivities: Mapping[str, Sequence[Mapping[str, Any]]],
+    notes: Sequence[str],
+    searched: Searched | None,
     seconds: Mapping[str, float],
     verification: Verification | None,
     evaluated: Mapping[str, Any],
@@ -56,6 +60,9 @@ def write_report(
     with np.load(sheet) as arrays:
         data = data_pictures(findings, dict(arrays))
     curves = [training_curves(stage, history) for stage, history in histories.items() if history]
+    layers = [
+        sensitivity_picture(stage, found) for stage, each in sensitivities.items() for found in each
+    ]
     answers: list[Picture] = []
     classes: list[Picture] = []
     confused: list[tuple[str, str, str]] = []
@@ -91,6 +98,9 @@ def write_report(
         rows=variant_rows(verification) if verification is not None else [],
         measures=measure_rows(verification) if verification is not None else [],
         curves=curves,
+        layer_pictures=layers,
+        notes=notes,
+        search_picture=pareto_picture(searched) if searched is not None else None,
         class_pictures=classes,
         confused=confused,
         answer_pictures=answers,

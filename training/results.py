@@ -91,3 +91,38 @@ class Verification(_Frozen):
     pictured: tuple[str, str]
     machine: str
     measures: Measures | None = None
+
+
+class Point(_Frozen):
+    """What a search varies: a network by name, the share of its channels that go, the variant."""
+
+    network: str
+    ratio: float
+    variant: str
+
+
+class Tried(_Frozen):
+    """A point and what was measured of it: how far it is below the recipe's own network in FP32 on
+    validation images (0.01 is one point), and milliseconds of a call."""
+
+    point: Point
+    drop: float
+    milliseconds: float
+
+
+class Searched(_Frozen):
+    """Everything that a search tried, the point that it chose, its bound as the user wrote it, and
+    what the latency was measured with."""
+
+    tried: tuple[Tried, ...]
+    chosen: Point
+    bound: str
+    measured: str
+
+    def front(self) -> list[Tried]:
+        """The points that no other beats in both, the fastest first."""
+        front: list[Tried] = []
+        for trial in sorted(self.tried, key=lambda one: (one.milliseconds, one.drop)):
+            if not front or trial.drop < front[-1].drop:
+                front.append(trial)
+        return front

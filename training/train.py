@@ -106,6 +106,8 @@ def fit(
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # A teacher in the objective shall stay in it.
+        warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start")
         try:
             trainer.fit(
                 learner,

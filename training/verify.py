@@ -33,6 +33,7 @@ from training.answers import (
     accuracy_of,
     agreement_of,
     answers_of,
+    class_drops,
     drop_of,
     matches,
     other_measures,
@@ -109,7 +110,9 @@ def verify(
             finally:
                 engine.close()
             answers[file.id, name] = found
-            evidence[name] = _evidence(config, measure, reference, found, distance, latency)
+            evidence[name] = _evidence(
+                config, measure, data.classes, reference, found, distance, latency
+            )
             gate = evidence[name].gate
             verdict = "passed" if gate.passed else "FAILED"
             log.info("verify: %s in %s %s: %s", file.id, name, verdict, gate.reason)
@@ -187,6 +190,7 @@ def _points(estimate: Estimate) -> str:
 def _evidence(
     config: Verify,
     measure: Measure,
+    classes: Sequence[str],
     reference: Answers,
     found: Answers,
     distance: float,
@@ -199,6 +203,7 @@ def _evidence(
         accuracy=estimate,
         measures=other_measures(reference, found),
         drop=drop,
+        class_drops=class_drops(measure, reference, found, classes),
         agreement=agreeing,
         samples_tolerance=_TOLERANCE_FLOOR + 2 * distance,
         latency=Latency(machine=machine(), milliseconds=latency),

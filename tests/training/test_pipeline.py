@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-import training.pipeline
+import training.compression
 from training.errors import BrokenFiles, RecipeError, VerificationError
 from training.pipeline import STAGE_NAMES, Built, build, check_network
 from training.recipe import Recipe, load_recipe
@@ -94,7 +94,7 @@ def test_interrupted_build_goes_on_where_it_stopped(
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.pipeline, "prune", killed)
+    monkeypatch.setattr(training.compression, "fine_tune", killed)
     with pytest.raises(KeyboardInterrupt):
         build(recipe, runs, tmp_path / "repository", until="prune")
     monkeypatch.undo()

@@ -6,13 +6,15 @@ from pydantic import Field, model_validator
 
 from training.recipe.fields import Fraction, PositiveInt, Strict
 
-VariantId = Literal["fp32", "bf16", "int8-s8", "int8-u8"]
+VariantId = Literal["fp32", "bf16", "int8-s8", "int8-u8", "int8-u8-rr"]
 
 
 class Export(Strict):
     """Which variants to offer. bf16 has no file: OpenVINO runs the FP32 file in that precision.
 
-    int8-s8 is symmetric (TensorRT, OpenVINO), int8-u8 asymmetric (ONNX Runtime on x86).
+    int8-s8 is symmetric (TensorRT, OpenVINO), int8-u8 asymmetric (ONNX Runtime on x86);
+    int8-u8-rr has weights of 7 bits besides, for x86 without VNNI, where sums of 8-bit products
+    overflow.
     """
 
     variants: tuple[VariantId, ...] = ("fp32",)

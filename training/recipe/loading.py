@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from training.errors import RecipeError
-from training.recipe.problems import problems, shown
+from training.recipe.problems import INHERITING, problems, shown
 from training.recipe.recipe import Recipe
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="task")])
@@ -81,14 +81,25 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _with_inherited_training(document: dict[str, Any]) -> dict[str, Any]:
-    """prune.train filled up from train; an optimiser of another name inherits nothing."""
-    prune, train = document.get("prune"), document.get("train")
-    if not isinstance(prune, dict) or not isinstance(train, dict):
+    """The train sections of later stages filled up from train; an optimiser of another name
+    inherits nothing."""
+    train = document.get("train")
+    if not isinstance(train, dict):
         return document
-    own = prune.get("train") or {}
-    if not isinstance(own, dict):
-        return document
-    return {**document, "prune": {**prune, "train": _merged(train, own)}}
+    for path in INHERITING:
+        document = _filled(document, path.split("."), train)
+    return document
+
+
+def _filled(section: dict[str, Any], path: list[str], train: dict[str, Any]) -> dict[str, Any]:
+    key, *rest = path
+    below = section.get(key)
+    if not rest:
+        own = below or {}
+        return {**section, key: _merged(train, own)} if isinstance(own, dict) else section
+    if not isinstance(below, dict):
+        return section
+    return {**section, key: _filled(below, rest, train)}
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,23 @@ from pydantic import BaseModel, ValidationError
 
 from training.recipe.recipe import Recipe
 
+# Sections that take from `train` what they leave out.
+INHERITING = ("distill.train", "prune.train", "quantize.qat.train")
+
 
 def problems(document: dict[str, Any], error: ValidationError, root: Any = Recipe) -> list[str]:
-    """One text for each wrong place; what prune.train inherited is told once, of train. `root` is
-    the type that the document was checked against."""
+    """One text for each wrong place; what later stages inherited from train is told once, of it.
+    `root` is the type that the document was checked against."""
     by_path: dict[str, str] = {}
     for problem in error.errors():
         path = _document_path(document, problem)
         by_path.setdefault(path, _explain(path, problem, root))
-    inherited = {f"prune.{text}" for path, text in by_path.items() if path.startswith("train")}
+    inherited = {
+        section.removesuffix("train") + text
+        for path, text in by_path.items()
+        if path.startswith("train")
+        for section in INHERITING
+    }
     return [text for text in by_path.values() if text not in inherited]
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.recipe.compress import Prune, Quantize
+from training.recipe.compress import Distill, Prune, Quantize, Search
 from training.recipe.data import (
     Augment,
     ClassificationData,
@@ -31,11 +31,13 @@ class _Recipe(Strict):
     augment: Augment = Augment()
     model: ModelChoice
     train: Train
+    distill: Distill | None = None
     prune: Prune | None = None
     quantize: Quantize | None = None
     export: Export = Export()
     verify: Verify = Verify()
     publish: Publish = Publish()
+    search: Search | None = None
 
     @model_validator(mode="after")
     def _only_squares_turn(self) -> "_Recipe":
@@ -61,6 +63,15 @@ class _Recipe(Strict):
                     f"{path}: mixup_alpha and cutmix_alpha blend the classes of whole images, "
                     "which only classification has"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _search_knows_how_to_prune(self) -> "_Recipe":
+        if self.search is not None and self.search.max_ratio > 0 and self.prune is None:
+            raise ValueError(
+                "search.max_ratio is above 0, so prune must be given: it says how pruned networks "
+                "are fine-tuned"
+            )
         return self
 
     @model_validator(mode="after")
@@ -150,6 +161,10 @@ Recipe = ClassificationRecipe | SegmentationRecipe | EmbeddingRecipe
 
 def _train_sections(recipe: _Recipe) -> list[tuple[str, Train]]:
     sections = [("train", recipe.train)]
+    if recipe.distill is not None:
+        sections.append(("distill.train", recipe.distill.train))
     if recipe.prune is not None:
         sections.append(("prune.train", recipe.prune.train))
+    if recipe.quantize is not None and recipe.quantize.qat is not None:
+        sections.append(("quantize.qat.train", recipe.quantize.qat.train))
     return sections
