@@ -573,6 +573,8 @@ def _write_outputs(current: Build) -> Path:
         report,
         recipe=current.recipe,
         environment=environment(),
+        findings=findings,
+        sheet=current.stage_folder("data") / SHEET_FILE,
         histories={
             name: stage.results["history"]
             for name, stage in current.done.items()
