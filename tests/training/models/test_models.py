@@ -230,6 +230,7 @@ def test_attention_adds_few_parameters_and_keeps_the_answer(name: str, attention
     assert plain < count_parameters(network) < 1.15 * plain
 
 
+@torch.no_grad()
 def test_attention_weighs_channels_and_places_between_zero_and_one() -> None:
     x = torch.rand(2, 16, 6, 6) + 0.1
     weights = ChannelAttention(16)(x) / x

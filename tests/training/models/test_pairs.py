@@ -47,8 +47,9 @@ ENGINES = ("onnxruntime", "openvino")
 SCHEMES: dict[str, Scheme] = {"onnxruntime": "u8", "openvino": "s8"}
 # Relative for logits, the share of the pixels for masks.
 FLOAT_TOLERANCE = {"classification": 1e-4, "segmentation": 1e-3}
-# Weights are random, so classes are nearly tied; a graph that is wrong is off by 0.8 and more.
-INT8_TOLERANCE = 0.35
+# Weights are random, so classes are nearly tied and rounding counts for more than after a training.
+# A graph that is wrong is off by more: by 1 where it gives zeros, by 1.4 where it gives others.
+INT8_TOLERANCE = 0.6
 ATTENTIVE = (
     ("resnet20_cifar", "se"),
     ("resnet20_cifar", "cbam"),
