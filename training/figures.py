@@ -54,11 +54,21 @@ def training_curves(stage: str, history: History) -> Picture:
     score = next(key for key in history[0] if key in ("val_top1", "val_miou"))
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row["loss"] for row in history], color=_BLUE, label="training")
-    left.plot(epochs, [row["val_loss"] for row in history], color=_ORANGE, label="validation")
+    # A single epoch has no line to draw.
+    marker = "o" if len(epochs) == 1 else ""
+    left.plot(
+        epochs, [row["loss"] for row in history], color=_BLUE, marker=marker, label="training"
+    )
+    left.plot(
+        epochs,
+        [row["val_loss"] for row in history],
+        color=_ORANGE,
+        marker=marker,
+        label="validation",
+    )
     left.set(xlabel="epoch", ylabel="loss")
     left.legend(frameon=False)
-    right.plot(epochs, [100 * row[score] for row in history], color=_ORANGE)
+    right.plot(epochs, [100 * row[score] for row in history], color=_ORANGE, marker=marker)
     title = MEASURE_TITLES[score.removeprefix("val_")]
     right.set(xlabel="epoch", ylabel=f"validation {title}, %")
     _plain_axes(left, right)
@@ -258,7 +268,7 @@ def _class_counts(findings: Mapping[str, Any]) -> Picture:
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set(xlabel=label)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=8)
     _plain_axes(axes)
     return Picture(_rendered(figure), "Size of each class by split")
 
