@@ -110,7 +110,8 @@ def _confusion(confusion: NDArray[np.int64], classes: Sequence[str], unit: str) 
             colour = "white" if share > 0.5 else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     numbers = "images" if unit == "images" else "% of the pixels of the true class"
-    return Picture(_rendered(figure), f"Confusion matrix; numbers are {numbers}")
+    shown = f"numbers are {numbers}" if count <= _NUMBERED_CLASSES else "darker is a larger share"
+    return Picture(_rendered(figure), f"Confusion matrix; {shown}")
 
 
 def _bars(task: str, confusion: NDArray[np.int64], classes: Sequence[str]) -> Picture:
