@@ -55,12 +55,15 @@ def training_curves(stage: str, history: History) -> Picture:
     score = next(key for key in history[0] if key.removeprefix("val_") in MEASURE_TITLES)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row["loss"] for row in history], color=_BLUE, label="training")
-    if "val_loss" in history[0]:
-        left.plot(epochs, [row["val_loss"] for row in history], color=_ORANGE, label="validation")
+    # A single epoch has no line to draw.
+    marker = "o" if len(epochs) == 1 else ""
+    for key, colour, label in (("loss", _BLUE, "training"), ("val_loss", _ORANGE, "validation")):
+        if key in history[0]:
+            left.plot(epochs, [row[key] for row in history], color=colour, marker=marker,
+                      label=label)  # fmt: skip
     left.set(xlabel="epoch", ylabel="loss")
     left.legend(frameon=False)
-    right.plot(epochs, [100 * row[score] for row in history], color=_ORANGE)
+    right.plot(epochs, [100 * row[score] for row in history], color=_ORANGE, marker=marker)
     title = MEASURE_TITLES[score.removeprefix("val_")]
     right.set(xlabel="epoch", ylabel=f"validation {title}, %")
     _plain_axes(left, right)
@@ -102,7 +105,8 @@ def _confusion(confusion: NDArray[np.int64], classes: Sequence[str], unit: str) 
             colour = "white" if share > 0.5 else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     numbers = "images" if unit == "images" else "% of the pixels of the true class"
-    return Picture(rendered(figure), f"Confusion matrix; numbers are {numbers}")
+    shown = f"numbers are {numbers}" if count <= _NUMBERED_CLASSES else "darker is a larger share"
+    return Picture(rendered(figure), f"Confusion matrix; {shown}")
 
 
 def _bars(task: str, confusion: NDArray[np.int64], classes: Sequence[str]) -> Picture:
@@ -289,7 +293,7 @@ def _class_counts(findings: Mapping[str, Any]) -> Picture:
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set(xlabel=label)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=8)
     _plain_axes(axes)
     return Picture(rendered(figure), "Size of each class by split")
 
