@@ -169,7 +169,7 @@ def test_student_learns_from_a_teacher_and_is_compared_with_itself_alone(
     build(recipe, runs, tmp_path / "repository", until="export")
     done = json.loads((runs / "taught" / "distill" / "done.json").read_text())["results"]
     assert len(done["history"]) == 1
-    assert "student alone" in done["notes"]["on validation images"]
+    assert "student alone" in done["notes"]["on test images"]
     assert "gain" in (runs / "taught" / "report.html").read_text()
     student = load_network(runs / "taught" / "distill" / "network.pt")
     alone = load_network(runs / "taught" / "train" / "network.pt")
