@@ -82,10 +82,7 @@ def photos() -> Pixels:
 
 
 def deployed(network: nn.Module, task: Task) -> Deployed:
-    kind = "classification" if task == "classification" else "segmentation"
-    return Deployed(
-        network, kind, Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    )
+    return Deployed(network, task, NORMALIZATION)
 
 
 @torch.no_grad()
