@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from serving.manifest import Estimate
 from training.checkpoint import load_network
 from training.distill import Distillation
 from training.errors import RecipeError
@@ -15,6 +14,7 @@ from training.objective import build_objective
 from training.recipe.compress import Teacher
 from training.run import NETWORK_FILE, Build, fine_tune, network_results, new_network
 from training.stages import Results
+from training.tables import percent
 from training.validation import Trial
 from training.weights import load_weights, weights_fingerprint
 
@@ -100,14 +100,9 @@ def _worth(current: Build, distilled: nn.Module, teacher: nn.Module) -> Results:
     taught = trial.network(distilled)
     gain = trial.compare(taught, alone).drop
     said = (
-        f"student alone {_percent(trial.compare(alone, alone).accuracy)}, "
-        f"distilled {_percent(trial.compare(alone, taught).accuracy)}, "
-        f"gain {_percent(gain)} points, "
-        f"teacher {_percent(trial.compare(alone, trial.network(teacher)).accuracy)}, n={gain.n}"
+        f"student alone {percent(trial.compare(alone, alone).accuracy)}, "
+        f"distilled {percent(trial.compare(alone, taught).accuracy)}, "
+        f"gain {percent(gain)} points, "
+        f"teacher {percent(trial.compare(alone, trial.network(teacher)).accuracy)}, n={gain.n}"
     )
     return {"gain": gain.model_dump(), "notes": {"on test images": said}}
-
-
-def _percent(estimate: Estimate) -> str:
-    value, low, high = (100 * number for number in (estimate.value, estimate.low, estimate.high))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
