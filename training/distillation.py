@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from serving.manifest import Estimate
 from training.checkpoint import load_network
 from training.distill import Distillation
 from training.errors import RecipeError
@@ -15,12 +14,12 @@ from training.objective import build_objective
 from training.recipe.compress import Teacher
 from training.run import NETWORK_FILE, Build, fine_tune, network_results, new_network
 from training.stages import Results
+from training.tables import percent
 from training.validation import Trial
 from training.weights import load_weights, weights_fingerprint
 
 # The last of these that a run has is its best trained one.
 _TRAINING_STAGES = ("distill", "train")
-_ALL = 1 << 62
 
 
 def distill_work(current: Build) -> Results:
@@ -44,7 +43,7 @@ def distill_work(current: Build) -> Results:
     )
     fitted = fine_tune(current, "distill", student, config.train, objective=objective)
     results = network_results(current, "distill", fitted)
-    return {**results, "notes": {"on validation images": _worth(current, fitted.network, teacher)}}
+    return results | _worth(current, fitted.network, teacher)
 
 
 def teacher_fingerprint(current: Build) -> str | None:
@@ -94,19 +93,16 @@ def _check_answers(current: Build, student: nn.Module, teacher: nn.Module) -> No
         )
 
 
-def _worth(current: Build, distilled: nn.Module, teacher: nn.Module) -> str:
-    trial = Trial(current, _ALL)
+def _worth(current: Build, distilled: nn.Module, teacher: nn.Module) -> Results:
+    """The student alone against the student distilled, on the test images: nothing is chosen."""
+    trial = Trial(current, len(current.data.test), current.data.test)
     alone = trial.network(load_network(current.stage_folder("train") / NETWORK_FILE))
     taught = trial.network(distilled)
     gain = trial.compare(taught, alone).drop
-    return (
-        f"student alone {_percent(trial.compare(alone, alone).accuracy)}, "
-        f"distilled {_percent(trial.compare(alone, taught).accuracy)}, "
-        f"gain {_percent(gain)} points, "
-        f"teacher {_percent(trial.compare(alone, trial.network(teacher)).accuracy)}, n={gain.n}"
+    said = (
+        f"student alone {percent(trial.compare(alone, alone).accuracy)}, "
+        f"distilled {percent(trial.compare(alone, taught).accuracy)}, "
+        f"gain {percent(gain)} points, "
+        f"teacher {percent(trial.compare(alone, trial.network(teacher)).accuracy)}, n={gain.n}"
     )
-
-
-def _percent(estimate: Estimate) -> str:
-    value, low, high = (100 * number for number in (estimate.value, estimate.low, estimate.high))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return {"gain": gain.model_dump(), "notes": {"on test images": said}}

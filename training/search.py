@@ -33,6 +33,8 @@ SEARCH_FOLDER = "search"
 STUDY_FILE = "study.db"
 
 _RATIO_STEP = 0.05
+# What the trials of one network share.
+_TRAINING_STAGES = ("data", "train", "distill")
 _BOUND = re.compile(r"(latency|drop)\s*<=\s*(\d+\.?\d*|\.\d+)")
 
 
@@ -88,7 +90,8 @@ def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:
     tried = laboratory.run()
     chosen = bound.choose(tried).point
     log.info("search: %s: %s", bound, _named(chosen))
-    _keep_training(laboratory.stage_folder(chosen, "train"), out / recipe.name / "train")
+    for stage in _TRAINING_STAGES:
+        _take(laboratory.stage_folder(chosen, stage), out / recipe.name / stage)
     return build(
         _recipe_of(recipe, chosen),
         out,
@@ -262,8 +265,8 @@ def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
 
 
-def _keep_training(searched: Path, own: Path) -> None:
-    """The chosen network was trained in the search; the build takes that where its key fits."""
+def _take(searched: Path, own: Path) -> None:
+    """What the search has trained; the build keeps it where its key fits."""
     if searched.is_dir():
         shutil.rmtree(own, ignore_errors=True)
         shutil.copytree(searched, own)

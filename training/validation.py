@@ -31,11 +31,12 @@ class Comparison:
 
 
 class Trial:
-    """Answers to at most `images` validation images, spread evenly over the split."""
+    """Answers to at most `images` images, spread evenly over the validation split, or over another
+    where nothing is chosen by them."""
 
-    def __init__(self, current: Build, images: int) -> None:
+    def __init__(self, current: Build, images: int, samples: Samples | None = None) -> None:
         self._current = current
-        self.samples = spread(current.data.val, images)
+        self.samples = spread(current.data.val if samples is None else samples, images)
         self._measure = measure_of(current.recipe.task, binary=current.channels == 1)
         self._names = tuple(
             spec.name for spec in output_specs(current.recipe.task, current.channels, current.size)

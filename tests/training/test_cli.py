@@ -28,6 +28,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["nowhere.yaml"], "nowhere.yaml: no such recipe"),
         ([str(DIGITS), "--set", "train.epoch=1"], "did you mean 'epochs'?"),
         ([str(DIGITS), "--set", "seed.a=1"], "seed is 1, it has no keys"),
+        ([str(DIGITS), "--search", "size<=3"], "expected latency<=MILLISECONDS or drop<=POINTS"),
     ],
 )
 def test_wrong_recipe_is_one_line_and_status_1(arguments: list[str], said: str) -> None:
@@ -42,7 +43,8 @@ def test_wrong_recipe_is_one_line_and_status_1(arguments: list[str], said: str) 
     ("arguments", "said"),
     [
         ([], "give a recipe"),
-        ([str(DIGITS), "--until", "tea"], "train, prune"),
+        ([str(DIGITS), "--until", "tea"], "train, distill, prune"),
+        ([str(DIGITS), "--until", "prune", "--search", "drop<=1"], "goes through all stages"),
         ([str(DIGITS), "--fast"], "--fast"),
         ([str(DIGITS), "--study", "study.yaml", "--until", "train"], "a study trains"),
     ],

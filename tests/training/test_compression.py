@@ -123,10 +123,11 @@ def test_latency_target_is_measured_in_the_serving_engine(
 ) -> None:
     timed: list[str] = []
 
+    # Which of the two is faster is for the clock to say, and no test asserts time.
     def ratio(reference: Engine, candidate: Engine, inputs: Any, seconds: float) -> float:
         timed.append(candidate.name)
         assert speedup(reference, candidate, inputs, seconds) > 0
-        return 1.0 if len(timed) == 2 else 2.0
+        return 2.0
 
     monkeypatch.setattr(training.latency, "speedup", ratio)
     latency = {
@@ -138,6 +139,7 @@ def test_latency_target_is_measured_in_the_serving_engine(
             "prune.train": {"epochs": 1},
             "prune.ratio": None,
             "prune.latency": latency,
+            "prune.round_to": 32,
             "prune.importance": "taylor",
         }
     )
@@ -169,7 +171,7 @@ def test_student_learns_from_a_teacher_and_is_compared_with_itself_alone(
     build(recipe, runs, tmp_path / "repository", until="export")
     done = json.loads((runs / "taught" / "distill" / "done.json").read_text())["results"]
     assert len(done["history"]) == 1
-    assert "student alone" in done["notes"]["on validation images"]
+    assert "student alone" in done["notes"]["on test images"]
     assert "gain" in (runs / "taught" / "report.html").read_text()
     student = load_network(runs / "taught" / "distill" / "network.pt")
     alone = load_network(runs / "taught" / "train" / "network.pt")

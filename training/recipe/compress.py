@@ -114,7 +114,7 @@ class MixedPrecision(Strict):
     validation split: the most sensitive layers stay in floating point, as few as will do and at
     most `max_float` of them (a share; 0 forbids it)."""
 
-    images: PositiveInt = 2000
+    images: PositiveInt = 1000
     max_float: Fraction = 0.25
 
 

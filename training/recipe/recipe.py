@@ -81,7 +81,7 @@ class _Recipe(Strict):
             raise ValueError(f"export.variants holds {', '.join(int8)}, so quantize must be given")
         if self.quantize is not None and not int8:
             raise ValueError(
-                "quantize is given, but export.variants holds neither int8-s8 nor int8-u8"
+                "quantize is given, but export.variants holds no int8 variant"
             )
         return self
 
