@@ -301,15 +301,15 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
 
 def _plain(message: Message) -> dict[str, Any]:
     plain: dict[str, Any] = {}
-    for field in message.DESCRIPTOR.fields:
-        value = getattr(message, field.name)
-        names = {} if field.enum_type is None else field.enum_type.values_by_number
+    for described in message.DESCRIPTOR.fields:
+        value = getattr(message, described.name)
+        names = {} if described.enum_type is None else described.enum_type.values_by_number
         if isinstance(value, Mapping):
-            plain[field.name] = {str(key): _plain_value(v, names) for key, v in value.items()}
+            plain[described.name] = {str(key): _plain_value(v, names) for key, v in value.items()}
         elif isinstance(value, MutableSequence):
-            plain[field.name] = [_plain_value(v, names) for v in value]
-        elif not field.has_presence or message.HasField(field.name):
-            plain[field.name] = _plain_value(value, names)
+            plain[described.name] = [_plain_value(v, names) for v in value]
+        elif not described.has_presence or message.HasField(described.name):
+            plain[described.name] = _plain_value(value, names)
     return plain
 
 

@@ -91,9 +91,8 @@ class OpenVinoEngine:
 def _spec(file: Path, port: openvino.ConstOutput) -> TensorSpec:
     datatype = _DATATYPES.get(port.element_type)
     if datatype is None:
-        raise EngineUnavailable(
-            f"{file}: {port.any_name}: element type {port.element_type.get_type_name()} is not served"
-        )
+        name = port.element_type.get_type_name()
+        raise EngineUnavailable(f"{file}: {port.any_name}: element type {name} is not served")
     if port.partial_shape.rank.is_dynamic:
         raise EngineUnavailable(f"{file}: {port.any_name}: the number of dimensions is not known")
     shape = tuple(-1 if dim.is_dynamic else dim.get_length() for dim in port.partial_shape)
