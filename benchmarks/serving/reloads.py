@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ def rss_mib(pid: int) -> float:
     raise RuntimeError(f"no VmRSS of process {pid}")
 
 
+def wait_until_retired(server: ServerProcess, count: int) -> None:
+    """Returns when so many versions have been freed: two at once would be counted otherwise."""
+    while sum(line.get("message") == "model retired" for line in server.log) < count:
+        time.sleep(0.02)
+
+
 def request() -> pb.ModelInferRequest:
     """One random image for `reloaded`."""
     image = np.random.default_rng(5).integers(0, 256, (1, 224, 224, 3), np.uint8)
@@ -115,6 +122,7 @@ async def reload_under_load(server: ServerProcess, reloader: Reloader, reloads: 
         callers = [asyncio.create_task(caller()) for _ in range(CALLERS)]
         for number in range(1, reloads + 1):
             await asyncio.to_thread(reloader.load)
+            await asyncio.to_thread(wait_until_retired, server, number + 1)
             memory.append(rss_mib(server.process.pid))
             if number % 10 == 0:
                 print(f"{number} reloads: {memory[-1]:.0f} MiB, {counts}", flush=True)
