@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -20,11 +21,11 @@ from training.checkpoint import load_network
 from training.deploy import input_specs
 from training.environment import engine_versions
 from training.errors import RecipeError, TargetNotReached
-from training.pipeline import Built, build
+from training.pipeline import Built, build, check_network
 from training.recipe import Recipe
 from training.recipe.compress import Search
 from training.results import Point, Searched, Tried
-from training.run import FLOATS, FP32_FILE, NETWORK_FILE, SCHEMES, Build
+from training.run import FLOATS, FP32_FILE, SCHEMES, Build
 from training.validation import Trial
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ class Laboratory:
         self._settings = settings
         self._folder = folder
         self._networks = tuple(dict.fromkeys((recipe.model.name, *settings.networks)))
+        for network in self._networks:
+            check_network(_recipe_of(recipe, Point(network=network, ratio=0.0, variant="fp32")))
         precisions = ENGINES[settings.engine].precisions
         self._variants = [
             variant for variant in recipe.export.variants if _precision(variant) in precisions
@@ -138,27 +141,22 @@ class Laboratory:
                 for variant in dict.fromkeys((self._variants[0], self._variants[-1])):
                     whole = {"ratio": 0.0} if self._settings.max_ratio > 0 else {}
                     study.enqueue_trial({"network": network, "variant": variant, **whole})
-        known = {_point(trial.params): trial for trial in _complete(study)}
+        known = {
+            _point(trial.params): (trial.values[0], trial.values[1]) for trial in _complete(study)
+        }
 
         def objective(trial: optuna.Trial) -> tuple[float, float]:
             point = self._suggested(trial)
-            before = known.get(point)
-            if before is not None:
-                return before.values[0], before.values[1]
-            found = self._measure(point)
-            log.info(
-                "search: %s: %.3f ms, drop %.2f points",
-                _named(point), found.milliseconds, 100 * found.drop,
-            )  # fmt: skip
-            known[point] = optuna.trial.create_trial(
-                values=[found.drop, found.milliseconds], params={}, distributions={}
-            )
-            return found.drop, found.milliseconds
+            if point not in known:
+                drop, milliseconds = known[point] = self._measure(point)
+                shown = _named(point), milliseconds, 100 * drop
+                log.info("search: %s: %.3f ms, drop %.2f points", *shown)
+            return known[point]
 
         study.optimize(objective, n_trials=max(0, self._settings.trials - len(_complete(study))))
         return [
-            Tried(point=point, drop=trial.values[0], milliseconds=trial.values[1])
-            for point, trial in known.items()
+            Tried(point=point, drop=drop, milliseconds=milliseconds)
+            for point, (drop, milliseconds) in known.items()
         ]
 
     def stage_folder(self, point: Point, stage: str) -> Path:
@@ -178,7 +176,8 @@ class Laboratory:
             }
         )
 
-    def _measure(self, point: Point) -> Tried:
+    def _measure(self, point: Point) -> tuple[float, float]:
+        """Drop and milliseconds."""
         recipe = _recipe_of(self._recipe, point)
         build(recipe, self._folder / point.network, self._folder, until="export")
         current = Build(recipe, self._folder / point.network / recipe.name, self._folder)
@@ -187,21 +186,18 @@ class Laboratory:
         trial = Trial(current, self._settings.images)
         precision = _precision(point.variant)
         found = trial.file(path, precision, self._settings.engine)
-        drop = trial.compare(self._reference(), found).drop
-        return Tried(point=point, drop=drop.value, milliseconds=self._latency(path, precision))
+        drop = trial.compare(self._reference, found).drop
+        return drop.value, self._latency(path, precision)
 
+    @cached_property
     def _reference(self) -> Answers:
         """What the recipe's own network says, trained, in FP32."""
-        if not hasattr(self, "_answers"):
-            own = Point(network=self._recipe.model.name, ratio=0.0, variant="fp32")
-            recipe = _recipe_of(self._recipe, own)
-            folder = self._folder / own.network
-            stage = "train" if recipe.distill is None else "distill"
-            build(recipe, folder, self._folder, until=stage)
-            current = Build(recipe, folder / recipe.name, self._folder)
-            network = load_network(self.stage_folder(own, stage) / NETWORK_FILE)
-            self._answers = Trial(current, self._settings.images).network(network)
-        return self._answers
+        own = Point(network=self._recipe.model.name, ratio=0.0, variant="fp32")
+        recipe = _recipe_of(self._recipe, own)
+        folder = self._folder / own.network
+        current = Build(recipe, folder / recipe.name, self._folder)
+        build(recipe, folder, self._folder, until=current.trained_stage)
+        return Trial(current, self._settings.images).network(load_network(current.trained_file))
 
     def _latency(self, path: Path, precision: str) -> float:
         size = self._settings.batch_size

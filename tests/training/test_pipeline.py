@@ -94,7 +94,7 @@ def test_interrupted_build_goes_on_where_it_stopped(
 ) -> None:
     recipe = digits_recipe({"prune.train.epochs": 1})
 
-    def killed(*arguments: object) -> None:
+    def killed(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training.compression, "fine_tune", killed)

@@ -80,9 +80,7 @@ class _Recipe(Strict):
         if int8 and self.quantize is None:
             raise ValueError(f"export.variants holds {', '.join(int8)}, so quantize must be given")
         if self.quantize is not None and not int8:
-            raise ValueError(
-                "quantize is given, but export.variants holds no int8 variant"
-            )
+            raise ValueError("quantize is given, but export.variants holds no int8 variant")
         return self
 
 
