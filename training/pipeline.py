@@ -456,6 +456,8 @@ def _write_outputs(current: Build, searched: Searched | None) -> Path:
         report,
         recipe=current.recipe,
         environment=environment(),
+        findings=findings,
+        sheet=current.stage_folder("data") / SHEET_FILE,
         histories={
             name: stage.results["history"]
             for name, stage in current.done.items()

@@ -16,6 +16,7 @@ from torch import nn
 from serving.engines import EngineOptions, load_engine
 from serving.manifest import Normalization, read_manifest
 from tests.support.process import ServerProcess
+from training.data import load_dataset
 from training.data.binary import as_binary
 from training.data.samples import ArraySamples, Dataset
 from training.deploy import Deployed, output_specs, run_deployed
@@ -148,6 +149,13 @@ def test_all_classes_but_the_first_are_the_foreground() -> None:
     [loaded] = binary.train.read([0])
     assert not isinstance(loaded, str)
     assert loaded.target.tolist() == [[0, 1], [1, 255]]
+
+
+def test_shipped_recipe_joins_all_connectors() -> None:
+    small = [f"data.{name}=2" for name in ("train", "val", "test")]
+    data = load_dataset(load_recipe(BINARY, [*small, "data.size=32", "transform.resize=[32, 32]"]))
+    assert data.classes == ("background", "foreground")
+    assert np.unique(data.train.batch([0, 1])[1]).tolist() == [0, 1]
 
 
 def test_validation_metric_is_the_foregrounds_iou() -> None:

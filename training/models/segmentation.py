@@ -66,6 +66,7 @@ class Segmenter(nn.Module):
 
 
 def unet(backbone: str, num_classes: int, auxiliary: bool = False) -> Segmenter:
+    """Skips at every scale of the backbone; nearest-neighbour upsampling."""
     network = smp.Unet(backbone, encoder_weights=None, classes=num_classes)
     return _segmenter(network, num_classes, auxiliary)
 
@@ -93,11 +94,13 @@ def pspnet(backbone: str, num_classes: int, auxiliary: bool = False) -> Segmente
 
 
 def deeplabv3plus(backbone: str, num_classes: int, auxiliary: bool = False) -> Segmenter:
+    """The last stage of the backbone is dilated to a stride of 16; VGG cannot be."""
     network = smp.DeepLabV3Plus(backbone, encoder_weights=None, classes=num_classes)
     return _segmenter(network, num_classes, auxiliary)
 
 
 def fcn(backbone: str, num_classes: int, auxiliary: bool = False) -> Segmenter:
+    """FCN-8s: scores of the strides 8, 16 and 32."""
     encoder = smp.encoders.get_encoder(backbone, weights=None)
     decoder = FCNDecoder(encoder.out_channels, num_classes)
     head = nn.Upsample(scale_factor=8, mode="bilinear", align_corners=False)

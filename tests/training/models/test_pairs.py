@@ -45,8 +45,10 @@ BATCHES = (3, 1)
 ENGINES = ("onnxruntime", "openvino")
 # What an engine is fast in, and so what it is given.
 SCHEMES: dict[str, Scheme] = {"onnxruntime": "u8", "openvino": "s8"}
-FLOAT_TOLERANCE = 1e-4
-INT8_TOLERANCE = 0.1
+# Relative for logits, the share of the pixels for masks.
+FLOAT_TOLERANCE = {"classification": 1e-4, "segmentation": 1e-3}
+# Weights are random, so classes are nearly tied; a graph that is wrong is off by 0.8 and more.
+INT8_TOLERANCE = 0.35
 ATTENTIVE = (
     ("resnet20_cifar", "se"),
     ("resnet20_cifar", "cbam"),
@@ -182,7 +184,9 @@ def test_exported_file_answers_as_torch_at_any_batch(case: Case, engine: str) ->
     check_interface(case.file, input_specs(case.size), outputs)
     for batch in BATCHES:
         got = answers(engine, case.file, "fp32", case.images[:batch])
-        assert answer_distance(case.expected[:batch], got) <= FLOAT_TOLERANCE
+        assert (
+            answer_distance(case.expected[:batch], got) <= FLOAT_TOLERANCE[MODELS[case.name].task]
+        )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
