@@ -116,8 +116,8 @@ def fine_tuned_is_better(recipe: Recipe, results: dict[str, Any]) -> bool:
     tuned = baseline_of(results)
     seconds = sum(epoch["seconds"] for epoch in results["train"]["history"])
     print(
-        f"top-1 of {len(data.test)} images: {100 * given:.2f} % as given, {100 * tuned:.2f} % after "
-        f"{recipe.train.epochs} epochs in {seconds:.0f} s; {100 * GAIN:.0f} points more are wanted"
+        f"top-1 of {len(data.test)} images: {100 * given:.2f} % as given, {100 * tuned:.2f} % "
+        f"after {recipe.train.epochs} epochs in {seconds:.0f} s; {100 * GAIN:.0f} points wanted"
     )
     return tuned - given >= GAIN
 
