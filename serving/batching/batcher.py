@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from serving.batching.admission import Load, admit
 from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
-from serving.batching.queue import BatchQueue
+from serving.batching.queue import BatchQueue, Line
 from serving.batching.ticket import Answer, Ticket
 from serving.batching.turns import CoreTurns, Turn
 from serving.errors import DeadlineExpired, ModelNotReady, QueueFull, Shed
@@ -87,7 +87,7 @@ class DynamicBatcher:
         self._queue: BatchQueue[Ticket] = BatchQueue()
         metrics.queue_depth.labels(model, version).set_function(lambda: self._queue.rows)
         # Calls that were admitted and are still being decoded count as waiting.
-        self._reserved: set[Ticket] = set()
+        self._line = Line()
         self._waiting_calls: Counter[int] = Counter()
         # Batches that were asked for or run; each holds one of the instances.
         self._active = 0
@@ -140,16 +140,16 @@ class DynamicBatcher:
             reason = "deadline" if isinstance(refusal, Shed) else "queue_full"
             self._metrics.shed.labels(self._name, reason).inc()
             raise
-        self._reserved.add(ticket)
+        self._line.add(ticket)
         self._waiting_calls[level] += 1
         self._answer_due(1)
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
         """Gives a reserved place back: the call failed before it had inputs."""
-        if ticket in self._reserved:
-            self._reserved.remove(ticket)
-            self._waiting_calls[ticket.priority] -= 1
+        if ticket.reserved:
+            ticket.reserved = False
+            self._no_longer_waits(ticket)
             self._answer_due(-1)
 
     async def submit(self, ticket: Ticket, inputs: Mapping[str, Array]) -> Answer:
@@ -159,7 +159,7 @@ class DynamicBatcher:
         Cancelling it takes the call out of the queue and touches nobody else.
         """
         loop = asyncio.get_running_loop()
-        self._reserved.remove(ticket)
+        ticket.reserved = False
         ticket.inputs = inputs
         ticket.key = self._key(inputs)
         ticket.answer = loop.create_future()
@@ -211,12 +211,10 @@ class DynamicBatcher:
     # On the event loop.
 
     def _load(self, ticket: Ticket, now: float) -> Load:
-        reserved = sum(other.rows for other in self._reserved)
-        before = self._queue.rows_before(ticket.rank)
-        before += sum(other.rows for other in self._reserved if other.rank <= ticket.rank)
+        before = self._line.rows_before(ticket.rank)
         return Load(
             rows_before=before,
-            rows_after=self._queue.rows + reserved - before,
+            rows_after=self._line.rows - before,
             calls_of_level=self._waiting_calls[ticket.priority],
             busy_seconds=self._busy_seconds(now),
             instances=self._instances,
@@ -239,7 +237,11 @@ class DynamicBatcher:
     def _leave_queue(self, ticket: Ticket) -> None:
         if self._queue.remove(ticket):
             self._counters.pending -= 1
-            self._waiting_calls[ticket.priority] -= 1
+            self._no_longer_waits(ticket)
+
+    def _no_longer_waits(self, ticket: Ticket) -> None:
+        self._line.leave(ticket)
+        self._waiting_calls[ticket.priority] -= 1
 
     def _call_at(self, ticket: Ticket, when: float, what: Callable[[Ticket], None]) -> None:
         if when < math.inf:
@@ -249,7 +251,9 @@ class DynamicBatcher:
     def _put_behind(self, ticket: Ticket) -> None:
         """At the timeout of a queue policy that delays: all others of its priority go first."""
         if self._queue.remove(ticket):
+            self._line.leave(ticket)
             ticket.delayed, ticket.target = True, math.inf
+            self._line.add(ticket)
             self._queue.push(ticket)
             self._call_at(ticket, ticket.deadline, self._expire)
 
@@ -327,7 +331,8 @@ class DynamicBatcher:
             self._turns.give_back(turn, now)
             return
         self._counters.pending -= len(tickets)
-        self._waiting_calls.subtract(ticket.priority for ticket in tickets)
+        for ticket in tickets:
+            self._no_longer_waits(ticket)
         rows = sum(ticket.rows for ticket in tickets)
         turn.seconds = self.latency.predict(rows)
         turn.ends = now + turn.seconds

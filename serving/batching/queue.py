@@ -1,5 +1,6 @@
 """The queue of one model: bounded, by priority and then by deadline. It has no clock of its own."""
 
+import bisect
 import heapq
 import itertools
 import math
@@ -19,7 +20,8 @@ class Entry:
     rows: its share of a batch. deadline: when it is of no more use, target: when it ought to be
     answered; seconds on the monotonic clock, inf for none. key: only entries with equal keys can
     share a batch (the shapes of their inputs). delayed: comes after all others of its priority.
-    place: its number in the queue, a new one each time that it is pushed.
+    place: its number in the queue, a new one each time that it is pushed. standing: its place in
+    the line.
     """
 
     rows: int
@@ -31,6 +33,7 @@ class Entry:
     delayed: bool = False
     queued: bool = field(default=False, init=False)
     place: int = field(default=-1, init=False)
+    standing: tuple[tuple[int, float], int] = field(default=((0, 0.0), -1), init=False)
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -71,10 +74,6 @@ class BatchQueue(Generic[E]):
         self.rows -= entry.rows
         return True
 
-    def rows_before(self, rank: tuple[int, float]) -> int:
-        """Rows of the entries that would be run before a new one of this rank."""
-        return sum(item[2].rows for item in self._heap if item[0] <= rank and _stands(item))
-
     def peek(self) -> E | None:
         """The entry that is to run next; None when the queue is empty."""
         while self._heap and not _stands(self._heap[0]):
@@ -110,6 +109,33 @@ class BatchQueue(Generic[E]):
         for item in passed:
             heapq.heappush(self._heap, item)
         return batch
+
+
+class Line:
+    """All calls that wait, queued or still being decoded, by rank: how many go before a new one is
+    told without looking at each of them."""
+
+    def __init__(self) -> None:
+        self._ranks: list[tuple[tuple[int, float], int]] = []
+        self._sequence = itertools.count()
+        self.rows = 0
+
+    def add(self, entry: Entry) -> None:
+        """Puts an entry in by its rank of this moment."""
+        entry.standing = entry.rank, next(self._sequence)
+        bisect.insort(self._ranks, entry.standing)
+        self.rows += entry.rows
+
+    def leave(self, entry: Entry) -> None:
+        """Takes an entry out."""
+        del self._ranks[bisect.bisect_left(self._ranks, entry.standing)]
+        self.rows -= entry.rows
+
+    def rows_before(self, rank: tuple[int, float]) -> int:
+        """Rows of the entries that go before a new one of this rank; a call has as many as they
+        have on average."""
+        calls = bisect.bisect_right(self._ranks, (rank, next(self._sequence)))
+        return round(calls * self.rows / len(self._ranks)) if calls else 0
 
 
 def _stands(item: tuple[tuple[int, float], int, Entry]) -> bool:

@@ -15,6 +15,7 @@ class Ticket(Entry):
     delay_at: when it falls behind the others of its priority, inf for never."""
 
     delay_at: float = math.inf
+    reserved: bool = field(default=True, init=False)
     inputs: Mapping[str, Array] = field(default_factory=dict, init=False)
     answer: "asyncio.Future[Answer] | None" = field(default=None, init=False)
     timer: asyncio.TimerHandle | None = field(default=None, init=False)

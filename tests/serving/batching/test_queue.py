@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from serving.batching.queue import PATIENCE, BatchQueue, Entry
+from serving.batching.queue import PATIENCE, BatchQueue, Entry, Line
 
 
 def entry(
@@ -170,3 +170,18 @@ def test_random_traffic_is_run_once_each_in_order(seed: int) -> None:
                 assert batch == same_key[: len(batch)]
                 waiting = [call for call in waiting if call not in batch]
         assert queue.rows == sum(call.rows for call in waiting)
+
+
+def test_line_tells_the_rows_that_go_before_a_new_call() -> None:
+    line = Line()
+    urgent, late, low = (
+        Entry(rows=2, priority=priority, arrived=0.0, deadline=deadline)
+        for priority, deadline in ((1, 1.0), (1, 5.0), (2, 0.5))
+    )
+    for entry in (low, late, urgent):
+        line.add(entry)
+    assert [line.rows_before((1, at)) for at in (0.5, 1.0, 3.0, 9.0)] == [0, 2, 2, 4]
+    assert line.rows_before((2, 9.0)) == line.rows == 6
+    line.leave(urgent)
+    assert line.rows_before((1, 9.0)) == 2
+    assert line.rows == 4
