@@ -17,6 +17,7 @@ from protos.gen import grpc_service_pb2, grpc_service_pb2_grpc, vision_pb2, visi
 from serving.admin import Admin
 from serving.batching.admission import ByteBudget
 from serving.config import ServerConfig
+from serving.engines.gpu import usages
 from serving.engines.measure import core_count
 from serving.errors import ServingError
 from serving.front import Front
@@ -60,6 +61,7 @@ class Server:
         self._config = config
         self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
         self._metrics = Metrics()
+        self._metrics.watch_gpus(usages)
         self.registry = Registry(
             config.model_repository,
             LoadSettings(

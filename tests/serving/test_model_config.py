@@ -207,8 +207,22 @@ def test_whole_grammar_parses_and_every_unsupported_field_is_named() -> None:
         "output[0].is_non_linear_format_io",
         "batch_input",
         "batch_output",
-        "optimization",
-        "instance_group[0].gpus",
+        *(
+            f"optimization.{name}"
+            for name in (
+                "graph",
+                "priority",
+                "execution_accelerators",
+                "input_pinned_memory",
+                "output_pinned_memory",
+                "gather_kernel_buffer_threshold",
+                "eager_batching",
+                "cuda.busy_wait_events",
+                "cuda.output_copy_stream",
+                "cuda.graph_spec[0].input",
+                "cuda.graph_spec[0].graph_lower_bound",
+            )
+        ),
         "instance_group[0].profile",
         "instance_group[0].passive",
         "instance_group[0].host_policy",
