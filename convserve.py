@@ -12,6 +12,7 @@ COMMANDS = {
     "models": ("serving.cli", "list models with their accuracy, latency and state"),
     "predict": ("serving.cli", "labels or masks of image files"),
     "evaluate": ("serving.cli", "accuracy of a served model on a labelled folder"),
+    "rebuild": ("serving.cli", "TensorRT plans for this machine's GPUs from a repository"),
     "loadtest": ("loadtest.cli", "put a server under load and measure it"),
     "doctor": ("serving.cli", "which engines run here, and why the others do not"),
 }

@@ -161,8 +161,12 @@ def _gpu_before_cpu(candidates: list[Candidate], choose_on: Callable[[str], Choi
         reason = "the CPU is not asked where a GPU serves"
         others = [c for c in candidates if ENGINES[c.engine].device == "cpu"]
         left_out = tuple(f"{candidate}: {reason}" for candidate in others)
-    except EngineUnavailable as error:
-        choice, left_out = choose_on("cpu"), (str(error),)
+    except EngineUnavailable as none_on_gpu:
+        left_out = (f"on the GPU, {none_on_gpu}",)
+        try:
+            choice = choose_on("cpu")
+        except EngineUnavailable as none_on_cpu:
+            raise EngineUnavailable(f"{none_on_gpu}; {none_on_cpu}") from none_on_cpu
     return replace(choice, rejected=(*choice.rejected, *left_out))
 
 

@@ -26,6 +26,7 @@ from serving.http.rest import add_rest_routes
 from serving.inference import Protocol
 from serving.loading import LoadSettings
 from serving.metrics import Metrics
+from serving.plan_building import PlanBuilding
 from serving.registry import Registry
 from serving.rpc.health import HealthService
 from serving.rpc.inference import InferenceService
@@ -137,6 +138,10 @@ class Server:
             },
         )
         self._background.append(asyncio.create_task(self._follow_repository()))
+        if self._config.build_plans:
+            cache_dir = self._config.cache_dir.expanduser()
+            building = PlanBuilding(self.registry, repository, cache_dir)
+            self._background.append(asyncio.create_task(building.run()))
         return addresses
 
     def _bind_grpc(self) -> int:
