@@ -9,21 +9,15 @@ Plans that were made here are kept under CACHE/plans, a folder each; the reposit
 """
 
 import hashlib
-import importlib
 import json
-import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
-from serving.engines import ENGINES, PlanProfile, engine_version, unavailable_reason
+from serving.engines import ENGINES, PlanProfile, build_plan, engine_version, unavailable_reason
 from serving.engines.gpu import Gpu, gpus
 from serving.errors import EngineUnavailable
 from serving.manifest import SAMPLES_FILE, Evidence, Manifest, Variant
-
-log = logging.getLogger(__name__)
 
 ENGINE = "tensorrt"
 PLAN_FILE = "model.plan"
@@ -126,8 +120,6 @@ def _key(source: Variant, profile: PlanProfile, version: str, device: Gpu) -> st
 
 def build(request: PlanRequest, workspace_mib: int | None = None) -> PlanRecord:
     """Makes a plan and its record; the record appears last. Raises EngineUnavailable."""
-    module = importlib.import_module("serving.engines.plan")
-    build_plan = cast("Callable[..., None]", module.build_plan)
     version = engine_version(ENGINE)
     request.folder.mkdir(parents=True, exist_ok=True)
     plan = request.folder / PLAN_FILE

@@ -20,14 +20,16 @@ from training.deploy import Deployed, input_specs, output_specs
 from training.environment import engine_versions, environment
 from training.errors import RecipeError
 from training.export import check_answers, check_interface, export_onnx
+from training.half import to_half
 from training.models import MODELS, build_model, count_macs, count_parameters
+from training.plans import FP32_FILE, check_files, check_plans, export_plans, onnx_file
 from training.prune import prune
 from training.publish import publish
 from training.quantize import Scheme, choose_calibration, quantize
 from training.recipe import Recipe
 from training.recipe.train import Train
 from training.report import write_report
-from training.results import NetworkSize, Precision, VariantFile, Verification
+from training.results import NetworkSize, PlanOrigin, Precision, VariantFile, Verification
 from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, variant_rows
 from training.train import chosen_precision, fit
@@ -36,7 +38,6 @@ from training.verify import PICTURES_FILE, require_pass, verify
 log = logging.getLogger(__name__)
 
 NETWORK_FILE = "network.pt"
-FP32_FILE = "model.onnx"
 _SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8"}
 _FLOATS: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
 _CHECKED_IMAGES = 16
@@ -110,6 +111,7 @@ def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None)
     VerificationError.
     """
     check_network(recipe)
+    check_plans(recipe.export)
     current = Build(recipe, out / recipe.name, repository)
     current.folder.mkdir(parents=True, exist_ok=True)
     _write_inputs(current)
@@ -260,14 +262,23 @@ def _export(current: Build) -> Results:
             (folder / name).write_bytes((current.stage_folder("quantize") / name).read_bytes())
     inputs = input_specs(current.size)
     outputs = output_specs(current.recipe.task, len(current.data.classes), current.size)
+    if "fp16" in current.recipe.export.variants:
+        to_half(folder / FP32_FILE, folder / "model.fp16.onnx")
     files = sorted(folder.glob("*.onnx"))
     for file in files:
         check_interface(file, inputs, outputs)
+    check_files(current.recipe.export, folder)
     count = min(_CHECKED_IMAGES, len(current.data.test))
     images, _ = current.data.test.batch(range(count))
     deployed = current.deployed(load_network(current.network_file))
     check_answers(folder / FP32_FILE, deployed, outputs, images)
-    return {"files": [file.name for file in files], "checked_images": count}
+    return {
+        "files": [file.name for file in files],
+        "checked_images": count,
+        "plans": export_plans(
+            current.recipe.export.tensorrt, current.recipe.publish.max_batch_size, folder
+        ),
+    }
 
 
 def _variant_files(current: Build) -> list[VariantFile]:
@@ -282,10 +293,21 @@ def _variant_files(current: Build) -> list[VariantFile]:
             files.append(
                 VariantFile(id=variant, path=path, precision="int8", calibration_sha256=sha256)
             )
+        elif variant == "fp16":
+            path = folder / onnx_file(variant)
+            files.append(VariantFile(id=variant, path=path, precision="fp16"))
         else:
             files.append(
                 VariantFile(id=variant, path=folder / FP32_FILE, precision=_FLOATS[variant])
             )
+    sources = {file.id: file for file in files}
+    for plan in current.done["export"].results["plans"]:
+        changes = {
+            "id": plan["id"],
+            "path": folder / f"model.{plan['id']}.plan",
+            "plan": PlanOrigin.model_validate(plan),
+        }
+        files.append(sources[plan["source"]].model_copy(update=changes))
     return files
 
 
@@ -359,6 +381,7 @@ def _publish(current: Build) -> Results:
                 precision=result.precision,
                 evidence=result.evidence,
                 calibration_sha256=result.calibration_sha256,
+                **(result.plan.model_dump() if result.plan is not None else {}),
             )
             for result in chosen
         ),

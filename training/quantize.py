@@ -76,6 +76,8 @@ def quantize(
         )
         graph = onnx.load(prepared).graph
         options: dict[str, Any] = {"ActivationSymmetric": scheme == "s8", "WeightSymmetric": True}
+        # TensorRT dequantises int8 only, and adds biases in floating point.
+        options["QuantizeBias"] = scheme == "u8"
         if calibrate == "percentile":
             options["CalibPercentile"] = PERCENTILE
         # The percentile method prints its ranges.
@@ -88,7 +90,7 @@ def quantize(
                 per_channel=True,
                 activation_type=_ACTIVATIONS[scheme],
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=sorted(_before_layers(graph) | _behind_layers(graph)),
+                nodes_to_exclude=sorted(before_layers(graph) | behind_layers(graph)),
                 calibrate_method=_METHODS[calibrate],
                 extra_options=options,
             )
@@ -98,7 +100,7 @@ def quantize(
     onnx.save(model, path)
 
 
-def _before_layers(graph: onnx.GraphProto) -> set[str]:
+def before_layers(graph: onnx.GraphProto) -> set[str]:
     """Names of the nodes through which the input reaches the first layer."""
     reached = {value.name for value in graph.input}
     names: set[str] = set()
@@ -120,7 +122,7 @@ def _behind_any_layer(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _behind_layers(graph: onnx.GraphProto) -> set[str]:
+def behind_layers(graph: onnx.GraphProto) -> set[str]:
     """Names of the nodes that no layer follows: from the logits to the outputs."""
     needed: set[str] = set()
     names: set[str] = set()

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from serving.engines import gpu
 from serving.engines.engine import Engine, EngineOptions, PlanProfile
@@ -18,6 +18,7 @@ __all__ = [
     "EngineEntry",
     "EngineOptions",
     "PlanProfile",
+    "build_plan",
     "engine_version",
     "load_engine",
 ]
@@ -133,6 +134,18 @@ def load_engine(engine: str, file: Path, options: EngineOptions) -> Engine:
         raise EngineUnavailable(f"{engine}: cannot be imported: {error}") from error
     load = cast("LoadEngine", getattr(module, ENGINES[engine].constructor))
     return load(file, options)
+
+
+def build_plan(onnx: Path, plan: Path, profile: PlanProfile, **settings: Any) -> None:
+    """Makes a TensorRT plan; what it takes and raises is said in serving.engines.plan."""
+    reason = unavailable_reason("tensorrt")
+    if reason is not None:
+        raise EngineUnavailable(f"tensorrt: {reason}")
+    try:
+        module = importlib.import_module("serving.engines.plan")
+    except ImportError as error:
+        raise EngineUnavailable(f"tensorrt: cannot be imported: {error}") from error
+    module.build_plan(onnx, plan, profile, **settings)
 
 
 def cpu_features() -> tuple[str, ...]:

@@ -103,7 +103,9 @@ def test_everything_on_the_gpu_is_given_back(tmp_path: Path, runtime: ModuleType
     assert engine.infer({"image": view})["logits"] == right(samples()[:2])
     engine.close()
     del view, engine
-    assert not (runtime.blocks or runtime.streams or runtime.graphs)
+    assert not (runtime.blocks)
+    assert not (runtime.streams)
+    assert not (runtime.graphs)
 
 
 def test_a_batch_beyond_the_profile_is_an_engine_error_and_the_next_one_runs(
@@ -158,11 +160,14 @@ def test_plan_of_another_version_and_a_broken_one_are_refused_with_tensorrts_rea
     (tmp_path / "broken.plan").write_bytes(b"not a plan")
     with pytest.raises(EngineUnavailable, match="magic tag"):
         load_engine("tensorrt", tmp_path / "broken.plan", EngineOptions())
-    with fake_gpu.in_this_process(monkeypatch, FAKE_TENSORRT_VERSION="10.13.3"):
-        with pytest.raises(EngineUnavailable, match=r"expecting version 10\.13\.3, got 11\.4\.0"):
-            load_engine("tensorrt", plan, EngineOptions())
-    with fake_gpu.in_this_process(monkeypatch, FAKE_TENSORRT_VERSION="12.0.1"):
-        with pytest.raises(EngineUnavailable, match=r"12\.0\.1 is not known here"):
+    for version, reason in (
+        ("10.13.3", r"expecting version 10\.13\.3, got 11\.4\.0"),
+        ("12.0.1", r"12\.0\.1 is not known here"),
+    ):
+        with (
+            fake_gpu.in_this_process(monkeypatch, FAKE_TENSORRT_VERSION=version),
+            pytest.raises(EngineUnavailable, match=reason),
+        ):
             load_engine("tensorrt", plan, EngineOptions())
 
 
@@ -181,9 +186,11 @@ def test_timings_are_kept_and_those_of_another_version_dropped(
 def test_failed_build_says_why_and_leaves_its_log_and_no_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with fake_gpu.in_this_process(monkeypatch, FAKE_TENSORRT_REFUSE="no kernel for /conv1"):
-        with pytest.raises(EngineUnavailable, match="cannot build it: no kernel for /conv1"):
-            build(tmp_path, build_log=tmp_path / "build.log")
+    with (
+        fake_gpu.in_this_process(monkeypatch, FAKE_TENSORRT_REFUSE="no kernel for /conv1"),
+        pytest.raises(EngineUnavailable, match="cannot build it: no kernel for /conv1"),
+    ):
+        build(tmp_path, build_log=tmp_path / "build.log")
     assert "error: no kernel for /conv1" in (tmp_path / "build.log").read_text()
     assert not (tmp_path / "model.plan").exists()
 
