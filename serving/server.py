@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.gen import grpc_service_pb2, grpc_service_pb2_grpc, vision_pb2, vision_pb2_grpc
+from serving import hardware_jpeg
 from serving.admin import Admin
 from serving.batching.admission import ByteBudget
 from serving.config import ServerConfig
@@ -97,6 +98,9 @@ class Server:
     async def start(self) -> Addresses:
         """Opens the ports, then begins to load models. Raises StartError."""
         repository = self._config.model_repository
+        if self._config.hardware_decode:
+            reason = hardware_jpeg.enable()
+            logger.info("hardware decoding", extra={"enabled": reason is None, "reason": reason})
         if not repository.is_dir():
             raise StartError(f"--model-repository: {repository} is not a folder")
         services = tuple(

@@ -169,3 +169,13 @@ def test_rebuild_without_a_gpu_fails_with_the_reason(tmp_path: Path) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
     assert finished.stderr.startswith("convserve: tensorrt: no NVIDIA driver here")
+
+
+def test_doctor_names_the_gpus_and_what_is_missing_of_the_rest() -> None:
+    command = [sys.executable, "-m", "convserve", "doctor", "--json"]
+    env = fake_gpu.environment()
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    report = json.loads(finished.stdout)
+    assert report["gpu"] == "; ".join(["Fake H200, 16384 MiB, driver 580.65"] * 2)
+    assert report["engines"]["tensorrt"]["version"] == "11.4.0"
+    assert "without CUDAExecutionProvider" in report["engines"]["onnxruntime-cuda"]["reason"]
