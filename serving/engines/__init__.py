@@ -102,12 +102,15 @@ def unavailable_reason(engine: str) -> str | None:
     for package in entry.requires:
         if not _installed(package):
             return f"Python package {package!r} is not installed ({entry.install})"
-    if entry.check is None:
+    if entry.device == "cpu":
         return None
+    # A wheel may be there without the libraries that it was linked with.
     try:
         module = importlib.import_module(entry.module)
     except ImportError as error:
         return f"cannot be imported: {error}"
+    if entry.check is None:
+        return None
     return cast("Callable[[], str | None]", getattr(module, entry.check))()
 
 
@@ -128,10 +131,7 @@ def load_engine(engine: str, file: Path, options: EngineOptions) -> Engine:
     reason = unavailable_reason(engine)
     if reason is not None:
         raise EngineUnavailable(f"{engine}: {reason}")
-    try:
-        module = importlib.import_module(ENGINES[engine].module)
-    except ImportError as error:  # a wheel that is there, but not the libraries that it needs
-        raise EngineUnavailable(f"{engine}: cannot be imported: {error}") from error
+    module = importlib.import_module(ENGINES[engine].module)
     load = cast("LoadEngine", getattr(module, ENGINES[engine].constructor))
     return load(file, options)
 
@@ -141,10 +141,7 @@ def build_plan(onnx: Path, plan: Path, profile: PlanProfile, **settings: Any) ->
     reason = unavailable_reason("tensorrt")
     if reason is not None:
         raise EngineUnavailable(f"tensorrt: {reason}")
-    try:
-        module = importlib.import_module("serving.engines.plan")
-    except ImportError as error:
-        raise EngineUnavailable(f"tensorrt: cannot be imported: {error}") from error
+    module = importlib.import_module("serving.engines.plan")
     module.build_plan(onnx, plan, profile, **settings)
 
 

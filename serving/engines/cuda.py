@@ -37,13 +37,6 @@ def use_device(device: int) -> None:
     call(runtime.cudaSetDevice, device)
 
 
-def memory_in_use(device: int) -> int:
-    """Bytes of a GPU that are taken now, by anybody."""
-    use_device(device)
-    free, total = call(runtime.cudaMemGetInfo)
-    return int(total - free)
-
-
 def pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Page-locked host memory, from which copies run beside everything else. It is freed when the
     last array that shows it is gone."""

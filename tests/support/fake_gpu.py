@@ -1,5 +1,6 @@
 """TensorRT, CUDA and NVML that need no GPU, for this process or for one that a test starts."""
 
+import atexit
 import functools
 import importlib
 import os
@@ -30,7 +31,9 @@ def nvml() -> Path:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("a C compiler (cc) is needed for the stand-in of NVML")
-    library = Path(tempfile.mkdtemp(prefix="convserve-nvml-")) / gpu.LIBRARY
+    folder = tempfile.mkdtemp(prefix="convserve-nvml-")
+    atexit.register(shutil.rmtree, folder)
+    library = Path(folder) / gpu.LIBRARY
     command = [compiler, "-shared", "-fPIC", "-o", str(library), str(FOLDER / "nvml.c")]
     subprocess.run(command, check=True)
     return library

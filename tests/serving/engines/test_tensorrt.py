@@ -205,3 +205,15 @@ def test_file_that_does_not_parse_names_the_node(tmp_path: Path) -> None:
 
 def test_only_plans_go_to_tensorrt() -> None:
     assert ENGINES["tensorrt"].suffixes == (".plan",)
+
+
+def test_bindings_without_their_libraries_are_a_reason_and_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: not found')\n")
+    # Undone before the fixture's own changes of the path are.
+    with fake_gpu.in_this_process(monkeypatch), monkeypatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        assert "libnvinfer.so.11: not found" in (unavailable_reason("tensorrt") or "")
+        with pytest.raises(EngineUnavailable, match="cannot be imported"):
+            load_engine("tensorrt", tmp_path / "model.plan", EngineOptions())

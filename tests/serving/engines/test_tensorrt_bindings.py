@@ -70,7 +70,7 @@ ATTRIBUTES = (
     "INetworkDefinition.num_inputs", "ITensor.name", "ITensor.shape", "IHostMemory.nbytes",
 )  # fmt: skip
 CUDA = {
-    "cudaSetDevice": "device", "cudaMemGetInfo": "", "cudaHostAlloc": "size flags",
+    "cudaSetDevice": "device", "cudaHostAlloc": "size flags",
     "cudaFreeHost": "ptr", "cudaMalloc": "size", "cudaFree": "devPtr",
     "cudaStreamCreateWithFlags": "flags", "cudaStreamDestroy": "stream",
     "cudaMemcpyAsync": "dst src count kind stream", "cudaStreamSynchronize": "stream",

@@ -14,7 +14,6 @@ from typing import Any
 cudaHostAllocPortable = 1
 cudaStreamNonBlocking = 1
 DEVICES = 2
-TOTAL_BYTES = 1 << 34
 
 
 class cudaError_t(enum.IntEnum):
@@ -57,11 +56,6 @@ def cudaSetDevice(device: int) -> tuple[cudaError_t]:
 
 def cudaGetErrorString(error: cudaError_t) -> tuple[cudaError_t, bytes]:
     return OK, error.name.encode()
-
-
-def cudaMemGetInfo() -> tuple[cudaError_t, int, int]:
-    used = sum(len(block) for on_device, block in blocks.values() if on_device)
-    return OK, TOTAL_BYTES - used, TOTAL_BYTES
 
 
 def _allocate(size: int, on_device: bool) -> tuple[cudaError_t, int]:
