@@ -1,7 +1,7 @@
 """What a machine's accelerator does for us, in one command of a few minutes.
 
     python scripts/gpu_check.py [--out DIR] [--network resnet50] [--side 224] [--seconds 10]
-    python scripts/gpu_check.py --model-repository DIR --model NAME
+    python scripts/gpu_check.py --model-repository DIR --model NAME [--data LABELLED_FOLDER]
 
 Says which engines run here and why the others do not; for every variant and engine how far it is
 from FP32, and its latency by batch size; what the server makes of the best one against the bare
@@ -162,6 +162,7 @@ def examine(
 ) -> list[Row]:
     """A row for each variant in each engine: agreement with FP32, and latency."""
     images, answer = None, ANSWER_OUTPUT[manifest.task]
+    beside_gpu = gpu.unavailable_reason() is None
     rows: list[Row] = []
     expected = None
     for variant in manifest.variants:
@@ -171,7 +172,13 @@ def examine(
                 continue
             row: Row = {"variant": variant.id, "engine": name}
             rows.append(row)
+            evidence = variant.evidence.get(name)
+            if evidence is not None:
+                row["published_accuracy"] = str(evidence.accuracy)
             reason = unavailable_reason(name)
+            if beside_gpu and entry.device == "cpu" and variant.id != "fp32":
+                # All that the CPU has to say there is what FP32 answers.
+                reason = "left out beside a GPU"
             if reason is not None:
                 row["why_not"] = reason
                 continue
@@ -328,6 +335,7 @@ def serve(repository: Path, model: str, row: Row, args: argparse.Namespace) -> R
         return {"why_not": str(error)}
     try:
         rates = served_rates(server.url, model, specs, max(args.batch_sizes), args.seconds)
+        accuracy = evaluate(server.url, model, args.data) if args.data else None
     finally:
         server.stop()
     bare = row["bare_images_per_second"]
@@ -338,7 +346,16 @@ def serve(repository: Path, model: str, row: Row, args: argparse.Namespace) -> R
         "bare_images_per_second": bare,
         "images_per_second": rates,
         "ratio": {way: value / bare for way, value in rates.items()},
+        "accuracy": accuracy,
     }
+
+
+def evaluate(url: str, model: str, data: Path) -> Any:
+    """Accuracy of what is served on a labelled folder, as `convserve evaluate` has it."""
+    command = [sys.executable, "-m", "convserve", "evaluate", "--json", "--url", url]
+    command += ["--model", model, "--data", str(data)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    return json.loads(finished.stdout) if finished.returncode == 0 else finished.stderr.strip()
 
 
 def decode_rates(seconds: float) -> dict[str, float]:
@@ -428,6 +445,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/gpu-check"))
     parser.add_argument("--model-repository", type=Path)
     parser.add_argument("--model")
+    parser.add_argument("--data", type=Path, help="a labelled folder, to measure accuracy on")
     parser.add_argument("--network", default="resnet50")
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
