@@ -9,6 +9,7 @@ import queue
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorrt
@@ -68,9 +69,10 @@ class TensorRtEngine:
             first = self._engines[devices[0]]
             self.inputs, self.outputs = _specs(file, first)
             for device in devices:
-                self._all.append(
-                    _Instance(self._engines[device], device, self.inputs, self.outputs, self._log)
-                )
+                instance = _Instance(device, self.inputs, self.outputs, self._log)
+                # Known before it takes memory, so that it is freed where that fails half-way.
+                self._all.append(instance)
+                instance.prepare(self._engines[device])
             for instance in self._all:
                 instance.capture(options.graph_batch_sizes)
         except EngineError as error:
@@ -100,8 +102,10 @@ class TensorRtEngine:
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See Engine.infer."""
         for spec in self.inputs:
-            if spec.name not in inputs or not spec.fits(inputs[spec.name].shape):
-                got = list(inputs[spec.name].shape) if spec.name in inputs else "nothing"
+            array = inputs.get(spec.name)
+            # Checked here, since what does not fit would be written beyond the end of a buffer.
+            if array is None or array.dtype != spec.dtype or not spec.fits(array.shape):
+                got = f"{array.dtype} {list(array.shape)}" if array is not None else "nothing"
                 raise EngineError(f"TensorRT: expected {spec}, got {got}")
         instance = self._free.get()
         try:
@@ -124,7 +128,6 @@ class _Instance:
 
     def __init__(
         self,
-        engine: tensorrt.ICudaEngine,
         device: int,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
@@ -138,11 +141,18 @@ class _Instance:
         self.graphs: dict[int, cuda.Graph] = {}
         self._buffers: dict[str, cuda.DeviceBuffer] = {}
         self._host: dict[str, Array] = {}
+        self.bytes = 0
+        # Any: a context once prepared, None before and after.
+        self._context: Any = None
         cuda.use_device(device)
         self._stream = cuda.Stream()
+
+    def prepare(self, engine: tensorrt.ICudaEngine) -> None:
+        """Takes a context and memory for the largest batch. Raises EngineError."""
+        inputs, outputs = self._inputs, self._outputs
         self._context = engine.create_execution_context()
         if self._context is None:
-            raise EngineError(f"TensorRT: no execution context: {messages.problems()}")
+            raise EngineError(f"TensorRT: no execution context: {self._log.problems()}")
         self._must(
             self._context.set_optimization_profile_async(_PROFILE, int(self._stream.handle)),
             "set_optimization_profile_async",
@@ -184,10 +194,12 @@ class _Instance:
         cuda.use_device(self._device)
         shapes = {spec.name: inputs[spec.name].shape for spec in self._inputs}
         for name, shape in shapes.items():
-            if not self._smallest[name][0] <= shape[0] <= self._largest[name][0]:
+            smallest, largest = self._smallest[name], self._largest[name]
+            limits = zip(smallest, shape, largest, strict=True)
+            if not all(low <= size <= high for low, size, high in limits):
                 raise EngineError(
-                    f"TensorRT: {name} of {shape[0]} rows; the plan was built for "
-                    f"{self._smallest[name][0]} to {self._largest[name][0]}"
+                    f"TensorRT: {name} {list(shape)}; the plan was built for {list(smallest)} to "
+                    f"{list(largest)}"
                 )
         try:
             self._set_shapes(shapes)
@@ -221,7 +233,7 @@ class _Instance:
             cuda.use_device(self._device)
         for graph in self.graphs.values():
             graph.destroy()
-        del self._context
+        self._context = None
         for buffer in self._buffers.values():
             buffer.free()
         self._stream.destroy()

@@ -112,10 +112,14 @@ def test_a_batch_beyond_the_profile_is_an_engine_error_and_the_next_one_runs(
     tmp_path: Path,
 ) -> None:
     engine = load_engine("tensorrt", build(tmp_path, largest=4), EngineOptions())
-    with pytest.raises(EngineError, match="5 rows; the plan was built for 1 to 4"):
+    with pytest.raises(
+        EngineError, match=r"\[5, 8, 8, 3\]; the plan was built for .* to \[4, 8, 8, 3\]"
+    ):
         engine.infer({"image": samples()[:5]})
     with pytest.raises(EngineError, match=r"expected image UINT8\[-1, 8, 8, 3\]"):
         engine.infer({"image": np.zeros((1, 5, 8, 3), np.uint8)})
+    with pytest.raises(EngineError, match="got float64"):
+        engine.infer({"image": np.zeros((1, 8, 8, 3))})
     assert engine.infer({"image": samples()[:4]})["logits"] == right(samples()[:4])
     engine.close()
 
@@ -140,8 +144,8 @@ def test_a_failed_call_names_itself_and_leaves_nothing_under_way(
     engine.close()
 
 
-def test_no_context_and_no_such_gpu_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_context_and_no_such_gpu_are_refused_and_leave_nothing(
+    tmp_path: Path, runtime: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tensorrt
 
@@ -151,6 +155,8 @@ def test_no_context_and_no_such_gpu_are_refused(
     monkeypatch.setattr(tensorrt.ICudaEngine, "create_execution_context", lambda self: None)
     with pytest.raises(EngineUnavailable, match="no execution context"):
         load_engine("tensorrt", plan, EngineOptions())
+    assert not runtime.blocks
+    assert not runtime.streams
 
 
 def test_plan_of_another_version_and_a_broken_one_are_refused_with_tensorrts_reason(
