@@ -218,13 +218,14 @@ def predicted(answer: Array) -> Array:
 
 
 def rate(call: Callable[[int], None], callers: int, rows: int, seconds: float) -> float:
-    """Images a second of so many callers in a closed loop, after a fifth of the time to warm up."""
+    """Images a second of so many callers in a closed loop, after a fifth of the time to warm up;
+    each makes one call at least that counts."""
     counts = [0] * callers
     begin = time.monotonic() + seconds / 5
     end = begin + seconds
 
     def caller(index: int) -> None:
-        while (now := time.monotonic()) < end:
+        while (now := time.monotonic()) < end or not counts[index]:
             call(index)
             if now >= begin:
                 counts[index] += rows

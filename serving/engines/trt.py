@@ -142,7 +142,7 @@ class _Instance:
         self._buffers: dict[str, cuda.DeviceBuffer] = {}
         self._host: dict[str, Array] = {}
         self.bytes = 0
-        # Any: a context once prepared, None before and after.
+        # None before it is prepared and after it is closed, so without a type.
         self._context: Any = None
         cuda.use_device(device)
         self._stream = cuda.Stream()
