@@ -9,7 +9,7 @@ demo: .venv/ready
 	$(BIN)/python scripts/demo.py
 
 test: .venv/ready
-	$(BIN)/python -m pytest --ignore=tests/helm
+	$(BIN)/python -m pytest -m 'not slow' --ignore=tests/helm
 
 # In CI the tools are installed, elsewhere a test whose tool is missing is skipped and says so.
 test-deploy: .venv/ready

@@ -8,13 +8,13 @@ import sys
 # Name -> module that holds the typer app of that name, and what it does.
 COMMANDS = {
     "build": ("training.cli", "train, compress, verify and publish a model from a recipe"),
-    "serve": ("serving.cli", "answer gRPC calls with the models of a repository"),
-    "models": ("serving.cli", "list models with their accuracy, latency and state"),
-    "predict": ("serving.cli", "labels or masks of image files"),
-    "evaluate": ("serving.cli", "accuracy of a served model on a labelled folder"),
-    "rebuild": ("serving.cli", "TensorRT plans for this machine's GPUs from a repository"),
+    "serve": ("serving.cli.serve", "answer gRPC calls with the models of a repository"),
+    "models": ("serving.cli.models", "list models with their accuracy, latency and state"),
+    "predict": ("serving.cli.predict", "labels, masks or embeddings of image files"),
+    "evaluate": ("serving.cli.evaluate", "accuracy of a served model on a labelled folder"),
+    "rebuild": ("serving.cli.rebuild", "TensorRT plans for this machine's GPUs from a repository"),
     "loadtest": ("loadtest.cli", "put a server under load and measure it"),
-    "doctor": ("serving.cli", "which engines run here, and why the others do not"),
+    "doctor": ("serving.cli.doctor", "which engines run here, and why the others do not"),
 }
 
 

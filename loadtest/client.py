@@ -44,6 +44,8 @@ def _channel(url: str) -> grpc.aio.Channel:
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             # Each worker is a client of its own, also where several are in one process.
             ("grpc.use_local_subchannel_pool", 1),
+            # A call that is lost shall be seen; to keep it for another try costs 5 % of its CPU.
+            ("grpc.enable_retries", 0),
         ],
     )
 

@@ -45,19 +45,21 @@ from serving.engines import (
 )
 from serving.engines.measure import core_count, device_name, measure_latency
 from serving.errors import ServingError
-from serving.evaluation import answer_distance
+from serving.evaluation import output_distance
 from serving.manifest import (
-    ANSWER_OUTPUT,
     IMAGE_INPUT,
+    PROBABILITY_OUTPUT,
     EvalTransform,
     Manifest,
     Normalization,
     Provenance,
     Variant,
+    answer_output,
     read_manifest,
     write_manifest,
 )
 from serving.model_config import ModelConfig, read_model_config
+from serving.postprocess import binary_mask
 from serving.preprocess import load_image
 from serving.tensor import Array, TensorSpec
 
@@ -161,7 +163,7 @@ def examine(
     folder: Path, manifest: Manifest, config: ModelConfig, args: argparse.Namespace
 ) -> list[Row]:
     """A row for each variant in each engine: agreement with FP32, and latency."""
-    images, answer = None, ANSWER_OUTPUT[manifest.task]
+    images = None
     beside_gpu = gpu.unavailable_reason() is None
     rows: list[Row] = []
     expected = None
@@ -192,10 +194,12 @@ def examine(
             try:
                 if images is None:
                     images = pictures(args.images, engine.inputs[0].shape[1])
+                answer = answer_output(manifest.task, [spec.name for spec in engine.outputs])
                 found = answers(engine, images, answer, config.max_batch_size)
                 expected = found if expected is None else expected
-                row["agreement"] = float(np.mean(predicted(found) == predicted(expected)))
-                row["distance"] = answer_distance(expected, found)
+                equal = predicted(answer, found) == predicted(answer, expected)
+                row["agreement"] = float(np.mean(equal))
+                row["distance"] = output_distance(answer, expected, found)
                 row["milliseconds"] = measure_latency(
                     engine, engine.inputs, args.batch_sizes, args.seconds / 20
                 )
@@ -213,7 +217,9 @@ def answers(engine: Engine, images: Array, output: str, rows: int) -> Array:
     return np.concatenate([engine.infer({IMAGE_INPUT: part})[output] for part in parts])
 
 
-def predicted(answer: Array) -> Array:
+def predicted(output: str, answer: Array) -> Array:
+    if output == PROBABILITY_OUTPUT:
+        return binary_mask(answer)[0]
     return answer.argmax(axis=1) if answer.ndim == 2 else answer
 
 

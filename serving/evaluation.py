@@ -5,12 +5,13 @@ independent, so segmentation measures resample images.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.manifest import Estimate
+from serving.manifest import PROBABILITY_OUTPUT, Estimate
 from serving.tensor import Array
 
 _Z = 1.959964
@@ -81,26 +82,86 @@ def confusion_matrix(
 
 @dataclass(frozen=True)
 class ClassReport:
-    """Of one class: precision TP/(TP+FP), recall TP/(TP+FN), their harmonic mean F1, and the
+    """Of one class: precision TP/(TP+FP), recall TP/(TP+FN), specificity TN/(TN+FP), the harmonic
+    mean F1 of the first two, F-beta in which recall counts beta times as much as precision, and the
     number of true examples."""
 
     precision: float
     recall: float
+    specificity: float
     f1: float
+    f_beta: float
     support: int
 
 
-def class_reports(confusion: NDArray[np.int64]) -> list[ClassReport]:
+def class_reports(confusion: NDArray[np.int64], beta: float = 2.0) -> list[ClassReport]:
     """One report a class from a confusion matrix [C, C]; an undefined ratio is 0."""
     reports = []
+    total = int(confusion.sum())
     for index in range(len(confusion)):
         hits = int(confusion[index, index])
         predicted, support = int(confusion[:, index].sum()), int(confusion[index].sum())
-        precision = hits / predicted if predicted else 0.0
-        recall = hits / support if support else 0.0
-        f1 = 2 * hits / (predicted + support) if predicted + support else 0.0
-        reports.append(ClassReport(precision, recall, f1, support))
+        others = total - support
+        weight = beta * beta
+        reports.append(
+            ClassReport(
+                precision=_ratio(hits, predicted),
+                recall=_ratio(hits, support),
+                specificity=_ratio(others - (predicted - hits), others),
+                f1=_ratio(2 * hits, predicted + support),
+                f_beta=_ratio((1 + weight) * hits, weight * support + predicted),
+                support=support,
+            )
+        )
     return reports
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a detector does as its threshold falls: float64 [T] each, one point a distinct score."""
+
+    false_positive_rate: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]
+
+    @property
+    def auc(self) -> float:
+        """Area under recall (TPR) over false positive rate, by trapezoids: the chance that a
+        positive scores above a negative, ties counting half (Fawcett 2006)."""
+        x = np.concatenate([[0.0], self.false_positive_rate])
+        y = np.concatenate([[0.0], self.recall])
+        return float(np.trapezoid(y, x))
+
+    @property
+    def average_precision(self) -> float:
+        """Sum of precision times the rise of recall, without interpolation."""
+        return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
+
+
+def detection_curve(scores: Array, positive: NDArray[np.bool_]) -> Curve:
+    """ROC and precision-recall of scores [N] for what is `positive` [N].
+
+    Raises ValueError where there are no positives or no negatives.
+    """
+    positives = int(positive.sum())
+    if not 0 < positives < positive.size:
+        raise ValueError(
+            f"expected positives and negatives, got {positives} positive of {positive.size}"
+        )
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), ranked.size - 1)
+    hits = np.cumsum(positive[order])[last].astype(np.float64)
+    accepted = last + 1.0
+    return Curve(
+        false_positive_rate=(accepted - hits) / (positive.size - positives),
+        recall=hits / positives,
+        precision=hits / accepted,
+    )
 
 
 def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -116,16 +177,40 @@ def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 def mean_iou(confusions: NDArray[np.int64]) -> Estimate:
     """Mean IoU over the classes of all images pooled, from one confusion matrix an image
     [N, C, C]; percentile bootstrap over the images that have pixels to count."""
-    return _bootstrap(confusions, None)
+    return _bootstrap(_pooled_mean_iou, confusions, None)
 
 
 def mean_iou_drop(reference: NDArray[np.int64], candidate: NDArray[np.int64]) -> Estimate:
     """Mean IoU of `reference` less that of `candidate` on the same images, [N, C, C] each; each
     resample draws the same images for both."""
-    return _bootstrap(reference, candidate)
+    return _bootstrap(_pooled_mean_iou, reference, candidate)
 
 
-def _bootstrap(first: NDArray[np.int64], second: NDArray[np.int64] | None) -> Estimate:
+def foreground_iou(confusions: NDArray[np.int64]) -> Estimate:
+    """IoU of class 1 of all images pooled, from one confusion matrix an image [N, 2, 2]; 1 where
+    there is nothing to find and nothing was found. Intervals as those of mean_iou."""
+    return _bootstrap(_pooled_foreground_iou, confusions, None)
+
+
+def foreground_iou_drop(reference: NDArray[np.int64], candidate: NDArray[np.int64]) -> Estimate:
+    """foreground_iou of `reference` less that of `candidate`, as mean_iou_drop."""
+    return _bootstrap(_pooled_foreground_iou, reference, candidate)
+
+
+def _pooled_mean_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(np.nanmean(class_iou(confusions), axis=-1))
+
+
+def _pooled_foreground_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.nan_to_num(class_iou(confusions)[..., 1], nan=1.0)
+
+
+def _bootstrap(
+    measure: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64] | None,
+) -> Estimate:
+    """`measure` gives the values of pooled confusion matrices [R, C, C]."""
     # An image without one pixel that counts says nothing; a draw of none but such has no IoU.
     counted = first.sum(axis=(1, 2)) > 0
     first, second = first[counted], None if second is None else second[counted]
@@ -136,7 +221,7 @@ def _bootstrap(first: NDArray[np.int64], second: NDArray[np.int64] | None) -> Es
     def pooled(weights: NDArray[np.float64], confusions: NDArray[np.int64]) -> NDArray[np.float64]:
         flat = confusions.reshape(n, -1).astype(np.float64)
         summed = (weights @ flat).reshape(-1, *confusions.shape[1:])
-        return np.asarray(np.nanmean(class_iou(summed.astype(np.int64)), axis=-1))
+        return measure(summed.astype(np.int64))
 
     draws = np.random.default_rng(_SEED).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
     weights = np.concatenate([np.ones((1, n)), draws.astype(np.float64)])
@@ -164,19 +249,31 @@ def answer_distance(reference: Array, candidate: Array) -> float:
     return distance if math.isfinite(distance) else math.inf
 
 
+def output_distance(name: str, reference: Array, candidate: Array) -> float:
+    """answer_distance of the output of that name. A probability map is an amount: the norm of the
+    difference over that of the reference, which counts as one level a pixel at least, so that a
+    map of nothing but zeros is no infinite distance from one of ones."""
+    if name != PROBABILITY_OUTPUT or reference.shape != candidate.shape:
+        return answer_distance(reference, candidate)
+    difference = np.linalg.norm(candidate.astype(np.float64) - reference.astype(np.float64))
+    size = max(float(np.linalg.norm(reference.astype(np.float64))), math.sqrt(reference.size))
+    return float(difference / max(size, 1.0))
+
+
 @dataclass(frozen=True)
 class Verification:
     """Are two images of the same one? By the cosine of their embeddings, over all pairs.
 
     tar_at_far: share of genuine pairs accepted at the threshold at which a share of impostor pairs
-    is; eer: the error where both kinds are equally frequent. Intervals resample identities, since
-    pairs that share an image are not independent.
+    is; eer: the error where both kinds are equally frequent; auc: the area under the ROC. Intervals
+    resample identities, since pairs that share an image are not independent.
     """
 
     genuine_pairs: int
     impostor_pairs: int
     tar_at_far: dict[float, Estimate]
     eer: float
+    auc: float
 
 
 def verification(
@@ -212,7 +309,13 @@ def verification(
         found[rate] = Estimate(
             value=float(accepted.mean()), low=float(low), high=float(high), n=len(embeddings)
         )
-    return Verification(genuine.size, impostor.size, found, _equal_error_rate(genuine, impostor))
+    return Verification(
+        genuine_pairs=genuine.size,
+        impostor_pairs=impostor.size,
+        tar_at_far=found,
+        eer=_equal_error_rate(genuine, impostor),
+        auc=detection_curve(similarity[upper], same[upper]).auc,
+    )
 
 
 def _equal_error_rate(genuine: NDArray[np.float32], impostor: NDArray[np.float32]) -> float:
@@ -224,11 +327,22 @@ def _equal_error_rate(genuine: NDArray[np.float32], impostor: NDArray[np.float32
     return float((refused[nearest] + accepted[nearest]) / 2)
 
 
-def identification(
-    embeddings: NDArray[np.float32], identities: NDArray[np.int64], ranks: tuple[int, ...]
-) -> dict[int, Estimate]:
-    """Cumulative match characteristic: how often the right identity is among the k nearest of a
-    gallery that holds the first image of each; the others are the probes. By k.
+@dataclass(frozen=True)
+class Ranking:
+    """A gallery that holds the first image of each identity, ranked for each of the other images.
+
+    probes: int64 [P], the rows of those images. people: int64 [G], the identities in the gallery.
+    scores: float32 [P, G], cosine of probe and gallery image. labels: int64 [P], the right column.
+    """
+
+    probes: NDArray[np.int64]
+    people: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def rank_gallery(embeddings: NDArray[np.float32], identities: NDArray[np.int64]) -> Ranking:
+    """From L2-normalised embeddings [N, D] and who each shows [N].
 
     Raises ValueError where no identity has a second image.
     """
@@ -237,5 +351,13 @@ def identification(
     if not probes.size:
         raise ValueError("identification needs an identity with two images at least")
     scores = (embeddings[probes] @ embeddings[first].T).astype(np.float32)
-    labels = np.searchsorted(people, identities[probes])
-    return {k: accuracy(in_top_k(scores, labels, k)) for k in ranks}
+    return Ranking(probes, people, scores, np.searchsorted(people, identities[probes]))
+
+
+def identification(
+    embeddings: NDArray[np.float32], identities: NDArray[np.int64], ranks: tuple[int, ...]
+) -> dict[int, Estimate]:
+    """Cumulative match characteristic: how often the right identity is among the k nearest of the
+    gallery of `rank_gallery`. By k. Raises what that raises."""
+    ranking = rank_gallery(embeddings, identities)
+    return {k: accuracy(in_top_k(ranking.scores, ranking.labels, k)) for k in ranks}

@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
+from prometheus_client import Counter
+
 from serving.batching.admission import ByteBudget
 from serving.errors import ModelNotReady, QueueFull, ServingError
 from serving.metrics import Metrics
@@ -38,12 +40,8 @@ class Call:
         return self.model
 
     def options(self, priority: int, timeout: float) -> CallOptions:
-        """priority 0 and timeout 0 (seconds) are the model's defaults; of the caller's two
-        deadlines the earlier counts."""
-        deadline = self.deadline
-        if timeout > 0:
-            deadline = min(deadline, time.monotonic() + timeout)
-        return CallOptions(priority=priority, deadline=deadline)
+        """priority 0 and timeout 0 (seconds) are the model's defaults."""
+        return CallOptions(priority, self.deadline, timeout if timeout > 0 else math.inf)
 
 
 class Front:
@@ -56,6 +54,9 @@ class Front:
         self.registry = registry
         self._metrics = metrics
         self._budget = budget
+        metrics.inflight_bytes.set_function(lambda: budget.used)
+        # By model, version, method and code: to look a counter up costs more than to raise it.
+        self._ended: dict[tuple[str, str, str, str], Counter] = {}
         self._slow_seconds = slow_seconds or math.inf
         self._closing = False
         self._running = 0
@@ -96,7 +97,7 @@ class Front:
             try:
                 return await handler(call)
             finally:
-                self._give_bytes_back(size)
+                self._budget.give_back(size)
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
@@ -154,16 +155,15 @@ class Front:
         except QueueFull:
             self._metrics.shed.labels("", "bytes").inc()
             raise
-        self._metrics.inflight_bytes.set(self._budget.used)
-
-    def _give_bytes_back(self, size: int) -> None:
-        self._budget.give_back(size)
-        self._metrics.inflight_bytes.set(self._budget.used)
 
     def _count(self, call: Call, method: str, code: str, seconds: float) -> None:
         model = call.model
         name, version = (model.name, model.version) if model else ("", "")
-        self._metrics.requests.labels(name, version, method, code).inc()
+        key = (name, version, method, code)
+        ended = self._ended.get(key)
+        if ended is None:
+            ended = self._ended[key] = self._metrics.requests.labels(*key)
+        ended.inc()
         if seconds > self._slow_seconds:
             logger.warning(
                 "slow call",

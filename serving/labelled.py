@@ -81,15 +81,18 @@ def class_mapping(root: Path, classes: Sequence[str]) -> NDArray[np.int64]:
     """For each of 256 mask values the model's class, -1 for values that are not to be counted.
 
     classes.txt, in `root` or beside it, names the values by line; without it they are the model's.
+    Where it names all of the model's classes and one more at the end, that is what is ignored.
     Raises InvalidInput where it cannot be read or names a class that the model does not have.
     """
     mapping = np.full(256, -1, np.int64)
     for file in (root / CLASSES_FILE, root.parent / CLASSES_FILE):
         if file.exists():
             try:
-                names = file.read_text(encoding="utf-8").split("\n")
+                names = file.read_text(encoding="utf-8").rstrip().split("\n")
             except (OSError, UnicodeDecodeError) as error:
                 raise InvalidInput(f"{file}: cannot be read: {error}") from error
+            if [name.strip() for name in names[:-1]] == list(classes):
+                names.pop()
             for value, name in enumerate(names[:256]):
                 if name.strip() and name.strip() not in classes:
                     raise InvalidInput(

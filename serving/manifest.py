@@ -1,7 +1,7 @@
 """manifest.json: what an artefact is, and the evidence that it is accurate and fast."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,14 +15,23 @@ SAMPLES_FILE = "samples.npz"
 
 Task = Literal["classification", "segmentation", "embedding"]
 
-# The input of every network we publish, and the output that is its answer.
+# The input of every network we publish, and the output that is its answer; a binary segmentation
+# answers with a probability map instead of a class map.
 IMAGE_INPUT = "image"
+PROBABILITY_OUTPUT = "probability"
 ANSWER_OUTPUT: dict[Task, str] = {
     "classification": "logits",
     "segmentation": "mask",
     "embedding": "embedding",
 }
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def answer_output(task: Task, names: Collection[str]) -> str:
+    """Which of a network's outputs is its answer."""
+    if task == "segmentation" and PROBABILITY_OUTPUT in names:
+        return PROBABILITY_OUTPUT
+    return ANSWER_OUTPUT[task]
 
 
 class _Frozen(BaseModel):
@@ -92,10 +101,17 @@ class Gate(_Frozen):
 
 
 class Evidence(_Frozen):
-    """What was measured of one variant in one engine."""
+    """What was measured of one variant in one engine.
+
+    `measures` holds what the task has beside its accuracy, by name: estimates, or plain numbers
+    that have no interval. `class_drops` names the classes that lost most recall or IoU, and how
+    much.
+    """
 
     accuracy: Estimate
+    measures: Mapping[str, Estimate | float] = {}
     drop: Estimate
+    class_drops: Mapping[str, float] = {}
     agreement: Fraction
     # Distance of the answers on samples.npz from FP32's that a server may still accept.
     samples_tolerance: float
@@ -135,7 +151,7 @@ class Manifest(_Frozen):
     schema_version: str = SCHEMA_VERSION
     task: Task
     architecture: str
-    measure: Literal["top1", "miou", "rank1"]
+    measure: Literal["top1", "miou", "iou", "rank1"]
     transform: EvalTransform
     normalization: Normalization
     classes: tuple[str, ...]

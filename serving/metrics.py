@@ -4,13 +4,21 @@ The nv_inference_* names and labels are NVIDIA Triton's, without the _total that
 appends to counters, so that dashboards made for it work; hence a collector of our own for them.
 """
 
+import bisect
+import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 # Seconds: from a tenth of a millisecond (a small model) to a minute (a deep queue).
 _SECONDS = (
@@ -93,6 +101,63 @@ class GpuUsage:
     power_watts: float | None
 
 
+class Distribution:
+    """One child of a histogram. Written from the event loop only, so it takes no lock, which with
+    the search through the buckets makes it some ten times cheaper than the client's own; each call
+    to a model observes four."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts a value in the first bucket whose bound is not below it."""
+        self.counts[bisect.bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Histogram(Collector):
+    """A histogram whose children are Distributions."""
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
+        bounds: Sequence[float],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._label_names = labels
+        self._bounds = bounds
+        self._children: dict[tuple[str, ...], Distribution] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Distribution:
+        """The child with these values, made on first use."""
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = Distribution(self._bounds)
+        return child
+
+    def describe(self) -> Iterable[Metric]:
+        """What `collect` yields, without its children."""
+        return [HistogramMetricFamily(self._name, self._documentation, labels=self._label_names)]
+
+    def collect(self) -> Iterable[Metric]:
+        """Every child, its buckets added up."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._label_names)
+        for values, child in list(self._children.items()):
+            names = [*map(floatToGoString, self._bounds), "+Inf"]
+            buckets = list(zip(names, itertools.accumulate(child.counts), strict=True))
+            family.add_metric(values, buckets, child.total)
+        yield family
+
+
 class Metrics:
     """The server's metrics, in a registry of their own."""
 
@@ -103,21 +168,21 @@ class Metrics:
             "convserve_stage_duration_seconds",
             "Time of one inference in one stage: decode, queue, infer, postprocess.",
             ("model", "version", "stage"),
-            buckets=_SECONDS,
+            bounds=_SECONDS,
             registry=self.registry,
         )
         self.request_seconds = Histogram(
             "convserve_request_duration_seconds",
             "Time of a call from arrival to answer.",
             ("model", "version"),
-            buckets=_SECONDS,
+            bounds=_SECONDS,
             registry=self.registry,
         )
         self.batch_size = Histogram(
             "convserve_batch_size",
             "Rows in the batches that ran.",
             ("model", "version"),
-            buckets=_BATCH_SIZES,
+            bounds=_BATCH_SIZES,
             registry=self.registry,
         )
         self.requests = Counter(

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.batching.batcher import Answer, DynamicBatcher, Ticket
+from serving.batching.batcher import DynamicBatcher
+from serving.batching.ticket import Answer, Ticket
 from serving.engines import Engine
 from serving.errors import InvalidInput, WrongTask
 from serving.manifest import IMAGE_INPUT, EvalTransform, Evidence, Manifest, Task
 from serving.metrics import Metrics
 from serving.model_config import ModelConfig
-from serving.preprocess import Pixels, decode, from_raw, transform
-from serving.tensor import Array, TensorSpec
+from serving.preprocess import Pixels, decode, from_raw, keeps, transform
+from serving.tensor import Array
 
 ENCODED_INPUT = "encoded"
 
@@ -50,11 +51,13 @@ ImageSource = EncodedImage | RawPixels
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """What a call may say beside its input: priority (1 most urgent, 0 the model's default) and
-    deadline (seconds on the monotonic clock, inf for none)."""
+    """What a call may say beside its input: priority (1 most urgent, 0 the model's default),
+    deadline (when its caller gives up, seconds on the monotonic clock) and timeout (the seconds
+    that it asks for); inf for none of either."""
 
     priority: int = 0
     deadline: float = math.inf
+    timeout: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,10 @@ class Model:
         self.metrics = metrics
         self.decoders = decoders
         self._engine = engine
+        # As config.pbtxt promises them, or as the file has them where it promises none.
+        self.inputs = config.inputs or engine.inputs
+        self.outputs = config.outputs or engine.outputs
+        self._input_names = frozenset(spec.name for spec in self.inputs)
         self._max_image_pixels = max_image_pixels
         stages = metrics.stage_seconds
         self._seconds = {
@@ -118,16 +125,6 @@ class Model:
     def transform(self) -> EvalTransform | None:
         """How images are brought to the network's size; None where it takes none."""
         return self.manifest.transform if self.manifest else None
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """As config.pbtxt promises them, or as the file has them where it promises none."""
-        return self.config.inputs or self._engine.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """As config.pbtxt promises them, or as the file has them where it promises none."""
-        return self.config.outputs or self._engine.outputs
 
     @property
     def evidence(self) -> Evidence | None:
@@ -148,7 +145,7 @@ class Model:
         raises.
         """
         rows = self._check(inputs)
-        ticket = self.batcher.admit(rows, options.priority, options.deadline)
+        ticket = self._admit(rows, options)
         return await self._run(ticket, inputs)
 
     async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
@@ -180,17 +177,13 @@ class Model:
             raise WrongTask(f"model {self.name!r} takes tensors only: it has no manifest")
         self._check_rows(len(sources))
         # The place is reserved before anything is decoded: what is refused costs nothing more.
-        ticket = self.batcher.admit(len(sources), options.priority, options.deadline)
-        loop = asyncio.get_running_loop()
+        ticket = self._admit(len(sources), options)
         try:
-            loaded = await asyncio.gather(
-                *(
-                    loop.run_in_executor(
-                        self.decoders, _load, source, self.transform, self._max_image_pixels
-                    )
-                    for source in sources
-                )
-            )
+            if len(sources) == 1:
+                loaded = [await self._loaded(sources[0], self.transform)]
+            else:
+                each = (self._loaded(source, self.transform) for source in sources)
+                loaded = await asyncio.gather(*each)
             pixels = [item.pixels for item in loaded]
         except BaseException:
             self.batcher.withdraw(ticket)
@@ -201,6 +194,17 @@ class Model:
             self.observe("decode", item.seconds)
         return answer, loaded
 
+    async def _loaded(self, source: ImageSource, eval_transform: EvalTransform) -> "_Loaded":
+        if isinstance(source, RawPixels) and keeps(source.height, source.width, eval_transform):
+            # Nothing is to be done, and a thread to do it would cost the most.
+            return _load(source, eval_transform, self._max_image_pixels)
+        return await asyncio.get_running_loop().run_in_executor(
+            self.decoders, _load, source, eval_transform, self._max_image_pixels
+        )
+
+    def _admit(self, rows: int, options: CallOptions) -> Ticket:
+        return self.batcher.admit(rows, options.priority, options.deadline, options.timeout)
+
     async def _run(self, ticket: Ticket, inputs: Mapping[str, Array]) -> Answer:
         answer = await self.batcher.submit(ticket, inputs)
         self.observe("queue", answer.queue_seconds)
@@ -209,11 +213,11 @@ class Model:
 
     def _check(self, inputs: Mapping[str, Array]) -> int:
         """The number of rows of a call; raises InvalidInput where it does not fit the model."""
-        specs = {spec.name: spec for spec in self.inputs}
         for name in inputs:
-            if name not in specs:
+            if name not in self._input_names:
                 raise InvalidInput(
-                    f"model {self.name!r} has no input {name!r}; its inputs are {sorted(specs)}"
+                    f"model {self.name!r} has no input {name!r}; "
+                    f"its inputs are {sorted(self._input_names)}"
                 )
         rows = 1
         for position, spec in enumerate(self.inputs):

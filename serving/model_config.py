@@ -2,7 +2,7 @@
 calls are grouped into batches."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableSequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -49,14 +49,20 @@ _SUPPORTED = {
 class QueuePolicy:
     """What the queue does with calls of one priority level.
 
-    default_timeout is in seconds, 0 for none; allow_timeout_override lets a call name a shorter
-    one; timeout_delays puts an expired call behind all others instead of rejecting it.
+    max_queue_size counts calls. default_timeout is in seconds, 0 for none; allow_timeout_override
+    lets a call name a shorter one; timeout_delays puts a call whose timeout has passed behind all
+    others of its priority instead of rejecting it.
     """
 
     max_queue_size: int = DEFAULT_MAX_QUEUE_SIZE
     default_timeout: float = 0.0
     allow_timeout_override: bool = True
     timeout_delays: bool = False
+
+    def timeout(self, asked: float) -> float:
+        """The seconds that hold for a call that asks for `asked`; inf for none."""
+        default = self.default_timeout or math.inf
+        return min(default, asked) if self.allow_timeout_override else default
 
 
 @dataclass(frozen=True)
@@ -343,28 +349,30 @@ def _unused_below(value: Any, where: str) -> list[str]:
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
-    """The config as REST shows it: field names as in the grammar, 64-bit integers as numbers."""
-    document: dict[str, Any] = _plain(config.proto)
-    return {**document, "name": config.name, "max_batch_size": config.max_batch_size}
+    """The config as REST shows it: field names as in the grammar, fields at their default too,
+    64-bit integers as numbers."""
+    return {**_plain(config.proto), "name": config.name}
 
 
 def _plain(message: Message) -> dict[str, Any]:
     plain: dict[str, Any] = {}
-    for descriptor, value in message.ListFields():
+    for declared in message.DESCRIPTOR.fields:
+        name = declared.name
+        value = getattr(message, name)
+        names = {} if declared.enum_type is None else declared.enum_type.values_by_number
         if isinstance(value, Mapping):
-            plain[descriptor.name] = {
-                str(key): _plain(v) if isinstance(v, Message) else v for key, v in value.items()
-            }
-        elif isinstance(value, Message):
-            plain[descriptor.name] = _plain(value)
-        elif descriptor.enum_type is not None:
-            names = descriptor.enum_type.values_by_number
-            plain[descriptor.name] = names[value].name
-        elif isinstance(value, str | int | float):
-            plain[descriptor.name] = value
-        else:
-            plain[descriptor.name] = [_plain(v) if isinstance(v, Message) else v for v in value]
+            plain[name] = {str(key): _plain_value(v, names) for key, v in value.items()}
+        elif isinstance(value, MutableSequence):
+            plain[name] = [_plain_value(v, names) for v in value]
+        elif not declared.has_presence or message.HasField(name):
+            plain[name] = _plain_value(value, names)
     return plain
+
+
+def _plain_value(value: Any, names: Mapping[int, Any]) -> Any:
+    if isinstance(value, Message):
+        return _plain(value)
+    return names[value].name if names else value
 
 
 def check_against_engine(

@@ -24,6 +24,12 @@ def top_k(scores: NDArray[np.float32], k: int) -> NDArray[np.intp]:
     return order
 
 
+def binary_mask(probability: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The class map that a probability map (255 × that of class 1) stands for, and its confidence
+    (255 × that of the winner): class 1 from one half on. Any shape."""
+    return (probability > 127).astype(np.uint8), np.maximum(probability, 255 - probability)
+
+
 def resize_mask(mask: Mask, height: int, width: int) -> Mask:
     """Nearest-neighbour resize of a class map [H, W]: no class appears that was not there."""
     if mask.shape == (height, width):

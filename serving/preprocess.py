@@ -176,6 +176,12 @@ def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:
     return image
 
 
+def keeps(height: int, width: int, eval_transform: EvalTransform) -> bool:
+    """Whether `transform` leaves images of this size as they are."""
+    size = (height, width)
+    return _resized(*size, eval_transform.resize) == size and eval_transform.crop in (None, size)
+
+
 def _resized(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
     if not isinstance(resize, int):
         return resize

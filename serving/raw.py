@@ -47,11 +47,12 @@ def check_shape(name: str, datatype: str, shape: Sequence[int]) -> tuple[int, ..
         raise InvalidInput(
             f"input {name!r}: unknown datatype {datatype!r}; expected one of {sorted(NUMPY_TYPES)}"
         )
-    if any(dim < 0 for dim in shape):
-        raise InvalidInput(f"input {name!r}: negative size in {list(shape)}")
-    if len(shape) > _MAX_DIMS or math.prod(max(1, dim) for dim in shape) > _MAX_ELEMENTS:
-        raise InvalidInput(f"input {name!r}: shape {list(shape)} cannot be held")
-    return tuple(shape)
+    dims = tuple(shape)
+    if min(dims, default=0) < 0:
+        raise InvalidInput(f"input {name!r}: negative size in {list(dims)}")
+    if len(dims) > _MAX_DIMS or math.prod(dim or 1 for dim in dims) > _MAX_ELEMENTS:
+        raise InvalidInput(f"input {name!r}: shape {list(dims)} cannot be held")
+    return dims
 
 
 def shaped_bytes(name: str, elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:

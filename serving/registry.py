@@ -11,12 +11,13 @@ from pathlib import Path
 
 from serving.batching.turns import CoreTurns
 from serving.engines.measure import core_count
+from serving.engines.memory import trim_heap
 from serving.errors import ModelLoadError, ModelNotFound, ModelNotReady, ServingError
 from serving.loading import LoadSettings, load_model
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.model_config import ModelConfig, read_model_config
-from serving.repository.layout import ModelFolder, Stamp, scan, scan_model
+from serving.repository.layout import ModelFolder, Stamp, model_names, scan, scan_model
 from serving.repository.override import write_override
 from serving.repository.watcher import compare
 
@@ -24,8 +25,9 @@ logger = logging.getLogger(__name__)
 
 
 class State(StrEnum):
-    """As RepositoryIndex spells them."""
+    """As RepositoryIndex spells them; UNKNOWN is a model that nobody has asked to load."""
 
+    UNKNOWN = ""
     LOADING = "LOADING"
     READY = "READY"
     UNLOADING = "UNLOADING"
@@ -137,6 +139,21 @@ class Registry:
                 problem = entry.problem or "no version folder that the version policy selects"
                 lines.append(VersionStatus(name, "", entry.state, problem))
         return lines
+
+    async def repository_index(self) -> list[VersionStatus]:
+        """`index`, and a line for each model that lies in the repository but was never loaded."""
+        loop = asyncio.get_running_loop()
+        try:
+            names = await loop.run_in_executor(None, model_names, self._repository)
+        except OSError as error:
+            logger.error("repository cannot be read", extra={"reason": str(error)})
+            names = []
+        idle = [
+            VersionStatus(name, "", State.UNKNOWN, "")
+            for name in names
+            if name not in self._entries
+        ]
+        return sorted(self.index() + idle, key=lambda line: line.name)
 
     def ready(self, strict: bool) -> bool:
         """At least one model serves and none is loading; when strict, every one serves."""
@@ -350,7 +367,10 @@ class Registry:
     async def _drain_and_close(self, model: Model) -> None:
         if not await model.drain(self._drain_seconds):
             logger.warning("calls left when drained", extra={"model": model.name})
-        await asyncio.get_running_loop().run_in_executor(None, model.close)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, model.close)
+        # A network's memory lies between other blocks: reload after reload, the heap would grow.
+        await loop.run_in_executor(None, trim_heap)
         logger.info("model retired", extra={"model": model.name, "version": model.version})
 
     async def close(self) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from serving.errors import SelfCheckFailed
-from serving.evaluation import answer_distance
-from serving.manifest import ANSWER_OUTPUT, IMAGE_INPUT, SAMPLES_FILE, Evidence, Task, Variant
+from serving.evaluation import output_distance
+from serving.manifest import IMAGE_INPUT, SAMPLES_FILE, Evidence, Variant
 from serving.tensor import Array
 
 
@@ -43,8 +43,9 @@ def _sha256(file: Path, modified: int, size: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_samples(folder: Path, task: Task) -> tuple[Array, Array] | None:
-    """Sample inputs uint8 [n, H, W, 3] and FP32's answers to them; None where none were published.
+def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
+    """Sample inputs uint8 [n, H, W, 3] and FP32's answers to them, of the output of that name; None
+    where none were published.
 
     Raises SelfCheckFailed where the file does not hold them.
     """
@@ -53,14 +54,16 @@ def read_samples(folder: Path, task: Task) -> tuple[Array, Array] | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as samples:
-            return samples[IMAGE_INPUT], samples[ANSWER_OUTPUT[task]]
+            return samples[IMAGE_INPUT], samples[output]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise SelfCheckFailed(f"{path}: cannot be read: {error}") from error
 
 
-def check_samples(answers: Array, expected: Array, evidence: Evidence, what: str) -> None:
+def check_samples(
+    output: str, answers: Array, expected: Array, evidence: Evidence, what: str
+) -> None:
     """Raises SelfCheckFailed where the answers given here are too far from FP32's."""
-    distance = answer_distance(expected, answers)
+    distance = output_distance(output, expected, answers)
     if not distance <= evidence.samples_tolerance:
         raise SelfCheckFailed(
             f"{what} answers wrongly on this machine: its distance from the published answers is "

@@ -20,6 +20,7 @@ from serving.batching.admission import ByteBudget
 from serving.config import ServerConfig
 from serving.engines.gpu import usages
 from serving.engines.measure import core_count
+from serving.engines.memory import limit_arenas
 from serving.errors import ServingError
 from serving.front import Front
 from serving.http.health import add_health_routes, metrics_app
@@ -61,6 +62,7 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
+        limit_arenas(max(2, core_count()))
         self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
         self._metrics = Metrics()
         self._metrics.watch_gpus(usages)

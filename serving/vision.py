@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from serving import postprocess
 from serving.errors import InvalidInput, WrongTask
-from serving.manifest import Task
+from serving.manifest import PROBABILITY_OUTPUT, Task
 from serving.model import CallOptions, ImageAnswer, ImageSource, Model
 
 DEFAULT_TOP_K = 5
@@ -128,7 +128,7 @@ async def segment(
 
     def finish() -> Segmentation:
         begin = time.monotonic()
-        mask, confidence = answer.outputs["mask"], answer.outputs["confidence"]
+        mask, confidence = _mask_and_confidence(answer)
         areas = tuple(
             ClassArea(index, class_name(model, index), fraction, mean)
             for index, fraction, mean in postprocess.class_areas(mask, confidence)
@@ -158,6 +158,13 @@ async def embed(model: Model, source: ImageSource, options: CallOptions) -> Embe
 def class_name(model: Model, index: int) -> str:
     """The name of a class, or its number where the model names none."""
     return model.labels[index] if index < len(model.labels) else str(index)
+
+
+def _mask_and_confidence(answer: ImageAnswer) -> tuple[postprocess.Mask, NDArray[np.uint8]]:
+    probability = answer.outputs.get(PROBABILITY_OUTPUT)
+    if probability is not None:
+        return postprocess.binary_mask(probability)
+    return answer.outputs["mask"], answer.outputs["confidence"]
 
 
 def _timing(answer: ImageAnswer, seconds: float) -> Timing:

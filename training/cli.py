@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.callback()(lambda: None)
 
 # Told here as well, since the help must not import the pipeline, and torch with it.
-STAGES = ("train", "prune", "quantize", "export", "verify", "publish")
+STAGES = ("data", "train", "distill", "prune", "quantize", "export", "verify", "publish")
 
 
 @app.command()
@@ -31,6 +31,22 @@ def build(
     ] = None,
     until: Annotated[
         str | None, typer.Option(metavar="STAGE", help=f"Last stage to run: {', '.join(STAGES)}.")
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Train the recipe many times instead: a search, an ablation or folds, as a YAML "
+            "file says; see docs/studies.md.",
+        ),
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BOUND",
+            help="Build the best network within latency<=MILLISECONDS or drop<=POINTS, over the "
+            "recipe's `search` section.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders go.")] = Path("runs"),
     model_repository: Annotated[
@@ -52,8 +68,17 @@ def build(
         raise typer.BadParameter("give a recipe, or --list-networks", param_hint="RECIPE")
     if until is not None and until not in STAGES:
         raise typer.BadParameter(f"expected one of {', '.join(STAGES)}", param_hint="--until")
+    if until is not None and study is not None:
+        raise typer.BadParameter("a study trains, and ends there", param_hint="--until")
+    if until is not None and search is not None:
+        raise typer.BadParameter("a search goes through all stages", param_hint="--until")
+    if study is not None and search is not None:
+        raise typer.BadParameter("give either a study or a search", param_hint="--study")
     try:
-        _build(recipe, overrides or [], until, out, model_repository, as_json)
+        if study is not None:
+            _study(recipe, overrides or [], study, out, as_json)
+        else:
+            _build(recipe, overrides or [], until, search, out, model_repository, as_json)
     except BuildError as error:
         _fail(str(error))
     except OSError as error:
@@ -71,6 +96,7 @@ def _build(
     path: Path,
     overrides: list[str],
     until: str | None,
+    bound: str | None,
     out: Path,
     repository: Path,
     as_json: bool,
@@ -80,11 +106,19 @@ def _build(
 
     recipe = load_recipe(path, overrides)
 
-    from training import pipeline
+    from training import distributed, pipeline
     from training.tables import print_table
 
     _quiet_libraries()
-    built = pipeline.build(recipe, out, repository, until)
+    if distributed.rank() > 0:
+        pipeline.join_training(recipe, out, repository)
+        return
+    if bound is None:
+        built = pipeline.build(recipe, out, repository, until)
+    else:
+        from training.search import parse_bound, search
+
+        built = search(recipe, parse_bound(bound), out, repository)
     if as_json:
         document = {
             "name": recipe.name,
@@ -94,16 +128,42 @@ def _build(
             "kept": built.kept,
             "published_version": built.version,
             "variants": built.rows,
+            "measures": built.measures,
         }
         typer.echo(json.dumps(document, indent=2))
         return
     if built.rows:
         print_table(recipe.name, built.rows)
+    if built.measures:
+        print_table(f"{recipe.name}: more measures", built.measures)
     typer.echo(f"Report: {built.report}")
     if built.version is not None:
         typer.echo(f"Published: {repository / recipe.name / str(built.version)}")
     elif "publish" in built.kept:
         typer.echo("Nothing has changed, so nothing was published.")
+
+
+def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bool) -> None:
+    from training.recipe import parse_recipe, read_document
+    from training.study.definition import load_study
+
+    document = read_document(path, overrides)
+    parse_recipe(document, str(path))
+    definition = load_study(study)
+
+    from training.study.run import run_study
+    from training.tables import print_table
+
+    _quiet_libraries()
+    studied = run_study(document, definition, study, out)
+    if as_json:
+        typer.echo(json.dumps(studied.outcome.document, indent=2))
+        return
+    print_table(studied.outcome.title, studied.outcome.rows)
+    typer.echo(studied.outcome.note)
+    typer.echo(f"Report: {studied.report}")
+    if studied.best is not None:
+        typer.echo(f"Best recipe: {studied.best}")
 
 
 def _quiet_libraries() -> None:
@@ -127,7 +187,18 @@ def _list_networks(as_json: bool) -> None:
             "input_size": "x".join(str(side) for side in row["input_size"]),
             "parameters": f"{row['parameters']:,}",
             "options": ", ".join(row["options"]),
+            "tests": _summary(row["tests"]),
         }
         for row in rows
     ]
     print_table("Networks (parameters and GMACs with 1,000 classes)", shown)
+
+
+def _summary(tests: dict[str, str]) -> str:
+    """Steps of one outcome together: "prune: refused: ...; int8, onnxruntime: tested"."""
+    steps: dict[str, list[str]] = {}
+    for step, outcome in tests.items():
+        steps.setdefault(outcome, []).append(step)
+    if len(steps) == 1:
+        return next(iter(steps))
+    return "; ".join(f"{', '.join(names)}: {outcome}" for outcome, names in steps.items())

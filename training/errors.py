@@ -2,13 +2,19 @@
 
 BuildError
 ├── RecipeError           unknown key, wrong value, a combination that cannot be
-├── DataError             a data folder with missing or broken files
+├── DataError             a data source that lacks something, or does not fit together
+│   └── BrokenFiles       images that cannot be decoded, or whose masks do not fit
 ├── ExportError           the exported file does not do what the network does
 │   ├── NamesMismatch
 │   ├── ShapesMismatch
 │   └── ValuesMismatch
+├── TargetNotReached      no network within a bound of size or latency
 └── VerificationError     the gate: the artefact is not accurate enough
 """
+
+from collections.abc import Mapping
+
+_NAMED_FILES = 10
 
 
 class BuildError(Exception):
@@ -21,6 +27,19 @@ class RecipeError(BuildError):
 
 class DataError(BuildError):
     """A data source that cannot be used; names the files."""
+
+
+class BrokenFiles(DataError):
+    """`files` holds the reason of each; the text names the first of them."""
+
+    def __init__(self, source: str, total: int, files: Mapping[str, str]) -> None:
+        self.files = dict(files)
+        named = [f"{name}: {reason}" for name, reason in files.items()][:_NAMED_FILES]
+        rest = len(files) - len(named)
+        more = f"; and {rest} more" if rest else ""
+        super().__init__(
+            f"{source}: {len(files)} of {total} files cannot be used: {'; '.join(named)}{more}"
+        )
 
 
 class ExportError(BuildError):
@@ -37,6 +56,10 @@ class ShapesMismatch(ExportError):
 
 class ValuesMismatch(ExportError):
     """The answers differ by more than the stated tolerance."""
+
+
+class TargetNotReached(BuildError):
+    """A bound that no network tried keeps; the text holds the best value."""
 
 
 class VerificationError(BuildError):

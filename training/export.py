@@ -12,7 +12,7 @@ from serving.engines import EngineOptions, load_engine
 from serving.engines.engine import Engine
 from serving.engines.measure import core_count
 from serving.evaluation import answer_distance
-from serving.manifest import IMAGE_INPUT
+from serving.manifest import IMAGE_INPUT, PROBABILITY_OUTPUT
 from serving.tensor import Array, TensorSpec
 from training.data.samples import Pixels
 from training.deploy import Deployed, run_deployed
@@ -101,8 +101,9 @@ def check_answers(
 ) -> None:
     """Compares a file's answers to uint8 [N, H, W, 3] with torch's, at batch N and at batch 1.
 
-    Raises ShapesMismatch, or ValuesMismatch where logits differ by more than a relative 1e-4, masks
-    in more than one pixel of a thousand, or confidences by more than half a level on average.
+    Raises ShapesMismatch, or ValuesMismatch where logits or embeddings differ by more than a
+    relative 1e-4, masks in more than one pixel of a thousand, or confidences and probabilities by
+    more than half a level on average.
     """
     names = tuple(spec.name for spec in outputs)
     engine = _load(path)
@@ -121,7 +122,7 @@ def _compare(path: Path, name: str, expected: Array, got: Array) -> None:
         raise ShapesMismatch(
             f"{path}: {name}: expected {list(expected.shape)}, got {list(got.shape)}"
         )
-    if name == "confidence":
+    if name in ("confidence", PROBABILITY_OUTPUT):
         distance = float(np.abs(expected.astype(np.float32) - got.astype(np.float32)).mean())
         tolerance = CONFIDENCE_TOLERANCE
     else:

@@ -4,77 +4,54 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 
 import torch
 import yaml
-from torch import nn
 
 from serving.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
-from training.checkpoint import load_network, save_network
-from training.data import Dataset, fingerprint, load_dataset
-from training.deploy import Deployed, input_specs, output_specs
+from training import distributed
+from training.callbacks import OnEpoch
+from training.checkpoint import load_network
+from training.compression import measures_latency, prune_work, quantize_work
+from training.data import Dataset, fingerprint, load_source
+from training.data.survey import SHEET_FILE, survey
+from training.deploy import input_specs, output_specs
+from training.distillation import distill_work, teacher_fingerprint
 from training.environment import engine_versions, environment
-from training.errors import RecipeError
-from training.export import check_answers, check_interface, export_onnx
+from training.errors import BrokenFiles, RecipeError
+from training.export import check_answers, check_interface
 from training.half import to_half
-from training.models import MODELS, build_model, count_macs, count_parameters
-from training.plans import FP32_FILE, check_files, check_plans, export_plans, onnx_file
-from training.prune import prune
+from training.models import MODELS, build_model, check_input_size, unsupported_steps
+from training.plans import check_files, check_plans, export_plans
 from training.publish import publish
-from training.quantize import Scheme, choose_calibration, quantize
 from training.recipe import Recipe
-from training.recipe.train import Train
 from training.report import write_report
-from training.results import NetworkSize, PlanOrigin, Precision, VariantFile, Verification
+from training.results import NetworkSize, PlanOrigin, Searched, VariantFile, Verification
+from training.run import (
+    FP32_FILE,
+    SCHEMES,
+    Build,
+    export_fp32,
+    fine_tune,
+    network_channels,
+    network_results,
+    new_network,
+    onnx_file,
+    precision_of,
+)
 from training.stages import Finished, Results, finished, run_stage, stage_key
-from training.tables import Rows, variant_rows
-from training.train import chosen_precision, fit
+from training.tables import Rows, measure_rows, variant_rows
+from training.train import Fitted, chosen_precision
 from training.verify import PICTURES_FILE, require_pass, verify
+from training.weights import check_weights, weights_fingerprint
 
 log = logging.getLogger(__name__)
 
-NETWORK_FILE = "network.pt"
-_SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8"}
-_FLOATS: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
+DATA_FILE = "data.json"
 _CHECKED_IMAGES = 16
-
-
-@dataclass
-class Build:
-    """One build under way: where things are, and what the stages so far have found out."""
-
-    recipe: Recipe
-    folder: Path
-    repository: Path
-    done: dict[str, Finished] = field(default_factory=dict)
-
-    @cached_property
-    def data(self) -> Dataset:
-        """Loaded when the first stage that runs asks for it."""
-        return load_dataset(self.recipe)
-
-    def stage_folder(self, stage: str) -> Path:
-        return self.folder / stage
-
-    @property
-    def network_stage(self) -> str:
-        """The stage whose network is exported."""
-        return "train" if self.recipe.prune is None else "prune"
-
-    @property
-    def network_file(self) -> Path:
-        return self.stage_folder(self.network_stage) / NETWORK_FILE
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.recipe.transform.size
-
-    def deployed(self, network: nn.Module) -> Deployed:
-        return Deployed(network, self.recipe.task, self.recipe.normalization)
 
 
 @dataclass(frozen=True)
@@ -92,7 +69,8 @@ class Stage:
 class Built:
     """How a build ended. `version` is the one published by this build; None where nothing was.
 
-    `rows` are the variants' table, empty where verify has not run.
+    `rows` are the variants' table, `measures` that of what else their task measures; empty where
+    verify has not run. `results` is what each stage found out.
     """
 
     folder: Path
@@ -100,30 +78,42 @@ class Built:
     kept: tuple[str, ...]
     version: int | None
     rows: Rows
+    measures: Rows
     report: Path
+    results: dict[str, Results]
 
 
-def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None) -> Built:
-    """Runs the stages of a recipe up to and including `until`, as far as they are not done yet.
+def build(
+    recipe: Recipe,
+    out: Path,
+    repository: Path,
+    until: str | None = None,
+    *,
+    searched: Searched | None = None,
+    source: Callable[[Recipe], Dataset] = load_source,
+    on_epoch: OnEpoch | None = None,
+) -> Built:
+    """Runs the stages of a recipe up to and including `until`, as far as they are not done yet;
+    `searched` is what the recipe was found among, for the report.
 
-    Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, metrics.json,
-    report.html. Raises RecipeError, DataError, ExportError and, with the report written,
-    VerificationError.
+    Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, data.json,
+    metrics.json, report.html. `source` and `on_epoch` are for studies: see load_dataset and fit.
+    Raises RecipeError, DataError, ExportError and, with the report written, VerificationError.
     """
     check_network(recipe)
     check_plans(recipe.export)
-    current = Build(recipe, out / recipe.name, repository)
+    current = Build(recipe, out / recipe.name, repository, source, on_epoch)
     current.folder.mkdir(parents=True, exist_ok=True)
     _write_inputs(current)
     for stage in STAGES:
         if stage.wanted(current):
             _advance(current, stage)
         if stage.name == "verify" and "verify" in current.done:
-            _write_outputs(current)
+            _write_outputs(current, searched)
             require_pass(_verification(current))
         if stage.name == until:
             break
-    report = _write_outputs(current)
+    report = _write_outputs(current, searched)
     published = current.done.get("publish")
     if published is not None and not published.ran:
         log.info("publish: nothing has changed, nothing is published")
@@ -134,12 +124,15 @@ def build(recipe: Recipe, out: Path, repository: Path, until: str | None = None)
         kept=tuple(name for name, stage in current.done.items() if not stage.ran),
         version=published.results["version"] if published and published.ran else None,
         rows=variant_rows(_verification(current)) if verified else [],
+        measures=measure_rows(_verification(current)) if verified else [],
         report=report,
+        results={name: stage.results for name, stage in current.done.items()},
     )
 
 
 def check_network(recipe: Recipe) -> None:
-    """Raises RecipeError where no network has the recipe's name, task and options."""
+    """Raises RecipeError where no network has the recipe's name, task and options, takes images of
+    its size and every step it asks for, or where the weights to begin with are nowhere."""
     name, options = recipe.model.name, recipe.model.options
     try:
         # Without memory for weights: only the structure is tried.
@@ -147,12 +140,25 @@ def check_network(recipe: Recipe) -> None:
             build_model(name, 2, **options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model: {error}") from error
-    if MODELS[name].task != recipe.task:
-        fitting = [key for key, entry in MODELS.items() if entry.task == recipe.task]
+    # An embedding is what a classifier gives in place of its logits.
+    wanted = "classification" if recipe.task == "embedding" else recipe.task
+    if MODELS[name].task != wanted:
+        fitting = [key for key, entry in MODELS.items() if entry.task == wanted]
         raise RecipeError(
             f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
             f"networks for it: {', '.join(fitting)}"
         )
+    try:
+        check_input_size(name, recipe.transform.size, **options)
+    except ValueError as error:
+        raise RecipeError(f"transform: {error}") from error
+    asked = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
+    for step, reason in unsupported_steps(name, **options).items():
+        # Every build exports for every engine.
+        if asked.get(step, True):
+            raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
+    if recipe.model.pretrained is not None:
+        check_weights(recipe.model.pretrained, name)
 
 
 def _advance(current: Build, stage: Stage) -> None:
@@ -177,100 +183,63 @@ def _still_there(current: Build, stage: str, former: Finished) -> bool:
     return (current.repository / current.recipe.name / str(former.results["version"])).is_dir()
 
 
-def _fit(current: Build, stage: str, network: nn.Module, config: Train) -> Results:
-    """Trains a network and saves it in the stage's folder."""
-    folder = current.stage_folder(stage)
-    fitted = fit(
-        network,
-        config,
-        current.data.train,
-        current.data.val,
-        task=current.recipe.task,
-        classes=len(current.data.classes),
-        ignore_index=current.data.ignore_index,
-        normalization=current.recipe.normalization,
-        changes=current.recipe.augment,
-        seed=current.recipe.seed,
-        folder=folder / "checkpoints",
-        title=stage,
-    )
-    save_network(fitted.network, folder / NETWORK_FILE)
-    return {
-        "history": fitted.history,
-        "precision": fitted.precision,
-        "parameters": count_parameters(fitted.network),
-        "macs": count_macs(fitted.network, current.size),
-        "images": [len(current.data.train), len(current.data.val)],
-    }
+def join_training(recipe: Recipe, out: Path, repository: Path) -> None:
+    """What every process of torchrun but the first does: trains with it, unless that is done, and
+    writes nothing. The stages that follow are the first one's alone. Raises as build does."""
+    check_network(recipe)
+    current = Build(recipe, out / recipe.name, repository)
+    if finished(current.stage_folder("train"), _key(current, "train")) is None:
+        _fitted(current)
+
+
+def _key(current: Build, name: str) -> str:
+    """A stage's key, before it or what it builds on has run."""
+    [stage] = [stage for stage in STAGES if stage.name == name]
+    upstream = {need: _key(current, need) for need in stage.needs(current)}
+    return stage_key(name, stage.settings(current), upstream)
+
+
+def _survey(current: Build) -> Results:
+    """Looks at the data before anything is trained on it; all broken files are in data.json."""
+    try:
+        findings = survey(current.data, current.stage_folder("data") / SHEET_FILE)
+    except BrokenFiles as error:
+        _write_json(current.folder / DATA_FILE, {"broken": error.files})
+        raise
+    for warning in findings["warnings"]:
+        log.warning("data: warning: %s", warning)
+    return findings
+
+
+def _fitted(current: Build) -> Fitted:
+    network, processes = new_network(current), distributed.processes()
+    return fine_tune(current, "train", network, current.recipe.train, processes=processes)
 
 
 def _train(current: Build) -> Results:
-    torch.manual_seed(current.recipe.seed)
-    choice = current.recipe.model
-    network = build_model(choice.name, len(current.data.classes), **choice.options)
-    return _fit(current, "train", network, current.recipe.train)
-
-
-def _prune(current: Build) -> Results:
-    config = current.recipe.prune
-    if config is None:
-        raise ValueError("the recipe has no prune section")
-    network = load_network(current.stage_folder("train") / NETWORK_FILE)
-    share = prune(network, config, current.size)
-    return {**_fit(current, "prune", network, config.train), "macs_removed": share}
-
-
-def _export_fp32(current: Build, path: Path) -> None:
-    export_onnx(
-        current.deployed(load_network(current.network_file)),
-        input_specs(current.size),
-        output_specs(current.recipe.task, len(current.data.classes), current.size),
-        current.recipe.export.opset,
-        path,
-    )
-
-
-def _quantize(current: Build) -> Results:
-    config = current.recipe.quantize
-    if config is None:
-        raise ValueError("the recipe has no quantize section")
-    folder = current.stage_folder("quantize")
-    float_file = folder / FP32_FILE
-    _export_fp32(current, float_file)
-    calibration = choose_calibration(
-        current.data.train, config.calibration_images, current.recipe.seed
-    )
-    variants = [variant for variant in current.recipe.export.variants if variant in _SCHEMES]
-    for variant in variants:
-        path = folder / f"model.{variant}.onnx"
-        quantize(float_file, path, _SCHEMES[variant], config.calibrate, calibration)
-    return {
-        "variants": variants,
-        "calibration_sha256": calibration.sha256,
-        "calibration_images": len(calibration.images),
-    }
+    return network_results(current, "train", _fitted(current))
 
 
 def _export(current: Build) -> Results:
     folder = current.stage_folder("export")
     quantized = current.done.get("quantize")
     if quantized is None:
-        _export_fp32(current, folder / FP32_FILE)
+        export_fp32(current, load_network(current.network_file), folder / FP32_FILE)
     else:
         # The very graph that was quantised, so that all variants are one network.
-        for name in (FP32_FILE, *(f"model.{v}.onnx" for v in quantized.results["variants"])):
+        for name in (FP32_FILE, *map(onnx_file, quantized.results["variants"])):
             (folder / name).write_bytes((current.stage_folder("quantize") / name).read_bytes())
     inputs = input_specs(current.size)
-    outputs = output_specs(current.recipe.task, len(current.data.classes), current.size)
+    outputs = output_specs(current.recipe.task, current.channels, current.size)
     if "fp16" in current.recipe.export.variants:
-        to_half(folder / FP32_FILE, folder / "model.fp16.onnx")
+        to_half(folder / FP32_FILE, folder / onnx_file("fp16"))
     files = sorted(folder.glob("*.onnx"))
     for file in files:
         check_interface(file, inputs, outputs)
     check_files(current.recipe.export, folder)
     count = min(_CHECKED_IMAGES, len(current.data.test))
     images, _ = current.data.test.batch(range(count))
-    deployed = current.deployed(load_network(current.network_file))
+    deployed = current.deployed(load_network(current.exported_file))
     check_answers(folder / FP32_FILE, deployed, outputs, images)
     return {
         "files": [file.name for file in files],
@@ -287,19 +256,16 @@ def _variant_files(current: Build) -> list[VariantFile]:
     wanted = sorted(current.recipe.export.variants, key=lambda variant: variant != "fp32")
     files = []
     for variant in wanted:
-        if variant in _SCHEMES:
-            sha256 = current.done["quantize"].results["calibration_sha256"]
-            path = folder / f"model.{variant}.onnx"
-            files.append(
-                VariantFile(id=variant, path=path, precision="int8", calibration_sha256=sha256)
+        int8 = variant in SCHEMES
+        calibration = current.done["quantize"].results["calibration_sha256"] if int8 else None
+        files.append(
+            VariantFile(
+                id=variant,
+                path=folder / onnx_file(variant),
+                precision=precision_of(variant),
+                calibration_sha256=calibration,
             )
-        elif variant == "fp16":
-            path = folder / onnx_file(variant)
-            files.append(VariantFile(id=variant, path=path, precision="fp16"))
-        else:
-            files.append(
-                VariantFile(id=variant, path=folder / FP32_FILE, precision=_FLOATS[variant])
-            )
+        )
     sources = {file.id: file for file in files}
     for plan in current.done["export"].results["plans"]:
         changes = {
@@ -313,13 +279,13 @@ def _variant_files(current: Build) -> list[VariantFile]:
 
 def _verify(current: Build) -> Results:
     recipe = current.recipe
-    baseline = load_network(current.stage_folder("train") / NETWORK_FILE)
+    baseline = load_network(current.trained_file)
     sizes = [
         NetworkSize(
             parameters=current.done[stage].results["parameters"],
             macs=current.done[stage].results["macs"],
         )
-        for stage in ("train", current.network_stage)
+        for stage in (current.trained_stage, current.network_stage)
     ]
     verification = verify(
         recipe.verify,
@@ -328,7 +294,7 @@ def _verify(current: Build) -> Results:
         current.deployed(baseline),
         _variant_files(current),
         input_specs(current.size),
-        output_specs(recipe.task, len(current.data.classes), current.size),
+        output_specs(recipe.task, current.channels, current.size),
         (sizes[0], sizes[1]),
         current.stage_folder("verify"),
     )
@@ -355,16 +321,18 @@ def _publish(current: Build) -> Results:
         if result not in chosen:
             log.warning("publish: %s is left out: it passed in no engine", result.id)
     now = datetime.now(UTC)
+    classes = len(verified.results["classes"])
     manifest = Manifest(
         task=recipe.task,
         architecture=recipe.model.name,
         measure=verification.measure,
         transform=recipe.transform,
         normalization=recipe.normalization,
-        classes=tuple(verified.results["classes"]),
+        # An embedding knows people that it was not trained on; those that it was, nobody asks for.
+        classes=() if recipe.task == "embedding" else tuple(verified.results["classes"]),
         parameters=verification.network_size.parameters,
         gmacs=verification.network_size.macs / 1e9,
-        pruning_ratio=recipe.prune.ratio if recipe.prune is not None else 0.0,
+        pruning_ratio=current.done["prune"].results["ratio"] if recipe.prune is not None else 0.0,
         provenance=Provenance(
             recipe=recipe.name,
             recipe_sha256=recipe_sha256(recipe),
@@ -391,7 +359,7 @@ def _publish(current: Build) -> Results:
         recipe.name,
         recipe.publish,
         input_specs(current.size),
-        output_specs(recipe.task, len(manifest.classes), current.size),
+        output_specs(recipe.task, network_channels(recipe, classes), current.size),
         manifest,
         [folder / name for name in dict.fromkeys(result.file for result in chosen)],
         current.stage_folder("verify") / SAMPLES_FILE,
@@ -406,34 +374,67 @@ def recipe_sha256(recipe: Recipe) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+# The sections that decide what the images are, and those that decide what is learnt of them.
+_DATA_SECTIONS = ("task", "binary", "data", "fold", "transform")
+_TRAIN_SECTIONS = ("task", "seed", "normalization", "augment", "model", "embedding_size", "train")
+
+
+def train_settings(recipe: Recipe) -> dict[str, object]:
+    """Everything of a recipe that the train stage depends on."""
+    return recipe.model_dump(mode="json", include={*_DATA_SECTIONS, *_TRAIN_SECTIONS})
+
+
 def _dump(build: Build, *sections: str) -> object:
     return build.recipe.model_dump(mode="json", include=set(sections))
 
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "train",
+        "data",
         needs=lambda build: (),
         settings=lambda build: [
-            _dump(build, "task", "seed", "data", "transform", "normalization", "augment"),
-            _dump(build, "model", "train"),
+            _dump(build, *_DATA_SECTIONS),
             fingerprint(build.recipe),
+        ],
+        work=_survey,
+    ),
+    Stage(
+        "train",
+        needs=lambda build: ("data",),
+        settings=lambda build: [
+            _dump(build, *_TRAIN_SECTIONS),
+            weights_fingerprint(build.recipe.model.pretrained),
             chosen_precision(build.recipe.train.precision),
         ],
         work=_train,
     ),
     Stage(
-        "prune",
+        "distill",
         needs=lambda build: ("train",),
-        settings=lambda build: _dump(build, "prune"),
-        work=_prune,
+        settings=lambda build: [_dump(build, "distill"), teacher_fingerprint(build)],
+        work=distill_work,
+        wanted=lambda build: build.recipe.distill is not None,
+    ),
+    Stage(
+        "prune",
+        needs=lambda build: (build.trained_stage,),
+        settings=lambda build: [
+            _dump(build, "prune"),
+            # A measured target holds for these engines on this processor only.
+            [engine_versions(), environment()["machine"]] if measures_latency(build) else None,
+        ],
+        work=prune_work,
         wanted=lambda build: build.recipe.prune is not None,
     ),
     Stage(
         "quantize",
-        needs=lambda build: (build.network_stage,),
-        settings=lambda build: _dump(build, "quantize", "export"),
-        work=_quantize,
+        needs=lambda build: tuple({build.trained_stage, build.network_stage}),
+        # Mixed precision heeds the gate.
+        settings=lambda build: [
+            _dump(build, "quantize", "export"),
+            build.recipe.verify.model_dump(include={"max_drop", "min_agreement", "min_accuracy"}),
+        ],
+        work=quantize_work,
         wanted=lambda build: build.recipe.quantize is not None,
     ),
     Stage(
@@ -446,7 +447,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "verify",
-        needs=lambda build: ("train", "export"),
+        needs=lambda build: (build.trained_stage, "export"),
         # Evidence holds for these engines on this processor only.
         settings=lambda build: [
             _dump(build, "verify"),
@@ -470,25 +471,46 @@ def _write_inputs(current: Build) -> None:
     document = current.recipe.model_dump(mode="json")
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     (current.folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    (current.folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    _write_json(current.folder / "environment.json", environment())
 
 
-def _write_outputs(current: Build) -> Path:
-    """metrics.json and report.html from what is done so far."""
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_outputs(current: Build, searched: Searched | None) -> Path:
+    """data.json, metrics.json and report.html from what is done so far."""
     metrics = {
-        name: {"seconds": stage.seconds, **stage.results} for name, stage in current.done.items()
+        name: {"seconds": stage.seconds, **stage.results}
+        for name, stage in current.done.items()
+        if name != "data"
     }
-    (current.folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    findings = current.done["data"].results
+    _write_json(current.folder / DATA_FILE, findings)
+    _write_json(current.folder / "metrics.json", metrics)
     report = current.folder / "report.html"
     write_report(
         report,
         recipe=current.recipe,
         environment=environment(),
+        findings=findings,
+        sheet=current.stage_folder("data") / SHEET_FILE,
         histories={
             name: stage.results["history"]
             for name, stage in current.done.items()
             if "history" in stage.results
         },
+        sensitivities={
+            name: stage.results["sensitivity"]
+            for name, stage in current.done.items()
+            if stage.results.get("sensitivity")
+        },
+        searched=searched,
+        notes=[
+            f"{name}, {variant}: {said}"
+            for name, stage in current.done.items()
+            for variant, said in stage.results.get("notes", {}).items()
+        ],
         seconds={name: stage.seconds for name, stage in current.done.items()},
         verification=_verification(current) if "verify" in current.done else None,
         evaluated=current.done["verify"].results if "verify" in current.done else {},

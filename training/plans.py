@@ -9,19 +9,14 @@ from serving.errors import EngineUnavailable
 from training.errors import ExportError, RecipeError
 from training.recipe.deliver import Export, TensorRt
 from training.results import PlanOrigin
+from training.run import onnx_file
 from training.tensorrt_rules import tensorrt_problems
 
 log = logging.getLogger(__name__)
 
-FP32_FILE = "model.onnx"
 ENGINE = "tensorrt"
 # Variants that a GPU can run as a plan.
 _CANDIDATES = ("fp32", "fp16", "int8-s8")
-
-
-def onnx_file(variant: str) -> str:
-    """The name of the file of a variant that has one of its own."""
-    return FP32_FILE if variant == "fp32" else f"model.{variant}.onnx"
 
 
 def check_plans(config: Export) -> None:

@@ -48,9 +48,12 @@ def publish(
             shutil.copyfile(file, staged_version / file.name)
         shutil.copyfile(samples, staged_version / SAMPLES_FILE)
         write_manifest(staged_version, manifest)
-        _write_config(staged_model, name, manifest.task, config, inputs, outputs)
-        labels = "".join(f"{label}\n" for label in manifest.classes)
-        (staged_model / LABELS_FILE).write_text(labels, encoding="utf-8")
+        _write_config(
+            staged_model, name, manifest.task, bool(manifest.classes), config, inputs, outputs
+        )
+        if manifest.classes:
+            labels = "".join(f"{label}\n" for label in manifest.classes)
+            (staged_model / LABELS_FILE).write_text(labels, encoding="utf-8")
         # Read back with the server's own eyes before anybody sees it.
         read_model_config(staged_model)
         if not model_folder.exists():
@@ -58,7 +61,8 @@ def publish(
             return version
         staged_version.rename(model_folder / str(version))
         for file_name in (LABELS_FILE, CONFIG_FILE):
-            _replace(staged_model / file_name, model_folder / file_name)
+            if (staged_model / file_name).exists():
+                _replace(staged_model / file_name, model_folder / file_name)
     return version
 
 
@@ -83,6 +87,7 @@ def _write_config(
     folder: Path,
     name: str,
     task: str,
+    labelled: bool,
     config: Publish,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
@@ -101,13 +106,13 @@ def _write_config(
             )
             for spec in inputs
         ],
-        # The first output is the one that holds classes.
+        # The first output is the one that holds classes, where there are any.
         output=[
             pb.ModelOutput(
                 name=spec.name,
                 data_type=pb.DataType.Name(data_type(spec.datatype)),
                 dims=spec.shape[1:],
-                label_filename=LABELS_FILE if index == 0 else "",
+                label_filename=LABELS_FILE if index == 0 and labelled else "",
             )
             for index, spec in enumerate(outputs)
         ],

@@ -9,29 +9,26 @@ import contextlib
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from training.data.samples import Pixels, Samples
 
-Scheme = Literal["s8", "u8"]
+Scheme = Literal["s8", "u8", "u8-rr"]
 
 PERCENTILE = 99.99
 
-_ACTIVATIONS = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8}
+_ACTIVATIONS = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8, "u8-rr": QuantType.QUInt8}
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
@@ -40,6 +37,7 @@ _BATCH = 32
 # The layers whose arithmetic is worth 8 bits; what stands before the first and behind the last of
 # them is normalisation, softmax and argmax.
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry})
 
 
 @dataclass(frozen=True)
@@ -61,43 +59,107 @@ def choose_calibration(samples: Samples, count: int, seed: int) -> Calibration:
     return Calibration(images, digest.hexdigest())
 
 
+class Quantizer:
+    """Makes INT8 forms of one FP32 file, with ranges that are measured once.
+
+    Normalisation before the first layer and everything behind the last one stay in floating point,
+    as do the logits themselves. `layers` are those that compute, in their order, by their names in
+    the network that was exported.
+    """
+
+    def __init__(
+        self, float_file: Path, scheme: Scheme, calibrate: str, calibration: Calibration
+    ) -> None:
+        self._scheme = scheme
+        with tempfile.TemporaryDirectory() as folder:
+            prepared = Path(folder) / "prepared.onnx"
+            # Only ONNX's shape inference: the symbolic one leaves files in the working directory,
+            # and the optimiser joins the casts that TensorRT wants apart. Batch norms are folded
+            # already.
+            quant_pre_process(
+                str(float_file), str(prepared), skip_symbolic_shape=True, skip_optimization=True
+            )
+            self._model = onnx.load(prepared)
+            self._ranges = _measured_ranges(prepared, scheme, calibrate, calibration)
+        graph = self._model.graph
+        self._edges = before_layers(graph) | behind_layers(graph)
+        self._nodes: dict[str, list[str]] = {}
+        for node in graph.node:
+            if node.op_type in _LAYERS:
+                name = node.input[1].removeprefix("network.").removesuffix(".weight")
+                self._nodes.setdefault(name, []).append(node.name)
+        self.layers = tuple(self._nodes)
+
+    def write(self, path: Path, float_layers: Collection[str] = ()) -> None:
+        """Writes the file in which all layers but `float_layers` are INT8; nor is anything rounded
+        that only they read."""
+        left = {node for layer in float_layers for node in self._nodes[layer]}
+        excluded = self._edges | left | _read_by_only(self._model.graph, left)
+        self._write(path, nodes_to_exclude=sorted(excluded))
+
+    def write_alone(self, path: Path, layer: str) -> None:
+        """Writes the file in which one layer is INT8, with its input and output, and nothing else:
+        what it costs in accuracy by itself."""
+        self._write(path, nodes_to_quantize=self._nodes[layer])
+
+    def _write(
+        self,
+        path: Path,
+        nodes_to_quantize: Sequence[str] = (),
+        nodes_to_exclude: Sequence[str] = (),
+    ) -> None:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        quantizer = QDQQuantizer(
+            model,
+            per_channel=True,
+            reduce_range=self._scheme == "u8-rr",
+            weight_qType=QuantType.QInt8,
+            activation_qType=_ACTIVATIONS[self._scheme],
+            tensors_range=self._ranges,
+            nodes_to_quantize=list(nodes_to_quantize),
+            nodes_to_exclude=list(nodes_to_exclude),
+            op_types_to_quantize=_OPERATIONS,
+            extra_options={
+                "ActivationSymmetric": self._scheme == "s8",
+                "WeightSymmetric": True,
+                # TensorRT dequantises int8 only, and adds biases in floating point.
+                "QuantizeBias": self._scheme != "s8",
+            },
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        model = quantizer.model.model
+        _remove_needless_pairs(model.graph)
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+
+
 def quantize(
     float_file: Path, path: Path, scheme: Scheme, calibrate: str, calibration: Calibration
 ) -> None:
-    """Writes the INT8 form of an FP32 file. Normalisation before the first layer and everything
-    behind the last one stay in floating point, as do the logits themselves."""
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quantized = Path(folder) / "quantized.onnx"
-        # Only ONNX's shape inference: the symbolic one leaves files in the working directory, and
-        # the optimiser joins the casts that TensorRT wants apart. Batch norms are folded already.
-        quant_pre_process(
-            str(float_file), str(prepared), skip_symbolic_shape=True, skip_optimization=True
-        )
-        graph = onnx.load(prepared).graph
-        options: dict[str, Any] = {"ActivationSymmetric": scheme == "s8", "WeightSymmetric": True}
-        # TensorRT dequantises int8 only, and adds biases in floating point.
-        options["QuantizeBias"] = scheme == "u8"
-        if calibrate == "percentile":
-            options["CalibPercentile"] = PERCENTILE
-        # The percentile method prints its ranges.
-        with contextlib.redirect_stdout(io.StringIO()):
-            quantize_static(
-                str(prepared),
-                str(quantized),
-                _Reader(graph.input[0].name, calibration.images),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=_ACTIVATIONS[scheme],
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=sorted(before_layers(graph) | behind_layers(graph)),
-                calibrate_method=_METHODS[calibrate],
-                extra_options=options,
-            )
-        model = onnx.load(quantized)
-    _remove_needless_pairs(model.graph)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
+    """Writes the INT8 form of an FP32 file."""
+    Quantizer(float_file, scheme, calibrate, calibration).write(path)
+
+
+def _measured_ranges(
+    prepared: Path, scheme: Scheme, calibrate: str, calibration: Calibration
+) -> TensorsData:
+    options: dict[str, Any] = {"symmetric": scheme == "s8"}
+    if calibrate == "percentile":
+        options["percentile"] = PERCENTILE
+    calibrator = create_calibrator(
+        prepared,
+        _OPERATIONS,
+        augmented_model_path=str(prepared.with_name("augmented.onnx")),
+        calibrate_method=_METHODS[calibrate],
+        extra_options=options,
+    )
+    name = onnx.load(prepared).graph.input[0].name
+    # The percentile method prints its ranges.
+    with contextlib.redirect_stdout(io.StringIO()):
+        calibrator.collect_data(_Reader(name, calibration.images))
+        return calibrator.compute_data()
 
 
 def before_layers(graph: onnx.GraphProto) -> set[str]:
@@ -131,6 +193,20 @@ def behind_layers(graph: onnx.GraphProto) -> set[str]:
             needed |= set(node.input)
         else:
             names.add(node.name)
+    return names
+
+
+def _read_by_only(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
+    """Names of the nodes between layers whose every next layer is one of `layers`."""
+    following: dict[str, set[str]] = {}
+    names: set[str] = set()
+    for node in reversed(graph.node):
+        behind = set().union(*(following.get(output, set()) for output in node.output))
+        if node.op_type not in _LAYERS and behind and behind <= set(layers):
+            names.add(node.name)
+        for name in node.input:
+            reached = {node.name} if node.op_type in _LAYERS else behind
+            following.setdefault(name, set()).update(reached)
     return names
 
 

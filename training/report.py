@@ -1,40 +1,33 @@
 """One HTML file a person can read: what was built, how good it is, and where it is wrong."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, select_autoescape
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.image import imread
 from numpy.typing import NDArray
 
-from serving.evaluation import class_iou, class_reports
-from serving.postprocess import overlay_png
+from training.compression_figures import pareto_picture, sensitivity_picture
+from training.figures import (
+    Picture,
+    answer_pictures,
+    calibration,
+    class_pictures,
+    data_pictures,
+    pair_pictures,
+    ranking_curves,
+    training_curves,
+)
+from training.learner import History
 from training.metrics import MEASURE_TITLES
 from training.recipe import Recipe
-from training.results import Verification
-from training.tables import variant_rows
-from training.train import History
+from training.results import Searched, Verification
+from training.tables import measure_rows, variant_rows
 
-_BLUE, _ORANGE, _GREY, _RED = "#1f77b4", "#e07a1f", "#8a8f98", "#c62828"
-# Class numbers are still readable in a matrix of so many.
-_NUMBERED_CLASSES = 25
-_BARRED_CLASSES = 60
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG as text that an <img> takes, and the words under it."""
-
-    source: str
-    caption: str
+# What a matrix of many classes cannot show: the pairs that are mistaken most often.
+_CONFUSED_PAIRS = 15
 
 
 def write_report(
@@ -42,7 +35,12 @@ def write_report(
     *,
     recipe: Recipe,
     environment: Mapping[str, Any],
+    findings: Mapping[str, Any],
+    sheet: Path,
     histories: Mapping[str, History],
+    sensitivities: Mapping[str, Sequence[Mapping[str, Any]]],
+    notes: Sequence[str],
+    searched: Searched | None,
     seconds: Mapping[str, float],
     verification: Verification | None,
     evaluated: Mapping[str, Any],
@@ -50,7 +48,8 @@ def write_report(
 ) -> None:
     """Writes the report of a run; parts whose stage has not run yet are left out.
 
-    `evaluated` and `pictures` are what the verify stage left.
+    `findings` and `sheet` are what the data stage left, `evaluated` and `pictures` what the verify
+    stage did.
     """
     templates = Environment(
         loader=PackageLoader("training"),
@@ -58,174 +57,66 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    curves = [_curves(stage, history) for stage, history in histories.items() if history]
+    with np.load(sheet) as arrays:
+        data = data_pictures(findings, dict(arrays))
+    curves = [training_curves(stage, history) for stage, history in histories.items() if history]
+    layers = [
+        sensitivity_picture(stage, found) for stage, each in sensitivities.items() for found in each
+    ]
     answers: list[Picture] = []
     classes: list[Picture] = []
+    confused: list[tuple[str, str, str]] = []
     if verification is not None:
-        with np.load(pictures) as arrays:
-            classes = _class_pictures(recipe.task, arrays["confusion"], evaluated["classes"])
-            answers = _answer_pictures(recipe.task, dict(arrays), evaluated)
+        with np.load(pictures) as loaded:
+            arrays = dict(loaded)
+        names = evaluated["classes"]
+        if recipe.task == "embedding":
+            classes = [pair_pictures(arrays)]
+        else:
+            classes = class_pictures(recipe.task, arrays["confusion"], names)
+            confused = _most_confused(arrays["confusion"], names)
+        found = verification.measures
+        if found is not None:
+            unit = "pixels" if recipe.task == "segmentation" else "answers"
+            classes.append(calibration(arrays, found.expected_calibration_error, unit))
+            if "precision" in arrays:
+                precisions = [row.average_precision for row in found.classes]
+                classes += ranking_curves(arrays, names, precisions)
+        answers = answer_pictures(recipe.task, arrays, evaluated)
     html = templates.get_template("report.html.j2").render(
         recipe=recipe,
         recipe_text=yaml.safe_dump(
             recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
         ),
         environment=environment,
+        findings=findings,
+        data_pictures=data,
         seconds=seconds,
         verification=verification,
         evaluated=evaluated,
         measure=MEASURE_TITLES[verification.measure] if verification is not None else "",
         rows=variant_rows(verification) if verification is not None else [],
+        measures=measure_rows(verification) if verification is not None else [],
         curves=curves,
+        layer_pictures=layers,
+        notes=notes,
+        search_picture=pareto_picture(searched) if searched is not None else None,
         class_pictures=classes,
+        confused=confused,
         answer_pictures=answers,
     )
     path.write_text(html, encoding="utf-8")
 
 
-def _encoded(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _rendered(figure: Figure) -> str:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return _encoded(buffer.getvalue())
-
-
-def _curves(stage: str, history: History) -> Picture:
-    """Loss and score over the epochs, side by side."""
-    epochs = [row["epoch"] for row in history]
-    score = next(key for key in history[0] if key in ("val_top1", "val_miou"))
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row["loss"] for row in history], color=_BLUE, label="training")
-    left.plot(epochs, [row["val_loss"] for row in history], color=_ORANGE, label="validation")
-    left.set(xlabel="epoch", ylabel="loss")
-    left.legend(frameon=False)
-    right.plot(epochs, [100 * row[score] for row in history], color=_ORANGE)
-    title = MEASURE_TITLES[score.removeprefix("val_")]
-    right.set(xlabel="epoch", ylabel=f"validation {title}, %")
-    for axes in (left, right):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    seconds = sum(row["seconds"] for row in history)
-    end, best = 100 * history[-1][score], 100 * max(row[score] for row in history)
-    caption = (
-        f"{stage}: {len(history)} epochs, {seconds:.0f} s; validation {title} {end:.2f} % "
-        f"at the end, {best:.2f} % at best"
-    )
-    return Picture(_rendered(figure), caption)
-
-
-def _class_pictures(
-    task: str, confusion: NDArray[np.int64], classes: Sequence[str]
-) -> list[Picture]:
-    pictures = [_confusion(confusion, classes, "images" if task == "classification" else "pixels")]
-    if len(classes) <= _BARRED_CLASSES:
-        pictures.append(_bars(task, confusion, classes))
-    return pictures
-
-
-def _confusion(confusion: NDArray[np.int64], classes: Sequence[str], unit: str) -> Picture:
-    count = len(classes)
-    totals = np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    shares = confusion / totals
-    side = float(np.clip(0.42 * count + 1.5, 3.8, 10))
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true")
-    if count <= _NUMBERED_CLASSES:
-        axes.set_xticks(range(count), classes, rotation=45, ha="right")
-        axes.set_yticks(range(count), classes)
-        for row, column in zip(*np.nonzero(confusion), strict=True):
-            share = shares[row, column]
-            text = f"{confusion[row, column]}" if unit == "images" else f"{100 * share:.1f}"
-            colour = "white" if share > 0.5 else "black"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    numbers = "images" if unit == "images" else "% of the pixels of the true class"
-    return Picture(_rendered(figure), f"Confusion matrix; numbers are {numbers}")
-
-
-def _bars(task: str, confusion: NDArray[np.int64], classes: Sequence[str]) -> Picture:
-    """Per class: IoU of a segmentation, recall of a classification."""
-    if task == "segmentation":
-        values, label = class_iou(confusion), "IoU"
-    else:
-        values = np.array([report.recall for report in class_reports(confusion)])
-        label = "recall"
-    figure = Figure(figsize=(5, max(2.0, 0.3 * len(classes) + 0.8)), layout="constrained")
-    axes = figure.subplots()
-    places = np.arange(len(classes))
-    axes.barh(places, np.nan_to_num(values) * 100, color=_BLUE, height=0.65)
-    for place, value in enumerate(values):
-        text = "absent" if np.isnan(value) else f"{100 * value:.1f}"
-        inside = not np.isnan(value) and value > 0.2
-        axes.text(
-            100 * np.nan_to_num(value) + (-1.5 if inside else 1.5),
-            place,
-            text,
-            va="center",
-            ha="right" if inside else "left",
-            color="white" if inside else "black",
-            fontsize=8,
-        )
-    axes.set_yticks(places, classes)
-    axes.set(xlabel=f"{label}, %", xlim=(0, 100))
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    return Picture(_rendered(figure), f"{label} of each class")
-
-
-def _answer_pictures(
-    task: str, arrays: Mapping[str, NDArray[Any]], evaluated: Mapping[str, Any]
-) -> list[Picture]:
-    draw = _classified if task == "classification" else _segmented
-    classes = evaluated["classes"]
+def _most_confused(confusion: NDArray[np.int64], classes: list[str]) -> list[tuple[str, str, str]]:
+    """True class, predicted class, and the share of the true class that this happens to."""
+    mistakes = confusion.copy()
+    np.fill_diagonal(mistakes, 0)
+    totals = np.maximum(confusion.sum(axis=1), 1)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:_CONFUSED_PAIRS]
+    pairs = np.stack(np.unravel_index(order, mistakes.shape), axis=1)
     return [
-        draw(arrays, index, classes, evaluated["ignore_index"])
-        for index in range(len(arrays["images"]))
+        (classes[row], classes[column], f"{100 * mistakes[row, column] / totals[row]:.1f}")
+        for row, column in pairs
+        if mistakes[row, column]
     ]
-
-
-def _classified(
-    arrays: Mapping[str, NDArray[Any]], index: int, classes: Sequence[str], _ignored: int | None
-) -> Picture:
-    predicted, target = int(arrays["predictions"][index]), int(arrays["targets"][index])
-    share = 100 * float(arrays["confidences"][index])
-    right = "right" if predicted == target else f"wrong, it is {classes[target]}"
-    figure = Figure(figsize=(1.6, 1.6))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(arrays["images"][index], interpolation="nearest")
-    axes.set_axis_off()
-    return Picture(
-        _rendered(figure),
-        f"{arrays['names'][index]}: {classes[predicted]} ({share:.0f} %), {right}",
-    )
-
-
-def _segmented(
-    arrays: Mapping[str, NDArray[Any]], index: int, classes: Sequence[str], ignored: int | None
-) -> Picture:
-    """The image, the true mask and the predicted one, side by side."""
-    image, target = arrays["images"][index], arrays["targets"][index].copy()
-    predicted = arrays["predictions"][index]
-    if ignored is not None:
-        target[target == ignored] = 0
-    figure = Figure(figsize=(6, 2))
-    for place, content in enumerate((None, target, predicted)):
-        axes = figure.add_axes((place / 3, 0, 1 / 3, 1))
-        axes.imshow(
-            image if content is None else _overlaid(image, content), interpolation="nearest"
-        )
-        axes.set_axis_off()
-    seen = ", ".join(classes[value] for value in np.unique(target) if value > 0) or classes[0]
-    score = 100 * float(arrays["scores"][index])
-    return Picture(_rendered(figure), f"{arrays['names'][index]}: {seen}; mean IoU {score:.0f} %")
-
-
-def _overlaid(image: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(imread(io.BytesIO(overlay_png(image, mask)), format="png"))

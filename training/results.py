@@ -62,15 +62,77 @@ class VariantResult(_Frozen):
         return any(evidence.gate.passed for evidence in self.evidence.values())
 
 
+class ClassMeasures(_Frozen):
+    """Of one class against all others; None where it has no examples, or, for the last two, where
+    answers are not ranked (masks)."""
+
+    name: str
+    precision: float
+    recall: float
+    specificity: float
+    f1: float
+    f_beta: float
+    iou: float | None
+    average_precision: float | None
+    auc: float | None
+    support: int
+
+
+class Measures(_Frozen):
+    """Of the pictured variant's answers. `beta` is that of F-beta; top5 is None where there are no
+    more than five classes, or answers are masks."""
+
+    beta: float
+    top5: Estimate | None
+    expected_calibration_error: float
+    classes: tuple[ClassMeasures, ...]
+
+
 class Verification(_Frozen):
     """The verify stage's findings. `baseline` is the trained network in FP32, before pruning, in
     torch; drop and agreement of every variant refer to it. `pictured` names the variant and engine
-    whose answers the report shows."""
+    whose answers the report shows, and whose `measures` these are."""
 
-    measure: Literal["top1", "miou"]
+    measure: Literal["top1", "miou", "iou", "rank1"]
     baseline: Estimate
     baseline_size: NetworkSize
     network_size: NetworkSize
     variants: tuple[VariantResult, ...]
     pictured: tuple[str, str]
     machine: str
+    measures: Measures | None = None
+
+
+class Point(_Frozen):
+    """What a search varies: a network by name, the share of its channels that go, the variant."""
+
+    network: str
+    ratio: float
+    variant: str
+
+
+class Tried(_Frozen):
+    """A point and what was measured of it: how far it is below the recipe's own network in FP32 on
+    validation images (0.01 is one point), and milliseconds of a call."""
+
+    point: Point
+    drop: float
+    milliseconds: float
+
+
+class Searched(_Frozen):
+    """Everything that a search tried, the point that it chose, its bound as the user wrote it, and
+    what the latency was measured with."""
+
+    tried: tuple[Tried, ...]
+    chosen: Point
+    bound: str
+    measured: str
+
+    def front(self) -> list[Tried]:
+        """The points that no other beats in both, the fastest first."""
+        front: list[Tried] = []
+        for trial in sorted(self.tried, key=lambda one: (one.milliseconds, one.drop)):
+            if not front or trial.drop < front[-1].drop:
+                front.append(trial)
+        return front

@@ -22,7 +22,7 @@ def variant_rows(verification: Verification) -> Rows:
         {
             "variant": "trained",
             "engine": "torch",
-            f"{title} %": _percent(verification.baseline),
+            f"{title} %": percent(verification.baseline),
             "drop, points": "",
             "agreement %": "",
             "KiB": "",
@@ -40,8 +40,8 @@ def variant_rows(verification: Verification) -> Rows:
                 {
                     "variant": result.id,
                     "engine": engine,
-                    f"{title} %": _percent(evidence.accuracy),
-                    "drop, points": _percent(evidence.drop),
+                    f"{title} %": percent(evidence.accuracy),
+                    "drop, points": percent(evidence.drop),
                     "agreement %": f"{100 * evidence.agreement:.2f}",
                     "KiB": f"{result.size_bytes / 1024:.0f}",
                     "GMACs": f"{network.macs / 1e9:.4f}",
@@ -53,6 +53,29 @@ def variant_rows(verification: Verification) -> Rows:
     return rows
 
 
+def measure_rows(verification: Verification) -> Rows:
+    """What else was measured of each variant and engine; empty where the task has nothing else."""
+    return [
+        {
+            "variant": result.id,
+            "engine": engine,
+            **{
+                f"{name}, %": percent(value)
+                for name, value in evidence.measures.items()
+                if isinstance(value, Estimate)
+            },
+            **{
+                name: f"{value:.4f}"
+                for name, value in evidence.measures.items()
+                if not isinstance(value, Estimate)
+            },
+        }
+        for result in verification.variants
+        for engine, evidence in result.evidence.items()
+        if evidence.measures
+    ]
+
+
 def _batch_sizes(verification: Verification) -> list[int]:
     for result in verification.variants:
         for evidence in result.evidence.values():
@@ -60,7 +83,8 @@ def _batch_sizes(verification: Verification) -> list[int]:
     return []
 
 
-def _percent(estimate: Estimate) -> str:
+def percent(estimate: Estimate) -> str:
+    """Value and interval in per cent, or of a drop in points."""
     value, low, high = (100 * number for number in (estimate.value, estimate.low, estimate.high))
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 

@@ -7,50 +7,50 @@ trained network before pruning, in FP32, image by image.
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine, unavailable_reason
 from serving.engines.engine import Engine
 from serving.engines.measure import core_count, device_name, machine, measure_latency
 from serving.errors import EngineError, EngineUnavailable
-from serving.evaluation import (
-    accuracy,
-    accuracy_drop,
-    agreement,
-    answer_distance,
-    class_iou,
-    confusion_matrix,
-    mean_iou,
-    mean_iou_drop,
-)
+from serving.evaluation import output_distance
 from serving.manifest import (
-    ANSWER_OUTPUT,
     IMAGE_INPUT,
+    PROBABILITY_OUTPUT,
     SAMPLES_FILE,
     Estimate,
     Evidence,
     Gate,
     Latency,
 )
-from serving.postprocess import softmax
 from serving.tensor import Array, TensorSpec
+from training.answers import (
+    Answers,
+    Run,
+    accuracy_of,
+    agreement_of,
+    answers_of,
+    class_drops,
+    drop_of,
+    matches,
+    other_measures,
+    pair_histograms,
+)
 from training.data.samples import Dataset, Pixels, Samples, Targets
 from training.deploy import Deployed, run_deployed
 from training.errors import VerificationError
-from training.metrics import MEASURES, Task
+from training.measures import measures
+from training.metrics import Measure, Task, measure_of
 from training.recipe.deliver import Verify
-from training.results import NetworkSize, VariantFile, VariantResult, Verification
+from training.results import Measures, NetworkSize, VariantFile, VariantResult, Verification
 
 log = logging.getLogger(__name__)
 
 PICTURES_FILE = "pictures.npz"
 
-_BATCH = 32
 _SAMPLES = 8
 _PICTURES = 12
 # What a server on another CPU may be off by, beyond twice the distance seen here: other
@@ -58,24 +58,6 @@ _PICTURES = 12
 _TOLERANCE_FLOOR = 0.01
 # Instruction sets without which bf16 is emulated, and slower than FP32.
 _BF16_FEATURES = ("amx_bf16", "avx512_bf16")
-
-Run = Callable[[Pixels], dict[str, Array]]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a network says of N images.
-
-    predictions: int64 [N] classes, or uint8 [N, H, W] masks. confidences: float32 [N], of the
-    winning class, for masks the mean over pixels. scores: float64 [N], 1 is right and 0 wrong, for
-    masks the image's own mean IoU. confusions: int64 [N, C, C] for masks, of the whole split
-    [1, C, C] for classes.
-    """
-
-    predictions: Array
-    confidences: NDArray[np.float32]
-    scores: NDArray[np.float64]
-    confusions: NDArray[np.int64]
 
 
 def verify(
@@ -96,13 +78,14 @@ def verify(
     """
     names = tuple(spec.name for spec in outputs)
     classes = len(data.classes)
+    measure = measure_of(task, binary=names[0] == PROBABILITY_OUTPUT)
 
     def answer(run: Run) -> Answers:
         return answers_of(run, data.test, task, classes, data.ignore_index)
 
     reference = answer(lambda images: run_deployed(baseline, names, images))
     samples = _choose_samples(data.test)
-    expected = _write_samples(folder / SAMPLES_FILE, files[0].path, samples)[ANSWER_OUTPUT[task]]
+    expected = _write_samples(folder / SAMPLES_FILE, files[0].path, samples)[names[0]]
     results: list[VariantResult] = []
     answers: dict[tuple[str, str], Answers] = {}
     for file in files:
@@ -118,7 +101,7 @@ def verify(
                 continue
             try:
                 found = answer(_runner(engine))
-                distance = answer_distance(expected, _runner(engine)(samples)[ANSWER_OUTPUT[task]])
+                distance = output_distance(names[0], expected, _runner(engine)(samples)[names[0]])
                 latency = measure_latency(
                     engine, inputs, config.batch_sizes, config.latency_seconds
                 )
@@ -129,23 +112,30 @@ def verify(
             finally:
                 engine.close()
             answers[file.id, name] = found
-            measured_on = device_name(ENGINES[name].device)
-            kept = Latency(machine=measured_on, milliseconds=latency)
-            evidence[name] = _evidence(config, task, reference, found, distance, kept)
+            evidence[name] = _evidence(
+                config,
+                measure,
+                data.classes,
+                reference,
+                found,
+                distance,
+                Latency(machine=device_name(ENGINES[name].device), milliseconds=latency),
+            )
             gate = evidence[name].gate
             verdict = "passed" if gate.passed else "FAILED"
             log.info("verify: %s in %s %s: %s", file.id, name, verdict, gate.reason)
         results.append(_result(file, evidence, skipped))
     pictured = _fastest(results) or next(iter(answers))
-    _write_pictures(folder / PICTURES_FILE, data.test, answers[pictured])
+    measured = _write_pictures(folder / PICTURES_FILE, data, answers[pictured], config.beta)
     return Verification(
-        measure=MEASURES[task],
-        baseline=_accuracy(task, reference),
+        measure=measure,
+        baseline=accuracy_of(measure, reference),
         baseline_size=sizes[0],
         network_size=sizes[1],
         variants=tuple(results),
         pictured=pictured,
         machine=machine(),
+        measures=measured,
     )
 
 
@@ -205,79 +195,27 @@ def _points(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.2f} [{100 * estimate.low:.2f}, {100 * estimate.high:.2f}]"
 
 
-def answers_of(
-    run: Run, samples: Samples, task: Task, classes: int, ignore_index: int | None
-) -> Answers:
-    """Runs a network over all images in batches of 32."""
-    predictions, confidences, scores, confusions = [], [], [], []
-    for start in range(0, len(samples), _BATCH):
-        images, targets = samples.batch(range(start, min(start + _BATCH, len(samples))))
-        outputs = run(images)
-        if task == "classification":
-            probabilities = softmax(outputs["logits"])
-            predicted = probabilities.argmax(axis=1)
-            confidence = probabilities.max(axis=1)
-            score = (predicted == targets).astype(np.float64)
-            confusion = confusion_matrix(targets, predicted, classes)[None]
-        else:
-            predicted = outputs["mask"]
-            confidence = outputs["confidence"].mean(axis=(1, 2)) / 255
-            confusion = np.stack(
-                [
-                    confusion_matrix(target, mask, classes, ignore_index)
-                    for target, mask in zip(targets, predicted, strict=True)
-                ]
-            )
-            # An image of ignored pixels only has no class at all; nothing in it is wrong.
-            score = _image_scores(confusion)
-        predictions.append(predicted)
-        confidences.append(confidence.astype(np.float32))
-        scores.append(score)
-        confusions.append(confusion)
-    total = np.concatenate(confusions)
-    return Answers(
-        np.concatenate(predictions),
-        np.concatenate(confidences),
-        np.concatenate(scores),
-        total if task == "segmentation" else total.sum(axis=0, keepdims=True),
-    )
-
-
-def _image_scores(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
-    iou = class_iou(confusions)
-    known = ~np.isnan(iou)
-    total = np.where(known, iou, 0).sum(axis=1)
-    count = known.sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1), 1.0)
-
-
-def _accuracy(task: Task, answers: Answers) -> Estimate:
-    if task == "classification":
-        return accuracy(answers.scores > 0)
-    return mean_iou(answers.confusions)
-
-
 def _evidence(
     config: Verify,
-    task: Task,
+    measure: Measure,
+    classes: Sequence[str],
     reference: Answers,
     found: Answers,
     distance: float,
     latency: Latency,
 ) -> Evidence:
-    measured = _accuracy(task, found)
-    if task == "classification":
-        drop = accuracy_drop(reference.scores > 0, found.scores > 0)
-    else:
-        drop = mean_iou_drop(reference.confusions, found.confusions)
-    agreeing = agreement(reference.predictions, found.predictions)
+    estimate = accuracy_of(measure, found)
+    drop = drop_of(measure, reference, found)
+    agreeing = agreement_of(reference, found)
     return Evidence(
-        accuracy=measured,
+        accuracy=estimate,
+        measures=other_measures(reference, found),
         drop=drop,
+        class_drops=class_drops(measure, reference, found, classes),
         agreement=agreeing,
         samples_tolerance=_TOLERANCE_FLOOR + 2 * distance,
         latency=latency,
-        gate=judge(config, measured, drop, agreeing),
+        gate=judge(config, estimate, drop, agreeing),
     )
 
 
@@ -352,8 +290,10 @@ def _fastest(results: Sequence[VariantResult]) -> tuple[str, str] | None:
     return min(times)[1] if times else None
 
 
-def _write_pictures(path: Path, samples: Samples, answers: Answers) -> None:
-    """The worst answers and, after them, some of the others, with the whole confusion matrix."""
+def _write_pictures(path: Path, data: Dataset, answers: Answers, beta: float) -> Measures | None:
+    """What the report draws: the worst answers and, after them, some of the others; the whole
+    confusion matrix; curves and calibration. Gives what was measured on the way."""
+    samples, confusion = data.test, answers.confusions.sum(axis=0)
     # Wrong before right, and among the wrong the surest first.
     order = np.lexsort((-answers.confidences, answers.scores))
     worst = order[: _PICTURES // 2]
@@ -361,18 +301,37 @@ def _write_pictures(path: Path, samples: Samples, answers: Answers) -> None:
     count = min(_PICTURES - len(worst), len(rest))
     others = rest[np.linspace(0, len(rest) - 1, count).astype(np.intp)] if count else rest
     chosen = np.concatenate([worst, others])
-    images, targets = samples.batch(chosen)
+    embedded = answers.embedded
+    rows = chosen if embedded is None else embedded.probes[chosen]
+    images, targets = samples.batch(rows)
+    arrays: dict[str, Array] = {"images": images}
+    found = None
+    if embedded is not None:
+        arrays = {**matches(embedded, samples, chosen), **pair_histograms(embedded)}
+    if answers.calibration is not None:
+        found, ranking = measures(
+            data.classes, confusion, answers.calibration, beta, answers.labels,
+            answers.probabilities,
+        )  # fmt: skip
+        arrays |= {
+            "confusion": confusion,
+            "bin_confidence": answers.calibration.confidence,
+            "bin_accuracy": answers.calibration.accuracy,
+            "bin_count": answers.calibration.count,
+        }
+        if ranking is not None:
+            arrays |= {"recall": ranking.recall, "precision": ranking.precision}
     np.savez(
         path,
         allow_pickle=False,
-        images=images,
         targets=_plain(targets),
         predictions=_plain(answers.predictions[chosen]),
         confidences=answers.confidences[chosen],
         scores=answers.scores[chosen],
-        names=np.array([samples.names[i] for i in chosen]),
-        confusion=answers.confusions.sum(axis=0),
+        names=np.array([samples.names[i] for i in rows]),
+        **arrays,
     )
+    return found
 
 
 def _plain(targets: Targets) -> Array:

@@ -1,48 +1,159 @@
-"""Networks with random weights, exported and quantised, for benchmarks that measure time only."""
+"""Networks with random weights, exported, quantised and published, for benchmarks of time only."""
 
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from serving.manifest import Normalization
+from serving.engines import ENGINES
+from serving.manifest import (
+    ANSWER_OUTPUT,
+    IMAGE_INPUT,
+    SAMPLES_FILE,
+    EvalTransform,
+    Manifest,
+    Normalization,
+    Provenance,
+    Variant,
+)
+from tests.support.published import evidence
 from training.data.samples import ArraySamples
-from training.deploy import Deployed, input_specs, output_specs
+from training.deploy import Deployed, Task, input_specs, output_specs, run_deployed
 from training.export import export_onnx
-from training.models import build_model
-from training.quantize import choose_calibration, quantize
+from training.models import MODELS, build_model
+from training.publish import publish as publish_version
+from training.quantize import Scheme, choose_calibration, quantize
+from training.recipe.deliver import Publish
 
-CLASSES = 1000
 OPSET = 20
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_CLASSES = {"classification": 1000, "segmentation": 21}
+_PRECISIONS = {"fp32": "fp32", "int8-s8": "int8", "int8-u8": "int8"}
+_SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8"}
 
 
-def export(name: str, folder: Path, side: int = 224) -> dict[str, Path]:
-    """fp32, int8-s8 and int8-u8 files of a classifier, by variant; made once a folder."""
-    files = {
-        variant: folder / f"{name}.{variant}.onnx" for variant in ("fp32", "int8-s8", "int8-u8")
-    }
-    if all(file.exists() for file in files.values()):
-        return files
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    deployed = Deployed(build_model(name, CLASSES), "classification", IMAGENET)
+@dataclass(frozen=True)
+class Exported:
+    """A network's files by variant. size: height and width of its input."""
+
+    task: Task
+    classes: int
+    size: tuple[int, int]
+    files: dict[str, Path]
+    samples: Path
+
+
+def export(
+    name: str,
+    folder: Path,
+    size: tuple[int, int] = (224, 224),
+    seed: int = 0,
+    **options: float,
+) -> Exported:
+    """A network of the registry as fp32, int8-s8 and int8-u8; made once a folder."""
+    task: Task = MODELS[name].task
+    classes = _CLASSES[task]
+
+    def build() -> nn.Module:
+        torch.manual_seed(seed)
+        return build_model(name, classes, **options)
+
+    stem = "-".join(
+        [name, f"{size[0]}x{size[1]}", f"seed{seed}", *(f"{k}{v}" for k, v in options.items())]
+    )
+    return _export(build, task, classes, size, folder / stem, tuple(_PRECISIONS))
+
+
+def export_trivial(side: int, folder: Path) -> Exported:
+    """A classifier in fp32 that does nothing: its logits are the means of the channels."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
     size = (side, side)
-    inputs, outputs = input_specs(size), output_specs("classification", CLASSES, size)
+    return _export(build, "classification", 3, size, folder / f"trivial-{side}", ("fp32",))
+
+
+def _export(
+    build: Callable[[], nn.Module],
+    task: Task,
+    classes: int,
+    size: tuple[int, int],
+    folder: Path,
+    variants: Sequence[str],
+) -> Exported:
+    files = {variant: folder / f"model.{variant}.onnx" for variant in variants}
+    exported = Exported(task, classes, size, files, folder / SAMPLES_FILE)
+    # Written last: where it is, all are.
+    if exported.samples.exists():
+        return exported
+    folder.mkdir(parents=True, exist_ok=True)
+    deployed = Deployed(build(), task, IMAGENET)
+    inputs, outputs = input_specs(size), output_specs(task, classes, size)
     export_onnx(deployed, inputs, outputs, OPSET, files["fp32"])
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (32, side, side, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (32, *size, 3), np.uint8)
     calibration = choose_calibration(ArraySamples(images, np.zeros(32, np.int64)), 32, 0)
-    quantize(files["fp32"], files["int8-s8"], "s8", "minmax", calibration)
-    quantize(files["fp32"], files["int8-u8"], "u8", "minmax", calibration)
-    return files
+    for variant in set(variants) & set(_SCHEMES):
+        quantize(files["fp32"], files[variant], _SCHEMES[variant], "minmax", calibration)
+    answers = run_deployed(deployed, tuple(spec.name for spec in outputs), images[:4])
+    answer = ANSWER_OUTPUT[task]
+    np.savez(exported.samples, **{IMAGE_INPUT: images[:4], answer: answers[answer]})
+    return exported
 
 
-def config(name: str, side: int = 224, max_batch_size: int = 32) -> str:
-    """A config.pbtxt for such a file."""
-    return (
-        f'name: "{name}"\nplatform: "onnxruntime_onnx"\nmax_batch_size: {max_batch_size}\n'
-        f'input {{ name: "image" data_type: TYPE_UINT8 dims: [{side}, {side}, 3] }}\n'
-        f'output {{ name: "logits" data_type: TYPE_FP32 dims: [{CLASSES}] }}\n'
-        "dynamic_batching { }\n"
+def eval_transform(size: tuple[int, int]) -> EvalTransform:
+    """Squares as ImageNet's evaluation makes them, the centre seven eighths; else a stretch."""
+    if size[0] != size[1]:
+        return EvalTransform(resize=size)
+    return EvalTransform(resize=size[0] * 8 // 7, crop=size)
+
+
+def publish(repository: Path, name: str, exported: Exported) -> None:
+    """Puts a network into a repository, as its next version. Weights are random, so the evidence is
+    made up, and INT8 is not held to the answers of FP32."""
+    manifest = Manifest(
+        task=exported.task,
+        architecture=name,
+        measure="miou" if exported.task == "segmentation" else "top1",
+        transform=eval_transform(exported.size),
+        normalization=IMAGENET,
+        classes=tuple(f"class {index}" for index in range(exported.classes)),
+        parameters=0,
+        gmacs=0.0,
+        provenance=Provenance(
+            recipe=name,
+            recipe_sha256="0" * 64,
+            run="random weights",
+            dataset="none",
+            split="none",
+            created="2026-01-01",
+        ),
+        variants=tuple(
+            Variant(
+                id=variant,
+                file=file.name,
+                sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+                precision=_PRECISIONS[variant],
+                evidence={
+                    engine: evidence(tolerance=0.01 if variant == "fp32" else 100.0)
+                    for engine, entry in ENGINES.items()
+                    if _PRECISIONS[variant] in entry.precisions
+                },
+            )
+            for variant, file in exported.files.items()
+        ),
+    )
+    publish_version(
+        repository,
+        name,
+        Publish(),
+        input_specs(exported.size),
+        output_specs(exported.task, exported.classes, exported.size),
+        manifest,
+        list(exported.files.values()),
+        exported.samples,
     )

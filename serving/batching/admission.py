@@ -9,23 +9,28 @@ from serving.errors import QueueFull, Shed
 
 @dataclass(frozen=True)
 class Load:
-    """What stands before a new call: rows admitted and not yet running, and the seconds after which
-    the first instance is free."""
+    """What a new call finds: rows admitted and not yet running that go before it and after it,
+    calls among them of its own priority level, and the seconds after which the first instance is
+    free."""
 
-    waiting_rows: int
+    rows_before: int
+    rows_after: int
+    calls_of_level: int
     busy_seconds: float
     instances: int
 
 
 def predicted_wait(load: Load, rows: int, table: LatencyTable, max_batch_size: int) -> float:
-    """Seconds from now until a call of `rows` that arrives behind `load` is answered."""
-    batches_ahead = math.ceil(load.waiting_rows / max_batch_size)
-    partial = load.waiting_rows % max_batch_size
+    """Seconds from now until a call of `rows` that finds `load` is answered."""
+    batches_before = math.ceil(load.rows_before / max_batch_size)
+    partial = load.rows_before % max_batch_size
     shares = partial > 0 and partial + rows <= max_batch_size
     full = table.predict(max_batch_size)
-    own = table.predict(min(max_batch_size, load.waiting_rows + rows))
+    # What waits behind the call fills its batch up.
+    waiting = load.rows_before + rows + load.rows_after
+    own = table.predict(min(max_batch_size, waiting))
     # Rows that wait ride in the same batch as the new call where they all fit.
-    rounds = batches_ahead - (1 if shares else 0)
+    rounds = batches_before - (1 if shares else 0)
     return load.busy_seconds + rounds * full / load.instances + own
 
 
@@ -40,15 +45,14 @@ def admit(
 ) -> None:
     """Returns where a call may enter.
 
-    Raises QueueFull where the queue has no room, Shed where the deadline (monotonic seconds, inf
-    for none) would pass before the answer; both with the time after which a new try makes sense.
+    Raises QueueFull where its priority level has no room for another call, Shed where the deadline
+    (monotonic seconds, inf for none) would pass before the answer; both with the time after which a
+    new try makes sense.
     """
-    full = table.predict(max_batch_size)
-    if load.waiting_rows + rows > max_queue_size:
-        excess = load.waiting_rows + rows - max_queue_size
-        retry = load.busy_seconds + math.ceil(excess / max_batch_size) * full / load.instances
+    if load.calls_of_level >= max_queue_size:
+        retry = load.busy_seconds + table.predict(max_batch_size) / load.instances
         raise QueueFull(
-            f"queue is full: {load.waiting_rows} of {max_queue_size} places are taken", retry
+            f"queue is full: {load.calls_of_level} of {max_queue_size} places are taken", retry
         )
     if math.isinf(deadline):
         return

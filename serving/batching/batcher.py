@@ -7,15 +7,16 @@ a batch runs, the next one fills.
 import asyncio
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from serving.batching.admission import Load, admit
 from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
-from serving.batching.queue import BatchQueue, Entry
+from serving.batching.queue import BatchQueue
+from serving.batching.ticket import Answer, Ticket
 from serving.batching.turns import CoreTurns, Turn
 from serving.errors import DeadlineExpired, ModelNotReady, QueueFull, Shed
 from serving.metrics import Metrics, ModelCounters
@@ -26,30 +27,6 @@ RECENT_BATCHES = 64
 # A batch that takes longer than both is stuck, not slow: seconds, and times its prediction.
 _STUCK_SECONDS = 30.0
 _STUCK_FACTOR = 50.0
-
-
-@dataclass(slots=True, eq=False)
-class Ticket(Entry):
-    """An admitted call: first a reserved place, then, with its inputs, an entry of the queue."""
-
-    admitted: bool = field(default=True, init=False)
-    inputs: Mapping[str, Array] = field(default_factory=dict, init=False)
-    answer: "asyncio.Future[Answer] | None" = field(default=None, init=False)
-    timer: asyncio.TimerHandle | None = field(default=None, init=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One call's share of a batch.
-
-    outputs: arrays [rows, ...] that belong to the caller; the seconds that it waited and that its
-    batch ran; batch_size: rows of the whole batch.
-    """
-
-    outputs: Mapping[str, Array]
-    queue_seconds: float
-    infer_seconds: float
-    batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +49,8 @@ class DynamicBatcher:
 
     slo: seconds within which every admitted call ought to be answered; calls that could not be are
     shed, and batches kept small enough. max_batch_size 0 says that the model has no batch
-    dimension: each call then runs alone.
+    dimension: each call then runs alone. inline_seconds: batches that are predicted to be shorter
+    run on the event loop itself, since handing them to a thread would take longer.
     Everything but the instances' threads must be called from one event loop.
     """
 
@@ -90,6 +68,7 @@ class DynamicBatcher:
         turns: CoreTurns,
         cores: int,
         slo: float = math.inf,
+        inline_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = model
@@ -100,14 +79,16 @@ class DynamicBatcher:
         self._turns = turns
         self._cores = cores
         self._slo = slo
+        self._inline_seconds = inline_seconds
         self._metrics = metrics
         self._counters: ModelCounters = metrics.counters(model, version)
-        self._depth = metrics.queue_depth.labels(model, version)
         self._batch_size = metrics.batch_size.labels(model, version)
         self._clock = clock
         self._queue: BatchQueue[Ticket] = BatchQueue()
-        # Rows that were admitted and are still being decoded count as waiting.
-        self._reserved_rows = 0
+        metrics.queue_depth.labels(model, version).set_function(lambda: self._queue.rows)
+        # Calls that were admitted and are still being decoded count as waiting.
+        self._reserved: set[Ticket] = set()
+        self._waiting_calls: Counter[int] = Counter()
         # Batches that were asked for or run; each holds one of the instances.
         self._active = 0
         self._asked = 0
@@ -123,11 +104,12 @@ class DynamicBatcher:
 
     # Calls: admit -> submit (or withdraw), in this order.
 
-    def admit(self, rows: int, priority: int, deadline: float) -> Ticket:
+    def admit(self, rows: int, priority: int, deadline: float, timeout: float = math.inf) -> Ticket:
         """Reserves a place before anything is spent on the call.
 
-        priority: 0 takes the model's default. deadline: monotonic seconds, inf for none; the
-        model's default timeout applies where it is earlier or the call has none.
+        priority: 0 takes the model's default. deadline: when the caller gives up, in monotonic
+        seconds. timeout: the seconds that it asks for in place of the model's, where those are more
+        and its queue policy allows that. inf for none of either.
         Raises QueueFull, Shed, ModelNotReady.
         """
         if self._closed:
@@ -135,29 +117,39 @@ class DynamicBatcher:
         now = self._clock()
         level = min(priority or self._batching.default_priority, self._batching.priority_levels)
         policy = self._batching.policy(level)
-        if not policy.allow_timeout_override:
-            deadline = math.inf
-        if policy.default_timeout > 0:
-            deadline = min(deadline, now + policy.default_timeout)
         target = now + self._slo
-        due = min(deadline, target)
-        load = Load(self._waiting_rows, self._busy_seconds(now), self._instances)
+        required = min(deadline, target)
+        expires = now + policy.timeout(timeout)
+        if policy.timeout_delays:
+            target = min(target, expires)
+        else:
+            deadline = min(deadline, expires)
+            required = min(required, expires)
+        ticket = Ticket(
+            rows=rows,
+            priority=level,
+            arrived=now,
+            deadline=deadline,
+            target=target,
+            delay_at=expires if policy.timeout_delays else math.inf,
+        )
+        load = self._load(ticket, now)
         try:
-            admit(load, rows, self.latency, self._max_rows, policy.max_queue_size, now, due)
+            admit(load, rows, self.latency, self._max_rows, policy.max_queue_size, now, required)
         except (QueueFull, Shed) as refusal:
             reason = "deadline" if isinstance(refusal, Shed) else "queue_full"
             self._metrics.shed.labels(self._name, reason).inc()
             raise
-        ticket = Ticket(rows=rows, priority=level, arrived=now, deadline=deadline, target=target)
-        self._reserved_rows += rows
+        self._reserved.add(ticket)
+        self._waiting_calls[level] += 1
         self._answer_due(1)
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
         """Gives a reserved place back: the call failed before it had inputs."""
-        if ticket.admitted:
-            ticket.admitted = False
-            self._reserved_rows -= ticket.rows
+        if ticket in self._reserved:
+            self._reserved.remove(ticket)
+            self._waiting_calls[ticket.priority] -= 1
             self._answer_due(-1)
 
     async def submit(self, ticket: Ticket, inputs: Mapping[str, Array]) -> Answer:
@@ -167,17 +159,16 @@ class DynamicBatcher:
         Cancelling it takes the call out of the queue and touches nobody else.
         """
         loop = asyncio.get_running_loop()
-        self._reserved_rows -= ticket.rows
-        ticket.admitted = False
+        self._reserved.remove(ticket)
         ticket.inputs = inputs
         ticket.key = self._key(inputs)
         ticket.answer = loop.create_future()
-        if ticket.deadline < math.inf:
-            left = ticket.deadline - self._clock()
-            ticket.timer = loop.call_later(max(0.0, left), self._expire, ticket)
+        if ticket.deadline <= ticket.delay_at:
+            self._call_at(ticket, ticket.deadline, self._expire)
+        else:
+            self._call_at(ticket, ticket.delay_at, self._put_behind)
         self._queue.push(ticket)
         self._counters.pending += 1
-        self._show_depth()
         self._pump()
         try:
             return await ticket.answer
@@ -219,9 +210,17 @@ class DynamicBatcher:
 
     # On the event loop.
 
-    @property
-    def _waiting_rows(self) -> int:
-        return self._queue.rows + self._reserved_rows
+    def _load(self, ticket: Ticket, now: float) -> Load:
+        reserved = sum(other.rows for other in self._reserved)
+        before = self._queue.rows_before(ticket.rank)
+        before += sum(other.rows for other in self._reserved if other.rank <= ticket.rank)
+        return Load(
+            rows_before=before,
+            rows_after=self._queue.rows + reserved - before,
+            calls_of_level=self._waiting_calls[ticket.priority],
+            busy_seconds=self._busy_seconds(now),
+            instances=self._instances,
+        )
 
     def _answer_due(self, change: int) -> None:
         self._unanswered += change
@@ -240,13 +239,22 @@ class DynamicBatcher:
     def _key(self, inputs: Mapping[str, Array]) -> Hashable:
         return tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
 
-    def _show_depth(self) -> None:
-        self._depth.set(self._queue.rows)
-
     def _leave_queue(self, ticket: Ticket) -> None:
         if self._queue.remove(ticket):
             self._counters.pending -= 1
-            self._show_depth()
+            self._waiting_calls[ticket.priority] -= 1
+
+    def _call_at(self, ticket: Ticket, when: float, what: Callable[[Ticket], None]) -> None:
+        if when < math.inf:
+            left = max(0.0, when - self._clock())
+            ticket.timer = asyncio.get_running_loop().call_later(left, what, ticket)
+
+    def _put_behind(self, ticket: Ticket) -> None:
+        """At the timeout of a queue policy that delays: all others of its priority go first."""
+        if self._queue.remove(ticket):
+            ticket.delayed, ticket.target = True, math.inf
+            self._queue.push(ticket)
+            self._call_at(ticket, ticket.deadline, self._expire)
 
     def _expire(self, ticket: Ticket) -> None:
         """At the deadline: a call that still waits is answered now. One that runs is let finish,
@@ -307,6 +315,10 @@ class DynamicBatcher:
         return head.rows
 
     def _start(self, turn: Turn) -> None:
+        """Runs what waits once the calls of this moment have come in: they share the batch."""
+        asyncio.get_running_loop().call_soon(self._run, turn)
+
+    def _run(self, turn: Turn) -> None:
         """Runs what waits now; nothing may be left where calls have expired or gone away."""
         self._asked -= 1
         now = self._clock()
@@ -315,74 +327,78 @@ class DynamicBatcher:
         tickets = self._queue.pop_batch(limit)
         if not tickets:
             self._active -= 1
-            # Later, since whoever grants the turn is not done with it.
-            asyncio.get_running_loop().call_soon(self._turns.give_back, turn, now)
+            self._turns.give_back(turn, now)
             return
         self._counters.pending -= len(tickets)
-        self._show_depth()
+        self._waiting_calls.subtract(ticket.priority for ticket in tickets)
         rows = sum(ticket.rows for ticket in tickets)
         turn.seconds = self.latency.predict(rows)
         turn.ends = now + turn.seconds
+        batch = _Batch(turn, tickets, rows, now, limit, left_waiting=self._queue.rows)
+        work = ([ticket.inputs for ticket in tickets], [ticket.rows for ticket in tickets])
+        if turn.seconds < self._inline_seconds:
+            try:
+                executed = self._execution.run(*work)
+            except Exception as error:
+                self._finish(batch, error)
+            else:
+                self._finish(batch, executed)
+            return
         self._runs[turn] = now
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(
-            self._threads,
-            self._execution.run,
-            [ticket.inputs for ticket in tickets],
-            [ticket.rows for ticket in tickets],
-        )
-        left = self._queue.rows
+        done = asyncio.get_running_loop().run_in_executor(self._threads, self._execution.run, *work)
+        done.add_done_callback(lambda done: self._finish(batch, done.exception() or done.result()))
 
-        def finish(done: "asyncio.Future[Executed]") -> None:
-            self.recent.append(
-                BatchRecord(
-                    started=now,
-                    rows=rows,
-                    calls=len(tickets),
-                    left_waiting=left,
-                    limit=limit,
-                    longest_wait=now - min(ticket.arrived for ticket in tickets),
-                    predicted=turn.seconds,
-                    took=self._clock() - now,
-                )
-            )
-            self._finish(done, turn, tickets, rows, now)
-
-        work.add_done_callback(finish)
-
-    def _finish(
-        self,
-        done: "asyncio.Future[Executed]",
-        turn: Turn,
-        tickets: list[Ticket],
-        rows: int,
-        started: float,
-    ) -> None:
+    def _finish(self, batch: "_Batch", outcome: Executed | BaseException) -> None:
         """Hands each caller its slice; a failed batch fails its own members and nobody else."""
+        turn, tickets, rows, started = batch.turn, batch.tickets, batch.rows, batch.started
+        answered = self._clock()
+        self.recent.append(
+            BatchRecord(
+                started=started,
+                rows=rows,
+                calls=len(tickets),
+                left_waiting=batch.left_waiting,
+                limit=batch.limit,
+                longest_wait=started - min(ticket.arrived for ticket in tickets),
+                predicted=turn.seconds,
+                took=answered - started,
+            )
+        )
         self._active -= 1
-        del self._runs[turn]
+        self._runs.pop(turn, None)
         # The next batch starts before anybody is answered: ours where no other model waits.
         self._pump()
-        self._turns.give_back(turn, self._clock())
-        error = done.exception()
-        if error is not None:
+        self._turns.give_back(turn, answered)
+        if isinstance(outcome, BaseException):
             for ticket in tickets:
                 if ticket.answer is not None and not ticket.answer.done():
-                    ticket.answer.set_exception(error)
+                    ticket.answer.set_exception(outcome)
             return
-        batch = done.result()
-        answered = self._clock()
-        self.latency.observe(rows, batch.gather + batch.infer)
+        self.latency.observe(rows, outcome.gather + outcome.infer)
         self._batch_size.observe(rows)
         begin = 0
         waits = []
         for ticket in tickets:
             end = begin + ticket.rows
             if ticket.answer is not None and not ticket.answer.done():
-                share = batch.outputs
+                share = outcome.outputs
                 if len(tickets) > 1:
-                    share = {name: array[begin:end] for name, array in batch.outputs.items()}
+                    share = {name: array[begin:end] for name, array in outcome.outputs.items()}
                 waits.append(started - ticket.arrived)
-                ticket.answer.set_result(Answer(share, waits[-1], batch.infer, rows))
+                ticket.answer.set_result(Answer(share, waits[-1], outcome.infer, rows))
             begin = end
-        self._counters.batch_done(rows, waits, batch.gather, batch.infer, self._clock() - answered)
+        self._counters.batch_done(
+            rows, waits, outcome.gather, outcome.infer, self._clock() - answered
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch that runs: who rides in it, when it began, and what BatchRecord says of it."""
+
+    turn: Turn
+    tickets: list[Ticket]
+    rows: int
+    started: float
+    limit: int
+    left_waiting: int

@@ -18,7 +18,8 @@ class Entry:
 
     rows: its share of a batch. deadline: when it is of no more use, target: when it ought to be
     answered; seconds on the monotonic clock, inf for none. key: only entries with equal keys can
-    share a batch (the shapes of their inputs).
+    share a batch (the shapes of their inputs). delayed: comes after all others of its priority.
+    place: its number in the queue, a new one each time that it is pushed.
     """
 
     rows: int
@@ -27,11 +28,15 @@ class Entry:
     deadline: float
     key: Hashable = None
     target: float = math.inf
+    delayed: bool = False
     queued: bool = field(default=False, init=False)
+    place: int = field(default=-1, init=False)
 
     @property
     def rank(self) -> tuple[int, float]:
         """Lower goes first."""
+        if self.delayed:
+            return self.priority, math.inf
         return self.priority, min(self.due, self.arrived + PATIENCE)
 
     @property
@@ -55,7 +60,8 @@ class BatchQueue(Generic[E]):
         """Adds an entry."""
         entry.queued = True
         self.rows += entry.rows
-        heapq.heappush(self._heap, (entry.rank, next(self._sequence), entry))
+        entry.place = next(self._sequence)
+        heapq.heappush(self._heap, (entry.rank, entry.place, entry))
 
     def remove(self, entry: E) -> bool:
         """Takes an entry out, wherever it stands; False where it is not in the queue any more."""
@@ -65,9 +71,13 @@ class BatchQueue(Generic[E]):
         self.rows -= entry.rows
         return True
 
+    def rows_before(self, rank: tuple[int, float]) -> int:
+        """Rows of the entries that would be run before a new one of this rank."""
+        return sum(item[2].rows for item in self._heap if item[0] <= rank and _stands(item))
+
     def peek(self) -> E | None:
         """The entry that is to run next; None when the queue is empty."""
-        while self._heap and not self._heap[0][2].queued:
+        while self._heap and not _stands(self._heap[0]):
             heapq.heappop(self._heap)
         return self._heap[0][2] if self._heap else None
 
@@ -86,7 +96,7 @@ class BatchQueue(Generic[E]):
         while self._heap and free > 0:
             item = heapq.heappop(self._heap)
             entry = item[2]
-            if not entry.queued:
+            if not _stands(item):
                 continue
             if entry.key != head.key:
                 passed.append(item)
@@ -100,3 +110,8 @@ class BatchQueue(Generic[E]):
         for item in passed:
             heapq.heappush(self._heap, item)
         return batch
+
+
+def _stands(item: tuple[tuple[int, float], int, Entry]) -> bool:
+    """Whether an entry is still in the queue, and at this place."""
+    return item[2].queued and item[2].place == item[1]

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.cli.output import print_json, print_table
+from serving.cli.output import application, print_json
+from serving.cli.table import print_table
 from serving.engines import ENGINES, cpu_features, engine_version, gpu, unavailable_reason
 from serving.engines.measure import machine
 
@@ -62,3 +63,6 @@ def _gpu() -> str:
         return "; ".join(str(device) for device in gpu.gpus())
     except gpu.GpuUnavailable as reason:
         return f"none ({reason})"
+
+
+app = application(doctor)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from serving import evaluation
-from serving.cli.output import fail, print_json, print_table, warn
+from serving.cli.output import application, fail, print_json, warn
+from serving.cli.table import print_table
 from serving.client import CallFailed
 from serving.errors import InvalidInput, ServingError, WrongTask
 from serving.labelled import (
@@ -96,7 +97,14 @@ async def _classification(predictor: Predictor, data: Path) -> dict[str, Any]:
         "top1": _estimate(evaluation.accuracy(labels == first)),
         f"top{_TOP}": _estimate(evaluation.accuracy(np.array(in_top, dtype=np.bool_))),
         "classes": {
-            name: {"precision": r.precision, "recall": r.recall, "f1": r.f1, "n": r.support}
+            name: {
+                "precision": r.precision,
+                "recall": r.recall,
+                "specificity": r.specificity,
+                "f1": r.f1,
+                "f2": r.f_beta,
+                "n": r.support,
+            }
             for name, r in zip(classes, reports, strict=True)
             if r.support
         },
@@ -129,6 +137,8 @@ async def _segmentation(predictor: Predictor, data: Path) -> dict[str, Any]:
         "task": "segmentation",
         "n": len(answers),
         "miou": _estimate(evaluation.mean_iou(confusions)),
+        # With two classes it is the second that is looked for.
+        **({"iou": _estimate(evaluation.foreground_iou(confusions))} if len(classes) == 2 else {}),
         "classes": {
             name: {"iou": float(value)}
             for name, value in zip(classes, iou, strict=True)
@@ -159,6 +169,7 @@ async def _embedding(predictor: Predictor, data: Path) -> dict[str, Any]:
         "identities": len(names),
         "pairs": {"genuine": verified.genuine_pairs, "impostor": verified.impostor_pairs},
         "eer": verified.eer,
+        "auc": verified.auc,
         **{f"tar@far={far:g}": _estimate(e) for far, e in verified.tar_at_far.items()},
         **{f"rank{k}": _estimate(e) for k, e in ranked.items()},
         "failed": failed,
@@ -220,3 +231,6 @@ def _print(report: dict[str, Any]) -> None:
         print_table(["class", *columns], rows)
     if report["failed"]:
         typer.echo(f"{len(report['failed'])} images could not be evaluated (named above)")
+
+
+app = application(evaluate)

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.cli.output import fail, print_json, print_table
+from serving.cli.output import application, fail, print_json
+from serving.cli.table import print_table
 from serving.client import AsyncVisionClient, CallFailed
 from serving.errors import ModelLoadError
 from serving.manifest import Manifest, read_manifest
@@ -108,3 +109,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{size}: {float(ms):.2f} ms" for size, ms in value.items())
     return "" if value is None else str(value)
+
+
+app = application(models)

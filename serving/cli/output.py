@@ -1,17 +1,19 @@
-"""What every sub-command shares: how it fails, and how it prints."""
+"""What every sub-command shares: how it is run, how it fails, and how it prints."""
 
 import json
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-# Piped into a file or another program, a table is as wide as it needs to be.
-_PLAIN_WIDTH = 200
+
+def application(command: Callable[..., None]) -> typer.Typer:
+    """The app of one sub-command, which is called with the sub-command's name first."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    # A group, though of one command only.
+    app.callback()(lambda: None)
+    app.command()(command)
+    return app
 
 
 def fail(message: str) -> NoReturn:
@@ -28,15 +30,3 @@ def warn(message: str) -> None:
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """A table; plain columns where stdout is no terminal."""
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-    table = Table(box=None if not sys.stdout.isatty() else Table().box, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        # As text: "[cpu]" in a cell is no markup.
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)

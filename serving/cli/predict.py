@@ -4,10 +4,11 @@ import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from PIL import Image
 
-from serving.cli.output import fail, print_json, warn
+from serving.cli.output import application, fail, print_json, warn
 from serving.client import CallFailed
 from serving.errors import ServingError
 from serving.postprocess import palette
@@ -28,13 +29,14 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Print labels or masks of image files."""
+    """Print labels, masks or embeddings of image files."""
     if (url is None) == (model_repository is None):
         raise typer.BadParameter("give either --url or --model-repository")
     try:
         results = asyncio.run(_predict_all(images, model, url, model_repository, top_k, save))
     except (ServingError, CallFailed) as error:
         fail(str(error))
+    _compare(results)
     if as_json:
         print_json(results)
     else:
@@ -72,6 +74,8 @@ async def _predict(
         found = await predictor.segment(data, overlay=save is not None)
         files = _save(found, path, save) if save is not None else {}
         return _mask_document(path, found, files)
+    if predictor.info.task == "embedding":
+        return {"image": str(path), "embedding": (await predictor.embed(data)).tolist()}
     return _labels_document(path, await predictor.classify(data, top_k))
 
 
@@ -110,8 +114,23 @@ def _save(found: MaskResult, path: Path, folder: Path) -> dict[str, str]:
     return {"mask": str(mask), "overlay": str(overlay)}
 
 
+def _compare(results: list[dict[str, Any]]) -> None:
+    """Adds to each embedding its cosine with the first: the same person has a large one."""
+    embedded = [result for result in results if "embedding" in result]
+    for result in embedded:
+        cosine = np.dot(result["embedding"], embedded[0]["embedding"])
+        result["similarity"] = {"to": embedded[0]["image"], "cosine": float(cosine)}
+
+
 def _print(result: dict[str, Any]) -> None:
     if "error" in result:
+        return
+    if "embedding" in result:
+        similarity = result["similarity"]
+        typer.echo(
+            f"{result['image']}  {len(result['embedding'])} values, "
+            f"cosine {similarity['cosine']:.4f} with {similarity['to']}"
+        )
         return
     typer.echo(f"{result['image']} ({result['variant']})")
     for label in result.get("labels", ()):
@@ -123,3 +142,6 @@ def _print(result: dict[str, Any]) -> None:
     for kind in ("mask", "overlay"):
         if kind in result:
             typer.echo(f"  {kind} -> {result[kind]}")
+
+
+app = application(predict)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from serving import plans
-from serving.cli.output import fail, print_json, print_table, warn
+from serving.cli.output import application, fail, print_json, warn
+from serving.cli.table import print_table
 from serving.config import ServerConfig
 from serving.errors import ModelLoadError
 from serving.manifest import read_manifest
@@ -97,3 +98,6 @@ def _plan(request: plans.PlanRequest, workspace_mib: int | None, force: bool) ->
     except ModelLoadError as error:
         return {"state": "failed", "reason": str(error)}
     return {"state": "built", **asdict(record)}
+
+
+app = application(rebuild)

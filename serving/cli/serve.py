@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
-from serving.cli.output import fail
+from serving.cli.output import application, fail
 from serving.config import ConfigError, ServerConfig, load_config
 from serving.server import Server, StartError
 
@@ -96,3 +96,6 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+app = application(serve)

@@ -255,7 +255,7 @@ class AsyncVisionClient:
                 for key in ("task", "variant", "engine", "accuracy"):
                     line[key] = config.get(key, "")
                 line["latency"] = json.loads(config["latency_ms"])
-            lines.append({**line, "state": found.state, "reason": found.reason})
+            lines.append({**line, "state": found.state or "not loaded", "reason": found.reason})
         return lines
 
     async def _config(self, request: oip.ModelConfigRequest) -> dict[str, str]:

@@ -20,6 +20,7 @@ from openvino import Type, properties  # noqa: E402
 
 VERSION: str = openvino.__version__
 
+# Without strings: the Python interface takes no arrays of them.
 _DATATYPES = {
     Type.boolean: "BOOL",
     Type.u8: "UINT8",
@@ -34,7 +35,6 @@ _DATATYPES = {
     Type.bf16: "BF16",
     Type.f32: "FP32",
     Type.f64: "FP64",
-    Type.string: "BYTES",
 }
 
 
@@ -91,9 +91,8 @@ class OpenVinoEngine:
 def _spec(file: Path, port: openvino.ConstOutput) -> TensorSpec:
     datatype = _DATATYPES.get(port.element_type)
     if datatype is None:
-        raise EngineUnavailable(
-            f"{file}: {port.any_name}: element type {port.element_type} is not served"
-        )
+        name = port.element_type.get_type_name()
+        raise EngineUnavailable(f"{file}: {port.any_name}: element type {name} is not served")
     if port.partial_shape.rank.is_dynamic:
         raise EngineUnavailable(f"{file}: {port.any_name}: the number of dimensions is not known")
     shape = tuple(-1 if dim.is_dynamic else dim.get_length() for dim in port.partial_shape)

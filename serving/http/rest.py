@@ -118,7 +118,7 @@ class _Rest:
         model = self._registry.get(*_model(request))
         document = to_json(model.config)
         for key, value in described(model).items():
-            document.setdefault("parameters", {})[key] = {"string_value": value}
+            document["parameters"][key] = {"string_value": value}
         return web.json_response(document)
 
     async def model_statistics(self, request: web.Request) -> web.Response:
@@ -176,7 +176,7 @@ class _Rest:
         return web.json_response(
             [
                 _index_line(line)
-                for line in self._registry.index()
+                for line in await self._registry.repository_index()
                 if line.state is State.READY or not ready_only
             ]
         )
@@ -271,12 +271,8 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
 
 
 def _index_line(line: VersionStatus) -> dict[str, str]:
-    found = {"name": line.name, "state": line.state.value}
-    if line.version:
-        found["version"] = line.version
-    if line.reason:
-        found["reason"] = line.reason
-    return found
+    found = {"version": line.version, "state": line.state.value, "reason": line.reason}
+    return {"name": line.name} | {key: value for key, value in found.items() if value}
 
 
 def _counters(model: Model) -> dict[str, Any]:

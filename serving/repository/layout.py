@@ -24,11 +24,16 @@ def scan(repository: Path) -> dict[str, ModelFolder]:
 
     Raises OSError where the repository itself cannot be read.
     """
-    return {
-        path.name: scan_model(path)
-        for path in sorted(repository.iterdir())
+    return {name: scan_model(repository / name) for name in model_names(repository)}
+
+
+def model_names(repository: Path) -> list[str]:
+    """The folders that `scan` takes for models, in order. Raises OSError."""
+    return sorted(
+        path.name
+        for path in repository.iterdir()
         if path.is_dir() and not path.name.startswith((".", "_"))
-    }
+    )
 
 
 def scan_model(path: Path) -> ModelFolder:

@@ -94,7 +94,7 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         """Every model with its state and, where it does not serve, the reason."""
-        return repository.index(self._registry, ready_only=request.ready)
+        return await repository.index(self._registry, ready_only=request.ready)
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context

@@ -5,10 +5,10 @@ from serving.errors import InvalidInput
 from serving.registry import Registry, State
 
 
-def index(registry: Registry, *, ready_only: bool) -> pb.RepositoryIndexResponse:
+async def index(registry: Registry, *, ready_only: bool) -> pb.RepositoryIndexResponse:
     """Every version with its state; with `ready_only` those that serve."""
     response = pb.RepositoryIndexResponse()
-    for line in registry.index():
+    for line in await registry.repository_index():
         if ready_only and line.state is not State.READY:
             continue
         response.models.add(

@@ -281,7 +281,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     },
     "get_model_repository_index": {
         "a model that serves": ["READY"],
-        "a model that was never loaded": [],
+        "a model that was never loaded": [""],
     },
     "get_inference_statistics": {
         "a model": check_statistics,

@@ -31,7 +31,7 @@ def command(*arguments: str) -> str:
     )
 
 
-@pytest.mark.parametrize("module", ["serving.server", "serving.cli", "serving.predictor"])
+@pytest.mark.parametrize("module", ["serving.server", "serving.cli.serve", "serving.predictor"])
 def test_serving_imports_neither_torch_nor_training_nor_a_runtime(module: str) -> None:
     found = modules_after(f"import {module}")
     assert "serving" in found

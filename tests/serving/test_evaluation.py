@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassJaccardIndex, MulticlassSpecificity
 
 from serving.evaluation import (
     accuracy,
@@ -18,10 +18,14 @@ from serving.evaluation import (
     class_iou,
     class_reports,
     confusion_matrix,
+    detection_curve,
+    foreground_iou,
+    foreground_iou_drop,
     identification,
     in_top_k,
     mean_iou,
     mean_iou_drop,
+    output_distance,
     verification,
 )
 from serving.tensor import Array
@@ -199,6 +203,40 @@ def test_class_reports_equal_scikit_learns() -> None:
     assert found[9] == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_specificity_and_f_beta_equal_other_libraries(beta: float) -> None:
+    rng = np.random.default_rng(3)
+    truth, guess = rng.integers(0, 5, (2, 400))
+    reports = class_reports(confusion_matrix(truth, guess, 5), beta)
+    expected = metrics.fbeta_score(truth, guess, beta=beta, average=None)
+    assert [r.f_beta for r in reports] == pytest.approx(expected)
+    specificity = MulticlassSpecificity(5, average=None)(torch.tensor(guess), torch.tensor(truth))
+    assert [r.specificity for r in reports] == pytest.approx(specificity.tolist())
+
+
+@pytest.mark.parametrize("levels", [5, 100_000])
+def test_curves_and_their_areas_equal_scikit_learns(levels: int) -> None:
+    rng = np.random.default_rng(4)
+    positive = rng.random(500) < 0.3
+    scores = np.round((rng.random(500) + 0.4 * positive) * levels) / levels
+    curve = detection_curve(scores, positive)
+    assert curve.auc == pytest.approx(metrics.roc_auc_score(positive, scores))
+    assert curve.average_precision == pytest.approx(
+        metrics.average_precision_score(positive, scores)
+    )
+    fpr, tpr, _ = metrics.roc_curve(positive, scores, drop_intermediate=False)
+    assert curve.false_positive_rate == pytest.approx(fpr[1:])
+    assert curve.recall == pytest.approx(tpr[1:])
+    precision, recall, _ = metrics.precision_recall_curve(positive, scores)
+    assert curve.precision == pytest.approx(precision[-2::-1])
+    assert curve.recall == pytest.approx(recall[-2::-1])
+
+
+def test_curve_needs_positives_and_negatives() -> None:
+    with pytest.raises(ValueError, match="got 3 positive of 3"):
+        detection_curve(np.arange(3.0), np.ones(3, dtype=np.bool_))
+
+
 def test_iou_by_hand() -> None:
     # Class 0: 3 hits, union 3 + 1; class 1: 2 hits, union 2 + 1; class 2 is nowhere.
     found = class_iou(np.array([[3, 0, 0], [1, 2, 0], [0, 0, 0]]))
@@ -372,3 +410,29 @@ def test_identification_ranks_the_gallery_of_first_images() -> None:
 def test_verification_needs_both_kinds_of_pairs(identities: list[int]) -> None:
     with pytest.raises(ValueError, match="two identities"):
         verification(unit([0, 90]), np.array(identities))
+
+
+def test_foreground_iou_is_that_of_class_1_of_all_images() -> None:
+    truth, predicted = random_masks(9, 12, 2)
+    found = foreground_iou(confusions(truth, predicted, 2))
+    expected = metrics.jaccard_score(truth.ravel(), predicted.ravel())
+    assert found.value == pytest.approx(expected)
+    assert found.low < found.value < found.high
+    same = foreground_iou_drop(confusions(truth, predicted, 2), confusions(truth, predicted, 2))
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_nothing_to_find_and_nothing_found_is_right() -> None:
+    found = foreground_iou(np.array([[[9, 0], [0, 0]]]))
+    assert (found.value, found.low, found.high) == (1, 1, 1)
+
+
+def test_distance_of_probability_maps_is_by_amount() -> None:
+    reference = np.full((1, 4, 4), 200, np.uint8)
+    assert output_distance("probability", reference, reference + np.uint8(2)) == pytest.approx(0.01)
+    assert output_distance("mask", reference, reference + np.uint8(2)) == 1
+    nothing = np.zeros((1, 4, 4), np.uint8)
+    assert output_distance("probability", nothing, nothing) == 0
+    assert output_distance("probability", nothing, nothing + np.uint8(1)) == 1
+    assert output_distance("probability", reference, nothing) == 1
+    assert output_distance("probability", reference, nothing[:, :2]) == math.inf

@@ -130,6 +130,11 @@ def test_list_with_a_class_the_model_lacks_is_named(tmp_path: Path) -> None:
         class_mapping(tmp_path, CLASSES)
 
 
+def test_line_after_the_models_classes_names_what_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\nemu\nunlabelled\n")
+    assert class_mapping(tmp_path, CLASSES)[:5].tolist() == [0, 1, 2, -1, -1]
+
+
 def test_list_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes(b"cat\n\xff\xfe\n")
     with pytest.raises(InvalidInput, match=r"classes\.txt: cannot be read"):

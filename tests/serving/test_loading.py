@@ -1,5 +1,6 @@
 """From a version folder to a model that may serve, and every way in which it may not."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -83,6 +84,31 @@ def test_answers_that_differ_on_this_machine_are_not_served(
         np.savez(folder / "samples.npz", image=samples["image"], logits=samples["logits"] * 1.2)
     with pytest.raises(EngineUnavailable, match="answers wrongly on this machine"):
         load(folder.parent, decoders, engine=engine)
+
+
+def test_int8_variant_that_this_processor_computes_wrongly_gives_way_to_another(
+    tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    # What an overflow of 16-bit sums looks like: the right file, and other answers.
+    file = folder / "model.int8-u8.onnx"
+    onnx.save(graph("classification", gain=2.0), file)
+    document = json.loads((folder / "manifest.json").read_text())
+    [fp32] = document["variants"]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    document["variants"] = [
+        fp32,
+        fp32 | {"id": "int8-u8", "file": file.name, "precision": "int8", "sha256": digest},
+    ]
+    (folder / "manifest.json").write_text(json.dumps(document))
+    model = load(folder.parent, decoders)
+    assert model.variant == "fp32"
+    wrong = [line for line in model.rejected if "answers wrongly on this machine" in line]
+    assert len(wrong) == len(CPU_ENGINES)
+    assert all("int8-u8" in line for line in wrong)
+    model.close()
+    with pytest.raises(EngineUnavailable, match="answers wrongly on this machine"):
+        load(folder.parent, decoders, variant="int8-u8")
 
 
 def test_the_next_engine_serves_where_one_was_not_verified(

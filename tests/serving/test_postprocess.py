@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from serving.postprocess import (
+    binary_mask,
     class_areas,
     from_run_lengths,
     overlay_png,
@@ -187,3 +188,9 @@ def test_areas_of_equal_size_go_by_class_index() -> None:
     mask = np.array([[5, 2]], np.uint16)
     areas = class_areas(mask, np.array([[255, 255]], np.uint8))
     assert areas == [(2, 0.5, 1.0), (5, 0.5, 1.0)]
+
+
+def test_probability_of_one_half_and_more_is_the_foreground() -> None:
+    mask, confidence = binary_mask(np.array([[0, 127, 128, 255]], np.uint8))
+    assert mask.tolist() == [[0, 0, 1, 1]]
+    assert confidence.tolist() == [[255, 128, 128, 255]]

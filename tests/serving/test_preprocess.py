@@ -15,7 +15,7 @@ from torchvision.transforms import functional as torchvision
 
 from serving.errors import InvalidInput
 from serving.manifest import EvalTransform
-from serving.preprocess import Pixels, decode, from_raw, load_image, transform
+from serving.preprocess import Pixels, decode, from_raw, keeps, load_image, transform
 
 HEIGHT, WIDTH = 24, 40
 ORIENTATION = 0x0112
@@ -599,3 +599,22 @@ def test_file_is_decoded_and_transformed_in_one_call() -> None:
     wanted = EvalTransform(resize=12, crop=(12, 12), filter="bilinear")
     data = encoded(noise(), "PNG")
     assert np.array_equal(load_image(data, wanted), transform(noise(), wanted))
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop", "kept"),
+    [
+        ((40, 60), None, True),
+        (40, (40, 60), True),
+        ((40, 60), (40, 50), False),
+        ((40, 50), None, False),
+        (41, (40, 60), False),
+    ],
+)
+def test_images_that_are_kept_are_those_that_transform_gives_back(
+    resize: int | tuple[int, int], crop: tuple[int, int] | None, kept: bool
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    eval_transform = EvalTransform(resize=resize, crop=crop)
+    assert keeps(40, 60, eval_transform) is kept
+    assert np.array_equal(transform(image, eval_transform), image) is kept

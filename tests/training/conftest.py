@@ -43,11 +43,14 @@ def shapes_document(root: Path) -> dict[str, Any]:
         "task": "segmentation",
         "data": {"source": "mask_folder", "root": str(root)},
         "transform": {"resize": [32, 32]},
-        "model": {"name": "unet_vgg16_bn", "options": {"width": 0.125}},
+        "model": {"name": "unet_slim", "options": {"width": 0.125}},
         "train": {
             "epochs": 4,
             "batch_size": 8,
-            "loss": {"name": "cross_entropy_dice"},
+            "loss": {
+                "name": "sum",
+                "terms": [{"loss": {"name": "cross_entropy"}}, {"loss": {"name": "dice"}}],
+            },
             "optimizer": {"name": "adamw", "lr": 0.005},
             "keep": "last",
         },

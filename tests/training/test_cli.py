@@ -28,6 +28,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["nowhere.yaml"], "nowhere.yaml: no such recipe"),
         ([str(DIGITS), "--set", "train.epoch=1"], "did you mean 'epochs'?"),
         ([str(DIGITS), "--set", "seed.a=1"], "seed is 1, it has no keys"),
+        ([str(DIGITS), "--search", "size<=3"], "expected latency<=MILLISECONDS or drop<=POINTS"),
     ],
 )
 def test_wrong_recipe_is_one_line_and_status_1(arguments: list[str], said: str) -> None:
@@ -42,8 +43,10 @@ def test_wrong_recipe_is_one_line_and_status_1(arguments: list[str], said: str) 
     ("arguments", "said"),
     [
         ([], "give a recipe"),
-        ([str(DIGITS), "--until", "tea"], "train, prune"),
+        ([str(DIGITS), "--until", "tea"], "train, distill, prune"),
+        ([str(DIGITS), "--until", "prune", "--search", "drop<=1"], "goes through all stages"),
         ([str(DIGITS), "--fast"], "--fast"),
+        ([str(DIGITS), "--study", "study.yaml", "--until", "train"], "a study trains"),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], said: str) -> None:
@@ -85,4 +88,4 @@ def test_networks_are_listed() -> None:
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert rows["vgg16_bn"]["parameters"] == 138_365_992
     assert rows["resnet50"]["parameters"] == 25_557_032
-    assert rows["unet_vgg16_bn"]["options"] == ["width"]
+    assert rows["unet_slim"]["options"] == ["width"]

@@ -31,7 +31,7 @@ def exported(
     if task == "classification":
         network = build_model("resnet20_cifar", 4)
     else:
-        network = build_model("unet_vgg16_bn", 4, width=0.125)
+        network = build_model("unet_slim", 4, width=0.125)
     deployed = Deployed(network.eval(), task, Normalization())
     path = tmp_path_factory.mktemp(task) / "model.onnx"
     export_onnx(deployed, input_specs(SIZE), output_specs(task, 4, SIZE), 20, path)

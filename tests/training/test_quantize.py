@@ -14,7 +14,7 @@ from training.data.samples import ArraySamples
 from training.deploy import Deployed, input_specs, output_specs, run_deployed
 from training.export import check_interface, export_onnx
 from training.models import build_model
-from training.quantize import Scheme, choose_calibration, quantize
+from training.quantize import Quantizer, Scheme, choose_calibration, quantize
 from training.recipe.data import Normalization
 
 SIZE = (16, 16)
@@ -91,3 +91,52 @@ def test_nothing_is_left_in_the_working_directory(
     monkeypatch.chdir(tmp_path / "here")
     quantize(classifier[0], tmp_path / "q.onnx", "u8", "minmax", choose_calibration(SAMPLES, 4, 0))
     assert list(Path().iterdir()) == []
+
+
+def rounded_layers(path: Path) -> set[str]:
+    """The layers whose weights are INT8."""
+    graph = onnx.load(path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    return {
+        makers[node.input[1]].input[0].removeprefix("network.").partition(".weight")[0]
+        for node in graph.node
+        if node.op_type in ("Conv", "Gemm") and node.input[1] in makers
+    }
+
+
+def test_layers_are_quantised_alone_or_left_alone(
+    classifier: tuple[Path, Deployed], tmp_path: Path
+) -> None:
+    quantizer = Quantizer(classifier[0], "s8", "minmax", choose_calibration(SAMPLES, 4, 0))
+    every = set(quantizer.layers)
+    assert every == {
+        name
+        for name, module in classifier[1].network.named_modules()
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+    }
+    path = tmp_path / "q.onnx"
+    quantizer.write(path)
+    assert rounded_layers(path) == every
+    quantizer.write(path, ["layer1.0.conv2", "linear"])
+    assert rounded_layers(path) == every - {"layer1.0.conv2", "linear"}
+    # What only a layer in FP32 reads is not rounded either.
+    graph = onnx.load(path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    layer = next(n for n in graph.node if n.input[1:2] == ["network.layer1.0.conv2.weight"])
+    assert makers[layer.input[0]].op_type == "Relu"
+    quantizer.write_alone(path, "layer2.0.conv1")
+    assert rounded_layers(path) == {"layer2.0.conv1"}
+
+
+def test_reduced_range_keeps_weights_to_seven_bits(
+    classifier: tuple[Path, Deployed], tmp_path: Path
+) -> None:
+    path = tmp_path / "q.onnx"
+    quantize(classifier[0], path, "u8-rr", "minmax", choose_calibration(SAMPLES, 4, 0))
+    weights = [
+        onnx.numpy_helper.to_array(part)
+        for part in onnx.load(path).graph.initializer
+        if part.data_type == onnx.TensorProto.INT8 and len(part.dims) > 1
+    ]
+    assert len(weights) == 20
+    assert max(int(np.abs(part.astype(int)).max()) for part in weights) == 64

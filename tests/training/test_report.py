@@ -20,8 +20,13 @@ def test_report_holds_table_curves_and_pictures(
     assert html.count('class="passed"') == len(built.rows) - 1
     assert not re.search(r'(src|href)="(?!data:)', html)
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    # Curves, confusion matrix, bars of the classes, answers.
-    assert len(pictures) == curves + 2 + answers
+    # Curves; confusion matrix, bars of the classes and calibration; precision-recall and ROC where
+    # answers are ranked; answers; of the data its images, classes and sizes.
+    ranked = 2 if name == "digits" else 0
+    assert len(pictures) == curves + 3 + ranked + answers + 3
+    assert "<h2>Data</h2>" in html
+    for measure in ("specificity", "F2", "AUC" if ranked else "IoU"):
+        assert f"<th>{measure}</th>" in html
     for picture in pictures:
         image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("L")
         assert image.getextrema()[0] < image.getextrema()[1]

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from training.data.samples import ArraySamples, Pair
+from training.errors import RecipeError
 from training.recipe.data import Augment, Normalization
-from training.recipe.optimizer import Constant, Cosine, OneCycle, Sgd
 from training.recipe.train import Train
-from training.train import Fitted, Shuffled, build_optimizer, chosen_precision, fit, rate_factor
+from training.train import Fitted, chosen_precision, fit
 
 EPOCHS = 4
 
@@ -50,7 +51,35 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
-def run(folder: Path, train: ArraySamples, keep: str = "last") -> Fitted:
+def dropping() -> nn.Module:
+    """With dropout, whose draws a resumed run must repeat."""
+    layers = network()
+    return nn.Sequential(*list(layers)[:-1], nn.Dropout(0.2), list(layers)[-1])
+
+
+# What holds a state of its own between steps.
+EVERYTHING: dict[str, Any] = {
+    "optimizer": {"name": "adam", "lr": 0.02, "backbone_lr_factor": 0.5},
+    "accumulate": 3,
+    "clip_norm": 1.0,
+    "ema_decay": 0.9,
+    "patience": 4,
+    "freeze_backbone_epochs": 1,
+    "sampler": {"name": "weighted"},
+    "mixup_alpha": 0.2,
+    "cutmix_alpha": 1.0,
+    "keep": "best",
+}
+
+
+def run(
+    folder: Path,
+    train: ArraySamples,
+    model: nn.Module | None = None,
+    objective: nn.Module | None = None,
+    changes: Augment | None = None,
+    **keys: Any,
+) -> Fitted:
     config = Train.model_validate(
         {
             "epochs": EPOCHS,
@@ -58,11 +87,12 @@ def run(folder: Path, train: ArraySamples, keep: str = "last") -> Fitted:
             "optimizer": {"name": "sgd", "lr": 0.1},
             "schedule": {"name": "one_cycle"},
             "precision": "fp32",
-            "keep": keep,
+            "keep": "last",
+            **keys,
         }
     )
     return fit(
-        network(),
+        model or network(),
         config,
         train,
         colours(16),
@@ -70,10 +100,11 @@ def run(folder: Path, train: ArraySamples, keep: str = "last") -> Fitted:
         classes=2,
         ignore_index=None,
         normalization=Normalization(),
-        changes=Augment(shift=1, brightness=0.1),
+        changes=changes or Augment(shift=1, brightness=0.1),
         seed=5,
         folder=folder,
         title="test",
+        objective=objective,
     )
 
 
@@ -89,11 +120,12 @@ def test_training_learns_a_plain_difference(tmp_path: Path) -> None:
     assert not fitted.network.training
 
 
-def test_killed_training_resumes_on_the_same_curve(tmp_path: Path) -> None:
-    unbroken = run(tmp_path / "unbroken", colours(64))
+@pytest.mark.parametrize("keys", [{}, EVERYTHING])
+def test_killed_training_resumes_on_the_same_curve(tmp_path: Path, keys: dict[str, Any]) -> None:
+    unbroken = run(tmp_path / "unbroken", colours(64), dropping(), **keys)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "broken", KilledAt(colours(64), batches=20))
-    resumed = run(tmp_path / "broken", colours(64))
+        run(tmp_path / "broken", KilledAt(colours(64), batches=20), dropping(), **keys)
+    resumed = run(tmp_path / "broken", colours(64), dropping(), **keys)
     assert curve(resumed) == curve(unbroken)
     for left, right in zip(
         resumed.network.parameters(), unbroken.network.parameters(), strict=True
@@ -110,58 +142,156 @@ def test_finished_training_is_not_repeated(tmp_path: Path) -> None:
 
 def test_best_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     run(tmp_path, colours(64), keep="best")
-    saved = torch.load(tmp_path / "best.ckpt", map_location="cpu", weights_only=True)
+    saved = torch.load(
+        tmp_path / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True
+    )
     assert saved["epoch"] < EPOCHS
-
-
-def test_order_depends_on_seed_and_epoch_alone() -> None:
-    config = Train.model_validate(
-        {"epochs": 1, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 1}}
-    )
-    sampler, other = Shuffled(20, config, 1), Shuffled(20, config, 1)
-    first = list(sampler)
-    assert sorted(index for indices in first for index in indices) == list(range(20))
-    assert list(sampler) == first
-    sampler.set_epoch(1)
-    other.set_epoch(1)
-    assert list(sampler) == list(other) != first
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(17, [8, 9]), (18, [8, 8, 2]), (1, [1]), (8, [8])])
-def test_single_image_never_makes_a_batch_beside_others(count: int, sizes: list[int]) -> None:
-    config = Train.model_validate(
-        {"epochs": 1, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 1}}
-    )
-    sampler = Shuffled(count, config, 0)
-    assert [len(batch) for batch in sampler] == sizes
-    assert len(sampler) == len(sizes)
-
-
-def test_one_cycle_rises_to_the_rate_and_falls_to_nearly_nothing() -> None:
-    factors = [rate_factor(OneCycle(name="one_cycle", warmup=0.25), s, 100, 10) for s in range(101)]
-    assert factors[0] == pytest.approx(1 / 25)
-    assert max(factors) == factors[25] == pytest.approx(1.0)
-    assert factors[100] < 1e-5
-
-
-def test_cosine_warms_up_by_epochs() -> None:
-    schedule = Cosine(name="cosine", warmup_epochs=2)
-    assert rate_factor(schedule, 9, 100, 10) == pytest.approx(0.5)
-    assert rate_factor(schedule, 60, 100, 10) == pytest.approx(0.5)
-    assert rate_factor(schedule, 100, 100, 10) == pytest.approx(0.0)
-    assert rate_factor(Constant(), 50, 100, 10) == 1.0
-
-
-def test_biases_and_norm_layers_do_not_decay() -> None:
-    optimizer = build_optimizer(network(), Sgd(name="sgd", lr=0.1, weight_decay=0.5))
-    decayed, free = optimizer.param_groups
-    assert {p.ndim for p in decayed["params"]} == {2, 4}
-    assert decayed["weight_decay"] == 0.5
-    assert {p.ndim for p in free["params"]} == {1}
-    assert free["weight_decay"] == 0.0
 
 
 def test_precision_is_taken_as_said() -> None:
     assert chosen_precision("fp32") == "fp32"
     assert chosen_precision("bf16") == "bf16"
     assert chosen_precision("auto") in ("fp32", "bf16")
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) -> None:
+    def weights(folder: Path, **keys: Any) -> list[nn.Parameter]:
+        layers = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+        nn.init.zeros_(layers[1].weight)
+        nn.init.zeros_(layers[1].bias)
+        plain = {"epochs": 1, "schedule": {"name": "constant"}, "changes": Augment()}
+        return list(run(folder, colours(64), layers, **plain, **keys).network.parameters())
+
+    large = weights(tmp_path / "large", batch_size=32)
+    small = weights(tmp_path / "small", batch_size=8, accumulate=4)
+    for left, right in zip(large, small, strict=True):
+        assert torch.allclose(left, right, atol=1e-5)
+
+
+def test_clipped_step_is_no_longer_than_its_norm(tmp_path: Path) -> None:
+    layers = network()
+    before = [p.detach().clone() for p in layers.parameters()]
+    optimizer = {"name": "sgd", "lr": 1.0, "momentum": 0.0}
+    fitted = run(
+        tmp_path, colours(8), layers, epochs=1, clip_norm=1e-3, optimizer=optimizer,
+        schedule={"name": "constant"},
+    )  # fmt: skip
+    moved = [(p - b).norm() for p, b in zip(fitted.network.parameters(), before, strict=True)]
+    assert torch.stack(moved).norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_averaged_weights_are_what_is_measured_and_kept(tmp_path: Path, keep: str) -> None:
+    fitted = run(tmp_path, colours(64), keep=keep, ema_decay=0.5)
+    saved = torch.load(tmp_path / "checkpoints" / f"{keep}.ckpt", weights_only=True)
+    mean = saved["state_dict"]["network.5.weight"]
+    assert torch.equal(fitted.network.state_dict()["5.weight"], mean)
+    assert not torch.equal(saved["current_model_state"]["network.5.weight"], mean)
+
+
+def test_training_stops_when_its_score_no_longer_rises(tmp_path: Path) -> None:
+    fitted = run(tmp_path, colours(64), epochs=30, patience=2)
+    scores = [row["val_top1"] for row in fitted.history]
+    assert len(scores) == scores.index(max(scores)) + 3 < 30
+    # As after a kill between the last epoch and the end of the stage.
+    again = run(tmp_path, colours(64), epochs=30, patience=2)
+    assert curve(again) == curve(fitted)
+
+
+class Watched(nn.Module):
+    """A network that remembers the weights of its first layer at each answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            first = self.layers[0].weight  # type: ignore[index]
+            self.seen.append(first.detach().clone())
+        answer: torch.Tensor = self.layers(images)
+        return answer
+
+
+def test_backbone_learns_after_the_epochs_in_which_it_is_frozen(tmp_path: Path) -> None:
+    model = Watched()
+    run(tmp_path, colours(64), model, freeze_backbone_epochs=2)
+    assert len(model.seen) == 8 * EPOCHS
+    assert all(torch.equal(weight, model.seen[0]) for weight in model.seen[:17])
+    assert not torch.equal(model.seen[17], model.seen[0])
+
+
+class TwoHeads(nn.Module):
+    """Answers twice in training, as networks with auxiliary heads do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+        self.main = network()
+
+    def forward(self, images: torch.Tensor) -> Any:
+        answer = self.main(images)
+        return (answer, self.auxiliary(images)) if self.training else answer
+
+
+@pytest.mark.parametrize(("weight", "learns"), [(0.4, True), (0.0, False)])
+def test_auxiliary_head_learns_by_its_weight(tmp_path: Path, weight: float, learns: bool) -> None:
+    model = TwoHeads()
+    before = model.auxiliary[1].weight.detach().clone()
+    fitted = run(tmp_path, colours(64), model, auxiliary_weight=weight)
+    assert fitted.history[-1]["val_top1"] == 1.0
+    assert torch.equal(model.auxiliary[1].weight, before) is not learns
+
+
+class Taught(nn.Module):
+    """As a distillation would: the targets are what a teacher says of the images."""
+
+    def forward(
+        self, outputs: torch.Tensor, targets: torch.Tensor, images: torch.Tensor
+    ) -> torch.Tensor:
+        assert images.shape[1:] == (3, 8, 8)
+        says = (images[:, 0].mean(dim=(1, 2)) > images[:, 2].mean(dim=(1, 2))).long()
+        return nn.functional.cross_entropy(outputs, says)
+
+
+def test_objective_takes_the_place_of_the_loss(tmp_path: Path) -> None:
+    swapped = run(tmp_path, colours(64), objective=Taught())
+    # The teacher calls red what the labels call blue.
+    assert swapped.history[-1]["val_top1"] == 0.0
+
+
+def test_centres_of_classes_are_trained_and_saved(tmp_path: Path) -> None:
+    run(tmp_path, colours(64), loss={"name": "cosface", "scale": 8.0})
+    for name in ("last", "best"):
+        saved = torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert saved["state_dict"]["objective.loss.weight"].shape == (2, 2)
+
+
+def test_curves_are_left_for_tensorboard(tmp_path: Path) -> None:
+    fitted = run(tmp_path, colours(64))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    for name in ("loss", "val_loss", "lr"):
+        written = [event.value for event in events.Scalars(name)]
+        assert written == pytest.approx([row[name] for row in fitted.history])
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"loss": {"name": "cross_entropy", "class_weights": [1, 2, 3]}},
+            "loss.class_weights: expected one for each of 2 classes, got 3",
+        ),
+        (
+            {"sampler": {"name": "identities", "people": 4, "pictures": 2}},
+            "sampler.people: 4 are wanted, there are 2",
+        ),
+    ],
+)
+def test_value_that_does_not_suit_the_data_is_refused(
+    tmp_path: Path, keys: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RecipeError, match=said):
+        run(tmp_path, colours(64), **keys)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from serving.manifest import SAMPLES_FILE, Estimate, Evidence, Gate, Latency
+from training.answers import answers_of
 from training.data.samples import ArraySamples
 from training.errors import VerificationError
 from training.pipeline import Built
 from training.recipe.deliver import Verify
 from training.results import NetworkSize, VariantResult, Verification
-from training.verify import PICTURES_FILE, answers_of, judge, require_pass
+from training.verify import PICTURES_FILE, judge, require_pass
 
 
 def estimate(value: float, low: float, high: float, n: int = 1000) -> Estimate:

@@ -1,6 +1,7 @@
 """From a recipe's data section to training, validation and test images with their answers."""
 
 import hashlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,58 +10,122 @@ from serving.manifest import EvalTransform
 from serving.postprocess import resize_mask
 from serving.preprocess import transform as shown_to_network
 from training.data import connectors, digits
-from training.data.classification import image_folder
+from training.data.binary import as_binary
+from training.data.classification import image_folder, shown_name
+from training.data.fold import folded
+from training.data.identities import identity_folder
+from training.data.listing import csv_listing, listed_files
 from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
 from training.data.segmentation import mask_folder
-from training.recipe import Recipe
-from training.recipe.data import ConnectorsData, DigitsData, ImageFolderData, MaskFolderData
+from training.data.torchvision_sets import torchvision_dataset
+from training.recipe import Recipe, SegmentationRecipe
+from training.recipe.data import (
+    ConnectorsData,
+    CsvData,
+    DigitsData,
+    IdentityFolderData,
+    ImageFolderData,
+    MaskFolderData,
+    TorchvisionLabels,
+    TorchvisionMasks,
+)
 
-__all__ = ["Dataset", "Samples", "fingerprint", "load_dataset"]
+__all__ = ["Dataset", "Samples", "fingerprint", "load_dataset", "load_source"]
 
 # First seeds of the rendered splits: so far apart that no count in a recipe makes them meet.
 _CONNECTOR_SEEDS = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}
 
 
-def load_dataset(recipe: Recipe) -> Dataset:
-    """The splits of a recipe's source, through its evaluation transform. Raises DataError."""
-    match recipe.data:
+def load_source(recipe: Recipe) -> Dataset:
+    """The splits of a recipe's source, through its evaluation transform; they depend on the
+    sections `data` and `transform` and on `binary` alone. Raises DataError."""
+    data = _load(recipe)
+    return as_binary(data) if isinstance(recipe, SegmentationRecipe) and recipe.binary else data
+
+
+def _load(recipe: Recipe) -> Dataset:
+    data, transform = recipe.data, recipe.transform
+    match data:
         case DigitsData():
-            return _digits(recipe.data, recipe.transform)
+            return _digits(data, transform)
         case ConnectorsData():
-            return _connectors(recipe.data, recipe.transform)
+            return _connectors(data, transform)
         case ImageFolderData():
             return image_folder(
-                recipe.data.root,
-                recipe.transform,
-                val_fraction=recipe.data.val_fraction,
-                test_fraction=recipe.data.test_fraction,
-                split_seed=recipe.data.split_seed,
+                data.root,
+                transform,
+                val_fraction=data.val_fraction,
+                test_fraction=data.test_fraction,
+                split_seed=data.split_seed,
+                test=data.test,
             )
+        case CsvData():
+            return csv_listing(
+                data.file,
+                transform,
+                path_column=data.path_column,
+                label_column=data.label_column,
+                split_column=data.split_column,
+                val_fraction=data.val_fraction,
+                test_fraction=data.test_fraction,
+                split_seed=data.split_seed,
+                test=data.test,
+            )
+        case IdentityFolderData():
+            return identity_folder(data, transform)
         case MaskFolderData():
             return mask_folder(
-                recipe.data.root,
-                recipe.transform,
-                ignore_index=recipe.data.ignore_index,
-                val_fraction=recipe.data.val_fraction,
-                test_fraction=recipe.data.test_fraction,
-                split_seed=recipe.data.split_seed,
+                data.root,
+                transform,
+                ignore_index=data.ignore_index,
+                val_fraction=data.val_fraction,
+                test_fraction=data.test_fraction,
+                split_seed=data.split_seed,
+                test=data.test,
             )
+        case TorchvisionLabels() | TorchvisionMasks():
+            return torchvision_dataset(
+                data.name,
+                data.root,
+                transform,
+                masks=isinstance(data, TorchvisionMasks),
+                download=data.download,
+                val_fraction=data.val_fraction,
+                test_fraction=data.test_fraction,
+                split_seed=data.split_seed,
+            )
+
+
+def load_dataset(recipe: Recipe, source: Callable[[Recipe], Dataset] = load_source) -> Dataset:
+    """The splits that a build works with: those of the recipe's source, or a fold of them. `source`
+    stands in for load_source where one source serves many builds. Raises DataError."""
+    dataset = source(recipe)
+    if recipe.fold is None:
+        return dataset
+    return folded(dataset, recipe.fold, stratified=recipe.task == "classification")
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Changes when the files of a folder source do: sha256 over their names, sizes and times of
-    change. Sources that are computed have nothing to look at."""
-    if isinstance(recipe.data, DigitsData | ConnectorsData):
-        return ""
-    return _listing_sha256(recipe.data.root)
+    """Changes when the files of a source do: sha256 over their names, sizes and times of change.
+    Sources that are computed have nothing to look at, and public sets are what their name says."""
+    match recipe.data:
+        case ImageFolderData() | MaskFolderData() | IdentityFolderData():
+            root = recipe.data.root
+            return _listing_sha256(root, sorted(root.rglob("*")))
+        case CsvData():
+            file = recipe.data.file
+            listed = listed_files(file, recipe.data.path_column)
+            return _listing_sha256(file.parent, [file, *listed])
+        case _:
+            return ""
 
 
-def _listing_sha256(root: Path) -> str:
+def _listing_sha256(root: Path, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for file in sorted(root.rglob("*")):
+    for file in files:
         if file.is_file():
             status = file.stat()
-            line = f"{file.relative_to(root)}\t{status.st_size}\t{status.st_mtime_ns}\n"
+            line = f"{shown_name(file, root)}\t{status.st_size}\t{status.st_mtime_ns}\n"
             digest.update(line.encode())
     return digest.hexdigest()
 

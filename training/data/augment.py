@@ -1,12 +1,24 @@
-"""Random changes to a batch of training images and, where they move pixels, to its masks."""
+"""Random changes to a batch of training images and, where they move pixels, to its masks.
+
+Whole batches are changed at once wherever each image can have its own amount that way; torchvision
+changes the rest image by image.
+"""
 
 import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as vision
 
-from training.recipe.data import Augment
+from training.recipe.data import Augment, PaddingCrop, RandomResizedCrop
+from training.recipe.data import RandAugment as RandAugmentPolicy
+
+# Of random erasing: the bounds of the rectangle's share of the area and of its ratio of sides.
+_ERASED_AREA = (0.02, 0.33)
+_ERASED_RATIO = (0.3, 3.3)
+_SMALLEST_SIGMA = 0.1
 
 
 def augment(
@@ -15,16 +27,38 @@ def augment(
     """uint8 [N, H, W, 3] and targets, both as they came or changed, each image on its own.
 
     Targets of shape [N, H, W] are masks and move with their image, by nearest neighbour; others are
-    left alone. What comes in from outside repeats the edge. `generator` is a CPU generator; the
-    images may be on any device.
+    left alone. What comes in from outside repeats the edge. `generator` is a CPU generator, and all
+    that is drawn; the images may be on any device.
     """
-    if changes.quarter_turns:
-        images, targets = _turn(images, targets, generator)
-    if changes.shift or changes.rotate or changes.scale or changes.flip:
-        images, targets = _move(images, targets, changes, generator)
-    if changes.brightness or changes.contrast:
-        images = _relight(images, changes, generator)
+    # Pixels keep their 8 bits whatever precision the network trains in.
+    with torch.autocast(images.device.type, enabled=False):
+        if changes.policy is not None:
+            images = _apply_policy(images, changes, generator)
+        if changes.quarter_turns:
+            images, targets = _turn(images, targets, generator)
+        if changes.padding_crop is not None:
+            images, targets = _pad_and_crop(images, targets, changes.padding_crop, generator)
+        if _moves(changes):
+            images, targets = _move(images, targets, changes, generator)
+        if changes.brightness or changes.contrast or changes.saturation or changes.hue:
+            images = _recolour(images, changes, generator)
+        if changes.blur:
+            images = _blur(images, changes.blur, generator)
+        if changes.erase:
+            images = _erase(images, changes.erase, generator)
     return images, targets
+
+
+def _apply_policy(images: Tensor, changes: Augment, generator: torch.Generator) -> Tensor:
+    policy = (
+        v2.RandAugment(changes.policy.operations, changes.policy.magnitude)
+        if isinstance(changes.policy, RandAugmentPolicy)
+        else v2.TrivialAugmentWide()
+    )
+    # torchvision's classes draw from the global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        return torch.stack([policy(i.permute(2, 0, 1)).permute(1, 2, 0) for i in images])
 
 
 def _turn(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -34,6 +68,28 @@ def _turn(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[
     if targets.ndim == 3:
         targets = torch.stack([torch.rot90(t, int(k)) for t, k in zip(targets, turns, strict=True)])
     return images, targets
+
+
+def _pad_and_crop(
+    images: Tensor, targets: Tensor, crop: PaddingCrop, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    count, height, width = images.shape[:3]
+    padding = [crop.pixels] * 4
+    top, left = torch.randint(2 * crop.pixels + 1, (2, count, 1), generator=generator)
+    rows = (top + torch.arange(height)).to(images.device)[:, :, None]
+    columns = (left + torch.arange(width)).to(images.device)[:, None, :]
+    members = torch.arange(count, device=images.device)[:, None, None]
+    padded = vision.pad_image(images.permute(0, 3, 1, 2), padding, padding_mode=crop.mode)
+    images = padded.permute(0, 2, 3, 1)[members, rows, columns]
+    if targets.ndim == 3:
+        masks = vision.pad_mask(targets[:, None], padding, padding_mode=crop.mode)
+        targets = masks[:, 0][members, rows, columns]
+    return images, targets
+
+
+def _moves(changes: Augment) -> bool:
+    amounts = (changes.shift, changes.rotate, changes.shear, changes.scale)
+    return any((*amounts, changes.flip, changes.vertical_flip, changes.random_resized_crop))
 
 
 def _move(
@@ -63,25 +119,61 @@ def _affine(
     """float32 [N, 2, 3]: from a place in the new image, in [-1, 1], to its place in the old."""
     angle = _between(-1, 1, count, generator) * math.radians(changes.rotate)
     zoom = 1 / (1 + _between(-1, 1, count, generator) * changes.scale)
-    mirror = torch.ones(count)
-    if changes.flip:
-        mirror[torch.rand(count, generator=generator) < 0.5] = -1
+    mirror = _signs(changes.flip, count, generator)
     # Whole pixels, so that a shift alone does not blur.
     low, high = -changes.shift, changes.shift + 1
     right = torch.randint(low, high, (count,), generator=generator) * (2 / width)
     down = torch.randint(low, high, (count,), generator=generator) * (2 / height)
+    upside = _signs(changes.vertical_flip, count, generator)
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     # Coordinates are relative to each side, so a rotation has to know how long the sides are.
-    return torch.stack(
+    aspect = width / height
+    theta = torch.stack(
         [
-            torch.stack([cos * mirror, -sin * height / width, right], dim=1),
-            torch.stack([sin * mirror * width / height, cos, down], dim=1),
+            torch.stack([cos * mirror, -sin * upside / aspect, right], dim=1),
+            torch.stack([sin * mirror * aspect, cos * upside, down], dim=1),
         ],
         dim=1,
     )
+    if changes.shear:
+        theta = _after(theta, _sheared(count, aspect, math.radians(changes.shear), generator))
+    if changes.random_resized_crop is not None:
+        theta = _after(theta, _windows(count, aspect, changes.random_resized_crop, generator))
+    return theta
 
 
-def _relight(images: Tensor, changes: Augment, generator: torch.Generator) -> Tensor:
+def _after(first: Tensor, then: Tensor) -> Tensor:
+    """Two affine maps [N, 2, 3] as one: a place goes through `then`, and what it gives through
+    `first`."""
+    linear = first[:, :, :2] @ then[:, :, :2]
+    offset = first[:, :, :2] @ then[:, :, 2:] + first[:, :, 2:]
+    return torch.cat([linear, offset], dim=2)
+
+
+def _sheared(count: int, aspect: float, limit: float, generator: torch.Generator) -> Tensor:
+    """Along the x axis."""
+    tilt = (_between(-1, 1, count, generator) * limit).tan()
+    theta = torch.eye(2, 3).repeat(count, 1, 1)
+    theta[:, 0, 1] = tilt / aspect
+    return theta
+
+
+def _windows(
+    count: int, aspect: float, crop: RandomResizedCrop, generator: torch.Generator
+) -> Tensor:
+    """Random parts of the image; one that would be longer than a side is cut down to it."""
+    area = _between(*crop.area, count, generator)
+    low, high = (math.log(ratio) for ratio in crop.ratio)
+    ratio = _between(low, high, count, generator).exp() / aspect
+    wide, tall = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = wide, tall
+    theta[:, 0, 2] = _between(-1, 1, count, generator) * (1 - wide)
+    theta[:, 1, 2] = _between(-1, 1, count, generator) * (1 - tall)
+    return theta
+
+
+def _recolour(images: Tensor, changes: Augment, generator: torch.Generator) -> Tensor:
     count = len(images)
     pixels = images.float()
     mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
@@ -89,8 +181,81 @@ def _relight(images: Tensor, changes: Augment, generator: torch.Generator) -> Te
     brightness = 1 + _between(-1, 1, count, generator) * changes.brightness
     contrast = contrast.to(images.device).view(-1, 1, 1, 1)
     brightness = brightness.to(images.device).view(-1, 1, 1, 1)
-    relit = ((pixels - mean) * contrast + mean) * brightness
-    return relit.round_().clamp_(0, 255).to(torch.uint8)
+    pixels = ((pixels - mean) * contrast + mean) * brightness
+    if changes.saturation or changes.hue:
+        saturation = 1 + _between(-1, 1, count, generator) * changes.saturation
+        angle = _between(-1, 1, count, generator) * changes.hue * 2 * math.pi
+        matrices = _colour_matrices(saturation, angle).to(images.device)
+        pixels = (pixels.flatten(1, 2) @ matrices.mT).view(pixels.shape)
+    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _colour_matrices(saturation: Tensor, angle: Tensor) -> Tensor:
+    """[N, 3, 3], from RGB to RGB: the chroma plane of YIQ scaled and turned, its luma kept.
+
+    A matrix an image, as NVIDIA DALI's hsv does it; torchvision's way through HSV can take one
+    angle a call only, and is a hundred times slower.
+    """
+    luma = [0.299, 0.587, 0.114]
+    to_yiq = torch.tensor([luma, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+    turned = torch.zeros(len(angle), 3, 3)
+    turned[:, 0, 0] = 1
+    turned[:, 1, 1] = turned[:, 2, 2] = saturation * angle.cos()
+    turned[:, 2, 1] = saturation * angle.sin()
+    turned[:, 1, 2] = -turned[:, 2, 1]
+    matrices: Tensor = torch.linalg.inv(to_yiq) @ turned @ to_yiq
+    return matrices
+
+
+def _blur(images: Tensor, limit: float, generator: torch.Generator) -> Tensor:
+    """Half of the images, each by a Gaussian of its own; together they are one convolution."""
+    chosen = torch.rand(len(images), generator=generator) < 0.5
+    low = min(_SMALLEST_SIGMA, limit)
+    sigma = _between(low, limit, len(images), generator)[chosen].to(images.device)
+    chosen = chosen.to(images.device)
+    if not len(sigma):
+        return images
+    height, width = images.shape[1:3]
+    # Three sigmas on either side, as far as the image can be mirrored.
+    reach = min(math.ceil(3 * limit), height - 1, width - 1)
+    places = torch.arange(-reach, reach + 1, device=images.device)
+    kernel = (-0.5 * (places / sigma[:, None]) ** 2).exp()
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
+    pixels = images[chosen].permute(0, 3, 1, 2).reshape(1, -1, height, width).float()
+    pixels = functional.pad(pixels, [reach] * 4, mode="reflect")
+    groups = len(kernel)
+    pixels = functional.conv2d(pixels, kernel[:, None, None, :], groups=groups)
+    pixels = functional.conv2d(pixels, kernel[:, None, :, None], groups=groups)
+    blurred = pixels.round_().clamp_(0, 255).to(torch.uint8)
+    images = images.clone()
+    images[chosen] = blurred.reshape(-1, 3, height, width).permute(0, 2, 3, 1)
+    return images
+
+
+def _erase(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    count, height, width = images.shape[:3]
+    chosen = torch.rand(count, generator=generator) < share
+    area = _between(*_ERASED_AREA, count, generator) * height * width
+    low, high = (math.log(ratio) for ratio in _ERASED_RATIO)
+    ratio = _between(low, high, count, generator).exp()
+    places = torch.rand(2, count, generator=generator)
+    images = images.clone()
+    for index in chosen.nonzero().flatten().tolist():
+        tall = min(height, max(1, round(math.sqrt(float(area[index] * ratio[index])))))
+        wide = min(width, max(1, round(math.sqrt(float(area[index] / ratio[index])))))
+        top = int(places[0, index] * (height - tall + 1))
+        left = int(places[1, index] * (width - wide + 1))
+        noise = torch.randint(256, (tall, wide, 3), generator=generator, dtype=torch.uint8)
+        images[index, top : top + tall, left : left + wide] = noise.to(images.device)
+    return images
+
+
+def _signs(wanted: bool, count: int, generator: torch.Generator) -> Tensor:
+    """-1 for half of the images, at random, where that is wanted; else 1."""
+    signs = torch.ones(count)
+    if wanted:
+        signs[torch.rand(count, generator=generator) < 0.5] = -1
+    return signs
 
 
 def _between(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:

@@ -1,10 +1,9 @@
 """Images with their answers, in memory or decoded when they are asked for."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from serving.engines.measure import core_count
 from serving.errors import InvalidInput
 from serving.tensor import Array
-from training.errors import DataError
+from training.errors import BrokenFiles, DataError
 
 Pixels = NDArray[np.uint8]
 # Classification: int64 [N], the class. Segmentation: uint8 [N, H, W], the class of each pixel.
@@ -21,7 +20,19 @@ Pair = tuple[Pixels, Targets]
 
 # Decoded images of a folder are kept where they all fit into this.
 MEMORY_LIMIT_BYTES = 1 << 30
-_NAMED_FILES = 10
+# How many a thread takes at a time: a small JPEG takes no longer than handing it over.
+_BLOCK = 32
+
+Item = TypeVar("Item")
+
+
+class Loaded(NamedTuple):
+    """One image uint8 [H, W, 3] of the evaluation transform's size, its target, and the height and
+    width that it had before."""
+
+    image: Pixels
+    target: Targets
+    size: tuple[int, int]
 
 
 class Samples(Protocol):
@@ -36,16 +47,27 @@ class Samples(Protocol):
     def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
         """Images uint8 [n, H, W, 3], RGB, and their targets; both belong to the caller."""
 
+    def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
+        """The images one by one; in the place of one that cannot be used, the reason."""
+
 
 class ArraySamples:
-    """Images uint8 [N, H, W, 3] and targets that are already in memory."""
+    """Images uint8 [N, H, W, 3] and targets that are already in memory.
+
+    `sizes` holds heights and widths [N, 2] as they were before the evaluation transform.
+    """
 
     def __init__(
-        self, images: Pixels, targets: Targets, names: Sequence[str] | None = None
+        self,
+        images: Pixels,
+        targets: Targets,
+        names: Sequence[str] | None = None,
+        sizes: NDArray[np.int64] | None = None,
     ) -> None:
         self.images = images
         self.targets = targets
         self.names = names if names is not None else [str(i) for i in range(len(images))]
+        self.sizes = sizes if sizes is not None else np.full((len(images), 2), images.shape[1:3])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,33 +77,45 @@ class ArraySamples:
         chosen = np.asarray(indices, dtype=np.intp)
         return self.images[chosen], self.targets[chosen]
 
+    def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
+        """See Samples.read."""
+        return [
+            Loaded(self.images[i], self.targets[i], (int(self.sizes[i, 0]), int(self.sizes[i, 1])))
+            for i in indices
+        ]
+
 
 class FileSamples:
     """Images that are read and decoded, several at a time, whenever they are asked for.
 
-    `load` gives the pixels and the target of a file; decoding holds no Python lock.
+    `load` gives an item's pixels and target; decoding holds no Python lock.
     """
 
     def __init__(
-        self, names: Sequence[str], files: Sequence[Path], load: Callable[[Path], Pair]
+        self, names: Sequence[str], items: Sequence[Item], load: Callable[[Item], Loaded]
     ) -> None:
         self.names = names
-        self._files = files
-        self._load = load
+        self._items: Sequence[Any] = items
+        self._load: Callable[[Any], Loaded] = load
 
     def __len__(self) -> int:
         return len(self.names)
 
     def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
-        """See Samples.batch. Raises DataError where a file has changed and cannot be decoded."""
+        """See Samples.batch. Raises DataError where a file cannot be decoded."""
         images, targets = [], []
-        loaded = _load_all(self._load, (self._files[index] for index in indices))
-        for index, pair in zip(indices, loaded, strict=True):
-            if isinstance(pair, str):
-                raise DataError(f"{self.names[index]}: {pair}")
-            images.append(pair[0])
-            targets.append(pair[1])
+        for index, loaded in zip(indices, self.read([int(i) for i in indices]), strict=True):
+            if isinstance(loaded, str):
+                raise DataError(f"{self.names[index]}: {loaded}")
+            images.append(loaded.image)
+            targets.append(loaded.target)
         return np.stack(images), np.stack(targets)
+
+    def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
+        """See Samples.read."""
+        # As many blocks as threads, so that one batch keeps all of them busy.
+        block = max(1, -(-len(indices) // core_count()))
+        return list(_load_all(self._load, [self._items[i] for i in indices], min(block, _BLOCK)))
 
 
 @dataclass(frozen=True)
@@ -89,7 +123,8 @@ class Dataset:
     """The three splits of a source, disjoint, and what their targets mean.
 
     `description` says in a line where the images come from and how they were split;
-    `ignore_index` marks pixels that do not count.
+    `ignore_index` marks pixels that do not count. With `open_set` val and test show other classes
+    than train, whose targets are numbers past those of `classes`.
     """
 
     name: str
@@ -99,57 +134,69 @@ class Dataset:
     val: Samples
     test: Samples
     ignore_index: int | None = None
+    open_set: bool = False
 
 
 def read_splits(
-    root: Path,
-    splits: Mapping[str, Sequence[Path]],
-    load: Callable[[Path], Pair],
+    source: str,
+    splits: Mapping[str, Sequence[Item]],
+    name_of: Callable[[Item], str],
+    load: Callable[[Item], Loaded],
     image_bytes: int,
 ) -> dict[str, Samples]:
-    """Decodes every file of every split once, which finds the broken ones, and keeps the pixels
-    where they all fit into memory.
+    """The splits of a source in memory where all of them fit, else decoded when asked for.
 
-    `load` gives the image and the target of a file, `image_bytes` is the size of both decoded.
-    Raises DataError naming the broken files.
+    `load` gives the image and the target of an item, `image_bytes` is the size of both decoded.
+    What goes into memory is decoded here: raises BrokenFiles naming those that cannot be used.
     """
+    names = {split: [name_of(item) for item in items] for split, items in splits.items()}
     total = sum(map(len, splits.values()))
-    keep = total * image_bytes <= MEMORY_LIMIT_BYTES
+    if total * image_bytes > MEMORY_LIMIT_BYTES:
+        return {split: FileSamples(names[split], items, load) for split, items in splits.items()}
     read: dict[str, Samples] = {}
-    broken: list[str] = []
-    for split, files in splits.items():
-        names = [file.relative_to(root).as_posix() for file in files]
-        images, targets = [], []
-        for name, loaded in zip(names, _load_all(load, files), strict=True):
+    broken: dict[str, str] = {}
+    for split, items in splits.items():
+        # Filled one by one: stacking a list would need the memory twice.
+        images: Pixels | None = None
+        sizes = np.zeros((len(items), 2), np.int64)
+        targets: Targets = np.zeros(0)
+        for index, loaded in enumerate(_load_all(load, items, _BLOCK)):
             if isinstance(loaded, str):
-                broken.append(f"{name}: {loaded}")
-            elif keep:
-                images.append(loaded[0])
-                targets.append(loaded[1])
-        if not keep:
-            read[split] = FileSamples(names, files, load)
-        elif images:
-            read[split] = ArraySamples(np.stack(images), np.stack(targets), names)
+                broken[names[split][index]] = loaded
+                continue
+            if images is None:
+                images = np.empty((len(items), *loaded.image.shape), np.uint8)
+                targets = np.empty((len(items), *loaded.target.shape), loaded.target.dtype)
+            images[index], targets[index], sizes[index] = loaded
+        if images is not None:
+            read[split] = ArraySamples(images, targets, names[split], sizes)
     if broken:
-        more = f"; and {len(broken) - _NAMED_FILES} more" if len(broken) > _NAMED_FILES else ""
-        raise DataError(
-            f"{root}: {len(broken)} of {total} files cannot be used: "
-            + "; ".join(broken[:_NAMED_FILES])
-            + more
-        )
+        raise BrokenFiles(source, total, broken)
     return read
 
 
-def _load_all(load: Callable[[Path], Pair], files: Iterable[Path]) -> list[Pair | str]:
-    """The loaded pairs in order; in the place of one that failed, the reason."""
+def _load_all(
+    load: Callable[[Item], Loaded], items: Sequence[Item], block: int
+) -> Iterator[Loaded | str]:
+    """The loaded items in order, a few blocks ahead of the reader; in the place of one that failed,
+    the reason."""
 
-    def attempt(file: Path) -> Pair | str:
-        try:
-            return load(file)
-        except (InvalidInput, DataError) as error:
-            return str(error)
-        except OSError as error:
-            return f"cannot be read: {error.strerror or error}"
+    def attempt(first: int) -> list[Loaded | str]:
+        return [_attempt(load, item) for item in items[first : first + block]]
 
-    with ThreadPoolExecutor(core_count()) as pool:
-        return list(pool.map(attempt, files))
+    starts = range(0, len(items), block)
+    threads = core_count()
+    with ThreadPoolExecutor(threads) as pool:
+        # Executor.map would decode everything at once, however slowly it is taken.
+        for group in range(0, len(starts), 8 * threads):
+            for loaded in pool.map(attempt, starts[group : group + 8 * threads]):
+                yield from loaded
+
+
+def _attempt(load: Callable[[Item], Loaded], item: Item) -> Loaded | str:
+    try:
+        return load(item)
+    except (InvalidInput, DataError) as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"

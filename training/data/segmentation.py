@@ -10,12 +10,11 @@ from PIL import Image, UnidentifiedImageError
 from serving.manifest import EvalTransform
 from serving.postprocess import resize_mask
 from serving.preprocess import decode, transform
-from training.data.samples import Dataset, Pair, read_splits
-from training.data.split import cut
+from training.data.samples import Dataset, Loaded, read_splits
+from training.data.split import complete
 from training.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-SPLITS = ("train", "val", "test")
 CLASSES_FILE = "classes.txt"
 
 
@@ -27,35 +26,39 @@ def mask_folder(
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
+    test: str = "test",
 ) -> Dataset:
     """ROOT/images/NAME.jpg with ROOT/masks/NAME.png, or the same below ROOT/train, val and test as
     far as they exist; what is missing is cut from the training images at random.
 
     A mask is an 8-bit greyscale or palette PNG of the image's size; its values are line numbers of
-    ROOT/classes.txt, from 0, or `ignore_index`. Masks are resized by nearest neighbour.
-    Raises DataError naming what is missing or broken.
+    ROOT/classes.txt, from 0, or `ignore_index`; a last line at `ignore_index` names what is ignored
+    and is no class. Masks are resized by nearest neighbour. `test` names the folder that is
+    evaluated on. Raises DataError naming what is missing or broken.
     """
     if not root.is_dir():
         raise DataError(f"data.root: {root} is not a folder")
-    classes = _read_classes(root / CLASSES_FILE)
+    classes = _read_classes(root / CLASSES_FILE, ignore_index)
     first = root / "train" if (root / "train").is_dir() else root
-    train = _image_files(first)
-    parts: dict[str, list[Path]] = {}
-    cuts = []
-    for offset, (name, fraction) in enumerate((("test", test_fraction), ("val", val_fraction))):
-        if first != root and (root / name).is_dir():
-            parts[name] = _image_files(root / name)
-            continue
-        kept, out = cut([0] * len(train), fraction, split_seed + offset)
-        parts[name], train = [train[i] for i in out], [train[i] for i in kept]
-        cuts.append(f"{name} cut from train (seed {split_seed})")
-    parts["train"] = train
-    for name in SPLITS:
-        if not parts[name]:
-            raise DataError(f"{root}: no images for {name}")
+    given = {"train": _image_files(first)}
+    if first != root:
+        for name in ("val", "test"):
+            if (root / name).is_dir():
+                given[name] = _image_files(root / name)
+    try:
+        parts, words = complete(
+            given,
+            lambda file: 0,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            split_seed=split_seed,
+            test=test,
+        )
+    except DataError as error:
+        raise DataError(f"{root}: {error}") from error
     height, width = eval_transform.size
 
-    def load(file: Path) -> Pair:
+    def load(file: Path) -> Loaded:
         image = decode(file.read_bytes())
         images = next(folder for folder in file.parents if folder.name == "images")
         mask = read_mask(_mask_of(file, images), len(classes), ignore_index)
@@ -65,13 +68,15 @@ def mask_folder(
                 f"its mask {mask.shape[1]}x{mask.shape[0]}"
             )
         resized = np.asarray(resize_mask(mask, height, width), dtype=np.uint8)
-        return transform(image, eval_transform), resized
+        return Loaded(transform(image, eval_transform), resized, (image.shape[0], image.shape[1]))
 
     # The image's three bytes a pixel and the mask's one.
-    samples = read_splits(root, {name: parts[name] for name in SPLITS}, load, height * width * 4)
+    samples = read_splits(
+        str(root), parts, lambda file: file.relative_to(root).as_posix(), load, height * width * 4
+    )
     return Dataset(
         name=root.name,
-        description=f"mask folder {root.name}; {', '.join(cuts) or 'splits as given'}",
+        description=f"mask folder {root.name}; {words}",
         classes=classes,
         train=samples["train"],
         val=samples["val"],
@@ -80,12 +85,14 @@ def mask_folder(
     )
 
 
-def _read_classes(path: Path) -> tuple[str, ...]:
+def _read_classes(path: Path, ignore_index: int) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; expected one class a line") from error
     classes = tuple(line.strip() for line in lines if line.strip())
+    if len(classes) == ignore_index + 1:
+        classes = classes[:-1]
     if not 2 <= len(classes) <= 256:
         raise DataError(f"{path}: expected 2 to 256 classes, one a line, got {len(classes)}")
     return classes

@@ -1,11 +1,57 @@
 """Who is held out: random, seeded cuts of a list of images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.errors import DataError
+
 Indices = NDArray[np.intp]
+Item = TypeVar("Item")
+
+SPLITS = ("train", "val", "test")
+
+
+def complete(
+    given: Mapping[str, Sequence[Item]],
+    label_of: Callable[[Item], int],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    test: str = "test",
+) -> tuple[dict[str, list[Item]], str]:
+    """All three splits from those that a source has, and in words what was done.
+
+    What is missing is cut from train, stratified by label. `test` names the given split that is
+    evaluated on; where that is "val", validation images are cut from train. Raises DataError where
+    that split is not there, or a split has no images.
+    """
+    parts = dict(given)
+    words = []
+    if test != "test":
+        if test not in parts:
+            raise DataError(
+                f"data.test: {test}, but there is no such split; got {', '.join(parts)}"
+            )
+        if "test" in parts:
+            raise DataError(f"data.test: {test}, but there is a test split too")
+        parts["test"] = parts.pop(test)
+        words.append(f"evaluated on {test}")
+    train = list(parts["train"])
+    for offset, (name, fraction) in enumerate((("test", test_fraction), ("val", val_fraction))):
+        if name in parts:
+            continue
+        kept, out = cut([label_of(item) for item in train], fraction, split_seed + offset)
+        parts[name], train = [train[i] for i in out], [train[i] for i in kept]
+        words.append(f"{name} cut from train (seed {split_seed})")
+    parts["train"] = train
+    for name in SPLITS:
+        if not parts[name]:
+            raise DataError(f"no images for {name}")
+    return {name: list(parts[name]) for name in SPLITS}, ", ".join(words) or "splits as given"
 
 
 def cut(labels: Sequence[int], fraction: float, seed: int) -> tuple[Indices, Indices]:
@@ -22,4 +68,6 @@ def cut(labels: Sequence[int], fraction: float, seed: int) -> tuple[Indices, Ind
         count = min(int(np.ceil(len(members) * fraction)), len(members) - 1)
         out.append(members[:count])
         kept.append(members[count:])
+    if not kept:
+        raise DataError("no images for train")
     return np.sort(np.concatenate(kept)), np.sort(np.concatenate(out))

@@ -2,75 +2,179 @@
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import Literal
 
+from timm.models.xception import legacy_xception
 from torch import nn
 from torchvision import models as torchvision_models
+from torchvision.models import GoogLeNet
 
+from training.models import segmentation
+from training.models.attention import NO_PRUNING_WITH_CBAM, attentive
 from training.models.complexity import count_macs, count_parameters
+from training.models.entry import STEPS, ModelEntry, Step, Task
+from training.models.googlenet import googlenet
+from training.models.lenet import LeNet5
 from training.models.resnet_cifar import CifarResNet
-from training.models.unet import UNet
+from training.models.segmentation import Segmenter
+from training.models.squeezenet import squeezenet1_1
+from training.models.unet_slim import SlimUNet
+from training.models.vit import vit_b_16
 
 __all__ = [
     "MODELS",
+    "STEPS",
     "ModelEntry",
+    "Step",
+    "Task",
     "build_model",
+    "check_input_size",
     "count_macs",
     "count_parameters",
+    "drop_auxiliary_heads",
+    "head_layers",
     "unprunable_layers",
+    "unsupported_steps",
 ]
 
-Task = Literal["classification", "segmentation"]
+
+def _classifier(
+    build: Callable[..., nn.Module],
+    paper: str,
+    *tested_as: str,
+    side: int = 224,
+    smallest_side: int = 1,
+) -> ModelEntry:
+    return ModelEntry(
+        build,
+        "classification",
+        (side, side),
+        paper,
+        smallest_side=smallest_side,
+        tested_as=tested_as,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """One network that can be built: untrained, float32, [N, 3, H, W] in, logits out.
-
-    Logits are [N, classes] for classification and [N, classes, H, W] for segmentation.
-    `build` is called with `num_classes` and the options, all by keyword.
-    `input_size` is the (height, width) that the network was designed for; others work too.
-    `paper` is an arXiv id, `options` the names that `build_model` passes on.
-    """
-
-    build: Callable[..., nn.Module]
-    task: Task
-    input_size: tuple[int, int]
-    paper: str
-    options: tuple[str, ...] = ()
+def _torchvision(name: str) -> Callable[..., nn.Module]:
+    return partial(getattr(torchvision_models, name), weights=None)
 
 
-def _cifar_resnet(depth: int) -> ModelEntry:
-    return ModelEntry(partial(CifarResNet, depth), "classification", (32, 32), "1512.03385")
+def _attentive(entry: ModelEntry) -> ModelEntry:
+    return replace(entry, build=partial(attentive, entry.build), options=("attention",))
 
 
-def _imagenet(build: Callable[..., nn.Module], paper: str) -> ModelEntry:
-    return ModelEntry(partial(build, weights=None), "classification", (224, 224), paper)
+def _cifar_resnet(depth: int, *tested_as: str) -> ModelEntry:
+    build = partial(CifarResNet, depth)
+    return _attentive(_classifier(build, "1512.03385", *tested_as, side=32))
 
+
+def _resnet(name: str, *tested_as: str) -> ModelEntry:
+    return _attentive(_classifier(_torchvision(name), "1512.03385", *tested_as))
+
+
+def _vgg(name: str, *tested_as: str) -> ModelEntry:
+    return _attentive(_classifier(_torchvision(name), "1409.1556", *tested_as, smallest_side=32))
+
+
+def _efficientnet(variant: str, side: int, *tested_as: str) -> ModelEntry:
+    build = _torchvision(f"efficientnet_{variant}")
+    return _classifier(build, "1905.11946", *tested_as, side=side)
+
+
+def _segmenters(architecture: str, paper: str) -> dict[str, ModelEntry]:
+    build = getattr(segmentation, architecture)
+    return {
+        name: ModelEntry(
+            partial(build, backbone),
+            "segmentation",
+            (256, 256),
+            paper,
+            ("auxiliary",),
+            tested_as=tuple(other.format(architecture) for other in tested_as),
+        )
+        for backbone, tested_as in BACKBONES.items()
+        if (name := f"{architecture}_{backbone}") not in IMPOSSIBLE
+    }
+
+
+BACKBONES = {
+    "resnet18": (),
+    "resnet34": ("{}_resnet18", "resnet18"),
+    "resnet50": ("{}_resnet18", "resnet50"),
+    "vgg16": ("{}_vgg16_bn", "vgg11"),
+    "vgg16_bn": (),
+    "mobilenet_v2": (),
+}
+"""Backbones of the segmentation networks, and what stands for them in the tests."""
+
+_NO_DILATION = (
+    "DeepLabV3+ dilates the last stage of its backbone, and VGG shrinks by pooling, which cannot "
+    "be dilated; take a resnet or mobilenet_v2 backbone, or fpn or unet on VGG"
+)
+IMPOSSIBLE = {"deeplabv3plus_vgg16": _NO_DILATION, "deeplabv3plus_vgg16_bn": _NO_DILATION}
+"""Pairs of decoder and backbone that somebody may look for, and why they cannot be."""
 
 MODELS: dict[str, ModelEntry] = {
+    "lenet5": _classifier(LeNet5, "doi:10.1109/5.726791", side=32, smallest_side=32),
     "resnet20_cifar": _cifar_resnet(20),
-    "resnet32_cifar": _cifar_resnet(32),
-    "resnet44_cifar": _cifar_resnet(44),
-    "resnet56_cifar": _cifar_resnet(56),
-    "resnet110_cifar": _cifar_resnet(110),
-    "resnet18": _imagenet(torchvision_models.resnet18, "1512.03385"),
-    "resnet34": _imagenet(torchvision_models.resnet34, "1512.03385"),
-    "resnet50": _imagenet(torchvision_models.resnet50, "1512.03385"),
-    "vgg16_bn": _imagenet(torchvision_models.vgg16_bn, "1409.1556"),
-    "mobilenet_v2": _imagenet(torchvision_models.mobilenet_v2, "1801.04381"),
-    "unet_vgg16_bn": ModelEntry(UNet, "segmentation", (96, 96), "1505.04597", ("width",)),
+    "resnet32_cifar": _cifar_resnet(32, "resnet20_cifar"),
+    "resnet44_cifar": _cifar_resnet(44, "resnet20_cifar"),
+    "resnet56_cifar": _cifar_resnet(56, "resnet20_cifar"),
+    "resnet110_cifar": _cifar_resnet(110, "resnet20_cifar"),
+    "alexnet": _classifier(_torchvision("alexnet"), "1404.5997", smallest_side=63),
+    "vgg11": _vgg("vgg11"),
+    "vgg13": _vgg("vgg13", "vgg11"),
+    "vgg16": _vgg("vgg16", "vgg11"),
+    "vgg19": _vgg("vgg19", "vgg11"),
+    "vgg11_bn": _vgg("vgg11_bn"),
+    "vgg13_bn": _vgg("vgg13_bn", "vgg11_bn"),
+    "vgg16_bn": _vgg("vgg16_bn", "vgg11_bn"),
+    "vgg19_bn": _vgg("vgg19_bn", "vgg11_bn"),
+    "googlenet": _classifier(googlenet, "1409.4842", smallest_side=15),
+    "resnet18": _resnet("resnet18"),
+    "resnet34": _resnet("resnet34", "resnet18"),
+    "resnet50": _resnet("resnet50"),
+    "resnet101": _resnet("resnet101", "resnet50"),
+    "resnet152": _resnet("resnet152", "resnet50"),
+    "squeezenet1_1": _classifier(squeezenet1_1, "1602.07360", smallest_side=17),
+    "mobilenet_v2": _classifier(_torchvision("mobilenet_v2"), "1801.04381"),
+    "mobilenet_v3_small": _classifier(_torchvision("mobilenet_v3_small"), "1905.02244"),
+    "mobilenet_v3_large": _classifier(
+        _torchvision("mobilenet_v3_large"), "1905.02244", "mobilenet_v3_small"
+    ),
+    "shufflenet_v2_x1_0": replace(
+        _classifier(_torchvision("shufflenet_v2_x1_0"), "1807.11164"),
+        unsupported={"prune": "the pruner's dependency graph cannot follow the channel shuffle"},
+    ),
+    "xception": _classifier(legacy_xception, "1610.02357", side=299, smallest_side=7),
+    "efficientnet_b0": _efficientnet("b0", 224),
+    "efficientnet_b1": _efficientnet("b1", 240, "efficientnet_b0"),
+    "efficientnet_b2": _efficientnet("b2", 260, "efficientnet_b0"),
+    "efficientnet_b3": _efficientnet("b3", 300, "efficientnet_b0"),
+    "efficientnet_b4": _efficientnet("b4", 380, "efficientnet_b0"),
+    "vit_b_16": replace(
+        _classifier(vit_b_16, "2010.11929", smallest_side=16),
+        options=("image_size",),
+        unsupported={"prune": "the heads of an attention layer share one projection"},
+    ),
+    "unet_slim": ModelEntry(SlimUNet, "segmentation", (96, 96), "1505.04597", ("width",)),
+    **_segmenters("unet", "1505.04597"),
+    **_segmenters("fpn", "1612.03144"),
+    **_segmenters("pspnet", "1612.01105"),
+    **_segmenters("deeplabv3plus", "1802.02611"),
+    **_segmenters("fcn", "1411.4038"),
 }
 
 
 def build_model(name: str, num_classes: int, **options: object) -> nn.Module:
     """A fresh network of `MODELS`, randomly initialised from torch's global generator.
 
-    ValueError for a name that is not there, with the nearest ones, for fewer than one class, and
-    for an option that the network does not have.
+    ValueError for a name that is not there, with the nearest ones or the reason, for fewer than one
+    class, and for an option that the network does not have.
     """
+    if name in IMPOSSIBLE:
+        raise ValueError(f"{name} cannot be: {IMPOSSIBLE[name]}")
     entry = MODELS.get(name)
     if entry is None:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
@@ -84,12 +188,52 @@ def build_model(name: str, num_classes: int, **options: object) -> nn.Module:
     return entry.build(num_classes=num_classes, **options)
 
 
-def unprunable_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers whose output channels structured pruning must leave alone.
+def check_input_size(name: str, size: tuple[int, int], **options: object) -> None:
+    """ValueError where a network of `MODELS` with those options cannot take images of `size`
+    (height, width), saying which it takes."""
+    entry = MODELS[name]
+    if "image_size" in entry.options:
+        side = options.get("image_size", entry.input_size[0])
+        if size != (side, side):
+            raise ValueError(
+                f"{name} takes images of {side}x{side} only, got {size[0]}x{size[1]}; "
+                "the option image_size sets another side"
+            )
+    if min(size) < entry.smallest_side:
+        least = entry.smallest_side
+        raise ValueError(f"{name} takes images from {least}x{least} on, got {size[0]}x{size[1]}")
 
-    Always among them is the last convolution or linear layer, whose outputs are the classes.
-    """
-    if isinstance(model, CifarResNet | UNet):
-        return model.unprunable_layers()
+
+def unsupported_steps(name: str, **options: object) -> dict[Step, str]:
+    """The steps that a network of `MODELS` with those options cannot take, with the reason."""
+    steps = dict(MODELS[name].unsupported)
+    if options.get("attention") == "cbam":
+        steps["prune"] = NO_PRUNING_WITH_CBAM
+    return steps
+
+
+def head_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers whose outputs are the classes, those of auxiliary heads included."""
+    if isinstance(model, Segmenter):
+        return model.head_layers()
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    return list(layers[-1:])
+    last: list[nn.Module] = list(layers[-1:])
+    if isinstance(model, GoogLeNet):
+        last += [head.fc2 for head in (model.aux1, model.aux2) if head is not None]
+    return last
+
+
+def unprunable_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers whose output channels structured pruning must leave alone: at least the heads."""
+    layers = head_layers(model)
+    if isinstance(model, CifarResNet):
+        layers += model.residual_layers()
+    return layers
+
+
+def drop_auxiliary_heads(model: nn.Module) -> None:
+    """Takes off, in place, the heads that only help training."""
+    if isinstance(model, Segmenter):
+        model.auxiliary = None
+    elif isinstance(model, GoogLeNet):
+        model.aux_logits, model.aux1, model.aux2 = False, None, None

@@ -10,7 +10,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
-    """Multiply-accumulates of the convolutions and linear layers for one RGB image.
+    """Multiply-accumulates of convolutions, linear layers and attention for one RGB image.
 
     FLOPs are twice as many. `input_size` is (height, width) in pixels; one float32 zero image
     [1, 3, height, width] passes through `model` on its own device, in evaluation mode, without
@@ -19,7 +19,7 @@ def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
     """
     total = 0
 
-    def add(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
         if isinstance(module, nn.Conv2d):
             kernel_height, kernel_width = module.kernel_size
@@ -27,6 +27,10 @@ def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
             total += output.numel() * per_output
         elif isinstance(module, nn.Linear):
             total += output.numel() * module.in_features
+        elif isinstance(module, nn.MultiheadAttention):
+            # Query, key, value and output projections, then scores and the sum they weigh.
+            images, tokens, width = inputs[0].shape
+            total += images * tokens * width * (4 * width + 2 * tokens)
 
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=torch.float32)

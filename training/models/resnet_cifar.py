@@ -71,15 +71,14 @@ class CifarResNet(nn.Module):
         logits: Tensor = self.linear(functional.adaptive_avg_pool2d(x, 1).flatten(1))
         return logits
 
-    def unprunable_layers(self) -> list[nn.Module]:
-        """The layers whose outputs feed the residual stream, and the classifier.
+    def residual_layers(self) -> list[nn.Module]:
+        """The layers whose outputs feed the residual stream; pruning must leave them alone.
 
         An option-A shortcut adds channel i of one stage to channel i + k of the next, so channels
         of the stream cannot go; only those between the two convolutions of a block can.
         """
-        layers: list[nn.Module] = [self.conv1, self.linear]
-        layers += [block.conv2 for block in self.modules() if isinstance(block, BasicBlock)]
-        return layers
+        blocks = [block.conv2 for block in self.modules() if isinstance(block, BasicBlock)]
+        return [self.conv1, *blocks]
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:

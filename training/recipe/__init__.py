@@ -4,7 +4,21 @@ Unknown keys are refused with their path and the nearest valid name, wrong value
 value and what was expected. The order of the fields is the order of the stages.
 """
 
-from training.recipe.loading import load_recipe, parse_recipe
-from training.recipe.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
+from training.recipe.loading import load_recipe, parse_recipe, read_document, replace
+from training.recipe.recipe import (
+    ClassificationRecipe,
+    EmbeddingRecipe,
+    Recipe,
+    SegmentationRecipe,
+)
 
-__all__ = ["ClassificationRecipe", "Recipe", "SegmentationRecipe", "load_recipe", "parse_recipe"]
+__all__ = [
+    "ClassificationRecipe",
+    "EmbeddingRecipe",
+    "Recipe",
+    "SegmentationRecipe",
+    "load_recipe",
+    "parse_recipe",
+    "read_document",
+    "replace",
+]

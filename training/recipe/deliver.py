@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from training.recipe.fields import Fraction, PositiveInt, Strict
 
-VariantId = Literal["fp32", "fp16", "bf16", "int8-s8", "int8-u8"]
+VariantId = Literal["fp32", "fp16", "bf16", "int8-s8", "int8-u8", "int8-u8-rr"]
 
 
 class TensorRt(Strict):
@@ -26,8 +26,9 @@ class TensorRt(Strict):
 class Export(Strict):
     """Which variants to offer. bf16 has no file: OpenVINO runs the FP32 file in that precision.
 
-    int8-s8 is symmetric (TensorRT, OpenVINO), int8-u8 asymmetric (ONNX Runtime on x86); fp16 is for
-    GPUs: it runs on CPUs, but no faster there.
+    int8-s8 is symmetric (TensorRT, OpenVINO), int8-u8 asymmetric (ONNX Runtime on x86);
+    int8-u8-rr has weights of 7 bits besides, for x86 without VNNI, where sums of 8-bit products
+    overflow. fp16 is for GPUs: it runs on CPUs, but no faster there.
     """
 
     variants: tuple[VariantId, ...] = ("fp32",)
@@ -51,7 +52,8 @@ class Verify(Strict):
 
     max_drop: how much accuracy (top-1 or mean IoU, 0.01 is one point) may be lost. min_agreement:
     smallest share of equal answers. min_accuracy: smallest accuracy. batch_sizes: where latency is
-    measured, for `latency_seconds` each.
+    measured, for `latency_seconds` each. beta: of the F-beta that is reported beside F1; above 1,
+    recall counts more than precision.
     """
 
     max_drop: Fraction = 0.01
@@ -59,6 +61,7 @@ class Verify(Strict):
     min_accuracy: Fraction = 0.0
     batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 32)
     latency_seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 0.5
+    beta: Annotated[float, Field(gt=0.0)] = 2.0
 
 
 class Publish(Strict):

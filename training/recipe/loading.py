@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from training.errors import RecipeError
-from training.recipe.problems import problems, shown
+from training.recipe.problems import INHERITING, problems, shown
 from training.recipe.recipe import Recipe
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="task")])
@@ -19,6 +19,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError naming the file, the key's path, the value and what was expected.
     """
+    return parse_recipe(read_document(path, overrides), str(path))
+
+
+def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe file with overrides applied, as plain dicts, unchecked. Raises RecipeError."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -31,7 +36,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: expected keys and values, got {shown(document)}")
     for override in overrides:
         _apply(document, override)
-    return parse_recipe(document, str(path))
+    return document
 
 
 def parse_recipe(document: dict[str, Any], name: str = "recipe") -> Recipe:
@@ -43,15 +48,11 @@ def parse_recipe(document: dict[str, Any], name: str = "recipe") -> Recipe:
         raise RecipeError(f"{name}: " + "; ".join(problems(document, error))) from error
 
 
-def _apply(document: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
+def replace(document: dict[str, Any], path: str, value: object) -> None:
+    """Sets the value at a dotted path. Raises RecipeError where a part of the path has no keys."""
     keys = path.split(".")
-    if not equals or not all(keys):
-        raise RecipeError(f"--set {override}: expected KEY.KEY=VALUE")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: not valid YAML: {_one_line(error)}") from error
+    if not all(keys):
+        raise RecipeError(f"expected KEY.KEY, got {path!r}")
     section = document
     for depth, key in enumerate(keys[:-1]):
         # A section that the file leaves out, or leaves empty, may be opened by an override.
@@ -60,20 +61,45 @@ def _apply(document: dict[str, Any], override: str) -> None:
             below = section[key] = {}
         if not isinstance(below, dict):
             where = ".".join(keys[: depth + 1])
-            raise RecipeError(f"--set {override}: {where} is {shown(below)}, it has no keys")
+            raise RecipeError(f"{where} is {shown(below)}, it has no keys")
         section = below
     section[keys[-1]] = value
 
 
+def _apply(document: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not all(path.split(".")):
+        raise RecipeError(f"--set {override}: expected KEY.KEY=VALUE")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: not valid YAML: {_one_line(error)}") from error
+    try:
+        replace(document, path, value)
+    except RecipeError as error:
+        raise RecipeError(f"--set {override}: {error}") from error
+
+
 def _with_inherited_training(document: dict[str, Any]) -> dict[str, Any]:
-    """prune.train filled up from train; an optimiser of another name inherits nothing."""
-    prune, train = document.get("prune"), document.get("train")
-    if not isinstance(prune, dict) or not isinstance(train, dict):
+    """The train sections of later stages filled up from train; an optimiser of another name
+    inherits nothing."""
+    train = document.get("train")
+    if not isinstance(train, dict):
         return document
-    own = prune.get("train") or {}
-    if not isinstance(own, dict):
-        return document
-    return {**document, "prune": {**prune, "train": _merged(train, own)}}
+    for path in INHERITING:
+        document = _filled(document, path.split("."), train)
+    return document
+
+
+def _filled(section: dict[str, Any], path: list[str], train: dict[str, Any]) -> dict[str, Any]:
+    key, *rest = path
+    below = section.get(key)
+    if not rest:
+        own = below or {}
+        return {**section, key: _merged(train, own)} if isinstance(own, dict) else section
+    if not isinstance(below, dict):
+        return section
+    return {**section, key: _filled(below, rest, train)}
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

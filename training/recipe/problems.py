@@ -10,35 +10,44 @@ from pydantic import BaseModel, ValidationError
 
 from training.recipe.recipe import Recipe
 
+# Sections that take from `train` what they leave out.
+INHERITING = ("distill.train", "prune.train", "quantize.qat.train")
 
-def problems(document: dict[str, Any], error: ValidationError) -> list[str]:
-    """One text for each wrong place; what prune.train inherited is told once, of train."""
+
+def problems(document: dict[str, Any], error: ValidationError, root: Any = Recipe) -> list[str]:
+    """One text for each wrong place; what later stages inherited from train is told once, of it.
+    `root` is the type that the document was checked against."""
     by_path: dict[str, str] = {}
     for problem in error.errors():
         path = _document_path(document, problem)
-        by_path.setdefault(path, _explain(path, problem))
-    inherited = {f"prune.{text}" for path, text in by_path.items() if path.startswith("train")}
+        by_path.setdefault(path, _explain(path, problem, root))
+    inherited = {
+        section.removesuffix("train") + text
+        for path, text in by_path.items()
+        if path.startswith("train")
+        for section in INHERITING
+    }
     return [text for text in by_path.values() if text not in inherited]
 
 
-def _explain(path: str, problem: Any) -> str:
+def _explain(path: str, problem: Any, root: Any) -> str:
     location = tuple(problem["loc"])
     value = problem["input"]
     message = str(problem["msg"])
     match problem["type"]:
         case "extra_forbidden":
-            return f"{path}: unknown key{_nearest(location)}"
+            return f"{path}: unknown key{_nearest(root, location)}"
         case "missing":
             return f"{path}: missing"
         case "union_tag_not_found":
             key = _join(path, str(problem["ctx"]["discriminator"]).strip("'"))
-            return f"{key}: missing; expected one of {', '.join(_tags(location))}"
+            return f"{key}: missing; expected one of {', '.join(_tags(root, location))}"
         case "union_tag_invalid":
             key = _join(path, str(problem["ctx"]["discriminator"]).strip("'"))
             tag = str(problem["ctx"]["tag"])
-            near = difflib.get_close_matches(tag, _tags(location), n=1)
+            near = difflib.get_close_matches(tag, _tags(root, location), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            expected = ", ".join(_tags(location))
+            expected = ", ".join(_tags(root, location))
             return f"{key}: expected one of {expected}; got {tag!r}{hint}"
         case "value_error":
             return _join(path, message.removeprefix("Value error, "), ": ")
@@ -67,21 +76,21 @@ def _document_path(document: Any, problem: Any) -> str:
     return ".".join(parts)
 
 
-def _nearest(location: tuple[int | str, ...]) -> str:
-    sections = _members(_annotation_at(location[:-1]))
+def _nearest(root: Any, location: tuple[int | str, ...]) -> str:
+    sections = _members(_annotation_at(root, location[:-1]))
     names = [name for section in sections for name in section.model_fields]
     near = difflib.get_close_matches(str(location[-1]), names, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; valid here: {', '.join(names)}"
 
 
-def _tags(location: tuple[int | str, ...]) -> list[str]:
+def _tags(root: Any, location: tuple[int | str, ...]) -> list[str]:
     """The values that select a member of the union that stands at a location."""
-    annotation = _annotation_at(location)
+    annotation = _annotation_at(root, location)
     return [str(tag) for member in _members(annotation) for tag in _literals(member)]
 
 
-def _annotation_at(location: tuple[int | str, ...]) -> Any:
-    annotation: Any = Recipe
+def _annotation_at(root: Any, location: tuple[int | str, ...]) -> Any:
+    annotation: Any = root
     for part in location:
         annotation = _step(annotation, part)
     return annotation
@@ -97,6 +106,8 @@ def _step(annotation: Any, part: int | str) -> Any:
             field = member.model_fields.get(str(part))
             if field is not None:
                 return field.annotation
+        if get_origin(member) is Mapping:
+            return get_args(member)[1]
     return None
 
 
@@ -116,8 +127,12 @@ def _literals(member: Any) -> list[str]:
     return [
         str(get_args(field.annotation)[0])
         for name, field in member.model_fields.items()
-        if name in ("task", "source", "name") and get_origin(field.annotation) is Literal
+        if name in ("task", "source", "name", "type") and _is_one_word(field.annotation)
     ]
+
+
+def _is_one_word(annotation: Any) -> bool:
+    return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
 
 
 def shown(value: Any) -> str:

@@ -10,11 +10,20 @@ from serving.errors import QueueFull, Shed
 
 # A batch of 8 takes 80 ms, one of 4 takes 50 ms, a single row 20 ms.
 TABLE = LatencyTable({1: 0.020, 4: 0.050, 8: 0.080})
-IDLE = Load(waiting_rows=0, busy_seconds=0.0, instances=1)
 
 
-def load(waiting_rows: int = 0, busy_seconds: float = 0.0, instances: int = 1) -> Load:
-    return Load(waiting_rows, busy_seconds, instances)
+def load(
+    waiting_rows: int = 0,
+    busy_seconds: float = 0.0,
+    instances: int = 1,
+    *,
+    after: int = 0,
+    calls: int = 0,
+) -> Load:
+    return Load(waiting_rows, after, calls, busy_seconds, instances)
+
+
+IDLE = load()
 
 
 def enter(
@@ -45,6 +54,10 @@ def enter(
         (load(waiting_rows=4), 4, 0.080),
         (load(waiting_rows=13), 4, 0.240),
         (load(waiting_rows=12), 4, 0.160),
+        # What waits behind it rides along, but does not go before it.
+        (load(after=3), 1, 0.050),
+        (load(after=100), 1, 0.080),
+        (load(waiting_rows=8, after=100), 1, 0.160),
     ],
 )
 def test_wait_is_what_runs_and_what_waits_and_the_call_itself(
@@ -93,24 +106,24 @@ def test_call_whose_deadline_has_passed_is_shed() -> None:
 
 
 def test_queue_takes_calls_up_to_its_size() -> None:
-    assert enter(load(waiting_rows=9), rows=1, room=10) is None
-    with pytest.raises(QueueFull, match="queue is full: 9 of 10 places are taken"):
-        enter(load(waiting_rows=9), rows=2, room=10)
+    assert enter(load(waiting_rows=90, calls=9), rows=8, room=10) is None
+    with pytest.raises(QueueFull, match="queue is full: 10 of 10 places are taken"):
+        enter(load(calls=10), room=10)
 
 
 def test_full_queue_tells_when_there_will_be_room() -> None:
-    # Nine rows too many are two batches of 80 ms, after the 30 ms that the present one needs.
+    # After the 30 ms that the present batch needs, and one more.
     with pytest.raises(QueueFull) as refusal:
-        enter(load(waiting_rows=100, busy_seconds=0.030), rows=9, room=100)
-    assert refusal.value.retry_after == pytest.approx(0.030 + 2 * 0.080)
-    with pytest.raises(QueueFull) as refusal:
-        enter(load(waiting_rows=100, busy_seconds=0.030, instances=2), rows=9, room=100)
+        enter(load(busy_seconds=0.030, calls=100), room=100)
     assert refusal.value.retry_after == pytest.approx(0.030 + 0.080)
+    with pytest.raises(QueueFull) as refusal:
+        enter(load(busy_seconds=0.030, instances=2, calls=100), room=100)
+    assert refusal.value.retry_after == pytest.approx(0.030 + 0.040)
 
 
 def test_full_queue_comes_before_a_deadline_that_cannot_be_met() -> None:
     with pytest.raises(QueueFull):
-        enter(load(waiting_rows=100), room=100, now=100.0, deadline=100.001)
+        enter(load(calls=100), room=100, now=100.0, deadline=100.001)
 
 
 def test_budget_is_used_up_and_given_back() -> None:

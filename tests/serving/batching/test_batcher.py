@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.batching.batcher import Answer, DynamicBatcher
+from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable
+from serving.batching.ticket import Answer
 from serving.batching.turns import CoreTurns
 from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
 from serving.metrics import Metrics
@@ -261,6 +262,95 @@ def test_call_that_cannot_be_met_is_shed_on_arrival() -> None:
         assert (await call(batcher, 1, timeout=20)).outputs["y"].tolist() == [[2, 2]]
 
     run(body, latency=LatencyTable({1: 1.0, 4: 1.0}))
+
+
+def test_prediction_counts_only_what_goes_before_the_call() -> None:
+    slow = LatencyTable({1: 0.02, 4: 0.02})
+
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        # Ten batches without a deadline: one that has a deadline goes before them.
+        waiting = [call(batcher, value, priority=2) for value in range(1, 41)]
+        waiting.append(call(batcher, 99, priority=2, timeout=0.15))
+        # Ten more urgent ones: it goes after them.
+        waiting += [call(batcher, value, priority=1) for value in range(41, 81)]
+        with pytest.raises(Shed):
+            call(batcher, 98, priority=2, timeout=0.15)
+        waiting.append(call(batcher, 97, priority=1, timeout=0.15))
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+        assert engine.batches[1][0] == 97
+        assert engine.batches[11][1] == 99
+
+    run(body, latency=slow, batching=Batching(priority_levels=2, default_priority=2))
+
+
+def test_queue_of_each_priority_has_room_of_its_own() -> None:
+    policies = {1: QueuePolicy(max_queue_size=1), 2: QueuePolicy(max_queue_size=2)}
+    batching = Batching(priority_levels=2, default_priority=2, priority_policies=policies)
+
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        # Room is for calls, however many rows each has.
+        waiting = [call(batcher, value, rows=3, priority=2) for value in (1, 2)]
+        with pytest.raises(QueueFull, match="2 of 2 places"):
+            call(batcher, 3, priority=2)
+        waiting.append(call(batcher, 4, priority=1))
+        with pytest.raises(QueueFull, match="1 of 1 places"):
+            call(batcher, 5, priority=1)
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+        waiting.append(call(batcher, 6, priority=2))
+        engine.hold.set()
+        await asyncio.gather(*waiting[1:])
+        call(batcher, 7, priority=1)
+
+    run(body, batching=batching)
+
+
+def test_timeout_that_delays_puts_a_call_behind_the_others_of_its_priority() -> None:
+    delaying = QueuePolicy(timeout_delays=True, allow_timeout_override=True)
+    batching = Batching(default_policy=delaying)
+
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        timeouts = (0.01, math.inf, math.inf, math.inf, math.inf)
+        tickets = [batcher.admit(1, 0, math.inf, timeout) for timeout in timeouts]
+        tasks = [
+            asyncio.create_task(batcher.submit(ticket, {"x": np.full((1, 2), value, np.float32)}))
+            for value, ticket in enumerate(tickets, 1)
+        ]
+        await until(lambda: tickets[0].delayed)
+        engine.hold.set()
+        answers = await asyncio.gather(*tasks)
+        assert engine.batches == [[0], [2, 3, 4, 5], [1]]
+        assert answers[0].outputs["y"].tolist() == [[2, 2]]
+
+    run(body, batching=batching)
+
+
+def test_timeout_of_a_call_counts_only_where_its_policy_allows_it() -> None:
+    policies = {
+        1: QueuePolicy(default_timeout=30.0, allow_timeout_override=True),
+        2: QueuePolicy(default_timeout=30.0, allow_timeout_override=False),
+    }
+    batching = Batching(priority_levels=2, default_priority=2, priority_policies=policies)
+
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        now = time.monotonic()
+        allowed = batcher.admit(1, 1, math.inf, 5.0)
+        assert allowed.deadline == pytest.approx(now + 5, abs=1)
+        fixed = batcher.admit(1, 2, math.inf, 5.0)
+        assert fixed.deadline == pytest.approx(now + 30, abs=1)
+        # When the caller gives up counts in any case.
+        gone = batcher.admit(1, 2, now + 2)
+        assert gone.deadline == now + 2
+        for ticket in (allowed, fixed, gone):
+            batcher.withdraw(ticket)
+
+    run(body, batching=batching)
 
 
 def test_withdrawn_ticket_gives_its_place_back() -> None:

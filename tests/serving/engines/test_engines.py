@@ -11,6 +11,7 @@ import pytest
 from serving.engines import EngineOptions, cpu_features, load_engine
 from serving.engines.measure import measure_latency, quota_cores
 from serving.errors import EngineError, EngineUnavailable
+from tests.support.identity import publish_identity
 from tests.support.published import CPU_ENGINES as ALL
 from tests.support.published import graph, samples
 
@@ -79,6 +80,22 @@ def test_broken_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
     file.write_bytes(b"not a network")
     with pytest.raises(EngineUnavailable, match=r"model\.onnx"):
         load_engine(name, file, EngineOptions())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("onnxruntime", "BF16", "in_BF16: element type tensor(bfloat16) is not served"),
+        ("openvino", "BYTES", "in_BYTES: element type string is not served"),
+    ],
+)
+def test_datatype_that_an_engine_does_not_serve_is_named(
+    name: str, kind: str, said: str, tmp_path: Path
+) -> None:
+    publish_identity(tmp_path, "identity", (kind,))
+    with pytest.raises(EngineUnavailable) as refusal:
+        load_engine(name, tmp_path / "identity" / "1" / "model.onnx", EngineOptions())
+    assert said in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ALL)

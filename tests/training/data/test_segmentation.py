@@ -81,6 +81,46 @@ def test_truncated_mask_and_image_are_named(root: Path) -> None:
             load(root)
 
 
+def test_last_line_at_the_ignored_index_names_what_is_ignored(root: Path) -> None:
+    (root / "classes.txt").write_text("background\nred\nblue\nunlabelled\n")
+    for file in (root / "masks").iterdir():
+        mask = np.asarray(Image.open(file)).copy()
+        mask[mask == 255] = 3
+        Image.fromarray(mask).save(file)
+    data = mask_folder(
+        root,
+        EvalTransform(resize=(32, 32)),
+        ignore_index=3,
+        val_fraction=0.1,
+        test_fraction=0.2,
+        split_seed=0,
+    )
+    assert data.classes == ("background", "red", "blue")
+    assert 3 in data.train.batch([0])[1]
+
+
+def test_validation_folder_can_be_what_is_evaluated_on(root: Path) -> None:
+    for split in ("train", "val"):
+        (root / split).mkdir()
+    for kind in ("images", "masks"):
+        (root / kind).rename(root / "train" / kind)
+        (root / "val" / kind).mkdir()
+        for file in sorted((root / "train" / kind).iterdir())[:10]:
+            file.rename(root / "val" / kind / file.name)
+    data = mask_folder(
+        root,
+        EvalTransform(resize=(32, 32)),
+        ignore_index=255,
+        val_fraction=0.1,
+        test_fraction=0.2,
+        split_seed=0,
+        test="val",
+    )
+    assert (len(data.train), len(data.val), len(data.test)) == (27, 3, 10)
+    assert all(name.startswith("val/") for name in data.test.names)
+    assert "evaluated on val, val cut from train" in data.description
+
+
 @pytest.mark.parametrize(
     ("missing", "expected"),
     [("classes.txt", "one class a line"), ("masks", "expected images/ and")],

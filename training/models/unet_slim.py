@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015, arXiv 1505.04597) on VGG-16 blocks.
+"""A narrow U-Net (Ronneberger et al. 2015, arXiv 1505.04597) on VGG-16 blocks.
 
 Departures from the paper: convolutions keep the size, so skips are joined without cropping and the
 answer has the size of the image; batch normalisation follows every 3×3 convolution; the
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.models.vgg import VGGEncoder, conv_bn_relu
+from training.models.vgg_slim import VGGEncoder, conv_bn_relu
 
 
 class DecoderBlock(nn.Module):
@@ -34,7 +34,7 @@ class DecoderBlock(nn.Module):
         return out
 
 
-class UNet(nn.Module):
+class SlimUNet(nn.Module):
     """float32 [N, 3, H, W] to raw class logits [N, num_classes, H, W], for any H and W.
 
     Sizes that are no multiple of `stride` are padded with zeros on the right and at the bottom, and
@@ -70,7 +70,3 @@ class UNet(nn.Module):
         if below or right:
             logits = logits[:, :, :height, :width]
         return logits
-
-    def unprunable_layers(self) -> list[nn.Module]:
-        """The head, whose outputs are the classes."""
-        return [self.head]

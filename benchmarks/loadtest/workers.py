@@ -1,0 +1,117 @@
+"""Whether several workers of the load generator stand in each other's way.
+
+    python -m benchmarks.loadtest.workers [--rate 300] [--seconds 4] [--rounds 5]
+
+Unary requests to a server that does nothing. 1, 2 and 4 workers, in turn, send so many requests a
+second each: where they share nothing, a request costs the generator with four what it costs with
+one. Then each number of workers sends as fast as it can, in a closed loop of the same callers; how
+fast that is, the server and the number of cores decide too.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+
+from benchmarks.loadtest.generator_cost import MESSAGE
+from loadtest.fleet import Fleet, Interrupt
+from loadtest.results import OK, records_of
+from loadtest.schedule import Arrivals
+from loadtest.wire import Request
+from loadtest.worker import Load
+from loadtest.workload import ALWAYS_ZERO
+
+WORKERS = (1, 2, 4)
+CALLERS = 16
+# CPU for each request, beside that with one worker.
+MOST = 1.2
+
+
+class Turn:
+    """One phase of one fleet: CPU microseconds for each request, answers a second, and how late
+    requests were sent (p99, milliseconds)."""
+
+    def __init__(self, fleet: Fleet, url: str, arrivals: Arrivals, seconds: float) -> None:
+        played = fleet.play(
+            url,
+            arrivals,
+            seconds,
+            seed=0,
+            max_in_flight=10_000,
+            requests=0,
+            interrupt=Interrupt(),
+            watch=lambda _seconds, _chunks: False,
+        )
+        records = records_of(played.chunks)
+        if (records["status"] != OK).any():
+            sys.exit("not every request was answered: is the rate too high for this machine?")
+        self.cost = played.cpu / len(records) * 1e6
+        self.rate = len(records) / played.elapsed
+        self.late = sorted(records["late"])[int(0.99 * len(records))] * 1e3
+
+
+def main() -> None:
+    """Prints a line for each number of workers; exit status 1 where more workers cost too much."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=300.0, help="of each worker")
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.loadtest.echo_server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        url = f"127.0.0.1:{server.stdout.readline().strip()}"
+        found = measure(url, arguments.rate, arguments.seconds, arguments.rounds)
+    finally:
+        server.stdin.close()
+        server.wait()
+    missed = False
+    for workers, (paced, fast) in found.items():
+        ratio = statistics.median(
+            turn.cost / one.cost for turn, one in zip(paced, found[1][0], strict=True)
+        )
+        missed |= ratio > MOST
+        cost = statistics.median(turn.cost for turn in paced)
+        late = statistics.median(turn.late for turn in paced)
+        print(
+            f"{workers} workers: {cost:.0f} us CPU a request at {workers * arguments.rate:.0f}/s "
+            f"({ratio:.2f} x one worker, at most {MOST}), sent late by p99 {late:.2f} ms; as fast "
+            f"as it goes {statistics.median(turn.rate for turn in fast):,.0f}/s with "
+            f"{statistics.median(turn.cost for turn in fast):.0f} us"
+        )
+    sys.exit(int(missed))
+
+
+def measure(
+    url: str, rate: float, seconds: float, rounds: int
+) -> dict[int, tuple[list[Turn], list[Turn]]]:
+    """Turns at the given rate and as fast as it goes, by number of workers, which alternate."""
+    load = Load(
+        requests={url: [Request(0, "Classify", MESSAGE.SerializeToString(), 1)]},
+        groups=((1, 1.0),),
+        deadlines=ALWAYS_ZERO,
+        priorities=ALWAYS_ZERO,
+        seed=0,
+        timeout=30.0,
+        streams=0,
+    )
+    fast = Arrivals("closed", concurrency=CALLERS)
+    found: dict[int, tuple[list[Turn], list[Turn]]] = {number: ([], []) for number in WORKERS}
+    for _ in range(rounds):
+        for workers, (at_rate, at_most) in found.items():
+            with Fleet(load, workers) as fleet:
+                Turn(fleet, url, fast, 0.5)  # connects and warms up
+                paced = Arrivals("poisson", rate=workers * rate)
+                at_rate.append(Turn(fleet, url, paced, seconds))
+                at_most.append(Turn(fleet, url, fast, seconds))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What a flood on one model does to another in the same process.
+
+    python -m benchmarks.serving.flood [--seconds 10] [--rounds 3]
+
+Two models with a network of some milliseconds an image are served by a process on one core; the
+load tester is on another. One gets a light Poisson load, alone and while 32 callers in a closed
+loop keep the other one's batches full. Its p99 may rise by one batch of the flooded model at most:
+what runs when a call comes is not broken off, but the next turn is the caller's. Rounds alternate.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.serving.admission import (
+    MAX_BATCH_SIZE,
+    load,
+    load_command,
+    measure_capacity,
+    publish,
+    start,
+)
+from tests.support.process import ServerProcess
+
+CALLERS = 32
+# About 10 ms an image.
+LAYERS = 3
+# Share of the capacity that the light load takes.
+LIGHT = 0.1
+
+
+def p99_of_light(server: ServerProcess, rate: float, seconds: float, seed: int) -> float:
+    """Milliseconds."""
+    phase = load(
+        server.url, "light", "--arrivals", "poisson", "--rate", f"{rate:.2f}",
+        "--duration", f"{seconds}s", "--warmup", "1s", "--seed", str(seed),
+    )  # fmt: skip
+    return float(phase["latency_ms"]["p99"]["value"])
+
+
+def longest_batch(server: ServerProcess) -> float:
+    """Milliseconds that batches of the flooded model took, the longest of the last."""
+    _, text = server.get(f"{server.http}/debug/batches")
+    return max(batch["took"] for batch in json.loads(text)["flooded/1"]) * 1e3
+
+
+def measure(
+    server: ServerProcess, rate: float, seconds: float, rounds: int
+) -> list[tuple[float, float, float]]:
+    """p99 alone, p99 beside the flood and the flooded model's batch, in milliseconds."""
+    flood = load_command(
+        server.url, "flooded", "--concurrency", str(CALLERS), "--duration", f"{seconds + 8}s"
+    )
+    found = []
+    for number in range(rounds):
+        alone = p99_of_light(server, rate, seconds, number)
+        flooding = subprocess.Popen(flood, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            beside = p99_of_light(server, rate, seconds, number)
+            batch = longest_batch(server)
+        finally:
+            flooding.terminate()
+            flooding.wait()
+        found.append((alone, beside, batch))
+        print(f"alone {alone:.0f} ms, beside the flood {beside:.0f} ms, its batch {batch:.0f} ms")
+    return found
+
+
+def main() -> None:
+    """Prints each round; exit status 1 where the flood costs more than one batch."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("needs two cores: one for the server, one for the load")
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder) / "models"
+        publish(repository, "probe", layers=LAYERS)
+        capacity, _ = measure_capacity(repository, Path(folder))
+        for name in ("light", "flooded"):
+            publish(repository, name, layers=LAYERS)
+        server = start(repository, Path(folder) / "cache")
+        try:
+            found = measure(server, LIGHT * capacity, arguments.seconds, arguments.rounds)
+        finally:
+            server.kill()
+    alone, beside, batch = (statistics.median(times) for times in zip(*found, strict=True))
+    print(
+        f"medians: p99 {alone:.0f} ms alone, {beside:.0f} ms beside the flood: {beside - alone:.0f}"
+        f" ms more, at most one batch of {MAX_BATCH_SIZE}, {batch:.0f} ms"
+    )
+    sys.exit(int(beside - alone > batch))
+
+
+if __name__ == "__main__":
+    main()

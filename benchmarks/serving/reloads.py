@@ -1,0 +1,207 @@
+"""Reloads under load: no failed call, no answer of neither version, memory flat, neighbours served.
+
+    python -m benchmarks.serving.reloads [--reloads 100] [--rounds 5] [--seconds 8]
+
+First, MobileNet-v2 is loaded again and again, one version and the other in turn, each with its
+variants, their checks and latencies from the cache, while four callers ask for it. Every answer has
+to be that of the version that it names. The slope of the server's memory (RSS) over the reloads
+after the 20th is fitted by least squares.
+
+Then ResNet-18 gets a light Poisson load, alone and while MobileNet-v2 is loaded without a pause;
+rounds alternate, and the ratio of its p99 is taken in each.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tritonclient.grpc as triton
+
+from benchmarks.serving.networks import export, publish
+from protos.gen import grpc_service_pb2 as pb
+from protos.gen import grpc_service_pb2_grpc
+from tests.support.process import ServerProcess
+
+FILES = Path("build/benchmarks")
+CALLERS = 4
+SETTLED = 20  # reloads before memory is looked at
+MIB_A_RELOAD = 0.2
+NEIGHBOUR_RATIO = 2.0
+# Of the largest logit; the two versions are further apart by far.
+TOLERANCE = 0.02
+
+
+def repository(folder: Path) -> Path:
+    """Two versions of `reloaded` and one of `neighbour`."""
+    models = folder / "models"
+    for version in (1, 2):
+        publish(models, "reloaded", export("mobilenet_v2", FILES, seed=version))
+    publish(models, "neighbour", export("resnet18", FILES))
+    return models
+
+
+class Reloader:
+    """Loads `reloaded` with one version after the other."""
+
+    def __init__(self, models: Path, url: str) -> None:
+        self._config = models / "reloaded" / "config.pbtxt"
+        self._text = self._config.read_text()
+        self._client = triton.InferenceServerClient(url)
+        self._versions = itertools.cycle((2, 1))
+
+    def load(self) -> int:
+        """Loads the other version; its number."""
+        version = next(self._versions)
+        policy = f"version_policy {{ specific {{ versions: {version} }} }}\n"
+        self._config.write_text(self._text + policy)
+        self._client.load_model("reloaded")
+        return version
+
+
+def rss_mib(pid: int) -> float:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"no VmRSS of process {pid}")
+
+
+def wait_until_retired(server: ServerProcess, count: int) -> None:
+    """Returns when so many versions have been freed: two at once would be counted otherwise."""
+    while sum(line.get("message") == "model retired" for line in server.log) < count:
+        time.sleep(0.02)
+
+
+def request() -> pb.ModelInferRequest:
+    """One random image for `reloaded`."""
+    image = np.random.default_rng(5).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    message = pb.ModelInferRequest(model_name="reloaded")
+    message.inputs.add(name="image", datatype="UINT8", shape=image.shape)
+    message.raw_input_contents.append(image.tobytes())
+    return message
+
+
+async def reload_under_load(server: ServerProcess, reloader: Reloader, reloads: int) -> list[str]:
+    """What was found wrong, after as many reloads."""
+    counts = {"answered": 0, "failed": 0, "wrong": 0}
+    right: dict[str, Any] = {}
+    memory = []
+    message = request()
+    async with grpc.aio.insecure_channel(server.url) as channel:
+        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for _ in range(2):
+            await asyncio.to_thread(reloader.load)
+            answer = await stub.ModelInfer(message)
+            right[answer.model_version] = np.frombuffer(answer.raw_output_contents[0], np.float32)
+        done = asyncio.Event()
+
+        async def caller() -> None:
+            while not done.is_set():
+                try:
+                    answer = await stub.ModelInfer(message)
+                except grpc.aio.AioRpcError as error:
+                    counts["failed"] += 1
+                    print(f"failed: {error.code().name} {error.details()}")
+                    continue
+                logits = np.frombuffer(answer.raw_output_contents[0], np.float32)
+                expected = right[answer.model_version]
+                close = np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max()
+                counts["answered" if close else "wrong"] += 1
+
+        callers = [asyncio.create_task(caller()) for _ in range(CALLERS)]
+        for number in range(1, reloads + 1):
+            await asyncio.to_thread(reloader.load)
+            await asyncio.to_thread(wait_until_retired, server, number + 1)
+            memory.append(rss_mib(server.process.pid))
+            if number % 10 == 0:
+                print(f"{number} reloads: {memory[-1]:.0f} MiB, {counts}", flush=True)
+        done.set()
+        await asyncio.gather(*callers)
+    slope = float(np.polyfit(range(len(memory) - SETTLED), memory[SETTLED:], 1)[0])
+    print(
+        f"{reloads} reloads under load: {counts}; RSS {memory[0]:.0f} MiB after the first, "
+        f"{memory[SETTLED]:.0f} after {SETTLED + 1}, {memory[-1]:.0f} after the last: "
+        f"{slope:+.3f} MiB a reload (at most {MIB_A_RELOAD})"
+    )
+    wrong = [f"{counts[name]} calls {name}" for name in ("failed", "wrong") if counts[name]]
+    return wrong + ([f"memory grows by {slope:.3f} MiB a reload"] if slope > MIB_A_RELOAD else [])
+
+
+def neighbour_p99(url: str, rate: float, seconds: float, seed: int) -> float:
+    """Milliseconds, of `neighbour` under Poisson arrivals."""
+    command = [
+        sys.executable, "-m", "convserve", "loadtest", "run", "--url", url, "--model", "neighbour",
+        "--api", "oip", "--json", "--arrivals", "poisson", "--rate", str(rate), "--warmup", "1s",
+        "--duration", f"{seconds}s", "--max-lateness", "50ms", "--seed", str(seed),
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not result.stdout:
+        sys.exit(result.stderr)
+    return float(json.loads(result.stdout)["phases"][0]["latency_ms"]["p99"]["value"])
+
+
+def beside_loads(
+    server: ServerProcess, reloader: Reloader, rate: float, seconds: float, rounds: int
+) -> list[str]:
+    """What was found wrong with the neighbour's p99."""
+    pairs = []
+    for number in range(rounds):
+        alone = neighbour_p99(server.url, rate, seconds, number)
+        stopped, loads = threading.Event(), [0]
+
+        def keep_loading(stopped: threading.Event = stopped, loads: list[int] = loads) -> None:
+            while not stopped.is_set():
+                reloader.load()
+                loads[0] += 1
+
+        thread = threading.Thread(target=keep_loading)
+        thread.start()
+        beside = neighbour_p99(server.url, rate, seconds, number)
+        stopped.set()
+        thread.join()
+        pairs.append((alone, beside))
+        print(f"neighbour p99: {alone:.1f} ms alone, {beside:.1f} ms beside {loads[0]} loads")
+    ratio = statistics.median(beside / alone for alone, beside in pairs)
+    print(f"median ratio {ratio:.2f} (at most {NEIGHBOUR_RATIO:g})")
+    return [f"a load makes the neighbour {ratio:.2f} x slower"] if ratio > NEIGHBOUR_RATIO else []
+
+
+def main() -> None:
+    """Prints what was measured; exit status 1 where a call failed or a bound is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reloads", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--rate", type=float, default=20.0, help="requests/s of the neighbour")
+    arguments = parser.parse_args()
+    if arguments.reloads <= 2 * SETTLED:
+        parser.error(f"--reloads: expected more than {2 * SETTLED}")
+    with tempfile.TemporaryDirectory() as folder:
+        models = repository(Path(folder))
+        server = ServerProcess(models, "--model-control", "explicit", cache=Path(folder) / "cache")
+        try:
+            with triton.InferenceServerClient(server.url) as client:
+                client.load_model("neighbour")
+            reloader = Reloader(models, server.url)
+            wrong = asyncio.run(reload_under_load(server, reloader, arguments.reloads))
+            wrong += beside_loads(
+                server, reloader, arguments.rate, arguments.seconds, arguments.rounds
+            )
+        finally:
+            server.kill()
+    sys.exit("; ".join(wrong) or 0)
+
+
+if __name__ == "__main__":
+    main()

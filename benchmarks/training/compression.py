@@ -1,0 +1,150 @@
+"""What distilling, pruning and INT8 cost in accuracy, and gain in time, on real images.
+
+Builds the recipes of benchmarks/training/recipes in their order. A network that stands in two
+of them is trained once. The build fails where its gate does; what a gate does not ask is held here.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.engines import ENGINES, EngineOptions, load_engine
+from serving.engines.measure import core_count, machine
+from training.errors import BuildError
+from training.latency import speedup
+from training.pipeline import Built, build
+from training.recipe import load_recipe
+from training.results import Verification
+from training.tables import print_table
+
+RECIPES = Path(__file__).with_name("recipes")
+ARCHIVES = Path("../shared/data")
+RUNS = Path("runs")
+DATA = RUNS / "data"
+REPOSITORY = RUNS / "model_repo"
+
+# A recipe, the data that it needs, and the recipe whose trained network it begins with.
+WORK = {
+    "resnet56-int8": ("cifar10", None),
+    "resnet56-half": ("cifar10", "resnet56-int8"),
+    "resnet20-distilled": ("cifar10", None),
+    "camvid-int8": ("camvid", None),
+    "camvid-pruned": ("camvid", "camvid-int8"),
+}
+# How many times faster the half of ResNet-56 shall be than the whole, in INT8 at batch 32.
+SPEEDUPS = {"onnxruntime": ("int8-u8", 1.5), "openvino": ("int8-s8", 1.1)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", nargs="*", help=f"of {', '.join(WORK)}; all without")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE")
+    given = parser.parse_args()
+    if unknown := sorted(set(given.work) - set(WORK)):
+        parser.error(f"unknown: {', '.join(unknown)}; expected some of {', '.join(WORK)}")
+    print(machine())
+    failed = [name for name in given.work or WORK if not run(name, given.set)]
+    print("all reached" if not failed else f"MISSED: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def run(name: str, overrides: list[str]) -> bool:
+    """Builds one recipe and says whether it reached what it is held to."""
+    data, trained_in = WORK[name]
+    extract(data)
+    if trained_in is not None:
+        take_training(RUNS / trained_in, RUNS / name)
+    began = time.monotonic()
+    try:
+        recipe = load_recipe(RECIPES / f"{name}.yaml", overrides)
+        built = build(recipe, RUNS, REPOSITORY)
+    except BuildError as error:
+        print(f"{name}: {error}; see {RUNS / name / 'report.html'}")
+        return False
+    print_table(f"{name}, {time.monotonic() - began:.0f} s", built.rows)
+    results = json.loads((built.folder / "metrics.json").read_text())
+    if name == "resnet56-int8":
+        return all_passed(results)
+    if name == "resnet56-half":
+        return all_passed(results) and is_faster(built)
+    if name == "resnet20-distilled":
+        return distilled_is_better(results)
+    return all_passed(results)
+
+
+def extract(data: str) -> None:
+    """Unpacks an archive on the first run."""
+    if (DATA / data).is_dir():
+        return
+    archive = ARCHIVES / f"{data}.tar.xz"
+    if not archive.exists():
+        sys.exit(f"{archive} is not there; put its content into {DATA / data}")
+    DATA.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as opened:
+        opened.extractall(DATA, filter="data")
+
+
+def take_training(source: Path, target: Path) -> None:
+    """The stages that two recipes have in common; a build takes them where their keys fit."""
+    for stage in ("data", "train"):
+        if (source / stage).is_dir() and not (target / stage).exists():
+            shutil.copytree(source / stage, target / stage)
+
+
+def all_passed(results: dict[str, Any]) -> bool:
+    """Whether every variant passed in every engine that ran it."""
+    verification = Verification.model_validate(results["verify"]["verification"])
+    failed = [
+        f"{result.id} in {engine}: {evidence.gate.reason}"
+        for result in verification.variants
+        for engine, evidence in result.evidence.items()
+        if not evidence.gate.passed
+    ]
+    for reason in failed:
+        print(reason)
+    return not failed
+
+
+def is_faster(half: Built) -> bool:
+    """Times the whole and the half in turns, in each engine."""
+    batch = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), np.uint8)
+    reached = True
+    for name, (variant, wanted) in SPEEDUPS.items():
+        if name not in ENGINES:
+            continue
+        options = EngineOptions(precision="int8", threads=core_count(), max_batch_size=32)
+        files = [
+            folder / "export" / f"model.{variant}.onnx"
+            for folder in (RUNS / "resnet56-int8", half.folder)
+        ]
+        whole, pruned = (load_engine(name, file, options) for file in files)
+        ratios = [speedup(whole, pruned, {"image": batch}, 5.0) for _ in range(5)]
+        whole.close()
+        pruned.close()
+        found = float(np.median(ratios))
+        print(
+            f"{variant} in {name}, batch 32: {found:.2f} times as fast as unpruned "
+            f"({min(ratios):.2f} to {max(ratios):.2f}), {wanted} wanted"
+        )
+        reached &= found >= wanted
+    return reached
+
+
+def distilled_is_better(results: dict[str, Any]) -> bool:
+    """Compares the student with itself alone on the test images."""
+    notes = results["distill"]["notes"]
+    for where, said in notes.items():
+        print(f"{where}: {said}")
+    gain = results["distill"]["gain"]
+    return bool(gain["value"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""Tables on the terminal; apart from the other output, since Rich takes a while to import."""
+
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Piped into a file or another program, a table is as wide as it needs to be.
+_PLAIN_WIDTH = 200
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A table; plain columns where stdout is no terminal."""
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    table = Table(box=None if not sys.stdout.isatty() else Table().box, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        # As text: "[cpu]" in a cell is no markup.
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)

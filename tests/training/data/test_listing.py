@@ -1,0 +1,99 @@
+"""CSV files of paths and labels."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.manifest import EvalTransform
+from training.data.listing import csv_listing
+from training.data.samples import Dataset
+from training.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twenty pictures, 00.png to 19.png."""
+    (tmp_path / "pictures").mkdir()
+    for index in range(20):
+        pixels = np.full((9, 12, 3), 10 * index, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{index:02}.png")
+    return tmp_path
+
+
+def rows(labels: list[str], heading: str = "path,label") -> str:
+    lines = [f"pictures/{index:02}.png,{label}" for index, label in enumerate(labels)]
+    return "\n".join([heading, *lines]) + "\n"
+
+
+def load(folder: Path, text: str, **changes: Any) -> Dataset:
+    (folder / "list.csv").write_text(text)
+    settings: dict[str, Any] = {
+        "path_column": "path",
+        "label_column": "label",
+        "split_column": "split",
+        "val_fraction": 0.2,
+        "test_fraction": 0.2,
+        "split_seed": 0,
+        "test": "test",
+        **changes,
+    }
+    return csv_listing(folder / "list.csv", EvalTransform(resize=(8, 8)), **settings)
+
+
+def test_splits_are_cut_by_label(folder: Path) -> None:
+    data = load(folder, rows(["cat", "dog"] * 10))
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train), len(data.val), len(data.test)) == (12, 4, 4)
+    images, labels = data.test.batch(range(4))
+    assert labels.tolist().count(0) == 2
+    for name, image, label in zip(data.test.names, images, labels, strict=True):
+        index = int(Path(name).stem)
+        assert label == index % 2
+        assert (image == 10 * index).all()
+
+
+def test_split_column_decides(folder: Path) -> None:
+    labels = [f"{'ab'[i % 2]},{('train', 'train', 'val', 'test')[i // 5]}" for i in range(20)]
+    data = load(folder, rows(labels, "path,label,split"))
+    assert data.val.names == [f"pictures/{i:02}.png" for i in range(10, 15)]
+    assert data.test.names == [f"pictures/{i:02}.png" for i in range(15, 20)]
+    assert "splits as given" in data.description
+
+
+def test_columns_may_be_called_otherwise_and_numbers_are_in_their_order(folder: Path) -> None:
+    text = rows([str(i % 4 * 5) for i in range(20)], "file,kind")
+    data = load(folder, text, path_column="file", label_column="kind")
+    assert data.classes == ("0", "5", "10", "15")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (rows(["a", "b"], "file,label"), "no column 'path'; its columns are file, label"),
+        (rows(["a", "a"]), "expected at least two labels, got 1"),
+        (rows(["a", ""]), "line 3: no label"),
+        (rows(["a,train", "b,dev"], "path,label,split"), "expected train, val, test; got 'dev'"),
+        (rows(["a", "b"] * 11), r"2 of 22 files cannot be used: .*20\.png: cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(folder: Path, text: str, expected: str) -> None:
+    with pytest.raises(DataError, match=expected):
+        load(folder, text)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"list\.csv: cannot be read"):
+        csv_listing(
+            tmp_path / "list.csv",
+            EvalTransform(resize=(8, 8)),
+            path_column="path",
+            label_column="label",
+            split_column="split",
+            val_fraction=0.2,
+            test_fraction=0.2,
+            split_seed=0,
+            test="test",
+        )

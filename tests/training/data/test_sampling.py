@@ -1,0 +1,92 @@
+"""Every image is shown once an epoch, in an order that seed and epoch decide."""
+
+import numpy as np
+import pytest
+
+from training.data.sampling import Identities, InOrder, Share, Shuffled, balancing_weights
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    sampler, other = Shuffled(20, 8, 1), Shuffled(20, 8, 1)
+    first = list(sampler)
+    assert sorted(index for indices in first for index in indices) == list(range(20))
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    other.set_epoch(1)
+    assert list(sampler) == list(other) != first
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(17, [8, 9]), (18, [8, 8, 2]), (1, [1]), (8, [8])])
+def test_single_image_never_makes_a_batch_beside_others(count: int, sizes: list[int]) -> None:
+    sampler = Shuffled(count, 8, 0)
+    assert [len(batch) for batch in sampler] == sizes
+    assert len(sampler) == len(sizes)
+
+
+def test_processes_share_every_batch() -> None:
+    whole = list(Shuffled(32, 8, 1))
+    shares = [list(Shuffled(32, 8, 1, Share(rank, 2))) for rank in range(2)]
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert sorted(first + second) == sorted(batch)
+        assert len(first) == len(second) == 4
+
+
+def test_processes_make_as_many_steps_where_images_do_not_divide() -> None:
+    shares = [list(Shuffled(19, 8, 1, Share(rank, 2))) for rank in range(2)]
+    assert [len(batch) for batch in shares[0]] == [len(batch) for batch in shares[1]]
+    shown = [index for share in shares for batch in share for index in batch]
+    assert set(shown) == set(range(19))
+    assert len(shown) == 20
+
+
+def test_validation_image_is_measured_by_one_process() -> None:
+    shares = [list(InOrder(19, 8, Share(rank, 2))) for rank in range(2)]
+    shown = [index for share in shares for batch in share for index in batch]
+    assert sorted(shown) == list(range(19))
+    assert [len(share) for share in shares] == [len(InOrder(19, 8, Share(r, 2))) for r in range(2)]
+
+
+def test_weighted_draws_make_classes_equal() -> None:
+    labels = np.array([0] * 900 + [1] * 100)
+    weights = balancing_weights(labels, 2, None)
+    assert weights.tolist() == [pytest.approx(1000 / 1800), pytest.approx(5.0)]
+    drawn = [index for batch in Shuffled(1000, 50, 1, None, weights[labels]) for index in batch]
+    assert len(drawn) == 1000
+    assert 400 < labels[drawn].sum() < 600
+
+
+def test_ignored_pixels_do_not_weigh() -> None:
+    masks = np.array([[[0, 0], [1, 255]]])
+    assert balancing_weights(masks, 2, 255).tolist() == [pytest.approx(0.75), pytest.approx(1.5)]
+
+
+def test_identities_come_with_several_pictures_each() -> None:
+    labels = np.repeat(np.arange(6), 5)
+    batches = list(Identities(labels, people=4, pictures=2, seed=1))
+    assert len(batches) == 3
+    for batch in batches:
+        people, counts = np.unique(labels[batch], return_counts=True)
+        assert len(people) == 4
+        assert (counts == 2).all()
+        assert len(set(batch)) == 8
+    assert set(labels[np.concatenate(batches)]) == set(range(6))
+
+
+def test_identity_of_few_pictures_shows_some_twice() -> None:
+    labels = np.array([0, 1, 1, 1])
+    (batch,) = Identities(labels, people=2, pictures=2, seed=1)
+    assert sorted(labels[batch]) == [0, 0, 1, 1]
+
+
+def test_processes_share_the_people_of_a_batch() -> None:
+    labels = np.repeat(np.arange(6), 5)
+    whole = list(Identities(labels, 4, 2, seed=1))
+    shares = [list(Identities(labels, 4, 2, 1, Share(rank, 2))) for rank in range(2)]
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert sorted(first + second) == sorted(batch)
+        assert len(set(labels[first])) == 2
+
+
+def test_more_identities_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match="people: 3 are wanted, there are 2"):
+        Identities(np.array([0, 1]), people=3, pictures=2, seed=1)

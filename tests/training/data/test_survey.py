@@ -1,0 +1,143 @@
+"""The look at the data: what it counts, and what it warns of."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from training.data.duplicates import dhash, near_pairs, thumbnail
+from training.data.samples import ArraySamples, Dataset, FileSamples, Loaded, Pixels
+from training.data.survey import survey
+from training.errors import BrokenFiles, DataError
+
+COUNTS = {"train": 60, "val": 10, "test": 20}
+
+
+def pictures(count: int, seed: int) -> Pixels:
+    """Smooth random colours, no two alike."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6, 3), np.uint8)
+    return np.stack(
+        [cv2.resize(image, (48, 48), interpolation=cv2.INTER_CUBIC) for image in coarse]
+    )
+
+
+def arrays() -> dict[str, tuple[Pixels, Any]]:
+    return {
+        name: (pictures(count, seed), np.arange(count, dtype=np.int64) % 3)
+        for seed, (name, count) in enumerate(COUNTS.items())
+    }
+
+
+def dataset(parts: dict[str, tuple[Pixels, Any]], **changes: Any) -> Dataset:
+    splits = {name: ArraySamples(*arrays) for name, arrays in parts.items()}
+    return Dataset("made", "made here", ("a", "b", "c"), **splits, **changes)
+
+
+def test_counts_classes_and_sizes(tmp_path: Path) -> None:
+    found = survey(dataset(arrays()), tmp_path / "sheet.npz")
+    assert found["images"] == COUNTS
+    assert found["classes"]["a"] == {"train": 20, "val": 4, "test": 7}
+    assert found["unit"] == "images"
+    assert found["sizes"]["median"] == [48, 48]
+    assert found["sizes"]["height"]["counts"] == [90]
+    assert found["warnings"] == []
+    assert json.loads(json.dumps(found)) == found
+    with np.load(tmp_path / "sheet.npz") as sheet:
+        assert sheet["images"].shape == (3, 8, 48, 48, 3)
+        assert sheet["classes"].tolist() == ["a", "b", "c"]
+
+
+def test_masks_are_counted_by_pixel_and_what_is_ignored_is_not(tmp_path: Path) -> None:
+    parts = {
+        name: (images, np.zeros(images.shape[:3], np.uint8))
+        for name, (images, _) in arrays().items()
+    }
+    for _, masks in parts.values():
+        masks[:, :24] = 1
+        masks[:, 24:36] = 255
+    found = survey(dataset(parts, ignore_index=255), tmp_path / "sheet.npz")
+    assert found["unit"] == "pixels"
+    assert found["classes"]["b"]["train"] == pytest.approx(2 / 3, abs=1e-6)
+    assert "train has nothing of c" in found["warnings"]
+
+
+def test_copies_across_splits_are_named(tmp_path: Path) -> None:
+    parts = arrays()
+    parts["test"][0][3] = parts["train"][0][7]
+    parts["test"][0][4] = np.clip(parts["train"][0][8].astype(int) + 3, 0, 255)
+    parts["train"][0][9] = parts["train"][0][6]
+    duplicates = survey(dataset(parts), tmp_path / "sheet.npz")["duplicates"]
+    assert duplicates["exact"]["count"] == {"train-val": 0, "train-test": 1, "val-test": 0}
+    assert duplicates["exact"]["first"] == [["train/7", "test/3"]]
+    assert duplicates["near"]["count"]["train-test"] == 1
+    assert duplicates["near"]["first"] == [["train/8", "test/4"]]
+    assert duplicates["within_splits"] == 1
+
+
+def test_one_image_under_two_classes_is_told(tmp_path: Path) -> None:
+    parts = arrays()
+    parts["train"][0][4] = parts["train"][0][0]
+    warnings = survey(dataset(parts), tmp_path / "sheet.npz")["warnings"]
+    assert warnings == ["images that stand under several classes: 1, such as train/0 = train/4"]
+
+
+def test_unequal_and_missing_classes_are_told(tmp_path: Path) -> None:
+    parts = arrays()
+    labels = parts["train"][1]
+    labels[:] = 0
+    labels[:3] = 1
+    warnings = survey(dataset(parts), tmp_path / "sheet.npz")["warnings"]
+    assert "train has nothing of c" in warnings
+    assert "classes are unequal: train has 19 times as many images of a as of b" in warnings
+
+
+def test_small_images_are_told(tmp_path: Path) -> None:
+    parts = arrays()
+    data = dataset(parts)
+    data.train.sizes[:5] = 20  # type: ignore[attr-defined]
+    found = survey(data, tmp_path / "sheet.npz")
+    assert found["warnings"] == [
+        "images that are smaller than the network's 48x48 and are enlarged: 5 of 90"
+    ]
+    assert sum(found["sizes"]["width"]["counts"]) == 90
+
+
+def test_every_broken_file_of_a_set_too_big_for_memory_is_named(tmp_path: Path) -> None:
+    images, labels = pictures(30, 0), np.arange(30) % 3
+
+    def load(index: int) -> Loaded:
+        if index % 2:
+            raise DataError("cut off")
+        return Loaded(images[index], labels[index], (48, 48))
+
+    def samples(items: Sequence[int]) -> FileSamples:
+        return FileSamples([f"{index}.jpg" for index in items], items, load)
+
+    parts = {"train": samples(range(24)), "val": samples([24, 26]), "test": samples([28, 29])}
+    data = Dataset("made", "made here", ("a", "b", "c"), **parts)
+    with pytest.raises(
+        BrokenFiles, match=r"13 of 28 files cannot be used: 1\.jpg: cut off; .*3 more"
+    ) as e:
+        survey(data, tmp_path / "sheet.npz")
+    assert len(e.value.files) == 13
+
+
+def test_hash_survives_recompression_and_tells_images_apart() -> None:
+    images = pictures(40, 3)
+    recompressed = np.stack([
+        cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], 1)
+        for image in images
+    ])  # fmt: skip
+    thumbnails = np.stack([thumbnail(image) for image in images])
+    others = np.stack([thumbnail(image) for image in recompressed])
+    assert list(near_pairs(thumbnails, others)) == [(index, index) for index in range(40)]
+
+
+def test_hash_has_a_bit_for_each_rise_to_the_right() -> None:
+    rising = np.broadcast_to(np.arange(9, dtype=np.uint8), (8, 9))
+    hashes = dhash(np.stack([rising, rising[:, ::-1]]))
+    assert np.bitwise_count(hashes).tolist() == [64, 0]

@@ -1,0 +1,98 @@
+"""A search: its bounds, what it chooses, and that it goes on where it stopped."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+
+import training.search
+from training.errors import RecipeError, TargetNotReached
+from training.recipe import Recipe
+from training.results import Point, Searched, Tried
+from training.search import Bound, parse_bound, search
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def tried(drop: float, milliseconds: float) -> Tried:
+    point = Point(network=f"n{milliseconds:g}", ratio=0.0, variant="fp32")
+    return Tried(point=point, drop=drop, milliseconds=milliseconds)
+
+
+ALL = [tried(0.0, 9.0), tried(0.01, 4.0), tried(0.02, 5.0), tried(0.08, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("latency<=2.5", Bound("latency", 2.5)),
+        (" drop <= 1 ", Bound("drop", 1.0)),
+        ("drop<=.5", Bound("drop", 0.5)),
+    ],
+)
+def test_bound_is_read(text: str, bound: Bound) -> None:
+    assert parse_bound(text) == bound
+
+
+@pytest.mark.parametrize("text", ["latency<2", "size<=3", "drop<=x", "", "latency<=-1"])
+def test_other_bounds_are_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="expected latency<=MILLISECONDS or drop<=POINTS"):
+        parse_bound(text)
+
+
+@pytest.mark.parametrize(
+    ("bound", "milliseconds"),
+    [
+        (Bound("latency", 4.5), 4.0),
+        (Bound("latency", 20), 9.0),
+        (Bound("drop", 2), 4.0),
+        (Bound("drop", 50), 1.0),
+    ],
+)
+def test_best_within_the_bound_is_chosen(bound: Bound, milliseconds: float) -> None:
+    assert bound.choose(ALL).milliseconds == milliseconds
+
+
+def test_bound_that_nothing_keeps_names_the_nearest() -> None:
+    with pytest.raises(TargetNotReached, match=r"latency <= 0.5 ms: none of 4 .* n1, .* 1.000 ms"):
+        Bound("latency", 0.5).choose(ALL)
+
+
+def test_front_holds_what_nothing_beats_in_both() -> None:
+    searched = Searched(tried=tuple(ALL), chosen=ALL[0].point, bound="", measured="")
+    assert [one.milliseconds for one in searched.front()] == [1.0, 4.0, 9.0]
+
+
+def test_search_builds_the_winner_and_goes_on_where_it_stopped(
+    digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"engine": "onnxruntime", "batch_size": 4, "seconds": 0.01, "trials": 3}
+    changes = {
+        "train.epochs": 1,
+        "prune.train": {"epochs": 1},
+        "export.variants": ["fp32", "int8-u8"],
+        "verify.max_drop": 1.0,
+    }
+    bound = Bound("drop", 100)
+    recipe = digits_recipe({**changes, "search": settings})
+    built = search(recipe, bound, tmp_path / "runs", tmp_path / "repository")
+    assert built.version == 1
+    assert "train" in built.kept
+    assert "(circled) of" in built.report.read_text()
+    measured = []
+    optimize = optuna.Study.optimize
+
+    def counted(study: optuna.Study, objective: object, n_trials: int) -> None:
+        measured.append(n_trials)
+        optimize(study, objective, n_trials=n_trials)
+
+    monkeypatch.setattr(training.search.optuna.Study, "optimize", counted)
+    recipe = digits_recipe({**changes, "search": {**settings, "trials": 4}})
+    search(recipe, bound, tmp_path / "runs", tmp_path / "repository")
+    assert measured == [1]
+
+
+def test_search_over_pruned_networks_needs_to_know_how_to_prune(digits_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match=r"search\.max_ratio is above 0, so prune must be given"):
+        digits_recipe({"prune": None, "search": {}})

@@ -1,0 +1,49 @@
+"""Class masks as one foreground before a background."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.samples import Dataset, Loaded, Pair, Samples, Targets
+
+
+class ForegroundSamples:
+    """Samples whose masks say 0 for class 0, 1 for every other and `ignore_index` as before."""
+
+    def __init__(self, samples: Samples, ignore_index: int | None) -> None:
+        self._samples = samples
+        self._ignore_index = ignore_index
+        self.names = samples.names
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
+        """See Samples.batch."""
+        images, masks = self._samples.batch(indices)
+        return images, self._foreground(masks)
+
+    def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
+        """See Samples.read."""
+        return [
+            one if isinstance(one, str) else one._replace(target=self._foreground(one.target))
+            for one in self._samples.read(indices)
+        ]
+
+    def _foreground(self, masks: Targets) -> Targets:
+        foreground = (masks != 0).astype(masks.dtype)
+        return np.where(masks == self._ignore_index, masks, foreground)
+
+
+def as_binary(data: Dataset) -> Dataset:
+    """All classes but the first as one, which keeps its name where it is the only one."""
+    background, *others = data.classes
+    return replace(
+        data,
+        classes=(background, others[0] if len(others) == 1 else "foreground"),
+        train=ForegroundSamples(data.train, data.ignore_index),
+        val=ForegroundSamples(data.val, data.ignore_index),
+        test=ForegroundSamples(data.test, data.ignore_index),
+    )

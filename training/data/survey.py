@@ -1,0 +1,251 @@
+"""What a data set is made of, and what is wrong with it, before anything is trained on it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.duplicates import near_pairs, same_pixels, thumbnail
+from training.data.samples import Dataset, Pixels, Samples
+from training.data.split import SPLITS
+from training.errors import BrokenFiles
+
+Findings = dict[str, Any]
+
+SHEET_FILE = "sheet.npz"
+
+_CHUNK = 256
+# How many duplicates are named; all are counted.
+_NAMED = 50
+_BINS = 20
+# From here on a class is so rare beside another that accuracy says little about it.
+_IMBALANCE = 10
+_SHEET_ROWS = 20
+_SHEET_COLUMNS = 8
+_SHEET_SIDE = 96
+
+
+@dataclass
+class _Seen:
+    """What was noted of each image of a split; `pixels` counts a mask's by class."""
+
+    names: list[str] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    thumbnails: list[Pixels] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    pixels: list[NDArray[np.int64]] = field(default_factory=list)
+
+
+def survey(data: Dataset, sheet: Path) -> Findings:
+    """Looks at every image once: classes and sizes, duplicates across splits, and warnings in
+    words, all ready for JSON. Writes a few images of each class to `sheet`.
+
+    Exact duplicates have the same pixels as the network sees them; near ones are told by dHash.
+    Raises BrokenFiles naming every image that cannot be used.
+    """
+    splits = {name: getattr(data, name) for name in SPLITS}
+    broken: dict[str, str] = {}
+    seen = {name: _look_at(samples, data, broken) for name, samples in splits.items()}
+    if broken:
+        raise BrokenFiles(data.name, sum(map(len, splits.values())), broken)
+    _write_sheet(sheet, data, seen["train"])
+    classes = {name: _class_counts(found, len(data.classes)) for name, found in seen.items()}
+    sizes = np.array([size for found in seen.values() for size in found.sizes])
+    shown = data.train.batch([0])[0].shape[1:3]
+    findings = {
+        "description": data.description,
+        "images": {name: len(found.names) for name, found in seen.items()},
+        "classes": {
+            label: {name: counts[index] for name, counts in classes.items()}
+            for index, label in enumerate(data.classes)
+        },
+        # Of a class the number of images, or, with masks, the share of all pixels that count.
+        "unit": "pixels" if seen["train"].pixels else "images",
+        "sizes": _size_summary(sizes, shown),
+        "duplicates": _duplicates(seen),
+        "broken": {},
+    }
+    complete = ("train",) if data.open_set else SPLITS
+    return {**findings, "warnings": _warnings(findings, complete)}
+
+
+def _look_at(samples: Samples, data: Dataset, broken: dict[str, str]) -> _Seen:
+    found = _Seen()
+    for start in range(0, len(samples), _CHUNK):
+        indices = range(start, min(start + _CHUNK, len(samples)))
+        for index, loaded in zip(indices, samples.read(indices), strict=True):
+            if isinstance(loaded, str):
+                broken[samples.names[index]] = loaded
+                continue
+            found.names.append(samples.names[index])
+            found.digests.append(hashlib.sha256(loaded.image.tobytes()).digest())
+            found.thumbnails.append(thumbnail(loaded.image))
+            found.sizes.append(loaded.size)
+            if loaded.target.ndim:
+                counts = np.bincount(loaded.target.ravel(), minlength=256)
+                if data.ignore_index is not None:
+                    counts[data.ignore_index] = 0
+                found.pixels.append(counts[: len(data.classes)])
+            else:
+                found.labels.append(int(loaded.target))
+    return found
+
+
+def _class_counts(found: _Seen, classes: int) -> list[int] | list[float]:
+    if found.pixels:
+        pixels = np.sum(found.pixels, axis=0)
+        return [round(float(x), 6) for x in pixels / max(1, pixels.sum())]
+    return [int(x) for x in np.bincount(found.labels, minlength=classes)]
+
+
+def _size_summary(sizes: NDArray[np.int64], shown: tuple[int, ...]) -> Findings:
+    """Heights and widths [N, 2] as the images were found, beside what the network sees."""
+
+    def histogram(sides: NDArray[np.int64]) -> Findings:
+        step = max(1, -(-(int(sides.max()) - int(sides.min()) + 1) // _BINS))
+        edges = np.arange(int(sides.min()), int(sides.max()) + step + 1, step)
+        return {"edges": edges.tolist(), "counts": np.histogram(sides, edges)[0].tolist()}
+
+    return {
+        "smallest": sizes.min(axis=0).tolist(),
+        "median": [int(x) for x in np.median(sizes, axis=0)],
+        "largest": sizes.max(axis=0).tolist(),
+        "height": histogram(sizes[:, 0]),
+        "width": histogram(sizes[:, 1]),
+        "shown": list(shown),
+        "enlarged": int((sizes < np.array(shown)).any(axis=1).sum()),
+    }
+
+
+def _duplicates(seen: Mapping[str, _Seen]) -> Findings:
+    """Pairs in two splits: the same image in both makes a measure too good."""
+    exact, within, conflicting = [], 0, []
+    places = [(split, i) for split, found in seen.items() for i in range(len(found.names))]
+    for group in same_pixels([seen[split].digests[i] for split, i in places]):
+        members = [places[index] for index in group]
+        first: dict[str, int] = {}
+        for split, index in members:
+            first.setdefault(split, index)
+        exact += [(one, other, first[one], first[other]) for one, other in combinations(first, 2)]
+        within += len(members) - len(first)
+        labels = {seen[split].labels[i] for split, i in members if seen[split].labels}
+        if len(labels) > 1:
+            conflicting.append([_name(split, seen[split].names[i]) for split, i in members])
+    near = []
+    for one, other in combinations(seen, 2):
+        first_thumbnails = np.stack(seen[other].thumbnails)
+        for j, i in near_pairs(first_thumbnails, np.stack(seen[one].thumbnails)):
+            if seen[one].digests[i] != seen[other].digests[j]:
+                near.append((one, other, i, j))
+    return {
+        "exact": _told(exact, seen),
+        "near": _told(near, seen),
+        "within_splits": within,
+        "conflicting": {"count": len(conflicting), "first": conflicting[:_NAMED]},
+    }
+
+
+def _told(pairs: list[tuple[str, str, int, int]], seen: Mapping[str, _Seen]) -> Findings:
+    """How many images of the later split have a copy in the earlier, and the first pairs."""
+    counts = {
+        f"{one}-{other}": len({j for a, b, _, j in pairs if (a, b) == (one, other)})
+        for one, other in combinations(seen, 2)
+    }
+    named = [
+        [_name(one, seen[one].names[i]), _name(other, seen[other].names[j])]
+        for one, other, i, j in pairs[:_NAMED]
+    ]
+    return {"count": counts, "first": named}
+
+
+def _name(split: str, name: str) -> str:
+    """Names are paths, or numbers that each split counts anew."""
+    return name if "/" in name else f"{split}/{name}"
+
+
+def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
+    """`complete` names the splits that should have images of every class."""
+    warnings = []
+    duplicates = findings["duplicates"]
+    for kind, words in (("exact", "also in"), ("near", "nearly also in")):
+        for pair, count in duplicates[kind]["count"].items():
+            if count:
+                one, other = pair.split("-")
+                share = 100 * count / findings["images"][other]
+                warnings.append(
+                    f"images of {other} that are {words} {one}: {count} ({share:.2g} %)"
+                )
+    if duplicates["conflicting"]["count"]:
+        first = " = ".join(duplicates["conflicting"]["first"][0][:2])
+        warnings.append(
+            f"images that stand under several classes: {duplicates['conflicting']['count']}, "
+            f"such as {first}"
+        )
+    classes = findings["classes"]
+    for split in complete:
+        empty = [label for label, counts in classes.items() if not counts[split]]
+        if empty:
+            more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
+            warnings.append(f"{split} has nothing of {', '.join(empty[:5])}{more}")
+    counted = {label: counts["train"] for label, counts in classes.items() if counts["train"]}
+    most, least = max(counted, key=counted.__getitem__), min(counted, key=counted.__getitem__)
+    if counted[most] >= _IMBALANCE * counted[least]:
+        ratio = counted[most] / counted[least]
+        warnings.append(
+            f"classes are unequal: train has {ratio:.0f} times as many {findings['unit']} "
+            f"of {most} as of {least}"
+        )
+    enlarged, total = findings["sizes"]["enlarged"], sum(findings["images"].values())
+    if enlarged:
+        height, width = findings["sizes"]["shown"]
+        warnings.append(
+            f"images that are smaller than the network's {width}x{height} and are enlarged: "
+            f"{enlarged} of {total}"
+        )
+    return warnings
+
+
+def _write_sheet(path: Path, data: Dataset, train: _Seen) -> None:
+    """Arrays: `images` [R, C, h, w, 3], `classes` the names of the rows, `counts` how many images
+    each row holds; for masks `images` [N, H, W, 3] with `masks` [N, H, W]."""
+    if train.pixels:
+        count = min(_SHEET_COLUMNS, len(data.train))
+        chosen = np.linspace(0, len(data.train) - 1, count).astype(np.intp)
+        images, masks = data.train.batch(chosen)
+        np.savez(path, allow_pickle=False, images=images, masks=masks)
+        return
+    labels = np.array(train.labels)
+    present = np.unique(labels)
+    rows = present[np.linspace(0, len(present) - 1, min(_SHEET_ROWS, len(present))).astype(int)]
+    pictures, counts = [], []
+    for label in rows:
+        members = np.flatnonzero(labels == label)
+        count = min(_SHEET_COLUMNS, len(members))
+        images, _ = data.train.batch(
+            members[np.linspace(0, len(members) - 1, count).astype(np.intp)]
+        )
+        shrunk = [_shrunk(image) for image in images]
+        shrunk += [np.zeros_like(shrunk[0])] * (_SHEET_COLUMNS - count)
+        pictures.append(np.stack(shrunk))
+        counts.append(count)
+    np.savez(
+        path,
+        allow_pickle=False,
+        images=np.stack(pictures),
+        classes=np.array([data.classes[label] for label in rows]),
+        counts=np.array(counts),
+    )
+
+
+def _shrunk(image: Pixels) -> Pixels:
+    height, width = image.shape[:2]
+    factor = min(1.0, _SHEET_SIDE / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

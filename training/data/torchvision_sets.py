@@ -1,0 +1,160 @@
+"""Public data sets by torchvision's name, in the format in which torchvision keeps them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torchvision import datasets
+
+from serving.manifest import EvalTransform
+from serving.postprocess import resize_mask
+from serving.preprocess import transform
+from training.data.samples import Dataset, Loaded, read_splits
+from training.data.split import complete
+from training.errors import DataError
+
+Item = tuple[Any, str, int]
+
+
+@dataclass(frozen=True)
+class Source:
+    """How torchvision offers a data set: its class; the arguments that select each of its splits;
+    the attribute that holds the labels (torchvision has no public one for all of them, and reading
+    every image for its label would take minutes); the classes where it does not name them."""
+
+    make: Callable[..., Any]
+    splits: Mapping[str, Mapping[str, Any]]
+    labels: str = ""
+    classes: tuple[str, ...] = ()
+    # Segmentation: what each of the 256 mask values stands for.
+    mask_values: Mapping[int, int] = field(default_factory=dict)
+
+
+_TRAIN_FLAG = {"train": {"train": True}, "test": {"train": False}}
+_TRAIN_TEST = {"train": {"split": "train"}, "test": {"split": "test"}}
+_ALL_THREE = {name: {"split": name} for name in ("train", "val", "test")}
+_PET = {"train": {"split": "trainval"}, "test": {"split": "test"}}
+_DIGITS = tuple("0123456789")
+IGNORE_INDEX = 255
+
+CLASSIFICATION: dict[str, Source] = {
+    "MNIST": Source(datasets.MNIST, _TRAIN_FLAG, "targets"),
+    "FashionMNIST": Source(datasets.FashionMNIST, _TRAIN_FLAG, "targets"),
+    "KMNIST": Source(datasets.KMNIST, _TRAIN_FLAG, "targets"),
+    "CIFAR10": Source(datasets.CIFAR10, _TRAIN_FLAG, "targets"),
+    "CIFAR100": Source(datasets.CIFAR100, _TRAIN_FLAG, "targets"),
+    "SVHN": Source(datasets.SVHN, _TRAIN_TEST, "labels", _DIGITS),
+    "STL10": Source(datasets.STL10, _TRAIN_TEST, "labels"),
+    "EuroSAT": Source(datasets.EuroSAT, {"train": {}}, "targets"),
+    "Food101": Source(datasets.Food101, _TRAIN_TEST, "_labels"),
+    "Flowers102": Source(datasets.Flowers102, _ALL_THREE, "_labels"),
+    "DTD": Source(datasets.DTD, _ALL_THREE, "_labels"),
+    "OxfordIIITPet": Source(datasets.OxfordIIITPet, _PET, "_labels"),
+}
+
+SEGMENTATION: dict[str, Source] = {
+    "OxfordIIITPet": Source(
+        partial(datasets.OxfordIIITPet, target_types="segmentation"),
+        _PET,
+        classes=("background", "pet", "border"),
+        mask_values={2: 0, 1: 1, 3: 2},
+    ),
+    "VOCSegmentation": Source(
+        datasets.VOCSegmentation,
+        # The test masks are not public: val/ is what is evaluated on.
+        {"train": {"image_set": "train"}, "test": {"image_set": "val"}},
+        classes=(
+            "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat",
+            "chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant",
+            "sheep", "sofa", "train", "tvmonitor",
+        ),
+        mask_values={value: value for value in range(21)},
+    ),
+}  # fmt: skip
+
+
+def torchvision_dataset(
+    name: str,
+    root: Path,
+    eval_transform: EvalTransform,
+    *,
+    masks: bool,
+    download: bool,
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+) -> Dataset:
+    """A data set below `root`, where torchvision looks for it; `masks` asks for its segmentation.
+
+    The set's own splits are used; those that it lacks are cut from train, stratified by class.
+    Raises DataError where it is not there, or cannot be fetched.
+    """
+    source = (SEGMENTATION if masks else CLASSIFICATION)[name]
+    made = {
+        split: _open(name, source, arguments, root, download)
+        for split, arguments in source.splits.items()
+    }
+    labels = {
+        split: [0] * len(opened) if masks else [int(x) for x in getattr(opened, source.labels)]
+        for split, opened in made.items()
+    }
+    parts, words = complete(
+        {
+            split: [(opened, split, index) for index in range(len(opened))]
+            for split, opened in made.items()
+        },
+        lambda item: labels[item[1]][item[2]],
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+    )
+    height, width = eval_transform.size
+    values = _mask_lookup(source)
+
+    def load(item: Item) -> Loaded:
+        opened, _, index = item
+        found, target = opened[index]
+        image = np.asarray(found.convert("RGB"))
+        if masks:
+            mask = values[np.asarray(target, dtype=np.uint8)]
+            target = np.asarray(resize_mask(mask, height, width), dtype=np.uint8)
+        else:
+            target = np.asarray(target, dtype=np.int64)
+        return Loaded(transform(image, eval_transform), target, (image.shape[0], image.shape[1]))
+
+    samples = read_splits(
+        name, parts, lambda item: f"{item[1]}/{item[2]}", load, height * width * (4 if masks else 3)
+    )
+    return Dataset(
+        name=name,
+        description=f"torchvision's {name}; {words}",
+        classes=source.classes or tuple(str(x) for x in made["train"].classes),
+        train=samples["train"],
+        val=samples["val"],
+        test=samples["test"],
+        ignore_index=IGNORE_INDEX if masks else None,
+    )
+
+
+def _open(
+    name: str, source: Source, arguments: Mapping[str, Any], root: Path, download: bool
+) -> Any:
+    try:
+        return source.make(root, download=download, **arguments)
+    except RuntimeError as error:
+        # What torchvision raises where files are missing, or are not those that it knows.
+        advice = "" if download else "; data.download: true fetches it"
+        raise DataError(f"data.root: {root} does not hold torchvision's {name}{advice}") from error
+    except OSError as error:
+        raise DataError(f"{name}: cannot be fetched or read in {root}: {error}") from error
+
+
+def _mask_lookup(source: Source) -> NDArray[np.uint8]:
+    lookup = np.full(256, IGNORE_INDEX, np.uint8)
+    for value, index in source.mask_values.items():
+        lookup[value] = index
+    return lookup

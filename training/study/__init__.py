@@ -1,0 +1,1 @@
+"""Many trainings of one recipe, compared: a search, an ablation, a cross-validation."""
