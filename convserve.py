@@ -12,6 +12,7 @@ COMMANDS = {
     "models": ("serving.cli.models", "list models with their accuracy, latency and state"),
     "predict": ("serving.cli.predict", "labels, masks or embeddings of image files"),
     "evaluate": ("serving.cli.evaluate", "accuracy of a served model on a labelled folder"),
+    "rebuild": ("serving.cli.rebuild", "TensorRT plans for this machine's GPUs from a repository"),
     "loadtest": ("loadtest.cli", "put a server under load and measure it"),
     "doctor": ("serving.cli.doctor", "which engines run here, and why the others do not"),
 }

@@ -36,6 +36,12 @@ class ServerConfig(BaseModel):
     cache_dir: Path = Field(
         Path("~/.cache/convserve"), description="Where measured latencies and compiled models stay."
     )
+    build_plans: bool = Field(
+        False, description="Make TensorRT plans for this GPU in the background, and switch to them."
+    )
+    hardware_decode: bool = Field(
+        False, description="Decode JPEGs on the GPU, where nvImageCodec is there and agrees."
+    )
     drain_seconds: float = Field(
         30.0, ge=0, description="How long accepted calls may take to finish after SIGTERM."
     )

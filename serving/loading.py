@@ -1,22 +1,36 @@
 """From a version folder to a Model that may serve: read, choose, check, time, warm up. Blocking."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable, read_cached, write_cached
 from serving.batching.turns import CoreTurns
-from serving.engines import ENGINES, Engine, EngineOptions
-from serving.engines.choice import Candidate, choose, latency_key
+from serving.engines import (
+    ENGINES,
+    Engine,
+    EngineOptions,
+    gpu,
+    load_engine,
+    unavailable_reason,
+)
+from serving.engines.choice import Candidate, Choice, choose, latency_key
 from serving.engines.measure import core_count, measure_latency
-from serving.errors import EngineError, InvalidManifest, ModelLoadError, SelfCheckFailed
+from serving.errors import (
+    EngineError,
+    EngineUnavailable,
+    InvalidManifest,
+    ModelLoadError,
+    SelfCheckFailed,
+)
 from serving.manifest import IMAGE_INPUT, Manifest, Variant, answer_output, read_manifest
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.model_config import ModelConfig, check_against_engine
+from serving.plans import check_fits, with_local
 from serving.selfcheck import check_checksum, check_gate, check_samples, read_samples
 
 # Long enough for a median that holds still, short enough that a repository of many models starts.
@@ -26,6 +40,9 @@ _MEASURE_SECONDS = 0.15
 _INLINE_SECONDS = 2e-4
 # What a model is taken to need before its first batch, where it cannot be measured beforehand.
 _UNMEASURED_SECONDS = 0.01
+# On each GPU, where the config leaves the number to us: the copies of one batch then run beside the
+# other's kernels.
+_INSTANCES_PER_GPU = 2
 
 
 @dataclass(frozen=True)
@@ -57,17 +74,16 @@ def load_model(
             f"{folder}: no manifest.json, so nothing says how accurate it is; "
             "--allow-ungated serves it all the same"
         )
+    if manifest is not None:
+        manifest = with_local(folder, manifest, config.max_batch_size, settings.cache_dir)
     threads = settings.threads or core_count()
-    options = EngineOptions(
-        instances=config.instances,
-        threads=max(1, threads // config.instances),
-        max_batch_size=max(1, config.max_batch_size),
-        cache_dir=settings.cache_dir,
-    )
     variants = {variant.id: variant for variant in manifest.variants} if manifest else {}
     for name in variants:  # so that the counter is there before the first failure
         metrics.self_check_failures.labels(config.name, str(version), name)
-    candidates = _candidates(folder, config, manifest, settings)
+    candidates, unusable = _candidates(folder, config, manifest, settings)
+    options = {
+        candidate: _options(candidate, config, threads, settings) for candidate in candidates
+    }
 
     @contextmanager
     def counted(candidate: Candidate) -> Iterator[None]:
@@ -82,6 +98,7 @@ def load_model(
         if manifest is None:
             return
         variant = variants[candidate.variant]
+        check_fits(variant, options[candidate].devices)
         with counted(candidate):
             check_checksum(candidate.file, variant.sha256)
             if not settings.allow_ungated:
@@ -95,9 +112,17 @@ def load_model(
 
     def latency_of(candidate: Candidate, engine: Engine) -> dict[int, float]:
         variant = variants.get(candidate.variant)
-        return _latency(candidate, variant, engine, options, config)
+        return _latency(candidate, variant, engine, options[candidate], config)
 
-    choice = choose(candidates, options, admit, check, latency_of)
+    def load(candidate: Candidate) -> Engine:
+        return load_engine(candidate.engine, candidate.file, options[candidate])
+
+    def choose_on(device: str) -> Choice:
+        there = [c for c in candidates if ENGINES[c.engine].device == device]
+        return choose(there, load, admit, check, latency_of)
+
+    choice = _gpu_before_cpu(candidates, choose_on)
+    chosen = options[choice.candidate]
     engine, name = choice.engine, choice.candidate.engine
     return Model(
         config,
@@ -113,47 +138,137 @@ def load_model(
             version=str(version),
             max_batch_size=config.max_batch_size,
             batching=config.batching,
-            instances=config.instances,
+            instances=chosen.instances,
             latency=LatencyTable(choice.latency),
             metrics=metrics,
             turns=turns,
-            cores=options.threads,
+            # Work on a GPU takes no turn on the cores.
+            cores=0 if chosen.devices else chosen.threads,
             slo=config.slo,
             inline_seconds=_INLINE_SECONDS,
         ),
         decoders=decoders,
         max_image_pixels=settings.max_image_pixels,
         metrics=metrics,
-        rejected=choice.rejected,
+        rejected=(*choice.rejected, *unusable),
+    )
+
+
+def _gpu_before_cpu(candidates: list[Candidate], choose_on: Callable[[str], Choice]) -> Choice:
+    """What runs on a GPU is not timed against the CPU, which would take minutes and whose cores
+    have images to decode; the CPU serves where nothing on the GPU can."""
+    devices = {ENGINES[candidate.engine].device for candidate in candidates}
+    if devices != {"cpu", "gpu"}:
+        return choose_on(devices.pop() if devices else "cpu")
+    try:
+        choice = choose_on("gpu")
+        reason = "the CPU is not asked where a GPU serves"
+        others = [c for c in candidates if ENGINES[c.engine].device == "cpu"]
+        left_out = tuple(f"{candidate}: {reason}" for candidate in others)
+    except EngineUnavailable as none_on_gpu:
+        left_out = (f"on the GPU, {none_on_gpu}",)
+        try:
+            choice = choose_on("cpu")
+        except EngineUnavailable as none_on_cpu:
+            raise EngineUnavailable(f"{none_on_gpu}; {none_on_cpu}") from none_on_cpu
+    return replace(choice, rejected=(*choice.rejected, *left_out))
+
+
+def _options(
+    candidate: Candidate, config: ModelConfig, threads: int, settings: LoadSettings
+) -> EngineOptions:
+    """How a candidate's engine is loaded: as many instances as the config asks for, on a GPU as
+    many on each."""
+    devices: tuple[int, ...] = ()
+    instances = config.instances
+    if ENGINES[candidate.engine].device == "gpu":
+        count = instances if config.placement.kind == "gpu" else max(_INSTANCES_PER_GPU, instances)
+        everywhere = tuple(device.index for device in gpu.gpus() for _ in range(count))
+        devices = config.placement.gpus or everywhere
+        instances = len(devices)
+    return EngineOptions(
+        precision=candidate.precision,
+        instances=instances,
+        threads=max(1, threads // instances),
+        max_batch_size=max(1, config.max_batch_size),
+        cache_dir=settings.cache_dir,
+        devices=devices,
+        graph_batch_sizes=config.placement.graph_batch_sizes if devices else (),
     )
 
 
 def _candidates(
     folder: Path, config: ModelConfig, manifest: Manifest | None, settings: LoadSettings
-) -> list[Candidate]:
+) -> tuple[list[Candidate], list[str]]:
     """Every file and engine that the settings allow, the simplest first: by variant as the manifest
-    lists them, then by engine."""
+    lists them, then by engine; and a line for each engine that cannot run here at all."""
     pinned = settings.variant if settings.variant != "auto" else config.parameters.get("variant")
-    engines = [name for name in ENGINES if settings.engine in ("auto", name)]
-    if not engines:
-        raise ModelLoadError(f"engine {settings.engine!r}: expected auto or one of {list(ENGINES)}")
+    engines, unusable = _engines(config, settings)
     if manifest is None:
         file = folder / config.model_file
         if not file.exists():
             raise ModelLoadError(f"{file}: not found")
-        return [Candidate("default", engine, "fp32", file) for engine in engines]
+        fitting = [name for name in engines if file.suffix in ENGINES[name].suffixes]
+        return [Candidate("default", engine, "fp32", file) for engine in fitting], unusable
     listed = [v for v in manifest.variants if pinned in (None, v.id)]
     if not listed:
         raise ModelLoadError(
             f"{folder}: no variant {pinned!r}; it has {[v.id for v in manifest.variants]}"
         )
-    return [
+    candidates = [
         Candidate(variant.id, engine, variant.precision, folder / variant.file)
         for variant in listed
         for engine in engines
         if Path(variant.file).suffix in ENGINES[engine].suffixes
         and variant.precision in ENGINES[engine].precisions
     ]
+    if not candidates:
+        raise EngineUnavailable(
+            f"{folder}: nothing here runs {', '.join(v.id for v in listed)}: {'; '.join(unusable)}"
+        )
+    return candidates, unusable
+
+
+def _engines(config: ModelConfig, settings: LoadSettings) -> tuple[list[str], list[str]]:
+    """The engines that settings and config allow and that can run here; and why others cannot.
+
+    Raises ModelLoadError where settings or config ask for what is not there.
+    """
+    if settings.engine not in ("auto", *ENGINES):
+        raise ModelLoadError(f"engine {settings.engine!r}: expected auto or one of {list(ENGINES)}")
+    kind = config.placement.kind
+    if kind == "gpu":
+        _check_gpus(config)
+    allowed = [
+        name
+        for name, entry in ENGINES.items()
+        if settings.engine in ("auto", name) and kind in ("auto", entry.device)
+    ]
+    if not allowed:
+        raise ModelLoadError(
+            f"engine {settings.engine!r} runs on the {ENGINES[settings.engine].device.upper()}; "
+            f"instance_group of {config.name!r} asks for KIND_{kind.upper()}"
+        )
+    reasons = {name: unavailable_reason(name) for name in allowed}
+    usable = [name for name in allowed if reasons[name] is None]
+    unusable = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+    if not usable:
+        raise EngineUnavailable(f"no engine can run {config.name!r} here: {'; '.join(unusable)}")
+    return usable, unusable
+
+
+def _check_gpus(config: ModelConfig) -> None:
+    """Raises ModelLoadError where instance_group names GPUs that are not there."""
+    try:
+        there = {device.index for device in gpu.gpus()}
+    except gpu.GpuUnavailable as reason:
+        raise EngineUnavailable(f"instance_group asks for KIND_GPU: {reason}") from reason
+    missing = sorted(set(config.placement.gpus) - there)
+    if missing:
+        raise ModelLoadError(
+            f"instance_group.gpus: no GPU {', '.join(map(str, missing))}; this machine has "
+            f"{sorted(there)}"
+        )
 
 
 def _check_answers(folder: Path, manifest: Manifest, variant: Variant, engine: Engine) -> None:

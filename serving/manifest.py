@@ -120,7 +120,8 @@ class Evidence(_Frozen):
 
 
 class Variant(_Frozen):
-    """One file and the precision that it runs in, with its evidence by engine name."""
+    """One file and the precision that it runs in, with its evidence by engine name. The last three
+    are a TensorRT plan's: what it was built by and for."""
 
     id: str
     file: str
@@ -130,6 +131,7 @@ class Variant(_Frozen):
     calibration_sha256: str | None = None
     tensorrt_version: str | None = None
     compute_capability: str | None = None
+    driver: str | None = None
 
 
 class Provenance(_Frozen):

@@ -89,6 +89,18 @@ class ModelCounters:
             total.add(seconds * calls, calls)
 
 
+@dataclass(frozen=True)
+class GpuUsage:
+    """What a GPU is doing now. None where it does not tell (a MIG slice, a virtual GPU);
+    utilization is the fraction of the driver's last sample period."""
+
+    uuid: str
+    utilization: float | None
+    memory_total_bytes: int
+    memory_used_bytes: int | None
+    power_watts: float | None
+
+
 class Distribution:
     """One child of a histogram. Written from the event loop only, so it takes no lock, which with
     the search through the buckets makes it some ten times cheaper than the client's own; each call
@@ -222,6 +234,10 @@ class Metrics:
         )
         self.registry.register(_TritonCollector(self.models))
 
+    def watch_gpus(self, read: Callable[[], Sequence[GpuUsage]]) -> None:
+        """Shows what `read` tells of each GPU; nothing at all where that is empty."""
+        self.registry.register(_GpuCollector(read))
+
     def counters(self, model: str, version: str) -> ModelCounters:
         """The counters of a version, made on first use; they outlive a reload."""
         return self.models.setdefault((model, version), ModelCounters())
@@ -261,3 +277,27 @@ class _TritonCollector(Collector):
     def _add(self, family: Metric, sample: str, read: Callable[[ModelCounters], int]) -> None:
         for (model, version), counters in list(self._models.items()):
             family.add_sample(sample, {"model": model, "version": version}, read(counters))
+
+
+class _GpuCollector(Collector):
+    """Yields the gauges of the GPUs under the names of NVIDIA Triton's metrics."""
+
+    def __init__(self, read: Callable[[], Sequence[GpuUsage]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        usages = self._read()
+        gauges: tuple[tuple[str, str, Callable[[GpuUsage], float | None]], ...] = (
+            ("nv_gpu_utilization", "Share of time that kernels ran.", lambda u: u.utilization),
+            ("nv_gpu_memory_total_bytes", "Memory.", lambda u: u.memory_total_bytes),
+            ("nv_gpu_memory_used_bytes", "Memory in use.", lambda u: u.memory_used_bytes),
+            ("nv_gpu_power_usage", "Power drawn, in watts.", lambda u: u.power_watts),
+        )
+        for name, documentation, value_of in gauges:
+            family = GaugeMetricFamily(name, documentation, labels=["gpu_uuid"])
+            for usage in usages:
+                value = value_of(usage)
+                if value is not None:
+                    family.add_metric([usage.uuid], value)
+            if family.samples:
+                yield family

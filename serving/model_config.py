@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, MutableSequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
@@ -30,11 +30,14 @@ _SUPPORTED = {
     "ModelConfig": {
         "name", "platform", "backend", "runtime", "version_policy", "max_batch_size", "input",
         "output", "instance_group", "default_model_filename", "dynamic_batching", "parameters",
-        "model_warmup",
+        "model_warmup", "optimization",
     },
     "ModelInput": {"name", "data_type", "dims", "format"},
     "ModelOutput": {"name", "data_type", "dims", "label_filename"},
-    "ModelInstanceGroup": {"name", "kind", "count"},
+    "ModelInstanceGroup": {"name", "kind", "count", "gpus"},
+    "ModelOptimizationPolicy": {"cuda"},
+    "Cuda": {"graphs", "graph_spec"},
+    "GraphSpec": {"batch_size"},
     "ModelDynamicBatching": {
         "preferred_batch_size", "max_queue_delay_microseconds", "priority_levels",
         "default_priority_level", "default_queue_policy", "priority_queue_policy",
@@ -96,6 +99,17 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where instances run. kind "auto": on GPUs where an engine for them can be used, else on the
+    CPU. `gpus`: the GPU of each instance; empty leaves it to the server, which then puts as many
+    as the config asks for on every GPU. graph_batch_sizes: batches that get a CUDA graph."""
+
+    kind: Literal["auto", "gpu", "cpu"] = "auto"
+    gpus: tuple[int, ...] = ()
+    graph_batch_sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """What the server acts on of one config.pbtxt. Tensor shapes include the batch dimension; slo
     is in seconds, inf for none."""
@@ -109,6 +123,7 @@ class ModelConfig:
     batching: Batching
     version_policy: VersionPolicy
     instances: int
+    placement: Placement
     model_file: str
     slo: float
     parameters: dict[str, str]
@@ -154,7 +169,7 @@ def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
                 f"{path}: instance_group[{index}].count: expected 1 or more, got {group.count}"
             )
     batches = proto.max_batch_size > 0
-    instances = sum(group.count or 1 for group in proto.instance_group) or 1
+    instances = sum((g.count or 1) * max(1, len(g.gpus)) for g in proto.instance_group) or 1
     return ModelConfig(
         name=folder_name,
         platform=proto.platform or proto.backend,
@@ -165,6 +180,7 @@ def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
         batching=_batching(path, proto),
         version_policy=_version_policy(path, proto.version_policy),
         instances=instances,
+        placement=_placement(path, proto),
         model_file=proto.default_model_filename or DEFAULT_MODEL_FILE,
         slo=_slo(path, proto),
         parameters={key: value.string_value for key, value in proto.parameters.items()},
@@ -195,6 +211,45 @@ def _spec(
 def data_type(datatype: str) -> int:
     """The grammar's element type of a wire name ("BYTES" -> TYPE_STRING)."""
     return pb.DataType.Value("TYPE_" + _GRAMMAR_NAME.get(datatype, datatype))
+
+
+def _placement(path: Path, proto: pb.ModelConfig) -> Placement:
+    group_of = pb.ModelInstanceGroup
+    on_gpus = [g for g in proto.instance_group if g.kind == group_of.KIND_GPU or g.gpus]
+    gpus: list[int] = []
+    for index, group in enumerate(proto.instance_group):
+        where = f"{path}: instance_group[{index}].gpus"
+        if any(number < 0 for number in group.gpus):
+            raise InvalidModelConfig(f"{where}: expected 0 or more, got {list(group.gpus)}")
+        if group.gpus and group.kind == group_of.KIND_CPU:
+            raise InvalidModelConfig(f"{where}: a group of KIND_CPU has none")
+        gpus += [number for number in group.gpus for _ in range(group.count or 1)]
+    if on_gpus and len(on_gpus) < len(proto.instance_group):
+        raise InvalidModelConfig(
+            f"{path}: instance_group: expected all groups on GPUs or none, since one engine serves "
+            "a model"
+        )
+    if gpus and any(not group.gpus for group in on_gpus):
+        raise InvalidModelConfig(f"{path}: instance_group: expected gpus in every group or in none")
+    kind: Literal["auto", "gpu", "cpu"] = "gpu" if on_gpus else "auto"
+    if any(group.kind == group_of.KIND_CPU for group in proto.instance_group):
+        kind = "cpu"
+    return Placement(kind, tuple(gpus), _graph_batch_sizes(path, proto))
+
+
+def _graph_batch_sizes(path: Path, proto: pb.ModelConfig) -> tuple[int, ...]:
+    """Those that optimization.cuda names; without any, the powers of two up to the largest."""
+    largest = max(1, proto.max_batch_size)
+    if not proto.optimization.cuda.graphs:
+        return ()
+    sizes = sorted({spec.batch_size for spec in proto.optimization.cuda.graph_spec})
+    for size in sizes:
+        if not 1 <= size <= largest:
+            raise InvalidModelConfig(
+                f"{path}: optimization.cuda.graph_spec.batch_size: expected 1 to "
+                f"max_batch_size ({proto.max_batch_size}), got {size}"
+            )
+    return tuple(sizes or sorted({2**i for i in range(largest.bit_length())} | {largest}))
 
 
 def _slo(path: Path, proto: pb.ModelConfig) -> float:

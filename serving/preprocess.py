@@ -5,6 +5,7 @@ Normalisation is inside the graph. All functions are pure; the native calls hold
 """
 
 import io
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -40,8 +41,18 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Another decoder of plain JPEGs, where a server has one; None of it leaves the image to ours.
+_other_jpeg_decoder: Callable[[bytes], Pixels | None] | None = None
+
 # Pillow's own limit, one for the whole process, would stand in for max_pixels where that is larger.
 Image.MAX_IMAGE_PIXELS = None
+
+
+def use_jpeg_decoder(decoder: Callable[[bytes], Pixels | None] | None) -> None:
+    """Has plain JPEGs decoded by `decoder` first, in the whole process; None takes it out again. It
+    gives uint8 HWC RGB, or None for what it does not take."""
+    global _other_jpeg_decoder
+    _other_jpeg_decoder = decoder
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
@@ -72,6 +83,10 @@ def _decode_plain_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
     _check_size(height, width, max_pixels)
     if colorspace in ("CMYK", "YCCK"):
         return None
+    if _other_jpeg_decoder is not None:
+        found = _other_jpeg_decoder(data)
+        if found is not None:
+            return found
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
     except ValueError as error:

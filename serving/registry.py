@@ -244,6 +244,16 @@ class Registry:
                 # What was staged before may go once nothing is loaded from it any more.
                 entry.staged, staged = staged, entry.staged
 
+    async def reload(self, name: str) -> None:
+        """Loads what is selected anew though its files are the same: what this machine can run of
+        them has changed. A model that serves an override is left alone. Raises as load does."""
+        entry = self._entries.get(name)
+        if entry is None or entry.staged is not None:
+            return
+        for held in entry.versions.values():
+            held.stamp = ((), ())
+        await self.load(name)
+
     async def _bring_up(self, entry: _Entry, folder: ModelFolder, config: ModelConfig) -> None:
         selected = config.version_policy.select(list(folder.versions))
         failures = [

@@ -14,9 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.gen import grpc_service_pb2, grpc_service_pb2_grpc, vision_pb2, vision_pb2_grpc
+from serving import hardware_jpeg
 from serving.admin import Admin
 from serving.batching.admission import ByteBudget
 from serving.config import ServerConfig
+from serving.engines.gpu import usages
 from serving.engines.measure import core_count
 from serving.engines.memory import limit_arenas
 from serving.errors import ServingError
@@ -26,6 +28,7 @@ from serving.http.rest import add_rest_routes
 from serving.inference import Protocol
 from serving.loading import LoadSettings
 from serving.metrics import Metrics
+from serving.plan_building import PlanBuilding
 from serving.registry import Registry
 from serving.rpc.health import HealthService
 from serving.rpc.inference import InferenceService
@@ -62,6 +65,7 @@ class Server:
         limit_arenas(max(2, core_count()))
         self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
         self._metrics = Metrics()
+        self._metrics.watch_gpus(usages)
         self.registry = Registry(
             config.model_repository,
             LoadSettings(
@@ -96,6 +100,9 @@ class Server:
     async def start(self) -> Addresses:
         """Opens the ports, then begins to load models. Raises StartError."""
         repository = self._config.model_repository
+        if self._config.hardware_decode:
+            reason = hardware_jpeg.enable()
+            logger.info("hardware decoding", extra={"enabled": reason is None, "reason": reason})
         if not repository.is_dir():
             raise StartError(f"--model-repository: {repository} is not a folder")
         services = tuple(
@@ -137,6 +144,10 @@ class Server:
             },
         )
         self._background.append(asyncio.create_task(self._follow_repository()))
+        if self._config.build_plans:
+            cache_dir = self._config.cache_dir.expanduser()
+            building = PlanBuilding(self.registry, repository, cache_dir)
+            self._background.append(asyncio.create_task(building.run()))
         return addresses
 
     def _bind_grpc(self) -> int:

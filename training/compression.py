@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from training.checkpoint import load_network, save_network
 from training.deploy import input_specs
+from training.half import to_half
 from training.int8 import Candidate
 from training.latency import Stopwatch
 from training.objective import build_objective
@@ -20,13 +21,13 @@ from training.qat import fake_quantized
 from training.quantize import choose_calibration, quantize
 from training.recipe.compress import Prune, PruneLatency, Qat
 from training.run import (
-    FLOATS,
     NETWORK_FILE,
     SCHEMES,
     Build,
     export_fp32,
     fine_tune,
     network_results,
+    precision_of,
 )
 from training.sensitivity import Sensitivity, pruning_sensitivity
 from training.stages import Results
@@ -129,18 +130,20 @@ def _stopwatch(current: Build, network: nn.Module, config: PruneLatency) -> Stop
     calibration = choose_calibration(current.data.train, _TIMING_IMAGES, current.recipe.seed)
 
     def write(candidate: nn.Module, path: Path) -> None:
-        if scheme is None:
-            export_fp32(current, candidate, path)
-            return
         float_file = path.with_name("float.onnx")
         export_fp32(current, candidate, float_file)
-        quantize(float_file, path, scheme, "minmax", calibration)
+        if scheme is not None:
+            quantize(float_file, path, scheme, "minmax", calibration)
+        elif config.variant == "fp16":
+            to_half(float_file, path)
+        else:
+            float_file.rename(path)
 
     return Stopwatch(
         write,
         network,
         config.engine,
-        "int8" if scheme is not None else FLOATS[config.variant],
+        precision_of(config.variant),
         input_specs(current.size)[0],
         config.batch_size,
         config.seconds,

@@ -14,7 +14,7 @@ from training.answers import Answers
 from training.checkpoint import load_network
 from training.quantize import Calibration, Quantizer
 from training.recipe.compress import Int8Sensitivity, Quantize
-from training.run import FP32_FILE, SCHEMES, Build, export_fp32
+from training.run import FP32_FILE, SCHEMES, Build, export_fp32, onnx_file
 from training.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
 from training.validation import Comparison, Trial
 
@@ -85,7 +85,7 @@ class Candidate:
         recipe's bound would pass, or FP32 would not either, all layers are INT8."""
         (folder / FP32_FILE).write_bytes(self._float_file.read_bytes())
         return {
-            variant: self._write(variant, folder / f"model.{variant}.onnx")
+            variant: self._write(variant, folder / onnx_file(variant))
             for variant in self._quantizers
         }
 

@@ -23,13 +23,14 @@ from training.distillation import distill_work, teacher_fingerprint
 from training.environment import engine_versions, environment
 from training.errors import BrokenFiles, RecipeError
 from training.export import check_answers, check_interface
+from training.half import to_half
 from training.models import MODELS, build_model, check_input_size, unsupported_steps
+from training.plans import check_files, check_plans, export_plans
 from training.publish import publish
 from training.recipe import Recipe
 from training.report import write_report
-from training.results import NetworkSize, Searched, VariantFile, Verification
+from training.results import NetworkSize, PlanOrigin, Searched, VariantFile, Verification
 from training.run import (
-    FLOATS,
     FP32_FILE,
     SCHEMES,
     Build,
@@ -38,6 +39,8 @@ from training.run import (
     network_channels,
     network_results,
     new_network,
+    onnx_file,
+    precision_of,
 )
 from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, measure_rows, variant_rows
@@ -98,6 +101,7 @@ def build(
     Raises RecipeError, DataError, ExportError and, with the report written, VerificationError.
     """
     check_network(recipe)
+    check_plans(recipe.export)
     current = Build(recipe, out / recipe.name, repository, source, on_epoch)
     current.folder.mkdir(parents=True, exist_ok=True)
     _write_inputs(current)
@@ -223,18 +227,27 @@ def _export(current: Build) -> Results:
         export_fp32(current, load_network(current.network_file), folder / FP32_FILE)
     else:
         # The very graph that was quantised, so that all variants are one network.
-        for name in (FP32_FILE, *(f"model.{v}.onnx" for v in quantized.results["variants"])):
+        for name in (FP32_FILE, *map(onnx_file, quantized.results["variants"])):
             (folder / name).write_bytes((current.stage_folder("quantize") / name).read_bytes())
     inputs = input_specs(current.size)
     outputs = output_specs(current.recipe.task, current.channels, current.size)
+    if "fp16" in current.recipe.export.variants:
+        to_half(folder / FP32_FILE, folder / onnx_file("fp16"))
     files = sorted(folder.glob("*.onnx"))
     for file in files:
         check_interface(file, inputs, outputs)
+    check_files(current.recipe.export, folder)
     count = min(_CHECKED_IMAGES, len(current.data.test))
     images, _ = current.data.test.batch(range(count))
     deployed = current.deployed(load_network(current.exported_file))
     check_answers(folder / FP32_FILE, deployed, outputs, images)
-    return {"files": [file.name for file in files], "checked_images": count}
+    return {
+        "files": [file.name for file in files],
+        "checked_images": count,
+        "plans": export_plans(
+            current.recipe.export.tensorrt, current.recipe.publish.max_batch_size, folder
+        ),
+    }
 
 
 def _variant_files(current: Build) -> list[VariantFile]:
@@ -243,16 +256,24 @@ def _variant_files(current: Build) -> list[VariantFile]:
     wanted = sorted(current.recipe.export.variants, key=lambda variant: variant != "fp32")
     files = []
     for variant in wanted:
-        if variant in SCHEMES:
-            sha256 = current.done["quantize"].results["calibration_sha256"]
-            path = folder / f"model.{variant}.onnx"
-            files.append(
-                VariantFile(id=variant, path=path, precision="int8", calibration_sha256=sha256)
+        int8 = variant in SCHEMES
+        calibration = current.done["quantize"].results["calibration_sha256"] if int8 else None
+        files.append(
+            VariantFile(
+                id=variant,
+                path=folder / onnx_file(variant),
+                precision=precision_of(variant),
+                calibration_sha256=calibration,
             )
-        else:
-            files.append(
-                VariantFile(id=variant, path=folder / FP32_FILE, precision=FLOATS[variant])
-            )
+        )
+    sources = {file.id: file for file in files}
+    for plan in current.done["export"].results["plans"]:
+        changes = {
+            "id": plan["id"],
+            "path": folder / f"model.{plan['id']}.plan",
+            "plan": PlanOrigin.model_validate(plan),
+        }
+        files.append(sources[plan["source"]].model_copy(update=changes))
     return files
 
 
@@ -328,6 +349,7 @@ def _publish(current: Build) -> Results:
                 precision=result.precision,
                 evidence=result.evidence,
                 calibration_sha256=result.calibration_sha256,
+                **(result.plan.model_dump() if result.plan is not None else {}),
             )
             for result in chosen
         ),

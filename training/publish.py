@@ -117,7 +117,8 @@ def _write_config(
             for index, spec in enumerate(outputs)
         ],
         instance_group=[
-            pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=config.instances)
+            # On a GPU where the server finds one.
+            pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_AUTO, count=config.instances)
         ],
         dynamic_batching=pb.ModelDynamicBatching(
             max_queue_delay_microseconds=config.max_queue_delay_microseconds

@@ -82,7 +82,7 @@ class Quantizer:
             self._model = onnx.load(prepared)
             self._ranges = _measured_ranges(prepared, scheme, calibrate, calibration)
         graph = self._model.graph
-        self._edges = _before_layers(graph) | _behind_layers(graph)
+        self._edges = before_layers(graph) | behind_layers(graph)
         self._nodes: dict[str, list[str]] = {}
         for node in graph.node:
             if node.op_type in _LAYERS:
@@ -123,6 +123,8 @@ class Quantizer:
             extra_options={
                 "ActivationSymmetric": self._scheme == "s8",
                 "WeightSymmetric": True,
+                # TensorRT dequantises int8 only, and adds biases in floating point.
+                "QuantizeBias": self._scheme != "s8",
             },
         )
         quantizer.quantize_model()
@@ -160,7 +162,7 @@ def _measured_ranges(
         return calibrator.compute_data()
 
 
-def _before_layers(graph: onnx.GraphProto) -> set[str]:
+def before_layers(graph: onnx.GraphProto) -> set[str]:
     """Names of the nodes through which the input reaches the first layer."""
     reached = {value.name for value in graph.input}
     names: set[str] = set()
@@ -182,7 +184,7 @@ def _behind_any_layer(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _behind_layers(graph: onnx.GraphProto) -> set[str]:
+def behind_layers(graph: onnx.GraphProto) -> set[str]:
     """Names of the nodes that no layer follows: from the logits to the outputs."""
     needed: set[str] = set()
     names: set[str] = set()

@@ -8,20 +8,29 @@ from pydantic import BaseModel, ConfigDict
 
 from serving.manifest import Estimate, Evidence
 
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class PlanOrigin(_Frozen):
+    """What a TensorRT plan is tied to."""
+
+    tensorrt_version: str
+    compute_capability: str
+    driver: str
+
+
 class VariantFile(_Frozen):
-    """A file and the precision that it shall run in."""
+    """A file and the precision that it shall run in; `plan` where it is TensorRT's."""
 
     id: str
     path: Path
     precision: Precision
     calibration_sha256: str | None = None
+    plan: PlanOrigin | None = None
 
 
 class NetworkSize(_Frozen):
@@ -43,6 +52,7 @@ class VariantResult(_Frozen):
     sha256: str
     size_bytes: int
     calibration_sha256: str | None
+    plan: PlanOrigin | None = None
     evidence: Mapping[str, Evidence]
     skipped: Mapping[str, str]
 

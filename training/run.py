@@ -26,7 +26,7 @@ from training.weights import load_weights
 NETWORK_FILE = "network.pt"
 FP32_FILE = "model.onnx"
 SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8", "int8-u8-rr": "u8-rr"}
-FLOATS: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
+FLOATS: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
 
 @dataclass
@@ -91,6 +91,16 @@ class Build:
 
     def deployed(self, network: nn.Module) -> Deployed:
         return Deployed(network, self.recipe.task, self.recipe.normalization)
+
+
+def onnx_file(variant: str) -> str:
+    """The name of a variant's file; bf16 runs FP32's."""
+    return FP32_FILE if variant in ("fp32", "bf16") else f"model.{variant}.onnx"
+
+
+def precision_of(variant: str) -> Precision:
+    """What a variant computes in."""
+    return "int8" if variant in SCHEMES else FLOATS[variant]
 
 
 def network_channels(recipe: Recipe, classes: int) -> int:

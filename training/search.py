@@ -24,8 +24,9 @@ from training.errors import RecipeError, TargetNotReached
 from training.pipeline import Built, build, check_network
 from training.recipe import Recipe
 from training.recipe.compress import Search
+from training.recipe.deliver import TensorRt
 from training.results import Point, Searched, Tried
-from training.run import FLOATS, FP32_FILE, SCHEMES, Build
+from training.run import SCHEMES, Build, onnx_file, precision_of
 from training.validation import Trial
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:
     for stage in _TRAINING_STAGES:
         _take(laboratory.stage_folder(chosen, stage), out / recipe.name / stage)
     return build(
-        _recipe_of(recipe, chosen),
+        _with_plans(_recipe_of(recipe, chosen), recipe.export.tensorrt),
         out,
         repository,
         searched=Searched(
@@ -119,7 +120,7 @@ class Laboratory:
             check_network(_recipe_of(recipe, Point(network=network, ratio=0.0, variant="fp32")))
         precisions = ENGINES[settings.engine].precisions
         self._variants = [
-            variant for variant in recipe.export.variants if _precision(variant) in precisions
+            variant for variant in recipe.export.variants if precision_of(variant) in precisions
         ]
         if not self._variants:
             raise RecipeError(f"search.engine: {settings.engine} runs no variant of the recipe")
@@ -181,10 +182,9 @@ class Laboratory:
         recipe = _recipe_of(self._recipe, point)
         build(recipe, self._folder / point.network, self._folder, until="export")
         current = Build(recipe, self._folder / point.network / recipe.name, self._folder)
-        file = FP32_FILE if point.variant in FLOATS else f"model.{point.variant}.onnx"
-        path = current.stage_folder("export") / file
+        path = current.stage_folder("export") / onnx_file(point.variant)
         trial = Trial(current, self._settings.images)
-        precision = _precision(point.variant)
+        precision = precision_of(point.variant)
         found = trial.file(path, precision, self._settings.engine)
         drop = trial.compare(self._reference, found).drop
         return drop.value, self._latency(path, precision)
@@ -235,14 +235,22 @@ def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
             "model": model,
             "prune": prune,
             "quantize": recipe.quantize if point.variant in SCHEMES else None,
-            "export": recipe.export.model_copy(update={"variants": variants}),
+            # A plan takes minutes: only the chosen network's is made.
+            "export": recipe.export.model_copy(update={"variants": variants, "tensorrt": None}),
             "search": None,
         }
     )
 
 
-def _precision(variant: str) -> str:
-    return "int8" if variant in SCHEMES else FLOATS[variant]
+def _with_plans(recipe: Recipe, wanted: TensorRt | None) -> Recipe:
+    """The recipe with those of the wanted plans whose variants it exports."""
+    exported = recipe.export.variants
+    kept = tuple(v for v in wanted.variants if v in exported) if wanted is not None else ()
+    if wanted is None or not kept:
+        return recipe
+    plans = wanted.model_copy(update={"variants": kept})
+    export = recipe.export.model_copy(update={"tensorrt": plans})
+    return recipe.model_copy(update={"export": export})
 
 
 def _point(values: dict[str, object]) -> Point:

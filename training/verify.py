@@ -14,7 +14,7 @@ import numpy as np
 
 from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine, unavailable_reason
 from serving.engines.engine import Engine
-from serving.engines.measure import core_count, machine, measure_latency
+from serving.engines.measure import core_count, device_name, machine, measure_latency
 from serving.errors import EngineError, EngineUnavailable
 from serving.evaluation import output_distance
 from serving.manifest import (
@@ -95,7 +95,9 @@ def verify(
             engine = _open(name, file, max(config.batch_sizes))
             if isinstance(engine, str):
                 skipped[name] = engine
-                log.info("verify: %s in %s skipped: %s", file.id, name, engine)
+                # That a laptop has no GPU need not be said for every variant.
+                level = logging.INFO if ENGINES[name].device == "cpu" else logging.DEBUG
+                log.log(level, "verify: %s in %s skipped: %s", file.id, name, engine)
                 continue
             try:
                 found = answer(_runner(engine))
@@ -111,7 +113,13 @@ def verify(
                 engine.close()
             answers[file.id, name] = found
             evidence[name] = _evidence(
-                config, measure, data.classes, reference, found, distance, latency
+                config,
+                measure,
+                data.classes,
+                reference,
+                found,
+                distance,
+                Latency(machine=device_name(ENGINES[name].device), milliseconds=latency),
             )
             gate = evidence[name].gate
             verdict = "passed" if gate.passed else "FAILED"
@@ -194,7 +202,7 @@ def _evidence(
     reference: Answers,
     found: Answers,
     distance: float,
-    latency: dict[int, float],
+    latency: Latency,
 ) -> Evidence:
     estimate = accuracy_of(measure, found)
     drop = drop_of(measure, reference, found)
@@ -206,7 +214,7 @@ def _evidence(
         class_drops=class_drops(measure, reference, found, classes),
         agreement=agreeing,
         samples_tolerance=_TOLERANCE_FLOOR + 2 * distance,
-        latency=Latency(machine=machine(), milliseconds=latency),
+        latency=latency,
         gate=judge(config, estimate, drop, agreeing),
     )
 
@@ -222,6 +230,7 @@ def _result(
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         calibration_sha256=file.calibration_sha256,
+        plan=file.plan,
         evidence=evidence,
         skipped=skipped,
     )
@@ -229,6 +238,8 @@ def _result(
 
 def _open(name: str, file: VariantFile, max_batch_size: int) -> Engine | str:
     """The loaded engine, or why it cannot run this variant."""
+    if file.path.suffix not in ENGINES[name].suffixes:
+        return f"{name} does not run {file.path.suffix} files"
     if file.precision not in ENGINES[name].precisions:
         return f"{name} does not run {file.precision}"
     if file.precision == "bf16" and not set(_BF16_FEATURES) & set(cpu_features()):

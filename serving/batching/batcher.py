@@ -228,8 +228,11 @@ class DynamicBatcher:
             self._idle.set()
 
     def _busy_seconds(self, now: float) -> float:
-        """Seconds until the next batch may start."""
-        return self._turns.wait(self, self._cores, now)
+        """Seconds until the next batch may start: a turn on the cores, and an instance."""
+        rest = 0.0
+        if self._active >= self._instances and self._runs:
+            rest = max(0.0, min(turn.ends for turn in self._runs) - now)
+        return max(rest, self._turns.wait(self, self._cores, now))
 
     def _key(self, inputs: Mapping[str, Array]) -> Hashable:
         return tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))

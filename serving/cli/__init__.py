@@ -1,1 +1,2 @@
-"""`convserve serve|models|predict|evaluate|doctor`: a module each. The only place that exits."""
+"""`convserve serve|models|predict|evaluate|rebuild|doctor`: a module each. The only place that
+exits."""

@@ -2,15 +2,13 @@
 
 import importlib.metadata
 import platform
-import shutil
-import subprocess
 from typing import Annotated, Any
 
 import typer
 
 from serving.cli.output import application, print_json
 from serving.cli.table import print_table
-from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason
+from serving.engines import ENGINES, cpu_features, engine_version, gpu, unavailable_reason
 from serving.engines.measure import machine
 
 _PACKAGES = ("grpcio", "protobuf", "numpy", "opencv-python-headless", "simplejpeg", "pillow")
@@ -60,15 +58,11 @@ def _report() -> dict[str, Any]:
 
 
 def _gpu() -> str:
-    """Name, memory and driver of each GPU, as NVIDIA's own tool gives them; or why none."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return "none (nvidia-smi is not installed)"
-    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
-    if result.returncode != 0:
-        return f"none ({(result.stdout or result.stderr).strip()})"
-    return "; ".join(result.stdout.strip().splitlines())
+    """Name, memory and driver of each GPU; or why none."""
+    try:
+        return "; ".join(str(device) for device in gpu.gpus())
+    except gpu.GpuUnavailable as reason:
+        return f"none ({reason})"
 
 
 app = application(doctor)

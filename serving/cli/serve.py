@@ -45,6 +45,8 @@ def serve(
     engine: Annotated[str | None, typer.Option(help=_help("engine"))] = None,
     variant: Annotated[str | None, typer.Option(help=_help("variant"))] = None,
     cache_dir: Annotated[Path | None, typer.Option(help=_help("cache_dir"))] = None,
+    build_plans: Annotated[bool | None, typer.Option(help=_help("build_plans"))] = None,
+    hardware_decode: Annotated[bool | None, typer.Option(help=_help("hardware_decode"))] = None,
     drain_seconds: Annotated[float | None, typer.Option(help=_help("drain_seconds"))] = None,
     allow_ungated: Annotated[bool | None, typer.Option(help=_help("allow_ungated"))] = None,
     allow_admin: Annotated[bool | None, typer.Option(help=_help("allow_admin"))] = None,

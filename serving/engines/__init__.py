@@ -6,26 +6,42 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
-from serving.engines.engine import Engine, EngineOptions
+from serving.engines import gpu
+from serving.engines.engine import Engine, EngineOptions, PlanProfile
 from serving.errors import EngineUnavailable
 
-__all__ = ["ENGINES", "Engine", "EngineEntry", "EngineOptions", "engine_version", "load_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineEntry",
+    "EngineOptions",
+    "PlanProfile",
+    "build_plan",
+    "engine_version",
+    "load_engine",
+]
 
 LoadEngine = Callable[[Path, EngineOptions], Engine]
 
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """Where an engine lives, what it needs, and what it can run. A new engine is one more entry."""
+    """Where an engine lives, what it needs, and what it can run. A new engine is one more entry.
+
+    `check` names a function of the module that says why it cannot run here for another reason than
+    a package that is missing.
+    """
 
     module: str
     constructor: str
-    requires: str
+    requires: tuple[str, ...]
     suffixes: tuple[str, ...]
     precisions: tuple[str, ...]
     install: str
+    device: Literal["cpu", "gpu"] = "cpu"
+    check: str | None = None
 
 
 # The simpler engine stands first: another must beat it clearly to be chosen.
@@ -33,7 +49,7 @@ ENGINES: dict[str, EngineEntry] = {
     "onnxruntime": EngineEntry(
         module="serving.engines.ort",
         constructor="OnnxRuntimeEngine",
-        requires="onnxruntime",
+        requires=("onnxruntime",),
         suffixes=(".onnx",),
         precisions=("fp32", "fp16", "int8"),
         install="pip install convserve[cpu]",
@@ -41,10 +57,39 @@ ENGINES: dict[str, EngineEntry] = {
     "openvino": EngineEntry(
         module="serving.engines.ov",
         constructor="OpenVinoEngine",
-        requires="openvino",
+        requires=("openvino",),
         suffixes=(".onnx",),
         precisions=("fp32", "bf16", "fp16", "int8"),
         install="pip install convserve[cpu]",
+    ),
+    "onnxruntime-cuda": EngineEntry(
+        module="serving.engines.ort_gpu",
+        constructor="cuda_engine",
+        requires=("onnxruntime",),
+        suffixes=(".onnx",),
+        precisions=("fp32", "fp16", "int8"),
+        install="pip install convserve[gpu]",
+        device="gpu",
+        check="cuda_unavailable_reason",
+    ),
+    "onnxruntime-tensorrt": EngineEntry(
+        module="serving.engines.ort_gpu",
+        constructor="tensorrt_engine",
+        requires=("onnxruntime", "tensorrt"),
+        suffixes=(".onnx",),
+        precisions=("fp32", "fp16", "int8"),
+        install="pip install convserve[gpu,tensorrt]",
+        device="gpu",
+        check="tensorrt_unavailable_reason",
+    ),
+    "tensorrt": EngineEntry(
+        module="serving.engines.trt",
+        constructor="TensorRtEngine",
+        requires=("tensorrt", "cuda.bindings"),
+        suffixes=(".plan",),
+        precisions=("fp32", "fp16", "int8"),
+        install="pip install convserve[tensorrt]",
+        device="gpu",
     ),
 }
 
@@ -52,9 +97,28 @@ ENGINES: dict[str, EngineEntry] = {
 def unavailable_reason(engine: str) -> str | None:
     """Why this engine cannot run here; None where it can."""
     entry = ENGINES[engine]
-    if importlib.util.find_spec(entry.requires) is None:
-        return f"Python package {entry.requires!r} is not installed ({entry.install})"
-    return None
+    if entry.device == "gpu" and (reason := gpu.unavailable_reason()) is not None:
+        return reason
+    for package in entry.requires:
+        if not _installed(package):
+            return f"Python package {package!r} is not installed ({entry.install})"
+    if entry.device == "cpu":
+        return None
+    # A wheel may be there without the libraries that it was linked with.
+    try:
+        module = importlib.import_module(entry.module)
+    except ImportError as error:
+        return f"cannot be imported: {error}"
+    if entry.check is None:
+        return None
+    return cast("Callable[[], str | None]", getattr(module, entry.check))()
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def engine_version(engine: str) -> str:
@@ -70,6 +134,15 @@ def load_engine(engine: str, file: Path, options: EngineOptions) -> Engine:
     module = importlib.import_module(ENGINES[engine].module)
     load = cast("LoadEngine", getattr(module, ENGINES[engine].constructor))
     return load(file, options)
+
+
+def build_plan(onnx: Path, plan: Path, profile: PlanProfile, **settings: Any) -> None:
+    """Makes a TensorRT plan; what it takes and raises is said in serving.engines.plan."""
+    reason = unavailable_reason("tensorrt")
+    if reason is not None:
+        raise EngineUnavailable(f"tensorrt: {reason}")
+    module = importlib.import_module("serving.engines.plan")
+    module.build_plan(onnx, plan, profile, **settings)
 
 
 def cpu_features() -> tuple[str, ...]:

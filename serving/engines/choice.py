@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.engines import Engine, EngineOptions, engine_version, load_engine
-from serving.engines.measure import machine
+from serving.engines import ENGINES, Engine, EngineOptions, engine_version
+from serving.engines.measure import device_name
 from serving.errors import EngineError, EngineUnavailable, ModelLoadError
 
 # A candidate must be this much faster than a simpler one to be taken instead of it: less is within
@@ -41,15 +41,15 @@ class Choice:
 
 def choose(
     candidates: Sequence[Candidate],
-    options: EngineOptions,
+    load: Callable[[Candidate], Engine],
     admit: Callable[[Candidate], None],
     check: Callable[[Candidate, Engine], None],
     latency_of: Callable[[Candidate, Engine], dict[int, float]],
 ) -> Choice:
     """Loads, checks and times every candidate and keeps the simplest of the fastest.
 
-    Candidates stand in order, the simplest first. `admit`, before a runtime sees the file, and
-    `check`, once it is loaded, raise ModelLoadError to refuse one.
+    Candidates stand in order, the simplest first. `admit`, before a runtime sees the file, `load`
+    and `check`, once it is loaded, raise ModelLoadError to refuse one.
     Raises EngineUnavailable, with the reason of each, where none can be served.
     """
     rejected: list[str] = []
@@ -57,17 +57,7 @@ def choose(
     for candidate in candidates:
         try:
             admit(candidate)
-            engine = load_engine(
-                candidate.engine,
-                candidate.file,
-                EngineOptions(
-                    precision=candidate.precision,
-                    instances=options.instances,
-                    threads=options.threads,
-                    max_batch_size=options.max_batch_size,
-                    cache_dir=options.cache_dir,
-                ),
-            )
+            engine = load(candidate)
         except ModelLoadError as error:
             rejected.append(f"{candidate}: {error}")
             continue
@@ -106,7 +96,9 @@ def latency_key(candidate: Candidate, sha256: str, options: EngineOptions) -> st
         candidate.precision,
         candidate.engine,
         engine_version(candidate.engine),
-        machine(),
+        device_name(ENGINES[candidate.engine].device),
+        str(options.devices),
+        str(options.graph_batch_sizes),
         str(options.instances),
         str(options.threads),
         str(options.max_batch_size),

@@ -13,7 +13,8 @@ class EngineOptions:
     """How to load a file.
 
     `instances` is how many calls of infer may run at the same time, `threads` the CPU threads that
-    each may use; `cache_dir` is where a runtime may keep what it compiled.
+    each may use; `cache_dir` is where a runtime may keep what it compiled. On GPUs `devices` names
+    the one of each instance, and `graph_batch_sizes` the sizes to keep a CUDA graph for.
     """
 
     precision: str = "fp32"
@@ -21,6 +22,21 @@ class EngineOptions:
     threads: int = 1
     max_batch_size: int = 1
     cache_dir: Path | None = None
+    devices: tuple[int, ...] = ()
+    graph_batch_sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlanProfile:
+    """The batch sizes of a TensorRT plan: the smallest and the largest that it can run, and the
+    usual one, for which it is made fast."""
+
+    smallest: int
+    usual: int
+    largest: int
+
+    def __str__(self) -> str:
+        return f"{self.smallest}-{self.usual}-{self.largest}"
 
 
 class Engine(Protocol):

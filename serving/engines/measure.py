@@ -12,6 +12,7 @@ from statistics import median
 import numpy as np
 
 from serving.engines.engine import Engine
+from serving.engines.gpu import gpus
 from serving.tensor import TensorSpec
 
 _WARMUP_CALLS = 2
@@ -46,6 +47,14 @@ def measure_latency(
             times.append(time.perf_counter() - start)
         milliseconds[size] = median(times) * 1e3
     return milliseconds
+
+
+def device_name(engine_device: str) -> str:
+    """What a measurement was made on: this machine and, for an engine on GPUs, their names."""
+    if engine_device == "cpu":
+        return machine()
+    names = ", ".join(f"{device.name} (driver {device.driver})" for device in gpus())
+    return f"{machine()}, {names}"
 
 
 def machine() -> str:

@@ -38,20 +38,13 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
 
     def __init__(self, file: Path, options: EngineOptions) -> None:
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        settings.inter_op_num_threads = 1
-        # Idle threads that spin take the cores from decoding and from the other models.
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        settings.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                str(file), settings, providers=["CPUExecutionProvider"]
+                str(file), session_settings(options.threads), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the binding raises its own unrelated types
             raise EngineUnavailable(f"{file}: ONNX Runtime cannot load it: {error}") from error
-        self.inputs = tuple(_spec(file, arg) for arg in self._session.get_inputs())
-        self.outputs = tuple(_spec(file, arg) for arg in self._session.get_outputs())
+        self.inputs, self.outputs = specs(file, self._session)
         self._output_names = [spec.name for spec in self.outputs]
 
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
@@ -69,6 +62,27 @@ class OnnxRuntimeEngine:
     def close(self) -> None:
         """See Engine.close."""
         del self._session
+
+
+def session_settings(threads: int) -> onnxruntime.SessionOptions:
+    """What every session of a server wants, on whichever device."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    # Idle threads that spin take the cores from decoding and from the other models.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.log_severity_level = 3
+    return settings
+
+
+def specs(
+    file: Path, session: onnxruntime.InferenceSession
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of a session. Raises EngineUnavailable for an unknown element type."""
+    return (
+        tuple(_spec(file, arg) for arg in session.get_inputs()),
+        tuple(_spec(file, arg) for arg in session.get_outputs()),
+    )
 
 
 def _spec(file: Path, arg: onnxruntime.NodeArg) -> TensorSpec:

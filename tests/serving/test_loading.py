@@ -13,7 +13,6 @@ import onnx
 import pytest
 
 from serving.batching.turns import CoreTurns
-from serving.engines import ENGINES
 from serving.errors import (
     EngineUnavailable,
     InvalidManifest,
@@ -25,7 +24,7 @@ from serving.manifest import Gate
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.model_config import read_model_config
-from tests.support.published import graph, publish
+from tests.support.published import CPU_ENGINES, graph, publish
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(document))
 
 
-@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("engine", CPU_ENGINES)
 def test_a_good_version_loads_in_every_engine(
     engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
 ) -> None:
@@ -56,7 +55,7 @@ def test_a_good_version_loads_in_every_engine(
     model.close()
 
 
-@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("engine", CPU_ENGINES)
 def test_changed_file_is_not_served(
     engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
 ) -> None:
@@ -66,7 +65,7 @@ def test_changed_file_is_not_served(
         load(folder.parent, decoders, engine=engine)
 
 
-@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("engine", CPU_ENGINES)
 def test_failed_gate_is_not_served_unless_allowed(
     engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
 ) -> None:
@@ -76,7 +75,7 @@ def test_failed_gate_is_not_served_unless_allowed(
     load(folder.parent, decoders, engine=engine, allow_ungated=True).close()
 
 
-@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("engine", CPU_ENGINES)
 def test_answers_that_differ_on_this_machine_are_not_served(
     engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
 ) -> None:
@@ -105,7 +104,7 @@ def test_int8_variant_that_this_processor_computes_wrongly_gives_way_to_another(
     model = load(folder.parent, decoders)
     assert model.variant == "fp32"
     wrong = [line for line in model.rejected if "answers wrongly on this machine" in line]
-    assert len(wrong) == len(ENGINES)
+    assert len(wrong) == len(CPU_ENGINES)
     assert all("int8-u8" in line for line in wrong)
     model.close()
     with pytest.raises(EngineUnavailable, match="answers wrongly on this machine"):
@@ -179,7 +178,7 @@ def test_latency_is_measured_once_and_then_read_from_the_cache(
     cache = tmp_path / "cache"
     load(folder.parent, decoders, cache_dir=cache).close()
     kept = list((cache / "latency").glob("*.json"))
-    assert len(kept) == len(ENGINES)
+    assert len(kept) == len(CPU_ENGINES)
     for file in kept:
         file.write_text('{"1": 5.0, "8": 40.0}')
     model = load(folder.parent, decoders, cache_dir=cache)
@@ -208,4 +207,4 @@ def test_refused_variant_is_counted(tmp_path: Path, decoders: ThreadPoolExecutor
         load_model(folder.parent, config, 1, LoadSettings(), metrics, decoders, CoreTurns(2))
     labels = {"model": "colours", "version": "1", "variant": "fp32"}
     counted = metrics.registry.get_sample_value("convserve_self_check_failures_total", labels)
-    assert counted == len(ENGINES)
+    assert counted == len(CPU_ENGINES)

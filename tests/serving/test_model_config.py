@@ -10,6 +10,7 @@ from serving.errors import InvalidModelConfig
 from serving.model_config import (
     DEFAULT_MAX_QUEUE_SIZE,
     ModelConfig,
+    Placement,
     QueuePolicy,
     VersionPolicy,
     check_against_engine,
@@ -207,8 +208,22 @@ def test_whole_grammar_parses_and_every_unsupported_field_is_named() -> None:
         "output[0].is_non_linear_format_io",
         "batch_input",
         "batch_output",
-        "optimization",
-        "instance_group[0].gpus",
+        *(
+            f"optimization.{name}"
+            for name in (
+                "graph",
+                "priority",
+                "execution_accelerators",
+                "input_pinned_memory",
+                "output_pinned_memory",
+                "gather_kernel_buffer_threshold",
+                "eager_batching",
+                "cuda.busy_wait_events",
+                "cuda.output_copy_stream",
+                "cuda.graph_spec[0].input",
+                "cuda.graph_spec[0].graph_lower_bound",
+            )
+        ),
         "instance_group[0].profile",
         "instance_group[0].passive",
         "instance_group[0].host_policy",
@@ -256,6 +271,53 @@ def test_backend_stands_in_for_the_platform() -> None:
 
 def test_instance_counts_add_up_and_one_without_a_count_is_one() -> None:
     assert parsed("instance_group { count: 2 } instance_group { } ").instances == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "instances", "placement"),
+    [
+        ("", 1, Placement()),
+        ("instance_group { kind: KIND_CPU }", 1, Placement("cpu")),
+        ("instance_group { kind: KIND_GPU count: 2 }", 2, Placement("gpu")),
+        ("instance_group { gpus: [0, 2] count: 2 }", 4, Placement("gpu", (0, 0, 2, 2))),
+        (
+            "max_batch_size: 12 optimization { cuda { graphs: true } }",
+            1,
+            Placement(graph_batch_sizes=(1, 2, 4, 8, 12)),
+        ),
+        (
+            "max_batch_size: 12 "
+            "optimization { cuda { graphs: true graph_spec { batch_size: 3 } } }",
+            1,
+            Placement(graph_batch_sizes=(3,)),
+        ),
+    ],
+)
+def test_place_of_the_instances(text: str, instances: int, placement: Placement) -> None:
+    config = parsed(text)
+    assert (config.instances, config.placement) == (instances, placement)
+    assert not config.warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("instance_group { kind: KIND_CPU gpus: 0 }", r"\[0\]\.gpus: a group of KIND_CPU has none"),
+        ("instance_group { gpus: -1 }", r"expected 0 or more, got \[-1\]"),
+        ("instance_group { kind: KIND_GPU } instance_group { }", "all groups on GPUs or none"),
+        (
+            "instance_group { gpus: 0 } instance_group { kind: KIND_GPU }",
+            "gpus in every group or in none",
+        ),
+        (
+            "max_batch_size: 4 optimization { cuda { graphs: true graph_spec { batch_size: 5 } } }",
+            r"expected 1 to max_batch_size \(4\), got 5",
+        ),
+    ],
+)
+def test_places_that_cannot_be_are_refused(text: str, problem: str) -> None:
+    with pytest.raises(InvalidModelConfig, match=problem):
+        parsed(text)
 
 
 def test_shapes_have_a_batch_dimension_only_where_the_model_batches() -> None:

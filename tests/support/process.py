@@ -18,7 +18,9 @@ START_SECONDS = 60.0
 class ServerProcess:
     """`convserve serve` on free ports; its log lines are kept, parsed."""
 
-    def __init__(self, repository: Path, *flags: str, cache: Path) -> None:
+    def __init__(
+        self, repository: Path, *flags: str, cache: Path, env: dict[str, str] | None = None
+    ) -> None:
         command = [sys.executable, "-m", "convserve", "serve"]
         command += ["--model-repository", str(repository), "--cache-dir", str(cache)]
         for port in ("grpc", "http", "metrics"):
@@ -27,7 +29,7 @@ class ServerProcess:
             [*command, *flags],
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**(env or os.environ), "PYTHONUNBUFFERED": "1"},
         )
         self.log: list[dict[str, Any]] = []
         self._lines = threading.Condition()

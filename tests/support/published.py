@@ -26,6 +26,8 @@ from serving.manifest import (
     write_manifest,
 )
 
+# What runs without a GPU.
+CPU_ENGINES = [name for name, entry in ENGINES.items() if entry.device == "cpu"]
 COLOURS = ("red", "green", "blue")
 SIDE = 8
 _PASSED = Gate(passed=True, reason="within bounds")
@@ -112,7 +114,7 @@ def publish(
     *,
     version: int = 1,
     gain: float = 10.0,
-    engines: Sequence[str] = tuple(ENGINES),
+    engines: Sequence[str] = tuple(CPU_ENGINES),
     gate: Gate = _PASSED,
     extra_config: str = "",
     max_batch_size: int = 8,

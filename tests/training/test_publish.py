@@ -53,7 +53,7 @@ def test_config_fits_every_file_and_draws_no_warning(model: Path) -> None:
     assert config.label_filenames == {config.outputs[0].name: "labels.txt"}
     proto = text_format.Parse((model / "config.pbtxt").read_text(), pb.ModelConfig())
     assert proto.backend == "onnxruntime"
-    assert proto.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
+    assert proto.instance_group[0].kind == pb.ModelInstanceGroup.KIND_AUTO
     for file in (model / "1").glob("*.onnx"):
         engine = load_engine("onnxruntime", file, EngineOptions())
         check_against_engine(config, engine.inputs, engine.outputs, file)

@@ -7,8 +7,9 @@ import onnx
 import pytest
 import torch
 
-from serving.engines import ENGINES, EngineOptions, load_engine
+from serving.engines import EngineOptions, load_engine
 from serving.evaluation import answer_distance
+from tests.support.published import CPU_ENGINES
 from training.data.samples import ArraySamples
 from training.deploy import Deployed, input_specs, output_specs, run_deployed
 from training.export import check_interface, export_onnx
@@ -48,7 +49,7 @@ def test_quantised_file_answers_nearly_as_fp32_in_both_engines(
     quantize(float_file, path, scheme, calibrate, choose_calibration(SAMPLES, 24, 0))
     check_interface(path, input_specs(SIZE), output_specs("classification", 4, SIZE))
     expected = run_deployed(deployed, ("logits",), IMAGES)["logits"]
-    for name in ENGINES:
+    for name in CPU_ENGINES:
         engine = load_engine(name, path, EngineOptions(precision="int8", max_batch_size=32))
         answers = engine.infer({"image": IMAGES})["logits"]
         engine.close()

@@ -14,6 +14,13 @@ from training.recipe.train import Train
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
+def _check_engine(name: str) -> None:
+    """Raises ValueError where no engine of that name runs the ONNX files that are tried."""
+    fitting = [key for key, entry in ENGINES.items() if ".onnx" in entry.suffixes]
+    if name not in fitting:
+        raise ValueError(f"engine: expected one of {', '.join(fitting)}; got {name!r}")
+
+
 class Teacher(Strict):
     """Who is learnt from: the last trained network of a `run` (a folder that a build left), or a
     network by name with the weights of its `pretrained`."""
@@ -54,10 +61,8 @@ class PruneLatency(Strict):
 
     @model_validator(mode="after")
     def _engine_runs_the_variant(self) -> "PruneLatency":
-        entry = ENGINES.get(self.engine)
-        if entry is None:
-            raise ValueError(f"engine: expected one of {', '.join(ENGINES)}; got {self.engine!r}")
-        if self.variant.split("-")[0] not in entry.precisions:
+        _check_engine(self.engine)
+        if self.variant.split("-")[0] not in ENGINES[self.engine].precisions:
             raise ValueError(f"variant: {self.engine} does not run {self.variant}")
         return self
 
@@ -158,6 +163,5 @@ class Search(Strict):
 
     @model_validator(mode="after")
     def _engine_is_known(self) -> "Search":
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine: expected one of {', '.join(ENGINES)}; got {self.engine!r}")
+        _check_engine(self.engine)
         return self

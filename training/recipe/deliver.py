@@ -6,7 +6,21 @@ from pydantic import Field, model_validator
 
 from training.recipe.fields import Fraction, PositiveInt, Strict
 
-VariantId = Literal["fp32", "bf16", "int8-s8", "int8-u8", "int8-u8-rr"]
+VariantId = Literal["fp32", "fp16", "bf16", "int8-s8", "int8-u8", "int8-u8-rr"]
+
+
+class TensorRt(Strict):
+    """Plans for the GPU that this build runs on, each beside the ONNX variant that it is made of.
+
+    usual_batch: the batch size that they are made fast for, by default publish.max_batch_size,
+    which is the largest. workspace_mib: most GPU memory that a layer may work in.
+    """
+
+    variants: Annotated[tuple[Literal["fp32", "fp16", "int8-s8"], ...], Field(min_length=1)] = (
+        "fp16",
+    )
+    usual_batch: PositiveInt | None = None
+    workspace_mib: PositiveInt | None = None
 
 
 class Export(Strict):
@@ -14,11 +28,12 @@ class Export(Strict):
 
     int8-s8 is symmetric (TensorRT, OpenVINO), int8-u8 asymmetric (ONNX Runtime on x86);
     int8-u8-rr has weights of 7 bits besides, for x86 without VNNI, where sums of 8-bit products
-    overflow.
+    overflow. fp16 is for GPUs: it runs on CPUs, but no faster there.
     """
 
     variants: tuple[VariantId, ...] = ("fp32",)
     opset: Annotated[int, Field(ge=18, le=23)] = 20
+    tensorrt: TensorRt | None = None
 
     @model_validator(mode="after")
     def _fp32_is_the_reference(self) -> "Export":
@@ -26,6 +41,9 @@ class Export(Strict):
             raise ValueError("variants must hold fp32: it is what the others are compared with")
         if len(set(self.variants)) != len(self.variants):
             raise ValueError(f"variants holds one twice: {', '.join(self.variants)}")
+        for variant in self.tensorrt.variants if self.tensorrt else ():
+            if variant not in self.variants:
+                raise ValueError(f"tensorrt.variants holds {variant}, which variants does not")
         return self
 
 

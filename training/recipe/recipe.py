@@ -49,6 +49,16 @@ class _Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _usual_batch_fits(self) -> "_Recipe":
+        plans, largest = self.export.tensorrt, self.publish.max_batch_size
+        if plans is not None and plans.usual_batch is not None and plans.usual_batch > largest:
+            raise ValueError(
+                "export.tensorrt.usual_batch: expected at most publish.max_batch_size "
+                f"({largest}), got {plans.usual_batch}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _training_fits_the_task(self) -> "_Recipe":
         for path, train in _train_sections(self):
             if reason := unfit(train.loss, self.task):

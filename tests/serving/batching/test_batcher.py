@@ -29,6 +29,7 @@ def run(
         "max_batch_size": 4,
         "batching": Batching(),
         "instances": 1,
+        "cores": 1,
         "latency": LatencyTable({1: 0.001, 4: 0.002}),
     } | options
 
@@ -39,7 +40,6 @@ def run(
             version="1",
             metrics=metrics or Metrics(),
             turns=turns or CoreTurns(8),
-            cores=1,
             **settings,
         )
         try:
@@ -508,3 +508,13 @@ def test_stuck_engine_is_told_from_a_busy_one() -> None:
         engine.hold.set()
 
     run(body, clock=lambda: now)
+
+
+def test_batch_on_another_device_is_waited_for_though_it_takes_no_core() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        with pytest.raises(Shed):
+            batcher.admit(1, 0, 0.7)
+        engine.hold.set()
+
+    run(body, cores=0, latency=LatencyTable({1: 0.5, 4: 0.5}), clock=lambda: 0.0)

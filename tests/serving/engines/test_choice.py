@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from serving.engines import Engine, EngineOptions
+from serving.engines import Engine, EngineOptions, load_engine
 from serving.engines.choice import Candidate, choose, latency_key, score
 from serving.errors import EngineUnavailable, SelfCheckFailed
 from tests.support.published import graph
@@ -37,7 +37,10 @@ def chosen(
     def latency_of(candidate: Candidate, engine: Engine) -> dict[int, float]:
         return {1: seconds[candidate.variant], 8: seconds[candidate.variant] * 8}
 
-    choice = choose(candidates(file, *seconds), EngineOptions(), admit, check, latency_of)
+    def load(candidate: Candidate) -> Engine:
+        return load_engine(candidate.engine, candidate.file, EngineOptions())
+
+    choice = choose(candidates(file, *seconds), load, admit, check, latency_of)
     choice.engine.close()
     return choice.candidate.variant, choice.rejected
 

@@ -8,13 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine
+from serving.engines import EngineOptions, cpu_features, load_engine
 from serving.engines.measure import measure_latency, quota_cores
 from serving.errors import EngineError, EngineUnavailable
 from tests.support.identity import publish_identity
+from tests.support.published import CPU_ENGINES as ALL
 from tests.support.published import graph, samples
-
-ALL = list(ENGINES)
 
 
 @pytest.fixture(scope="module")

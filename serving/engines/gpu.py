@@ -1,0 +1,168 @@
+"""The NVIDIA GPUs of this machine, as the driver's own library (NVML) tells of them.
+
+It comes with every driver and is read through ctypes, so that a machine without one needs no wheel
+for it and simply has no GPU.
+"""
+
+import ctypes
+import functools
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+from serving.metrics import GpuUsage
+
+LIBRARY = "libnvidia-ml.so.1"
+
+# CUDA's own order is by speed, NVML's by bus: the index in `gpus` must mean the same to both.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
+_TEXT_BYTES = 96
+
+
+class GpuUnavailable(Exception):
+    """There is no GPU, or the driver does not answer; the text says which."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU that this process may use. `index` is its number in CUDA, and in config.pbtxt."""
+
+    index: int
+    handle: ctypes.c_void_p
+    uuid: str
+    name: str
+    memory_bytes: int
+    compute_capability: str
+    driver: str
+
+    @property
+    def architecture(self) -> str:
+        """As plans are named after it ("sm90")."""
+        return "sm" + self.compute_capability.replace(".", "")
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.memory_bytes >> 20} MiB, driver {self.driver}"
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (
+        ("total", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    )
+
+
+class _Utilization(ctypes.Structure):
+    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
+
+
+@functools.cache
+def gpus() -> tuple[Gpu, ...]:
+    """Those that CUDA_VISIBLE_DEVICES leaves, in CUDA's order. Raises GpuUnavailable."""
+    nvml = _library()
+    driver = _text(nvml.nvmlSystemGetDriverVersion)
+    count = ctypes.c_uint()
+    _check(nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)), "nvmlDeviceGetCount")
+    found = [_describe(nvml, position, driver) for position in range(count.value)]
+    visible = _visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if not visible:
+        raise GpuUnavailable("no NVIDIA GPU that this process may use")
+    return visible
+
+
+def unavailable_reason() -> str | None:
+    """Why no GPU can be used here; None where one can."""
+    try:
+        gpus()
+    except GpuUnavailable as reason:
+        return str(reason)
+    return None
+
+
+def usages() -> list[GpuUsage]:
+    """What each GPU is doing now; empty where there is none, or its driver has gone away."""
+    try:
+        return [_usage(_library(), gpu) for gpu in gpus()]
+    except GpuUnavailable:
+        return []
+
+
+def _usage(nvml: ctypes.CDLL, gpu: Gpu) -> GpuUsage:
+    rates, memory, milliwatts = _Utilization(), _Memory(), ctypes.c_uint()
+    told = {
+        "rates": nvml.nvmlDeviceGetUtilizationRates(gpu.handle, ctypes.byref(rates)),
+        "memory": nvml.nvmlDeviceGetMemoryInfo(gpu.handle, ctypes.byref(memory)),
+        "power": nvml.nvmlDeviceGetPowerUsage(gpu.handle, ctypes.byref(milliwatts)),
+    }
+    return GpuUsage(
+        uuid=gpu.uuid,
+        utilization=rates.gpu / 100 if told["rates"] == 0 else None,
+        memory_total_bytes=gpu.memory_bytes,
+        memory_used_bytes=memory.used if told["memory"] == 0 else None,
+        power_watts=milliwatts.value / 1e3 if told["power"] == 0 else None,
+    )
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    try:
+        nvml = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise GpuUnavailable(f"no NVIDIA driver here ({LIBRARY} is not there)") from error
+    _check(nvml.nvmlInit_v2(), "nvmlInit")
+    return nvml
+
+
+def _check(status: int, call: str) -> None:
+    if status != 0:
+        raise GpuUnavailable(f"the NVIDIA driver does not answer: {call} gave {status}")
+
+
+def _text(function: Any, *arguments: object) -> str:
+    buffer = ctypes.create_string_buffer(_TEXT_BYTES)
+    _check(function(*arguments, buffer, _TEXT_BYTES), function.__name__)
+    return buffer.value.decode()
+
+
+def _describe(nvml: ctypes.CDLL, position: int, driver: str) -> Gpu:
+    handle, memory = ctypes.c_void_p(), _Memory()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _check(
+        nvml.nvmlDeviceGetHandleByIndex_v2(position, ctypes.byref(handle)),
+        "nvmlDeviceGetHandleByIndex",
+    )
+    _check(nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)), "nvmlDeviceGetMemoryInfo")
+    _check(
+        nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)),
+        "nvmlDeviceGetCudaComputeCapability",
+    )
+    return Gpu(
+        index=position,
+        handle=handle,
+        uuid=_text(nvml.nvmlDeviceGetUUID, handle),
+        name=_text(nvml.nvmlDeviceGetName, handle),
+        memory_bytes=memory.total,
+        compute_capability=f"{major.value}.{minor.value}",
+        driver=driver,
+    )
+
+
+def _visible(found: list[Gpu], setting: str | None) -> tuple[Gpu, ...]:
+    """CUDA numbers what the variable leaves anew, from 0, and stops at the first that is not
+    there. Entries are numbers or beginnings of UUIDs."""
+    if setting is None:
+        return tuple(found)
+    chosen: list[Gpu] = []
+    for entry in (part.strip() for part in setting.split(",")):
+        match = [gpu for gpu in found if _is_named(gpu, entry)]
+        if not match:
+            break
+        chosen.append(match[0])
+    return tuple(replace(gpu, index=index) for index, gpu in enumerate(chosen))
+
+
+def _is_named(gpu: Gpu, entry: str) -> bool:
+    if entry.isdecimal():
+        return gpu.index == int(entry)
+    return bool(entry) and gpu.uuid.startswith(entry)

@@ -1,0 +1,181 @@
+"""TensorRT plans, made and served by real processes on a machine that seems to have two GPUs."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.client import VisionClient
+from tests.support import fake_gpu
+from tests.support.process import ServerProcess
+from tests.support.published import evidence, publish
+
+Start = Callable[..., ServerProcess]
+RED = np.zeros((8, 8, 3), np.uint8)
+RED[..., 0] = 100
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    running: list[ServerProcess] = []
+
+    def start(repository: Path, *flags: str, **settings: str) -> ServerProcess:
+        env = fake_gpu.environment(**settings)
+        running.append(ServerProcess(repository, *flags, cache=tmp_path / "cache", env=env))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.kill()
+
+
+def rebuild(tmp_path: Path, *flags: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "convserve", "rebuild", "--json"]
+    command += ["--model-repository", str(tmp_path / "models")]
+    command += ["--cache-dir", str(tmp_path / "cache"), *flags]
+    env = fake_gpu.environment(**settings)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def variant_of(server: ServerProcess) -> str:
+    with VisionClient(server.url) as client:
+        answer = client.classify("colours", RED)
+    assert answer.results[0].labels[0].name == "red"
+    return answer.served.variant
+
+
+def add_variant(folder: Path, file: str, content: bytes, **fields: Any) -> None:
+    (folder / file).write_bytes(content)
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    document["variants"].append(
+        {
+            "file": file,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "precision": "fp16",
+            "evidence": {"tensorrt": evidence().model_dump(mode="json")},
+            **fields,
+        }
+    )
+    path.write_text(json.dumps(document))
+
+
+def test_rebuilt_plan_is_served_and_the_repository_is_as_it_was(
+    tmp_path: Path, start: Start
+) -> None:
+    folder = publish(tmp_path / "models", extra_config="optimization { cuda { graphs: true } }")
+    before = sorted(path.name for path in folder.iterdir())
+    first, again = rebuild(tmp_path), rebuild(tmp_path)
+    assert first.returncode == again.returncode == 0, first.stderr
+    [line] = json.loads(first.stdout)
+    assert (line["state"], line["variant"], line["compute_capability"]) == (
+        "built", "fp32-sm90", "9.0",
+    )  # fmt: skip
+    assert json.loads(again.stdout)[0]["state"] == "there already"
+    assert sorted(path.name for path in folder.iterdir()) == before
+    server = start(tmp_path / "models").wait_ready()
+    ready = server.wait_for_log("model ready")
+    assert (ready["variant"], ready["engine"]) == ("fp32-sm90", "tensorrt")
+    assert any("the CPU is not asked" in reason for reason in ready["not_chosen"])
+    loaded = server.wait_for_log("plan loaded")
+    assert loaded["devices"] == [0, 0, 1, 1]
+    assert loaded["device_bytes"] > 0
+    assert loaded["graph_batch_sizes"] == [1, 2, 4, 8]
+    assert variant_of(server) == "fp32-sm90"
+    assert server.metric('nv_gpu_utilization{gpu_uuid="GPU-fake-0"}') == 0.25
+    assert server.terminate() == 0
+
+
+def test_build_plans_serves_at_once_and_switches(tmp_path: Path, start: Start) -> None:
+    publish(tmp_path / "models")
+    server = start(tmp_path / "models", "--build-plans").wait_ready()
+    server.wait_for_log("model ready", variant="fp32")
+    assert variant_of(server) in ("fp32", "fp32-sm90")
+    server.wait_for_log("model ready", variant="fp32-sm90", engine="tensorrt")
+    assert variant_of(server) == "fp32-sm90"
+    assert server.terminate() == 0
+
+
+def test_plan_whose_answers_are_wrong_here_is_not_served(tmp_path: Path, start: Start) -> None:
+    folder = publish(tmp_path / "models")
+    assert rebuild(tmp_path).returncode == 0
+    with np.load(folder / "samples.npz") as samples:
+        np.savez(folder / "samples.npz", image=samples["image"], logits=samples["logits"] * 1.2)
+    server = start(tmp_path / "models")
+    reason = server.wait_for_log("model not loaded")["reason"]
+    assert "fp32-sm90 in tensorrt answers wrongly on this machine" in reason
+
+
+def test_plan_for_another_version_or_gpu_falls_back_with_the_reason(
+    tmp_path: Path, start: Start
+) -> None:
+    folder = publish(tmp_path / "models")
+    old = {"tensorrt_version": "10.13.3", "compute_capability": "9.0"}
+    add_variant(folder, "model.fp16-sm90.plan", b"plan", id="fp16-sm90", **old)
+    other = {"tensorrt_version": "11.4.0", "compute_capability": "8.0"}
+    add_variant(folder, "model.fp16-sm80.plan", b"plan", id="fp16-sm80", **other)
+    broken = {"tensorrt_version": "11.4.0", "compute_capability": "9.0"}
+    add_variant(folder, "model.int8-sm90.plan", b"plan", id="int8-s8-sm90", **broken)
+    server = start(tmp_path / "models").wait_ready()
+    ready = server.wait_for_log("model ready")
+    assert ready["variant"] == "fp32"
+    reasons = " ".join(ready["not_chosen"])
+    assert "the plan is for TensorRT 10.13.3, compute capability 9.0; this is TensorRT" in reasons
+    assert "GPU 0 is Fake H200, compute capability 9.0" in reasons
+    assert "magic tag does not match" in reasons
+
+
+def test_failed_build_is_told_and_what_serves_goes_on(tmp_path: Path, start: Start) -> None:
+    publish(tmp_path / "models")
+    failed = rebuild(tmp_path, FAKE_TENSORRT_REFUSE="no kernel")
+    assert failed.returncode == 1
+    assert "fp32-sm90" in failed.stderr
+    assert "no kernel" in failed.stderr
+    server = start(tmp_path / "models", "--build-plans", FAKE_TENSORRT_REFUSE="no kernel")
+    assert "no kernel" in server.wait_for_log("plans not built")["reason"]
+    assert variant_of(server) == "fp32"
+
+
+def test_gpus_that_the_config_names_are_used_and_missing_ones_refused(
+    tmp_path: Path, start: Start
+) -> None:
+    group = "instance_group { kind: KIND_GPU gpus: [%s] count: 1 }"
+    publish(tmp_path / "models", extra_config=group % "1")
+    publish(tmp_path / "models", "missing", extra_config=group % "5")
+    assert rebuild(tmp_path).returncode == 0
+    server = start(tmp_path / "models").wait_ready()
+    assert server.wait_for_log("plan loaded")["devices"] == [1]
+    assert "no GPU 5; this machine has [0, 1]" in server.wait_for_log("model not loaded")["reason"]
+
+
+def test_gpu_model_on_a_machine_without_one_says_so(tmp_path: Path) -> None:
+    publish(tmp_path / "models", extra_config="instance_group { kind: KIND_GPU }")
+    server = ServerProcess(tmp_path / "models", cache=tmp_path / "cache")
+    reason = server.wait_for_log("model not loaded")["reason"]
+    server.kill()
+    assert "asks for KIND_GPU: no NVIDIA driver here" in reason
+
+
+def test_rebuild_without_a_gpu_fails_with_the_reason(tmp_path: Path) -> None:
+    publish(tmp_path / "models")
+    command = [sys.executable, "-m", "convserve", "rebuild"]
+    command += ["--model-repository", str(tmp_path / "models"), "--cache-dir", str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("convserve: tensorrt: no NVIDIA driver here")
+
+
+def test_doctor_names_the_gpus_and_what_is_missing_of_the_rest() -> None:
+    command = [sys.executable, "-m", "convserve", "doctor", "--json"]
+    env = fake_gpu.environment()
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    report = json.loads(finished.stdout)
+    assert report["gpu"] == "; ".join(["Fake H200, 16384 MiB, driver 580.65"] * 2)
+    assert report["engines"]["tensorrt"]["version"] == "11.4.0"
+    assert "without CUDAExecutionProvider" in report["engines"]["onnxruntime-cuda"]["reason"]

@@ -1,0 +1,54 @@
+/* The part of NVML that we call, for two GPUs that are not there. FAKE_GPU_CAPABILITY: "90". */
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned int gpu, memory; } utilization_t;
+
+static int numbers[2] = {0, 1};
+
+int nvmlInit_v2(void) { return 0; }
+int nvmlSystemGetDriverVersion(char *text, unsigned int length) {
+  return snprintf(text, length, "580.65") < 0;
+}
+int nvmlDeviceGetCount_v2(unsigned int *count) { *count = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) {
+  if (index > 1) return 2;
+  *device = &numbers[index];
+  return 0;
+}
+int nvmlDeviceGetUUID(void *device, char *text, unsigned int length) {
+  return snprintf(text, length, "GPU-fake-%d", *(int *)device) < 0;
+}
+int nvmlDeviceGetName(void *device, char *text, unsigned int length) {
+  (void)device;
+  return snprintf(text, length, "Fake H200") < 0;
+}
+int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
+  (void)device;
+  const char *setting = getenv("FAKE_GPU_CAPABILITY");
+  int value = setting ? atoi(setting) : 90;
+  *major = value / 10;
+  *minor = value % 10;
+  return 0;
+}
+int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
+  (void)device;
+  memory->total = 16ull << 30;
+  memory->used = 1ull << 30;
+  memory->free = 15ull << 30;
+  return 0;
+}
+int nvmlDeviceGetUtilizationRates(void *device, utilization_t *rates) {
+  (void)device;
+  rates->gpu = 25;
+  rates->memory = 5;
+  return 0;
+}
+/* As a MIG slice answers: not supported. */
+int nvmlDeviceGetPowerUsage(void *device, unsigned int *milliwatts) {
+  (void)milliwatts;
+  if (*(int *)device == 1) return 3;
+  *milliwatts = 70500;
+  return 0;
+}

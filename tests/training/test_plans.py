@@ -1,0 +1,68 @@
+"""Plans of a build: refused before anything is trained where they cannot be made."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from serving.engines import EngineOptions, load_engine
+from tests.support import fake_gpu
+from tests.support.published import graph, samples
+from training.errors import ExportError, RecipeError
+from training.plans import check_files, check_plans, export_plans
+from training.recipe.deliver import Export, TensorRt
+
+PLANS = Export(variants=("fp32",), tensorrt=TensorRt(variants=("fp32",), usual_batch=4))
+
+
+def test_machine_without_a_gpu_is_told_what_to_do_instead() -> None:
+    with pytest.raises(RecipeError, match=r"no NVIDIA driver here.*`convserve rebuild`"):
+        check_plans(PLANS)
+    check_plans(Export())
+
+
+def test_plan_is_made_beside_its_file_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(graph("classification"), tmp_path / "model.onnx")
+    with fake_gpu.in_this_process(monkeypatch):
+        check_plans(PLANS)
+        [plan] = export_plans(PLANS.tensorrt, 8, tmp_path)
+        assert plan == {
+            "id": "fp32-sm90",
+            "source": "fp32",
+            "tensorrt_version": "11.4.0",
+            "compute_capability": "9.0",
+            "driver": "580.65",
+        }
+        assert "built" in (tmp_path / "model.fp32-sm90.log").read_text()
+        engine = load_engine("tensorrt", tmp_path / "model.fp32-sm90.plan", EngineOptions())
+        assert engine.infer({"image": samples()})["logits"].shape == (6, 3)
+        engine.close()
+
+
+def test_failed_build_fails_the_stage_with_tensorrts_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(graph("classification"), tmp_path / "model.onnx")
+    with (
+        fake_gpu.in_this_process(monkeypatch, FAKE_TENSORRT_REFUSE="no kernel"),
+        pytest.raises(ExportError, match=r"export\.tensorrt: .*no kernel"),
+    ):
+        export_plans(PLANS.tensorrt, 8, tmp_path)
+
+
+def test_file_that_tensorrt_would_refuse_fails_only_where_a_plan_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Of an argmax, straight to bytes.
+    onnx.save(graph("segmentation"), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match="gives uint8; only a Cast from float"):
+        check_files(PLANS, tmp_path)
+    check_files(Export(), tmp_path)
+    assert "TensorRT would not take it" in caplog.text
+
+
+def test_recipe_refuses_plans_of_variants_that_are_not_exported() -> None:
+    with pytest.raises(ValueError, match=r"tensorrt\.variants holds fp16, which variants does not"):
+        Export(variants=("fp32",), tensorrt=TensorRt())
