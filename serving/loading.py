@@ -110,16 +110,23 @@ def load_model(
             with counted(candidate):
                 _check_answers(folder, manifest, variants[candidate.variant], engine)
 
-    def latency_of(candidate: Candidate, engine: Engine) -> dict[int, float]:
+    def kept(candidate: Candidate) -> Path | None:
         variant = variants.get(candidate.variant)
-        return _latency(candidate, variant, engine, options[candidate], config)
+        return _kept_latency(candidate, variant, options[candidate])
+
+    def known(candidate: Candidate) -> dict[int, float] | None:
+        file = kept(candidate)
+        return read_cached(file) if file is not None else None
+
+    def measure(candidate: Candidate, engine: Engine) -> dict[int, float]:
+        return _latency(candidate, engine, config, kept(candidate))
 
     def load(candidate: Candidate) -> Engine:
         return load_engine(candidate.engine, candidate.file, options[candidate])
 
     def choose_on(device: str) -> Choice:
         there = [c for c in candidates if ENGINES[c.engine].device == device]
-        return choose(there, load, admit, check, latency_of)
+        return choose(there, load, admit, check, known, measure)
 
     choice = _gpu_before_cpu(candidates, choose_on)
     chosen = options[choice.candidate]
@@ -283,23 +290,22 @@ def _check_answers(folder: Path, manifest: Manifest, variant: Variant, engine: E
     check_samples(output, answers, expected, evidence, f"{variant.id} in {engine.name}")
 
 
+def _kept_latency(
+    candidate: Candidate, variant: Variant | None, options: EngineOptions
+) -> Path | None:
+    """Where a measured latency is kept; None for what has no checksum to know it by again."""
+    if variant is None or options.cache_dir is None:
+        return None
+    key = latency_key(candidate, variant.sha256, options)
+    return options.cache_dir / "latency" / f"{key}.json"
+
+
 def _latency(
-    candidate: Candidate,
-    variant: Variant | None,
-    engine: Engine,
-    options: EngineOptions,
-    config: ModelConfig,
+    candidate: Candidate, engine: Engine, config: ModelConfig, kept: Path | None
 ) -> dict[int, float]:
-    """Seconds by batch size: 1, 2, 4 ... max_batch_size; from the cache where it was measured."""
+    """Seconds by batch size, measured here: 1, 2, 4 ... max_batch_size; kept in a file."""
     if config.max_batch_size == 0 or any(spec.datatype == "BYTES" for spec in engine.inputs):
         return {1: _UNMEASURED_SECONDS}
-    cached = None
-    if variant is not None and options.cache_dir is not None:
-        key = latency_key(candidate, variant.sha256, options)
-        cached = options.cache_dir / "latency" / f"{key}.json"
-        seconds = read_cached(cached)
-        if seconds:
-            return seconds
     sizes = [2**i for i in range(config.max_batch_size.bit_length())]
     if sizes[-1] != config.max_batch_size:
         sizes.append(config.max_batch_size)
@@ -308,8 +314,8 @@ def _latency(
     except EngineError as error:
         raise ModelLoadError(f"{candidate.file}: does not run: {error}") from error
     seconds = {size: value / 1e3 for size, value in milliseconds.items()}
-    if cached is not None:
-        write_cached(cached, seconds)
+    if kept is not None:
+        write_cached(kept, seconds)
     return seconds
 
 

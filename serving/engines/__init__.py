@@ -1,6 +1,7 @@
 """Runtimes behind one interface. A runtime is imported only when a file is loaded into it."""
 
 import importlib
+import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Callable
@@ -20,6 +21,7 @@ __all__ = [
     "PlanProfile",
     "build_plan",
     "engine_version",
+    "installed_version",
     "load_engine",
 ]
 
@@ -31,7 +33,7 @@ class EngineEntry:
     """Where an engine lives, what it needs, and what it can run. A new engine is one more entry.
 
     `check` names a function of the module that says why it cannot run here for another reason than
-    a package that is missing.
+    a package that is missing. `packages` are the distributions that bring the runtime.
     """
 
     module: str
@@ -40,6 +42,7 @@ class EngineEntry:
     suffixes: tuple[str, ...]
     precisions: tuple[str, ...]
     install: str
+    packages: tuple[str, ...]
     device: Literal["cpu", "gpu"] = "cpu"
     check: str | None = None
 
@@ -53,6 +56,7 @@ ENGINES: dict[str, EngineEntry] = {
         suffixes=(".onnx",),
         precisions=("fp32", "fp16", "int8"),
         install="pip install convserve[cpu]",
+        packages=("onnxruntime", "onnxruntime-gpu"),
     ),
     "openvino": EngineEntry(
         module="serving.engines.ov",
@@ -61,6 +65,7 @@ ENGINES: dict[str, EngineEntry] = {
         suffixes=(".onnx",),
         precisions=("fp32", "bf16", "fp16", "int8"),
         install="pip install convserve[cpu]",
+        packages=("openvino",),
     ),
     "onnxruntime-cuda": EngineEntry(
         module="serving.engines.ort_gpu",
@@ -69,6 +74,7 @@ ENGINES: dict[str, EngineEntry] = {
         suffixes=(".onnx",),
         precisions=("fp32", "fp16", "int8"),
         install="pip install convserve[gpu]",
+        packages=("onnxruntime-gpu",),
         device="gpu",
         check="cuda_unavailable_reason",
     ),
@@ -79,6 +85,7 @@ ENGINES: dict[str, EngineEntry] = {
         suffixes=(".onnx",),
         precisions=("fp32", "fp16", "int8"),
         install="pip install convserve[gpu,tensorrt]",
+        packages=("onnxruntime-gpu",),
         device="gpu",
         check="tensorrt_unavailable_reason",
     ),
@@ -89,6 +96,7 @@ ENGINES: dict[str, EngineEntry] = {
         suffixes=(".plan",),
         precisions=("fp32", "fp16", "int8"),
         install="pip install convserve[tensorrt]",
+        packages=("tensorrt",),
         device="gpu",
     ),
 }
@@ -124,6 +132,17 @@ def _installed(package: str) -> bool:
 def engine_version(engine: str) -> str:
     """Version of the engine's runtime, read from the runtime itself."""
     return cast("str", importlib.import_module(ENGINES[engine].module).VERSION)
+
+
+def installed_version(engine: str) -> str:
+    """Version of the engine's package, for which the runtime need not be imported; that of the
+    runtime itself where it came without a package."""
+    for name in ENGINES[engine].packages:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return engine_version(engine)
 
 
 def load_engine(engine: str, file: Path, options: EngineOptions) -> Engine:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.engines import ENGINES, Engine, EngineOptions, engine_version
+from serving.engines import ENGINES, Engine, EngineOptions, installed_version
 from serving.engines.measure import device_name
 from serving.errors import EngineError, EngineUnavailable, ModelLoadError
 
@@ -44,42 +44,64 @@ def choose(
     load: Callable[[Candidate], Engine],
     admit: Callable[[Candidate], None],
     check: Callable[[Candidate, Engine], None],
-    latency_of: Callable[[Candidate, Engine], dict[int, float]],
+    known: Callable[[Candidate], dict[int, float] | None],
+    measure: Callable[[Candidate, Engine], dict[int, float]],
 ) -> Choice:
-    """Loads, checks and times every candidate and keeps the simplest of the fastest.
+    """Loads, checks and times the candidates and keeps the simplest of the fastest. One whose
+    latency is `known` from an earlier start is loaded only where it wins.
 
     Candidates stand in order, the simplest first. `admit`, before a runtime sees the file, `load`
     and `check`, once it is loaded, raise ModelLoadError to refuse one.
     Raises EngineUnavailable, with the reason of each, where none can be served.
     """
     rejected: list[str] = []
-    running: list[tuple[Candidate, Engine, dict[int, float]]] = []
-    for candidate in candidates:
+    latencies: dict[Candidate, dict[int, float]] = {}
+    loaded: dict[Candidate, Engine] = {}
+
+    def bring_up(candidate: Candidate) -> bool:
+        engine = None
         try:
             admit(candidate)
             engine = load(candidate)
-        except ModelLoadError as error:
-            rejected.append(f"{candidate}: {error}")
-            continue
-        try:
             check(candidate, engine)
-            running.append((candidate, engine, latency_of(candidate, engine)))
+            if candidate not in latencies:
+                latencies[candidate] = measure(candidate, engine)
         except (ModelLoadError, EngineError) as error:
             rejected.append(f"{candidate}: {error}")
-            engine.close()
-    if not running:
+            if engine is not None:
+                engine.close()
+            return False
+        loaded[candidate] = engine
+        return True
+
+    for candidate in candidates:
+        latency = known(candidate)
+        if latency is None:
+            bring_up(candidate)
+        else:
+            latencies[candidate] = latency
+    while latencies:
+        scores = {candidate: score(latency) for candidate, latency in latencies.items()}
+        limit = min(scores.values())
+        best = next(
+            candidate
+            for candidate in candidates
+            if candidate in scores and scores[candidate] * CLEARLY_FASTER <= limit
+        )
+        if best in loaded or bring_up(best):
+            break
+        del latencies[best]
+    else:
         raise EngineUnavailable("no variant can be served: " + "; ".join(rejected))
-    scores = [score(latency) for _, _, latency in running]
-    best = next(i for i, value in enumerate(scores) if value * CLEARLY_FASTER <= min(scores))
-    for i, (candidate, engine, _) in enumerate(running):
-        if i != best:
+    for candidate, seconds in scores.items():
+        if candidate != best:
             rejected.append(
-                f"{candidate}: slower here, {scores[i] * 1e3:.2f} ms an image "
+                f"{candidate}: slower here, {seconds * 1e3:.2f} ms an image "
                 f"against {scores[best] * 1e3:.2f} ms"
             )
-            engine.close()
-    candidate, engine, latency = running[best]
-    return Choice(candidate, engine, latency, tuple(rejected))
+            if candidate in loaded:
+                loaded[candidate].close()
+    return Choice(best, loaded[best], latencies[best], tuple(rejected))
 
 
 def score(latency: dict[int, float]) -> float:
@@ -95,7 +117,7 @@ def latency_key(candidate: Candidate, sha256: str, options: EngineOptions) -> st
         sha256,
         candidate.precision,
         candidate.engine,
-        engine_version(candidate.engine),
+        installed_version(candidate.engine),
         device_name(ENGINES[candidate.engine].device),
         str(options.devices),
         str(options.graph_batch_sizes),

@@ -23,9 +23,14 @@ def candidates(file: Path, *variants: str) -> list[Candidate]:
 
 
 def chosen(
-    file: Path, seconds: dict[str, float], refused: tuple[str, ...] = ()
-) -> tuple[str, tuple[str, ...]]:
-    """The variant taken, and why not the others, where `seconds` is what the clock would say."""
+    file: Path,
+    seconds: dict[str, float],
+    refused: tuple[str, ...] = (),
+    remembered: tuple[str, ...] = (),
+) -> tuple[str, tuple[str, ...], list[str]]:
+    """The variant taken, why not the others, and which were loaded, where `seconds` is what the
+    clock would say, and had said of those `remembered`."""
+    loads: list[str] = []
 
     def admit(candidate: Candidate) -> None:
         if candidate.variant in refused:
@@ -34,19 +39,23 @@ def chosen(
     def check(candidate: Candidate, engine: Engine) -> None:
         assert engine.outputs
 
-    def latency_of(candidate: Candidate, engine: Engine) -> dict[int, float]:
+    def known(candidate: Candidate) -> dict[int, float] | None:
+        return measure(candidate) if candidate.variant in remembered else None
+
+    def measure(candidate: Candidate, engine: Engine | None = None) -> dict[int, float]:
         return {1: seconds[candidate.variant], 8: seconds[candidate.variant] * 8}
 
     def load(candidate: Candidate) -> Engine:
+        loads.append(candidate.variant)
         return load_engine(candidate.engine, candidate.file, EngineOptions())
 
-    choice = choose(candidates(file, *seconds), load, admit, check, latency_of)
+    choice = choose(candidates(file, *seconds), load, admit, check, known, measure)
     choice.engine.close()
-    return choice.candidate.variant, choice.rejected
+    return choice.candidate.variant, choice.rejected, loads
 
 
 def test_the_fastest_is_taken_and_the_others_are_explained(file: Path) -> None:
-    variant, rejected = chosen(file, {"fp32": 0.010, "int8": 0.004})
+    variant, rejected, _ = chosen(file, {"fp32": 0.010, "int8": 0.004})
     assert variant == "int8"
     assert rejected == ("fp32 in onnxruntime: slower here, 10.00 ms an image against 4.00 ms",)
 
@@ -56,9 +65,23 @@ def test_a_simpler_one_is_kept_when_the_gain_is_within_the_noise(file: Path) -> 
 
 
 def test_one_that_failed_is_never_taken_however_fast(file: Path) -> None:
-    variant, rejected = chosen(file, {"fp32": 0.010, "int8": 0.001}, refused=("int8",))
+    variant, rejected, _ = chosen(file, {"fp32": 0.010, "int8": 0.001}, refused=("int8",))
     assert variant == "fp32"
     assert any("int8 failed its gate" in line for line in rejected)
+
+
+def test_one_that_was_timed_before_is_loaded_only_where_it_wins(file: Path) -> None:
+    seconds = {"fp32": 0.010, "int8": 0.004, "bf16": 0.008}
+    assert chosen(file, seconds, remembered=("fp32", "int8", "bf16"))[::2] == ("int8", ["int8"])
+    # One that nobody has timed is, and the others stay where they are.
+    assert chosen(file, seconds, remembered=("fp32", "int8"))[::2] == ("int8", ["bf16", "int8"])
+
+
+def test_the_next_takes_over_where_one_that_was_timed_before_fails_now(file: Path) -> None:
+    seconds = {"fp32": 0.010, "int8": 0.004, "bf16": 0.008}
+    variant, rejected, loads = chosen(file, seconds, ("int8",), tuple(seconds))
+    assert (variant, loads) == ("bf16", ["bf16"])
+    assert rejected[0] == "int8 in onnxruntime: int8 failed its gate"
 
 
 def test_nothing_left_names_every_reason(file: Path) -> None:
