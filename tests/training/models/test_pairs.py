@@ -34,7 +34,7 @@ from training.models import (
 )
 from training.networks import coverage
 from training.pipeline import check_network
-from training.prune import prune
+from training.prune import ChannelPruner
 from training.quantize import Scheme, choose_calibration, quantize
 from training.recipe import parse_recipe
 from training.recipe.compress import Prune
@@ -133,7 +133,8 @@ def blotches(count: int, size: tuple[int, int]) -> Pixels:
 def pruned(network: nn.Module, size: tuple[int, int]) -> float:
     before = count_macs(network, size)
     train = {"epochs": 1, "batch_size": 2, "optimizer": {"name": "sgd", "lr": 1}}
-    prune(network, Prune.model_validate({"ratio": 0.7, "train": train}), size)
+    config = Prune.model_validate({"ratio": 0.7, "train": train})
+    ChannelPruner(network, config, 0.7, size, lambda _: None).step()
     return count_macs(network, size) / before
 
 
