@@ -130,6 +130,7 @@ class Quantizer:
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         model = quantizer.model.model
+        _read_unrounded(model.graph, nodes_to_exclude)
         _remove_needless_pairs(model.graph)
         onnx.checker.check_model(model)
         onnx.save(model, path)
@@ -208,6 +209,27 @@ def _read_by_only(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
             reached = {node.name} if node.op_type in _LAYERS else behind
             following.setdefault(name, set()).update(reached)
     return names
+
+
+def _read_unrounded(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
+    """Lets layers that stay in floating point read what stands before a Q/DQ pair of others.
+
+    TensorRT takes no layer of whose inputs one is quantised and the other is not.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type not in _LAYERS or node.name not in nodes:
+            continue
+        for position, name in enumerate(node.input):
+            second = makers.get(name)
+            if second is not None and second.op_type == "DequantizeLinear":
+                node.input[position] = makers[second.input[0]].input[0]
+    for kind in ("DequantizeLinear", "QuantizeLinear"):
+        used = {name for node in graph.node for name in node.input}
+        used |= {value.name for value in graph.output}
+        unused = [n for n in graph.node if n.op_type == kind and n.output[0] not in used]
+        for node in unused:
+            graph.node.remove(node)
 
 
 def _remove_needless_pairs(graph: onnx.GraphProto) -> None:

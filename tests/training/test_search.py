@@ -9,6 +9,7 @@ import pytest
 import training.search
 from training.errors import RecipeError, TargetNotReached
 from training.recipe import Recipe
+from training.recipe.deliver import TensorRt
 from training.results import Point, Searched, Tried
 from training.search import Bound, parse_bound, search
 
@@ -91,6 +92,27 @@ def test_search_builds_the_winner_and_goes_on_where_it_stopped(
     recipe = digits_recipe({**changes, "search": {**settings, "trials": 4}})
     search(recipe, bound, tmp_path / "runs", tmp_path / "repository")
     assert measured == [1]
+
+
+@pytest.mark.parametrize(
+    ("variant", "plans"), [("fp32", None), ("fp16", ("fp16",)), ("int8-s8", ("int8-s8",))]
+)
+def test_trials_make_no_plans_and_the_winner_those_of_its_variants(
+    digits_recipe: MakeRecipe, variant: str, plans: tuple[str, ...] | None
+) -> None:
+    wanted = TensorRt(variants=("fp16", "int8-s8"))
+    export = {"variants": ["fp32", "fp16", "int8-s8"], "tensorrt": wanted.model_dump(mode="json")}
+    recipe = digits_recipe({"export": export})
+    point = Point(network=recipe.model.name, ratio=0.0, variant=variant)
+    tried = training.search._recipe_of(recipe, point)
+    assert tried.export.tensorrt is None
+    kept = training.search._with_plans(tried, wanted).export.tensorrt
+    assert (kept.variants if kept is not None else None) == plans
+
+
+def test_search_in_an_engine_that_runs_plans_only_is_refused(digits_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match=r"engine: expected one of onnxruntime, .*'tensorrt'"):
+        digits_recipe({"search": {"engine": "tensorrt"}})
 
 
 def test_search_over_pruned_networks_needs_to_know_how_to_prune(digits_recipe: MakeRecipe) -> None:

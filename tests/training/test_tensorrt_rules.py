@@ -17,7 +17,7 @@ from training.deploy import Deployed, Task, input_specs, output_specs
 from training.export import check_interface, export_onnx
 from training.half import to_half
 from training.models import build_model
-from training.quantize import choose_calibration, quantize
+from training.quantize import Quantizer, choose_calibration, quantize
 from training.recipe.data import Normalization
 from training.tensorrt_rules import tensorrt_problems
 
@@ -35,7 +35,12 @@ def exported(
 ) -> tuple[Task, Path]:
     task: Task = request.param
     torch.manual_seed(0)
-    deployed = Deployed(build_model(NETWORKS[task], 4).eval(), task, Normalization())
+    network = build_model(NETWORKS[task], 4).eval()
+    for name, value in network.named_parameters():
+        if name.endswith("bias"):
+            # As training leaves them: those of zeros are not exported.
+            torch.nn.init.uniform_(value, -0.1, 0.1)
+    deployed = Deployed(network, task, Normalization())
     path = tmp_path_factory.mktemp(task) / "model.onnx"
     export_onnx(deployed, input_specs(SIZE), output_specs(task, 4, SIZE), 20, path)
     return task, path
@@ -81,6 +86,19 @@ def test_symmetric_int8_passes_and_asymmetric_is_refused_by_node(
     assert "(QuantizeLinear): quantises to uint8, TensorRT to int8 only" in problems
     assert "its zero point is not 0 (asymmetric quantisation)" in problems
     assert "dequantises int32 (a bias)" in problems
+
+
+def test_int8_passes_with_any_layer_left_in_floating_point(
+    exported: tuple[Task, Path], tmp_path: Path
+) -> None:
+    _, fp32 = exported
+    samples = ArraySamples(IMAGES, np.zeros(len(IMAGES), np.int64))
+    quantizer = Quantizer(fp32, "s8", "minmax", choose_calibration(samples, 8, 0))
+    path = tmp_path / "mixed.onnx"
+    # In a residual network each first layer of a block shares its input with the next block.
+    for layers in (*((layer,) for layer in quantizer.layers[:4]), quantizer.layers[::2]):
+        quantizer.write(path, layers)
+        assert tensorrt_problems(path) == []
 
 
 def test_weight_beyond_half_precision_is_refused(
