@@ -1,17 +1,22 @@
-"""What `convserve build --list-networks` shows."""
+"""Which networks a recipe can name: the list that people see, and the check of one recipe."""
 
 from typing import Any
 
 import torch
 
+from training.errors import RecipeError
 from training.models import (
     MODELS,
     STEPS,
     build_model,
+    check_input_size,
     count_macs,
     count_parameters,
     drop_auxiliary_heads,
+    unsupported_steps,
 )
+from training.recipe import Recipe
+from training.weights import check_weights
 
 # The size of a head depends on the classes; papers count with these.
 _CLASSES = 1000
@@ -51,3 +56,34 @@ def coverage(name: str) -> dict[str, str]:
         step: f"refused: {entry.unsupported[step]}" if step in entry.unsupported else tried
         for step in STEPS
     }
+
+
+def check_network(recipe: Recipe) -> None:
+    """Raises RecipeError where no network has the recipe's name, task and options, takes images of
+    its size and every step it asks for, or where the weights to begin with are nowhere."""
+    name, options = recipe.model.name, recipe.model.options
+    try:
+        # Without memory for weights: only the structure is tried.
+        with torch.device("meta"):
+            build_model(name, 2, **options)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"model: {error}") from error
+    # An embedding is what a classifier gives in place of its logits.
+    wanted = "classification" if recipe.task == "embedding" else recipe.task
+    if MODELS[name].task != wanted:
+        fitting = [key for key, entry in MODELS.items() if entry.task == wanted]
+        raise RecipeError(
+            f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
+            f"networks for it: {', '.join(fitting)}"
+        )
+    try:
+        check_input_size(name, recipe.transform.size, **options)
+    except ValueError as error:
+        raise RecipeError(f"transform: {error}") from error
+    asked = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
+    for step, reason in unsupported_steps(name, **options).items():
+        # Every build exports for every engine.
+        if asked.get(step, True):
+            raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
+    if recipe.model.pretrained is not None:
+        check_weights(recipe.model.pretrained, name)

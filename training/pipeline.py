@@ -1,52 +1,38 @@
 """The stages in their order, and what each one builds on. The one file that knows the order."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 import yaml
 
-from serving.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
 from training import distributed
 from training.callbacks import OnEpoch
-from training.checkpoint import load_network
 from training.compression import measures_latency, prune_work, quantize_work
 from training.data import Dataset, fingerprint, load_source
 from training.data.survey import SHEET_FILE, survey
-from training.deploy import input_specs, output_specs
+from training.delivery import export_work, publish_work, verification_of, verify_work
 from training.distillation import distill_work, teacher_fingerprint
 from training.environment import engine_versions, environment
-from training.errors import BrokenFiles, RecipeError
-from training.export import check_answers, check_interface
-from training.half import to_half
-from training.models import MODELS, build_model, check_input_size, unsupported_steps
-from training.plans import check_files, check_plans, export_plans
-from training.publish import publish
+from training.errors import BrokenFiles
+from training.networks import check_network
+from training.plans import check_plans
 from training.recipe import Recipe
 from training.report import write_report
-from training.results import NetworkSize, PlanOrigin, Searched, VariantFile, Verification
+from training.results import Searched
 from training.run import (
-    FP32_FILE,
-    SCHEMES,
     Build,
-    export_fp32,
     fine_tune,
-    network_channels,
     network_results,
     new_network,
-    onnx_file,
-    precision_of,
 )
 from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, measure_rows, variant_rows
 from training.train import Fitted, chosen_precision
-from training.verify import PICTURES_FILE, require_pass, verify
-from training.weights import check_weights, weights_fingerprint
+from training.verify import PICTURES_FILE, require_pass
+from training.weights import weights_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +96,7 @@ def build(
             _advance(current, stage)
         if stage.name == "verify" and "verify" in current.done:
             _write_outputs(current, searched)
-            require_pass(_verification(current))
+            require_pass(verification_of(current))
         if stage.name == until:
             break
     report = _write_outputs(current, searched)
@@ -123,42 +109,11 @@ def build(
         ran=tuple(name for name, stage in current.done.items() if stage.ran),
         kept=tuple(name for name, stage in current.done.items() if not stage.ran),
         version=published.results["version"] if published and published.ran else None,
-        rows=variant_rows(_verification(current)) if verified else [],
-        measures=measure_rows(_verification(current)) if verified else [],
+        rows=variant_rows(verification_of(current)) if verified else [],
+        measures=measure_rows(verification_of(current)) if verified else [],
         report=report,
         results={name: stage.results for name, stage in current.done.items()},
     )
-
-
-def check_network(recipe: Recipe) -> None:
-    """Raises RecipeError where no network has the recipe's name, task and options, takes images of
-    its size and every step it asks for, or where the weights to begin with are nowhere."""
-    name, options = recipe.model.name, recipe.model.options
-    try:
-        # Without memory for weights: only the structure is tried.
-        with torch.device("meta"):
-            build_model(name, 2, **options)
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"model: {error}") from error
-    # An embedding is what a classifier gives in place of its logits.
-    wanted = "classification" if recipe.task == "embedding" else recipe.task
-    if MODELS[name].task != wanted:
-        fitting = [key for key, entry in MODELS.items() if entry.task == wanted]
-        raise RecipeError(
-            f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
-            f"networks for it: {', '.join(fitting)}"
-        )
-    try:
-        check_input_size(name, recipe.transform.size, **options)
-    except ValueError as error:
-        raise RecipeError(f"transform: {error}") from error
-    asked = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
-    for step, reason in unsupported_steps(name, **options).items():
-        # Every build exports for every engine.
-        if asked.get(step, True):
-            raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
-    if recipe.model.pretrained is not None:
-        check_weights(recipe.model.pretrained, name)
 
 
 def _advance(current: Build, stage: Stage) -> None:
@@ -218,160 +173,6 @@ def _fitted(current: Build) -> Fitted:
 
 def _train(current: Build) -> Results:
     return network_results(current, "train", _fitted(current))
-
-
-def _export(current: Build) -> Results:
-    folder = current.stage_folder("export")
-    quantized = current.done.get("quantize")
-    if quantized is None:
-        export_fp32(current, load_network(current.network_file), folder / FP32_FILE)
-    else:
-        # The very graph that was quantised, so that all variants are one network.
-        for name in (FP32_FILE, *map(onnx_file, quantized.results["variants"])):
-            (folder / name).write_bytes((current.stage_folder("quantize") / name).read_bytes())
-    inputs = input_specs(current.size)
-    outputs = output_specs(current.recipe.task, current.channels, current.size)
-    if "fp16" in current.recipe.export.variants:
-        to_half(folder / FP32_FILE, folder / onnx_file("fp16"))
-    files = sorted(folder.glob("*.onnx"))
-    for file in files:
-        check_interface(file, inputs, outputs)
-    check_files(current.recipe.export, folder)
-    count = min(_CHECKED_IMAGES, len(current.data.test))
-    images, _ = current.data.test.batch(range(count))
-    deployed = current.deployed(load_network(current.exported_file))
-    check_answers(folder / FP32_FILE, deployed, outputs, images)
-    return {
-        "files": [file.name for file in files],
-        "checked_images": count,
-        "plans": export_plans(
-            current.recipe.export.tensorrt, current.recipe.publish.max_batch_size, folder
-        ),
-    }
-
-
-def _variant_files(current: Build) -> list[VariantFile]:
-    """FP32 first: it is what the others are compared with."""
-    folder = current.stage_folder("export")
-    wanted = sorted(current.recipe.export.variants, key=lambda variant: variant != "fp32")
-    files = []
-    for variant in wanted:
-        int8 = variant in SCHEMES
-        calibration = current.done["quantize"].results["calibration_sha256"] if int8 else None
-        files.append(
-            VariantFile(
-                id=variant,
-                path=folder / onnx_file(variant),
-                precision=precision_of(variant),
-                calibration_sha256=calibration,
-            )
-        )
-    sources = {file.id: file for file in files}
-    for plan in current.done["export"].results["plans"]:
-        changes = {
-            "id": plan["id"],
-            "path": folder / f"model.{plan['id']}.plan",
-            "plan": PlanOrigin.model_validate(plan),
-        }
-        files.append(sources[plan["source"]].model_copy(update=changes))
-    return files
-
-
-def _verify(current: Build) -> Results:
-    recipe = current.recipe
-    baseline = load_network(current.trained_file)
-    sizes = [
-        NetworkSize(
-            parameters=current.done[stage].results["parameters"],
-            macs=current.done[stage].results["macs"],
-        )
-        for stage in (current.trained_stage, current.network_stage)
-    ]
-    verification = verify(
-        recipe.verify,
-        current.data,
-        recipe.task,
-        current.deployed(baseline),
-        _variant_files(current),
-        input_specs(current.size),
-        output_specs(recipe.task, current.channels, current.size),
-        (sizes[0], sizes[1]),
-        current.stage_folder("verify"),
-    )
-    return {
-        "verification": verification.model_dump(mode="json"),
-        "dataset": current.data.description,
-        "images": len(current.data.test),
-        "classes": list(current.data.classes),
-        "ignore_index": current.data.ignore_index,
-    }
-
-
-def _verification(current: Build) -> Verification:
-    return Verification.model_validate(current.done["verify"].results["verification"])
-
-
-def _publish(current: Build) -> Results:
-    recipe = current.recipe
-    verified = current.done["verify"]
-    verification = _verification(current)
-    folder = current.stage_folder("export")
-    chosen = [result for result in verification.variants if result.passed]
-    for result in verification.variants:
-        if result not in chosen:
-            log.warning("publish: %s is left out: it passed in no engine", result.id)
-    now = datetime.now(UTC)
-    classes = len(verified.results["classes"])
-    manifest = Manifest(
-        task=recipe.task,
-        architecture=recipe.model.name,
-        measure=verification.measure,
-        transform=recipe.transform,
-        normalization=recipe.normalization,
-        # An embedding knows people that it was not trained on; those that it was, nobody asks for.
-        classes=() if recipe.task == "embedding" else tuple(verified.results["classes"]),
-        parameters=verification.network_size.parameters,
-        gmacs=verification.network_size.macs / 1e9,
-        pruning_ratio=current.done["prune"].results["ratio"] if recipe.prune is not None else 0.0,
-        provenance=Provenance(
-            recipe=recipe.name,
-            recipe_sha256=recipe_sha256(recipe),
-            run=f"{recipe.name}/{verified.key[:12]}",
-            dataset=verified.results["dataset"],
-            split=f"test, {verified.results['images']} images",
-            created=now.isoformat(timespec="seconds"),
-        ),
-        variants=tuple(
-            Variant(
-                id=result.id,
-                file=result.file,
-                sha256=result.sha256,
-                precision=result.precision,
-                evidence=result.evidence,
-                calibration_sha256=result.calibration_sha256,
-                **(result.plan.model_dump() if result.plan is not None else {}),
-            )
-            for result in chosen
-        ),
-    )
-    version = publish(
-        current.repository,
-        recipe.name,
-        recipe.publish,
-        input_specs(current.size),
-        output_specs(recipe.task, network_channels(recipe, classes), current.size),
-        manifest,
-        [folder / name for name in dict.fromkeys(result.file for result in chosen)],
-        current.stage_folder("verify") / SAMPLES_FILE,
-    )
-    log.info("publish: %s version %d in %s", recipe.name, version, current.repository)
-    return {"version": version, "variants": [result.id for result in chosen]}
-
-
-def recipe_sha256(recipe: Recipe) -> str:
-    """Of the recipe with its defaults filled in, so that comments and order do not count."""
-    content = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 # The sections that decide what the images are, and those that decide what is learnt of them.
@@ -443,7 +244,7 @@ STAGES: tuple[Stage, ...] = (
             (build.network_stage,) if build.recipe.quantize is None else ("quantize",)
         ),
         settings=lambda build: _dump(build, "export"),
-        work=_export,
+        work=export_work,
     ),
     Stage(
         "verify",
@@ -454,13 +255,13 @@ STAGES: tuple[Stage, ...] = (
             engine_versions(),
             environment()["machine"],
         ],
-        work=_verify,
+        work=verify_work,
     ),
     Stage(
         "publish",
         needs=lambda build: ("verify",),
         settings=lambda build: [_dump(build, "name", "publish"), str(build.repository.resolve())],
-        work=_publish,
+        work=publish_work,
     ),
 )
 
@@ -512,7 +313,7 @@ def _write_outputs(current: Build, searched: Searched | None) -> Path:
             for variant, said in stage.results.get("notes", {}).items()
         ],
         seconds={name: stage.seconds for name, stage in current.done.items()},
-        verification=_verification(current) if "verify" in current.done else None,
+        verification=verification_of(current) if "verify" in current.done else None,
         evaluated=current.done["verify"].results if "verify" in current.done else {},
         pictures=current.stage_folder("verify") / PICTURES_FILE,
     )

@@ -21,7 +21,8 @@ from training.checkpoint import load_network
 from training.deploy import input_specs
 from training.environment import engine_versions
 from training.errors import RecipeError, TargetNotReached
-from training.pipeline import Built, build, check_network
+from training.networks import check_network
+from training.pipeline import Built, build
 from training.recipe import Recipe
 from training.recipe.compress import Search
 from training.recipe.deliver import TensorRt

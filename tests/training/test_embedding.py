@@ -19,7 +19,8 @@ from training.answers import answers_of
 from training.data.samples import ArraySamples
 from training.errors import RecipeError
 from training.metrics import build_metric
-from training.pipeline import Built, build, check_network
+from training.networks import check_network
+from training.pipeline import Built, build
 from training.recipe import load_recipe, parse_recipe
 
 PEOPLE, PICTURES, SIDE = 9, 6, 16

@@ -12,7 +12,8 @@ from PIL import Image
 
 import training.compression
 from training.errors import BrokenFiles, RecipeError, VerificationError
-from training.pipeline import STAGE_NAMES, Built, build, check_network
+from training.networks import check_network
+from training.pipeline import STAGE_NAMES, Built, build
 from training.recipe import Recipe, load_recipe
 
 MakeRecipe = Callable[..., Recipe]

@@ -12,7 +12,8 @@ from training.callbacks import OnEpoch
 from training.data import Dataset, load_source
 from training.errors import RecipeError
 from training.metrics import MEASURE_TITLES, Measure, measure_of
-from training.pipeline import build, check_network, train_settings
+from training.networks import check_network
+from training.pipeline import build, train_settings
 from training.recipe import Recipe, SegmentationRecipe, parse_recipe, replace
 from training.study.definition import Overrides, text_of
 from training.train import CHECKPOINTS

@@ -32,8 +32,7 @@ from training.models import (
     drop_auxiliary_heads,
     unsupported_steps,
 )
-from training.networks import coverage
-from training.pipeline import check_network
+from training.networks import check_network, coverage
 from training.prune import ChannelPruner
 from training.quantize import Scheme, choose_calibration, quantize
 from training.recipe import parse_recipe
