@@ -23,6 +23,7 @@ from serving.evaluation import (
 from serving.manifest import ANSWER_OUTPUT, PROBABILITY_OUTPUT, Estimate
 from serving.postprocess import binary_mask, softmax
 from serving.tensor import Array
+from training.boundaries import boundary_scores
 from training.data.samples import Pixels, Samples
 from training.measures import Reliability, reliability
 from training.metrics import Measure, Task
@@ -34,6 +35,8 @@ _FALSE_ACCEPT_RATE = 0.01
 _RANK = 5
 _BINS = 80
 _WORST_CLASSES = 10
+# At which a probability map's outlines are compared: 0.05, 0.1 ... 0.95.
+_THRESHOLDS = 19
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,12 @@ class Answers:
 
     predictions: int64 [N] classes, int64 [P] identities, or uint8 [N, H, W] masks. confidences:
     float32 [N], of the winning class, for masks the mean over pixels, for identities the cosine.
-    scores: float64 [N], 1 is right and 0 wrong, for masks the image's own mean IoU. confusions:
-    int64 [N, C, C] for masks, of the whole split [1, C, C] for classes, none for identities.
-    calibration: of images, or of the pixels that count; None for identities. probabilities float32
-    [N, C] and the true labels int64 [N]: for classes only.
+    scores: float64 [N], 1 is right and 0 wrong, for masks the image's own mean IoU, or the
+    foreground's. confusions: int64 [N, C, C] for masks, of the whole split [1, C, C] for classes,
+    none for identities. calibration: of images, or of the pixels that count; None for identities.
+    probabilities float32 [N, C] and the true labels int64 [N]: for classes only. probability_maps
+    uint8 [N, H, W], 255 × the foreground's, and truths uint8 [N, H, W], 1 for the foreground, 0 for
+    the background and 255 for what does not count: for binary masks only.
     """
 
     predictions: Array
@@ -67,6 +72,8 @@ class Answers:
     calibration: Reliability | None = None
     probabilities: NDArray[np.float32] | None = None
     labels: NDArray[np.int64] | None = None
+    probability_maps: NDArray[np.uint8] | None = None
+    truths: NDArray[np.uint8] | None = None
     embedded: Embedded | None = None
 
 
@@ -77,6 +84,7 @@ def answers_of(
     if task == "embedding":
         return _identified(run, samples)
     predictions, confidences, scores, confusions, ranked, labels = [], [], [], [], [], []
+    maps, truths = [], []
     # How many pixels were answered with each of 256 levels of confidence, and how many rightly.
     levels = np.zeros((2, 256), np.int64)
     for start in range(0, len(samples), _BATCH):
@@ -103,8 +111,11 @@ def answers_of(
             sure = confident[counted]
             right = (predicted == targets)[counted]
             levels += [np.bincount(sure, minlength=256), np.bincount(sure[right], minlength=256)]
-            # An image of ignored pixels only has no class at all; nothing in it is wrong.
             score = _image_scores(confusion)
+            if PROBABILITY_OUTPUT in outputs:
+                score = _foreground_scores(confusion)
+                maps.append(outputs[PROBABILITY_OUTPUT])
+                truths.append(np.where(counted, targets, 255).astype(np.uint8))
         predictions.append(predicted)
         confidences.append(confidence.astype(np.float32))
         scores.append(score)
@@ -117,6 +128,8 @@ def answers_of(
             np.concatenate(scores),
             total,
             reliability(np.arange(256) / 255, levels[1], levels[0]),
+            probability_maps=np.concatenate(maps) if maps else None,
+            truths=np.concatenate(truths) if truths else None,
         )
     sureness, rightness = np.concatenate(confidences), np.concatenate(scores)
     return Answers(
@@ -158,11 +171,17 @@ def _identified(run: Run, samples: Samples) -> Answers:
 
 
 def _image_scores(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean IoU of each image. One of ignored pixels only has no class at all; nothing in it is
+    wrong."""
     iou = class_iou(confusions)
     known = ~np.isnan(iou)
     total = np.where(known, iou, 0).sum(axis=1)
     count = known.sum(axis=1)
     return np.where(count > 0, total / np.maximum(count, 1), 1.0)
+
+
+def _foreground_scores(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.nan_to_num(class_iou(confusions)[:, 1], nan=1.0)
 
 
 def accuracy_of(measure: Measure, answers: Answers) -> Estimate:
@@ -219,8 +238,11 @@ def agreement_of(reference: Answers, found: Answers) -> float:
 def other_measures(reference: Answers, found: Answers) -> dict[str, Estimate | float]:
     """What else is measured of a task, by the names that the manifest and tables use.
 
-    Embeddings: TAR at a FAR of 1 %, EER, rank-5, and the mean cosine with the reference's.
+    Binary masks: ODS and OIS of the regions' outlines, and the threshold of the former. Embeddings:
+    TAR at a FAR of 1 %, EER, rank-5, and the mean cosine with the reference's.
     """
+    if found.probability_maps is not None and found.truths is not None:
+        return _outlines(found.probability_maps, found.truths)
     if found.embedded is None or reference.embedded is None:
         return {}
     here, there = found.embedded, reference.embedded
@@ -232,6 +254,18 @@ def other_measures(reference: Answers, found: Answers) -> dict[str, Estimate | f
         f"rank{_RANK}": accuracy(in_top_k(ranking.scores, ranking.labels, _RANK)),
         "cosine": float((here.embeddings * there.embeddings).sum(axis=1).mean()),
     }
+
+
+def _outlines(maps: NDArray[np.uint8], truths: NDArray[np.uint8]) -> dict[str, Estimate | float]:
+    """Image by image, since a whole split in floating point would not fit into memory."""
+    scores = boundary_scores(
+        (levels.astype(np.float32) / 255 for levels in maps),
+        ([truth == 1] for truth in truths),
+        thresholds=_THRESHOLDS,
+        regions=True,
+        counted=(truth != 255 for truth in truths),
+    )
+    return {"ods": scores.ods, "ois": scores.ois, "ods_threshold": scores.threshold}
 
 
 def matches(embedded: Embedded, samples: Samples, chosen: NDArray[np.intp]) -> dict[str, Array]:

@@ -1,11 +1,13 @@
 """How well a probability map finds boundaries: ODS and OIS of the Berkeley benchmark (Arbelaez et
 al., Contour Detection and Hierarchical Image Segmentation, PAMI 2011, §3.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial import KDTree
@@ -28,36 +30,72 @@ class BoundaryScores:
 
 
 def boundary_scores(
-    probabilities: Sequence[NDArray[np.floating]],
-    truths: Sequence[Sequence[Mask]],
+    probabilities: Iterable[NDArray[np.floating]],
+    truths: Iterable[Sequence[Mask]],
     *,
     tolerance: float = TOLERANCE,
     thresholds: int = THRESHOLDS,
+    regions: bool = False,
+    counted: Iterable[Mask] | None = None,
 ) -> BoundaryScores:
     """From maps [H, W] in [0, 1] and, for each image, the boundaries bool [H, W] that one or more
     people drew.
 
     Matching is one to one. A pixel of the map is right if it matches in any drawing; recall counts
     over all drawings. Maps are taken as they are: thin them first (non-maximum suppression), since
-    the pixels of a thick line beyond the first match nothing. Raises ValueError where there are no
-    images, or a map and its drawings differ in size.
+    the pixels of a thick line beyond the first match nothing. With `regions` maps and drawings are
+    filled, and their outlines are compared. `counted` bool [H, W] of each image says what counts;
+    what is nearer to the rest than pixels may match is left out too. Each image is asked for once.
+    Raises ValueError where there are no images, or a map and its drawings differ in size.
     """
-    if not probabilities:
-        raise ValueError("expected at least one image")
     levels = np.linspace(0, 1, thresholds + 2)[1:-1]
-    # Matched and all pixels of the maps, matched and all pixels of the drawings.
-    counts = np.zeros((len(probabilities), thresholds, 4))
-    for image, (probability, drawn) in enumerate(zip(probabilities, truths, strict=True)):
+    # Of each image and level: matched and all pixels of the map, matched and all of the drawings.
+    rows = []
+    everywhere = repeat(None) if counted is None else counted
+    pairs = zip(probabilities, truths, strict=True)
+    for image, ((probability, drawn), kept) in enumerate(
+        zip(pairs, everywhere, strict=counted is not None)
+    ):
         if any(truth.shape != probability.shape for truth in drawn):
             raise ValueError(f"image {image}: its map and its drawings differ in size")
         reach = tolerance * float(np.hypot(*probability.shape))
-        for index, level in enumerate(levels):
-            counts[image, index] = _count(probability >= level, drawn, reach)
+        far = None if kept is None else _far(~kept, reach)
+        lines = [_line(truth, far, regions) for truth in drawn]
+        found, count = None, (0, 0, 0, 0)
+        for level in levels:
+            above = probability >= level
+            # A sure map is the same at most levels, and matching takes the time.
+            if found is None or not np.array_equal(above, found):
+                found, count = above, _count(_line(above, far, regions), lines, reach)
+            rows.append(count)
+    if not rows:
+        raise ValueError("expected at least one image")
+    counts = np.array(rows, np.float64).reshape(-1, thresholds, 4)
     f_measures = _f_measure(counts.sum(axis=0))
     best = int(np.argmax(f_measures))
     each = np.argmax(_f_measure(counts), axis=1)
     ois = _f_measure(counts[np.arange(len(counts)), each].sum(axis=0))
     return BoundaryScores(float(f_measures[best]), float(ois), float(levels[best]))
+
+
+def outline(region: Mask) -> Mask:
+    """Pixels of a region [H, W] with one of their four neighbours outside of it. Where it leaves
+    the image is no boundary."""
+    padded = np.pad(region, 1, mode="edge")
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.asarray(region & ~inside)
+
+
+def _line(drawn: Mask, far: Mask | None, regions: bool) -> Mask:
+    line = outline(drawn) if regions else drawn
+    return line if far is None else line & far
+
+
+def _far(ignored: Mask, reach: float) -> Mask:
+    """Where no ignored pixel is within reach, nor beside: it would make an outline of its own."""
+    if not ignored.any():
+        return ~ignored
+    return np.asarray(distance_transform_edt(~ignored) > max(reach, 1.0))
 
 
 def match(found: Mask, truth: Mask, reach: float) -> tuple[Mask, Mask]:

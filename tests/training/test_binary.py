@@ -88,6 +88,8 @@ def test_build_measures_the_iou_of_the_foreground(built: Built, repository: Path
     for variant in manifest.variants:
         for evidence in variant.evidence.values():
             assert evidence.accuracy.value > 0.5
+            assert set(evidence.measures) == {"ods", "ois", "ods_threshold"}
+            assert 0 < evidence.measures["ods"] <= evidence.measures["ois"] <= 1
     history = json.loads((built.folder / "metrics.json").read_text())["train"]["history"]
     assert history[-1]["val_iou"] > 0.5
     assert "foreground IoU" in built.report.read_text()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.boundaries import boundary_scores, match
+from training.boundaries import boundary_scores, match, outline
 
 
 def line(column: int, size: int = 100) -> NDArray[np.bool_]:
@@ -57,3 +57,52 @@ def test_sizes_that_differ_and_nothing_at_all_are_refused() -> None:
         boundary_scores([np.zeros((4, 4))], [[line(2)]])
     with pytest.raises(ValueError, match="at least one image"):
         boundary_scores([], [])
+
+
+def square(top: int, size: int = 100) -> NDArray[np.bool_]:
+    drawn = np.zeros((size, size), np.bool_)
+    drawn[top : top + 40, 30:70] = True
+    return drawn
+
+
+def test_outline_is_what_touches_the_outside_but_not_the_images_border() -> None:
+    region = np.zeros((5, 6), np.bool_)
+    region[:4, :4] = True
+    expected = np.zeros((5, 6), np.bool_)
+    expected[3, :4] = expected[:4, 3] = True
+    assert np.array_equal(outline(region), expected)
+    assert not outline(np.ones((5, 6), np.bool_)).any()
+
+
+def test_region_shifted_within_the_tolerance_is_right_and_one_beyond_is_not() -> None:
+    def shifted(by: int) -> float:
+        # Beyond the tolerance in both directions no pixel of one outline is near the other's.
+        moved = np.roll(square(30), (by, by), axis=(0, 1))
+        return boundary_scores([moved.astype(float)], [[square(30)]], regions=True).ods
+
+    assert boundary_scores([square(31).astype(float)], [[square(30)]], regions=True).ods == 1.0
+    # The two places where the outlines cross, and what lies within 1.06 pixels of them.
+    assert shifted(8) < 0.1
+    far = np.zeros((100, 100))
+    far[2:8, 2:8] = 1
+    assert boundary_scores([far], [[square(30)]], regions=True).ods == 0.0
+
+
+def test_outlines_near_pixels_that_do_not_count_are_left_out() -> None:
+    counted = np.ones((100, 100), np.bool_)
+    counted[:, 60:] = False
+    wider = square(30)
+    wider[30:70, 70:90] = True
+    [one, other] = (
+        boundary_scores([wider.astype(float)], [[square(30)]], regions=True, counted=kept)
+        for kept in (None, [counted])
+    )
+    assert one.ods < 0.9
+    assert other.ods == 1.0
+
+
+def test_only_the_level_decides_between_faint_and_sure_regions() -> None:
+    faint = np.maximum(0.32 * square(2), 0.9 * square(50))
+    scores = boundary_scores([faint], [[square(50)]], thresholds=19, regions=True)
+    assert scores.ods == 1.0
+    assert scores.threshold == pytest.approx(0.35)
