@@ -56,7 +56,8 @@ class ForegroundIoU(BinaryJaccardIndex):
     """IoU of the foreground from the logits of one channel [N, 1, H, W] and masks [N, H, W]."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(preds.squeeze(1), target)
+        # torchmetrics takes values in [0, 1] for probabilities, whatever they are.
+        super().update((preds.squeeze(1) > 0).long(), target)
 
 
 class RankOne(Metric):

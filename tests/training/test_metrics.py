@@ -14,6 +14,13 @@ def test_top1_is_the_share_of_right_answers() -> None:
     assert metric.compute().item() == pytest.approx(2 / 3)
 
 
+def test_foreground_iou_takes_small_logits_for_logits() -> None:
+    """0.2 is more likely foreground than not; as a probability it would be background."""
+    metric = build_metric("segmentation", 1, 255)
+    metric.update(torch.full((1, 1, 4, 4), 0.2), torch.ones(1, 4, 4, dtype=torch.long))
+    assert metric.compute().item() == 1.0
+
+
 def test_mean_iou_agrees_with_the_evaluation() -> None:
     rng = np.random.default_rng(0)
     truth, answer = rng.integers(0, 3, (4, 8, 8)), rng.integers(0, 3, (4, 8, 8))
