@@ -141,6 +141,16 @@ class Curve:
         """Sum of precision times the rise of recall, without interpolation."""
         return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
 
+    def recall_at(self, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The best recall at false positive rates of no more than these [R]."""
+        at = np.searchsorted(self.false_positive_rate, rates, side="right")
+        return np.asarray(np.append(0.0, self.recall)[at])
+
+    def precision_at(self, recalls: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The best precision at recalls of no less than these [R], at most 1."""
+        best = np.maximum.accumulate(self.precision[::-1])[::-1]
+        return np.asarray(best[np.searchsorted(self.recall, recalls, side="left")])
+
 
 def detection_curve(scores: Array, positive: NDArray[np.bool_]) -> Curve:
     """ROC and precision-recall of scores [N] for what is `positive` [N].
@@ -161,6 +171,20 @@ def detection_curve(scores: Array, positive: NDArray[np.bool_]) -> Curve:
         false_positive_rate=(accepted - hits) / (positive.size - positives),
         recall=hits / positives,
         precision=hits / accepted,
+    )
+
+
+def counted_curve(levels: NDArray[np.int64]) -> Curve:
+    """detection_curve of scores that are whole numbers 0 to L - 1, from how many negatives and how
+    many positives have each, [2, L]. Raises what that raises."""
+    positives, total = int(levels[1].sum()), int(levels.sum())
+    if not 0 < positives < total:
+        raise ValueError(f"expected positives and negatives, got {positives} positive of {total}")
+    falls = levels[:, levels.sum(axis=0) > 0][:, ::-1].cumsum(axis=1).astype(np.float64)
+    return Curve(
+        false_positive_rate=falls[0] / (total - positives),
+        recall=falls[1] / positives,
+        precision=falls[1] / falls.sum(axis=0),
     )
 
 
@@ -265,15 +289,15 @@ class Verification:
     """Are two images of the same one? By the cosine of their embeddings, over all pairs.
 
     tar_at_far: share of genuine pairs accepted at the threshold at which a share of impostor pairs
-    is; eer: the error where both kinds are equally frequent; auc: the area under the ROC. Intervals
-    resample identities, since pairs that share an image are not independent.
+    is; eer: the error where both kinds are equally frequent; curve: the true accept rate is its
+    recall. Intervals resample identities, since pairs that share an image are not independent.
     """
 
     genuine_pairs: int
     impostor_pairs: int
     tar_at_far: dict[float, Estimate]
     eer: float
-    auc: float
+    curve: Curve
 
 
 def verification(
@@ -314,7 +338,7 @@ def verification(
         impostor_pairs=impostor.size,
         tar_at_far=found,
         eer=_equal_error_rate(genuine, impostor),
-        auc=detection_curve(similarity[upper], same[upper]).auc,
+        curve=detection_curve(similarity[upper], same[upper]),
     )
 
 

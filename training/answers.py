@@ -14,6 +14,7 @@ from serving.evaluation import (
     confusion_matrix,
     foreground_iou,
     foreground_iou_drop,
+    identification,
     in_top_k,
     mean_iou,
     mean_iou_drop,
@@ -27,12 +28,16 @@ from training.boundaries import boundary_scores
 from training.data.samples import Pixels, Samples
 from training.measures import Reliability, reliability
 from training.metrics import Measure, Task
+from training.results import Identification
 
 Run = Callable[[Pixels], dict[str, Array]]
 
 _BATCH = 32
 _FALSE_ACCEPT_RATE = 0.01
-_RANK = 5
+_RANKS = (5, 10)
+# Of the curves that are kept: the most ranks, and the false accept rates.
+_MAX_RANK = 20
+_FALSE_ACCEPT_RATES = np.logspace(-4, 0, 41)
 _BINS = 80
 _WORST_CLASSES = 10
 # At which a probability map's outlines are compared: 0.05, 0.1 ... 0.95.
@@ -239,7 +244,7 @@ def other_measures(reference: Answers, found: Answers) -> dict[str, Estimate | f
     """What else is measured of a task, by the names that the manifest and tables use.
 
     Binary masks: ODS and OIS of the regions' outlines, and the threshold of the former. Embeddings:
-    TAR at a FAR of 1 %, EER, rank-5, and the mean cosine with the reference's.
+    TAR at a FAR of 1 %, EER, AUC, rank-5, rank-10, and the mean cosine with the reference's.
     """
     if found.probability_maps is not None and found.truths is not None:
         return _outlines(found.probability_maps, found.truths)
@@ -251,9 +256,29 @@ def other_measures(reference: Answers, found: Answers) -> dict[str, Estimate | f
     return {
         f"tar@far={_FALSE_ACCEPT_RATE:g}": verified.tar_at_far[_FALSE_ACCEPT_RATE],
         "eer": verified.eer,
-        f"rank{_RANK}": accuracy(in_top_k(ranking.scores, ranking.labels, _RANK)),
+        "auc": verified.curve.auc,
+        **{f"rank{k}": accuracy(in_top_k(ranking.scores, ranking.labels, k)) for k in _RANKS},
         "cosine": float((here.embeddings * there.embeddings).sum(axis=1).mean()),
     }
+
+
+def identification_of(embedded: Embedded) -> Identification:
+    """The curves of all pairs and of all probes, the latter up to rank 20."""
+    embeddings, identities = embedded.embeddings, embedded.identities
+    curve = verification(embeddings, identities, ()).curve
+    ranks = range(1, min(_MAX_RANK, len(np.unique(identities))) + 1)
+    return Identification(
+        auc=curve.auc,
+        false_accept_rates=tuple(_FALSE_ACCEPT_RATES.tolist()),
+        true_accept_rates=tuple(curve.recall_at(_FALSE_ACCEPT_RATES).tolist()),
+        match_rates=tuple(identification(embeddings, identities, tuple(ranks)).values()),
+    )
+
+
+def foreground_levels(maps: NDArray[np.uint8], truths: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many pixels of the background, and of the foreground, have each of 256 levels of its
+    probability, int64 [2, 256]."""
+    return np.stack([np.bincount(maps[truths == side], minlength=256) for side in (0, 1)])
 
 
 def _outlines(maps: NDArray[np.uint8], truths: NDArray[np.uint8]) -> dict[str, Estimate | float]:

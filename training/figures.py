@@ -17,9 +17,9 @@ from serving.evaluation import class_iou, class_reports
 from serving.postprocess import overlay_png
 from training.learner import History
 from training.measures import GRID
-from training.metrics import MEASURE_TITLES
+from training.metrics import MEASURE_TITLES, Measure
 
-_BLUE, _ORANGE, _GREY, _RED = "#1f77b4", "#e07a1f", "#8a8f98", "#c62828"
+_BLUE, _ORANGE, _GREY = "#1f77b4", "#e07a1f", "#8a8f98"
 # Class numbers are still readable in a matrix of so many.
 _NUMBERED_CLASSES = 25
 _BARRED_CLASSES = 60
@@ -66,7 +66,7 @@ def training_curves(stage: str, history: History) -> Picture:
     right.plot(epochs, [100 * row[score] for row in history], color=_ORANGE, marker=marker)
     title = MEASURE_TITLES[score.removeprefix("val_")]
     right.set(xlabel="epoch", ylabel=f"validation {title}, %")
-    _plain_axes(left, right)
+    plain_axes(left, right)
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
     seconds = sum(row["seconds"] for row in history)
@@ -139,34 +139,22 @@ def _bars(task: str, confusion: NDArray[np.int64], classes: Sequence[str]) -> Pi
     return Picture(rendered(figure), f"{label} of each class")
 
 
-def pair_pictures(arrays: Arrays) -> Picture:
-    """How far pairs of one person and pairs of two lie apart."""
-    genuine, impostor = arrays["genuine"], arrays["impostor"]
-    edges = np.linspace(-1, 1, len(genuine) + 1)
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    for shares, colour, label in ((genuine, _BLUE, "same person"), (impostor, _RED, "two people")):
-        axes.stairs(100 * shares, edges, fill=True, alpha=0.5, color=colour, label=label)
-    axes.set(xlabel="cosine of the two embeddings", ylabel="% of the pairs")
-    axes.legend(frameon=False)
-    _plain_axes(axes)
-    return Picture(rendered(figure), "Cosine of all pairs of test images")
-
-
 def answer_pictures(
-    task: str, arrays: Mapping[str, NDArray[Any]], evaluated: Mapping[str, Any]
+    measure: Measure, arrays: Arrays, evaluated: Mapping[str, Any]
 ) -> list[Picture]:
-    draw = {"classification": _classified, "segmentation": _segmented, "embedding": _matched}[task]
-    classes = evaluated["classes"]
-    return [
-        draw(arrays, index, classes, evaluated["ignore_index"])
-        for index in range(len(arrays["images"]))
-    ]
+    """Of the answers in `arrays`; `measure` is what the scores of masks are."""
+    classes, count = evaluated["classes"], len(arrays["images"])
+    match measure:
+        case "top1":
+            return [_classified(arrays, index, classes) for index in range(count)]
+        case "rank1":
+            return [_matched(arrays, index) for index in range(count)]
+        case "miou" | "iou":
+            ignored, title = evaluated["ignore_index"], MEASURE_TITLES[measure]
+            return [_segmented(arrays, index, classes, ignored, title) for index in range(count)]
 
 
-def _classified(
-    arrays: Mapping[str, NDArray[Any]], index: int, classes: Sequence[str], _ignored: int | None
-) -> Picture:
+def _classified(arrays: Arrays, index: int, classes: Sequence[str]) -> Picture:
     predicted, target = int(arrays["predictions"][index]), int(arrays["targets"][index])
     share = 100 * float(arrays["confidences"][index])
     right = "right" if predicted == target else f"wrong, it is {classes[target]}"
@@ -180,7 +168,7 @@ def _classified(
     )
 
 
-def _matched(arrays: Arrays, index: int, _classes: Sequence[str], _ignored: int | None) -> Picture:
+def _matched(arrays: Arrays, index: int) -> Picture:
     """A probe and the gallery image that is nearest to it, side by side."""
     right = "right" if arrays["scores"][index] else "wrong"
     cosine = float(arrays["confidences"][index])
@@ -196,7 +184,7 @@ def _matched(arrays: Arrays, index: int, _classes: Sequence[str], _ignored: int 
 
 
 def _segmented(
-    arrays: Mapping[str, NDArray[Any]], index: int, classes: Sequence[str], ignored: int | None
+    arrays: Arrays, index: int, classes: Sequence[str], ignored: int | None, title: str
 ) -> Picture:
     """The image, the true mask and the predicted one, side by side."""
     image, target = arrays["images"][index], arrays["targets"][index].copy()
@@ -212,7 +200,7 @@ def _segmented(
         axes.set_axis_off()
     seen = ", ".join(classes[value] for value in np.unique(target) if value > 0) or classes[0]
     score = 100 * float(arrays["scores"][index])
-    return Picture(rendered(figure), f"{arrays['names'][index]}: {seen}; mean IoU {score:.0f} %")
+    return Picture(rendered(figure), f"{arrays['names'][index]}: {seen}; {title} {score:.0f} %")
 
 
 def _overlaid(image: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:
@@ -231,7 +219,7 @@ def calibration(arrays: Arrays, error: float, unit: str) -> Picture:
     upper.set(ylabel=f"right, % of {unit}", ylim=(0, 100), xlim=(0, 100))
     lower.bar(centres, 100 * count / max(1.0, count.sum()), 0.9 * width, color=_GREY)
     lower.set(xlabel="confidence, %", ylabel="share, %")
-    _plain_axes(upper, lower)
+    plain_axes(upper, lower)
     return Picture(
         rendered(figure),
         f"Calibration: expected calibration error {100 * error:.2f} %. "
@@ -255,13 +243,16 @@ def ranking_curves(
         axes = figure.subplots()
         for index in sorted(named):
             axes.plot(GRID, arrays[key][index], linewidth=1, alpha=0.8, label=classes[index])
-        if known:
+        if len(known) > 1:
             mean = np.mean(arrays[key][known], axis=0)
             axes.plot(GRID, mean, color="black", linewidth=2, label="mean of all")
         axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02))
         axes.legend(frameon=False, fontsize=8)
-        _plain_axes(axes)
-        of = "each class" if len(named) == len(known) else f"the {len(named)} lowest classes"
+        plain_axes(axes)
+        if len(known) == 1:
+            of = classes[known[0]]
+        else:
+            of = "each class" if len(named) == len(known) else f"the {len(named)} lowest classes"
         pictures.append(Picture(rendered(figure), f"{title}, {of} against the rest"))
     return pictures
 
@@ -294,7 +285,7 @@ def _class_counts(findings: Mapping[str, Any]) -> Picture:
         axes.invert_yaxis()
         axes.set(xlabel=label)
     figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=8)
-    _plain_axes(axes)
+    plain_axes(axes)
     return Picture(rendered(figure), "Size of each class by split")
 
 
@@ -307,7 +298,7 @@ def _sizes(sizes: Mapping[str, Any]) -> Picture:
     axes.axvline(min(sizes["shown"]), color="black", linestyle="--", linewidth=1)
     axes.set(xlabel="pixels", ylabel="images")
     axes.legend(frameon=False, fontsize=8)
-    _plain_axes(axes)
+    plain_axes(axes)
     height, width = sizes["median"]
     return Picture(
         rendered(figure),
@@ -352,7 +343,8 @@ def _short(name: str) -> str:
     return name if len(name) <= 16 else name[:15] + "…"
 
 
-def _plain_axes(*every: Axes) -> None:
+def plain_axes(*every: Axes) -> None:
+    """A faint grid and no box."""
     for axes in every:
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.evaluation import accuracy, class_iou, class_reports, detection_curve, in_top_k
+from serving.evaluation import (
+    Curve,
+    accuracy,
+    class_iou,
+    class_reports,
+    counted_curve,
+    detection_curve,
+    in_top_k,
+)
 from serving.tensor import Array
 from training.results import ClassMeasures, Measures
 
@@ -20,7 +28,8 @@ GRID = np.linspace(0, 1, 101)
 @dataclass(frozen=True)
 class Ranking:
     """Each class against all others, float64: areas [C], and on GRID the recall (TPR) over the
-    false positive rate and the precision over recall [C, 101]; nan for a class without images."""
+    false positive rate and the precision over recall [C, 101]; nan for a class without examples,
+    or one that is not ranked."""
 
     average_precision: NDArray[np.float64]
     auc: NDArray[np.float64]
@@ -30,20 +39,30 @@ class Ranking:
 
 def rank_classes(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Ranking:
     """One against the rest, from probabilities [N, C] and labels [N]."""
-    classes = probabilities.shape[1]
-    areas = np.full((2, classes), np.nan)
-    curves = np.full((2, classes, GRID.size), np.nan)
-    for index in range(classes):
-        positive = labels == index
-        if positive.all() or not positive.any():
-            continue
-        curve = detection_curve(probabilities[:, index], positive)
-        areas[:, index] = curve.average_precision, curve.auc
-        # The best recall at no more than this rate; the best precision at no less than this recall.
-        at_rate = np.searchsorted(curve.false_positive_rate, GRID, side="right")
-        curves[0, index] = np.append(0.0, curve.recall)[at_rate]
-        best = np.maximum.accumulate(curve.precision[::-1])[::-1]
-        curves[1, index] = best[np.searchsorted(curve.recall, GRID, side="left")]
+    members = [labels == index for index in range(probabilities.shape[1])]
+    return _ranking(
+        [
+            detection_curve(probabilities[:, index], positive)
+            if positive.any() and not positive.all()
+            else None
+            for index, positive in enumerate(members)
+        ]
+    )
+
+
+def rank_foreground(levels: NDArray[np.int64]) -> Ranking:
+    """Of class 1 of two, from how many pixels of each have each level of its probability [2, L];
+    class 0, whose ranking is the same turned round, has none."""
+    return _ranking([None, counted_curve(levels) if levels.any(axis=1).all() else None])
+
+
+def _ranking(each: Sequence[Curve | None]) -> Ranking:
+    areas = np.full((2, len(each)), np.nan)
+    curves = np.full((2, len(each), GRID.size), np.nan)
+    for index, curve in enumerate(each):
+        if curve is not None:
+            areas[:, index] = curve.average_precision, curve.auc
+            curves[:, index] = curve.recall_at(GRID), curve.precision_at(GRID)
     return Ranking(areas[0], areas[1], curves[0], curves[1])
 
 
@@ -83,15 +102,18 @@ def measures(
     beta: float,
     labels: NDArray[np.int64] | None = None,
     probabilities: NDArray[np.float32] | None = None,
+    levels: NDArray[np.int64] | None = None,
 ) -> tuple[Measures, Ranking | None]:
-    """Of classes with a confusion matrix [C, C]; where labels [N] and probabilities [N, C] are
-    given, of their ranking too."""
+    """Of classes with a confusion matrix [C, C]; where labels [N] and probabilities [N, C], or the
+    levels of a foreground [2, L] are given, of their ranking too."""
     iou = class_iou(confusion)
     ranking = top = None
     if labels is not None and probabilities is not None:
         ranking = rank_classes(probabilities, labels)
         if len(names) > TOP:
             top = accuracy(in_top_k(probabilities, labels, TOP))
+    elif levels is not None:
+        ranking = rank_foreground(levels)
     rows = []
     for index, report in enumerate(class_reports(confusion, beta)):
         rows.append(

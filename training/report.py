@@ -10,13 +10,13 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from numpy.typing import NDArray
 
 from training.compression_figures import pareto_picture, sensitivity_picture
+from training.embedding_figures import embedding_pictures
 from training.figures import (
     Picture,
     answer_pictures,
     calibration,
     class_pictures,
     data_pictures,
-    pair_pictures,
     ranking_curves,
     training_curves,
 )
@@ -70,8 +70,8 @@ def write_report(
         with np.load(pictures) as loaded:
             arrays = dict(loaded)
         names = evaluated["classes"]
-        if recipe.task == "embedding":
-            classes = [pair_pictures(arrays)]
+        if verification.identification is not None:
+            classes = embedding_pictures(arrays, verification.identification)
         else:
             classes = class_pictures(recipe.task, arrays["confusion"], names)
             confused = _most_confused(arrays["confusion"], names)
@@ -82,7 +82,7 @@ def write_report(
             if "precision" in arrays:
                 precisions = [row.average_precision for row in found.classes]
                 classes += ranking_curves(arrays, names, precisions)
-        answers = answer_pictures(recipe.task, arrays, evaluated)
+        answers = answer_pictures(verification.measure, arrays, evaluated)
     html = templates.get_template("report.html.j2").render(
         recipe=recipe,
         recipe_text=yaml.safe_dump(

@@ -63,8 +63,8 @@ class VariantResult(_Frozen):
 
 
 class ClassMeasures(_Frozen):
-    """Of one class against all others; None where it has no examples, or, for the last two, where
-    answers are not ranked (masks)."""
+    """Of one class against all others; None where it has no examples, or, for the average precision
+    and AUC, where answers are not ranked (masks, but for the foreground of binary ones)."""
 
     name: str
     precision: float
@@ -88,10 +88,20 @@ class Measures(_Frozen):
     classes: tuple[ClassMeasures, ...]
 
 
+class Identification(_Frozen):
+    """Of the pictured variant's embeddings: area under the ROC, its true accept rates at some false
+    accept rates, and the cumulative match characteristic, rank-1 first."""
+
+    auc: float
+    false_accept_rates: tuple[float, ...]
+    true_accept_rates: tuple[float, ...]
+    match_rates: tuple[Estimate, ...]
+
+
 class Verification(_Frozen):
     """The verify stage's findings. `baseline` is the trained network in FP32, before pruning, in
     torch; drop and agreement of every variant refer to it. `pictured` names the variant and engine
-    whose answers the report shows, and whose `measures` these are."""
+    whose answers the report shows, and whose `measures`, or `identification`, these are."""
 
     measure: Literal["top1", "miou", "iou", "rank1"]
     baseline: Estimate
@@ -101,6 +111,7 @@ class Verification(_Frozen):
     pictured: tuple[str, str]
     machine: str
     measures: Measures | None = None
+    identification: Identification | None = None
 
 
 class Point(_Frozen):

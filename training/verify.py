@@ -35,6 +35,8 @@ from training.answers import (
     answers_of,
     class_drops,
     drop_of,
+    foreground_levels,
+    identification_of,
     matches,
     other_measures,
     pair_histograms,
@@ -127,6 +129,7 @@ def verify(
         results.append(_result(file, evidence, skipped))
     pictured = _fastest(results) or next(iter(answers))
     measured = _write_pictures(folder / PICTURES_FILE, data, answers[pictured], config.beta)
+    embedded = answers[pictured].embedded
     return Verification(
         measure=measure,
         baseline=accuracy_of(measure, reference),
@@ -136,6 +139,7 @@ def verify(
         pictured=pictured,
         machine=machine(),
         measures=measured,
+        identification=None if embedded is None else identification_of(embedded),
     )
 
 
@@ -309,9 +313,12 @@ def _write_pictures(path: Path, data: Dataset, answers: Answers, beta: float) ->
     if embedded is not None:
         arrays = {**matches(embedded, samples, chosen), **pair_histograms(embedded)}
     if answers.calibration is not None:
+        levels = None
+        if answers.probability_maps is not None and answers.truths is not None:
+            levels = foreground_levels(answers.probability_maps, answers.truths)
         found, ranking = measures(
             data.classes, confusion, answers.calibration, beta, answers.labels,
-            answers.probabilities,
+            answers.probabilities, levels,
         )  # fmt: skip
         arrays |= {
             "confusion": confusion,

@@ -169,7 +169,7 @@ async def _embedding(predictor: Predictor, data: Path) -> dict[str, Any]:
         "identities": len(names),
         "pairs": {"genuine": verified.genuine_pairs, "impostor": verified.impostor_pairs},
         "eer": verified.eer,
-        "auc": verified.auc,
+        "auc": verified.curve.auc,
         **{f"tar@far={far:g}": _estimate(e) for far, e in verified.tar_at_far.items()},
         **{f"rank{k}": _estimate(e) for k, e in ranked.items()},
         "failed": failed,

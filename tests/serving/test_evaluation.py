@@ -18,6 +18,7 @@ from serving.evaluation import (
     class_iou,
     class_reports,
     confusion_matrix,
+    counted_curve,
     detection_curve,
     foreground_iou,
     foreground_iou_drop,
@@ -410,6 +411,22 @@ def test_identification_ranks_the_gallery_of_first_images() -> None:
 def test_verification_needs_both_kinds_of_pairs(identities: list[int]) -> None:
     with pytest.raises(ValueError, match="two identities"):
         verification(unit([0, 90]), np.array(identities))
+
+
+def test_counted_curve_has_scikit_learns_areas() -> None:
+    rng = np.random.default_rng(2)
+    positive = rng.random(5000) < 0.2
+    # Few distinct scores, so that most are ties.
+    scores = np.clip(rng.normal(100 + 40 * positive, 30), 0, 255).astype(np.uint8) // 8 * 8
+    levels = np.stack([np.bincount(scores[positive == side], minlength=256) for side in (0, 1)])
+    curve = counted_curve(levels)
+    assert curve.auc == pytest.approx(metrics.roc_auc_score(positive, scores))
+    expected = metrics.average_precision_score(positive, scores)
+    assert curve.average_precision == pytest.approx(expected)
+    same = detection_curve(scores.astype(np.float32), positive)
+    assert np.array_equal(curve.precision, same.precision)
+    with pytest.raises(ValueError, match="expected positives and negatives, got 0 positive of 3"):
+        counted_curve(np.array([[1, 2], [0, 0]]))
 
 
 def test_foreground_iou_is_that_of_class_1_of_all_images() -> None:

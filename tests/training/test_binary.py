@@ -95,6 +95,20 @@ def test_build_measures_the_iou_of_the_foreground(built: Built, repository: Path
     assert "foreground IoU" in built.report.read_text()
 
 
+def test_foreground_is_ranked_by_its_probability(built: Built) -> None:
+    results = json.loads((built.folder / "metrics.json").read_text())["verify"]
+    background, foreground = results["verification"]["measures"]["classes"]
+    assert background["auc"] is None
+    assert 0.5 < foreground["average_precision"] < foreground["auc"] <= 1
+    html = built.report.read_text()
+    assert "<th>IoU</th><th>AP</th><th>AUC</th><th>pixels</th>" in html
+    for curve in ("Precision and recall", "ROC"):
+        assert f"{curve}, foreground against the rest" in html
+    # The captions of the answers.
+    assert "; foreground IoU" in html
+    assert "mean IoU" not in html
+
+
 def test_published_file_gives_a_probability_map(repository: Path) -> None:
     engine = load_engine(
         "onnxruntime", repository / "tiny-binary" / "1" / "model.onnx", EngineOptions()

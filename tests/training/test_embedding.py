@@ -108,7 +108,9 @@ def test_manifest_holds_the_measures_of_people_that_were_not_trained_on(
         for evidence in variant.evidence.values():
             # The first picture of each of three people is the gallery, the others are the probes.
             assert evidence.accuracy.n == evidence.drop.n == len(TESTED) * (PICTURES - 1)
-            assert set(evidence.measures) == {"tar@far=0.01", "eer", "rank5", "cosine"}
+            assert set(evidence.measures) == {
+                "tar@far=0.01", "eer", "auc", "rank5", "rank10", "cosine",
+            }  # fmt: skip
     fp32 = manifest.variants[0].evidence["onnxruntime"]
     assert fp32.measures["cosine"] == pytest.approx(1, abs=1e-5)
     assert (fp32.agreement, fp32.drop.value) == (1.0, 0.0)
@@ -132,6 +134,26 @@ def test_report_shows_pairs_and_matches(built: Built) -> None:
     assert "tar@far=0.01" in text
     assert "<h2>Pairs</h2>" in text
     assert "is nearest to" in text
+    assert "ROC of all pairs, AUC" in text
+    assert f"match characteristic of {len(TESTED) * (PICTURES - 1)} probes" in text
+
+
+def test_curves_of_pairs_and_probes_are_kept(built: Built) -> None:
+    results = json.loads((built.folder / "metrics.json").read_text())["verify"]
+    found = results["verification"]["identification"]
+    variant, engine = results["verification"]["pictured"]
+    [pictured] = [one for one in results["verification"]["variants"] if one["id"] == variant]
+    evidence = pictured["evidence"][engine]
+    # As many ranks as there are people in the gallery; the right one is the last at worst.
+    rates = [rate["value"] for rate in found["match_rates"]]
+    assert len(rates) == len(TESTED)
+    assert rates == sorted(rates)
+    assert (rates[0], rates[-1]) == (evidence["accuracy"]["value"], 1.0)
+    assert found["auc"] == evidence["measures"]["auc"]
+    accepted = found["true_accept_rates"]
+    assert len(accepted) == len(found["false_accept_rates"]) == 41
+    assert accepted == sorted(accepted)
+    assert accepted[-1] == 1.0
 
 
 def test_served_embedding_gives_the_measured_figures(
