@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,17 @@ def test_all_classes_but_the_first_are_the_foreground() -> None:
     [loaded] = binary.train.read([0])
     assert not isinstance(loaded, str)
     assert loaded.target.tolist() == [[0, 1], [1, 255]]
+
+
+def test_what_is_ignored_has_one_number_whatever_the_source_calls_it() -> None:
+    masks = np.array([[[0, 1], [3, 2]]], np.uint8)
+    samples = ArraySamples(np.zeros((1, 2, 2, 3), np.uint8), masks)
+    data = Dataset("d", "d", ("nothing", "a", "b"), samples, samples, samples, 3)
+    binary = as_binary(data)
+    assert binary.ignore_index == 255
+    [mask] = binary.test.batch([0])[1]
+    assert (mask.tolist(), mask.dtype) == ([[0, 1], [255, 1]], np.uint8)
+    assert as_binary(replace(data, ignore_index=None)).ignore_index is None
 
 
 def test_shipped_recipe_joins_all_connectors() -> None:

@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 
 from training.data.samples import Dataset, Loaded, Pair, Samples, Targets
 
+# One number for every source, which no class of a binary mask can have.
+IGNORED = 255
+
 
 class ForegroundSamples:
-    """Samples whose masks say 0 for class 0, 1 for every other and `ignore_index` as before."""
+    """Samples whose masks say 0 for class 0, 1 for every other and 255 for what is ignored."""
 
     def __init__(self, samples: Samples, ignore_index: int | None) -> None:
         self._samples = samples
@@ -33,8 +36,10 @@ class ForegroundSamples:
         ]
 
     def _foreground(self, masks: Targets) -> Targets:
-        foreground = (masks != 0).astype(masks.dtype)
-        return np.where(masks == self._ignore_index, masks, foreground)
+        foreground: Targets = (masks != 0).astype(np.uint8)
+        if self._ignore_index is not None:
+            foreground[masks == self._ignore_index] = IGNORED
+        return foreground
 
 
 def as_binary(data: Dataset) -> Dataset:
@@ -46,4 +51,5 @@ def as_binary(data: Dataset) -> Dataset:
         train=ForegroundSamples(data.train, data.ignore_index),
         val=ForegroundSamples(data.val, data.ignore_index),
         test=ForegroundSamples(data.test, data.ignore_index),
+        ignore_index=None if data.ignore_index is None else IGNORED,
     )

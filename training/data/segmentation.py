@@ -93,6 +93,12 @@ def _read_classes(path: Path, ignore_index: int) -> tuple[str, ...]:
     classes = tuple(line.strip() for line in lines if line.strip())
     if len(classes) == ignore_index + 1:
         classes = classes[:-1]
+    elif ignore_index < len(classes):
+        raise DataError(
+            f"{path}: data.ignore_index {ignore_index} is also the class "
+            f"{classes[ignore_index]!r}; expected an index past the classes, or that of the last "
+            "line, which then names what is ignored"
+        )
     if not 2 <= len(classes) <= 256:
         raise DataError(f"{path}: expected 2 to 256 classes, one a line, got {len(classes)}")
     return classes

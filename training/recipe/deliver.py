@@ -50,10 +50,10 @@ class Export(Strict):
 class Verify(Strict):
     """The gate, judged on the test split against the trained network in FP32 before pruning.
 
-    max_drop: how much accuracy (top-1 or mean IoU, 0.01 is one point) may be lost. min_agreement:
-    smallest share of equal answers. min_accuracy: smallest accuracy. batch_sizes: where latency is
-    measured, for `latency_seconds` each. beta: of the F-beta that is reported beside F1; above 1,
-    recall counts more than precision.
+    max_drop: how much accuracy (top-1, mean IoU, foreground IoU or rank-1; 0.01 is one point) may
+    be lost. min_agreement: smallest share of equal answers. min_accuracy: smallest accuracy.
+    batch_sizes: where latency is measured, for `latency_seconds` each. beta: of the F-beta that is
+    reported beside F1; above 1, recall counts more than precision.
     """
 
     max_drop: Fraction = 0.01

@@ -99,6 +99,18 @@ def test_last_line_at_the_ignored_index_names_what_is_ignored(root: Path) -> Non
     assert 3 in data.train.batch([0])[1]
 
 
+def test_ignored_index_that_is_a_class_too_is_refused(root: Path) -> None:
+    with pytest.raises(DataError, match=r"classes\.txt: data\.ignore_index 1 is also .* 'red'"):
+        mask_folder(
+            root,
+            EvalTransform(resize=(32, 32)),
+            ignore_index=1,
+            val_fraction=0.1,
+            test_fraction=0.2,
+            split_seed=0,
+        )
+
+
 def test_validation_folder_can_be_what_is_evaluated_on(root: Path) -> None:
     for split in ("train", "val"):
         (root / split).mkdir()
