@@ -53,7 +53,7 @@ def _matched(found: Identification) -> Picture:
     )
     axes.fill_between(ranks, low, high, color=_BLUE, alpha=0.2, linewidth=0)
     axes.plot(ranks, middle, color=_BLUE, marker="o", markersize=3)
-    axes.set(xlabel="rank", ylabel="right person so near, % of the probes", ylim=(None, 101))
+    axes.set(xlabel="rank", ylabel="right person among the nearest, %", ylim=(None, 101))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     plain_axes(axes)
     return Picture(

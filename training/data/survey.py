@@ -194,13 +194,15 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
         if empty:
             more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
             warnings.append(f"{split} has nothing of {', '.join(empty[:5])}{more}")
-    counted = {label: counts["train"] for label, counts in classes.items() if counts["train"]}
-    most, least = max(counted, key=counted.__getitem__), min(counted, key=counted.__getitem__)
-    if counted[most] >= _IMBALANCE * counted[least]:
-        ratio = counted[most] / counted[least]
+    counted = sorted(
+        (counts["train"], label) for label, counts in classes.items() if counts["train"]
+    )
+    # Empty where nothing of train counts: masks of ignored pixels only.
+    if counted and counted[-1][0] >= _IMBALANCE * counted[0][0]:
+        (fewest, least), (most, largest) = counted[0], counted[-1]
         warnings.append(
-            f"classes are unequal: train has {ratio:.0f} times as many {findings['unit']} "
-            f"of {most} as of {least}"
+            f"classes are unequal: train has {most / fewest:.0f} times as many {findings['unit']} "
+            f"of {largest} as of {least}"
         )
     enlarged, total = findings["sizes"]["enlarged"], sum(findings["images"].values())
     if enlarged:

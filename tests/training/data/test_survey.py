@@ -65,6 +65,15 @@ def test_masks_are_counted_by_pixel_and_what_is_ignored_is_not(tmp_path: Path) -
     assert "train has nothing of c" in found["warnings"]
 
 
+def test_masks_of_ignored_pixels_only_have_no_class_to_compare(tmp_path: Path) -> None:
+    parts = {
+        name: (images, np.full(images.shape[:3], 255, np.uint8))
+        for name, (images, _) in arrays().items()
+    }
+    found = survey(dataset(parts, ignore_index=255), tmp_path / "sheet.npz")
+    assert "train has nothing of a, b, c" in found["warnings"]
+
+
 def test_copies_across_splits_are_named(tmp_path: Path) -> None:
     parts = arrays()
     parts["test"][0][3] = parts["train"][0][7]
