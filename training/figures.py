@@ -231,8 +231,11 @@ def ranking_curves(
     arrays: Arrays, classes: Sequence[str], precisions: Sequence[float | None]
 ) -> list[Picture]:
     """Precision over recall and the ROC, of each class against the rest; where there are many, of
-    those with the lowest average precision, with the mean over all."""
+    those with the lowest average precision, with the mean over all. None where no class has both
+    examples and others."""
     known = [index for index, value in enumerate(precisions) if value is not None]
+    if not known:
+        return []
     named = sorted(known, key=lambda index: precisions[index] or 0.0)[:_NAMED_CURVES]
     pictures = []
     for key, xlabel, ylabel, title in (

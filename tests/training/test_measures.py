@@ -7,7 +7,8 @@ from sklearn import metrics
 from torchmetrics.classification import MulticlassCalibrationError
 
 from serving.evaluation import confusion_matrix
-from training.measures import GRID, measures, rank_classes, reliability
+from training.figures import ranking_curves
+from training.measures import GRID, measures, rank_classes, rank_foreground, reliability
 
 
 def answers(classes: int = 7, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -46,6 +47,15 @@ def test_class_without_images_has_no_ranking() -> None:
     assert found.top5 is not None
     expected = metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=range(7))
     assert found.top5.value == pytest.approx(expected)
+
+
+def test_foreground_that_nowhere_stands_has_no_curves() -> None:
+    levels = np.zeros((2, 256), np.int64)
+    levels[0, 3] = 50
+    ranking = rank_foreground(levels)
+    assert np.isnan(ranking.auc).all()
+    arrays = {"recall": ranking.recall, "precision": ranking.precision}
+    assert ranking_curves(arrays, ["background", "foreground"], [None, None]) == []
 
 
 def test_calibration_error_equals_torchmetrics() -> None:
