@@ -97,6 +97,7 @@ def write_report(
         measure=MEASURE_TITLES[verification.measure] if verification is not None else "",
         rows=variant_rows(verification) if verification is not None else [],
         measures=measure_rows(verification) if verification is not None else [],
+        skipped=_skipped(verification) if verification is not None else {},
         curves=curves,
         layer_pictures=layers,
         notes=notes,
@@ -106,6 +107,15 @@ def write_report(
         answer_pictures=answers,
     )
     path.write_text(html, encoding="utf-8")
+
+
+def _skipped(verification: Verification) -> dict[str, list[str]]:
+    """The variants that were not measured, by engine and reason."""
+    skipped: dict[str, list[str]] = {}
+    for result in verification.variants:
+        for engine, reason in result.skipped.items():
+            skipped.setdefault(f"{engine}: {reason}", []).append(result.id)
+    return skipped
 
 
 def _most_confused(confusion: NDArray[np.int64], classes: list[str]) -> list[tuple[str, str, str]]:
