@@ -18,6 +18,7 @@ from serving.engines import (
     unavailable_reason,
 )
 from serving.engines.choice import Candidate, Choice, choose, latency_key
+from serving.engines.engine import infer_in_parts
 from serving.engines.measure import core_count, measure_latency
 from serving.errors import (
     EngineError,
@@ -108,7 +109,8 @@ def load_model(
         check_against_engine(config, engine.inputs, engine.outputs, candidate.file)
         if manifest is not None:
             with counted(candidate):
-                _check_answers(folder, manifest, variants[candidate.variant], engine)
+                variant, rows = variants[candidate.variant], options[candidate].max_batch_size
+                _check_answers(folder, manifest, variant, engine, rows)
 
     def kept(candidate: Candidate) -> Path | None:
         variant = variants.get(candidate.variant)
@@ -278,15 +280,18 @@ def _check_gpus(config: ModelConfig) -> None:
         )
 
 
-def _check_answers(folder: Path, manifest: Manifest, variant: Variant, engine: Engine) -> None:
-    """The published samples, run here; a variant without evidence has no tolerance to hold."""
+def _check_answers(
+    folder: Path, manifest: Manifest, variant: Variant, engine: Engine, rows: int
+) -> None:
+    """The published samples, run here in batches of at most `rows`; a variant without evidence has
+    no tolerance to hold."""
     evidence = variant.evidence.get(engine.name)
     output = answer_output(manifest.task, [spec.name for spec in engine.outputs])
     samples = read_samples(folder, output)
     if samples is None or evidence is None:
         return
     images, expected = samples
-    answers = engine.infer({IMAGE_INPUT: images})[output]
+    answers = infer_in_parts(engine, IMAGE_INPUT, images, rows)[output]
     check_samples(output, answers, expected, evidence, f"{variant.id} in {engine.name}")
 
 

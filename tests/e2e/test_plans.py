@@ -92,6 +92,15 @@ def test_rebuilt_plan_is_served_and_the_repository_is_as_it_was(
     assert server.terminate() == 0
 
 
+def test_a_plan_for_fewer_images_than_there_are_samples_passes_the_self_check(
+    tmp_path: Path, start: Start
+) -> None:
+    publish(tmp_path / "models", max_batch_size=2)
+    assert rebuild(tmp_path).returncode == 0
+    server = start(tmp_path / "models").wait_ready()
+    assert variant_of(server) == "fp32-sm90"
+
+
 def test_build_plans_serves_at_once_and_switches(tmp_path: Path, start: Start) -> None:
     publish(tmp_path / "models")
     server = start(tmp_path / "models", "--build-plans").wait_ready()
