@@ -54,8 +54,12 @@ def cuda_unavailable_reason() -> str | None:
 
 
 def tensorrt_unavailable_reason() -> str | None:
-    """See missing_provider."""
-    return missing_provider(TENSORRT)
+    """See missing_provider. Raises ImportError or OSError where TensorRT itself is missing."""
+    reason = missing_provider(TENSORRT)
+    if reason is None:
+        # Loads the libraries that the provider is linked with; no loader looks where its wheel is.
+        importlib.import_module("tensorrt")
+    return reason
 
 
 def cuda_engine(file: Path, options: EngineOptions) -> "OnnxRuntimeGpuEngine":

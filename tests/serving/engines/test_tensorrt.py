@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from serving.engines import ENGINES, EngineOptions, PlanProfile, load_engine, unavailable_reason
@@ -213,13 +214,16 @@ def test_only_plans_go_to_tensorrt() -> None:
     assert ENGINES["tensorrt"].suffixes == (".plan",)
 
 
+@pytest.mark.parametrize("error", ["ImportError", "OSError"])
 def test_bindings_without_their_libraries_are_a_reason_and_no_crash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: not found')\n")
+    (tmp_path / "tensorrt.py").write_text(f"raise {error}('libnvinfer.so.11: not found')\n")
     # Undone before the fixture's own changes of the path are.
     with fake_gpu.in_this_process(monkeypatch), monkeypatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
         assert "libnvinfer.so.11: not found" in (unavailable_reason("tensorrt") or "")
         with pytest.raises(EngineUnavailable, match="cannot be imported"):
             load_engine("tensorrt", tmp_path / "model.plan", EngineOptions())
+        patch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+        assert "libnvinfer.so.11: not found" in (unavailable_reason("onnxruntime-tensorrt") or "")
