@@ -85,6 +85,30 @@ def test_batches_of_several_threads_and_gpus_do_not_mix(
     engine.close()
 
 
+def test_a_size_whose_graph_fails_is_served_without_and_told(
+    tmp_path: Path,
+    runtime: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan, end = build(tmp_path), runtime.cudaStreamEndCapture
+    answers = iter([(runtime.cudaError_t.cudaErrorStreamCaptureUnsupported, 0)])
+
+    def once(stream: int) -> Any:
+        refused = next(answers, None)
+        captured = end(stream)
+        return refused or captured
+
+    monkeypatch.setattr(runtime, "cudaStreamEndCapture", once)
+    engine = load_engine("tensorrt", plan, EngineOptions(graph_batch_sizes=(2, 4)))
+    [record] = [r for r in caplog.records if "without a CUDA graph" in r.message]
+    assert vars(record)["batch_size"] == 2
+    assert "cudaErrorStreamCaptureUnsupported" in vars(record)["reason"]
+    for rows in (2, 4, 3, 4, 2):
+        assert engine.infer({"image": samples()[:rows]})["logits"] == right(samples()[:rows])
+    engine.close()
+
+
 def test_answers_belong_to_the_caller(tmp_path: Path) -> None:
     engine = load_engine("tensorrt", build(tmp_path), EngineOptions())
     first = engine.infer({"image": samples()[:2]})["logits"]
@@ -153,7 +177,7 @@ def test_no_context_and_no_such_gpu_are_refused_and_leave_nothing(
     plan = build(tmp_path)
     with pytest.raises(EngineUnavailable, match="cudaErrorInvalidDevice"):
         load_engine("tensorrt", plan, EngineOptions(devices=(7,)))
-    monkeypatch.setattr(tensorrt.ICudaEngine, "create_execution_context", lambda self: None)
+    monkeypatch.setattr(tensorrt.ICudaEngine, "create_execution_context", lambda *_: None)
     with pytest.raises(EngineUnavailable, match="no execution context"):
         load_engine("tensorrt", plan, EngineOptions())
     assert not runtime.blocks
