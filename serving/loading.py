@@ -31,6 +31,7 @@ from serving.manifest import IMAGE_INPUT, Manifest, Variant, answer_output, read
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.model_config import ModelConfig, check_against_engine
+from serving.plans import ENGINE as PLAN_ENGINE
 from serving.plans import check_fits, with_local
 from serving.selfcheck import check_checksum, check_gate, check_samples, read_samples
 
@@ -44,17 +45,20 @@ _UNMEASURED_SECONDS = 0.01
 # On each GPU, where the config leaves the number to us: the copies of one batch then run beside the
 # other's kernels.
 _INSTANCES_PER_GPU = 2
+_PLANS_INSTEAD = "onnxruntime-tensorrt"
 
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """What the server decides about every model. engine and variant: a name, or "auto"."""
+    """What the server decides about every model. engine and variant: a name, or "auto".
+    build_plans: TensorRT plans are made beside, and served once they are there."""
 
     engine: str = "auto"
     variant: str = "auto"
     threads: int = 0
     cache_dir: Path | None = None
     allow_ungated: bool = False
+    build_plans: bool = False
     max_image_pixels: int = 64_000_000
 
 
@@ -259,6 +263,9 @@ def _engines(config: ModelConfig, settings: LoadSettings) -> tuple[list[str], li
             f"instance_group of {config.name!r} asks for KIND_{kind.upper()}"
         )
     reasons = {name: unavailable_reason(name) for name in allowed}
+    if settings.build_plans and settings.engine == "auto" and reasons.get(PLAN_ENGINE, "") is None:
+        # It would compile the same network for minutes, before anything serves.
+        reasons[_PLANS_INSTEAD] = reasons.get(_PLANS_INSTEAD) or "a plan takes its place"
     usable = [name for name in allowed if reasons[name] is None]
     unusable = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
     if not usable:

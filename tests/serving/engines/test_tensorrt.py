@@ -226,6 +226,29 @@ def test_failed_build_says_why_and_leaves_its_log_and_no_plan(
     assert not (tmp_path / "model.plan").exists()
 
 
+def test_a_file_of_one_batch_size_makes_a_plan_of_that_size(tmp_path: Path) -> None:
+    from serving.engines.plan import build_plan
+
+    model = graph("classification")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, tmp_path / "model.onnx")
+    build_plan(tmp_path / "model.onnx", tmp_path / "model.plan", PlanProfile(1, 8, 8))
+    engine = load_engine("tensorrt", tmp_path / "model.plan", EngineOptions())
+    assert engine.infer({"image": samples()[:2]})["logits"] == right(samples()[:2])
+    with pytest.raises(EngineError, match=r"expected image UINT8\[2, 8, 8, 3\]"):
+        engine.infer({"image": samples()[:3]})
+    engine.close()
+
+
+def test_no_network_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorrt
+
+    monkeypatch.setattr(tensorrt.Builder, "create_network", lambda *_: None)
+    with pytest.raises(EngineUnavailable, match="gives no network"):
+        build(tmp_path)
+
+
 def test_file_that_does_not_parse_names_the_node(tmp_path: Path) -> None:
     from serving.engines.plan import build_plan
 
