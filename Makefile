@@ -31,8 +31,7 @@ serve: .venv/ready
 	$(BIN)/convserve serve --model-repository model_repo
 
 # Re-resolves every version. Not part of any other target: a lock changes on purpose only.
-# The images' locks hold the same versions; CUDA's libraries are wheels in the image only, since
-# elsewhere they may be the system's.
+# The images' locks hold the same versions.
 COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header \
   --no-emit-index-url --python-version 3.11
 lock: .venv/ready
@@ -40,8 +39,8 @@ lock: .venv/ready
 	$(COMPILE) --constraint $(LOCK) --extra cpu --output-file requirements-serving.lock pyproject.toml
 	$(COMPILE) --constraint $(LOCK) --extra cpu --extra train \
 	  --output-file requirements-train.lock pyproject.toml
-	echo 'onnxruntime-gpu[cuda,cudnn]' | $(COMPILE) --constraint $(LOCK) --extra gpu \
-	  --output-file requirements-serving-gpu.lock pyproject.toml -
+	$(COMPILE) --constraint $(LOCK) --extra gpu \
+	  --output-file requirements-serving-gpu.lock pyproject.toml
 
 .venv/ready: $(LOCK) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "convserve needs $(PYTHON) (Debian: apt-get install python3.11-venv)"; exit 1; }

@@ -18,6 +18,7 @@ from serving.engines import (
     unavailable_reason,
 )
 from serving.engines.choice import Candidate, Choice, choose, latency_key
+from serving.engines.engine import infer_in_parts
 from serving.engines.measure import core_count, measure_latency
 from serving.errors import (
     EngineError,
@@ -30,6 +31,7 @@ from serving.manifest import IMAGE_INPUT, Manifest, Variant, answer_output, read
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.model_config import ModelConfig, check_against_engine
+from serving.plans import ENGINE as PLAN_ENGINE
 from serving.plans import check_fits, with_local
 from serving.selfcheck import check_checksum, check_gate, check_samples, read_samples
 
@@ -43,17 +45,20 @@ _UNMEASURED_SECONDS = 0.01
 # On each GPU, where the config leaves the number to us: the copies of one batch then run beside the
 # other's kernels.
 _INSTANCES_PER_GPU = 2
+_PLANS_INSTEAD = "onnxruntime-tensorrt"
 
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """What the server decides about every model. engine and variant: a name, or "auto"."""
+    """What the server decides about every model. engine and variant: a name, or "auto".
+    build_plans: TensorRT plans are made beside, and served once they are there."""
 
     engine: str = "auto"
     variant: str = "auto"
     threads: int = 0
     cache_dir: Path | None = None
     allow_ungated: bool = False
+    build_plans: bool = False
     max_image_pixels: int = 64_000_000
 
 
@@ -108,7 +113,8 @@ def load_model(
         check_against_engine(config, engine.inputs, engine.outputs, candidate.file)
         if manifest is not None:
             with counted(candidate):
-                _check_answers(folder, manifest, variants[candidate.variant], engine)
+                variant, rows = variants[candidate.variant], options[candidate].max_batch_size
+                _check_answers(folder, manifest, variant, engine, rows)
 
     def kept(candidate: Candidate) -> Path | None:
         variant = variants.get(candidate.variant)
@@ -257,6 +263,9 @@ def _engines(config: ModelConfig, settings: LoadSettings) -> tuple[list[str], li
             f"instance_group of {config.name!r} asks for KIND_{kind.upper()}"
         )
     reasons = {name: unavailable_reason(name) for name in allowed}
+    if settings.build_plans and settings.engine == "auto" and reasons.get(PLAN_ENGINE, "") is None:
+        # It would compile the same network for minutes, before anything serves.
+        reasons[_PLANS_INSTEAD] = reasons.get(_PLANS_INSTEAD) or "a plan takes its place"
     usable = [name for name in allowed if reasons[name] is None]
     unusable = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
     if not usable:
@@ -278,15 +287,18 @@ def _check_gpus(config: ModelConfig) -> None:
         )
 
 
-def _check_answers(folder: Path, manifest: Manifest, variant: Variant, engine: Engine) -> None:
-    """The published samples, run here; a variant without evidence has no tolerance to hold."""
+def _check_answers(
+    folder: Path, manifest: Manifest, variant: Variant, engine: Engine, rows: int
+) -> None:
+    """The published samples, run here in batches of at most `rows`; a variant without evidence has
+    no tolerance to hold."""
     evidence = variant.evidence.get(engine.name)
     output = answer_output(manifest.task, [spec.name for spec in engine.outputs])
     samples = read_samples(folder, output)
     if samples is None or evidence is None:
         return
     images, expected = samples
-    answers = engine.infer({IMAGE_INPUT: images})[output]
+    answers = infer_in_parts(engine, IMAGE_INPUT, images, rows)[output]
     check_samples(output, answers, expected, evidence, f"{variant.id} in {engine.name}")
 
 

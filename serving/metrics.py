@@ -96,7 +96,7 @@ class GpuUsage:
 
     uuid: str
     utilization: float | None
-    memory_total_bytes: int
+    memory_total_bytes: int | None
     memory_used_bytes: int | None
     power_watts: float | None
 
@@ -226,6 +226,12 @@ class Metrics:
             ("model", "version", "variant", "engine"),
             registry=self.registry,
         )
+        self.model_device_memory = Gauge(
+            "convserve_model_device_memory_bytes",
+            "GPU memory that a version's engine says it holds; 0 where it does not tell.",
+            ("model", "version"),
+            registry=self.registry,
+        )
         self.self_check_failures = Counter(
             "convserve_self_check_failures",
             "Variants that were refused at load: checksum, gate, or answers that differ here.",
@@ -244,7 +250,7 @@ class Metrics:
 
     def forget(self, model: str, version: str) -> None:
         """Removes the gauges of a version that is gone; its counters stay, as counters must."""
-        for gauge in (self.queue_depth, self.model_ready):
+        for gauge in (self.queue_depth, self.model_ready, self.model_device_memory):
             gauge.remove(model, version)
 
 

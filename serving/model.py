@@ -105,6 +105,8 @@ class Model:
         self.metrics = metrics
         self.decoders = decoders
         self._engine = engine
+        # Only TensorRT tells.
+        self.device_bytes: int = getattr(engine, "device_bytes", 0)
         # As config.pbtxt promises them, or as the file has them where it promises none.
         self.inputs = config.inputs or engine.inputs
         self.outputs = config.outputs or engine.outputs

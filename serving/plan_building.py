@@ -5,14 +5,17 @@ memory of the GPU and, where it crashes, whoever it runs in.
 """
 
 import asyncio
+import hashlib
+import json
 import logging
 import sys
 from pathlib import Path
 
 from serving.engines import unavailable_reason
 from serving.errors import ServingError
+from serving.manifest import MANIFEST_FILE
 from serving.plans import ENGINE
-from serving.registry import Registry, State
+from serving.registry import Registry, State, VersionStatus
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +27,8 @@ class PlanBuilding:
         self._registry = registry
         self._repository = repository
         self._cache_dir = cache_dir
-        self._tried: set[tuple[str, str]] = set()
+        # With the manifest: files of another build may come under the number of an earlier one.
+        self._tried: set[tuple[str, str, str]] = set()
         self._changed = asyncio.Event()
         registry.on_change(self._changed.set)
 
@@ -45,20 +49,29 @@ class PlanBuilding:
 
     def _untried(self) -> list[str]:
         ready = [line for line in self._registry.index() if line.state is State.READY]
-        new = {(line.name, line.version) for line in ready} - self._tried
+        new = {(line.name, line.version, self._digest(line)) for line in ready} - self._tried
         self._tried |= new
-        return sorted({name for name, _ in new})
+        return sorted({name for name, _, _ in new})
+
+    def _digest(self, line: VersionStatus) -> str:
+        """Of a version's manifest; empty where it has none."""
+        try:
+            content = (self._repository / line.name / line.version / MANIFEST_FILE).read_bytes()
+        except OSError:
+            return ""
+        return hashlib.sha256(content).hexdigest()
 
     async def _build(self, name: str) -> None:
         log.info("building plans", extra={"model": name})
-        command = [sys.executable, "-m", "convserve", "rebuild", "--model", name]
+        command = [sys.executable, "-m", "convserve", "rebuild", "--json"]
+        command += ["--model", name]
         command += ["--model-repository", str(self._repository)]
         command += ["--cache-dir", str(self._cache_dir)]
         process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         try:
-            _, errors = await process.communicate()
+            output, errors = await process.communicate()
         except asyncio.CancelledError:
             process.kill()
             await process.wait()
@@ -66,7 +79,20 @@ class PlanBuilding:
         if process.returncode != 0:
             reason = errors.decode(errors="replace").strip()
             log.error("plans not built", extra={"model": name, "reason": reason})
+        # One may be there though another failed; without a new one, what serves is what there is.
+        if not _made_one(output):
+            log.info("no new plans", extra={"model": name})
+            return
         try:
             await self._registry.reload(name)
         except ServingError as error:
             log.error("model not reloaded", extra={"model": name, "reason": str(error)})
+
+
+def _made_one(output: bytes) -> bool:
+    """Whether `rebuild --json` made a plan. Taken to have where a runtime wrote into its answer."""
+    try:
+        lines = json.loads(output or b"[]")
+    except ValueError:
+        return True
+    return any(line["state"] == "built" for line in lines)

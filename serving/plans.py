@@ -10,6 +10,7 @@ Plans that were made here are kept under CACHE/plans, a folder each; the reposit
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,18 +56,27 @@ class PlanRequest:
 
     @property
     def variant(self) -> str:
-        """The plan's own id ("fp16-sm90")."""
+        """The plan's own id ("fp16-sm90"; see plan_id)."""
         return plan_id(self.source.id, self.gpu)
 
     @property
     def is_built(self) -> bool:
         """Whether it is there already."""
-        return (self.folder / RECORD_FILE).exists()
+        return all((self.folder / name).exists() for name in (RECORD_FILE, PLAN_FILE))
 
 
 def plan_id(variant: str, device: Gpu) -> str:
-    """The id of the variant that is another one's plan for a GPU."""
-    return f"{variant}-{device.architecture}"
+    """The id of the variant that is another one's plan for a GPU: by its architecture, and by its
+    name too where this machine has other GPUs of that ("fp16-sm90-nvidia-h200")."""
+    return f"{variant}-{_kind(device)}"
+
+
+def _kind(device: Gpu) -> str:
+    alike = {gpu.name for gpu in gpus() if gpu.compute_capability == device.compute_capability}
+    if alike <= {device.name}:
+        return device.architecture
+    name = re.sub(r"[^a-z0-9]+", "-", device.name.lower()).strip("-")
+    return f"{device.architecture}-{name}"
 
 
 def plan_requests(
@@ -89,7 +99,7 @@ def plan_requests(
     smaller = [variant for variant in sources if variant.precision != "fp32"]
     profile = PlanProfile(1, max(1, max_batch_size), max(1, max_batch_size))
     version = engine_version(ENGINE)
-    kinds = {device.compute_capability: device for device in reversed(gpus())}
+    kinds = {(gpu.compute_capability, gpu.name): gpu for gpu in reversed(gpus())}
     published = {v.id for v in manifest.variants if v.tensorrt_version == version}
     return [
         PlanRequest(
@@ -119,11 +129,12 @@ def _key(source: Variant, profile: PlanProfile, version: str, device: Gpu) -> st
 
 
 def build(request: PlanRequest, workspace_mib: int | None = None) -> PlanRecord:
-    """Makes a plan and its record; the record appears last. Raises EngineUnavailable."""
+    """Makes a plan and its record; the record appears last. Raises EngineUnavailable, and OSError
+    where the cache cannot be written."""
     version = engine_version(ENGINE)
     request.folder.mkdir(parents=True, exist_ok=True)
     plan = request.folder / PLAN_FILE
-    cache_name = f"timing-{version}-{request.gpu.architecture}.cache"
+    cache_name = f"timing-{version}-{_kind(request.gpu)}.cache"
     build_plan(
         request.onnx,
         plan,
@@ -205,6 +216,8 @@ def _built(request: PlanRequest) -> Variant | None:
     try:
         record = PlanRecord(**json.loads((request.folder / RECORD_FILE).read_text()))
     except (OSError, ValueError, TypeError):
+        return None
+    if not request.is_built:
         return None
     evidence = _evidence(request.source)
     return Variant(

@@ -314,6 +314,8 @@ class Registry:
         old, held.model = held.model, model
         held.state, held.reason, held.stamp = State.READY, "", stamp
         self._metrics.model_ready.labels(folder.name, str(version)).set(1)
+        memory = self._metrics.model_device_memory.labels(folder.name, str(version))
+        memory.set(model.device_bytes)
         if old is not None:
             self._metrics.model_accuracy.remove(*_served(old))
         if model.evidence is not None:

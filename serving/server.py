@@ -74,6 +74,7 @@ class Server:
                 threads=config.threads,
                 cache_dir=config.cache_dir.expanduser(),
                 allow_ungated=config.allow_ungated,
+                build_plans=config.build_plans,
                 max_image_pixels=config.max_image_pixels,
             ),
             self._metrics,

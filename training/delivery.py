@@ -108,6 +108,7 @@ def verify_work(current: Build) -> Results:
         input_specs(current.size),
         output_specs(recipe.task, current.channels, current.size),
         (sizes[0], sizes[1]),
+        recipe.publish.max_batch_size,
         current.stage_folder("verify"),
     )
     return {

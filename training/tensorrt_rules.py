@@ -59,6 +59,7 @@ class _Rules:
     def _quantisation(self, node: onnx.NodeProto) -> Iterator[str]:
         if node.input[1] not in self._weights:
             yield f"{_named(node)}: its scale is not a constant"
+        yield from self._scale(node)
         zero = self._weights.get(node.input[2]) if len(node.input) > 2 else None
         kind = zero.data_type if zero is not None else self._types.get(node.input[0])
         if kind == TensorProto.UINT8 or (zero is None and len(node.input) < 3):
@@ -79,6 +80,38 @@ class _Rules:
             maker is None or maker.op_type != "QuantizeLinear"
         ):
             yield f"{_named(node)}: no QuantizeLinear before it"
+
+    def _scale(self, node: onnx.NodeProto) -> Iterator[str]:
+        part = self._weights.get(node.input[1])
+        if part is None:
+            return
+        scale = numpy_helper.to_array(part)
+        if not np.all(scale > 0):
+            yield f"{_named(node)}: its scale is not positive throughout"
+        kind = self._types.get(node.input[0])
+        if kind in _FLOATS and part.data_type != kind:
+            names = (TensorProto.DataType.Name(part.data_type), TensorProto.DataType.Name(kind))
+            yield f"{_named(node)}: its scale is {names[0]}, what it quantises {names[1]}"
+        if scale.size == 1:
+            return
+        if not self._is_constant(node):
+            yield f"{_named(node)}: quantises activations by channel; TensorRT does by tensor only"
+            return
+        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
+        for user in self._users.get(node.output[0], []):
+            wanted = _output_axis(user)
+            if wanted is not None and axis != wanted:
+                yield (
+                    f"{_named(node)}: its scales lie along axis {axis} of the weights of "
+                    f"{_named(user)}, whose output channels are axis {wanted}"
+                )
+
+    def _is_constant(self, node: onnx.NodeProto) -> bool:
+        """Whether it quantises weights, itself or through the Q before it."""
+        maker = self._makers.get(node.input[0])
+        if node.op_type == "DequantizeLinear" and maker is not None:
+            return maker.input[0] in self._weights
+        return node.input[0] in self._weights
 
     def _both_quantised(self, node: onnx.NodeProto) -> Iterator[str]:
         makers = [self._makers.get(name) for name in node.input[:2]]
@@ -110,6 +143,13 @@ class _Rules:
             casts = node.op_type == "Cast" and self._types.get(node.input[0]) in _FLOATS
             if name not in self._outputs or not casts:
                 yield f"{_named(node)}: gives uint8; only a Cast from float to an output may"
+
+
+def _output_axis(node: onnx.NodeProto) -> int | None:
+    """Of a layer's weights; None for what is no layer."""
+    if node.op_type == "Gemm":
+        return 0 if any(entry.name == "transB" and entry.i for entry in node.attribute) else 1
+    return {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}.get(node.op_type)
 
 
 def _named(node: onnx.NodeProto) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine, unavailable_reason
-from serving.engines.engine import Engine
+from serving.engines.engine import Engine, infer_in_parts
 from serving.engines.measure import core_count, device_name, machine, measure_latency
 from serving.errors import EngineError, EngineUnavailable
 from serving.evaluation import output_distance
@@ -71,10 +71,12 @@ def verify(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     sizes: tuple[NetworkSize, NetworkSize],
+    max_batch_size: int,
     folder: Path,
 ) -> Verification:
     """Measures all files, FP32 being the first, and writes samples.npz and the report's pictures
-    into `folder`. `sizes` are those of the baseline and of the exported network.
+    into `folder`. `sizes` are those of the baseline and of the exported network; `max_batch_size`
+    is what plans were made for, where there are any no smaller than any of `config.batch_sizes`.
 
     Whether the build may go on is `require_pass`'s to say.
     """
@@ -85,6 +87,7 @@ def verify(
     def answer(run: Run) -> Answers:
         return answers_of(run, data.test, task, classes, data.ignore_index)
 
+    largest = max(max_batch_size, *config.batch_sizes)
     reference = answer(lambda images: run_deployed(baseline, names, images))
     samples = _choose_samples(data.test)
     expected = _write_samples(folder / SAMPLES_FILE, files[0].path, samples)[names[0]]
@@ -94,7 +97,7 @@ def verify(
         evidence: dict[str, Evidence] = {}
         skipped: dict[str, str] = {}
         for name in ENGINES:
-            engine = _open(name, file, max(config.batch_sizes))
+            engine = _open(name, file, largest)
             if isinstance(engine, str):
                 skipped[name] = engine
                 # That a laptop has no GPU need not be said for every variant.
@@ -102,8 +105,9 @@ def verify(
                 log.log(level, "verify: %s in %s skipped: %s", file.id, name, engine)
                 continue
             try:
-                found = answer(_runner(engine))
-                distance = output_distance(names[0], expected, _runner(engine)(samples)[names[0]])
+                run = _runner(engine, largest)
+                found = answer(run)
+                distance = output_distance(names[0], expected, run(samples)[names[0]])
                 latency = measure_latency(
                     engine, inputs, config.batch_sizes, config.latency_seconds
                 )
@@ -260,8 +264,9 @@ def _open(name: str, file: VariantFile, max_batch_size: int) -> Engine | str:
         return str(error)
 
 
-def _runner(engine: Engine) -> Run:
-    return lambda images: engine.infer({IMAGE_INPUT: np.ascontiguousarray(images)})
+def _runner(engine: Engine, largest: int) -> Run:
+    """Runs any number of images, in batches that a plan was made for."""
+    return lambda images: infer_in_parts(engine, IMAGE_INPUT, images, largest)
 
 
 def _choose_samples(samples: Samples) -> Pixels:
@@ -275,7 +280,7 @@ def _write_samples(path: Path, fp32_file: Path, images: Pixels) -> dict[str, Arr
     """Writes the images and the FP32 file's answers to them, by tensor name; gives the answers."""
     engine = load_engine("onnxruntime", fp32_file, EngineOptions(threads=core_count()))
     try:
-        answers = _runner(engine)(images)
+        answers = _runner(engine, len(images))(images)
     finally:
         engine.close()
     arrays: dict[str, Array] = {IMAGE_INPUT: images, **answers}

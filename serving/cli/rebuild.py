@@ -97,6 +97,9 @@ def _plan(request: plans.PlanRequest, workspace_mib: int | None, force: bool) ->
         record = plans.build(request, workspace_mib)
     except ModelLoadError as error:
         return {"state": "failed", "reason": str(error)}
+    except OSError as error:
+        where = error.filename or request.folder
+        return {"state": "failed", "reason": f"{where}: {error.strerror or error}"}
     return {"state": "built", **asdict(record)}
 
 

@@ -115,11 +115,11 @@ def unavailable_reason(engine: str) -> str | None:
     # A wheel may be there without the libraries that it was linked with.
     try:
         module = importlib.import_module(entry.module)
-    except ImportError as error:
+        if entry.check is None:
+            return None
+        return cast("Callable[[], str | None]", getattr(module, entry.check))()
+    except (ImportError, OSError) as error:
         return f"cannot be imported: {error}"
-    if entry.check is None:
-        return None
-    return cast("Callable[[], str | None]", getattr(module, entry.check))()
 
 
 def _installed(package: str) -> bool:

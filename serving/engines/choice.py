@@ -72,7 +72,15 @@ def choose(
                 engine.close()
             return False
         loaded[candidate] = engine
+        close_losers()
         return True
+
+    def close_losers() -> None:
+        """Frees what cannot be chosen any more, before the next takes memory beside it."""
+        scores = {candidate: score(latencies[candidate]) for candidate in loaded}
+        for candidate, seconds in scores.items():
+            if seconds * CLEARLY_FASTER > min(scores.values()):
+                loaded.pop(candidate).close()
 
     for candidate in candidates:
         latency = known(candidate)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from serving.tensor import Array, TensorSpec
 
 
@@ -67,3 +69,13 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees what the runtime holds; infer must not be running."""
+
+
+def infer_in_parts(engine: Engine, name: str, images: Array, rows: int) -> dict[str, Array]:
+    """The outputs of any number of images, in batches of at most `rows`, beyond which a plan does
+    not go. `name` is the only input's. Raises EngineError."""
+    parts = [
+        engine.infer({name: np.ascontiguousarray(images[start : start + rows])})
+        for start in range(0, len(images), rows)
+    ]
+    return {output: np.concatenate([part[output] for part in parts]) for output in parts[0]}

@@ -32,7 +32,7 @@ class Gpu:
     handle: ctypes.c_void_p
     uuid: str
     name: str
-    memory_bytes: int
+    memory_bytes: int | None
     compute_capability: str
     driver: str
 
@@ -42,7 +42,8 @@ class Gpu:
         return "sm" + self.compute_capability.replace(".", "")
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.memory_bytes >> 20} MiB, driver {self.driver}"
+        memory = "unknown memory" if self.memory_bytes is None else f"{self.memory_bytes >> 20} MiB"
+        return f"{self.name}, {memory}, driver {self.driver}"
 
 
 class _Memory(ctypes.Structure):
@@ -132,7 +133,8 @@ def _describe(nvml: ctypes.CDLL, position: int, driver: str) -> Gpu:
         nvml.nvmlDeviceGetHandleByIndex_v2(position, ctypes.byref(handle)),
         "nvmlDeviceGetHandleByIndex",
     )
-    _check(nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)), "nvmlDeviceGetMemoryInfo")
+    # A nicety: a slice or a virtual GPU that does not tell runs engines all the same.
+    tells_memory = nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0
     _check(
         nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)),
         "nvmlDeviceGetCudaComputeCapability",
@@ -142,7 +144,7 @@ def _describe(nvml: ctypes.CDLL, position: int, driver: str) -> Gpu:
         handle=handle,
         uuid=_text(nvml.nvmlDeviceGetUUID, handle),
         name=_text(nvml.nvmlDeviceGetName, handle),
-        memory_bytes=memory.total,
+        memory_bytes=memory.total if tells_memory else None,
         compute_capability=f"{major.value}.{minor.value}",
         driver=driver,
     )
@@ -150,9 +152,13 @@ def _describe(nvml: ctypes.CDLL, position: int, driver: str) -> Gpu:
 
 def _visible(found: list[Gpu], setting: str | None) -> tuple[Gpu, ...]:
     """CUDA numbers what the variable leaves anew, from 0, and stops at the first that is not
-    there. Entries are numbers or beginnings of UUIDs."""
+    there. Entries are numbers or beginnings of UUIDs. Raises GpuUnavailable for slices."""
     if setting is None:
         return tuple(found)
+    if setting.strip().startswith("MIG-"):
+        raise GpuUnavailable(
+            f"CUDA_VISIBLE_DEVICES={setting}: MIG slices named by UUID are not supported"
+        )
     chosen: list[Gpu] = []
     for entry in (part.strip() for part in setting.split(",")):
         match = [gpu for gpu in found if _is_named(gpu, entry)]

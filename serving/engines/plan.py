@@ -53,6 +53,8 @@ def _build(
     builder = tensorrt.Builder(log)
     typed = 1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(typed)
+    if network is None:
+        raise EngineUnavailable(f"{onnx}: TensorRT gives no network: {log.problems()}")
     parser = tensorrt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -87,7 +89,8 @@ def _add_profile(
     config: tensorrt.IBuilderConfig,
     profile: PlanProfile,
 ) -> None:
-    """The batch sizes between which a plan can run, the first dimension of every input."""
+    """The batch sizes between which a plan can run, the first dimension of every input; that of the
+    file where it fixes one."""
     shapes = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -96,9 +99,10 @@ def _add_profile(
             raise EngineUnavailable(
                 f"{onnx}: input {tensor.name!r} {list(shape)}: only the batch may vary in a plan"
             )
-        if shape[:1] == (-1,):
-            sizes = (profile.smallest, profile.usual, profile.largest)
-            shapes.set_shape(tensor.name, *((size, *shape[1:]) for size in sizes))
+        sizes = (profile.smallest, profile.usual, profile.largest)
+        if shape[:1] != (-1,):
+            sizes = shape[:1] * 3
+        shapes.set_shape(tensor.name, *((size, *shape[1:]) for size in sizes))
     if config.add_optimization_profile(shapes) < 0:
         raise EngineUnavailable(f"{onnx}: TensorRT refuses the batch sizes {profile}")
 

@@ -1,6 +1,6 @@
 """TensorRT plans on NVIDIA GPUs.
 
-Every instance has an execution context, a stream and buffers of its own. A batch goes up, runs and
+Every instance has execution contexts, a stream and buffers of its own. A batch goes up, runs and
 comes back on its instance's stream, so that while one computes the copies of another run.
 """
 
@@ -73,8 +73,8 @@ class TensorRtEngine:
                 # Known before it takes memory, so that it is freed where that fails half-way.
                 self._all.append(instance)
                 instance.prepare(self._engines[device])
-            for instance in self._all:
-                instance.capture(options.graph_batch_sizes)
+            for device, instance in zip(devices, self._all, strict=True):
+                instance.capture(self._engines[device], options.graph_batch_sizes)
         except EngineError as error:
             self.close()
             raise EngineUnavailable(f"{file}: {error}") from error
@@ -124,7 +124,12 @@ class TensorRtEngine:
 
 
 class _Instance:
-    """A context with its stream and its memory, for batches of any size of the profile."""
+    """A stream with its memory, for batches of any size of the profile.
+
+    A captured graph holds addresses inside its context that a change of shapes may move. So each
+    graph has a context of its own, whose shapes stay; batches of other sizes share a plain one. All
+    of them work on one stream, one after the other, and so in the same scratch memory.
+    """
 
     def __init__(
         self,
@@ -137,57 +142,63 @@ class _Instance:
         self._inputs = inputs
         self._outputs = outputs
         self._log = messages
-        self._shapes: dict[str, tuple[int, ...]] = {}
         self.graphs: dict[int, cuda.Graph] = {}
+        self._contexts: dict[int, _Context] = {}
         self._buffers: dict[str, cuda.DeviceBuffer] = {}
         self._host: dict[str, Array] = {}
         self.bytes = 0
         # None before it is prepared and after it is closed, so without a type.
-        self._context: Any = None
+        self._plain: Any = None
+        self._scratch: Any = None
         cuda.use_device(device)
         self._stream = cuda.Stream()
 
     def prepare(self, engine: tensorrt.ICudaEngine) -> None:
         """Takes a context and memory for the largest batch. Raises EngineError."""
         inputs, outputs = self._inputs, self._outputs
-        self._context = engine.create_execution_context()
-        if self._context is None:
-            raise EngineError(f"TensorRT: no execution context: {self._log.problems()}")
-        self._must(
-            self._context.set_optimization_profile_async(_PROFILE, int(self._stream.handle)),
-            "set_optimization_profile_async",
-        )
+        self._scratch = cuda.DeviceBuffer(engine.device_memory_size_v2)
+        self._plain = _Context(engine, self._scratch, self._stream, self._log)
         limits = {s.name: engine.get_tensor_profile_shape(s.name, _PROFILE) for s in inputs}
         self._smallest = {name: tuple(shapes[0]) for name, shapes in limits.items()}
         self._largest = {name: tuple(shapes[2]) for name, shapes in limits.items()}
-        self._set_shapes(self._largest)
+        self._plain.set_shapes(self._largest)
         for spec in (*inputs, *outputs):
-            shape = tuple(self._context.get_tensor_shape(spec.name))
+            shape = self._plain.shape(spec.name)
             if min(shape, default=1) < 1:
                 raise EngineError(f"TensorRT: {spec.name} has no largest shape: {list(shape)}")
             size = int(np.prod(shape)) * spec.dtype.itemsize
             self._buffers[spec.name] = cuda.DeviceBuffer(size)
-            self._must(
-                self._context.set_tensor_address(spec.name, self._buffers[spec.name].address),
-                "set_tensor_address",
-            )
+        self._plain.bind(self._buffers)
         for spec in outputs:
             self._host[spec.name] = cuda.pinned((self._buffers[spec.name].size,), np.dtype("u1"))
         self._stream.wait()
-        self.bytes = engine.device_memory_size_v2 + sum(b.size for b in self._buffers.values())
+        self.bytes = self._scratch.size + sum(b.size for b in self._buffers.values())
 
-    def capture(self, batch_sizes: tuple[int, ...]) -> None:
-        """Records a CUDA graph for each of these batch sizes that the profile allows."""
+    def capture(self, engine: tensorrt.ICudaEngine, batch_sizes: tuple[int, ...]) -> None:
+        """Records a CUDA graph for each of these batch sizes that the profile allows. A size whose
+        graph fails is served without, and the log says why."""
         cuda.use_device(self._device)
         first = self._inputs[0].name
         for rows in sorted(set(batch_sizes)):
             if not self._smallest[first][0] <= rows <= self._largest[first][0]:
                 continue
-            self._set_shapes({name: (rows, *s[1:]) for name, s in self._largest.items()})
-            # TensorRT puts off some work after a change of shapes; it must not be in the graph.
-            self._enqueue()
-            self._stream.wait()
-            self.graphs[rows] = self._stream.capture(self._enqueue)
+            try:
+                context = _Context(engine, self._scratch, self._stream, self._log)
+                context.set_shapes({name: (rows, *s[1:]) for name, s in self._largest.items()})
+                context.bind(self._buffers)
+                # TensorRT puts off some work after a change of shapes; it must not be in the graph.
+                context.enqueue()
+                self._stream.wait()
+                graph = self._stream.capture(context.enqueue)
+            except EngineError as error:
+                with suppress(EngineError):
+                    self._stream.wait()
+                log.warning(
+                    "batch size served without a CUDA graph",
+                    extra={"batch_size": rows, "device": self._device, "reason": str(error)},
+                )
+                continue
+            self.graphs[rows], self._contexts[rows] = graph, context
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One batch: up, through the network, back. Raises EngineError."""
@@ -201,20 +212,21 @@ class _Instance:
                     f"TensorRT: {name} {list(shape)}; the plan was built for {list(smallest)} to "
                     f"{list(largest)}"
                 )
+        rows = next(iter(shapes.values()))[0]
+        graph, context = self.graphs.get(rows), self._contexts.get(rows, self._plain)
         try:
-            self._set_shapes(shapes)
             # Held until the stream has been waited for: a copy made here must outlive its upload.
             sources = {name: np.ascontiguousarray(inputs[name]) for name in shapes}
             for name, source in sources.items():
                 self._stream.to_device(self._buffers[name], source)
-            graph = self.graphs.get(next(iter(shapes.values()))[0])
             if graph is not None:
                 graph.launch(self._stream)
             else:
-                self._enqueue()
+                context.set_shapes(shapes)
+                context.enqueue()
             results = {}
             for spec in self._outputs:
-                shape = tuple(self._context.get_tensor_shape(spec.name))
+                shape = context.shape(spec.name)
                 size = int(np.prod(shape)) * spec.dtype.itemsize
                 self._stream.to_host(self._host[spec.name][:size], self._buffers[spec.name])
                 results[spec.name] = self._host[spec.name][:size].view(spec.dtype).reshape(shape)
@@ -233,19 +245,56 @@ class _Instance:
             cuda.use_device(self._device)
         for graph in self.graphs.values():
             graph.destroy()
-        self._context = None
+        self._contexts, self._plain = {}, None
         for buffer in self._buffers.values():
             buffer.free()
+        if self._scratch is not None:
+            self._scratch.free()
         self._stream.destroy()
 
-    def _set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+
+class _Context:
+    """An execution context of an instance: in its scratch memory, on its stream."""
+
+    def __init__(
+        self,
+        engine: tensorrt.ICudaEngine,
+        scratch: cuda.DeviceBuffer,
+        stream: cuda.Stream,
+        messages: Log,
+    ) -> None:
+        self._stream = int(stream.handle)
+        self._log = messages
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        strategy = tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._context = engine.create_execution_context(strategy)
+        if self._context is None:
+            raise EngineError(f"TensorRT: no execution context: {self._log.problems()}")
+        self._context.set_device_memory(scratch.address, scratch.size)
+        self._must(
+            self._context.set_optimization_profile_async(_PROFILE, self._stream),
+            "set_optimization_profile_async",
+        )
+
+    def bind(self, buffers: Mapping[str, cuda.DeviceBuffer]) -> None:
+        """Says where inputs are read and outputs written."""
+        for name, buffer in buffers.items():
+            self._must(self._context.set_tensor_address(name, buffer.address), "set_tensor_address")
+
+    def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Of the inputs."""
         for name, shape in shapes.items():
             if self._shapes.get(name) != shape:
                 self._must(self._context.set_input_shape(name, shape), "set_input_shape")
                 self._shapes[name] = shape
 
-    def _enqueue(self) -> None:
-        self._must(self._context.execute_async_v3(int(self._stream.handle)), "execute_async_v3")
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of an input or an output, at the inputs' shapes."""
+        return tuple(self._context.get_tensor_shape(name))
+
+    def enqueue(self) -> None:
+        """Queues the network on the stream."""
+        self._must(self._context.execute_async_v3(self._stream), "execute_async_v3")
 
     def _must(self, done: bool, what: str) -> None:
         if not done:

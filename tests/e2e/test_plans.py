@@ -88,8 +88,19 @@ def test_rebuilt_plan_is_served_and_the_repository_is_as_it_was(
     assert loaded["device_bytes"] > 0
     assert loaded["graph_batch_sizes"] == [1, 2, 4, 8]
     assert variant_of(server) == "fp32-sm90"
+    held = server.metric('convserve_model_device_memory_bytes{model="colours",version="1"}')
+    assert held == loaded["device_bytes"]
     assert server.metric('nv_gpu_utilization{gpu_uuid="GPU-fake-0"}') == 0.25
     assert server.terminate() == 0
+
+
+def test_a_plan_for_fewer_images_than_there_are_samples_passes_the_self_check(
+    tmp_path: Path, start: Start
+) -> None:
+    publish(tmp_path / "models", max_batch_size=2)
+    assert rebuild(tmp_path).returncode == 0
+    server = start(tmp_path / "models").wait_ready()
+    assert variant_of(server) == "fp32-sm90"
 
 
 def test_build_plans_serves_at_once_and_switches(tmp_path: Path, start: Start) -> None:
@@ -100,6 +111,44 @@ def test_build_plans_serves_at_once_and_switches(tmp_path: Path, start: Start) -
     server.wait_for_log("model ready", variant="fp32-sm90", engine="tensorrt")
     assert variant_of(server) == "fp32-sm90"
     assert server.terminate() == 0
+
+
+def test_two_gpus_of_one_architecture_have_plans_of_their_own(tmp_path: Path) -> None:
+    publish(tmp_path / "models")
+    built = json.loads(rebuild(tmp_path, FAKE_GPU_SECOND="Fake H100").stdout)
+    assert {line["variant"]: line["gpu"] for line in built} == {
+        "fp32-sm90-fake-h200": "Fake H200",
+        "fp32-sm90-fake-h100": "Fake H100",
+    }
+
+
+def test_a_plan_that_lost_its_file_is_made_again(tmp_path: Path) -> None:
+    publish(tmp_path / "models")
+    [line] = json.loads(rebuild(tmp_path).stdout)
+    Path(line["file"]).unlink()
+    [again] = json.loads(rebuild(tmp_path).stdout)
+    assert again["state"] == "built"
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    publish(tmp_path / "models")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "plans").write_text("in the way")
+    failed = rebuild(tmp_path)
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    assert "cache/plans" in failed.stderr
+    assert "directory" in failed.stderr.lower()
+
+
+def test_a_model_is_loaded_once_where_its_plans_are_there(tmp_path: Path, start: Start) -> None:
+    publish(tmp_path / "models")
+    assert rebuild(tmp_path).returncode == 0
+    server = start(tmp_path / "models", "--build-plans").wait_ready()
+    server.wait_for_log("no new plans")
+    assert variant_of(server) == "fp32-sm90"
+    assert server.terminate() == 0
+    assert len([line for line in server.log if line["message"] == "model ready"]) == 1
 
 
 def test_plan_whose_answers_are_wrong_here_is_not_served(tmp_path: Path, start: Start) -> None:

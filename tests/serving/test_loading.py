@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from serving import loading
 from serving.batching.turns import CoreTurns
 from serving.errors import (
     EngineUnavailable,
@@ -44,6 +45,18 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
     document = json.loads(path.read_text())
     document["variants"][0] |= changes
     path.write_text(json.dumps(document))
+
+
+def test_the_tensorrt_provider_stands_back_where_plans_are_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "unavailable_reason", lambda engine: None)
+    config = read_model_config(publish(tmp_path).parent)
+    usable, unusable = loading._engines(config, LoadSettings(build_plans=True))
+    assert "onnxruntime-tensorrt" not in usable
+    assert unusable == ["onnxruntime-tensorrt: a plan takes its place"]
+    for settings in (LoadSettings(), LoadSettings(build_plans=True, engine="onnxruntime-tensorrt")):
+        assert "onnxruntime-tensorrt" in loading._engines(config, settings)[0]
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)

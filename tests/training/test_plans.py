@@ -2,15 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from torch import nn
 
 from serving.engines import EngineOptions, load_engine
+from serving.manifest import Normalization
+from serving.tensor import TensorSpec
 from tests.support import fake_gpu
 from tests.support.published import graph, samples
+from training.data.samples import ArraySamples, Dataset
+from training.deploy import Deployed
 from training.errors import ExportError, RecipeError
 from training.plans import check_files, check_plans, export_plans
-from training.recipe.deliver import Export, TensorRt
+from training.recipe.deliver import Export, TensorRt, Verify
+from training.results import NetworkSize, PlanOrigin, VariantFile
+from training.verify import verify
 
 PLANS = Export(variants=("fp32",), tensorrt=TensorRt(variants=("fp32",), usual_batch=4))
 
@@ -39,6 +47,36 @@ def test_plan_is_made_beside_its_file_and_runs(
         engine = load_engine("tensorrt", tmp_path / "model.fp32-sm90.plan", EngineOptions())
         assert engine.infer({"image": samples()})["logits"].shape == (6, 3)
         engine.close()
+
+
+def test_a_plan_for_few_images_is_verified_on_the_whole_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network of `graph`: the mean of each channel."""
+    onnx.save(graph("classification", gain=1.0), tmp_path / "model.onnx")
+    means = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    split = ArraySamples(samples(), np.arange(6) % 3)
+    size = NetworkSize(parameters=0, macs=0)
+    with fake_gpu.in_this_process(monkeypatch):
+        [plan] = export_plans(TensorRt(variants=("fp32",)), 2, tmp_path)
+        fp32 = VariantFile(id="fp32", path=tmp_path / "model.onnx", precision="fp32")
+        origin = PlanOrigin.model_validate(plan)
+        path = tmp_path / "model.fp32-sm90.plan"
+        found = verify(
+            Verify(batch_sizes=(1, 2), latency_seconds=0.01),
+            Dataset("colours", "", ("red", "green", "blue"), split, split, split),
+            "classification",
+            Deployed(means, "classification", Normalization(mean=(0, 0, 0), std=(1, 1, 1))),
+            [fp32, fp32.model_copy(update={"id": plan["id"], "path": path, "plan": origin})],
+            (TensorSpec("image", "UINT8", (-1, 8, 8, 3)),),
+            (TensorSpec("logits", "FP32", (-1, 3)),),
+            (size, size),
+            2,
+            tmp_path,
+        )
+    measured = found.variants[1].evidence["tensorrt"]
+    assert (measured.accuracy.value, measured.accuracy.n, measured.agreement) == (1.0, 6, 1.0)
+    assert set(measured.latency.milliseconds) == {1, 2}
 
 
 def test_failed_build_fails_the_stage_with_tensorrts_reason(

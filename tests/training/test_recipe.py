@@ -36,6 +36,10 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("transform.resize=32", "a crop must follow it"),
         ("train.loss.name=dice", "train.loss: dice compares regions; classification has none"),
         ("name=a/b", "name: string should match pattern"),
+        (
+            "export.tensorrt={variants: [fp32], usual_batch: 64}",
+            "publish.max_batch_size (32), got 64",
+        ),
         ("train.optimizer={}", "train.optimizer.name: missing; expected one of sgd, adamw"),
     ],
 )
@@ -116,3 +120,10 @@ def test_broken_file_is_refused(tmp_path: Path, text: str, expected: str) -> Non
 def test_missing_file_is_named() -> None:
     with pytest.raises(RecipeError, match=r"nowhere\.yaml: no such recipe"):
         load_recipe(Path("nowhere.yaml"))
+
+
+def test_a_plan_is_not_measured_with_more_images_than_it_takes() -> None:
+    overrides = ["export.tensorrt={variants: [fp32]}", "publish.max_batch_size=2"]
+    with pytest.raises(RecipeError, match=r"verify\.batch_sizes: .* \(2\), beyond which .* got 32"):
+        load_recipe(DIGITS, overrides)
+    assert load_recipe(DIGITS, [*overrides, "verify.batch_sizes=[1, 2]"])

@@ -177,6 +177,51 @@ EYE = np.eye(4, dtype=np.float32)
             "the_matmul (MatMul): its weights have no pair of Q and DQ, its other input has",
         ),
         (
+            [
+                CAST,
+                node("QuantizeLinear", "f s z", "q"),
+                node("DequantizeLinear", "q s z", "d"),
+                node("Relu", "d", "y"),
+            ],
+            {"s": np.float32(0), "z": ZERO},
+            TensorProto.FLOAT,
+            "the_quantizelinear (QuantizeLinear): its scale is not positive throughout",
+        ),
+        (
+            [
+                CAST,
+                node("QuantizeLinear", "f s z", "q", axis=1),
+                node("DequantizeLinear", "q s z", "d", axis=1),
+                node("Relu", "d", "y"),
+            ],
+            {"s": np.full(4, SCALE), "z": np.zeros(4, np.int8)},
+            TensorProto.FLOAT,
+            "the_quantizelinear (QuantizeLinear): quantises activations by channel; TensorRT "
+            "does by tensor only",
+        ),
+        (
+            [
+                CAST,
+                node("DequantizeLinear", "w s z", "d", axis=0),
+                node("MatMul", "f d", "y"),
+            ],
+            {"w": EYE.astype(np.int8), "s": np.full(4, SCALE), "z": np.zeros(4, np.int8)},
+            TensorProto.FLOAT,
+            "the_dequantizelinear (DequantizeLinear): its scales lie along axis 0 of the weights "
+            "of the_matmul (MatMul), whose output channels are axis 1",
+        ),
+        (
+            [
+                CAST,
+                node("Cast", "f", "h", to=TensorProto.FLOAT16),
+                node("QuantizeLinear", "h s z", "q"),
+                node("DequantizeLinear", "q s z", "y"),
+            ],
+            {"s": SCALE, "z": ZERO},
+            TensorProto.FLOAT,
+            "the_quantizelinear (QuantizeLinear): its scale is FLOAT, what it quantises FLOAT16",
+        ),
+        (
             [CAST, node("Cast", "f", "g", to=TensorProto.DOUBLE), node("Cast", "g", "y", to=1)],
             {},
             TensorProto.FLOAT,

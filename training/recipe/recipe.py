@@ -49,12 +49,17 @@ class _Recipe(Strict):
         return self
 
     @model_validator(mode="after")
-    def _usual_batch_fits(self) -> "_Recipe":
+    def _batches_fit_the_plans(self) -> "_Recipe":
         plans, largest = self.export.tensorrt, self.publish.max_batch_size
         if plans is not None and plans.usual_batch is not None and plans.usual_batch > largest:
             raise ValueError(
                 "export.tensorrt.usual_batch: expected at most publish.max_batch_size "
                 f"({largest}), got {plans.usual_batch}"
+            )
+        if plans is not None and max(self.verify.batch_sizes) > largest:
+            raise ValueError(
+                "verify.batch_sizes: with export.tensorrt expected at most publish.max_batch_size "
+                f"({largest}), beyond which a plan cannot run, got {max(self.verify.batch_sizes)}"
             )
         return self
 

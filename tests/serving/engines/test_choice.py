@@ -1,12 +1,14 @@
 """Which variant is served: by the clock, among those that pass."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 
 from serving.engines import Engine, EngineOptions, load_engine
 from serving.engines.choice import Candidate, choose, latency_key, score
+from serving.engines.ort import OnnxRuntimeEngine
 from serving.errors import EngineUnavailable, SelfCheckFailed
 from tests.support.published import graph
 
@@ -58,6 +60,27 @@ def test_the_fastest_is_taken_and_the_others_are_explained(file: Path) -> None:
     variant, rejected, _ = chosen(file, {"fp32": 0.010, "int8": 0.004})
     assert variant == "int8"
     assert rejected == ("fp32 in onnxruntime: slower here, 10.00 ms an image against 4.00 ms",)
+
+
+def test_a_loser_is_closed_before_the_next_one_is_loaded(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    close = OnnxRuntimeEngine.close
+    init = OnnxRuntimeEngine.__init__
+
+    def opened(self: OnnxRuntimeEngine, *arguments: Any) -> None:
+        events.append("opened")
+        init(self, *arguments)
+
+    def closed(self: OnnxRuntimeEngine) -> None:
+        events.append("closed")
+        close(self)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "__init__", opened)
+    monkeypatch.setattr(OnnxRuntimeEngine, "close", closed)
+    assert chosen(file, {"fp32": 0.010, "int8": 0.004, "bf16": 0.008})[0] == "int8"
+    assert events == ["opened", "opened", "closed", "opened", "closed", "closed"]
 
 
 def test_a_simpler_one_is_kept_when_the_gain_is_within_the_noise(file: Path) -> None:

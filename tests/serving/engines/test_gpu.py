@@ -38,6 +38,21 @@ def test_only_visible_gpus_count_in_the_order_given(
         assert [device.index for device in gpu.gpus()] == list(range(len(uuids)))
 
 
+def test_a_gpu_that_does_not_tell_its_memory_is_used_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with fake_gpu.in_this_process(monkeypatch, FAKE_GPU_MEMORY_UNKNOWN="1"):
+        assert str(gpu.gpus()[0]) == "Fake H200, unknown memory, driver 580.65"
+        assert unavailable_reason("tensorrt") is None
+        assert "nv_gpu_memory_total_bytes{" not in exposed()
+
+
+def test_a_mig_slice_by_uuid_is_refused_by_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_gpu.in_this_process(monkeypatch, CUDA_VISIBLE_DEVICES="MIG-1234"):
+        reason = unavailable_reason("tensorrt")
+    assert reason == "CUDA_VISIBLE_DEVICES=MIG-1234: MIG slices named by UUID are not supported"
+
+
 def test_none_visible_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_gpu.in_this_process(monkeypatch, CUDA_VISIBLE_DEVICES=""):
         assert gpu.unavailable_reason() == "no NVIDIA GPU that this process may use"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from serving.engines import ENGINES, EngineOptions, PlanProfile, load_engine, unavailable_reason
@@ -84,6 +85,30 @@ def test_batches_of_several_threads_and_gpus_do_not_mix(
     engine.close()
 
 
+def test_a_size_whose_graph_fails_is_served_without_and_told(
+    tmp_path: Path,
+    runtime: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan, end = build(tmp_path), runtime.cudaStreamEndCapture
+    answers = iter([(runtime.cudaError_t.cudaErrorStreamCaptureUnsupported, 0)])
+
+    def once(stream: int) -> Any:
+        refused = next(answers, None)
+        captured = end(stream)
+        return refused or captured
+
+    monkeypatch.setattr(runtime, "cudaStreamEndCapture", once)
+    engine = load_engine("tensorrt", plan, EngineOptions(graph_batch_sizes=(2, 4)))
+    [record] = [r for r in caplog.records if "without a CUDA graph" in r.message]
+    assert vars(record)["batch_size"] == 2
+    assert "cudaErrorStreamCaptureUnsupported" in vars(record)["reason"]
+    for rows in (2, 4, 3, 4, 2):
+        assert engine.infer({"image": samples()[:rows]})["logits"] == right(samples()[:rows])
+    engine.close()
+
+
 def test_answers_belong_to_the_caller(tmp_path: Path) -> None:
     engine = load_engine("tensorrt", build(tmp_path), EngineOptions())
     first = engine.infer({"image": samples()[:2]})["logits"]
@@ -152,7 +177,7 @@ def test_no_context_and_no_such_gpu_are_refused_and_leave_nothing(
     plan = build(tmp_path)
     with pytest.raises(EngineUnavailable, match="cudaErrorInvalidDevice"):
         load_engine("tensorrt", plan, EngineOptions(devices=(7,)))
-    monkeypatch.setattr(tensorrt.ICudaEngine, "create_execution_context", lambda self: None)
+    monkeypatch.setattr(tensorrt.ICudaEngine, "create_execution_context", lambda *_: None)
     with pytest.raises(EngineUnavailable, match="no execution context"):
         load_engine("tensorrt", plan, EngineOptions())
     assert not runtime.blocks
@@ -201,6 +226,29 @@ def test_failed_build_says_why_and_leaves_its_log_and_no_plan(
     assert not (tmp_path / "model.plan").exists()
 
 
+def test_a_file_of_one_batch_size_makes_a_plan_of_that_size(tmp_path: Path) -> None:
+    from serving.engines.plan import build_plan
+
+    model = graph("classification")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, tmp_path / "model.onnx")
+    build_plan(tmp_path / "model.onnx", tmp_path / "model.plan", PlanProfile(1, 8, 8))
+    engine = load_engine("tensorrt", tmp_path / "model.plan", EngineOptions())
+    assert engine.infer({"image": samples()[:2]})["logits"] == right(samples()[:2])
+    with pytest.raises(EngineError, match=r"expected image UINT8\[2, 8, 8, 3\]"):
+        engine.infer({"image": samples()[:3]})
+    engine.close()
+
+
+def test_no_network_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorrt
+
+    monkeypatch.setattr(tensorrt.Builder, "create_network", lambda *_: None)
+    with pytest.raises(EngineUnavailable, match="gives no network"):
+        build(tmp_path)
+
+
 def test_file_that_does_not_parse_names_the_node(tmp_path: Path) -> None:
     from serving.engines.plan import build_plan
 
@@ -213,13 +261,16 @@ def test_only_plans_go_to_tensorrt() -> None:
     assert ENGINES["tensorrt"].suffixes == (".plan",)
 
 
+@pytest.mark.parametrize("error", ["ImportError", "OSError"])
 def test_bindings_without_their_libraries_are_a_reason_and_no_crash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: not found')\n")
+    (tmp_path / "tensorrt.py").write_text(f"raise {error}('libnvinfer.so.11: not found')\n")
     # Undone before the fixture's own changes of the path are.
     with fake_gpu.in_this_process(monkeypatch), monkeypatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
         assert "libnvinfer.so.11: not found" in (unavailable_reason("tensorrt") or "")
         with pytest.raises(EngineUnavailable, match="cannot be imported"):
             load_engine("tensorrt", tmp_path / "model.plan", EngineOptions())
+        patch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+        assert "libnvinfer.so.11: not found" in (unavailable_reason("onnxruntime-tensorrt") or "")

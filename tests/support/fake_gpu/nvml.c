@@ -1,4 +1,5 @@
-/* The part of NVML that we call, for two GPUs that are not there. FAKE_GPU_CAPABILITY: "90". */
+/* The part of NVML that we call, for two GPUs that are not there. FAKE_GPU_CAPABILITY: "90".
+   FAKE_GPU_SECOND: name of the second. FAKE_GPU_MEMORY_UNKNOWN: as a slice that does not tell. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -21,7 +22,8 @@ int nvmlDeviceGetUUID(void *device, char *text, unsigned int length) {
   return snprintf(text, length, "GPU-fake-%d", *(int *)device) < 0;
 }
 int nvmlDeviceGetName(void *device, char *text, unsigned int length) {
-  (void)device;
+  const char *second = getenv("FAKE_GPU_SECOND");
+  if (second && *(int *)device == 1) return snprintf(text, length, "%s", second) < 0;
   return snprintf(text, length, "Fake H200") < 0;
 }
 int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
@@ -34,6 +36,7 @@ int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
 }
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
   (void)device;
+  if (getenv("FAKE_GPU_MEMORY_UNKNOWN")) return 3;
   memory->total = 16ull << 30;
   memory->used = 1ull << 30;
   memory->free = 15ull << 30;

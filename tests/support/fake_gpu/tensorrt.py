@@ -47,6 +47,12 @@ class BuilderFlag(enum.Enum):
     TF32 = 0
 
 
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
+
+
 class MemoryPoolType(enum.Enum):
     WORKSPACE = 0
 
@@ -264,6 +270,8 @@ class ICudaEngine:
             model, settings, providers=["CPUExecutionProvider"]
         )
         self.profile = profile
+        # The only stream of each block of scratch memory: two at a time would mix.
+        self.streams: dict[int, int] = {}
         self.arguments = {
             arg.name: (mode, arg)
             for mode, args in (
@@ -294,17 +302,29 @@ class ICudaEngine:
         assert profile_index == 0
         return [tuple(shape) for shape in self.profile[name]]
 
-    def create_execution_context(self) -> "IExecutionContext":
-        return IExecutionContext(self)
+    def create_execution_context(
+        self,
+        strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC,
+    ) -> "IExecutionContext":
+        return IExecutionContext(self, strategy)
 
 
 class IExecutionContext:
-    def __init__(self, engine: ICudaEngine) -> None:
+    def __init__(self, engine: ICudaEngine, strategy: ExecutionContextAllocationStrategy) -> None:
         self._engine = engine
+        self._needs_memory = strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+        self._memory = 0
+        # Of shapes; what was captured at another one works on memory that has moved.
+        self._generation = 0
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         # TensorRT defers work after a change of shapes; a capture would record it.
         self._is_fresh = False
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert self._needs_memory, "it has memory of its own"
+        assert size >= self._engine.device_memory_size_v2
+        self._memory = runtime.device_block(memory, size)
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         return profile_index == 0 and stream_handle in runtime.streams
@@ -315,6 +335,7 @@ class IExecutionContext:
         if inside:
             self._shapes[name] = tuple(shape)
             self._is_fresh = False
+            self._generation += 1
         return inside
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -333,12 +354,21 @@ class IExecutionContext:
         inputs = [n for n, (mode, _) in self._engine.arguments.items() if mode.value == 1]
         if set(self._shapes) != set(inputs):
             return False
+        if self._needs_memory:
+            assert self._memory, "no memory was given to it"
+            assert self._engine.streams.setdefault(self._memory, stream_handle) == stream_handle
+        generation = self._generation
         if stream_handle in runtime.captures:
             assert self._is_fresh, "captured right after the shapes were changed"
         self._is_fresh = True
         shapes = {name: self.get_tensor_shape(name) for name in self._engine.arguments}
 
+        captured = stream_handle in runtime.captures
+
         def run() -> None:
+            assert not captured or generation == self._generation, "shapes changed after capture"
+            if self._needs_memory:
+                runtime.device_block(self._memory, self._engine.device_memory_size_v2)
             arrays = {name: self._array(name, shapes[name]) for name in shapes}
             outputs = [name for name in shapes if name not in inputs]
             results = self._engine.session.run(outputs, {n: arrays[n].copy() for n in inputs})
