@@ -57,6 +57,7 @@ class Learner(lightning.LightningModule):
         self.register_buffer("std", torch.tensor(normalization.std) * 255, persistent=False)
         self.history: History = []
         self.epoch_started = 0.0
+        self.rate = 0.0
 
     def forward(self, images: Tensor) -> Any:
         """uint8 [N, H, W, 3] to the network's answer."""
@@ -70,6 +71,8 @@ class Learner(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.epoch_started = time.monotonic()
+        # At the epoch's end the schedule has taken the step to the next one's.
+        self.rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         frozen = self.config.freeze_backbone_epochs
         # Not before Lightning has handed the parameters to the processes' reducer, which knows of
         # none that is frozen then.
@@ -112,18 +115,17 @@ class Learner(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         measured = self.trainer.callback_metrics
-        rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         losses: dict[str, float] = {
             key: float(measured[key]) for key in ("loss", "val_loss") if key in measured
         }
         if self.logger is not None:
-            self.logger.log_metrics({"lr": rate}, step=self.trainer.global_step)
+            self.logger.log_metrics({"lr": self.rate}, step=self.trainer.global_step)
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
                 **losses,
                 f"val_{self.measure}": float(measured["val_score"]),
-                "lr": rate,
+                "lr": self.rate,
                 "seconds": time.monotonic() - self.epoch_started,
             }
         )
