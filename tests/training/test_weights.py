@@ -1,6 +1,7 @@
 """First weights: what fits, what is replaced, what is refused."""
 
 import logging
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,8 @@ def test_failing_download_is_one_clear_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # The first download of a process fixes its proxies; others must not have these.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     # A port that nobody listens on: as without a network, only faster.
     for proxy in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")

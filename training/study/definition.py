@@ -95,8 +95,8 @@ class FloatRange(Strict):
 
 
 def _check_range(low: float, high: float, *, log: bool, stepped: bool) -> None:
-    if low > high:
-        raise ValueError(f"low must not be above high, got {low} and {high}")
+    if low >= high:
+        raise ValueError(f"low must be under high, got {low} and {high}")
     if log and low <= 0:
         raise ValueError(f"log: true needs a low above 0, got {low}")
     if log and stepped:

@@ -27,6 +27,7 @@ from training.study.definition import (
 from training.study.outcome import Outcome
 from training.study.pictures import search_pictures
 from training.study.trials import Trials, same_training
+from training.weights import weights_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +84,17 @@ def _opened(config: Search, trials: Trials, storage: optuna.storages.RDBStorage)
         pruner=_pruner(config),
     )
     # More trials may be asked for later; anything else would compare what cannot be compared.
-    settings = [config.model_dump(mode="json", exclude={"trials"}), train_settings(trials.base)]
-    key = stage_key("search", [*settings, fingerprint(trials.base)], {})
+    base = trials.base
+    settings = [config.model_dump(mode="json", exclude={"trials"}), train_settings(base)]
+    files = [fingerprint(base), weights_fingerprint(base.model.pretrained)]
+    key = stage_key("search", [*settings, *files], {})
     former = study.user_attrs.get("key")
     if former is None:
         study.set_user_attr("key", key)
     elif former != key:
         raise RecipeError(
-            f"{trials.folder}: holds a search of another space, recipe or data; rename the study "
-            "file to begin a new one, or delete this folder"
+            f"{trials.folder}: holds a search of another space, recipe, data or first weights; "
+            "rename the study file to begin a new one, or delete this folder"
         )
     if config.sampler == "grid":
         texts = [_stored(values) for values in config.space.values()]

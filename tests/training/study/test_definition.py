@@ -35,7 +35,11 @@ from training.study.definition import FloatRange, IntRange, load_study
         ),
         (
             "search: {trials: 1, space: {seed: {type: int, low: 2, high: 1}}}",
-            "search.space.seed: low must not be above high, got 2 and 1",
+            "search.space.seed: low must be under high, got 2 and 1",
+        ),
+        (
+            "search: {trials: 1, space: {a.b: {type: float, low: 0.5, high: 0.5}}}",
+            "search.space.a.b: low must be under high, got 0.5 and 0.5",
         ),
         (
             "search: {trials: 1, space: {seed: {type: int, low: 0, high: 1, log: true}}}",

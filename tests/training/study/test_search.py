@@ -11,9 +11,11 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 
 from training.errors import RecipeError
+from training.models import build_model
 from training.recipe import load_recipe
 from training.study.run import Studied
 
@@ -142,8 +144,22 @@ def test_more_trials_may_be_asked_for_but_no_other_space(studied: RunStudy) -> N
     assert len(more.outcome.rows) == 2
     with pytest.raises(RecipeError, match="holds a search of another space"):
         studied({"search": {**search, "space": {"seed": [4, 5]}}}, epochs=1)
-    with pytest.raises(RecipeError, match="holds a search of another space, recipe or data"):
+    with pytest.raises(RecipeError, match="holds a search of another space, recipe, data"):
         studied({"search": search}, epochs=2)
+
+
+def test_other_first_weights_are_another_search(
+    studied: RunStudy, document: dict[str, Any], tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.pth"
+    document["model"]["pretrained"] = str(weights)
+    search = {"sampler": "random", "trials": 1, "space": {"seed": [1, 2]}, "pruner": None}
+    for classes in (4, 5):
+        torch.save(build_model(document["model"]["name"], classes).state_dict(), weights)
+        if classes == 4:
+            studied({"search": search}, epochs=1)
+    with pytest.raises(RecipeError, match="another space, recipe, data or first weights"):
+        studied({"search": search}, epochs=1)
 
 
 @pytest.mark.parametrize(
