@@ -50,6 +50,10 @@ from training.study.definition import FloatRange, IntRange, load_study
             "search: space.a.b: a grid needs a list of values, or a range with a step",
         ),
         ("search: {trials: 1, space: {seed: [1]}, pruner: {name: mdian}}", "mean 'median'?"),
+        (
+            "search: {trials: 1, space: {a.b: [1]}, until: prune, pruner: {name: median}}",
+            "search: pruner: ends trials in the train stage, and until is prune",
+        ),
         ("ablation: {seeds: [1], rows: {a: {}}}", "ablation.seeds: tuple should have at least 2"),
         ("ablation: {seeds: [1, 1], rows: {a: {}}}", "ablation: seeds holds one twice: 1, 1"),
         ("ablation: {seeds: [1, 2], rows: {a b: {}}}", "ablation.rows.a b: string should match"),

@@ -162,6 +162,31 @@ def test_other_first_weights_are_another_search(
         studied({"search": search}, epochs=1)
 
 
+def test_values_of_pruning_are_searched_on_one_training(
+    studied: RunStudy, document: dict[str, Any], tmp_path: Path
+) -> None:
+    document["prune"] = {"ratio": 0.3, "steps": 2, "train": {"epochs": 1}}
+    space = {"prune.ratio": [0.25, 0.75], "prune.train.keep": ["last"]}
+    search = {"sampler": "grid", "until": "prune", "space": space}
+    found = studied({"search": search}, epochs=2).outcome.document
+    folders = sorted((tmp_path / "runs" / "colours" / "studies" / "study" / "trials").iterdir())
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    assert [one["prune"]["ratio"] for one in metrics] == [0.25, 0.75]
+    assert metrics[0]["train"] == metrics[1]["train"]
+    assert not (folders[1] / "train" / "checkpoints").exists()
+    for trial, one in zip(found["trials"], metrics, strict=True):
+        scores = [row["val_top1"] for row in one["prune"]["history"]]
+        assert trial["scores"] == scores
+        assert len(scores) == 2
+        assert trial["score"] == scores[-1]
+
+
+def test_stage_that_is_scored_must_be_there(studied: RunStudy) -> None:
+    search = {"sampler": "grid", "until": "prune", "space": {"seed": [1, 2]}}
+    with pytest.raises(RecipeError, match="until: the recipe has no prune section"):
+        studied({"search": search})
+
+
 @pytest.mark.parametrize(
     ("space", "expected"),
     [
