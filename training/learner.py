@@ -50,7 +50,8 @@ class Learner(lightning.LightningModule):
         self.measure = measure_of(task, binary=task == "segmentation" and classes == 1)
         self.metric = build_metric(task, classes, ignore_index)
         # Lightning's own mean over processes counts images in whole numbers, which gloo refuses.
-        self.loss, self.val_loss = MeanMetric(), MeanMetric()
+        # A loss that is no number stays one that is none: by default it would be left out.
+        self.loss, self.val_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.changes = changes
         self.seed = seed
         self.register_buffer("mean", torch.tensor(normalization.mean) * 255, persistent=False)

@@ -172,7 +172,7 @@ def test_values_of_pruning_are_searched_on_one_training(
     folders = sorted((tmp_path / "runs" / "colours" / "studies" / "study" / "trials").iterdir())
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
     assert [one["prune"]["ratio"] for one in metrics] == [0.25, 0.75]
-    assert metrics[0]["train"] == metrics[1]["train"]
+    assert metrics[0]["train"]["history"] == metrics[1]["train"]["history"]
     assert not (folders[1] / "train" / "checkpoints").exists()
     for trial, one in zip(found["trials"], metrics, strict=True):
         scores = [row["val_top1"] for row in one["prune"]["history"]]
