@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from training.errors import BuildError
+from training.errors import BuildError, RecipeError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -109,6 +109,8 @@ def _build(
     from training import distributed, pipeline
     from training.tables import print_table
 
+    if until == "data" or bound is not None:
+        _require_one_process()
     _quiet_libraries()
     if distributed.rank() > 0:
         pipeline.join_training(recipe, out, repository)
@@ -154,6 +156,7 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
     from training.study.run import run_study
     from training.tables import print_table
 
+    _require_one_process()
     _quiet_libraries()
     studied = run_study(document, definition, study, out)
     if as_json:
@@ -164,6 +167,15 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
     typer.echo(f"Report: {studied.report}")
     if studied.best is not None:
         typer.echo(f"Best recipe: {studied.best}")
+
+
+def _require_one_process() -> None:
+    from training import distributed
+
+    if distributed.processes() > 1:
+        raise RecipeError(
+            "torchrun shares one training; start a study, a search or --until data without it"
+        )
 
 
 def _quiet_libraries() -> None:
@@ -191,7 +203,8 @@ def _list_networks(as_json: bool) -> None:
         }
         for row in rows
     ]
-    print_table("Networks (parameters and GMACs with 1,000 classes)", shown)
+    counted = "parameters and GMACs with 1,000 classes, segmentation with 21"
+    print_table(f"Networks ({counted})", shown)
 
 
 def _summary(tests: dict[str, str]) -> str:

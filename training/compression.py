@@ -76,6 +76,8 @@ def prune_work(current: Build) -> Results:
     return {
         **results,
         "ratio": ratio,
+        # The weights that are kept are of these epochs.
+        "last_step_epochs": len(fitted.history),
         "macs_removed": 1 - results["macs"] / macs,
         "sensitivity": [sensitivity.as_json()] if sensitivity is not None else [],
     }

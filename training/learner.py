@@ -50,13 +50,15 @@ class Learner(lightning.LightningModule):
         self.measure = measure_of(task, binary=task == "segmentation" and classes == 1)
         self.metric = build_metric(task, classes, ignore_index)
         # Lightning's own mean over processes counts images in whole numbers, which gloo refuses.
-        self.loss, self.val_loss = MeanMetric(), MeanMetric()
+        # A loss that is no number stays one that is none: by default it would be left out.
+        self.loss, self.val_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.changes = changes
         self.seed = seed
         self.register_buffer("mean", torch.tensor(normalization.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(normalization.std) * 255, persistent=False)
         self.history: History = []
         self.epoch_started = 0.0
+        self.rate = 0.0
 
     def forward(self, images: Tensor) -> Any:
         """uint8 [N, H, W, 3] to the network's answer."""
@@ -70,6 +72,8 @@ class Learner(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.epoch_started = time.monotonic()
+        # At the epoch's end the schedule has taken the step to the next one's.
+        self.rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         frozen = self.config.freeze_backbone_epochs
         # Not before Lightning has handed the parameters to the processes' reducer, which knows of
         # none that is frozen then.
@@ -112,18 +116,17 @@ class Learner(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         measured = self.trainer.callback_metrics
-        rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         losses: dict[str, float] = {
             key: float(measured[key]) for key in ("loss", "val_loss") if key in measured
         }
         if self.logger is not None:
-            self.logger.log_metrics({"lr": rate}, step=self.trainer.global_step)
+            self.logger.log_metrics({"lr": self.rate}, step=self.trainer.global_step)
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
                 **losses,
                 f"val_{self.measure}": float(measured["val_score"]),
-                "lr": rate,
+                "lr": self.rate,
                 "seconds": time.monotonic() - self.epoch_started,
             }
         )

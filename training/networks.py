@@ -8,6 +8,7 @@ from training.errors import RecipeError
 from training.models import (
     MODELS,
     STEPS,
+    Task,
     build_model,
     check_input_size,
     count_macs,
@@ -18,19 +19,19 @@ from training.models import (
 from training.recipe import Recipe
 from training.weights import check_weights
 
-# The size of a head depends on the classes; papers count with these.
-_CLASSES = 1000
+# The size of a head depends on the classes; papers count with those of ImageNet and Pascal VOC.
+_CLASSES: dict[Task, int] = {"classification": 1000, "segmentation": 21}
 
 
 def networks() -> list[dict[str, Any]]:
     """One row a network: name, task, input size it was designed for, parameters and GMACs at that
-    size with 1,000 classes and without heads that only help training, the source of its paper,
-    options, and of each step (prune, int8, the engines) what the tests say."""
+    size with 1,000 classes (segmentation 21) and without heads that only help training, the source
+    of its paper, options, and of each step (prune, int8, the engines) what the tests say."""
     rows = []
     for name, entry in MODELS.items():
         # Without memory for weights: VGG-16 alone would take half a gigabyte.
         with torch.device("meta"):
-            network = build_model(name, _CLASSES)
+            network = build_model(name, _CLASSES[entry.task])
         drop_auxiliary_heads(network)
         rows.append(
             {

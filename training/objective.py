@@ -40,17 +40,22 @@ def build_objective(
 ) -> Supervised:
     """The loss of a recipe, with what it has to know of the training images and the network: class
     weights counted, centres of classes as long as the network's embeddings."""
-    weights = None
-    for term in terms(config.loss):
-        if isinstance(term, CrossEntropy) and term.class_weights == "balanced":
-            weights = balancing_weights(labels_of(train), classes, ignore_index).tolist()
-        elif isinstance(term, CrossEntropy) and term.class_weights is not None:
-            weights = list(term.class_weights)
-            if len(weights) != classes:
-                raise RecipeError(
-                    f"loss.class_weights: expected one for each of {classes} classes, "
-                    f"got {len(weights)}"
-                )
+
+    def class_weights(term: CrossEntropy) -> list[float] | None:
+        if term.class_weights is None:
+            return None
+        if term.class_weights == "balanced":
+            weights: list[float] = balancing_weights(
+                labels_of(train), classes, ignore_index
+            ).tolist()
+            return weights
+        if len(term.class_weights) != classes:
+            raise RecipeError(
+                f"loss.class_weights: expected one for each of {classes} classes, "
+                f"got {len(term.class_weights)}"
+            )
+        return list(term.class_weights)
+
     dimensions = None
     if any(isinstance(term, ArcFace | CosFace) for term in terms(config.loss)):
         height, width = train.batch([0])[0].shape[1:3]
@@ -59,7 +64,7 @@ def build_objective(
     loss = build_loss(
         config.loss,
         ignore_index=ignore_index,
-        class_weights=weights,
+        class_weights=class_weights,
         classes=classes,
         dimensions=dimensions,
     )

@@ -175,14 +175,25 @@ def _train(current: Build) -> Results:
     return network_results(current, "train", _fitted(current))
 
 
+def keys_until(recipe: Recipe, until: str) -> dict[str, str]:
+    """The keys that a recipe's stages have, in their order, up to and including `until`."""
+    current = Build(recipe, Path(), Path())
+    before = STAGES[: STAGE_NAMES.index(until) + 1]
+    return {stage.name: _key(current, stage.name) for stage in before if stage.wanted(current)}
+
+
 # The sections that decide what the images are, and those that decide what is learnt of them.
 _DATA_SECTIONS = ("task", "binary", "data", "fold", "transform")
 _TRAIN_SECTIONS = ("task", "seed", "normalization", "augment", "model", "embedding_size", "train")
 
 
-def train_settings(recipe: Recipe) -> dict[str, object]:
-    """Everything of a recipe that the train stage depends on."""
-    return recipe.model_dump(mode="json", include={*_DATA_SECTIONS, *_TRAIN_SECTIONS})
+def training_settings(recipe: Recipe, until: str) -> dict[str, object]:
+    """Everything of a recipe that its train, distill and prune stages depend on, up to `until`."""
+    later = ("distill", "prune")
+    sections = {*_DATA_SECTIONS, *_TRAIN_SECTIONS}
+    if until in later:
+        sections.update(later[: later.index(until) + 1])
+    return recipe.model_dump(mode="json", include=sections)
 
 
 def _dump(build: Build, *sections: str) -> object:

@@ -4,6 +4,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytorch_lightning as lightning
 import torch
@@ -39,6 +40,12 @@ from training.recipe.train import Weighted as WeightedChoice
 
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+
+_LIGHTNING_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,7 @@ def _trainer(
         max_epochs=config.epochs,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.clip_norm,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        precision=_LIGHTNING_PRECISIONS[precision],
         devices=here,
         num_nodes=processes // here,
         # The head's gradients come without the backbone's while that is frozen.
@@ -219,8 +226,15 @@ def _trainer(
 
 def chosen_precision(wanted: str) -> str:
     """What "auto" means here: "fp32" or "bf16". BF16 is taken where the hardware multiplies in it;
-    elsewhere it is emulated, and slower than FP32."""
+    elsewhere it is emulated, and slower than FP32. Raises RecipeError for "fp16" without a GPU."""
+    on_gpu = torch.cuda.is_available()
+    if wanted == "fp16" and not on_gpu:
+        raise RecipeError(
+            "precision: fp16 is for GPUs, and none is here; CPUs have no fast kernels for its "
+            "gradients: take auto, bf16 or fp32"
+        )
     if wanted != "auto":
         return wanted
-    fast = torch.cuda.is_available() or {"amx_bf16", "avx512_bf16"} & set(cpu_features())
-    return "bf16" if fast else "fp32"
+    if on_gpu:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if {"amx_bf16", "avx512_bf16"} & set(cpu_features()) else "fp32"

@@ -22,6 +22,7 @@ from torchvision.models import WeightsEnum
 from training.checkpoint import load_network
 from training.errors import RecipeError
 from training.models import head_layers
+from training.models.attention import Attention
 from training.models.segmentation import Segmenter
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,9 @@ def weights_fingerprint(source: str | None) -> str | None:
 def load_weights(network: nn.Module, source: str, architecture: str) -> None:
     """Puts the weights of `source` into a network of `MODELS`, in place.
 
-    Heads of another number of classes stay as they are, as do auxiliary heads that the weights
-    lack, and the log says so. Weights of a backbone alone go into the encoder of a segmentation
-    network, and their classifier is left out.
+    Heads of another number of classes stay as they are, as do auxiliary heads and attention that
+    the weights lack, and the log says so. Weights of a backbone alone go into the encoder of a
+    segmentation network, and what comes behind it there is left out.
     Raises RecipeError where weights cannot be had, or where anything else differs, naming keys and
     shapes.
     """
@@ -74,17 +75,20 @@ def load_weights(network: nn.Module, source: str, architecture: str) -> None:
     target, left_out = network, list[str]()
     if isinstance(network, Segmenter) and not any(key.startswith("encoder.") for key in state):
         target = network.encoder
-        left_out = [key for key in state if _is_classifier(key, target)]
+        left_out = [key for key in state if _is_behind(key, target)]
         state = {key: value for key, value in state.items() if key not in left_out}
     fresh = _fitting_heads(network, target, state)
-    _require_match(source, target, state, fresh)
+    state, attention = _fitting_attention(target, state)
+    _require_match(source, target, state, fresh | attention)
     target.load_state_dict(state, strict=False)
     what = "the backbone" if target is not network else "all layers"
     log.info("pretrained: %s from %s", what, source)
     if left_out:
-        log.info("pretrained: left out, the backbone's classifier: %s", ", ".join(left_out))
+        log.info("pretrained: left out, behind the encoder: %s", ", ".join(left_out))
     if fresh:
         log.info("pretrained: new, as the head is another: %s", ", ".join(sorted(fresh)))
+    if attention:
+        log.info("pretrained: new, attention, which the weights lack")
 
 
 def _local_file(source: str) -> Path | None:
@@ -163,9 +167,14 @@ def _unwrapped(file: Path, content: Any) -> State:
     return state
 
 
-def _is_classifier(key: str, encoder: nn.Module) -> bool:
-    """Whether no layer of an encoder has that name: classifiers are what encoders lack."""
-    return key.partition(".")[0] not in dict(encoder.named_children())
+def _is_behind(key: str, encoder: nn.Module) -> bool:
+    """Whether a backbone's layer comes behind the encoder's last: a classifier, of which encoders
+    have none, or a layer behind the place where VGG is cut for PSPNet."""
+    child, index, *_ = *key.split("."), ""
+    layers = dict(encoder.named_children()).get(child)
+    if isinstance(layers, nn.Sequential) and index.isdecimal() and child == "features":
+        return int(index) >= len(layers)
+    return layers is None
 
 
 def _fitting_heads(network: nn.Module, target: nn.Module, state: State) -> set[str]:
@@ -184,6 +193,24 @@ def _fitting_heads(network: nn.Module, target: nn.Module, state: State) -> set[s
     auxiliary = ("auxiliary.", "aux1.", "aux2.")
     lacks_auxiliary = not any(key.startswith(auxiliary) for key in state)
     return fresh | {key for key in own if lacks_auxiliary and key.startswith(auxiliary)}
+
+
+def _fitting_attention(target: nn.Module, state: State) -> tuple[State, set[str]]:
+    """Gives `state` with the names that its layers have beside inserted attention, and the keys of
+    the attention that it lacks."""
+    own = target.state_dict()
+    fresh = set[str]()
+    for name, block in target.named_modules():
+        if not isinstance(block, Attention) or any(key.startswith(f"{name}.") for key in state):
+            continue
+        fresh |= {key for key in own if key.startswith(f"{name}.")}
+        # A norm layer stands in a sequence with the attention behind it, as its first.
+        beside = name.rpartition(".")[0] + "."
+        state = {
+            f"{beside}0.{key.removeprefix(beside)}" if key.startswith(beside) else key: value
+            for key, value in state.items()
+        }
+    return state, fresh
 
 
 def _require_match(source: str, target: nn.Module, state: State, fresh: set[str]) -> None:

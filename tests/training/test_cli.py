@@ -56,6 +56,23 @@ def test_wrong_usage_is_status_2(arguments: list[str], said: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("flags", [["--study"], ["--search", "drop<=1"], ["--until", "data"]])
+def test_torchrun_is_refused_where_nothing_is_shared(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, value)
+    if flags == ["--study"]:
+        study = tmp_path / "study.yaml"
+        study.write_text("cross_validation: {folds: 2}")
+        flags = ["--study", str(study)]
+    done = run(str(DIGITS), *flags, "--out", str(tmp_path / "runs"))
+    assert done.returncode == 1
+    assert "torchrun shares one training; start a study, a search or" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 def test_missing_data_is_told_without_traceback(tmp_path: Path) -> None:
     flags = ["--out", str(tmp_path / "runs"), "--model-repository", str(tmp_path / "repository")]
     done = run(str(DIGITS), "--set", "data={source: image_folder, root: /no/data}", *flags)

@@ -35,6 +35,14 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("quantize=null", "export.variants holds int8-s8, int8-u8, so quantize must be given"),
         ("transform.resize=32", "a crop must follow it"),
         ("train.loss.name=dice", "train.loss: dice compares regions; classification has none"),
+        (
+            "augment.padding_crop={pixels: 32, mode: reflect}",
+            "augment.padding_crop.pixels: an image mirrors less than its shorter side, 32 pixels",
+        ),
+        (
+            "train.schedule={name: step, step_size: 99}",
+            "train: schedule.step_size: 99 is not before the end",
+        ),
         ("name=a/b", "name: string should match pattern"),
         (
             "export.tensorrt={variants: [fp32], usual_batch: 64}",

@@ -277,6 +277,31 @@ def test_curves_are_left_for_tensorboard(tmp_path: Path) -> None:
         assert written == pytest.approx([row[name] for row in fitted.history])
 
 
+def test_history_has_the_rates_that_epochs_began_with(tmp_path: Path) -> None:
+    schedule = {"name": "multi_step", "milestones": [1], "gamma": 0.5}
+    optimizer = {"name": "sgd", "lr": 0.1}
+    fitted = run(tmp_path, colours(64), epochs=2, optimizer=optimizer, schedule=schedule)
+    assert [row["lr"] for row in fitted.history] == pytest.approx([0.1, 0.05])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_half_precision_is_refused_without_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="precision: fp16 is for GPUs, and none is here"):
+        run(tmp_path, colours(64), precision="fp16")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_takes_bf16_on_gpus_that_compute_in_it(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation
+    )
+    assert chosen_precision("auto") == ("bf16" if native else "fp32")
+    assert chosen_precision("fp16") == "fp16"
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [

@@ -1,17 +1,20 @@
 """First weights: what fits, what is replaced, what is refused."""
 
 import logging
+import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchvision import models as torchvision_models
 from torchvision.models import ResNet18_Weights
 
 from training.checkpoint import save_network
 from training.errors import RecipeError
 from training.models import build_model
+from training.models.attention import Attention
 from training.weights import check_weights, load_weights, weights_fingerprint
 
 CHECKPOINT = (Path(__file__).parents[2] / "../shared/data/weights/resnet56_cifar10.pth").resolve()
@@ -88,7 +91,69 @@ def test_backbone_weights_go_into_the_encoder(
     load_weights(network, str(tmp_path / "weights.pth"), "unet_resnet18")
     encoder = network.get_submodule("encoder")
     assert torch.equal(encoder.layer4[1].conv2.weight, backbone.layer4[1].conv2.weight)  # type: ignore[index,union-attr]
-    assert "left out, the backbone's classifier: fc.weight, fc.bias" in caplog.text
+    assert "left out, behind the encoder: fc.weight, fc.bias" in caplog.text
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "vgg16_bn"])
+def test_weights_behind_the_place_where_an_encoder_is_cut_are_left_out(
+    backbone: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    # The classifier is left out by name; in full it holds 100 million weights.
+    vgg = nn.Module()
+    vgg.features = getattr(torchvision_models.vgg, backbone)(num_classes=1).features
+    torch.save(vgg.state_dict() | {"classifier.6.bias": torch.zeros(10)}, tmp_path / "weights.pth")
+    network = build_model(f"pspnet_{backbone}", 3)
+    load_weights(network, str(tmp_path / "weights.pth"), f"pspnet_{backbone}")
+    encoder = network.get_submodule("encoder")
+    assert torch.equal(encoder.features[0].weight, vgg.features[0].weight)  # type: ignore[index,union-attr]
+    assert list(vgg.state_dict())[-1] in caplog.text
+    assert "classifier.6.bias" in caplog.text
+
+
+@pytest.mark.parametrize("attention", ["se", "cbam"])
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet20_cifar", "vgg11_bn"])
+def test_weights_without_attention_go_around_it(
+    architecture: str, attention: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    plain = build_model(architecture, 4)
+    torch.save(plain.state_dict(), tmp_path / "weights.pth")
+    network = build_model(architecture, 4, attention=attention)
+    before = {name for name, _ in network.named_parameters()}
+    load_weights(network, str(tmp_path / "weights.pth"), architecture)
+    assert {name for name, _ in network.named_parameters()} == before
+    for (name, layer), value in zip(_outside_attention(network), _layers(plain), strict=True):
+        assert torch.equal(layer, value), name
+    assert "new, attention, which the weights lack" in caplog.text
+    caplog.clear()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    load_weights(
+        build_model(architecture, 4, attention=attention),
+        str(tmp_path / "weights.pth"),
+        architecture,
+    )
+    assert "new" not in caplog.text
+
+
+def _layers(network: nn.Module) -> list[torch.Tensor]:
+    return list(network.state_dict().values())
+
+
+def _outside_attention(network: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    inside = tuple(
+        f"{name}." for name, block in network.named_modules() if isinstance(block, Attention)
+    )
+    state = network.state_dict()
+    return [(key, value) for key, value in state.items() if not key.startswith(inside)]
+
+
+def test_attention_of_another_kind_is_another_network(tmp_path: Path) -> None:
+    other = build_model("resnet20_cifar", 4, attention="cbam")
+    torch.save(other.state_dict(), tmp_path / "weights.pth")
+    network = build_model("resnet20_cifar", 4, attention="se")
+    with pytest.raises(RecipeError, match="does not fit the network"):
+        load_weights(network, str(tmp_path / "weights.pth"), "resnet20_cifar")
 
 
 def test_any_other_difference_names_keys_and_shapes(source: nn.Module, tmp_path: Path) -> None:
@@ -149,6 +214,8 @@ def test_failing_download_is_one_clear_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # The first download of a process fixes its proxies; others must not have these.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     # A port that nobody listens on: as without a network, only faster.
     for proxy in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")

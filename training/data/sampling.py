@@ -168,11 +168,16 @@ class Identities(Sampler[list[int]]):
 
 
 class InOrder(Sampler[list[int]]):
-    """Batches of indices from first to last, each image in one process only."""
+    """Batches of indices from first to last, each image in one process only.
+
+    Every process has a stretch of its own: what they say, put together by rank, is in the order of
+    the images, on which the nearest of two at the same distance depends.
+    """
 
     def __init__(self, count: int, batch_size: int, share: Share | None = None) -> None:
         share = share or Share()
-        self.own = range(share.rank, count, share.processes)
+        first, end = (rank * count // share.processes for rank in (share.rank, share.rank + 1))
+        self.own = range(first, end)
         self.batch_size = max(1, batch_size // share.processes)
 
     def __len__(self) -> int:

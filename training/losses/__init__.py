@@ -39,7 +39,7 @@ def build_loss(
     config: Loss,
     *,
     ignore_index: int | None = None,
-    class_weights: Sequence[float] | None = None,
+    class_weights: Callable[[CrossEntropy], Sequence[float] | None] = lambda config: None,
     classes: int | None = None,
     dimensions: int | None = None,
 ) -> nn.Module:
@@ -49,7 +49,7 @@ def build_loss(
     Answers are float logits [N, C] or [N, C, H, W], where C may be 1 (a sigmoid's), and embeddings
     [N, D]. Targets are class indices without the C dimension, of which those equal to
     `ignore_index` do not count, or class probabilities, float, in the shape of the logits.
-    `class_weights` are used where the recipe asks for weights; `classes` and `dimensions` (D) are
+    `class_weights` gives those that a cross-entropy asks for; `classes` and `dimensions` (D) are
     for losses that learn a centre of each class, in parameters of their own that have to be trained
     too.
     """
@@ -69,8 +69,8 @@ def build_loss(
         if classes is None or dimensions is None:
             raise ValueError(f"{config.name} needs the numbers of classes and of dimensions")
         return MarginSoftmax(classes, dimensions, config.name, config.margin, config.scale)
-    weighted = isinstance(config, CrossEntropy) and config.class_weights is not None
-    return Function(_function(config, ignore_index), class_weights if weighted else None)
+    weights = class_weights(config) if isinstance(config, CrossEntropy) else None
+    return Function(_function(config, ignore_index), weights)
 
 
 def _function(config: Term, ignore_index: int | None) -> Callable[..., Tensor]:

@@ -63,7 +63,8 @@ def binary_cross_entropy(
     Each class is asked for on its own; C may be 1, with targets 0 and 1.
     """
     truth, counted = as_probabilities(logits, targets, ignore_index)
+    logits = logits.float()
     losses = functional.binary_cross_entropy_with_logits(
-        logits.float(), truth, pos_weight=logits.new_tensor(positive_weight), reduction="none"
+        logits, truth, pos_weight=logits.new_tensor(positive_weight), reduction="none"
     )
     return counted_mean(losses, counted)

@@ -26,6 +26,11 @@ _FEWEST_HIDDEN = 8
 _SPATIAL_KERNEL = 7
 
 
+class Attention(nn.Sequential):
+    """What is inserted into a network: told by its type from the blocks that a network is made
+    of."""
+
+
 class ChannelAttention(nn.Module):
     """CBAM's equation 2: one small network over averages and maxima of the channels, summed."""
 
@@ -86,11 +91,10 @@ def _add(network: Any, kind: str) -> None:
             network.features[index] = nn.Sequential(_block(kind, channels), layer)
 
 
-def _block(kind: str, channels: int) -> nn.Module:
+def _block(kind: str, channels: int) -> Attention:
     if kind == "se":
-        block: nn.Module = SqueezeExcitation(channels, _hidden(channels))
-        return block
-    return nn.Sequential(ChannelAttention(channels), SpatialAttention())
+        return Attention(SqueezeExcitation(channels, _hidden(channels)))
+    return Attention(ChannelAttention(channels), SpatialAttention())
 
 
 def _hidden(channels: int) -> int:

@@ -173,6 +173,9 @@ def unfit(loss: Loss, task: str, *, single_logit: bool = False) -> str | None:
             return f"{term.name} compares embeddings; {task} has none"
         if task == "classification" and isinstance(term, _REGIONS):
             return f"{term.name} compares regions; classification has none"
-        if single_logit and isinstance(term, CrossEntropy | Focal):
-            return f"{term.name} is over several classes; for yes or no take bce or binary_focal"
+        if single_logit and isinstance(term, CrossEntropy | Focal | Kl):
+            return (
+                f"{term.name} compares classes with each other, and with binary: true there is "
+                "one; bce, binary_focal, dice and iou suit it"
+            )
     return None

@@ -16,7 +16,7 @@ from training.recipe.data import (
 )
 from training.recipe.deliver import Export, Publish, Verify
 from training.recipe.fields import Strict
-from training.recipe.loss import CrossEntropy, Focal, Kl, terms, unfit
+from training.recipe.loss import unfit
 from training.recipe.model import ModelChoice
 from training.recipe.train import Train
 
@@ -38,6 +38,21 @@ class _Recipe(Strict):
     verify: Verify = Verify()
     publish: Publish = Publish()
     search: Search | None = None
+
+    @property
+    def single_logit(self) -> bool:
+        """Whether the network answers yes or no with one number, for a sigmoid."""
+        return False
+
+    @model_validator(mode="after")
+    def _mirror_images_are_whole(self) -> "_Recipe":
+        padding, side = self.augment.padding_crop, min(self.transform.size)
+        if padding is not None and padding.mode == "reflect" and padding.pixels >= side:
+            raise ValueError(
+                f"augment.padding_crop.pixels: an image mirrors less than its shorter side, "
+                f"{side} pixels; got {padding.pixels}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _only_squares_turn(self) -> "_Recipe":
@@ -66,7 +81,7 @@ class _Recipe(Strict):
     @model_validator(mode="after")
     def _training_fits_the_task(self) -> "_Recipe":
         for path, train in _train_sections(self):
-            if reason := unfit(train.loss, self.task):
+            if reason := unfit(train.loss, self.task, single_logit=self.single_logit):
                 raise ValueError(f"{path}.loss: {reason}")
             if self.task == "segmentation" and train.sampler.name != "shuffled":
                 raise ValueError(
@@ -114,6 +129,11 @@ class SegmentationRecipe(_Recipe):
     data: SegmentationData
     binary: bool = False
 
+    @property
+    def single_logit(self) -> bool:
+        """As every recipe has it."""
+        return self.binary
+
     @model_validator(mode="after")
     def _answers_cover_the_image(self) -> "SegmentationRecipe":
         if self.transform.crop is not None:
@@ -121,17 +141,6 @@ class SegmentationRecipe(_Recipe):
                 "transform.crop: a segmentation answers for the whole image, and a crop would "
                 "leave its border without one; give resize as [height, width]"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _loss_fits_one_foreground(self) -> "SegmentationRecipe":
-        for path, train in _train_sections(self):
-            for term in terms(train.loss) if self.binary else ():
-                if isinstance(term, CrossEntropy | Focal | Kl):
-                    raise ValueError(
-                        f"{path}.loss: {term.name} compares classes with each other, and "
-                        "with binary: true there is one; bce, binary_focal, dice and iou suit it"
-                    )
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,14 @@ from pydantic import Field, model_validator
 
 from training.recipe.fields import PositiveInt, Strict
 from training.recipe.loss import CrossEntropy, Loss
-from training.recipe.optimizer import Constant, MultiStep, OneCycle, Optimizer, Schedule
+from training.recipe.optimizer import (
+    Constant,
+    MultiStep,
+    OneCycle,
+    Optimizer,
+    Schedule,
+    Step,
+)
 
 
 class Shuffled(Strict):
@@ -46,8 +53,9 @@ class Train(Strict):
     weights that are measured and kept are a running mean of the steps'. patience: training stops
     after so many epochs without a better validation score. freeze_backbone_epochs: how long only
     the head learns. precision: "auto" takes bf16 autocast where the hardware computes in it, else
-    fp32. keep: which weights leave the stage; "last" suits schedules that end near a learning rate
-    of 0, where a small validation set would pick among equals by chance.
+    fp32; fp16 autocast, with a scaled loss, is for GPUs only. keep: which weights leave the stage;
+    "last" suits schedules that end near a learning rate of 0, where a small validation set would
+    pick among equals by chance.
     """
 
     epochs: PositiveInt
@@ -64,7 +72,7 @@ class Train(Strict):
     ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     patience: PositiveInt | None = None
     freeze_backbone_epochs: Annotated[int, Field(ge=0)] = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     keep: Literal["best", "last"] = "best"
 
     @property
@@ -78,6 +86,8 @@ class Train(Strict):
         late = {"freeze_backbone_epochs": self.freeze_backbone_epochs}
         if not isinstance(self.schedule, OneCycle):
             late["schedule.warmup_epochs"] = self.schedule.warmup_epochs
+        if isinstance(self.schedule, Step):
+            late["schedule.step_size"] = self.schedule.step_size
         if isinstance(self.schedule, MultiStep):
             late["schedule.milestones"] = self.schedule.milestones[-1]
         for key, epoch in late.items():

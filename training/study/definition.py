@@ -95,8 +95,8 @@ class FloatRange(Strict):
 
 
 def _check_range(low: float, high: float, *, log: bool, stepped: bool) -> None:
-    if low > high:
-        raise ValueError(f"low must not be above high, got {low} and {high}")
+    if low >= high:
+        raise ValueError(f"low must be under high, got {low} and {high}")
     if log and low <= 0:
         raise ValueError(f"log: true needs a low above 0, got {low}")
     if log and stepped:
@@ -134,12 +134,15 @@ class Hyperband(Strict):
 class Search(Strict):
     """Which values make the validation score highest.
 
-    sampler: "grid" tries every combination, "random" draws each value by itself, "tpe" draws near
-    those that did well (Bergstra et al., NeurIPS 2011). trials: how many; a grid without it tries
-    all. pruner: which trials end early; null lets all run to their end.
+    until: the stage that is scored; of "prune", its fine-tuned network, and values of distill and
+    prune may be searched. sampler: "grid" tries every combination, "random" draws each value by
+    itself, "tpe" draws near those that did well (Bergstra et al., NeurIPS 2011). trials: how many;
+    a grid without it tries all. pruner: which trials of the train stage end early; null lets all
+    run to their end, as do trials of the stages behind it.
     """
 
     space: Annotated[Mapping[str, Values], Field(min_length=1)]
+    until: Literal["train", "distill", "prune"] = "train"
     sampler: Literal["grid", "random", "tpe"] = "tpe"
     trials: PositiveInt | None = None
     seed: Annotated[int, Field(ge=0)] = 0
@@ -149,6 +152,10 @@ class Search(Strict):
     def _ends(self) -> "Search":
         if self.sampler != "grid" and self.trials is None:
             raise ValueError(f"trials: missing; {self.sampler} needs to know how many")
+        if self.until != "train" and self.pruner is not None and "pruner" in self.model_fields_set:
+            raise ValueError(
+                f"pruner: ends trials in the train stage, and until is {self.until}; leave it out"
+            )
         endless = [path for path, values in self.space.items() if values.grid() is None]
         if self.sampler == "grid" and endless:
             raise ValueError(

@@ -10,9 +10,8 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from training.data import fingerprint
 from training.errors import BuildError, RecipeError
-from training.pipeline import train_settings
+from training.pipeline import keys_until
 from training.stages import stage_key
 from training.study.definition import (
     Choices,
@@ -67,11 +66,19 @@ def _check(config: Search, trials: Trials, where: str) -> None:
         if path == "name":
             raise RecipeError(f"{where}.name: trials are named by their numbers")
         recipes = [trials.recipe({path: value}, where) for value in values]
-        if len(recipes) > 1 and all(same_training(recipes[0], other) for other in recipes[1:]):
-            raise RecipeError(f"{where}.{path}: the train stage, which is scored, does not read it")
+        if len(recipes) > 1 and all(
+            same_training(recipes[0], other, config.until) for other in recipes[1:]
+        ):
+            raise RecipeError(
+                f"{where}.{path}: the {config.until} stage, which is scored, does not read it"
+            )
     if math.prod(map(len, edges.values())) <= _CHECKED_COMBINATIONS:
         for combination in itertools.product(*edges.values()):
-            trials.recipe(dict(zip(edges, combination, strict=True)), where)
+            recipe = trials.recipe(dict(zip(edges, combination, strict=True)), where)
+            if config.until != "train" and getattr(recipe, config.until) is None:
+                raise RecipeError(
+                    f"{where.removesuffix('space')}until: the recipe has no {config.until} section"
+                )
 
 
 def _opened(config: Search, trials: Trials, storage: optuna.storages.RDBStorage) -> optuna.Study:
@@ -83,15 +90,15 @@ def _opened(config: Search, trials: Trials, storage: optuna.storages.RDBStorage)
         pruner=_pruner(config),
     )
     # More trials may be asked for later; anything else would compare what cannot be compared.
-    settings = [config.model_dump(mode="json", exclude={"trials"}), train_settings(trials.base)]
-    key = stage_key("search", [*settings, fingerprint(trials.base)], {})
+    settings = config.model_dump(mode="json", exclude={"trials"})
+    key = stage_key("search", settings, keys_until(trials.base, config.until))
     former = study.user_attrs.get("key")
     if former is None:
         study.set_user_attr("key", key)
     elif former != key:
         raise RecipeError(
-            f"{trials.folder}: holds a search of another space, recipe or data; rename the study "
-            "file to begin a new one, or delete this folder"
+            f"{trials.folder}: holds a search of another space, recipe, data or first weights; "
+            "rename the study file to begin a new one, or delete this folder"
         )
     if config.sampler == "grid":
         texts = [_stored(values) for values in config.space.values()]
@@ -179,7 +186,13 @@ def _run(config: Search, trials: Trials, study: optuna.Study, trial: Trial) -> N
             if epoch < recipe.train.epochs and trial.should_prune():
                 raise optuna.TrialPruned
 
-        trained = trials.train(recipe, name, on_epoch)
+        if config.until == "train":
+            trained = trials.train(recipe, name, on_epoch)
+        else:
+            trained = trials.train(recipe, name, until=config.until)
+            for step, score in enumerate(trained.scores):
+                if step not in recorded:
+                    trial.report(score, step)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
         trials.tidy(name)
@@ -216,7 +229,8 @@ def _outcome(config: Search, trials: Trials, study: optuna.Study) -> Outcome:
         title=f"{config.sampler} search, {len(ended)} trials: {', '.join(counts)}",
         rows=[_row(config, trial) for trial in ended],
         note=(
-            f"Score is the validation {trials.measure}, of a pruned trial that of its last epoch. "
+            f"Score is the validation {trials.measure} of the {config.until} stage's network, of a "
+            "trial that the pruner ended that of its last epoch. "
             "The best of many trials is flattered by chance: what it is worth, the test split "
             "tells, which no trial has seen, when its recipe is built."
         ),

@@ -13,21 +13,28 @@ from training.data import Dataset, load_source
 from training.errors import RecipeError
 from training.metrics import MEASURE_TITLES, Measure, measure_of
 from training.networks import check_network
-from training.pipeline import build, train_settings
+from training.pipeline import build, keys_until, training_settings
 from training.recipe import Recipe, SegmentationRecipe, parse_recipe, replace
+from training.recipe.train import Train
+from training.stages import finished
 from training.study.definition import Overrides, text_of
 from training.train import CHECKPOINTS
 
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended: the validation score, in [0, 1], of the weights that it keeps; epochs
-    and seconds that it took; how many images trained and validated."""
+    """How a training ended: the validation score, in [0, 1], of the weights that it keeps and after
+    each epoch; seconds that it took; how many images trained and validated."""
 
     score: float
-    epochs: int
+    scores: tuple[float, ...]
     seconds: float
     images: tuple[int, int]
+
+    @property
+    def epochs(self) -> int:
+        """How many it took."""
+        return len(self.scores)
 
 
 @dataclass
@@ -77,27 +84,52 @@ class Trials:
             self._networks.add(network)
         return recipe
 
-    def train(self, recipe: Recipe, name: str, on_epoch: OnEpoch | None = None) -> Trained:
-        """Trains in the folder `name`, which may be a path. What `on_epoch` raises ends it."""
+    def train(
+        self, recipe: Recipe, name: str, on_epoch: OnEpoch | None = None, until: str = "train"
+    ) -> Trained:
+        """Trains in the folder `name`, which may be a path, and tells what the stage `until` came
+        to; stages before it are taken from other trials where they are the same. What `on_epoch`
+        raises ends it. Raises RecipeError where the recipe has no such stage."""
+        keys = keys_until(recipe, until)
+        if until not in keys:
+            raise RecipeError(f"{until}: missing, and it is what is scored")
         place = self.folder / name
+        for stage, key in keys.items():
+            if stage != until and finished(place / stage, key) is None:
+                self._reuse(place / stage, key)
         recipe = recipe.model_copy(update={"name": place.name})
         # Nothing is published, so the repository does not matter.
         built = build(
-            recipe, place.parent, place, until="train", source=self._load, on_epoch=on_epoch
+            recipe, place.parent, place, until=until, source=self._load, on_epoch=on_epoch
         )
         self.tidy(name)
-        results = built.results["train"]
-        scores = [row[f"val_{_measure(recipe)}"] for row in results["history"]]
+        results = built.results[until]
+        scores = tuple(row[f"val_{_measure(recipe)}"] for row in results["history"])
+        kept = scores[-results.get("last_step_epochs", len(scores)) :]
         return Trained(
-            score=max(scores) if recipe.train.keep == "best" else scores[-1],
-            epochs=len(scores),
+            score=max(kept) if _training(recipe, until).keep == "best" else kept[-1],
+            scores=scores,
             seconds=round(sum(row["seconds"] for row in results["history"]), 2),
             images=(results["images"][0], results["images"][1]),
         )
 
     def tidy(self, name: str) -> None:
         """Deletes the checkpoints of a training that will not go on: a study may hold hundreds."""
-        shutil.rmtree(self.folder / name / "train" / CHECKPOINTS, ignore_errors=True)
+        for checkpoints in list((self.folder / name).rglob(CHECKPOINTS)):
+            shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def _reuse(self, stage: Path, key: str) -> None:
+        """Copies a finished stage of that key from beside, if there is one."""
+        for former in stage.parent.parent.glob(f"*/{stage.name}"):
+            if finished(former, key) is None:
+                continue
+            # In one step, as what is half copied would pass for finished.
+            partial = stage.with_name(f"{stage.name}.partial")
+            for folder in (partial, stage):
+                shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(former, partial, ignore=shutil.ignore_patterns(CHECKPOINTS))
+            partial.rename(stage)
+            return
 
     def _load(self, recipe: Recipe) -> Dataset:
         """The recipe's source; the last one is kept, for most trials share it."""
@@ -108,9 +140,16 @@ class Trials:
         return self._source[1]
 
 
-def same_training(left: Recipe, right: Recipe) -> bool:
-    """Whether two recipes have the same train stage."""
-    return train_settings(left) == train_settings(right)
+def same_training(left: Recipe, right: Recipe, until: str = "train") -> bool:
+    """Whether two recipes have the same stages from train to `until`."""
+    return training_settings(left, until) == training_settings(right, until)
+
+
+def _training(recipe: Recipe, stage: str) -> Train:
+    """How a stage trains, of those that do."""
+    sections = {"distill": recipe.distill, "prune": recipe.prune}
+    section = sections.get(stage)
+    return recipe.train if section is None else section.train
 
 
 def _measure(recipe: Recipe) -> Measure:

@@ -46,6 +46,12 @@ def test_validation_image_is_measured_by_one_process() -> None:
     assert [len(share) for share in shares] == [len(InOrder(19, 8, Share(r, 2))) for r in range(2)]
 
 
+def test_validation_images_of_processes_one_after_another_are_in_order() -> None:
+    shares = [list(InOrder(20, 8, Share(rank, 3))) for rank in range(3)]
+    assert [i for share in shares for batch in share for i in batch] == list(range(20))
+    assert max(map(len, shares)) == 4
+
+
 def test_weighted_draws_make_classes_equal() -> None:
     labels = np.array([0] * 900 + [1] * 100)
     weights = balancing_weights(labels, 2, None)

@@ -116,6 +116,23 @@ def test_sum_adds_its_parts_by_weight() -> None:
     assert total(logits, targets).item() == pytest.approx(expected.item())
 
 
+def test_parts_of_a_sum_have_class_weights_of_their_own() -> None:
+    logits, targets = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
+    asked = ([3.0, 1.0], None, [1.0, 5.0])
+    terms = [{"loss": {"name": "cross_entropy", "class_weights": weights}} for weights in asked]
+    total = build_loss(
+        loss_of("sum", terms=terms),
+        class_weights=lambda config: config.class_weights,  # type: ignore[arg-type,return-value]
+    )
+    expected = sum(
+        cross_entropy(
+            logits, targets, class_weights=None if weights is None else torch.tensor(weights)
+        ).item()
+        for weights in asked
+    )
+    assert total(logits, targets).item() == pytest.approx(expected)
+
+
 def test_half_precision_logits_are_summed_in_full() -> None:
     logits, targets = pictures()
     for name in LABELLED + REGIONS:

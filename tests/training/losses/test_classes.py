@@ -56,6 +56,12 @@ def test_binary_cross_entropy_asks_each_class_on_its_own() -> None:
     assert doubled.item() == pytest.approx(1.5 * math.log(2))
 
 
+def test_positive_weight_is_not_rounded_with_the_logits() -> None:
+    logits, targets = torch.zeros(1, 1, dtype=torch.bfloat16), torch.tensor([1])
+    loss = binary_cross_entropy(logits, targets, positive_weight=1.001)
+    assert loss.item() == pytest.approx(1.001 * math.log(2), rel=1e-5)
+
+
 def test_binary_cross_entropy_of_a_single_logit_by_hand() -> None:
     logits = torch.tensor([[[[1.0, -2.0, 9.0]]]])
     loss = binary_cross_entropy(logits, torch.tensor([[[1, 0, 255]]]), ignore_index=255)

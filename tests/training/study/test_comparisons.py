@@ -40,11 +40,11 @@ def test_ablation_compares_rows_over_the_same_seeds(studied: RunStudy, tmp_path:
     assert "95% Student t interval" in done.outcome.note
 
     # A row more trains that row only.
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("train/done.json")}
     rows["adamw"] = {"train.optimizer": {"name": "adamw", "lr": 0.01}}
     more = studied({"ablation": {"seeds": [0, 5], "rows": rows}}, epochs=2)
     assert more.outcome.document["rows"][:2] == [plain, small]
-    after = {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")}
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("train/done.json")}
     assert len(after) == len(before) + 2
     assert {path: after[path] for path in before} == before
 

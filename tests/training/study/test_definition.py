@@ -35,7 +35,11 @@ from training.study.definition import FloatRange, IntRange, load_study
         ),
         (
             "search: {trials: 1, space: {seed: {type: int, low: 2, high: 1}}}",
-            "search.space.seed: low must not be above high, got 2 and 1",
+            "search.space.seed: low must be under high, got 2 and 1",
+        ),
+        (
+            "search: {trials: 1, space: {a.b: {type: float, low: 0.5, high: 0.5}}}",
+            "search.space.a.b: low must be under high, got 0.5 and 0.5",
         ),
         (
             "search: {trials: 1, space: {seed: {type: int, low: 0, high: 1, log: true}}}",
@@ -46,6 +50,10 @@ from training.study.definition import FloatRange, IntRange, load_study
             "search: space.a.b: a grid needs a list of values, or a range with a step",
         ),
         ("search: {trials: 1, space: {seed: [1]}, pruner: {name: mdian}}", "mean 'median'?"),
+        (
+            "search: {trials: 1, space: {a.b: [1]}, until: prune, pruner: {name: median}}",
+            "search: pruner: ends trials in the train stage, and until is prune",
+        ),
         ("ablation: {seeds: [1], rows: {a: {}}}", "ablation.seeds: tuple should have at least 2"),
         ("ablation: {seeds: [1, 1], rows: {a: {}}}", "ablation: seeds holds one twice: 1, 1"),
         ("ablation: {seeds: [1, 2], rows: {a b: {}}}", "ablation.rows.a b: string should match"),

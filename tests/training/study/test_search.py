@@ -11,9 +11,11 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 
 from training.errors import RecipeError
+from training.models import build_model
 from training.recipe import load_recipe
 from training.study.run import Studied
 
@@ -142,8 +144,47 @@ def test_more_trials_may_be_asked_for_but_no_other_space(studied: RunStudy) -> N
     assert len(more.outcome.rows) == 2
     with pytest.raises(RecipeError, match="holds a search of another space"):
         studied({"search": {**search, "space": {"seed": [4, 5]}}}, epochs=1)
-    with pytest.raises(RecipeError, match="holds a search of another space, recipe or data"):
+    with pytest.raises(RecipeError, match="holds a search of another space, recipe, data"):
         studied({"search": search}, epochs=2)
+
+
+def test_other_first_weights_are_another_search(
+    studied: RunStudy, document: dict[str, Any], tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.pth"
+    document["model"]["pretrained"] = str(weights)
+    search = {"sampler": "random", "trials": 1, "space": {"seed": [1, 2]}, "pruner": None}
+    for classes in (4, 5):
+        torch.save(build_model(document["model"]["name"], classes).state_dict(), weights)
+        if classes == 4:
+            studied({"search": search}, epochs=1)
+    with pytest.raises(RecipeError, match="another space, recipe, data or first weights"):
+        studied({"search": search}, epochs=1)
+
+
+def test_values_of_pruning_are_searched_on_one_training(
+    studied: RunStudy, document: dict[str, Any], tmp_path: Path
+) -> None:
+    document["prune"] = {"ratio": 0.3, "steps": 2, "train": {"epochs": 1}}
+    space = {"prune.ratio": [0.25, 0.75], "prune.train.keep": ["last"]}
+    search = {"sampler": "grid", "until": "prune", "space": space}
+    found = studied({"search": search}, epochs=2).outcome.document
+    folders = sorted((tmp_path / "runs" / "colours" / "studies" / "study" / "trials").iterdir())
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    assert [one["prune"]["ratio"] for one in metrics] == [0.25, 0.75]
+    assert metrics[0]["train"]["history"] == metrics[1]["train"]["history"]
+    assert not (folders[1] / "train" / "checkpoints").exists()
+    for trial, one in zip(found["trials"], metrics, strict=True):
+        scores = [row["val_top1"] for row in one["prune"]["history"]]
+        assert trial["scores"] == scores
+        assert len(scores) == 2
+        assert trial["score"] == scores[-1]
+
+
+def test_stage_that_is_scored_must_be_there(studied: RunStudy) -> None:
+    search = {"sampler": "grid", "until": "prune", "space": {"seed": [1, 2]}}
+    with pytest.raises(RecipeError, match="until: the recipe has no prune section"):
+        studied({"search": search})
 
 
 @pytest.mark.parametrize(
