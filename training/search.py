@@ -79,7 +79,10 @@ def parse_bound(text: str) -> Bound:
         raise RecipeError(
             f"--search {text}: expected latency<=MILLISECONDS or drop<=POINTS, such as drop<=1.5"
         )
-    return Bound("latency" if match[1] == "latency" else "drop", float(match[2]))
+    what, most = match[1], float(match[2])
+    if what == "latency" and most == 0:
+        raise RecipeError(f"--search {text}: expected more than 0 milliseconds")
+    return Bound("latency" if what == "latency" else "drop", most)
 
 
 def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:

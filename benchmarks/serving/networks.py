@@ -26,14 +26,14 @@ from training.deploy import Deployed, Task, input_specs, output_specs, run_deplo
 from training.export import export_onnx
 from training.models import MODELS, build_model
 from training.publish import publish as publish_version
-from training.quantize import Scheme, choose_calibration, quantize
+from training.quantize import choose_calibration, quantize
 from training.recipe.deliver import Publish
+from training.run import SCHEMES
 
 OPSET = 20
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _CLASSES = {"classification": 1000, "segmentation": 21}
 _PRECISIONS = {"fp32": "fp32", "int8-s8": "int8", "int8-u8": "int8"}
-_SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8"}
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def _export(
     export_onnx(deployed, inputs, outputs, OPSET, files["fp32"])
     images = np.random.default_rng(0).integers(0, 256, (32, *size, 3), np.uint8)
     calibration = choose_calibration(ArraySamples(images, np.zeros(32, np.int64)), 32, 0)
-    for variant in set(variants) & set(_SCHEMES):
-        quantize(files["fp32"], files[variant], _SCHEMES[variant], "minmax", calibration)
+    for variant in set(variants) & set(SCHEMES):
+        quantize(files["fp32"], files[variant], SCHEMES[variant], "minmax", calibration)
     answers = run_deployed(deployed, tuple(spec.name for spec in outputs), images[:4])
     answer = ANSWER_OUTPUT[task]
     np.savez(exported.samples, **{IMAGE_INPUT: images[:4], answer: answers[answer]})

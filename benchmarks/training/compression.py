@@ -8,13 +8,13 @@ import argparse
 import json
 import shutil
 import sys
-import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.archives import extracted
 from serving.engines import ENGINES, EngineOptions, load_engine
 from serving.engines.measure import core_count, machine
 from training.data import load_dataset
@@ -29,9 +29,7 @@ from training.tables import print_table
 from training.weights import load_weights
 
 RECIPES = Path(__file__).with_name("recipes")
-ARCHIVES = Path("../shared/data")
 RUNS = Path("runs")
-DATA = RUNS / "data"
 REPOSITORY = RUNS / "model_repo"
 
 # A recipe, the data that it needs, and the recipe whose trained network it begins with.
@@ -66,7 +64,7 @@ def main() -> int:
 def run(name: str, overrides: list[str]) -> bool:
     """Builds one recipe and says whether it reached what it is held to."""
     data, trained_in = WORK[name]
-    extract(data)
+    extracted(data)
     if trained_in is not None:
         take_training(RUNS / trained_in, RUNS / name)
     began = time.monotonic()
@@ -87,18 +85,6 @@ def run(name: str, overrides: list[str]) -> bool:
     if name == "resnet20-distilled":
         return distilled_is_better(results)
     return all_passed(results)
-
-
-def extract(data: str) -> None:
-    """Unpacks an archive on the first run."""
-    if (DATA / data).is_dir():
-        return
-    archive = ARCHIVES / f"{data}.tar.xz"
-    if not archive.exists():
-        sys.exit(f"{archive} is not there; put its content into {DATA / data}")
-    DATA.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive) as opened:
-        opened.extractall(DATA, filter="data")
 
 
 def fine_tuned_is_better(recipe: Recipe, results: dict[str, Any]) -> bool:

@@ -9,16 +9,14 @@ import argparse
 import json
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
+from benchmarks.archives import extracted
 from training.results import Verification
 from training.tables import print_table
 
 RECIPE = Path(__file__).with_name("faces.yaml")
-ARCHIVE = Path("../shared/data/faces.tar.xz")
-FOLDER = Path("runs/data")
 RANK1_AT_LEAST = 0.85
 
 
@@ -27,7 +25,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="the folder of s01, s02, ...")
     parser.add_argument("--set", action="append", default=[], metavar="KEY.KEY=VALUE")
     given = parser.parse_args()
-    data = given.data or extracted()
+    data = given.data or extracted("faces")
     began = time.monotonic()
     command = [sys.executable, "-m", "convserve", "build", str(RECIPE), "--json"]
     for override in (f"data.root={data}", *given.set):
@@ -47,18 +45,6 @@ def main() -> int:
         f"{time.monotonic() - began:.0f} s"
     )
     return 0 if reached else 1
-
-
-def extracted() -> Path:
-    """The archive's folder, extracted on the first run."""
-    folder = FOLDER / "faces"
-    if not folder.is_dir():
-        if not ARCHIVE.exists():
-            sys.exit(f"{ARCHIVE} is not there; give the folder of faces with --data")
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(ARCHIVE) as archive:
-            archive.extractall(FOLDER, filter="data")
-    return folder
 
 
 if __name__ == "__main__":

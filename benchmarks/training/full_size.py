@@ -11,7 +11,6 @@ answers, so that not all photographs are of one class.
 import argparse
 import copy
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.archives import extracted
 from serving.engines import ENGINES, EngineOptions, load_engine, unavailable_reason
 from serving.engines.measure import core_count, machine
 from serving.manifest import IMAGE_INPUT, EvalTransform, Task
@@ -36,8 +36,6 @@ from training.recipe.compress import Prune
 from training.recipe.data import Normalization
 from training.tables import print_table
 
-ARCHIVE = Path("../shared/data/photos.tar.xz")
-FOLDER = Path("runs/data")
 SIZE = (224, 224)
 OPSET = 20
 NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -69,13 +67,7 @@ def main() -> int:
 
 def photos() -> Pixels:
     """uint8 [200, 224, 224, 3]: the centre of each photograph."""
-    folder = FOLDER / "photos"
-    if not folder.is_dir():
-        if not ARCHIVE.exists():
-            sys.exit(f"{ARCHIVE} is not there; put its content into {folder}")
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(ARCHIVE) as archive:
-            archive.extractall(FOLDER, filter="data")
+    folder = extracted("photos")
     shown = EvalTransform(resize=256, crop=SIZE)
     files = sorted(folder.glob("*.jpg"))
     return np.stack([transform(decode(file.read_bytes()), shown) for file in files])

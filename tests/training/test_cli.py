@@ -25,7 +25,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere.yaml"], "nowhere.yaml: no such recipe"),
+        (["nowhere.yaml"], "nowhere.yaml: no such file"),
         ([str(DIGITS), "--set", "train.epoch=1"], "did you mean 'epochs'?"),
         ([str(DIGITS), "--set", "seed.a=1"], "seed is 1, it has no keys"),
         ([str(DIGITS), "--search", "size<=3"], "expected latency<=MILLISECONDS or drop<=POINTS"),

@@ -126,7 +126,7 @@ def test_broken_file_is_refused(tmp_path: Path, text: str, expected: str) -> Non
 
 
 def test_missing_file_is_named() -> None:
-    with pytest.raises(RecipeError, match=r"nowhere\.yaml: no such recipe"):
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml: no such file"):
         load_recipe(Path("nowhere.yaml"))
 
 

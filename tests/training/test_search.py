@@ -42,6 +42,11 @@ def test_other_bounds_are_refused(text: str) -> None:
         parse_bound(text)
 
 
+def test_bound_of_no_time_is_refused() -> None:
+    with pytest.raises(RecipeError, match="--search latency<=0: expected more than 0 milliseconds"):
+        parse_bound("latency<=0")
+
+
 @pytest.mark.parametrize(
     ("bound", "milliseconds"),
     [

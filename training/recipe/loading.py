@@ -23,11 +23,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A recipe file with overrides applied, as plain dicts, unchecked. Raises RecipeError."""
+    """A recipe or study file with overrides applied, as plain dicts, unchecked. Raises
+    RecipeError."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such recipe") from error
+        raise RecipeError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.archives import extracted
 from benchmarks.serving.networks import Exported, export, export_trivial, publish
 from benchmarks.serving.speed import measure, peers
 from benchmarks.serving.speed.measure import Measurement
@@ -37,8 +38,6 @@ SEGMENTATION = (352, 480)
 CLASSIFIERS = ("resnet18", "resnet50")
 SEGMENTER = "unet_slim"
 SEGMENTER_OPTIONS = {"width": 0.25}
-_PHOTOS = Path("runs/data/photos")
-_ARCHIVE = Path("../shared/data/photos.tar.xz")
 
 
 @dataclass
@@ -61,19 +60,12 @@ class Case:
     found: list[Measurement] = field(default_factory=list)
 
 
-def photos() -> Path | None:
-    """The folder of real photographs, unpacked once; None where there is none."""
-    if not _PHOTOS.is_dir() and _ARCHIVE.exists():
-        _PHOTOS.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["tar", "xf", str(_ARCHIVE), "-C", str(_PHOTOS.parent)], check=True)
-    return _PHOTOS if _PHOTOS.is_dir() else None
-
-
 @contextlib.contextmanager
 def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
     """Starts our server and the peers that are wanted, each with every model it needs."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         root = Path(folder)
+        photos = extracted("photos") if workloads & {"W2", "W3"} else None
         repository = root / "ours"
         networks = {"trivial": export_trivial(SIDE, FILES)}
         if workloads & {"W1", "W2"}:
@@ -113,7 +105,7 @@ def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
             mlserver = peers.MlServerProcess(root / "mlserver", free_ports(3), root / "ml.log")
             stack.callback(mlserver.stop)
             urls["mlserver"] = mlserver.wait_ready().url
-        yield Subjects(urls, networks, chosen, photos())
+        yield Subjects(urls, networks, chosen, photos)
 
 
 def _peer_models(networks: dict[str, Exported]) -> Iterator[PeerModel]:
