@@ -125,6 +125,8 @@ class Tracer:
 
     def __init__(self) -> None:
         self._settings: dict[str, dict[str, list[str]]] = {"": dict(_TRACE_DEFAULTS)}
+        # Asked with every call: whether any of these settings traces at all.
+        self._on = False
         self._seen = 0
         self._id = 0
         self._collected: dict[str, list[dict[str, object]]] = {}
@@ -152,12 +154,17 @@ class Tracer:
                 held.pop(name, None)
             else:
                 held[name] = _TRACE_DEFAULTS[name]
+        self._on = any(
+            held.get("trace_level", ["OFF"]) != ["OFF"] for held in self._settings.values()
+        )
 
     def record(
         self, model: str, version: str, request_id: str, began: float, queue: float, infer: float
     ) -> None:
         """Notes a call that is being answered: when it began (monotonic seconds), how long it
         waited and ran."""
+        if not self._on:
+            return
         settings = self.read(model)
         if settings["trace_level"] == ["OFF"] or settings["trace_count"] == ["0"]:
             return

@@ -100,18 +100,17 @@ class Protocol:
         model = context.resolve(call.model, call.version)
         options = _options(call.parameters, context)
         for wanted in call.wanted:
-            if all(spec.name != wanted.name for spec in model.outputs):
-                names = sorted(spec.name for spec in model.outputs)
+            if wanted.name not in model.output_types:
                 raise InvalidInput(
-                    f"model {model.name!r} has no output {wanted.name!r}; its outputs are {names}"
+                    f"model {model.name!r} has no output {wanted.name!r}; "
+                    f"its outputs are {sorted(model.output_types)}"
                 )
-        encoded = all(spec.name != ENCODED_INPUT for spec in model.inputs)
-        if encoded and ENCODED_INPUT in call.inputs:
+        if ENCODED_INPUT in call.inputs and ENCODED_INPUT not in model.input_names:
             answer = await model.infer_encoded(_images(model, call.inputs), options)
         else:
             inputs = {name: _as_text(name, array) for name, array in call.inputs.items()}
             answer = await model.infer(inputs, options)
-        wanted_outputs = call.wanted or [WantedOutput(spec.name) for spec in model.outputs]
+        wanted_outputs = call.wanted or [WantedOutput(name) for name in model.output_types]
         outputs = [_output(model, wanted, answer.outputs[wanted.name]) for wanted in wanted_outputs]
         for output in outputs:
             if output.place is not None:
@@ -168,6 +167,8 @@ def class_count_of(parameters: Parameters, name: str) -> int:
 
 def _options(parameters: Parameters, context: Call) -> CallOptions:
     """The parameters `priority` and `timeout` (microseconds)."""
+    if not parameters:
+        return context.options(0, 0.0)
     values = {}
     for name in ("priority", "timeout"):
         value = parameters.get(name, 0)
@@ -212,8 +213,7 @@ def _as_text(name: str, array: Array) -> Array:
 
 def _output(model: Model, wanted: WantedOutput, array: Array) -> OutputTensor:
     if not wanted.class_count:
-        datatype = next(spec.datatype for spec in model.outputs if spec.name == wanted.name)
-        return OutputTensor(wanted.name, datatype, array, wanted.place)
+        return OutputTensor(wanted.name, model.output_types[wanted.name], array, wanted.place)
     if wanted.place is not None:
         raise InvalidInput(
             f"output {wanted.name!r}: classification cannot be combined with shared memory"

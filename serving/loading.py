@@ -40,6 +40,9 @@ _MEASURE_SECONDS = 0.15
 # A batch handed to a thread and back costs about as much, and makes two threads fight for Python's
 # lock; what takes less is run where it is.
 _INLINE_SECONDS = 2e-4
+# What takes less is over before a second thread has woken up to help; as that one then looks for
+# more work for a while, a server of a tiny network would spend twice the CPU on a call.
+_LIGHT_SECONDS = 5e-5
 # What a model is taken to need before its first batch, where it cannot be measured beforehand.
 _UNMEASURED_SECONDS = 0.01
 # On each GPU, where the config leaves the number to us: the copies of one batch then run beside the
@@ -136,6 +139,11 @@ def load_model(
 
     choice = _gpu_before_cpu(candidates, choose_on)
     chosen = options[choice.candidate]
+    if min(choice.latency.values()) < _LIGHT_SECONDS and chosen.threads > 1 and not chosen.devices:
+        choice.engine.close()
+        chosen = options[choice.candidate] = replace(chosen, threads=1)
+        alone = choose([choice.candidate], load, admit, check, known, measure)
+        choice = replace(alone, rejected=choice.rejected)
     engine, name = choice.engine, choice.candidate.engine
     return Model(
         config,

@@ -110,7 +110,8 @@ class Model:
         # As config.pbtxt promises them, or as the file has them where it promises none.
         self.inputs = config.inputs or engine.inputs
         self.outputs = config.outputs or engine.outputs
-        self._input_names = frozenset(spec.name for spec in self.inputs)
+        self.input_names = frozenset(spec.name for spec in self.inputs)
+        self.output_types = {spec.name: spec.datatype for spec in self.outputs}
         self._max_image_pixels = max_image_pixels
         stages = metrics.stage_seconds
         self._seconds = {
@@ -216,10 +217,10 @@ class Model:
     def _check(self, inputs: Mapping[str, Array]) -> int:
         """The number of rows of a call; raises InvalidInput where it does not fit the model."""
         for name in inputs:
-            if name not in self._input_names:
+            if name not in self.input_names:
                 raise InvalidInput(
                     f"model {self.name!r} has no input {name!r}; "
-                    f"its inputs are {sorted(self._input_names)}"
+                    f"its inputs are {sorted(self.input_names)}"
                 )
         rows = 1
         for position, spec in enumerate(self.inputs):

@@ -5,13 +5,14 @@ import contextlib
 import importlib.metadata
 import logging
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import grpc
 from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from protos.gen import grpc_service_pb2, grpc_service_pb2_grpc, vision_pb2, vision_pb2_grpc
 from serving import hardware_jpeg
@@ -30,6 +31,7 @@ from serving.loading import LoadSettings
 from serving.metrics import Metrics
 from serving.plan_building import PlanBuilding
 from serving.registry import Registry
+from serving.rpc.handlers import generic_only
 from serving.rpc.health import HealthService
 from serving.rpc.inference import InferenceService
 from serving.rpc.vision import VisionService
@@ -115,15 +117,7 @@ class Server:
         )
         self._health = HealthService(self.registry, services, self._config.strict_readiness)
         self._grpc = grpc.aio.server(options=_channel_options(self._config))
-        vision_pb2_grpc.add_VisionServiceServicer_to_server(self._vision, self._grpc)
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            self._inference, self._grpc
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection(
-            (*services, health, reflection.SERVICE_NAME), self._grpc
-        )
+        self._add_services(services)
         http_app = web.Application(client_max_size=self._config.max_message_mib * _MIB)
         add_health_routes(http_app, self.registry, self._protocol.is_ready)
         add_rest_routes(http_app, self._protocol)
@@ -150,6 +144,18 @@ class Server:
             building = PlanBuilding(self.registry, repository, cache_dir)
             self._background.append(asyncio.create_task(building.run()))
         return addresses
+
+    def _add_services(self, ours: Sequence[str]) -> None:
+        server = generic_only(self._grpc)
+        # In the order in which they are asked whether a method is theirs.
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, server)
+        vision_pb2_grpc.add_VisionServiceServicer_to_server(self._vision, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        names = (*ours, health, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            reflection.aio.ReflectionServicer(names), server
+        )
 
     def _bind_grpc(self) -> int:
         address = f"{self._config.host}:{self._config.grpc_port}"

@@ -47,7 +47,7 @@ def decode_call(request: pb.ModelInferRequest, memory: SharedMemory) -> InferCal
         id=request.id,
         inputs=decode_inputs(request, memory),
         wanted=[_wanted(output) for output in request.outputs],
-        parameters=decode_parameters(request.parameters),
+        parameters=decode_parameters(request.parameters) if request.parameters else {},
     )
 
 
@@ -68,37 +68,33 @@ def decode_inputs(request: pb.ModelInferRequest, memory: SharedMemory) -> dict[s
 
     Raises InvalidInput naming the tensor, what was expected and what came.
     """
-    raw = iter(request.raw_input_contents)
+    # Each look at a field of a message makes a new object, and with bytes a copy of them.
+    raws = request.raw_input_contents
+    given = len(raws)
+    taken = 0
     arrays: dict[str, Array] = {}
     for tensor in request.inputs:
-        if tensor.name in arrays:
-            raise InvalidInput(f"input {tensor.name!r} is given twice")
+        name = tensor.name
+        if name in arrays:
+            raise InvalidInput(f"input {name!r} is given twice")
         place = None
         if tensor.parameters:
-            place = place_of(decode_parameters(tensor.parameters), tensor.name)
+            place = place_of(decode_parameters(tensor.parameters), name)
         if place is not None:
-            data: bytes | memoryview | None = memory.read(place)
-        elif request.raw_input_contents:
-            data = next(raw, None)
-            if data is None:
-                raise InvalidInput(
-                    f"raw_input_contents: {len(request.raw_input_contents)} given, "
-                    f"none is left for input {tensor.name!r}"
-                )
-            if tensor.HasField("contents"):
-                raise InvalidInput(
-                    f"input {tensor.name!r} has contents although raw_input_contents are given"
-                )
+            arrays[name] = from_raw(name, tensor.datatype, tensor.shape, memory.read(place))
+        elif not given:
+            arrays[name] = _from_contents(tensor)
+        elif taken == given:
+            raise InvalidInput(
+                f"raw_input_contents: {given} given, none is left for input {name!r}"
+            )
+        elif tensor.HasField("contents"):
+            raise InvalidInput(f"input {name!r} has contents although raw_input_contents are given")
         else:
-            data = None
-        arrays[tensor.name] = (
-            _from_contents(tensor)
-            if data is None
-            else from_raw(tensor.name, tensor.datatype, tensor.shape, data)
-        )
-    left = sum(1 for _ in raw)
-    if left:
-        raise InvalidInput(f"raw_input_contents: {left} more than there are inputs")
+            arrays[name] = from_raw(name, tensor.datatype, tensor.shape, raws[taken])
+            taken += 1
+    if taken < given:
+        raise InvalidInput(f"raw_input_contents: {given - taken} more than there are inputs")
     return arrays
 
 

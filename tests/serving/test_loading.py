@@ -1,5 +1,6 @@
 """From a version folder to a model that may serve, and every way in which it may not."""
 
+import asyncio
 import hashlib
 import json
 import shutil
@@ -14,6 +15,8 @@ import pytest
 
 from serving import loading
 from serving.batching.turns import CoreTurns
+from serving.engines import Engine, EngineOptions
+from serving.engines import load_engine as load_real_engine
 from serving.errors import (
     EngineUnavailable,
     InvalidManifest,
@@ -23,7 +26,7 @@ from serving.errors import (
 from serving.loading import LoadSettings, load_model
 from serving.manifest import Gate
 from serving.metrics import Metrics
-from serving.model import Model
+from serving.model import CallOptions, Model
 from serving.model_config import read_model_config
 from tests.support.published import CPU_ENGINES, graph, publish
 
@@ -189,12 +192,12 @@ def test_latency_is_measured_once_and_then_read_from_the_cache(
 ) -> None:
     folder = publish(tmp_path / "repository")
     cache = tmp_path / "cache"
-    load(folder.parent, decoders, cache_dir=cache).close()
+    load(folder.parent, decoders, cache_dir=cache, threads=1).close()
     kept = list((cache / "latency").glob("*.json"))
     assert len(kept) == len(CPU_ENGINES)
     for file in kept:
         file.write_text('{"1": 5.0, "8": 40.0}')
-    model = load(folder.parent, decoders, cache_dir=cache)
+    model = load(folder.parent, decoders, cache_dir=cache, threads=1)
     assert model.batcher.latency.predict(1) == pytest.approx(5.0)
     model.close()
 
@@ -221,3 +224,27 @@ def test_refused_variant_is_counted(tmp_path: Path, decoders: ThreadPoolExecutor
     labels = {"model": "colours", "version": "1", "variant": "fp32"}
     counted = metrics.registry.get_sample_value("convserve_self_check_failures_total", labels)
     assert counted == len(CPU_ENGINES)
+
+
+@pytest.mark.parametrize(("light", "threads"), [(1.0, 1), (0.0, 2)])
+def test_tiny_network_is_given_one_thread(
+    light: float,
+    threads: int,
+    tmp_path: Path,
+    decoders: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = []
+
+    def load_engine(name: str, file: Path, options: EngineOptions) -> Engine:
+        given.append(options.threads)
+        return load_real_engine(name, file, options)
+
+    monkeypatch.setattr(loading, "load_engine", load_engine)
+    monkeypatch.setattr(loading, "_LIGHT_SECONDS", light)
+    model = load(publish(tmp_path).parent, decoders, threads=2, engine="onnxruntime")
+    assert given == sorted({2, threads}, reverse=True)
+    image = np.zeros((1, *model.inputs[0].shape[1:]), np.uint8)
+    answer = asyncio.run(model.infer({"image": image}, CallOptions()))
+    assert answer.outputs["logits"].shape == (1, len(model.labels))
+    model.close()
