@@ -26,18 +26,26 @@ STREAM_WINDOW = 64
 
 
 class Call:
-    """One call: which model it found, and by when it must be answered (monotonic seconds)."""
+    """One call: which model it found, and by when it must be answered (monotonic seconds).
+    held: the bytes of its tensors or images."""
 
-    def __init__(self, registry: Registry, deadline: float) -> None:
-        self._registry = registry
+    def __init__(self, front: "Front", deadline: float) -> None:
+        self._front = front
         self.deadline = deadline
         self.model: Model | None = None
         self.id = ""
+        self.held = 0
 
     def resolve(self, name: str, version: str) -> Model:
         """The model that the call names. Raises ModelNotFound, ModelNotReady."""
-        self.model = self._registry.get(name, version)
+        self.model = self._front.registry.get(name, version)
         return self.model
+
+    def hold(self, size: int) -> None:
+        """Takes `size` bytes of what the server may hold until the call has ended. Raises
+        QueueFull."""
+        self._front.take_bytes(size)
+        self.held += size
 
     def options(self, priority: int, timeout: float) -> CallOptions:
         """priority 0 and timeout 0 (seconds) are the model's defaults."""
@@ -75,29 +83,21 @@ class Front:
             reader.cancel()
 
     async def run(
-        self,
-        method: str,
-        size: int,
-        deadline: float,
-        handler: Callable[[Call], Awaitable[Response]],
+        self, method: str, deadline: float, handler: Callable[[Call], Awaitable[Response]]
     ) -> Response:
-        """Runs one call of `size` bytes and counts how it ended.
+        """Runs one call and counts how it ended.
 
         Raises ServingError: a failure that is not one of ours goes to the log with its traceback,
         and to the caller as a plain INTERNAL.
         """
-        call = Call(self.registry, deadline)
+        call = Call(self, deadline)
         begin = time.monotonic()
         code = "OK"
         self._running += 1
         try:
             if self._closing:
                 raise ModelNotReady("the server is shutting down")
-            self._take_bytes(size)
-            try:
-                return await handler(call)
-            finally:
-                self._budget.give_back(size)
+            return await handler(call)
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
@@ -109,6 +109,7 @@ class Front:
             logger.exception("call failed", extra={"method": method, "request_id": call.id})
             raise ServingError("internal error; the server's log says more") from error
         finally:
+            self._budget.give_back(call.held)
             self._running -= 1
             self._last_seen = time.monotonic()
             self._count(call, method, code, self._last_seen - begin)
@@ -149,7 +150,8 @@ class Front:
                 if waiting is not None:
                     waiting.cancel()
 
-    def _take_bytes(self, size: int) -> None:
+    def take_bytes(self, size: int) -> None:
+        """Raises QueueFull, and counts that."""
         try:
             self._budget.take(size)
         except QueueFull:

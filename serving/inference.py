@@ -98,6 +98,7 @@ class Protocol:
         """Runs a call. Raises ServingError."""
         began = time.monotonic()
         model = context.resolve(call.model, call.version)
+        context.hold(sum(_size(array) for array in call.inputs.values()))
         options = _options(call.parameters, context)
         for wanted in call.wanted:
             if wanted.name not in model.output_types:
@@ -178,6 +179,13 @@ def _options(parameters: Parameters, context: Call) -> CallOptions:
             raise InvalidInput(f"parameter {name}: expected an integer from 0, got {value!r}")
         values[name] = value
     return context.options(values["priority"], values["timeout"] / 1e6)
+
+
+def _size(array: Array) -> int:
+    """The bytes of a tensor's elements."""
+    if array.dtype == np.object_:
+        return sum(len(element) for element in array.flat)
+    return array.nbytes
 
 
 def _images(model: Model, inputs: Mapping[str, Array]) -> list[bytes]:

@@ -157,7 +157,7 @@ class _Rest:
             call.id = decoded.id
             return encode_answer(await self._protocol.infer(decoded, call), binary)
 
-        content, json_length = await self._protocol.front.run("RestInfer", len(body), math.inf, run)
+        content, json_length = await self._protocol.front.run("RestInfer", math.inf, run)
         response = web.Response(
             body=content,
             content_type="application/json" if json_length is None else "application/octet-stream",

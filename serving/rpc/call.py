@@ -1,4 +1,4 @@
-"""Between a gRPC call and the front: its deadline, its size, and errors turned to statuses."""
+"""Between a gRPC call and the front: its deadline, and errors turned to statuses."""
 
 import math
 import time
@@ -30,9 +30,7 @@ async def unary(
 ) -> Response:
     """Runs a unary call; an error ends it with its status."""
     try:
-        return await front.run(
-            method, request.ByteSize(), _deadline(context), lambda call: handler(request, call)
-        )
+        return await front.run(method, _deadline(context), lambda call: handler(request, call))
     except ServingError as error:
         await abort(context, error)
 
@@ -50,9 +48,7 @@ async def stream(
 
     async def answer(request: Request) -> Response:
         try:
-            return await front.run(
-                method, request.ByteSize(), deadline, lambda call: handler(request, call)
-            )
+            return await front.run(method, deadline, lambda call: handler(request, call))
         except ServingError as error:
             return failed(request, error)
 

@@ -163,7 +163,9 @@ def _opened(request: _AnyRequest, call: Call, task: Task) -> tuple[Model, list[I
         raise InvalidInput(
             f"images: expected 1 to {MAX_IMAGES_PER_CALL} in a call, got {len(request.images)}"
         )
-    return model, [_source(image, index) for index, image in enumerate(request.images)]
+    sources = [_source(image, index) for index, image in enumerate(request.images)]
+    call.hold(sum(len(source.data) for source in sources))
+    return model, sources
 
 
 def _source(image: pb.Image, index: int) -> ImageSource:

@@ -1,11 +1,13 @@
 """Start, readiness, reload, drain and stop of a real server process."""
 
 import asyncio
+import io
 import shutil
 import signal
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -14,6 +16,7 @@ import pytest
 import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from serving.client import AsyncVisionClient, CallFailed, VisionClient
@@ -311,6 +314,41 @@ def test_reloads_under_load_fail_no_call_and_answer_from_one_version_or_the_othe
     admin.close()
     assert answered >= 10
     assert versions == {"1", "2"}
+
+
+def test_bytes_in_flight_are_bounded_for_images_and_tensors(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    # A call waits a second for others to share its batch, and its bytes are held as long.
+    folder = publish(tmp_path)
+    config = folder.parent / "config.pbtxt"
+    delay = "dynamic_batching { max_queue_delay_microseconds: 1000000 }"
+    config.write_text(config.read_text().replace("dynamic_batching { }", delay))
+    server = start_server(tmp_path, "--max-inflight-mib", "1").wait_ready()
+    large = np.zeros((500, 500, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(large).save(buffer, format="BMP")
+    file = triton.InferInput("encoded", [1], "BYTES")
+    file.set_data_from_numpy(np.array([buffer.getvalue()], np.object_))
+
+    def as_image() -> None:
+        with VisionClient(server.url, retries=0) as client:
+            client.classify("colours", large)
+
+    def as_tensor() -> None:
+        with triton.InferenceServerClient(server.url) as client:
+            client.infer("colours", [file])
+
+    refused = (CallFailed, InferenceServerException)
+    for first, second in ((as_image, as_tensor), (as_tensor, as_image)):
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(first)
+            while server.metric("convserve_inflight_bytes") < 700_000:
+                assert not waiting.done()
+            with pytest.raises(refused, match="bytes in flight are taken"):
+                second()
+            waiting.result()
+        assert server.metric("convserve_inflight_bytes") == 0
 
 
 def test_connections_are_made_anew_when_they_are_old(
