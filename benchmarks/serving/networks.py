@@ -106,10 +106,11 @@ def _export(
 
 
 def eval_transform(size: tuple[int, int]) -> EvalTransform:
-    """Squares as ImageNet's evaluation makes them, the centre seven eighths; else a stretch."""
-    if size[0] != size[1]:
+    """At ImageNet's size the centre seven eighths, as its evaluation takes them; else a stretch,
+    which leaves images of the right size as they are."""
+    if size != (224, 224):
         return EvalTransform(resize=size)
-    return EvalTransform(resize=size[0] * 8 // 7, crop=size)
+    return EvalTransform(resize=256, crop=size)
 
 
 def publish(repository: Path, name: str, exported: Exported) -> None:

@@ -49,7 +49,7 @@ class DynamicBatcher:
 
     slo: seconds within which every admitted call ought to be answered; calls that could not be are
     shed, and batches kept small enough. max_batch_size 0 says that the model has no batch
-    dimension: each call then runs alone. inline_seconds: batches that are predicted to be shorter
+    dimension: each call then runs alone. inline_seconds: batches that were shorter when measured
     run on the event loop itself, since handing them to a thread would take longer.
     Everything but the instances' threads must be called from one event loop.
     """
@@ -341,7 +341,8 @@ class DynamicBatcher:
         turn.ends = now + turn.seconds
         batch = _Batch(turn, tickets, rows, now, limit, left_waiting=self._queue.rows)
         work = ([ticket.inputs for ticket in tickets], [ticket.rows for ticket in tickets])
-        if turn.seconds < self._inline_seconds:
+        # Not by what it takes now: what slows a batch down slows a thread's wake-up down as well.
+        if self.latency.at_load(rows) < self._inline_seconds:
             try:
                 executed = self._execution.run(*work)
             except Exception as error:

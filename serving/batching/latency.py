@@ -25,16 +25,17 @@ class LatencyTable:
 
     def predict(self, rows: int) -> float:
         """Seconds that a batch of `rows` is expected to take now."""
-        return self._measured(rows) * self.factor
+        return self.at_load(rows) * self.factor
 
     def observe(self, rows: int, seconds: float) -> None:
         """Corrects the factor by a batch that has run."""
-        ratio = seconds / max(self._measured(rows), 1e-9)
+        ratio = seconds / max(self.at_load(rows), 1e-9)
         # One stall (a page fault, a neighbour) must not close the door to everybody.
         ratio = min(max(ratio, 0.1 * self.factor), 10 * self.factor)
         self.factor += _WEIGHT * (ratio - self.factor)
 
-    def _measured(self, rows: int) -> float:
+    def at_load(self, rows: int) -> float:
+        """Seconds that a batch of `rows` took when it was measured, whatever came since."""
         index = bisect.bisect_left(self.sizes, rows)
         if index == len(self.sizes):
             return self._seconds[-1] * rows / self.sizes[-1]
