@@ -16,7 +16,7 @@ from serving.errors import InvalidInput, WrongTask
 from serving.manifest import IMAGE_INPUT, EvalTransform, Evidence, Manifest, Task
 from serving.metrics import Metrics
 from serving.model_config import ModelConfig
-from serving.preprocess import Pixels, decode, from_raw, keeps, transform
+from serving.preprocess import LoadedImage, Pixels, decode, from_raw, keeps, load_image, transform
 from serving.tensor import Array
 
 ENCODED_INPUT = "encoded"
@@ -32,6 +32,10 @@ class EncodedImage:
         """uint8 HWC RGB; raises InvalidInput."""
         return decode(self.data, max_pixels)
 
+    def load(self, eval_transform: EvalTransform, max_pixels: int) -> LoadedImage:
+        """What the network sees of it; raises InvalidInput."""
+        return load_image(self.data, eval_transform, max_pixels)
+
 
 @dataclass(frozen=True, slots=True)
 class RawPixels:
@@ -44,6 +48,11 @@ class RawPixels:
     def decode(self, max_pixels: int) -> Pixels:
         """uint8 HWC RGB; raises InvalidInput."""
         return from_raw(self.data, self.height, self.width, max_pixels)
+
+    def load(self, eval_transform: EvalTransform, max_pixels: int) -> LoadedImage:
+        """What the network sees of it; raises InvalidInput."""
+        image = self.decode(max_pixels)
+        return LoadedImage(transform(image, eval_transform), (self.height, self.width))
 
 
 ImageSource = EncodedImage | RawPixels
@@ -62,11 +71,11 @@ class CallOptions:
 
 @dataclass(frozen=True, slots=True)
 class ImageAnswer:
-    """A network's outputs for one image, without the batch dimension, the decoded image itself, and
-    where the time went, in seconds."""
+    """A network's outputs for one image, without the batch dimension, the image's (height, width),
+    and where the time went, in seconds."""
 
     outputs: Mapping[str, Array]
-    image: Pixels
+    size: tuple[int, int]
     decode_seconds: float
     queue_seconds: float
     infer_seconds: float
@@ -112,7 +121,7 @@ class Model:
         self.outputs = config.outputs or engine.outputs
         self.input_names = frozenset(spec.name for spec in self.inputs)
         self.output_types = {spec.name: spec.datatype for spec in self.outputs}
-        self._max_image_pixels = max_image_pixels
+        self.max_image_pixels = max_image_pixels
         stages = metrics.stage_seconds
         self._seconds = {
             stage: stages.labels(self.name, self.version, stage)
@@ -160,7 +169,7 @@ class Model:
         answer, [loaded] = await self._infer_images([source], options)
         return ImageAnswer(
             outputs={name: array[0] for name, array in answer.outputs.items()},
-            image=loaded.image,
+            size=loaded.image.size,
             decode_seconds=loaded.seconds,
             queue_seconds=answer.queue_seconds,
             infer_seconds=answer.infer_seconds,
@@ -187,7 +196,7 @@ class Model:
             else:
                 each = (self._loaded(source, self.transform) for source in sources)
                 loaded = await asyncio.gather(*each)
-            pixels = [item.pixels for item in loaded]
+            pixels = [item.image.pixels for item in loaded]
         except BaseException:
             self.batcher.withdraw(ticket)
             raise
@@ -200,9 +209,9 @@ class Model:
     async def _loaded(self, source: ImageSource, eval_transform: EvalTransform) -> "_Loaded":
         if isinstance(source, RawPixels) and keeps(source.height, source.width, eval_transform):
             # Nothing is to be done, and a thread to do it would cost the most.
-            return _load(source, eval_transform, self._max_image_pixels)
+            return _load(source, eval_transform, self.max_image_pixels)
         return await asyncio.get_running_loop().run_in_executor(
-            self.decoders, _load, source, eval_transform, self._max_image_pixels
+            self.decoders, _load, source, eval_transform, self.max_image_pixels
         )
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
@@ -262,15 +271,14 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """The image as sent, the pixels that the network sees, and the seconds in between."""
+    """What the network sees of an image, and the seconds that it took to get there."""
 
-    image: Pixels
-    pixels: Pixels
+    image: LoadedImage
     seconds: float
 
 
 def _load(source: ImageSource, eval_transform: EvalTransform, max_pixels: int) -> _Loaded:
     """Runs on a worker thread."""
     begin = time.monotonic()
-    image = source.decode(max_pixels)
-    return _Loaded(image, transform(image, eval_transform), time.monotonic() - begin)
+    image = source.load(eval_transform, max_pixels)
+    return _Loaded(image, time.monotonic() - begin)

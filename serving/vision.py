@@ -133,11 +133,14 @@ async def segment(
             ClassArea(index, class_name(model, index), fraction, mean)
             for index, fraction, mean in postprocess.class_areas(mask, confidence)
         )
-        height, width = answer.image.shape[:2]
-        at_image = postprocess.resize_mask(mask, height, width)
+        at_image = postprocess.resize_mask(mask, *answer.size)
         shown = at_image if mask_size == "image" else mask
         palette_png = postprocess.palette_png(shown) if png else None
-        overlay_png = postprocess.overlay_png(answer.image, at_image) if overlay else None
+        overlay_png = None
+        if overlay:
+            # Decoded once more, in full: not every image that waits for its batch is kept as well.
+            image = source.decode(model.max_image_pixels)
+            overlay_png = postprocess.overlay_png(image, at_image)
         timing = _timing(answer, time.monotonic() - begin)
         return Segmentation(shown, areas, palette_png, overlay_png, timing)
 

@@ -23,7 +23,7 @@ from benchmarks.archives import extracted
 from serving.engines import ENGINES, EngineOptions, load_engine, unavailable_reason
 from serving.engines.measure import core_count, machine
 from serving.manifest import IMAGE_INPUT, EvalTransform, Task
-from serving.preprocess import decode, transform
+from serving.preprocess import load_image
 from serving.tensor import Array
 from training.data.samples import ArraySamples, Pixels
 from training.deploy import Deployed, input_specs, output_specs, run_deployed
@@ -70,7 +70,7 @@ def photos() -> Pixels:
     folder = extracted("photos")
     shown = EvalTransform(resize=256, crop=SIZE)
     files = sorted(folder.glob("*.jpg"))
-    return np.stack([transform(decode(file.read_bytes()), shown) for file in files])
+    return np.stack([load_image(file.read_bytes(), shown).pixels for file in files])
 
 
 def deployed(network: nn.Module, task: Task) -> Deployed:

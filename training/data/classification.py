@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from serving.manifest import EvalTransform
-from serving.preprocess import decode, transform
+from serving.preprocess import load_image
 from training.data.samples import Dataset, Loaded, read_splits
 from training.data.split import complete
 from training.errors import DataError
@@ -105,9 +105,8 @@ def shown_name(file: Path, root: Path) -> str:
 
 def load_labelled(file: Path, label: int, eval_transform: EvalTransform) -> Loaded:
     """An image file with the number of its class. Raises InvalidInput, OSError."""
-    image = decode(file.read_bytes())
-    target = np.asarray(label, dtype=np.int64)
-    return Loaded(transform(image, eval_transform), target, (image.shape[0], image.shape[1]))
+    image = load_image(file.read_bytes(), eval_transform)
+    return Loaded(image.pixels, np.asarray(label, dtype=np.int64), image.size)
 
 
 def _labelled_files(folder: Path, classes: Sequence[str]) -> list[LabelledFile]:

@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from serving.manifest import EvalTransform
 from serving.postprocess import resize_mask
-from serving.preprocess import decode, transform
+from serving.preprocess import load_image
 from training.data.samples import Dataset, Loaded, read_splits
 from training.data.split import complete
 from training.errors import DataError
@@ -59,16 +59,16 @@ def mask_folder(
     height, width = eval_transform.size
 
     def load(file: Path) -> Loaded:
-        image = decode(file.read_bytes())
+        image = load_image(file.read_bytes(), eval_transform)
         images = next(folder for folder in file.parents if folder.name == "images")
         mask = read_mask(_mask_of(file, images), len(classes), ignore_index)
-        if mask.shape != image.shape[:2]:
+        if mask.shape != image.size:
             raise DataError(
-                f"the image is {image.shape[1]}x{image.shape[0]}, "
+                f"the image is {image.size[1]}x{image.size[0]}, "
                 f"its mask {mask.shape[1]}x{mask.shape[0]}"
             )
         resized = np.asarray(resize_mask(mask, height, width), dtype=np.uint8)
-        return Loaded(transform(image, eval_transform), resized, (image.shape[0], image.shape[1]))
+        return Loaded(image.pixels, resized, image.size)
 
     # The image's three bytes a pixel and the mask's one.
     samples = read_splits(

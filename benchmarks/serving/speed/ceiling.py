@@ -43,7 +43,7 @@ def batches(
         while True:
             yield images
     source = cycle(files)
-    load: Callable[[bytes], Array] = lambda data: load_image(data, transform)  # noqa: E731
+    load: Callable[[bytes], Array] = lambda data: load_image(data, transform).pixels  # noqa: E731
     waiting = [pool.submit(load, next(source)) for _ in range(2 * batch)]
     while True:
         buffer = np.empty((batch, height, width, 3), np.uint8)

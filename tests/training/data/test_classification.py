@@ -57,7 +57,7 @@ def test_pixels_are_the_servers(tmp_path: Path) -> None:
     images, _ = data.train.batch([0])
     file = tmp_path / data.train.names[0]
     assert images.shape == (1, 8, 8, 3)
-    assert np.array_equal(images[0], load_image(file.read_bytes(), TRANSFORM))
+    assert np.array_equal(images[0], load_image(file.read_bytes(), TRANSFORM).pixels)
 
 
 def test_corrupt_files_are_reported_by_name(tmp_path: Path) -> None:
