@@ -141,8 +141,7 @@ def agreement(engine: Engine, images: np.ndarray, order: np.ndarray) -> tuple[in
     execution = BatchExecution(engine, BATCH, instances=1)
 
     def run(chosen: np.ndarray) -> np.ndarray:
-        calls = [{"image": images[i : i + 1]} for i in chosen]
-        return execution.run(calls, [1] * len(calls)).outputs["logits"]
+        return execution.run([{"image": images[i : i + 1]} for i in chosen]).outputs["logits"]
 
     alone = np.concatenate([run(np.array([index])) for index in range(len(images))])
     rng = np.random.default_rng(3)
