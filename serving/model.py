@@ -196,12 +196,12 @@ class Model:
             else:
                 each = (self._loaded(source, self.transform) for source in sources)
                 loaded = await asyncio.gather(*each)
-            pixels = [item.image.pixels for item in loaded]
         except BaseException:
             self.batcher.withdraw(ticket)
             raise
-        rows = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
-        answer = await self._run(ticket, {IMAGE_INPUT: rows})
+        # A part for each image: the batch is the only memory that they are copied to.
+        parts = ({IMAGE_INPUT: item.image.pixels[np.newaxis]} for item in loaded)
+        answer = await self._run(ticket, *parts)
         for item in loaded:
             self.observe("decode", item.seconds)
         return answer, loaded
@@ -217,8 +217,8 @@ class Model:
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
         return self.batcher.admit(rows, options.priority, options.deadline, options.timeout)
 
-    async def _run(self, ticket: Ticket, inputs: Mapping[str, Array]) -> Answer:
-        answer = await self.batcher.submit(ticket, inputs)
+    async def _run(self, ticket: Ticket, *parts: Mapping[str, Array]) -> Answer:
+        answer = await self.batcher.submit(ticket, *parts)
         self.observe("queue", answer.queue_seconds)
         self.observe("infer", answer.infer_seconds)
         return answer

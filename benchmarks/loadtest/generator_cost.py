@@ -25,6 +25,7 @@ from pathlib import Path
 
 import grpc
 
+from benchmarks.echo import echo_server
 from loadtest.client import StreamClient, UnaryClient
 from loadtest.compare import ratio
 from loadtest.runner import Player, Share, precise_loop
@@ -188,16 +189,9 @@ def main() -> None:
     parser.add_argument("--h2load", help="path of h2load, measured beside")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.loadtest.echo_server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
     missed = False
     results = {}
-    try:
-        url = f"127.0.0.1:{server.stdout.readline().strip()}"
+    with echo_server() as url:
         for kind in CLIENTS:
             measured = measure(
                 kind, url, arguments.seconds, arguments.rounds, arguments.concurrency
@@ -209,9 +203,6 @@ def main() -> None:
                 print(describe(kind, found))
         if arguments.h2load:
             h2load(arguments.h2load, url, arguments.concurrency)
-    finally:
-        server.stdin.close()
-        server.wait()
     if arguments.json:
         print(json.dumps(results, indent=2))
     sys.exit(int(missed))

@@ -10,9 +10,9 @@ fast that is, the server and the number of cores decide too.
 
 import argparse
 import statistics
-import subprocess
 import sys
 
+from benchmarks.echo import echo_server
 from benchmarks.loadtest.generator_cost import MESSAGE
 from loadtest.fleet import Fleet, Interrupt
 from loadtest.results import OK, records_of
@@ -57,20 +57,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.loadtest.echo_server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    try:
-        url = f"127.0.0.1:{server.stdout.readline().strip()}"
+    with echo_server() as url:
         found = measure(url, arguments.rate, arguments.seconds, arguments.rounds)
-    finally:
-        server.stdin.close()
-        server.wait()
     missed = False
     for workers, (paced, fast) in found.items():
         ratio = statistics.median(

@@ -10,19 +10,21 @@ what runs when a call comes is not broken off, but the next turn is the caller's
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from benchmarks.serving.admission import (
+from benchmarks.serving.load import load_command, p99, poisson
+from benchmarks.serving.two_cores import (
+    LOAD_CORE,
     MAX_BATCH_SIZE,
-    load,
-    load_command,
     measure_capacity,
-    publish,
+    on_core,
+    publish_convolutions,
+    require_two_cores,
     start,
 )
 from tests.support.process import ServerProcess
@@ -32,15 +34,6 @@ CALLERS = 32
 LAYERS = 3
 # Share of the capacity that the light load takes.
 LIGHT = 0.1
-
-
-def p99_of_light(server: ServerProcess, rate: float, seconds: float, seed: int) -> float:
-    """Milliseconds."""
-    phase = load(
-        server.url, "light", "--arrivals", "poisson", "--rate", f"{rate:.2f}",
-        "--duration", f"{seconds}s", "--warmup", "1s", "--seed", str(seed),
-    )  # fmt: skip
-    return float(phase["latency_ms"]["p99"]["value"])
 
 
 def longest_batch(server: ServerProcess) -> float:
@@ -58,14 +51,16 @@ def measure(
     )
     found = []
     for number in range(rounds):
-        alone = p99_of_light(server, rate, seconds, number)
-        flooding = subprocess.Popen(flood, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            beside = p99_of_light(server, rate, seconds, number)
-            batch = longest_batch(server)
-        finally:
-            flooding.terminate()
-            flooding.wait()
+        light = partial(poisson, server.url, "light", rate, seconds, number, "--warmup", "1s")
+        with on_core(LOAD_CORE):
+            alone = p99(light())
+            flooding = subprocess.Popen(flood, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                beside = p99(light())
+                batch = longest_batch(server)
+            finally:
+                flooding.terminate()
+                flooding.wait()
         found.append((alone, beside, batch))
         print(f"alone {alone:.0f} ms, beside the flood {beside:.0f} ms, its batch {batch:.0f} ms")
     return found
@@ -77,15 +72,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    if len(os.sched_getaffinity(0)) < 2:
-        sys.exit("needs two cores: one for the server, one for the load")
+    require_two_cores()
     with tempfile.TemporaryDirectory() as folder:
-        repository = Path(folder) / "models"
-        publish(repository, "probe", layers=LAYERS)
-        capacity, _ = measure_capacity(repository, Path(folder))
+        repository, cache = Path(folder) / "models", Path(folder) / "cache"
+        capacity, _ = measure_capacity(repository, cache, LAYERS)
         for name in ("light", "flooded"):
-            publish(repository, name, layers=LAYERS)
-        server = start(repository, Path(folder) / "cache")
+            publish_convolutions(repository, name, LAYERS)
+        server = start(repository, cache)
         try:
             found = measure(server, LIGHT * capacity, arguments.seconds, arguments.rounds)
         finally:

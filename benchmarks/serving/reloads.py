@@ -14,13 +14,12 @@ rounds alternate, and the ratio of its p99 is taken in each.
 import argparse
 import asyncio
 import itertools
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ import grpc
 import numpy as np
 import tritonclient.grpc as triton
 
+from benchmarks.serving.load import p99, poisson
 from benchmarks.serving.networks import export, publish
 from protos.gen import grpc_service_pb2 as pb
 from protos.gen import grpc_service_pb2_grpc
@@ -138,26 +138,14 @@ async def reload_under_load(server: ServerProcess, reloader: Reloader, reloads: 
     return wrong + ([f"memory grows by {slope:.3f} MiB a reload"] if slope > MIB_A_RELOAD else [])
 
 
-def neighbour_p99(url: str, rate: float, seconds: float, seed: int) -> float:
-    """Milliseconds, of `neighbour` under Poisson arrivals."""
-    command = [
-        sys.executable, "-m", "convserve", "loadtest", "run", "--url", url, "--model", "neighbour",
-        "--api", "oip", "--json", "--arrivals", "poisson", "--rate", str(rate), "--warmup", "1s",
-        "--duration", f"{seconds}s", "--max-lateness", "50ms", "--seed", str(seed),
-    ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if not result.stdout:
-        sys.exit(result.stderr)
-    return float(json.loads(result.stdout)["phases"][0]["latency_ms"]["p99"]["value"])
-
-
 def beside_loads(
     server: ServerProcess, reloader: Reloader, rate: float, seconds: float, rounds: int
 ) -> list[str]:
     """What was found wrong with the neighbour's p99."""
     pairs = []
     for number in range(rounds):
-        alone = neighbour_p99(server.url, rate, seconds, number)
+        light = partial(poisson, server.url, "neighbour", rate, seconds, number, "--warmup", "1s")
+        alone = p99(light())
         stopped, loads = threading.Event(), [0]
 
         def keep_loading(stopped: threading.Event = stopped, loads: list[int] = loads) -> None:
@@ -167,7 +155,7 @@ def beside_loads(
 
         thread = threading.Thread(target=keep_loading)
         thread.start()
-        beside = neighbour_p99(server.url, rate, seconds, number)
+        beside = p99(light())
         stopped.set()
         thread.join()
         pairs.append((alone, beside))

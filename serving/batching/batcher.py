@@ -152,16 +152,17 @@ class DynamicBatcher:
             self._no_longer_waits(ticket)
             self._answer_due(-1)
 
-    async def submit(self, ticket: Ticket, inputs: Mapping[str, Array]) -> Answer:
-        """Queues an admitted call with its inputs ([rows, ...] each) and waits for its answer.
+    async def submit(self, ticket: Ticket, *parts: Mapping[str, Array]) -> Answer:
+        """Queues an admitted call with its inputs ([rows, ...] each), which may come in parts whose
+        rows follow one another, and waits for its answer.
 
         Raises DeadlineExpired at the deadline itself, EngineError where the batch failed.
         Cancelling it takes the call out of the queue and touches nobody else.
         """
         loop = asyncio.get_running_loop()
         ticket.reserved = False
-        ticket.inputs = inputs
-        ticket.key = self._key(inputs)
+        ticket.parts = parts
+        ticket.key = self._key(parts[0])
         ticket.answer = loop.create_future()
         if ticket.deadline <= ticket.delay_at:
             self._call_at(ticket, ticket.deadline, self._expire)
@@ -340,18 +341,18 @@ class DynamicBatcher:
         turn.seconds = self.latency.predict(rows)
         turn.ends = now + turn.seconds
         batch = _Batch(turn, tickets, rows, now, limit, left_waiting=self._queue.rows)
-        work = ([ticket.inputs for ticket in tickets], [ticket.rows for ticket in tickets])
+        parts = [part for ticket in tickets for part in ticket.parts]
         # Not by what it takes now: what slows a batch down slows a thread's wake-up down as well.
         if self.latency.at_load(rows) < self._inline_seconds:
             try:
-                executed = self._execution.run(*work)
+                executed = self._execution.run(parts)
             except Exception as error:
                 self._finish(batch, error)
             else:
                 self._finish(batch, executed)
             return
         self._runs[turn] = now
-        done = asyncio.get_running_loop().run_in_executor(self._threads, self._execution.run, *work)
+        done = asyncio.get_running_loop().run_in_executor(self._threads, self._execution.run, parts)
         done.add_done_callback(lambda done: self._finish(batch, done.exception() or done.result()))
 
     def _finish(self, batch: "_Batch", outcome: Executed | BaseException) -> None:

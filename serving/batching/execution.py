@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol
 
+import numpy as np
+
 from serving.errors import EngineError
 from serving.tensor import Array, TensorSpec
 
@@ -48,24 +50,25 @@ class BatchExecution:
         for _ in range(instances):
             self._buffers.put(self._allocate())
 
-    def run(self, calls: Sequence[Mapping[str, Array]], rows: Sequence[int]) -> Executed:
-        """Gathers the inputs of `calls`, `rows[i]` rows each, and runs them as one batch.
+    def run(self, parts: Sequence[Mapping[str, Array]]) -> Executed:
+        """Gathers `parts`, inputs [rows, ...] by name each, and runs them as one batch.
 
         Raises EngineError, also where the engine gives back another number of rows.
         """
         begin = self._clock()
         buffers = self._buffers.get()
         try:
-            inputs = self._gather(calls, rows, buffers)
+            inputs = self._gather(parts, buffers)
             gathered = self._clock()
             outputs = self._engine.infer(inputs)
         finally:
             self._buffers.put(buffers)
         if self._max_batch_size:
+            rows = len(next(iter(inputs.values())))
             for name, array in outputs.items():
-                if array.shape[:1] != (sum(rows),):
+                if array.shape[:1] != (rows,):
                     raise EngineError(
-                        f"output {name!r} of {sum(rows)} rows came back with shape {array.shape}"
+                        f"output {name!r} of {rows} rows came back with shape {array.shape}"
                     )
         return Executed(outputs, gathered - begin, self._clock() - gathered)
 
@@ -80,24 +83,18 @@ class BatchExecution:
         }
 
     def _gather(
-        self,
-        calls: Sequence[Mapping[str, Array]],
-        rows: Sequence[int],
-        buffers: Mapping[str, Array],
+        self, parts: Sequence[Mapping[str, Array]], buffers: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """The one copy: every call's rows, one after the other, into the engine's memory."""
+        """The one copy: all rows, one after the other, into the engine's memory."""
         if not self._max_batch_size:
-            return dict(calls[0])
+            return dict(parts[0])
         batch: dict[str, Array] = {}
-        total = sum(rows)
-        for name, first in calls[0].items():
-            target = buffers.get(name)
-            if target is None:
+        for name, first in parts[0].items():
+            arrays = [part[name] for part in parts]
+            rows = sum(map(len, arrays))
+            buffer = buffers.get(name)
+            if buffer is None:
                 spec = next(spec for spec in self._engine.inputs if spec.name == name)
-                target = self._engine.allocate(spec, (total, *first.shape[1:]))
-            begin = 0
-            for inputs, count in zip(calls, rows, strict=True):
-                target[begin : begin + count] = inputs[name]
-                begin += count
-            batch[name] = target[:total]
+                buffer = self._engine.allocate(spec, (rows, *first.shape[1:]))
+            batch[name] = np.concatenate(arrays, out=buffer[:rows])
         return batch

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serving.batching.queue import Entry
@@ -12,11 +12,12 @@ from serving.tensor import Array
 @dataclass(slots=True, eq=False)
 class Ticket(Entry):
     """An admitted call: first a reserved place, then, with its inputs, an entry of the queue.
-    delay_at: when it falls behind the others of its priority, inf for never."""
+    parts: inputs by name, whose rows follow one another. delay_at: when it falls behind the others
+    of its priority, inf for never."""
 
     delay_at: float = math.inf
     reserved: bool = field(default=True, init=False)
-    inputs: Mapping[str, Array] = field(default_factory=dict, init=False)
+    parts: Sequence[Mapping[str, Array]] = field(default=(), init=False)
     answer: "asyncio.Future[Answer] | None" = field(default=None, init=False)
     timer: asyncio.TimerHandle | None = field(default=None, init=False)
 

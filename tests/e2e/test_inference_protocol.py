@@ -109,8 +109,15 @@ def test_typed_contents_are_answered_as_raw_ones(server: ServerProcess) -> None:
 def test_encoded_images_take_the_place_of_the_tensor(
     client: triton.InferenceServerClient,
 ) -> None:
-    result = client.infer("colours", [encoded_input(RED_PNG.getvalue(), RED_PNG.getvalue())])
-    assert result.as_numpy("logits").argmax(axis=1).tolist() == [0, 0]
+    files = [RED_PNG.getvalue()]
+    for image in samples():
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, format="PNG")
+        files.append(file.getvalue())
+    logits = client.infer("colours", [encoded_input(*files)]).as_numpy("logits")
+    assert logits.argmax(axis=1).tolist() == [0, 0, 1, 2, 0, 1, 2]
+    raw = client.infer("colours", [image_input(samples())]).as_numpy("logits")
+    assert logits[1:].tolist() == raw.tolist()
 
 
 def test_classification_extension_ranks_the_output_as_it_is(

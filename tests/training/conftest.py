@@ -1,5 +1,9 @@
 """Tiny recipes and folders: whole builds in seconds."""
 
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.process import ServerProcess
 from training.pipeline import Built, build
 from training.recipe import Recipe, parse_recipe
 
@@ -120,3 +125,35 @@ def shapes_built(workplace: Path, shapes_root: Path) -> Built:
     """A whole segmentation build, published."""
     recipe = parse_recipe(shapes_document(shapes_root))
     return build(recipe, workplace / "runs", workplace / "repository")
+
+
+@pytest.fixture
+def runs(digits_built: Built, tmp_path: Path) -> Path:
+    """A copy of the finished classification build's folder that a test may change."""
+    shutil.copytree(digits_built.folder, tmp_path / "runs" / "tiny-digits")
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def built(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A whole build of the recipe that the module's fixture `document` is, published alone."""
+    folder = tmp_path_factory.mktemp(document["name"])
+    return build(parse_recipe(document), folder / "runs", folder / "repository")
+
+
+@pytest.fixture(scope="module")
+def repository(built: Built) -> Path:
+    """Where `built` was published."""
+    return built.folder.parent.parent / "repository"
+
+
+@pytest.fixture
+def ask(document: dict[str, Any]) -> Callable[..., Any]:
+    """What a command says of the model of `document` on a server: ask(server, "predict", FILE)."""
+
+    def answer(server: ServerProcess, *arguments: str | Path) -> Any:
+        command = [sys.executable, "-m", "convserve", *map(str, arguments)]
+        command += ["--model", document["name"], "--url", server.url, "--json"]
+        return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    return answer

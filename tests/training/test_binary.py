@@ -1,8 +1,6 @@
 """One foreground before a background: a probability map from the recipe to the served mask."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,19 +21,20 @@ from training.data.samples import ArraySamples, Dataset
 from training.deploy import Deployed, output_specs, run_deployed
 from training.errors import RecipeError
 from training.metrics import build_metric
-from training.pipeline import Built, build
-from training.recipe import load_recipe, parse_recipe
+from training.pipeline import Built
+from training.recipe import load_recipe
 
 BINARY = Path(__file__).parents[2] / "training" / "recipes" / "connectors-binary.yaml"
 PLAIN = Normalization(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-def document(root: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def document(shapes_root: Path) -> dict[str, Any]:
     return {
         "name": "tiny-binary",
         "task": "segmentation",
         "binary": True,
-        "data": {"source": "mask_folder", "root": str(root)},
+        "data": {"source": "mask_folder", "root": str(shapes_root)},
         "transform": {"resize": [32, 32]},
         "model": {"name": "unet_slim", "options": {"width": 0.125}},
         "train": {
@@ -53,17 +52,6 @@ def document(root: Path) -> dict[str, Any]:
         "export": {"variants": ["fp32", "int8-u8"]},
         "verify": {"max_drop": 0.5, "batch_sizes": [1], "latency_seconds": 0.02},
     }
-
-
-@pytest.fixture(scope="module")
-def built(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    folder = tmp_path_factory.mktemp("binary")
-    return build(parse_recipe(document(shapes_root)), folder / "runs", folder / "repository")
-
-
-@pytest.fixture(scope="module")
-def repository(built: Built) -> Path:
-    return built.folder.parent.parent / "repository"
 
 
 @pytest.fixture(scope="module")
@@ -121,19 +109,17 @@ def test_published_file_gives_a_probability_map(repository: Path) -> None:
 
 
 def test_served_probability_becomes_mask_and_areas(
-    repository: Path, scenes: Path, tmp_path: Path, start_server: Callable[..., ServerProcess]
+    repository: Path,
+    scenes: Path,
+    tmp_path: Path,
+    start_server: Callable[..., ServerProcess],
+    ask: Callable[..., Any],
 ) -> None:
     server = start_server(repository).wait_ready()
-
-    def ask(*arguments: str | Path) -> Any:
-        command = [sys.executable, "-m", "convserve", *map(str, arguments)]
-        command += ["--model", "tiny-binary", "--url", server.url, "--json"]
-        return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-
-    report = ask("evaluate", "--data", scenes)
+    report = ask(server, "evaluate", "--data", scenes)
     assert report["iou"]["value"] == pytest.approx(report["classes"]["foreground"]["iou"])
     assert report["iou"]["value"] > 0.5
-    [answer] = ask("predict", scenes / "images" / "00.png", "--save", tmp_path)
+    [answer] = ask(server, "predict", scenes / "images" / "00.png", "--save", tmp_path)
     assert {area["name"] for area in answer["areas"]} == {"background", "foreground"}
     assert all(area["confidence"] >= 0.5 for area in answer["areas"])
     assert np.unique(np.asarray(Image.open(answer["mask"]))).tolist() == [0, 1]

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,11 @@ import training.latency
 from serving.engines import Engine
 from training.checkpoint import load_network, save_network
 from training.latency import speedup
-from training.pipeline import Built, build
+from training.pipeline import build
 from training.recipe import Recipe
 from training.sensitivity import fewest_float_layers
 
 MakeRecipe = Callable[..., Recipe]
-
-
-@pytest.fixture
-def runs(digits_built: Built, tmp_path: Path) -> Path:
-    """A copy of the finished build's folder that a test may change."""
-    shutil.copytree(digits_built.folder, tmp_path / "runs" / "tiny-digits")
-    return tmp_path / "runs"
 
 
 def results(runs: Path, stage: str) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """From folders of people to a served network that knows people whom it never saw."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ from training.data.samples import ArraySamples
 from training.errors import RecipeError
 from training.metrics import build_metric
 from training.networks import check_network
-from training.pipeline import Built, build
-from training.recipe import load_recipe, parse_recipe
+from training.pipeline import Built
+from training.recipe import load_recipe
 
 PEOPLE, PICTURES, SIDE = 9, 6, 16
 TESTED = ("p6", "p7", "p8")
@@ -46,14 +44,15 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def document(root: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def document(people: Path) -> dict[str, Any]:
     return {
         "name": "tiny-people",
         "task": "embedding",
         "embedding_size": 16,
         "data": {
             "source": "identity_folder",
-            "root": str(root),
+            "root": str(people),
             "test_identities": ["p6..p8"],
             "val_identities": ["p4", "p5"],
         },
@@ -70,17 +69,6 @@ def document(root: Path) -> dict[str, Any]:
         "export": {"variants": ["fp32", "int8-u8"]},
         "verify": {"max_drop": 0.5, "batch_sizes": [1], "latency_seconds": 0.02},
     }
-
-
-@pytest.fixture(scope="module")
-def built(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    folder = tmp_path_factory.mktemp("embedding")
-    return build(parse_recipe(document(people)), folder / "runs", folder / "repository")
-
-
-@pytest.fixture(scope="module")
-def repository(built: Built) -> Path:
-    return built.folder.parent.parent / "repository"
 
 
 @pytest.fixture(scope="module")
@@ -157,22 +145,20 @@ def test_curves_of_pairs_and_probes_are_kept(built: Built) -> None:
 
 
 def test_served_embedding_gives_the_measured_figures(
-    repository: Path, tested: Path, manifest: Manifest, start_server: Callable[..., ServerProcess]
+    repository: Path,
+    tested: Path,
+    manifest: Manifest,
+    start_server: Callable[..., ServerProcess],
+    ask: Callable[..., Any],
 ) -> None:
     server = start_server(repository, "--engine", "onnxruntime", "--variant", "fp32").wait_ready()
-
-    def ask(*arguments: str | Path) -> Any:
-        command = [sys.executable, "-m", "convserve", *map(str, arguments)]
-        command += ["--model", "tiny-people", "--url", server.url, "--json"]
-        return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-
-    report = ask("evaluate", "--data", tested)
+    report = ask(server, "evaluate", "--data", tested)
     evidence = manifest.variants[0].evidence["onnxruntime"]
     assert report["rank1"]["value"] == pytest.approx(evidence.accuracy.value)
     assert report["eer"] == pytest.approx(evidence.measures["eer"], abs=1e-6)
     assert report["identities"] == len(TESTED)
     first, same, other = (tested / name for name in ("p6/0.png", "p6/1.png", "p7/0.png"))
-    answers = ask("predict", first, same, other)
+    answers = ask(server, "predict", first, same, other)
     assert np.linalg.norm(answers[0]["embedding"]) == pytest.approx(1, abs=1e-4)
     assert answers[0]["similarity"] == {"to": str(first), "cosine": pytest.approx(1, abs=1e-4)}
     assert -1 <= answers[2]["similarity"]["cosine"] <= 1

@@ -1,7 +1,6 @@
 """Builds: what is run, what is kept, and what is left behind."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,13 +19,6 @@ MakeRecipe = Callable[..., Recipe]
 
 # The tiny recipe has no teacher.
 RUN = tuple(name for name in STAGE_NAMES if name != "distill")
-
-
-@pytest.fixture
-def runs(digits_built: Built, tmp_path: Path) -> Path:
-    """A copy of the finished build's folder that a test may change."""
-    shutil.copytree(digits_built.folder, tmp_path / "runs" / "tiny-digits")
-    return tmp_path / "runs"
 
 
 def test_whole_build_publishes_the_first_version(digits_built: Built) -> None:

@@ -12,8 +12,6 @@ import argparse
 import contextlib
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.archives import extracted
+from benchmarks.echo import SIDE, echo_server
 from benchmarks.serving.networks import Exported, export, export_trivial, publish
 from benchmarks.serving.speed import measure, peers
 from benchmarks.serving.speed.measure import Measurement
@@ -33,7 +32,6 @@ from tests.peers.triton import TritonProcess
 from tests.support.process import ServerProcess
 
 FILES = Path("build/benchmarks")
-SIDE = 32
 SEGMENTATION = (352, 480)
 CLASSIFIERS = ("resnet18", "resnet50")
 SEGMENTER = "unet_slim"
@@ -83,14 +81,7 @@ def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
             for line in ours.log
             if line.get("message") == "model ready"
         }
-        urls = {"ours": ours.url}
-        echo = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serving.speed.echo", str(SIDE)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        stack.callback(echo.kill)
-        assert echo.stdout is not None
-        urls["echo"] = f"127.0.0.1:{echo.stdout.readline().strip()}"
+        urls = {"ours": ours.url, "echo": stack.enter_context(echo_server())}
         if "triton" in wanted:
             peers.install_triton()
             for model in models:

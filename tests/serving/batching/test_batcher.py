@@ -116,6 +116,22 @@ def test_batch_never_exceeds_its_size_and_rows_of_a_call_stay_together() -> None
     run(body)
 
 
+def test_call_that_comes_in_parts_is_answered_as_one() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        mate = call(batcher, 9)
+        ticket = batcher.admit(3, 0, math.inf)
+        parts = [{"x": np.full((rows, 2), rows, np.float32)} for rows in (1, 2)]
+        parted = asyncio.create_task(batcher.submit(ticket, *parts))
+        await asyncio.sleep(0)
+        engine.hold.set()
+        assert (await parted).outputs["y"][:, 0].tolist() == [2, 4, 4]
+        assert (await mate).outputs["y"].tolist() == [[18, 18]]
+        assert engine.batches[1:] == [[9, 1, 2, 2]]
+
+    run(body)
+
+
 def test_answers_belong_to_their_callers_after_the_next_batch() -> None:
     async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
         first = await call(batcher, 1)
