@@ -12,8 +12,6 @@ import argparse
 import contextlib
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -26,6 +24,7 @@ import numpy as np
 from benchmarks.archives import extracted
 from benchmarks.serving.networks import Exported, export, export_trivial, publish
 from benchmarks.serving.speed import measure, peers
+from benchmarks.serving.speed.echo import running_echo
 from benchmarks.serving.speed.measure import Measurement
 from benchmarks.serving.speed.peers import PeerModel
 from tests.helm.tools import free_ports
@@ -78,19 +77,7 @@ def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
         ours = ServerProcess(repository, cache=FILES / "cache")
         stack.callback(ours.kill)
         ours.wait_ready()
-        chosen = {
-            line["model"]: (line["variant"], line["engine"])
-            for line in ours.log
-            if line.get("message") == "model ready"
-        }
-        urls = {"ours": ours.url}
-        echo = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serving.speed.echo", str(SIDE)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        stack.callback(echo.kill)
-        assert echo.stdout is not None
-        urls["echo"] = f"127.0.0.1:{echo.stdout.readline().strip()}"
+        urls = {"ours": ours.url, "echo": stack.enter_context(running_echo(SIDE))[0]}
         if "triton" in wanted:
             peers.install_triton()
             for model in models:
@@ -105,7 +92,7 @@ def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
             mlserver = peers.MlServerProcess(root / "mlserver", free_ports(3), root / "ml.log")
             stack.callback(mlserver.stop)
             urls["mlserver"] = mlserver.wait_ready().url
-        yield Subjects(urls, networks, chosen, photos)
+        yield Subjects(urls, networks, ours.chosen(), photos)
 
 
 def _peer_models(networks: dict[str, Exported]) -> Iterator[PeerModel]:

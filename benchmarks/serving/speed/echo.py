@@ -7,8 +7,10 @@ Prints its port, serves until its stdin closes.
 """
 
 import asyncio
+import contextlib
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -49,6 +51,20 @@ def _fixed(answer: bytes) -> Any:
 async def _stream_infer(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
     async for _ in requests:
         yield _STREAMED
+
+
+@contextlib.contextmanager
+def running_echo(side: int) -> Iterator[tuple[str, int]]:
+    """Its address, and its process."""
+    command = [sys.executable, "-m", "benchmarks.serving.speed.echo", str(side)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield f"127.0.0.1:{process.stdout.readline().strip()}", process.pid
+        finally:
+            process.kill()
 
 
 async def _serve(side: int) -> None:
