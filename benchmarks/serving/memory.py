@@ -3,11 +3,13 @@
     python -m benchmarks.serving.memory [--seconds 10] [--requests 100000]
 
 First, ResNet-18, ResNet-50 and MobileNet-v2 are served together, each in the variant and engine
-that the server chooses (INT8, where the processor is fast at that), while 96 callers keep batches
-of up to 32 under way. The highest resident memory (RSS) under that load is held against that of a
-bare process which imports the same, loads the same files into the same engines and runs one batch
-of 32 on each. Both start twice: cold, with an empty cache, so that the server compiles and times
-every variant in every engine; and warm, with what the start before has left.
+that the server chooses (INT8, where the processor is fast at that). 96 callers keep batches of up
+to 32 under way; then each model gets one batch of every size from 1 to 32, since an engine may keep
+something for each. The highest resident memory (RSS) in all that is held against that of a bare
+process which imports the same, loads the same files into the same engines and runs one batch of 32
+on each; what it takes once it has run every size as well tells the engines' part. Both start twice:
+cold, with an empty cache, so that the server compiles and times every variant in every engine; and
+warm, with what the start before has left.
 
 Then a network that does nothing gets requests of raw tensors, one half as calls of their own, the
 other in streams. The slope of the server's RSS is fitted by least squares, after the first fifth.
@@ -31,7 +33,6 @@ from benchmarks.serving.networks import PRECISIONS, Exported, export, export_tri
 from benchmarks.serving.tensor_load import image_requests, play
 from loadtest.client import StreamClient, UnaryClient
 from loadtest.host import usage
-from loadtest.results import Records
 from loadtest.schedule import Arrivals
 from tests.support.process import ServerProcess
 
@@ -55,6 +56,16 @@ COLD_SECONDS = 600.0
 def rss(pid: int) -> float:
     """Resident memory, MB."""
     return usage(pid)[1] / MB
+
+
+@dataclass(frozen=True)
+class Bare:
+    """Resident memory of the bare process after a batch of 32, and after every size, and the
+    buffers of the former; MB."""
+
+    largest: float
+    every_size: float
+    buffers: float
 
 
 @dataclass
@@ -89,60 +100,77 @@ def serving(repository: Path, cache: Path) -> Iterator[ServerProcess]:
         server.kill()
 
 
-def bare(
-    networks: dict[str, Exported], chosen: dict[str, tuple[str, str]], cache: Path
-) -> tuple[float, float]:
-    """Resident memory of the bare process after its batches, and the buffers of these, MB."""
+def bare(networks: dict[str, Exported], chosen: dict[str, tuple[str, str]], cache: Path) -> Bare:
+    """Runs it."""
     command = [sys.executable, "-m", "benchmarks.serving.bare", str(cache)]
     for name, (variant, engine) in chosen.items():
         command += [str(networks[name].files[variant]), engine, PRECISIONS[variant]]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         buffers = int(process.stdout.readline()) / MB
-        found = rss(process.pid)
+        largest = rss(process.pid)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        every_size = rss(process.pid)
         process.communicate()
-    return found, buffers
+    return Bare(largest, every_size, buffers)
 
 
-async def batches(url: str, models: list[str], seconds: float) -> Records:
+async def batches(url: str, models: list[str], seconds: float) -> None:
     """Single images from callers enough for a full batch of each model."""
     client = UnaryClient(url, TIMEOUT)
     arrivals = Arrivals("closed", concurrency=BATCH * len(models))
-    try:
-        return await play(client, image_requests(models, SIDE), arrivals, seconds=seconds)
-    finally:
-        await client.close()
+    await play(client, image_requests(models, SIDE), arrivals, seconds=seconds)
+    await client.close()
+
+
+async def every_size(url: str, models: list[str]) -> None:
+    """One request at a time, of 1 to 32 images: a batch of each size."""
+    client = UnaryClient(url, TIMEOUT)
+    one = Arrivals("closed", concurrency=1)
+    for rows in range(1, BATCH + 1):
+        for request in image_requests(models, SIDE, rows):
+            await play(client, [request], one, seconds=float("inf"), limit=1)
+    await client.close()
 
 
 def beside_bare(seconds: float) -> list[str]:
     """Prints the table; what was found wrong."""
     wrong = []
-    print("| start | idle MB | under load MB | bare MB | at most MB | images | chosen |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| start | idle MB | under load MB | every batch size MB | bare MB | "
+        "bare, every batch size MB | at most MB | chosen |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         repository, caches = Path(folder) / "models", [Path(folder) / n for n in ("ours", "bare")]
         networks = {name: export(name, FILES) for name in NETWORKS}
+        models = list(networks)
         for name, exported in networks.items():
             publish(repository, name, exported)
         for start in ("cold", "warm"):
             with serving(repository, caches[0]) as server:
-                chosen = server.chosen()
-                pid = server.process.pid
+                pid, chosen = server.process.pid, server.chosen()
                 idle = rss(pid)
-                with Highest(pid) as highest:
-                    records = asyncio.run(batches(server.url, list(networks), seconds))
-            alone, buffers = bare(networks, chosen, caches[1])
-            limit = alone + EXTRA_MB + BUFFERS * buffers
+                with Highest(pid) as loaded:
+                    asyncio.run(batches(server.url, models, seconds))
+                with Highest(pid) as sized:
+                    asyncio.run(every_size(server.url, models))
+            alone = bare(networks, chosen, caches[1])
+            limit = alone.largest + EXTRA_MB + BUFFERS * alone.buffers
             what = ", ".join(f"{m}: {v} in {e}" for m, (v, e) in sorted(chosen.items()))
             print(
-                f"| {start} | {idle:.0f} | {highest.found:.0f} | {alone:.0f} | {limit:.0f} | "
-                f"{len(records):,} | {what} |",
+                f"| {start} | {idle:.0f} | {loaded.found:.0f} | {sized.found:.0f} | "
+                f"{alone.largest:.0f} | {alone.every_size:.0f} | {limit:.0f} | {what} |",
                 flush=True,
             )
-            if highest.found > limit:
-                wrong.append(f"{highest.found:.0f} MB after a {start} start, at most {limit:.0f}")
+            highest = max(loaded.found, sized.found)
+            if highest > limit:
+                wrong.append(f"{highest:.0f} MB after a {start} start, at most {limit:.0f}")
     return wrong
 
 

@@ -13,9 +13,9 @@ from loadtest.workload import ALWAYS_ZERO, Payload, TensorInput, draws
 from serving.manifest import IMAGE_INPUT
 
 
-def image_requests(models: Sequence[str], side: int) -> list[Request]:
-    """For each model one random image, uint8 [1, side, side, 3]."""
-    images = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
+def image_requests(models: Sequence[str], side: int, rows: int = 1) -> list[Request]:
+    """For each model random images, uint8 [rows, side, side, 3]."""
+    images = np.random.default_rng(0).integers(0, 256, (rows, side, side, 3), np.uint8)
     inputs = (TensorInput(IMAGE_INPUT, "UINT8", images.shape),)
     return [
         infer_request(
@@ -35,7 +35,7 @@ async def play(
     seed: int = 0,
     answered: Callable[[], None] = lambda: None,
 ) -> Records:
-    """Sends the requests, each as often as the others, in random order. A closed loop ends after
+    """Sends the requests at random, each as likely as the others. A closed loop ends after
     `limit` of them where it is given. `answered` is called at each answer.
 
     Raises RuntimeError where a request is not answered.
