@@ -33,7 +33,7 @@ from training.run import SCHEMES
 OPSET = 20
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _CLASSES = {"classification": 1000, "segmentation": 21}
-_PRECISIONS = {"fp32": "fp32", "int8-s8": "int8", "int8-u8": "int8"}
+PRECISIONS = {"fp32": "fp32", "int8-s8": "int8", "int8-u8": "int8"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def export(
     stem = "-".join(
         [name, f"{size[0]}x{size[1]}", f"seed{seed}", *(f"{k}{v}" for k, v in options.items())]
     )
-    return _export(build, task, classes, size, folder / stem, tuple(_PRECISIONS))
+    return _export(build, task, classes, size, folder / stem, tuple(PRECISIONS))
 
 
 def export_trivial(side: int, folder: Path) -> Exported:
@@ -138,11 +138,11 @@ def publish(repository: Path, name: str, exported: Exported) -> None:
                 id=variant,
                 file=file.name,
                 sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
-                precision=_PRECISIONS[variant],
+                precision=PRECISIONS[variant],
                 evidence={
                     engine: evidence(tolerance=0.01 if variant == "fp32" else 100.0)
                     for engine, entry in ENGINES.items()
-                    if _PRECISIONS[variant] in entry.precisions
+                    if PRECISIONS[variant] in entry.precisions
                 },
             )
             for variant, file in exported.files.items()

@@ -76,9 +76,9 @@ class ServerProcess:
             with error:
                 return error.code, error.read().decode()
 
-    def wait_ready(self) -> "ServerProcess":
+    def wait_ready(self, seconds: float = START_SECONDS) -> "ServerProcess":
         """Returns when /readyz says so."""
-        end = time.monotonic() + START_SECONDS
+        end = time.monotonic() + seconds
         status, text = self.get(f"{self.http}/readyz")
         while status != 200:
             assert time.monotonic() < end, text
@@ -86,6 +86,14 @@ class ServerProcess:
             time.sleep(0.02)  # between two looks at a condition that no event tells of
             status, text = self.get(f"{self.http}/readyz")
         return self
+
+    def chosen(self) -> dict[str, tuple[str, str]]:
+        """Variant and engine by the name of each model that has become ready."""
+        return {
+            line["model"]: (line["variant"], line["engine"])
+            for line in self.log
+            if line.get("message") == "model ready"
+        }
 
     def metric(self, sample: str) -> float:
         """The value of one sample of /metrics, labels included in its name."""

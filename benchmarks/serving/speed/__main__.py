@@ -76,11 +76,6 @@ def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
         ours = ServerProcess(repository, cache=FILES / "cache")
         stack.callback(ours.kill)
         ours.wait_ready()
-        chosen = {
-            line["model"]: (line["variant"], line["engine"])
-            for line in ours.log
-            if line.get("message") == "model ready"
-        }
         urls = {"ours": ours.url, "echo": stack.enter_context(echo_server())}
         if "triton" in wanted:
             peers.install_triton()
@@ -96,7 +91,7 @@ def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
             mlserver = peers.MlServerProcess(root / "mlserver", free_ports(3), root / "ml.log")
             stack.callback(mlserver.stop)
             urls["mlserver"] = mlserver.wait_ready().url
-        yield Subjects(urls, networks, chosen, photos)
+        yield Subjects(urls, networks, ours.chosen(), photos)
 
 
 def _peer_models(networks: dict[str, Exported]) -> Iterator[PeerModel]:

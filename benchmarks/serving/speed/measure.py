@@ -42,7 +42,7 @@ def _busy() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-class _Watch:
+class Watch:
     """What others take of the cores between its making and `share`."""
 
     def __init__(self, server: int | None) -> None:
@@ -71,7 +71,7 @@ def _json_of(module: str, *arguments: str) -> Any:
 
 def load(url: str, model: str, concurrency: int, seconds: float, *flags: str) -> Measurement:
     """`convserve loadtest run` in a closed loop. Raises RuntimeError where calls fail."""
-    watch = _Watch(local_server(url))
+    watch = Watch(local_server(url))
     document = _json_of(
         "convserve", "loadtest", "run", "--url", url, "--model", model, "--json",
         "--concurrency", str(concurrency), "--duration", f"{seconds}s", *flags,
@@ -93,7 +93,7 @@ def load(url: str, model: str, concurrency: int, seconds: float, *flags: str) ->
 
 def client(url: str, model: str, side: int, seconds: float) -> Measurement:
     """Our own client's default for many images."""
-    watch = _Watch(local_server(url))
+    watch = Watch(local_server(url))
     found = _json_of("benchmarks.serving.speed.client", url, model, str(side), str(seconds))
     cores = os.cpu_count() or 1
     return Measurement(
@@ -108,7 +108,7 @@ def client(url: str, model: str, side: int, seconds: float) -> Measurement:
 
 def ceiling(*flags: str) -> Measurement:
     """The same engine without a server; its p50 is that of single images."""
-    watch = _Watch(None)
+    watch = Watch(None)
     found = _json_of("benchmarks.serving.speed.ceiling", *flags)
     return Measurement(
         rate=found["images"] / found["seconds"],

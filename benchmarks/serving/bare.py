@@ -1,0 +1,50 @@
+"""A process that has what a server needs of memory and nothing else.
+
+    python -m benchmarks.serving.bare CACHE FILE ENGINE PRECISION [FILE ENGINE PRECISION ...]
+
+Imports what `convserve serve` imports, loads each file into its engine as the server does, and runs
+one batch of 32 on each; prints the bytes of the inputs of these batches. Told so by a line on its
+stdin, runs a batch of every size up to that and prints the bytes again. Then lives until its stdin
+closes. Whatever else it imported would be counted, so it parses its arguments by hand.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import serving.cli.serve  # noqa: F401  what the process would be a server with
+from serving.engines import Engine, EngineOptions, load_engine
+from serving.engines.measure import core_count
+
+BATCH = 32
+
+
+def main() -> None:
+    """Runs."""
+    cache, *models = sys.argv[1:]
+    engines = []
+    for file, name, precision in zip(*[iter(models)] * 3, strict=True):
+        options = EngineOptions(precision, 1, core_count(), BATCH, Path(cache))
+        engines.append(load_engine(name, Path(file), options))
+    print(run(engines, BATCH), flush=True)
+    sys.stdin.readline()
+    for rows in range(1, BATCH):
+        run(engines, rows)
+    print(run(engines, BATCH), flush=True)
+    sys.stdin.read()
+
+
+def run(engines: Sequence[Engine], rows: int) -> int:
+    """Runs one batch on each; the bytes of their inputs."""
+    size = 0
+    for engine in engines:
+        inputs = {s.name: np.ones((rows, *s.shape[1:]), s.dtype) for s in engine.inputs}
+        engine.infer(inputs)
+        size += sum(array.nbytes for array in inputs.values())
+    return size
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""What a request costs the server with many connections, and with many models.
+
+    python -m benchmarks.serving.scaling [--connections 1000] [--models 50] [--rate 400]
+        [--seconds 5] [--rounds 5]
+
+A network that does nothing gets raw tensors of 32x32 in an open loop: the same Poisson arrivals in
+every setting, whoever carries them. In a closed loop a setting would also be measured by how many
+requests happen to come together: over one connection they are read, and for one model run, at a
+stroke. The cost is CPU time of the server's process for each request, idle work included.
+
+Connections are TCP connections of their own, counted at the server, and take turns to carry a
+request. Models are copies of one network; each request names another. A bare echo with the same
+connections shows what of it is gRPC's. Settings take turns; ratios are medians of those within a
+round.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import resource
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.echo import SIDE, echo_server
+from benchmarks.serving.networks import export_trivial, publish
+from benchmarks.serving.speed.measure import Watch
+from benchmarks.serving.tensor_load import image_requests, play
+from loadtest.client import UnaryClient
+from loadtest.host import local_server, usage
+from loadtest.results import OK
+from loadtest.runner import precise_loop
+from loadtest.schedule import Arrivals
+from loadtest.wire import Answer, Request
+from tests.support.process import ServerProcess
+
+FILES = Path("build/benchmarks")
+MOST = 1.3
+# What a process has open besides connections.
+OTHER_FILES = 200
+TIMEOUT = 30.0
+# Connections that are made at the same time: a listening socket queues only so many.
+AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class Turn:
+    """cpu: server's seconds a request. p50, p99: milliseconds. late: p99 of how late requests were
+    sent, milliseconds. others: share of the machine that other processes took."""
+
+    cpu: float
+    p50: float
+    p99: float
+    late: float
+    others: float
+
+
+@dataclass
+class Setting:
+    """A row: a server's address and process, the connections to it and the models that are asked.
+    `base` is the row that it is compared with, `most` the ratio that it is held to."""
+
+    name: str
+    url: str
+    pid: int
+    connections: int
+    models: list[str]
+    base: "Setting | None" = None
+    most: float | None = None
+    turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """CPU of a request beside that of `base`."""
+        base = self.base or self
+        return statistics.median(
+            turn.cpu / other.cpu for turn, other in zip(self.turns, base.turns, strict=True)
+        )
+
+
+class Connections:
+    """Clients with a connection each, which carry the requests in turn."""
+
+    def __init__(self, url: str, count: int) -> None:
+        self.clients = [UnaryClient(url, TIMEOUT) for _ in range(count)]
+        self._turns = itertools.cycle(self.clients)
+
+    async def call(self, request: Request, deadline: float, priority: int) -> Answer:
+        """See loadtest.runner.Client."""
+        return await next(self._turns).call(request, deadline, priority)
+
+
+def sockets(pid: int) -> int:
+    """How many a process has open."""
+    found = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            found += str(link.readlink()).startswith("socket:")
+    return found
+
+
+@contextlib.asynccontextmanager
+async def connected(setting: Setting, requests: list[Request]) -> AsyncIterator[Connections]:
+    """Connections that have carried a request each, and are closed at the end."""
+    before = sockets(setting.pid)
+    connections = Connections(setting.url, setting.connections)
+    clients = connections.clients
+    for first in range(0, len(clients), AT_ONCE):
+        calls = [client.call(requests[0], 0.0, 0) for client in clients[first : first + AT_ONCE]]
+        for status, *_ in await asyncio.gather(*calls):
+            if status != OK:
+                raise RuntimeError(f"{setting.name}: status {status} while connecting")
+    for request in requests:
+        await connections.call(request, 0.0, 0)
+    opened = sockets(setting.pid) - before
+    if opened != setting.connections:
+        raise RuntimeError(f"{setting.name}: the server has {opened} connections")
+    yield connections
+    for client in clients:
+        await client.close()
+    while sockets(setting.pid) > before:
+        await asyncio.sleep(0.02)  # no event tells that the server has closed its end
+
+
+async def measure(setting: Setting, rate: float, seconds: float, seed: int) -> Turn:
+    """One turn, with connections of its own."""
+    requests = image_requests(setting.models, SIDE)
+    arrivals = Arrivals("poisson", rate=rate)
+    async with connected(setting, requests) as connections:
+        watch, begin = Watch(setting.pid), usage(setting.pid)[0]
+        records = await play(connections, requests, arrivals, seconds=seconds, seed=seed)
+        cpu, others = usage(setting.pid)[0] - begin, watch.share()
+    p50, p99 = np.percentile(records["latency"], (50, 99)) * 1e3
+    late = float(np.percentile(records["late"], 99)) * 1e3
+    return Turn(cpu / len(records), float(p50), float(p99), late, others)
+
+
+@contextlib.contextmanager
+def settings(connections: int, models: int) -> Iterator[list[Setting]]:
+    """What is compared, the servers running."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        exported = export_trivial(SIDE, FILES)
+        names = [f"trivial{number}" for number in range(models)]
+        servers = []
+        for label, published in (("one", names[:1]), ("many", names)):
+            repository = Path(folder) / label
+            for name in published:
+                publish(repository, name, exported)
+            server = ServerProcess(repository, "--strict-readiness", cache=FILES / "cache")
+            stack.callback(server.kill)
+            servers.append(server.wait_ready())
+        echo_url = stack.enter_context(echo_server())
+        echo_pid = local_server(echo_url)
+        assert echo_pid is not None
+        (one, many), first = servers, names[:1]
+        base = Setting("1 connection, 1 model", one.url, one.process.pid, 1, first)
+        echo = Setting("echo, 1 connection", echo_url, echo_pid, 1, first)
+        yield [
+            base,
+            Setting(
+                f"{connections:,} connections", one.url, one.process.pid, connections, first,
+                base, MOST,
+            ),
+            Setting(f"{models} models", many.url, many.process.pid, 1, names, base, MOST),
+            echo,
+            Setting(f"echo, {connections:,} connections", echo_url, echo_pid, connections, first,
+                    echo),
+        ]  # fmt: skip
+
+
+def open_files(connections: int) -> None:
+    """Raises this process's limit, which servers inherit, as far as it goes; and says it. Exits
+    where that is not enough."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    print(f"ulimit -n: {soft}, raised to the hard limit of {hard}")
+    if hard != resource.RLIM_INFINITY and hard < connections + OTHER_FILES:
+        sys.exit(f"{connections} connections need {connections + OTHER_FILES} open files")
+
+
+def table(rows: list[Setting]) -> str:
+    """Markdown; medians over the rounds."""
+    lines = [
+        "| setting | CPU ms a request | p50 ms | p99 ms | sent late by p99 ms | others | ratio | "
+        "at most |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cpu, p50, p99, late, others = (
+            statistics.median(values)
+            for values in zip(*(vars(turn).values() for turn in row.turns), strict=True)
+        )
+        lines.append(
+            f"| {row.name} | {cpu * 1e3:.3f} | {p50:.2f} | {p99:.1f} | {late:.1f} | {others:.1%} | "
+            f"{row.ratio:.2f} | {row.most or ''} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints the table; exit status 1 where a ratio is more than it is held to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--connections", type=int, default=1000)
+    parser.add_argument("--models", type=int, default=50)
+    parser.add_argument("--rate", type=float, default=400.0, help="requests/s")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    open_files(arguments.connections)
+    with (
+        settings(arguments.connections, arguments.models) as rows,
+        asyncio.Runner(loop_factory=precise_loop) as runner,
+    ):
+        for number in range(arguments.rounds):
+            for row in rows:
+                row.turns.append(
+                    runner.run(measure(row, arguments.rate, arguments.seconds, number))
+                )
+    print(table(rows))
+    missed = [row for row in rows if row.most is not None and row.ratio > row.most]
+    sys.exit("; ".join(f"{row.name}: {row.ratio:.2f} x" for row in missed) or 0)
+
+
+if __name__ == "__main__":
+    main()
