@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from serving.batching.turns import CoreTurns
@@ -17,6 +18,7 @@ from serving.loading import LoadSettings, load_model
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.model_config import ModelConfig, read_model_config
+from serving.rehearsal import rehearse
 from serving.repository.layout import ModelFolder, Stamp, model_names, scan, scan_model
 from serving.repository.override import write_override
 from serving.repository.watcher import compare
@@ -299,6 +301,7 @@ class Registry:
                 self._metrics,
                 self._decoders,
                 self._turns,
+                partial(rehearse, folder.path, version, self._settings),
             )
         except Exception as problem:  # a broken file must not take the other models with it
             error = problem
