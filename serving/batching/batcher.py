@@ -27,6 +27,9 @@ RECENT_BATCHES = 64
 # A batch that takes longer than both is stuck, not slow: seconds, and times its prediction.
 _STUCK_SECONDS = 30.0
 _STUCK_FACTOR = 50.0
+# Rounds of the event loop, 1.4 us each. A gRPC call takes several to come in: with 32 callers of a
+# network of 20 us a call costs 190 us of CPU rather than 350 without, a single caller waits 30 us.
+_QUIET_ROUNDS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +324,21 @@ class DynamicBatcher:
 
     def _start(self, turn: Turn) -> None:
         """Runs what waits once the calls of this moment have come in: they share the batch."""
-        asyncio.get_running_loop().call_soon(self._run, turn)
+        asyncio.get_running_loop().call_soon(self._look, turn, 0, 0)
+
+    def _look(self, turn: Turn, seen: int, quiet: int) -> None:
+        """A round of the event loop later. While a batch runs on the loop no call comes in, so that
+        it starts when none has come for some rounds; any other starts now."""
+        rows = self._queue.rows
+        quiet = quiet + 1 if rows == seen else 0
+        if quiet < _QUIET_ROUNDS and 0 < rows < self._max_rows and self._runs_inline(rows):
+            asyncio.get_running_loop().call_soon(self._look, turn, rows, quiet)
+        else:
+            self._run(turn)
+
+    def _runs_inline(self, rows: int) -> bool:
+        # Not by what it takes now: what slows a batch down slows a thread's wake-up down as well.
+        return self.latency.at_load(rows) < self._inline_seconds
 
     def _run(self, turn: Turn) -> None:
         """Runs what waits now; nothing may be left where calls have expired or gone away."""
@@ -342,8 +359,7 @@ class DynamicBatcher:
         turn.ends = now + turn.seconds
         batch = _Batch(turn, tickets, rows, now, limit, left_waiting=self._queue.rows)
         parts = [part for ticket in tickets for part in ticket.parts]
-        # Not by what it takes now: what slows a batch down slows a thread's wake-up down as well.
-        if self.latency.at_load(rows) < self._inline_seconds:
+        if self._runs_inline(rows):
             try:
                 executed = self._execution.run(parts)
             except Exception as error:

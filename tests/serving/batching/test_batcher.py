@@ -103,6 +103,32 @@ def test_calls_that_wait_share_the_next_batch() -> None:
     run(body)
 
 
+def test_short_batch_waits_for_calls_that_come_in_the_next_rounds_of_the_loop() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        waiting = []
+        for value in (1, 2, 3):
+            waiting.append(call(batcher, value))
+            for _ in range(3):
+                await asyncio.sleep(0)
+        await asyncio.gather(*waiting)
+        alone = call(batcher, 4)
+        await alone
+        assert engine.batches == [[1, 2, 3], [4]]
+
+    run(body, inline_seconds=0.01)
+
+
+def test_short_batch_that_is_full_does_not_wait() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        waiting = [call(batcher, value) for value in (1, 2, 3, 4)]
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert engine.batches == [[1, 2, 3, 4]]
+        await asyncio.gather(*waiting)
+
+    run(body, inline_seconds=0.01)
+
+
 def test_batch_never_exceeds_its_size_and_rows_of_a_call_stay_together() -> None:
     async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
         await occupied(batcher, engine)
