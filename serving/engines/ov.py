@@ -53,7 +53,7 @@ class OpenVinoEngine:
             # What it prepares for a layer at a batch size is kept, by default for 5,000 of both:
             # ResNet-50 would grow by 170 MB until every size up to 32 had come. This many are
             # those of a few sizes, and a load keeps to a few.
-            "CPU_RUNTIME_CACHE_CAPACITY": 256,
+            "CPU_RUNTIME_CACHE_CAPACITY": 192,
         }
         if options.cache_dir is not None:
             settings[properties.cache_dir()] = str(options.cache_dir)

@@ -33,6 +33,8 @@ from tests.support.process import ServerProcess
 
 FILES = Path("build/benchmarks")
 SEGMENTATION = (352, 480)
+# Networks in every variant and engine, timed for the first time.
+COLD_SECONDS = 600.0
 CLASSIFIERS = ("resnet18", "resnet50")
 SEGMENTER = "unet_slim"
 SEGMENTER_OPTIONS = {"width": 0.25}
@@ -75,7 +77,7 @@ def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
         models = list(_peer_models(networks))
         ours = ServerProcess(repository, cache=FILES / "cache")
         stack.callback(ours.kill)
-        ours.wait_ready()
+        ours.wait_ready(COLD_SECONDS)
         urls = {"ours": ours.url, "echo": stack.enter_context(echo_server())}
         if "triton" in wanted:
             peers.install_triton()
