@@ -5,6 +5,7 @@ import contextlib
 import importlib.metadata
 import logging
 import signal
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ from serving.rpc.vision import VisionService
 logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
+# How long a thread that loads a model may hold the lock of Python that the event loop wants. A call
+# takes the lock several times, so that Python's own 5 ms would show.
+_SWITCH_SECONDS = 5e-4
 # Without a call for this long, callers count as gone.
 _QUIET_SECONDS = 0.2
 # Even past the end of the drain: a call that is cancelled on its way out is one that no caller
@@ -65,6 +69,7 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         limit_arenas(max(2, core_count()))
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
         self._metrics = Metrics()
         self._metrics.watch_gpus(usages)

@@ -46,7 +46,7 @@ def start(repository: Path, cache: Path) -> tuple[float, float, float]:
     begin = time.monotonic()
     server = ServerProcess(repository, "--strict-readiness", cache=cache)
     try:
-        server.wait_ready()
+        server.wait_ready(COLD_SECONDS)
         ready = time.monotonic() - begin
         with VisionClient(server.url) as client:
             client.classify("resnet18", image)
