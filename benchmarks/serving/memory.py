@@ -29,7 +29,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.serving.bare import BATCH
-from benchmarks.serving.networks import PRECISIONS, Exported, export, export_trivial, publish
+from benchmarks.serving.networks import (
+    COLD_SECONDS,
+    PRECISIONS,
+    Exported,
+    export,
+    export_trivial,
+    publish,
+)
 from benchmarks.serving.tensor_load import image_requests, play
 from loadtest.client import StreamClient, UnaryClient
 from loadtest.host import usage
@@ -49,8 +56,6 @@ WARMUP = 0.2
 # object that is left behind takes 24 with the reference to it.
 FLAT_MB = 0.2
 TIMEOUT = 60.0
-# Nine networks in two engines, on a machine that may have other work.
-COLD_SECONDS = 600.0
 
 
 def rss(pid: int) -> float:

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.archives import extracted
 from benchmarks.echo import SIDE, echo_server
-from benchmarks.serving.networks import Exported, export, export_trivial, publish
+from benchmarks.serving.networks import COLD_SECONDS, Exported, export, export_trivial, publish
 from benchmarks.serving.speed import measure, peers
 from benchmarks.serving.speed.measure import Measurement
 from benchmarks.serving.speed.peers import PeerModel
@@ -33,8 +33,6 @@ from tests.support.process import ServerProcess
 
 FILES = Path("build/benchmarks")
 SEGMENTATION = (352, 480)
-# Networks in every variant and engine, timed for the first time.
-COLD_SECONDS = 600.0
 CLASSIFIERS = ("resnet18", "resnet50")
 SEGMENTER = "unet_slim"
 SEGMENTER_OPTIONS = {"width": 0.25}
