@@ -25,13 +25,21 @@ logger = logging.getLogger(__name__)
 
 def rehearse(path: Path, version: int, settings: LoadSettings) -> None:
     """Loads NAME/<version> in another process and waits for its end. Where that goes wrong, the
-    reason is logged, and the candidates are timed in this process."""
+    reason is logged, and the candidates are timed in this process, which keeps their memory."""
     command = [sys.executable, "-m", "serving.rehearsal", str(path), str(version)]
     document = json.dumps(asdict(settings), default=str)
-    done = subprocess.run(command, input=document, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    try:
+        done = subprocess.run(command, input=document, capture_output=True, text=True, check=False)
+    except OSError as error:
+        reason = str(error)
+    else:
+        if done.returncode == 0:
+            return
         reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        logger.warning("timed beside what serves", extra={"model": path.name, "reason": reason})
+    logger.warning(
+        "no process of its own to time the engines in: the server does it and keeps their memory",
+        extra={"model": path.name, "reason": reason},
+    )
 
 
 def main() -> None:

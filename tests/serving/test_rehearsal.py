@@ -13,7 +13,7 @@ from serving.batching.turns import CoreTurns
 from serving.engines import Engine, EngineOptions, load_engine
 from serving.errors import EngineUnavailable
 from serving.loading import LoadSettings, load_model
-from serving.manifest import Gate
+from serving.manifest import Gate, read_manifest, write_manifest
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.model_config import read_model_config
@@ -60,18 +60,42 @@ def test_only_what_serves_is_loaded_here(tmp_path: Path, loaded: list[str]) -> N
     assert len(set(loaded)) == 1
 
 
+@pytest.mark.parametrize(
+    ("python", "reason"),
+    [("/bin/false", "it ended with 1"), ("/no/python", "No such file or directory")],
+)
 def test_candidates_are_timed_here_where_no_process_can_be_had(
+    python: str,
+    reason: str,
     tmp_path: Path,
     loaded: list[str],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", python)
     with caplog.at_level(logging.WARNING):
         load(publish(tmp_path / "repository").parent, tmp_path / "cache").close()
     assert sorted(loaded) == sorted(CPU_ENGINES)
     [record] = caplog.records
-    assert (record.message, vars(record)["model"]) == ("timed beside what serves", "colours")
+    assert "no process of its own" in record.message
+    assert vars(record)["model"] == "colours"
+    assert reason in vars(record)["reason"]
+
+
+def test_a_file_that_is_not_there_leaves_the_others_to_serve(
+    tmp_path: Path, loaded: list[str]
+) -> None:
+    folder = publish(tmp_path / "repository")
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    [there] = manifest.variants
+    missing = there.model_copy(update={"id": "fp16", "file": "model.fp16.onnx"})
+    write_manifest(folder, manifest.model_copy(update={"variants": (missing, there)}))
+    model = load(folder.parent, tmp_path / "cache")
+    model.close()
+    assert model.variant == "fp32"
+    assert len(loaded) == 1
+    assert any("model.fp16.onnx: cannot be read" in line for line in model.rejected)
 
 
 def test_what_cannot_be_served_is_said_once(
