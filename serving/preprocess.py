@@ -140,7 +140,7 @@ def _decode_plain_jpeg(
         )
     except ValueError as error:
         raise InvalidInput(f"cannot decode JPEG image: {error}") from error
-    # The last row and column stand for less than the others where the size is no multiple.
+    # As with Pillow: no row or column that stands for less than the others.
     return LoadedImage(pixels[: round(height / factor), : round(width / factor)], (height, width))
 
 
@@ -158,7 +158,10 @@ def _decode_with_pillow(data: bytes, max_pixels: int, shown: EvalTransform | Non
             image.info.pop("transparency", None)
             # ImageOps.exif_transpose would write the EXIF block anew, and fails on odd ones.
             turn = _UPRIGHT.get(orientation)
-            rgb = _rgb(image).crop((0, 0, round(width / factor), round(height / factor)))
+            rgb = _rgb(image)
+            if factor > 1:
+                # The last row and column stand for less where the size is no multiple.
+                rgb = rgb.crop((0, 0, round(width / factor), round(height / factor)))
             return LoadedImage(np.asarray(rgb if turn is None else rgb.transpose(turn)), size)
     except (InvalidInput, MemoryError):
         raise
