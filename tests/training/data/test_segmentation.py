@@ -13,11 +13,11 @@ from training.data.segmentation import mask_folder, read_mask
 from training.errors import DataError
 
 
-def load(root: Path) -> Dataset:
+def load(root: Path, ignore_index: int = 255) -> Dataset:
     return mask_folder(
         root,
         EvalTransform(resize=(32, 32)),
-        ignore_index=255,
+        ignore_index=ignore_index,
         val_fraction=0.1,
         test_fraction=0.2,
         split_seed=0,
@@ -101,14 +101,7 @@ def test_last_line_at_the_ignored_index_names_what_is_ignored(root: Path) -> Non
 
 def test_ignored_index_that_is_a_class_too_is_refused(root: Path) -> None:
     with pytest.raises(DataError, match=r"classes\.txt: data\.ignore_index 1 is also .* 'red'"):
-        mask_folder(
-            root,
-            EvalTransform(resize=(32, 32)),
-            ignore_index=1,
-            val_fraction=0.1,
-            test_fraction=0.2,
-            split_seed=0,
-        )
+        load(root, ignore_index=1)
 
 
 def test_validation_folder_can_be_what_is_evaluated_on(root: Path) -> None:
