@@ -10,13 +10,14 @@ from serving.errors import QueueFull, Shed
 @dataclass(frozen=True)
 class Load:
     """What a new call finds: rows admitted and not yet running that go before it and after it,
-    calls among them of its own priority level, and the seconds after which the first instance is
-    free."""
+    calls among them of its own priority level, the seconds after which the first instance is free,
+    and those that each later batch waits for cores that other models have."""
 
     rows_before: int
     rows_after: int
     calls_of_level: int
     busy_seconds: float
+    turn_seconds: float
     instances: int
 
 
@@ -31,7 +32,7 @@ def predicted_wait(load: Load, rows: int, table: LatencyTable, max_batch_size: i
     own = table.predict(min(max_batch_size, waiting))
     # Rows that wait ride in the same batch as the new call where they all fit.
     rounds = batches_before - (1 if shares else 0)
-    return load.busy_seconds + rounds * full / load.instances + own
+    return load.busy_seconds + rounds * (full + load.turn_seconds) / load.instances + own
 
 
 def admit(

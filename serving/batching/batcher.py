@@ -17,7 +17,7 @@ from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
 from serving.batching.queue import BatchQueue, Line
 from serving.batching.ticket import Answer, Ticket
-from serving.batching.turns import CoreTurns, Turn
+from serving.batching.turns import CoreTurns, Share, Turn
 from serving.errors import DeadlineExpired, ModelNotReady, QueueFull, Shed
 from serving.metrics import Metrics, ModelCounters
 from serving.model_config import Batching
@@ -27,6 +27,8 @@ RECENT_BATCHES = 64
 # A batch that takes longer than both is stuck, not slow: seconds, and times its prediction.
 _STUCK_SECONDS = 30.0
 _STUCK_FACTOR = 50.0
+# Of the newest turn in the average wait for one: some ten forget what was before.
+_TURN_WEIGHT = 0.1
 # Rounds of the event loop, 1.4 us each. A gRPC call takes several to come in: with 32 callers of a
 # network of 20 us a call costs 190 us of CPU rather than 350 without, a single caller waits 30 us.
 _QUIET_ROUNDS = 25
@@ -82,6 +84,9 @@ class DynamicBatcher:
         self._instances = instances
         self.latency = latency
         self._turns = turns
+        self._share = Share()
+        # Seconds that batches have waited for the cores, of late.
+        self._turn_wait = 0.0
         self._cores = cores
         self._slo = slo
         self._inline_seconds = inline_seconds
@@ -223,6 +228,7 @@ class DynamicBatcher:
             rows_after=self._line.rows - before,
             calls_of_level=self._waiting_calls[ticket.priority],
             busy_seconds=self._busy_seconds(now),
+            turn_seconds=self._turn_wait,
             instances=self._instances,
         )
 
@@ -238,7 +244,7 @@ class DynamicBatcher:
         rest = 0.0
         if self._active >= self._instances and self._runs:
             rest = max(0.0, min(turn.ends for turn in self._runs) - now)
-        return max(rest, self._turns.wait(self, self._cores, now))
+        return max(rest, self._turns.wait(self._share, self._cores, now))
 
     def _key(self, inputs: Mapping[str, Array]) -> Hashable:
         return tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
@@ -292,7 +298,7 @@ class DynamicBatcher:
             self._active += 1
             self._asked += 1
             rows = min(self._queue.rows, self._max_rows)
-            turn = Turn(self, self._cores, self.latency.predict(rows), self._start)
+            turn = Turn(self._share, self._cores, self.latency.predict(rows), self._start)
             self._turns.ask(turn, now)
 
     def _must_wait(self, head: Ticket, now: float) -> bool:
@@ -326,6 +332,7 @@ class DynamicBatcher:
 
     def _start(self, turn: Turn) -> None:
         """Runs what waits once the calls of this moment have come in: they share the batch."""
+        self._turn_wait += _TURN_WEIGHT * (turn.began - turn.asked - self._turn_wait)
         asyncio.get_running_loop().call_soon(self._look, turn, 0, 0, self._clock())
 
     def _look(self, turn: Turn, seen: int, quiet: int, since: float) -> None:

@@ -19,8 +19,9 @@ def load(
     *,
     after: int = 0,
     calls: int = 0,
+    turn_seconds: float = 0.0,
 ) -> Load:
-    return Load(waiting_rows, after, calls, busy_seconds, instances)
+    return Load(waiting_rows, after, calls, busy_seconds, turn_seconds, instances)
 
 
 IDLE = load()
@@ -49,6 +50,9 @@ def enter(
         # Two instances take turns at what waits.
         (load(waiting_rows=16, instances=2), 1, 0.160),
         (load(waiting_rows=16, busy_seconds=0.010), 1, 0.250),
+        # Between its batches another model has the cores.
+        (load(waiting_rows=16, busy_seconds=0.010, turn_seconds=0.040), 1, 0.330),
+        (load(waiting_rows=3, turn_seconds=0.040), 1, 0.050),
         # Five wait and four come: nine rows do not fit one batch.
         (load(waiting_rows=5), 4, 0.160),
         (load(waiting_rows=4), 4, 0.080),

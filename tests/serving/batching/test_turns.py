@@ -1,16 +1,15 @@
 from collections.abc import Callable
 
-from serving.batching.turns import CoreTurns, Turn
-
-A, B, C = object(), object(), object()
-OWNERS = {"a": A, "b": B, "c": C, "g": object()}
+from serving.batching.turns import CoreTurns, Share, Turn
 
 
 def asker(turns: CoreTurns, started: list[str]) -> Callable[..., Turn]:
-    """A function that asks for a turn under a name, and notes when it starts."""
+    """A function that asks for a turn under a name, the model's and a number, and notes when it
+    starts."""
+    shares = {model: Share() for model in "abcg"}
 
     def ask(name: str, *, cores: int = 2, seconds: float = 1.0, now: float = 0.0) -> Turn:
-        turn = Turn(OWNERS[name[0]], cores, seconds, lambda _: started.append(name))
+        turn = Turn(shares[name[0]], cores, seconds, lambda _: started.append(name))
         turns.ask(turn, now)
         return turn
 
@@ -67,12 +66,75 @@ def test_work_on_another_device_never_waits() -> None:
     assert started == ["a1", "g1"]
 
 
-def test_wait_is_the_rest_of_what_runs_and_what_was_asked_for_before() -> None:
+def test_model_that_took_little_goes_before_a_flood_again() -> None:
     turns, started = CoreTurns(2), list[str]()
     ask = asker(turns, started)
-    assert turns.wait(C, 2, now=0.0) == 0.0
-    ask("a1", seconds=2.0, now=0.0)
-    assert turns.wait(C, 2, now=0.5) == 1.5
-    ask("b1", seconds=3.0, now=0.5)
-    assert turns.wait(C, 2, now=1.0) == 1.0 + 3.0
-    assert turns.wait(B, 2, now=1.0) == 1.0
+    flood = ask("a1", seconds=10.0)
+    light = ask("b1", seconds=1.0)
+    ask("a2", seconds=10.0, now=10.0)
+    turns.give_back(flood, 10.0)
+    # A call that comes while b1 runs does not wait for a2.
+    ask("b2", seconds=1.0, now=10.5)
+    turns.give_back(light, 11.0)
+    assert started == ["a1", "b1", "b2"]
+
+
+def test_two_floods_share_the_cores_by_time_and_not_by_batches() -> None:
+    turns, started = CoreTurns(2), list[str]()
+    ask = asker(turns, started)
+    seconds = {"a": 3.0, "b": 1.0}
+    for name in ("a", "b"):
+        ask(name, seconds=seconds[name])
+    now = 0.0
+    for _ in range(40):
+        [running] = turns._running
+        now += seconds[started[-1]]
+        ask(started[-1], seconds=seconds[started[-1]], now=now)
+        turns.give_back(running, now)
+    assert abs(3 * started.count("a") - started.count("b")) <= 3
+
+
+def test_turn_counts_by_what_it_took_where_it_took_longer() -> None:
+    turns, started = CoreTurns(2), list[str]()
+    ask = asker(turns, started)
+    slow = ask("a1", seconds=0.1)
+    turns.give_back(slow, 5.0)
+    running = ask("c1", now=5.0)
+    ask("a2", now=5.0)
+    ask("b1", now=5.5)
+    turns.give_back(running, 6.0)
+    assert started == ["a1", "c1", "b1"]
+
+
+def test_model_that_was_idle_has_no_claim_on_that_time() -> None:
+    turns, started = CoreTurns(2), list[str]()
+    ask = asker(turns, started)
+    for second in range(100):
+        turns.give_back(ask("a", now=float(second)), second + 1.0)
+    started.clear()
+    now = 100.0
+    running = ask("a", now=now)
+    for _ in range(6):
+        ask("b", now=now)
+    for _ in range(5):
+        now += 1.0
+        ask("a", now=now)
+        turns.give_back(running, now)
+        [running] = turns._running
+    assert started.count("a") == started.count("b") == 3
+
+
+def test_wait_is_the_rest_of_what_runs_and_what_goes_before() -> None:
+    turns, started = CoreTurns(2), list[str]()
+    ask = asker(turns, started)
+    new = Share()
+    assert turns.wait(new, 2, now=0.0) == 0.0
+    running = ask("a1", seconds=2.0, now=0.0)
+    assert turns.wait(new, 2, now=0.5) == 1.5
+    waiting = ask("b1", seconds=3.0, now=0.5)
+    assert turns.wait(new, 2, now=1.0) == 1.0 + 3.0
+    assert turns.wait(waiting.share, 2, now=1.0) == 1.0
+    # The model that runs has had more by then than one that is new.
+    ask("a2", seconds=2.0, now=1.0)
+    assert turns.wait(new, 2, now=1.0) == 1.0 + 3.0
+    assert turns.wait(running.share, 2, now=1.0) == 1.0 + 3.0
