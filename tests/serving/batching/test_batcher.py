@@ -11,7 +11,7 @@ import pytest
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable
 from serving.batching.ticket import Answer
-from serving.batching.turns import CoreTurns
+from serving.batching.turns import CoreTurns, Share, Turn
 from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
 from serving.metrics import Metrics
 from serving.model_config import Batching, QueuePolicy
@@ -326,6 +326,29 @@ def test_prediction_counts_only_what_goes_before_the_call() -> None:
         assert engine.batches[11][1] == 99
 
     run(body, latency=slow, batching=Batching(priority_levels=2, default_priority=2))
+
+
+def test_prediction_counts_the_turns_that_other_models_take() -> None:
+    turns, other, now = CoreTurns(1), Share(), [time.monotonic()]
+
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        for _ in range(30):
+            turn = Turn(other, 1, 10.0, lambda _: None)
+            turns.ask(turn, now[0])
+            waiting = call(batcher, 1)
+            await asyncio.sleep(0)
+            now[0] += 10.0
+            turns.give_back(turn, now[0])
+            await waiting
+        await occupied(batcher, engine)
+        for value in range(4):
+            call(batcher, value, timeout=now[0] + 4 - time.monotonic())
+        await asyncio.sleep(0)
+        # A batch of some milliseconds goes before the call, and a turn of the other's between them.
+        with pytest.raises(Shed, match=r"needs about 8\d\d\d\.\d ms, 5000\.0 ms are left"):
+            batcher.admit(1, 0, now[0] + 5)
+
+    run(body, turns=turns, clock=lambda: now[0])
 
 
 def test_queue_of_each_priority_has_room_of_its_own() -> None:
