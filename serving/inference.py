@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,7 @@ ENCODED_PARAMETER = "encoded_image_input"
 Parameters = Mapping[str, bool | int | float | str]
 
 
-@dataclass(frozen=True)
-class WantedOutput:
+class WantedOutput(NamedTuple):
     """An output that a call asks for: as numbers, or as the best `class_count` classes; in the
     answer, or at a place in shared memory."""
 
@@ -45,8 +44,7 @@ class WantedOutput:
     place: Place | None = None
 
 
-@dataclass(frozen=True)
-class InferCall:
+class InferCall(NamedTuple):
     """One call. inputs: tensors by name. wanted: empty for every output."""
 
     model: str
@@ -57,8 +55,7 @@ class InferCall:
     parameters: Parameters
 
 
-@dataclass(frozen=True)
-class OutputTensor:
+class OutputTensor(NamedTuple):
     """One output; `place` says that its data lies in shared memory and not here."""
 
     name: str
@@ -67,8 +64,7 @@ class OutputTensor:
     place: Place | None = None
 
 
-@dataclass(frozen=True)
-class InferAnswer:
+class InferAnswer(NamedTuple):
     """What answered, and the outputs in the order in which they were asked for."""
 
     model: str

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,8 +59,7 @@ class RawPixels:
 ImageSource = EncodedImage | RawPixels
 
 
-@dataclass(frozen=True, slots=True)
-class CallOptions:
+class CallOptions(NamedTuple):
     """What a call may say beside its input: priority (1 most urgent, 0 the model's default),
     deadline (when its caller gives up, seconds on the monotonic clock) and timeout (the seconds
     that it asks for); inf for none of either."""

@@ -9,6 +9,8 @@ import numpy as np
 from serving.errors import InvalidInput
 from serving.tensor import NUMPY_TYPES, Array
 
+Buffer = bytes | memoryview
+
 _LENGTH = struct.Struct("<I")
 # numpy's own limits; far past any that a message could fill.
 _MAX_DIMS = 64
@@ -21,7 +23,11 @@ def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memor
     Raises InvalidInput, naming the tensor, for an unknown datatype, a negative size, or a length
     that does not fit.
     """
-    dims = check_shape(name, datatype, shape)
+    return of_shape(name, datatype, check_shape(name, datatype, shape), data)
+
+
+def of_shape(name: str, datatype: str, dims: tuple[int, ...], data: bytes | memoryview) -> Array:
+    """`from_raw` of a shape that has been checked."""
     if datatype == "BYTES":
         return shaped_bytes(name, _split(name, bytes(data)), dims)
     dtype = NUMPY_TYPES[datatype]
@@ -35,10 +41,15 @@ def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memor
 
 def to_raw(array: Array) -> bytes:
     """The bytes of a tensor; elements of BYTES (object arrays) each behind their 4-byte length."""
-    if array.dtype == np.object_:
+    return bytes(to_buffer(array))
+
+
+def to_buffer(array: Array) -> Buffer:
+    """`to_raw` without a copy, where the array's memory is in that order."""
+    if array.dtype.hasobject:
         encoded = [e if isinstance(e, bytes) else str(e).encode() for e in array.reshape(-1)]
         return b"".join(_LENGTH.pack(len(element)) + element for element in encoded)
-    return np.ascontiguousarray(array).tobytes()
+    return array.reshape(-1).view(np.uint8).data
 
 
 def check_shape(name: str, datatype: str, shape: Sequence[int]) -> tuple[int, ...]:

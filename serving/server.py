@@ -153,6 +153,7 @@ class Server:
     def _add_services(self, ours: Sequence[str]) -> None:
         server = generic_only(self._grpc)
         # In the order in which they are asked whether a method is theirs.
+        server.add_generic_rpc_handlers((self._inference.tensor_handler(),))
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, server)
         vision_pb2_grpc.add_VisionServiceServicer_to_server(self._vision, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -1,14 +1,13 @@
 """Can this call be met? Decided on arrival, before anything is spent on it. Time is passed in."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from serving.batching.latency import LatencyTable
 from serving.errors import QueueFull, Shed
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(NamedTuple):
     """What a new call finds: rows admitted and not yet running that go before it and after it,
     calls among them of its own priority level, the seconds after which the first instance is free,
     and those that each later batch waits for cores that other models have."""

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from serving.batching.queue import Entry
 from serving.tensor import Array
@@ -22,8 +23,7 @@ class Ticket(Entry):
     timer: asyncio.TimerHandle | None = field(default=None, init=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """One call's share of a batch.
 
     outputs: arrays [rows, ...] that belong to the caller; the seconds that it waited and that its

@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import grpc
-from google.protobuf.message import Message
 
 from serving.admin import Admin
 from serving.errors import ServingError
 from serving.front import Call, Front
 from serving.rpc.status import abort
 
-Request = TypeVar("Request", bound=Message)
+Request = TypeVar("Request")
 Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Request, Call], Awaitable[Response]]

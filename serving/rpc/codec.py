@@ -1,7 +1,9 @@
 """Between the protocol's messages and a call of tensors."""
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,11 +17,23 @@ from serving.inference import (
     class_count_of,
     place_of,
 )
-from serving.raw import check_shape, from_raw, shaped_bytes, to_raw
-from serving.shared_memory import SharedMemory
+from serving.raw import Buffer, check_shape, of_shape, shaped_bytes, to_buffer
+from serving.rpc.wire import LENGTH_DELIMITED, WireRequest, parse_request
+from serving.shared_memory import Place, SharedMemory
 from serving.tensor import NUMPY_TYPES, Array
 
 InputTensor = pb.ModelInferRequest.InferInputTensor
+
+# Heads of requests, and parts of answers, that are kept: callers send the same again and again.
+_REMEMBERED = 256
+# A longer head has tensors in it.
+_REMEMBERED_BYTES = 1024
+
+_RAW_OUTPUT = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+_INFER_RESPONSE = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
+_FINAL = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
 
 # Which list of InferTensorContents holds a type's elements, and the type of that list. FP16 and
 # BF16 have none.
@@ -39,16 +53,89 @@ _CONTENTS = {
 }
 
 
-def decode_call(request: pb.ModelInferRequest, memory: SharedMemory) -> InferCall:
-    """A request as a call. Raises InvalidInput, which names the tensor."""
-    return InferCall(
+class _Input(NamedTuple):
+    """An input tensor as a request declares it. contents: whether its elements lie in the message
+    itself; place: where they lie in shared memory."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    contents: bool
+    place: Place | None
+    message: InputTensor
+
+
+class _Head(NamedTuple):
+    """What a request says beside its id and its raw tensors."""
+
+    model: str
+    version: str
+    inputs: tuple[_Input, ...]
+    wanted: tuple[WantedOutput, ...]
+    parameters: Parameters
+
+
+def decode_call(request: WireRequest, memory: SharedMemory) -> InferCall:
+    """A request as a call. Raw tensors of fixed-size elements are views of the request, those in
+    shared memory views of the region.
+
+    Raises InvalidInput naming the tensor, what was expected and what came.
+    """
+    read = _remembered_head if len(request.head) <= _REMEMBERED_BYTES else _read_head
+    head = read(request.head)
+    inputs = _decode_inputs(head.inputs, request.raws, memory)
+    return InferCall(head.model, head.version, request.id, inputs, head.wanted, head.parameters)
+
+
+def _read_head(data: bytes) -> _Head:
+    request = parse_request(data)
+    inputs: dict[str, _Input] = {}
+    for tensor in request.inputs:
+        name, datatype = tensor.name, tensor.datatype
+        if name in inputs:
+            raise InvalidInput(f"input {name!r} is given twice")
+        place = None
+        if tensor.parameters:
+            place = place_of(decode_parameters(tensor.parameters), name)
+        dims = check_shape(name, datatype, tensor.shape)
+        contents = tensor.HasField("contents")
+        inputs[name] = _Input(name, datatype, dims, contents, place, tensor)
+    return _Head(
         model=request.model_name,
         version=request.model_version,
-        id=request.id,
-        inputs=decode_inputs(request, memory),
-        wanted=[_wanted(output) for output in request.outputs],
-        parameters=decode_parameters(request.parameters) if request.parameters else {},
+        inputs=tuple(inputs.values()),
+        wanted=tuple(_wanted(output) for output in request.outputs),
+        parameters=decode_parameters(request.parameters),
     )
+
+
+_remembered_head = functools.lru_cache(_REMEMBERED)(_read_head)
+
+
+def _decode_inputs(
+    inputs: Sequence[_Input], raws: Sequence[memoryview], memory: SharedMemory
+) -> dict[str, Array]:
+    given = len(raws)
+    taken = 0
+    arrays: dict[str, Array] = {}
+    for tensor in inputs:
+        name, datatype, dims, contents, place, _ = tensor
+        if place is not None:
+            arrays[name] = of_shape(name, datatype, dims, memory.read(place))
+        elif not given:
+            arrays[name] = _from_contents(tensor)
+        elif taken == given:
+            raise InvalidInput(
+                f"raw_input_contents: {given} given, none is left for input {name!r}"
+            )
+        elif contents:
+            raise InvalidInput(f"input {name!r} has contents although raw_input_contents are given")
+        else:
+            arrays[name] = of_shape(name, datatype, dims, raws[taken])
+            taken += 1
+    if taken < given:
+        raise InvalidInput(f"raw_input_contents: {given - taken} more than there are inputs")
+    return arrays
 
 
 def decode_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters:
@@ -62,48 +149,12 @@ def decode_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters
     return values
 
 
-def decode_inputs(request: pb.ModelInferRequest, memory: SharedMemory) -> dict[str, Array]:
-    """The input tensors by name. Raw tensors of fixed-size elements are views of the message, those
-    in shared memory views of the region.
-
-    Raises InvalidInput naming the tensor, what was expected and what came.
-    """
-    # Each look at a field of a message makes a new object, and with bytes a copy of them.
-    raws = request.raw_input_contents
-    given = len(raws)
-    taken = 0
-    arrays: dict[str, Array] = {}
-    for tensor in request.inputs:
-        name = tensor.name
-        if name in arrays:
-            raise InvalidInput(f"input {name!r} is given twice")
-        place = None
-        if tensor.parameters:
-            place = place_of(decode_parameters(tensor.parameters), name)
-        if place is not None:
-            arrays[name] = from_raw(name, tensor.datatype, tensor.shape, memory.read(place))
-        elif not given:
-            arrays[name] = _from_contents(tensor)
-        elif taken == given:
-            raise InvalidInput(
-                f"raw_input_contents: {given} given, none is left for input {name!r}"
-            )
-        elif tensor.HasField("contents"):
-            raise InvalidInput(f"input {name!r} has contents although raw_input_contents are given")
-        else:
-            arrays[name] = from_raw(name, tensor.datatype, tensor.shape, raws[taken])
-            taken += 1
-    if taken < given:
-        raise InvalidInput(f"raw_input_contents: {given - taken} more than there are inputs")
-    return arrays
-
-
-def _from_contents(tensor: InputTensor) -> Array:
-    shape = check_shape(tensor.name, tensor.datatype, tensor.shape)
+def _from_contents(tensor: _Input) -> Array:
+    shape = tensor.dims
     if tensor.datatype not in _CONTENTS:
         raise InvalidInput(f"input {tensor.name!r}: {tensor.datatype} can only be sent raw")
     field, listed = _CONTENTS[tensor.datatype]
-    values = getattr(tensor.contents, field)
+    values = getattr(tensor.message.contents, field)
     if tensor.datatype == "BYTES":
         return shaped_bytes(tensor.name, list(values), shape)
     wide: Array = np.array(values, dtype=listed)
@@ -129,25 +180,56 @@ def _wanted(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> WantedOu
     )
 
 
-def encode_answer(answer: InferAnswer) -> pb.ModelInferResponse:
-    """An answer as a message: data in raw_output_contents, one entry for each output; clients count
-    them, so what lies in shared memory has an empty one."""
-    response = pb.ModelInferResponse(
-        model_name=answer.model, model_version=answer.version, id=answer.id
-    )
+def encode_answer(answer: InferAnswer) -> list[Buffer]:
+    """An answer as the parts of a serialised ModelInferResponse, which one copy joins: messages one
+    behind the other are one message with the fields of all. Data is in raw_output_contents, one
+    entry for each output; clients count them, so what lies in shared memory has an empty one."""
+    parts: list[Buffer] = [_served(answer.model, answer.version)]
+    if answer.id:
+        parts.append(pb.ModelInferResponse(id=answer.id).SerializeToString())
+    parts += [
+        _described(output.name, output.datatype, output.array.shape, output.place)
+        for output in answer.outputs
+    ]
     for output in answer.outputs:
-        tensor = response.outputs.add(
-            name=output.name, datatype=output.datatype, shape=output.array.shape
-        )
-        if output.place is None:
-            response.raw_output_contents.append(to_raw(output.array))
-        else:
-            response.raw_output_contents.append(b"")
-            tensor.parameters["shared_memory_region"].string_param = output.place.region
-            tensor.parameters["shared_memory_byte_size"].int64_param = output.place.byte_size
-            if output.place.offset:
-                tensor.parameters["shared_memory_offset"].int64_param = output.place.offset
-    return response
+        data = to_buffer(output.array) if output.place is None else b""
+        parts += (_bytes_field(_RAW_OUTPUT, len(data)), data)
+    return parts
+
+
+def encode_stream_answer(parts: list[Buffer]) -> bytes:
+    """What `encode_answer` gives as a serialised ModelStreamInferResponse."""
+    # Clients that are written for several responses to a request look for the last one.
+    size = sum(map(len, parts)) + len(_FINAL)
+    return b"".join((_bytes_field(_INFER_RESPONSE, size), _FINAL, *parts))
+
+
+@functools.lru_cache(_REMEMBERED)
+def _served(model: str, version: str) -> bytes:
+    return pb.ModelInferResponse(model_name=model, model_version=version).SerializeToString()
+
+
+@functools.lru_cache(_REMEMBERED)
+def _described(name: str, datatype: str, shape: tuple[int, ...], place: Place | None) -> bytes:
+    response = pb.ModelInferResponse()
+    tensor = response.outputs.add(name=name, datatype=datatype, shape=shape)
+    if place is not None:
+        tensor.parameters["shared_memory_region"].string_param = place.region
+        tensor.parameters["shared_memory_byte_size"].int64_param = place.byte_size
+        if place.offset:
+            tensor.parameters["shared_memory_offset"].int64_param = place.offset
+    return response.SerializeToString()
+
+
+@functools.lru_cache(_REMEMBERED)
+def _bytes_field(number: int, size: int) -> bytes:
+    """What stands before the `size` bytes of a field."""
+    written = bytearray([number << 3 | LENGTH_DELIMITED])
+    while size > 0x7F:
+        written.append(size & 0x7F | 0x80)
+        size >>= 7
+    written.append(size)
+    return bytes(written)
 
 
 def decode_log_settings(

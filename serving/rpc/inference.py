@@ -1,20 +1,29 @@
 """GRPCInferenceService: the Open Inference Protocol v2 with Triton's extensions."""
 
+import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
 
 from protos.gen import grpc_service_pb2 as pb
 from protos.gen import grpc_service_pb2_grpc
-from serving.errors import NotOffered, ServingError
+from serving.errors import InvalidInput, NotOffered, ServingError
 from serving.front import Call
 from serving.inference import EXTENSIONS, NO_CUDA_MEMORY, SERVER_NAME, Protocol, described
 from serving.model import Model
+from serving.raw import Buffer
 from serving.registry import Registry
 from serving.rpc import repository, statistics
 from serving.rpc.call import Context, admin_call, stream, unary
-from serving.rpc.codec import decode_call, decode_log_settings, encode_answer
+from serving.rpc.codec import (
+    decode_call,
+    decode_log_settings,
+    encode_answer,
+    encode_stream_answer,
+)
 from serving.rpc.status import abort
-
-_FINAL_RESPONSE = "triton_final_response"
+from serving.rpc.wire import read_request
 
 
 class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -201,28 +210,38 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             setattr(response.settings[name], kind, value)
         return response
 
-    async def ModelInfer(
-        self, request: pb.ModelInferRequest, context: Context
-    ) -> pb.ModelInferResponse:
-        """One inference call."""
-        return await unary(self._front, "ModelInfer", request, context, self._infer)
+    def tensor_handler(self) -> grpc.GenericRpcHandler:
+        """ModelInfer and ModelStreamInfer, which take and give serialised messages."""
+        service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+        methods: dict[str, Any] = {
+            "ModelInfer": grpc.unary_unary_rpc_method_handler(self.infer),
+            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self.stream_infer),
+        }
+        return grpc.method_handlers_generic_handler(service, methods)
 
-    async def ModelStreamInfer(
-        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+    async def infer(self, request: bytes, context: Context) -> bytes:
+        """One inference call: a ModelInferRequest, answered by a ModelInferResponse."""
+
+        async def infer(request: bytes, call: Call) -> bytes:
+            return b"".join(await self._infer(request, call))
+
+        return await unary(self._front, "ModelInfer", request, context, infer)
+
+    async def stream_infer(
+        self, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
         """Many inference calls over one stream, answered in their order."""
 
-        async def infer(request: pb.ModelInferRequest, call: Call) -> pb.ModelStreamInferResponse:
-            answer = await self._infer(request, call)
-            # Clients that are written for several responses to a request look for the last one.
-            answer.parameters[_FINAL_RESPONSE].bool_param = True
-            return pb.ModelStreamInferResponse(infer_response=answer)
+        async def infer(request: bytes, call: Call) -> bytes:
+            return encode_stream_answer(await self._infer(request, call))
 
-        responses = stream(self._front, "ModelStreamInfer", requests, context, infer, _failed)
-        async for response in responses:
+        async for response in stream(
+            self._front, "ModelStreamInfer", requests, context, infer, _failed
+        ):
             yield response
 
-    async def _infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+    async def _infer(self, data: bytes, call: Call) -> list[Buffer]:
+        request = read_request(data)
         call.id = request.id
         decoded = decode_call(request, self._protocol.memory)
         return encode_answer(await self._protocol.infer(decoded, call))
@@ -234,7 +253,8 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             await abort(context, error)
 
 
-def _failed(request: pb.ModelInferRequest, error: ServingError) -> pb.ModelStreamInferResponse:
-    return pb.ModelStreamInferResponse(
-        error_message=str(error), infer_response=pb.ModelInferResponse(id=request.id)
-    )
+def _failed(data: bytes, error: ServingError) -> bytes:
+    response = pb.ModelStreamInferResponse(error_message=str(error))
+    with contextlib.suppress(InvalidInput):
+        response.infer_response.id = read_request(data).id
+    return response.SerializeToString()

@@ -14,9 +14,10 @@ from tritonclient.utils import (
 
 from protos.gen import grpc_service_pb2 as pb
 from serving.errors import InvalidInput
-from serving.inference import InferAnswer, OutputTensor, WantedOutput, top_classes
+from serving.inference import InferAnswer, InferCall, OutputTensor, WantedOutput, top_classes
 from serving.raw import to_raw
-from serving.rpc.codec import decode_call, decode_inputs, encode_answer
+from serving.rpc.codec import decode_call, encode_answer, encode_stream_answer
+from serving.rpc.wire import read_request
 from serving.shared_memory import Place, SharedMemory
 from serving.tensor import NUMPY_TYPES, Array
 
@@ -67,13 +68,17 @@ def typed_request(datatype: str, shape: list[int], **contents: list[Any]) -> pb.
     return request
 
 
+def call_of(request: pb.ModelInferRequest) -> InferCall:
+    return decode_call(read_request(request.SerializeToString()), SharedMemory())
+
+
 def decoded(request: pb.ModelInferRequest) -> Array:
-    return decode_inputs(request, SharedMemory())["x"]
+    return call_of(request).inputs["x"]
 
 
 def assert_refused(request: pb.ModelInferRequest, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        decode_inputs(request, SharedMemory())
+        call_of(request)
 
 
 def test_values_cover_every_datatype() -> None:
@@ -145,12 +150,12 @@ def test_inputs_are_matched_with_raw_contents_by_place() -> None:
     for name, value in (("a", 1), ("b", 2)):
         request.inputs.add(name=name, datatype="UINT8", shape=[1])
         request.raw_input_contents.append(bytes([value]))
-    found = decode_inputs(request, SharedMemory())
+    found = call_of(request).inputs
     assert {name: array.tolist() for name, array in found.items()} == {"a": [1], "b": [2]}
 
 
 def test_request_without_inputs_has_none() -> None:
-    assert decode_inputs(pb.ModelInferRequest(), SharedMemory()) == {}
+    assert call_of(pb.ModelInferRequest()).inputs == {}
 
 
 @pytest.mark.parametrize("length", [0, 23, 25, 48])
@@ -300,10 +305,14 @@ def answer(*outputs: OutputTensor) -> InferAnswer:
     return InferAnswer(model="m", version="3", id="call", outputs=outputs)
 
 
+def encoded(answer: InferAnswer) -> pb.ModelInferResponse:
+    return pb.ModelInferResponse.FromString(b"".join(encode_answer(answer)))
+
+
 def test_answer_describes_each_output_beside_its_data() -> None:
     first = OutputTensor("y", "FP32", np.ones((2, 3), np.float32))
     second = OutputTensor("labels", "BYTES", array_of("BYTES"))
-    response = encode_answer(answer(first, second))
+    response = encoded(answer(first, second))
     assert (response.model_name, response.model_version, response.id) == ("m", "3", "call")
     described = [(output.name, output.datatype, list(output.shape)) for output in response.outputs]
     assert described == [("y", "FP32", [2, 3]), ("labels", "BYTES", [2, 3])]
@@ -311,10 +320,28 @@ def test_answer_describes_each_output_beside_its_data() -> None:
     assert deserialize_bytes_tensor(response.raw_output_contents[1]).tolist() == VALUES["BYTES"]
 
 
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 20_000, 3_000_000])
+def test_answer_of_any_size_is_a_whole_message(size: int) -> None:
+    data = np.arange(size, dtype=np.uint8)
+    parts = encode_answer(answer(OutputTensor("y", "UINT8", data)))
+    [raw] = pb.ModelInferResponse.FromString(b"".join(parts)).raw_output_contents
+    assert raw == data.tobytes()
+    response = pb.ModelStreamInferResponse.FromString(encode_stream_answer(parts)).infer_response
+    assert response.parameters["triton_final_response"].bool_param
+    assert response.id == "call"
+    assert list(response.raw_output_contents) == [raw]
+
+
+def test_output_of_another_memory_order_is_sent_by_rows() -> None:
+    data = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    response = encoded(answer(OutputTensor("y", "FP32", data)))
+    assert np.frombuffer(response.raw_output_contents[0], np.float32).tolist() == [0, 3, 1, 4, 2, 5]
+
+
 def test_output_in_shared_memory_travels_as_its_place() -> None:
     here = OutputTensor("a", "UINT8", np.array([7], np.uint8))
     there = OutputTensor("b", "UINT8", np.array([9], np.uint8), Place("region", 64, 1))
-    response = encode_answer(answer(there, here))
+    response = encoded(answer(there, here))
     parameters = response.outputs[0].parameters
     assert parameters["shared_memory_region"].string_param == "region"
     assert parameters["shared_memory_offset"].int64_param == 64
@@ -328,7 +355,7 @@ def wanted(**parameter: Any) -> list[WantedOutput]:
     request = pb.ModelInferRequest(model_name="m")
     tensor = request.outputs.add(name="logits")
     tensor.parameters["classification"].CopyFrom(pb.InferParameter(**parameter))
-    return list(decode_call(request, SharedMemory()).wanted)
+    return list(call_of(request).wanted)
 
 
 def test_call_carries_model_version_id_and_parameters() -> None:
@@ -337,10 +364,10 @@ def test_call_carries_model_version_id_and_parameters() -> None:
     request.outputs.add(name="mask")
     request.parameters["priority"].uint64_param = 2
     request.parameters["note"].string_param = "x"
-    call = decode_call(request, SharedMemory())
+    call = call_of(request)
     assert (call.model, call.version, call.id) == ("m", "3", "call")
     assert call.inputs["x"].tolist() == [5]
-    assert call.wanted == [WantedOutput("mask")]
+    assert list(call.wanted) == [WantedOutput("mask")]
     assert call.parameters == {"priority": 2, "note": "x"}
 
 
@@ -348,7 +375,7 @@ def test_parameter_without_a_value_is_refused() -> None:
     request = pb.ModelInferRequest()
     request.parameters["priority"].SetInParent()
     with pytest.raises(InvalidInput, match="parameter 'priority' has no value"):
-        decode_call(request, SharedMemory())
+        call_of(request)
 
 
 def test_classification_asks_for_so_many_classes() -> None:
