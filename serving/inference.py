@@ -105,7 +105,9 @@ class Protocol:
         if ENCODED_INPUT in call.inputs and ENCODED_INPUT not in model.input_names:
             answer = await model.infer_encoded(_images(model, call.inputs), options)
         else:
-            inputs = {name: _as_text(name, array) for name, array in call.inputs.items()}
+            inputs = call.inputs
+            if model.takes_text:
+                inputs = {name: _as_text(name, array) for name, array in inputs.items()}
             answer = await model.infer(inputs, options)
         wanted_outputs = call.wanted or [WantedOutput(name) for name in model.output_types]
         outputs = [_output(model, wanted, answer.outputs[wanted.name]) for wanted in wanted_outputs]
@@ -179,7 +181,7 @@ def _options(parameters: Parameters, context: Call) -> CallOptions:
 
 def _size(array: Array) -> int:
     """The bytes of a tensor's elements."""
-    if array.dtype == np.object_:
+    if array.dtype.hasobject:
         return sum(len(element) for element in array.flat)
     return array.nbytes
 
@@ -202,7 +204,7 @@ def _images(model: Model, inputs: Mapping[str, Array]) -> list[bytes]:
 def _as_text(name: str, array: Array) -> Array:
     """Elements of BYTES as engines take them: text. Checked here, since bytes that are none would
     fail in the engine and take their batch with them. Raises InvalidInput."""
-    if array.dtype != np.object_:
+    if not array.dtype.hasobject:
         return array
     text = np.empty(array.shape, np.object_)
     for index, element in np.ndenumerate(array):

@@ -120,6 +120,7 @@ class Model:
         self.inputs = config.inputs or engine.inputs
         self.outputs = config.outputs or engine.outputs
         self.input_names = frozenset(spec.name for spec in self.inputs)
+        self.takes_text = any(spec.datatype == "BYTES" for spec in self.inputs)
         self.output_types = {spec.name: spec.datatype for spec in self.outputs}
         self.max_image_pixels = max_image_pixels
         stages = metrics.stage_seconds

@@ -143,13 +143,9 @@ class DynamicBatcher:
             target=target,
             delay_at=expires if policy.timeout_delays else math.inf,
         )
-        load = self._load(ticket, now)
-        try:
-            admit(load, rows, self.latency, self._max_rows, policy.max_queue_size, now, required)
-        except (QueueFull, Shed) as refusal:
-            reason = "deadline" if isinstance(refusal, Shed) else "queue_full"
-            self._metrics.shed.labels(self._name, reason).inc()
-            raise
+        # With room in the queue and nothing to be in time for, nothing has to be predicted.
+        if required < math.inf or self._waiting_calls[level] >= policy.max_queue_size:
+            self._check(ticket, policy.max_queue_size, now, required)
         self._line.add(ticket)
         self._waiting_calls[level] += 1
         self._answer_due(1)
@@ -221,6 +217,15 @@ class DynamicBatcher:
 
     # On the event loop.
 
+    def _check(self, ticket: Ticket, room: int, now: float, required: float) -> None:
+        load = self._load(ticket, now)
+        try:
+            admit(load, ticket.rows, self.latency, self._max_rows, room, now, required)
+        except (QueueFull, Shed) as refusal:
+            reason = "deadline" if isinstance(refusal, Shed) else "queue_full"
+            self._metrics.shed.labels(self._name, reason).inc()
+            raise
+
     def _load(self, ticket: Ticket, now: float) -> Load:
         before = self._line.rows_before(ticket.rank)
         return Load(
@@ -247,6 +252,9 @@ class DynamicBatcher:
         return max(rest, self._turns.wait(self._share, self._cores, now))
 
     def _key(self, inputs: Mapping[str, Array]) -> Hashable:
+        if len(inputs) == 1:
+            [array] = inputs.values()
+            return array.shape[1:]
         return tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
 
     def _leave_queue(self, ticket: Ticket) -> None:
