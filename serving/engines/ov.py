@@ -76,8 +76,8 @@ class OpenVinoEngine:
         """See Engine.infer."""
         request = self._requests.get()
         try:
-            request.infer(dict(inputs), share_inputs=True)
-            # The request's own tensors are overwritten by its next call.
+            request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+            # One copy: the request's own tensors are overwritten by its next call.
             return {
                 spec.name: np.array(request.get_output_tensor(index).data)
                 for index, spec in enumerate(self.outputs)
