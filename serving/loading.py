@@ -1,6 +1,6 @@
 """From a version folder to a Model that may serve: read, choose, check, time, warm up. Blocking."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -132,8 +132,12 @@ def load_model(
         file = kept(candidate)
         return read_cached(file) if file is not None else None
 
-    def measure(candidate: Candidate, engine: Engine) -> dict[int, float]:
-        return _latency(candidate, engine, config, kept(candidate))
+    def measure(candidate: Candidate, engine: Engine, sizes: Sequence[int]) -> dict[int, float]:
+        found = _latency(candidate, engine, config, sizes)
+        file = kept(candidate)
+        if file is not None:
+            write_cached(file, (read_cached(file) or {}) | found)
+        return found
 
     def load(candidate: Candidate) -> Engine:
         return load_engine(candidate.engine, candidate.file, options[candidate])
@@ -149,16 +153,18 @@ def load_model(
         if len(untimed) > 1 and size > _REHEARSED_BYTES:
             rehearse()
 
+    sizes = _batch_sizes(config.max_batch_size)
+
     def choose_on(device: str) -> Choice:
         there = [c for c in candidates if ENGINES[c.engine].device == device]
-        return choose(there, load, admit, check, known, measure)
+        return choose(there, sizes, load, admit, check, known, measure)
 
     choice = _gpu_before_cpu(candidates, choose_on)
     chosen = options[choice.candidate]
     if min(choice.latency.values()) < _LIGHT_SECONDS and chosen.threads > 1 and not chosen.devices:
         choice.engine.close()
         chosen = options[choice.candidate] = replace(chosen, threads=1)
-        alone = choose([choice.candidate], load, admit, check, known, measure)
+        alone = choose([choice.candidate], sizes, load, admit, check, known, measure)
         choice = replace(alone, rejected=choice.rejected)
     engine, name = choice.engine, choice.candidate.engine
     return Model(
@@ -336,23 +342,23 @@ def _kept_latency(
     return options.cache_dir / "latency" / f"{key}.json"
 
 
+def _batch_sizes(max_batch_size: int) -> list[int]:
+    """The sizes that batches are timed with: 1, 2, 4 ... max_batch_size."""
+    sizes = [2**i for i in range(max(1, max_batch_size).bit_length())]
+    return sizes if sizes[-1] >= max_batch_size else [*sizes, max_batch_size]
+
+
 def _latency(
-    candidate: Candidate, engine: Engine, config: ModelConfig, kept: Path | None
+    candidate: Candidate, engine: Engine, config: ModelConfig, sizes: Sequence[int]
 ) -> dict[int, float]:
-    """Seconds by batch size, measured here: 1, 2, 4 ... max_batch_size; kept in a file."""
+    """Seconds by batch size, measured here."""
     if config.max_batch_size == 0 or any(spec.datatype == "BYTES" for spec in engine.inputs):
-        return {1: _UNMEASURED_SECONDS}
-    sizes = [2**i for i in range(config.max_batch_size.bit_length())]
-    if sizes[-1] != config.max_batch_size:
-        sizes.append(config.max_batch_size)
+        return {size: size * _UNMEASURED_SECONDS for size in sizes}
     try:
         milliseconds = measure_latency(engine, engine.inputs, sizes, _MEASURE_SECONDS)
     except EngineError as error:
         raise ModelLoadError(f"{candidate.file}: does not run: {error}") from error
-    seconds = {size: value / 1e3 for size, value in milliseconds.items()}
-    if kept is not None:
-        write_cached(kept, seconds)
-    return seconds
+    return {size: value / 1e3 for size, value in milliseconds.items()}
 
 
 def _labels(path: Path, config: ModelConfig, manifest: Manifest | None) -> tuple[str, ...]:

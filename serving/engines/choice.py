@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from serving.errors import EngineError, EngineUnavailable, ModelLoadError
 # A candidate must be this much faster than a simpler one to be taken instead of it: less is within
 # the noise of a measurement, and would make replicas of one service differ.
 CLEARLY_FASTER = 0.9
+# A candidate that takes so many times as long for the smallest batch does not win with large ones.
+FAR_SLOWER = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,75 +43,96 @@ class Choice:
 
 def choose(
     candidates: Sequence[Candidate],
+    sizes: Sequence[int],
     load: Callable[[Candidate], Engine],
     admit: Callable[[Candidate], None],
     check: Callable[[Candidate, Engine], None],
     known: Callable[[Candidate], dict[int, float] | None],
-    measure: Callable[[Candidate, Engine], dict[int, float]],
+    measure: Callable[[Candidate, Engine, Sequence[int]], dict[int, float]],
 ) -> Choice:
-    """Loads, checks and times the candidates and keeps the simplest of the fastest. One whose
-    latency is `known` from an earlier start is loaded only where it wins.
+    """Loads, checks and times the candidates and keeps the simplest of the fastest.
 
-    Candidates stand in order, the simplest first. `admit`, before a runtime sees the file, `load`
-    and `check`, once it is loaded, raise ModelLoadError to refuse one.
+    Candidates stand in order, the simplest first, and so do `sizes`, the batch sizes whose latency
+    is wanted. Large batches take the most time to measure: every candidate is timed with the
+    smallest, those not FAR_SLOWER with the largest, and the one that is taken with the rest. What
+    is `known` from an earlier start is not measured again; who loses by it is not loaded.
+    `admit`, before a runtime sees the file, `load` and `check`, once it is loaded, and `measure`
+    raise ModelLoadError or EngineError to refuse a candidate.
     Raises EngineUnavailable, with the reason of each, where none can be served.
     """
     rejected: list[str] = []
-    latencies: dict[Candidate, dict[int, float]] = {}
+    latencies = {candidate: known(candidate) or {} for candidate in candidates}
     loaded: dict[Candidate, Engine] = {}
 
+    def refuse(candidate: Candidate, error: Exception) -> None:
+        rejected.append(f"{candidate}: {error}")
+        del latencies[candidate]
+        if candidate in loaded:
+            loaded.pop(candidate).close()
+
     def bring_up(candidate: Candidate) -> bool:
-        engine = None
+        if candidate in loaded:
+            return True
         try:
             admit(candidate)
-            engine = load(candidate)
-            check(candidate, engine)
-            if candidate not in latencies:
-                latencies[candidate] = measure(candidate, engine)
+            loaded[candidate] = load(candidate)
+            check(candidate, loaded[candidate])
         except (ModelLoadError, EngineError) as error:
-            rejected.append(f"{candidate}: {error}")
-            if engine is not None:
-                engine.close()
+            refuse(candidate, error)
             return False
-        loaded[candidate] = engine
-        close_losers()
         return True
 
-    def close_losers() -> None:
-        """Frees what cannot be chosen any more, before the next takes memory beside it."""
-        scores = {candidate: score(latencies[candidate]) for candidate in loaded}
-        for candidate, seconds in scores.items():
-            if seconds * CLEARLY_FASTER > min(scores.values()):
+    def time(candidate: Candidate, wanted: Sequence[int]) -> bool:
+        missing = [size for size in wanted if size not in latencies[candidate]]
+        if missing:
+            if not bring_up(candidate):
+                return False
+            try:
+                latencies[candidate] |= measure(candidate, loaded[candidate], missing)
+            except (ModelLoadError, EngineError) as error:
+                refuse(candidate, error)
+                return False
+        return True
+
+    def close(losers: Iterable[Candidate]) -> None:
+        for candidate in losers:
+            if candidate in loaded:
                 loaded.pop(candidate).close()
 
+    def far_slower() -> set[Candidate]:
+        alone = {c: latency[sizes[0]] for c, latency in latencies.items() if sizes[0] in latency}
+        return {c for c, seconds in alone.items() if seconds > FAR_SLOWER * min(alone.values())}
+
+    # Losers are closed before the next one takes memory beside them.
     for candidate in candidates:
-        latency = known(candidate)
-        if latency is None:
-            bring_up(candidate)
-        else:
-            latencies[candidate] = latency
+        if time(candidate, sizes[:1]):
+            close(far_slower())
     while latencies:
-        scores = {candidate: score(latency) for candidate, latency in latencies.items()}
+        contest = [c for c in candidates if c in latencies and c not in far_slower()]
+        if not all(time(candidate, (sizes[0], sizes[-1])) for candidate in contest):
+            continue
+        scores = {candidate: score(latencies[candidate]) for candidate in contest}
         limit = min(scores.values())
-        best = next(
-            candidate
-            for candidate in candidates
-            if candidate in scores and scores[candidate] * CLEARLY_FASTER <= limit
-        )
-        if best in loaded or bring_up(best):
+        best = next(c for c in contest if scores[c] * CLEARLY_FASTER <= limit)
+        close(candidate for candidate in contest if candidate != best)
+        if bring_up(best) and time(best, sizes):
             break
-        del latencies[best]
     else:
         raise EngineUnavailable("no variant can be served: " + "; ".join(rejected))
-    for candidate, seconds in scores.items():
-        if candidate != best:
+    for candidate, latency in latencies.items():
+        if candidate in scores and candidate != best:
+            found, against = scores[candidate], scores[best]
             rejected.append(
-                f"{candidate}: slower here, {seconds * 1e3:.2f} ms an image "
-                f"against {scores[best] * 1e3:.2f} ms"
+                f"{candidate}: slower here, {found * 1e3:.2f} ms an image against "
+                f"{against * 1e3:.2f} ms"
             )
-            if candidate in loaded:
-                loaded[candidate].close()
-    return Choice(best, loaded[best], latencies[best], tuple(rejected))
+        elif candidate != best:
+            found, against = latency[sizes[0]], latencies[best][sizes[0]]
+            rejected.append(
+                f"{candidate}: slower here, {found * 1e3:.2f} ms for a batch of {sizes[0]} against "
+                f"{against * 1e3:.2f} ms"
+            )
+    return Choice(best, loaded[best], dict(sorted(latencies[best].items())), tuple(rejected))
 
 
 def score(latency: dict[int, float]) -> float:

@@ -1,5 +1,6 @@
 """Which variant is served: by the clock, among those that pass."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ def chosen(
     seconds: dict[str, float],
     refused: tuple[str, ...] = (),
     remembered: tuple[str, ...] = (),
+    timed: list[tuple[str, int]] | None = None,
 ) -> tuple[str, tuple[str, ...], list[str]]:
     """The variant taken, why not the others, and which were loaded, where `seconds` is what the
-    clock would say, and had said of those `remembered`."""
+    clock would say, and had said of those `remembered`. Each measurement is added to `timed`."""
     loads: list[str] = []
 
     def admit(candidate: Candidate) -> None:
@@ -42,24 +44,47 @@ def chosen(
         assert engine.outputs
 
     def known(candidate: Candidate) -> dict[int, float] | None:
-        return measure(candidate) if candidate.variant in remembered else None
+        return table(candidate, (1, 4, 8)) if candidate.variant in remembered else None
 
-    def measure(candidate: Candidate, engine: Engine | None = None) -> dict[int, float]:
-        return {1: seconds[candidate.variant], 8: seconds[candidate.variant] * 8}
+    def measure(candidate: Candidate, engine: Engine, sizes: Sequence[int]) -> dict[int, float]:
+        assert engine.outputs
+        if timed is not None:
+            timed.extend((candidate.variant, size) for size in sizes)
+        return table(candidate, sizes)
+
+    def table(candidate: Candidate, sizes: Sequence[int]) -> dict[int, float]:
+        return {size: seconds[candidate.variant] * size for size in sizes}
 
     def load(candidate: Candidate) -> Engine:
         loads.append(candidate.variant)
         return load_engine(candidate.engine, candidate.file, EngineOptions())
 
-    choice = choose(candidates(file, *seconds), load, admit, check, known, measure)
+    choice = choose(candidates(file, *seconds), (1, 4, 8), load, admit, check, known, measure)
     choice.engine.close()
     return choice.candidate.variant, choice.rejected, loads
 
 
 def test_the_fastest_is_taken_and_the_others_are_explained(file: Path) -> None:
-    variant, rejected, _ = chosen(file, {"fp32": 0.010, "int8": 0.004})
+    variant, rejected, _ = chosen(file, {"fp32": 0.010, "int8": 0.006, "bf16": 0.020})
     assert variant == "int8"
-    assert rejected == ("fp32 in onnxruntime: slower here, 10.00 ms an image against 4.00 ms",)
+    assert rejected == (
+        "fp32 in onnxruntime: slower here, 10.00 ms an image against 6.00 ms",
+        "bf16 in onnxruntime: slower here, 20.00 ms for a batch of 1 against 6.00 ms",
+    )
+
+
+def test_large_batches_are_measured_only_where_that_may_decide_something(file: Path) -> None:
+    timed: list[tuple[str, int]] = []
+    chosen(file, {"fp32": 0.010, "int8": 0.004, "bf16": 0.006}, timed=timed)
+    first = [("fp32", 1), ("int8", 1), ("bf16", 1)]
+    assert timed == [*first, ("int8", 8), ("bf16", 8), ("int8", 4)]
+
+
+def test_latency_of_the_one_that_is_taken_is_whole_though_others_failed(file: Path) -> None:
+    timed: list[tuple[str, int]] = []
+    seconds = {"fp32": 0.010, "int8": 0.004}
+    assert chosen(file, seconds, refused=("int8",), timed=timed)[0] == "fp32"
+    assert timed == [("fp32", 1), ("fp32", 8), ("fp32", 4)]
 
 
 def test_a_loser_is_closed_before_the_next_one_is_loaded(
@@ -79,7 +104,7 @@ def test_a_loser_is_closed_before_the_next_one_is_loaded(
 
     monkeypatch.setattr(OnnxRuntimeEngine, "__init__", opened)
     monkeypatch.setattr(OnnxRuntimeEngine, "close", closed)
-    assert chosen(file, {"fp32": 0.010, "int8": 0.004, "bf16": 0.008})[0] == "int8"
+    assert chosen(file, {"fp32": 0.010, "int8": 0.004, "bf16": 0.009})[0] == "int8"
     assert events == ["opened", "opened", "closed", "opened", "closed", "closed"]
 
 
