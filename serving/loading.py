@@ -148,7 +148,7 @@ def load_model(
             for candidate in candidates
             if not options[candidate].devices and kept(candidate) and known(candidate) is None
         ]
-        # A file that is not there is refused by its checksum, beside the reason.
+        # One that is not there is refused by name when its turn comes.
         size = sum(c.file.stat().st_size for c in untimed if c.file.exists())
         if len(untimed) > 1 and size > _REHEARSED_BYTES:
             rehearse()

@@ -24,7 +24,7 @@ class Share:
 class Turn:
     """A batch that wants `cores` for about `seconds`; `start` is called when it may run. asked,
     began, ends: when it was asked for, began and is expected to end. after: what its model has had
-    before it, by which turns are ordered."""
+    before it, by which turns are ordered; charged: what it was taken to need, of all cores."""
 
     share: Share
     cores: int

@@ -109,10 +109,15 @@ def choose(
             close(far_slower())
     while latencies:
         contest = [c for c in candidates if c in latencies and c not in far_slower()]
-        if not all(time(candidate, (sizes[0], sizes[-1])) for candidate in contest):
+        scores: dict[Candidate, float] = {}
+        for candidate in contest:
+            if not time(candidate, (sizes[0], sizes[-1])):
+                break
+            scores[candidate] = score(latencies[candidate])
+            limit = min(scores.values())
+            close(c for c, seconds in scores.items() if seconds * CLEARLY_FASTER > limit)
+        if len(scores) < len(contest):
             continue
-        scores = {candidate: score(latencies[candidate]) for candidate in contest}
-        limit = min(scores.values())
         best = next(c for c in contest if scores[c] * CLEARLY_FASTER <= limit)
         close(candidate for candidate in contest if candidate != best)
         if bring_up(best) and time(best, sizes):

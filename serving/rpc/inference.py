@@ -222,22 +222,21 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def infer(self, request: bytes, context: Context) -> bytes:
         """One inference call: a ModelInferRequest, answered by a ModelInferResponse."""
 
-        async def infer(request: bytes, call: Call) -> bytes:
+        async def answer(request: bytes, call: Call) -> bytes:
             return b"".join(await self._infer(request, call))
 
-        return await unary(self._front, "ModelInfer", request, context, infer)
+        return await unary(self._front, "ModelInfer", request, context, answer)
 
     async def stream_infer(
         self, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         """Many inference calls over one stream, answered in their order."""
 
-        async def infer(request: bytes, call: Call) -> bytes:
+        async def answer(request: bytes, call: Call) -> bytes:
             return encode_stream_answer(await self._infer(request, call))
 
-        async for response in stream(
-            self._front, "ModelStreamInfer", requests, context, infer, _failed
-        ):
+        answers = stream(self._front, "ModelStreamInfer", requests, context, answer, _failed)
+        async for response in answers:
             yield response
 
     async def _infer(self, data: bytes, call: Call) -> list[Buffer]:

@@ -8,11 +8,12 @@ from google.protobuf.message import DecodeError
 from protos.gen import grpc_service_pb2 as pb
 from serving.errors import InvalidInput
 
-_FIELDS = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
 LENGTH_DELIMITED = 2
+
+_FIELDS = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
 _ID = _FIELDS["id"].number << 3 | LENGTH_DELIMITED
-_CUT_OFF = "not a ModelInferRequest: a field does not end within its {} bytes"
 _RAW = _FIELDS["raw_input_contents"].number << 3 | LENGTH_DELIMITED
+_CUT_OFF = "not a ModelInferRequest: a field does not end within its {} bytes"
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import onnx
 import pytest
@@ -201,6 +202,20 @@ def test_wrong_datatype_is_refused(client: triton.InferenceServerClient) -> None
     tensor.set_data_from_numpy(np.zeros((1, 8, 8, 3), np.float32))
     with pytest.raises(InferenceServerException, match="expected UINT8"):
         client.infer("colours", [tensor])
+
+
+@pytest.mark.parametrize("data", [b"\x3a\x05abc", b"\x1a\x01\xff", b"\x0a\x01\xff", b"\x02\x00"])
+def test_bytes_that_are_no_request_are_refused(server: ServerProcess, data: bytes) -> None:
+    with grpc.insecure_channel(server.url) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as refusal:
+            infer(data)
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        [answer] = stream(iter([data]))
+    assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "not a ModelInferRequest" in refusal.value.details()
+    error = pb.ModelStreamInferResponse.FromString(answer).error_message
+    assert "not a ModelInferRequest" in error
 
 
 def test_unknown_output_is_refused(client: triton.InferenceServerClient) -> None:
