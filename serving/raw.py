@@ -27,7 +27,8 @@ def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memor
 
 
 def of_shape(name: str, datatype: str, dims: tuple[int, ...], data: bytes | memoryview) -> Array:
-    """`from_raw` of a shape that has been checked."""
+    """`from_raw` of a shape that has been checked; the view may begin at any byte. Raises
+    InvalidInput, naming the tensor, for a length that does not fit."""
     if datatype == "BYTES":
         return shaped_bytes(name, _split(name, bytes(data)), dims)
     dtype = NUMPY_TYPES[datatype]

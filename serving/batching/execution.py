@@ -87,7 +87,8 @@ class BatchExecution:
     ) -> dict[str, Array]:
         """The one copy: all rows, one after the other, into the engine's memory."""
         if not self._max_batch_size:
-            return dict(parts[0])
+            # Views of a message begin at any byte, and engines read numbers where these may lie.
+            return {name: np.require(array, requirements="A") for name, array in parts[0].items()}
         batch: dict[str, Array] = {}
         for name, first in parts[0].items():
             arrays = [part[name] for part in parts]

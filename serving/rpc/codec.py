@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -140,13 +140,7 @@ def _decode_inputs(
 
 def decode_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters:
     """Parameters as plain values. Raises InvalidInput for one without a value."""
-    values: dict[str, bool | int | float | str] = {}
-    for name, parameter in parameters.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        if kind is None:
-            raise InvalidInput(f"parameter {name!r} has no value")
-        values[name] = getattr(parameter, kind)
-    return values
+    return _plain_values("parameter", parameters)
 
 
 def _from_contents(tensor: _Input) -> Array:
@@ -236,10 +230,14 @@ def decode_log_settings(
     settings: Mapping[str, pb.LogSettingsRequest.SettingValue],
 ) -> dict[str, bool | int | str]:
     """Log settings as plain values. Raises InvalidInput for one without a value."""
-    values: dict[str, bool | int | str] = {}
-    for name, value in settings.items():
+    return _plain_values("log setting", settings)
+
+
+def _plain_values(what: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    values = {}
+    for name, value in given.items():
         kind = value.WhichOneof("parameter_choice")
         if kind is None:
-            raise InvalidInput(f"log setting {name!r} has no value")
+            raise InvalidInput(f"{what} {name!r} has no value")
         values[name] = getattr(value, kind)
     return values

@@ -7,6 +7,7 @@ import pytest
 from serving.batching.execution import BatchExecution
 from serving.errors import EngineError
 from serving.tensor import Array, TensorSpec
+from tests.serving.batching.fake_engine import FakeEngine
 
 SIDE = 256
 
@@ -63,3 +64,19 @@ def test_engine_that_loses_rows_fails_the_batch() -> None:
     execution = BatchExecution(FirstPixels(lost=1), max_batch_size=8, instances=1)
     with pytest.raises(EngineError, match=r"'first' of 3 rows came back with shape \(2,\)"):
         execution.run([part(1, 2), part(3)])
+
+
+class Picky(FakeEngine):
+    """One that refuses numbers that do not lie at a multiple of their size."""
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        assert all(array.flags.aligned for array in inputs.values())
+        return super().infer(inputs)
+
+
+@pytest.mark.parametrize("offset", range(4))
+def test_engine_reads_numbers_where_they_may_lie(offset: int) -> None:
+    message = bytes(offset) + np.arange(6, dtype=np.float32).tobytes()
+    view = np.frombuffer(memoryview(message)[offset:], np.float32).reshape(3, 2)
+    executed = BatchExecution(Picky(), 0, 1).run([{"x": view}])
+    assert executed.outputs["y"].tolist() == (view * 2).tolist()
