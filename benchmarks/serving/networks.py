@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from serving.engines import ENGINES
@@ -72,13 +74,33 @@ def export(
 
 
 def export_trivial(side: int, folder: Path) -> Exported:
-    """A classifier in fp32 that does nothing: its logits are the means of the channels."""
-
-    def build() -> nn.Module:
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
+    """A classifier in fp32 that does next to nothing, so that all else is what is measured: its
+    logits are the channels of the first pixel."""
+    folder = folder / f"trivial-{side}"
+    folder.mkdir(parents=True, exist_ok=True)
     size = (side, side)
-    return _export(build, "classification", 3, size, folder / f"trivial-{side}", ("fp32",))
+    exported = Exported(
+        "classification", 3, size, {"fp32": folder / "model.fp32.onnx"}, folder / SAMPLES_FILE
+    )
+    [logits] = output_specs(exported.task, exported.classes, size)
+    ends = {"begin": [0, 0], "end": [1, 1], "axes": [1, 2]}
+    body = helper.make_graph(
+        [
+            helper.make_node("Slice", [IMAGE_INPUT, *ends], ["pixel"]),
+            helper.make_node("Cast", ["pixel"], ["values"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["values"], [logits.name]),
+        ],
+        "trivial",
+        [helper.make_tensor_value_info(IMAGE_INPUT, TensorProto.UINT8, ["n", side, side, 3])],
+        [helper.make_tensor_value_info(logits.name, TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in ends.items()],
+    )
+    opset = helper.make_opsetid("", OPSET)
+    onnx.save(helper.make_model(body, opset_imports=[opset], ir_version=9), exported.files["fp32"])
+    images = np.random.default_rng(0).integers(0, 256, (4, *size, 3), np.uint8)
+    first = images[:, 0, 0].astype(np.float32)
+    np.savez(exported.samples, **{IMAGE_INPUT: images, logits.name: first})
+    return exported
 
 
 def _export(

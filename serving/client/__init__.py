@@ -3,15 +3,10 @@
 Stands alone on the protos: it needs grpcio, protobuf, numpy and Pillow, nothing else of ours.
 """
 
-from serving.client.asynchronous import (
-    AsyncVisionClient,
-    CallFailed,
-    ClassifyOptions,
-    EmbedOptions,
-    ModelInfo,
-    SegmentOptions,
-)
+from serving.client.asynchronous import AsyncVisionClient, ModelInfo
+from serving.client.calls import CallFailed
 from serving.client.images import ImageInput, mask_of
+from serving.client.requests import ClassifyOptions, EmbedOptions, SegmentOptions
 from serving.client.synchronous import VisionClient
 
 __all__ = [

@@ -11,13 +11,11 @@ from serving.client.asynchronous import (
     DEFAULT_CONCURRENCY,
     DEFAULT_TIMEOUT,
     AsyncVisionClient,
-    CallFailed,
-    ClassifyOptions,
-    EmbedOptions,
     ModelInfo,
-    SegmentOptions,
 )
+from serving.client.calls import CallFailed
 from serving.client.images import ImageInput
+from serving.client.requests import ClassifyOptions, EmbedOptions, SegmentOptions
 
 Item = TypeVar("Item")
 

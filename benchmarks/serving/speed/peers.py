@@ -34,7 +34,7 @@ POOL = ThreadPoolExecutor(CORES)
 def load(engine, file):
     """A function from uint8 [N, H, W, 3] to the first output."""
     if engine == "numpy":
-        return lambda images: images.astype(np.float32).mean(axis=(1, 2))
+        return lambda images: images[:, 0, 0].astype(np.float32)
     if engine == "onnxruntime":
         import onnxruntime
         settings = onnxruntime.SessionOptions()

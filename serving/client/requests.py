@@ -1,0 +1,74 @@
+"""What a caller may ask for beside the images, and the messages that say it."""
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+from protos.gen import vision_pb2 as pb
+
+_MASK_FORMATS = {
+    "png": pb.MASK_FORMAT_PALETTE_PNG,
+    "rle": pb.MASK_FORMAT_RLE,
+    "raw": pb.MASK_FORMAT_RAW,
+}
+_MASK_SIZES = {"image": pb.MASK_SIZE_IMAGE, "model": pb.MASK_SIZE_MODEL}
+
+
+class EmbedOptions(TypedDict, total=False):
+    """version: empty for the newest. priority: 1 is the most urgent, 0 the model's default."""
+
+    version: str
+    priority: int
+
+
+class ClassifyOptions(EmbedOptions, total=False):
+    """top_k: labels an image, 0 for the server's default. threshold: the lowest score to list."""
+
+    top_k: int
+    threshold: float
+
+
+class SegmentOptions(EmbedOptions, total=False):
+    """mask_size: the image's or the model's. overlay: also a PNG of the mask over the image."""
+
+    mask_format: Literal["png", "rle", "raw"]
+    mask_size: Literal["image", "model"]
+    overlay: bool
+
+
+def classify_request(
+    model: str, images: Sequence[pb.Image], options: ClassifyOptions
+) -> pb.ClassifyRequest:
+    """See vision.proto."""
+    return pb.ClassifyRequest(
+        model=model,
+        version=options.get("version", ""),
+        images=images,
+        options=pb.CallOptions(priority=options.get("priority", 0)),
+        top_k=options.get("top_k", 0),
+        threshold=options.get("threshold", 0.0),
+    )
+
+
+def segment_request(
+    model: str, images: Sequence[pb.Image], options: SegmentOptions
+) -> pb.SegmentRequest:
+    """See vision.proto."""
+    return pb.SegmentRequest(
+        model=model,
+        version=options.get("version", ""),
+        images=images,
+        options=pb.CallOptions(priority=options.get("priority", 0)),
+        mask_format=_MASK_FORMATS[options.get("mask_format", "png")],
+        mask_size=_MASK_SIZES[options.get("mask_size", "image")],
+        overlay=options.get("overlay", False),
+    )
+
+
+def embed_request(model: str, images: Sequence[pb.Image], options: EmbedOptions) -> pb.EmbedRequest:
+    """See vision.proto."""
+    return pb.EmbedRequest(
+        model=model,
+        version=options.get("version", ""),
+        images=images,
+        options=pb.CallOptions(priority=options.get("priority", 0)),
+    )
