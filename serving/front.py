@@ -4,10 +4,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from typing import TypeVar
-
-from prometheus_client import Counter
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from serving.batching.admission import ByteBudget
 from serving.errors import ModelNotReady, QueueFull, ServingError
@@ -28,6 +27,8 @@ STREAM_WINDOW = 64
 class Call:
     """One call: which model it found, and by when it must be answered (monotonic seconds).
     held: the bytes of its tensors or images."""
+
+    __slots__ = ("_front", "deadline", "held", "id", "model")
 
     def __init__(self, front: "Front", deadline: float) -> None:
         self._front = front
@@ -63,8 +64,6 @@ class Front:
         self._metrics = metrics
         self._budget = budget
         metrics.inflight_bytes.set_function(lambda: budget.used)
-        # By model, version, method and code: to look a counter up costs more than to raise it.
-        self._ended: dict[tuple[str, str, str, str], Counter] = {}
         self._slow_seconds = slow_seconds or math.inf
         self._closing = False
         self._running = 0
@@ -83,9 +82,13 @@ class Front:
             reader.cancel()
 
     async def run(
-        self, method: str, deadline: float, handler: Callable[[Call], Awaitable[Response]]
+        self,
+        method: str,
+        deadline: float,
+        handler: Callable[[Request, Call], Awaitable[Response]],
+        request: Request,
     ) -> Response:
-        """Runs one call and counts how it ended.
+        """Runs one call, `handler` of `request`, and counts how it ended.
 
         Raises ServingError: a failure that is not one of ours goes to the log with its traceback,
         and to the caller as a plain INTERNAL.
@@ -97,7 +100,7 @@ class Front:
         try:
             if self._closing:
                 raise ModelNotReady("the server is shutting down")
-            return await handler(call)
+            return await handler(request, call)
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
@@ -115,40 +118,47 @@ class Front:
             self._count(call, method, code, self._last_seen - begin)
 
     async def stream(
-        self, requests: AsyncIterable[Request], answer: Callable[[Request], Awaitable[Response]]
+        self,
+        requests: AsyncIterable[Request],
+        answer: Callable[[Request], Coroutine[Any, Any, Response]],
     ) -> AsyncIterator[Response]:
         """Answers the requests of a stream in their order, up to STREAM_WINDOW at a time. `answer`
         must not raise: what fails is said in its answer, and the stream goes on."""
-
-        async def answered(request: Request) -> Response:
-            return await answer(request)
-
-        # Two more are outside it: the one waited for, and the one that waits for a place.
-        window: asyncio.Queue[asyncio.Task[Response] | None] = asyncio.Queue(STREAM_WINDOW - 2)
+        window: deque[asyncio.Task[Response]] = deque()
+        # Something new for who waits on the window: a call or the end, and a place.
+        news, place = asyncio.Event(), asyncio.Event()
 
         async def read() -> None:
             try:
                 async for request in requests:
-                    await window.put(asyncio.create_task(answered(request)))
+                    while len(window) >= STREAM_WINDOW:
+                        place.clear()
+                        await place.wait()
+                    window.append(asyncio.create_task(answer(request)))
+                    news.set()
             finally:
-                await window.put(None)
+                self._readers.discard(reader)
+                news.set()
 
         reader = asyncio.create_task(read())
         self._readers.add(reader)
-        task: asyncio.Task[Response] | None = None
         try:
-            while (task := await window.get()) is not None:
-                yield await task
+            while True:
+                while window:
+                    response = await window[0]
+                    window.popleft()
+                    place.set()
+                    yield response
+                if reader not in self._readers:
+                    return
+                news.clear()
+                await news.wait()
         finally:
             # Where the caller went away, nobody waits for what is still under way.
             self._readers.discard(reader)
             reader.cancel()
-            if task is not None:
+            for task in window:
                 task.cancel()
-            while not window.empty():
-                waiting = window.get_nowait()
-                if waiting is not None:
-                    waiting.cancel()
 
     def take_bytes(self, size: int) -> None:
         """Raises QueueFull, and counts that."""
@@ -161,11 +171,7 @@ class Front:
     def _count(self, call: Call, method: str, code: str, seconds: float) -> None:
         model = call.model
         name, version = (model.name, model.version) if model else ("", "")
-        key = (name, version, method, code)
-        ended = self._ended.get(key)
-        if ended is None:
-            ended = self._ended[key] = self._metrics.requests.labels(*key)
-        ended.inc()
+        self._metrics.requests.count(name, version, method, code)
         if seconds > self._slow_seconds:
             logger.warning(
                 "slow call",
@@ -181,6 +187,6 @@ class Front:
             return
         if code == "OK":
             model.counters.success.add(seconds)
-            self._metrics.request_seconds.labels(name, version).observe(seconds)
+            model.request_seconds.observe(seconds)
         else:
             model.counters.fail.add(seconds)

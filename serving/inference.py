@@ -94,7 +94,10 @@ class Protocol:
         """Runs a call. Raises ServingError."""
         began = time.monotonic()
         model = context.resolve(call.model, call.version)
-        context.hold(sum(_size(array) for array in call.inputs.values()))
+        size = 0
+        for array in call.inputs.values():
+            size += _size(array)
+        context.hold(size)
         options = _options(call.parameters, context)
         for wanted in call.wanted:
             if wanted.name not in model.output_types:
@@ -109,11 +112,16 @@ class Protocol:
             if model.takes_text:
                 inputs = {name: _as_text(name, array) for name, array in inputs.items()}
             answer = await model.infer(inputs, options)
-        wanted_outputs = call.wanted or [WantedOutput(name) for name in model.output_types]
-        outputs = [_output(model, wanted, answer.outputs[wanted.name]) for wanted in wanted_outputs]
-        for output in outputs:
-            if output.place is not None:
-                self.memory.write(output.place, to_raw(output.array))
+        if call.wanted:
+            outputs = [_output(model, asked, answer.outputs[asked.name]) for asked in call.wanted]
+            for output in outputs:
+                if output.place is not None:
+                    self.memory.write(output.place, to_raw(output.array))
+        else:
+            outputs = [
+                OutputTensor(name, datatype, answer.outputs[name])
+                for name, datatype in model.output_types.items()
+            ]
         self.tracer.record(
             model.name, model.version, call.id, began, answer.queue_seconds, answer.infer_seconds
         )

@@ -158,6 +158,34 @@ class Histogram(Collector):
         yield family
 
 
+class Tally(Collector):
+    """A counter with labels. Written from the event loop only, as a Distribution is."""
+
+    def __init__(
+        self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._label_names = labels
+        self._counts: dict[tuple[str, ...], int] = {}
+        registry.register(self)
+
+    def count(self, *values: str) -> None:
+        """Counts one event with these labels."""
+        self._counts[values] = self._counts.get(values, 0) + 1
+
+    def describe(self) -> Iterable[Metric]:
+        """What `collect` yields, without its children."""
+        return [CounterMetricFamily(self._name, self._documentation, labels=self._label_names)]
+
+    def collect(self) -> Iterable[Metric]:
+        """What was counted, by labels."""
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._label_names)
+        for values, count in list(self._counts.items()):
+            family.add_metric(values, count)
+        yield family
+
+
 class Metrics:
     """The server's metrics, in a registry of their own."""
 
@@ -185,7 +213,7 @@ class Metrics:
             bounds=_BATCH_SIZES,
             registry=self.registry,
         )
-        self.requests = Counter(
+        self.requests = Tally(
             "convserve_requests",
             "Calls by how they ended; the version is empty where the call found no model.",
             ("model", "version", "method", "code"),

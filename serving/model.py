@@ -123,11 +123,15 @@ class Model:
         self.takes_text = any(spec.datatype == "BYTES" for spec in self.inputs)
         self.output_types = {spec.name: spec.datatype for spec in self.outputs}
         self.max_image_pixels = max_image_pixels
+        self._max_rows = max(1, config.max_batch_size)
+        self.request_seconds = metrics.request_seconds.labels(self.name, self.version)
         stages = metrics.stage_seconds
         self._seconds = {
             stage: stages.labels(self.name, self.version, stage)
             for stage in ("decode", "queue", "infer", "postprocess")
         }
+        self._queue_seconds = self._seconds["queue"]
+        self._infer_seconds = self._seconds["infer"]
 
     @property
     def task(self) -> Task | None:
@@ -157,9 +161,8 @@ class Model:
         Raises InvalidInput for a name, type or shape that does not fit, and what the batcher
         raises.
         """
-        rows = self._check(inputs)
-        ticket = self._admit(rows, options)
-        return await self._run(ticket, inputs)
+        ticket = self._admit(self._check(inputs), options)
+        return self._observed(await self.batcher.submit(ticket, inputs))
 
     async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
         """Runs one image.
@@ -202,7 +205,7 @@ class Model:
             raise
         # A part for each image: the batch is the only memory that they are copied to.
         parts = ({IMAGE_INPUT: item.image.pixels[np.newaxis]} for item in loaded)
-        answer = await self._run(ticket, *parts)
+        answer = self._observed(await self.batcher.submit(ticket, *parts))
         for item in loaded:
             self.observe("decode", item.seconds)
         return answer, loaded
@@ -218,10 +221,9 @@ class Model:
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
         return self.batcher.admit(rows, options.priority, options.deadline, options.timeout)
 
-    async def _run(self, ticket: Ticket, *parts: Mapping[str, Array]) -> Answer:
-        answer = await self.batcher.submit(ticket, *parts)
-        self.observe("queue", answer.queue_seconds)
-        self.observe("infer", answer.infer_seconds)
+    def _observed(self, answer: Answer) -> Answer:
+        self._queue_seconds.observe(answer.queue_seconds)
+        self._infer_seconds.observe(answer.infer_seconds)
         return answer
 
     def _check(self, inputs: Mapping[str, Array]) -> int:
@@ -254,10 +256,9 @@ class Model:
         return rows
 
     def _check_rows(self, rows: int) -> None:
-        limit = max(1, self.config.max_batch_size)
-        if not 1 <= rows <= limit:
+        if not 1 <= rows <= self._max_rows:
             raise InvalidInput(
-                f"batch of {rows} for model {self.name!r}: expected 1 to {limit} rows"
+                f"batch of {rows} for model {self.name!r}: expected 1 to {self._max_rows} rows"
             )
 
     async def drain(self, seconds: float) -> bool:

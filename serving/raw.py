@@ -15,6 +15,8 @@ _LENGTH = struct.Struct("<I")
 # numpy's own limits; far past any that a message could fill.
 _MAX_DIMS = 64
 _MAX_ELEMENTS = 1 << 60
+# To make a view takes as long as to copy so much.
+_COPIED_BYTES = 16 << 10
 
 
 def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:
@@ -37,7 +39,7 @@ def of_shape(name: str, datatype: str, dims: tuple[int, ...], data: bytes | memo
         raise InvalidInput(
             f"input {name!r}: {datatype} {list(dims)} takes {expected} bytes, got {len(data)}"
         )
-    return np.frombuffer(data, dtype=dtype).reshape(dims)
+    return np.ndarray(dims, dtype, data)
 
 
 def to_raw(array: Array) -> bytes:
@@ -46,10 +48,12 @@ def to_raw(array: Array) -> bytes:
 
 
 def to_buffer(array: Array) -> Buffer:
-    """`to_raw` without a copy, where the array's memory is in that order."""
+    """`to_raw` without a copy where that pays: of a large array whose memory is in that order."""
     if array.dtype.hasobject:
         encoded = [e if isinstance(e, bytes) else str(e).encode() for e in array.reshape(-1)]
         return b"".join(_LENGTH.pack(len(element)) + element for element in encoded)
+    if array.nbytes <= _COPIED_BYTES:
+        return array.tobytes()
     return array.reshape(-1).view(np.uint8).data
 
 

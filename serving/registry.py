@@ -101,24 +101,24 @@ class Registry:
         if entry is None:
             raise ModelNotFound(f"no model {name!r}; this server has {sorted(self._entries)}")
         if not version:
-            ready = [v for v, held in entry.versions.items() if held.model is not None]
-            if not ready:
+            newest, model = -1, None
+            for number, held in entry.versions.items():
+                if held.model is not None and number > newest:
+                    newest, model = number, held.model
+            if model is None:
                 raise ModelNotReady(f"model {name!r} is not ready: {self._why(entry)}")
-            model = entry.versions[max(ready)].model
-        else:
-            held = entry.versions.get(int(version)) if version.isdecimal() else None
-            if held is None:
-                raise ModelNotFound(
-                    f"model {name!r} has no version {version!r}; "
-                    f"it has {[str(v) for v in sorted(entry.versions)]}"
-                )
-            if held.model is None:
-                raise ModelNotReady(
-                    f"model {name!r} version {version} is not ready: {held.reason or held.state}"
-                )
-            model = held.model
-        assert model is not None
-        return model
+            return model
+        asked = entry.versions.get(int(version)) if version.isdecimal() else None
+        if asked is None:
+            raise ModelNotFound(
+                f"model {name!r} has no version {version!r}; "
+                f"it has {[str(v) for v in sorted(entry.versions)]}"
+            )
+        if asked.model is None:
+            raise ModelNotReady(
+                f"model {name!r} version {version} is not ready: {asked.reason or asked.state}"
+            )
+        return asked.model
 
     def _why(self, entry: _Entry) -> str:
         reasons = [entry.problem] if entry.problem else []

@@ -165,11 +165,11 @@ class DynamicBatcher:
         Raises DeadlineExpired at the deadline itself, EngineError where the batch failed.
         Cancelling it takes the call out of the queue and touches nobody else.
         """
-        loop = asyncio.get_running_loop()
         ticket.reserved = False
         ticket.parts = parts
         ticket.key = self._key(parts[0])
-        ticket.answer = loop.create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        ticket.answer = answer
         if ticket.deadline <= ticket.delay_at:
             self._call_at(ticket, ticket.deadline, self._expire)
         else:
@@ -178,15 +178,12 @@ class DynamicBatcher:
         self._counters.pending += 1
         self._pump()
         try:
-            return await ticket.answer
+            return await answer
         except asyncio.CancelledError:
             self._metrics.cancelled.labels(self._name).inc()
-            self._leave_queue(ticket)
+            if self._leave_queue(ticket):
+                self._settle(ticket)
             raise
-        finally:
-            if ticket.timer is not None:
-                ticket.timer.cancel()
-            self._answer_due(-1)
 
     async def drain(self, seconds: float) -> bool:
         """Takes no new calls and waits until the accepted ones are answered; False on time-out."""
@@ -257,10 +254,20 @@ class DynamicBatcher:
             return array.shape[1:]
         return tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))
 
-    def _leave_queue(self, ticket: Ticket) -> None:
-        if self._queue.remove(ticket):
-            self._counters.pending -= 1
-            self._no_longer_waits(ticket)
+    def _leave_queue(self, ticket: Ticket) -> bool:
+        """Whether it was there still."""
+        if not self._queue.remove(ticket):
+            return False
+        self._counters.pending -= 1
+        self._no_longer_waits(ticket)
+        return True
+
+    def _settle(self, *tickets: Ticket) -> None:
+        """Nothing more is due to these: they have left the queue, or their batch has run."""
+        for ticket in tickets:
+            if ticket.timer is not None:
+                ticket.timer.cancel()
+        self._answer_due(-len(tickets))
 
     def _no_longer_waits(self, ticket: Ticket) -> None:
         self._line.leave(ticket)
@@ -275,7 +282,7 @@ class DynamicBatcher:
         """At the timeout of a queue policy that delays: all others of its priority go first."""
         if self._queue.remove(ticket):
             self._line.leave(ticket)
-            ticket.delayed, ticket.target = True, math.inf
+            ticket.put_behind()
             self._line.add(ticket)
             self._queue.push(ticket)
             self._call_at(ticket, ticket.deadline, self._expire)
@@ -283,9 +290,9 @@ class DynamicBatcher:
     def _expire(self, ticket: Ticket) -> None:
         """At the deadline: a call that still waits is answered now. One that runs is let finish,
         since its answer costs nothing more."""
-        if not ticket.queued or ticket.answer is None:
+        if ticket.answer is None or not self._leave_queue(ticket):
             return
-        self._leave_queue(ticket)
+        self._settle(ticket)
         self._metrics.shed.labels(self._name, "expired").inc()
         if not ticket.answer.done():
             waited = self._clock() - ticket.arrived
@@ -410,6 +417,7 @@ class DynamicBatcher:
         # The next batch starts before anybody is answered: ours where no other model waits.
         self._pump()
         self._turns.give_back(turn, answered)
+        self._settle(*tickets)
         if isinstance(outcome, BaseException):
             for ticket in tickets:
                 if ticket.answer is not None and not ticket.answer.done():

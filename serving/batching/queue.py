@@ -5,7 +5,6 @@ import heapq
 import itertools
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 # Without a deadline a call is ordered as if it had this much time, in seconds: it comes after the
@@ -13,39 +12,45 @@ from typing import Generic, TypeVar
 PATIENCE = 10.0
 
 
-@dataclass(slots=True, eq=False)
 class Entry:
     """One call in the queue.
 
     rows: its share of a batch. deadline: when it is of no more use, target: when it ought to be
-    answered; seconds on the monotonic clock, inf for none. key: only entries with equal keys can
-    share a batch (the shapes of their inputs). delayed: comes after all others of its priority.
+    answered, due: the earlier of both; seconds on the monotonic clock, inf for none. key: only
+    entries with equal keys can share a batch (the shapes of their inputs). rank: lower goes first.
     place: its number in the queue, a new one each time that it is pushed. standing: its place in
     the line.
     """
 
-    rows: int
-    priority: int
-    arrived: float
-    deadline: float
-    key: Hashable = None
-    target: float = math.inf
-    delayed: bool = False
-    queued: bool = field(default=False, init=False)
-    place: int = field(default=-1, init=False)
-    standing: tuple[tuple[int, float], int] = field(default=((0, 0.0), -1), init=False)
+    __slots__ = (
+        "arrived", "deadline", "due", "key", "place", "priority", "queued", "rank", "rows",
+        "standing",
+    )  # fmt: skip
 
-    @property
-    def rank(self) -> tuple[int, float]:
-        """Lower goes first."""
-        if self.delayed:
-            return self.priority, math.inf
-        return self.priority, min(self.due, self.arrived + PATIENCE)
+    def __init__(
+        self,
+        rows: int,
+        priority: int,
+        arrived: float,
+        deadline: float,
+        key: Hashable = None,
+        target: float = math.inf,
+    ) -> None:
+        self.rows = rows
+        self.priority = priority
+        self.arrived = arrived
+        self.deadline = deadline
+        self.due = target if target < deadline else deadline
+        self.key = key
+        self.rank = (priority, min(self.due, arrived + PATIENCE))
+        self.queued = False
+        self.place = -1
+        self.standing = (self.rank, -1)
 
-    @property
-    def due(self) -> float:
-        """The earlier of deadline and target."""
-        return min(self.deadline, self.target)
+    def put_behind(self) -> None:
+        """From now on all others of its priority go first, and it has no target any more."""
+        self.due = self.deadline
+        self.rank = (self.priority, math.inf)
 
 
 E = TypeVar("E", bound="Entry")

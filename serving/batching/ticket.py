@@ -1,26 +1,35 @@
 """One call on its way through the batcher, and what it comes to."""
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from serving.batching.queue import Entry
 from serving.tensor import Array
 
 
-@dataclass(slots=True, eq=False)
 class Ticket(Entry):
     """An admitted call: first a reserved place, then, with its inputs, an entry of the queue.
-    parts: inputs by name, whose rows follow one another. delay_at: when it falls behind the others
-    of its priority, inf for never."""
+    delay_at: when it falls behind the others of its priority, inf for never. parts: inputs by name,
+    whose rows follow one another."""
 
-    delay_at: float = math.inf
-    reserved: bool = field(default=True, init=False)
-    parts: Sequence[Mapping[str, Array]] = field(default=(), init=False)
-    answer: "asyncio.Future[Answer] | None" = field(default=None, init=False)
-    timer: asyncio.TimerHandle | None = field(default=None, init=False)
+    __slots__ = ("answer", "delay_at", "parts", "reserved", "timer")
+
+    def __init__(
+        self,
+        rows: int,
+        priority: int,
+        arrived: float,
+        deadline: float,
+        target: float,
+        delay_at: float,
+    ) -> None:
+        super().__init__(rows, priority, arrived, deadline, None, target)
+        self.delay_at = delay_at
+        self.reserved = True
+        self.parts: Sequence[Mapping[str, Array]] = ()
+        self.answer: asyncio.Future[Answer] | None = None
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class Answer(NamedTuple):

@@ -146,7 +146,7 @@ class _Rest:
         if length is not None and not length.isdecimal():
             raise InvalidInput(f"{JSON_LENGTH_HEADER}: expected a number, got {length!r}")
 
-        async def run(call: Call) -> tuple[bytes, int | None]:
+        async def run(body: bytes, call: Call) -> tuple[bytes, int | None]:
             decoded, binary = decode_call(
                 body,
                 int(length) if length is not None else None,
@@ -157,7 +157,7 @@ class _Rest:
             call.id = decoded.id
             return encode_answer(await self._protocol.infer(decoded, call), binary)
 
-        content, json_length = await self._protocol.front.run("RestInfer", math.inf, run)
+        content, json_length = await self._protocol.front.run("RestInfer", math.inf, run, body)
         response = web.Response(
             body=content,
             content_type="application/json" if json_length is None else "application/octet-stream",

@@ -29,7 +29,7 @@ async def unary(
 ) -> Response:
     """Runs a unary call; an error ends it with its status."""
     try:
-        return await front.run(method, _deadline(context), lambda call: handler(request, call))
+        return await front.run(method, _deadline(context), handler, request)
     except ServingError as error:
         await abort(context, error)
 
@@ -47,7 +47,7 @@ async def stream(
 
     async def answer(request: Request) -> Response:
         try:
-            return await front.run(method, deadline, lambda call: handler(request, call))
+            return await front.run(method, deadline, handler, request)
         except ServingError as error:
             return failed(request, error)
 

@@ -29,6 +29,7 @@ _REMEMBERED = 256
 # A longer head has tensors in it.
 _REMEMBERED_BYTES = 1024
 
+_RESPONSE_ID = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["id"].number
 _RAW_OUTPUT = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
 _INFER_RESPONSE = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
 _FINAL = pb.ModelInferResponse(
@@ -180,7 +181,8 @@ def encode_answer(answer: InferAnswer) -> list[Buffer]:
     entry for each output; clients count them, so what lies in shared memory has an empty one."""
     parts: list[Buffer] = [_served(answer.model, answer.version)]
     if answer.id:
-        parts.append(pb.ModelInferResponse(id=answer.id).SerializeToString())
+        encoded = answer.id.encode()
+        parts += (_bytes_field(_RESPONSE_ID, len(encoded)), encoded)
     parts += [
         _described(output.name, output.datatype, output.array.shape, output.place)
         for output in answer.outputs

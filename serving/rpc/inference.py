@@ -10,9 +10,15 @@ from protos.gen import grpc_service_pb2 as pb
 from protos.gen import grpc_service_pb2_grpc
 from serving.errors import InvalidInput, NotOffered, ServingError
 from serving.front import Call
-from serving.inference import EXTENSIONS, NO_CUDA_MEMORY, SERVER_NAME, Protocol, described
+from serving.inference import (
+    EXTENSIONS,
+    NO_CUDA_MEMORY,
+    SERVER_NAME,
+    InferCall,
+    Protocol,
+    described,
+)
 from serving.model import Model
-from serving.raw import Buffer
 from serving.registry import Registry
 from serving.rpc import repository, statistics
 from serving.rpc.call import Context, admin_call, stream, unary
@@ -221,29 +227,29 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def infer(self, request: bytes, context: Context) -> bytes:
         """One inference call: a ModelInferRequest, answered by a ModelInferResponse."""
-
-        async def answer(request: bytes, call: Call) -> bytes:
-            return b"".join(await self._infer(request, call))
-
-        return await unary(self._front, "ModelInfer", request, context, answer)
+        return await unary(self._front, "ModelInfer", request, context, self._answer)
 
     async def stream_infer(
         self, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         """Many inference calls over one stream, answered in their order."""
-
-        async def answer(request: bytes, call: Call) -> bytes:
-            return encode_stream_answer(await self._infer(request, call))
-
-        answers = stream(self._front, "ModelStreamInfer", requests, context, answer, _failed)
+        answers = stream(
+            self._front, "ModelStreamInfer", requests, context, self._stream_answer, _failed
+        )
         async for response in answers:
             yield response
 
-    async def _infer(self, data: bytes, call: Call) -> list[Buffer]:
+    async def _answer(self, data: bytes, call: Call) -> bytes:
+        return b"".join(encode_answer(await self._protocol.infer(self._read(data, call), call)))
+
+    async def _stream_answer(self, data: bytes, call: Call) -> bytes:
+        answer = await self._protocol.infer(self._read(data, call), call)
+        return encode_stream_answer(encode_answer(answer))
+
+    def _read(self, data: bytes, call: Call) -> InferCall:
         request = read_request(data)
         call.id = request.id
-        decoded = decode_call(request, self._protocol.memory)
-        return encode_answer(await self._protocol.infer(decoded, call))
+        return decode_call(request, self._protocol.memory)
 
     async def _model(self, name: str, version: str, context: Context) -> Model:
         try:

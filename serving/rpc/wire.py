@@ -13,7 +13,8 @@ LENGTH_DELIMITED = 2
 _FIELDS = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
 _ID = _FIELDS["id"].number << 3 | LENGTH_DELIMITED
 _RAW = _FIELDS["raw_input_contents"].number << 3 | LENGTH_DELIMITED
-_CUT_OFF = "not a ModelInferRequest: a field does not end within its {} bytes"
+# A length has five bytes at most.
+_MAX_SHIFT = 28
 
 
 @dataclass(slots=True)
@@ -35,35 +36,42 @@ def read_request(data: bytes) -> WireRequest:
     view, end = memoryview(data), len(data)
     found, raws, kept = "", [], []
     position = begin = 0
-    while position < end:
-        field = position
-        tag = data[position]
-        if tag & 0x87 != LENGTH_DELIMITED:
-            return _read_by_protobuf(data)
-        position += 1
-        length = shift = 0
-        while True:
-            if position == end or shift > 28:
-                raise InvalidInput(_CUT_OFF.format(end))
-            byte = data[position]
-            position += 1
-            length |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-            shift += 7
-        after = position + length
-        if after > end:
-            raise InvalidInput(_CUT_OFF.format(end))
-        if tag in (_RAW, _ID):
-            kept.append(data[begin:field])
-            begin = after
-            if tag == _RAW:
-                raws.append(view[position:after])
-            else:
-                found = _text(view[position:after])
-        position = after
+    try:
+        while position < end:
+            tag, length = data[position], data[position + 1]
+            if tag & 0x87 != LENGTH_DELIMITED:
+                return _read_by_protobuf(data)
+            start = position + 2
+            if length > 0x7F:
+                length, start = _long_length(data, position + 1)
+            after = start + length
+            if tag in (_RAW, _ID):
+                kept.append(data[begin:position])
+                begin = after
+                if tag == _RAW:
+                    raws.append(view[start:after])
+                else:
+                    found = _text(view[start:after])
+            position = after
+    except IndexError:
+        position = end + 1
+    if position > end:
+        raise InvalidInput(f"not a ModelInferRequest: a field does not end within its {end} bytes")
     kept.append(data[begin:end])
     return WireRequest(found, b"".join(kept), raws)
+
+
+def _long_length(data: bytes, position: int) -> tuple[int, int]:
+    """A length of several bytes, and where the field begins behind it. Raises IndexError where it
+    does not end."""
+    length = shift = 0
+    while (byte := data[position]) > 0x7F:
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        position += 1
+        if shift > _MAX_SHIFT:
+            raise IndexError
+    return length | byte << shift, position + 1
 
 
 def parse_request(data: bytes) -> pb.ModelInferRequest:

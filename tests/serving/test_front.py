@@ -21,15 +21,15 @@ def test_bytes_of_a_call_are_held_until_it_has_ended() -> None:
     async def meet() -> None:
         inside, leave = asyncio.Event(), asyncio.Event()
 
-        async def stays(call: Call) -> None:
+        async def stays(_: None, call: Call) -> None:
             call.hold(60)
             inside.set()
             await leave.wait()
 
-        async def comes(call: Call) -> None:
+        async def comes(_: None, call: Call) -> None:
             call.hold(60)
 
-        async def fails(call: Call) -> None:
+        async def fails(_: None, call: Call) -> None:
             call.hold(30)
             raise InvalidInput("no image")
 
@@ -46,6 +46,6 @@ def test_bytes_of_a_call_are_held_until_it_has_ended() -> None:
         assert budget.used == 0
 
     async def run(handler: Any) -> None:
-        await front.run("Test", math.inf, handler)
+        await front.run("Test", math.inf, handler, None)
 
     asyncio.run(meet())
