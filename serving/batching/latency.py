@@ -21,6 +21,7 @@ class LatencyTable:
         self.sizes = sorted(seconds)
         self._seconds = [seconds[size] for size in self.sizes]
         self.measured = dict(sorted(seconds.items()))
+        self._by_rows = [self._between(rows) for rows in range(self.sizes[-1] + 1)]
         self.factor = 1.0
 
     def predict(self, rows: int) -> float:
@@ -36,9 +37,12 @@ class LatencyTable:
 
     def at_load(self, rows: int) -> float:
         """Seconds that a batch of `rows` took when it was measured, whatever came since."""
-        index = bisect.bisect_left(self.sizes, rows)
-        if index == len(self.sizes):
+        if rows >= len(self._by_rows):
             return self._seconds[-1] * rows / self.sizes[-1]
+        return self._by_rows[rows]
+
+    def _between(self, rows: int) -> float:
+        index = bisect.bisect_left(self.sizes, rows)
         if index == 0 or self.sizes[index] == rows:
             return self._seconds[index]
         low, high = self.sizes[index - 1], self.sizes[index]

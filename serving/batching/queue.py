@@ -4,7 +4,7 @@ import bisect
 import heapq
 import itertools
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 # Without a deadline a call is ordered as if it had this much time, in seconds: it comes after the
@@ -63,6 +63,10 @@ class BatchQueue(Generic[E]):
         self._heap: list[tuple[tuple[int, float], int, E]] = []
         self._sequence = itertools.count()
         self.rows = 0
+
+    def __iter__(self) -> Iterator[E]:
+        """All entries, in no order."""
+        return (item[2] for item in self._heap if _stands(item))
 
     def push(self, entry: E) -> None:
         """Adds an entry."""

@@ -1,6 +1,7 @@
 """One call on its way through the batcher, and what it comes to."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ class Ticket(Entry):
     delay_at: when it falls behind the others of its priority, inf for never. parts: inputs by name,
     whose rows follow one another."""
 
-    __slots__ = ("answer", "delay_at", "parts", "reserved", "timer")
+    __slots__ = ("answer", "delay_at", "parts", "reserved")
 
     def __init__(
         self,
@@ -29,7 +30,11 @@ class Ticket(Entry):
         self.reserved = True
         self.parts: Sequence[Mapping[str, Array]] = ()
         self.answer: asyncio.Future[Answer] | None = None
-        self.timer: asyncio.TimerHandle | None = None
+
+    def put_behind(self) -> None:
+        """See Entry; it does not fall behind again."""
+        super().put_behind()
+        self.delay_at = math.inf
 
 
 class Answer(NamedTuple):

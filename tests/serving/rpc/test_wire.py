@@ -48,6 +48,27 @@ def test_head_is_the_same_whatever_id_and_tensors() -> None:
     assert read[0].id != read[1].id
 
 
+def test_message_of_a_length_that_came_before_is_read_anew() -> None:
+    def message(name: str, pixels: bytes, number: str = "") -> bytes:
+        plain = pb.ModelInferRequest(model_name=name, id=number)
+        plain.inputs.add(name="x", datatype="UINT8", shape=[5])
+        return plain.SerializeToString() + raw(pixels)
+
+    def raw(pixels: bytes) -> bytes:
+        return pb.ModelInferRequest(raw_input_contents=[pixels]).SerializeToString()
+
+    messages = [
+        message("name", b"first"),
+        message("name", b"again"),
+        message("none", b"other"),
+        message("n", b"third", number="7"),
+        raw(b"first") + message("name", b"")[: -len(raw(b""))],
+    ]
+    assert len({len(data) for data in messages}) == 1
+    for data in messages * 2:
+        assert put_together(read_request(data)) == pb.ModelInferRequest.FromString(data)
+
+
 def test_fields_may_come_in_any_order() -> None:
     fields = [
         pb.ModelInferRequest(raw_input_contents=[b"first"]),
