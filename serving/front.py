@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from serving.batching.admission import ByteBudget
@@ -119,18 +119,21 @@ class Front:
 
     async def stream(
         self,
-        requests: AsyncIterable[Request],
+        receive: Callable[[], Awaitable[Request]],
+        end: object,
+        send: Callable[[Response], Awaitable[None]],
         answer: Callable[[Request], Coroutine[Any, Any, Response]],
-    ) -> AsyncIterator[Response]:
-        """Answers the requests of a stream in their order, up to STREAM_WINDOW at a time. `answer`
-        must not raise: what fails is said in its answer, and the stream goes on."""
+    ) -> None:
+        """Answers the requests of a stream in their order, up to STREAM_WINDOW at a time, until it
+        receives `end`. `answer` must not raise: what fails is said in its answer, and the stream
+        goes on."""
         window: deque[asyncio.Task[Response]] = deque()
-        # Something new for who waits on the window: a call or the end, and a place.
+        # What the two who work on the window wait for: a call or the end, and a place.
         news, place = asyncio.Event(), asyncio.Event()
 
         async def read() -> None:
             try:
-                async for request in requests:
+                while (request := await receive()) is not end:
                     while len(window) >= STREAM_WINDOW:
                         place.clear()
                         await place.wait()
@@ -143,16 +146,15 @@ class Front:
         reader = asyncio.create_task(read())
         self._readers.add(reader)
         try:
-            while True:
-                while window:
+            while window or reader in self._readers:
+                if window:
                     response = await window[0]
                     window.popleft()
                     place.set()
-                    yield response
-                if reader not in self._readers:
-                    return
-                news.clear()
-                await news.wait()
+                    await send(response)
+                else:
+                    news.clear()
+                    await news.wait()
         finally:
             # Where the caller went away, nobody waits for what is still under way.
             self._readers.discard(reader)

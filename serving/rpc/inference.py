@@ -229,15 +229,9 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """One inference call: a ModelInferRequest, answered by a ModelInferResponse."""
         return await unary(self._front, "ModelInfer", request, context, self._answer)
 
-    async def stream_infer(
-        self, requests: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[bytes]:
+    async def stream_infer(self, _: AsyncIterator[bytes], context: Context) -> None:
         """Many inference calls over one stream, answered in their order."""
-        answers = stream(
-            self._front, "ModelStreamInfer", requests, context, self._stream_answer, _failed
-        )
-        async for response in answers:
-            yield response
+        await stream(self._front, "ModelStreamInfer", context, self._stream_answer, _failed)
 
     async def _answer(self, data: bytes, call: Call) -> bytes:
         return b"".join(encode_answer(await self._protocol.infer(self._read(data, call), call)))

@@ -40,42 +40,29 @@ class VisionService(vision_pb2_grpc.VisionServiceServicer):
         """See vision.proto."""
         return await unary(self._front, "Embed", request, context, _embed)
 
-    async def ClassifyStream(
-        self, requests: AsyncIterator[pb.ClassifyRequest], context: Context
-    ) -> AsyncIterator[pb.ClassifyResponse]:
+    async def ClassifyStream(self, _: AsyncIterator[pb.ClassifyRequest], context: Context) -> None:
         """See vision.proto."""
 
         def failed(request: pb.ClassifyRequest, error: ServingError) -> pb.ClassifyResponse:
             return pb.ClassifyResponse(served=_failed(request, error))
 
-        async for response in stream(
-            self._front, "ClassifyStream", requests, context, _classify, failed
-        ):
-            yield response
+        await stream(self._front, "ClassifyStream", context, _classify, failed)
 
-    async def SegmentStream(
-        self, requests: AsyncIterator[pb.SegmentRequest], context: Context
-    ) -> AsyncIterator[pb.SegmentResponse]:
+    async def SegmentStream(self, _: AsyncIterator[pb.SegmentRequest], context: Context) -> None:
         """See vision.proto."""
 
         def failed(request: pb.SegmentRequest, error: ServingError) -> pb.SegmentResponse:
             return pb.SegmentResponse(served=_failed(request, error))
 
-        async for response in stream(
-            self._front, "SegmentStream", requests, context, _segment, failed
-        ):
-            yield response
+        await stream(self._front, "SegmentStream", context, _segment, failed)
 
-    async def EmbedStream(
-        self, requests: AsyncIterator[pb.EmbedRequest], context: Context
-    ) -> AsyncIterator[pb.EmbedResponse]:
+    async def EmbedStream(self, _: AsyncIterator[pb.EmbedRequest], context: Context) -> None:
         """See vision.proto."""
 
         def failed(request: pb.EmbedRequest, error: ServingError) -> pb.EmbedResponse:
             return pb.EmbedResponse(served=_failed(request, error))
 
-        async for response in stream(self._front, "EmbedStream", requests, context, _embed, failed):
-            yield response
+        await stream(self._front, "EmbedStream", context, _embed, failed)
 
 
 async def _classify(request: pb.ClassifyRequest, call: Call) -> pb.ClassifyResponse:
