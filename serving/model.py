@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +22,7 @@ from serving.tensor import Array
 ENCODED_INPUT = "encoded"
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedImage:
+class EncodedImage(NamedTuple):
     """The bytes of an image file."""
 
     data: bytes
@@ -38,8 +36,7 @@ class EncodedImage:
         return load_image(self.data, eval_transform, max_pixels)
 
 
-@dataclass(frozen=True, slots=True)
-class RawPixels:
+class RawPixels(NamedTuple):
     """Uncompressed RGB bytes with their size."""
 
     data: bytes
@@ -69,8 +66,7 @@ class CallOptions(NamedTuple):
     timeout: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class ImageAnswer:
+class ImageAnswer(NamedTuple):
     """A network's outputs for one image, without the batch dimension, the image's (height, width),
     and where the time went, in seconds."""
 
@@ -271,8 +267,7 @@ class Model:
         self._engine.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
+class _Loaded(NamedTuple):
     """What the network sees of an image, and the seconds that it took to get there."""
 
     image: LoadedImage

@@ -6,7 +6,7 @@ Normalisation is inside the graph. All functions are pure; the native calls hold
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -77,8 +77,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     return _decode(data, max_pixels, None).pixels
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedImage:
+class LoadedImage(NamedTuple):
     """uint8 [height, width, 3], and the (height, width) of the image as it was sent, upright."""
 
     pixels: Pixels
@@ -208,7 +207,7 @@ def from_raw(data: bytes, height: int, width: int, max_pixels: int = DEFAULT_MAX
             f"raw image of {width}x{height} needs {height * width * 3} bytes (RGB, 8 bits), "
             f"got {len(data)}"
         )
-    return np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)
+    return np.ndarray((height, width, 3), np.uint8, data)
 
 
 def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:

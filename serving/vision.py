@@ -3,7 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ from serving.model import CallOptions, ImageAnswer, ImageSource, Model
 DEFAULT_TOP_K = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Where one image's time went, in seconds, and the rows of the batch that it rode in."""
 
     decode: float
@@ -27,7 +26,7 @@ class Timing:
     batch_size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Label:
     """A class and its softmax score in [0, 1]."""
 
@@ -36,8 +35,7 @@ class Label:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(NamedTuple):
     """The best classes of one image, best first."""
 
     labels: tuple[Label, ...]
@@ -54,8 +52,7 @@ class ClassArea:
     confidence: float
 
 
-@dataclass(frozen=True, slots=True)
-class Segmentation:
+class Segmentation(NamedTuple):
     """A class map [H, W] and, on request, a PNG of it drawn over the image."""
 
     mask: postprocess.Mask
@@ -65,8 +62,7 @@ class Segmentation:
     timing: Timing
 
 
-@dataclass(frozen=True, slots=True)
-class Embedding:
+class Embedding(NamedTuple):
     """A point on the unit sphere, float32 [D]."""
 
     values: NDArray[np.float32]
@@ -100,10 +96,11 @@ async def classify(
     answer = await model.infer_image(source, options)
     begin = time.monotonic()
     scores = postprocess.softmax(answer.outputs["logits"])
+    best = postprocess.top_k(scores, top_k)
     labels = tuple(
-        Label(int(index), class_name(model, int(index)), float(scores[index]))
-        for index in postprocess.top_k(scores, top_k)
-        if scores[index] >= threshold
+        Label(index, class_name(model, index), score)
+        for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)
+        if score >= threshold
     )
     timing = _timing(answer, time.monotonic() - begin)
     model.observe("postprocess", timing.postprocess)

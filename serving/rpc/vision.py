@@ -74,7 +74,7 @@ async def _classify(request: pb.ClassifyRequest, call: Call) -> pb.ClassifyRespo
         found = await vision.classify(
             model, source, options, top_k=top_k, threshold=request.threshold
         )
-        labels = [pb.Label(index=x.index, name=x.name, score=x.score) for x in found.labels]
+        labels = [{"index": x.index, "name": x.name, "score": x.score} for x in found.labels]
         return pb.Classification(timing=_timing(found.timing), labels=labels)
 
     results = await _each(sources, one, pb.Classification)
@@ -210,11 +210,12 @@ def _failed(request: _AnyRequest, error: ServingError) -> pb.Served:
     )
 
 
-def _timing(timing: vision.Timing) -> pb.Timing:
-    return pb.Timing(
-        decode_us=round(timing.decode * 1e6),
-        queue_us=round(timing.queue * 1e6),
-        infer_us=round(timing.infer * 1e6),
-        postprocess_us=round(timing.postprocess * 1e6),
-        batch_size=timing.batch_size,
-    )
+def _timing(timing: vision.Timing) -> dict[str, int]:
+    """The fields of a Timing: a message of its own would be copied into the one that it is for."""
+    return {
+        "decode_us": round(timing.decode * 1e6),
+        "queue_us": round(timing.queue * 1e6),
+        "infer_us": round(timing.infer * 1e6),
+        "postprocess_us": round(timing.postprocess * 1e6),
+        "batch_size": timing.batch_size,
+    }

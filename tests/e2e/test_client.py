@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import grpc
@@ -12,7 +12,7 @@ from PIL import Image
 
 from protos.gen import vision_pb2 as pb
 from protos.gen import vision_pb2_grpc
-from serving.client import AsyncVisionClient, CallFailed, VisionClient, mask_of
+from serving.client import AsyncVisionClient, CallFailed, ImageInput, VisionClient, mask_of
 from serving.client.streams import SharedStream
 from tests.support.process import ServerProcess
 from tests.support.published import publish
@@ -170,6 +170,74 @@ def test_retry_waits_as_long_as_the_server_asks_but_not_past_the_timeout(
         await server.stop(0)
 
     asyncio.run(body())
+
+
+class TakesTwo(vision_pb2_grpc.VisionServiceServicer):
+    """Answers two images of a message, with the names that they consist of, and sheds the rest."""
+
+    def __init__(self) -> None:
+        self.messages: list[list[bytes]] = []
+
+    async def ClassifyStream(  # noqa: N802
+        self,
+        requests: AsyncIterator[pb.ClassifyRequest],
+        context: grpc.aio.ServicerContext[object, object],
+    ) -> AsyncIterator[pb.ClassifyResponse]:
+        async for request in requests:
+            names = [image.encoded for image in request.images]
+            self.messages.append(names)
+            response = pb.ClassifyResponse(served=pb.Served(model=request.model))
+            for name in names[:2]:
+                response.results.add().labels.add(name=name[:9].decode())
+            for _ in names[2:]:
+                status = response.results.add().status
+                status.code, status.message = 8, "later"
+                status.retry_delay.nanos = 1_000_000
+            yield response
+
+
+def many_of(
+    service: TakesTwo, images: Iterable[ImageInput], **options: int
+) -> list[str | CallFailed]:
+    """The first label of each image, or what went wrong."""
+
+    async def body() -> list[str | CallFailed]:
+        server = grpc.aio.server()
+        vision_pb2_grpc.add_VisionServiceServicer_to_server(service, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with AsyncVisionClient(f"127.0.0.1:{port}", retries=options["retries"]) as client:
+            answers = client.classify_many("m", images, concurrency=options["concurrency"])
+            found = [
+                a if isinstance(a, CallFailed) else a.results[0].labels[0].name
+                async for _, a in answers
+            ]
+        await server.stop(0)
+        return found
+
+    return asyncio.run(body())
+
+
+def test_small_images_share_messages_and_only_those_refused_are_sent_again() -> None:
+    service = TakesTwo()
+    images = [b"a", b"b", b"c", b"d", b"e"]
+    assert many_of(service, images, concurrency=10, retries=2) == ["a", "b", "c", "d", "e"]
+    assert service.messages == [images, images[2:], images[4:]]
+
+
+def test_images_that_are_refused_to_the_end_fail_alone() -> None:
+    service = TakesTwo()
+    found = many_of(service, [b"a", b"b", b"c", Path("gone.jpg"), b"d"], concurrency=10, retries=0)
+    assert found[:2] == ["a", "b"]
+    codes = [failure.code for failure in found[2:] if isinstance(failure, CallFailed)]
+    assert codes == ["RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"]
+
+
+def test_large_images_have_messages_of_their_own_and_others_no_more_than_fit() -> None:
+    service = TakesTwo()
+    images = [b"small", b"l" * 70_000, b"m" * 40_000, b"n" * 40_000, b"1", b"2", b"3", b"4"]
+    assert len(many_of(service, images, concurrency=4, retries=2)) == len(images)
+    assert [len(names) for names in service.messages] == [1, 1, 1, 2, 2, 1]
 
 
 def test_wrong_pixels_are_refused_before_they_are_sent(server: ServerProcess) -> None:
