@@ -1,7 +1,7 @@
 """A server that answers at once with fixed bytes: the floor of a grpc.aio front, and a peer for the
 load generator that takes next to nothing.
 
-    python -m benchmarks.echo
+    python -m benchmarks.echo [SIDE]
 
 Handlers are generic: what comes is not parsed and what goes is not built. It answers Classify and
 ClassifyStream, ModelInfer and ModelStreamInfer. Prints its port, serves until its stdin closes.
@@ -21,16 +21,16 @@ import uvloop
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import vision_pb2 as vision
 
-# Height and width of the image that its metadata promise to take.
+# Height and width of the image that its metadata promise to take, where nothing else is said.
 SIDE = 32
 _CLASSES = 3
 
 
 @contextlib.contextmanager
-def echo_server() -> Iterator[str]:
+def echo_server(side: int = SIDE) -> Iterator[str]:
     """Its URL, while it serves in a process of its own."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.echo"],
+        [sys.executable, "-m", "benchmarks.echo", str(side)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -74,12 +74,12 @@ def _vision_handlers() -> dict[str, Any]:
     return {"Classify": _unary(answer), "ClassifyStream": _stream(answer)}
 
 
-def _inference_handlers() -> dict[str, Any]:
+def _inference_handlers(side: int) -> dict[str, Any]:
     answer = oip.ModelInferResponse(model_name="echo", model_version="1")
     answer.outputs.add(name="logits", datatype="FP32", shape=[1, _CLASSES])
     answer.raw_output_contents.append(np.zeros(_CLASSES, np.float32).tobytes())
     metadata = oip.ModelMetadataResponse(name="echo", versions=["1"])
-    metadata.inputs.add(name="image", datatype="UINT8", shape=[-1, SIDE, SIDE, 3])
+    metadata.inputs.add(name="image", datatype="UINT8", shape=[-1, side, side, 3])
     metadata.outputs.add(name="logits", datatype="FP32", shape=[-1, _CLASSES])
     return {
         # What a load generator asks before it begins.
@@ -92,11 +92,11 @@ def _inference_handlers() -> dict[str, Any]:
     }
 
 
-async def _serve() -> None:
+async def _serve(side: int) -> None:
     server = grpc.aio.server()
     services = {
         "convserve.vision.v1.VisionService": _vision_handlers(),
-        "inference.GRPCInferenceService": _inference_handlers(),
+        "inference.GRPCInferenceService": _inference_handlers(side),
     }
     server.add_generic_rpc_handlers(
         tuple(grpc.method_handlers_generic_handler(*service) for service in services.items())
@@ -109,4 +109,4 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    uvloop.run(_serve(int(sys.argv[1]) if len(sys.argv) > 1 else SIDE))

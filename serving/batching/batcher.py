@@ -194,13 +194,14 @@ class DynamicBatcher:
                 await self._idle.wait()
         except TimeoutError:
             return False
+        if self._alarm is not None:
+            # It would keep the batcher and its buffers until it rings.
+            self._alarm.cancel()
         return True
 
     def close(self) -> None:
         """Stops the threads; a batch that runs is waited for."""
         self._closed = True
-        if self._alarm is not None:
-            self._alarm.cancel()
         self._threads.shutdown(wait=True)
 
     def stuck_for(self) -> float:

@@ -110,6 +110,19 @@ def _peer_models(networks: dict[str, Exported]) -> Iterator[PeerModel]:
 
 def ceiling_of(subjects: Subjects, model: str, workload: str, seconds: float) -> Measurement:
     """The ceiling with the variant and engine that our server took."""
+    return measure.ceiling(*_ceiling_flags(subjects, model, workload, seconds))
+
+
+def floor_of(
+    subjects: Subjects, model: str, seconds: float, ours: list[Measurement]
+) -> Measurement:
+    """The ceiling beside an echo of the same tensors, at the rate that ours has just had."""
+    with echo_server(subjects.networks[model].size[0]) as url:
+        flags = _ceiling_flags(subjects, model, "tensor", seconds)
+        return measure.floor(url, ours[-1].rate, seconds, *flags)
+
+
+def _ceiling_flags(subjects: Subjects, model: str, workload: str, seconds: float) -> list[str]:
     exported = subjects.networks[model]
     variant, engine = subjects.chosen[model]
     file = exported.files[variant]
@@ -119,7 +132,7 @@ def ceiling_of(subjects: Subjects, model: str, workload: str, seconds: float) ->
     flags += ["--height", str(height), "--width", str(width)]
     if workload != "tensor":
         flags += ["--images", str(subjects.photos)]
-    return measure.ceiling(*flags)
+    return flags
 
 
 def cases(subjects: Subjects, workloads: set[str], seconds: float) -> Iterator[Case]:
@@ -159,7 +172,13 @@ def cases(subjects: Subjects, workloads: set[str], seconds: float) -> Iterator[C
                 partial(ceiling_of, subjects, model, workload, seconds),
             )  # fmt: skip
             ours = images if workload == "classify" else oip
-            yield Case(row, "ours", loaded("ours", model, 32, *ours))
+            own = Case(row, "ours", loaded("ours", model, 32, *ours))
+            yield own
+            if workload == "tensor":
+                yield Case(
+                    row, "engine and echo",
+                    partial(floor_of, subjects, model, seconds, own.found),
+                )  # fmt: skip
             for name in others:
                 for engine in ("onnxruntime", "openvino"):
                     peer = f"{model}-{engine}-{workload}"

@@ -6,7 +6,8 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from loadtest.host import local_server, usage
 
 # Above this share of the machine taken by others, a measurement says little.
 VOID_SHARE = 0.05
+# More than the ceiling takes before it measures.
+_START_SECONDS = 15.0
+# Of the calls that an echo was sent.
+_KEPT_UP = 0.95
 
 
 @dataclass(frozen=True)
@@ -69,17 +74,22 @@ def _json_of(module: str, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def load(url: str, model: str, concurrency: int, seconds: float, *flags: str) -> Measurement:
-    """`convserve loadtest run` in a closed loop. Raises RuntimeError where calls fail."""
-    watch = Watch(local_server(url))
+def _loaded(url: str, model: str, seconds: float, *flags: str) -> Any:
     document = _json_of(
         "convserve", "loadtest", "run", "--url", url, "--model", model, "--json",
-        "--concurrency", str(concurrency), "--duration", f"{seconds}s", *flags,
+        "--duration", f"{seconds}s", *flags,
     )  # fmt: skip
-    others = watch.share()
     phase = document["phases"][0]
     if phase["errors"]:
         raise RuntimeError(f"{model} at {url}: {phase['errors']}")
+    return phase
+
+
+def load(url: str, model: str, concurrency: int, seconds: float, *flags: str) -> Measurement:
+    """`convserve loadtest run` in a closed loop. Raises RuntimeError where calls fail."""
+    watch = Watch(local_server(url))
+    phase = _loaded(url, model, seconds, "--concurrency", str(concurrency), *flags)
+    others = watch.share()
     rate = phase["requests_per_second"]
     return Measurement(
         rate=rate,
@@ -104,6 +114,27 @@ def client(url: str, model: str, side: int, seconds: float) -> Measurement:
         generator=found["client_cpu"] / found["seconds"] / cores,
         others=watch.share(),
     )
+
+
+def floor(url: str, rate: float, seconds: float, *flags: str) -> Measurement:
+    """The ceiling while an echo at `url` answers `rate` calls of the same size a second: what a
+    front that costs no more than an echo would come to. Its CPU is that of both."""
+    with ThreadPoolExecutor(1) as beside:
+        # The ceiling's process starts, loads and warms up first.
+        calls = beside.submit(
+            _loaded, url, "echo", seconds + _START_SECONDS, "--rate", str(rate), "--api", "oip"
+        )
+        bare = ceiling(*flags)
+        if calls.done():
+            raise RuntimeError("the calls of the echo ended before the ceiling was measured")
+        phase = calls.result()
+    answered = phase["requests_per_second"]
+    if answered < _KEPT_UP * rate:
+        raise RuntimeError(f"the echo answered {answered:.0f} calls a second of {rate:.0f}")
+    cpu = bare.cpu + phase["server"]["cpu"] / answered
+    generator = phase["generator"]["cpu"] / (os.cpu_count() or 1)
+    # What the ceiling alone takes for others' work are the echo and its calls.
+    return replace(bare, cpu=cpu, generator=generator, others=0.0)
 
 
 def ceiling(*flags: str) -> Measurement:
