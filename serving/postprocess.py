@@ -14,7 +14,7 @@ Mask = NDArray[np.unsignedinteger[Any]]
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores in [0, 1] that sum to 1 along the last axis; float32 in, float32 out."""
     shifted = np.exp(logits - np.maximum.reduce(logits, axis=-1, keepdims=True))
-    scores: NDArray[np.float32] = shifted / np.add.reduce(shifted, axis=-1, keepdims=True)
+    scores: NDArray[np.float32] = shifted / shifted.sum(axis=-1, keepdims=True)
     return scores
 
 
