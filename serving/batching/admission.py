@@ -34,6 +34,19 @@ def predicted_wait(load: Load, rows: int, table: LatencyTable, max_batch_size: i
     return load.busy_seconds + rounds * (full + load.turn_seconds) / load.instances + own
 
 
+def longest_wait(
+    busy_seconds: float,
+    turn_seconds: float,
+    rows_waiting: int,
+    table: LatencyTable,
+    max_batch_size: int,
+) -> float:
+    """Seconds that `predicted_wait` does not exceed, whatever goes before the call: those of one
+    that comes behind all rows that wait and shares a batch with none of them."""
+    full = table.predict(max_batch_size)
+    return busy_seconds + (rows_waiting // max_batch_size + 2) * (full + turn_seconds)
+
+
 def admit(
     load: Load,
     rows: int,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from serving.batching.admission import Load, admit
+from serving.batching.admission import Load, admit, longest_wait
 from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
 from serving.batching.queue import BatchQueue, Line
@@ -221,11 +221,9 @@ class DynamicBatcher:
     def _check(self, ticket: Ticket, room: int, now: float, required: float) -> None:
         busy = self._busy_seconds(now)
         if self._waiting_calls[ticket.priority] < room:
-            # Behind all that wait, and in no batch with any of them: where that is in time, as it
-            # mostly is, nothing has to be counted.
-            batches = self._line.rows // self._max_rows + 2
-            full = self.latency.predict(self._max_rows)
-            if busy + batches * (full + self._turn_wait) <= required - now:
+            # Where the longest wait is in time, as it mostly is, nothing has to be counted.
+            waiting, rows = self._line.rows, self._max_rows
+            if longest_wait(busy, self._turn_wait, waiting, self.latency, rows) <= required - now:
                 return
         load = self._load(ticket, busy)
         try:

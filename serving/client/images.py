@@ -39,8 +39,11 @@ def as_messages(images: ImageInput | Iterable[ImageInput]) -> list[pb.Image]:
 
 
 def each_image(images: str | Path | Iterable[ImageInput]) -> Iterator[ImageInput]:
-    """The image files below a folder, by name, or the images of any other collection."""
+    """The image files below a folder, by name, or the images of any other collection. Raises
+    NotADirectoryError where a path is no folder."""
     if isinstance(images, str | Path):
+        if not Path(images).is_dir():
+            raise NotADirectoryError(f"{images}: expected a folder of images, or a list of them")
         files = (p for p in Path(images).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         return iter(sorted(files))
     return iter(images)

@@ -17,6 +17,8 @@ from serving.client.streams import SharedStream
 
 # Images share a message up to this size: what sending costs of larger ones is in their bytes.
 _SHARED_BYTES = 64 << 10
+# Of tiny ones no more than this; a server takes 256.
+_SHARED_IMAGES = 64
 # Into how many messages the images under way are parted at least: one is worked on while another
 # travels.
 _MESSAGES = 2
@@ -35,7 +37,8 @@ async def answers(
     window: deque[tuple[list[ImageInput], asyncio.Task[_Outcomes[Answer]]]] = deque()
     under_way = 0
     try:
-        for group in _groups(each_image(images), max(1, concurrency // _MESSAGES)):
+        most = min(_SHARED_IMAGES, max(1, concurrency // _MESSAGES))
+        for group in _groups(each_image(images), most):
             messages = [message for _, message in group]
             task = asyncio.create_task(_exchange(messages, stream, request_for, tries))
             window.append(([image for image, _ in group], task))
@@ -117,8 +120,11 @@ async def _exchange(
         try:
             await tries.run(call)
         except CallFailed as failure:
-            for index in range(len(messages)):
-                outcomes.setdefault(index, failure)
+            # Where it is one image's own, the others have theirs; else the last try as a whole.
+            if failure not in outcomes.values():
+                for index in range(len(messages)):
+                    if _is_open(outcomes.get(index)):
+                        outcomes[index] = failure
     return [outcomes[index] for index in range(len(messages))]
 
 

@@ -233,6 +233,42 @@ def test_images_that_are_refused_to_the_end_fail_alone() -> None:
     assert codes == ["RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"]
 
 
+def test_many_tiny_images_stay_within_what_a_server_takes(server: ServerProcess) -> None:
+    with VisionClient(server.url) as client:
+        answers = list(client.classify_many("colours", map(shade, range(900)), concurrency=900))
+    assert [best(response) for _, response in answers] == [i % 3 for i in range(900)]
+
+
+def test_image_that_is_wrong_when_sent_again_says_so() -> None:
+    class TurnsBad(TakesTwo):
+        async def ClassifyStream(  # noqa: N802
+            self,
+            requests: AsyncIterator[pb.ClassifyRequest],
+            context: grpc.aio.ServicerContext[object, object],
+        ) -> AsyncIterator[pb.ClassifyResponse]:
+            async for response in super().ClassifyStream(requests, context):
+                if len(self.messages) > 1:
+                    status = pb.Status(code=3, message="not an image")
+                    response = pb.ClassifyResponse(served=pb.Served(status=status))
+                yield response
+
+    *_, last = many_of(TurnsBad(), [b"a", b"b", b"c"], concurrency=10, retries=2)
+    assert isinstance(last, CallFailed)
+    assert (last.code, last.message) == ("INVALID_ARGUMENT", "not an image")
+
+
+@pytest.mark.parametrize("name", ["gone", "file.jpg"])
+def test_path_that_is_no_folder_is_refused(
+    server: ServerProcess, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file.jpg").write_bytes(b"")
+    with (
+        VisionClient(server.url) as client,
+        pytest.raises(NotADirectoryError, match=f"{name}: expected a folder of images"),
+    ):
+        list(client.classify_many("colours", tmp_path / name))
+
+
 def test_large_images_have_messages_of_their_own_and_others_no_more_than_fit() -> None:
     service = TakesTwo()
     images = [b"small", b"l" * 70_000, b"m" * 40_000, b"n" * 40_000, b"1", b"2", b"3", b"4"]

@@ -133,8 +133,8 @@ def floor(url: str, rate: float, seconds: float, *flags: str) -> Measurement:
         raise RuntimeError(f"the echo answered {answered:.0f} calls a second of {rate:.0f}")
     cpu = bare.cpu + phase["server"]["cpu"] / answered
     generator = phase["generator"]["cpu"] / (os.cpu_count() or 1)
-    # What the ceiling alone takes for others' work are the echo and its calls.
-    return replace(bare, cpu=cpu, generator=generator, others=0.0)
+    # What the ceiling takes for others' work are the echo and its calls.
+    return replace(bare, cpu=cpu, generator=generator, others=float("nan"))
 
 
 def ceiling(*flags: str) -> Measurement:

@@ -1,10 +1,11 @@
 """Which calls are let in, and what those that are not are told."""
 
+import itertools
 import math
 
 import pytest
 
-from serving.batching.admission import ByteBudget, Load, admit, predicted_wait
+from serving.batching.admission import ByteBudget, Load, admit, longest_wait, predicted_wait
 from serving.batching.latency import LatencyTable
 from serving.errors import QueueFull, Shed
 
@@ -152,3 +153,11 @@ def test_one_call_over_the_budget_is_taken_when_it_is_alone() -> None:
     budget.take(1)
     with pytest.raises(QueueFull):
         budget.take(500)
+
+
+def test_no_call_is_predicted_to_wait_past_the_longest_wait() -> None:
+    cases = itertools.product(range(20), range(20), range(1, 9), (1, 2), (0.0, 0.03), (0.0, 0.01))
+    for before, after, rows, instances, busy, turn in cases:
+        call = load(before, busy, instances, after=after, turn_seconds=turn)
+        longest = longest_wait(busy, turn, before + after, TABLE, 8)
+        assert predicted_wait(call, rows, TABLE, 8) <= longest + 1e-9

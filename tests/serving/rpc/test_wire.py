@@ -62,11 +62,19 @@ def test_message_of_a_length_that_came_before_is_read_anew() -> None:
         message("name", b"again"),
         message("none", b"other"),
         message("n", b"third", number="7"),
-        raw(b"first") + message("name", b"")[: -len(raw(b""))],
     ]
     assert len({len(data) for data in messages}) == 1
     for data in messages * 2:
         assert put_together(read_request(data)) == pb.ModelInferRequest.FromString(data)
+
+
+def test_what_follows_the_tensor_is_read_anew() -> None:
+    def message(name: str) -> bytes:
+        tensor = pb.ModelInferRequest(raw_input_contents=[b"pixel"]).SerializeToString()
+        return tensor + pb.ModelInferRequest(model_name=name).SerializeToString()
+
+    for name in ("first", "other"):
+        assert pb.ModelInferRequest.FromString(read_request(message(name)).head).model_name == name
 
 
 def test_fields_may_come_in_any_order() -> None:
