@@ -329,6 +329,8 @@ def _check_answers(
         return
     images, expected = samples
     answers = infer_in_parts(engine, IMAGE_INPUT, images, rows)[output]
+    # An engine may compute one alone otherwise than a batch.
+    answers[:1] = infer_in_parts(engine, IMAGE_INPUT, images[:1], rows)[output]
     check_samples(output, answers, expected, evidence, f"{variant.id} in {engine.name}")
 
 

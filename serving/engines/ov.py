@@ -2,7 +2,8 @@
 
 import queue
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,16 +39,28 @@ _DATATYPES = {
 }
 
 
+# From so many rows a thread a batch is computed apart.
+_ROWS_A_THREAD = 4
+# A larger file is not held in memory twice: what it computes for an image outweighs by far what
+# goes on beside it.
+_HELD_TWICE_BYTES = 64 << 20
+
+
 class OpenVinoEngine:
-    """A compiled model with as many infer requests as calls may run at once."""
+    """A compiled model with as many infer requests as calls may run at once.
+
+    An instance of several threads computes small batches together: all threads work on a layer,
+    and wait for each other at its end. Larger ones it computes apart: each thread takes its part of
+    the rows through all layers, and whatever else needs a core for a moment then stops one thread
+    and not all of them. This takes a second compiled model.
+    """
 
     name = "openvino"
 
     def __init__(self, file: Path, options: EngineOptions) -> None:
-        settings: dict[str, Any] = {
+        self._settings: dict[str, Any] = {
             # Explicit, since the default is bf16 on some CPUs: precision is part of the variant.
             "INFERENCE_PRECISION_HINT": "bf16" if options.precision == "bf16" else "f32",
-            "NUM_STREAMS": options.instances,
             "INFERENCE_NUM_THREADS": options.threads * options.instances,
             "ENABLE_CPU_PINNING": False,
             # What it prepares for a layer at a batch size is kept, by default for 5,000 of both:
@@ -56,17 +69,19 @@ class OpenVinoEngine:
             "CPU_RUNTIME_CACHE_CAPACITY": 192,
         }
         if options.cache_dir is not None:
-            settings[properties.cache_dir()] = str(options.cache_dir)
-        try:
-            core = openvino.Core()
-            compiled = core.compile_model(str(file), "CPU", settings)
-        except RuntimeError as error:
-            raise EngineUnavailable(f"{file}: OpenVINO cannot load it: {error}") from error
-        self.inputs = tuple(_spec(file, port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(file, port) for port in compiled.outputs)
-        self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+            self._settings[properties.cache_dir()] = str(options.cache_dir)
+        together = self._compile(file, options.instances)
+        self.inputs = tuple(_spec(file, port) for port in together.inputs)
+        self.outputs = tuple(_spec(file, port) for port in together.outputs)
+        self._together: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(options.instances):
-            self._requests.put(compiled.create_infer_request())
+            self._together.put(together.create_infer_request())
+        self._apart: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
+        self._parts = options.threads if self._gains_apart(file, options) else 1
+        if self._parts > 1:
+            apart = self._compile(file, options.threads * options.instances)
+            for _ in range(options.instances):
+                self._apart.put([apart.create_infer_request() for _ in range(self._parts)])
 
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         """Plain memory: the CPU plugin reads numpy arrays in place."""
@@ -74,22 +89,77 @@ class OpenVinoEngine:
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See Engine.infer."""
-        request = self._requests.get()
         try:
-            request.infer(dict(inputs), share_inputs=True, share_outputs=True)
-            # One copy: the request's own tensors are overwritten by its next call.
-            return {
-                spec.name: np.array(request.get_output_tensor(index).data)
-                for index, spec in enumerate(self.outputs)
-            }
+            if self._parts > 1:
+                rows = len(next(iter(inputs.values())))
+                if rows >= self._parts * _ROWS_A_THREAD:
+                    return self._infer_apart(inputs, rows)
+            request = self._together.get()
+            try:
+                request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+                return self._answers([request])
+            finally:
+                self._together.put(request)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO: {error}") from error
-        finally:
-            self._requests.put(request)
 
     def close(self) -> None:
         """See Engine.close."""
-        self._requests = queue.SimpleQueue()
+        self._together = queue.SimpleQueue()
+        self._apart = queue.SimpleQueue()
+
+    def _compile(self, file: Path, streams: int) -> openvino.CompiledModel:
+        settings = self._settings | {"NUM_STREAMS": streams}
+        try:
+            return openvino.Core().compile_model(str(file), "CPU", settings)
+        except RuntimeError as error:
+            raise EngineUnavailable(f"{file}: OpenVINO cannot load it: {error}") from error
+
+    def _gains_apart(self, file: Path, options: EngineOptions) -> bool:
+        specs = self.inputs + self.outputs
+        return (
+            options.threads > 1
+            and options.max_batch_size >= options.threads * _ROWS_A_THREAD
+            and all(spec.shape and spec.shape[0] == -1 for spec in specs)
+            and file.stat().st_size <= _HELD_TWICE_BYTES
+        )
+
+    def _infer_apart(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+        edges = [rows * part // self._parts for part in range(self._parts + 1)]
+        requests = self._apart.get()
+        started = []
+        try:
+            try:
+                for request, (start, end) in zip(requests, pairwise(edges), strict=True):
+                    part = {name: array[start:end] for name, array in inputs.items()}
+                    request.start_async(part, share_inputs=True)
+                    started.append(request)
+            finally:
+                _wait_for_all(started)
+            return self._answers(requests)
+        finally:
+            self._apart.put(requests)
+
+    def _answers(self, requests: Sequence[openvino.InferRequest]) -> dict[str, Array]:
+        """What is returned is copied, once: the next call overwrites a request's own tensors."""
+        answers = {}
+        for index, spec in enumerate(self.outputs):
+            parts = [request.get_output_tensor(index).data for request in requests]
+            answers[spec.name] = np.array(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+        return answers
+
+
+def _wait_for_all(requests: Sequence[openvino.InferRequest]) -> None:
+    """Raises RuntimeError where one failed, but not before the others have ended, too: they read
+    memory that is the caller's."""
+    failures = []
+    for request in requests:
+        try:
+            request.wait()
+        except RuntimeError as failure:
+            failures.append(failure)
+    if failures:
+        raise failures[0]
 
 
 def _spec(file: Path, port: openvino.ConstOutput) -> TensorSpec:

@@ -43,6 +43,17 @@ def test_answers_are_right_for_every_batch_size(name: str, rows: int, model: Pat
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("rows", [1, 7, 8, 15, 32])
+def test_every_row_gets_its_answer_from_several_threads(name: str, rows: int, model: Path) -> None:
+    engine = load_engine(name, model, EngineOptions(threads=2, max_batch_size=32))
+    images = np.random.default_rng(rows).integers(0, 256, (rows, 8, 8, 3), np.uint8)
+    for _ in range(3):
+        logits = engine.infer({"image": images})["logits"]
+        assert logits == pytest.approx(images.mean(axis=(1, 2)) * 10 / 255, rel=1e-5)
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_answers_belong_to_the_caller(name: str, model: Path) -> None:
     engine = load_engine(name, model, EngineOptions())
     first = engine.infer({"image": samples()[:2]})["logits"]
@@ -53,17 +64,18 @@ def test_answers_belong_to_the_caller(name: str, model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_calls_from_as_many_threads_as_instances_do_not_mix(name: str, model: Path) -> None:
-    engine = load_engine(name, model, EngineOptions(instances=2))
-    images = samples()
-    expected = images.mean(axis=(1, 2)) * 10 / 255
+@pytest.mark.parametrize("rows", [1, 20])
+def test_calls_from_as_many_callers_as_instances_do_not_mix(
+    name: str, rows: int, model: Path
+) -> None:
+    engine = load_engine(name, model, EngineOptions(instances=2, threads=2, max_batch_size=32))
     wrong: list[int] = []
 
     def caller(index: int) -> None:
-        for _ in range(100):
-            logits = engine.infer({"image": images[index : index + 1]})["logits"]
-            if not np.allclose(logits, expected[index], rtol=1e-4):
-                wrong.append(index)
+        images = np.repeat(samples()[index : index + 1], rows, axis=0)
+        expected = images.mean(axis=(1, 2)) * 10 / 255
+        answers = (engine.infer({"image": images})["logits"] for _ in range(100))
+        wrong.extend(index for logits in answers if not np.allclose(logits, expected, rtol=1e-4))
 
     threads = [threading.Thread(target=caller, args=(i,)) for i in range(2)]
     for thread in threads:
@@ -99,10 +111,13 @@ def test_datatype_that_an_engine_does_not_serve_is_named(
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_input_of_a_wrong_shape_is_an_engine_error(name: str, model: Path) -> None:
-    engine = load_engine(name, model, EngineOptions())
+@pytest.mark.parametrize("rows", [1, 32])
+def test_input_of_a_wrong_shape_is_an_engine_error(name: str, rows: int, model: Path) -> None:
+    engine = load_engine(name, model, EngineOptions(threads=2, max_batch_size=32))
     with pytest.raises(EngineError):
-        engine.infer({"image": np.zeros((1, 5, 8, 3), np.uint8)})
+        engine.infer({"image": np.zeros((rows, 5, 8, 3), np.uint8)})
+    right = engine.infer({"image": np.full((rows, 8, 8, 3), 51, np.uint8)})["logits"]
+    assert right == pytest.approx(np.full((rows, 3), 2.0))
     engine.close()
 
 
