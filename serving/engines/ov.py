@@ -3,7 +3,7 @@
 import queue
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,10 +39,10 @@ _DATATYPES = {
 }
 
 
-# From so many rows a thread a batch is computed apart.
-_ROWS_A_THREAD = 4
-# A larger file is not held in memory twice: what it computes for an image outweighs by far what
-# goes on beside it.
+# What a thread computes at a time of a batch that is computed apart. What passes between layers
+# then stays in its core's cache, and of three sizes OpenVINO prepares and keeps less than of all.
+_CHUNKS = (4, 2, 1)
+# A larger file is not held in memory twice.
 _HELD_TWICE_BYTES = 64 << 20
 
 
@@ -50,9 +50,9 @@ class OpenVinoEngine:
     """A compiled model with as many infer requests as calls may run at once.
 
     An instance of several threads computes small batches together: all threads work on a layer,
-    and wait for each other at its end. Larger ones it computes apart: each thread takes its part of
-    the rows through all layers, and whatever else needs a core for a moment then stops one thread
-    and not all of them. This takes a second compiled model.
+    and wait for each other at its end. Batches of four rows a thread and more it computes apart:
+    each thread takes a few rows through all layers, then the next few. Whatever else needs a core
+    for a moment then stops one thread and not all of them. This takes a second compiled model.
     """
 
     name = "openvino"
@@ -76,12 +76,14 @@ class OpenVinoEngine:
         self._together: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(options.instances):
             self._together.put(together.create_infer_request())
-        self._apart: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
-        self._parts = options.threads if self._gains_apart(file, options) else 1
-        if self._parts > 1:
-            apart = self._compile(file, options.threads * options.instances)
+        self._threads = options.threads
+        self._apart: openvino.CompiledModel | None = None
+        # Of each instance those that it has needed so far.
+        self._chunks: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
+        if self._gains_apart(file, options):
+            self._apart = self._compile(file, options.threads * options.instances)
             for _ in range(options.instances):
-                self._apart.put([apart.create_infer_request() for _ in range(self._parts)])
+                self._chunks.put([])
 
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         """Plain memory: the CPU plugin reads numpy arrays in place."""
@@ -90,10 +92,10 @@ class OpenVinoEngine:
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See Engine.infer."""
         try:
-            if self._parts > 1:
+            if self._apart is not None:
                 rows = len(next(iter(inputs.values())))
-                if rows >= self._parts * _ROWS_A_THREAD:
-                    return self._infer_apart(inputs, rows)
+                if rows >= self._threads * _CHUNKS[0]:
+                    return self._infer_apart(self._apart, inputs, rows)
             request = self._together.get()
             try:
                 request.infer(dict(inputs), share_inputs=True, share_outputs=True)
@@ -106,7 +108,8 @@ class OpenVinoEngine:
     def close(self) -> None:
         """See Engine.close."""
         self._together = queue.SimpleQueue()
-        self._apart = queue.SimpleQueue()
+        self._chunks = queue.SimpleQueue()
+        self._apart = None
 
     def _compile(self, file: Path, streams: int) -> openvino.CompiledModel:
         settings = self._settings | {"NUM_STREAMS": streams}
@@ -119,26 +122,30 @@ class OpenVinoEngine:
         specs = self.inputs + self.outputs
         return (
             options.threads > 1
-            and options.max_batch_size >= options.threads * _ROWS_A_THREAD
+            and options.max_batch_size >= options.threads * _CHUNKS[0]
             and all(spec.shape and spec.shape[0] == -1 for spec in specs)
             and file.stat().st_size <= _HELD_TWICE_BYTES
         )
 
-    def _infer_apart(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
-        edges = [rows * part // self._parts for part in range(self._parts + 1)]
-        requests = self._apart.get()
-        started = []
+    def _infer_apart(
+        self, apart: openvino.CompiledModel, inputs: Mapping[str, Array], rows: int
+    ) -> dict[str, Array]:
+        edges = list(accumulate(_chunk_sizes(rows, self._threads), initial=0))
+        requests = self._chunks.get()
         try:
+            while len(requests) < len(edges) - 1:
+                requests.append(apart.create_infer_request())
+            started = []
             try:
-                for request, (start, end) in zip(requests, pairwise(edges), strict=True):
-                    part = {name: array[start:end] for name, array in inputs.items()}
-                    request.start_async(part, share_inputs=True)
+                for request, (start, end) in zip(requests, pairwise(edges), strict=False):
+                    chunk = {name: array[start:end] for name, array in inputs.items()}
+                    request.start_async(chunk, share_inputs=True)
                     started.append(request)
             finally:
                 _wait_for_all(started)
-            return self._answers(requests)
+            return self._answers(started)
         finally:
-            self._apart.put(requests)
+            self._chunks.put(requests)
 
     def _answers(self, requests: Sequence[openvino.InferRequest]) -> dict[str, Array]:
         """What is returned is copied, once: the next call overwrites a request's own tensors."""
@@ -149,11 +156,23 @@ class OpenVinoEngine:
         return answers
 
 
+def _chunk_sizes(rows: int, threads: int) -> list[int]:
+    """Parts of a batch, the largest first, that give each thread as much to do as the others."""
+    sizes = []
+    for thread in range(threads):
+        left = rows // threads + (thread < rows % threads)
+        for size in _CHUNKS:
+            sizes += [size] * (left // size)
+            left %= size
+    return sorted(sizes, reverse=True)
+
+
 def _wait_for_all(requests: Sequence[openvino.InferRequest]) -> None:
     """Raises RuntimeError where one failed, but not before the others have ended, too: they read
     memory that is the caller's."""
     failures = []
-    for request in requests:
+    # The last one first: with it the others mostly have ended, so that this thread wakes up once.
+    for request in reversed(requests):
         try:
             request.wait()
         except RuntimeError as failure:
