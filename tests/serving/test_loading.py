@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from serving import loading
 from serving.batching.turns import CoreTurns
@@ -48,6 +49,23 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
     document = json.loads(path.read_text())
     document["variants"][0] |= changes
     path.write_text(json.dumps(document))
+
+
+def wrong_for(network: onnx.ModelProto, *, alone: bool) -> onnx.ModelProto:
+    """The network with logits that are doubled for one row alone, or for more of them."""
+    network.graph.node[-1].output[0] = "right"
+    for name, value in (("one", np.int64(1)), ("same", np.float32(1)), ("double", np.float32(2))):
+        network.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    scales = ["double", "same"] if alone else ["same", "double"]
+    network.graph.node.extend(
+        [
+            helper.make_node("Shape", ["image"], ["rows"], start=0, end=1),
+            helper.make_node("Equal", ["rows", "one"], ["alone"]),
+            helper.make_node("Where", ["alone", *scales], ["scale"]),
+            helper.make_node("Mul", ["right", "scale"], ["logits"]),
+        ]
+    )
+    return network
 
 
 def test_the_tensorrt_provider_stands_back_where_plans_are_being_made(
@@ -98,6 +116,19 @@ def test_answers_that_differ_on_this_machine_are_not_served(
     folder = publish(tmp_path)
     with np.load(folder / "samples.npz") as samples:
         np.savez(folder / "samples.npz", image=samples["image"], logits=samples["logits"] * 1.2)
+    with pytest.raises(EngineUnavailable, match="answers wrongly on this machine"):
+        load(folder.parent, decoders, engine=engine)
+
+
+@pytest.mark.parametrize("engine", CPU_ENGINES)
+@pytest.mark.parametrize("alone", [True, False])
+def test_samples_are_answered_alone_and_in_a_batch(
+    engine: str, alone: bool, tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    file = folder / "model.onnx"
+    onnx.save(wrong_for(graph("classification"), alone=alone), file)
+    edit_manifest(folder, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     with pytest.raises(EngineUnavailable, match="answers wrongly on this machine"):
         load(folder.parent, decoders, engine=engine)
 
