@@ -26,8 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _JPEG_START = b"\xff\xd8\xff"
 _KNOWN_STARTS = (_JPEG_START, b"\x89PNG", b"BM")
 _EXIF_HEADER = b"Exif\x00\x00"
-# APP1, where EXIF lives, stands before the first scan; it is at most 64 KiB and comes early.
-_EXIF_SEARCH_BYTES = 1 << 17
+_APP1, _START_OF_SCAN = 0xE1, 0xDA
 _PILLOW_FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -50,6 +49,11 @@ _ON_THEIR_SIDE = (5, 6, 7, 8)
 # a picture that is sharp to the pixel up to 2.5. With 4 it would be half of that, and hardly any
 # image would be reduced.
 _REDUCING_GAP = 2
+
+# What a crop shows is resized alone, with an edge at each side among so many that is off a whole
+# source pixel by no more than this.
+_EDGES = 16
+_CUT_PIXELS = 1 / 16
 
 # Another decoder of plain JPEGs, where a server has one; None of it leaves the image to ours.
 _other_jpeg_decoder: Callable[[bytes], Pixels | None] | None = None
@@ -100,11 +104,42 @@ def _decode(data: bytes, max_pixels: int, shown: EvalTransform | None) -> Loaded
     """The decoded image, not smaller than `shown` can do with."""
     if not data:
         raise InvalidInput("image is empty (0 bytes)")
-    if data.startswith(_JPEG_START) and _EXIF_HEADER not in data[:_EXIF_SEARCH_BYTES]:
+    if data.startswith(_JPEG_START) and _is_upright(data):
         image = _decode_plain_jpeg(data, max_pixels, shown)
         if image is not None:
             return image
     return _decode_with_pillow(data, max_pixels, shown)
+
+
+def _is_upright(data: bytes) -> bool:
+    """Whether nothing in a JPEG asks for a rotation; False where Pillow had better look."""
+    exif = _exif(data)
+    if exif is None:
+        return True
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        return tags.get(ExifTags.Base.Orientation) == 1
+    except Exception:  # Damaged EXIF makes Pillow's readers raise almost anything.
+        return False
+
+
+def _exif(data: bytes) -> bytes | None:
+    """The first EXIF segment of a JPEG: one of those that stand before the first scan, each behind
+    a marker of two bytes and its length (ITU-T T.81, B.1.1)."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == _START_OF_SCAN:
+            break
+        if marker == 0xFF:  # may be repeated
+            position += 1
+            continue
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == _APP1 and data.startswith(_EXIF_HEADER, position + 4):
+            return data[position + 4 : end]
+        position = end
+    return None
 
 
 def _reduction(height: int, width: int, shown: EvalTransform | None) -> int:
@@ -214,8 +249,8 @@ def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:
     """Resizes and crops uint8 HWC RGB to what the network sees, uint8 [height, width, 3].
 
     "area" averages the source pixels under each target pixel (OpenCV's INTER_AREA; linear when it
-    enlarges). "bilinear" and "bicubic" are Pillow's, which widen the kernel when they shrink, as
-    torchvision does for PIL images.
+    enlarges), whose edges may lie a sixteenth of a source pixel aside. "bilinear" and "bicubic" are
+    Pillow's, which widen the kernel when they shrink, as torchvision does for PIL images.
 
     Raises InvalidInput for an image so long and thin that it would not fit in memory once resized.
     """
@@ -231,11 +266,13 @@ def _transformed(image: Pixels, sent: tuple[int, int], eval_transform: EvalTrans
             f"image is too long and thin: {width}x{height} becomes {target[1]}x{target[0]} when "
             f"resized, the limit is {DEFAULT_MAX_PIXELS} pixels"
         )
-    if target != image.shape[:2]:
-        image = _resize(image, target, eval_transform.filter)
-    if eval_transform.crop is not None:
-        image = _center_crop(image, eval_transform.crop)
-    return image
+    crop = eval_transform.crop or target
+    rows, columns = _shown(target[0], crop[0]), _shown(target[1], crop[1])
+    if target == image.shape[:2]:
+        image = image[rows.start : rows.stop, columns.start : columns.stop]
+    else:
+        image = _resize(image, target, rows, columns, eval_transform.filter)
+    return image if image.shape[:2] == crop else _with_black_edge(image, crop)
 
 
 def keeps(height: int, width: int, eval_transform: EvalTransform) -> bool:
@@ -252,25 +289,70 @@ def _resized(height: int, width: int, resize: int | tuple[int, int]) -> tuple[in
     return max(1, round(height * resize / width)), resize
 
 
-def _resize(image: Pixels, target: tuple[int, int], filter_name: str) -> Pixels:
-    height, width = target
-    if filter_name == "area":
-        shrinks = height <= image.shape[0] and width <= image.shape[1]
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        resized = cv2.resize(image, (width, height), interpolation=interpolation)
-        return np.asarray(resized, dtype=np.uint8)
-    resampled = Image.fromarray(image).resize((width, height), _PILLOW_FILTERS[filter_name])
-    return np.asarray(resampled)
+class _Span(NamedTuple):
+    """From pixel `start` up to `stop` of one axis."""
+
+    start: int
+    stop: int
 
 
-def _center_crop(image: Pixels, crop: tuple[int, int]) -> Pixels:
-    """Cuts the centre; where the image is smaller than the crop, its edge is black."""
-    height, width = crop
-    have_height, have_width = image.shape[:2]
-    if have_height < height or have_width < width:
-        top, left = max(0, (height - have_height) // 2), max(0, (width - have_width) // 2)
-        padded = np.zeros((max(height, have_height), max(width, have_width), 3), np.uint8)
-        padded[top : top + have_height, left : left + have_width] = image
-        image = padded
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
+def _shown(length: int, crop: int) -> _Span:
+    """What a crop from the centre leaves of an axis."""
+    start = max(0, (length - crop) // 2)
+    return _Span(start, min(length, start + crop))
+
+
+def _resize(
+    image: Pixels, target: tuple[int, int], rows: _Span, columns: _Span, filter_name: str
+) -> Pixels:
+    """`rows` and `columns` of the image resized to `target` (height, width). The rest, which a crop
+    leaves out, is not computed."""
+    if filter_name != "area":
+        scales = image.shape[1] / target[1], image.shape[0] / target[0]
+        box = (
+            columns.start * scales[0],
+            rows.start * scales[1],
+            columns.stop * scales[0],
+            rows.stop * scales[1],
+        )
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        method = _PILLOW_FILTERS[filter_name]
+        return np.asarray(Image.fromarray(image).resize(size, method, box))
+    if target[0] > image.shape[0] or target[1] > image.shape[1]:
+        whole = cv2.resize(image, target[::-1], interpolation=cv2.INTER_LINEAR)
+        return np.asarray(whole[rows.start : rows.stop, columns.start : columns.stop], np.uint8)
+    y, source_y = _whole_pixels(rows, target[0], image.shape[0])
+    x, source_x = _whole_pixels(columns, target[1], image.shape[1])
+    part = cv2.resize(
+        image[source_y.start : source_y.stop, source_x.start : source_x.stop],
+        (x.stop - x.start, y.stop - y.start),
+        interpolation=cv2.INTER_AREA,
+    )
+    top, left = rows.start - y.start, columns.start - x.start
+    shown = part[top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
+    return np.asarray(shown, np.uint8)
+
+
+def _whole_pixels(shown: _Span, target: int, source: int) -> tuple[_Span, _Span]:
+    """Of an axis that is resized from `source` to `target` pixels, a span around what is shown that
+    stands for nearly whole source pixels, and these: resized alone it is what it is in the whole.
+    """
+    scale = source / target
+
+    def off(edge: int) -> float:
+        return abs(edge * scale - round(edge * scale))
+
+    first = min(range(shown.start, max(-1, shown.start - _EDGES), -1), key=off)
+    last = min(range(shown.stop, min(target + 1, shown.stop + _EDGES)), key=off)
+    start = first if off(first) <= _CUT_PIXELS else 0
+    stop = last if off(last) <= _CUT_PIXELS else target
+    return _Span(start, stop), _Span(round(start * scale), round(stop * scale))
+
+
+def _with_black_edge(image: Pixels, crop: tuple[int, int]) -> Pixels:
+    """In the middle of an image of the crop's size."""
+    height, width = image.shape[:2]
+    top, left = (crop[0] - height) // 2, (crop[1] - width) // 2
+    padded = np.zeros((*crop, 3), np.uint8)
+    padded[top : top + height, left : left + width] = image
+    return padded
