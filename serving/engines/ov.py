@@ -39,8 +39,8 @@ _DATATYPES = {
 }
 
 
-# What a thread computes at a time of a batch that is computed apart. What passes between layers
-# then stays in its core's cache, and of three sizes OpenVINO prepares and keeps less than of all.
+# Of a file that is held twice, so many rows are computed at a time. What passes between layers then
+# stays in a core's cache, and of three sizes OpenVINO prepares and keeps less than of all.
 _CHUNKS = (4, 2, 1)
 # A larger file is not held in memory twice.
 _HELD_TWICE_BYTES = 64 << 20
@@ -50,9 +50,9 @@ class OpenVinoEngine:
     """A compiled model with as many infer requests as calls may run at once.
 
     An instance of several threads computes small batches together: all threads work on a layer,
-    and wait for each other at its end. Batches of four rows a thread and more it computes apart:
-    each thread takes a few rows through all layers, then the next few. Whatever else needs a core
-    for a moment then stops one thread and not all of them. This takes a second compiled model.
+    and wait for each other at its end. Batches of four rows a thread and more it computes apart, in
+    a second compiled model: each thread takes a few rows through all layers, then the next few.
+    Whatever else needs a core for a moment then stops one thread and not all of them.
     """
 
     name = "openvino"
@@ -79,11 +79,11 @@ class OpenVinoEngine:
         self._threads = options.threads
         self._apart: openvino.CompiledModel | None = None
         # Of each instance those that it has needed so far.
-        self._chunks: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
+        self._apart_requests: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
         if self._gains_apart(file, options):
             self._apart = self._compile(file, options.threads * options.instances)
             for _ in range(options.instances):
-                self._chunks.put([])
+                self._apart_requests.put([])
 
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         """Plain memory: the CPU plugin reads numpy arrays in place."""
@@ -92,23 +92,19 @@ class OpenVinoEngine:
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See Engine.infer."""
         try:
-            if self._apart is not None:
-                rows = len(next(iter(inputs.values())))
-                if rows >= self._threads * _CHUNKS[0]:
-                    return self._infer_apart(self._apart, inputs, rows)
-            request = self._together.get()
-            try:
-                request.infer(dict(inputs), share_inputs=True, share_outputs=True)
-                return self._answers([request])
-            finally:
-                self._together.put(request)
+            if self._apart is None:
+                return self._infer_together([dict(inputs)])
+            rows = len(next(iter(inputs.values())))
+            if rows < self._threads * _CHUNKS[0]:
+                return self._infer_together(_chunks(inputs, rows, 1))
+            return self._infer_apart(self._apart, _chunks(inputs, rows, self._threads))
         except RuntimeError as error:
             raise EngineError(f"OpenVINO: {error}") from error
 
     def close(self) -> None:
         """See Engine.close."""
         self._together = queue.SimpleQueue()
-        self._chunks = queue.SimpleQueue()
+        self._apart_requests = queue.SimpleQueue()
         self._apart = None
 
     def _compile(self, file: Path, streams: int) -> openvino.CompiledModel:
@@ -127,36 +123,51 @@ class OpenVinoEngine:
             and file.stat().st_size <= _HELD_TWICE_BYTES
         )
 
-    def _infer_apart(
-        self, apart: openvino.CompiledModel, inputs: Mapping[str, Array], rows: int
-    ) -> dict[str, Array]:
-        edges = list(accumulate(_chunk_sizes(rows, self._threads), initial=0))
-        requests = self._chunks.get()
+    def _infer_together(self, chunks: Sequence[dict[str, Array]]) -> dict[str, Array]:
+        request = self._together.get()
         try:
-            while len(requests) < len(edges) - 1:
+            answers = []
+            for chunk in chunks:
+                request.infer(chunk, share_inputs=True, share_outputs=True)
+                # A copy, since the next call overwrites the request's own.
+                answers.append([np.array(answer) for answer in self._answers(request)])
+        finally:
+            self._together.put(request)
+        return self._joined(answers)
+
+    def _infer_apart(
+        self, apart: openvino.CompiledModel, chunks: Sequence[dict[str, Array]]
+    ) -> dict[str, Array]:
+        requests = self._apart_requests.get()
+        try:
+            while len(requests) < len(chunks):
                 requests.append(apart.create_infer_request())
             started = []
             try:
-                for request, (start, end) in zip(requests, pairwise(edges), strict=False):
-                    chunk = {name: array[start:end] for name, array in inputs.items()}
+                for request, chunk in zip(requests, chunks, strict=False):
                     request.start_async(chunk, share_inputs=True)
                     started.append(request)
             finally:
                 _wait_for_all(started)
-            return self._answers(started)
+            return self._joined([self._answers(request) for request in started])
         finally:
-            self._chunks.put(requests)
+            self._apart_requests.put(requests)
 
-    def _answers(self, requests: Sequence[openvino.InferRequest]) -> dict[str, Array]:
-        """What is returned is copied, once: the next call overwrites a request's own tensors."""
-        answers = {}
-        for index, spec in enumerate(self.outputs):
-            parts = [request.get_output_tensor(index).data for request in requests]
-            answers[spec.name] = np.array(parts[0]) if len(parts) == 1 else np.concatenate(parts)
-        return answers
+    def _answers(self, request: openvino.InferRequest) -> list[Array]:
+        return [request.get_output_tensor(index).data for index in range(len(self.outputs))]
+
+    def _joined(self, answers: Sequence[list[Array]]) -> dict[str, Array]:
+        """The chunks' answers by the outputs' names. Of several chunks they are copied."""
+        names = [spec.name for spec in self.outputs]
+        if len(answers) == 1:
+            return dict(zip(names, answers[0], strict=True))
+        return {
+            name: np.concatenate(parts)
+            for name, parts in zip(names, zip(*answers, strict=True), strict=True)
+        }
 
 
-def _chunk_sizes(rows: int, threads: int) -> list[int]:
+def _chunks(inputs: Mapping[str, Array], rows: int, threads: int) -> list[dict[str, Array]]:
     """Parts of a batch, the largest first, that give each thread as much to do as the others."""
     sizes = []
     for thread in range(threads):
@@ -164,7 +175,10 @@ def _chunk_sizes(rows: int, threads: int) -> list[int]:
         for size in _CHUNKS:
             sizes += [size] * (left // size)
             left %= size
-    return sorted(sizes, reverse=True)
+    edges = accumulate(sorted(sizes, reverse=True), initial=0)
+    return [
+        {name: array[start:end] for name, array in inputs.items()} for start, end in pairwise(edges)
+    ]
 
 
 def _wait_for_all(requests: Sequence[openvino.InferRequest]) -> None:
