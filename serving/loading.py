@@ -1,10 +1,13 @@
 """From a version folder to a Model that may serve: read, choose, check, time, warm up. Blocking."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable, read_cached, write_cached
@@ -18,7 +21,7 @@ from serving.engines import (
     unavailable_reason,
 )
 from serving.engines.choice import Candidate, Choice, choose, latency_key
-from serving.engines.engine import infer_in_parts
+from serving.engines.engine import ROWS_A_THREAD, infer_in_parts
 from serving.engines.measure import core_count, measure_latency
 from serving.errors import (
     EngineError,
@@ -121,8 +124,8 @@ def load_model(
         check_against_engine(config, engine.inputs, engine.outputs, candidate.file)
         if manifest is not None:
             with counted(candidate):
-                variant, rows = variants[candidate.variant], options[candidate].max_batch_size
-                _check_answers(folder, manifest, variant, engine, rows)
+                variant = variants[candidate.variant]
+                _check_answers(folder, manifest, variant, engine, options[candidate])
 
     def kept(candidate: Candidate) -> Path | None:
         variant = variants.get(candidate.variant)
@@ -318,20 +321,24 @@ def _check_gpus(config: ModelConfig) -> None:
 
 
 def _check_answers(
-    folder: Path, manifest: Manifest, variant: Variant, engine: Engine, rows: int
+    folder: Path, manifest: Manifest, variant: Variant, engine: Engine, options: EngineOptions
 ) -> None:
-    """The published samples, run here in batches of at most `rows`; a variant without evidence has
-    no tolerance to hold."""
+    """The published samples, run here alone and in batches so large that an engine may part them; a
+    variant without evidence has no tolerance to hold."""
     evidence = variant.evidence.get(engine.name)
     output = answer_output(manifest.task, [spec.name for spec in engine.outputs])
     samples = read_samples(folder, output)
     if samples is None or evidence is None:
         return
     images, expected = samples
+    rows = options.max_batch_size
+    times = math.ceil(min(rows, ROWS_A_THREAD * options.threads) / len(images))
+    images, expected = (np.concatenate([array] * times) for array in (images, expected))
+    what = f"{variant.id} in {engine.name}"
     answers = infer_in_parts(engine, IMAGE_INPUT, images, rows)[output]
-    # An engine may compute one alone otherwise than a batch.
+    check_samples(output, answers, expected, evidence, what)
     answers[:1] = infer_in_parts(engine, IMAGE_INPUT, images[:1], rows)[output]
-    check_samples(output, answers, expected, evidence, f"{variant.id} in {engine.name}")
+    check_samples(output, answers, expected, evidence, what)
 
 
 def _kept_latency(

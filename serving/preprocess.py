@@ -26,7 +26,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _JPEG_START = b"\xff\xd8\xff"
 _KNOWN_STARTS = (_JPEG_START, b"\x89PNG", b"BM")
 _EXIF_HEADER = b"Exif\x00\x00"
-_APP1, _START_OF_SCAN = 0xE1, 0xDA
+_APP1, _START_OF_SCAN = b"\xe1", b"\xda"
+# None, padding, TEM, RST0 to RST7, SOI and EOI.
+_WITHOUT_LENGTH = (b"", b"\x00", b"\x01", *(bytes([code]) for code in range(0xD0, 0xDA)))
 _PILLOW_FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -112,34 +114,38 @@ def _decode(data: bytes, max_pixels: int, shown: EvalTransform | None) -> Loaded
 
 
 def _is_upright(data: bytes) -> bool:
-    """Whether nothing in a JPEG asks for a rotation; False where Pillow had better look."""
-    exif = _exif(data)
-    if exif is None:
-        return True
+    """Whether nothing in a JPEG asks for a rotation; False where Pillow had better look.
+
+    Before the first scan stand segments, each behind a marker of two bytes and its length (ITU-T
+    T.81, B.1.1); one of them may hold EXIF.
+    """
+    position = 2
+    while data[position : position + 1] == b"\xff":
+        marker = data[position + 1 : position + 2]
+        if marker == b"\xff":  # may be repeated
+            position += 1
+            continue
+        if marker == _START_OF_SCAN:
+            return True
+        if marker in _WITHOUT_LENGTH:
+            return False
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == _APP1 and data.startswith(_EXIF_HEADER, position + 4):
+            return _says_upright(data[position + 4 : end])
+        if end < position + 4:
+            return False
+        position = end
+    return False
+
+
+def _says_upright(exif: bytes) -> bool:
     tags = Image.Exif()
     try:
         tags.load(exif)
-        return tags.get(ExifTags.Base.Orientation) == 1
+        # Without the tag it may be XMP that tells, which Pillow reads.
+        return bool(tags.get(ExifTags.Base.Orientation) == 1)
     except Exception:  # Damaged EXIF makes Pillow's readers raise almost anything.
         return False
-
-
-def _exif(data: bytes) -> bytes | None:
-    """The first EXIF segment of a JPEG: one of those that stand before the first scan, each behind
-    a marker of two bytes and its length (ITU-T T.81, B.1.1)."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == _START_OF_SCAN:
-            break
-        if marker == 0xFF:  # may be repeated
-            position += 1
-            continue
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == _APP1 and data.startswith(_EXIF_HEADER, position + 4):
-            return data[position + 4 : end]
-        position = end
-    return None
 
 
 def _reduction(height: int, width: int, shown: EvalTransform | None) -> int:
@@ -183,7 +189,7 @@ def _decode_with_pillow(data: bytes, max_pixels: int, shown: EvalTransform | Non
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             _check_size(height, width, max_pixels)
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            orientation = _orientation(image)
             size = (width, height) if orientation in _ON_THEIR_SIDE else (height, width)
             factor = _reduction(*size, shown) if isinstance(image, JpegImageFile) else 1
             image.draft(None, (width // factor, height // factor))
@@ -211,6 +217,15 @@ def _decode_with_pillow(data: bytes, max_pixels: int, shown: EvalTransform | Non
         ) from error
     except Exception as error:  # Damaged files make Pillow's readers raise almost anything.
         raise InvalidInput(f"cannot decode image: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    if not isinstance(image, JpegImageFile):
+        image.load()  # EXIF may stand behind the pixels, and those that are damaged have to raise
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Damaged EXIF makes Pillow's readers raise almost anything.
+        return 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

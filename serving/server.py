@@ -74,6 +74,7 @@ class Server:
         self._config = config
         limit_arenas(max(2, core_count()))
         sys.setswitchinterval(_SWITCH_SECONDS)
+        gc.collect()
         gc.freeze()  # what is imported stays: no collection has to look at it
         gc.set_threshold(_COLLECT_AFTER)
         self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")

@@ -9,6 +9,9 @@ import numpy as np
 
 from serving.tensor import Array, TensorSpec
 
+# From so many rows a thread on an engine may part a batch over its threads.
+ROWS_A_THREAD = 4
+
 
 @dataclass(frozen=True)
 class EngineOptions:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from serving.engines.engine import EngineOptions
+from serving.engines.engine import ROWS_A_THREAD, EngineOptions
 from serving.errors import EngineError, EngineUnavailable
 from serving.tensor import Array, TensorSpec
 
@@ -41,7 +41,7 @@ _DATATYPES = {
 
 # Of a file that is held twice, so many rows are computed at a time. What passes between layers then
 # stays in a core's cache, and of three sizes OpenVINO prepares and keeps less than of all.
-_CHUNKS = (4, 2, 1)
+_CHUNKS = (ROWS_A_THREAD, 2, 1)
 # A larger file is not held in memory twice.
 _HELD_TWICE_BYTES = 64 << 20
 
@@ -50,9 +50,10 @@ class OpenVinoEngine:
     """A compiled model with as many infer requests as calls may run at once.
 
     An instance of several threads computes small batches together: all threads work on a layer,
-    and wait for each other at its end. Batches of four rows a thread and more it computes apart, in
-    a second compiled model: each thread takes a few rows through all layers, then the next few.
-    Whatever else needs a core for a moment then stops one thread and not all of them.
+    and wait for each other at its end. Batches of four rows a thread and more the only instance of
+    a model computes apart, in a second compiled model: each thread takes a few rows through all
+    layers, then the next few. Whatever else needs a core for a moment then stops one thread and not
+    all of them.
     """
 
     name = "openvino"
@@ -78,12 +79,11 @@ class OpenVinoEngine:
             self._together.put(together.create_infer_request())
         self._threads = options.threads
         self._apart: openvino.CompiledModel | None = None
-        # Of each instance those that it has needed so far.
+        # One list, of those that were needed so far.
         self._apart_requests: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
         if self._gains_apart(file, options):
-            self._apart = self._compile(file, options.threads * options.instances)
-            for _ in range(options.instances):
-                self._apart_requests.put([])
+            self._apart = self._compile(file, options.threads)
+            self._apart_requests.put([])
 
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         """Plain memory: the CPU plugin reads numpy arrays in place."""
@@ -92,13 +92,15 @@ class OpenVinoEngine:
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See Engine.infer."""
         try:
-            if self._apart is None:
+            rows, *others = {len(array) for array in inputs.values() if array.ndim} or {0}
+            if self._apart is None or others or rows == 0:
                 return self._infer_together([dict(inputs)])
-            rows = len(next(iter(inputs.values())))
-            if rows < self._threads * _CHUNKS[0]:
-                return self._infer_together(_chunks(inputs, rows, 1))
-            return self._infer_apart(self._apart, _chunks(inputs, rows, self._threads))
-        except RuntimeError as error:
+            if rows >= self._threads * ROWS_A_THREAD:
+                return self._infer_apart(self._apart, _chunks(inputs, rows, self._threads))
+            if rows >= 2 * ROWS_A_THREAD:
+                return self._infer_together([dict(inputs)])
+            return self._infer_together(_chunks(inputs, rows, 1))
+        except (RuntimeError, MemoryError) as error:
             raise EngineError(f"OpenVINO: {error}") from error
 
     def close(self) -> None:
@@ -117,9 +119,12 @@ class OpenVinoEngine:
     def _gains_apart(self, file: Path, options: EngineOptions) -> bool:
         specs = self.inputs + self.outputs
         return (
-            options.threads > 1
-            and options.max_batch_size >= options.threads * _CHUNKS[0]
+            options.instances == 1
+            and options.threads > 1
+            and options.max_batch_size >= options.threads * ROWS_A_THREAD
             and all(spec.shape and spec.shape[0] == -1 for spec in specs)
+            # A request holds its last input: one batch buffer for all, where sizes are fixed.
+            and not any(-1 in spec.shape[1:] for spec in self.inputs)
             and file.stat().st_size <= _HELD_TWICE_BYTES
         )
 
@@ -182,14 +187,14 @@ def _chunks(inputs: Mapping[str, Array], rows: int, threads: int) -> list[dict[s
 
 
 def _wait_for_all(requests: Sequence[openvino.InferRequest]) -> None:
-    """Raises RuntimeError where one failed, but not before the others have ended, too: they read
-    memory that is the caller's."""
-    failures = []
+    """Raises what one failed with, but not before the others have ended, too: they read memory that
+    is the caller's."""
+    failures: list[BaseException] = []
     # The last one first: with it the others mostly have ended, so that this thread wakes up once.
     for request in reversed(requests):
         try:
             request.wait()
-        except RuntimeError as failure:
+        except BaseException as failure:
             failures.append(failure)
     if failures:
         raise failures[0]

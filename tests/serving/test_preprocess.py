@@ -238,8 +238,14 @@ def test_exif_orientation_behind_other_segments_of_a_jpeg_is_undone() -> None:
     assert np.abs(pixels.astype(int) - smooth()).mean() < 4
 
 
-def test_damaged_exif_of_a_jpeg_leaves_the_image_alone() -> None:
-    data = encoded(smooth(), "JPEG", quality=95, exif=orientation(1))
+def test_exif_orientation_behind_a_marker_without_length_is_undone() -> None:
+    data = encoded(STORED[6](smooth()), "JPEG", quality=95, exif=orientation(6))
+    assert decode(data[:2] + b"\xff\xd0" + data[2:]).shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("density", [{}, {"dpi": (72, 72)}])
+def test_damaged_exif_of_a_jpeg_leaves_the_image_alone(density: dict[str, object]) -> None:
+    data = encoded(smooth(), "JPEG", quality=95, exif=orientation(1), **density)
     start = data.index(b"Exif") + 6
     damaged = data[:start] + b"\xff" * 8 + data[start + 8 :]
     assert np.array_equal(decode(damaged), decode(data))

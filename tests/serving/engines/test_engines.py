@@ -10,6 +10,7 @@ import pytest
 
 from serving.engines import EngineOptions, cpu_features, load_engine
 from serving.engines.measure import measure_latency, quota_cores
+from serving.engines.ov import _wait_for_all
 from serving.errors import EngineError, EngineUnavailable
 from tests.support.identity import publish_identity
 from tests.support.published import CPU_ENGINES as ALL
@@ -54,13 +55,41 @@ def test_every_row_gets_its_answer_from_several_threads(name: str, rows: int, mo
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_answers_belong_to_the_caller(name: str, model: Path) -> None:
-    engine = load_engine(name, model, EngineOptions())
-    first = engine.infer({"image": samples()[:2]})["logits"]
+@pytest.mark.parametrize("rows", [1, 2, 3, 32])
+def test_answers_belong_to_the_caller(name: str, rows: int, model: Path) -> None:
+    engine = load_engine(name, model, EngineOptions(threads=2, max_batch_size=32))
+    images = np.random.default_rng(0).integers(0, 256, (2, rows, 8, 8, 3), np.uint8)
+    first = engine.infer({"image": images[0]})["logits"]
     kept = first.copy()
-    engine.infer({"image": samples()[3:5]})
+    engine.infer({"image": images[1]})
     assert np.array_equal(first, kept)
     engine.close()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_empty_batch_has_no_answers(name: str, threads: int, model: Path) -> None:
+    engine = load_engine(name, model, EngineOptions(threads=threads, max_batch_size=32))
+    assert engine.infer({"image": np.zeros((0, 8, 8, 3), np.uint8)})["logits"].shape == (0, 3)
+    engine.close()
+
+
+def test_failed_chunk_is_reported_when_all_have_ended() -> None:
+    ended = []
+
+    class Request:
+        def __init__(self, failure: Exception | None) -> None:
+            self.failure = failure
+
+        def wait(self) -> None:
+            ended.append(self)
+            if self.failure is not None:
+                raise self.failure
+
+    requests = [Request(None), Request(MemoryError("none left")), Request(None)]
+    with pytest.raises(MemoryError, match="none left"):
+        _wait_for_all(requests)
+    assert len(ended) == len(requests)
 
 
 @pytest.mark.parametrize("name", ALL)
