@@ -27,7 +27,7 @@ _JPEG_START = b"\xff\xd8\xff"
 _KNOWN_STARTS = (_JPEG_START, b"\x89PNG", b"BM")
 _EXIF_HEADER = b"Exif\x00\x00"
 _APP1, _START_OF_SCAN = b"\xe1", b"\xda"
-# None, padding, TEM, RST0 to RST7, SOI and EOI.
+# The end of the data, padding, TEM, RST0 to RST7, SOI and EOI.
 _WITHOUT_LENGTH = (b"", b"\x00", b"\x01", *(bytes([code]) for code in range(0xD0, 0xDA)))
 _PILLOW_FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,

@@ -93,10 +93,12 @@ class OpenVinoEngine:
         """See Engine.infer."""
         try:
             rows, *others = {len(array) for array in inputs.values() if array.ndim} or {0}
+            # What is empty or of several lengths is the runtime's to judge.
             if self._apart is None or others or rows == 0:
                 return self._infer_together([dict(inputs)])
             if rows >= self._threads * ROWS_A_THREAD:
                 return self._infer_apart(self._apart, _chunks(inputs, rows, self._threads))
+            # Too few rows for each of many threads, too many to go one chunk after the other.
             if rows >= 2 * ROWS_A_THREAD:
                 return self._infer_together([dict(inputs)])
             return self._infer_together(_chunks(inputs, rows, 1))
