@@ -21,7 +21,7 @@ from serving.engines import (
     unavailable_reason,
 )
 from serving.engines.choice import Candidate, Choice, choose, latency_key
-from serving.engines.engine import ROWS_A_THREAD, infer_in_parts
+from serving.engines.engine import CHUNK_ROWS, infer_in_parts
 from serving.engines.measure import core_count, measure_latency
 from serving.errors import (
     EngineError,
@@ -332,7 +332,7 @@ def _check_answers(
         return
     images, expected = samples
     rows = options.max_batch_size
-    times = math.ceil(min(rows, ROWS_A_THREAD * options.threads) / len(images))
+    times = math.ceil(min(rows, CHUNK_ROWS * options.threads) / len(images))
     images, expected = (np.concatenate([array] * times) for array in (images, expected))
     what = f"{variant.id} in {engine.name}"
     answers = infer_in_parts(engine, IMAGE_INPUT, images, rows)[output]

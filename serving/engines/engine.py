@@ -9,8 +9,8 @@ import numpy as np
 
 from serving.tensor import Array, TensorSpec
 
-# From so many rows a thread on an engine may part a batch over its threads.
-ROWS_A_THREAD = 4
+# An engine may part a batch over its threads, each of which takes up to so many rows at a time.
+CHUNK_ROWS = 4
 
 
 @dataclass(frozen=True)

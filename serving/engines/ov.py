@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from serving.engines.engine import ROWS_A_THREAD, EngineOptions
+from serving.engines.engine import CHUNK_ROWS, EngineOptions
 from serving.errors import EngineError, EngineUnavailable
 from serving.tensor import Array, TensorSpec
 
@@ -39,9 +39,10 @@ _DATATYPES = {
 }
 
 
-# Of a file that is held twice, so many rows are computed at a time. What passes between layers then
-# stays in a core's cache, and of three sizes OpenVINO prepares and keeps less than of all.
-_CHUNKS = (ROWS_A_THREAD, 2, 1)
+# Of a file that is held twice, each thread computes so many rows at a time. What passes between
+# layers then stays in a core's cache, and of three sizes OpenVINO prepares and keeps less than of
+# all.
+_CHUNKS = (CHUNK_ROWS, 2, 1)
 # A larger file is not held in memory twice.
 _HELD_TWICE_BYTES = 64 << 20
 
@@ -49,11 +50,11 @@ _HELD_TWICE_BYTES = 64 << 20
 class OpenVinoEngine:
     """A compiled model with as many infer requests as calls may run at once.
 
-    An instance of several threads computes small batches together: all threads work on a layer,
-    and wait for each other at its end. Batches of four rows a thread and more the only instance of
-    a model computes apart, in a second compiled model: each thread takes a few rows through all
-    layers, then the next few. Whatever else needs a core for a moment then stops one thread and not
-    all of them.
+    An instance of several threads computes a single row together: all threads work on a layer, and
+    wait for each other at its end. Batches the only instance of a model computes apart, in a second
+    compiled model: each thread takes its own rows through all layers. Whatever else needs a core
+    for a moment then stops one thread and not all of them. Only the rows that are left over when
+    each thread has had as many, and are too few to keep most threads busy, are computed together.
     """
 
     name = "openvino"
@@ -78,12 +79,11 @@ class OpenVinoEngine:
         for _ in range(options.instances):
             self._together.put(together.create_infer_request())
         self._threads = options.threads
-        self._apart: openvino.CompiledModel | None = None
         # One list, of those that were needed so far.
-        self._apart_requests: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
-        if self._gains_apart(file, options):
-            self._apart = self._compile(file, options.threads)
-            self._apart_requests.put([])
+        self._apart: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
+        self._parts_batches = self._gains_by_parts(file, options)
+        if self._parts_batches:
+            self._apart.put([self._compile(file, options.threads).create_infer_request()])
 
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         """Plain memory: the CPU plugin reads numpy arrays in place."""
@@ -94,22 +94,26 @@ class OpenVinoEngine:
         try:
             rows, *others = {len(array) for array in inputs.values() if array.ndim} or {0}
             # What is empty or of several lengths is the runtime's to judge.
-            if self._apart is None or others or rows == 0:
-                return self._infer_together([dict(inputs)])
-            if rows >= self._threads * ROWS_A_THREAD:
-                return self._infer_apart(self._apart, _chunks(inputs, rows, self._threads))
-            # Too few rows for each of many threads, too many to go one chunk after the other.
-            if rows >= 2 * ROWS_A_THREAD:
-                return self._infer_together([dict(inputs)])
-            return self._infer_together(_chunks(inputs, rows, 1))
+            apart = self._rows_apart(rows) if self._parts_batches and not others else 0
+            if not apart:
+                return self._joined([self._infer_together(inputs)])
+            requests = self._apart.get()
+            try:
+                answers = self._infer_apart(requests, _chunks(inputs, apart, self._threads))
+                if apart < rows:
+                    answers.append(self._infer_together(_part(inputs, apart, rows)))
+                return self._joined(answers)
+            finally:
+                self._apart.put(requests)
         except (RuntimeError, MemoryError) as error:
             raise EngineError(f"OpenVINO: {error}") from error
 
     def close(self) -> None:
         """See Engine.close."""
+        # Only requests hold the compiled models: they free them without Python's lock, which a
+        # model's own destructor holds for some 8 ms.
         self._together = queue.SimpleQueue()
-        self._apart_requests = queue.SimpleQueue()
-        self._apart = None
+        self._apart = queue.SimpleQueue()
 
     def _compile(self, file: Path, streams: int) -> openvino.CompiledModel:
         settings = self._settings | {"NUM_STREAMS": streams}
@@ -118,47 +122,46 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise EngineUnavailable(f"{file}: OpenVINO cannot load it: {error}") from error
 
-    def _gains_apart(self, file: Path, options: EngineOptions) -> bool:
+    def _gains_by_parts(self, file: Path, options: EngineOptions) -> bool:
         specs = self.inputs + self.outputs
         return (
             options.instances == 1
             and options.threads > 1
-            and options.max_batch_size >= options.threads * ROWS_A_THREAD
+            and self._rows_apart(options.max_batch_size) > 0
             and all(spec.shape and spec.shape[0] == -1 for spec in specs)
             # A request holds its last input: one batch buffer for all, where sizes are fixed.
             and not any(-1 in spec.shape[1:] for spec in self.inputs)
             and file.stat().st_size <= _HELD_TWICE_BYTES
         )
 
-    def _infer_together(self, chunks: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    def _rows_apart(self, rows: int) -> int:
+        """How many of a batch's rows are computed apart."""
+        left = rows % self._threads
+        return rows if left > self._threads / 2 else rows - left
+
+    def _infer_together(self, inputs: Mapping[str, Array]) -> list[Array]:
         request = self._together.get()
         try:
-            answers = []
-            for chunk in chunks:
-                request.infer(chunk, share_inputs=True, share_outputs=True)
-                # A copy, since the next call overwrites the request's own.
-                answers.append([np.array(answer) for answer in self._answers(request)])
+            request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+            # Copies, since the next call overwrites the request's own.
+            return [np.array(answer) for answer in self._answers(request)]
         finally:
             self._together.put(request)
-        return self._joined(answers)
 
     def _infer_apart(
-        self, apart: openvino.CompiledModel, chunks: Sequence[dict[str, Array]]
-    ) -> dict[str, Array]:
-        requests = self._apart_requests.get()
+        self, requests: list[openvino.InferRequest], chunks: Sequence[Mapping[str, Array]]
+    ) -> list[list[Array]]:
+        """The answers to each chunk, which belong to its request."""
+        while len(requests) < len(chunks):
+            requests.append(requests[0].get_compiled_model().create_infer_request())
+        started = []
         try:
-            while len(requests) < len(chunks):
-                requests.append(apart.create_infer_request())
-            started = []
-            try:
-                for request, chunk in zip(requests, chunks, strict=False):
-                    request.start_async(chunk, share_inputs=True)
-                    started.append(request)
-            finally:
-                _wait_for_all(started)
-            return self._joined([self._answers(request) for request in started])
+            for request, chunk in zip(requests, chunks, strict=False):
+                request.start_async(chunk, share_inputs=True)
+                started.append(request)
         finally:
-            self._apart_requests.put(requests)
+            _wait_for_all(started)
+        return [self._answers(request) for request in started]
 
     def _answers(self, request: openvino.InferRequest) -> list[Array]:
         return [request.get_output_tensor(index).data for index in range(len(self.outputs))]
@@ -175,7 +178,8 @@ class OpenVinoEngine:
 
 
 def _chunks(inputs: Mapping[str, Array], rows: int, threads: int) -> list[dict[str, Array]]:
-    """Parts of a batch, the largest first, that give each thread as much to do as the others."""
+    """The first rows of a batch in parts, the largest first, that give each thread as much to do as
+    the others."""
     sizes = []
     for thread in range(threads):
         left = rows // threads + (thread < rows % threads)
@@ -183,9 +187,11 @@ def _chunks(inputs: Mapping[str, Array], rows: int, threads: int) -> list[dict[s
             sizes += [size] * (left // size)
             left %= size
     edges = accumulate(sorted(sizes, reverse=True), initial=0)
-    return [
-        {name: array[start:end] for name, array in inputs.items()} for start, end in pairwise(edges)
-    ]
+    return [_part(inputs, start, end) for start, end in pairwise(edges)]
+
+
+def _part(inputs: Mapping[str, Array], start: int, end: int) -> dict[str, Array]:
+    return {name: array[start:end] for name, array in inputs.items()}
 
 
 def _wait_for_all(requests: Sequence[openvino.InferRequest]) -> None:
