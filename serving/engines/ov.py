@@ -53,8 +53,8 @@ class OpenVinoEngine:
     An instance of several threads computes a single row together: all threads work on a layer, and
     wait for each other at its end. Batches the only instance of a model computes apart, in a second
     compiled model: each thread takes its own rows through all layers. Whatever else needs a core
-    for a moment then stops one thread and not all of them. Only the rows that are left over when
-    each thread has had as many, and are too few to keep most threads busy, are computed together.
+    for a moment then stops one thread and not all of them. Of small batches the rows that are left
+    over when each thread has had as many, too few to keep most threads busy, are computed together.
     """
 
     name = "openvino"
@@ -135,9 +135,12 @@ class OpenVinoEngine:
         )
 
     def _rows_apart(self, rows: int) -> int:
-        """How many of a batch's rows are computed apart."""
+        """How many of a batch's rows are computed apart: all, where few threads would have nothing
+        to do for a while, or that while is short beside the rest."""
         left = rows % self._threads
-        return rows if left > self._threads / 2 else rows - left
+        if left > self._threads / 2 or rows > self._threads * CHUNK_ROWS:
+            return rows
+        return rows - left
 
     def _infer_together(self, inputs: Mapping[str, Array]) -> list[Array]:
         request = self._together.get()
