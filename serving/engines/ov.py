@@ -170,7 +170,8 @@ class OpenVinoEngine:
         return [request.get_output_tensor(index).data for index in range(len(self.outputs))]
 
     def _joined(self, answers: Sequence[list[Array]]) -> dict[str, Array]:
-        """The chunks' answers by the outputs' names. Of several chunks they are copied."""
+        """The chunks' answers by the outputs' names: copies, but for a single chunk's, which is one
+        that was computed together; apart there are at least two."""
         names = [spec.name for spec in self.outputs]
         if len(answers) == 1:
             return dict(zip(names, answers[0], strict=True))
