@@ -11,6 +11,7 @@ from serving.admin import Admin, LogSettings, Tracer
 from serving.errors import InvalidInput
 from serving.front import Call, Front
 from serving.model import ENCODED_INPUT, CallOptions, Model
+from serving.postprocess import top_k
 from serving.raw import to_raw
 from serving.shared_memory import Place, SharedMemory
 from serving.tensor import Array, datatype_of
@@ -246,7 +247,7 @@ def top_classes(name: str, array: Array, count: int, labels: Sequence[str], batc
     if array.dtype.kind not in "iuf" or array.dtype == np.float16:
         raise InvalidInput(f"output {name!r}: {datatype_of(array)} has no classification")
     rows = array.reshape(array.shape[0], -1) if batched else array.reshape(1, -1)
-    best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
+    best = np.array([top_k(row, count) for row in rows.astype(np.float64)])
     found = np.empty(best.shape, np.object_)
     for row, column in np.ndindex(best.shape):
         index = int(best[row, column])

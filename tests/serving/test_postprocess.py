@@ -1,6 +1,7 @@
 """From a network's outputs to labels, masks and pictures."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,22 @@ def test_softmax_works_along_the_last_axis_of_any_shape() -> None:
 def test_top_k_is_best_first_and_equal_scores_go_by_index() -> None:
     scores = np.array([0.1, 0.3, 0.2, 0.3, 0.1], np.float32)
     assert top_k(scores, 4).tolist() == [1, 3, 2, 0]
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 99, 100])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_top_k_of_many_is_the_head_of_a_stable_sort(k: int, dtype: type) -> None:
+    rng = np.random.default_rng(k)
+    for levels in (3, 40, 10_000):  # from nearly all equal to hardly any
+        scores: NDArray[np.floating[Any]] = rng.integers(0, levels, 100).astype(dtype)
+        assert np.array_equal(top_k(scores, k), np.argsort(-scores, kind="stable")[:k])
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_top_k_puts_nan_behind_every_number(k: int) -> None:
+    scores = np.array([np.nan, 0.1, np.nan, -np.inf, 0.3], np.float32)
+    assert top_k(scores, k).tolist() == [4, 1, 3][:k]
+    assert top_k(np.full(5, np.nan, np.float32), k).tolist() == [0, 1, 2][:k]
 
 
 @pytest.mark.parametrize("k", [3, 4, 1000])
