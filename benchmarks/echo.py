@@ -81,10 +81,13 @@ def _inference_handlers(side: int) -> dict[str, Any]:
     metadata = oip.ModelMetadataResponse(name="echo", versions=["1"])
     metadata.inputs.add(name="image", datatype="UINT8", shape=[-1, side, side, 3])
     metadata.outputs.add(name="logits", datatype="FP32", shape=[-1, _CLASSES])
+    config = oip.ModelConfigResponse()
+    config.config.parameters["task"].string_value = "classification"
     return {
         # What a load generator asks before it begins.
         "ServerLive": _unary(oip.ServerLiveResponse(live=True).SerializeToString()),
         "ModelMetadata": _unary(metadata.SerializeToString()),
+        "ModelConfig": _unary(config.SerializeToString()),
         "ModelInfer": _unary(answer.SerializeToString()),
         "ModelStreamInfer": _stream(
             oip.ModelStreamInferResponse(infer_response=answer).SerializeToString()

@@ -114,12 +114,17 @@ def ceiling_of(subjects: Subjects, model: str, workload: str, seconds: float) ->
 
 
 def floor_of(
-    subjects: Subjects, model: str, seconds: float, ours: list[Measurement]
+    subjects: Subjects,
+    model: str,
+    workload: str,
+    seconds: float,
+    ours: list[Measurement],
+    calls: tuple[str, ...],
 ) -> Measurement:
-    """The ceiling beside an echo of the same tensors, at the rate that ours has just had."""
+    """The ceiling beside an echo of the same calls, at the rate that ours has just had."""
     with echo_server(subjects.networks[model].size[0]) as url:
-        flags = _ceiling_flags(subjects, model, "tensor", seconds)
-        return measure.floor(url, ours[-1].rate, seconds, *flags)
+        flags = _ceiling_flags(subjects, model, workload, seconds)
+        return measure.floor(url, ours[-1].rate, calls, seconds, *flags)
 
 
 def _ceiling_flags(subjects: Subjects, model: str, workload: str, seconds: float) -> list[str]:
@@ -165,20 +170,19 @@ def cases(subjects: Subjects, workloads: set[str], seconds: float) -> Iterator[C
         if label not in workloads or (workload == "classify" and subjects.photos is None):
             continue
         images = ("--images", str(subjects.photos)) if workload == "classify" else ()
+        calls = images if workload == "classify" else oip
         for model in CLASSIFIERS:
             row = f"{label} {model}, 32 callers"
             yield Case(
                 row, "ceiling",
                 partial(ceiling_of, subjects, model, workload, seconds),
             )  # fmt: skip
-            ours = images if workload == "classify" else oip
-            own = Case(row, "ours", loaded("ours", model, 32, *ours))
+            own = Case(row, "ours", loaded("ours", model, 32, *calls))
             yield own
-            if workload == "tensor":
-                yield Case(
-                    row, "engine and echo",
-                    partial(floor_of, subjects, model, seconds, own.found),
-                )  # fmt: skip
+            yield Case(
+                row, "engine and echo",
+                partial(floor_of, subjects, model, workload, seconds, own.found, calls),
+            )  # fmt: skip
             for name in others:
                 for engine in ("onnxruntime", "openvino"):
                     peer = f"{model}-{engine}-{workload}"

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,18 +117,19 @@ def client(url: str, model: str, side: int, seconds: float) -> Measurement:
     )
 
 
-def floor(url: str, rate: float, seconds: float, *flags: str) -> Measurement:
-    """The ceiling while an echo at `url` answers `rate` calls of the same size a second: what a
-    front that costs no more than an echo would come to. Its CPU is that of both."""
+def floor(url: str, rate: float, calls: Sequence[str], seconds: float, *flags: str) -> Measurement:
+    """The ceiling while an echo at `url` answers `rate` of the same `calls` a second: what a front
+    that costs no more than an echo would come to. Its CPU is that of both."""
     with ThreadPoolExecutor(1) as beside:
         # The ceiling's process starts, loads and warms up first.
-        calls = beside.submit(
-            _loaded, url, "echo", seconds + _START_SECONDS, "--rate", str(rate), "--api", "oip"
+        echoed = beside.submit(
+            _loaded, url, "echo", seconds + _START_SECONDS, "--rate", str(rate), *calls
         )
         bare = ceiling(*flags)
-        if calls.done():
+        ended_first = echoed.done()
+        phase = echoed.result()
+        if ended_first:
             raise RuntimeError("the calls of the echo ended before the ceiling was measured")
-        phase = calls.result()
     answered = phase["requests_per_second"]
     if answered < _KEPT_UP * rate:
         raise RuntimeError(f"the echo answered {answered:.0f} calls a second of {rate:.0f}")
