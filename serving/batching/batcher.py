@@ -41,13 +41,16 @@ _QUIET_SECONDS = 3e-4
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
     """One batch and why it had the size it had: what `/debug/batches` shows. Times in seconds;
-    `left_waiting` is in rows, `limit` the most rows that the deadline of its head allowed."""
+    `left_waiting` and `limit` are in rows. limited_by: "deadline", that of the call at its head,
+    where more would have come too late for it; "size", where a smaller batch does as well; ""
+    where as many went as waited and fit."""
 
     started: float
     rows: int
     calls: int
     left_waiting: int
     limit: int
+    limited_by: str
     longest_wait: float
     predicted: float
     took: float
@@ -364,6 +367,19 @@ class DynamicBatcher:
                 return max(head.rows, min(size, rows))
         return head.rows
 
+    def _rows_to_run(self, head: Ticket, now: float) -> tuple[int, str]:
+        """The most rows that should run now, and what keeps it from being more: see BatchRecord."""
+        waiting = min(self._queue.rows, self._max_rows)
+        in_time = self._rows_in_time(head, now)
+        if in_time < waiting:
+            return in_time, "deadline"
+        preferred = self._batching.preferred_batch_sizes
+        if preferred:
+            good = max((size for size in preferred if size <= waiting), default=waiting)
+        else:
+            good = self.latency.good_size(waiting)
+        return max(good, head.rows), "size" if good < waiting else ""
+
     def _start(self, turn: Turn) -> None:
         """Runs what waits once the calls of this moment have come in: they share the batch."""
         self._turn_wait += _TURN_WEIGHT * (turn.began - turn.asked - self._turn_wait)
@@ -389,7 +405,7 @@ class DynamicBatcher:
         self._asked -= 1
         now = self._clock()
         head = self._queue.peek()
-        limit = self._rows_in_time(head, now) if head is not None else 0
+        limit, limited_by = self._rows_to_run(head, now) if head is not None else (0, "")
         tickets = self._queue.pop_batch(limit)
         if not tickets:
             self._active -= 1
@@ -401,7 +417,7 @@ class DynamicBatcher:
         rows = sum(ticket.rows for ticket in tickets)
         turn.seconds = self.latency.predict(rows)
         turn.ends = now + turn.seconds
-        batch = _Batch(turn, tickets, rows, now, limit, left_waiting=self._queue.rows)
+        batch = _Batch(turn, tickets, rows, now, limit, limited_by, self._queue.rows)
         parts = [part for ticket in tickets for part in ticket.parts]
         if self._runs_inline(rows):
             try:
@@ -414,6 +430,8 @@ class DynamicBatcher:
         self._runs[turn] = now
         done = asyncio.get_running_loop().run_in_executor(self._threads, self._execution.run, parts)
         done.add_done_callback(lambda done: self._finish(batch, done.exception() or done.result()))
+        # What was left may run beside it, where another instance is free.
+        self._pump()
 
     def _finish(self, batch: "_Batch", outcome: Executed | BaseException) -> None:
         """Hands each caller its slice; a failed batch fails its own members and nobody else."""
@@ -426,6 +444,7 @@ class DynamicBatcher:
                 calls=len(tickets),
                 left_waiting=batch.left_waiting,
                 limit=batch.limit,
+                limited_by=batch.limited_by,
                 longest_wait=started - min(ticket.arrived for ticket in tickets),
                 predicted=turn.seconds,
                 took=answered - started,
@@ -469,4 +488,5 @@ class _Batch:
     rows: int
     started: float
     limit: int
+    limited_by: str
     left_waiting: int

@@ -8,6 +8,8 @@ from pathlib import Path
 
 # Weight of the newest batch in the correction: some ten batches forget what was before.
 _WEIGHT = 0.1
+# Times a row of a larger batch: what a row of a good size may take. Machines are noisy.
+_HARDLY_LONGER = 1.1
 
 
 class LatencyTable:
@@ -22,6 +24,7 @@ class LatencyTable:
         self._seconds = [seconds[size] for size in self.sizes]
         self.measured = dict(sorted(seconds.items()))
         self._by_rows = [self._between(rows) for rows in range(self.sizes[-1] + 1)]
+        self._good_sizes = [self._good_size(rows) for rows in range(self.sizes[-1] + 1)]
         self.factor = 1.0
 
     def predict(self, rows: int) -> float:
@@ -40,6 +43,21 @@ class LatencyTable:
         if rows >= len(self._by_rows):
             return self._seconds[-1] * rows / self.sizes[-1]
         return self._by_rows[rows]
+
+    def good_size(self, rows: int) -> int:
+        """How many of `rows` had best share a batch: the largest size that was measured, where it
+        is at least half of them and hardly slower a row than all together; else all.
+
+        The sizes that are measured are powers of two, which engines do best with: all threads have
+        as much to do. Twelve rows take two threads as long as thirteen do, and an odd size stays
+        where callers ask again as soon as they are answered, as 31 and 1 in turns.
+        """
+        return self._good_sizes[rows] if rows < len(self._good_sizes) else rows
+
+    def _good_size(self, rows: int) -> int:
+        size = max((size for size in self.sizes if size <= rows), default=rows)
+        whole, part = self._by_rows[rows], self._by_rows[size]
+        return size if 2 * size >= rows and part * rows <= _HARDLY_LONGER * whole * size else rows
 
     def _between(self, rows: int) -> float:
         index = bisect.bisect_left(self.sizes, rows)

@@ -543,8 +543,62 @@ def test_batch_is_kept_small_enough_for_the_deadline_of_its_head() -> None:
         engine.hold.set()
         await asyncio.gather(*waiting)
         assert engine.batches[1:] == [[1, 2], [3, 4]]
+        assert [r.limited_by for r in batcher.recent] == ["", "deadline", ""]
 
     run(body, latency=LatencyTable({1: 1e-3, 2: 2e-3, 4: 8.0}))
+
+
+LINEAR = LatencyTable({1: 0.001, 2: 0.002, 4: 0.004, 8: 0.008})
+
+
+def test_where_smaller_batches_do_as_well_the_rest_goes_with_the_next() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, value) for value in range(7)]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+        assert engine.batches[1:] == [[0, 1, 2, 3], [4, 5], [6]]
+        decided = [(r.rows, r.limit, r.limited_by, r.left_waiting) for r in batcher.recent]
+        assert decided[1:] == [(4, 4, "size", 3), (2, 2, "size", 1), (1, 1, "", 0)]
+
+    run(body, max_batch_size=8, latency=LINEAR)
+
+
+def test_call_of_more_rows_than_the_good_size_is_not_cut() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, 1, rows=6), call(batcher, 2)]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+        assert engine.batches[1:] == [[1] * 6, [2]]
+
+    run(body, max_batch_size=8, latency=LINEAR)
+
+
+def test_what_a_batch_leaves_runs_on_another_free_instance() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        engine.hold.clear()
+        waiting = [call(batcher, value) for value in range(3)]
+        await until(lambda: engine.running == 2)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+        assert sorted(engine.batches) == [[0, 1], [2]]
+
+    run(body, max_batch_size=8, instances=2, latency=LINEAR)
+
+
+def test_preferred_sizes_are_the_sizes_of_batches() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, value) for value in range(7)]
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+        assert engine.batches[1:] == [[0, 1, 2, 3, 4], [5, 6]]
+
+    run(body, max_batch_size=8, latency=LINEAR, batching=Batching(preferred_batch_sizes=(3, 5)))
 
 
 def test_recent_batches_say_what_was_decided() -> None:
@@ -555,6 +609,7 @@ def test_recent_batches_say_what_was_decided() -> None:
         engine.hold.set()
         await asyncio.gather(*waiting)
         assert [(r.rows, r.left_waiting) for r in batcher.recent] == [(1, 0), (4, 2), (2, 0)]
+        assert {r.limited_by for r in batcher.recent} == {""}
         assert all(r.took > 0 for r in batcher.recent)
 
     run(body)

@@ -44,6 +44,26 @@ def test_measurements_are_shown_by_size(table: LatencyTable) -> None:
     assert list(table.measured.items()) == [(1, 0.020), (4, 0.050), (8, 0.080)]
 
 
+@pytest.mark.parametrize(
+    ("rows", "size"), [(1, 1), (2, 2), (3, 2), (4, 4), (7, 4), (8, 8), (9, 8), (15, 8), (16, 16)]
+)
+def test_where_rows_take_as_long_in_smaller_batches_a_measured_size_is_good(
+    rows: int, size: int
+) -> None:
+    table = LatencyTable({1: 0.010, 2: 0.020, 4: 0.039, 8: 0.078, 16: 0.150})
+    assert table.good_size(rows) == size
+
+
+def test_where_large_batches_are_faster_a_row_all_rows_are_good() -> None:
+    table = LatencyTable({1: 0.010, 2: 0.010, 4: 0.012, 8: 0.014})
+    assert [table.good_size(rows) for rows in range(1, 9)] == list(range(1, 9))
+
+
+def test_good_size_is_never_less_than_half() -> None:
+    assert LatencyTable({1: 0.010, 8: 0.080}).good_size(7) == 7
+    assert LatencyTable({8: 0.080, 16: 0.160}).good_size(7) == 7
+
+
 def test_slow_batches_of_one_size_slow_all_predictions(table: LatencyTable) -> None:
     table.observe(8, 0.160)
     # A tenth of the way from 1 to 2.
