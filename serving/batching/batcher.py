@@ -42,8 +42,8 @@ _QUIET_SECONDS = 3e-4
 class BatchRecord:
     """One batch and why it had the size it had: what `/debug/batches` shows. Times in seconds;
     `left_waiting` and `limit` are in rows. limited_by: "deadline", that of the call at its head,
-    where more would have come too late for it; "size", where a smaller batch does as well; ""
-    where as many went as waited and fit."""
+    where more would have come too late for it; "size", where a smaller batch does as well or the
+    config prefers its size; "" where as many went as waited and fit."""
 
     started: float
     rows: int

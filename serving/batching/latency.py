@@ -49,8 +49,8 @@ class LatencyTable:
         is at least half of them and hardly slower a row than all together; else all.
 
         The sizes that are measured are powers of two, which engines do best with: all threads have
-        as much to do. Twelve rows take two threads as long as thirteen do, and an odd size stays
-        where callers ask again as soon as they are answered, as 31 and 1 in turns.
+        as much to do. Eleven rows take two threads as long as twelve do, and an odd size stays
+        where callers ask again as soon as they are answered: 31 and 1, in turns.
         """
         return self._good_sizes[rows] if rows < len(self._good_sizes) else rows
 
