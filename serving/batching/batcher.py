@@ -378,7 +378,8 @@ class DynamicBatcher:
             good = max((size for size in preferred if size <= waiting), default=waiting)
         else:
             good = self.latency.good_size(waiting)
-        return max(good, head.rows), "size" if good < waiting else ""
+        rows = max(good, head.rows)
+        return rows, "size" if rows < waiting else ""
 
     def _start(self, turn: Turn) -> None:
         """Runs what waits once the calls of this moment have come in: they share the batch."""

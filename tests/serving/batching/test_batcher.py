@@ -548,33 +548,52 @@ def test_batch_is_kept_small_enough_for_the_deadline_of_its_head() -> None:
     run(body, latency=LatencyTable({1: 1e-3, 2: 2e-3, 4: 8.0}))
 
 
-LINEAR = LatencyTable({1: 0.001, 2: 0.002, 4: 0.004, 8: 0.008})
+def linear() -> LatencyTable:
+    """A row takes as long in every batch."""
+    return LatencyTable({1: 0.001, 2: 0.002, 4: 0.004, 8: 0.008})
+
+
+async def run_queued(batcher: DynamicBatcher, engine: FakeEngine, rows: list[int]) -> None:
+    """Has calls of so many rows, of value 0, 1, ... each, wait together behind a first batch, and
+    returns when they are answered."""
+    await occupied(batcher, engine)
+    waiting = [call(batcher, value, rows=count) for value, count in enumerate(rows)]
+    await asyncio.sleep(0)
+    engine.hold.set()
+    await asyncio.gather(*waiting)
 
 
 def test_where_smaller_batches_do_as_well_the_rest_goes_with_the_next() -> None:
     async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
-        await occupied(batcher, engine)
-        waiting = [call(batcher, value) for value in range(7)]
-        await asyncio.sleep(0)
-        engine.hold.set()
-        await asyncio.gather(*waiting)
+        await run_queued(batcher, engine, [1] * 7)
         assert engine.batches[1:] == [[0, 1, 2, 3], [4, 5], [6]]
         decided = [(r.rows, r.limit, r.limited_by, r.left_waiting) for r in batcher.recent]
         assert decided[1:] == [(4, 4, "size", 3), (2, 2, "size", 1), (1, 1, "", 0)]
 
-    run(body, max_batch_size=8, latency=LINEAR)
+    run(body, max_batch_size=8, latency=linear())
 
 
-def test_call_of_more_rows_than_the_good_size_is_not_cut() -> None:
+@pytest.mark.parametrize(
+    ("rows", "decided"),
+    [([6, 1], [(6, "size"), (1, "")]), ([6], [(6, "")]), ([6, 3], [(6, ""), (3, "")])],
+)
+def test_call_of_more_rows_than_the_good_size_is_not_cut(
+    rows: list[int], decided: list[tuple[int, str]]
+) -> None:
     async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
-        await occupied(batcher, engine)
-        waiting = [call(batcher, 1, rows=6), call(batcher, 2)]
-        await asyncio.sleep(0)
-        engine.hold.set()
-        await asyncio.gather(*waiting)
-        assert engine.batches[1:] == [[1] * 6, [2]]
+        await run_queued(batcher, engine, rows)
+        assert [(r.rows, r.limited_by) for r in batcher.recent][1:] == decided
 
-    run(body, max_batch_size=8, latency=LINEAR)
+    run(body, max_batch_size=8, latency=linear())
+
+
+def test_preferred_sizes_are_the_sizes_of_batches() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await run_queued(batcher, engine, [1] * 7)
+        assert engine.batches[1:] == [[0, 1, 2, 3, 4], [5, 6]]
+
+    preferred = Batching(preferred_batch_sizes=(3, 5))
+    run(body, max_batch_size=8, latency=linear(), batching=preferred)
 
 
 def test_what_a_batch_leaves_runs_on_another_free_instance() -> None:
@@ -586,19 +605,7 @@ def test_what_a_batch_leaves_runs_on_another_free_instance() -> None:
         await asyncio.gather(*waiting)
         assert sorted(engine.batches) == [[0, 1], [2]]
 
-    run(body, max_batch_size=8, instances=2, latency=LINEAR)
-
-
-def test_preferred_sizes_are_the_sizes_of_batches() -> None:
-    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
-        await occupied(batcher, engine)
-        waiting = [call(batcher, value) for value in range(7)]
-        await asyncio.sleep(0)
-        engine.hold.set()
-        await asyncio.gather(*waiting)
-        assert engine.batches[1:] == [[0, 1, 2, 3, 4], [5, 6]]
-
-    run(body, max_batch_size=8, latency=LINEAR, batching=Batching(preferred_batch_sizes=(3, 5)))
+    run(body, max_batch_size=8, instances=2, latency=linear())
 
 
 def test_recent_batches_say_what_was_decided() -> None:
