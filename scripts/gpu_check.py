@@ -45,7 +45,8 @@ from serving.engines import (
     load_engine,
     unavailable_reason,
 )
-from serving.engines.measure import core_count, device_name, measure_latency
+from serving.engines.cpu import core_count
+from serving.engines.measure import device_name, measure_latency
 from serving.errors import ServingError
 from serving.evaluation import output_distance
 from serving.manifest import (

@@ -21,8 +21,9 @@ from serving.engines import (
     unavailable_reason,
 )
 from serving.engines.choice import Candidate, Choice, choose, latency_key
+from serving.engines.cpu import core_count
 from serving.engines.engine import CHUNK_ROWS, infer_in_parts
-from serving.engines.measure import core_count, measure_latency
+from serving.engines.measure import measure_latency
 from serving.errors import (
     EngineError,
     EngineUnavailable,

@@ -20,6 +20,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from serving.engines.gpu import GpuUsage
+
 # Seconds: from a tenth of a millisecond (a small model) to a minute (a deep queue).
 _SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
@@ -87,18 +89,6 @@ class ModelCounters:
         ):
             of_size.add(seconds)
             total.add(seconds * calls, calls)
-
-
-@dataclass(frozen=True)
-class GpuUsage:
-    """What a GPU is doing now. None where it does not tell (a MIG slice, a virtual GPU);
-    utilization is the fraction of the driver's last sample period."""
-
-    uuid: str
-    utilization: float | None
-    memory_total_bytes: int | None
-    memory_used_bytes: int | None
-    power_watts: float | None
 
 
 class Distribution:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from protos.gen import vision_pb2 as pb
 from serving import vision
 from serving.client import AsyncVisionClient, ModelInfo, mask_of
-from serving.engines.measure import core_count
+from serving.engines.cpu import core_count
 from serving.errors import InvalidInput
 from serving.loading import LoadSettings
 from serving.metrics import Metrics

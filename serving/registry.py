@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from serving.batching.turns import CoreTurns
-from serving.engines.measure import core_count
+from serving.engines.cpu import core_count
 from serving.engines.memory import trim_heap
 from serving.errors import ModelLoadError, ModelNotFound, ModelNotReady, ServingError
 from serving.loading import LoadSettings, load_model

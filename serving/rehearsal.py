@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serving.batching.turns import CoreTurns
-from serving.engines.measure import core_count
+from serving.engines.cpu import core_count
 from serving.errors import ModelLoadError
 from serving.loading import LoadSettings, load_model
 from serving.metrics import Metrics

@@ -21,8 +21,8 @@ from serving import hardware_jpeg
 from serving.admin import Admin
 from serving.batching.admission import ByteBudget
 from serving.config import ServerConfig
+from serving.engines.cpu import core_count
 from serving.engines.gpu import usages
-from serving.engines.measure import core_count
 from serving.engines.memory import limit_arenas
 from serving.errors import ServingError
 from serving.front import Front

@@ -20,19 +20,12 @@ from training.prune import ChannelPruner, find_ratio, gradients, ignored_layers,
 from training.qat import fake_quantized
 from training.quantize import choose_calibration, quantize
 from training.recipe.compress import Prune, PruneLatency, Qat
-from training.run import (
-    NETWORK_FILE,
-    SCHEMES,
-    Build,
-    export_fp32,
-    fine_tune,
-    network_results,
-    precision_of,
-)
+from training.run import NETWORK_FILE, Build, export_fp32, fine_tune, network_results
 from training.sensitivity import Sensitivity, pruning_sensitivity
 from training.stages import Results
 from training.train import Fitted
 from training.validation import Trial
+from training.variants import SCHEMES, precision_of
 
 log = logging.getLogger(__name__)
 

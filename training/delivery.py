@@ -14,16 +14,9 @@ from training.plans import check_files, export_plans
 from training.publish import publish
 from training.recipe import Recipe
 from training.results import NetworkSize, PlanOrigin, VariantFile, Verification
-from training.run import (
-    FP32_FILE,
-    SCHEMES,
-    Build,
-    export_fp32,
-    network_channels,
-    onnx_file,
-    precision_of,
-)
+from training.run import Build, export_fp32, network_channels
 from training.stages import Results
+from training.variants import FP32_FILE, SCHEMES, onnx_file, precision_of
 from training.verify import verify
 
 log = logging.getLogger(__name__)

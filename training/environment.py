@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 
 from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason
-from serving.engines.measure import machine
+from serving.engines.cpu import machine
 
 _PACKAGES = (
     "numpy",

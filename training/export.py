@@ -9,8 +9,8 @@ import onnx
 import torch
 
 from serving.engines import EngineOptions, load_engine
+from serving.engines.cpu import core_count
 from serving.engines.engine import Engine
-from serving.engines.measure import core_count
 from serving.evaluation import answer_distance
 from serving.manifest import IMAGE_INPUT, PROBABILITY_OUTPUT
 from serving.tensor import Array, TensorSpec

@@ -14,9 +14,10 @@ from training.answers import Answers
 from training.checkpoint import load_network
 from training.quantize import Calibration, Quantizer
 from training.recipe.compress import Int8Sensitivity, Quantize
-from training.run import FP32_FILE, SCHEMES, Build, export_fp32, onnx_file
+from training.run import Build, export_fp32
 from training.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
 from training.validation import Comparison, Trial
+from training.variants import FP32_FILE, SCHEMES, onnx_file
 
 log = logging.getLogger(__name__)
 

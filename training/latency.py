@@ -11,8 +11,8 @@ import numpy as np
 from torch import nn
 
 from serving.engines import EngineOptions, load_engine
+from serving.engines.cpu import core_count
 from serving.engines.engine import Engine
-from serving.engines.measure import core_count
 from serving.tensor import Array, TensorSpec
 
 # Writes the file that is served of a network.

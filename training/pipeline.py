@@ -22,12 +22,7 @@ from training.plans import check_plans
 from training.recipe import Recipe
 from training.report import write_report
 from training.results import Searched
-from training.run import (
-    Build,
-    fine_tune,
-    network_results,
-    new_network,
-)
+from training.run import Build, fine_tune, network_results, new_network
 from training.stages import Finished, Results, finished, run_stage, stage_key
 from training.tables import Rows, measure_rows, variant_rows
 from training.train import Fitted, chosen_precision

@@ -9,8 +9,8 @@ from serving.errors import EngineUnavailable
 from training.errors import ExportError, RecipeError
 from training.recipe.deliver import Export, TensorRt
 from training.results import PlanOrigin
-from training.run import onnx_file
 from training.tensorrt_rules import tensorrt_problems
+from training.variants import onnx_file
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,8 +23,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from training.data.samples import Pixels, Samples
-
-Scheme = Literal["s8", "u8", "u8-rr"]
+from training.variants import Scheme
 
 PERCENTILE = 99.99
 

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from serving.manifest import Estimate, Evidence
-
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+from training.variants import Precision
 
 
 class _Frozen(BaseModel):

@@ -15,18 +15,13 @@ from training.deploy import Deployed, input_specs, output_specs
 from training.export import export_onnx
 from training.models import build_model, count_macs, count_parameters, drop_auxiliary_heads
 from training.models.initialization import initialize
-from training.quantize import Scheme
 from training.recipe import EmbeddingRecipe, Recipe, SegmentationRecipe
 from training.recipe.train import Train
-from training.results import Precision
 from training.stages import Finished, Results
 from training.train import Fitted, fit
 from training.weights import load_weights
 
 NETWORK_FILE = "network.pt"
-FP32_FILE = "model.onnx"
-SCHEMES: dict[str, Scheme] = {"int8-s8": "s8", "int8-u8": "u8", "int8-u8-rr": "u8-rr"}
-FLOATS: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}
 
 
 @dataclass
@@ -91,16 +86,6 @@ class Build:
 
     def deployed(self, network: nn.Module) -> Deployed:
         return Deployed(network, self.recipe.task, self.recipe.normalization)
-
-
-def onnx_file(variant: str) -> str:
-    """The name of a variant's file; bf16 runs FP32's."""
-    return FP32_FILE if variant in ("fp32", "bf16") else f"model.{variant}.onnx"
-
-
-def precision_of(variant: str) -> Precision:
-    """What a variant computes in."""
-    return "int8" if variant in SCHEMES else FLOATS[variant]
 
 
 def network_channels(recipe: Recipe, classes: int) -> int:

@@ -15,7 +15,8 @@ from typing import Literal
 import optuna
 
 from serving.engines import ENGINES, EngineOptions, load_engine
-from serving.engines.measure import core_count, machine, measure_latency
+from serving.engines.cpu import core_count, machine
+from serving.engines.measure import measure_latency
 from training.answers import Answers
 from training.checkpoint import load_network
 from training.deploy import input_specs
@@ -27,8 +28,9 @@ from training.recipe import Recipe
 from training.recipe.compress import Search
 from training.recipe.deliver import TensorRt
 from training.results import Point, Searched, Tried
-from training.run import SCHEMES, Build, onnx_file, precision_of
+from training.run import Build
 from training.validation import Trial
+from training.variants import SCHEMES, onnx_file, precision_of
 
 log = logging.getLogger(__name__)
 

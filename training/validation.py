@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from serving.engines import EngineOptions, load_engine
-from serving.engines.measure import core_count
+from serving.engines.cpu import core_count
 from serving.manifest import IMAGE_INPUT, Estimate, Gate
 from training.answers import Answers, Run, accuracy_of, agreement_of, answers_of, drop_of
 from training.data.samples import ArraySamples, Samples

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine, unavailable_reason
+from serving.engines.cpu import core_count, machine
 from serving.engines.engine import Engine, infer_in_parts
-from serving.engines.measure import core_count, device_name, machine, measure_latency
+from serving.engines.measure import device_name, measure_latency
 from serving.errors import EngineError, EngineUnavailable
 from serving.evaluation import output_distance
 from serving.manifest import (

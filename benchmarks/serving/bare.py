@@ -16,7 +16,7 @@ import numpy as np
 
 import serving.cli.serve  # noqa: F401  what the process would be a server with
 from serving.engines import Engine, EngineOptions, load_engine
-from serving.engines.measure import core_count
+from serving.engines.cpu import core_count
 
 BATCH = 32
 

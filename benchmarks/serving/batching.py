@@ -26,7 +26,7 @@ from serving.batching.execution import BatchExecution
 from serving.batching.latency import LatencyTable
 from serving.batching.turns import CoreTurns
 from serving.engines import ENGINES, Engine, EngineOptions, load_engine
-from serving.engines.measure import core_count
+from serving.engines.cpu import core_count
 from serving.errors import DeadlineExpired, QueueFull, Shed
 from serving.metrics import Metrics
 from serving.model_config import Batching, QueuePolicy

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.archives import extracted
-from serving.engines.measure import machine
+from serving.engines.cpu import machine
 from serving.manifest import EvalTransform
 from serving.preprocess import Pixels, decode, load_image, transform
 from training.tables import print_table

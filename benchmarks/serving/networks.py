@@ -30,7 +30,7 @@ from training.models import MODELS, build_model
 from training.publish import publish as publish_version
 from training.quantize import choose_calibration, quantize
 from training.recipe.deliver import Publish
-from training.run import SCHEMES
+from training.variants import SCHEMES
 
 OPSET = 20
 # Until a server has compiled and timed a handful of these networks for the first time, in every

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.archives import extracted
 from serving.engines import ENGINES, EngineOptions, load_engine
-from serving.engines.measure import core_count, machine
+from serving.engines.cpu import core_count, machine
 from training.data import load_dataset
 from training.deploy import Deployed, run_deployed
 from training.errors import BuildError

@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.archives import extracted
 from serving.engines import ENGINES, EngineOptions, load_engine, unavailable_reason
-from serving.engines.measure import core_count, machine
+from serving.engines.cpu import core_count, machine
 from serving.manifest import IMAGE_INPUT, EvalTransform, Task
 from serving.preprocess import load_image
 from serving.tensor import Array

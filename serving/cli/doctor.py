@@ -9,7 +9,7 @@ import typer
 from serving.cli.output import application, print_json
 from serving.cli.table import print_table
 from serving.engines import ENGINES, cpu_features, engine_version, gpu, unavailable_reason
-from serving.engines.measure import machine
+from serving.engines.cpu import machine
 
 _PACKAGES = ("grpcio", "protobuf", "numpy", "opencv-python-headless", "simplejpeg", "pillow")
 

@@ -10,8 +10,6 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serving.metrics import GpuUsage
-
 LIBRARY = "libnvidia-ml.so.1"
 
 # CUDA's own order is by speed, NVML's by bus: the index in `gpus` must mean the same to both.
@@ -44,6 +42,18 @@ class Gpu:
     def __str__(self) -> str:
         memory = "unknown memory" if self.memory_bytes is None else f"{self.memory_bytes >> 20} MiB"
         return f"{self.name}, {memory}, driver {self.driver}"
+
+
+@dataclass(frozen=True)
+class GpuUsage:
+    """What a GPU is doing now. None where it does not tell (a MIG slice, a virtual GPU);
+    utilization is the fraction of the driver's last sample period."""
+
+    uuid: str
+    utilization: float | None
+    memory_total_bytes: int | None
+    memory_used_bytes: int | None
+    power_watts: float | None
 
 
 class _Memory(ctypes.Structure):

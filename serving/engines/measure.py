@@ -1,16 +1,12 @@
 """How long an engine takes for a batch, and on which machine that was measured."""
 
-import math
-import os
-import platform
-import sys
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from serving.engines.cpu import machine
 from serving.engines.engine import Engine
 from serving.engines.gpu import gpus
 from serving.tensor import TensorSpec
@@ -55,36 +51,3 @@ def device_name(engine_device: str) -> str:
         return machine()
     names = ", ".join(f"{device.name} (driver {device.driver})" for device in gpus())
     return f"{machine()}, {names}"
-
-
-def machine() -> str:
-    """The processor's name and the cores that this process may use ("AMD EPYC, 2 cores")."""
-    name = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    return f"{name}, {core_count()} cores"
-
-
-def core_count() -> int:
-    """Cores that this process may use: a container's CPU set or quota can make them fewer than the
-    machine has."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores or 1, math.ceil(quota_cores(Path("/sys/fs/cgroup")))))
-
-
-def quota_cores(root: Path) -> float:
-    """Cores by the control group's CPU quota, version 2 or 1; more than any machine has where there
-    is none."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return sys.maxsize
-    return float(quota) / float(period) if quota not in ("max", "-1") else sys.maxsize

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.engines.measure import core_count
+from serving.engines.cpu import core_count
 from serving.errors import InvalidInput
 from serving.tensor import Array
 from training.errors import BrokenFiles, DataError

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.serving.networks import eval_transform
 from serving.engines import Engine, EngineOptions, load_engine
-from serving.engines.measure import core_count
+from serving.engines.cpu import core_count
 from serving.manifest import IMAGE_INPUT, EvalTransform
 from serving.postprocess import palette_png, top_k
 from serving.preprocess import load_image

@@ -9,7 +9,8 @@ import onnx
 import pytest
 
 from serving.engines import EngineOptions, cpu_features, load_engine
-from serving.engines.measure import measure_latency, quota_cores
+from serving.engines.cpu import quota_cores
+from serving.engines.measure import measure_latency
 from serving.engines.ov import _wait_for_all
 from serving.errors import EngineError, EngineUnavailable
 from tests.support.identity import publish_identity

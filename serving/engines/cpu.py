@@ -1,0 +1,40 @@
+"""The processor: its name, and the cores that this process may use."""
+
+import math
+import os
+import platform
+import sys
+from pathlib import Path
+
+
+def machine() -> str:
+    """The processor's name and the cores that this process may use ("AMD EPYC, 2 cores")."""
+    name = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{name}, {core_count()} cores"
+
+
+def core_count() -> int:
+    """Cores that this process may use: a container's CPU set or quota can make them fewer than the
+    machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, math.ceil(quota_cores(Path("/sys/fs/cgroup")))))
+
+
+def quota_cores(root: Path) -> float:
+    """Cores by the control group's CPU quota, version 2 or 1; more than any machine has where there
+    is none."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return sys.maxsize
+    return float(quota) / float(period) if quota not in ("max", "-1") else sys.maxsize
