@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from training.data import load_dataset
-from training.recipe import load_recipe
+from training.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = {

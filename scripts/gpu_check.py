@@ -36,7 +36,11 @@ import tritonclient.utils.shared_memory as shm
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from serving import hardware_jpeg, plans
+from serving.base.errors import ServingError
+from serving.base.evaluation import output_distance
+from serving.base.machine.cpu import core_count
+from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, answer_output
+from serving.base.tensor import Array, TensorSpec
 from serving.engines import (
     ENGINES,
     Engine,
@@ -45,29 +49,24 @@ from serving.engines import (
     load_engine,
     unavailable_reason,
 )
-from serving.engines.cpu import core_count
 from serving.engines.measure import device_name, measure_latency
-from serving.errors import ServingError
-from serving.evaluation import output_distance
-from serving.manifest import (
-    IMAGE_INPUT,
-    PROBABILITY_OUTPUT,
+from serving.images import hardware_jpeg
+from serving.images.postprocess import binary_mask
+from serving.images.preprocess import load_image, use_jpeg_decoder
+from serving.models import local_plans
+from serving.repository.manifest import (
     EvalTransform,
     Manifest,
     Normalization,
     Provenance,
     Variant,
-    answer_output,
     read_manifest,
     write_manifest,
 )
-from serving.model_config import ModelConfig, read_model_config
-from serving.postprocess import binary_mask
-from serving.preprocess import load_image, use_jpeg_decoder
-from serving.tensor import Array, TensorSpec
+from serving.repository.model_config import ModelConfig, read_model_config
 
 if TYPE_CHECKING:
-    from training.deploy import Deployed
+    from training.models.export.deployed import Deployed
 
 Row = dict[str, Any]
 
@@ -88,12 +87,12 @@ def make_model(repository: Path, network: str, side: int, max_batch_size: int) -
     """Publishes a classifier with random weights in every precision a GPU runs; its name."""
     import torch
 
+    from training.compress.half import to_half
+    from training.compress.quantize import choose_calibration, quantize
     from training.data.samples import ArraySamples
-    from training.deploy import Deployed, input_specs, output_specs
-    from training.export import export_onnx
-    from training.half import to_half
     from training.models import build_model
-    from training.quantize import choose_calibration, quantize
+    from training.models.export.deployed import Deployed, input_specs, output_specs
+    from training.models.export.export import export_onnx
 
     folder = repository / network / "1"
     folder.mkdir(parents=True)
@@ -219,7 +218,7 @@ def examine(
                 continue
             try:
                 options = options_for(name, variant.precision, config, args.cache)
-                plans.check_fits(variant, options.devices)
+                local_plans.check_fits(variant, options.devices)
                 engine = load_engine(name, folder / variant.file, options)
             except ServingError as error:
                 row["why_not"] = str(error)
@@ -507,16 +506,16 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     if manifest is None:
         raise SystemExit(f"{folder}: no manifest.json")
     failures: list[str] = []
-    if unavailable_reason(plans.ENGINE) is None:
-        for request in plans.plan_requests(folder, manifest, largest, args.cache):
+    if unavailable_reason(local_plans.ENGINE) is None:
+        for request in local_plans.plan_requests(folder, manifest, largest, args.cache):
             try:
                 if remaining(args) > 0:
-                    plans.build(request)
+                    local_plans.build(request)
                 else:
                     failures.append(f"{request.variant}: {LEFT_OUT}")
             except ServingError as error:
                 failures.append(str(error))
-        manifest = plans.with_local(folder, manifest, largest, args.cache)
+        manifest = local_plans.with_local(folder, manifest, largest, args.cache)
     rows = examine(folder, manifest, config, args)
     return {
         "machine": device_name("cpu" if gpu.unavailable_reason() else "gpu"),

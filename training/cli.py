@@ -102,12 +102,13 @@ def _build(
     as_json: bool,
 ) -> None:
     # Imported here, as below: a wrong recipe is told at once, and torch takes seconds to import.
-    from training.recipe import load_recipe
+    from training.recipes import load_recipe
 
     recipe = load_recipe(path, overrides)
 
-    from training import distributed, pipeline
-    from training.tables import print_table
+    from training.evaluation.report.tables import print_table
+    from training.fitting import distributed
+    from training.pipeline import pipeline
 
     if until == "data" or bound is not None:
         _require_one_process()
@@ -118,7 +119,7 @@ def _build(
     if bound is None:
         built = pipeline.build(recipe, out, repository, until)
     else:
-        from training.search import parse_bound, search
+        from training.pipeline.search import parse_bound, search
 
         built = search(recipe, parse_bound(bound), out, repository)
     if as_json:
@@ -146,15 +147,15 @@ def _build(
 
 
 def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bool) -> None:
-    from training.recipe import parse_recipe, read_document
-    from training.study.definition import load_study
+    from training.pipeline.study.definition import load_study
+    from training.recipes import parse_recipe, read_document
 
     document = read_document(path, overrides)
     parse_recipe(document, str(path))
     definition = load_study(study)
 
-    from training.study.run import run_study
-    from training.tables import print_table
+    from training.evaluation.report.tables import print_table
+    from training.pipeline.study.run import run_study
 
     _require_one_process()
     _quiet_libraries()
@@ -170,7 +171,7 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
 
 
 def _require_one_process() -> None:
-    from training import distributed
+    from training.fitting import distributed
 
     if distributed.processes() > 1:
         raise RecipeError(
@@ -186,8 +187,8 @@ def _quiet_libraries() -> None:
 
 
 def _list_networks(as_json: bool) -> None:
-    from training.networks import networks
-    from training.tables import print_table
+    from training.evaluation.report.tables import print_table
+    from training.models.networks import networks
 
     rows = networks()
     if as_json:

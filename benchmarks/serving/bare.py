@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import serving.cli.serve  # noqa: F401  what the process would be a server with
+from serving.base.machine.cpu import core_count
 from serving.engines import Engine, EngineOptions, load_engine
-from serving.engines.cpu import core_count
 
 BATCH = 32
 

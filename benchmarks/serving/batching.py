@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.serving.networks import export
+from serving.base.errors import DeadlineExpired, QueueFull, Shed
+from serving.base.machine.cpu import core_count
+from serving.base.metrics import Metrics
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.execution import BatchExecution
 from serving.batching.latency import LatencyTable
 from serving.batching.turns import CoreTurns
 from serving.engines import ENGINES, Engine, EngineOptions, load_engine
-from serving.engines.cpu import core_count
-from serving.errors import DeadlineExpired, QueueFull, Shed
-from serving.metrics import Metrics
-from serving.model_config import Batching, QueuePolicy
+from serving.repository.model_config import Batching, QueuePolicy
 
 NETWORKS = ("resnet18", "vgg16_bn", "mobilenet_v2")
 FILES = Path("build/benchmarks")

@@ -11,10 +11,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from serving.base.task import ANSWER_OUTPUT, IMAGE_INPUT
 from serving.engines import ENGINES
-from serving.manifest import (
-    ANSWER_OUTPUT,
-    IMAGE_INPUT,
+from serving.repository.manifest import (
     SAMPLES_FILE,
     EvalTransform,
     Manifest,
@@ -23,14 +22,14 @@ from serving.manifest import (
     Variant,
 )
 from tests.support.published import evidence
+from training.compress.quantize import choose_calibration, quantize
 from training.data.samples import ArraySamples
-from training.deploy import Deployed, Task, input_specs, output_specs, run_deployed
-from training.export import export_onnx
 from training.models import MODELS, build_model
-from training.publish import publish as publish_version
-from training.quantize import choose_calibration, quantize
-from training.recipe.deliver import Publish
-from training.variants import SCHEMES
+from training.models.export.deployed import Deployed, Task, input_specs, output_specs, run_deployed
+from training.models.export.export import export_onnx
+from training.models.export.variants import SCHEMES
+from training.pipeline.stages.publish import publish as publish_version
+from training.recipes.deliver import Publish
 
 OPSET = 20
 # Until a server has compiled and timed a handful of these networks for the first time, in every

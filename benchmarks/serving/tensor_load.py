@@ -10,7 +10,7 @@ from loadtest.runner import Client, Player, Share
 from loadtest.schedule import Arrivals
 from loadtest.wire import ModelFacts, Request, infer_request
 from loadtest.workload import ALWAYS_ZERO, Payload, TensorInput, draws
-from serving.manifest import IMAGE_INPUT
+from serving.base.task import IMAGE_INPUT
 
 
 def image_requests(models: Sequence[str], side: int, rows: int = 1) -> list[Request]:

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.archives import extracted
+from serving.base.machine.cpu import core_count, machine
 from serving.engines import ENGINES, EngineOptions, load_engine
-from serving.engines.cpu import core_count, machine
+from training.compress.latency import speedup
 from training.data import load_dataset
-from training.deploy import Deployed, run_deployed
 from training.errors import BuildError
-from training.latency import speedup
+from training.evaluation.report.tables import print_table
+from training.evaluation.results import Verification
 from training.models import build_model
-from training.pipeline import Built, build
-from training.recipe import Recipe, load_recipe
-from training.results import Verification
-from training.tables import print_table
-from training.weights import load_weights
+from training.models.export.deployed import Deployed, run_deployed
+from training.models.weights import load_weights
+from training.pipeline.pipeline import Built, build
+from training.recipes import Recipe, load_recipe
 
 RECIPES = Path(__file__).with_name("recipes")
 RUNS = Path("runs")

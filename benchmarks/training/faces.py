@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from benchmarks.archives import extracted
-from training.results import Verification
-from training.tables import print_table
+from training.evaluation.report.tables import print_table
+from training.evaluation.results import Verification
 
 RECIPE = Path(__file__).with_name("faces.yaml")
 RANK1_AT_LEAST = 0.85

@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
+from serving.base.errors import QueueFull, Shed
 from serving.batching.latency import LatencyTable
-from serving.errors import QueueFull, Shed
 
 
 class Load(NamedTuple):

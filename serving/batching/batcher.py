@@ -12,16 +12,16 @@ from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from serving.base.errors import DeadlineExpired, ModelNotReady, QueueFull, Shed
+from serving.base.metrics import Metrics, ModelCounters
+from serving.base.tensor import Array
 from serving.batching.admission import Load, admit, longest_wait
 from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
 from serving.batching.queue import BatchQueue, Line
 from serving.batching.ticket import Answer, Ticket
 from serving.batching.turns import CoreTurns, Share, Turn
-from serving.errors import DeadlineExpired, ModelNotReady, QueueFull, Shed
-from serving.metrics import Metrics, ModelCounters
-from serving.model_config import Batching
-from serving.tensor import Array
+from serving.repository.model_config import Batching
 
 RECENT_BATCHES = 64
 # A batch that takes longer than both is stuck, not slow: seconds, and times its prediction.

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from serving.errors import EngineError
-from serving.tensor import Array, TensorSpec
+from serving.base.errors import EngineError
+from serving.base.tensor import Array, TensorSpec
 
 
 class Runner(Protocol):

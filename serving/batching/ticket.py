@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from serving.base.tensor import Array
 from serving.batching.queue import Entry
-from serving.tensor import Array
 
 
 class Ticket(Entry):

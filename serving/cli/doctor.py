@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from serving.base.machine import nvml
+from serving.base.machine.cpu import machine
 from serving.cli.output import application, print_json
 from serving.cli.table import print_table
-from serving.engines import ENGINES, cpu_features, engine_version, gpu, unavailable_reason
-from serving.engines.cpu import machine
+from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason
 
 _PACKAGES = ("grpcio", "protobuf", "numpy", "opencv-python-headless", "simplejpeg", "pillow")
 
@@ -60,8 +61,8 @@ def _report() -> dict[str, Any]:
 def _gpu() -> str:
     """Name, memory and driver of each GPU; or why none."""
     try:
-        return "; ".join(str(device) for device in gpu.gpus())
-    except gpu.GpuUnavailable as reason:
+        return "; ".join(str(device) for device in nvml.gpus())
+    except nvml.GpuUnavailable as reason:
         return f"none ({reason})"
 
 

@@ -11,20 +11,20 @@ import typer
 from numpy.typing import NDArray
 from rich.progress import track
 
-from serving import evaluation
-from serving.cli.output import application, fail, print_json, warn
-from serving.cli.table import print_table
-from serving.client import CallFailed
-from serving.errors import InvalidInput, ServingError, WrongTask
-from serving.labelled import (
+from serving.base import evaluation
+from serving.base.errors import InvalidInput, ServingError, WrongTask
+from serving.base.evaluation import Estimate
+from serving.cli.labelled import (
     class_folders,
     class_mapping,
     identity_folders,
     mask_pairs,
     read_mask,
 )
-from serving.manifest import Estimate
-from serving.predictor import Predictor, open_predictor
+from serving.cli.output import application, fail, print_json, warn
+from serving.cli.predictor import Predictor, open_predictor
+from serving.cli.table import print_table
+from serving.client import CallFailed
 
 # Enough calls at a time to fill batches.
 _CONCURRENCY = 32

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from serving.base.errors import ModelLoadError
 from serving.cli.output import application, fail, print_json
 from serving.cli.table import print_table
 from serving.client import AsyncVisionClient, CallFailed
-from serving.errors import ModelLoadError
-from serving.manifest import Manifest, read_manifest
-from serving.model_config import read_model_config
 from serving.repository.layout import ModelFolder, scan
+from serving.repository.manifest import Manifest, read_manifest
+from serving.repository.model_config import read_model_config
 
 
 def models(

@@ -8,12 +8,12 @@ import numpy as np
 import typer
 from PIL import Image
 
+from serving.base.errors import ServingError
 from serving.cli.output import application, fail, print_json, warn
+from serving.cli.predictor import Labels, MaskResult, Predictor, open_predictor
 from serving.client import CallFailed
-from serving.errors import ServingError
-from serving.postprocess import palette
-from serving.predictor import Labels, MaskResult, Predictor, open_predictor
-from serving.vision import DEFAULT_TOP_K
+from serving.images.postprocess import palette
+from serving.server.endpoints.vision import DEFAULT_TOP_K
 
 
 def predict(

@@ -6,14 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from serving import plans
+from serving.base.errors import ModelLoadError
 from serving.cli.output import application, fail, print_json, warn
 from serving.cli.table import print_table
-from serving.config import ServerConfig
-from serving.errors import ModelLoadError
-from serving.manifest import read_manifest
-from serving.model_config import read_model_config
+from serving.models import local_plans
+from serving.models.local_plans import PlanRequest
 from serving.repository.layout import ModelFolder, scan
+from serving.repository.manifest import read_manifest
+from serving.repository.model_config import read_model_config
+from serving.server.config import ServerConfig
 
 _CACHE_DIR = ServerConfig.model_fields["cache_dir"]
 
@@ -74,7 +75,7 @@ def _model(
             manifest = read_manifest(path)
             if manifest is None:
                 continue
-            requests = plans.plan_requests(path, manifest, config.max_batch_size, cache_dir)
+            requests = local_plans.plan_requests(path, manifest, config.max_batch_size, cache_dir)
         except ModelLoadError as error:
             fail(str(error))
         lines += [
@@ -82,7 +83,7 @@ def _model(
                 "model": folder.name,
                 "version": str(version),
                 "variant": request.variant,
-                "file": str(request.folder / plans.PLAN_FILE),
+                "file": str(request.folder / local_plans.PLAN_FILE),
                 **_plan(request, workspace_mib, force),
             }
             for request in requests
@@ -90,11 +91,11 @@ def _model(
     return lines
 
 
-def _plan(request: plans.PlanRequest, workspace_mib: int | None, force: bool) -> dict[str, Any]:
+def _plan(request: PlanRequest, workspace_mib: int | None, force: bool) -> dict[str, Any]:
     if request.is_built and not force:
         return {"state": "there already"}
     try:
-        record = plans.build(request, workspace_mib)
+        record = local_plans.build(request, workspace_mib)
     except ModelLoadError as error:
         return {"state": "failed", "reason": str(error)}
     except OSError as error:

@@ -12,8 +12,8 @@ import typer
 import uvloop
 
 from serving.cli.output import application, fail
-from serving.config import ConfigError, ServerConfig, load_config
-from serving.server import Server, StartError
+from serving.server.config import ConfigError, ServerConfig, load_config
+from serving.server.server import Server, StartError
 
 # What logging itself puts on a record; anything else was given as `extra`.
 _RECORD_FIELDS = set(vars(logging.makeLogRecord({}))) | {"message", "taskName"}

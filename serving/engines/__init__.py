@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from serving.engines import gpu
+from serving.base.errors import EngineUnavailable
+from serving.base.machine import nvml
 from serving.engines.engine import Engine, EngineOptions, PlanProfile
-from serving.errors import EngineUnavailable
 
 __all__ = [
     "ENGINES",
@@ -51,7 +51,7 @@ class EngineEntry:
 # The simpler engine stands first: another must beat it clearly to be chosen.
 ENGINES: dict[str, EngineEntry] = {
     "onnxruntime": EngineEntry(
-        module="serving.engines.ort",
+        module="serving.engines.onnxruntime_cpu",
         constructor="OnnxRuntimeEngine",
         requires=("onnxruntime",),
         suffixes=(".onnx",),
@@ -60,7 +60,7 @@ ENGINES: dict[str, EngineEntry] = {
         packages=("onnxruntime", "onnxruntime-gpu"),
     ),
     "openvino": EngineEntry(
-        module="serving.engines.ov",
+        module="serving.engines.openvino_cpu",
         constructor="OpenVinoEngine",
         requires=("openvino",),
         suffixes=(".onnx",),
@@ -69,7 +69,7 @@ ENGINES: dict[str, EngineEntry] = {
         packages=("openvino",),
     ),
     "onnxruntime-cuda": EngineEntry(
-        module="serving.engines.ort_gpu",
+        module="serving.engines.onnxruntime_gpu",
         constructor="cuda_engine",
         requires=("onnxruntime",),
         suffixes=(".onnx",),
@@ -80,7 +80,7 @@ ENGINES: dict[str, EngineEntry] = {
         check="cuda_unavailable_reason",
     ),
     "onnxruntime-tensorrt": EngineEntry(
-        module="serving.engines.ort_gpu",
+        module="serving.engines.onnxruntime_gpu",
         constructor="tensorrt_engine",
         requires=("onnxruntime", "tensorrt"),
         suffixes=(".onnx",),
@@ -91,7 +91,7 @@ ENGINES: dict[str, EngineEntry] = {
         check="tensorrt_unavailable_reason",
     ),
     "tensorrt": EngineEntry(
-        module="serving.engines.trt",
+        module="serving.engines.tensorrt.engine",
         constructor="TensorRtEngine",
         requires=("tensorrt", "cuda.bindings"),
         suffixes=(".plan",),
@@ -106,7 +106,7 @@ ENGINES: dict[str, EngineEntry] = {
 def unavailable_reason(engine: str) -> str | None:
     """Why this engine cannot run here; None where it can."""
     entry = ENGINES[engine]
-    if entry.device == "gpu" and (reason := gpu.unavailable_reason()) is not None:
+    if entry.device == "gpu" and (reason := nvml.unavailable_reason()) is not None:
         return reason
     for package in entry.requires:
         if not _installed(package):
@@ -158,11 +158,11 @@ def load_engine(engine: str, file: Path, options: EngineOptions) -> Engine:
 
 
 def build_plan(onnx: Path, plan: Path, profile: PlanProfile, **settings: Any) -> None:
-    """Makes a TensorRT plan; what it takes and raises is said in serving.engines.plan."""
+    """Makes a TensorRT plan; what it takes and raises is said in serving.engines.tensorrt.build."""
     reason = unavailable_reason("tensorrt")
     if reason is not None:
         raise EngineUnavailable(f"tensorrt: {reason}")
-    module = importlib.import_module("serving.engines.plan")
+    module = importlib.import_module("serving.engines.tensorrt.build")
     module.build_plan(onnx, plan, profile, **settings)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime
 
-from serving.errors import EngineError
-from serving.tensor import Array
+from serving.base.errors import EngineError
+from serving.base.tensor import Array
 
 _TO_DEVICE = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
 _TO_HOST = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from serving.tensor import Array, TensorSpec
+from serving.base.tensor import Array, TensorSpec
 
 # An engine may part a batch over its threads, each of which takes up to so many rows at a time.
 CHUNK_ROWS = 4

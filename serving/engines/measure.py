@@ -6,10 +6,10 @@ from statistics import median
 
 import numpy as np
 
-from serving.engines.cpu import machine
+from serving.base.machine.cpu import machine
+from serving.base.machine.nvml import gpus
+from serving.base.tensor import TensorSpec
 from serving.engines.engine import Engine
-from serving.engines.gpu import gpus
-from serving.tensor import TensorSpec
 
 _WARMUP_CALLS = 2
 _MIN_CALLS = 3

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.model_config import CONFIG_FILE
+from serving.repository.model_config import CONFIG_FILE
 
 Stamp = tuple[tuple[str, int, int], ...]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from google.protobuf import json_format, text_format
 
 from protos.gen import model_config_pb2 as pb
-from serving.errors import InvalidInput
-from serving.model_config import CONFIG_FILE
+from serving.base.errors import InvalidInput
+from serving.repository.model_config import CONFIG_FILE
 
 _FILE = re.compile(r"file:(?P<path>[1-9][0-9]*/[^/\\]+)")
 

@@ -137,8 +137,8 @@ class RefusesOnce(vision_pb2_grpc.VisionServiceServicer):
     async def Classify(  # noqa: N802
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> pb.ClassifyResponse:
-        from serving.errors import Shed
-        from serving.rpc.status import abort
+        from serving.base.errors import Shed
+        from serving.server.rpc.status import abort
 
         self.called.append(time.monotonic())
         if len(self.called) == 1:

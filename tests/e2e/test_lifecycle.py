@@ -20,7 +20,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from serving.client import AsyncVisionClient, CallFailed, VisionClient
-from serving.manifest import Gate
+from serving.repository.manifest import Gate
 from tests.support.process import ServerProcess
 from tests.support.published import publish
 

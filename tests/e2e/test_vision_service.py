@@ -13,7 +13,7 @@ from PIL import Image
 from protos.gen import vision_pb2 as pb
 from protos.gen import vision_pb2_grpc
 from serving.client import CallFailed, VisionClient, mask_of
-from serving.postprocess import run_lengths
+from serving.images.postprocess import run_lengths
 from tests.support.process import ServerProcess
 
 RED, BLUE = (220, 30, 20), (10, 20, 200)

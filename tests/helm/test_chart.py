@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving.config import load_config
+from serving.server.config import load_config
 from tests.helm.chart import (
     KINDS_WITH_PODS,
     KUBERNETES,
@@ -362,12 +362,12 @@ class Archives:
 def archives() -> Iterator[Archives]:
     """Running for one test."""
     serving = Archives()
-    thread = threading.Thread(target=serving.server.serve_forever)
+    thread = threading.Thread(target=serving.server.server.serve_forever)
     thread.start()
     yield serving
-    serving.server.shutdown()
+    serving.server.server.shutdown()
     thread.join()
-    serving.server.server_close()
+    serving.server.server.server_close()
 
 
 def sync(archives: Archives, folder: Path, sha256: str, **env: str) -> tuple[int, str]:

@@ -31,7 +31,9 @@ def command(*arguments: str) -> str:
     )
 
 
-@pytest.mark.parametrize("module", ["serving.server", "serving.cli.serve", "serving.predictor"])
+@pytest.mark.parametrize(
+    "module", ["serving.server.server", "serving.cli.serve", "serving.cli.predictor"]
+)
 def test_serving_imports_neither_torch_nor_training_nor_a_runtime(module: str) -> None:
     found = modules_after(f"import {module}")
     assert "serving" in found
@@ -39,7 +41,9 @@ def test_serving_imports_neither_torch_nor_training_nor_a_runtime(module: str) -
 
 
 def test_pixels_and_measures_that_training_shares_need_no_server() -> None:
-    found = modules_after("import serving.preprocess, serving.evaluation, serving.manifest")
+    found = modules_after(
+        "import serving.images.preprocess, serving.base.evaluation, serving.repository.manifest"
+    )
     assert "cv2" in found
     assert not found & (TORCH | RUNTIMES | {"grpc", "google", "aiohttp", "typer"})
 

@@ -15,25 +15,25 @@ from pathlib import Path
 import pytest
 
 from serving import engines
-from serving.engines import gpu
+from serving.base.machine import nvml
 
 FOLDER = Path(__file__).parent / "fake_gpu"
 # Modules that hold on to the runtime that they were imported with.
 _TIED = (
-    "serving.engines.cuda", "serving.engines.plan", "serving.engines.trt",
-    "serving.engines.trt_log",
+    "serving.engines.cuda", "serving.engines.tensorrt.build", "serving.engines.tensorrt.engine",
+    "serving.engines.tensorrt.log",
 )  # fmt: skip
 
 
 @functools.cache
-def nvml() -> Path:
+def built_library() -> Path:
     """The library, compiled; skips the test where there is no compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("a C compiler (cc) is needed for the stand-in of NVML")
     folder = tempfile.mkdtemp(prefix="convserve-nvml-")
     atexit.register(shutil.rmtree, folder)
-    library = Path(folder) / gpu.LIBRARY
+    library = Path(folder) / nvml.LIBRARY
     command = [compiler, "-shared", "-fPIC", "-o", str(library), str(FOLDER / "nvml.c")]
     subprocess.run(command, check=True)
     return library
@@ -44,7 +44,7 @@ def environment(**settings: str) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": str(FOLDER),
-        "LD_LIBRARY_PATH": str(nvml().parent),
+        "LD_LIBRARY_PATH": str(built_library().parent),
         **settings,
     }
 
@@ -55,7 +55,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterato
     with monkeypatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
-        patch.setattr(gpu, "LIBRARY", str(nvml()))
+        patch.setattr(nvml, "LIBRARY", str(built_library()))
         patch.syspath_prepend(str(FOLDER))
         _forget()
         importlib.invalidate_caches()
@@ -64,8 +64,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterato
 
 
 def _forget() -> None:
-    gpu.gpus.cache_clear()
-    gpu._library.cache_clear()
+    nvml.gpus.cache_clear()
+    nvml._library.cache_clear()
     for name in list(sys.modules):
         if name in _TIED or name.split(".")[0] in ("cuda", "tensorrt"):
             del sys.modules[name]

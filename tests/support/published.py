@@ -8,12 +8,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from serving.base.evaluation import Estimate
+from serving.base.task import ANSWER_OUTPUT, IMAGE_INPUT, Task
 from serving.engines import ENGINES, EngineOptions, load_engine
-from serving.manifest import (
-    ANSWER_OUTPUT,
-    IMAGE_INPUT,
+from serving.repository.manifest import (
     SAMPLES_FILE,
-    Estimate,
     EvalTransform,
     Evidence,
     Gate,
@@ -21,7 +20,6 @@ from serving.manifest import (
     Manifest,
     Normalization,
     Provenance,
-    Task,
     Variant,
     write_manifest,
 )

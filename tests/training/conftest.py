@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.support.process import ServerProcess
-from training.pipeline import Built, build
-from training.recipe import Recipe, parse_recipe
+from training.pipeline.pipeline import Built, build
+from training.recipes import Recipe, parse_recipe
 
 
 def digits_document() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import training.cli
-from training.pipeline import STAGE_NAMES, Built
+from training.pipeline.pipeline import STAGE_NAMES, Built
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "training" / "recipes" / "digits-resnet20.yaml"

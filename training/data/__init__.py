@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.manifest import EvalTransform
-from serving.postprocess import resize_mask
-from serving.preprocess import transform as shown_to_network
+from serving.images.postprocess import resize_mask
+from serving.images.preprocess import transform as shown_to_network
+from serving.repository.manifest import EvalTransform
 from training.data import connectors, digits
 from training.data.binary import as_binary
 from training.data.classification import image_folder, shown_name
@@ -18,8 +18,8 @@ from training.data.listing import csv_listing, listed_files
 from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
 from training.data.segmentation import mask_folder
 from training.data.torchvision_sets import torchvision_dataset
-from training.recipe import Recipe, SegmentationRecipe
-from training.recipe.data import (
+from training.recipes import Recipe, SegmentationRecipe
+from training.recipes.data import (
     ConnectorsData,
     CsvData,
     DigitsData,

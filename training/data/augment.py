@@ -12,8 +12,8 @@ from torch.nn import functional
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
-from training.recipe.data import Augment, PaddingCrop, RandomResizedCrop
-from training.recipe.data import RandAugment as RandAugmentPolicy
+from training.recipes.data import Augment, PaddingCrop, RandomResizedCrop
+from training.recipes.data import RandAugment as RandAugmentPolicy
 
 # Of random erasing: the bounds of the rectangle's share of the area and of its ratio of sides.
 _ERASED_AREA = (0.02, 0.33)

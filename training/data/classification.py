@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.manifest import EvalTransform
-from serving.preprocess import load_image
+from serving.images.preprocess import load_image
+from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
 from training.data.split import complete
 from training.errors import DataError

@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedKFold
 from training.data.samples import Dataset, Loaded, Pair, Samples
 from training.data.sampling import labels_of
 from training.errors import DataError
-from training.recipe.data import Fold
+from training.recipes.data import Fold
 
 
 class JoinedSamples:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving.manifest import EvalTransform
+from serving.repository.manifest import EvalTransform
 from training.data.classification import SUFFIXES, load_labelled, shown_name
 from training.data.samples import Dataset, read_splits
 from training.data.split import SPLITS, cut
 from training.errors import DataError
-from training.recipe.data import IdentityFolderData
+from training.recipes.data import IdentityFolderData
 
 # The pictures of each identity, by its name.
 Pictures = dict[str, list[Path]]

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serving.manifest import EvalTransform
+from serving.repository.manifest import EvalTransform
 from training.data.classification import LabelledFile, labelled_dataset
 from training.data.samples import Dataset
 from training.data.split import SPLITS

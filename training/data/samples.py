@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.engines.cpu import core_count
-from serving.errors import InvalidInput
-from serving.tensor import Array
+from serving.base.errors import InvalidInput
+from serving.base.machine.cpu import core_count
+from serving.base.tensor import Array
 from training.errors import BrokenFiles, DataError
 
 Pixels = NDArray[np.uint8]

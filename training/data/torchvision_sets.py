@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from serving.manifest import EvalTransform
-from serving.postprocess import resize_mask
-from serving.preprocess import transform
+from serving.images.postprocess import resize_mask
+from serving.images.preprocess import transform
+from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
 from training.data.split import complete
 from training.errors import DataError

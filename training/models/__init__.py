@@ -10,17 +10,17 @@ from torch import nn
 from torchvision import models as torchvision_models
 from torchvision.models import GoogLeNet
 
-from training.models import segmentation
+from training.models.architectures import segmentation
+from training.models.architectures.googlenet import googlenet
+from training.models.architectures.lenet import LeNet5
+from training.models.architectures.resnet_cifar import CifarResNet
+from training.models.architectures.segmentation import Segmenter
+from training.models.architectures.squeezenet import squeezenet1_1
+from training.models.architectures.unet_slim import SlimUNet
+from training.models.architectures.vit import vit_b_16
 from training.models.attention import NO_PRUNING_WITH_CBAM, attentive
 from training.models.complexity import count_macs, count_parameters
 from training.models.entry import STEPS, ModelEntry, Step, Task
-from training.models.googlenet import googlenet
-from training.models.lenet import LeNet5
-from training.models.resnet_cifar import CifarResNet
-from training.models.segmentation import Segmenter
-from training.models.squeezenet import squeezenet1_1
-from training.models.unet_slim import SlimUNet
-from training.models.vit import vit_b_16
 
 __all__ = [
     "MODELS",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.ops import SqueezeExcitation
 
-from training.models import resnet_cifar
+from training.models.architectures import resnet_cifar
 
 ATTENTION = ("se", "cbam")
 

@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.serving.networks import eval_transform
+from serving.base.machine.cpu import core_count
+from serving.base.task import IMAGE_INPUT
+from serving.base.tensor import Array
 from serving.engines import Engine, EngineOptions, load_engine
-from serving.engines.cpu import core_count
-from serving.manifest import IMAGE_INPUT, EvalTransform
-from serving.postprocess import palette_png, top_k
-from serving.preprocess import load_image
-from serving.tensor import Array
+from serving.images.postprocess import palette_png, top_k
+from serving.images.preprocess import load_image
+from serving.repository.manifest import EvalTransform
 
 TOP = 5
 

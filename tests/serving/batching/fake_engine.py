@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from serving.tensor import Array, TensorSpec
+from serving.base.tensor import Array, TensorSpec
 
 
 class FakeEngine:

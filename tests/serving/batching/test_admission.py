@@ -5,9 +5,9 @@ import math
 
 import pytest
 
+from serving.base.errors import QueueFull, Shed
 from serving.batching.admission import ByteBudget, Load, admit, longest_wait, predicted_wait
 from serving.batching.latency import LatencyTable
-from serving.errors import QueueFull, Shed
 
 # A batch of 8 takes 80 ms, one of 4 takes 50 ms, a single row 20 ms.
 TABLE = LatencyTable({1: 0.020, 4: 0.050, 8: 0.080})

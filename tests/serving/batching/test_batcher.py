@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
+from serving.base.metrics import Metrics
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable
 from serving.batching.ticket import Answer
 from serving.batching.turns import CoreTurns, Share, Turn
-from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
-from serving.metrics import Metrics
-from serving.model_config import Batching, QueuePolicy
+from serving.repository.model_config import Batching, QueuePolicy
 from tests.serving.batching.fake_engine import FakeEngine
 
 Test = Callable[[DynamicBatcher, FakeEngine], Coroutine[Any, Any, None]]

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from serving.base.errors import EngineError
+from serving.base.tensor import Array, TensorSpec
 from serving.batching.execution import BatchExecution
-from serving.errors import EngineError
-from serving.tensor import Array, TensorSpec
 from tests.serving.batching.fake_engine import FakeEngine
 
 SIDE = 256

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
+from serving.base.errors import EngineError, EngineUnavailable
+from serving.base.machine.cpu import quota_cores
 from serving.engines import EngineOptions, cpu_features, load_engine
-from serving.engines.cpu import quota_cores
 from serving.engines.measure import measure_latency
-from serving.engines.ov import _wait_for_all
-from serving.errors import EngineError, EngineUnavailable
+from serving.engines.openvino_cpu import _wait_for_all
 from tests.support.identity import publish_identity
 from tests.support.published import CPU_ENGINES as ALL
 from tests.support.published import graph, samples

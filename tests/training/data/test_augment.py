@@ -7,8 +7,8 @@ from torchvision.transforms.v2 import functional as vision
 
 from training.data.augment import augment
 from training.errors import RecipeError
-from training.recipe import parse_recipe
-from training.recipe.data import (
+from training.recipes import parse_recipe
+from training.recipes.data import (
     Augment,
     PaddingCrop,
     RandAugment,

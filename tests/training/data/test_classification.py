@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.manifest import EvalTransform
-from serving.preprocess import load_image
+from serving.images.preprocess import load_image
+from serving.repository.manifest import EvalTransform
 from training.data import samples
 from training.data.classification import image_folder
 from training.data.samples import Dataset, FileSamples

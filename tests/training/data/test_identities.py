@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.manifest import EvalTransform
+from serving.repository.manifest import EvalTransform
 from training.data.identities import identity_folder
 from training.data.samples import Dataset, Samples
 from training.errors import DataError
-from training.recipe.data import IdentityFolderData
+from training.recipes.data import IdentityFolderData
 
 TRANSFORM = EvalTransform(resize=(8, 8))
 

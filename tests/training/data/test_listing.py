@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.manifest import EvalTransform
+from serving.repository.manifest import EvalTransform
 from training.data.listing import csv_listing
 from training.data.samples import Dataset
 from training.errors import DataError

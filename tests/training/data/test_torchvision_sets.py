@@ -12,8 +12,8 @@ from training.data import load_dataset
 from training.data.samples import Dataset
 from training.data.torchvision_sets import CLASSIFICATION, SEGMENTATION
 from training.errors import DataError
-from training.recipe import parse_recipe
-from training.recipe.data import TorchvisionLabels, TorchvisionMasks
+from training.recipes import parse_recipe
+from training.recipes.data import TorchvisionLabels, TorchvisionMasks
 
 
 def load(task: str, **data: Any) -> Dataset:

@@ -15,9 +15,9 @@ from training.models import (
     head_layers,
     unprunable_layers,
 )
+from training.models.architectures.unet_slim import SlimUNet
+from training.models.architectures.vgg_slim import VGGEncoder
 from training.models.attention import ChannelAttention, SpatialAttention
-from training.models.unet_slim import SlimUNet
-from training.models.vgg_slim import VGGEncoder
 
 
 def prune_half(model: nn.Module, size: int, round_to: int) -> None:

@@ -1,0 +1,141 @@
+"""Asks a model for answers: over the wire, or loaded into this process on the server's own path."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.gen import vision_pb2 as pb
+from serving.base.errors import InvalidInput
+from serving.base.machine.cpu import core_count
+from serving.base.metrics import Metrics
+from serving.client import AsyncVisionClient, ModelInfo, mask_of
+from serving.models.loading import LoadSettings
+from serving.models.model import CallOptions, EncodedImage, Model
+from serving.models.registry import Registry
+from serving.server.endpoints import vision
+
+# Long enough for the first of many images that wait for each other in one process.
+_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes of one image, best first: (index, name, score), and the variant that gave them."""
+
+    labels: list[tuple[int, str, float]]
+    variant: str
+
+
+@dataclass(frozen=True)
+class MaskResult:
+    """The class map of one image, uint16 [H, W] at the image's size; the classes in it as (index,
+    name, share of pixels, confidence); a PNG of it over the image; the variant that gave it."""
+
+    mask: NDArray[np.uint16]
+    areas: list[tuple[int, str, float, float]]
+    overlay_png: bytes
+    variant: str
+
+
+class Predictor(Protocol):
+    """One model, wherever it runs. Failures raise ServingError or CallFailed."""
+
+    info: ModelInfo
+
+    async def classify(self, image: bytes, top_k: int) -> Labels: ...
+
+    async def segment(self, image: bytes, overlay: bool) -> MaskResult: ...
+
+    async def embed(self, image: bytes) -> NDArray[np.float32]: ...
+
+
+class RemotePredictor:
+    """A model of a running server."""
+
+    def __init__(self, client: AsyncVisionClient, info: ModelInfo) -> None:
+        self._client = client
+        self.info = info
+
+    async def classify(self, image: bytes, top_k: int) -> Labels:
+        """See Predictor."""
+        response = await self._client.classify(self.info.name, image, top_k=top_k)
+        labels = [(x.index, x.name, x.score) for x in response.results[0].labels]
+        return Labels(labels, response.served.variant)
+
+    async def segment(self, image: bytes, overlay: bool) -> MaskResult:
+        """See Predictor."""
+        response = await self._client.segment(
+            self.info.name, image, mask_format="rle", overlay=overlay
+        )
+        result: pb.Segmentation = response.results[0]
+        areas = [(x.index, x.name, x.fraction, x.confidence) for x in result.areas]
+        return MaskResult(mask_of(result), areas, result.overlay_png, response.served.variant)
+
+    async def embed(self, image: bytes) -> NDArray[np.float32]:
+        """See Predictor."""
+        response = await self._client.embed(self.info.name, image)
+        return np.array(response.results[0].values, np.float32)
+
+
+class LocalPredictor:
+    """A model loaded into this process, on the way that the server's calls take."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.info = ModelInfo(model.name, model.task or "", model.labels)
+
+    async def classify(self, image: bytes, top_k: int) -> Labels:
+        """See Predictor."""
+        found = await vision.classify(self._model, EncodedImage(image), CallOptions(), top_k=top_k)
+        return Labels([(x.index, x.name, x.score) for x in found.labels], self._model.variant)
+
+    async def segment(self, image: bytes, overlay: bool) -> MaskResult:
+        """See Predictor."""
+        found = await vision.segment(
+            self._model, EncodedImage(image), CallOptions(), overlay=overlay
+        )
+        return MaskResult(
+            found.mask.astype(np.uint16),
+            [(x.index, x.name, x.fraction, x.confidence) for x in found.areas],
+            found.overlay_png or b"",
+            self._model.variant,
+        )
+
+    async def embed(self, image: bytes) -> NDArray[np.float32]:
+        """See Predictor."""
+        found = await vision.embed(self._model, EncodedImage(image), CallOptions())
+        return found.values
+
+
+@asynccontextmanager
+async def open_predictor(
+    model: str, url: str | None, repository: Path | None
+) -> AsyncIterator[Predictor]:
+    """The model at `url`, or else out of `repository`.
+
+    Raises ServingError or CallFailed where it is not there or does not load.
+    """
+    if url is not None:
+        async with AsyncVisionClient(url, timeout=_TIMEOUT) as client:
+            yield RemotePredictor(client, await client.model_info(model))
+        return
+    if repository is None:
+        raise InvalidInput("say where the model is: --url or --model-repository")
+    with (
+        ThreadPoolExecutor(core_count()) as decoders,
+        tempfile.TemporaryDirectory() as cache,
+    ):
+        settings = LoadSettings(cache_dir=Path(cache))
+        registry = Registry(repository, settings, Metrics(), decoders, _TIMEOUT)
+        try:
+            await registry.load(model)
+            yield LocalPredictor(registry.get(model))
+        finally:
+            await registry.close()

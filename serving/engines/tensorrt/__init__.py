@@ -1,0 +1,1 @@
+"""TensorRT: plans are built and run here."""

@@ -1,0 +1,1 @@
+"""From image files to pixels, and from answers to masks and scores."""

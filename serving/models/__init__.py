@@ -1,0 +1,1 @@
+"""Loaded models: how a version is chosen, loaded, proven and run."""

@@ -1,0 +1,168 @@
+"""manifest.json: what an artefact is, and the evidence that it is accurate and fast."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serving.base.errors import InvalidManifest
+from serving.base.evaluation import Estimate
+from serving.base.task import Task
+
+SCHEMA_VERSION = "1.0"
+MANIFEST_FILE = "manifest.json"
+SAMPLES_FILE = "samples.npz"
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Frozen(BaseModel):
+    # A newer minor version may add fields; only an unknown major version is refused.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class EvalTransform(_Frozen):
+    """From a decoded image of any size to the pixels that the network sees.
+
+    `resize` is applied first: one number makes the shorter side that many pixels and keeps the
+    aspect ratio, a pair (height, width) stretches. `crop` (height, width) then cuts the centre.
+    """
+
+    resize: int | tuple[int, int]
+    crop: tuple[int, int] | None = None
+    filter: Literal["area", "bilinear", "bicubic"] = "area"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the result.
+
+        Raises ValueError where the shorter side is given without a crop: the size would depend on
+        the image, and such images cannot share a batch.
+        """
+        if self.crop is not None:
+            return self.crop
+        if isinstance(self.resize, int):
+            raise ValueError(
+                f"resize: {self.resize} keeps the aspect ratio, so a crop must follow it; "
+                "or give resize as [height, width]"
+            )
+        return self.resize
+
+
+class Normalization(_Frozen):
+    """(pixel / 255 - mean) / std for R, G, B. It is inside the graph; here for the record."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Latency(_Frozen):
+    """Median milliseconds a batch takes, by batch size, and the machine that it was measured on."""
+
+    machine: str
+    milliseconds: Mapping[int, float]
+
+
+class Gate(_Frozen):
+    """Whether the recipe's bounds held, and the numbers that decided."""
+
+    passed: bool
+    reason: str
+
+
+class Evidence(_Frozen):
+    """What was measured of one variant in one engine.
+
+    `measures` holds what the task has beside its accuracy, by name: estimates, or plain numbers
+    that have no interval. `class_drops` names the classes that lost most recall or IoU, and how
+    much.
+    """
+
+    accuracy: Estimate
+    measures: Mapping[str, Estimate | float] = {}
+    drop: Estimate
+    class_drops: Mapping[str, float] = {}
+    agreement: Fraction
+    # Distance of the answers on samples.npz from FP32's that a server may still accept.
+    samples_tolerance: float
+    latency: Latency
+    gate: Gate
+
+
+class Variant(_Frozen):
+    """One file and the precision that it runs in, with its evidence by engine name. The last three
+    are a TensorRT plan's: what it was built by and for."""
+
+    id: str
+    file: str
+    sha256: str
+    precision: Literal["fp32", "bf16", "fp16", "int8"]
+    evidence: Mapping[str, Evidence]
+    calibration_sha256: str | None = None
+    tensorrt_version: str | None = None
+    compute_capability: str | None = None
+    driver: str | None = None
+
+
+class Provenance(_Frozen):
+    """Where the artefact comes from, and what it was measured on."""
+
+    recipe: str
+    recipe_sha256: str
+    run: str
+    dataset: str
+    split: str
+    created: str
+
+
+class Manifest(_Frozen):
+    """The whole of manifest.json."""
+
+    schema_version: str = SCHEMA_VERSION
+    task: Task
+    architecture: str
+    measure: Literal["top1", "miou", "iou", "rank1"]
+    transform: EvalTransform
+    normalization: Normalization
+    classes: tuple[str, ...]
+    parameters: int
+    gmacs: float
+    pruning_ratio: float = 0.0
+    provenance: Provenance
+    variants: tuple[Variant, ...]
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a version folder; None where it has none.
+
+    Raises InvalidManifest, naming the file and the field.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InvalidManifest(f"{path}: {error.strerror}") from error
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InvalidManifest(f"{path}: not valid JSON: {error}") from error
+    version = str(document.get("schema_version")) if isinstance(document, dict) else "none"
+    if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+        raise InvalidManifest(
+            f"{path}: schema_version: expected {SCHEMA_VERSION.split('.')[0]}.x, got {version}"
+        )
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise InvalidManifest(f"{path}: {where}: {first['msg']}") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes manifest.json into a version folder."""
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""The server: its settings, its wires, and the operations behind them."""

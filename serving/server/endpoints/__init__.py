@@ -1,0 +1,1 @@
+"""The operations that the server offers, whatever wire a call comes by."""

@@ -1,0 +1,258 @@
+"""The Open Inference Protocol's call on a loaded model: tensors in, tensors out. Knows no wire."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from serving.base.errors import InvalidInput
+from serving.base.tensor import Array, datatype_of
+from serving.images.postprocess import top_k
+from serving.models.model import ENCODED_INPUT, CallOptions, Model
+from serving.server.endpoints.admin import Admin, LogSettings, Tracer
+from serving.server.endpoints.front import Call, Front
+from serving.server.endpoints.raw_tensors import to_raw
+from serving.server.endpoints.shared_memory import Place, SharedMemory
+
+SERVER_NAME = "convserve"
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
+NO_CUDA_MEMORY = "CUDA shared memory is not offered: this server has no engine on a GPU"
+# Said in a model's config; never declared as an input, which plain servers would refuse.
+ENCODED_PARAMETER = "encoded_image_input"
+
+Parameters = Mapping[str, bool | int | float | str]
+
+
+class WantedOutput(NamedTuple):
+    """An output that a call asks for: as numbers, or as the best `class_count` classes; in the
+    answer, or at a place in shared memory."""
+
+    name: str
+    class_count: int = 0
+    place: Place | None = None
+
+
+class InferCall(NamedTuple):
+    """One call. inputs: tensors by name. wanted: empty for every output."""
+
+    model: str
+    version: str
+    id: str
+    inputs: Mapping[str, Array]
+    wanted: Sequence[WantedOutput]
+    parameters: Parameters
+
+
+class OutputTensor(NamedTuple):
+    """One output; `place` says that its data lies in shared memory and not here."""
+
+    name: str
+    datatype: str
+    array: Array
+    place: Place | None = None
+
+
+class InferAnswer(NamedTuple):
+    """What answered, and the outputs in the order in which they were asked for."""
+
+    model: str
+    version: str
+    id: str
+    outputs: Sequence[OutputTensor]
+
+
+class Protocol:
+    """What the protocol's two wires, gRPC and REST, share."""
+
+    def __init__(self, front: Front, admin: Admin, *, version: str, strict_readiness: bool) -> None:
+        self.front = front
+        self.admin = admin
+        self.version = version
+        self.memory = SharedMemory()
+        self.logs = LogSettings()
+        self.tracer = Tracer()
+        self.draining = False
+        self._strict = strict_readiness
+
+    def is_ready(self) -> bool:
+        """Whether calls should be sent here."""
+        return not self.draining and self.front.registry.ready(self._strict)
+
+    async def infer(self, call: InferCall, context: Call) -> InferAnswer:
+        """Runs a call. Raises ServingError."""
+        began = time.monotonic()
+        model = context.resolve(call.model, call.version)
+        size = 0
+        for array in call.inputs.values():
+            size += _size(array)
+        context.hold(size)
+        options = _options(call.parameters, context)
+        for wanted in call.wanted:
+            if wanted.name not in model.output_types:
+                raise InvalidInput(
+                    f"model {model.name!r} has no output {wanted.name!r}; "
+                    f"its outputs are {sorted(model.output_types)}"
+                )
+        if ENCODED_INPUT in call.inputs and ENCODED_INPUT not in model.input_names:
+            answer = await model.infer_encoded(_images(model, call.inputs), options)
+        else:
+            inputs = call.inputs
+            if model.takes_text:
+                inputs = {name: _as_text(name, array) for name, array in inputs.items()}
+            answer = await model.infer(inputs, options)
+        if call.wanted:
+            outputs = [_output(model, asked, answer.outputs[asked.name]) for asked in call.wanted]
+            for output in outputs:
+                if output.place is not None:
+                    self.memory.write(output.place, to_raw(output.array))
+        else:
+            outputs = [
+                OutputTensor(name, datatype, answer.outputs[name])
+                for name, datatype in model.output_types.items()
+            ]
+        self.tracer.record(
+            model.name, model.version, call.id, began, answer.queue_seconds, answer.infer_seconds
+        )
+        return InferAnswer(model.name, model.version, call.id, outputs)
+
+
+def described(model: Model) -> dict[str, str]:
+    """What a config's parameters say beside what the file says: what serves, and how good it is."""
+    parameters = {"variant": model.variant, "engine": model.engine_name}
+    if model.manifest is not None:
+        parameters["task"] = model.manifest.task
+        parameters["classes"] = "\n".join(model.labels)
+        parameters[ENCODED_PARAMETER] = ENCODED_INPUT
+        if model.evidence is not None:
+            parameters["accuracy"] = f"{model.manifest.measure} {model.evidence.accuracy}"
+    latency = {size: round(s * 1e3, 3) for size, s in model.batcher.latency.measured.items()}
+    parameters["latency_ms"] = json.dumps(latency)
+    return parameters
+
+
+def place_of(parameters: Parameters, name: str) -> Place | None:
+    """Where a tensor's parameters say that it lies in shared memory; None where they do not.
+
+    Raises InvalidInput for parameters of the wrong kind.
+    """
+    region = parameters.get("shared_memory_region")
+    if region is None:
+        return None
+    offset = parameters.get("shared_memory_offset", 0)
+    size = parameters.get("shared_memory_byte_size")
+    if not isinstance(region, str) or type(offset) is not int or type(size) is not int:
+        raise InvalidInput(
+            f"tensor {name!r}: expected shared_memory_region as text, shared_memory_byte_size and "
+            f"shared_memory_offset as integers, got {dict(parameters)}"
+        )
+    return Place(region, offset, size)
+
+
+def class_count_of(parameters: Parameters, name: str) -> int:
+    """The parameter `classification`; 0 where it is not given. Raises InvalidInput."""
+    if "classification" not in parameters:
+        return 0
+    count = parameters["classification"]
+    if type(count) is not int or count < 1:
+        raise InvalidInput(
+            f"output {name!r}: parameter classification: expected an integer above 0, got {count!r}"
+        )
+    return count
+
+
+def _options(parameters: Parameters, context: Call) -> CallOptions:
+    """The parameters `priority` and `timeout` (microseconds)."""
+    if not parameters:
+        return context.options(0, 0.0)
+    values = {}
+    for name in ("priority", "timeout"):
+        value = parameters.get(name, 0)
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
+        if type(value) is not int or value < 0:
+            raise InvalidInput(f"parameter {name}: expected an integer from 0, got {value!r}")
+        values[name] = value
+    return context.options(values["priority"], values["timeout"] / 1e6)
+
+
+def _size(array: Array) -> int:
+    """The bytes of a tensor's elements."""
+    if array.dtype.hasobject:
+        return sum(len(element) for element in array.flat)
+    return array.nbytes
+
+
+def _images(model: Model, inputs: Mapping[str, Array]) -> list[bytes]:
+    """The image files of the input `encoded`, BYTES [n] or [n, 1]."""
+    encoded = inputs[ENCODED_INPUT]
+    if len(inputs) > 1:
+        raise InvalidInput(
+            f"input {ENCODED_INPUT!r} takes the place of every other, got {sorted(inputs)}"
+        )
+    if encoded.dtype != object or encoded.ndim not in (1, 2) or encoded.size != len(encoded):
+        raise InvalidInput(
+            f"input {ENCODED_INPUT!r} of model {model.name!r}: expected BYTES [n] or [n, 1], "
+            f"got {encoded.dtype} {list(encoded.shape)}"
+        )
+    return list(encoded.reshape(-1))
+
+
+def _as_text(name: str, array: Array) -> Array:
+    """Elements of BYTES as engines take them: text. Checked here, since bytes that are none would
+    fail in the engine and take their batch with them. Raises InvalidInput."""
+    if not array.dtype.hasobject:
+        return array
+    text = np.empty(array.shape, np.object_)
+    for index, element in np.ndenumerate(array):
+        try:
+            text[index] = element.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidInput(
+                f"input {name!r}: element {list(index)} is not UTF-8 text: {error}"
+            ) from error
+    return text
+
+
+def _output(model: Model, wanted: WantedOutput, array: Array) -> OutputTensor:
+    if not wanted.class_count:
+        return OutputTensor(wanted.name, model.output_types[wanted.name], array, wanted.place)
+    if wanted.place is not None:
+        raise InvalidInput(
+            f"output {wanted.name!r}: classification cannot be combined with shared memory"
+        )
+    batched = model.config.max_batch_size > 0
+    found = top_classes(wanted.name, array, wanted.class_count, model.labels, batched)
+    return OutputTensor(wanted.name, "BYTES", found)
+
+
+def top_classes(name: str, array: Array, count: int, labels: Sequence[str], batched: bool) -> Array:
+    """The `count` largest values of each row as "value:index[:label]", largest first; object array
+    [rows, count], without the rows where the model does not batch. The output as it is: logits.
+
+    Raises InvalidInput for an output that cannot be ranked.
+    """
+    if array.dtype.kind not in "iuf" or array.dtype == np.float16:
+        raise InvalidInput(f"output {name!r}: {datatype_of(array)} has no classification")
+    rows = array.reshape(array.shape[0], -1) if batched else array.reshape(1, -1)
+    best = np.array([top_k(row, count) for row in rows.astype(np.float64)])
+    found = np.empty(best.shape, np.object_)
+    for row, column in np.ndindex(best.shape):
+        index = int(best[row, column])
+        value = rows[row, index]
+        number = f"{value:f}" if array.dtype.kind == "f" else str(value)
+        label = f":{labels[index]}" if index < len(labels) else ""
+        found[row, column] = f"{number}:{index}{label}".encode()
+    return found if batched else found[0]

@@ -1,0 +1,97 @@
+"""Tensors as raw bytes: little-endian, row-major, as gRPC, REST and shared memory carry them."""
+
+import math
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from serving.base.errors import InvalidInput
+from serving.base.tensor import NUMPY_TYPES, Array
+
+Buffer = bytes | memoryview
+
+_LENGTH = struct.Struct("<I")
+# numpy's own limits; far past any that a message could fill.
+_MAX_DIMS = 64
+_MAX_ELEMENTS = 1 << 60
+# To make a view takes as long as to copy so much.
+_COPIED_BYTES = 16 << 10
+
+
+def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:
+    """The tensor that the bytes hold; of elements of fixed size it is a view of `data`.
+
+    Raises InvalidInput, naming the tensor, for an unknown datatype, a negative size, or a length
+    that does not fit.
+    """
+    return of_shape(name, datatype, check_shape(name, datatype, shape), data)
+
+
+def of_shape(name: str, datatype: str, dims: tuple[int, ...], data: bytes | memoryview) -> Array:
+    """`from_raw` of a shape that has been checked; the view may begin at any byte. Raises
+    InvalidInput, naming the tensor, for a length that does not fit."""
+    if datatype == "BYTES":
+        return shaped_bytes(name, _split(name, bytes(data)), dims)
+    dtype = NUMPY_TYPES[datatype]
+    expected = math.prod(dims) * dtype.itemsize
+    if len(data) != expected:
+        raise InvalidInput(
+            f"input {name!r}: {datatype} {list(dims)} takes {expected} bytes, got {len(data)}"
+        )
+    return np.ndarray(dims, dtype, data)
+
+
+def to_raw(array: Array) -> bytes:
+    """The bytes of a tensor; elements of BYTES (object arrays) each behind their 4-byte length."""
+    return bytes(to_buffer(array))
+
+
+def to_buffer(array: Array) -> Buffer:
+    """`to_raw` without a copy where that pays: of a large array whose memory is in that order."""
+    if array.dtype.hasobject:
+        encoded = [e if isinstance(e, bytes) else str(e).encode() for e in array.reshape(-1)]
+        return b"".join(_LENGTH.pack(len(element)) + element for element in encoded)
+    if array.nbytes <= _COPIED_BYTES:
+        return array.tobytes()
+    return array.reshape(-1).view(np.uint8).data
+
+
+def check_shape(name: str, datatype: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape as a tuple. Raises InvalidInput where it or the datatype cannot be."""
+    if datatype not in NUMPY_TYPES:
+        raise InvalidInput(
+            f"input {name!r}: unknown datatype {datatype!r}; expected one of {sorted(NUMPY_TYPES)}"
+        )
+    dims = tuple(shape)
+    if min(dims, default=0) < 0:
+        raise InvalidInput(f"input {name!r}: negative size in {list(dims)}")
+    if len(dims) > _MAX_DIMS or math.prod(dim or 1 for dim in dims) > _MAX_ELEMENTS:
+        raise InvalidInput(f"input {name!r}: shape {list(dims)} cannot be held")
+    return dims
+
+
+def shaped_bytes(name: str, elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
+    """Elements of BYTES as an object array. Raises InvalidInput for a wrong number of them."""
+    if len(elements) != math.prod(shape):
+        raise InvalidInput(
+            f"input {name!r}: BYTES {list(shape)} takes {math.prod(shape)} elements, "
+            f"got {len(elements)}"
+        )
+    array = np.empty(len(elements), np.object_)
+    array[:] = elements
+    return array.reshape(shape)
+
+
+def _split(name: str, data: bytes) -> list[bytes]:
+    elements = []
+    position = 0
+    while position < len(data):
+        begin = position + _LENGTH.size
+        if begin > len(data):
+            raise InvalidInput(f"input {name!r}: BYTES data ends in the middle of a length")
+        position = begin + _LENGTH.unpack_from(data, position)[0]
+        if position > len(data):
+            raise InvalidInput(f"input {name!r}: BYTES data ends in the middle of an element")
+        elements.append(data[begin:position])
+    return elements

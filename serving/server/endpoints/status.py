@@ -1,0 +1,43 @@
+"""What each error is called on the wire: the only such table, for gRPC and for REST."""
+
+from typing import NamedTuple
+
+from serving.base import errors
+
+
+class WireStatus(NamedTuple):
+    """Name of the gRPC status code, and the HTTP status."""
+
+    code: str
+    http: int
+
+
+_INTERNAL = WireStatus("INTERNAL", 500)
+
+STATUSES: dict[type[errors.ServingError], WireStatus] = {
+    errors.InvalidInput: WireStatus("INVALID_ARGUMENT", 400),
+    errors.ModelNotFound: WireStatus("NOT_FOUND", 404),
+    errors.ModelNotReady: WireStatus("UNAVAILABLE", 503),
+    errors.WrongTask: WireStatus("FAILED_PRECONDITION", 400),
+    errors.NotOffered: WireStatus("UNIMPLEMENTED", 501),
+    errors.NotAllowed: WireStatus("PERMISSION_DENIED", 403),
+    errors.QueueFull: WireStatus("RESOURCE_EXHAUSTED", 429),
+    errors.Shed: WireStatus("RESOURCE_EXHAUSTED", 429),
+    errors.DeadlineExpired: WireStatus("DEADLINE_EXCEEDED", 504),
+    errors.EngineError: _INTERNAL,
+    # Asked to load a folder that is broken: trying again changes nothing.
+    errors.ModelLoadError: WireStatus("INVALID_ARGUMENT", 400),
+}
+
+
+def status_of(error: errors.ServingError) -> WireStatus:
+    """The status of an error: its own class's, or that of the nearest class above it."""
+    for kind in type(error).__mro__:
+        if kind in STATUSES:
+            return STATUSES[kind]
+    return _INTERNAL
+
+
+def retry_after(error: errors.ServingError) -> float | None:
+    """Seconds after which to try again, for errors that know it."""
+    return error.retry_after if isinstance(error, errors.QueueFull | errors.Shed) else None

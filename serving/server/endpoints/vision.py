@@ -1,0 +1,177 @@
+"""The three vision tasks on a loaded model: an image in, a typed answer out. Knows no wire."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.base.errors import InvalidInput, WrongTask
+from serving.base.task import PROBABILITY_OUTPUT, Task
+from serving.images import postprocess
+from serving.models.model import CallOptions, ImageAnswer, ImageSource, Model
+
+DEFAULT_TOP_K = 5
+
+
+class Timing(NamedTuple):
+    """Where one image's time went, in seconds, and the rows of the batch that it rode in."""
+
+    decode: float
+    queue: float
+    infer: float
+    postprocess: float
+    batch_size: int
+
+
+@dataclass(slots=True)
+class Label:
+    """A class and its softmax score in [0, 1]."""
+
+    index: int
+    name: str
+    score: float
+
+
+class Classification(NamedTuple):
+    """The best classes of one image, best first."""
+
+    labels: tuple[Label, ...]
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class ClassArea:
+    """A class that is in a mask: its share of the pixels, and its mean probability over them."""
+
+    index: int
+    name: str
+    fraction: float
+    confidence: float
+
+
+class Segmentation(NamedTuple):
+    """A class map [H, W] and, on request, a PNG of it drawn over the image."""
+
+    mask: postprocess.Mask
+    areas: tuple[ClassArea, ...]
+    palette_png: bytes | None
+    overlay_png: bytes | None
+    timing: Timing
+
+
+class Embedding(NamedTuple):
+    """A point on the unit sphere, float32 [D]."""
+
+    values: NDArray[np.float32]
+    timing: Timing
+
+
+def require_task(model: Model, task: Task) -> None:
+    """Raises WrongTask where the model was made for another one, or only for tensors."""
+    if model.task != task:
+        made_for = model.task or "plain tensors (it has no manifest)"
+        raise WrongTask(f"model {model.name!r} is for {made_for}, not for {task}")
+
+
+async def classify(
+    model: Model,
+    source: ImageSource,
+    options: CallOptions,
+    *,
+    top_k: int = DEFAULT_TOP_K,
+    threshold: float = 0.0,
+) -> Classification:
+    """Ranks the classes of an image; at most `top_k`, none below `threshold`.
+
+    Raises InvalidInput, WrongTask, and what the model raises.
+    """
+    require_task(model, "classification")
+    if top_k < 1:
+        raise InvalidInput(f"top_k: expected 1 or more, got {top_k}")
+    if not 0.0 <= threshold <= 1.0:
+        raise InvalidInput(f"threshold: expected 0 to 1, got {threshold}")
+    answer = await model.infer_image(source, options)
+    begin = time.monotonic()
+    scores = postprocess.softmax(answer.outputs["logits"])
+    best = postprocess.top_k(scores, top_k)
+    labels = tuple(
+        Label(index, class_name(model, index), score)
+        for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)
+        if score >= threshold
+    )
+    timing = _timing(answer, time.monotonic() - begin)
+    model.observe("postprocess", timing.postprocess)
+    return Classification(labels, timing)
+
+
+async def segment(
+    model: Model,
+    source: ImageSource,
+    options: CallOptions,
+    *,
+    mask_size: Literal["image", "model"] = "image",
+    png: bool = False,
+    overlay: bool = False,
+) -> Segmentation:
+    """Gives each pixel its class, at the size of the image or of the model.
+
+    Raises WrongTask, and what the model raises.
+    """
+    require_task(model, "segmentation")
+    answer = await model.infer_image(source, options)
+
+    def finish() -> Segmentation:
+        begin = time.monotonic()
+        mask, confidence = _mask_and_confidence(answer)
+        areas = tuple(
+            ClassArea(index, class_name(model, index), fraction, mean)
+            for index, fraction, mean in postprocess.class_areas(mask, confidence)
+        )
+        at_image = postprocess.resize_mask(mask, *answer.size)
+        shown = at_image if mask_size == "image" else mask
+        palette_png = postprocess.palette_png(shown) if png else None
+        overlay_png = None
+        if overlay:
+            # Decoded once more, in full: not every image that waits for its batch is kept as well.
+            image = source.decode(model.max_image_pixels)
+            overlay_png = postprocess.overlay_png(image, at_image)
+        timing = _timing(answer, time.monotonic() - begin)
+        return Segmentation(shown, areas, palette_png, overlay_png, timing)
+
+    loop = asyncio.get_running_loop()
+    # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
+    result = await loop.run_in_executor(model.decoders, finish)
+    model.observe("postprocess", result.timing.postprocess)
+    return result
+
+
+async def embed(model: Model, source: ImageSource, options: CallOptions) -> Embedding:
+    """Gives an image its point on the unit sphere. Raises WrongTask, and what the model raises."""
+    require_task(model, "embedding")
+    answer = await model.infer_image(source, options)
+    return Embedding(answer.outputs["embedding"], _timing(answer, 0.0))
+
+
+def class_name(model: Model, index: int) -> str:
+    """The name of a class, or its number where the model names none."""
+    return model.labels[index] if index < len(model.labels) else str(index)
+
+
+def _mask_and_confidence(answer: ImageAnswer) -> tuple[postprocess.Mask, NDArray[np.uint8]]:
+    probability = answer.outputs.get(PROBABILITY_OUTPUT)
+    if probability is not None:
+        return postprocess.binary_mask(probability)
+    return answer.outputs["mask"], answer.outputs["confidence"]
+
+
+def _timing(answer: ImageAnswer, seconds: float) -> Timing:
+    return Timing(
+        answer.decode_seconds,
+        answer.queue_seconds,
+        answer.infer_seconds,
+        seconds,
+        answer.batch_size,
+    )

@@ -1,0 +1,226 @@
+"""Between the protocol's JSON, with its binary extension, and a call of tensors."""
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from serving.base.errors import InvalidInput
+from serving.base.tensor import NUMPY_TYPES, Array
+from serving.server.endpoints.oip import (
+    InferAnswer,
+    InferCall,
+    OutputTensor,
+    WantedOutput,
+    class_count_of,
+    place_of,
+)
+from serving.server.endpoints.raw_tensors import check_shape, from_raw, shaped_bytes, to_raw
+from serving.server.endpoints.shared_memory import SharedMemory
+
+# Length of the JSON part of a body; binary tensors follow it.
+JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+
+
+def decode_call(
+    body: bytes, json_length: int | None, model: str, version: str, memory: SharedMemory
+) -> tuple[InferCall, set[str]]:
+    """A body as a call, and the names of the outputs that are wanted in binary ("*" for all).
+
+    Raises InvalidInput naming the field, what was expected and what came.
+    """
+    length = len(body) if json_length is None else json_length
+    if not 0 <= length <= len(body):
+        raise InvalidInput(
+            f"{JSON_LENGTH_HEADER}: expected 0 to {len(body)} (the body's length), got {length}"
+        )
+    document = parse_object(body[:length])
+    parameters = _object(document, "parameters")
+    binary: set[str] = {"*"} if parameters.pop("binary_data_output", False) else set()
+    wanted = []
+    for index, output in enumerate(_list(document, "outputs")):
+        where = f"outputs[{index}]"
+        name = _text(output, "name", where)
+        of_output = _object(output, "parameters", where)
+        if of_output.get("binary_data", bool(binary)):
+            binary.add(name)
+        wanted.append(
+            WantedOutput(
+                name, class_count=class_count_of(of_output, name), place=place_of(of_output, name)
+            )
+        )
+    call = InferCall(
+        model=model,
+        version=version,
+        id=str(document.get("id", "")),
+        inputs=_inputs(document, memoryview(body)[length:], memory),
+        wanted=wanted,
+        parameters=parameters,
+    )
+    return call, binary
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """A JSON object; an empty body is an empty one. Raises InvalidInput."""
+    if not data.strip():
+        return {}
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise InvalidInput(f"body is not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidInput(f"body: expected a JSON object, got {type(document).__name__}")
+    return document
+
+
+def decode_override(document: Mapping[str, Any]) -> dict[str, str | bytes]:
+    """The parameters of a load call: files travel in base64. Raises InvalidInput."""
+    override: dict[str, str | bytes] = {}
+    for name, value in _object(document, "parameters").items():
+        if name == "unload_dependents":
+            continue
+        if not isinstance(value, str):
+            raise InvalidInput(f"load parameter {name!r}: expected text")
+        try:
+            override[name] = base64.b64decode(value, validate=True) if ":" in name else value
+        except ValueError as error:
+            raise InvalidInput(f"load parameter {name!r}: not base64: {error}") from error
+    return override
+
+
+def _inputs(
+    document: Mapping[str, Any], rest: memoryview, memory: SharedMemory
+) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    position = 0
+    for index, tensor in enumerate(_list(document, "inputs")):
+        where = f"inputs[{index}]"
+        name, datatype = _text(tensor, "name", where), _text(tensor, "datatype", where)
+        shape = tensor.get("shape")
+        if not isinstance(shape, list) or any(type(dim) is not int for dim in shape):
+            raise InvalidInput(f"{where}.shape: expected a list of integers, got {shape!r}")
+        if name in arrays:
+            raise InvalidInput(f"input {name!r} is given twice")
+        parameters = _object(tensor, "parameters", where)
+        place = place_of(parameters, name)
+        size = parameters.get("binary_data_size")
+        if place is not None:
+            arrays[name] = from_raw(name, datatype, shape, memory.read(place))
+        elif size is not None:
+            if type(size) is not int or not 0 <= size <= len(rest) - position:
+                raise InvalidInput(
+                    f"{where}.parameters.binary_data_size: expected 0 to "
+                    f"{len(rest) - position} (bytes that are left), got {size!r}"
+                )
+            arrays[name] = from_raw(name, datatype, shape, rest[position : position + size])
+            position += size
+        else:
+            arrays[name] = _from_json(name, datatype, shape, tensor.get("data"), where)
+    if position != len(rest):
+        raise InvalidInput(
+            f"body: {len(rest) - position} binary bytes are left that belong to no input"
+        )
+    return arrays
+
+
+def _from_json(name: str, datatype: str, shape: list[int], data: Any, where: str) -> Array:
+    """Nested or flat lists of elements."""
+    dims = check_shape(name, datatype, shape)
+    if not isinstance(data, list):
+        raise InvalidInput(f"{where}.data: expected a list, got {type(data).__name__}")
+    if datatype == "BYTES":
+        return shaped_bytes(name, [str(element).encode() for element in _flat(data)], dims)
+    if datatype in ("FP16", "BF16"):
+        raise InvalidInput(f"input {name!r}: {datatype} can only be sent as binary data")
+    dtype = NUMPY_TYPES[datatype]
+    try:
+        wide = np.array(data)
+        if dtype == np.uint64 and wide.dtype == np.float64:
+            # Below and above 2**63 together: numpy finds no integer type for both by itself.
+            integers = all(type(element) is int for element in _flat(data))
+            wide = np.array(data, dtype) if integers else wide
+        array = wide.astype(dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"{where}.data: not {datatype} elements: {error}") from error
+    if wide.dtype.kind not in "biuf" or (dtype.kind in "iub" and not np.array_equal(wide, array)):
+        raise InvalidInput(f"{where}.data: an element does not fit {datatype}")
+    if array.size != math.prod(dims):
+        raise InvalidInput(
+            f"{where}.data: {datatype} {shape} takes {math.prod(dims)} elements, got {array.size}"
+        )
+    return array.reshape(dims)
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    return [x for item in data for x in (_flat(item) if isinstance(item, list) else [item])]
+
+
+def encode_answer(answer: InferAnswer, binary: set[str]) -> tuple[bytes, int | None]:
+    """The body of an answer, and the length of its JSON part where binary tensors follow."""
+    tensors = []
+    parts = []
+    for output in answer.outputs:
+        tensor, data = _encode_output(output, "*" in binary or output.name in binary)
+        tensors.append(tensor)
+        if data is not None:
+            parts.append(data)
+    document: dict[str, Any] = {
+        "model_name": answer.model,
+        "model_version": answer.version,
+        "outputs": tensors,
+    }
+    if answer.id:
+        document["id"] = answer.id
+    head = json.dumps(document).encode()
+    return b"".join([head, *parts]), len(head) if parts else None
+
+
+def _encode_output(output: OutputTensor, binary: bool) -> tuple[dict[str, Any], bytes | None]:
+    tensor: dict[str, Any] = {
+        "name": output.name,
+        "datatype": output.datatype,
+        "shape": list(output.array.shape),
+    }
+    if output.place is not None:
+        tensor["parameters"] = {
+            "shared_memory_region": output.place.region,
+            "shared_memory_byte_size": output.place.byte_size,
+            "shared_memory_offset": output.place.offset,
+        }
+        return tensor, None
+    if binary or output.datatype in ("FP16", "BF16"):
+        data = to_raw(output.array)
+        tensor["parameters"] = {"binary_data_size": len(data)}
+        return tensor, data
+    if output.datatype == "BYTES":
+        tensor["data"] = [
+            e.decode(errors="replace") if isinstance(e, bytes) else str(e)
+            for e in output.array.reshape(-1)
+        ]
+    else:
+        tensor["data"] = output.array.reshape(-1).tolist()
+    return tensor, None
+
+
+def _object(document: Mapping[str, Any], key: str, where: str = "") -> dict[str, Any]:
+    value = document.get(key, {})
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{where + '.' if where else ''}{key}: expected an object")
+    return dict(value)
+
+
+def _list(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    value = document.get(key, [])
+    if not isinstance(value, list) or any(not isinstance(item, dict) for item in value):
+        raise InvalidInput(f"{key}: expected a list of objects")
+    return value
+
+
+def _text(tensor: Mapping[str, Any], key: str, where: str) -> str:
+    value = tensor.get(key)
+    if not isinstance(value, str):
+        raise InvalidInput(f"{where}.{key}: expected text, got {value!r}")
+    return value

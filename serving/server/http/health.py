@@ -1,0 +1,56 @@
+"""/livez and /readyz for probes, /debug/batches for people, /metrics for Prometheus."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from serving.models.registry import Registry, State
+
+
+def add_health_routes(
+    app: web.Application, registry: Registry, is_ready: Callable[[], bool]
+) -> None:
+    """Probes and the last batches. /readyz is 503 while not ready, with a line for each model that
+    does not serve."""
+
+    async def livez(_: web.Request) -> web.Response:
+        # A stuck event loop does not answer at all, which a probe takes for the same.
+        stuck = registry.stuck()
+        return web.Response(text="\n".join(stuck or ["ok"]) + "\n", status=503 if stuck else 200)
+
+    async def readyz(_: web.Request) -> web.Response:
+        lines = [
+            f"{line.name}{'/' + line.version if line.version else ''}: {line.state} {line.reason}"
+            for line in registry.index()
+            if line.state is not State.READY
+        ]
+        ready = is_ready()
+        text = "\n".join(["ready" if ready else "not ready", *lines]) + "\n"
+        return web.Response(text=text, status=200 if ready else 503)
+
+    async def batches(_: web.Request) -> web.Response:
+        recent = {
+            f"{line.name}/{line.version}": [asdict(record) for record in line.model.batcher.recent]
+            for line in registry.index()
+            if line.model is not None
+        }
+        return web.json_response(recent)
+
+    app.router.add_get("/debug/batches", batches)
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+
+
+def metrics_app(registry: CollectorRegistry) -> web.Application:
+    """/metrics in Prometheus' text format."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    return app

@@ -1,0 +1,39 @@
+"""From an error of ours to the end of a gRPC call."""
+
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from serving.base.errors import ServingError
+from serving.server.endpoints.status import retry_after, status_of
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+def code_of(error: ServingError) -> grpc.StatusCode:
+    """The gRPC status code of an error."""
+    return grpc.StatusCode[status_of(error).code]
+
+
+def retry_delay(error: ServingError) -> Duration | None:
+    """When to try again, for errors that know it."""
+    seconds = retry_after(error)
+    if seconds is None:
+        return None
+    delay = Duration()
+    delay.FromNanoseconds(int(seconds * 1e9))
+    return delay
+
+
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: ServingError) -> NoReturn:
+    """Ends a call with the status of an error; the retry delay travels as google.rpc.RetryInfo."""
+    code, delay = code_of(error), retry_delay(error)
+    if delay is None:
+        await context.abort(code, str(error))
+    status = Status(code=code.value[0], message=str(error))
+    status.details.add().Pack(RetryInfo(retry_delay=delay))
+    metadata = ((_DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(code, str(error), metadata)

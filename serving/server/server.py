@@ -1,0 +1,278 @@
+"""The server process: build, start, serve, drain, stop."""
+
+import asyncio
+import contextlib
+import gc
+import importlib.metadata
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
+from aiohttp import web
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from protos.gen import grpc_service_pb2, grpc_service_pb2_grpc, vision_pb2, vision_pb2_grpc
+from serving.base.errors import ServingError
+from serving.base.machine.cpu import core_count
+from serving.base.machine.heap import limit_arenas
+from serving.base.machine.nvml import usages
+from serving.base.metrics import Metrics
+from serving.batching.admission import ByteBudget
+from serving.images import hardware_jpeg
+from serving.models.loading import LoadSettings
+from serving.models.plan_builder import PlanBuilding
+from serving.models.registry import Registry
+from serving.server.config import ServerConfig
+from serving.server.endpoints.admin import Admin
+from serving.server.endpoints.front import Front
+from serving.server.endpoints.oip import Protocol
+from serving.server.http.health import add_health_routes, metrics_app
+from serving.server.http.rest import add_rest_routes
+from serving.server.rpc.handlers import generic_only
+from serving.server.rpc.health import HealthService
+from serving.server.rpc.inference import InferenceService
+from serving.server.rpc.vision import VisionService
+
+logger = logging.getLogger(__name__)
+
+_MIB = 1 << 20
+# How long a thread that loads a model may hold the lock of Python that the event loop wants. A call
+# takes the lock several times, so that Python's own 5 ms would show.
+_SWITCH_SECONDS = 5e-4
+# Calls leave next to nothing behind that only Python's collector would free, and hold a few hundred
+# objects while they are answered: its own 700 had it come for nothing every few calls.
+_COLLECT_AFTER = 7000
+# Without a call for this long, callers count as gone.
+_QUIET_SECONDS = 0.2
+# Even past the end of the drain: a call that is cancelled on its way out is one that no caller
+# repeats, one that is refused is.
+_LAST_SECONDS = 0.5
+
+
+class StartError(ServingError):
+    """The server cannot start: the text says which setting, port or folder is in the way."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The ports that the server really listens on, which matters where 0 was asked for."""
+
+    grpc: int
+    http: int
+    metrics: int
+
+
+class Server:
+    """Runs on the event loop that is current in `start`."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        limit_arenas(max(2, core_count()))
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        gc.collect()
+        gc.freeze()  # what is imported stays: no collection has to look at it
+        gc.set_threshold(_COLLECT_AFTER)
+        self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
+        self._metrics = Metrics()
+        self._metrics.watch_gpus(usages)
+        self.registry = Registry(
+            config.model_repository,
+            LoadSettings(
+                engine=config.engine,
+                variant=config.variant,
+                threads=config.threads,
+                cache_dir=config.cache_dir.expanduser(),
+                allow_ungated=config.allow_ungated,
+                build_plans=config.build_plans,
+                max_image_pixels=config.max_image_pixels,
+            ),
+            self._metrics,
+            self._decoders,
+            config.drain_seconds,
+        )
+        self._front = Front(
+            self.registry,
+            self._metrics,
+            ByteBudget(config.max_inflight_mib * _MIB),
+            slow_seconds=config.slow_request_ms / 1e3,
+        )
+        self._protocol = Protocol(
+            self._front,
+            Admin(allow_remote=config.allow_admin, explicit=config.model_control == "explicit"),
+            version=importlib.metadata.version("convserve"),
+            strict_readiness=config.strict_readiness,
+        )
+        self._inference = InferenceService(self._protocol)
+        self._vision = VisionService(self._front)
+        self._runners: list[web.AppRunner] = []
+        self._background: list[asyncio.Task[None]] = []
+
+    async def start(self) -> Addresses:
+        """Opens the ports, then begins to load models. Raises StartError."""
+        repository = self._config.model_repository
+        if self._config.hardware_decode:
+            reason = hardware_jpeg.enable()
+            logger.info("hardware decoding", extra={"enabled": reason is None, "reason": reason})
+        if not repository.is_dir():
+            raise StartError(f"--model-repository: {repository} is not a folder")
+        services = tuple(
+            proto.DESCRIPTOR.services_by_name[name].full_name
+            for proto, name in (
+                (vision_pb2, "VisionService"),
+                (grpc_service_pb2, "GRPCInferenceService"),
+            )
+        )
+        self._health = HealthService(self.registry, services, self._config.strict_readiness)
+        self._grpc = grpc.aio.server(options=_channel_options(self._config))
+        self._add_services(services)
+        http_app = web.Application(client_max_size=self._config.max_message_mib * _MIB)
+        add_health_routes(http_app, self.registry, self._protocol.is_ready)
+        add_rest_routes(http_app, self._protocol)
+        addresses = Addresses(
+            grpc=self._bind_grpc(),
+            http=await self._listen(http_app, "--http-port", self._config.http_port),
+            metrics=await self._listen(
+                metrics_app(self._metrics.registry), "--metrics-port", self._config.metrics_port
+            ),
+        )
+        await self._grpc.start()
+        logger.info(
+            "listening",
+            extra={
+                "host": self._config.host,
+                "grpc_port": addresses.grpc,
+                "http_port": addresses.http,
+                "metrics_port": addresses.metrics,
+            },
+        )
+        self._background.append(asyncio.create_task(self._follow_repository()))
+        if self._config.build_plans:
+            cache_dir = self._config.cache_dir.expanduser()
+            building = PlanBuilding(self.registry, repository, cache_dir)
+            self._background.append(asyncio.create_task(building.run()))
+        return addresses
+
+    def _add_services(self, ours: Sequence[str]) -> None:
+        server = generic_only(self._grpc)
+        # In the order in which they are asked whether a method is theirs.
+        server.add_generic_rpc_handlers((self._inference.tensor_handler(),))
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, server)
+        vision_pb2_grpc.add_VisionServiceServicer_to_server(self._vision, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        names = (*ours, health, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+            reflection.aio.ReflectionServicer(names), server
+        )
+
+    def _bind_grpc(self) -> int:
+        address = f"{self._config.host}:{self._config.grpc_port}"
+        try:
+            return self._grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StartError(f"--grpc-port: cannot listen on {address}") from error
+
+    async def _listen(self, app: web.Application, flag: str, port: int) -> int:
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        self._runners.append(runner)
+        try:
+            await web.TCPSite(runner, self._config.host, port).start()
+        except OSError as error:
+            raise StartError(
+                f"{flag}: cannot listen on {self._config.host}:{port}: {error.strerror}"
+            ) from error
+        return int(runner.addresses[0][1])
+
+    async def _follow_repository(self) -> None:
+        """Loads what is there, and with --model-control poll whatever comes."""
+        if self._config.model_control == "explicit":
+            return
+        look = self.registry.load_all
+        while True:
+            try:
+                await look()
+            except OSError as error:
+                logger.error("repository cannot be read", extra={"reason": str(error)})
+            if self._config.model_control != "poll":
+                return
+            look = self.registry.poll
+            await asyncio.sleep(self._config.poll_seconds)
+
+    async def stop(self) -> None:
+        """Turns not ready, but goes on serving until callers have moved away; then finishes what
+        was accepted and closes. All of it takes drain_seconds at most."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._config.drain_seconds
+        logger.info("draining", extra={"seconds": self._config.drain_seconds})
+        self._protocol.draining = True
+        self._health.drain()
+        for task in self._background:
+            task.cancel()
+        # Balancers need a moment to see the change; closing before that would fail their calls.
+        await self._quiet(end - self._config.drain_seconds / 2)
+        # gRPC cancels what it has received but not yet handed over: let that be answered first.
+        self._front.close()
+        await self._quiet(end)
+        await self._grpc.stop(max(_LAST_SECONDS, end - loop.time()))
+        await self.registry.close()
+        self._protocol.tracer.flush()
+        for runner in self._runners:
+            await runner.shutdown()
+            await runner.cleanup()
+        self._decoders.shutdown(wait=True)
+        logger.info("stopped")
+
+    async def _quiet(self, until: float) -> None:
+        """Returns when no call has come for a moment, or when the loop's clock says `until`."""
+        loop = asyncio.get_running_loop()
+        while loop.time() < until and not self._front.quiet_for(_QUIET_SECONDS):
+            await asyncio.sleep(_QUIET_SECONDS / 10)
+
+    async def serve(self) -> None:
+        """start, until SIGTERM or SIGINT, then stop; a second signal ends the process at once."""
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+
+        def on_signal() -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)
+            stopped.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            await self.start()
+            await stopped.wait()
+            await self.stop()
+        finally:
+            for task in self._background:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+
+def _channel_options(config: ServerConfig) -> list[tuple[str, int]]:
+    age = round(config.max_connection_age_seconds * 1e3)
+    aged = [
+        ("grpc.max_connection_age_ms", age),
+        # Streams that are open then may finish what they have begun.
+        ("grpc.max_connection_age_grace_ms", round(config.drain_seconds * 1e3)),
+    ]
+    return [
+        *(aged if age else ()),
+        ("grpc.max_receive_message_length", config.max_message_mib * _MIB),
+        ("grpc.max_send_message_length", config.max_message_mib * _MIB),
+        # Clients of the protocol ping as often as they like, also between calls.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.http2.max_ping_strikes", 0),
+        # Two servers on one port would share calls silently; the second must fail instead.
+        ("grpc.so_reuseport", 0),
+    ]

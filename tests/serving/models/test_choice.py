@@ -1,0 +1,153 @@
+"""Which variant is served: by the clock, among those that pass."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from serving.base.errors import EngineUnavailable, SelfCheckFailed
+from serving.engines import Engine, EngineOptions, load_engine
+from serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
+from serving.models.choice import Candidate, choose, latency_key, score
+from tests.support.published import graph
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("choice") / "model.onnx"
+    onnx.save(graph("classification"), path)
+    return path
+
+
+def candidates(file: Path, *variants: str) -> list[Candidate]:
+    return [Candidate(variant, "onnxruntime", "fp32", file) for variant in variants]
+
+
+def chosen(
+    file: Path,
+    seconds: dict[str, float],
+    refused: tuple[str, ...] = (),
+    remembered: tuple[str, ...] = (),
+    timed: list[tuple[str, int]] | None = None,
+) -> tuple[str, tuple[str, ...], list[str]]:
+    """The variant taken, why not the others, and which were loaded, where `seconds` is what the
+    clock would say, and had said of those `remembered`. Each measurement is added to `timed`."""
+    loads: list[str] = []
+
+    def admit(candidate: Candidate) -> None:
+        if candidate.variant in refused:
+            raise SelfCheckFailed(f"{candidate.variant} failed its gate")
+
+    def check(candidate: Candidate, engine: Engine) -> None:
+        assert engine.outputs
+
+    def known(candidate: Candidate) -> dict[int, float] | None:
+        return table(candidate, (1, 4, 8)) if candidate.variant in remembered else None
+
+    def measure(candidate: Candidate, engine: Engine, sizes: Sequence[int]) -> dict[int, float]:
+        assert engine.outputs
+        if timed is not None:
+            timed.extend((candidate.variant, size) for size in sizes)
+        return table(candidate, sizes)
+
+    def table(candidate: Candidate, sizes: Sequence[int]) -> dict[int, float]:
+        return {size: seconds[candidate.variant] * size for size in sizes}
+
+    def load(candidate: Candidate) -> Engine:
+        loads.append(candidate.variant)
+        return load_engine(candidate.engine, candidate.file, EngineOptions())
+
+    choice = choose(candidates(file, *seconds), (1, 4, 8), load, admit, check, known, measure)
+    choice.engine.close()
+    return choice.candidate.variant, choice.rejected, loads
+
+
+def test_the_fastest_is_taken_and_the_others_are_explained(file: Path) -> None:
+    variant, rejected, _ = chosen(file, {"fp32": 0.010, "int8": 0.006, "bf16": 0.020})
+    assert variant == "int8"
+    assert rejected == (
+        "fp32 in onnxruntime: slower here, 10.00 ms an image against 6.00 ms",
+        "bf16 in onnxruntime: slower here, 20.00 ms for a batch of 1 against 6.00 ms",
+    )
+
+
+def test_large_batches_are_measured_only_where_that_may_decide_something(file: Path) -> None:
+    timed: list[tuple[str, int]] = []
+    chosen(file, {"fp32": 0.010, "int8": 0.004, "bf16": 0.006}, timed=timed)
+    first = [("fp32", 1), ("int8", 1), ("bf16", 1)]
+    assert timed == [*first, ("int8", 8), ("bf16", 8), ("int8", 4)]
+
+
+def test_latency_of_the_one_that_is_taken_is_whole_though_others_failed(file: Path) -> None:
+    timed: list[tuple[str, int]] = []
+    seconds = {"fp32": 0.010, "int8": 0.004}
+    assert chosen(file, seconds, refused=("int8",), timed=timed)[0] == "fp32"
+    assert timed == [("fp32", 1), ("fp32", 8), ("fp32", 4)]
+
+
+def test_a_loser_is_closed_before_the_next_one_is_loaded(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    close = OnnxRuntimeEngine.close
+    init = OnnxRuntimeEngine.__init__
+
+    def opened(self: OnnxRuntimeEngine, *arguments: Any) -> None:
+        events.append("opened")
+        init(self, *arguments)
+
+    def closed(self: OnnxRuntimeEngine) -> None:
+        events.append("closed")
+        close(self)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "__init__", opened)
+    monkeypatch.setattr(OnnxRuntimeEngine, "close", closed)
+    assert chosen(file, {"fp32": 0.010, "int8": 0.004, "bf16": 0.009})[0] == "int8"
+    assert events == ["opened", "opened", "closed", "opened", "closed", "closed"]
+
+
+def test_a_simpler_one_is_kept_when_the_gain_is_within_the_noise(file: Path) -> None:
+    assert chosen(file, {"fp32": 0.0100, "int8": 0.0095})[0] == "fp32"
+
+
+def test_one_that_failed_is_never_taken_however_fast(file: Path) -> None:
+    variant, rejected, _ = chosen(file, {"fp32": 0.010, "int8": 0.001}, refused=("int8",))
+    assert variant == "fp32"
+    assert any("int8 failed its gate" in line for line in rejected)
+
+
+def test_one_that_was_timed_before_is_loaded_only_where_it_wins(file: Path) -> None:
+    seconds = {"fp32": 0.010, "int8": 0.004, "bf16": 0.008}
+    assert chosen(file, seconds, remembered=("fp32", "int8", "bf16"))[::2] == ("int8", ["int8"])
+    # One that nobody has timed is, and the others stay where they are.
+    assert chosen(file, seconds, remembered=("fp32", "int8"))[::2] == ("int8", ["bf16", "int8"])
+
+
+def test_the_next_takes_over_where_one_that_was_timed_before_fails_now(file: Path) -> None:
+    seconds = {"fp32": 0.010, "int8": 0.004, "bf16": 0.008}
+    variant, rejected, loads = chosen(file, seconds, ("int8",), tuple(seconds))
+    assert (variant, loads) == ("bf16", ["bf16"])
+    assert rejected[0] == "int8 in onnxruntime: int8 failed its gate"
+
+
+def test_nothing_left_names_every_reason(file: Path) -> None:
+    with pytest.raises(EngineUnavailable, match=r"fp32 failed its gate.*int8 failed its gate"):
+        chosen(file, {"fp32": 1, "int8": 1}, refused=("fp32", "int8"))
+
+
+def test_score_weighs_single_images_and_full_batches_alike() -> None:
+    assert score({1: 0.004, 16: 0.016}) == pytest.approx(0.002)
+
+
+def test_a_measurement_holds_for_one_artefact_engine_and_setting_only(file: Path) -> None:
+    [candidate] = candidates(file, "fp32")
+    keys = {
+        latency_key(candidate, "aa", EngineOptions()),
+        latency_key(candidate, "bb", EngineOptions()),
+        latency_key(candidate, "aa", EngineOptions(threads=2)),
+        latency_key(Candidate("fp32", "openvino", "fp32", file), "aa", EngineOptions()),
+        latency_key(Candidate("bf16", "openvino", "bf16", file), "aa", EngineOptions()),
+    }
+    assert len(keys) == 5

@@ -1,0 +1,160 @@
+"""The server's settings: three sources, one order, and messages that name the source."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from serving.server.config import ConfigError, ServerConfig, load_config
+
+REPOSITORY = {"model_repository": "models"}
+
+
+def file_with(folder: Path, text: str) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_tritons_ports_on_loopback() -> None:
+    config = load_config(REPOSITORY, environment={})
+    assert (config.grpc_port, config.http_port, config.metrics_port) == (8001, 8000, 8002)
+    assert config.host == "127.0.0.1"
+    assert config.model_control == "none"
+    assert not config.allow_admin
+    assert config.model_repository == Path("models")
+
+
+def test_flags_go_before_environment_and_environment_before_file(tmp_path: Path) -> None:
+    file = file_with(tmp_path, "grpc_port: 1\nhttp_port: 1\nmetrics_port: 1\n")
+    environment = {"CONVSERVE_GRPC_PORT": "2", "CONVSERVE_HTTP_PORT": "2"}
+    config = load_config({**REPOSITORY, "grpc_port": 3}, environment, file)
+    assert (config.grpc_port, config.http_port, config.metrics_port) == (3, 2, 1)
+
+
+def test_flag_that_was_not_given_leaves_the_other_sources_alone(tmp_path: Path) -> None:
+    file = file_with(tmp_path, "allow_admin: true\nmodel_repository: from-file\n")
+    flags = {"allow_admin": None, "model_repository": None, "host": None}
+    config = load_config(flags, {"CONVSERVE_HOST": "::1"}, file)
+    assert config.allow_admin
+    assert config.model_repository == Path("from-file")
+    assert config.host == "::1"
+
+
+def test_flag_that_is_false_is_given(tmp_path: Path) -> None:
+    file = file_with(tmp_path, "allow_admin: true\n")
+    assert not load_config({**REPOSITORY, "allow_admin": False}, {}, file).allow_admin
+
+
+@pytest.mark.parametrize("name", ServerConfig.model_fields)
+def test_every_setting_is_a_variable_and_a_key(name: str, tmp_path: Path) -> None:
+    values = {"bool": "true", "float": "7.0", "int": "7"}
+    annotation = ServerConfig.model_fields[name].annotation
+    value = (
+        "poll" if name == "model_control" else values.get(getattr(annotation, "__name__", ""), "x")
+    )
+    expected = getattr(ServerConfig.model_validate({**REPOSITORY, name: value}), name)
+    assert expected != ServerConfig.model_fields[name].default
+    from_environment = load_config(
+        {} if name == "model_repository" else REPOSITORY, {"CONVSERVE_" + name.upper(): value}
+    )
+    assert getattr(from_environment, name) == expected
+    file = file_with(tmp_path, f"{name}: {value}\n")
+    from_file = load_config({} if name == "model_repository" else REPOSITORY, {}, file)
+    assert getattr(from_file, name) == expected
+
+
+def test_process_environment_is_read_where_none_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("CONVSERVE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CONVSERVE_THREADS", "5")
+    assert load_config(REPOSITORY).threads == 5
+
+
+def test_foreign_variables_do_not_matter() -> None:
+    environment = {"GRPC_PORT": "1", "CONVSERVE_GRPC_PORTS": "1", "convserve_grpc_port": "1"}
+    assert load_config(REPOSITORY, environment).grpc_port == 8001
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("grcp_port", "; did you mean 'grpc_port'?"),
+        ("drain_second", "; did you mean 'drain_seconds'?"),
+        ("zzz", ""),
+    ],
+)
+def test_unknown_key_names_the_file_and_the_nearest_setting(
+    tmp_path: Path, key: str, hint: str
+) -> None:
+    file = file_with(tmp_path, f"host: a\n{key}: 1\n")
+    with pytest.raises(ConfigError) as refusal:
+        load_config(REPOSITORY, {}, file)
+    assert str(refusal.value) == f"{file}: unknown setting {key!r}{hint}"
+
+
+def test_key_that_is_no_name_is_unknown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown setting 8001"):
+        load_config(REPOSITORY, {}, file_with(tmp_path, "8001: grpc\n"))
+
+
+def test_missing_repository_names_the_flag() -> None:
+    with pytest.raises(ConfigError, match=r"^--model-repository: missing$"):
+        load_config({}, {})
+
+
+def test_wrong_value_names_the_source_it_came_from(tmp_path: Path) -> None:
+    file = file_with(tmp_path, "grpc_port: many\n")
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(file))}: .*integer.* got 'many'"):
+        load_config(REPOSITORY, {}, file)
+    with pytest.raises(ConfigError, match=r"^CONVSERVE_GRPC_PORT: .*got 'few'"):
+        load_config(REPOSITORY, {"CONVSERVE_GRPC_PORT": "few"}, file)
+    with pytest.raises(ConfigError, match=r"^--grpc-port: .*65535, got 70000"):
+        load_config({**REPOSITORY, "grpc_port": 70000}, {"CONVSERVE_GRPC_PORT": "few"}, file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("http_port", -1), ("metrics_port", 65536), ("poll_seconds", 0), ("drain_seconds", -1),
+        ("threads", -1), ("max_image_pixels", 0), ("max_message_mib", 0), ("max_inflight_mib", 0),
+        ("model_control", "sometimes"), ("allow_admin", "maybe"),
+    ],
+)  # fmt: skip
+def test_value_out_of_range_is_refused(name: str, value: object) -> None:
+    flag = "--" + name.replace("_", "-")
+    with pytest.raises(ConfigError, match=f"^{flag}: .*got {value!r}$"):
+        load_config({**REPOSITORY, name: value}, {})
+
+
+@pytest.mark.parametrize("name", ["grpc_port", "http_port", "metrics_port"])
+def test_port_zero_asks_for_a_free_one(name: str) -> None:
+    assert getattr(load_config({**REPOSITORY, name: 0}, {}), name) == 0
+
+
+def test_flag_that_is_no_setting_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--colour: "):
+        load_config({**REPOSITORY, "colour": "red"}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("host: [", "not valid YAML"),
+        ("- host\n- port\n", "expected settings as 'name: value' lines"),
+        ("", "expected settings as 'name: value' lines"),
+        ("host: \x07", "not valid YAML"),
+        ("!!python/object:os.system {}", "not valid YAML"),
+    ],
+)
+def test_file_that_holds_no_settings_is_named(tmp_path: Path, text: str, said: str) -> None:
+    file = file_with(tmp_path, text)
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(file))}: {said}"):
+        load_config(REPOSITORY, {}, file)
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.yaml", tmp_path):
+        with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: cannot be read"):
+            load_config(REPOSITORY, {}, path)

@@ -1,0 +1,142 @@
+"""INT8 files: what is quantised, what is not, and that both engines agree with FP32."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from serving.base.evaluation import answer_distance
+from serving.engines import EngineOptions, load_engine
+from tests.support.published import CPU_ENGINES
+from training.compress.quantize import Quantizer, Scheme, choose_calibration, quantize
+from training.data.samples import ArraySamples
+from training.models import build_model
+from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
+from training.models.export.export import check_interface, export_onnx
+from training.recipes.data import Normalization
+
+SIZE = (16, 16)
+IMAGES = np.random.default_rng(0).integers(0, 256, (24, *SIZE, 3), np.uint8)
+SAMPLES = ArraySamples(IMAGES, np.zeros(len(IMAGES), np.int64))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Deployed]:
+    torch.manual_seed(0)
+    deployed = Deployed(build_model("resnet20_cifar", 4).eval(), "classification", Normalization())
+    path = tmp_path_factory.mktemp("float") / "model.onnx"
+    export_onnx(deployed, input_specs(SIZE), output_specs("classification", 4, SIZE), 20, path)
+    return path, deployed
+
+
+def test_calibration_set_is_named_by_its_pixels() -> None:
+    first, again = choose_calibration(SAMPLES, 10, 1), choose_calibration(SAMPLES, 10, 1)
+    assert len(first.images) == 10
+    assert first.sha256 == again.sha256
+    assert first.sha256 != choose_calibration(SAMPLES, 10, 2).sha256
+    assert len(choose_calibration(SAMPLES, 1000, 1).images) == len(IMAGES)
+
+
+@pytest.mark.parametrize("scheme", ["s8", "u8"])
+@pytest.mark.parametrize("calibrate", ["minmax", "percentile"])
+def test_quantised_file_answers_nearly_as_fp32_in_both_engines(
+    classifier: tuple[Path, Deployed], tmp_path: Path, scheme: Scheme, calibrate: str
+) -> None:
+    float_file, deployed = classifier
+    path = tmp_path / "int8.onnx"
+    quantize(float_file, path, scheme, calibrate, choose_calibration(SAMPLES, 24, 0))
+    check_interface(path, input_specs(SIZE), output_specs("classification", 4, SIZE))
+    expected = run_deployed(deployed, ("logits",), IMAGES)["logits"]
+    for name in CPU_ENGINES:
+        engine = load_engine(name, path, EngineOptions(precision="int8", max_batch_size=32))
+        answers = engine.infer({"image": IMAGES})["logits"]
+        engine.close()
+        assert answer_distance(expected, answers) < 0.1, name
+    assert path.stat().st_size < 0.5 * float_file.stat().st_size
+
+
+@pytest.mark.parametrize("scheme", ["s8", "u8"])
+def test_layers_are_quantised_and_the_edges_are_not(
+    classifier: tuple[Path, Deployed], tmp_path: Path, scheme: Scheme
+) -> None:
+    path = tmp_path / "int8.onnx"
+    quantize(classifier[0], path, scheme, "minmax", choose_calibration(SAMPLES, 8, 0))
+    graph = onnx.load(path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    for layer in layers:
+        assert [makers[name].op_type for name in layer.input[:2]] == ["DequantizeLinear"] * 2
+    assert makers["logits"].op_type == "Gemm"
+    relus = [node for node in graph.node if node.op_type == "Relu"]
+    assert all(makers[relu.input[0]].op_type != "DequantizeLinear" for relu in relus)
+    normalisation = next(node for node in graph.node if node.op_type == "Cast")
+    assert not any(
+        node.op_type == "QuantizeLinear" and normalisation.output[0] in node.input
+        for node in graph.node
+    )
+    wanted = onnx.TensorProto.INT8 if scheme == "s8" else onnx.TensorProto.UINT8
+    zeros = {part.name: part for part in graph.initializer}
+    activations = [zeros[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"]
+    assert {part.data_type for part in activations} == {wanted}
+    if scheme == "s8":
+        assert all(not onnx.numpy_helper.to_array(part).any() for part in activations)
+
+
+def test_nothing_is_left_in_the_working_directory(
+    classifier: tuple[Path, Deployed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    quantize(classifier[0], tmp_path / "q.onnx", "u8", "minmax", choose_calibration(SAMPLES, 4, 0))
+    assert list(Path().iterdir()) == []
+
+
+def rounded_layers(path: Path) -> set[str]:
+    """The layers whose weights are INT8."""
+    graph = onnx.load(path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    return {
+        makers[node.input[1]].input[0].removeprefix("network.").partition(".weight")[0]
+        for node in graph.node
+        if node.op_type in ("Conv", "Gemm") and node.input[1] in makers
+    }
+
+
+def test_layers_are_quantised_alone_or_left_alone(
+    classifier: tuple[Path, Deployed], tmp_path: Path
+) -> None:
+    quantizer = Quantizer(classifier[0], "s8", "minmax", choose_calibration(SAMPLES, 4, 0))
+    every = set(quantizer.layers)
+    assert every == {
+        name
+        for name, module in classifier[1].network.named_modules()
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+    }
+    path = tmp_path / "q.onnx"
+    quantizer.write(path)
+    assert rounded_layers(path) == every
+    quantizer.write(path, ["layer1.0.conv2", "linear"])
+    assert rounded_layers(path) == every - {"layer1.0.conv2", "linear"}
+    # What only a layer in FP32 reads is not rounded either.
+    graph = onnx.load(path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    layer = next(n for n in graph.node if n.input[1:2] == ["network.layer1.0.conv2.weight"])
+    assert makers[layer.input[0]].op_type == "Relu"
+    quantizer.write_alone(path, "layer2.0.conv1")
+    assert rounded_layers(path) == {"layer2.0.conv1"}
+
+
+def test_reduced_range_keeps_weights_to_seven_bits(
+    classifier: tuple[Path, Deployed], tmp_path: Path
+) -> None:
+    path = tmp_path / "q.onnx"
+    quantize(classifier[0], path, "u8-rr", "minmax", choose_calibration(SAMPLES, 4, 0))
+    weights = [
+        onnx.numpy_helper.to_array(part)
+        for part in onnx.load(path).graph.initializer
+        if part.data_type == onnx.TensorProto.INT8 and len(part.dims) > 1
+    ]
+    assert len(weights) == 20
+    assert max(int(np.abs(part.astype(int)).max()) for part in weights) == 64

@@ -1,0 +1,61 @@
+"""A finished stage is kept, an interrupted one goes on, a changed one starts anew."""
+
+from pathlib import Path
+
+import pytest
+
+from training.fitting.finished import Results, finished, run_stage, stage_key
+
+
+def test_key_depends_on_settings_and_upstream_keys() -> None:
+    keys = {
+        stage_key("train", {"epochs": 1}, {}),
+        stage_key("train", {"epochs": 2}, {}),
+        stage_key("prune", {"epochs": 1}, {}),
+        stage_key("train", {"epochs": 1}, {"data": "a"}),
+    }
+    assert len(keys) == 4
+    assert stage_key("train", {"a": 1, "b": 2}, {}) == stage_key("train", {"b": 2, "a": 1}, {})
+
+
+def test_finished_stage_is_found_by_its_key_only(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    assert finished(folder, "k") is None
+    assert run_stage(folder, "k", lambda: {"accuracy": 0.5}).ran
+    kept = finished(folder, "k")
+    assert kept is not None
+    assert kept.results == {"accuracy": 0.5}
+    assert not kept.ran
+    assert finished(folder, "other") is None
+
+
+def test_interrupted_stage_finds_what_it_left(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+
+    def interrupted() -> Results:
+        (folder / "last.ckpt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(folder, "k", interrupted)
+    assert finished(folder, "k") is None
+    resumed = run_stage(folder, "k", lambda: {"left": (folder / "last.ckpt").read_text()})
+    assert resumed.results == {"left": "half"}
+
+
+def test_stage_of_another_key_starts_in_an_empty_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    run_stage(folder, "old", dict)
+    (folder / "last.ckpt").write_text("old")
+    run_stage(folder, "new", lambda: {"files": [path.name for path in folder.glob("*.ckpt")]})
+    kept = finished(folder, "new")
+    assert kept is not None
+    assert kept.results == {"files": []}
+
+
+def test_damaged_record_counts_as_not_done(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    run_stage(folder, "k", dict)
+    (folder / "done.json").write_text("{")
+    assert finished(folder, "k") is None
+    assert run_stage(folder, "k", lambda: {"again": True}).results == {"again": True}

@@ -1,0 +1,106 @@
+"""Real processes: one that is killed, and two that train together."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from training.pipeline.pipeline import build
+from training.recipes import parse_recipe
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few red and blue images, in splits that two processes can halve."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 8), ("test", 8)):
+        for channel, name in ((0, "red"), (2, "blue")):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                image = rng.integers(0, 120, (16, 16, 3), np.uint8)
+                image[:, :, channel] += 100
+                Image.fromarray(image).save(root / split / name / f"{index:02}.png")
+    return root
+
+
+def document(photos: Path, **train: Any) -> dict[str, Any]:
+    return {
+        "name": "colours",
+        "task": "classification",
+        "seed": 3,
+        "data": {"source": "image_folder", "root": str(photos)},
+        "transform": {"resize": [16, 16]},
+        "model": {"name": "resnet20_cifar"},
+        "train": {
+            "epochs": 8,
+            "batch_size": 16,
+            "optimizer": {"name": "sgd", "lr": 0.02},
+            "precision": "fp32",
+            "keep": "last",
+            # No statistics are taken of batches then, so it does not matter how large they are.
+            "freeze_backbone_epochs": 1,
+            **train,
+        },
+        "prune": {"ratio": 0.3, "train": {"epochs": 1, "freeze_backbone_epochs": 0}},
+    }
+
+
+def written(folder: Path, recipe: dict[str, Any]) -> list[str]:
+    """How a process of its own builds a recipe into FOLDER/runs."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return ["-m", "convserve", "build", str(path), "--out", str(folder / "runs"), "--until"]
+
+
+def history(out: Path) -> list[dict[str, float]]:
+    rows = json.loads((out / "colours" / "metrics.json").read_text())["train"]["history"]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    network = torch.load(out / "colours" / "train" / "network.pt", weights_only=False)
+    state: dict[str, torch.Tensor] = network.state_dict()
+    return state
+
+
+def test_killed_build_resumes_to_the_same_weights(photos: Path, tmp_path: Path) -> None:
+    recipe = document(photos, ema_decay=0.99, accumulate=2, mixup_alpha=0.2, cutmix_alpha=1.0)
+    command = [sys.executable, *written(tmp_path, recipe), "train"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch 3/" in line:
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    train = tmp_path / "runs" / "colours" / "train"
+    assert (train / "checkpoints" / "last.ckpt").exists()
+    assert not (train / "done.json").exists()
+    for out in ("runs", "unbroken"):
+        build(parse_recipe(recipe), tmp_path / out, tmp_path / "repository", until="train")
+    assert history(tmp_path / "runs") == history(tmp_path / "unbroken")
+    resumed, whole = weights(tmp_path / "runs"), weights(tmp_path / "unbroken")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_two_processes_train_what_one_would(photos: Path, tmp_path: Path) -> None:
+    recipe = document(photos)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command = [*torchrun, "--nproc-per-node", "2", *written(tmp_path, recipe), "prune"]
+    ended = subprocess.run([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 0, ended.stderr
+    # Fine-tuning after pruning is the first process's alone, and told once, as all stages are.
+    for said in ("train: started", "train: epoch 1/8", "prune: started", "prune: epoch 1/1"):
+        assert ended.stderr.count(said) == 1
+    build(parse_recipe(recipe), tmp_path / "alone", tmp_path / "repository", until="train")
+    together, alone = history(tmp_path / "runs"), history(tmp_path / "alone")
+    assert together[0] == pytest.approx(alone[0], rel=1e-3)
+    assert together[-1]["val_top1"] == alone[-1]["val_top1"] == 1.0

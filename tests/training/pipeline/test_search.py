@@ -1,0 +1,125 @@
+"""A search: its bounds, what it chooses, and that it goes on where it stopped."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+
+import training.pipeline.search
+from training.errors import RecipeError, TargetNotReached
+from training.evaluation.results import Point, Searched, Tried
+from training.pipeline.search import Bound, parse_bound, search
+from training.recipes import Recipe
+from training.recipes.deliver import TensorRt
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def tried(drop: float, milliseconds: float) -> Tried:
+    point = Point(network=f"n{milliseconds:g}", ratio=0.0, variant="fp32")
+    return Tried(point=point, drop=drop, milliseconds=milliseconds)
+
+
+ALL = [tried(0.0, 9.0), tried(0.01, 4.0), tried(0.02, 5.0), tried(0.08, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("latency<=2.5", Bound("latency", 2.5)),
+        (" drop <= 1 ", Bound("drop", 1.0)),
+        ("drop<=.5", Bound("drop", 0.5)),
+    ],
+)
+def test_bound_is_read(text: str, bound: Bound) -> None:
+    assert parse_bound(text) == bound
+
+
+@pytest.mark.parametrize("text", ["latency<2", "size<=3", "drop<=x", "", "latency<=-1"])
+def test_other_bounds_are_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match="expected latency<=MILLISECONDS or drop<=POINTS"):
+        parse_bound(text)
+
+
+def test_bound_of_no_time_is_refused() -> None:
+    with pytest.raises(RecipeError, match="--search latency<=0: expected more than 0 milliseconds"):
+        parse_bound("latency<=0")
+
+
+@pytest.mark.parametrize(
+    ("bound", "milliseconds"),
+    [
+        (Bound("latency", 4.5), 4.0),
+        (Bound("latency", 20), 9.0),
+        (Bound("drop", 2), 4.0),
+        (Bound("drop", 50), 1.0),
+    ],
+)
+def test_best_within_the_bound_is_chosen(bound: Bound, milliseconds: float) -> None:
+    assert bound.choose(ALL).milliseconds == milliseconds
+
+
+def test_bound_that_nothing_keeps_names_the_nearest() -> None:
+    with pytest.raises(TargetNotReached, match=r"latency <= 0.5 ms: none of 4 .* n1, .* 1.000 ms"):
+        Bound("latency", 0.5).choose(ALL)
+
+
+def test_front_holds_what_nothing_beats_in_both() -> None:
+    searched = Searched(tried=tuple(ALL), chosen=ALL[0].point, bound="", measured="")
+    assert [one.milliseconds for one in searched.front()] == [1.0, 4.0, 9.0]
+
+
+def test_search_builds_the_winner_and_goes_on_where_it_stopped(
+    digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"engine": "onnxruntime", "batch_size": 4, "seconds": 0.01, "trials": 3}
+    changes = {
+        "train.epochs": 1,
+        "prune.train": {"epochs": 1},
+        "export.variants": ["fp32", "int8-u8"],
+        "verify.max_drop": 1.0,
+    }
+    bound = Bound("drop", 100)
+    recipe = digits_recipe({**changes, "search": settings})
+    built = search(recipe, bound, tmp_path / "runs", tmp_path / "repository")
+    assert built.version == 1
+    assert "train" in built.kept
+    assert "(circled) of" in built.report.read_text()
+    measured = []
+    optimize = optuna.Study.optimize
+
+    def counted(study: optuna.Study, objective: object, n_trials: int) -> None:
+        measured.append(n_trials)
+        optimize(study, objective, n_trials=n_trials)
+
+    monkeypatch.setattr(training.pipeline.search.optuna.Study, "optimize", counted)
+    recipe = digits_recipe({**changes, "search": {**settings, "trials": 4}})
+    search(recipe, bound, tmp_path / "runs", tmp_path / "repository")
+    assert measured == [1]
+
+
+@pytest.mark.parametrize(
+    ("variant", "plans"), [("fp32", None), ("fp16", ("fp16",)), ("int8-s8", ("int8-s8",))]
+)
+def test_trials_make_no_plans_and_the_winner_those_of_its_variants(
+    digits_recipe: MakeRecipe, variant: str, plans: tuple[str, ...] | None
+) -> None:
+    wanted = TensorRt(variants=("fp16", "int8-s8"))
+    export = {"variants": ["fp32", "fp16", "int8-s8"], "tensorrt": wanted.model_dump(mode="json")}
+    recipe = digits_recipe({"export": export})
+    point = Point(network=recipe.model.name, ratio=0.0, variant=variant)
+    tried = training.pipeline.search._recipe_of(recipe, point)
+    assert tried.export.tensorrt is None
+    kept = training.pipeline.search._with_plans(tried, wanted).export.tensorrt
+    assert (kept.variants if kept is not None else None) == plans
+
+
+def test_search_in_an_engine_that_runs_plans_only_is_refused(digits_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match=r"engine: expected one of onnxruntime, .*'tensorrt'"):
+        digits_recipe({"search": {"engine": "tensorrt"}})
+
+
+def test_search_over_pruned_networks_needs_to_know_how_to_prune(digits_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match=r"search\.max_ratio is above 0, so prune must be given"):
+        digits_recipe({"prune": None, "search": {}})

@@ -1,0 +1,1 @@
+"""Smaller networks: pruning, distillation, INT8, FP16."""

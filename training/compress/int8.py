@@ -1,0 +1,174 @@
+"""One network's INT8 files: tried on validation images, and written with as few layers in floating
+point as the gate allows, mostly none."""
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from serving.repository.manifest import Gate
+from training.compress.quantize import Calibration, Quantizer
+from training.compress.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
+from training.evaluation.answers import Answers
+from training.evaluation.validation import Comparison, Trial
+from training.fitting.build import Build, export_fp32
+from training.models.checkpoint import load_network
+from training.models.export.variants import FP32_FILE, SCHEMES, onnx_file
+from training.recipes.compress import Int8Sensitivity, Quantize
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written of a variant, in a sentence with the numbers, and the layers' sensitivity
+    where it was measured."""
+
+    said: str
+    sensitivity: Sensitivity | None
+
+
+class Candidate:
+    """A network that could be published in INT8, under the name that the report gives it; its
+    trials lie in the folder `part` of the stage.
+
+    The gate's reference is the trained network in FP32, before pruning.
+    """
+
+    def __init__(
+        self,
+        current: Build,
+        config: Quantize,
+        calibration: Calibration,
+        network: nn.Module,
+        part: str,
+        name: str,
+    ) -> None:
+        self.network = network
+        self.name = name
+        self._current = current
+        self._config = config
+        self._calibration = calibration
+        self._folder = current.stage_folder("quantize") / part
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._float_file = self._folder / FP32_FILE
+        export_fp32(current, network, self._float_file)
+
+    def of(self, network: nn.Module, part: str, name: str) -> "Candidate":
+        """Another network in the same place."""
+        return Candidate(self._current, self._config, self._calibration, network, part, name)
+
+    def passes(self) -> bool:
+        """Whether the gate would pass every variant with all its layers in INT8."""
+        return all(self._judged(variant, ())[0].passed for variant in self._quantizers)
+
+    def accuracy(self) -> float:
+        """Mean over the variants, on validation images."""
+        found = [self._judged(variant, ())[1].accuracy.value for variant in self._quantizers]
+        return sum(found) / len(found)
+
+    def told(self) -> str:
+        """Accuracy and agreement of each variant."""
+        parts = []
+        for variant in self._quantizers:
+            _, compared = self._judged(variant, ())
+            parts.append(
+                f"{variant} {100 * compared.accuracy.value:.2f} %, agreement with FP32 before "
+                f"{100 * compared.agreement:.2f} %"
+            )
+        return f"{self.name}: {', '.join(parts)}"
+
+    def write(self, folder: Path) -> dict[str, Written]:
+        """Writes the FP32 file and those of all variants into `folder`. Where no mixture within the
+        recipe's bound would pass, or FP32 would not either, all layers are INT8."""
+        (folder / FP32_FILE).write_bytes(self._float_file.read_bytes())
+        return {
+            variant: self._write(variant, folder / onnx_file(variant))
+            for variant in self._quantizers
+        }
+
+    def _write(self, variant: str, path: Path) -> Written:
+        sensitivity = None
+        if self._config.sensitivity is not None:
+            sensitivity = self._measured(variant, self._config.sensitivity)
+        gate, _ = self._judged(variant, ())
+        bound = self._config.mixed_precision.max_float
+        layers: tuple[str, ...] | None = ()
+        said = f"all layers in INT8: on validation images {gate.reason}"
+        if not gate.passed and bound > 0:
+            if not self._fp32_passes:
+                said += "; the gate would fail in FP32 too, so no layer was left in it"
+            else:
+                sensitivity = sensitivity or self._measured(variant, Int8Sensitivity())
+                layers = self._float_layers(variant, sensitivity, bound)
+                if layers is None:
+                    said += f"; the gate would fail with {bound:.0%} of the layers in FP32 too"
+        if layers:
+            count = len(self._quantizers[variant].layers)
+            gate, _ = self._judged(variant, layers)
+            said = (
+                f"{len(layers)} of {count} layers in FP32 ({', '.join(layers)}): "
+                f"on validation images {gate.reason}"
+            )
+            sensitivity = replace(sensitivity, left_alone=layers) if sensitivity else None
+        self._quantizers[variant].write(path, layers or ())
+        log.info("quantize: %s: %s", variant, said)
+        return Written(said, sensitivity)
+
+    def _float_layers(
+        self, variant: str, sensitivity: Sensitivity, bound: float
+    ) -> tuple[str, ...] | None:
+        return fewest_float_layers(
+            sensitivity.most_sensitive(),
+            int(bound * len(sensitivity.agreement)),
+            lambda layers: self._judged(variant, layers)[0].passed,
+        )
+
+    def _judged(self, variant: str, float_layers: Collection[str]) -> tuple[Gate, Comparison]:
+        found = self._answers(variant, tuple(float_layers))
+        return self._trial.judge(self._reference, found), self._trial.compare(
+            self._reference, found
+        )
+
+    def _answers(self, variant: str, float_layers: tuple[str, ...]) -> Answers:
+        known = self._known.get((variant, float_layers))
+        if known is None:
+            path = self._folder / "tried.onnx"
+            self._quantizers[variant].write(path, float_layers)
+            known = self._known[variant, float_layers] = self._trial.file(path, "int8")
+        return known
+
+    def _measured(self, variant: str, config: Int8Sensitivity) -> Sensitivity:
+        trial = Trial(self._current, config.images)
+        fp32 = trial.file(self._float_file, "fp32")
+        return int8_sensitivity(self._quantizers[variant], variant, trial, fp32)
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, tuple[str, ...]], Answers]:
+        return {}
+
+    @cached_property
+    def _quantizers(self) -> dict[str, Quantizer]:
+        return {
+            variant: Quantizer(
+                self._float_file, SCHEMES[variant], self._config.calibrate, self._calibration
+            )
+            for variant in self._current.recipe.export.variants
+            if variant in SCHEMES
+        }
+
+    @cached_property
+    def _trial(self) -> Trial:
+        return Trial(self._current, self._config.mixed_precision.images)
+
+    @cached_property
+    def _reference(self) -> Answers:
+        return self._trial.network(load_network(self._current.trained_file))
+
+    @cached_property
+    def _fp32_passes(self) -> bool:
+        found = self._trial.file(self._float_file, "fp32")
+        return self._trial.judge(self._reference, found).passed

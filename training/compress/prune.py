@@ -1,0 +1,214 @@
+"""Structured pruning: whole channels go, so that what remains is a smaller dense network.
+
+DepGraph (arXiv 2301.12900) finds which layers must lose channels together: those that a residual
+sum joins, and those that a concatenated skip feeds.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Collection, Iterable
+from fnmatch import fnmatchcase
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from training.errors import RecipeError, TargetNotReached
+from training.models import count_macs, count_parameters, unprunable_layers
+from training.recipes.compress import Prune
+
+log = logging.getLogger(__name__)
+
+# Ratios are searched in steps of a hundredth, up to where a network is hardly one any more.
+_HUNDREDTHS = range(1, 96)
+
+# Leaves the gradients of the loss in a network's parameters.
+Backward = Callable[[nn.Module], None]
+
+
+class ChannelPruner:
+    """Removes the least important channels of `network`, in place, in `config.steps` equal steps.
+
+    Of each layer, or of all together, `ratio` of the channels go in the end. A channel's importance
+    is a mean over all layers that depend on it: of the norms of its weights (arXiv 1608.08710 for
+    L1), of the scales of its batch norms (arXiv 1708.06519), or of |weight · gradient| (Taylor, on
+    the squared form see arXiv 1906.10771); "random" is for comparison. `backward` is called before
+    each step of "taylor". The layers of `kept` (names) keep their outputs.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: Prune,
+        ratio: float,
+        size: tuple[int, int],
+        backward: Backward,
+        kept: Collection[str] = (),
+    ) -> None:
+        self.network = network.eval()
+        self._backward = backward if config.importance == "taylor" else None
+        self._pruner = _build_pruner(network, config, size, kept, pruning_ratio=ratio)
+
+    def step(self) -> None:
+        """Prunes to the next of the equal steps."""
+        if self._backward is not None:
+            self._backward(self.network)
+        self._pruner.step()
+        self.network.zero_grad()
+
+
+class _WholeGroups(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
+    """Leaves at least `round_to` channels: upstream rounds a narrow layer down to none, refuses to
+    prune it then, and a higher ratio would remove less."""
+
+    def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
+        left = (current_channels - n_pruned) // round_to * round_to
+        return max(0, current_channels - max(left, round_to))
+
+
+def _build_pruner(
+    network: nn.Module,
+    config: Prune,
+    size: tuple[int, int],
+    kept: Collection[str],
+    **ratios: object,
+) -> torch_pruning.pruner.BasePruner:
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    importances: dict[str, Callable[[], torch_pruning.importance.Importance]] = {
+        "l1": lambda: torch_pruning.importance.MagnitudeImportance(p=1),
+        "l2": lambda: torch_pruning.importance.MagnitudeImportance(p=2),
+        "bn_scale": torch_pruning.importance.BNScaleImportance,
+        "taylor": torch_pruning.importance.TaylorImportance,
+        "random": torch_pruning.importance.RandomImportance,
+    }
+    named = dict(network.named_modules())
+    return _WholeGroups(
+        network,
+        torch.zeros(1, 3, *size),
+        importance=importances[config.importance](),
+        global_pruning=config.scope == "global",
+        iterative_steps=config.steps,
+        round_to=config.round_to,
+        ignored_layers=[*unprunable_layers(network), *(named[name] for name in kept)],
+        **ratios,
+    )
+
+
+def ignored_layers(network: nn.Module, patterns: Iterable[str]) -> set[str]:
+    """Names of the convolutions and linear layers that a recipe's patterns match.
+
+    Raises RecipeError for a pattern that matches none.
+    """
+    layers = [
+        name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    names: set[str] = set()
+    for pattern in patterns:
+        matched = {name for name in layers if fnmatchcase(name, pattern)}
+        if not matched:
+            shown = ", ".join(layers[:8]) + (", ..." if len(layers) > 8 else "")
+            raise RecipeError(f"prune.ignore: {pattern!r} matches no layer; there are {shown}")
+        names |= matched
+    return names
+
+
+def prunable_groups(network: nn.Module, config: Prune, size: tuple[int, int]) -> list[str]:
+    """The groups of layers that lose channels together, each named by its first layer."""
+    pruner = _build_pruner(network, config, size, (), pruning_ratio=0.0)
+    names = {module: name for name, module in network.named_modules()}
+    groups = pruner.DG.get_all_groups(
+        ignored_layers=pruner.ignored_layers, root_module_types=pruner.root_module_types
+    )
+    return [names[group[0].dep.target.module] for group in groups]
+
+
+def with_one_group_pruned(
+    network: nn.Module,
+    config: Prune,
+    group: str,
+    ratio: float,
+    size: tuple[int, int],
+    backward: Backward,
+) -> nn.Module:
+    """A copy in which `ratio` of the channels of one group is gone."""
+    pruned = copy.deepcopy(network).eval()
+    alone = config.model_copy(update={"steps": 1, "scope": "uniform", "round_to": 1})
+    layer = pruned.get_submodule(group)
+    pruner = _build_pruner(
+        pruned, alone, size, (), pruning_ratio=0.0, pruning_ratio_dict={layer: ratio}
+    )
+    if config.importance == "taylor":
+        backward(pruned)
+    pruner.step()
+    return pruned
+
+
+def find_ratio(
+    network: nn.Module,
+    config: Prune,
+    size: tuple[int, int],
+    backward: Backward,
+    kept: Collection[str],
+    speedup_of: Callable[[nn.Module], float],
+) -> float:
+    """The smallest ratio, in hundredths, that reaches the recipe's target, by bisection on copies.
+
+    `speedup_of` measures a network against the unpruned one; it is called for a latency target
+    only, once for each structure. Raises TargetNotReached with the best value.
+    """
+    if config.ratio is not None:
+        return config.ratio
+    full = count_macs(network, size)
+    speedups: dict[int, float] = {}
+
+    def pruned(ratio: float) -> nn.Module:
+        candidate = copy.deepcopy(network)
+        once = config.model_copy(update={"steps": 1})
+        ChannelPruner(candidate, once, ratio, size, backward, kept).step()
+        return candidate
+
+    def reached(ratio: float) -> tuple[bool, str]:
+        candidate = pruned(ratio)
+        macs = count_macs(candidate, size)
+        if config.latency is None:
+            return macs <= (config.macs or 0.0) * full, f"{macs / full:.3f} of the MACs stay"
+        if macs not in speedups:
+            speedups[macs] = speedup_of(candidate) if macs < full else 1.0
+        found = speedups[macs]
+        return found >= config.latency.speedup, f"{found:.2f}x with {macs / full:.3f} of the MACs"
+
+    low, high = _HUNDREDTHS.start, _HUNDREDTHS.stop - 1
+    enough, said = reached(high / 100)
+    if not enough:
+        target = (
+            f"prune.macs: {config.macs}"
+            if config.latency is None
+            else f"prune.latency.speedup: {config.latency.speedup}"
+        )
+        raise TargetNotReached(f"{target} cannot be reached; at ratio {high / 100}: {said}")
+    while low < high:
+        middle = (low + high) // 2
+        enough, said = reached(middle / 100)
+        log.info("prune: ratio %.2f: %s", middle / 100, said)
+        low, high = (low, middle) if enough else (middle + 1, high)
+    return high / 100
+
+
+def gradients(
+    network: nn.Module, objective: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> None:
+    """Leaves the gradients of an objective (see fit), summed over batches of normalised float32
+    NCHW images and their targets, in the parameters; batch norms use their running statistics."""
+    network.eval().zero_grad()
+    for images, targets in batches:
+        objective(network(images), targets, images).backward()
+
+
+def log_size(before: nn.Module, after: nn.Module, size: tuple[int, int]) -> None:
+    """Says how much went."""
+    log.info(
+        "prune: %.2f -> %.2f MMACs, %d -> %d parameters",
+        count_macs(before, size) / 1e6, count_macs(after, size) / 1e6,
+        count_parameters(before), count_parameters(after),
+    )  # fmt: skip

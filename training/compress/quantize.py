@@ -1,0 +1,290 @@
+"""INT8 after training: Q/DQ nodes around what an engine computes in 8 bits.
+
+Weights are symmetric and per channel (arXiv 1806.08342, §3). Activations come in two forms, because
+engines differ: "s8", symmetric int8, which TensorRT asks for, and "u8", asymmetric uint8, which
+ONNX Runtime is fast in on x86.
+"""
+
+import contextlib
+import hashlib
+import io
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from training.data.samples import Pixels, Samples
+from training.models.export.variants import Scheme
+
+PERCENTILE = 99.99
+
+_ACTIVATIONS = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8, "u8-rr": QuantType.QUInt8}
+_METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "percentile": CalibrationMethod.Percentile,
+}
+_BATCH = 32
+# The layers whose arithmetic is worth 8 bits; what stands before the first and behind the last of
+# them is normalisation, softmax and argmax.
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry})
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The images on which ranges are measured, uint8 [N, H, W, 3], and the sha256 of their
+    shape and pixels."""
+
+    images: Pixels
+    sha256: str
+
+
+def choose_calibration(samples: Samples, count: int, seed: int) -> Calibration:
+    """A random subset of the training images, as the evaluation transform shows them; all of them
+    where there are fewer than `count`."""
+    order = np.random.default_rng(seed).permutation(len(samples))[:count]
+    images, _ = samples.batch(np.sort(order))
+    digest = hashlib.sha256(str(images.shape).encode())
+    digest.update(np.ascontiguousarray(images).tobytes())
+    return Calibration(images, digest.hexdigest())
+
+
+class Quantizer:
+    """Makes INT8 forms of one FP32 file, with ranges that are measured once.
+
+    Normalisation before the first layer and everything behind the last one stay in floating point,
+    as do the logits themselves. `layers` are those that compute, in their order, by their names in
+    the network that was exported.
+    """
+
+    def __init__(
+        self, float_file: Path, scheme: Scheme, calibrate: str, calibration: Calibration
+    ) -> None:
+        self._scheme = scheme
+        with tempfile.TemporaryDirectory() as folder:
+            prepared = Path(folder) / "prepared.onnx"
+            # Only ONNX's shape inference: the symbolic one leaves files in the working directory,
+            # and the optimiser joins the casts that TensorRT wants apart. Batch norms are folded
+            # already.
+            quant_pre_process(
+                str(float_file), str(prepared), skip_symbolic_shape=True, skip_optimization=True
+            )
+            self._model = onnx.load(prepared)
+            self._ranges = _measured_ranges(prepared, scheme, calibrate, calibration)
+        graph = self._model.graph
+        self._edges = before_layers(graph) | behind_layers(graph)
+        self._nodes: dict[str, list[str]] = {}
+        for node in graph.node:
+            if node.op_type in _LAYERS:
+                name = node.input[1].removeprefix("network.").removesuffix(".weight")
+                self._nodes.setdefault(name, []).append(node.name)
+        self.layers = tuple(self._nodes)
+
+    def write(self, path: Path, float_layers: Collection[str] = ()) -> None:
+        """Writes the file in which all layers but `float_layers` are INT8; nor is anything rounded
+        that only they read."""
+        left = {node for layer in float_layers for node in self._nodes[layer]}
+        excluded = self._edges | left | _read_by_only(self._model.graph, left)
+        self._write(path, nodes_to_exclude=sorted(excluded))
+
+    def write_alone(self, path: Path, layer: str) -> None:
+        """Writes the file in which one layer is INT8, with its input and output, and nothing else:
+        what it costs in accuracy by itself."""
+        self._write(path, nodes_to_quantize=self._nodes[layer])
+
+    def _write(
+        self,
+        path: Path,
+        nodes_to_quantize: Sequence[str] = (),
+        nodes_to_exclude: Sequence[str] = (),
+    ) -> None:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        quantizer = QDQQuantizer(
+            model,
+            per_channel=True,
+            reduce_range=self._scheme == "u8-rr",
+            weight_qType=QuantType.QInt8,
+            activation_qType=_ACTIVATIONS[self._scheme],
+            tensors_range=self._ranges,
+            nodes_to_quantize=list(nodes_to_quantize),
+            nodes_to_exclude=list(nodes_to_exclude),
+            op_types_to_quantize=_OPERATIONS,
+            extra_options={
+                "ActivationSymmetric": self._scheme == "s8",
+                "WeightSymmetric": True,
+                # TensorRT dequantises int8 only, and adds biases in floating point.
+                "QuantizeBias": self._scheme != "s8",
+            },
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        model = quantizer.model.model
+        _read_unrounded(model.graph, nodes_to_exclude)
+        _remove_needless_pairs(model.graph)
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+
+
+def quantize(
+    float_file: Path, path: Path, scheme: Scheme, calibrate: str, calibration: Calibration
+) -> None:
+    """Writes the INT8 form of an FP32 file."""
+    Quantizer(float_file, scheme, calibrate, calibration).write(path)
+
+
+def _measured_ranges(
+    prepared: Path, scheme: Scheme, calibrate: str, calibration: Calibration
+) -> TensorsData:
+    options: dict[str, Any] = {"symmetric": scheme == "s8"}
+    if calibrate == "percentile":
+        options["percentile"] = PERCENTILE
+    calibrator = create_calibrator(
+        prepared,
+        _OPERATIONS,
+        augmented_model_path=str(prepared.with_name("augmented.onnx")),
+        calibrate_method=_METHODS[calibrate],
+        extra_options=options,
+    )
+    name = onnx.load(prepared).graph.input[0].name
+    # The percentile method prints its ranges.
+    with contextlib.redirect_stdout(io.StringIO()):
+        calibrator.collect_data(_Reader(name, calibration.images))
+        return calibrator.compute_data()
+
+
+def before_layers(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes through which the input reaches the first layer."""
+    reached = {value.name for value in graph.input}
+    names: set[str] = set()
+    for node in graph.node:  # in topological order, as ONNX demands
+        if node.op_type not in _LAYERS and reached & set(node.input):
+            names.add(node.name)
+            reached |= set(node.output)
+    # A skip connection around the first layer would lead to everything: follow single paths only.
+    return names - _behind_any_layer(graph)
+
+
+def _behind_any_layer(graph: onnx.GraphProto) -> set[str]:
+    reached: set[str] = set()
+    names: set[str] = set()
+    for node in graph.node:
+        if node.op_type in _LAYERS or reached & set(node.input):
+            names.add(node.name)
+            reached |= set(node.output)
+    return names
+
+
+def behind_layers(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes that no layer follows: from the logits to the outputs."""
+    needed: set[str] = set()
+    names: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type in _LAYERS or needed & set(node.output):
+            needed |= set(node.input)
+        else:
+            names.add(node.name)
+    return names
+
+
+def _read_by_only(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
+    """Names of the nodes between layers whose every next layer is one of `layers`."""
+    following: dict[str, set[str]] = {}
+    names: set[str] = set()
+    for node in reversed(graph.node):
+        behind = set().union(*(following.get(output, set()) for output in node.output))
+        if node.op_type not in _LAYERS and behind and behind <= set(layers):
+            names.add(node.name)
+        for name in node.input:
+            reached = {node.name} if node.op_type in _LAYERS else behind
+            following.setdefault(name, set()).update(reached)
+    return names
+
+
+def _read_unrounded(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
+    """Lets layers that stay in floating point read what stands before a Q/DQ pair of others.
+
+    TensorRT takes no layer of whose inputs one is quantised and the other is not.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type not in _LAYERS or node.name not in nodes:
+            continue
+        for position, name in enumerate(node.input):
+            second = makers.get(name)
+            if second is not None and second.op_type == "DequantizeLinear":
+                node.input[position] = makers[second.input[0]].input[0]
+    for kind in ("DequantizeLinear", "QuantizeLinear"):
+        used = {name for node in graph.node for name in node.input}
+        used |= {value.name for value in graph.output}
+        unused = [n for n in graph.node if n.op_type == kind and n.output[0] not in used]
+        for node in unused:
+            graph.node.remove(node)
+
+
+def _remove_needless_pairs(graph: onnx.GraphProto) -> None:
+    """Takes away two kinds of Q/DQ pairs that only cost accuracy.
+
+    Before a ReLU: rounding what the ReLU then cuts wastes half of the levels, and keeps TensorRT
+    from fusing the two. Behind the last layer: rounding logits to 8 bits saves nothing and makes
+    equal what the argmax should tell apart.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    for second in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
+        first = makers.get(second.input[0])
+        maker = makers.get(first.input[0]) if first is not None else None
+        if first is None or maker is None:
+            continue
+        behind = users.get(second.output[0], [])
+        before_relu = bool(behind) and all(user.op_type == "Relu" for user in behind)
+        is_logits = maker.op_type in _LAYERS and not _feeds_layer(second, users)
+        if not (before_relu or is_logits) or len(users[first.output[0]]) > 1:
+            continue
+        if second.output[0] in outputs:
+            # The graph's output keeps its name: the layer takes it over.
+            maker.output[0] = second.output[0]
+        for user in behind:
+            user.input[list(user.input).index(second.output[0])] = first.input[0]
+        graph.node.remove(second)
+        graph.node.remove(first)
+
+
+def _feeds_layer(node: onnx.NodeProto, users: dict[str, list[onnx.NodeProto]]) -> bool:
+    waiting = [node]
+    seen: set[str] = set()
+    while waiting:
+        for output in waiting.pop().output:
+            for user in users.get(output, []):
+                if user.op_type in _LAYERS:
+                    return True
+                if user.name not in seen:
+                    seen.add(user.name)
+                    waiting.append(user)
+    return False
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Feeds the calibration images to the runtime in batches."""
+
+    def __init__(self, input_name: str, images: Pixels) -> None:
+        self._batches: Iterator[dict[str, Pixels]] = (
+            {input_name: np.ascontiguousarray(images[start : start + _BATCH])}
+            for start in range(0, len(images), _BATCH)
+        )
+
+    def get_next(self) -> dict[str, Pixels] | None:
+        return next(self._batches, None)

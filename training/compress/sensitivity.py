@@ -1,0 +1,98 @@
+"""What each layer costs by itself: how often the answers stay when one layer alone is pruned or
+computed in INT8."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from training.compress.prune import Backward, prunable_groups, with_one_group_pruned
+from training.compress.quantize import Quantizer
+from training.evaluation.answers import Answers
+from training.evaluation.validation import Trial
+from training.recipes.compress import Prune
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Agreement with the untouched network by layer, over `images` validation images, and the
+    layers that were left alone because of it."""
+
+    title: str
+    images: int
+    agreement: Mapping[str, float]
+    left_alone: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """As a stage's results keep it."""
+        return asdict(self)
+
+    def most_sensitive(self) -> list[str]:
+        """The layers, the one that changes most answers first."""
+        return sorted(self.agreement, key=lambda name: self.agreement[name])
+
+
+def pruning_sensitivity(
+    network: nn.Module,
+    config: Prune,
+    size: tuple[int, int],
+    backward: Backward,
+    trial: Trial,
+    skipped: Collection[str],
+) -> Sensitivity:
+    """Prunes each group of layers alone. Groups whose first layer is in `skipped` are passed over.
+
+    Raises ValueError where the recipe has no prune.sensitivity.
+    """
+    settings = config.sensitivity
+    if settings is None:
+        raise ValueError("the recipe has no prune.sensitivity section")
+    reference = trial.network(network)
+
+    def agreement(group: str) -> float:
+        pruned = with_one_group_pruned(network, config, group, settings.ratio, size, backward)
+        return trial.compare(reference, trial.network(pruned)).agreement
+
+    groups = [name for name in prunable_groups(network, config, size) if name not in skipped]
+    measured = {name: agreement(name) for name in groups}
+    left = tuple(name for name in groups if measured[name] < settings.min_agreement)
+    for name in left:
+        log.info("prune: %s is left alone: alone it lowers agreement to %.4f", name, measured[name])
+    title = f"{100 * settings.ratio:.0f} % of the channels of one group of layers pruned"
+    return Sensitivity(title, len(trial.samples), measured, left)
+
+
+def int8_sensitivity(
+    quantizer: Quantizer, variant: str, trial: Trial, fp32: Answers
+) -> Sensitivity:
+    """Computes each layer alone in INT8. `fp32` are the FP32 file's answers."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "alone.onnx"
+
+        def agreement(layer: str) -> float:
+            quantizer.write_alone(path, layer)
+            return trial.compare(fp32, trial.file(path, "int8")).agreement
+
+        measured = {layer: agreement(layer) for layer in quantizer.layers}
+    return Sensitivity(f"{variant}: one layer in INT8", len(trial.samples), measured)
+
+
+def fewest_float_layers(
+    order: list[str], most: int, passes: Callable[[Collection[str]], bool]
+) -> tuple[str, ...] | None:
+    """The shortest beginning of `order`, of at most `most` layers, that passes when it stays in
+    floating point, assuming that more never hurt; None where none does. Bisection."""
+    most = min(most, len(order))
+    if most == 0 or not passes(order[:most]):
+        return None
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if passes(order[:middle]) else (middle + 1, high)
+    return tuple(order[:high])

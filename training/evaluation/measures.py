@@ -1,0 +1,143 @@
+"""What only a build measures of answers: each class, their ranking, and whether they know how sure
+they may be. Accuracy and its interval are serving.base.evaluation's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.base.evaluation import (
+    Curve,
+    accuracy,
+    class_iou,
+    class_reports,
+    counted_curve,
+    detection_curve,
+    in_top_k,
+)
+from serving.base.tensor import Array
+from training.evaluation.results import ClassMeasures, Measures
+
+TOP = 5
+_BINS = 15
+# Where curves are sampled for the report: false positive rates, and recalls.
+GRID = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Each class against all others, float64: areas [C], and on GRID the recall (TPR) over the
+    false positive rate and the precision over recall [C, 101]; nan for a class without examples,
+    or one that is not ranked."""
+
+    average_precision: NDArray[np.float64]
+    auc: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]
+
+
+def rank_classes(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Ranking:
+    """One against the rest, from probabilities [N, C] and labels [N]."""
+    members = [labels == index for index in range(probabilities.shape[1])]
+    return _ranking(
+        [
+            detection_curve(probabilities[:, index], positive)
+            if positive.any() and not positive.all()
+            else None
+            for index, positive in enumerate(members)
+        ]
+    )
+
+
+def rank_foreground(levels: NDArray[np.int64]) -> Ranking:
+    """Of class 1 of two, from how many pixels of each have each level of its probability [2, L];
+    class 0, whose ranking is the same turned round, has none."""
+    return _ranking([None, counted_curve(levels) if levels.any(axis=1).all() else None])
+
+
+def _ranking(each: Sequence[Curve | None]) -> Ranking:
+    areas = np.full((2, len(each)), np.nan)
+    curves = np.full((2, len(each), GRID.size), np.nan)
+    for index, curve in enumerate(each):
+        if curve is not None:
+            areas[:, index] = curve.average_precision, curve.auc
+            curves[:, index] = curve.recall_at(GRID), curve.precision_at(GRID)
+    return Ranking(areas[0], areas[1], curves[0], curves[1])
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Answers in 15 bins of equal width by confidence: float64 [15] of their mean confidence, the
+    share that is right and their number; the first two are nan where there are none."""
+
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    count: NDArray[np.float64]
+
+    @property
+    def expected_calibration_error(self) -> float:
+        """Mean distance of confidence and accuracy, bins weighed by their number (arXiv 1706.04599,
+        equation 3)."""
+        gaps = np.nan_to_num(np.abs(self.confidence - self.accuracy))
+        return float((gaps * self.count).sum() / max(1.0, self.count.sum()))
+
+
+def reliability(confidences: Array, right: Array, counts: Array | None = None) -> Reliability:
+    """From confidences [N] and whether each was right [N]; with `counts` an element stands for as
+    many answers, and `right` says how many of them were."""
+    weights = np.ones(len(confidences)) if counts is None else counts.astype(np.float64)
+    bins = np.clip(np.ceil(confidences * _BINS).astype(int) - 1, 0, _BINS - 1)
+    count = np.bincount(bins, weights, _BINS)
+    confidence = np.bincount(bins, weights * confidences, _BINS)
+    hits = np.bincount(bins, right.astype(np.float64), _BINS)
+    empty = np.where(count > 0, count, np.nan)
+    return Reliability(confidence / empty, hits / empty, count.astype(np.float64))
+
+
+def measures(
+    names: Sequence[str],
+    confusion: NDArray[np.int64],
+    calibration: Reliability,
+    beta: float,
+    labels: NDArray[np.int64] | None = None,
+    probabilities: NDArray[np.float32] | None = None,
+    levels: NDArray[np.int64] | None = None,
+) -> tuple[Measures, Ranking | None]:
+    """Of classes with a confusion matrix [C, C]; where labels [N] and probabilities [N, C], or the
+    levels of a foreground [2, L] are given, of their ranking too."""
+    iou = class_iou(confusion)
+    ranking = top = None
+    if labels is not None and probabilities is not None:
+        ranking = rank_classes(probabilities, labels)
+        if len(names) > TOP:
+            top = accuracy(in_top_k(probabilities, labels, TOP))
+    elif levels is not None:
+        ranking = rank_foreground(levels)
+    rows = []
+    for index, report in enumerate(class_reports(confusion, beta)):
+        rows.append(
+            ClassMeasures(
+                name=names[index],
+                precision=report.precision,
+                recall=report.recall,
+                specificity=report.specificity,
+                f1=report.f1,
+                f_beta=report.f_beta,
+                iou=_known(iou[index]),
+                average_precision=_known(ranking.average_precision[index]) if ranking else None,
+                auc=_known(ranking.auc[index]) if ranking else None,
+                support=report.support,
+            )
+        )
+    found = Measures(
+        beta=beta,
+        top5=top,
+        expected_calibration_error=calibration.expected_calibration_error,
+        classes=tuple(rows),
+    )
+    return found, ranking
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

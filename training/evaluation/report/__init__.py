@@ -1,0 +1,1 @@
+"""Pictures, tables and pages that show how a build went."""

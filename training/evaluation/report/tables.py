@@ -1,0 +1,120 @@
+"""The variants' table, as the terminal, the report and --json show it."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from serving.base.evaluation import Estimate
+from training.evaluation.results import Verification
+from training.fitting.metrics import MEASURE_TITLES
+
+Rows = list[dict[str, str]]
+
+
+def variant_rows(verification: Verification) -> Rows:
+    """One row a variant and engine, the unpruned FP32 network first; texts ready to be shown."""
+    title = MEASURE_TITLES[verification.measure]
+    baseline = verification.baseline_size
+    rows = [
+        {
+            "variant": "trained",
+            "engine": "torch",
+            f"{title} %": percent(verification.baseline),
+            "drop, points": "",
+            "agreement %": "",
+            "KiB": "",
+            "GMACs": f"{baseline.macs / 1e9:.4f}",
+            "parameters": f"{baseline.parameters:,}",
+            **{f"b{size} ms": "" for size in _batch_sizes(verification)},
+            "gate": "",
+        }
+    ]
+    network = verification.network_size
+    for result in verification.variants:
+        for engine, evidence in result.evidence.items():
+            latency = evidence.latency.milliseconds
+            rows.append(
+                {
+                    "variant": result.id,
+                    "engine": engine,
+                    f"{title} %": percent(evidence.accuracy),
+                    "drop, points": percent(evidence.drop),
+                    "agreement %": f"{100 * evidence.agreement:.2f}",
+                    "KiB": f"{result.size_bytes / 1024:.0f}",
+                    "GMACs": f"{network.macs / 1e9:.4f}",
+                    "parameters": f"{network.parameters:,}",
+                    **{f"b{size} ms": f"{latency[size]:.2f}" for size in latency},
+                    "gate": "passed" if evidence.gate.passed else "FAILED",
+                }
+            )
+    return rows
+
+
+def measure_rows(verification: Verification) -> Rows:
+    """What else was measured of each variant and engine; empty where the task has nothing else."""
+    return [
+        {
+            "variant": result.id,
+            "engine": engine,
+            **{
+                f"{name}, %": percent(value)
+                for name, value in evidence.measures.items()
+                if isinstance(value, Estimate)
+            },
+            **{
+                name: f"{value:.4f}"
+                for name, value in evidence.measures.items()
+                if not isinstance(value, Estimate)
+            },
+        }
+        for result in verification.variants
+        for engine, evidence in result.evidence.items()
+        if evidence.measures
+    ]
+
+
+def _batch_sizes(verification: Verification) -> list[int]:
+    for result in verification.variants:
+        for evidence in result.evidence.values():
+            return list(evidence.latency.milliseconds)
+    return []
+
+
+def percent(estimate: Estimate) -> str:
+    """Value and interval in per cent, or of a drop in points."""
+    value, low, high = (100 * number for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of equal keys on stdout: with lines on a terminal, as plain text elsewhere."""
+    if not sys.stdout.isatty():
+        _print_plain(title, rows)
+        return
+    table = Table(title=title, title_justify="left")
+    for key in rows[0]:
+        table.add_column(key, justify="left" if _is_text(rows, key) else "right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+def _print_plain(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
+
+    def line(values: Mapping[str, Any]) -> str:
+        cells = (
+            str(values[key]).ljust(width) if _is_text(rows, key) else str(values[key]).rjust(width)
+            for key, width in widths.items()
+        )
+        return "  ".join(cells).rstrip()
+
+    text = "\n".join([title, line({key: key for key in widths}), *(line(row) for row in rows)])
+    sys.stdout.write(text + "\n")
+
+
+def _is_text(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return not any(str(row[key])[:1].isdigit() for row in rows)

@@ -1,0 +1,90 @@
+"""The gate tried on validation images, while the network can still be changed.
+
+Whatever is chosen by a measurement is measured here: the test split stays unseen until `verify`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from serving.base.evaluation import Estimate
+from serving.base.machine.cpu import core_count
+from serving.base.task import IMAGE_INPUT
+from serving.engines import EngineOptions, load_engine
+from serving.repository.manifest import Gate
+from training.data.samples import ArraySamples, Samples
+from training.evaluation.answers import Answers, Run, accuracy_of, agreement_of, answers_of, drop_of
+from training.evaluation.verify import judge
+from training.fitting.build import Build
+from training.fitting.metrics import measure_of
+from training.models.export.deployed import Deployed, output_specs, run_deployed
+from training.models.export.export import CHECK_ENGINE
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Accuracy, how much it is below the reference's, and the share of equal answers."""
+
+    accuracy: Estimate
+    drop: Estimate
+    agreement: float
+
+
+class Trial:
+    """Answers to at most `images` images, spread evenly over the validation split, or over another
+    where nothing is chosen by them."""
+
+    def __init__(self, current: Build, images: int, samples: Samples | None = None) -> None:
+        self._current = current
+        self.samples = spread(current.data.val if samples is None else samples, images)
+        self._measure = measure_of(current.recipe.task, binary=current.channels == 1)
+        self._names = tuple(
+            spec.name for spec in output_specs(current.recipe.task, current.channels, current.size)
+        )
+
+    def network(self, network: nn.Module) -> Answers:
+        """What a network says in torch, in FP32."""
+        deployed: Deployed = self._current.deployed(network)
+        return self._answers(lambda images: run_deployed(deployed, self._names, images))
+
+    def file(self, path: Path, precision: str, engine: str = CHECK_ENGINE) -> Answers:
+        """What a file says in an engine. Raises EngineUnavailable and EngineError."""
+        options = EngineOptions(precision=precision, threads=core_count(), max_batch_size=32)
+        loaded = load_engine(engine, path, options)
+        try:
+            return self._answers(
+                lambda images: loaded.infer({IMAGE_INPUT: np.ascontiguousarray(images)})
+            )
+        finally:
+            loaded.close()
+
+    def compare(self, reference: Answers, found: Answers) -> Comparison:
+        """What `found` is worth beside a reference's answers to the same images."""
+        return Comparison(
+            accuracy_of(self._measure, found),
+            drop_of(self._measure, reference, found),
+            agreement_of(reference, found),
+        )
+
+    def judge(self, reference: Answers, found: Answers) -> Gate:
+        """What the recipe's gate would say if the test split were these images."""
+        compared = self.compare(reference, found)
+        return judge(
+            self._current.recipe.verify, compared.accuracy, compared.drop, compared.agreement
+        )
+
+    def _answers(self, run: Run) -> Answers:
+        data = self._current.data
+        return answers_of(
+            run, self.samples, self._current.recipe.task, len(data.classes), data.ignore_index
+        )
+
+
+def spread(samples: Samples, count: int) -> Samples:
+    """`count` of the samples, evenly spread, in memory; all of them where there are fewer."""
+    if len(samples) <= count:
+        return samples
+    chosen = np.linspace(0, len(samples) - 1, count).astype(np.intp)
+    return ArraySamples(*samples.batch(chosen))

@@ -1,0 +1,350 @@
+"""Runs every exported variant in every engine that can serve it, and judges it by the recipe.
+
+Accuracy is measured over the whole test split on the pixels that the server would see, against the
+trained network before pruning, in FP32, image by image.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from serving.base.errors import EngineError, EngineUnavailable
+from serving.base.evaluation import Estimate, output_distance
+from serving.base.machine.cpu import core_count, machine
+from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT
+from serving.base.tensor import Array, TensorSpec
+from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine, unavailable_reason
+from serving.engines.engine import Engine, infer_in_parts
+from serving.engines.measure import device_name, measure_latency
+from serving.repository.manifest import SAMPLES_FILE, Evidence, Gate, Latency
+from training.data.samples import Dataset, Pixels, Samples, Targets
+from training.errors import VerificationError
+from training.evaluation.answers import (
+    Answers,
+    Run,
+    accuracy_of,
+    agreement_of,
+    answers_of,
+    class_drops,
+    drop_of,
+    foreground_levels,
+    identification_of,
+    matches,
+    other_measures,
+    pair_histograms,
+)
+from training.evaluation.measures import measures
+from training.evaluation.results import (
+    Measures,
+    NetworkSize,
+    VariantFile,
+    VariantResult,
+    Verification,
+)
+from training.fitting.metrics import Measure, Task, measure_of
+from training.models.export.deployed import Deployed, run_deployed
+from training.recipes.deliver import Verify
+
+log = logging.getLogger(__name__)
+
+PICTURES_FILE = "pictures.npz"
+
+_SAMPLES = 8
+_PICTURES = 12
+# What a server on another CPU may be off by, beyond twice the distance seen here: other
+# instruction sets add in another order, and a class map of 8 images has few borders.
+_TOLERANCE_FLOOR = 0.01
+# Instruction sets without which bf16 is emulated, and slower than FP32.
+_BF16_FEATURES = ("amx_bf16", "avx512_bf16")
+
+
+def verify(
+    config: Verify,
+    data: Dataset,
+    task: Task,
+    baseline: Deployed,
+    files: Sequence[VariantFile],
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    sizes: tuple[NetworkSize, NetworkSize],
+    max_batch_size: int,
+    folder: Path,
+) -> Verification:
+    """Measures all files, FP32 being the first, and writes samples.npz and the report's pictures
+    into `folder`. `sizes` are those of the baseline and of the exported network; `max_batch_size`
+    is what plans were made for, where there are any no smaller than any of `config.batch_sizes`.
+
+    Whether the build may go on is `require_pass`'s to say.
+    """
+    names = tuple(spec.name for spec in outputs)
+    classes = len(data.classes)
+    measure = measure_of(task, binary=names[0] == PROBABILITY_OUTPUT)
+
+    def answer(run: Run) -> Answers:
+        return answers_of(run, data.test, task, classes, data.ignore_index)
+
+    largest = max(max_batch_size, *config.batch_sizes)
+    reference = answer(lambda images: run_deployed(baseline, names, images))
+    samples = _choose_samples(data.test)
+    expected = _write_samples(folder / SAMPLES_FILE, files[0].path, samples)[names[0]]
+    results: list[VariantResult] = []
+    answers: dict[tuple[str, str], Answers] = {}
+    for file in files:
+        evidence: dict[str, Evidence] = {}
+        skipped: dict[str, str] = {}
+        for name in ENGINES:
+            engine = _open(name, file, largest)
+            if isinstance(engine, str):
+                skipped[name] = engine
+                # That a laptop has no GPU need not be said for every variant.
+                level = logging.INFO if ENGINES[name].device == "cpu" else logging.DEBUG
+                log.log(level, "verify: %s in %s skipped: %s", file.id, name, engine)
+                continue
+            try:
+                run = _runner(engine, largest)
+                found = answer(run)
+                distance = output_distance(names[0], expected, run(samples)[names[0]])
+                latency = measure_latency(
+                    engine, inputs, config.batch_sizes, config.latency_seconds
+                )
+            except EngineError as error:
+                skipped[name] = str(error)
+                log.warning("verify: %s in %s failed: %s", file.id, name, error)
+                continue
+            finally:
+                engine.close()
+            answers[file.id, name] = found
+            evidence[name] = _evidence(
+                config,
+                measure,
+                data.classes,
+                reference,
+                found,
+                distance,
+                Latency(machine=device_name(ENGINES[name].device), milliseconds=latency),
+            )
+            gate = evidence[name].gate
+            verdict = "passed" if gate.passed else "FAILED"
+            log.info("verify: %s in %s %s: %s", file.id, name, verdict, gate.reason)
+        results.append(_result(file, evidence, skipped))
+    pictured = _fastest(results) or next(iter(answers))
+    measured = _write_pictures(folder / PICTURES_FILE, data, answers[pictured], config.beta)
+    embedded = answers[pictured].embedded
+    return Verification(
+        measure=measure,
+        baseline=accuracy_of(measure, reference),
+        baseline_size=sizes[0],
+        network_size=sizes[1],
+        variants=tuple(results),
+        pictured=pictured,
+        machine=machine(),
+        measures=measured,
+        identification=None if embedded is None else identification_of(embedded),
+    )
+
+
+def require_pass(verification: Verification) -> None:
+    """Raises VerificationError with the numbers unless FP32 passes in some engine and, where others
+    were asked for and can run here, so does at least one of them.
+
+    A variant that passes nowhere beside others that do is left out of what is published; one that
+    passes in one engine is published with both verdicts, and the server heeds them.
+    """
+    others = [result for result in verification.variants[1:] if result.evidence]
+    fp32 = verification.variants[0]
+    if fp32.passed and (not others or any(result.passed for result in others)):
+        return
+    failed = [fp32] if not fp32.passed else others
+    reasons = [
+        f"{result.id} in {engine}: {evidence.gate.reason}"
+        for result in failed
+        for engine, evidence in result.evidence.items()
+    ]
+    raise VerificationError("nothing to publish: " + "; ".join(reasons or ["no engine ran it"]))
+
+
+def judge(config: Verify, measured: Estimate, drop: Estimate, agreeing: float) -> Gate:
+    """The verdict on one variant in one engine.
+
+    The drop passes when it is at most max_drop. It also passes when it is larger but its interval
+    holds 0, so that chance explains it, provided that there are enough images for that to mean
+    anything: 3 / max_drop, below which not even n equal answers would prove the bound (the rule of
+    three). With fewer the drop itself decides, and the reason says so.
+    """
+    few = drop.n * config.max_drop < 3
+    reasons = [f"drop {_points(drop)} points, allowed {100 * config.max_drop:.2f}, n={drop.n}"]
+    passed = drop.value <= config.max_drop
+    if not passed and drop.low <= 0 and not few:
+        passed = True
+        reasons.append("more than allowed, but the interval holds 0: not told from chance")
+    if few:
+        needed = f"{math.ceil(3 / config.max_drop)}" if config.max_drop else "any number"
+        reasons.append(
+            f"too few images to prove the bound ({needed} needed)"
+            if config.max_drop
+            else "a bound of 0 cannot be proved by any number of images"
+        )
+    elif drop.high > config.max_drop and passed:
+        reasons.append(f"within the bound as measured; the interval reaches {100 * drop.high:.2f}")
+    if agreeing < config.min_agreement:
+        passed = False
+        reasons.append(f"agreement {agreeing:.4f} is under {config.min_agreement}")
+    if measured.value < config.min_accuracy:
+        passed = False
+        reasons.append(f"accuracy {measured.value:.4f} is under {config.min_accuracy}")
+    return Gate(passed=passed, reason="; ".join(reasons))
+
+
+def _points(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.2f} [{100 * estimate.low:.2f}, {100 * estimate.high:.2f}]"
+
+
+def _evidence(
+    config: Verify,
+    measure: Measure,
+    classes: Sequence[str],
+    reference: Answers,
+    found: Answers,
+    distance: float,
+    latency: Latency,
+) -> Evidence:
+    estimate = accuracy_of(measure, found)
+    drop = drop_of(measure, reference, found)
+    agreeing = agreement_of(reference, found)
+    return Evidence(
+        accuracy=estimate,
+        measures=other_measures(reference, found),
+        drop=drop,
+        class_drops=class_drops(measure, reference, found, classes),
+        agreement=agreeing,
+        samples_tolerance=_TOLERANCE_FLOOR + 2 * distance,
+        latency=latency,
+        gate=judge(config, estimate, drop, agreeing),
+    )
+
+
+def _result(
+    file: VariantFile, evidence: dict[str, Evidence], skipped: dict[str, str]
+) -> VariantResult:
+    content = file.path.read_bytes()
+    return VariantResult(
+        id=file.id,
+        file=file.path.name,
+        precision=file.precision,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        calibration_sha256=file.calibration_sha256,
+        plan=file.plan,
+        evidence=evidence,
+        skipped=skipped,
+    )
+
+
+def _open(name: str, file: VariantFile, max_batch_size: int) -> Engine | str:
+    """The loaded engine, or why it cannot run this variant."""
+    if file.path.suffix not in ENGINES[name].suffixes:
+        return f"{name} does not run {file.path.suffix} files"
+    if file.precision not in ENGINES[name].precisions:
+        return f"{name} does not run {file.precision}"
+    if file.precision == "bf16" and not set(_BF16_FEATURES) & set(cpu_features()):
+        return f"this CPU has neither {' nor '.join(_BF16_FEATURES)}"
+    reason = unavailable_reason(name)
+    if reason is not None:
+        return reason
+    options = EngineOptions(
+        precision=file.precision, threads=core_count(), max_batch_size=max_batch_size
+    )
+    try:
+        return load_engine(name, file.path, options)
+    except EngineUnavailable as error:
+        return str(error)
+
+
+def _runner(engine: Engine, largest: int) -> Run:
+    """Runs any number of images, in batches that a plan was made for."""
+    return lambda images: infer_in_parts(engine, IMAGE_INPUT, images, largest)
+
+
+def _choose_samples(samples: Samples) -> Pixels:
+    """A few images spread evenly over the split."""
+    chosen = np.linspace(0, len(samples) - 1, min(_SAMPLES, len(samples))).astype(np.intp)
+    images, _ = samples.batch(chosen)
+    return np.ascontiguousarray(images)
+
+
+def _write_samples(path: Path, fp32_file: Path, images: Pixels) -> dict[str, Array]:
+    """Writes the images and the FP32 file's answers to them, by tensor name; gives the answers."""
+    engine = load_engine("onnxruntime", fp32_file, EngineOptions(threads=core_count()))
+    try:
+        answers = _runner(engine, len(images))(images)
+    finally:
+        engine.close()
+    arrays: dict[str, Array] = {IMAGE_INPUT: images, **answers}
+    np.savez(path, allow_pickle=False, **arrays)
+    return answers
+
+
+def _fastest(results: Sequence[VariantResult]) -> tuple[str, str] | None:
+    """Variant and engine of those that passed which take the least time at the largest batch."""
+    times = [
+        (max(evidence.latency.milliseconds.items())[1], (result.id, engine))
+        for result in results
+        for engine, evidence in result.evidence.items()
+        if evidence.gate.passed
+    ]
+    return min(times)[1] if times else None
+
+
+def _write_pictures(path: Path, data: Dataset, answers: Answers, beta: float) -> Measures | None:
+    """What the report draws: the worst answers and, after them, some of the others; the whole
+    confusion matrix; curves and calibration. Gives what was measured on the way."""
+    samples, confusion = data.test, answers.confusions.sum(axis=0)
+    # Wrong before right, and among the wrong the surest first.
+    order = np.lexsort((-answers.confidences, answers.scores))
+    worst = order[: _PICTURES // 2]
+    rest = np.sort(order[_PICTURES // 2 :])
+    count = min(_PICTURES - len(worst), len(rest))
+    others = rest[np.linspace(0, len(rest) - 1, count).astype(np.intp)] if count else rest
+    chosen = np.concatenate([worst, others])
+    embedded = answers.embedded
+    rows = chosen if embedded is None else embedded.probes[chosen]
+    images, targets = samples.batch(rows)
+    arrays: dict[str, Array] = {"images": images}
+    found = None
+    if embedded is not None:
+        arrays = {**matches(embedded, samples, chosen), **pair_histograms(embedded)}
+    if answers.calibration is not None:
+        levels = None
+        if answers.probability_maps is not None and answers.truths is not None:
+            levels = foreground_levels(answers.probability_maps, answers.truths)
+        found, ranking = measures(
+            data.classes, confusion, answers.calibration, beta, answers.labels,
+            answers.probabilities, levels,
+        )  # fmt: skip
+        arrays |= {
+            "confusion": confusion,
+            "bin_confidence": answers.calibration.confidence,
+            "bin_accuracy": answers.calibration.accuracy,
+            "bin_count": answers.calibration.count,
+        }
+        if ranking is not None:
+            arrays |= {"recall": ranking.recall, "precision": ranking.precision}
+    np.savez(
+        path,
+        allow_pickle=False,
+        targets=_plain(targets),
+        predictions=_plain(answers.predictions[chosen]),
+        confidences=answers.confidences[chosen],
+        scores=answers.scores[chosen],
+        names=np.array([samples.names[i] for i in rows]),
+        **arrays,
+    )
+    return found
+
+
+def _plain(targets: Targets) -> Array:
+    return np.ascontiguousarray(targets)

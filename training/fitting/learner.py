@@ -1,0 +1,150 @@
+"""What one step of training does, as pytorch_lightning wants it told."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from training.data.augment import augment
+from training.data.mixing import mix
+from training.fitting.metrics import Task, build_metric, measure_of
+from training.fitting.optimizer import build_optimizer
+from training.fitting.schedule import rate_factor
+from training.models.parts import freeze_backbone, unfreeze_backbone
+from training.recipes.data import Augment, Normalization
+from training.recipes.train import Train
+
+History = list[dict[str, float]]
+
+
+class Learner(lightning.LightningModule):
+    """Network, objective, measure and optimiser for batches of uint8 NHWC images and their
+    targets."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: nn.Module,
+        config: Train,
+        task: Task,
+        classes: int,
+        ignore_index: int | None,
+        normalization: Normalization,
+        changes: Augment,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        # channels_last is what oneDNN and cuDNN compute in; other layouts are reordered each time.
+        self.network = network.to(memory_format=torch.channels_last)
+        self.config = config
+        self.objective = objective
+        self.classes = classes
+        self.task: Task = task
+        self.measure = measure_of(task, binary=task == "segmentation" and classes == 1)
+        self.metric = build_metric(task, classes, ignore_index)
+        # Lightning's own mean over processes counts images in whole numbers, which gloo refuses.
+        # A loss that is no number stays one that is none: by default it would be left out.
+        self.loss, self.val_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
+        self.changes = changes
+        self.seed = seed
+        self.register_buffer("mean", torch.tensor(normalization.mean) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(normalization.std) * 255, persistent=False)
+        self.history: History = []
+        self.epoch_started = 0.0
+        self.rate = 0.0
+
+    def forward(self, images: Tensor) -> Any:
+        """uint8 [N, H, W, 3] to the network's answer."""
+        return self.network(self.normalized(images))
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """[N, H, W, 3] in 0 to 255 to float32 [N, 3, H, W] as networks take it."""
+        normalized = (images.float() - self.mean) / self.std
+        # The permutation of a contiguous NHWC tensor is exactly a channels_last NCHW one.
+        return normalized.permute(0, 3, 1, 2)
+
+    def on_train_epoch_start(self) -> None:
+        self.epoch_started = time.monotonic()
+        # At the epoch's end the schedule has taken the step to the next one's.
+        self.rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        frozen = self.config.freeze_backbone_epochs
+        # Not before Lightning has handed the parameters to the processes' reducer, which knows of
+        # none that is frozen then.
+        if self.current_epoch < frozen:
+            freeze_backbone(self.network)
+        elif self.current_epoch == frozen > 0:
+            unfreeze_backbone(self.network)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        entropy = [self.seed, self.current_epoch, index, self.global_rank]
+        seeds = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+        seed = int(seeds[0] >> 1)
+        # Dropout and mixing draw from the global generator: a resumed run must draw the same.
+        torch.manual_seed(seed)
+        images, targets = augment(*batch, self.changes, torch.Generator().manual_seed(seed))
+        if self.config.mixes:
+            images, targets = mix(
+                images,
+                targets,
+                self.classes,
+                mixup_alpha=self.config.mixup_alpha,
+                cutmix_alpha=self.config.cutmix_alpha,
+            )
+        inputs = self.normalized(images)
+        loss: Tensor = self.objective(self.network(inputs), targets, inputs)
+        self.loss.update(loss.detach(), len(images))
+        self.log("loss", self.loss, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, targets = batch
+        inputs = self.normalized(images)
+        logits = self.network(inputs)
+        self.metric.update(logits.float(), targets.long())
+        # Nothing was learnt of the people that an embedding is validated on: they have no loss.
+        if self.task != "embedding":
+            self.val_loss.update(self.objective(logits, targets, inputs), len(images))
+            self.log("val_loss", self.val_loss, on_epoch=True, prog_bar=True)
+        self.log("val_score", self.metric, on_epoch=True, prog_bar=True)
+
+    def on_train_epoch_end(self) -> None:
+        measured = self.trainer.callback_metrics
+        losses: dict[str, float] = {
+            key: float(measured[key]) for key in ("loss", "val_loss") if key in measured
+        }
+        if self.logger is not None:
+            self.logger.log_metrics({"lr": self.rate}, step=self.trainer.global_step)
+        self.history.append(
+            {
+                "epoch": self.current_epoch + 1,
+                **losses,
+                f"val_{self.measure}": float(measured["val_score"]),
+                "lr": self.rate,
+                "seconds": time.monotonic() - self.epoch_started,
+            }
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint["history"])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(
+            self.network, self.config.optimizer, self.objective.parameters()
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        per_epoch = steps / self.config.epochs
+        schedule = self.config.schedule
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_factor(schedule, step, steps, per_epoch)
+        )
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]

@@ -1,0 +1,240 @@
+"""One training loop for every stage that trains; pytorch_lightning runs it."""
+
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytorch_lightning as lightning
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
+from torch.utils.data import Sampler
+
+from serving.engines import cpu_features
+from training.data.samples import Samples
+from training.data.sampling import (
+    Identities,
+    InOrder,
+    Share,
+    Shuffled,
+    balancing_weights,
+    labels_of,
+    loader,
+)
+from training.errors import RecipeError
+from training.fitting import distributed
+from training.fitting.callbacks import EpochReport, OnEpoch, Patience, PlainProgress, moving_average
+from training.fitting.learner import History, Learner
+from training.fitting.metrics import Task
+from training.fitting.objective import build_objective
+from training.models.parts import unfreeze_backbone
+from training.recipes.data import Augment, Normalization
+from training.recipes.train import Identities as IdentitiesChoice
+from training.recipes.train import Train
+from training.recipes.train import Weighted as WeightedChoice
+
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+
+_LIGHTNING_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network, on the CPU in evaluation mode; what was measured after each epoch; the
+    precision that it was trained in."""
+
+    network: nn.Module
+    history: History
+    precision: str
+
+
+def fit(
+    network: nn.Module,
+    config: Train,
+    train: Samples,
+    val: Samples,
+    *,
+    task: Task,
+    classes: int,
+    ignore_index: int | None,
+    normalization: Normalization,
+    changes: Augment,
+    seed: int,
+    folder: Path,
+    title: str,
+    objective: nn.Module | None = None,
+    processes: int = 1,
+    on_epoch: OnEpoch | None = None,
+) -> Fitted:
+    """Trains `network` (it is changed) and keeps FOLDER/checkpoints/best.ckpt and last.ckpt, and
+    its curves for TensorBoard in FOLDER/tensorboard.
+
+    `objective` is what is made small: a module that maps (what the network answers, targets,
+    images float32 NCHW as the network sees them) to a scalar, in training and in validation; by
+    default `Supervised` with the loss of `config`. What it holds and requires a gradient is trained
+    and saved beside the network, so a teacher in it must be frozen.
+
+    Resumes where `folder` holds the last checkpoint of an interrupted run of the same settings: all
+    that is drawn depends on the seed, the epoch and the step alone, so the rest runs as it would
+    have. Where torchrun started several `processes` for this, all of them call it with the same
+    arguments and see the same `folder`; the first one writes.
+
+    `on_epoch` is told the number of each epoch, from 1, and its validation score; what it raises
+    ends the training. Raises KeyboardInterrupt when the user stops it, RecipeError for a value that
+    does not suit the data or the number of processes.
+    """
+    lightning.seed_everything(seed, verbose=False)
+    share = Share(distributed.rank() if processes > 1 else 0, processes)
+    _check_sharing(config, len(val), share)
+    objective = objective or build_objective(network, config, train, classes, ignore_index)
+    loaders = (
+        loader(train, _sampler(config, train, classes, seed, share)),
+        loader(val, InOrder(len(val), config.batch_size, share)),
+    )
+    network.train()
+    learner = Learner(
+        network, objective, config, task, classes, ignore_index, normalization, changes, seed
+    )
+    precision = chosen_precision(config.precision)
+    trainer = _trainer(config, precision, folder, title, processes, on_epoch)
+    interrupted = folder / CHECKPOINTS / "last.ckpt"
+    with warnings.catch_warnings(), distributed.process_group(processes):
+        # Batches are cut from memory or decoded by threads; worker processes would only copy.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.* is deprecated")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # A teacher in the objective shall stay in it.
+        warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start")
+        try:
+            trainer.fit(
+                learner,
+                *loaders,
+                ckpt_path=interrupted if interrupted.exists() else None,
+                weights_only=False,
+            )
+        except SystemExit as stop:
+            # What Lightning turns Ctrl-C into, after it has cleaned up.
+            raise KeyboardInterrupt from stop
+    # From the file in either case: averaged weights are in there, and in the learner only where
+    # this run made them.
+    kept = torch.load(
+        folder / CHECKPOINTS / f"{config.keep}.ckpt", map_location="cpu", weights_only=True
+    )
+    learner.load_state_dict(kept["state_dict"])
+    if config.freeze_backbone_epochs:
+        # Training may have stopped before their end.
+        unfreeze_backbone(network)
+    network = network.cpu().to(memory_format=torch.contiguous_format).eval()
+    return Fitted(network, learner.history, precision)
+
+
+def _check_sharing(config: Train, validation_images: int, share: Share) -> None:
+    sampler = config.sampler
+    if config.batch_size % share.processes:
+        raise RecipeError(
+            f"batch_size: {config.batch_size} images cannot be shared evenly by "
+            f"{share.processes} processes"
+        )
+    if isinstance(sampler, IdentitiesChoice) and sampler.people % share.processes:
+        raise RecipeError(
+            f"sampler.people: {sampler.people} cannot be shared evenly by "
+            f"{share.processes} processes"
+        )
+    if validation_images < share.processes:
+        raise RecipeError(
+            f"{validation_images} validation images are too few for {share.processes} processes"
+        )
+
+
+def _sampler(
+    config: Train, train: Samples, classes: int, seed: int, share: Share
+) -> Sampler[list[int]]:
+    match config.sampler:
+        case IdentitiesChoice(people=people, pictures=pictures):
+            try:
+                return Identities(labels_of(train), people, pictures, seed, share)
+            except ValueError as error:
+                raise RecipeError(f"sampler.{error}") from error
+        case WeightedChoice():
+            labels = labels_of(train)
+            weights = balancing_weights(labels, classes, None)[labels]
+            return Shuffled(len(train), config.batch_size, seed, share, weights)
+        case _:
+            return Shuffled(len(train), config.batch_size, seed, share)
+
+
+def _trainer(
+    config: Train,
+    precision: str,
+    folder: Path,
+    title: str,
+    processes: int,
+    on_epoch: OnEpoch | None,
+) -> lightning.Trainer:
+    # Two, since save_last would write only when the best changes; and at the end of the epoch, when
+    # it is on record, so that a resumed run repeats nothing.
+    best = ModelCheckpoint(
+        folder / CHECKPOINTS, "best", monitor="val_score", mode="max", save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+    last = ModelCheckpoint(
+        folder / CHECKPOINTS, "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    on_terminal = sys.stderr.isatty()
+    callbacks: list[Callback] = [best, last]
+    callbacks.append(TQDMProgressBar() if on_terminal else PlainProgress(title))
+    if config.ema_decay is not None:
+        callbacks.append(moving_average(config.ema_decay))
+    if config.patience is not None:
+        callbacks.append(Patience(config.patience))
+    if on_epoch is not None:
+        callbacks.append(EpochReport(on_epoch))
+    here = distributed.processes_here() if processes > 1 else 1
+    return lightning.Trainer(
+        max_epochs=config.epochs,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.clip_norm,
+        precision=_LIGHTNING_PRECISIONS[precision],
+        devices=here,
+        num_nodes=processes // here,
+        # The head's gradients come without the backbone's while that is frozen.
+        strategy=DDPStrategy(find_unused_parameters=config.freeze_backbone_epochs > 0)
+        if processes > 1
+        else "auto",
+        # One process is alone even where torchrun started several, for the stage before.
+        plugins=None if processes > 1 else [LightningEnvironment()],
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        enable_progress_bar=on_terminal,
+        default_root_dir=folder,
+        enable_model_summary=False,
+        logger=TensorBoardLogger(folder, name=TENSORBOARD, version=""),
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+    )
+
+
+def chosen_precision(wanted: str) -> str:
+    """What "auto" means here: "fp32" or "bf16". BF16 is taken where the hardware multiplies in it;
+    elsewhere it is emulated, and slower than FP32. Raises RecipeError for "fp16" without a GPU."""
+    on_gpu = torch.cuda.is_available()
+    if wanted == "fp16" and not on_gpu:
+        raise RecipeError(
+            "precision: fp16 is for GPUs, and none is here; CPUs have no fast kernels for its "
+            "gradients: take auto, bf16 or fp32"
+        )
+    if wanted != "auto":
+        return wanted
+    if on_gpu:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if {"amx_bf16", "avx512_bf16"} & set(cpu_features()) else "fp32"

@@ -1,0 +1,1 @@
+"""Networks that are defined here; each file names its paper."""

@@ -1,0 +1,84 @@
+"""A network as it is served: bytes of an image in, the typed answer of its task out."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Task
+from serving.base.tensor import Array, TensorSpec
+from training.data.samples import Pixels
+from training.recipes.data import Normalization
+
+
+def input_specs(size: tuple[int, int]) -> tuple[TensorSpec, ...]:
+    """`image`, uint8 [N, height, width, 3], RGB."""
+    return (TensorSpec(IMAGE_INPUT, "UINT8", (-1, *size, 3)),)
+
+
+def output_specs(task: Task, channels: int, size: tuple[int, int]) -> tuple[TensorSpec, ...]:
+    """What becomes of a network's `channels`; the first is the answer. Classification: `logits`
+    float32 [N, channels]. Embedding: `embedding` float32 [N, channels], of length 1. Segmentation:
+    `mask` uint8 [N, H, W], the class, and `confidence` uint8 [N, H, W], 255 × its probability; of
+    one channel, which is binary, `probability` uint8 [N, H, W], 255 × that of the foreground."""
+    if task == "classification":
+        return (TensorSpec("logits", "FP32", (-1, channels)),)
+    if task == "embedding":
+        return (TensorSpec("embedding", "FP32", (-1, channels)),)
+    if channels == 1:
+        return (TensorSpec(PROBABILITY_OUTPUT, "UINT8", (-1, *size)),)
+    return (
+        TensorSpec("mask", "UINT8", (-1, *size)),
+        TensorSpec("confidence", "UINT8", (-1, *size)),
+    )
+
+
+class Deployed(nn.Module):
+    """A network between the casts, the normalisation and the last step (argmax, sigmoid, projection
+    onto the unit sphere) that its ONNX file holds.
+
+    `network` takes float32 NCHW; `forward` takes `image` as in input_specs and gives the outputs of
+    output_specs, in their order. TensorRT knows uint8 at the edge only: it is cast to float before
+    anything else, and from float last of all.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, task: Task, normalization: Normalization) -> None:
+        super().__init__()
+        self.network = network
+        self.task = task
+        mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        values = self.network(self.normalized(image))
+        if self.task == "classification":
+            return (values,)
+        if self.task == "embedding":
+            return (functional.normalize(values, dim=1),)
+        if values.shape[1] == 1:
+            return (_levels(values.sigmoid().squeeze(1)),)
+        probability, winner = values.softmax(dim=1).max(dim=1)
+        return winner.to(torch.float32).to(torch.uint8), _levels(probability)
+
+    def normalized(self, image: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] to what the network takes, float32 [N, 3, H, W]."""
+        pixels = image.to(torch.float32) * self.scale + self.shift
+        # Without contiguous() the export would record the strides of the permuted view.
+        return pixels.permute(0, 3, 1, 2).contiguous()
+
+
+def _levels(probability: Tensor) -> Tensor:
+    """Float in [0, 1] to the nearest of 256 levels, uint8."""
+    return (probability * 255 + 0.5).floor().to(torch.uint8)
+
+
+def run_deployed(deployed: Deployed, names: tuple[str, ...], images: Pixels) -> dict[str, Array]:
+    """The answers of torch in FP32, by output name, as an engine would give them."""
+    with torch.inference_mode():
+        outputs = deployed(torch.from_numpy(np.ascontiguousarray(images)))
+    return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}

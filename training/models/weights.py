@@ -1,0 +1,232 @@
+"""Where a network's first weights come from, when not from chance.
+
+A recipe's `model.pretrained` is a file (a `state_dict` in .pth, or .safetensors), the folder of a
+run, or the name of weights that torchvision offers for the network or for its backbone.
+"""
+
+import hashlib
+import logging
+import pickle
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import models as torchvision_models
+from torchvision.models import WeightsEnum
+
+from training.errors import RecipeError
+from training.models import head_layers
+from training.models.architectures.segmentation import Segmenter
+from training.models.attention import Attention
+from training.models.checkpoint import load_network
+
+log = logging.getLogger(__name__)
+
+_FILES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+_RUN_NETWORK = Path("train") / "network.pt"
+# What trainers call the weights among the other things that they save, and what wrappers put
+# before every key.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
+_PREFIXES = ("module.", "model.", "network.", "net.", "state_dict.", "_orig_mod.")
+_SHOWN = 6
+
+State = dict[str, Tensor]
+
+
+def check_weights(source: str, architecture: str) -> None:
+    """Raises RecipeError where `source` is no file, no run folder, and no name of torchvision's
+    weights for the network called `architecture`. Downloads and reads nothing."""
+    path = Path(source)
+    if path.is_dir():
+        if not (path / _RUN_NETWORK).is_file():
+            raise RecipeError(f"model.pretrained: {source} is no run: it holds no {_RUN_NETWORK}")
+    elif path.suffix in _FILES:
+        if not path.is_file():
+            raise RecipeError(f"model.pretrained: {source}: no such file")
+    else:
+        _torchvision_weights(source, architecture)
+
+
+def weights_fingerprint(source: str | None) -> str | None:
+    """sha256 of the file that the weights come from; None where there is none."""
+    file = _local_file(source) if source is not None else None
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None else None
+
+
+def load_weights(network: nn.Module, source: str, architecture: str) -> None:
+    """Puts the weights of `source` into a network of `MODELS`, in place.
+
+    Heads of another number of classes stay as they are, as do auxiliary heads and attention that
+    the weights lack, and the log says so. Weights of a backbone alone go into the encoder of a
+    segmentation network, and what comes behind it there is left out.
+    Raises RecipeError where weights cannot be had, or where anything else differs, naming keys and
+    shapes.
+    """
+    file = _local_file(source)
+    if file is not None:
+        state = _read(file, own=Path(source).is_dir())
+    else:
+        state = _download(_torchvision_weights(source, architecture))
+    target, left_out = network, list[str]()
+    if isinstance(network, Segmenter) and not any(key.startswith("encoder.") for key in state):
+        target = network.encoder
+        left_out = [key for key in state if _is_behind(key, target)]
+        state = {key: value for key, value in state.items() if key not in left_out}
+    fresh = _fitting_heads(network, target, state)
+    state, attention = _fitting_attention(target, state)
+    _require_match(source, target, state, fresh | attention)
+    target.load_state_dict(state, strict=False)
+    what = "the backbone" if target is not network else "all layers"
+    log.info("pretrained: %s from %s", what, source)
+    if left_out:
+        log.info("pretrained: left out, behind the encoder: %s", ", ".join(left_out))
+    if fresh:
+        log.info("pretrained: new, as the head is another: %s", ", ".join(sorted(fresh)))
+    if attention:
+        log.info("pretrained: new, attention, which the weights lack")
+
+
+def _local_file(source: str) -> Path | None:
+    path = Path(source)
+    if path.is_dir():
+        return path / _RUN_NETWORK
+    return path if path.suffix in _FILES else None
+
+
+def _torchvision_weights(source: str, architecture: str) -> WeightsEnum:
+    # The builder of a backbone is named at the end: unet_resnet34.
+    names = (architecture, architecture.partition("_")[2])
+    known = set(torchvision_models.list_models(module=torchvision_models))
+    name = next((name for name in names if name in known), None)
+    if name is None:
+        raise RecipeError(
+            f"model.pretrained: {source!r} is neither a file ({', '.join(_FILES)}) nor a run "
+            f"folder, and torchvision has no weights for {architecture}"
+        )
+    offered = torchvision_models.get_model_weights(name)
+    wanted = source.removeprefix(f"{offered.__name__}.")
+    if wanted not in offered.__members__:
+        shown = ", ".join(f"{offered.__name__}.{member}" for member in offered.__members__)
+        raise RecipeError(
+            f"model.pretrained: {source!r} is neither a file ({', '.join(_FILES)}), a run folder, "
+            f"nor one of torchvision's weights for {name}: DEFAULT, {shown}"
+        )
+    weights: WeightsEnum = offered[wanted]
+    return weights
+
+
+def _download(weights: WeightsEnum) -> State:
+    try:
+        state: State = dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise RecipeError(
+            f"model.pretrained: {weights} cannot be downloaded from {weights.url}: {error}; "
+            "fetch that file by other means and give its path"
+        ) from error
+    return state
+
+
+def _read(file: Path, *, own: bool) -> State:
+    if own:
+        return dict(load_network(file).state_dict())
+    try:
+        if file.suffix == ".safetensors":
+            content: Any = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RecipeError(
+            f"model.pretrained: {file} cannot be read as tensors: {reason}"
+        ) from error
+    return _unwrapped(file, content)
+
+
+def _unwrapped(file: Path, content: Any) -> State:
+    while isinstance(content, Mapping):
+        inner = next(
+            (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None
+        )
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise RecipeError(f"model.pretrained: {file} holds no state_dict: names of tensors")
+    state: State = dict(content)
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None):
+        if not state:
+            break
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _is_behind(key: str, encoder: nn.Module) -> bool:
+    """Whether a backbone's layer comes behind the encoder's last: a classifier, of which encoders
+    have none, or a layer behind the place where VGG is cut for PSPNet."""
+    child, index, *_ = *key.split("."), ""
+    layers = dict(encoder.named_children()).get(child)
+    if isinstance(layers, nn.Sequential) and index.isdecimal() and child == "features":
+        return int(index) >= len(layers)
+    return layers is None
+
+
+def _fitting_heads(network: nn.Module, target: nn.Module, state: State) -> set[str]:
+    """Takes out of `state` what does not fit the heads; gives the keys that stay as they are."""
+    names = {module: name for name, module in target.named_modules()}
+    heads = [names[layer] for layer in head_layers(network) if layer in names]
+    own = target.state_dict()
+    fresh = {
+        key
+        for head in heads
+        for key in (f"{head}.weight", f"{head}.bias")
+        if key in own and key in state and state[key].shape != own[key].shape
+    }
+    for key in fresh:
+        del state[key]
+    auxiliary = ("auxiliary.", "aux1.", "aux2.")
+    lacks_auxiliary = not any(key.startswith(auxiliary) for key in state)
+    return fresh | {key for key in own if lacks_auxiliary and key.startswith(auxiliary)}
+
+
+def _fitting_attention(target: nn.Module, state: State) -> tuple[State, set[str]]:
+    """Gives `state` with the names that its layers have beside inserted attention, and the keys of
+    the attention that it lacks."""
+    own = target.state_dict()
+    fresh = set[str]()
+    for name, block in target.named_modules():
+        if not isinstance(block, Attention) or any(key.startswith(f"{name}.") for key in state):
+            continue
+        fresh |= {key for key in own if key.startswith(f"{name}.")}
+        # A norm layer stands in a sequence with the attention behind it, as its first.
+        beside = name.rpartition(".")[0] + "."
+        state = {
+            f"{beside}0.{key.removeprefix(beside)}" if key.startswith(beside) else key: value
+            for key, value in state.items()
+        }
+    return state, fresh
+
+
+def _require_match(source: str, target: nn.Module, state: State, fresh: set[str]) -> None:
+    own = target.state_dict()
+    # Files older than the counters of batch normalisation lack them.
+    missing = {key for key in own if key not in state and not key.endswith("num_batches_tracked")}
+    problems = [
+        f"{key} is {list(state[key].shape)} there and {list(own[key].shape)} here"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    problems += [f"{key} is missing there" for key in own if key in missing - fresh]
+    problems += [f"{key} is unknown here" for key in state if key not in own]
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise RecipeError(
+            f"model.pretrained: {source} does not fit the network: "
+            f"{'; '.join(problems[:_SHOWN])}{more}"
+        )

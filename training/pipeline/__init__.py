@@ -1,0 +1,1 @@
+"""A build from end to end: its stages, and searches and studies over builds."""

@@ -1,0 +1,282 @@
+"""The fastest network that is accurate enough, or the most accurate that is fast enough: over
+depth, pruning ratio and precision, by measured latency."""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import optuna
+
+from serving.base.machine.cpu import core_count, machine
+from serving.engines import ENGINES, EngineOptions, load_engine
+from serving.engines.measure import measure_latency
+from training.errors import RecipeError, TargetNotReached
+from training.evaluation.answers import Answers
+from training.evaluation.results import Point, Searched, Tried
+from training.evaluation.validation import Trial
+from training.fitting.build import Build
+from training.models.checkpoint import load_network
+from training.models.export.deployed import input_specs
+from training.models.export.variants import SCHEMES, onnx_file, precision_of
+from training.models.networks import check_network
+from training.pipeline.environment import engine_versions
+from training.pipeline.pipeline import Built, build
+from training.recipes import Recipe
+from training.recipes.compress import Search
+from training.recipes.deliver import TensorRt
+
+log = logging.getLogger(__name__)
+
+SEARCH_FOLDER = "search"
+STUDY_FILE = "study.db"
+
+_RATIO_STEP = 0.05
+# What the trials of one network share.
+_TRAINING_STAGES = ("data", "train", "distill")
+_BOUND = re.compile(r"(latency|drop)\s*<=\s*(\d+\.?\d*|\.\d+)")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """`latency<=X`, milliseconds of a call, or `drop<=Y`, points of accuracy."""
+
+    what: Literal["latency", "drop"]
+    most: float
+
+    def __str__(self) -> str:
+        unit = "ms" if self.what == "latency" else "points"
+        return f"{self.what} <= {self.most:g} {unit}"
+
+    def choose(self, tried: Sequence[Tried]) -> Tried:
+        """The most accurate of those that are fast enough, or the fastest of those that are
+        accurate enough. Raises TargetNotReached with the nearest."""
+        if self.what == "latency":
+            kept = [one for one in tried if one.milliseconds <= self.most]
+            if kept:
+                return min(kept, key=lambda one: (one.drop, one.milliseconds))
+            nearest = min(tried, key=lambda one: one.milliseconds)
+        else:
+            kept = [one for one in tried if 100 * one.drop <= self.most]
+            if kept:
+                return min(kept, key=lambda one: (one.milliseconds, one.drop))
+            nearest = min(tried, key=lambda one: one.drop)
+        raise TargetNotReached(
+            f"--search {self}: none of {len(tried)} networks keeps it; the nearest is "
+            f"{_named(nearest.point)} with {nearest.milliseconds:.3f} ms and a drop of "
+            f"{100 * nearest.drop:.2f} points"
+        )
+
+
+def parse_bound(text: str) -> Bound:
+    """Reads what stands behind --search. Raises RecipeError."""
+    match = _BOUND.fullmatch(text.strip())
+    if match is None:
+        raise RecipeError(
+            f"--search {text}: expected latency<=MILLISECONDS or drop<=POINTS, such as drop<=1.5"
+        )
+    what, most = match[1], float(match[2])
+    if what == "latency" and most == 0:
+        raise RecipeError(f"--search {text}: expected more than 0 milliseconds")
+    return Bound("latency" if what == "latency" else "drop", most)
+
+
+def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:
+    """Tries networks until recipe.search.trials are measured, then builds and publishes the one
+    that the bound chooses. Trials stay in OUT/NAME/search; those of an interrupted search count.
+
+    Raises RecipeError, TargetNotReached, and what build raises.
+    """
+    settings = recipe.search or Search(max_ratio=0.7 if recipe.prune is not None else 0.0)
+    laboratory = Laboratory(recipe, settings, out / recipe.name / SEARCH_FOLDER)
+    tried = laboratory.run()
+    chosen = bound.choose(tried).point
+    log.info("search: %s: %s", bound, _named(chosen))
+    for stage in _TRAINING_STAGES:
+        _take(laboratory.stage_folder(chosen, stage), out / recipe.name / stage)
+    return build(
+        _with_plans(_recipe_of(recipe, chosen), recipe.export.tensorrt),
+        out,
+        repository,
+        searched=Searched(
+            tried=tuple(tried),
+            chosen=chosen,
+            bound=str(bound),
+            measured=f"{settings.engine}, batch {settings.batch_size}, {machine()}",
+        ),
+    )
+
+
+class Laboratory:
+    """Builds networks as far as their files and measures them. A network is trained once; what is
+    pruned of it replaces what was pruned before."""
+
+    def __init__(self, recipe: Recipe, settings: Search, folder: Path) -> None:
+        self._recipe = recipe
+        self._settings = settings
+        self._folder = folder
+        self._networks = tuple(dict.fromkeys((recipe.model.name, *settings.networks)))
+        for network in self._networks:
+            check_network(_recipe_of(recipe, Point(network=network, ratio=0.0, variant="fp32")))
+        precisions = ENGINES[settings.engine].precisions
+        self._variants = [
+            variant for variant in recipe.export.variants if precision_of(variant) in precisions
+        ]
+        if not self._variants:
+            raise RecipeError(f"search.engine: {settings.engine} runs no variant of the recipe")
+
+    def run(self) -> list[Tried]:
+        """All that is measured in the end, each point once."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            storage=f"sqlite:///{self._folder / STUDY_FILE}",
+            study_name=self._study_name(),
+            directions=["minimize", "minimize"],
+            sampler=optuna.samplers.TPESampler(seed=self._recipe.seed),
+            load_if_exists=True,
+        )
+        if not study.trials:
+            # The corners first: each network as it is, in the simplest and the last variant.
+            for network in self._networks:
+                for variant in dict.fromkeys((self._variants[0], self._variants[-1])):
+                    whole = {"ratio": 0.0} if self._settings.max_ratio > 0 else {}
+                    study.enqueue_trial({"network": network, "variant": variant, **whole})
+        known = {
+            _point(trial.params): (trial.values[0], trial.values[1]) for trial in _complete(study)
+        }
+
+        def objective(trial: optuna.Trial) -> tuple[float, float]:
+            point = self._suggested(trial)
+            if point not in known:
+                drop, milliseconds = known[point] = self._measure(point)
+                shown = _named(point), milliseconds, 100 * drop
+                log.info("search: %s: %.3f ms, drop %.2f points", *shown)
+            return known[point]
+
+        study.optimize(objective, n_trials=max(0, self._settings.trials - len(_complete(study))))
+        return [
+            Tried(point=point, drop=drop, milliseconds=milliseconds)
+            for point, (drop, milliseconds) in known.items()
+        ]
+
+    def stage_folder(self, point: Point, stage: str) -> Path:
+        """Where a network's stage was built."""
+        return self._folder / point.network / self._recipe.name / stage
+
+    def _suggested(self, trial: optuna.Trial) -> Point:
+        return _point(
+            {
+                "network": trial.suggest_categorical("network", self._networks),
+                "ratio": trial.suggest_float(
+                    "ratio", 0.0, self._settings.max_ratio, step=_RATIO_STEP
+                )
+                if self._settings.max_ratio > 0
+                else 0.0,
+                "variant": trial.suggest_categorical("variant", self._variants),
+            }
+        )
+
+    def _measure(self, point: Point) -> tuple[float, float]:
+        """Drop and milliseconds."""
+        recipe = _recipe_of(self._recipe, point)
+        build(recipe, self._folder / point.network, self._folder, until="export")
+        current = Build(recipe, self._folder / point.network / recipe.name, self._folder)
+        path = current.stage_folder("export") / onnx_file(point.variant)
+        trial = Trial(current, self._settings.images)
+        precision = precision_of(point.variant)
+        found = trial.file(path, precision, self._settings.engine)
+        drop = trial.compare(self._reference, found).drop
+        return drop.value, self._latency(path, precision)
+
+    @cached_property
+    def _reference(self) -> Answers:
+        """What the recipe's own network says, trained, in FP32."""
+        own = Point(network=self._recipe.model.name, ratio=0.0, variant="fp32")
+        recipe = _recipe_of(self._recipe, own)
+        folder = self._folder / own.network
+        current = Build(recipe, folder / recipe.name, self._folder)
+        build(recipe, folder, self._folder, until=current.trained_stage)
+        return Trial(current, self._settings.images).network(load_network(current.trained_file))
+
+    def _latency(self, path: Path, precision: str) -> float:
+        size = self._settings.batch_size
+        options = EngineOptions(precision=precision, threads=core_count(), max_batch_size=size)
+        engine = load_engine(self._settings.engine, path, options)
+        try:
+            specs = input_specs(self._recipe.transform.size)
+            return measure_latency(engine, specs, (size,), self._settings.seconds)[size]
+        finally:
+            engine.close()
+
+    def _study_name(self) -> str:
+        """Trials of another recipe, machine or runtime do not count."""
+        document = self._recipe.model_dump(mode="json", exclude={"publish", "search"})
+        settings = self._settings.model_dump(mode="json", exclude={"trials"})
+        content = json.dumps([document, settings, machine(), engine_versions()], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
+    """The recipe of one point. Weights to begin with fit the recipe's own network only."""
+    own = point.network == recipe.model.name
+    model = (
+        recipe.model
+        if own
+        else recipe.model.model_copy(update={"name": point.network, "pretrained": None})
+    )
+    prune = None
+    if point.ratio > 0 and recipe.prune is not None:
+        target = {"ratio": point.ratio, "macs": None, "latency": None}
+        prune = recipe.prune.model_copy(update=target)
+    variants = tuple(dict.fromkeys(("fp32", point.variant)))
+    return recipe.model_copy(
+        update={
+            "model": model,
+            "prune": prune,
+            "quantize": recipe.quantize if point.variant in SCHEMES else None,
+            # A plan takes minutes: only the chosen network's is made.
+            "export": recipe.export.model_copy(update={"variants": variants, "tensorrt": None}),
+            "search": None,
+        }
+    )
+
+
+def _with_plans(recipe: Recipe, wanted: TensorRt | None) -> Recipe:
+    """The recipe with those of the wanted plans whose variants it exports."""
+    exported = recipe.export.variants
+    kept = tuple(v for v in wanted.variants if v in exported) if wanted is not None else ()
+    if wanted is None or not kept:
+        return recipe
+    plans = wanted.model_copy(update={"variants": kept})
+    export = recipe.export.model_copy(update={"tensorrt": plans})
+    return recipe.model_copy(update={"export": export})
+
+
+def _point(values: dict[str, object]) -> Point:
+    return Point(
+        network=str(values["network"]),
+        ratio=round(float(str(values.get("ratio", 0.0))), 2),
+        variant=str(values["variant"]),
+    )
+
+
+def _named(point: Point) -> str:
+    return f"{point.network}, {100 * point.ratio:.0f} % pruned, {point.variant}"
+
+
+def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+
+
+def _take(searched: Path, own: Path) -> None:
+    """What the search has trained; the build keeps it where its key fits."""
+    if searched.is_dir():
+        shutil.rmtree(own, ignore_errors=True)
+        shutil.copytree(searched, own)

@@ -1,0 +1,108 @@
+"""The stage that trains a student from a teacher, and says what that was worth."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from training.compress.distill import Distillation
+from training.errors import RecipeError
+from training.evaluation.report.tables import percent
+from training.evaluation.validation import Trial
+from training.fitting.build import NETWORK_FILE, Build, fine_tune, network_results, new_network
+from training.fitting.finished import Results
+from training.fitting.objective import build_objective
+from training.models import build_model
+from training.models.checkpoint import load_network
+from training.models.weights import load_weights, weights_fingerprint
+from training.recipes.compress import Teacher
+
+# The last of these that a run has is its best trained one.
+_TRAINING_STAGES = ("distill", "train")
+
+
+def distill_work(current: Build) -> Results:
+    """Trains the recipe's network anew, from the same first weights and for as long as the train
+    stage did unless the recipe says otherwise, now from a teacher as well."""
+    config = current.recipe.distill
+    if config is None:
+        raise ValueError("the recipe has no distill section")
+    student = new_network(current)
+    teacher = _load_teacher(config.teacher, current.channels)
+    supervised = build_objective(
+        student, config.train, current.data.train, current.told_apart, current.data.ignore_index
+    )
+    _check_answers(current, student, teacher)
+    objective = Distillation(
+        supervised,
+        teacher,
+        config.temperature,
+        config.weight,
+        embedding=current.recipe.task == "embedding",
+    )
+    fitted = fine_tune(current, "distill", student, config.train, objective=objective)
+    results = network_results(current, "distill", fitted)
+    return results | _worth(current, fitted.network, teacher)
+
+
+def teacher_fingerprint(current: Build) -> str | None:
+    """Changes when the teacher's weights do."""
+    config = current.recipe.distill
+    if config is None:
+        return None
+    if config.teacher.network is not None:
+        return weights_fingerprint(config.teacher.network.pretrained)
+    return hashlib.sha256(_run_file(config.teacher).read_bytes()).hexdigest()
+
+
+def _run_file(teacher: Teacher) -> Path:
+    run = teacher.run
+    if run is None:
+        raise ValueError("the teacher is no run")
+    for stage in _TRAINING_STAGES:
+        if (run / stage / NETWORK_FILE).is_file():
+            return run / stage / NETWORK_FILE
+    raise RecipeError(
+        f"distill.teacher.run: {run} holds no trained network "
+        f"({' or '.join(f'{stage}/{NETWORK_FILE}' for stage in _TRAINING_STAGES)})"
+    )
+
+
+def _load_teacher(config: Teacher, channels: int) -> nn.Module:
+    choice = config.network
+    if choice is None or choice.pretrained is None:
+        return load_network(_run_file(config))
+    try:
+        network = build_model(choice.name, channels, **choice.options)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"distill.teacher.network: {error}") from error
+    load_weights(network, choice.pretrained, choice.name)
+    return network.eval()
+
+
+def _check_answers(current: Build, student: nn.Module, teacher: nn.Module) -> None:
+    images, _ = current.data.val.batch([0])
+    with torch.no_grad():
+        shown = current.deployed(student).normalized(torch.from_numpy(images))
+        wanted, got = (list(network.eval()(shown).shape[1:]) for network in (student, teacher))
+    if wanted != got:
+        raise RecipeError(
+            f"distill.teacher: answers with {got} values an image, the student with {wanted}; they "
+            "must be trained on the same classes"
+        )
+
+
+def _worth(current: Build, distilled: nn.Module, teacher: nn.Module) -> Results:
+    """The student alone against the student distilled, on the test images: nothing is chosen."""
+    trial = Trial(current, len(current.data.test), current.data.test)
+    alone = trial.network(load_network(current.stage_folder("train") / NETWORK_FILE))
+    taught = trial.network(distilled)
+    gain = trial.compare(taught, alone).drop
+    said = (
+        f"student alone {percent(trial.compare(alone, alone).accuracy)}, "
+        f"distilled {percent(trial.compare(alone, taught).accuracy)}, "
+        f"gain {percent(gain)} points, "
+        f"teacher {percent(trial.compare(alone, trial.network(teacher)).accuracy)}, n={gain.n}"
+    )
+    return {"gain": gain.model_dump(), "notes": {"on test images": said}}

@@ -1,0 +1,128 @@
+"""Puts a verified build into the model repository, in Triton's layout, in one step."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from protos.gen import model_config_pb2 as pb
+from serving.base.tensor import TensorSpec
+from serving.repository.manifest import SAMPLES_FILE, Manifest, write_manifest
+from serving.repository.model_config import CONFIG_FILE, data_type, read_model_config
+from training.recipes.deliver import Publish
+
+LABELS_FILE = "labels.txt"
+
+# Made elsewhere in the repository and renamed; a name that no server takes for a model or version.
+_STAGING_PREFIX = ".publish-"
+
+
+def publish(
+    repository: Path,
+    name: str,
+    config: Publish,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    manifest: Manifest,
+    files: Sequence[Path],
+    samples: Path,
+) -> int:
+    """Writes the next version of model `name` and gives its number.
+
+    `files` are the variants' files under the names that the manifest gives them. The version folder
+    appears by one rename; for a new model that is the whole model folder. Where config.pbtxt
+    changes, it and labels.txt are replaced, each in one step, right after the folder has appeared.
+    """
+    repository.mkdir(parents=True, exist_ok=True)
+    model_folder = repository / name
+    version = _next_version(model_folder)
+    with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=repository) as staging:
+        staged_model = Path(staging) / name
+        staged_version = staged_model / str(version)
+        staged_version.mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(file, staged_version / file.name)
+        shutil.copyfile(samples, staged_version / SAMPLES_FILE)
+        write_manifest(staged_version, manifest)
+        _write_config(
+            staged_model, name, manifest.task, bool(manifest.classes), config, inputs, outputs
+        )
+        if manifest.classes:
+            labels = "".join(f"{label}\n" for label in manifest.classes)
+            (staged_model / LABELS_FILE).write_text(labels, encoding="utf-8")
+        # Read back with the server's own eyes before anybody sees it.
+        read_model_config(staged_model)
+        if not model_folder.exists():
+            staged_model.rename(model_folder)
+            return version
+        staged_version.rename(model_folder / str(version))
+        for file_name in (LABELS_FILE, CONFIG_FILE):
+            if (staged_model / file_name).exists():
+                _replace(staged_model / file_name, model_folder / file_name)
+    return version
+
+
+def _next_version(model_folder: Path) -> int:
+    if not model_folder.is_dir():
+        return 1
+    numbers = [int(path.name) for path in model_folder.iterdir() if path.name.isdecimal()]
+    return max(numbers, default=0) + 1
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Leaves a file alone that is the same, so that no server sees a change."""
+    if not old.exists() or _sha256(new) != _sha256(old):
+        os.replace(new, old)  # noqa: PTH105 - the one call that is documented to be atomic
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write_config(
+    folder: Path,
+    name: str,
+    task: str,
+    labelled: bool,
+    config: Publish,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+) -> None:
+    proto = pb.ModelConfig(
+        name=name,
+        platform="onnxruntime_onnx",
+        backend="onnxruntime",
+        max_batch_size=config.max_batch_size,
+        input=[
+            pb.ModelInput(
+                name=spec.name,
+                data_type=pb.DataType.Name(data_type(spec.datatype)),
+                format=pb.ModelInput.FORMAT_NHWC,
+                dims=spec.shape[1:],
+            )
+            for spec in inputs
+        ],
+        # The first output is the one that holds classes, where there are any.
+        output=[
+            pb.ModelOutput(
+                name=spec.name,
+                data_type=pb.DataType.Name(data_type(spec.datatype)),
+                dims=spec.shape[1:],
+                label_filename=LABELS_FILE if index == 0 and labelled else "",
+            )
+            for index, spec in enumerate(outputs)
+        ],
+        instance_group=[
+            # On a GPU where the server finds one.
+            pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_AUTO, count=config.instances)
+        ],
+        dynamic_batching=pb.ModelDynamicBatching(
+            max_queue_delay_microseconds=config.max_queue_delay_microseconds
+        ),
+    )
+    proto.parameters["task"].string_value = task
+    (folder / CONFIG_FILE).write_text(text_format.MessageToString(proto), encoding="utf-8")

@@ -1,0 +1,89 @@
+"""From a recipe and a study file to trainings, a table, a page and the best recipe."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from training.pipeline.environment import environment
+from training.pipeline.study.ablation import ablation
+from training.pipeline.study.cross_validation import cross_validation
+from training.pipeline.study.definition import StudyDefinition
+from training.pipeline.study.outcome import Outcome
+from training.pipeline.study.search import search
+from training.pipeline.study.trials import Trials
+from training.recipes import parse_recipe
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A study that is done, and its files; `best` is a recipe to build, of a search only."""
+
+    outcome: Outcome
+    report: Path
+    best: Path | None
+
+
+def run_study(
+    document: dict[str, Any], definition: StudyDefinition, study: Path, out: Path
+) -> Studied:
+    """Runs what is left of a study on a recipe, given as plain dicts, in OUT/NAME/studies/STUDY;
+    STUDY is the name of the file `study` without its suffix.
+
+    Raises RecipeError before the first training where one of them could not be built, DataError,
+    and BuildError where none came to its end.
+    """
+    name = parse_recipe(document).name
+    folder = out / name / "studies" / study.stem
+    outcome = _run(definition, Trials(document, folder), str(study))
+    (folder / "study.json").write_text(json.dumps(outcome.document, indent=2) + "\n")
+    best = None
+    if outcome.best is not None:
+        best = folder / "best.yaml"
+        best.write_text(_yaml(outcome.best), encoding="utf-8")
+    report = folder / "report.html"
+    _write_page(report, outcome, name, definition, document)
+    return Studied(outcome, report, best)
+
+
+def _run(definition: StudyDefinition, trials: Trials, where: str) -> Outcome:
+    if definition.search is not None:
+        return search(definition.search, trials, where)
+    if definition.ablation is not None:
+        return ablation(definition.ablation, trials, where)
+    if definition.cross_validation is not None:
+        return cross_validation(definition.cross_validation, trials, where)
+    raise ValueError("a study of no kind")
+
+
+def _write_page(
+    path: Path,
+    outcome: Outcome,
+    name: str,
+    definition: StudyDefinition,
+    document: dict[str, Any],
+) -> None:
+    templates = Environment(
+        loader=PackageLoader("training.evaluation.report"),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = templates.get_template("study.html.j2").render(
+        name=name,
+        outcome=outcome,
+        environment=environment(),
+        texts={
+            "Recipe of the best trial": _yaml(outcome.best) if outcome.best else "",
+            "Study": _yaml(definition.model_dump(mode="json", exclude_none=True)),
+            "Recipe": _yaml(document),
+        },
+    )
+    path.write_text(html, encoding="utf-8")
+
+
+def _yaml(document: Any) -> str:
+    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))

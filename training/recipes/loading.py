@@ -1,0 +1,117 @@
+"""From a YAML file and overrides to a checked recipe."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from training.errors import RecipeError
+from training.recipes.problems import INHERITING, problems, shown
+from training.recipes.recipe import Recipe
+
+_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="task")])
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe file, with overrides such as "train.epochs=3" applied, their values in YAML.
+
+    Raises RecipeError naming the file, the key's path, the value and what was expected.
+    """
+    return parse_recipe(read_document(path, overrides), str(path))
+
+
+def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe or study file with overrides applied, as plain dicts, unchecked. Raises
+    RecipeError."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if not isinstance(document, dict):
+        raise RecipeError(f"{path}: expected keys and values, got {shown(document)}")
+    for override in overrides:
+        _apply(document, override)
+    return document
+
+
+def parse_recipe(document: dict[str, Any], name: str = "recipe") -> Recipe:
+    """Checks a recipe given as plain dicts; `name` begins every message. Raises RecipeError."""
+    document = _with_inherited_training(document)
+    try:
+        return _ADAPTER.validate_python(document)
+    except ValidationError as error:
+        raise RecipeError(f"{name}: " + "; ".join(problems(document, error))) from error
+
+
+def replace(document: dict[str, Any], path: str, value: object) -> None:
+    """Sets the value at a dotted path. Raises RecipeError where a part of the path has no keys."""
+    keys = path.split(".")
+    if not all(keys):
+        raise RecipeError(f"expected KEY.KEY, got {path!r}")
+    section = document
+    for depth, key in enumerate(keys[:-1]):
+        # A section that the file leaves out, or leaves empty, may be opened by an override.
+        below = section.get(key)
+        if below is None:
+            below = section[key] = {}
+        if not isinstance(below, dict):
+            where = ".".join(keys[: depth + 1])
+            raise RecipeError(f"{where} is {shown(below)}, it has no keys")
+        section = below
+    section[keys[-1]] = value
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not all(path.split(".")):
+        raise RecipeError(f"--set {override}: expected KEY.KEY=VALUE")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: not valid YAML: {_one_line(error)}") from error
+    try:
+        replace(document, path, value)
+    except RecipeError as error:
+        raise RecipeError(f"--set {override}: {error}") from error
+
+
+def _with_inherited_training(document: dict[str, Any]) -> dict[str, Any]:
+    """The train sections of later stages filled up from train; an optimiser of another name
+    inherits nothing."""
+    train = document.get("train")
+    if not isinstance(train, dict):
+        return document
+    for path in INHERITING:
+        document = _filled(document, path.split("."), train)
+    return document
+
+
+def _filled(section: dict[str, Any], path: list[str], train: dict[str, Any]) -> dict[str, Any]:
+    key, *rest = path
+    below = section.get(key)
+    if not rest:
+        own = below or {}
+        return {**section, key: _merged(train, own)} if isinstance(own, dict) else section
+    if not isinstance(below, dict):
+        return section
+    return {**section, key: _filled(below, rest, train)}
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    merged = {**base, **own}
+    for key, value in own.items():
+        below = base.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            same_kind = value.get("name", below.get("name")) == below.get("name")
+            merged[key] = {**below, **value} if same_kind else value
+    return merged
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())

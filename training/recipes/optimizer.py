@@ -1,0 +1,133 @@
+"""How weights change, and how fast over time."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from training.recipes.fields import Fraction, PositiveInt, Strict
+
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
+Betas = tuple[Momentum, Momentum]
+
+
+class _Optimizer(Strict):
+    """`lr` is the highest rate of the schedule; that of the backbone (all but the head, see
+    training/models/parts.py) is `backbone_lr_factor` times as high. Biases and norm layers are not
+    decayed."""
+
+    lr: Annotated[float, Field(gt=0.0)]
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    backbone_lr_factor: Annotated[float, Field(gt=0.0)] = 1.0
+
+
+class Sgd(_Optimizer):
+    """Stochastic gradient descent, with momentum and Nesterov's where wanted."""
+
+    name: Literal["sgd"]
+    momentum: Momentum = 0.9
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> "Sgd":
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov: true needs a momentum above 0")
+        return self
+
+
+class AdamW(_Optimizer):
+    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+
+    name: Literal["adamw"]
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    betas: Betas = (0.9, 0.999)
+
+
+class Adam(_Optimizer):
+    """Adam (arXiv 1412.6980); weight decay is part of the gradient."""
+
+    name: Literal["adam"]
+    betas: Betas = (0.9, 0.999)
+
+
+class Adagrad(_Optimizer):
+    """Rates fall with the sum of squared gradients (Duchi et al. 2011)."""
+
+    name: Literal["adagrad"]
+
+
+class RmsProp(_Optimizer):
+    """Rates follow a running mean of squared gradients, forgotten by `alpha` (Hinton 2012)."""
+
+    name: Literal["rmsprop"]
+    alpha: Momentum = 0.99
+    momentum: Momentum = 0.0
+
+
+class Adadelta(_Optimizer):
+    """Steps in the units of the weights (arXiv 1212.5701); the paper's rate is 1."""
+
+    name: Literal["adadelta"]
+    rho: Momentum = 0.9
+
+
+class _Warmed(Strict):
+    """The rate rises evenly over the first `warmup_epochs`."""
+
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+
+
+class Constant(_Warmed):
+    """The learning rate stays."""
+
+    name: Literal["constant"] = "constant"
+
+
+class Step(_Warmed):
+    """Times `gamma` after every `step_size` epochs."""
+
+    name: Literal["step"]
+    step_size: PositiveInt
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+
+
+class MultiStep(_Warmed):
+    """Times `gamma` after each of the epochs in `milestones`."""
+
+    name: Literal["multi_step"]
+    milestones: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> "MultiStep":
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise, got {list(self.milestones)}")
+        return self
+
+
+class Cosine(_Warmed):
+    """Cosine down to 0 after the warm-up (arXiv 1608.03983)."""
+
+    name: Literal["cosine"]
+
+
+class Poly(_Warmed):
+    """(1 - t)^power after the warm-up, t from 0 to 1 (arXiv 1606.00915, §4.1)."""
+
+    name: Literal["poly"]
+    power: Annotated[float, Field(gt=0.0)] = 0.9
+
+
+class OneCycle(Strict):
+    """Cosine up to the optimiser's lr over the share `warmup` of all steps, then cosine down to
+    nearly 0 (arXiv 1708.07120)."""
+
+    name: Literal["one_cycle"]
+    warmup: Fraction = 0.3
+
+
+Optimizer = Annotated[
+    Sgd | AdamW | Adam | Adagrad | RmsProp | Adadelta, Field(discriminator="name")
+]
+Schedule = Annotated[
+    Constant | Step | MultiStep | Cosine | OneCycle | Poly, Field(discriminator="name")
+]

@@ -1,0 +1,192 @@
+"""The recipe itself: its sections, and what one section asks of another."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from training.recipes.compress import Distill, Prune, Quantize, Search
+from training.recipes.data import (
+    Augment,
+    ClassificationData,
+    Fold,
+    IdentityFolderData,
+    Normalization,
+    SegmentationData,
+    Transform,
+)
+from training.recipes.deliver import Export, Publish, Verify
+from training.recipes.fields import Strict
+from training.recipes.loss import unfit
+from training.recipes.model import ModelChoice
+from training.recipes.train import Train
+
+
+class _Recipe(Strict):
+    task: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: int = 0
+    fold: Fold | None = None
+    transform: Transform
+    normalization: Normalization = Normalization()
+    augment: Augment = Augment()
+    model: ModelChoice
+    train: Train
+    distill: Distill | None = None
+    prune: Prune | None = None
+    quantize: Quantize | None = None
+    export: Export = Export()
+    verify: Verify = Verify()
+    publish: Publish = Publish()
+    search: Search | None = None
+
+    @property
+    def single_logit(self) -> bool:
+        """Whether the network answers yes or no with one number, for a sigmoid."""
+        return False
+
+    @model_validator(mode="after")
+    def _mirror_images_are_whole(self) -> "_Recipe":
+        padding, side = self.augment.padding_crop, min(self.transform.size)
+        if padding is not None and padding.mode == "reflect" and padding.pixels >= side:
+            raise ValueError(
+                f"augment.padding_crop.pixels: an image mirrors less than its shorter side, "
+                f"{side} pixels; got {padding.pixels}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_squares_turn(self) -> "_Recipe":
+        height, width = self.transform.size
+        if self.augment.quarter_turns and height != width:
+            raise ValueError(
+                f"augment.quarter_turns: only square images can be turned, got {height}x{width}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_fit_the_plans(self) -> "_Recipe":
+        plans, largest = self.export.tensorrt, self.publish.max_batch_size
+        if plans is not None and plans.usual_batch is not None and plans.usual_batch > largest:
+            raise ValueError(
+                "export.tensorrt.usual_batch: expected at most publish.max_batch_size "
+                f"({largest}), got {plans.usual_batch}"
+            )
+        if plans is not None and max(self.verify.batch_sizes) > largest:
+            raise ValueError(
+                "verify.batch_sizes: with export.tensorrt expected at most publish.max_batch_size "
+                f"({largest}), beyond which a plan cannot run, got {max(self.verify.batch_sizes)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits_the_task(self) -> "_Recipe":
+        for path, train in _train_sections(self):
+            if reason := unfit(train.loss, self.task, single_logit=self.single_logit):
+                raise ValueError(f"{path}.loss: {reason}")
+            if self.task == "segmentation" and train.sampler.name != "shuffled":
+                raise ValueError(
+                    f"{path}.sampler: {train.sampler.name} draws by the class of an image; in a "
+                    "segmentation an image has many"
+                )
+            if self.task != "classification" and train.mixes:
+                raise ValueError(
+                    f"{path}: mixup_alpha and cutmix_alpha blend the classes of whole images, "
+                    "which only classification has"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _search_knows_how_to_prune(self) -> "_Recipe":
+        if self.search is not None and self.search.max_ratio > 0 and self.prune is None:
+            raise ValueError(
+                "search.max_ratio is above 0, so prune must be given: it says how pruned networks "
+                "are fine-tuned"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _int8_needs_calibration(self) -> "_Recipe":
+        int8 = [variant for variant in self.export.variants if variant.startswith("int8")]
+        if int8 and self.quantize is None:
+            raise ValueError(f"export.variants holds {', '.join(int8)}, so quantize must be given")
+        if self.quantize is not None and not int8:
+            raise ValueError("quantize is given, but export.variants holds no int8 variant")
+        return self
+
+
+class ClassificationRecipe(_Recipe):
+    """One class an image."""
+
+    task: Literal["classification"]
+    data: ClassificationData
+
+
+class SegmentationRecipe(_Recipe):
+    """One class a pixel. `binary` answers with the probability of the foreground instead, which is
+    every class of the data but the first."""
+
+    task: Literal["segmentation"]
+    data: SegmentationData
+    binary: bool = False
+
+    @property
+    def single_logit(self) -> bool:
+        """As every recipe has it."""
+        return self.binary
+
+    @model_validator(mode="after")
+    def _answers_cover_the_image(self) -> "SegmentationRecipe":
+        if self.transform.crop is not None:
+            raise ValueError(
+                "transform.crop: a segmentation answers for the whole image, and a crop would "
+                "leave its border without one; give resize as [height, width]"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_can_follow(self) -> "SegmentationRecipe":
+        if self.augment.policy is not None:
+            raise ValueError(
+                f"augment.policy: {self.augment.policy.name} moves images without their masks; "
+                "choose single changes such as rotate, scale and brightness"
+            )
+        padding = self.augment.padding_crop
+        if padding is not None and padding.mode == "constant":
+            raise ValueError(
+                "augment.padding_crop.mode: constant adds pixels that have no class; "
+                "choose edge or reflect"
+            )
+        return self
+
+
+class EmbeddingRecipe(_Recipe):
+    """A point on the unit sphere an image, `embedding_size` numbers: close to each other where two
+    images show the same person (FaceNet, arXiv 1503.03832). Any classification network can be
+    trained to give it."""
+
+    task: Literal["embedding"]
+    data: IdentityFolderData
+    embedding_size: Annotated[int, Field(ge=2)] = 128
+
+    @model_validator(mode="after")
+    def _people_are_not_folded(self) -> "EmbeddingRecipe":
+        if self.fold is not None:
+            raise ValueError(
+                "fold: parts are cut by image, which would put a person into training and "
+                "validation; name other people by data.val_identities instead"
+            )
+        return self
+
+
+Recipe = ClassificationRecipe | SegmentationRecipe | EmbeddingRecipe
+
+
+def _train_sections(recipe: _Recipe) -> list[tuple[str, Train]]:
+    sections = [("train", recipe.train)]
+    if recipe.distill is not None:
+        sections.append(("distill.train", recipe.distill.train))
+    if recipe.prune is not None:
+        sections.append(("prune.train", recipe.prune.train))
+    if recipe.quantize is not None and recipe.quantize.qat is not None:
+        sections.append(("quantize.qat.train", recipe.quantize.qat.train))
+    return sections

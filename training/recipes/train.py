@@ -1,0 +1,106 @@
+"""One run of the training loop."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from training.recipes.fields import PositiveInt, Strict
+from training.recipes.loss import CrossEntropy, Loss
+from training.recipes.optimizer import (
+    Constant,
+    MultiStep,
+    OneCycle,
+    Optimizer,
+    Schedule,
+    Step,
+)
+
+
+class Shuffled(Strict):
+    """Every image once an epoch, in random order."""
+
+    name: Literal["shuffled"] = "shuffled"
+
+
+class Weighted(Strict):
+    """As many images an epoch, drawn so that every class comes equally often; of a large class some
+    are left out, those of a small one come several times."""
+
+    name: Literal["weighted"]
+
+
+class Identities(Strict):
+    """Batches of `people` classes with `pictures` images of each, which a triplet loss needs
+    (arXiv 1703.07737)."""
+
+    name: Literal["identities"]
+    people: Annotated[int, Field(ge=2)]
+    pictures: Annotated[int, Field(ge=2)]
+
+
+Sampler = Annotated[Shuffled | Weighted | Identities, Field(discriminator="name")]
+Alpha = Annotated[float, Field(gt=0.0)] | None
+
+
+class Train(Strict):
+    """One run of the training loop.
+
+    batch_size: images of all processes together; with accumulate, so many batches make one step.
+    sampler: which images make a batch. mixup_alpha, cutmix_alpha: classification only; images are
+    blended (arXiv 1710.09412) or patched (arXiv 1905.04899), by shares drawn from Beta(alpha,
+    alpha); with both, each batch takes one by chance. auxiliary_weight: how much the losses of a
+    network's auxiliary answers count. clip_norm: largest norm of the gradient. ema_decay: the
+    weights that are measured and kept are a running mean of the steps'. patience: training stops
+    after so many epochs without a better validation score. freeze_backbone_epochs: how long only
+    the head learns. precision: "auto" takes bf16 autocast where the hardware computes in it, else
+    fp32; fp16 autocast, with a scaled loss, is for GPUs only. keep: which weights leave the stage;
+    "last" suits schedules that end near a learning rate of 0, where a small validation set would
+    pick among equals by chance.
+    """
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    accumulate: PositiveInt = 1
+    sampler: Sampler = Shuffled()
+    mixup_alpha: Alpha = None
+    cutmix_alpha: Alpha = None
+    loss: Loss = CrossEntropy()
+    auxiliary_weight: Annotated[float, Field(ge=0.0)] = 0.4
+    optimizer: Optimizer
+    schedule: Schedule = Constant()
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    patience: PositiveInt | None = None
+    freeze_backbone_epochs: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    keep: Literal["best", "last"] = "best"
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are blended, so that targets are probabilities."""
+        return self.mixup_alpha is not None or self.cutmix_alpha is not None
+
+    @model_validator(mode="after")
+    def _all_of_it_happens(self) -> "Train":
+        """A key whose time never comes is a mistake."""
+        late = {"freeze_backbone_epochs": self.freeze_backbone_epochs}
+        if not isinstance(self.schedule, OneCycle):
+            late["schedule.warmup_epochs"] = self.schedule.warmup_epochs
+        if isinstance(self.schedule, Step):
+            late["schedule.step_size"] = self.schedule.step_size
+        if isinstance(self.schedule, MultiStep):
+            late["schedule.milestones"] = self.schedule.milestones[-1]
+        for key, epoch in late.items():
+            if epoch >= self.epochs:
+                raise ValueError(f"{key}: {epoch} is not before the end, epochs is {self.epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_are_whole(self) -> "Train":
+        sampler = self.sampler
+        if isinstance(sampler, Identities) and sampler.people * sampler.pictures != self.batch_size:
+            raise ValueError(
+                f"batch_size: must be people x pictures of the sampler, "
+                f"{sampler.people} x {sampler.pictures}, got {self.batch_size}"
+            )
+        return self
