@@ -26,12 +26,12 @@ from pathlib import Path
 import grpc
 
 from benchmarks.echo import echo_server
-from loadtest.client import StreamClient, UnaryClient
-from loadtest.compare import ratio
-from loadtest.runner import Player, Share, precise_loop
-from loadtest.schedule import Arrivals
-from loadtest.wire import Request
-from loadtest.workload import ALWAYS_ZERO, draws
+from loadtest.generator.arrivals import Arrivals
+from loadtest.generator.player import Player, Share, precise_loop
+from loadtest.payloads.content import ALWAYS_ZERO, draws
+from loadtest.report.comparison import ratio
+from loadtest.wire.grpc_client import StreamClient, UnaryClient
+from loadtest.wire.messages import Request
 from protos.gen import vision_pb2 as pb
 from protos.gen import vision_pb2_grpc
 

@@ -14,12 +14,12 @@ import sys
 
 from benchmarks.echo import echo_server
 from benchmarks.loadtest.generator_cost import MESSAGE
-from loadtest.fleet import Fleet, Interrupt
+from loadtest.generator.arrivals import Arrivals
+from loadtest.generator.fleet import Fleet, Interrupt
+from loadtest.generator.worker import Load
+from loadtest.payloads.content import ALWAYS_ZERO
 from loadtest.results import OK, records_of
-from loadtest.schedule import Arrivals
-from loadtest.wire import Request
-from loadtest.worker import Load
-from loadtest.workload import ALWAYS_ZERO
+from loadtest.wire.messages import Request
 
 WORKERS = (1, 2, 4)
 CALLERS = 16

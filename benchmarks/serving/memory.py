@@ -38,9 +38,9 @@ from benchmarks.serving.networks import (
     publish,
 )
 from benchmarks.serving.tensor_load import image_requests, play
-from loadtest.client import StreamClient, UnaryClient
-from loadtest.host import usage
-from loadtest.schedule import Arrivals
+from loadtest.generator.arrivals import Arrivals
+from loadtest.measurement.server_process import usage
+from loadtest.wire.grpc_client import StreamClient, UnaryClient
 from tests.support.process import ServerProcess
 
 FILES = Path("build/benchmarks")

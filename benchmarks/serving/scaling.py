@@ -32,12 +32,12 @@ from benchmarks.echo import SIDE, echo_server
 from benchmarks.serving.networks import export_trivial, publish
 from benchmarks.serving.speed.measure import Watch
 from benchmarks.serving.tensor_load import image_requests, play
-from loadtest.client import UnaryClient
-from loadtest.host import local_server, usage
+from loadtest.generator.arrivals import Arrivals
+from loadtest.generator.player import precise_loop
+from loadtest.measurement.server_process import local_server, usage
 from loadtest.results import OK
-from loadtest.runner import precise_loop
-from loadtest.schedule import Arrivals
-from loadtest.wire import Answer, Request
+from loadtest.wire.grpc_client import UnaryClient
+from loadtest.wire.messages import Answer, Request
 from tests.support.process import ServerProcess
 
 FILES = Path("build/benchmarks")

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.serving.networks import COLD_SECONDS, export, publish
-from loadtest.host import usage
+from loadtest.measurement.server_process import usage
 from serving.client import VisionClient
 from tests.support.process import ServerProcess
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from loadtest.generator.arrivals import Arrivals
+from loadtest.generator.player import Client, Player, Share
+from loadtest.payloads.content import ALWAYS_ZERO, Payload, TensorInput, draws
 from loadtest.results import OK, STATUSES, Records, records_of
-from loadtest.runner import Client, Player, Share
-from loadtest.schedule import Arrivals
-from loadtest.wire import ModelFacts, Request, infer_request
-from loadtest.workload import ALWAYS_ZERO, Payload, TensorInput, draws
+from loadtest.wire.messages import ModelFacts, Request, infer_request
 from serving.base.task import IMAGE_INPUT
 
 

@@ -8,11 +8,11 @@ from typing import Annotated, TypeVar
 import typer
 
 from loadtest.errors import LoadTestError
-from loadtest.prepare import Api, Content, Prepared
-from loadtest.rest import is_rest
-from loadtest.verdict import Condition, parse_condition
-from loadtest.worker import Load
-from loadtest.workload import ALWAYS_ZERO, Distribution, parse_distribution
+from loadtest.generator.worker import Load
+from loadtest.payloads.content import ALWAYS_ZERO, Distribution, parse_distribution
+from loadtest.report.checks import Condition, parse_condition
+from loadtest.wire.prepare import Api, Content, Prepared
+from loadtest.wire.rest_client import is_rest
 
 Value = TypeVar("Value")
 

@@ -10,12 +10,12 @@ from typing import Any, NoReturn, ParamSpec
 import typer
 
 from loadtest.errors import LoadTestError
-from loadtest.junit import write_junit
-from loadtest.page import render_page
+from loadtest.report.checks import Condition, check
+from loadtest.report.html_page import render_page
+from loadtest.report.junit import write_junit
+from loadtest.report.summary import summarise
+from loadtest.report.text import render
 from loadtest.results import Run, save
-from loadtest.summary import summarise
-from loadtest.text import render
-from loadtest.verdict import Condition, check
 
 Parameters = ParamSpec("Parameters")
 

@@ -8,13 +8,19 @@ import typer
 
 from loadtest.cli import options as o
 from loadtest.cli.output import Wanted, deliver, failing, named
-from loadtest.fleet import Fleet, Interrupt
-from loadtest.live import Progress
-from loadtest.observe import Observer
-from loadtest.prepare import prepare
+from loadtest.cli.progress import Progress
+from loadtest.generator.arrivals import (
+    OPEN_KINDS,
+    Arrivals,
+    Kind,
+    parse_concurrency,
+    read_recording,
+)
+from loadtest.generator.fleet import Fleet, Interrupt
+from loadtest.measurement.phase_runner import Lab, Terms
+from loadtest.measurement.server_counters import Observer
 from loadtest.results import Run
-from loadtest.schedule import OPEN_KINDS, Arrivals, Kind, parse_concurrency, read_recording
-from loadtest.trial import Lab, Terms
+from loadtest.wire.prepare import prepare
 
 _ARRIVALS = "Arrivals"
 _AGAINST = "Comparison"

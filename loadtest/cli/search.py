@@ -6,14 +6,14 @@ import typer
 
 from loadtest.cli import options as o
 from loadtest.cli.output import Wanted, deliver, fail, failing
-from loadtest.fleet import Fleet, Interrupt
-from loadtest.live import Progress
-from loadtest.observe import Observer
-from loadtest.prepare import prepare
+from loadtest.cli.progress import Progress
+from loadtest.generator.arrivals import OPEN_KINDS, Arrivals, Kind
+from loadtest.generator.fleet import Fleet, Interrupt
+from loadtest.measurement.phase_runner import Lab, Terms
+from loadtest.measurement.rate_search import Goal, Search, Step, judge
+from loadtest.measurement.server_counters import Observer
 from loadtest.results import OK, Phase, Run
-from loadtest.schedule import OPEN_KINDS, Arrivals, Kind
-from loadtest.search import Goal, Search, Step, judge
-from loadtest.trial import Lab, Terms
+from loadtest.wire.prepare import prepare
 
 _GOAL = "Goal"
 # A closed loop that keeps a server busy shows about what it can do: the search begins at half.

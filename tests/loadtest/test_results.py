@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from loadtest.errors import LoadTestError
+from loadtest.report.summary import summarise
 from loadtest.results import (
     OK,
     RECORD,
@@ -17,7 +18,6 @@ from loadtest.results import (
     records_of,
     save,
 )
-from loadtest.summary import summarise
 
 
 def phase(latencies: list[float], label: str = "constant 10/s", late: float = 0.0) -> Phase:

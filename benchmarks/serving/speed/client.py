@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from loadtest.host import local_server, usage
+from loadtest.measurement.server_process import local_server, usage
 from serving.client import AsyncVisionClient, CallFailed
 
 _CONCURRENCY = 32

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loadtest.host import local_server, usage
+from loadtest.measurement.server_process import local_server, usage
 
 # Above this share of the machine taken by others, a measurement says little.
 VOID_SHARE = 0.05

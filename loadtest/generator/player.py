@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from loadtest.generator.arrivals import Arrivals, due_times, share_of
 from loadtest.results import NOT_SENT, UNANSWERED, pack_record
-from loadtest.schedule import Arrivals, due_times, share_of
-from loadtest.wire import Answer, Request, failed
+from loadtest.wire.messages import Answer, Request, failed
 
 # A pacer that has fallen behind still lets answers be read after this many requests.
 _BREATH = 16

@@ -11,7 +11,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from loadtest.errors import LoadTestError
-from loadtest.wire import (
+from loadtest.payloads.content import TensorInput
+from loadtest.wire.messages import (
     INFER,
     READERS,
     Answer,
@@ -22,7 +23,6 @@ from loadtest.wire import (
     read_streamed,
     vision_options,
 )
-from loadtest.workload import TensorInput
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import grpc_service_pb2_grpc
 

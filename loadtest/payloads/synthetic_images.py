@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from loadtest.workload import MADE_UP, Payload, grouped
+from loadtest.payloads.content import MADE_UP, Payload, grouped
 
 
 def synthetic_images(

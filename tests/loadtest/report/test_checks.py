@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from loadtest.errors import LoadTestError
-from loadtest.junit import write_junit
-from loadtest.verdict import check, parse_condition
+from loadtest.report.checks import check, parse_condition
+from loadtest.report.junit import write_junit
 
 PHASE: dict[str, Any] = {
     "label": "concurrency 8",

@@ -7,12 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from loadtest import client, rest, workload
 from loadtest.errors import LoadTestError
-from loadtest.rest import is_rest
-from loadtest.synthetic import synthetic_images
-from loadtest.wire import METHODS, ModelFacts, Request, infer_request, rest_request, vision_request
-from loadtest.workload import Payload
+from loadtest.payloads.content import (
+    Payload,
+    image_folder,
+    labelled_folder,
+    npy_tensors,
+    random_tensors,
+)
+from loadtest.payloads.synthetic_images import synthetic_images
+from loadtest.wire import grpc_client, rest_client
+from loadtest.wire.messages import (
+    METHODS,
+    ModelFacts,
+    Request,
+    infer_request,
+    rest_request,
+    vision_request,
+)
+from loadtest.wire.rest_client import is_rest
 
 Api = Literal["auto", "vision", "oip"]
 
@@ -43,9 +56,9 @@ def prepare(url: str, contents: Mapping[str, Content], *, api: Api, seed: int) -
     names = list(contents)
     binary = False
     if is_rest(url):
-        facts, binary = asyncio.run(rest.describe(url, names))
+        facts, binary = asyncio.run(rest_client.describe(url, names))
     else:
-        facts = asyncio.run(client.describe(url, names))
+        facts = asyncio.run(grpc_client.describe(url, names))
     requests: list[Request] = []
     sizes = []
     for number, (model, content) in enumerate(zip(facts, contents.values(), strict=True)):
@@ -66,14 +79,14 @@ def prepare(url: str, contents: Mapping[str, Content], *, api: Api, seed: int) -
 def _payloads(model: ModelFacts, content: Content, seed: int) -> Sequence[Payload]:
     rows = content.rows
     if content.labelled is not None:
-        return workload.labelled_folder(content.labelled, rows, seed)
+        return labelled_folder(content.labelled, rows, seed)
     if content.images is not None:
-        return workload.image_folder(content.images, rows, seed)
+        return image_folder(content.images, rows, seed)
     if content.synthetic:
         return synthetic_images(content.synthetic, rows, seed)
     if content.npy:
-        return workload.npy_tensors(content.npy, model.inputs, rows)
-    return workload.random_tensors(model.inputs, content.shapes, rows, seed)
+        return npy_tensors(content.npy, model.inputs, rows)
+    return random_tensors(model.inputs, content.shapes, rows, seed)
 
 
 def _is_vision(model: ModelFacts, content: Content, api: Api) -> bool:

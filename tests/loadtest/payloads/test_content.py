@@ -8,16 +8,7 @@ import pytest
 
 from loadtest.cli.options import contents, duration, weighted
 from loadtest.errors import LoadTestError
-from loadtest.synthetic import synthetic_images
-from loadtest.wire import (
-    ModelFacts,
-    infer_options,
-    infer_request,
-    rest_request,
-    vision_options,
-    vision_request,
-)
-from loadtest.workload import (
+from loadtest.payloads.content import (
     ALWAYS_ZERO,
     Distribution,
     Payload,
@@ -28,6 +19,15 @@ from loadtest.workload import (
     npy_tensors,
     parse_distribution,
     random_tensors,
+)
+from loadtest.payloads.synthetic_images import synthetic_images
+from loadtest.wire.messages import (
+    ModelFacts,
+    infer_options,
+    infer_request,
+    rest_request,
+    vision_options,
+    vision_request,
 )
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import vision_pb2 as vision

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from loadtest.client import StreamClient, UnaryClient
-from loadtest.rest import RestClient, is_rest
-from loadtest.runner import Client, Player, Share, precise_loop
-from loadtest.wire import Request
-from loadtest.workload import Distribution, draws
+from loadtest.generator.player import Client, Player, Share, precise_loop
+from loadtest.payloads.content import Distribution, draws
+from loadtest.wire.grpc_client import StreamClient, UnaryClient
+from loadtest.wire.messages import Request
+from loadtest.wire.rest_client import RestClient, is_rest
 
 # How often records go to the parent, in seconds.
 _REPORT_EVERY = 0.25

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from loadtest.errors import LoadTestError
+from loadtest.payloads.content import DATATYPES, Array, Payload, TensorInput
 from loadtest.results import OK, UNCHECKED
-from loadtest.workload import DATATYPES, Array, Payload, TensorInput
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import vision_pb2 as vision
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.errors import LoadTestError
-from loadtest.verdict import Check
+from loadtest.report.checks import Check
 
 _PROPERTIES = ("requests_per_second", "error_rate", "mean_batch_size", "goodput_per_second")
 

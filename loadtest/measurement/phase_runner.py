@@ -6,11 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from loadtest import latency
-from loadtest.fleet import Fleet, Interrupt
-from loadtest.observe import Observed, Observer, difference
+from loadtest.generator.arrivals import Arrivals
+from loadtest.generator.fleet import Fleet, Interrupt
+from loadtest.measurement.server_counters import Observed, Observer, difference
+from loadtest.report import latency
 from loadtest.results import OK, RECORD, Phase, Records, records_of
-from loadtest.schedule import Arrivals
 
 # A p99 may look stable by accident in the first seconds.
 _LEAST_SECONDS = 5.0

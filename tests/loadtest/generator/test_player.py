@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest import summary
+from loadtest.generator.arrivals import Arrivals, Kind
+from loadtest.generator.player import Player, Share
+from loadtest.report import summary
 from loadtest.results import NOT_SENT, OK, UNANSWERED, Phase, Run, records_of
-from loadtest.runner import Player, Share
-from loadtest.schedule import Arrivals, Kind
-from loadtest.wire import Answer, Request
+from loadtest.wire.messages import Answer, Request
 
 Clock = Callable[[Coroutine[Any, Any, Any]], Any]
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest import latency
-from loadtest.compare import compare
+from loadtest.report import latency
+from loadtest.report.comparison import compare
 from loadtest.results import NOT_SENT, OK, STATUSES, UNANSWERED, UNCHECKED, Phase, Records, Run
 
 STAGES = ("decode", "queue", "infer", "postprocess")

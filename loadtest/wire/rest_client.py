@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 
 from loadtest.errors import LoadTestError
+from loadtest.payloads.content import TensorInput
 from loadtest.results import OK, UNCHECKED
-from loadtest.wire import Answer, ModelFacts, Request, count_right, failed
-from loadtest.workload import TensorInput
+from loadtest.wire.messages import Answer, ModelFacts, Request, count_right, failed
 
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 # gRPC's statuses for those of HTTP; any other is UNKNOWN.

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from loadtest import latency
+from loadtest.report import latency
+from loadtest.report.summary import lateness_of
 from loadtest.results import OK, Phase
-from loadtest.summary import lateness_of
 
 # A step whose p99 is on one side of the limit with less confidence is measured once more, longer.
 _SURE = 0.95

@@ -9,10 +9,10 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest import client
 from loadtest.errors import LoadTestError
-from loadtest.host import local_server, usage
-from loadtest.rest import is_rest
+from loadtest.measurement.server_process import local_server, usage
+from loadtest.wire import grpc_client
+from loadtest.wire.rest_client import is_rest
 
 _TIMEOUT = 5.0
 # Sample names of Triton, which our server uses too, and what we call them.
@@ -57,7 +57,9 @@ class Observer:
     def look(self) -> Observed:
         """The counters of now."""
         statistics = (
-            {} if is_rest(self._url) else asyncio.run(client.statistics(self._url, self._models))
+            {}
+            if is_rest(self._url)
+            else asyncio.run(grpc_client.statistics(self._url, self._models))
         )
         try:
             metrics = self._scrape(self._metrics_url) if self._metrics_url else {}

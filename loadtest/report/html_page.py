@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.report.summary import over_time
+from loadtest.report.svg_charts import COLOURS, Series, chart
+from loadtest.report.text import conclusions, render
 from loadtest.results import OK, Phase, Run
-from loadtest.summary import over_time
-from loadtest.svg import COLOURS, Series, chart
-from loadtest.text import conclusions, render
 
 # Percentiles of the percentile plot: evenly far apart on its scale.
 _TAIL = 100 * (1 - np.logspace(0, -4, 81))

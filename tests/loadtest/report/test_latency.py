@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from loadtest import latency
-from loadtest.latency import _bucket, histogram, instability, interval, percentiles, resampled
+from loadtest.report import latency
+from loadtest.report.latency import (
+    _bucket,
+    histogram,
+    instability,
+    interval,
+    percentiles,
+    resampled,
+)
 
 
 def test_buckets_are_those_of_the_library() -> None:

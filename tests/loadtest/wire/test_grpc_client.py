@@ -7,11 +7,11 @@ from typing import Any
 import grpc
 import pytest
 
-from loadtest.client import StreamClient, UnaryClient, describe
 from loadtest.errors import LoadTestError
+from loadtest.payloads.content import Payload
 from loadtest.results import OK, UNCHECKED
-from loadtest.wire import Answer, Request, infer_request, vision_request
-from loadtest.workload import Payload
+from loadtest.wire.grpc_client import StreamClient, UnaryClient, describe
+from loadtest.wire.messages import Answer, Request, infer_request, vision_request
 
 Connect = Callable[[str], Any]
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loadtest.compare import compare, ratio
+from loadtest.measurement.rate_search import Goal, Search, Step, judge
+from loadtest.report.comparison import compare, ratio
 from loadtest.results import OK, Phase, pack_record, records_of
-from loadtest.search import Goal, Search, Step, judge
 
 GOAL = Goal(p99=0.05, error_rate=0.01, precision=0.05, max_lateness=0.01)
 

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from loadtest.errors import LoadTestError
-from loadtest.host import local_server, usage
-from loadtest.observe import Observed, Observer, difference
+from loadtest.measurement.server_counters import Observed, Observer, difference
+from loadtest.measurement.server_process import local_server, usage
 
 METRICS = """
 # TYPE nv_inference_request_success counter

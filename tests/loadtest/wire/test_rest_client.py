@@ -10,10 +10,10 @@ import pytest
 from aiohttp import web
 
 from loadtest.errors import LoadTestError
-from loadtest.rest import RestClient, describe
+from loadtest.payloads.content import Payload
 from loadtest.results import OK, UNCHECKED
-from loadtest.wire import rest_request
-from loadtest.workload import Payload
+from loadtest.wire.messages import rest_request
+from loadtest.wire.rest_client import RestClient, describe
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from loadtest.errors import LoadTestError
-from loadtest.schedule import (
+from loadtest.generator.arrivals import (
     Arrivals,
     due_times,
     parse_concurrency,

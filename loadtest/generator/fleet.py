@@ -10,11 +10,11 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType, TracebackType
 from typing import Any
 
-from loadtest import worker
 from loadtest.errors import LoadTestError
-from loadtest.runner import Share
-from loadtest.schedule import Arrivals
-from loadtest.worker import Done, Load, Play, Ready, Stop
+from loadtest.generator import worker
+from loadtest.generator.arrivals import Arrivals
+from loadtest.generator.player import Share
+from loadtest.generator.worker import Done, Load, Play, Ready, Stop
 
 # Between the order to play and the first request: longer than it takes to reach every worker.
 _LEAD = 0.1

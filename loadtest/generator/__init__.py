@@ -1,0 +1,1 @@
+"""The processes that send requests at their due times."""

@@ -1,0 +1,1 @@
+"""The content of requests, and the order in which they are sent."""

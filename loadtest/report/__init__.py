@@ -1,0 +1,1 @@
+"""Figures of a run, and the forms in which they are told."""
