@@ -18,6 +18,7 @@ from loadtest.wire.messages import (
     Answer,
     ModelFacts,
     Request,
+    encoded_input,
     failed,
     infer_options,
     read_streamed,
@@ -227,13 +228,14 @@ async def _describe(
     except grpc.aio.AioRpcError as error:
         raise LoadTestError(f"{url}: model {model!r}: {error.details()}") from error
     parameters = await _parameters(stub, name, version)
+    inputs = tuple(TensorInput(i.name, i.datatype, tuple(i.shape)) for i in metadata.inputs)
     return ModelFacts(
         name,
         version,
         parameters.get("task", ""),
-        tuple(TensorInput(i.name, i.datatype, tuple(i.shape)) for i in metadata.inputs),
+        inputs,
         metadata.outputs[0].name if metadata.outputs else "",
-        parameters.get("encoded_image_input", "") or _bytes_input(metadata),
+        encoded_input(parameters, inputs),
     )
 
 
@@ -247,12 +249,6 @@ async def _parameters(
     except grpc.aio.AioRpcError:
         return {}
     return {key: value.string_value for key, value in response.config.parameters.items()}
-
-
-def _bytes_input(metadata: oip.ModelMetadataResponse) -> str:
-    """The only input, where it takes BYTES."""
-    only = metadata.inputs[0] if len(metadata.inputs) == 1 else None
-    return only.name if only is not None and only.datatype == "BYTES" else ""
 
 
 async def statistics(url: str, names: Sequence[str]) -> dict[str, float]:

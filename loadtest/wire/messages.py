@@ -3,7 +3,8 @@
 import functools
 import json
 import struct
-from collections.abc import Callable, Sequence
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,8 +35,12 @@ _Response = vision.ClassifyResponse | vision.SegmentResponse | vision.EmbedRespo
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the server says about a model. `task` is "" and `encoded_input` (the BYTES input that
-    takes image files) is "" where it says nothing of the kind."""
+    """What the server says about a model.
+
+    task: of VisionService; "" where the server names none.
+    output: the first one.
+    encoded_input: the BYTES input that takes image files; "" where there is none.
+    """
 
     name: str
     version: str = ""
@@ -56,6 +61,15 @@ class Request:
     rows: int
     expected: tuple[str, ...] = ()
     json_length: int = 0
+
+
+def encoded_input(parameters: Mapping[str, str], inputs: Sequence[TensorInput]) -> str:
+    """The BYTES input that takes image files, or "": the one that the model's config names, else
+    the only input where that takes BYTES."""
+    named = parameters.get("encoded_image_input", "")
+    if named or len(inputs) != 1:
+        return named
+    return inputs[0].name if inputs[0].datatype == "BYTES" else ""
 
 
 def failed(status: int) -> Answer:
@@ -121,10 +135,9 @@ def rest_request(number: int, facts: ModelFacts, payload: Payload, *, binary: bo
     if payload.expected:
         document["outputs"] = [{"name": facts.output, "parameters": {"classification": 1}}]
     head = json.dumps(document).encode()
-    version = f"/versions/{facts.version}" if facts.version else ""
     return Request(
         number,
-        f"/v2/models/{facts.name}{version}/infer",
+        f"{model_path(facts.name, facts.version)}/infer",
         head + tail,
         payload.rows,
         payload.expected,
@@ -132,13 +145,20 @@ def rest_request(number: int, facts: ModelFacts, payload: Payload, *, binary: bo
     )
 
 
+def model_path(name: str, version: str) -> str:
+    """The path of a model in REST; "" is the version that the server chooses."""
+    path = f"/v2/models/{urllib.parse.quote(name, safe='')}"
+    return f"{path}/versions/{urllib.parse.quote(version, safe='')}" if version else path
+
+
 def _tensors(facts: ModelFacts, payload: Payload) -> list[tuple[str, str, Array]]:
     """Name, datatype and array of every input."""
     if payload.images:
         if not facts.encoded_input:
             raise LoadTestError(
-                f"model {facts.name!r} has no input for image files: send tensors (--npy, or none "
-                "of the payload options for random ones)"
+                f"model {facts.name!r} has no input for image files (its inputs: "
+                f"{', '.join(spec.name for spec in facts.inputs) or 'none'}): send tensors "
+                "(--npy, or none of the payload options for random ones)"
             )
         files = np.array(payload.images, dtype=object)
         two = any(s.name == facts.encoded_input and len(s.shape) == 2 for s in facts.inputs)

@@ -10,7 +10,15 @@ import aiohttp
 from loadtest.errors import LoadTestError
 from loadtest.payloads.content import TensorInput
 from loadtest.results import OK, UNCHECKED
-from loadtest.wire.messages import Answer, ModelFacts, Request, count_right, failed
+from loadtest.wire.messages import (
+    Answer,
+    ModelFacts,
+    Request,
+    count_right,
+    encoded_input,
+    failed,
+    model_path,
+)
 
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 # gRPC's statuses for those of HTTP; any other is UNKNOWN.
@@ -90,9 +98,8 @@ async def describe(url: str, names: Sequence[str]) -> tuple[list[ModelFacts], bo
 
 async def _describe(session: aiohttp.ClientSession, url: str, model: str) -> ModelFacts:
     name, _, version = model.partition(":")
-    metadata = await _get(
-        session, url, f"/v2/models/{name}" + (f"/versions/{version}" if version else "")
-    )
+    path = model_path(name, version)
+    metadata = await _get(session, url, path)
     try:
         inputs = tuple(
             TensorInput(i["name"], i["datatype"], tuple(int(d) for d in i["shape"]))
@@ -101,9 +108,31 @@ async def _describe(session: aiohttp.ClientSession, url: str, model: str) -> Mod
         outputs = [str(o["name"]) for o in metadata.get("outputs") or ()]
     except (KeyError, TypeError, ValueError) as error:
         raise LoadTestError(f"{url}: the metadata of model {model!r} cannot be read") from error
-    only = inputs[0] if len(inputs) == 1 else None
-    encoded = only.name if only is not None and only.datatype == "BYTES" else ""
-    return ModelFacts(name, version, "", inputs, outputs[0] if outputs else "", encoded)
+    parameters = await _parameters(session, url, path)
+    return ModelFacts(
+        name,
+        version,
+        parameters.get("task", ""),
+        inputs,
+        outputs[0] if outputs else "",
+        encoded_input(parameters, inputs),
+    )
+
+
+async def _parameters(session: aiohttp.ClientSession, url: str, path: str) -> dict[str, str]:
+    """The parameters of the model's config (an extension); none where the server has no such
+    call, or answers with another form."""
+    try:
+        found = (await _get(session, url, f"{path}/config")).get("parameters")
+    except LoadTestError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        key: str(value.get("string_value", ""))
+        for key, value in found.items()
+        if isinstance(value, dict)
+    }
 
 
 async def _get(session: aiohttp.ClientSession, url: str, path: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from loadtest.errors import LoadTestError
 from loadtest.payloads.content import Payload
 from loadtest.results import OK, UNCHECKED
 from loadtest.wire.messages import rest_request
+from loadtest.wire.prepare import Content, prepare
 from loadtest.wire.rest_client import RestClient, describe
 
 JSON_LENGTH = "Inference-Header-Content-Length"
@@ -25,12 +27,14 @@ class RestServer:
         self._binary = binary
         self.bodies: list[tuple[dict[str, Any], bytes]] = []
         self.status = 200
+        self.config: Any = None
         self.delay = 0.0
 
     def application(self) -> web.Application:
         application = web.Application()
         application.router.add_get("/v2", self._server)
         application.router.add_get("/v2/models/double", self._model)
+        application.router.add_get("/v2/models/double/config", self._config)
         application.router.add_post("/v2/models/double/infer", self._infer)
         return application
 
@@ -41,6 +45,11 @@ class RestServer:
     async def _model(self, request: web.Request) -> web.Response:
         tensor = {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
         return web.json_response({"name": "double", "inputs": [tensor], "outputs": [tensor]})
+
+    async def _config(self, request: web.Request) -> web.Response:
+        if self.config is None:
+            raise web.HTTPNotFound
+        return web.json_response(self.config)
 
     async def _infer(self, request: web.Request) -> web.Response:
         content = await request.read()
@@ -118,3 +127,40 @@ def test_what_does_not_answer_or_has_no_such_model_is_named() -> None:
             await describe("http://127.0.0.1:1", ["double"])
 
     with_server(RestServer(binary=True), use)
+
+
+def test_images_go_into_the_input_that_the_config_names(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.jpg").write_bytes(b"\xff\xd8 no text")
+    server = RestServer(binary=True)
+    server.config = {"parameters": {"encoded_image_input": {"string_value": "encoded"}}}
+
+    async def use(url: str) -> None:
+        contents = {"double": Content(labelled=tmp_path, rows=2)}
+        prepared = await asyncio.to_thread(prepare, url, contents, api="auto", seed=0)
+        client = RestClient(url, 10.0)
+        answer = await client.call(prepared.requests[0], 0, 0)
+        await client.close()
+        assert answer[:2] == (OK, 1)
+
+    with_server(server, use)
+    ((head, tail),) = server.bodies
+    (tensor,) = head["inputs"]
+    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("encoded", "BYTES", [2])
+    image = (10).to_bytes(4, "little") + b"\xff\xd8 no text"
+    assert tail == image * 2
+    assert tensor["parameters"] == {"binary_data_size": len(tail)}
+
+
+@pytest.mark.parametrize("config", [None, [], {}, {"parameters": None}, {"parameters": {"a": 1}}])
+def test_a_model_without_an_input_for_images_is_named(config: Any, tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"jpeg")
+    server = RestServer(binary=True)
+    server.config = config
+
+    async def use(url: str) -> None:
+        contents = {"double": Content(images=tmp_path)}
+        with pytest.raises(LoadTestError, match=r"'double' has no input for image files .*: x\)"):
+            await asyncio.to_thread(prepare, url, contents, api="auto", seed=0)
+
+    with_server(server, use)
