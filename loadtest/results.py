@@ -110,7 +110,7 @@ def records_of(chunks: Iterable[bytes]) -> Records:
     return records[np.argsort(records["due"], kind="stable")]
 
 
-def save(run: Run, path: Path) -> None:
+def write_run(run: Run, path: Path) -> None:
     """Writes a run to a file. Raises LoadTestError where that is not possible."""
     header = {
         "schema_version": SCHEMA_VERSION,
@@ -133,8 +133,8 @@ def save(run: Run, path: Path) -> None:
         raise LoadTestError(f"{path}: {error.strerror}") from error
 
 
-def load(path: Path) -> Run:
-    """Reads a file that `save` wrote. Raises LoadTestError."""
+def read_run(path: Path) -> Run:
+    """Reads a file that `write_run` wrote. Raises LoadTestError."""
     try:
         # NumPy leaves a file that it cannot read open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:

@@ -15,7 +15,7 @@ from loadtest.report.html_page import render_page
 from loadtest.report.junit import write_junit
 from loadtest.report.summary import summarise
 from loadtest.report.text import render
-from loadtest.results import Run, save
+from loadtest.results import Run, write_run
 
 Parameters = ParamSpec("Parameters")
 
@@ -62,7 +62,7 @@ def deliver(run: Run, wanted: Wanted) -> None:
     Steps of a search are meant to find where the server fails, so they are not checked.
     """
     if wanted.output is not None:
-        save(run, wanted.output)
+        write_run(run, wanted.output)
     document = summarise(run)
     checks = [] if "search" in run.settings else check(document, wanted.conditions)
     failures = [c.failure for c in checks if c.failure]

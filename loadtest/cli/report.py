@@ -7,7 +7,7 @@ import typer
 
 from loadtest.cli import options as o
 from loadtest.cli.output import Wanted, deliver, failing
-from loadtest.results import load, merge
+from loadtest.results import merge, read_run
 
 
 @failing
@@ -22,4 +22,4 @@ def report(
     """Report on raw results, of one machine or of several that ran together."""
     wanted = Wanted(as_json, output, html, junit, o.conditions(fail_if))
     wanted.check_places()
-    deliver(merge([load(path) for path in files]), wanted)
+    deliver(merge([read_run(path) for path in files]), wanted)

@@ -1,5 +1,6 @@
 """`convserve loadtest search`."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from loadtest.generator.fleet import Fleet, Interrupt
 from loadtest.measurement.phase_runner import Lab, Terms
 from loadtest.measurement.rate_search import Goal, Search, Step, judge
 from loadtest.measurement.server_counters import Observer
+from loadtest.report.text import tried
 from loadtest.results import OK, Phase, Run
 from loadtest.wire.prepare import prepare
 
@@ -124,7 +126,8 @@ def search(
     settings = {"seed": seed, "max_lateness": lateness, "search": found.document(goal)}
     deliver(Run(settings, tuple(weights), tuple(phases)), wanted)
     if found.best is None:
-        fail(f"no rate keeps p99 {p99} with at most {error_rate:.2%} errors")
+        why = f" ({tried(asdict(found.next))})" if found.next is not None else ""
+        fail(f"no rate keeps p99 {p99} with at most {error_rate:.2%} errors{why}")
     if found.best.rate < fail_below:
         fail(f"{found.best.rate:.1f} requests/s are less than the {fail_below:g} asked for")
 

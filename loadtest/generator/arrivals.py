@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from loadtest.errors import LoadTestError
-from loadtest.results import load
+from loadtest.results import read_run
 
 Kind = Literal["closed", "constant", "poisson", "bursts", "replay"]
 # Those that have a rate.
@@ -69,7 +69,7 @@ def read_recording(path: Path) -> tuple[float, ...]:
     """Due times of a recorded file: a raw file of a load test, or text with one time a line in
     seconds; they are moved so that the first is 0. Raises LoadTestError."""
     if path.suffix == ".npz":
-        times = [float(t) for phase in load(path).phases[:1] for t in phase.records["due"]]
+        times = [float(t) for phase in read_run(path).phases[:1] for t in phase.records["due"]]
     else:
         times = _read_lines(path)
     if not times:

@@ -23,8 +23,15 @@ _TICK = 0.1
 
 @dataclass(frozen=True)
 class Played:
-    """What came of a phase: packed records; Unix time of its start; seconds until it was told to
-    end early (None: it was not) and until it had ended; CPU seconds of the whole generator."""
+    """The outcome of a phase.
+
+    chunks: packed records.
+    started: Unix time of the start.
+    stopped: seconds from the start until the phase was told to end early; None where it was not.
+    elapsed: seconds from the order to play, which comes `_LEAD` before the start, to the end.
+    cpu: CPU seconds of the parent and all workers in `elapsed`.
+    interrupted: whether the user ended it.
+    """
 
     chunks: list[bytes]
     started: float
@@ -119,7 +126,8 @@ class Fleet:
         """Plays one phase. `watch` is told every tick the seconds since the start and the records
         since the last time; where it answers True the phase ends early."""
         cpu = time.process_time()
-        start = time.monotonic() + _LEAD
+        ordered = time.monotonic()
+        start = ordered + _LEAD
         started = time.time() + _LEAD
         count = len(self._pipes)
         for number, pipe in enumerate(self._pipes):
@@ -147,7 +155,7 @@ class Fleet:
                 stopped = time.monotonic() - start
                 for pipe in playing:
                     pipe.send(Stop())
-        elapsed = time.monotonic() - start
+        elapsed = time.monotonic() - ordered
         cpu = time.process_time() - cpu + workers_cpu
         return Played(chunks, started, stopped, elapsed, cpu, interrupt.requested)
 

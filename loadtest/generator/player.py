@@ -135,7 +135,14 @@ class Player:
             task = asyncio.create_task(self._request(client, offset, due, clock))
             open_tasks.add(task)
             task.add_done_callback(open_tasks.discard)
+        await self._stopped_within(share.start + share.seconds - clock())
         return open_tasks
+
+    async def _stopped_within(self, seconds: float) -> None:
+        """Returns after `seconds`, or at `stop`: a phase whose last request is due early, or that
+        has none, still lasts its time, so that CPU and counters are those of a real stretch."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), max(seconds, 0.0))
 
     async def _request(
         self, client: Client, offset: float, due: float, clock: Callable[[], float]

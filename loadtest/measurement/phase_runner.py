@@ -103,7 +103,7 @@ class Lab:
             begin=min(begin, end),
             end=end,
             workers=terms.workers,
-            generator_cpu=played.cpu / max(played.elapsed, 1e-9),
+            generator_cpu=played.cpu / played.elapsed,
             interrupted=played.interrupted,
             server=difference(watch.before, after) if watch.before is not None else {},
             records=records,
@@ -111,9 +111,10 @@ class Lab:
 
 
 def _offered(arrivals: Arrivals) -> float:
-    if arrivals.kind == "replay":
-        return len(arrivals.times) / max(arrivals.times[-1], 1e-9)
-    return arrivals.rate
+    """Requests/s that are due on average; 0 where all of a replay are due at once."""
+    if arrivals.kind != "replay":
+        return arrivals.rate
+    return len(arrivals.times) / arrivals.times[-1] if arrivals.times[-1] else 0.0
 
 
 class _Watch:

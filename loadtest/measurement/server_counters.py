@@ -15,6 +15,9 @@ from loadtest.wire import grpc_client
 from loadtest.wire.rest_client import is_rest
 
 _TIMEOUT = 5.0
+# Seconds between two looks from which CPU is told: /proc counts it in steps of 10 ms, so that with
+# less the error is above a tenth of a core.
+_LEAST_SECONDS = 0.1
 # Sample names of Triton, which our server uses too, and what we call them.
 _COUNTERS = {
     "nv_inference_request_success": "requests",
@@ -107,14 +110,18 @@ def difference(before: Observed, after: Observed) -> dict[str, Any]:
         if counted:
             found[source] = counted
     if after.resident:
-        found["cpu"] = (after.cpu - before.cpu) / max(after.time - before.time, 1e-9)
+        elapsed = after.time - before.time
+        # A helper process that ended in between takes its CPU seconds with it.
+        if elapsed >= _LEAST_SECONDS and after.cpu >= before.cpu:
+            found["cpu"] = (after.cpu - before.cpu) / elapsed
         found["resident_bytes"] = after.resident
     return found
 
 
 def _counted(before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
     change = {key: value - before.get(key, 0.0) for key, value in after.items()}
-    if change.get("executions", 0) <= 0:
+    # A server that was started anew in between counts from 0 again.
+    if change.get("executions", 0) <= 0 or min(change.values()) < 0:
         return {}
     requests = max(change.get("requests", 0.0), 1.0)
     stages = {

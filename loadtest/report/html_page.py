@@ -36,15 +36,17 @@ pre{overflow-x:auto;background:#8881;padding:.8rem;border-radius:6px}
 def render_page(run: Run, document: dict[str, Any], failures: Sequence[str]) -> str:
     """HTML of a run and of the figures that `summarise` and a search or comparison made of it."""
     phases = [p for p in run.phases if len(p.measured)]
-    started = datetime.fromtimestamp(min((p.started for p in run.phases), default=0.0), UTC)
+    facts = [", ".join(dict.fromkeys(p.url for p in run.phases))]
+    if run.phases:
+        started = datetime.fromtimestamp(min(p.started for p in run.phases), UTC)
+        facts.append(f"{started:%Y-%m-%d %H:%M:%S} UTC")
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         '<meta name=viewport content="width=device-width">',
         f"<title>Load test of {html.escape(', '.join(run.models))}</title>",
         f"<style>{_STYLE}</style>",
         f"<h1>Load test of {html.escape(', '.join(run.models))}</h1>",
-        f"<p class=soft>{html.escape(', '.join(dict.fromkeys(p.url for p in run.phases)))} · "
-        f"{started:%Y-%m-%d %H:%M:%S} UTC</p>",
+        f"<p class=soft>{html.escape(' · '.join(facts))}</p>",
     ]
     parts += [f"<p class=bad>{html.escape(failure)}</p>" for failure in failures]
     parts += [f"<pre>{html.escape(text)}</pre>" for text in conclusions(document)]

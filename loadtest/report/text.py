@@ -9,6 +9,8 @@ _NAIVE = 2
 
 def render(document: dict[str, Any]) -> str:
     """The report of `summarise`."""
+    if not document["phases"]:
+        return "no phase was run"
     # The steps of a search tell enough in a line each.
     blocks = [_phase(phase) for phase in document["phases"] if "search" not in document["settings"]]
     if len(document["phases"]) > 1:
@@ -152,25 +154,28 @@ def _server(server: dict[str, Any]) -> list[str]:
                     f"{stages}; {found['executions']:,} batches of {found['mean_batch_size']:.2f}",
                 )
             )
-    if "cpu" in server:
+    if "resident_bytes" in server:
+        cpu = f"{server['cpu']:.0%} of a CPU, " if "cpu" in server else ""
         lines.append(
             _row(
                 "server host",
-                f"{server['cpu']:.0%} of a CPU, {server['resident_bytes'] / 2**20:,.0f} MiB",
+                f"{cpu}{server['resident_bytes'] / 2**20:,.0f} MiB",
             )
         )
     return lines
 
 
 def _of_model(model: dict[str, Any]) -> str:
-    latency = ", ".join(
+    parts = [f"{model['requests_per_second']:,.1f} requests/s"]
+    parts += [
         f"{name} {found['value']:.2f} ms"
         for name, found in model["latency_ms"].items()
         if name in ("p50", "p99")
-    )
-    accuracy = f", accuracy {model['accuracy']['value']:.2%}" if "accuracy" in model else ""
-    errors = sum(model["errors"].values())
-    return f"{model['requests_per_second']:,.1f} requests/s, {latency}, {errors} errors{accuracy}"
+    ]
+    parts.append(f"{sum(model['errors'].values())} errors")
+    if "accuracy" in model:
+        parts.append(f"accuracy {model['accuracy']['value']:.2%}")
+    return ", ".join(parts)
 
 
 def _table(phases: list[dict[str, Any]]) -> str:
@@ -207,7 +212,7 @@ def _search(found: dict[str, Any]) -> str:
     limit = f"p99 {found['p99_limit_ms']:g} ms, errors {found['error_rate_limit']:.2%}"
     best, following = found["best"], found["next"]
     if best is None:
-        return f"no rate keeps {limit}"
+        return f"no rate keeps {limit}" + (f" ({tried(following)})" if following else "")
     lines = [
         f"highest rate that keeps {limit}: {best['rate']:,.1f} requests/s",
         _row(
@@ -227,6 +232,12 @@ def _search(found: dict[str, Any]) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def tried(step: dict[str, Any]) -> str:
+    """The rate of a step of a search that failed, and why."""
+    rate = step["rate"]
+    return f"at {f'{rate:,.1f}' if rate >= 1 else f'{rate:g}'} requests/s: {step['reason']}"
 
 
 def _number(value: float | None) -> str:

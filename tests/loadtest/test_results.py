@@ -12,11 +12,11 @@ from loadtest.results import (
     Phase,
     Records,
     Run,
-    load,
     merge,
     pack_record,
+    read_run,
     records_of,
-    save,
+    write_run,
 )
 
 
@@ -49,8 +49,8 @@ def test_a_record_is_packed_as_it_is_read() -> None:
 
 def test_a_run_is_read_as_it_was_saved(tmp_path: Path) -> None:
     before = run(phase([0.01, 0.02], "a"), phase([0.03], "b"))
-    save(before, tmp_path / "raw.npz")
-    after = load(tmp_path / "raw.npz")
+    write_run(before, tmp_path / "raw.npz")
+    after = read_run(tmp_path / "raw.npz")
     assert after.settings == before.settings
     assert [p.label for p in after.phases] == ["a", "b"]
     for one, other in zip(before.phases, after.phases, strict=True):
@@ -61,7 +61,7 @@ def test_a_run_is_read_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_raw_files_are_compact(tmp_path: Path) -> None:
     latencies = np.random.default_rng(0).exponential(0.01, 20_000).tolist()
-    save(run(phase(latencies)), tmp_path / "raw.npz")
+    write_run(run(phase(latencies)), tmp_path / "raw.npz")
     assert (tmp_path / "raw.npz").stat().st_size < 20 * 20_000
 
 
@@ -90,12 +90,12 @@ def test_what_is_no_raw_file_is_refused(tmp_path: Path) -> None:
     for content in (b"", b"text", b"PK\x03\x04 broken"):
         wrong.write_bytes(content)
         with pytest.raises(LoadTestError, match="not a raw file"):
-            load(wrong)
+            read_run(wrong)
     np.savez(wrong, other=np.zeros(3))
     with pytest.raises(LoadTestError, match="not a raw file"):
-        load(wrong)
+        read_run(wrong)
     with pytest.raises(LoadTestError, match="No such file"):
-        load(tmp_path / "none.npz")
+        read_run(tmp_path / "none.npz")
 
 
 def test_a_late_generator_voids_the_run() -> None:

@@ -1,6 +1,7 @@
 """`convserve loadtest` as a person runs it, against `convserve serve`."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -81,6 +82,32 @@ def test_an_open_loop_keeps_its_rate(served: Any) -> None:
     (phase,) = json.loads(done.stdout)["phases"]
     assert phase["requests"] == 100
     assert phase["generator"]["lateness_ms"]["p99"] < 1000
+
+
+def test_a_run_in_which_no_request_is_due_has_no_figures(served: Any) -> None:
+    done = loadtest(
+        "run", "--url", served.url, "--model", "mean", "--rate", "0.01", "--duration", "0.4s",
+        "--warmup", "0.1", "--json",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "convserve: nothing was answered (no request)\n"
+    (phase,) = json.loads(done.stdout)["phases"]
+    assert phase["requests"] == 0
+    assert phase["latency_ms"] == {}
+    assert phase["requests_per_second"] == phase["error_rate"] == 0
+    # Shares of a core: at most those of the processes that there are.
+    assert phase["generator"]["cpu"] <= 2
+    assert phase["server"].get("cpu", 0) <= (os.cpu_count() or 1)
+
+
+def test_a_search_in_which_no_request_is_due_says_so(served: Any) -> None:
+    done = loadtest(
+        "search", "--url", served.url, "--model", "mean", "--p99", "1s", "--start", "0.01",
+        "--duration", "0.2", "--warmup", "0",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no rate keeps p99 1000 ms, errors 0.00% (at 0.01 requests/s: no request" in done.stdout
+    assert done.stderr.strip().endswith("(at 0.01 requests/s: no request was due)")
 
 
 def test_answers_of_a_labelled_folder_are_checked(vision_server: Any, tmp_path: Path) -> None:

@@ -169,3 +169,19 @@ def test_stopping_early_keeps_what_was_measured(on_virtual_clock: Clock, kind: K
     assert statuses.count(UNANSWERED) >= 1
     assert phase.records["due"].max() <= 2.52
     assert figures(phase)["errors"] == {}
+
+
+@pytest.mark.parametrize("stop_after", [None, 2.0])
+def test_a_phase_without_a_request_lasts_its_time_or_until_it_is_stopped(
+    on_virtual_clock: Clock, stop_after: float | None
+) -> None:
+    async def timed() -> float:
+        clock = asyncio.get_running_loop().time
+        player = Player(itertools.repeat((0, 0.0, 0)), lambda record: None)
+        if stop_after is not None:
+            asyncio.get_running_loop().call_later(stop_after, player.stop)
+        share = Share(Arrivals("replay", times=(60.0,)), 5.0, 0.0, 1, 0, 1, 1)
+        await player.play(OneServer(0.01), [REQUEST], share)
+        return clock()
+
+    assert on_virtual_clock(timed()) == pytest.approx(stop_after or 5.0)

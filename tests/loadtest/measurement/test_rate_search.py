@@ -134,3 +134,17 @@ def test_what_drifts_over_time_does_not_touch_the_ratio() -> None:
     assert found["requests_per_second"]["ratio"] == pytest.approx(2.0)
     assert found["requests_per_second"]["high"] == pytest.approx(2.0)
     assert found["p99"]["ratio"] == pytest.approx(1.0)
+
+
+def test_a_step_without_a_request_says_nothing_and_is_measured_again() -> None:
+    asked = []
+
+    def measure(rate: float, times: int) -> Step:
+        asked.append((rate, times))
+        return judge(phase([]), GOAL) if len(asked) == 1 else step(rate, rate <= 100)
+
+    found = Search(measure, GOAL).run(50)
+    assert asked[:2] == [(50, 1), (50, 2)]
+    assert found.steps[0].reason == "no request was due"
+    assert found.steps[0].error_rate == 0
+    assert found.best is not None

@@ -84,3 +84,16 @@ def test_a_local_server_is_found_by_its_port() -> None:
     cpu, resident = usage(os.getpid())
     assert cpu > 0
     assert resident > 1 << 20
+
+
+def test_cpu_that_cannot_be_told_is_left_out() -> None:
+    before = Observed(10.0, {}, {}, 3.0, 1000)
+    # Two looks one after the other, and a helper process that has ended in between.
+    for after in (Observed(10.002, {}, {}, 3.01, 1000), Observed(20.0, {}, {}, 2.5, 1000)):
+        assert difference(before, after) == {"resident_bytes": 1000}
+
+
+def test_counters_that_began_again_are_left_out() -> None:
+    before = Observed(10.0, {"inferences": 100, "executions": 5, "requests": 100}, {}, 0.0, 0)
+    after = Observed(20.0, {"inferences": 80, "executions": 40, "requests": 80}, {}, 0.0, 0)
+    assert difference(before, after) == {}
