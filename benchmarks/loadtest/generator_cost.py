@@ -27,8 +27,8 @@ import grpc
 
 from benchmarks.echo import echo_server
 from loadtest.generator.arrivals import Arrivals
-from loadtest.generator.player import Player, Share, precise_loop
-from loadtest.payloads.content import ALWAYS_ZERO, draws
+from loadtest.generator.player import Player, WorkerShare, precise_loop
+from loadtest.payloads.draws import ALWAYS_ZERO, draws
 from loadtest.report.comparison import ratio
 from loadtest.wire.grpc_client import StreamClient, UnaryClient
 from loadtest.wire.messages import Request
@@ -96,7 +96,7 @@ async def _ours(client: UnaryClient | StreamClient, concurrency: int, turns: Con
     request = Request(0, "Classify", MESSAGE.SerializeToString(), 1)
 
     async def turn(seconds: float) -> int:
-        share = Share(
+        share = WorkerShare(
             arrivals=Arrivals("closed", concurrency=concurrency),
             seconds=seconds,
             start=asyncio.get_running_loop().time(),

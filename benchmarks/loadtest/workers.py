@@ -16,8 +16,8 @@ from benchmarks.echo import echo_server
 from benchmarks.loadtest.generator_cost import MESSAGE
 from loadtest.generator.arrivals import Arrivals
 from loadtest.generator.fleet import Fleet, Interrupt
-from loadtest.generator.worker import Load
-from loadtest.payloads.content import ALWAYS_ZERO
+from loadtest.generator.worker import Workload
+from loadtest.payloads.draws import ALWAYS_ZERO
 from loadtest.results import OK, records_of
 from loadtest.wire.messages import Request
 
@@ -80,7 +80,7 @@ def measure(
     url: str, rate: float, seconds: float, rounds: int
 ) -> dict[int, tuple[list[Turn], list[Turn]]]:
     """Turns at the given rate and as fast as it goes, by number of workers, which alternate."""
-    load = Load(
+    load = Workload(
         requests={url: [Request(0, "Classify", MESSAGE.SerializeToString(), 1)]},
         groups=((1, 1.0),),
         deadlines=ALWAYS_ZERO,

@@ -37,7 +37,7 @@ from loadtest.generator.player import precise_loop
 from loadtest.measurement.server_process import local_server, usage
 from loadtest.results import OK
 from loadtest.wire.grpc_client import UnaryClient
-from loadtest.wire.messages import Answer, Request
+from loadtest.wire.messages import Outcome, Request
 from tests.support.process import ServerProcess
 
 FILES = Path("build/benchmarks")
@@ -91,7 +91,7 @@ class Connections:
         self.clients = [UnaryClient(url, TIMEOUT) for _ in range(count)]
         self._turns = itertools.cycle(self.clients)
 
-    async def call(self, request: Request, deadline: float, priority: int) -> Answer:
+    async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
         """See loadtest.runner.Client."""
         return await next(self._turns).call(request, deadline, priority)
 

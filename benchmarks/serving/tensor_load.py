@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from loadtest.generator.arrivals import Arrivals
-from loadtest.generator.player import Client, Player, Share
-from loadtest.payloads.content import ALWAYS_ZERO, Payload, TensorInput, draws
+from loadtest.generator.player import Client, Player, WorkerShare
+from loadtest.payloads.content import Payload, TensorInput
+from loadtest.payloads.draws import ALWAYS_ZERO, draws
 from loadtest.results import OK, STATUSES, Records, records_of
 from loadtest.wire.messages import ModelFacts, Request, infer_request
 from serving.base.task import IMAGE_INPUT
@@ -46,7 +47,7 @@ async def play(
         chunks.append(record)
         answered()
 
-    share = Share(
+    share = WorkerShare(
         arrivals=arrivals,
         seconds=seconds,
         start=asyncio.get_running_loop().time(),

@@ -8,10 +8,10 @@ from typing import Annotated, TypeVar
 import typer
 
 from loadtest.errors import LoadTestError
-from loadtest.generator.worker import Load
-from loadtest.payloads.content import ALWAYS_ZERO, Distribution, parse_distribution
+from loadtest.generator.worker import Workload
+from loadtest.payloads.draws import ALWAYS_ZERO, Distribution, parse_distribution
 from loadtest.report.checks import Condition, parse_condition
-from loadtest.wire.prepare import Api, Content, Prepared
+from loadtest.wire.prepare import Api, PayloadSource, Prepared
 from loadtest.wire.rest_client import is_rest
 
 Value = TypeVar("Value")
@@ -183,7 +183,7 @@ def contents(
     npy: Sequence[str] | None,
     shape: Sequence[str] | None,
     rows: int,
-) -> dict[str, Content]:
+) -> dict[str, PayloadSource]:
     """What the requests of each model carry."""
     found = {}
     for model in models:
@@ -194,7 +194,7 @@ def contents(
             raise typer.BadParameter(
                 f"give model {model!r} one of --images, --labelled, --synthetic and --npy"
             )
-        found[model] = Content(
+        found[model] = PayloadSource(
             images=None if folder is None else Path(folder),
             labelled=None if classes is None else Path(classes),
             synthetic=() if sizes is None else read("--synthetic", sizes, _sizes),
@@ -247,7 +247,7 @@ def conditions(texts: Sequence[str] | None) -> list[Condition]:
     return [read("--fail-if", text, parse_condition) for text in texts or ()]
 
 
-def to_load(
+def to_workload(
     requests: Mapping[str, Prepared],
     weights: Mapping[str, float],
     *,
@@ -256,12 +256,12 @@ def to_load(
     seed: int,
     timeout: str,
     streams: int,
-) -> Load:
+) -> Workload:
     """What the workers need; `requests` by server, all with as many for each model."""
     if any(is_rest(url) for url in requests) and (streams or priority):
         raise typer.BadParameter("REST has neither --streams nor --priority: give HOST:PORT")
     sizes = next(iter(requests.values())).sizes
-    return Load(
+    return Workload(
         requests={url: prepared.requests for url, prepared in requests.items()},
         groups=tuple(zip(sizes, weights.values(), strict=True)),
         deadlines=deadlines(deadline),

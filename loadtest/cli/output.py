@@ -21,7 +21,7 @@ Parameters = ParamSpec("Parameters")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Reports:
     """Which reports somebody wants, and what must not hold."""
 
     as_json: bool = False
@@ -56,21 +56,21 @@ def failing(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
     return wrapped
 
 
-def deliver(run: Run, wanted: Wanted) -> None:
+def deliver(run: Run, reports: Reports) -> None:
     """Writes and prints every report. Exits with 1 where a check failed, one line for each.
 
     Steps of a search are meant to find where the server fails, so they are not checked.
     """
-    if wanted.output is not None:
-        write_run(run, wanted.output)
+    if reports.output is not None:
+        write_run(run, reports.output)
     document = summarise(run)
-    checks = [] if "search" in run.settings else check(document, wanted.conditions)
+    checks = [] if "search" in run.settings else check(document, reports.conditions)
     failures = [c.failure for c in checks if c.failure]
-    if wanted.html is not None:
-        _write(wanted.html, render_page(run, document, failures))
-    if wanted.junit is not None:
-        write_junit(document, checks, wanted.junit)
-    if wanted.as_json:
+    if reports.html is not None:
+        _write(reports.html, render_page(run, document, failures))
+    if reports.junit is not None:
+        write_junit(document, checks, reports.junit)
+    if reports.as_json:
         document["failures"] = failures
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
     else:

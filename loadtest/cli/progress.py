@@ -22,13 +22,13 @@ class Quiet:
     """Shows nothing."""
 
     def begin(self, label: str, warmup: float, seconds: float) -> None:
-        """See View."""
+        """See PhaseView."""
 
     def tick(self, elapsed: float, records: Records) -> None:
-        """See View."""
+        """See PhaseView."""
 
     def end(self) -> None:
-        """See View."""
+        """See PhaseView."""
 
 
 class Progress:
@@ -45,7 +45,7 @@ class Progress:
         self._sent = self._errors = 0
 
     def begin(self, label: str, warmup: float, seconds: float) -> None:
-        """See View."""
+        """See PhaseView."""
         self._label, self._warmup, self._seconds = label, warmup, seconds
         self._recent.clear()
         self._sent = self._errors = 0
@@ -55,7 +55,7 @@ class Progress:
             self._live.start()
 
     def tick(self, elapsed: float, records: Records) -> None:
-        """See View."""
+        """See PhaseView."""
         if len(records):
             self._recent.append((elapsed, records))
             self._sent += len(records)
@@ -72,7 +72,7 @@ class Progress:
             print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def end(self) -> None:
-        """See View."""
+        """See PhaseView."""
         if self._live is not None:
             self._live.stop()
             self._live = None

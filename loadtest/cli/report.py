@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from loadtest.cli import options as o
-from loadtest.cli.output import Wanted, deliver, failing
+from loadtest.cli.output import Reports, deliver, failing
 from loadtest.results import merge, read_run
 
 
@@ -20,6 +20,6 @@ def report(
     fail_if: o.FailIf = None,
 ) -> None:
     """Report on raw results, of one machine or of several that ran together."""
-    wanted = Wanted(as_json, output, html, junit, o.conditions(fail_if))
-    wanted.check_places()
-    deliver(merge([read_run(path) for path in files]), wanted)
+    reports = Reports(as_json, output, html, junit, o.conditions(fail_if))
+    reports.check_places()
+    deliver(merge([read_run(path) for path in files]), reports)

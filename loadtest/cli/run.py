@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loadtest.cli import options as o
-from loadtest.cli.output import Wanted, deliver, failing, named
+from loadtest.cli.output import Reports, deliver, failing, named
 from loadtest.cli.progress import Progress
 from loadtest.generator.arrivals import (
     OPEN_KINDS,
@@ -17,7 +17,7 @@ from loadtest.generator.arrivals import (
     read_recording,
 )
 from loadtest.generator.fleet import Fleet, Interrupt
-from loadtest.measurement.phase_runner import Lab, Terms
+from loadtest.measurement.phase_runner import PhaseRunner, PhaseTerms
 from loadtest.measurement.server_counters import Observer
 from loadtest.results import Run
 from loadtest.wire.prepare import prepare
@@ -113,12 +113,12 @@ def run(
     fail_if: o.FailIf = None,
 ) -> None:
     """Send requests to a server and measure what comes back."""
-    wanted = Wanted(as_json, output, html, junit, o.conditions(fail_if))
-    wanted.check_places()
+    reports = Reports(as_json, output, html, junit, o.conditions(fail_if))
+    reports.check_places()
     loads = _loads(concurrency, rate, arrivals, burst_size, replay)
     weights = o.weighted(model)
     content = o.contents(list(weights), images, labelled, synthetic, npy, shape, rows)
-    terms = Terms(
+    terms = PhaseTerms(
         warmup=o.read("--warmup", warmup, o.duration),
         seconds=_seconds(duration, loads[0][1]),
         workers=workers,
@@ -157,7 +157,7 @@ def run(
         phases_wanted = [(label, each_url, loads[0][1]) for label, each_url in turns]
     else:
         phases_wanted = [(label, url, each) for label, each in loads]
-    load = o.to_load(
+    workload = o.to_workload(
         prepared,
         weights,
         deadline=deadline,
@@ -167,13 +167,13 @@ def run(
         streams=streams,
     )
     phases = []
-    with Interrupt() as interrupt, Fleet(load, workers) as fleet:
-        lab = Lab(fleet, terms, Progress(), interrupt)
+    with Interrupt() as interrupt, Fleet(workload, workers) as fleet:
+        runner = PhaseRunner(fleet, terms, Progress(), interrupt)
         for label, each_url, each in phases_wanted:
-            phases.append(lab.run(label, each_url, each, observers[each_url]))
-            if lab.interrupted:
+            phases.append(runner.run(label, each_url, each, observers[each_url]))
+            if runner.interrupted:
                 break
-    deliver(Run(settings, tuple(weights), tuple(phases)), wanted)
+    deliver(Run(settings, tuple(weights), tuple(phases)), reports)
 
 
 def _loads(

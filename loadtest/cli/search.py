@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from loadtest.cli import options as o
-from loadtest.cli.output import Wanted, deliver, fail, failing
+from loadtest.cli.output import Reports, deliver, fail, failing
 from loadtest.cli.progress import Progress
 from loadtest.generator.arrivals import OPEN_KINDS, Arrivals, Kind
 from loadtest.generator.fleet import Fleet, Interrupt
-from loadtest.measurement.phase_runner import Lab, Terms
-from loadtest.measurement.rate_search import Goal, Search, Step, judge
+from loadtest.measurement.phase_runner import PhaseRunner, PhaseTerms
+from loadtest.measurement.rate_search import Goal, RateSearch, Step, judge
 from loadtest.measurement.server_counters import Observer
 from loadtest.report.text import tried
 from loadtest.results import OK, Phase, Run
@@ -72,13 +72,13 @@ def search(
     html: o.Html = None,
 ) -> None:
     """Find the highest rate that keeps a p99."""
-    wanted = Wanted(as_json, output, html)
-    wanted.check_places()
+    reports = Reports(as_json, output, html)
+    reports.check_places()
     if arrivals not in OPEN_KINDS:
         raise typer.BadParameter(f"expected {', '.join(OPEN_KINDS)}", param_hint="'--arrivals'")
     lateness = o.read("--max-lateness", max_lateness, o.duration)
     goal = Goal(o.read("--p99", p99, o.positive_duration), error_rate, precision, lateness)
-    terms = Terms(
+    terms = PhaseTerms(
         warmup=o.read("--warmup", warmup, o.duration),
         seconds=o.read("--duration", duration, o.positive_duration),
         workers=workers,
@@ -87,7 +87,7 @@ def search(
     )
     weights = o.weighted(model)
     content = o.contents(list(weights), images, labelled, synthetic, npy, shape, rows)
-    load = o.to_load(
+    workload = o.to_workload(
         {url: prepare(url, content, api=api, seed=seed)},
         weights,
         deadline=deadline,
@@ -98,11 +98,11 @@ def search(
     )
     observer = Observer(url, list(weights), metrics_url)
     phases: list[Phase] = []
-    with Interrupt() as interrupt, Fleet(load, workers) as fleet:
-        lab = Lab(fleet, terms, Progress(), interrupt)
+    with Interrupt() as interrupt, Fleet(workload, workers) as fleet:
+        runner = PhaseRunner(fleet, terms, Progress(), interrupt)
 
         def play(rate: float, times: int = 1) -> Phase:
-            phase = lab.run(
+            phase = runner.run(
                 f"step {len(phases) + 1}: {rate:.1f}/s",
                 url,
                 Arrivals(arrivals, rate=rate, burst_size=burst_size),
@@ -114,17 +114,17 @@ def search(
 
         def measure(rate: float, times: int) -> Step | None:
             phase = play(rate, times)
-            return None if lab.interrupted else judge(phase, goal)
+            return None if runner.interrupted else judge(phase, goal)
 
-        first = start or _sound(lab, url, observer) / 2
-        found = Search(measure, goal, highest).run(first)
+        first = start or _sound(runner, url, observer) / 2
+        found = RateSearch(measure, goal, highest).run(first)
         if found.best is not None:
             for number in range(curve):
-                if lab.interrupted:
+                if runner.interrupted:
                     break
                 play(found.best.rate * (number + 1) / curve)
     settings = {"seed": seed, "max_lateness": lateness, "search": found.document(goal)}
-    deliver(Run(settings, tuple(weights), tuple(phases)), wanted)
+    deliver(Run(settings, tuple(weights), tuple(phases)), reports)
     if found.best is None:
         why = f" ({tried(asdict(found.next))})" if found.next is not None else ""
         fail(f"no rate keeps p99 {p99} with at most {error_rate:.2%} errors{why}")
@@ -132,9 +132,9 @@ def search(
         fail(f"{found.best.rate:.1f} requests/s are less than the {fail_below:g} asked for")
 
 
-def _sound(lab: Lab, url: str, observer: Observer) -> float:
+def _sound(runner: PhaseRunner, url: str, observer: Observer) -> float:
     """About how many requests/s the server answers when it is kept busy."""
-    phase = lab.run(
+    phase = runner.run(
         "sounding",
         url,
         Arrivals("closed", concurrency=_SOUNDING_CONCURRENCY),
@@ -143,6 +143,6 @@ def _sound(lab: Lab, url: str, observer: Observer) -> float:
         seconds=_SOUNDING_SECONDS,
     )
     answered = int((phase.measured["status"] == OK).sum())
-    if not answered and not lab.interrupted:
+    if not answered and not runner.interrupted:
         fail(f"{url}: no request was answered")
     return max(answered / phase.seconds, 1.0)

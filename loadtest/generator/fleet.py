@@ -13,8 +13,8 @@ from typing import Any
 from loadtest.errors import LoadTestError
 from loadtest.generator import worker
 from loadtest.generator.arrivals import Arrivals
-from loadtest.generator.player import Share
-from loadtest.generator.worker import Done, Load, Play, Ready, Stop
+from loadtest.generator.player import WorkerShare
+from loadtest.generator.worker import Done, Play, Ready, Stop, Workload
 
 # Between the order to play and the first request: longer than it takes to reach every worker.
 _LEAD = 0.1
@@ -72,7 +72,7 @@ class Fleet:
     """Starts the workers and has them play phases. gRPC does not survive a fork: they are spawned.
     Raises LoadTestError where a worker dies."""
 
-    def __init__(self, load: Load, workers: int) -> None:
+    def __init__(self, workload: Workload, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes: list[SpawnProcess] = []
@@ -83,7 +83,7 @@ class Fleet:
             for number in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(
-                    target=worker.main, args=(load, number, workers, theirs), daemon=True
+                    target=worker.main, args=(workload, number, workers, theirs), daemon=True
                 )
                 process.start()
                 theirs.close()
@@ -131,7 +131,7 @@ class Fleet:
         started = time.time() + _LEAD
         count = len(self._pipes)
         for number, pipe in enumerate(self._pipes):
-            share = Share(
+            share = WorkerShare(
                 arrivals, seconds, start, seed, number, count, -(-max_in_flight // count), requests
             )
             pipe.send(Play(url, share))

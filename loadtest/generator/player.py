@@ -14,7 +14,7 @@ from typing import Protocol
 
 from loadtest.generator.arrivals import Arrivals, due_times, share_of
 from loadtest.results import NOT_SENT, UNANSWERED, pack_record
-from loadtest.wire.messages import Answer, Request, failed
+from loadtest.wire.messages import Outcome, Request, failed
 
 # A pacer that has fallen behind still lets answers be read after this many requests.
 _BREATH = 16
@@ -27,12 +27,12 @@ _SHORT_GRACE = 1.0
 class Client(Protocol):
     """What carries requests to a server."""
 
-    async def call(self, request: Request, deadline: float, priority: int) -> Answer:
+    async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
         """The answer; one that did not come, or was refused, has the status that says so."""
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerShare:
     """What one worker does of a phase. `start` is a time of the loop's clock."""
 
     arrivals: Arrivals
@@ -83,7 +83,7 @@ class Player:
         """Sends nothing more; what is open is waited for shortly."""
         self._stopped.set()
 
-    async def play(self, client: Client, requests: Sequence[Request], share: Share) -> None:
+    async def play(self, client: Client, requests: Sequence[Request], share: WorkerShare) -> None:
         """Plays one share to its end, and until everything that it sent is answered."""
         self._requests = requests
         self._stopped.clear()
@@ -93,7 +93,7 @@ class Player:
             tasks = await self._open(client, share)
         await self._finish(tasks)
 
-    def _closed(self, client: Client, share: Share) -> set[asyncio.Task[None]]:
+    def _closed(self, client: Client, share: WorkerShare) -> set[asyncio.Task[None]]:
         callers = share.arrivals.concurrency
         mine = range(share.worker, callers, share.workers)
         limit = share.requests or callers * (1 << 62)
@@ -102,7 +102,7 @@ class Player:
             for i in mine
         }
 
-    async def _caller(self, client: Client, share: Share, limit: int) -> None:
+    async def _caller(self, client: Client, share: WorkerShare, limit: int) -> None:
         """Sends a request as soon as the one before is answered, `limit` of them at most."""
         clock = asyncio.get_running_loop().time
         end = share.start + share.seconds
@@ -113,7 +113,7 @@ class Player:
                 return
             await self._request(client, now - share.start, now, clock)
 
-    async def _open(self, client: Client, share: Share) -> set[asyncio.Task[None]]:
+    async def _open(self, client: Client, share: WorkerShare) -> set[asyncio.Task[None]]:
         """Sends each request when it is due, whatever became of those before."""
         clock = asyncio.get_running_loop().time
         open_tasks: set[asyncio.Task[None]] = set()

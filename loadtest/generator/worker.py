@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Protocol
 
-from loadtest.generator.player import Client, Player, Share, precise_loop
-from loadtest.payloads.content import Distribution, draws
+from loadtest.generator.player import Client, Player, WorkerShare, precise_loop
+from loadtest.payloads.draws import Distribution, draws
 from loadtest.wire.grpc_client import StreamClient, UnaryClient
 from loadtest.wire.messages import Request
 from loadtest.wire.rest_client import RestClient, is_rest
@@ -20,7 +20,7 @@ _REPORT_EVERY = 0.25
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What all phases of a run have in common. `requests` are by server; `groups` has the number of
     requests and the weight of each model."""
 
@@ -39,7 +39,7 @@ class Play:
     """Parent to worker: play this share against this server."""
 
     url: str
-    share: Share
+    share: WorkerShare
 
 
 class Stop:
@@ -61,22 +61,24 @@ class _Closable(Client, Protocol):
     async def close(self) -> None: ...
 
 
-def main(load: Load, worker: int, workers: int, parent: Connection) -> None:
+def main(workload: Workload, worker: int, workers: int, parent: Connection) -> None:
     """Runs a worker until the parent hangs up."""
     gc.freeze()
     # A full collection stops the clock for milliseconds, and little garbage here is cyclic.
     gc.set_threshold(100_000, 20, 1000)
     with asyncio.Runner(loop_factory=precise_loop) as runner:
-        runner.run(_Worker(load, worker, workers, parent).serve())
+        runner.run(_Worker(workload, worker, workers, parent).serve())
 
 
 class _Worker:
-    def __init__(self, load: Load, worker: int, workers: int, parent: Connection) -> None:
-        self._load = load
+    def __init__(self, workload: Workload, worker: int, workers: int, parent: Connection) -> None:
+        self._workload = workload
         self._parent = parent
         self._clients: dict[str, _Closable] = {}
         self._records: list[bytes] = []
-        drawn = draws(load.groups, load.deadlines, load.priorities, (load.seed, worker))
+        drawn = draws(
+            workload.groups, workload.deadlines, workload.priorities, (workload.seed, worker)
+        )
         self._player = Player(drawn, self._records.append)
 
     async def serve(self) -> None:
@@ -110,7 +112,7 @@ class _Worker:
         ended = threading.Event()
         reporter = threading.Thread(target=self._report, args=(ended,), daemon=True)
         reporter.start()
-        await self._player.play(client, self._load.requests[message.url], message.share)
+        await self._player.play(client, self._workload.requests[message.url], message.share)
         ended.set()
         await asyncio.to_thread(reporter.join)
         self._flush()
@@ -118,10 +120,10 @@ class _Worker:
 
     def _connect(self, url: str) -> _Closable:
         if is_rest(url):
-            return RestClient(url, self._load.timeout)
-        if self._load.streams:
-            return StreamClient(url, self._load.timeout, self._load.streams)
-        return UnaryClient(url, self._load.timeout)
+            return RestClient(url, self._workload.timeout)
+        if self._workload.streams:
+            return StreamClient(url, self._workload.timeout, self._workload.streams)
+        return UnaryClient(url, self._workload.timeout)
 
     def _report(self, ended: threading.Event) -> None:
         """In a thread of its own: a full pipe must not hold up requests."""

@@ -17,7 +17,7 @@ _LEAST_SECONDS = 5.0
 _CHECK_EVERY = 1.0
 
 
-class View(Protocol):
+class PhaseView(Protocol):
     """Who watches a phase."""
 
     def begin(self, label: str, warmup: float, seconds: float) -> None:
@@ -31,7 +31,7 @@ class View(Protocol):
 
 
 @dataclass(frozen=True)
-class Terms:
+class PhaseTerms:
     """What all phases share. `stable` (a share of p99) ends a phase once its p99 is known that
     well; None: it runs its full time. Times are seconds."""
 
@@ -44,10 +44,12 @@ class Terms:
     stable: float | None = None
 
 
-class Lab:
+class PhaseRunner:
     """Runs phases, each on the same workers."""
 
-    def __init__(self, fleet: Fleet, terms: Terms, view: View, interrupt: Interrupt) -> None:
+    def __init__(
+        self, fleet: Fleet, terms: PhaseTerms, view: PhaseView, interrupt: Interrupt
+    ) -> None:
         self._fleet = fleet
         self._terms = terms
         self._view = view
@@ -121,7 +123,9 @@ class _Watch:
     """Passes records on to the view, looks at the server when the warm-up is over, and says when
     p99 is known well enough."""
 
-    def __init__(self, view: View, observer: Observer, begin: float, stable: float | None) -> None:
+    def __init__(
+        self, view: PhaseView, observer: Observer, begin: float, stable: float | None
+    ) -> None:
         self._view = view
         self._observer = observer
         self._begin = begin

@@ -44,7 +44,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """`best` is the confirmed step of the highest rate that passed, `next` that of the lowest above
     it that failed; either may be missing."""
 
@@ -102,7 +102,7 @@ def judge(phase: Phase, goal: Goal) -> Step:
     )
 
 
-class Search:
+class RateSearch:
     """`measure` plays a rate, for so many times the usual duration, and judges it; None: somebody
     wants to end. `highest` is a rate that is not passed, 0: no limit."""
 
@@ -116,11 +116,11 @@ class Search:
         self._best: Step | None = None
         self._next: Step | None = None
 
-    def run(self, first: float) -> Found:
+    def run(self, first: float) -> SearchResult:
         """Searches from the rate `first` on."""
         if self._bracket(first) and self._bisect():
             self._confirm()
-        return Found(self._best, self._next, tuple(self._steps))
+        return SearchResult(self._best, self._next, tuple(self._steps))
 
     def _bracket(self, first: float) -> bool:
         """Doubles or halves the rate until one passes and one fails; False: no use to go on."""

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ MAX_PAYLOADS = 1024
 MAX_PAYLOAD_BYTES = 256 << 20
 # Distinct payloads of a kind that is made up.
 MADE_UP = 16
-_CHUNK = 1024
 
 # Open Inference Protocol name -> NumPy type; BYTES is an array of bytes objects.
 DATATYPES: dict[str, type[Any]] = {
@@ -195,71 +194,3 @@ def _read_npy(path: Path) -> Array:
     if not isinstance(array, np.ndarray) or array.ndim == 0:
         raise LoadTestError(f"{path}: expected a .npy file with rows")
     return array
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Values drawn by weight, or evenly between two bounds where `bounds` is given."""
-
-    values: tuple[float, ...] = ()
-    weights: tuple[float, ...] = ()
-    bounds: tuple[float, float] | None = None
-
-    def draw(self, random: np.random.Generator, count: int) -> Array:
-        """float64 [count]."""
-        if self.bounds is not None:
-            return random.uniform(*self.bounds, count)
-        weights = np.array(self.weights)
-        return random.choice(np.array(self.values), count, p=weights / weights.sum())
-
-
-ALWAYS_ZERO = Distribution((0.0,), (1.0,))
-
-
-def parse_distribution(text: str, read: Callable[[str], float]) -> Distribution:
-    """`V`, `V=WEIGHT,V=WEIGHT` or `LOW..HIGH`, each V read by `read`. Raises ValueError."""
-    if ".." in text:
-        low, high = (read(part) for part in text.split(".."))
-        if low > high:
-            raise ValueError(text)
-        return Distribution(bounds=(low, high))
-    values, weights = [], []
-    for part in text.split(","):
-        value, _, weight = part.partition("=")
-        values.append(read(value))
-        weights.append(float(weight or 1))
-    if min(weights) < 0 or not 0 < sum(weights) < math.inf:
-        raise ValueError(text)
-    return Distribution(tuple(values), tuple(weights))
-
-
-def draws(
-    groups: Sequence[tuple[int, float]],
-    deadlines: Distribution,
-    priorities: Distribution,
-    seed: Sequence[int],
-) -> Iterator[tuple[int, float, int]]:
-    """Endlessly: which payload comes next, its deadline (seconds, 0 is none) and its priority.
-
-    `groups` has size and weight of each model's payloads, which are numbered through. Within a
-    group every payload comes once before any comes again, in random order.
-    """
-    random = np.random.default_rng(seed)
-    sizes = [size for size, _ in groups]
-    firsts = [0, *itertools.accumulate(sizes)]
-    weights = np.array([weight for _, weight in groups])
-    orders = [
-        _endless_permutations(size, first, random)
-        for size, first in zip(sizes, firsts, strict=False)
-    ]
-    while True:
-        chosen = random.choice(len(groups), _CHUNK, p=weights / weights.sum()).tolist()
-        due_in = deadlines.draw(random, _CHUNK).tolist()
-        urgent = priorities.draw(random, _CHUNK).astype(int).tolist()
-        for group, deadline, priority in zip(chosen, due_in, urgent, strict=True):
-            yield next(orders[group]), deadline, priority
-
-
-def _endless_permutations(size: int, first: int, random: np.random.Generator) -> Iterator[int]:
-    while True:
-        yield from (first + random.permutation(size)).tolist()

@@ -15,8 +15,8 @@ from loadtest.payloads.content import TensorInput
 from loadtest.wire.messages import (
     INFER,
     READERS,
-    Answer,
     ModelFacts,
+    Outcome,
     Request,
     encoded_input,
     failed,
@@ -65,7 +65,7 @@ class UnaryClient:
             for method in READERS
         }
 
-    async def call(self, request: Request, deadline: float, priority: int) -> Answer:
+    async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
         """Sends a request; `deadline` in seconds, 0 is none."""
         method = request.method
         body = request.body
@@ -94,7 +94,7 @@ class StreamClient:
         self._count = streams
         self._streams: dict[str, itertools.cycle[_Stream]] = {}
 
-    async def call(self, request: Request, deadline: float, priority: int) -> Answer:
+    async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
         """Sends a request; `deadline` in seconds, 0 is none."""
         streams = self._streams.get(request.method)
         if streams is None:
@@ -117,7 +117,7 @@ class StreamClient:
 
 
 # What waits for an answer, and the labels that it should have.
-_Waiting = tuple["asyncio.Future[Answer]", Sequence[str]]
+_Waiting = tuple["asyncio.Future[Outcome]", Sequence[str]]
 
 
 class _Stream:
@@ -137,9 +137,9 @@ class _Stream:
         self._wanted: asyncio.Future[None] | None = None
         self._running: asyncio.Task[None] | None = None
 
-    async def call(self, body: bytes, expected: Sequence[str], timeout: float) -> Answer:
+    async def call(self, body: bytes, expected: Sequence[str], timeout: float) -> Outcome:
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
+        answer: asyncio.Future[Outcome] = loop.create_future()
         # A third of what asyncio.timeout costs.
         timer = loop.call_later(timeout, _expire, answer)
         self._outbox.append((body, (answer, expected)))
@@ -196,7 +196,7 @@ class _Stream:
         return _UNAVAILABLE
 
 
-def _expire(answer: asyncio.Future[Answer]) -> None:
+def _expire(answer: asyncio.Future[Outcome]) -> None:
     if not answer.done():
         answer.set_result(failed(grpc.StatusCode.DEADLINE_EXCEEDED.value[0]))
 

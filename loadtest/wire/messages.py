@@ -26,7 +26,7 @@ INFER = "ModelInfer"
 
 # status, right answers (UNCHECKED: nobody looked), batch size, and microseconds to decode, queue,
 # infer and postprocess; 0 where the answer does not say.
-Answer = tuple[int, int, int, int, int, int, int]
+Outcome = tuple[int, int, int, int, int, int, int]
 
 _UNKNOWN = 2
 _Result = vision.Classification | vision.Segmentation | vision.Embedding
@@ -72,7 +72,7 @@ def encoded_input(parameters: Mapping[str, str], inputs: Sequence[TensorInput]) 
     return inputs[0].name if inputs[0].datatype == "BYTES" else ""
 
 
-def failed(status: int) -> Answer:
+def failed(status: int) -> Outcome:
     """The answer that did not come."""
     return (status, UNCHECKED, 0, 0, 0, 0, 0)
 
@@ -211,7 +211,7 @@ def infer_options(priority: int, timeout: float) -> bytes:
     return message.SerializeToString()
 
 
-def read_classified(content: bytes, expected: Sequence[str]) -> Answer:
+def read_classified(content: bytes, expected: Sequence[str]) -> Outcome:
     """What a ClassifyResponse says; the best label of each image is compared with `expected`."""
     response = vision.ClassifyResponse.FromString(content)
     right = UNCHECKED
@@ -223,17 +223,17 @@ def read_classified(content: bytes, expected: Sequence[str]) -> Answer:
     return _vision_answer(response, right)
 
 
-def read_segmented(content: bytes, expected: Sequence[str]) -> Answer:
+def read_segmented(content: bytes, expected: Sequence[str]) -> Outcome:
     """What a SegmentResponse says; labels of whole images do not apply."""
     return _vision_answer(vision.SegmentResponse.FromString(content), UNCHECKED)
 
 
-def read_embedded(content: bytes, expected: Sequence[str]) -> Answer:
+def read_embedded(content: bytes, expected: Sequence[str]) -> Outcome:
     """What an EmbedResponse says; labels do not apply."""
     return _vision_answer(vision.EmbedResponse.FromString(content), UNCHECKED)
 
 
-def _vision_answer(response: _Response, right: int) -> Answer:
+def _vision_answer(response: _Response, right: int) -> Outcome:
     served = response.served
     if served.status.code != OK:
         return failed(served.status.code)
@@ -248,7 +248,7 @@ def _vision_answer(response: _Response, right: int) -> Answer:
     return _of_several(results, right)
 
 
-def _of_several(results: Sequence[_Result], right: int) -> Answer:
+def _of_several(results: Sequence[_Result], right: int) -> Outcome:
     """A call of several images fails where one of them does, and takes as long as its slowest."""
     if not results:
         return failed(_UNKNOWN)
@@ -264,10 +264,10 @@ def _of_several(results: Sequence[_Result], right: int) -> Answer:
     )
 
 
-_PLAIN: Answer = (OK, UNCHECKED, 0, 0, 0, 0, 0)
+_PLAIN: Outcome = (OK, UNCHECKED, 0, 0, 0, 0, 0)
 
 
-def read_inferred(content: bytes, expected: Sequence[str]) -> Answer:
+def read_inferred(content: bytes, expected: Sequence[str]) -> Outcome:
     """What a ModelInferResponse says. Nothing but labels is read, so without them the outputs are
     not even unpacked."""
     if not expected:
@@ -275,7 +275,7 @@ def read_inferred(content: bytes, expected: Sequence[str]) -> Answer:
     return _right_classes(oip.ModelInferResponse.FromString(content), expected)
 
 
-def read_streamed(content: bytes, expected: Sequence[str]) -> Answer:
+def read_streamed(content: bytes, expected: Sequence[str]) -> Outcome:
     """What a ModelStreamInferResponse says; its errors carry no code."""
     response = oip.ModelStreamInferResponse.FromString(content)
     if response.error_message:
@@ -283,7 +283,7 @@ def read_streamed(content: bytes, expected: Sequence[str]) -> Answer:
     return _right_classes(response.infer_response, expected) if expected else _PLAIN
 
 
-def _right_classes(response: oip.ModelInferResponse, expected: Sequence[str]) -> Answer:
+def _right_classes(response: oip.ModelInferResponse, expected: Sequence[str]) -> Outcome:
     """Best classes come as BYTES "score:index:label", one a row."""
     raw = response.raw_output_contents
     found = _split(raw[0]) if raw else list(response.outputs[0].contents.bytes_contents)
@@ -306,7 +306,7 @@ def _split(raw: bytes) -> list[bytes]:
     return elements
 
 
-Reader = Callable[[bytes, Sequence[str]], Answer]
+Reader = Callable[[bytes, Sequence[str]], Outcome]
 READERS: dict[str, Reader] = {
     "Classify": read_classified,
     "Segment": read_segmented,

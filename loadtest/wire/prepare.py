@@ -31,7 +31,7 @@ Api = Literal["auto", "vision", "oip"]
 
 
 @dataclass(frozen=True)
-class Content:
+class PayloadSource:
     """What the requests of a model carry. Where nothing is set: random tensors."""
 
     images: Path | None = None
@@ -51,7 +51,7 @@ class Prepared:
     sizes: tuple[int, ...]
 
 
-def prepare(url: str, contents: Mapping[str, Content], *, api: Api, seed: int) -> Prepared:
+def prepare(url: str, contents: Mapping[str, PayloadSource], *, api: Api, seed: int) -> Prepared:
     """Encodes the requests of each model (NAME, or NAME:VERSION). Raises LoadTestError."""
     names = list(contents)
     binary = False
@@ -76,7 +76,7 @@ def prepare(url: str, contents: Mapping[str, Content], *, api: Api, seed: int) -
     return Prepared(tuple(requests), tuple(sizes))
 
 
-def _payloads(model: ModelFacts, content: Content, seed: int) -> Sequence[Payload]:
+def _payloads(model: ModelFacts, content: PayloadSource, seed: int) -> Sequence[Payload]:
     rows = content.rows
     if content.labelled is not None:
         return labelled_folder(content.labelled, rows, seed)
@@ -89,7 +89,7 @@ def _payloads(model: ModelFacts, content: Content, seed: int) -> Sequence[Payloa
     return random_tensors(model.inputs, content.shapes, rows, seed)
 
 
-def _is_vision(model: ModelFacts, content: Content, api: Api) -> bool:
+def _is_vision(model: ModelFacts, content: PayloadSource, api: Api) -> bool:
     """Whether requests go to VisionService: images do where the server says that it can."""
     has_images = bool(content.images or content.labelled or content.synthetic)
     if api == "vision":

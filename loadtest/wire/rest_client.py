@@ -11,8 +11,8 @@ from loadtest.errors import LoadTestError
 from loadtest.payloads.content import TensorInput
 from loadtest.results import OK, UNCHECKED
 from loadtest.wire.messages import (
-    Answer,
     ModelFacts,
+    Outcome,
     Request,
     count_right,
     encoded_input,
@@ -48,7 +48,7 @@ class RestClient:
             connector=aiohttp.TCPConnector(limit=0), auto_decompress=False
         )
 
-    async def call(self, request: Request, deadline: float, priority: int) -> Answer:
+    async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
         """Sends a request; `deadline` in seconds, 0 is none. A priority has no place in it."""
         headers = {"Content-Type": "application/json"}
         if request.json_length:
@@ -75,7 +75,7 @@ class RestClient:
         await self._session.close()
 
 
-def _answer(content: bytes, expected: Sequence[str], json_length: str | None) -> Answer:
+def _answer(content: bytes, expected: Sequence[str], json_length: str | None) -> Outcome:
     right = UNCHECKED
     if expected:
         try:

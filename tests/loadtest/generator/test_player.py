@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from loadtest.generator.arrivals import Arrivals, Kind
-from loadtest.generator.player import Player, Share
+from loadtest.generator.player import Player, WorkerShare
 from loadtest.report import summary
 from loadtest.results import NOT_SENT, OK, UNANSWERED, Phase, Run, records_of
-from loadtest.wire.messages import Answer, Request
+from loadtest.wire.messages import Outcome, Request
 
 Clock = Callable[[Coroutine[Any, Any, Any]], Any]
 
-ANSWER: Answer = (OK, -1, 0, 0, 0, 0, 0)
+ANSWER: Outcome = (OK, -1, 0, 0, 0, 0, 0)
 REQUEST = Request(0, "Classify", b"", 1)
 
 
@@ -29,7 +29,7 @@ class OneServer:
         self._stall = stall
         self._free = 0.0
 
-    async def call(self, request: Request, deadline: float, priority: int) -> Answer:
+    async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
         clock = asyncio.get_running_loop().time
         begin = max(clock(), self._free)
         if self._stall[0] <= begin < self._stall[1]:
@@ -53,7 +53,7 @@ def play(
 ) -> Phase:
     chunks: list[bytes] = []
     arrivals = Arrivals(kind, rate=rate, concurrency=concurrency)
-    share = Share(arrivals, seconds, 0.0, 1, 0, 1, max_in_flight, requests)
+    share = WorkerShare(arrivals, seconds, 0.0, 1, 0, 1, max_in_flight, requests)
 
     async def run() -> None:
         player = Player(itertools.repeat((0, 0.0, 0)), chunks.append)
@@ -180,7 +180,7 @@ def test_a_phase_without_a_request_lasts_its_time_or_until_it_is_stopped(
         player = Player(itertools.repeat((0, 0.0, 0)), lambda record: None)
         if stop_after is not None:
             asyncio.get_running_loop().call_later(stop_after, player.stop)
-        share = Share(Arrivals("replay", times=(60.0,)), 5.0, 0.0, 1, 0, 1, 1)
+        share = WorkerShare(Arrivals("replay", times=(60.0,)), 5.0, 0.0, 1, 0, 1, 1)
         await player.play(OneServer(0.01), [REQUEST], share)
         return clock()
 

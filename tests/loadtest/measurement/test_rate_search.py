@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loadtest.measurement.rate_search import Goal, Search, Step, judge
+from loadtest.measurement.rate_search import Goal, RateSearch, Step, judge
 from loadtest.report.comparison import compare, ratio
 from loadtest.results import OK, Phase, pack_record, records_of
 
@@ -18,7 +18,7 @@ def step(rate: float, passed: bool, confidence: float = 1.0) -> Step:
 @pytest.mark.parametrize("capacity", [3.0, 97.0, 1000.0, 40_000.0])
 @pytest.mark.parametrize("first", [1.0, 500.0, 100_000.0])
 def test_search_finds_the_capacity(capacity: float, first: float) -> None:
-    found = Search(lambda rate, times: step(rate, rate <= capacity), GOAL).run(first)
+    found = RateSearch(lambda rate, times: step(rate, rate <= capacity), GOAL).run(first)
     assert found.best is not None
     assert found.next is not None
     assert found.best.rate <= capacity < found.next.rate
@@ -27,7 +27,7 @@ def test_search_finds_the_capacity(capacity: float, first: float) -> None:
 
 
 def test_search_ends_where_nothing_passes() -> None:
-    found = Search(lambda rate, times: step(rate, False), GOAL).run(100)
+    found = RateSearch(lambda rate, times: step(rate, False), GOAL).run(100)
     assert found.best is None
     assert len(found.steps) < 12
 
@@ -39,7 +39,7 @@ def test_search_does_not_go_above_the_highest_rate() -> None:
         rates.append(rate)
         return step(rate, True)
 
-    found = Search(measure, GOAL, highest=300).run(100)
+    found = RateSearch(measure, GOAL, highest=300).run(100)
     assert found.best is not None
     assert found.best.rate == max(rates) == 300
     assert found.next is None
@@ -52,14 +52,14 @@ def test_a_doubtful_step_is_measured_again_for_longer() -> None:
         asked.append((rate, times))
         return step(rate, rate <= 100, 0.6 if times == 1 and rate == 100 else 1.0)
 
-    Search(measure, GOAL).run(100)
+    RateSearch(measure, GOAL).run(100)
     assert asked[:2] == [(100, 1), (100, 2)]
 
 
 def test_a_late_generator_gets_a_second_chance() -> None:
     late = replace(step(100, False), generator=True)
     answers = iter([late])
-    found = Search(lambda rate, times: next(answers, step(rate, rate <= 150)), GOAL).run(100)
+    found = RateSearch(lambda rate, times: next(answers, step(rate, rate <= 150)), GOAL).run(100)
     assert found.best is not None
     assert found.best.rate == pytest.approx(150, rel=0.05)
 
@@ -69,14 +69,14 @@ def test_what_is_not_confirmed_is_given_up() -> None:
         # Above 500 a short run passes by luck.
         return step(rate, rate <= (1000 if times == 1 else 500))
 
-    found = Search(measure, GOAL).run(100)
+    found = RateSearch(measure, GOAL).run(100)
     assert found.best is not None
     assert found.best.rate <= 500
 
 
 def test_search_ends_when_somebody_interrupts() -> None:
     steps = iter([step(100, True), step(200, True)])
-    found = Search(lambda rate, times: next(steps, None), GOAL).run(100)
+    found = RateSearch(lambda rate, times: next(steps, None), GOAL).run(100)
     assert found.best is not None
     assert found.best.rate == 200
 
@@ -143,7 +143,7 @@ def test_a_step_without_a_request_says_nothing_and_is_measured_again() -> None:
         asked.append((rate, times))
         return judge(phase([]), GOAL) if len(asked) == 1 else step(rate, rate <= 100)
 
-    found = Search(measure, GOAL).run(50)
+    found = RateSearch(measure, GOAL).run(50)
     assert asked[:2] == [(50, 1), (50, 2)]
     assert found.steps[0].reason == "no request was due"
     assert found.steps[0].error_rate == 0

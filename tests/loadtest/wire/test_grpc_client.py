@@ -11,7 +11,7 @@ from loadtest.errors import LoadTestError
 from loadtest.payloads.content import Payload
 from loadtest.results import OK, UNCHECKED
 from loadtest.wire.grpc_client import StreamClient, UnaryClient, describe
-from loadtest.wire.messages import Answer, Request, infer_request, vision_request
+from loadtest.wire.messages import Outcome, Request, infer_request, vision_request
 
 Connect = Callable[[str], Any]
 
@@ -27,9 +27,9 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
 
 def calls(
-    connect: Connect, url: str, use: Callable[[Any], Coroutine[Any, Any, list[Answer]]]
-) -> list[Answer]:
-    async def run() -> list[Answer]:
+    connect: Connect, url: str, use: Callable[[Any], Coroutine[Any, Any, list[Outcome]]]
+) -> list[Outcome]:
+    async def run() -> list[Outcome]:
         client = connect(url)
         try:
             return await use(client)
@@ -108,7 +108,7 @@ def test_a_refusal_is_its_status(connect: Connect, vision_server: Any) -> None:
 def test_a_broken_stream_is_opened_again(vision_server: Any) -> None:
     request = classify(vision_server.url, b"cat")
 
-    async def use(client: Any) -> list[Answer]:
+    async def use(client: Any) -> list[Outcome]:
         vision_server.answers.refuse = grpc.StatusCode.INTERNAL
         broken = await asyncio.gather(*(client.call(request, 0, 0) for _ in range(6)))
         vision_server.answers.refuse = None

@@ -14,7 +14,7 @@ from loadtest.errors import LoadTestError
 from loadtest.payloads.content import Payload
 from loadtest.results import OK, UNCHECKED
 from loadtest.wire.messages import rest_request
-from loadtest.wire.prepare import Content, prepare
+from loadtest.wire.prepare import PayloadSource, prepare
 from loadtest.wire.rest_client import RestClient, describe
 
 JSON_LENGTH = "Inference-Header-Content-Length"
@@ -136,7 +136,7 @@ def test_images_go_into_the_input_that_the_config_names(tmp_path: Path) -> None:
     server.config = {"parameters": {"encoded_image_input": {"string_value": "encoded"}}}
 
     async def use(url: str) -> None:
-        contents = {"double": Content(labelled=tmp_path, rows=2)}
+        contents = {"double": PayloadSource(labelled=tmp_path, rows=2)}
         prepared = await asyncio.to_thread(prepare, url, contents, api="auto", seed=0)
         client = RestClient(url, 10.0)
         answer = await client.call(prepared.requests[0], 0, 0)
@@ -159,7 +159,7 @@ def test_a_model_without_an_input_for_images_is_named(config: Any, tmp_path: Pat
     server.config = config
 
     async def use(url: str) -> None:
-        contents = {"double": Content(images=tmp_path)}
+        contents = {"double": PayloadSource(images=tmp_path)}
         with pytest.raises(LoadTestError, match=r"'double' has no input for image files .*: x\)"):
             await asyncio.to_thread(prepare, url, contents, api="auto", seed=0)
 
