@@ -1,1 +1,1 @@
-"""Black-box load tester: knows the wire, not the server."""
+"""Load tester of inference servers, which it knows by their wire alone."""

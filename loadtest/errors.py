@@ -1,5 +1,5 @@
-"""What ends a load test with one clear line."""
+"""The error that ends a load test with one line."""
 
 
 class LoadTestError(Exception):
-    """The test cannot be run, or not be reported; the message says why."""
+    """The test cannot be run or reported; the message says why."""

@@ -1,7 +1,7 @@
-"""What a run leaves behind: one record a request, and the file that keeps them.
+"""The raw results of a run: one record a request, and the file that keeps them.
 
-A file is a NumPy .npz: `header` is JSON (settings, phases), every other entry is one column of the
-records of all phases. Times are seconds, stage times microseconds.
+The file is a NumPy .npz: `header` is JSON (settings, phases), every other entry is one column of
+the records of all phases. Times are seconds, stage times microseconds.
 """
 
 import io
@@ -20,7 +20,7 @@ from loadtest.errors import LoadTestError
 
 SCHEMA_VERSION = 1
 
-# Statuses 0 to 16 are gRPC's; answers over HTTP are mapped to them.
+# Statuses 0 to 16 are gRPC's; HTTP statuses are mapped to them.
 STATUSES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
     "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",
@@ -28,15 +28,22 @@ STATUSES = (
     "NOT_SENT", "UNANSWERED",
 )  # fmt: skip
 OK = 0
-# The generator had as many requests open as it may: the request was due and never left.
+# The request was due while --max-in-flight requests were open, and was never sent.
 NOT_SENT = 17
-# Still open when the run was ended early.
+# The request was still open when the run was ended early.
 UNANSWERED = 18
-# `right` of a request whose answer was not checked.
+# Value of `right` where the answer was not checked.
 UNCHECKED = -1
 
-# One request. `due` counts from the start of its phase; `late` is how long after that it was sent;
-# `latency` runs from due to answered. `deadline` 0 is none. `right` of `images` answers were right.
+# One request.
+# due: seconds from the start of its phase.
+# late: seconds from due to sent.
+# latency: seconds from due to answered.
+# deadline: seconds, 0 for none.
+# model: number of the model in the run.
+# images: images, or rows of tensors, in the request.
+# right: number of images whose label was right, or UNCHECKED.
+# batch_size, *_us: as the answer tells them, 0 where it does not.
 RECORD = np.dtype(
     [
         ("due", "<f8"),
@@ -56,30 +63,38 @@ RECORD = np.dtype(
     ]
 )
 Records = NDArray[np.void]
-# Packs one record, its fields in that order, about ten times as fast as NumPy takes a tuple.
+# Packs the fields of a record in that order, about ten times as fast as NumPy takes a tuple.
 pack_record = struct.Struct("<dfffBBBHhHIIII").pack
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run under one load. `begin` (warm-up over) and `end` count from its start."""
+    """A stretch of a run under one load.
+
+    arrivals: kind of the arrivals.
+    rate: requests/s offered by an open loop, 0 in a closed one.
+    concurrency: requests kept open by a closed loop, 0 in an open one.
+    started: Unix time.
+    begin: seconds from the start to the end of the warm-up.
+    end: seconds from the start to the end of the measured part.
+    workers: number of generator processes.
+    generator_cpu: CPU seconds a second of the phase, over all generator processes.
+    interrupted: whether the user ended it early.
+    server: counters, CPU and memory of the server over the measured part.
+    records: all requests, by due time.
+    """
 
     label: str
     url: str
     arrivals: str
-    # Requests/s offered by an open loop, 0 where each answer brings the next request.
     rate: float
-    # Requests kept open by a closed loop, 0 in an open one.
     concurrency: int
-    # Unix time.
     started: float
     begin: float
     end: float
     workers: int
-    # CPU seconds that the generator took for each second of the phase, over all its processes.
     generator_cpu: float = 0.0
     interrupted: bool = False
-    # What the server and its host said about the measured part; see server.py and host.py.
     server: dict[str, Any] = field(default_factory=dict)
     records: Records = field(default_factory=lambda: np.empty(0, RECORD))
 
@@ -97,7 +112,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Run:
-    """A whole run. `settings` is what it was told; `models` gives the numbers in records names."""
+    """A whole run.
+
+    settings: the options that were given.
+    models: names by the number that records have.
+    """
 
     settings: dict[str, Any]
     models: tuple[str, ...]
@@ -105,13 +124,13 @@ class Run:
 
 
 def records_of(chunks: Iterable[bytes]) -> Records:
-    """The records that `pack_record` packed, by due time."""
+    """Records that `pack_record` packed, sorted by due time."""
     records = np.frombuffer(b"".join(chunks), RECORD)
     return records[np.argsort(records["due"], kind="stable")]
 
 
 def write_run(run: Run, path: Path) -> None:
-    """Writes a run to a file. Raises LoadTestError where that is not possible."""
+    """Writes a run to a raw file. Raises LoadTestError."""
     header = {
         "schema_version": SCHEMA_VERSION,
         "settings": run.settings,
@@ -123,7 +142,7 @@ def write_run(run: Run, path: Path) -> None:
     }
     records = np.concatenate([np.empty(0, RECORD), *(p.records for p in run.phases)])
     content = io.BytesIO()
-    # Column by column, as a column of zeros compresses to nothing.
+    # By column, as a column of zeros compresses to nothing.
     columns: dict[str, Any] = {name: records[name] for name in RECORD.names or ()}
     columns["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     np.savez_compressed(content, **columns)
@@ -134,9 +153,9 @@ def write_run(run: Run, path: Path) -> None:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a file that `write_run` wrote. Raises LoadTestError."""
+    """Reads a raw file. Raises LoadTestError."""
     try:
-        # NumPy leaves a file that it cannot read open.
+        # From memory, as NumPy does not close a file that it cannot read.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             header = json.loads(file["header"].tobytes())
             if header["schema_version"] != SCHEMA_VERSION:
@@ -150,7 +169,7 @@ def read_run(path: Path) -> Run:
             return _run(header, records)
     except OSError as error:
         raise LoadTestError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise LoadTestError(f"{path}: not a raw file of a load test") from error
 
 
@@ -165,10 +184,10 @@ def _run(header: dict[str, Any], records: Records) -> Run:
 
 
 def merge(runs: Sequence[Run]) -> Run:
-    """Several machines' runs as one: phases of the same place and load are laid over each other.
+    """Joins the runs of several machines: the n-th phases of all become one.
 
-    Each machine's requests keep their distance from the start of their own phase. Raises
-    LoadTestError where the runs differ in what they did.
+    Requests keep their time from the start of their own phase. Raises LoadTestError where the
+    runs have other phases or models.
     """
     first, *others = runs
     for run in others:

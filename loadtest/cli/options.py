@@ -1,4 +1,4 @@
-"""Options that several sub-commands share, and how their values are read."""
+"""Options that several sub-commands share, and readers of their values."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +118,7 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
 def duration(text: str) -> float:
-    """Seconds of `250ms`, `1.5s`, `2m` or plain `10`. Raises ValueError."""
+    """Reads `250ms`, `1.5s`, `2m` or plain `10` as seconds. Raises ValueError."""
     found = _DURATION.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"expected a time such as 250ms, 10s or 2m, got {text!r}")
@@ -126,7 +126,7 @@ def duration(text: str) -> float:
 
 
 def positive_duration(text: str) -> float:
-    """The same, more than 0."""
+    """Reads a duration above 0 as seconds. Raises ValueError."""
     seconds = duration(text)
     if not seconds:
         raise ValueError(f"expected a time above 0, got {text!r}")
@@ -134,7 +134,7 @@ def positive_duration(text: str) -> float:
 
 
 def read(option: str, text: str, reader: Callable[[str], Value]) -> Value:
-    """What `reader` makes of an option's value; one that it refuses is wrong usage."""
+    """Reads the value of an option by `reader`; a value that it refuses is wrong usage."""
     try:
         return reader(text)
     except (ValueError, LoadTestError) as error:
@@ -144,14 +144,14 @@ def read(option: str, text: str, reader: Callable[[str], Value]) -> Value:
 
 
 def deadlines(text: str) -> Distribution:
-    """The distribution of deadlines in seconds; "" is none."""
+    """Reads --deadline as a distribution in seconds; "" is no deadline."""
     if not text:
         return ALWAYS_ZERO
     return read("--deadline", text, lambda t: parse_distribution(t, duration))
 
 
 def priorities(text: str) -> Distribution:
-    """The distribution of priorities; "" leaves them to the server."""
+    """Reads --priority as a distribution; "" leaves the priority to the server."""
     if not text:
         return ALWAYS_ZERO
 
@@ -165,7 +165,7 @@ def priorities(text: str) -> Distribution:
 
 
 def weighted(models: Sequence[str]) -> dict[str, float]:
-    """Weight by model, from `NAME[=WEIGHT]`."""
+    """Reads --model, `NAME[=WEIGHT]`, as weights by model."""
     found: dict[str, float] = {}
     for text in models:
         name, _, weight = text.partition("=")
@@ -184,7 +184,7 @@ def contents(
     shape: Sequence[str] | None,
     rows: int,
 ) -> dict[str, PayloadSource]:
-    """What the requests of each model carry."""
+    """Source of the payloads of each model."""
     found = {}
     for model in models:
         folder = _of_model("--images", images, model, models)
@@ -211,7 +211,7 @@ def contents(
 def _of_model(
     option: str, values: Sequence[str] | None, model: str, models: Sequence[str]
 ) -> str | None:
-    """The value for a model: the one that names it, or the one that names none."""
+    """The value of an option for a model: the one that names it, else the one that names none."""
     general = None
     own = None
     for value in values or ():
@@ -243,7 +243,7 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def conditions(texts: Sequence[str] | None) -> list[Condition]:
-    """What --fail-if says."""
+    """Reads --fail-if."""
     return [read("--fail-if", text, parse_condition) for text in texts or ()]
 
 
@@ -257,7 +257,7 @@ def to_workload(
     timeout: str,
     streams: int,
 ) -> Workload:
-    """What the workers need; `requests` by server, all with as many for each model."""
+    """The workload of the workers; `requests` are by URL, as many for each model at each."""
     if any(is_rest(url) for url in requests) and (streams or priority):
         raise typer.BadParameter("REST has neither --streams nor --priority: give HOST:PORT")
     sizes = next(iter(requests.values())).sizes

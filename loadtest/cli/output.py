@@ -1,4 +1,4 @@
-"""How sub-commands end: with a report, or with one line that says why not."""
+"""The end of a sub-command: its reports, or one line with the reason why there are none."""
 
 import functools
 import json
@@ -22,7 +22,7 @@ Parameters = ParamSpec("Parameters")
 
 @dataclass(frozen=True)
 class Reports:
-    """Which reports somebody wants, and what must not hold."""
+    """The reports that the options ask for, and the conditions that must not hold."""
 
     as_json: bool = False
     output: Path | None = None
@@ -31,20 +31,20 @@ class Reports:
     conditions: Sequence[Condition] = ()
 
     def check_places(self) -> None:
-        """Raises LoadTestError where a file could not be written, before any load is put on."""
+        """Raises LoadTestError where a report has no folder, before any request is sent."""
         for path in (self.output, self.html, self.junit):
             if path is not None and not path.absolute().parent.is_dir():
                 raise LoadTestError(f"{path}: there is no folder {path.absolute().parent}")
 
 
 def fail(message: str) -> NoReturn:
-    """One line on stderr and exit status 1."""
+    """Prints one line to stderr and exits with 1."""
     typer.echo(f"convserve: {' '.join(message.split())}", err=True)
     raise typer.Exit(1)
 
 
 def failing(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """A command whose LoadTestError ends it with one line."""
+    """Wraps a command: a LoadTestError ends it with one line."""
 
     @functools.wraps(command)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
@@ -57,9 +57,9 @@ def failing(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
 
 
 def deliver(run: Run, reports: Reports) -> None:
-    """Writes and prints every report. Exits with 1 where a check failed, one line for each.
+    """Writes and prints every report. Exits with 1 where a check failed, with a line for each.
 
-    Steps of a search are meant to find where the server fails, so they are not checked.
+    A search is not checked, as some of its steps have to fail.
     """
     if reports.output is not None:
         write_run(run, reports.output)
@@ -89,5 +89,5 @@ def _write(path: Path, content: str) -> None:
 
 
 def named(settings: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Settings as the raw file keeps them: those that were given."""
+    """Settings as the raw file keeps them: of `more`, only options that were given."""
     return {**settings, **{key: value for key, value in more.items() if value}}

@@ -1,5 +1,7 @@
-"""What a person sees while a phase runs: a line that renews itself on a terminal, plain lines
-elsewhere. Always on stderr, so that stdout holds the report alone."""
+"""Progress of a phase on stderr: a line that renews itself on a terminal, else a line now and then.
+
+Stdout is left to the report.
+"""
 
 import sys
 from collections import deque
@@ -11,28 +13,17 @@ from rich.text import Text
 
 from loadtest.results import OK, Records
 
-# Figures are of the last seconds.
+# Seconds over which the figures are taken.
 _WINDOW = 3.0
-_PLAIN_EVERY = 5.0
+# Seconds between two lines, on a terminal and elsewhere.
 _REFRESH = 0.5
+_PLAIN_EVERY = 5.0
+# Width of the bar in characters.
 _BAR = 12
 
 
-class Quiet:
-    """Shows nothing."""
-
-    def begin(self, label: str, warmup: float, seconds: float) -> None:
-        """See PhaseView."""
-
-    def tick(self, elapsed: float, records: Records) -> None:
-        """See PhaseView."""
-
-    def end(self) -> None:
-        """See PhaseView."""
-
-
 class Progress:
-    """Rate, errors, p50 and p99 of the last seconds, and how far the phase is."""
+    """Shows elapsed time, rate, p50 and p99 of the last seconds, and requests and errors so far."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -45,7 +36,7 @@ class Progress:
         self._sent = self._errors = 0
 
     def begin(self, label: str, warmup: float, seconds: float) -> None:
-        """See PhaseView."""
+        """A phase begins that lasts `seconds`, the warm-up included."""
         self._label, self._warmup, self._seconds = label, warmup, seconds
         self._recent.clear()
         self._sent = self._errors = 0
@@ -55,7 +46,7 @@ class Progress:
             self._live.start()
 
     def tick(self, elapsed: float, records: Records) -> None:
-        """See PhaseView."""
+        """Shows a new line when it is due."""
         if len(records):
             self._recent.append((elapsed, records))
             self._sent += len(records)
@@ -72,7 +63,7 @@ class Progress:
             print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def end(self) -> None:
-        """See PhaseView."""
+        """Removes the line of a terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None

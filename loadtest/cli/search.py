@@ -18,7 +18,8 @@ from loadtest.results import OK, Phase, Run
 from loadtest.wire.prepare import prepare
 
 _GOAL = "Goal"
-# A closed loop that keeps a server busy shows about what it can do: the search begins at half.
+# Callers and seconds of the closed loop whose rate, halved, is the first step. More callers and
+# seconds come nearer to the server's limit.
 _SOUNDING_CONCURRENCY = 16
 _SOUNDING_SECONDS = 2.0
 
@@ -133,7 +134,7 @@ def search(
 
 
 def _sound(runner: PhaseRunner, url: str, observer: Observer) -> float:
-    """About how many requests/s the server answers when it is kept busy."""
+    """Requests/s that the server answers in a short closed loop, at least 1."""
     phase = runner.run(
         "sounding",
         url,

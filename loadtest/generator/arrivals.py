@@ -1,4 +1,4 @@
-"""When requests are due: pure functions of time, seeded."""
+"""Due times of requests: pure functions of a seed."""
 
 import itertools
 import math
@@ -13,19 +13,21 @@ from loadtest.errors import LoadTestError
 from loadtest.results import read_run
 
 Kind = Literal["closed", "constant", "poisson", "bursts", "replay"]
-# Those that have a rate.
+# The kinds that have a rate.
 OPEN_KINDS: tuple[Kind, ...] = ("constant", "poisson", "bursts")
 
+# Arrivals drawn at a time.
 _CHUNK = 4096
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """How requests arrive.
+    """How requests arrive: in a closed loop, or in an open loop of one of the other kinds.
 
-    closed: `concurrency` callers, each sends when it has its answer. The others are open loops,
-    which send whatever the server does: `rate` requests/s on average, bursts of `burst_size` at
-    once; replay has the due `times` (seconds from the start, ascending) of a recording.
+    rate: requests/s on average of constant, poisson and bursts.
+    concurrency: callers of a closed loop, each of which sends when it has its answer.
+    burst_size: requests due at once in bursts.
+    times: due times of a replay, seconds from the start, ascending.
     """
 
     kind: Kind
@@ -36,7 +38,7 @@ class Arrivals:
 
 
 def due_times(arrivals: Arrivals, seed: int) -> Iterator[float]:
-    """Due times of an open loop, seconds from its start, ascending; endless but for a replay."""
+    """Due times of an open loop, seconds from its start, ascending; without end but in a replay."""
     match arrivals.kind:
         case "constant":
             return (i / arrivals.rate for i in itertools.count())
@@ -52,7 +54,7 @@ def due_times(arrivals: Arrivals, seed: int) -> Iterator[float]:
 
 
 def share_of(times: Iterator[float], worker: int, workers: int) -> Iterator[float]:
-    """Every `workers`-th due time: the shares of all workers together are the whole schedule."""
+    """Every `workers`-th due time, from number `worker` on: all workers share the schedule."""
     return itertools.islice(times, worker, None, workers)
 
 
@@ -66,8 +68,10 @@ def _poisson(rate: float, seed: int) -> Iterator[float]:
 
 
 def read_recording(path: Path) -> tuple[float, ...]:
-    """Due times of a recorded file: a raw file of a load test, or text with one time a line in
-    seconds; they are moved so that the first is 0. Raises LoadTestError."""
+    """Due times of a raw file of a load test, or of text with one time a line, in seconds.
+
+    They are shifted so that the first is 0. Raises LoadTestError.
+    """
     if path.suffix == ".npz":
         times = [float(t) for phase in read_run(path).phases[:1] for t in phase.records["due"]]
     else:
@@ -99,7 +103,7 @@ def _read_lines(path: Path) -> list[float]:
 
 
 def parse_concurrency(text: str) -> tuple[int, ...]:
-    """`8`, `1,2,4`, or the range `1..32`, which doubles. Raises ValueError."""
+    """Reads `8`, `1,2,4`, or the range `1..32`, which doubles. Raises ValueError."""
     if ".." not in text:
         levels = tuple(int(part) for part in text.split(","))
     else:

@@ -16,8 +16,10 @@ from loadtest.generator.arrivals import Arrivals
 from loadtest.generator.player import WorkerShare
 from loadtest.generator.worker import Done, Play, Ready, Stop, Workload
 
-# Between the order to play and the first request: longer than it takes to reach every worker.
+# Seconds from the order to play to the start: more delays each phase, less than the order takes to
+# reach every worker makes requests late.
 _LEAD = 0.1
+# Seconds between two calls of `watch` at most.
 _TICK = 0.1
 
 
@@ -42,7 +44,7 @@ class Played:
 
 
 class Interrupt:
-    """Turns Ctrl-C and SIGTERM into a flag; a second one ends the program."""
+    """Turns the first Ctrl-C or SIGTERM into a flag; the second one ends the program."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -69,15 +71,17 @@ class Interrupt:
 
 
 class Fleet:
-    """Starts the workers and has them play phases. gRPC does not survive a fork: they are spawned.
-    Raises LoadTestError where a worker dies."""
+    """Starts the workers and has them play phases. Raises LoadTestError where a worker dies.
+
+    Workers are spawned, as gRPC does not survive a fork.
+    """
 
     def __init__(self, workload: Workload, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes: list[SpawnProcess] = []
-        # Ctrl-C reaches the whole process group; what is blocked here stays so in the workers, and
-        # it is for the parent to tell them what to do about it.
+        # Ctrl-C reaches the whole process group. Workers inherit the blocked signal, so that the
+        # parent alone decides when they stop.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for number in range(workers):
@@ -93,7 +97,7 @@ class Fleet:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for pipe in self._pipes:
             if not isinstance(self._receive(pipe), Ready):
-                raise LoadTestError("a generator process sent nonsense")
+                raise LoadTestError("a generator process did not start as expected")
 
     def __enter__(self) -> "Fleet":
         return self
@@ -123,8 +127,11 @@ class Fleet:
         interrupt: Interrupt,
         watch: Callable[[float, Sequence[bytes]], bool],
     ) -> Played:
-        """Plays one phase. `watch` is told every tick the seconds since the start and the records
-        since the last time; where it answers True the phase ends early."""
+        """Plays one phase.
+
+        watch: called every tick with the seconds since the start and the packed records since
+            the last call; True ends the phase early.
+        """
         cpu = time.process_time()
         ordered = time.monotonic()
         start = ordered + _LEAD

@@ -1,7 +1,6 @@
-"""Plays arrivals against a client and emits a record for each request.
+"""Sends the requests of a phase when they are due and emits a record for each.
 
-All times come from the event loop's clock, so that a loop with a clock of its own (a test) plays a
-run without waiting for it.
+All times are those of the event loop's clock, so that a test with a virtual clock need not wait.
 """
 
 import asyncio
@@ -16,24 +15,31 @@ from loadtest.generator.arrivals import Arrivals, due_times, share_of
 from loadtest.results import NOT_SENT, UNANSWERED, pack_record
 from loadtest.wire.messages import Outcome, Request, failed
 
-# A pacer that has fallen behind still lets answers be read after this many requests.
+# Requests that an open loop which is late sends before the event loop may read answers: more
+# delays the answers, fewer cost CPU.
 _BREATH = 16
-# Epoll waits up to so many seconds too long.
+# Seconds by which epoll may wait too long: it rounds up to milliseconds.
 _COARSE = 0.001
-# How long the answers of a run that was ended early are waited for, in seconds.
+# Seconds to wait for open requests after `stop`.
 _SHORT_GRACE = 1.0
 
 
 class Client(Protocol):
-    """What carries requests to a server."""
+    """A connection to a server."""
 
     async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
-        """The answer; one that did not come, or was refused, has the status that says so."""
+        """Sends a request. Never raises for a call that fails: the outcome has its status."""
 
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """What one worker does of a phase. `start` is a time of the loop's clock."""
+    """The part of a phase that one worker plays.
+
+    start: a time of the event loop's clock.
+    worker, workers: number of this worker, and of all.
+    max_in_flight: requests that this worker keeps open at most in an open loop.
+    requests: requests that all workers send at most in a closed loop; 0 is no limit.
+    """
 
     arrivals: Arrivals
     seconds: float
@@ -42,19 +48,18 @@ class WorkerShare:
     worker: int
     workers: int
     max_in_flight: int
-    # Requests that a closed loop sends at most, 0 is no limit.
     requests: int = 0
 
 
 class PreciseSelector(selectors.EpollSelector):
-    """Waits to the microsecond, where epoll alone rounds up to the next millisecond: as much as
-    many answers take. The epoll descriptor can itself be waited for with select."""
+    """Waits to the microsecond: epoll alone rounds up to the next millisecond, which is as long
+    as many answers take. For the last millisecond, select waits on the epoll descriptor."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """See selectors.BaseSelector.select."""
+        """Events of the descriptors that are ready, after at most `timeout` seconds."""
         if timeout is not None and timeout > 0:
             if timeout > _COARSE:
-                # One system call; the loop comes again for the rest.
+                # The event loop calls again for the rest.
                 return super().select(timeout - _COARSE)
             select.select([self.fileno()], (), (), timeout)
             timeout = 0
@@ -62,12 +67,12 @@ class PreciseSelector(selectors.EpollSelector):
 
 
 def precise_loop() -> asyncio.AbstractEventLoop:
-    """An event loop whose timers keep to the microsecond."""
+    """An event loop whose timers are precise to the microsecond."""
     return asyncio.SelectorEventLoop(PreciseSelector())
 
 
 class Player:
-    """Plays shares of phases. `emit` takes packed records; `stop` ends what plays early."""
+    """Plays shares of phases, one at a time; `emit` takes the packed record of each request."""
 
     def __init__(
         self,
@@ -80,11 +85,11 @@ class Player:
         self._stopped = asyncio.Event()
 
     def stop(self) -> None:
-        """Sends nothing more; what is open is waited for shortly."""
+        """Ends the share: nothing more is sent, open requests have _SHORT_GRACE seconds."""
         self._stopped.set()
 
     async def play(self, client: Client, requests: Sequence[Request], share: WorkerShare) -> None:
-        """Plays one share to its end, and until everything that it sent is answered."""
+        """Plays one share; returns when each request that it sent is answered."""
         self._requests = requests
         self._stopped.clear()
         if share.arrivals.kind == "closed":
@@ -103,7 +108,7 @@ class Player:
         }
 
     async def _caller(self, client: Client, share: WorkerShare, limit: int) -> None:
-        """Sends a request as soon as the one before is answered, `limit` of them at most."""
+        """Sends a request as soon as the one before is answered, at most `limit` of them."""
         clock = asyncio.get_running_loop().time
         end = share.start + share.seconds
         await asyncio.sleep(share.start - clock())
@@ -114,7 +119,7 @@ class Player:
             await self._request(client, now - share.start, now, clock)
 
     async def _open(self, client: Client, share: WorkerShare) -> set[asyncio.Task[None]]:
-        """Sends each request when it is due, whatever became of those before."""
+        """Sends each request when it is due, whether or not those before are answered."""
         clock = asyncio.get_running_loop().time
         open_tasks: set[asyncio.Task[None]] = set()
         times = share_of(due_times(share.arrivals, share.seed), share.worker, share.workers)
@@ -147,7 +152,7 @@ class Player:
     async def _request(
         self, client: Client, offset: float, due: float, clock: Callable[[], float]
     ) -> None:
-        """Sends a request that is due now: `offset` seconds into the phase."""
+        """Sends a request that was due at `due`, `offset` seconds into the phase."""
         index, deadline, priority = next(self._drawn)
         request = self._requests[index]
         sent = clock()
@@ -175,8 +180,8 @@ class Player:
         )  # fmt: skip
 
     async def _finish(self, tasks: set[asyncio.Task[None]]) -> None:
-        """Waits for what is open: every request ends by its own timeout. After `stop`, not so
-        long."""
+        """Waits for the open requests, each of which ends by its own timeout; after `stop` at
+        most _SHORT_GRACE seconds."""
         everything = asyncio.gather(*tasks)
         stopped = asyncio.ensure_future(self._stopped.wait())
         await asyncio.wait((everything, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -185,6 +190,6 @@ class Player:
             for task in tasks:
                 task.cancel()
         stopped.cancel()
-        # One that was cancelled before its first request has nothing to record.
+        # A task that was cancelled before its first request raises and has nothing to record.
         with contextlib.suppress(asyncio.CancelledError):
             await everything

@@ -1,4 +1,4 @@
-"""A generator process: holds the connections, plays its share of each phase, sends records back."""
+"""A generator process: keeps connections, plays its share of each phase, sends records back."""
 
 import asyncio
 import gc
@@ -15,14 +15,21 @@ from loadtest.wire.grpc_client import StreamClient, UnaryClient
 from loadtest.wire.messages import Request
 from loadtest.wire.rest_client import RestClient, is_rest
 
-# How often records go to the parent, in seconds.
+# Seconds between two batches of records to the parent: more delays the progress line, less takes
+# CPU from the requests.
 _REPORT_EVERY = 0.25
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What all phases of a run have in common. `requests` are by server; `groups` has the number of
-    requests and the weight of each model."""
+    """The requests of a run and how they are drawn, the same in all phases.
+
+    requests: by URL of the server.
+    groups: number of requests and weight of each model.
+    deadlines: seconds, 0 for none.
+    timeout: longest wait, in seconds, for the answer of a request without a deadline.
+    streams: gRPC streams of each worker, 0 for unary calls.
+    """
 
     requests: Mapping[str, Sequence[Request]]
     groups: tuple[tuple[int, float], ...]
@@ -30,7 +37,6 @@ class Workload:
     priorities: Distribution
     seed: int
     timeout: float
-    # Streams of each worker; 0: unary calls.
     streams: int
 
 
@@ -43,16 +49,16 @@ class Play:
 
 
 class Stop:
-    """Parent to worker: end what plays."""
+    """Parent to worker: end the phase now."""
 
 
 class Ready:
-    """Worker to parent: connected to nothing yet, but able to play."""
+    """Worker to parent: started; it connects with the first phase."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """Worker to parent: the share is played; `cpu` seconds of this process went into it."""
+    """Worker to parent: the share is played, and took `cpu` seconds of this process."""
 
     cpu: float
 
@@ -64,7 +70,7 @@ class _Closable(Client, Protocol):
 def main(workload: Workload, worker: int, workers: int, parent: Connection) -> None:
     """Runs a worker until the parent hangs up."""
     gc.freeze()
-    # A full collection stops the clock for milliseconds, and little garbage here is cyclic.
+    # A full garbage collection delays requests by milliseconds, and little garbage is cyclic.
     gc.set_threshold(100_000, 20, 1000)
     with asyncio.Runner(loop_factory=precise_loop) as runner:
         runner.run(_Worker(workload, worker, workers, parent).serve())
@@ -82,7 +88,7 @@ class _Worker:
         self._player = Player(drawn, self._records.append)
 
     async def serve(self) -> None:
-        """Plays what the parent sends."""
+        """Plays each share that the parent sends, until it hangs up."""
         loop = asyncio.get_running_loop()
         messages: asyncio.Queue[Play | Stop | None] = asyncio.Queue()
 
@@ -126,7 +132,7 @@ class _Worker:
         return UnaryClient(url, self._workload.timeout)
 
     def _report(self, ended: threading.Event) -> None:
-        """In a thread of its own: a full pipe must not hold up requests."""
+        """Runs in a thread, so that a full pipe does not block the event loop."""
         while not ended.wait(_REPORT_EVERY):
             self._flush()
 

@@ -1,4 +1,4 @@
-"""One phase from start to end: workers play, the server is looked at, somebody watches."""
+"""Runs one phase from start to end: workers play, counters of the server are read around it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,28 +12,34 @@ from loadtest.measurement.server_counters import Observed, Observer, difference
 from loadtest.report import latency
 from loadtest.results import OK, RECORD, Phase, Records, records_of
 
-# A p99 may look stable by accident in the first seconds.
+# Seconds of the measured part before `stable` may end a phase: in fewer a p99 may look stable by
+# accident.
 _LEAST_SECONDS = 5.0
+# Seconds between two tests of the stability.
 _CHECK_EVERY = 1.0
 
 
 class PhaseView(Protocol):
-    """Who watches a phase."""
+    """Shows the progress of a phase."""
 
     def begin(self, label: str, warmup: float, seconds: float) -> None:
-        """A phase begins; `seconds` is all of it, the warm-up included."""
+        """A phase begins that lasts `seconds`, the warm-up included."""
 
     def tick(self, elapsed: float, records: Records) -> None:
-        """`elapsed` seconds in, these records are new."""
+        """Called every tick with the seconds since the start and the new records."""
 
     def end(self) -> None:
-        """The phase is over."""
+        """The phase has ended."""
 
 
 @dataclass(frozen=True)
 class PhaseTerms:
-    """What all phases share. `stable` (a share of p99) ends a phase once its p99 is known that
-    well; None: it runs its full time. Times are seconds."""
+    """Settings of all phases.
+
+    warmup, seconds: length of the warm-up and of the measured part, in seconds.
+    requests: requests of a closed loop at most; 0 is no limit.
+    stable: ends a phase once p99 is known to this share of it; None runs the full time.
+    """
 
     warmup: float
     seconds: float
@@ -45,7 +51,7 @@ class PhaseTerms:
 
 
 class PhaseRunner:
-    """Runs phases, each on the same workers."""
+    """Runs phases one after the other on the same workers."""
 
     def __init__(
         self, fleet: Fleet, terms: PhaseTerms, view: PhaseView, interrupt: Interrupt
@@ -58,7 +64,7 @@ class PhaseRunner:
 
     @property
     def interrupted(self) -> bool:
-        """Whether somebody wants it to end."""
+        """Whether the user wants to end the run."""
         return self._interrupt.requested
 
     def run(
@@ -71,7 +77,7 @@ class PhaseRunner:
         warmup: float | None = None,
         seconds: float | None = None,
     ) -> Phase:
-        """Plays one phase; the times are those of the terms where none are given."""
+        """Plays one phase; times that are not given are those of the terms."""
         terms = self._terms
         begin = terms.warmup if warmup is None else warmup
         whole = begin + (terms.seconds if seconds is None else seconds)
@@ -81,7 +87,7 @@ class PhaseRunner:
             url,
             arrivals,
             whole,
-            # Each phase draws anew, and the same run draws the same.
+            # Phases have other arrivals than each other, and the same in every run.
             seed=terms.seed + self._phases,
             max_in_flight=terms.max_in_flight,
             requests=terms.requests,
@@ -120,8 +126,8 @@ def _offered(arrivals: Arrivals) -> float:
 
 
 class _Watch:
-    """Passes records on to the view, looks at the server when the warm-up is over, and says when
-    p99 is known well enough."""
+    """Called every tick: hands records to the view, reads the server's counters when the warm-up
+    ends, and tells whether p99 is known well enough."""
 
     def __init__(
         self, view: PhaseView, observer: Observer, begin: float, stable: float | None

@@ -1,4 +1,4 @@
-"""The highest rate that keeps a p99: bracketing, then bisection."""
+"""Searches the highest rate that keeps a p99: bracketing, then bisection."""
 
 import math
 from collections.abc import Callable
@@ -11,15 +11,22 @@ from loadtest.report import latency
 from loadtest.report.summary import lateness_of
 from loadtest.results import OK, Phase
 
-# A step whose p99 is on one side of the limit with less confidence is measured once more, longer.
+# Confidence that p99 is on one side of the limit. With less, a step is measured again for longer: a
+# larger value measures more steps twice, a smaller one believes more chance results.
 _SURE = 0.95
+# Requests/s below which the search gives up.
 _LOWEST_RATE = 0.5
 
 
 @dataclass(frozen=True)
 class Goal:
-    """p99 at most `p99` and lateness of the generator at most `max_lateness` (seconds), error rate
-    at most `error_rate`; rates are told apart to `precision`, a share."""
+    """Limits that a rate must keep.
+
+    p99: seconds.
+    error_rate: share of the requests.
+    precision: share of the rate to which the search goes on.
+    max_lateness: p99 of the generator's own lateness, in seconds.
+    """
 
     p99: float
     error_rate: float
@@ -29,8 +36,13 @@ class Goal:
 
 @dataclass(frozen=True)
 class Step:
-    """What one rate gave. `confidence` is the share of resampled runs whose p99 is on the same side
-    of the limit; `generator` says that the generator, not the server, failed."""
+    """The judgement of one rate.
+
+    low_ms, high_ms: interval of p99.
+    confidence: share of resampled runs whose p99 is on the same side of the limit.
+    generator: whether the generator, not the server, is the limit.
+    reason: the limits that were not kept.
+    """
 
     rate: float
     passed: bool
@@ -45,15 +57,19 @@ class Step:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """`best` is the confirmed step of the highest rate that passed, `next` that of the lowest above
-    it that failed; either may be missing."""
+    """The outcome of a search.
+
+    best: confirmed step of the highest rate that passed; None where none did.
+    next: step of the lowest rate above it that failed; None where none was tried.
+    steps: all steps in their order.
+    """
 
     best: Step | None
     next: Step | None
     steps: tuple[Step, ...]
 
     def document(self, goal: Goal) -> dict[str, Any]:
-        """As it stands in reports."""
+        """The outcome as reports have it."""
         return {
             "p99_limit_ms": goal.p99 * 1e3,
             "error_rate_limit": goal.error_rate,
@@ -64,11 +80,11 @@ class SearchResult:
 
 
 def judge(phase: Phase, goal: Goal) -> Step:
-    """Whether a phase of an open loop meets the goal."""
+    """Judges a phase of an open loop by the goal."""
     records = phase.measured
     answered = records[records["status"] == OK]
     if not len(records):
-        # It says nothing about the server, so that the step is measured again for longer.
+        # No confidence, so that the step is measured again for longer.
         return Step(phase.rate, False, 0.0, 0.0, 0.0, 0.0, 0.0, False, "no request was due")
     error_rate = 1 - len(answered) / len(records)
     if not len(answered):
@@ -103,8 +119,11 @@ def judge(phase: Phase, goal: Goal) -> Step:
 
 
 class RateSearch:
-    """`measure` plays a rate, for so many times the usual duration, and judges it; None: somebody
-    wants to end. `highest` is a rate that is not passed, 0: no limit."""
+    """Searches the highest rate that meets a goal.
+
+    measure: plays a rate for a multiple of the usual duration and judges it; None ends the search.
+    highest: rate that is not exceeded; 0 is no limit.
+    """
 
     def __init__(
         self, measure: Callable[[float, int], Step | None], goal: Goal, highest: float = 0.0
@@ -117,13 +136,13 @@ class RateSearch:
         self._next: Step | None = None
 
     def run(self, first: float) -> SearchResult:
-        """Searches from the rate `first` on."""
+        """Searches, beginning with the rate `first`."""
         if self._bracket(first) and self._bisect():
             self._confirm()
         return SearchResult(self._best, self._next, tuple(self._steps))
 
     def _bracket(self, first: float) -> bool:
-        """Doubles or halves the rate until one passes and one fails; False: no use to go on."""
+        """Doubles or halves the rate until one passes and one fails; False ends the search."""
         rate = min(first, self._highest)
         while self._best is None or self._next is None:
             if self._try(rate) is None or (self._best is None and rate <= _LOWEST_RATE):
@@ -144,7 +163,7 @@ class RateSearch:
         return True
 
     def _try(self, rate: float) -> Step | None:
-        """Measures a rate and keeps the outcome."""
+        """Measures a rate and keeps its step as the best or the next."""
         step = self._settled(rate, 1)
         if step is None:
             return None
@@ -155,8 +174,8 @@ class RateSearch:
         return step
 
     def _settled(self, rate: float, times: int) -> Step | None:
-        """A measurement, or a longer one where the first leaves doubt: its p99 is too near to the
-        limit, or the generator was late, which may have been something else on its machine."""
+        """Measures a rate, and again for longer where the first step leaves doubt: p99 is near the
+        limit, or the generator was late, which may be due to another process."""
         step = self._measure(rate, times)
         if step is not None and (step.generator or (times == 1 and step.confidence < _SURE)):
             self._steps.append(step)
@@ -166,8 +185,8 @@ class RateSearch:
         return step
 
     def _confirm(self) -> None:
-        """The best of several measurements was also the luckiest: it is measured once more, and
-        where it fails then, the next lower one that had passed."""
+        """Measures the best rate again, as the best of several measurements is likely a lucky
+        one. Where it fails, the next lower rate that had passed follows."""
         while self._best is not None:
             step = self._settled(self._best.rate, 2)
             if step is None:

@@ -1,4 +1,4 @@
-"""What the server and its host say about themselves, before and after the measured part."""
+"""Counters, CPU and memory of the server, read before and after the measured part."""
 
 import asyncio
 import time
@@ -14,11 +14,12 @@ from loadtest.measurement.server_process import local_server, usage
 from loadtest.wire import grpc_client
 from loadtest.wire.rest_client import is_rest
 
+# Seconds for an answer with metrics.
 _TIMEOUT = 5.0
 # Seconds between two looks from which CPU is told: /proc counts it in steps of 10 ms, so that with
 # less the error is above a tenth of a core.
 _LEAST_SECONDS = 0.1
-# Sample names of Triton, which our server uses too, and what we call them.
+# Our name by the name of the sample in Triton, which convserve uses too.
 _COUNTERS = {
     "nv_inference_request_success": "requests",
     "nv_inference_count": "inferences",
@@ -35,8 +36,13 @@ _TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 @dataclass(frozen=True)
 class Observed:
-    """Counters at one moment (seconds and counts); parts that the server does not offer are
-    empty."""
+    """Counters at one moment.
+
+    time: of a monotonic clock, in seconds.
+    statistics, metrics: counts and seconds; empty where the server does not offer them.
+    cpu: CPU seconds of the server so far.
+    resident: bytes; 0 where the server is not on this machine.
+    """
 
     time: float
     statistics: dict[str, float] = field(default_factory=dict)
@@ -46,8 +52,7 @@ class Observed:
 
 
 class Observer:
-    """Looks at one server. `metrics_url` is None where nobody named one. Raises LoadTestError where
-    the metrics that were named cannot be read."""
+    """Reads the counters of one server. Raises LoadTestError where `metrics_url` cannot be read."""
 
     def __init__(self, url: str, models: Sequence[str], metrics_url: str | None) -> None:
         self._url = url
@@ -58,7 +63,7 @@ class Observer:
             self._scrape(metrics_url)
 
     def look(self) -> Observed:
-        """The counters of now."""
+        """Reads the counters."""
         statistics = (
             {}
             if is_rest(self._url)
@@ -67,7 +72,7 @@ class Observer:
         try:
             metrics = self._scrape(self._metrics_url) if self._metrics_url else {}
         except LoadTestError:
-            # A server too busy to be asked is no reason to lose the run.
+            # A busy server may not answer in time, which must not end the run.
             metrics = {}
         cpu, resident = usage(self._process) if self._process is not None else (0.0, 0)
         return Observed(time.monotonic(), statistics, metrics, cpu, resident)
@@ -88,7 +93,7 @@ class Observer:
 
 
 def _count(totals: dict[str, float], name: str, labels: dict[str, str], value: float) -> None:
-    # The parser appends to counters what Triton leaves out.
+    # The parser appends `_total` to counters, whose names in Triton lack it.
     name = name.removesuffix("_total")
     if name in _COUNTERS:
         key = _COUNTERS[name]
@@ -103,7 +108,7 @@ def _count(totals: dict[str, float], name: str, labels: dict[str, str], value: f
 
 
 def difference(before: Observed, after: Observed) -> dict[str, Any]:
-    """What happened in between: batches and mean times (ms), CPU (cores) and memory (bytes)."""
+    """Figures of the time in between: batches, mean times (ms), CPU (cores), memory (bytes)."""
     found: dict[str, Any] = {}
     for source in ("statistics", "metrics"):
         counted = _counted(getattr(before, source), getattr(after, source))

@@ -1,5 +1,7 @@
-"""CPU and memory of a server on this machine, found by the port that it listens on. Linux only:
-reads /proc; elsewhere, and where /proc does not show the server, nothing is found."""
+"""CPU and memory of a server on this machine, found by the port on which it listens.
+
+Reads /proc, so that nothing is found where there is none, or where it does not show the server.
+"""
 
 import ipaddress
 import os
@@ -11,7 +13,7 @@ _LISTEN = "0A"
 
 
 def local_server(url: str) -> int | None:
-    """Process that listens on the port of `url` (host:port or http://host:port), if it is here."""
+    """Process that listens on the port of `url` (host:port or http://host:port) on this machine."""
     host, _, port = url.split("://")[-1].rstrip("/").rpartition(":")
     if not port.isdigit() or not _is_here(host.strip("[]")):
         return None
@@ -27,7 +29,7 @@ def local_server(url: str) -> int | None:
 
 
 def usage(process: int) -> tuple[float, int]:
-    """CPU seconds so far and resident bytes of a process and all below it; 0 where it is gone."""
+    """CPU seconds so far and resident bytes of a process and its descendants; 0 where it ended."""
     members = _tree(process)
     ticks = resident = 0
     for member in members:
@@ -49,7 +51,7 @@ def _is_here(host: str) -> bool:
 
 
 def _listening(port: int) -> set[str]:
-    """Links to the sockets that listen on a port, as they stand in /proc/PID/fd."""
+    """Sockets that listen on a port, in the form of the links in /proc/PID/fd."""
     found = set()
     for table in ("tcp", "tcp6"):
         try:

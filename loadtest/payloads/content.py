@@ -1,4 +1,4 @@
-"""What requests carry: image files, tensors; and which one comes next, seeded."""
+"""The content of requests: image files and tensors."""
 
 import itertools
 import math
@@ -14,11 +14,12 @@ from loadtest.errors import LoadTestError
 
 Array = NDArray[Any]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-# A load test needs variety, not the whole data set: every worker holds its payloads in memory.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"})
+# Payloads of a model, and their bytes, at most. Every worker holds them all in memory: more give
+# more variety, fewer take less memory.
 MAX_PAYLOADS = 1024
 MAX_PAYLOAD_BYTES = 256 << 20
-# Distinct payloads of a kind that is made up.
+# Distinct payloads where they are synthetic.
 MADE_UP = 16
 
 # Open Inference Protocol name -> NumPy type; BYTES is an array of bytes objects.
@@ -32,9 +33,11 @@ DATATYPES: dict[str, type[Any]] = {
 
 @dataclass(frozen=True)
 class Payload:
-    """Content of one request: encoded images, or tensors by input name (whole batches).
+    """Content of one request.
 
-    `expected` has the right label of each image, or is empty where it is not known.
+    images: encoded images; empty for tensors.
+    tensors: whole batches by input name.
+    expected: the right label of each image; empty where it is not known.
     """
 
     images: tuple[bytes, ...] = ()
@@ -43,7 +46,7 @@ class Payload:
 
     @property
     def rows(self) -> int:
-        """How many images, or rows of tensors, it holds."""
+        """Number of images, or of rows of the tensors."""
         if self.images:
             return len(self.images)
         shapes = [tensor.shape for tensor in self.tensors.values()]
@@ -52,7 +55,7 @@ class Payload:
 
 @dataclass(frozen=True)
 class TensorInput:
-    """An input as the model's metadata declares it; -1 is a size that the caller chooses."""
+    """An input as the model's metadata declares it; -1 in the shape is chosen by the caller."""
 
     name: str
     datatype: str
@@ -60,27 +63,30 @@ class TensorInput:
 
 
 def image_folder(folder: Path, per_request: int, seed: int) -> list[Payload]:
-    """The image files below a folder, bytes as they are. Raises LoadTestError."""
+    """The image files below a folder, as they are. Raises LoadTestError."""
     files = _sample(_image_files(folder), seed)
-    return grouped([(path.read_bytes(), "") for path in files], per_request)
+    return grouped([(_read(path), "") for path in files], per_request)
 
 
 def labelled_folder(folder: Path, per_request: int, seed: int) -> list[Payload]:
-    """Images in a folder per class, the folder's name being their label. Raises LoadTestError."""
+    """The images of a folder with one folder a class, whose name is their label.
+
+    Raises LoadTestError.
+    """
     files = [path for path in _image_files(folder) if path.parent != folder]
     if not files:
         raise LoadTestError(f"{folder}: no folders with images, one for each class")
-    labelled = [
-        (path.read_bytes(), path.relative_to(folder).parts[0]) for path in _sample(files, seed)
-    ]
+    labelled = [(_read(path), path.relative_to(folder).parts[0]) for path in _sample(files, seed)]
     return grouped(labelled, per_request)
 
 
 def random_tensors(
     inputs: Sequence[TensorInput], shapes: Mapping[str, tuple[int, ...]], rows: int, seed: int
 ) -> list[Payload]:
-    """Tensors as the metadata declares them; `shapes` gives inputs that leave sizes open theirs,
-    without the batch dimension. Raises LoadTestError."""
+    """Random tensors as the metadata declares them. Raises LoadTestError.
+
+    shapes: sizes, without the batch dimension, of inputs whose metadata leaves some open.
+    """
     if not inputs:
         raise LoadTestError("the model's metadata names no inputs: give --npy NAME=FILE")
     unknown = set(shapes) - {spec.name for spec in inputs}
@@ -98,9 +104,10 @@ def random_tensors(
 def npy_tensors(
     files: Mapping[str, Path], inputs: Sequence[TensorInput], rows: int
 ) -> list[Payload]:
-    """Requests of `rows` rows from .npy files by input name ("" is the only input).
+    """Requests of `rows` rows each from .npy files. Raises LoadTestError.
 
-    Raises LoadTestError."""
+    files: by input name; "" stands for the only input.
+    """
     names = {spec.name for spec in inputs}
     arrays: dict[str, Array] = {}
     for name, path in files.items():
@@ -128,14 +135,29 @@ def npy_tensors(
 def _image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise LoadTestError(f"{folder}: not a folder")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(p for p in folder.rglob("*") if _is_image(p.relative_to(folder)) and p.is_file())
     if not files:
         raise LoadTestError(f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in it")
     return files
 
 
+def _is_image(path: Path) -> bool:
+    """Whether a path, relative to the folder, is an image by its suffix and no file that a tool
+    left there: hidden (`.ipynb_checkpoints/`, `._x.jpg`) or `__MACOSX/`."""
+    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        return False
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LoadTestError(f"{path}: {error.strerror or error}") from error
+
+
 def _sample(files: list[Path], seed: int) -> list[Path]:
-    """A random part of the files that fits into memory."""
+    """A random part of the files, at most MAX_PAYLOADS and MAX_PAYLOAD_BYTES."""
     order = np.random.default_rng(seed).permutation(len(files))[:MAX_PAYLOADS]
     chosen = [files[i] for i in order]
     sizes = itertools.accumulate(path.stat().st_size for path in chosen)
@@ -145,7 +167,7 @@ def _sample(files: list[Path], seed: int) -> list[Path]:
 
 
 def grouped(images: Sequence[tuple[bytes, str]], per_request: int) -> list[Payload]:
-    """Requests of `per_request` images; the last images start over from the first."""
+    """Requests of `per_request` images each; the last one is filled up from the first images."""
     payloads = []
     for first in range(0, len(images), per_request):
         group = [images[i % len(images)] for i in range(first, first + per_request)]

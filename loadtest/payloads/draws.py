@@ -17,14 +17,14 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class Distribution:
-    """Values drawn by weight, or evenly between two bounds where `bounds` is given."""
+    """Values drawn by their weights, or uniformly between `bounds` where these are given."""
 
     values: tuple[float, ...] = ()
     weights: tuple[float, ...] = ()
     bounds: tuple[float, float] | None = None
 
     def draw(self, random: np.random.Generator, count: int) -> Array:
-        """float64 [count]."""
+        """Draws values, float64 [count]."""
         if self.bounds is not None:
             return random.uniform(*self.bounds, count)
         weights = np.array(self.weights)
@@ -57,10 +57,12 @@ def draws(
     priorities: Distribution,
     seed: Sequence[int],
 ) -> Iterator[tuple[int, float, int]]:
-    """Endlessly: which payload comes next, its deadline (seconds, 0 is none) and its priority.
+    """Yields without end: number of the next payload, its deadline, its priority.
 
-    `groups` has size and weight of each model's payloads, which are numbered through. Within a
-    group every payload comes once before any comes again, in random order.
+    The deadline is in seconds, 0 for none. Within a group every payload comes once, in random
+    order, before any comes again.
+
+    groups: number of payloads and weight of each model; payloads are numbered through.
     """
     random = np.random.default_rng(seed)
     sizes = [size for size, _ in groups]

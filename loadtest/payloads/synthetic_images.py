@@ -1,4 +1,4 @@
-"""Images that are made up. Apart from the other payloads, as workers need no image library."""
+"""Synthetic images. In a file of their own so that workers do not import OpenCV."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from loadtest.payloads.content import MADE_UP, Payload, grouped
 def synthetic_images(
     sizes: Sequence[tuple[int, int]], per_request: int, seed: int
 ) -> list[Payload]:
-    """JPEGs of these (width, height), about as hard to compress as photographs."""
+    """JPEGs of the sizes (width, height), about as hard to compress as photographs."""
     random = np.random.default_rng(seed)
     images = []
     for width, height in itertools.islice(itertools.cycle(sizes), max(MADE_UP, len(sizes))):

@@ -1,4 +1,4 @@
-"""Conditions on a run's figures: `--fail-if p99>50ms`."""
+"""Checks of a run: conditions on its figures such as `--fail-if p99>50ms`."""
 
 import operator
 import re
@@ -15,7 +15,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-# To milliseconds.
+# Milliseconds by unit.
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 _Figure = Callable[[dict[str, Any]], float | None]
@@ -49,7 +49,7 @@ _NUMBERS: dict[str, _Figure] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """What must not hold. `limit` is milliseconds for a latency, a fraction for a share."""
+    """A condition that must not hold. `limit` is in ms for a latency, a fraction for a share."""
 
     text: str
     figure: str
@@ -57,7 +57,7 @@ class Condition:
     limit: float
 
     def failure(self, phase: dict[str, Any]) -> str:
-        """Why a phase (of `summarise`) fails it, or "". What was not measured fails."""
+        """The reason why a phase of `summarise` fails, or "". A figure that it lacks fails."""
         value = {**_LATENCIES, **_SHARES, **_NUMBERS}[self.figure](phase)
         if value is None:
             return f"{self.text}: {phase['label']} has no {self.figure}"
@@ -93,7 +93,7 @@ def parse_condition(text: str) -> Condition:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked of one phase; `failure` is "" where it held."""
+    """One check of one phase; `failure` is "" where it passed."""
 
     phase: str
     name: str
@@ -101,8 +101,7 @@ class Check:
 
 
 def check(document: dict[str, Any], conditions: Sequence[Condition]) -> list[Check]:
-    """Every phase must have been answered, by a generator that kept its schedule, and meet the
-    conditions."""
+    """Checks of each phase: it has answers, the generator kept its schedule, no condition holds."""
     checks = []
     for phase in document["phases"]:
         label = phase["label"]

@@ -1,4 +1,4 @@
-"""Two servers, measured in turns (A B A B): what changes over time meets both alike."""
+"""Compares two servers that were measured in turns (A B A B), so that drift affects both alike."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,8 +21,9 @@ _FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
 
 
 def compare(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Ratio B/A of each figure over the rounds: geometric mean, and its interval from the spread of
-    the rounds' own ratios. `phases` (of `summarise`) alternate; an odd one at the end is left out.
+    """Ratio B/A of each figure: geometric mean over the rounds, and its interval from their spread.
+
+    phases: of `summarise`, A and B in turns; an A without its B at the end is left out.
     """
     firsts, seconds = phases[::2], phases[1::2]
     pairs = list(zip(firsts, seconds, strict=False))
@@ -34,8 +35,8 @@ def compare(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def ratio(logs: Sequence[float]) -> dict[str, float | None]:
-    """Geometric mean of ratios, given as logarithms, with its interval of 95 %; None where there
-    are too few."""
+    """Geometric mean of ratios, given as logarithms, and its interval of 95 %; None where there are
+    too few."""
     if not logs:
         return {"ratio": None, "low": None, "high": None}
     mean = float(np.mean(logs))

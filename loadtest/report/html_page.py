@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside it."""
+"""The report of a run as one HTML file without references to others."""
 
 import html
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from loadtest.report.svg_charts import COLOURS, Series, chart
 from loadtest.report.text import conclusions, render
 from loadtest.results import OK, Phase, Run
 
-# Percentiles of the percentile plot: evenly far apart on its scale.
+# Percentiles of the percentile plot, evenly spaced on its scale.
 _TAIL = 100 * (1 - np.logspace(0, -4, 81))
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#888}
@@ -34,7 +34,7 @@ pre{overflow-x:auto;background:#8881;padding:.8rem;border-radius:6px}
 
 
 def render_page(run: Run, document: dict[str, Any], failures: Sequence[str]) -> str:
-    """HTML of a run and of the figures that `summarise` and a search or comparison made of it."""
+    """HTML of a run, of its document by `summarise`, and of the checks that failed."""
     phases = [p for p in run.phases if len(p.measured)]
     facts = [", ".join(dict.fromkeys(p.url for p in run.phases))]
     if run.phases:
@@ -94,7 +94,7 @@ def _table(phases: Sequence[dict[str, Any]]) -> str:
 
 
 def _curve(phases: Sequence[dict[str, Any]]) -> str:
-    """Latency against throughput, a point for each load; a line where all went to one server."""
+    """Latency against throughput: a point for each phase, joined where all went to one server."""
     several = len({phase["url"] for phase in phases}) > 1
     series = []
     for url_number, url in enumerate(dict.fromkeys(phase["url"] for phase in phases)):
@@ -107,7 +107,7 @@ def _curve(phases: Sequence[dict[str, Any]]) -> str:
                     [(p["requests_per_second"], p["latency_ms"][name]["value"]) for p in ordered],
                     COLOURS[url_number * 2 + number],
                     marked=True,
-                    # Turns under one load are no curve.
+                    # Rounds of a comparison have the same load, so that a line means nothing.
                     joined=not several,
                     labels=[
                         f"{p['label']}: {p['requests_per_second']:,.1f}/s, {name} "
@@ -126,7 +126,7 @@ def _percentiles(phases: Sequence[Phase]) -> str:
         answered = records["latency"][records["status"] == OK]
         if not len(answered):
             continue
-        # Beyond the last request there is nothing to draw.
+        # Percentiles beyond the last request do not exist.
         shown = _TAIL[(1 - _TAIL / 100) * len(answered) >= 1]
         values = np.percentile(answered, shown) * 1e3
         points = list(zip(shown.tolist(), values.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Checks as JUnit XML, which CI systems show."""
+"""Writes the checks of a run as JUnit XML for CI systems."""
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _PROPERTIES = ("requests_per_second", "error_rate", "mean_batch_size", "goodput_
 
 
 def write_junit(document: dict[str, Any], checks: Sequence[Check], path: Path) -> None:
-    """A suite for each phase with a case for each check. Raises LoadTestError."""
+    """Writes a suite for each phase with a case for each check. Raises LoadTestError."""
     root = ElementTree.Element("testsuites", name="convserve loadtest")
     for phase in document["phases"]:
         own = [c for c in checks if c.phase == phase["label"]]

@@ -1,4 +1,4 @@
-"""Figures of a phase, from its records: a document that every report shows."""
+"""Computes the figures of a run from its records: the document behind every report."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ STAGES = ("decode", "queue", "infer", "postprocess")
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """Settings, and the figures of each phase. Latencies are milliseconds."""
+    """Settings, figures of each phase, and the comparison of two servers. Latencies are in ms."""
     document: dict[str, Any] = {
         "settings": run.settings,
         "models": list(run.models),
@@ -113,8 +113,8 @@ def _name(percentile: float) -> str:
 
 
 def _naive(answered: Records, phase: Phase) -> float | None:
-    """p99 of an open loop as one caller would report it who waits for each answer before the next
-    request: of all that were due meanwhile it knows nothing (coordinated omission)."""
+    """p99 (ms) of an open loop as reported by one caller that waits for each answer before it sends
+    the next request: it misses the requests due meanwhile (coordinated omission)."""
     if not len(answered) or phase.concurrency:
         return None
     due, ends = answered["due"], answered["due"] + answered["latency"]
@@ -139,7 +139,7 @@ def _stability(answered: Records, tolerance: float) -> dict[str, Any]:
 
 
 def lateness_of(phase: Phase) -> dict[str, float]:
-    """How long after it was due the generator sent a request, ms. A closed loop is never late."""
+    """Time from due to sent, ms: p50, p99, max. A closed loop is never late."""
     records = phase.measured
     sent = records["late"][records["status"] != NOT_SENT] * 1e3
     if phase.concurrency or not len(sent):
@@ -149,7 +149,7 @@ def lateness_of(phase: Phase) -> dict[str, float]:
 
 
 def _void(lateness: dict[str, float], bound: float) -> str:
-    """Why the phase says nothing about the server, or ""."""
+    """The reason why the phase tells nothing about the server, or ""."""
     if lateness["p99"] <= bound * 1e3:
         return ""
     return (
@@ -159,7 +159,7 @@ def _void(lateness: dict[str, float], bound: float) -> str:
 
 
 def _stages(answered: Records) -> dict[str, dict[str, float]]:
-    """Mean and p99 of the stage times that the answers carry, ms; nothing where they carry none."""
+    """Mean and p99 of the stage times in the answers, ms; empty where answers have none."""
     timed = answered[answered["batch_size"] > 0]
     if not len(timed):
         return {}
@@ -171,8 +171,10 @@ def _stages(answered: Records) -> dict[str, dict[str, float]]:
 
 
 def _batches(answered: Records, server: dict[str, Any]) -> dict[str, Any]:
-    """The mean size of the batches that ran, and who says so. Answers tell the batch that each of
-    them rode in, and a batch of n is told n times, hence the harmonic mean."""
+    """Mean size of the batches that ran, and its source.
+
+    A batch of n is counted by n answers, hence the harmonic mean over answers.
+    """
     timed = answered["batch_size"][answered["batch_size"] > 0]
     if len(timed):
         mean = len(timed) / float((1 / timed.astype(np.float64)).sum())
@@ -197,7 +199,7 @@ def _goodput(records: Records, phase: Phase, objective: float) -> dict[str, Any]
 
 
 def _accuracy(answered: Records) -> dict[str, Any]:
-    """How many answers were right of those that were checked, with a Wilson interval."""
+    """Share of right labels among those that were compared, with a Wilson interval."""
     checked = answered[answered["right"] != UNCHECKED]
     n = int(checked["images"].sum())
     if not n:
@@ -218,8 +220,12 @@ def _wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def over_time(phase: Phase, points: int = 120) -> dict[str, NDArray[Any]]:
-    """For plots: `time` (seconds from the phase's start), `rate` of good answers, `errors`/s, and
-    `p50`, `p99` (ms, NaN where nothing was answered) of requests due in each stretch."""
+    """Figures of `points` stretches of a phase, for plots.
+
+    time: middle of the stretch, seconds from the start.
+    rate, errors: requests/s due in it that were answered, and that failed.
+    p50, p99: ms; NaN where nothing was answered.
+    """
     records = phase.records
     end = max(phase.end, 1e-9)
     edges = np.linspace(0, end, points + 1)

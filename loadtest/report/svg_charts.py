@@ -1,4 +1,4 @@
-"""Line charts as inline SVG."""
+"""Draws line charts as inline SVG."""
 
 import html
 import math
@@ -8,7 +8,7 @@ from typing import Literal
 
 _WIDTH, _HEIGHT = 620, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 42
-# Colours that most people with a colour vision deficiency tell apart (Okabe and Ito).
+# Palette of Okabe and Ito, for readers with a colour vision deficiency.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#777777")
 
 Scale = Literal["linear", "log", "percentile"]
@@ -16,8 +16,13 @@ Scale = Literal["linear", "log", "percentile"]
 
 @dataclass(frozen=True)
 class Series:
-    """A named line through points (x, y), or the points alone; NaN leaves a gap. `labels` tell what
-    each point is."""
+    """A named line.
+
+    points: (x, y); y of NaN leaves a gap.
+    marked: whether each point has a dot.
+    joined: whether a line joins the points.
+    labels: tooltip of each point.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -37,9 +42,12 @@ def chart(
     *,
     shaded: float = 0.0,
 ) -> str:
-    """An SVG element; "" where there is nothing to show. The percentile scale takes percents and
-    stretches the tail: 99 lies as far from 90 as 99.9 from 99. What lies left of x = `shaded` is
-    shaded."""
+    """A chart as a figure element; "" where there is no point.
+
+    x_scale: the percentile scale takes percents and stretches the tail: 99 is as far from 90 as
+        99.9 from 99.
+    shaded: the x up to which the background is shaded, as the warm-up.
+    """
     points = [p for s in series for p in s.points if not math.isnan(p[1])]
     if not points:
         return ""
@@ -115,7 +123,7 @@ def _legend(series: Sequence[Series]) -> str:
 
 
 class _Axis:
-    """Places values between two pixels, and says where its ticks are."""
+    """Maps values to pixels; `ticks` are values and their texts."""
 
     def __init__(self, values: Sequence[float], scale: Scale, first: float, last: float) -> None:
         self._scale = scale

@@ -1,17 +1,17 @@
-"""The figures of a run as lines for a terminal."""
+"""The report of a run as text for a terminal."""
 
 from typing import Any
 
 _NAME_WIDTH = 17
-# The figure of a naive tester is shown where the real one is so many times as high.
+# The p99 of a caller that waits for answers is shown where the real one is this many times higher.
 _NAIVE = 2
 
 
 def render(document: dict[str, Any]) -> str:
-    """The report of `summarise`."""
+    """Text of a document of `summarise`."""
     if not document["phases"]:
         return "no phase was run"
-    # The steps of a search tell enough in a line each.
+    # Steps of a search have a line each in the table.
     blocks = [_phase(phase) for phase in document["phases"] if "search" not in document["settings"]]
     if len(document["phases"]) > 1:
         blocks.append(_table(document["phases"]))
@@ -19,7 +19,7 @@ def render(document: dict[str, Any]) -> str:
 
 
 def conclusions(document: dict[str, Any]) -> list[str]:
-    """What a comparison or a search found."""
+    """The outcome of a comparison or a search, as text."""
     found = []
     if "comparison" in document:
         found.append(_comparison(document["comparison"]))
@@ -235,7 +235,7 @@ def _search(found: dict[str, Any]) -> str:
 
 
 def tried(step: dict[str, Any]) -> str:
-    """The rate of a step of a search that failed, and why."""
+    """The rate of a step of a search that failed, and the reason."""
     rate = step["rate"]
     return f"at {f'{rate:,.1f}' if rate >= 1 else f'{rate:g}'} requests/s: {step['reason']}"
 

@@ -1,4 +1,4 @@
-"""Calls over gRPC, unary or streamed, timed by whoever makes them."""
+"""Calls over gRPC, unary or streamed, and questions about models."""
 
 import asyncio
 import contextlib
@@ -30,10 +30,11 @@ from protos.gen import grpc_service_pb2_grpc
 _MAX_MESSAGE_BYTES = 256 << 20
 _VISION = "/convserve.vision.v1.VisionService/"
 _OIP = "/inference.GRPCInferenceService/"
+# Seconds for an answer to a question about a model.
 _CONTROL_TIMEOUT = 10.0
 _INTERNAL = grpc.StatusCode.INTERNAL.value[0]
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
-# After a stream has broken: seconds before the next one, so that a dead server is not hammered.
+# Seconds from a broken stream to the next: less has a dead server tried in a tight loop.
 _STREAM_PAUSE = 0.05
 
 
@@ -43,9 +44,9 @@ def _channel(url: str) -> grpc.aio.Channel:
         options=[
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            # Each worker is a client of its own, also where several are in one process.
+            # A connection for each client, where several share a process.
             ("grpc.use_local_subchannel_pool", 1),
-            # A call that is lost shall be seen; to keep it for another try costs 5 % of its CPU.
+            # A lost call must show. Retries also take 5 % of the CPU of a call.
             ("grpc.enable_retries", 0),
         ],
     )
@@ -57,7 +58,7 @@ class UnaryClient:
     def __init__(self, url: str, timeout: float) -> None:
         self._timeout = timeout
         self._channel = _channel(url)
-        # Bytes in, bytes out: requests are encoded already, and of answers little is read.
+        # No serializers: requests are encoded already, answers are decoded as far as needed.
         self._calls: dict[str, Any] = {
             method: self._channel.unary_unary(
                 (_OIP if method == INFER else _VISION) + method, None, None
@@ -66,7 +67,7 @@ class UnaryClient:
         }
 
     async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
-        """Sends a request; `deadline` in seconds, 0 is none."""
+        """Sends a request; `deadline` is in seconds, 0 for none."""
         method = request.method
         body = request.body
         if priority:
@@ -86,7 +87,7 @@ class UnaryClient:
 
 
 class StreamClient:
-    """`streams` long streams; each holds many requests, whose answers come in their order."""
+    """Requests over `streams` long streams, whose answers come in the order of the requests."""
 
     def __init__(self, url: str, timeout: float, streams: int) -> None:
         self._timeout = timeout
@@ -95,7 +96,7 @@ class StreamClient:
         self._streams: dict[str, itertools.cycle[_Stream]] = {}
 
     async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
-        """Sends a request; `deadline` in seconds, 0 is none."""
+        """Sends a request; `deadline` is in seconds, 0 for none."""
         streams = self._streams.get(request.method)
         if streams is None:
             streams = self._open(request.method)
@@ -116,16 +117,15 @@ class StreamClient:
         await self._channel.close()
 
 
-# What waits for an answer, and the labels that it should have.
+# The future of an answer, and the labels that the answer should have.
 _Waiting = tuple["asyncio.Future[Outcome]", Sequence[str]]
 
 
 class _Stream:
-    """Requests out, answers in, in the same order. A broken stream fails what it holds and is
-    opened again by the next request.
+    """One stream. When it breaks, its open requests fail, and the next request opens it again.
 
-    Requests go through a task of their own: gRPC takes one write at a time, and to queue for it on
-    a lock would wake every caller once more.
+    One task writes all requests: gRPC takes one write at a time, and a lock would wake every
+    caller once more.
     """
 
     def __init__(self, channel: grpc.aio.Channel, name: str, method: str) -> None:
@@ -133,14 +133,14 @@ class _Stream:
         self._read_answer = read_streamed if method == INFER else READERS[method]
         self._outbox: deque[tuple[bytes, _Waiting]] = deque()
         self._pending: deque[_Waiting] = deque()
-        # Set by a request while the writer has nothing to do.
+        # The writer waits on it while the outbox is empty.
         self._wanted: asyncio.Future[None] | None = None
         self._running: asyncio.Task[None] | None = None
 
     async def call(self, body: bytes, expected: Sequence[str], timeout: float) -> Outcome:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Outcome] = loop.create_future()
-        # A third of what asyncio.timeout costs.
+        # Takes a third of the CPU of asyncio.timeout.
         timer = loop.call_later(timeout, _expire, answer)
         self._outbox.append((body, (answer, expected)))
         if self._running is None:
@@ -153,7 +153,7 @@ class _Stream:
             timer.cancel()
 
     async def _run(self) -> None:
-        """One stream, from the first request to its end."""
+        """Runs the stream from its first request to its end."""
         call = self._open()
         writer = asyncio.create_task(self._write(call))
         status = await self._read(call)
@@ -169,7 +169,7 @@ class _Stream:
 
     async def _write(self, call: Any) -> None:
         outbox, pending = self._outbox, self._pending
-        # Why a stream breaks, its reader is told.
+        # The reader gets the status of a stream that breaks.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
                 while outbox:
@@ -180,17 +180,17 @@ class _Stream:
                 await self._wanted
 
     async def _read(self, call: Any) -> int:
-        """Hands out answers to the end of the stream; returns the status that it ended with."""
+        """Hands out answers until the stream ends; returns the status of its end."""
         try:
             while (content := await call.read()) is not grpc.aio.EOF:
                 answer, expected = self._pending.popleft()
-                # One that has timed out is no longer waited for.
+                # The future of a request that timed out is done.
                 if not answer.done():
                     answer.set_result(self._read_answer(content, expected))
         except grpc.aio.AioRpcError as error:
             return int(error.code().value[0])
         except (DecodeError, IndexError):
-            # Not what was asked for, or more than was asked for.
+            # The answer cannot be decoded, or no request waits for it.
             call.cancel()
             return _INTERNAL
         return _UNAVAILABLE
@@ -202,8 +202,10 @@ def _expire(answer: asyncio.Future[Outcome]) -> None:
 
 
 async def describe(url: str, names: Sequence[str]) -> list[ModelFacts]:
-    """What the server says about these models (NAME, or NAME:VERSION). Raises LoadTestError: no
-    server there, or no such model."""
+    """Asks the server about models (NAME, or NAME:VERSION).
+
+    Raises LoadTestError where no server answers or a model is not there.
+    """
     async with _channel(url) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
@@ -242,7 +244,7 @@ async def _describe(
 async def _parameters(
     stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub, name: str, version: str
 ) -> dict[str, str]:
-    """The parameters of the model's config; none where the server has no such call."""
+    """The parameters of the model's config; empty where the server has no such call."""
     request = oip.ModelConfigRequest(name=name, version=version)
     try:
         response = await stub.ModelConfig(request, timeout=_CONTROL_TIMEOUT)
@@ -252,8 +254,10 @@ async def _parameters(
 
 
 async def statistics(url: str, names: Sequence[str]) -> dict[str, float]:
-    """Counters and times (seconds) of these models together, by ModelStatistics; empty where the
-    server does not offer them."""
+    """Sums of the counters and times (seconds) of the models, from ModelStatistics.
+
+    Empty where the server does not offer them.
+    """
     totals: dict[str, float] = {}
     async with _channel(url) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -1,4 +1,4 @@
-"""Between payloads and the bytes on the wire. Requests are encoded once, before the load begins."""
+"""Encodes requests, once before the load begins, and decodes answers, for every wire."""
 
 import functools
 import json
@@ -24,8 +24,8 @@ METHODS: dict[str, str] = {
 }
 INFER = "ModelInfer"
 
-# status, right answers (UNCHECKED: nobody looked), batch size, and microseconds to decode, queue,
-# infer and postprocess; 0 where the answer does not say.
+# The outcome of a request: status; right labels, or UNCHECKED; batch size; microseconds to decode,
+# queue, infer and postprocess. Batch size and times are 0 where the answer does not tell them.
 Outcome = tuple[int, int, int, int, int, int, int]
 
 _UNKNOWN = 2
@@ -52,8 +52,14 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Request:
-    """An encoded request. `model` is its number in the run; `json_length` tells where the JSON of
-    a REST request with binary tensors ends (0: no binary tensors)."""
+    """An encoded request.
+
+    model: number of the model in the run.
+    method: of VisionService or ModelInfer; the path in REST.
+    rows: images, or rows of tensors.
+    expected: the right label of each image; empty where it is not known.
+    json_length: bytes of JSON before the binary tensors of a REST request; 0 without such.
+    """
 
     model: int
     method: str
@@ -73,7 +79,7 @@ def encoded_input(parameters: Mapping[str, str], inputs: Sequence[TensorInput]) 
 
 
 def failed(status: int) -> Outcome:
-    """The answer that did not come."""
+    """The outcome of a request without an answer."""
     return (status, UNCHECKED, 0, 0, 0, 0, 0)
 
 
@@ -98,8 +104,11 @@ def vision_request(number: int, facts: ModelFacts, payload: Payload) -> Request:
 
 
 def infer_request(number: int, facts: ModelFacts, payload: Payload) -> Request:
-    """A ModelInfer request with raw tensors, or with image files in the input for them. Where the
-    right labels are known it asks for the best class (the classification extension)."""
+    """A ModelInfer request with raw tensors, or with image files in the input for them.
+
+    Where the right labels are known, it asks for the best class (classification extension).
+    Raises LoadTestError where the model does not take the payload.
+    """
     request = oip.ModelInferRequest(model_name=facts.name, model_version=facts.version)
     for name, datatype, array in _tensors(facts, payload):
         request.inputs.add(name=name, datatype=datatype, shape=array.shape)
@@ -110,7 +119,8 @@ def infer_request(number: int, facts: ModelFacts, payload: Payload) -> Request:
 
 
 def rest_request(number: int, facts: ModelFacts, payload: Payload, *, binary: bool) -> Request:
-    """The same over REST; tensors are binary behind the JSON where the server takes that."""
+    """The same request in REST: tensors as binary data behind the JSON where the server takes it,
+    else as JSON. Raises LoadTestError."""
     inputs = []
     tail = b""
     for name, datatype, array in _tensors(facts, payload):
@@ -190,8 +200,11 @@ def _raw(array: Array) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def vision_options(priority: int, timeout: float) -> bytes:
-    """What is appended to an encoded request of VisionService to give it a priority and a timeout
-    (seconds; 0 is none): to parse messages laid end to end is to merge them."""
+    """Bytes that give an encoded request of VisionService, in front of them, its options.
+
+    Protobuf merges messages that are laid end to end. The timeout is in seconds; 0 is none, as it
+    is for the priority.
+    """
     message = vision.ClassifyRequest()
     if priority:
         message.options.priority = priority
@@ -202,7 +215,7 @@ def vision_options(priority: int, timeout: float) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def infer_options(priority: int, timeout: float) -> bytes:
-    """The same for a ModelInferRequest."""
+    """Bytes that do the same for a ModelInferRequest."""
     message = oip.ModelInferRequest()
     if priority:
         message.parameters["priority"].uint64_param = priority
@@ -212,7 +225,7 @@ def infer_options(priority: int, timeout: float) -> bytes:
 
 
 def read_classified(content: bytes, expected: Sequence[str]) -> Outcome:
-    """What a ClassifyResponse says; the best label of each image is compared with `expected`."""
+    """Outcome of a ClassifyResponse; the best label of each image is compared with `expected`."""
     response = vision.ClassifyResponse.FromString(content)
     right = UNCHECKED
     if expected and len(response.results) == len(expected):
@@ -224,12 +237,12 @@ def read_classified(content: bytes, expected: Sequence[str]) -> Outcome:
 
 
 def read_segmented(content: bytes, expected: Sequence[str]) -> Outcome:
-    """What a SegmentResponse says; labels of whole images do not apply."""
+    """Outcome of a SegmentResponse, which has no label to compare."""
     return _vision_answer(vision.SegmentResponse.FromString(content), UNCHECKED)
 
 
 def read_embedded(content: bytes, expected: Sequence[str]) -> Outcome:
-    """What an EmbedResponse says; labels do not apply."""
+    """Outcome of an EmbedResponse, which has no label to compare."""
     return _vision_answer(vision.EmbedResponse.FromString(content), UNCHECKED)
 
 
@@ -249,7 +262,7 @@ def _vision_answer(response: _Response, right: int) -> Outcome:
 
 
 def _of_several(results: Sequence[_Result], right: int) -> Outcome:
-    """A call of several images fails where one of them does, and takes as long as its slowest."""
+    """Outcome of several images: the first status that is not OK, and the longest times."""
     if not results:
         return failed(_UNKNOWN)
     timings = [result.timing for result in results]
@@ -268,15 +281,14 @@ _PLAIN: Outcome = (OK, UNCHECKED, 0, 0, 0, 0, 0)
 
 
 def read_inferred(content: bytes, expected: Sequence[str]) -> Outcome:
-    """What a ModelInferResponse says. Nothing but labels is read, so without them the outputs are
-    not even unpacked."""
+    """Outcome of a ModelInferResponse, which is not decoded where no label is compared."""
     if not expected:
         return _PLAIN
     return _right_classes(oip.ModelInferResponse.FromString(content), expected)
 
 
 def read_streamed(content: bytes, expected: Sequence[str]) -> Outcome:
-    """What a ModelStreamInferResponse says; its errors carry no code."""
+    """Outcome of a ModelStreamInferResponse, whose errors have no code."""
     response = oip.ModelStreamInferResponse.FromString(content)
     if response.error_message:
         return failed(_UNKNOWN)
@@ -284,14 +296,14 @@ def read_streamed(content: bytes, expected: Sequence[str]) -> Outcome:
 
 
 def _right_classes(response: oip.ModelInferResponse, expected: Sequence[str]) -> Outcome:
-    """Best classes come as BYTES "score:index:label", one a row."""
+    """Compares the best classes, BYTES "score:index:label", one a row."""
     raw = response.raw_output_contents
     found = _split(raw[0]) if raw else list(response.outputs[0].contents.bytes_contents)
     return (OK, count_right(found, expected), 0, 0, 0, 0, 0)
 
 
 def count_right(found: Sequence[bytes], expected: Sequence[str]) -> int:
-    """How many of the rows' best classes ("score:index:label") are the expected ones."""
+    """Number of rows whose best class ("score:index:label") is the expected one."""
     names = [text.decode(errors="replace").split(":", 2)[-1] for text in found]
     return sum(a == b for a, b in zip(names, expected, strict=False))
 

@@ -1,5 +1,4 @@
-"""From what was asked for to encoded requests: asks the server about its models and fits payloads
-to them."""
+"""Encodes the requests of a run: asks the server about its models and fits the payloads to them."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -32,20 +31,26 @@ Api = Literal["auto", "vision", "oip"]
 
 @dataclass(frozen=True)
 class PayloadSource:
-    """What the requests of a model carry. Where nothing is set: random tensors."""
+    """Where the payloads of a model come from; random tensors where no source is set.
+
+    images, labelled: folders.
+    synthetic: (width, height) of JPEGs.
+    npy: files by input.
+    shapes: sizes of inputs of random tensors, without the batch dimension.
+    rows: images, or rows of tensors, in one request.
+    """
 
     images: Path | None = None
     labelled: Path | None = None
     synthetic: tuple[tuple[int, int], ...] = ()
     npy: Mapping[str, Path] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    # Images, or rows of tensors, in one request.
     rows: int = 1
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Requests of all models, numbered through, with how many each model has."""
+    """Requests of all models, numbered through, and their number for each model."""
 
     requests: tuple[Request, ...]
     sizes: tuple[int, ...]
@@ -90,7 +95,7 @@ def _payloads(model: ModelFacts, content: PayloadSource, seed: int) -> Sequence[
 
 
 def _is_vision(model: ModelFacts, content: PayloadSource, api: Api) -> bool:
-    """Whether requests go to VisionService: images do where the server says that it can."""
+    """Whether requests go to VisionService, as images do where the model has a task of it."""
     has_images = bool(content.images or content.labelled or content.synthetic)
     if api == "vision":
         if not has_images:

@@ -1,4 +1,4 @@
-"""Open Inference Protocol over REST."""
+"""Calls of the Open Inference Protocol over REST, and questions about models."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from loadtest.wire.messages import (
 )
 
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
-# gRPC's statuses for those of HTTP; any other is UNKNOWN.
+# Status of gRPC by status of HTTP; any other is UNKNOWN.
 _STATUSES = {
     400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 429: 8, 499: 1, 500: 13, 501: 12, 502: 14,
     503: 14, 504: 4,
@@ -39,7 +39,7 @@ def is_rest(url: str) -> bool:
 
 
 class RestClient:
-    """One POST a request, over connections that are kept."""
+    """One POST a request, over connections that are kept open."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url.rstrip("/")
@@ -49,7 +49,7 @@ class RestClient:
         )
 
     async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
-        """Sends a request; `deadline` in seconds, 0 is none. A priority has no place in it."""
+        """Sends a request; `deadline` is in seconds, 0 for none. The priority is not sent."""
         headers = {"Content-Type": "application/json"}
         if request.json_length:
             headers = {
@@ -88,8 +88,10 @@ def _answer(content: bytes, expected: Sequence[str], json_length: str | None) ->
 
 
 async def describe(url: str, names: Sequence[str]) -> tuple[list[ModelFacts], bool]:
-    """What the server says about these models (NAME, or NAME:VERSION), and whether it takes binary
-    tensors. Raises LoadTestError: no server there, or no such model."""
+    """Asks the server about models (NAME, or NAME:VERSION), and whether it takes binary tensors.
+
+    Raises LoadTestError where no server answers or a model is not there.
+    """
     async with aiohttp.ClientSession(timeout=_CONTROL_TIMEOUT) as session:
         server = await _get(session, url, "/v2")
         models = [await _describe(session, url, name) for name in names]

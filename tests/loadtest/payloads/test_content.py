@@ -76,3 +76,16 @@ def test_npy_rows_become_requests(tmp_path: Path) -> None:
         npy_tensors({"z": tmp_path / "x.npy"}, inputs, 1)
     with pytest.raises(LoadTestError, match="5 rows"):
         npy_tensors({"": tmp_path / "x.npy"}, inputs, 6)
+
+
+def test_what_tools_leave_in_a_folder_is_passed_over(folder: Path) -> None:
+    for junk in (".ipynb_checkpoints/0-checkpoint.jpg", "__MACOSX/cat/._0.jpg", "cat/._0.jpg"):
+        (folder / junk).parent.mkdir(parents=True, exist_ok=True)
+        (folder / junk).write_bytes(b"junk")
+    (folder / "cat" / "a folder.jpg").mkdir()
+    (folder / "dog" / "new.JFIF").write_bytes(b"dog new")
+    labelled = {p.images[0]: p.expected for p in labelled_folder(folder, 1, 0)}
+    assert set(labelled.values()) == {("cat",), ("dog",)}
+    assert b"junk" not in labelled
+    assert b"dog new" in labelled
+    assert {p.images[0] for p in image_folder(folder, 1, 0)} == set(labelled)
