@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from training.data.connectors import CLASSES, SHAPES, Canvas, Pose, render, render_many
+from training.data.connectors import CLASSES, render, render_many
+from training.data.connectors.canvas import Canvas
+from training.data.connectors.shapes import SHAPES, Pose
 
 SIZE = 64
 

@@ -1,7 +1,7 @@
 """Procedural surfaces to draw objects on: wood, metal, fabric, plastic, stone, circuit board.
 
-Every function takes a generator and a size in pixels and gives float32 [size, size, 3], RGB, about
-0..255 and not clipped.
+Every function takes a generator and a size in pixels and returns float32 [size, size, 3], RGB,
+about 0..255 and not clipped.
 """
 
 from collections.abc import Callable
