@@ -1,0 +1,1 @@
+"""The parts of `python scripts/gpu_check.py`."""
