@@ -113,7 +113,7 @@ def predicted(output: str, answer: Array) -> Array:
 
 
 def bare_rate(engine: Engine, instances: int, rows: int, seconds: float) -> float:
-    """Images a second of the engine alone, one call for each instance, on memory that it allocates."""
+    """Images a second of the engine alone, one call for each instance, on its own memory."""
     spec = engine.inputs[0]
     shape = (rows, *spec.shape[1:])
     buffers = []

@@ -1,4 +1,4 @@
-"""What the same engine and the same image path do without a server: in one process, full batches.
+"""The ceiling of a server: the same engine and image path in one process, with full batches.
 
     python -m benchmarks.serving.speed.ceiling --file F --engine E --precision P
         --workload tensor|classify|segment --height H --width W [--images DIR] [--batch 32]
@@ -55,7 +55,7 @@ def batches(
 
 
 def answer(workload: str, outputs: dict[str, Array], pool: ThreadPoolExecutor) -> None:
-    """What is made of a batch's outputs for its callers."""
+    """Makes the answers of a batch: labels, or mask PNGs."""
     if workload == "classify":
         for row in outputs["logits"]:
             top_k(row, TOP)
@@ -89,11 +89,8 @@ def main() -> None:
     arguments = parser.parse_args()
     size = (arguments.height, arguments.width)
     transform = eval_transform(size)
-    files = (
-        [file.read_bytes() for file in sorted(arguments.images.iterdir())]
-        if (arguments.images)
-        else []
-    )
+    paths = sorted(arguments.images.iterdir()) if arguments.images else []
+    files = [path.read_bytes() for path in paths]
     options = EngineOptions(arguments.precision, 1, core_count(), arguments.batch)
     engine = load_engine(arguments.engine, arguments.file, options)
     with ThreadPoolExecutor(core_count()) as pool:

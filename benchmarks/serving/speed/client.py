@@ -1,4 +1,4 @@
-"""What our own client's default way to send many images costs a server.
+"""The cost of a server when our own client sends many images in its default way.
 
     python -m benchmarks.serving.speed.client URL MODEL SIDE SECONDS
 

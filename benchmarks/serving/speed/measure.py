@@ -1,44 +1,29 @@
-"""One measurement of a server under load, or of a ceiling, and what else the machine did."""
+"""Measures a server under load, or a ceiling, and the work of other processes meanwhile."""
 
 import json
+import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.serving.speed.rounds import Measurement
 from loadtest.measurement.server_process import local_server, usage
 
-# Above this share of the machine taken by others, a measurement says little.
-VOID_SHARE = 0.05
-# More than the ceiling takes before it measures.
-_START_SECONDS = 25.0
-# Of the calls that an echo was sent.
+# Share of the calls to an echo that it has to answer.
 _KEPT_UP = 0.95
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """rate: answers a second. p50 and p99: milliseconds. cpu: server's seconds an answer.
-    generator, others: shares of all cores that the load generator and other processes took. A
-    figure that a subject does not have is nan."""
-
-    rate: float
-    p50: float
-    p99: float
-    cpu: float
-    generator: float
-    others: float
-
-    @property
-    def void(self) -> bool:
-        """Whether others took so much that it must not count."""
-        return self.others > VOID_SHARE
+# Seconds for an answer: above the latency of 32 callers at a server of an answer in 5 seconds.
+_PATIENCE = "300s"
+# Seconds of calls to an echo: above the time of a ceiling, after which they are ended.
+_UNTIL_ENDED = 3600.0
+# Seconds for the load tester to report after it was told to end.
+_REPORT_SECONDS = 60.0
 
 
 def _busy() -> float:
@@ -49,7 +34,7 @@ def _busy() -> float:
 
 
 class Watch:
-    """What others take of the cores between its making and `share`."""
+    """Measures the share of the cores that other processes take, from its creation to `share`."""
 
     def __init__(self, server: int | None) -> None:
         self._server = server
@@ -62,44 +47,67 @@ class Watch:
         return server + time.process_time() + children.ru_utime + children.ru_stime
 
     def share(self) -> float:
+        """The share so far, from 0 to 1."""
         wall = time.monotonic() - self._begin
         cores = os.cpu_count() or 1
         return max(0.0, (_busy() - self._ours() - self._busy) / (wall * cores))
 
 
+def _read(command: Sequence[str], output: str, errors: str) -> Any:
+    """The JSON that a command printed. Raises RuntimeError, with its errors, where it has none."""
+    try:
+        return json.loads(output)
+    except ValueError as error:
+        raise RuntimeError(f"{' '.join(command[2:])}: {errors.strip()[-2000:]}") from error
+
+
 def _json_of(module: str, *arguments: str) -> Any:
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+    return _read(command, done.stdout, done.stderr)
 
 
-def _loaded(url: str, model: str, seconds: float, *flags: str) -> Any:
-    document = _json_of(
-        "convserve", "loadtest", "run", "--url", url, "--model", model, "--json",
-        "--duration", f"{seconds}s", *flags,
-    )  # fmt: skip
-    phase = document["phases"][0]
+def _load_command(url: str, model: str, seconds: float, *flags: str) -> list[str]:
+    return [
+        sys.executable, "-m", "convserve", "loadtest", "run", "--url", url, "--model", model,
+        "--json", "--duration", f"{seconds:.3f}s", "--timeout", _PATIENCE, *flags,
+    ]  # fmt: skip
+
+
+def _phase(command: Sequence[str], output: str, errors: str) -> Any:
+    """The phase that the load tester printed. Raises RuntimeError where calls failed."""
+    phase = _read(command, output, errors)["phases"][0]
     if phase["errors"]:
-        raise RuntimeError(f"{model} at {url}: {phase['errors']}")
+        raise RuntimeError(f"{phase['url']}: {phase['errors']}")
     return phase
 
 
 def load(url: str, model: str, concurrency: int, seconds: float, *flags: str) -> Measurement:
     """`convserve loadtest run` in a closed loop. Raises RuntimeError where calls fail."""
     watch = Watch(local_server(url))
-    phase = _loaded(url, model, seconds, "--concurrency", str(concurrency), *flags)
+    command = _load_command(url, model, seconds, "--concurrency", str(concurrency), *flags)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    phase = _phase(command, done.stdout, done.stderr)
     others = watch.share()
     rate = phase["requests_per_second"]
     return Measurement(
+        answers=round(rate * phase["seconds"]),
         rate=rate,
-        p50=phase["latency_ms"]["p50"]["value"],
-        p99=phase["latency_ms"]["p99"]["value"],
-        cpu=phase["server"]["cpu"] / rate,
+        p50=_percentile(phase, "p50"),
+        p99=_percentile(phase, "p99"),
+        cpu=_each(phase["server"].get("cpu", math.nan), rate),
         generator=phase["generator"]["cpu"] / (os.cpu_count() or 1),
         others=others,
     )
+
+
+def _percentile(phase: Any, name: str) -> float:
+    found = phase["latency_ms"].get(name)
+    return found["value"] if found else math.nan
+
+
+def _each(total: float, count: float) -> float:
+    return total / count if count else math.nan
 
 
 def client(url: str, model: str, side: int, seconds: float) -> Measurement:
@@ -108,35 +116,36 @@ def client(url: str, model: str, side: int, seconds: float) -> Measurement:
     found = _json_of("benchmarks.serving.speed.client", url, model, str(side), str(seconds))
     cores = os.cpu_count() or 1
     return Measurement(
+        answers=found["requests"],
         rate=found["requests"] / found["seconds"],
-        p50=float("nan"),
-        p99=float("nan"),
-        cpu=found["server_cpu"] / found["requests"],
+        p50=math.nan,
+        p99=math.nan,
+        cpu=_each(found["server_cpu"], found["requests"]),
         generator=found["client_cpu"] / found["seconds"] / cores,
         others=watch.share(),
     )
 
 
-def floor(url: str, rate: float, calls: Sequence[str], seconds: float, *flags: str) -> Measurement:
-    """The ceiling while an echo at `url` answers `rate` of the same `calls` a second: what a front
-    that costs no more than an echo would come to. Its CPU is that of both."""
-    with ThreadPoolExecutor(1) as beside:
+def floor(url: str, rate: float, calls: Sequence[str], *flags: str) -> Measurement:
+    """The ceiling while an echo at `url` answers `rate` of the same `calls` a second: a front that
+    costs no more than an echo. Its CPU is that of both."""
+    command = _load_command(url, "echo", _UNTIL_ENDED, "--rate", str(rate), *calls)
+    echoed = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
         # The ceiling's process starts, loads and warms up first.
-        echoed = beside.submit(
-            _loaded, url, "echo", seconds + _START_SECONDS, "--rate", str(rate), *calls
-        )
         bare = ceiling(*flags)
-        ended_first = echoed.done()
-        phase = echoed.result()
-        if ended_first:
-            raise RuntimeError("the calls of the echo ended before the ceiling was measured")
+        echoed.send_signal(signal.SIGINT)
+        phase = _phase(command, *echoed.communicate(timeout=_REPORT_SECONDS))
+    finally:
+        echoed.kill()
+        echoed.wait()
     answered = phase["requests_per_second"]
     if answered < _KEPT_UP * rate:
         raise RuntimeError(f"the echo answered {answered:.0f} calls a second of {rate:.0f}")
-    cpu = bare.cpu + phase["server"]["cpu"] / answered
+    cpu = bare.cpu + _each(phase["server"].get("cpu", math.nan), answered)
     generator = phase["generator"]["cpu"] / (os.cpu_count() or 1)
-    # What the ceiling takes for others' work are the echo and its calls.
-    return replace(bare, cpu=cpu, generator=generator, others=float("nan"))
+    # The echo and its calls would count as others.
+    return replace(bare, cpu=cpu, generator=generator, others=math.nan)
 
 
 def ceiling(*flags: str) -> Measurement:
@@ -144,9 +153,10 @@ def ceiling(*flags: str) -> Measurement:
     watch = Watch(None)
     found = _json_of("benchmarks.serving.speed.ceiling", *flags)
     return Measurement(
+        answers=found["images"],
         rate=found["images"] / found["seconds"],
         p50=found["single_ms"],
-        p99=float("nan"),
+        p99=math.nan,
         cpu=found["cpu"] / found["images"],
         generator=0.0,
         others=watch.share(),

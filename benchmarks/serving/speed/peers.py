@@ -12,15 +12,16 @@ from pathlib import Path
 
 from tests.peers.triton import ENVIRONMENT, ROOT, SYSTEM_PYTHON, install
 
-# Beside what tests/peers/triton.py installs there.
+# Packages beside those that tests/peers/triton.py installs there.
 _ENGINES = ("onnxruntime", "openvino", "opencv-python-headless<4.12")
 MLSERVER = ROOT / ".tools" / "mlserver"
 _MLSERVER_PACKAGES = (
     "mlserver==1.7.1", "uvloop==0.21.0", "onnxruntime", "openvino", "opencv-python-headless<4.12",
 )  # fmt: skip
-_START_SECONDS = 90.0
+# Seconds for the server to start and load its models.
+_START_SECONDS = 300.0
 
-# What both run: batch in, answers out. The settings are those of our own engines.
+# Module that both run: batch in, answers out. The settings are those of our own engines.
 _RUNNER = '''
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -155,8 +156,14 @@ class Model(MLModel):
 
 @dataclass(frozen=True)
 class PeerModel:
-    """One model of a peer. engine: numpy, onnxruntime or openvino. workload: tensor (uint8 image
-    in, logits out), classify (image file in, five labels out) or segment (mask PNG out)."""
+    """One model of a peer.
+
+    engine: numpy, onnxruntime or openvino.
+    file: ONNX; None for numpy.
+    workload: tensor (uint8 image in, logits out), classify (image file in, five labels out) or
+        segment (image file in, mask PNG out).
+    outputs: number of logits.
+    """
 
     name: str
     engine: str
@@ -168,13 +175,16 @@ class PeerModel:
 
     @property
     def input(self) -> str:
+        """Name of the input."""
         return "image" if self.workload == "tensor" else "encoded"
 
     @property
     def output(self) -> str:
+        """Name of the output."""
         return {"tensor": "logits", "classify": "labels", "segment": "mask"}[self.workload]
 
     def settings(self) -> dict[str, object]:
+        """The settings that the peer's model code reads."""
         return {
             "engine": self.engine,
             "file": str(self.file.resolve()) if self.file else "",
@@ -186,7 +196,7 @@ class PeerModel:
 
 
 def install_triton() -> None:
-    """The server, and the engines for its Python backend, into .tools/triton."""
+    """Installs the server, and the engines for its Python backend, into .tools/triton."""
     install()
     marker = ENVIRONMENT / "engines"
     if not marker.exists():
@@ -201,7 +211,7 @@ def install_triton() -> None:
 
 
 def install_mlserver() -> None:
-    """MLServer into .tools/mlserver."""
+    """Installs MLServer into .tools/mlserver."""
     marker = MLSERVER / "ready"
     if not marker.exists():
         subprocess.run([str(SYSTEM_PYTHON), "-m", "venv", str(MLSERVER)], check=True)
@@ -211,7 +221,7 @@ def install_mlserver() -> None:
 
 
 def write_triton(repository: Path, model: PeerModel) -> str:
-    """The model's folder; gives the config that tests.peers.triton writes beside the code."""
+    """Writes the model's folder; returns its config."""
     folder = repository / model.name / "1"
     folder.mkdir(parents=True)
     (folder / "runner.py").write_text(_RUNNER)
@@ -239,7 +249,7 @@ def write_triton(repository: Path, model: PeerModel) -> str:
 
 
 def write_mlserver(repository: Path, models: list[PeerModel]) -> None:
-    """The folders of models; adaptive batching as Triton's: no delay beyond a millisecond."""
+    """Writes the folders of models, with batches delayed by at most a millisecond, as Triton's."""
     repository.mkdir(parents=True)
     (repository / "runner.py").write_text(_RUNNER)
     (repository / "served.py").write_text(_MLSERVER_MODEL)
@@ -287,7 +297,7 @@ class MlServerProcess:
         self._log = log
 
     def wait_ready(self) -> "MlServerProcess":
-        """Returns when every model is ready. Raises RuntimeError with its log where it is not."""
+        """Returns when every model is ready. Raises RuntimeError with the log."""
         end = time.monotonic() + _START_SECONDS
         while True:
             try:
@@ -299,7 +309,7 @@ class MlServerProcess:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Ends it."""
+        """Ends the server."""
         self.process.terminate()
         try:
             self.process.wait(timeout=20)

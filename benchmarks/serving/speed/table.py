@@ -1,0 +1,102 @@
+"""The table of a run, and its files."""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.speed.rounds import Case, Hole, Measurement
+
+_HEAD = (
+    "| workload | subject | answers/s | CPU ms an answer | p50 ms | p99 ms | generator | "
+    "others | ours ÷ it: answers/s | CPU |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+# Characters of a reason in the table; the raw file has all of it.
+_REASON = 200
+
+
+def write(cases: Sequence[Case], note: str, folder: Path) -> str:
+    """Writes speed.md and speed.json with all that was measured so far; returns the former."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = f"{table(cases)}\n\n{note}\n"
+    (folder / "speed.md").write_text(text)
+    raw = {f"{case.workload}: {case.name}": [_raw(found) for found in case.found] for case in cases}
+    (folder / "speed.json").write_text(json.dumps(raw, indent=2, allow_nan=False))
+    return text
+
+
+def _raw(found: Measurement | Hole) -> dict[str, Any]:
+    """JSON has no nan."""
+    values = asdict(found)
+    return {name: None if value != value else value for name, value in values.items()}
+
+
+def table(cases: Sequence[Case]) -> str:
+    """Markdown: medians with the lowest and highest over the rounds that count, and ratios to ours
+    within rounds. A subject that was never measured is a hole with the reason."""
+    ours = {case.workload: case for case in cases if case.name == "ours"}
+    return "\n".join([_HEAD, *(_row(case, ours.get(case.workload)) for case in cases)])
+
+
+def _row(case: Case, ours: Case | None) -> str:
+    measured = case.measured
+    if not measured:
+        reason = case.holes[-1].reason if case.holes else "not measured yet"
+        return f"| {case.workload} | {case.name} | {_cell(reason)} |" + " |" * 7
+    counted = [m for m in measured if not m.void] or measured
+    name = case.name + (" (void)" if all(m.void for m in measured) else "")
+    if case.holes:
+        failed = f"{len(case.holes)} of {len(case.found)} rounds failed"
+        name += f" ({failed}: {_cell(case.holes[-1].reason)})"
+    rate, cpu = _ratios(ours, case)
+    cells = [
+        case.workload,
+        name,
+        _spread([m.rate for m in counted], 0),
+        _spread([m.cpu * 1e3 for m in counted], 3),
+        _spread([m.p50 for m in counted], 2),
+        _spread([m.p99 for m in counted], 1),
+        f"{statistics.median(m.generator for m in counted):.0%}",
+        _share(statistics.median(m.others for m in counted)),
+        rate,
+        cpu,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _ratios(ours: Case | None, case: Case) -> tuple[str, str]:
+    """Medians of ours ÷ it within the rounds in which both were measured: rate and CPU."""
+    pairs = [
+        (a, b)
+        for a, b in zip(ours.found if ours else (), case.found, strict=False)
+        if isinstance(a, Measurement) and isinstance(b, Measurement)
+    ]
+    pairs = [(a, b) for a, b in pairs if not (a.void or b.void)] or pairs
+    if not pairs:
+        return "", ""
+    rate = statistics.median(a.rate / b.rate for a, b in pairs)
+    cpu = statistics.median(a.cpu / b.cpu if b.cpu else math.nan for a, b in pairs)
+    return f"{rate:.2f}", "" if math.isnan(cpu) else f"{cpu:.2f}"
+
+
+def _spread(values: list[float], digits: int) -> str:
+    if any(math.isnan(value) for value in values):
+        return ""
+    middle = f"{statistics.median(values):,.{digits}f}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+
+
+def _share(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1%}"
+
+
+def _cell(text: str) -> str:
+    """One line of Markdown that ends no cell."""
+    line = " ".join(text.split()).replace("|", "/")
+    return line if len(line) <= _REASON else f"{line[:_REASON]}…"
