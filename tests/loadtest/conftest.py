@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import grpc_service_pb2_grpc, vision_pb2_grpc
 from protos.gen import vision_pb2 as vision
+from tests.support.published import publish
 
 Returned = TypeVar("Returned")
 
@@ -156,17 +157,20 @@ def vision_server() -> Iterator[VisionServer]:
 
 @dataclass(frozen=True)
 class Served:
-    """A running `convserve serve` with the model `mean` (x UINT8 [-1,4,4,3] -> FP32 [-1,3])."""
+    """A running `convserve serve` with the models `mean` (x UINT8 [-1,4,4,3] -> FP32 [-1,3]) and
+    `colours`, which takes image files."""
 
     url: str
+    rest_url: str
     metrics_url: str
 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Our own server on a tiny model, as its own process."""
+    """Our own server on two tiny models, as its own process."""
     repository = tmp_path_factory.mktemp("repository")
     _write_model(repository / "mean")
+    publish(repository, "colours")
     ports = _free_ports(3)
     log = repository.parent / "serve.log"
     with log.open("w") as output:
@@ -182,7 +186,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         )  # fmt: skip
     try:
         _wait_until_ready(f"127.0.0.1:{ports[0]}", process, log)
-        yield Served(f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[2]}/metrics")
+        grpc_url, rest_url, metrics_url = (f"127.0.0.1:{port}" for port in ports)
+        yield Served(grpc_url, f"http://{rest_url}", f"http://{metrics_url}/metrics")
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -225,8 +230,8 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
         while time.monotonic() < end and process.poll() is None:
             with contextlib.suppress(grpc.RpcError):
-                request = oip.ModelReadyRequest(name="mean")
-                if stub.ModelReady(request, timeout=5, wait_for_ready=True).ready:
+                requests = [oip.ModelReadyRequest(name=name) for name in ("mean", "colours")]
+                if all(stub.ModelReady(r, timeout=5, wait_for_ready=True).ready for r in requests):
                     return
             time.sleep(0.1)
     pytest.fail(f"the server did not become ready:\n{log.read_text()}")

@@ -11,6 +11,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
@@ -126,6 +128,57 @@ def test_answers_of_a_labelled_folder_are_checked(vision_server: Any, tmp_path: 
     assert done.stderr.strip().endswith("accuracy<0.9: concurrency 2 has accuracy 0.5")
     assert {r.options.priority for r in vision_server.answers.seen} == {1, 2}
     assert {r.options.timeout.seconds for r in vision_server.answers.seen} == {5, 10}
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """JPEGs of one colour in a folder of its name."""
+    for channel, name in enumerate(("blue", "green", "red")):
+        (tmp_path / name).mkdir()
+        pixels = np.zeros((24, 16, 3), np.uint8)
+        pixels[..., channel] = 200
+        assert cv2.imwrite(str(tmp_path / name / "1.jpg"), pixels)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("wire", "flags"),
+    [
+        ("rest_url", ["--rows", "2"]),
+        ("url", ["--api", "oip", "--rows", "2"]),
+        ("url", ["--api", "vision"]),
+        ("url", ["--api", "oip", "--streams", "1"]),
+    ],
+)
+def test_images_are_sent_and_answers_checked_over_every_wire(
+    served: Any, colours: Path, wire: str, flags: list[str]
+) -> None:
+    url = getattr(served, wire)
+    common = ["--url", url, "--model", "colours", "--requests", "40", "--warmup", "0", *flags]
+    done = loadtest(
+        "run", *common, "--labelled", str(colours), "--fail-if", "accuracy<100%", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    (phase,) = json.loads(done.stdout)["phases"]
+    assert phase["accuracy"]["checked"] >= 40
+    assert phase["errors"] == {}
+
+
+def test_a_search_sends_images_over_rest(served: Any, colours: Path) -> None:
+    done = loadtest(
+        "search", "--url", served.rest_url, "--model", "colours", "--images", str(colours),
+        "--p99", "5s", "--start", "20", "--highest", "20", "--duration", "0.5", "--warmup", "0",
+        "--max-lateness", "2s",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "highest rate that keeps p99 5000 ms, errors 0.00%: 20.0 requests/s" in done.stdout
+
+
+def test_a_model_without_an_input_for_images_is_named_over_rest(served: Any) -> None:
+    arguments = ["run", "--url", served.rest_url, "--model", "mean", "--synthetic", "8x8"]
+    done = CliRunner().invoke(app, ["loadtest", *arguments])
+    assert done.exit_code == 1
+    assert "model 'mean' has no input for image files (its inputs: x)" in done.stderr
 
 
 def test_two_servers_are_compared_in_turns(served: Any, vision_server: Any) -> None:

@@ -59,7 +59,10 @@ class RestServer:
         if self.status != 200:
             return web.json_response({"error": "no"}, status=self.status)
         output = {"name": "x", "datatype": "BYTES", "shape": [1, 1], "data": ["0.7:3:cat"]}
-        return web.json_response({"model_name": "double", "outputs": [output]})
+        response = web.json_response({"model_name": "double", "outputs": [output]})
+        if request.headers.get("Accept-Encoding") != "identity":
+            response.enable_compression(web.ContentCoding.deflate)
+        return response
 
 
 def with_server(server: RestServer, use: Callable[[str], Awaitable[None]]) -> None:
