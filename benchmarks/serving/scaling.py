@@ -92,7 +92,7 @@ class Connections:
         self._turns = itertools.cycle(self.clients)
 
     async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
-        """See loadtest.runner.Client."""
+        """Sends a request; the outcome of its answer."""
         return await next(self._turns).call(request, deadline, priority)
 
 

@@ -112,7 +112,7 @@ def run(
     junit: o.JUnit = None,
     fail_if: o.FailIf = None,
 ) -> None:
-    """Send requests to a server and measure what comes back."""
+    """Send requests to a server and measure its answers."""
     reports = Reports(as_json, output, html, junit, o.conditions(fail_if))
     reports.check_places()
     loads = _loads(concurrency, rate, arrivals, burst_size, replay)

@@ -199,7 +199,7 @@ def _goodput(records: Records, phase: Phase, objective: float) -> dict[str, Any]
 
 
 def _accuracy(answered: Records) -> dict[str, Any]:
-    """Share of right labels among those that were compared, with a Wilson interval."""
+    """Share of right labels of all that were compared, with a Wilson interval."""
     checked = answered[answered["right"] != UNCHECKED]
     n = int(checked["images"].sum())
     if not n:

@@ -35,7 +35,7 @@ _Response = vision.ClassifyResponse | vision.SegmentResponse | vision.EmbedRespo
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the server says about a model.
+    """The facts about a model that the server tells.
 
     task: of VisionService; "" where the server names none.
     output: the first one.
