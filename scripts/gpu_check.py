@@ -29,11 +29,11 @@ from scripts.gpu.network import make_model
 from scripts.gpu.rates import LEFT_OUT, remaining
 from scripts.gpu.report import markdown
 from scripts.gpu.server import serve, to_serve
-from serving.models import local_plans as plans
-from serving.engines import ENGINES, unavailable_reason
-from serving.base.machine import nvml as gpu
-from serving.engines.measure import device_name
 from serving.base.errors import ServingError
+from serving.base.machine import nvml as gpu
+from serving.engines import ENGINES, unavailable_reason
+from serving.engines.measure import device_name
+from serving.models import local_plans
 from serving.repository.manifest import read_manifest
 from serving.repository.model_config import read_model_config
 
@@ -55,16 +55,16 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     if manifest is None:
         raise SystemExit(f"{folder}: no manifest.json")
     failures: list[str] = []
-    if unavailable_reason(plans.ENGINE) is None:
-        for request in plans.plan_requests(folder, manifest, largest, args.cache):
+    if unavailable_reason(local_plans.ENGINE) is None:
+        for request in local_plans.plan_requests(folder, manifest, largest, args.cache):
             try:
                 if remaining(args) > 0:
-                    plans.build(request)
+                    local_plans.build(request)
                 else:
                     failures.append(f"{request.variant}: {LEFT_OUT}")
             except ServingError as error:
                 failures.append(str(error))
-        manifest = plans.with_local(folder, manifest, largest, args.cache)
+        manifest = local_plans.with_local(folder, manifest, largest, args.cache)
     rows = examine(folder, manifest, config, args)
     return {
         "machine": device_name("cpu" if gpu.unavailable_reason() else "gpu"),

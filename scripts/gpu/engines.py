@@ -10,20 +10,20 @@ from PIL import Image
 
 from scripts.gpu.network import pictures
 from scripts.gpu.rates import LEFT_OUT, Row, rate, remaining
-from serving.images import hardware_jpeg
-from serving.models import local_plans as plans
-from serving.engines import ENGINES, Engine, EngineOptions, load_engine, unavailable_reason
-from serving.base.machine import nvml as gpu
-from serving.base.machine.cpu import core_count
-from serving.engines.measure import measure_latency
 from serving.base.errors import ServingError
 from serving.base.evaluation import output_distance
+from serving.base.machine import nvml as gpu
+from serving.base.machine.cpu import core_count
 from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, answer_output
-from serving.repository.manifest import EvalTransform, Manifest
-from serving.repository.model_config import ModelConfig
+from serving.base.tensor import Array
+from serving.engines import ENGINES, Engine, EngineOptions, load_engine, unavailable_reason
+from serving.engines.measure import measure_latency
+from serving.images import hardware_jpeg
 from serving.images.postprocess import binary_mask
 from serving.images.preprocess import load_image, use_jpeg_decoder
-from serving.base.tensor import Array
+from serving.models import local_plans
+from serving.repository.manifest import EvalTransform, Manifest
+from serving.repository.model_config import ModelConfig
 
 # Share of the budget for bare engines; the servers get the rest.
 EXAMINED_SHARE = 0.6
@@ -59,7 +59,7 @@ def examine(
                 continue
             try:
                 options = options_for(name, variant.precision, config, args.cache)
-                plans.check_fits(variant, options.devices)
+                local_plans.check_fits(variant, options.devices)
                 engine = load_engine(name, folder / variant.file, options)
             except ServingError as error:
                 row["why_not"] = str(error)

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from serving.engines import EngineOptions, load_engine
 from serving.base.machine.cpu import core_count
 from serving.base.task import IMAGE_INPUT
-from serving.repository.manifest import EvalTransform, Manifest, Normalization, Provenance, Variant, write_manifest
 from serving.base.tensor import Array
+from serving.engines import EngineOptions, load_engine
+from serving.repository.manifest import (
+    EvalTransform,
+    Manifest,
+    Normalization,
+    Provenance,
+    Variant,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from training.models.export.deployed import Deployed
@@ -28,12 +35,12 @@ def make_model(repository: Path, network: str, side: int, max_batch_size: int) -
     """Publishes a classifier with random weights in every precision of a GPU; returns its name."""
     import torch
 
+    from training.compress.half import to_half
+    from training.compress.quantize import choose_calibration, quantize
     from training.data.samples import ArraySamples
+    from training.models import build_model
     from training.models.export.deployed import Deployed, input_specs, output_specs
     from training.models.export.export import export_onnx
-    from training.compress.half import to_half
-    from training.models import build_model
-    from training.compress.quantize import choose_calibration, quantize
 
     folder = repository / network / "1"
     folder.mkdir(parents=True)

@@ -16,9 +16,9 @@ import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
 from scripts.gpu.rates import LEFT_OUT, Row, rate, remaining
+from serving.base.tensor import TensorSpec
 from serving.engines import ENGINES
 from serving.repository.model_config import read_model_config
-from serving.base.tensor import TensorSpec
 
 # Seconds for the server to load the model; the budget may leave less.
 START_SECONDS = 300.0
