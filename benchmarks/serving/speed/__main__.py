@@ -1,18 +1,21 @@
 """Runs the workloads and prints the table.
 
     python -m benchmarks.serving.speed [--only W0 W1] [--rounds 5] [--seconds 5] [--answers 100]
-        [--longest 180] [--peers ...]
+        [--longest 180] [--peers ...] [--before CHECKOUT]
 
 W0: a trivial model, 32x32 raw tensors: the cost of the front. W1: ResNet-18 and ResNet-50 INT8, raw
 tensors. W2: the same from JPEG files to five labels. W3: a U-Net at 480x352 from JPEG files to mask
 PNGs. Subjects take turns; figures are medians over the rounds that count, ratios are medians of
 ratios within a round. W4, the start, is benchmarks.serving.startup.
 
+--before serves another checkout of this project in the same run: what a change costs.
+
 A round lasts --seconds, and longer for a subject that gives fewer than --answers in them. A subject
 that fails is a hole in the table. All figures so far are written after each measurement.
 """
 
 import argparse
+from pathlib import Path
 
 from benchmarks.serving.speed.rounds import Case, Hole, Length, take_turns
 from benchmarks.serving.speed.table import write
@@ -28,9 +31,10 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=100, help="of a round, at least")
     parser.add_argument("--longest", type=float, default=180.0, help="seconds of a round, at most")
     parser.add_argument("--peers", nargs="*", default=["triton", "mlserver"])
+    parser.add_argument("--before", type=Path, help="a checkout to compare with")
     arguments = parser.parse_args()
     workloads = set(arguments.only)
-    with running(set(arguments.peers), workloads) as subjects:
+    with running(set(arguments.peers), workloads, arguments.before) as subjects:
         rows = list(cases(subjects, workloads))
         chosen = ", ".join(f"{m}: {v} in {e}" for m, (v, e) in subjects.chosen.items())
         note = f"Our server chose {chosen}."

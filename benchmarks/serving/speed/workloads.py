@@ -1,6 +1,7 @@
 """Our server, its peers and ceilings, and the cases that measure them."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +48,11 @@ class Subjects:
 
 
 @contextlib.contextmanager
-def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
-    """Starts our server and the wanted peers, each with every model that it needs."""
+def running(
+    wanted: set[str], workloads: set[str], before: Path | None = None
+) -> Iterator[Subjects]:
+    """Starts our server and the wanted peers, each with every model that it needs; with `before`, a
+    checkout, the server of that code as well."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         root = Path(folder)
         photos = extracted("photos") if workloads & {"W2", "W3"} else None
@@ -66,6 +70,8 @@ def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
         ours.wait_ready(COLD_SECONDS)
         urls = {"ours": ours.url, "echo": stack.enter_context(echo_server())}
         subjects = Subjects(urls, networks, ours.chosen(), photos)
+        if before is not None:
+            urls["before"] = _start_before(before, repository, subjects.chosen, stack)
         for name, start in (("triton", _start_triton), ("mlserver", _start_mlserver)):
             if name not in wanted:
                 continue
@@ -75,6 +81,24 @@ def running(wanted: set[str], workloads: set[str]) -> Iterator[Subjects]:
             except Exception as error:
                 subjects.failed[name] = f"did not start: {error}"
         yield subjects
+
+
+def _start_before(
+    checkout: Path,
+    repository: Path,
+    chosen: dict[str, tuple[str, str]],
+    stack: contextlib.ExitStack,
+) -> str:
+    """The server of another checkout. Raises RuntimeError where it chose other variants or engines
+    than ours: their cost says nothing of the code."""
+    # Without the safe path this checkout would come before the other one.
+    env = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
+    server = ServerProcess(repository, cache=FILES / "cache", env=env)
+    stack.callback(server.kill)
+    server.wait_ready(COLD_SECONDS)
+    if server.chosen() != chosen:
+        raise RuntimeError(f"{checkout} serves {server.chosen()}, this checkout {chosen}")
+    return server.url
 
 
 def _start_triton(root: Path, models: list[PeerModel], stack: contextlib.ExitStack) -> str:
@@ -133,9 +157,14 @@ def _fronts(subjects: Subjects) -> Iterator[Case]:
             run = _loaded(subjects, name, "trivial", concurrency, *OIP)
             yield Case(f"W0 unary, {concurrency} callers", name, run)
     row = "W0 stream, 32 callers"
-    for name in ("ours", "echo"):
-        yield Case(row, name, _loaded(subjects, name, "trivial", 32, *OIP, "--streams", "4"))
+    for name in ("ours", "before", "echo"):
+        if name in subjects.urls:
+            yield Case(row, name, _loaded(subjects, name, "trivial", 32, *OIP, "--streams", "4"))
     yield Case(row, "VisionClient", partial(measure.client, subjects.urls["ours"], "trivial", SIDE))
+    if "before" in subjects.urls:
+        for name in ("ours", "before"):
+            run = partial(measure.client, subjects.urls[name], "trivial", SIDE)
+            yield Case("W0 VisionClient", name, run)
 
 
 def _engines(subjects: Subjects, row: str, model: str, workload: str) -> Iterator[Case]:
@@ -145,6 +174,8 @@ def _engines(subjects: Subjects, row: str, model: str, workload: str) -> Iterato
     yield Case(row, "ceiling", partial(_ceiling, subjects, model, workload))
     ours = Case(row, "ours", _loaded(subjects, "ours", model, 32, *calls))
     yield ours
+    if "before" in subjects.urls:
+        yield Case(row, "before", _loaded(subjects, "before", model, 32, *calls))
     if workload != "segment":
         yield Case(row, "engine and echo", partial(_floor, subjects, model, workload, ours, calls))
     for name in ("triton", "mlserver"):
