@@ -1,5 +1,6 @@
 """Labelled folders on disk: a folder a class, or images/ with masks/ and classes.txt."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.base.errors import InvalidInput
+from serving.errors import InvalidInput
+from serving.metadata import without_texts
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CLASSES_FILE = "classes.txt"
@@ -109,7 +111,7 @@ def class_mapping(root: Path, classes: Sequence[str]) -> NDArray[np.int64]:
 def read_mask(path: Path) -> NDArray[np.uint8]:
     """An 8-bit mask file as uint8 [H, W]. Raises InvalidInput."""
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(without_texts(path.read_bytes()))) as image:
             if image.mode not in ("L", "P"):
                 raise InvalidInput(f"{path}: expected an 8-bit mask, got mode {image.mode}")
             return np.asarray(image)

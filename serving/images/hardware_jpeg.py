@@ -1,8 +1,8 @@
 """JPEGs decoded by the GPU's own unit, where NVIDIA's nvImageCodec is installed and agrees.
 
-It is asked for (`--hardware-decode`), not taken by itself: training, calibration and verification
-see the pixels of libjpeg-turbo, and another decoder rounds differently in the last bits. What it
-may be off by is bounded here, on pictures that are decoded both ways before any call is taken.
+The user asks for it (`--hardware-decode`): training, calibration and verification see the pixels of
+libjpeg-turbo, and another decoder rounds differently in the last bits. Before it takes a call, it
+and libjpeg-turbo decode the same pictures, and a difference above the tolerances leaves it off.
 """
 
 import io
@@ -14,22 +14,22 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.images.preprocess import use_jpeg_decoder
+from serving.decoding import use_jpeg_decoder
 
 Pixels = NDArray[np.uint8]
 
-# Mean and largest difference from libjpeg-turbo, in levels of 0-255: chroma is enlarged with
-# another rounding, and nothing else may differ.
+# Mean and largest difference from libjpeg-turbo, in levels of 0 to 255. Larger lets a decoder in
+# that does more than enlarge chroma with another rounding; smaller keeps out the one that does.
 MEAN_TOLERANCE = 1.0
 LARGEST_TOLERANCE = 16
 
 _SIZES = ((64, 64), (375, 500), (225, 311))
-# Chroma as smooth as libjpeg-turbo makes it; the default repeats pixels.
+# Interpolates chroma as libjpeg-turbo does; the default repeats pixels.
 _OPTIONS = ":fancy_upsampling=1"
 
 
 class HardwareJpegDecoder:
-    """Decodes on the first GPU. A decoder may not be shared by threads, so each has its own."""
+    """Decodes on the first GPU. Threads may not share a decoder of the library: each has one."""
 
     def __init__(self) -> None:
         from nvidia import nvimgcodec
@@ -41,11 +41,14 @@ class HardwareJpegDecoder:
         self._local = threading.local()
 
     def __call__(self, data: bytes) -> Pixels | None:
-        """uint8 HWC RGB in host memory; None for what this decoder does not take."""
+        """uint8 HWC RGB in host memory; None for a file that this decoder does not take."""
         if not hasattr(self._local, "decoder"):
             self._local.decoder = self._codec.Decoder(options=_OPTIONS)
-        image = self._local.decoder.decode(self._codec.CodeStream(data), params=self._params)
-        in_host = image.cpu() if image is not None else None
+        try:
+            image = self._local.decoder.decode(self._codec.CodeStream(data), params=self._params)
+            in_host = image.cpu() if image is not None else None
+        except Exception:  # The binding raises its own unrelated types, for odd files too.
+            return None
         if in_host is None:
             return None
         pixels = np.asarray(in_host)
@@ -54,7 +57,7 @@ class HardwareJpegDecoder:
 
 
 def enable() -> str | None:
-    """Has JPEGs decoded in hardware from now on; or says why they are not."""
+    """Has JPEGs decoded in hardware from now on; or returns the reason why they are not."""
     try:
         decoder = HardwareJpegDecoder()
         problem = _disagreement(decoder)
@@ -68,7 +71,7 @@ def enable() -> str | None:
 
 
 def _disagreement(decoder: HardwareJpegDecoder) -> str | None:
-    """What is wrong with its pixels, on photographs' sizes and both usual chroma subsamplings."""
+    """The fault of its pixels, if any, on sizes of photographs and the usual subsamplings."""
     for height, width in _SIZES:
         for subsampling in ("4:4:4", "4:2:0"):
             data = _picture(height, width, subsampling)

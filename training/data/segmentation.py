@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from serving.images.postprocess import resize_mask
-from serving.images.preprocess import load_image
-from serving.repository.manifest import EvalTransform
+from serving.manifest import EvalTransform
+from serving.metadata import without_texts
+from serving.postprocess import resize_mask
+from serving.preprocess import load_image
 from training.data.samples import Dataset, Loaded, read_splits
 from training.data.split import complete
 from training.errors import DataError
@@ -127,7 +128,7 @@ def read_mask(path: Path, classes: int, ignore_index: int) -> NDArray[np.uint8]:
     0 to classes - 1 and `ignore_index`.
     """
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
+        with Image.open(io.BytesIO(without_texts(path.read_bytes()))) as image:
             if image.mode not in ("L", "P"):
                 raise DataError(
                     f"mask {path.name}: expected 8-bit greyscale or palette, got {image.mode}"

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.images import hardware_jpeg
-from serving.images.preprocess import decode, use_jpeg_decoder
+from serving import hardware_jpeg
+from serving.decoding import decode, use_jpeg_decoder
+from serving.errors import InvalidInput
 from tests.support import fake_gpu
 
 
@@ -48,10 +49,13 @@ def test_other_pixels_leave_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(decode(jpeg()), plain)
 
 
-def test_what_it_refuses_is_decoded_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("behaviour", ["refuses", "raises"])
+def test_what_it_refuses_is_decoded_as_before(
+    behaviour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = decode(jpeg())
     assert hardware_jpeg.enable() is None
-    monkeypatch.setenv("FAKE_NVIMGCODEC", "refuses")
+    monkeypatch.setenv("FAKE_NVIMGCODEC", behaviour)
     assert np.array_equal(decode(jpeg()), plain)
     assert "does not decode" in (hardware_jpeg.enable() or "")
 
@@ -59,3 +63,12 @@ def test_what_it_refuses_is_decoded_as_before(monkeypatch: pytest.MonkeyPatch) -
 def test_without_the_package_the_reason_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia", None)
     assert "nvImageCodec is not installed" in (hardware_jpeg.enable() or "")
+
+
+def test_file_that_is_cut_off_never_reaches_it() -> None:
+    assert hardware_jpeg.enable() is None
+    seen: list[bytes] = []
+    use_jpeg_decoder(seen.append)
+    with pytest.raises(InvalidInput, match="truncated"):
+        decode(jpeg()[:-2])
+    assert not seen

@@ -1,4 +1,5 @@
-"""nvImageCodec without a GPU. FAKE_NVIMGCODEC: "off by N" levels, or "refuses" every image."""
+"""nvImageCodec without a GPU. FAKE_NVIMGCODEC: "off by N" levels, "refuses" every image, or
+"raises"."""
 
 import enum
 import io
@@ -50,6 +51,8 @@ class Decoder:
         setting = os.environ.get("FAKE_NVIMGCODEC", "off by 0")
         if setting == "refuses":
             return None
+        if setting == "raises":
+            raise RuntimeError("bitstream not supported")
         pixels = np.asarray(PilImage.open(io.BytesIO(src.data)).convert("RGB")).astype(np.int16)
         shifted = pixels + int(setting.removeprefix("off by "))
         return Image(np.clip(shifted, 0, 255).astype(np.uint8), in_host=False)
