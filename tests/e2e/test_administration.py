@@ -2,6 +2,9 @@
 
 import base64
 import json
+import os
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,16 @@ def client(wire: Any, server: ServerProcess) -> Iterator[Any]:
     client = connect(wire, server)
     yield client
     client.close()
+
+
+def post(url: str, body: str) -> tuple[int, str]:
+    """Status and text of the answer to a POST."""
+    try:
+        with urllib.request.urlopen(url, body.encode(), timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
 
 
 def logits_of(wire: Any, client: Any, model: str = "colours") -> np.ndarray[Any, Any]:
@@ -87,6 +100,65 @@ def test_regions_out_of_bounds_are_refused(
             client.register_system_shared_memory("r", key, size, offset=offset)
         assert said in failure.value.message()
     finally:
+        shm.destroy_shared_memory_region(handle)
+
+
+def test_region_whose_object_was_cut_short_is_refused_and_the_server_lives(
+    wire: Any, client: Any, server: ServerProcess
+) -> None:
+    images = samples()
+    handle = shm.create_shared_memory_region("cut", "/convserve_cut", 8192)
+    try:
+        client.register_system_shared_memory("cut", "/convserve_cut", 8192)
+        os.truncate("/dev/shm/convserve_cut", 100)
+        tensor = wire.InferInput("image", list(images.shape), "UINT8")
+        tensor.set_shared_memory("cut", images.nbytes, offset=4096)
+        with pytest.raises(InferenceServerException, match="which was cut to 100") as failure:
+            client.infer("colours", [tensor])
+        assert failure.value.status() in ("StatusCode.INVALID_ARGUMENT", "400")
+        tensor.set_data_from_numpy(images)
+        wanted = wire.InferRequestedOutput("logits")
+        wanted.set_shared_memory("cut", 72, offset=4096)
+        with pytest.raises(InferenceServerException, match="which was cut to 100"):
+            client.infer("colours", [tensor], outputs=[wanted])
+        assert logits_of(wire, client).shape == (6, 3)
+        assert server.process.poll() is None
+    finally:
+        client.unregister_system_shared_memory("cut")
+        shm.destroy_shared_memory_region(handle)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(-4096, 64), (-(10**30), 64), (10**30, 64), (0, -64), (0, 10**30)]
+)
+def test_region_of_impossible_bytes_is_refused_over_rest(
+    offset: int, size: int, server: ServerProcess
+) -> None:
+    handle = shm.create_shared_memory_region("odd", "/convserve_odd", 64)
+    try:
+        body = json.dumps({"key": "/convserve_odd", "offset": offset, "byte_size": size})
+        status, text = post(f"{server.http}/v2/systemsharedmemory/region/odd/register", body)
+        assert status == 400
+        assert "shared memory region 'odd'" in json.loads(text)["error"]
+        client = connect(over_grpc, server)
+        assert not client.get_system_shared_memory_status().regions
+        client.close()
+    finally:
+        shm.destroy_shared_memory_region(handle)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(2**63, 64), (2**64 - 1, 1), (0, 2**64 - 1)])
+def test_region_of_impossible_bytes_is_refused_over_grpc(
+    offset: int, size: int, server: ServerProcess
+) -> None:
+    handle = shm.create_shared_memory_region("odd", "/convserve_odd", 64)
+    client = connect(over_grpc, server)
+    try:
+        with pytest.raises(InferenceServerException, match="the object '/convserve_odd' has 64"):
+            client.register_system_shared_memory("odd", "/convserve_odd", size, offset=offset)
+        assert not client.get_system_shared_memory_status().regions
+    finally:
+        client.close()
         shm.destroy_shared_memory_region(handle)
 
 

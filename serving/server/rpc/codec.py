@@ -84,7 +84,7 @@ class _Head(NamedTuple):
 
 def decode_call(request: WireRequest, memory: SharedMemory) -> InferCall:
     """A request as a call. Raw tensors of fixed-size elements are views of the request, those in
-    shared memory views of the region.
+    shared memory copies.
 
     Raises InvalidInput naming the tensor, what was expected and what came.
     """
