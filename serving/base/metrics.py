@@ -250,6 +250,12 @@ class Metrics:
             ("model", "version"),
             registry=self.registry,
         )
+        self.write_failures = Counter(
+            "convserve_write_failures",
+            "Lines of the log file (log) and trace files (trace) that could not be written.",
+            ("kind",),
+            registry=self.registry,
+        )
         self.self_check_failures = Counter(
             "convserve_self_check_failures",
             "Variants that were refused at load: checksum, gate, or answers that differ here.",

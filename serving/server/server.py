@@ -49,8 +49,8 @@ _SWITCH_SECONDS = 5e-4
 _COLLECT_AFTER = 7000
 # Without a call for this long, callers count as gone.
 _QUIET_SECONDS = 0.2
-# Even past the end of the drain: a call that is cancelled on its way out is one that no caller
-# repeats, one that is refused is.
+# Seconds for closing. Connections whose callers stall are cut so long before the end of the drain,
+# and calls that used it up get so long to be answered: clients retry UNAVAILABLE but not CANCELLED.
 _LAST_SECONDS = 0.5
 
 
@@ -104,6 +104,7 @@ class Server:
         self._protocol = Protocol(
             self._front,
             Admin(allow_remote=config.allow_admin, explicit=config.model_control == "explicit"),
+            self._metrics,
             version=importlib.metadata.version("convserve"),
             strict_readiness=config.strict_readiness,
         )
@@ -205,8 +206,9 @@ class Server:
             await asyncio.sleep(self._config.poll_seconds)
 
     async def stop(self) -> None:
-        """Turns not ready, but goes on serving until callers have moved away; then finishes what
-        was accepted and closes. All of it takes drain_seconds at most."""
+        """Turns not ready, but goes on serving until callers have moved away; then finishes the
+        accepted calls and closes. All of it takes drain_seconds at most, also where callers send
+        half a request or do not read their answers."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._config.drain_seconds
         logger.info("draining", extra={"seconds": self._config.drain_seconds})
@@ -216,17 +218,18 @@ class Server:
             task.cancel()
         # Balancers need a moment to see the change; closing before that would fail their calls.
         await self._quiet(end - self._config.drain_seconds / 2)
-        # gRPC cancels what it has received but not yet handed over: let that be answered first.
+        # gRPC cancels calls that it has received but not yet handed over: answer those first.
         self._front.close()
         await self._quiet(end)
-        await self._grpc.stop(max(_LAST_SECONDS, end - loop.time()))
+        grace = max(_LAST_SECONDS, end - _LAST_SECONDS - loop.time())
+        await asyncio.gather(
+            self._grpc.stop(grace), *(_close_http(runner, grace) for runner in self._runners)
+        )
         await self.registry.close()
-        self._protocol.tracer.flush()
-        for runner in self._runners:
-            await runner.shutdown()
-            await runner.cleanup()
         self._decoders.shutdown(wait=True)
+        self._protocol.tracer.flush(_LAST_SECONDS)
         logger.info("stopped")
+        self._protocol.logs.wait(_LAST_SECONDS)
 
     async def _quiet(self, until: float) -> None:
         """Returns when no call has come for a moment, or when the loop's clock says `until`."""
@@ -256,6 +259,22 @@ class Server:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+
+
+async def _close_http(runner: web.AppRunner, seconds: float) -> None:
+    """Closes a port. Requests under way may take so many seconds; then their connections are cut,
+    which ends them unless they wait for an engine."""
+
+    def cut() -> None:
+        for connection in runner.server.connections if runner.server is not None else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    alarm = asyncio.get_running_loop().call_later(seconds, cut)
+    # aiohttp's own clock runs for each of several stages.
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(runner.cleanup(), seconds + _LAST_SECONDS)
+    alarm.cancel()
 
 
 def _channel_options(config: ServerConfig) -> list[tuple[str, int]]:

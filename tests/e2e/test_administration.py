@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -234,6 +235,39 @@ def test_traces_are_written_in_tritons_format(
     with pytest.raises(InferenceServerException, match="trace_rate"):
         client.update_trace_settings(settings={"trace_rate": "none"})
     client.close()
+
+
+@pytest.mark.parametrize("fault", ["folder removed", "full disk"])
+def test_traces_and_logs_that_cannot_be_written_harm_no_call(
+    fault: str, wire: Any, tmp_path: Path, start_server: StartServer
+) -> None:
+    publish(tmp_path / "models")
+    server = start_server(tmp_path / "models").wait_ready()
+    client = connect(wire, server)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    removed = fault == "folder removed"
+    traces, log = (str(folder / "t"), str(folder / "log")) if removed else ["/dev/full"] * 2
+    client.update_log_settings({"log_file": log, "log_verbose_level": 1})
+    client.update_trace_settings(
+        settings={
+            "trace_file": traces,
+            "trace_level": ["TIMESTAMPS"],
+            "trace_rate": "1",
+            "trace_count": "1",
+        }
+    )
+    shutil.rmtree(folder)
+    for _ in range(4):
+        assert logits_of(wire, client).shape == (6, 3)
+    client.update_trace_settings(settings={"trace_level": ["OFF"], "trace_file": traces})
+    assert server.metric('convserve_write_failures_total{kind="trace"}') == 1
+    server.wait_for_log("file cannot be written", kind="trace")
+    assert logits_of(wire, client).shape == (6, 3)
+    client.close()
+    assert server.terminate() == 0
+    said = [line["kind"] for line in server.log if line["message"] == "file cannot be written"]
+    assert sorted(said) == ["log", "trace"]
 
 
 def test_load_with_another_config_and_back(

@@ -7,14 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.base.errors import InvalidInput
-from serving.base.tensor import Array, datatype_of
-from serving.images.postprocess import top_k
-from serving.models.model import ENCODED_INPUT, CallOptions, Model
-from serving.server.endpoints.admin import Admin, LogSettings, Tracer
-from serving.server.endpoints.front import Call, Front
-from serving.server.endpoints.raw_tensors import to_raw
-from serving.server.endpoints.shared_memory import Place, SharedMemory
+from serving.admin import Admin
+from serving.errors import InvalidInput
+from serving.front import Call, Front
+from serving.log_settings import LogSettings
+from serving.metrics import Metrics
+from serving.model import ENCODED_INPUT, CallOptions, Model
+from serving.postprocess import top_k
+from serving.raw import to_raw
+from serving.shared_memory import Place, SharedMemory
+from serving.tensor import Array, datatype_of
+from serving.tracing import Tracer
 
 SERVER_NAME = "convserve"
 EXTENSIONS = (
@@ -77,13 +80,21 @@ class InferAnswer(NamedTuple):
 class Protocol:
     """What the protocol's two wires, gRPC and REST, share."""
 
-    def __init__(self, front: Front, admin: Admin, *, version: str, strict_readiness: bool) -> None:
+    def __init__(
+        self,
+        front: Front,
+        admin: Admin,
+        metrics: Metrics,
+        *,
+        version: str,
+        strict_readiness: bool,
+    ) -> None:
         self.front = front
         self.admin = admin
         self.version = version
         self.memory = SharedMemory()
-        self.logs = LogSettings()
-        self.tracer = Tracer()
+        self.logs = LogSettings(metrics.write_failures)
+        self.tracer = Tracer(metrics.write_failures)
         self.draining = False
         self._strict = strict_readiness
 

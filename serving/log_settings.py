@@ -1,0 +1,110 @@
+"""The protocol's log settings, carried out on Python's logging."""
+
+import logging
+from collections.abc import Mapping
+
+from prometheus_client import Counter
+
+from serving.errors import InvalidInput
+from serving.file_writer import FileWriter, check_writable
+
+Setting = bool | int | str
+
+_DEFAULTS: dict[str, Setting] = {
+    "log_file": "",
+    "log_info": True,
+    "log_warning": True,
+    "log_error": True,
+    "log_verbose_level": 0,
+    "log_format": "default",
+}
+_FORMATS = ("default", "ISO8601")
+
+
+class LogSettings:
+    """The settings as they stand. `log_file` gets the lines of the log beside stderr; the lines
+    that it cannot take are counted in `write_failures`."""
+
+    def __init__(self, write_failures: Counter) -> None:
+        self._values = dict(_DEFAULTS)
+        self._writer = FileWriter("log", write_failures)
+        self._handler: logging.Handler | None = None
+
+    def read(self) -> dict[str, Setting]:
+        """All settings as they stand."""
+        return dict(self._values)
+
+    def update(self, changes: Mapping[str, Setting]) -> None:
+        """Changes those that are named. Raises InvalidInput for an unknown one, a wrong type, or a
+        file that cannot be written; then nothing is changed."""
+        for name, value in changes.items():
+            if name not in _DEFAULTS:
+                raise InvalidInput(
+                    f"log setting {name!r:.200}: expected one of {sorted(_DEFAULTS)}"
+                )
+            if type(value) is not type(_DEFAULTS[name]):
+                expected = type(_DEFAULTS[name]).__name__
+                raise InvalidInput(f"log setting {name!r}: expected {expected}, got {value!r:.200}")
+        log_format = changes.get("log_format", "default")
+        if log_format not in _FORMATS:
+            raise InvalidInput(
+                f"log setting 'log_format': expected default or ISO8601, got {log_format!r:.200}"
+            )
+        level = changes.get("log_verbose_level", 0)
+        if not 0 <= int(level) < 1 << 32:
+            raise InvalidInput(
+                f"log setting 'log_verbose_level': expected 0 to {(1 << 32) - 1}, got {level!s:.40}"
+            )
+        if "log_file" in changes:
+            self._write_to(str(changes["log_file"]))
+        self._values |= changes
+        logging.getLogger().setLevel(self._level())
+
+    def wait(self, seconds: float) -> None:
+        """Returns when the lines so far are in the log file, or after so many seconds."""
+        self._writer.wait(seconds)
+
+    def _level(self) -> int:
+        if self._values["log_verbose_level"]:
+            return logging.DEBUG
+        for name, level in (
+            ("log_info", logging.INFO),
+            ("log_warning", logging.WARNING),
+            ("log_error", logging.ERROR),
+        ):
+            if self._values[name]:
+                return level
+        return logging.CRITICAL
+
+    def _write_to(self, file: str) -> None:
+        """Also logs into a file; none where the name is empty."""
+        root = logging.getLogger()
+        handler = None
+        if file:
+            try:
+                check_writable(file)
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise InvalidInput(
+                    f"log setting 'log_file': {file:.200} cannot be written: {reason}"
+                ) from error
+            handler = _FileHandler(file, self._writer)
+            if root.handlers:
+                handler.setFormatter(root.handlers[0].formatter)
+            root.addHandler(handler)
+        if self._handler is not None:
+            root.removeHandler(self._handler)
+        self._handler = handler
+
+
+class _FileHandler(logging.Handler):
+    """Hands each line to the writer, which opens the file anew: rotating it needs no signal."""
+
+    def __init__(self, file: str, writer: FileWriter) -> None:
+        super().__init__()
+        self._file = file
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never blocks."""
+        self._writer.write(self._file, self.format(record) + "\n", append=True)

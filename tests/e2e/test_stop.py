@@ -1,0 +1,158 @@
+"""SIGTERM while callers stall: the server ends within drain_seconds."""
+
+import contextlib
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+import numpy as np
+import pytest
+
+from protos.gen import grpc_service_pb2 as pb
+from protos.gen import grpc_service_pb2_grpc as pb_grpc
+from tests.support.identity import publish_identity
+from tests.support.process import ServerProcess
+
+StartServer = Callable[..., ServerProcess]
+DRAIN_SECONDS = 2.0
+# From the end of the drain to the end of a process on a busy machine.
+SLACK_SECONDS = 3.0
+LARGE = 32 << 20
+
+
+def connect(url: str) -> socket.socket:
+    """A connection that reads nothing by itself."""
+    found = urlsplit(url)
+    assert found.hostname is not None
+    connection = socket.socket()
+    # Small, so that an answer of 32 MB waits in the server.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(10)
+    connection.connect((found.hostname, found.port or 80))
+    return connection
+
+
+def post(body: bytes, length: int, headers: str = "") -> bytes:
+    head = (
+        f"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{headers}"
+    )
+    return head.encode() + b"\r\n" + body
+
+
+def half_a_body(server: ServerProcess) -> socket.socket:
+    connection = connect(server.http)
+    connection.sendall(post(b'{"inputs": [', 1000))
+    return connection
+
+
+def half_a_body_in_chunks(server: ServerProcess) -> socket.socket:
+    connection = connect(server.http)
+    head = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.sendall(head + b"5\r\n{'inp")
+    return connection
+
+
+def half_a_head(server: ServerProcess) -> socket.socket:
+    connection = connect(server.http)
+    connection.sendall(b"POST /v2/models/echo/infer HTTP/1.1\r\nHost:")
+    return connection
+
+
+def nothing_sent(server: ServerProcess) -> socket.socket:
+    return connect(server.http)
+
+
+def kept_alive(server: ServerProcess) -> socket.socket:
+    connection = connect(server.http)
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+    return connection
+
+
+def large_answer_unread(server: ServerProcess) -> socket.socket:
+    connection = connect(server.http)
+    described = {
+        "inputs": [
+            {
+                "name": "in_UINT8",
+                "datatype": "UINT8",
+                "shape": [LARGE],
+                "parameters": {"binary_data_size": LARGE},
+            }
+        ],
+        "parameters": {"binary_data_output": True},
+    }
+    head = json.dumps(described).encode()
+    length = f"Inference-Header-Content-Length: {len(head)}\r\n"
+    connection.sendall(post(head + bytes(LARGE), len(head) + LARGE, length))
+    assert connection.recv(12) == b"HTTP/1.1 200"
+    return connection
+
+
+def metrics_idle(server: ServerProcess) -> socket.socket:
+    connection = connect(server.metrics_url)
+    connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.recv(12) == b"HTTP/1.1 200"
+    return connection
+
+
+def metrics_half_a_body(server: ServerProcess) -> socket.socket:
+    connection = connect(server.metrics_url)
+    connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf")
+    return connection
+
+
+@contextlib.contextmanager
+def stream_unread(server: ServerProcess) -> Iterator[None]:
+    """A gRPC stream whose caller takes none of its large answers."""
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(server.url, options=options) as channel:
+        request = pb.ModelInferRequest(model_name="echo")
+        request.inputs.add(name="in_UINT8", datatype="UINT8", shape=[LARGE // 4])
+        request.raw_input_contents.append(np.zeros(LARGE // 4, np.uint8).tobytes())
+        answers = pb_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(
+            iter([request] * 8), timeout=60
+        )
+        next(answers)
+        yield
+        with contextlib.suppress(grpc.RpcError):
+            list(answers)
+
+
+STALLS: dict[str, list[Callable[[ServerProcess], contextlib.AbstractContextManager[object]]]] = {
+    "half a body": [half_a_body, half_a_body_in_chunks],
+    "an answer unread": [large_answer_unread],
+    "a stream unread": [stream_unread],
+    "everything": [
+        *(half_a_body, half_a_body_in_chunks, half_a_head, nothing_sent, kept_alive),
+        *(large_answer_unread, metrics_idle, metrics_half_a_body, stream_unread),
+    ],
+}
+
+
+@pytest.mark.parametrize("stalls", STALLS.values(), ids=list(STALLS))
+def test_sigterm_ends_the_server_in_time_whatever_callers_leave_undone(
+    stalls: list[Callable[[ServerProcess], contextlib.AbstractContextManager[object]]],
+    tmp_path: Path,
+    start_server: StartServer,
+) -> None:
+    publish_identity(tmp_path, "echo", ["UINT8"])
+    server = start_server(
+        tmp_path,
+        "--allow-ungated",
+        "--drain-seconds",
+        str(DRAIN_SECONDS),
+        "--engine",
+        "onnxruntime",
+    ).wait_ready()
+    with contextlib.ExitStack() as stack:
+        for stall in stalls:
+            stack.enter_context(stall(server))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(DRAIN_SECONDS + SLACK_SECONDS) == 0
+    server.wait()
+    server.wait_for_log("stopped")
