@@ -30,7 +30,12 @@ def build(
         typer.Option("--set", metavar="KEY.KEY=VALUE", help="Override a value of the recipe."),
     ] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="STAGE", help=f"Last stage to run: {', '.join(STAGES)}.")
+        str | None,
+        typer.Option(
+            metavar="STAGE",
+            help=f"Last stage to run: {', '.join(STAGES)}.",
+            show_default=STAGES[-1],
+        ),
     ] = None,
     study: Annotated[
         Path | None,

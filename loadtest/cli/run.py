@@ -41,6 +41,7 @@ def run(
         str,
         typer.Option(
             help="Closed loop: requests kept open. 8, or one after the other 1,4,16 or 1..64.",
+            show_default="1, without --rate and --replay",
             rich_help_panel=_ARRIVALS,
         ),
     ] = "",
@@ -68,9 +69,7 @@ def run(
     ] = None,
     duration: Annotated[
         str,
-        typer.Option(
-            help="Measured time of each load; 10s, or all of a --replay.", show_default=False
-        ),
+        typer.Option(help="Measured time of each load.", show_default="10s, or all of a --replay"),
     ] = "",
     warmup: Annotated[str, typer.Option(help="Time before it, which is left out.")] = "1s",
     requests: Annotated[

@@ -22,13 +22,15 @@ _CACHE_DIR = ServerConfig.model_fields["cache_dir"]
 def rebuild(
     model_repository: Annotated[Path, typer.Option(help="Folder with one folder a model.")],
     model: Annotated[
-        list[str] | None, typer.Option(help="Only this model; may be given several times.")
+        list[str] | None,
+        typer.Option(help="Only this model; may be given several times.", show_default="all"),
     ] = None,
     cache_dir: Annotated[
         Path, typer.Option(help="Where the plans are kept: the server's --cache-dir.")
     ] = _CACHE_DIR.default,
     workspace_mib: Annotated[
-        int | None, typer.Option(help="Most GPU memory that a layer may work in; default: all.")
+        int | None,
+        typer.Option(help="Most GPU memory that a layer may work in.", show_default="all"),
     ] = None,
     force: Annotated[bool, typer.Option(help="Also those that are there already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,

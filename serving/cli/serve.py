@@ -1,10 +1,10 @@
 """`convserve serve`."""
 
+import inspect
 import json
 import logging
 import sys
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,57 +15,20 @@ from serving.cli.output import application, fail
 from serving.server.config import ConfigError, ServerConfig, load_config
 from serving.server.server import Server, StartError
 
-# What logging itself puts on a record; anything else was given as `extra`.
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+# The fields that logging itself puts on a record; the others were given as `extra`.
 _RECORD_FIELDS = set(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
 
 
-class ModelControl(StrEnum):
-    """Who decides which models are loaded."""
-
-    NONE = "none"
-    EXPLICIT = "explicit"
-    POLL = "poll"
-
-
-def _help(name: str) -> str:
-    field = ServerConfig.model_fields[name]
-    return f"{field.description} [default: {field.default}]"
-
-
-def serve(
-    model_repository: Annotated[
-        Path | None, typer.Option(help="Folder with one folder a model.")
-    ] = None,
-    host: Annotated[str | None, typer.Option(help=_help("host"))] = None,
-    grpc_port: Annotated[int | None, typer.Option(help=_help("grpc_port"))] = None,
-    http_port: Annotated[int | None, typer.Option(help=_help("http_port"))] = None,
-    metrics_port: Annotated[int | None, typer.Option(help=_help("metrics_port"))] = None,
-    model_control: Annotated[ModelControl | None, typer.Option(help=_help("model_control"))] = None,
-    poll_seconds: Annotated[float | None, typer.Option(help=_help("poll_seconds"))] = None,
-    engine: Annotated[str | None, typer.Option(help=_help("engine"))] = None,
-    variant: Annotated[str | None, typer.Option(help=_help("variant"))] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help=_help("cache_dir"))] = None,
-    build_plans: Annotated[bool | None, typer.Option(help=_help("build_plans"))] = None,
-    hardware_decode: Annotated[bool | None, typer.Option(help=_help("hardware_decode"))] = None,
-    drain_seconds: Annotated[float | None, typer.Option(help=_help("drain_seconds"))] = None,
-    allow_ungated: Annotated[bool | None, typer.Option(help=_help("allow_ungated"))] = None,
-    allow_admin: Annotated[bool | None, typer.Option(help=_help("allow_admin"))] = None,
-    strict_readiness: Annotated[bool | None, typer.Option(help=_help("strict_readiness"))] = None,
-    max_connection_age_seconds: Annotated[
-        float | None, typer.Option(help=_help("max_connection_age_seconds"))
-    ] = None,
-    slow_request_ms: Annotated[float | None, typer.Option(help=_help("slow_request_ms"))] = None,
-    threads: Annotated[int | None, typer.Option(help=_help("threads"))] = None,
-    max_image_pixels: Annotated[int | None, typer.Option(help=_help("max_image_pixels"))] = None,
-    max_message_mib: Annotated[int | None, typer.Option(help=_help("max_message_mib"))] = None,
-    max_inflight_mib: Annotated[int | None, typer.Option(help=_help("max_inflight_mib"))] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with any of these.")] = None,
-) -> None:
+def serve(context: typer.Context, **_: Any) -> None:
     """Serve the models of a repository. Every option is also CONVSERVE_NAME in the environment."""
-    flags = dict(locals())
-    file = flags.pop("config")
+    given = {
+        name: context.params[name]
+        for name in ServerConfig.model_fields
+        if _on_the_command_line(context, name)
+    }
     try:
-        settings = load_config(flags, file=file)
+        settings = load_config(given, file=context.params["config"])
     except ConfigError as error:
         fail(str(error))
     _log_as_json()
@@ -75,6 +38,31 @@ def serve(
         fail(str(error))
 
 
+def _signature() -> inspect.Signature:
+    """The parameters of `serve`, which typer makes the options of: every setting, with the default
+    that --help shows, and the file."""
+    options = [
+        # A setting that is required may come from the environment or the file.
+        _option(name, field.annotation, field.description, field.default)
+        if not field.is_required()
+        else _option(name, Path | None, field.description, None)
+        for name, field in ServerConfig.model_fields.items()
+    ]
+    file = _option("config", Path | None, "YAML file with any of these.", None)
+    context = inspect.Parameter("context", _KEYWORD, annotation=typer.Context)
+    return inspect.Signature([context, *options, file])
+
+
+def _option(name: str, kind: Any, text: str | None, default: Any) -> inspect.Parameter:
+    option = Annotated[kind, typer.Option(help=text)]
+    return inspect.Parameter(name, _KEYWORD, default=default, annotation=option)
+
+
+def _on_the_command_line(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _log_as_json() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
@@ -82,7 +70,7 @@ def _log_as_json() -> None:
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, what was given as extra, traceback."""
+    """One JSON object a line: time, level, logger, message, the fields of `extra`, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -98,4 +86,5 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+serve.__signature__ = _signature()  # type: ignore[attr-defined]
 app = application(serve)
