@@ -68,7 +68,9 @@ def test_help_shows_the_default_of_every_option(name: str) -> None:
         elif option.secondary_opts:
             shown = flag if default else option.secondary_opts[0]
             assert told[flag] == shown.removeprefix("--")
-        elif default not in (None, "") and not option.is_flag:
+        elif option.is_flag:
+            assert (default, told[flag]) == (False, "off")
+        elif default not in (None, ""):
             assert told[flag] == str(default), flag
         assert option.help, flag
 

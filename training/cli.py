@@ -58,10 +58,16 @@ def build(
         Path, typer.Option(metavar="DIR", help="Where the model is published.")
     ] = Path("model_repo"),
     list_networks: Annotated[
-        bool, typer.Option("--list-networks", help="Show the networks that a recipe can name.")
+        bool,
+        typer.Option(
+            "--list-networks", help="Show the networks that a recipe can name.", show_default="off"
+        ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON document and nothing else on stdout.", show_default="off"
+        ),
     ] = False,
 ) -> None:
     """Train, prune, quantise, export, verify and publish a network, as a recipe says."""

@@ -16,7 +16,9 @@ _PACKAGES = ("grpcio", "protobuf", "numpy", "opencv-python-headless", "simplejpe
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document.", show_default="off")
+    ] = False,
 ) -> None:
     """Say which engines can run here, and why the others cannot."""
     report = _report()

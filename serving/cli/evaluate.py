@@ -45,7 +45,9 @@ def evaluate(
     model_repository: Annotated[
         Path | None, typer.Option(help="Load the model into this process instead.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document.", show_default="off")
+    ] = False,
 ) -> None:
     """Measure how accurate a served model is on a labelled folder."""
     if (url is None) == (model_repository is None):

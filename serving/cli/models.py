@@ -18,7 +18,9 @@ from serving.repository.model_config import read_model_config
 def models(
     model_repository: Annotated[Path | None, typer.Option(help="A repository on disk.")] = None,
     url: Annotated[str | None, typer.Option(help="A server's host:port.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document.", show_default="off")
+    ] = False,
 ) -> None:
     """List models: versions, task, variants, accuracy, latency, state."""
     if (url is None) == (model_repository is None):

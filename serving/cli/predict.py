@@ -27,7 +27,9 @@ def predict(
     save: Annotated[
         Path | None, typer.Option(help="Folder for NAME.mask.png and NAME.overlay.png.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document.", show_default="off")
+    ] = False,
 ) -> None:
     """Print labels, masks or embeddings of image files."""
     if (url is None) == (model_repository is None):

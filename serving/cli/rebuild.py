@@ -33,7 +33,9 @@ def rebuild(
         typer.Option(help="Most GPU memory that a layer may work in.", show_default="all"),
     ] = None,
     force: Annotated[bool, typer.Option(help="Also those that are there already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document.", show_default="off")
+    ] = False,
 ) -> None:
     """Make TensorRT plans for this machine's GPUs from a repository's ONNX files.
 

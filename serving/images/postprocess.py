@@ -1,4 +1,4 @@
-"""From a network's outputs to what a person or a program wants. Pure functions on numpy arrays."""
+"""From a network's outputs to labels, masks and pictures. Pure functions on numpy arrays."""
 
 import io
 from typing import Any
@@ -23,7 +23,7 @@ def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
     falling = -scores
     if k >= scores.size:
         return falling.argsort(kind="stable")
-    # To find those that may be among them takes a tenth of the time that sorting 1,000 does.
+    # Partitioning 1,000 scores takes a tenth of the time of sorting them.
     bound = np.partition(falling, k - 1)[k - 1]
     candidates = np.flatnonzero(~(falling > bound))
     best: NDArray[np.intp] = candidates[falling[candidates].argsort(kind="stable")[:k]]
@@ -31,13 +31,16 @@ def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
 
 
 def binary_mask(probability: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The class map that a probability map (255 × that of class 1) stands for, and its confidence
-    (255 × that of the winner): class 1 from one half on. Any shape."""
+    """The class map and the confidence of a binary task; uint8, of the shape of `probability`.
+
+    probability: 255 × the probability of class 1, which wins from one half on.
+    confidence: 255 × the probability of the winner.
+    """
     return (probability > 127).astype(np.uint8), np.maximum(probability, 255 - probability)
 
 
 def resize_mask(mask: Mask, height: int, width: int) -> Mask:
-    """Nearest-neighbour resize of a class map [H, W]: no class appears that was not there."""
+    """Nearest-neighbour resize of a class map to [height, width]; no new class appears."""
     if mask.shape == (height, width):
         return mask
     resized = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
@@ -45,22 +48,16 @@ def resize_mask(mask: Mask, height: int, width: int) -> Mask:
 
 
 def run_lengths(mask: Mask) -> NDArray[np.uint32]:
-    """Run-length encoding of a class map, row-major: [class, length, class, length, ...]."""
+    """Run-length encoding of a class map, row-major: uint32 [class, length, class, length, ...]."""
     flat = mask.reshape(-1)
     starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
     lengths = np.diff(np.append(starts, flat.size))
     return np.stack([flat[starts].astype(np.uint32), lengths.astype(np.uint32)], axis=1).reshape(-1)
 
 
-def from_run_lengths(runs: NDArray[np.uint32], height: int, width: int) -> NDArray[np.uint16]:
-    """The class map [height, width] that `run_lengths` encoded."""
-    pairs = np.asarray(runs, dtype=np.uint32).reshape(-1, 2)
-    return np.repeat(pairs[:, 0].astype(np.uint16), pairs[:, 1]).reshape(height, width)
-
-
 def palette(classes: int) -> NDArray[np.uint8]:
-    """A colour [classes, 3] (RGB) for each class: 0 is black, the others spread over the hues by
-    the golden angle, so that neighbours in the list are far apart in colour."""
+    """A colour for each class, uint8 [classes, 3] RGB. Class 0 is black; the others are a golden
+    angle of hue apart, so that neighbours in the list look different."""
     hues = (np.arange(classes) * 137.508) % 360 / 2
     value = np.where(np.arange(classes) % 3 == 2, 180, 235)
     hsv = np.stack([hues, np.full(classes, 190), value], axis=1).astype(np.uint8)
@@ -78,8 +75,11 @@ def palette_png(mask: NDArray[np.uint8]) -> bytes:
 
 
 def overlay_png(image: NDArray[np.uint8], mask: Mask, opacity: float = 0.5) -> bytes:
-    """A PNG of uint8 HWC RGB with the classes of a mask [H, W] of equal size drawn over it; class 0
-    stays as it is, and each region gets a thin outline."""
+    """A PNG of an image, uint8 HWC RGB, under the colours of a mask [H, W]. Class 0 stays as it is,
+    and each region gets a thin outline.
+
+    opacity: the share of the class's colour, 0 to 1.
+    """
     colours = palette(max(256, int(mask.max()) + 1))[mask]
     shown = mask > 0
     blended = image.copy()
@@ -94,14 +94,17 @@ def overlay_png(image: NDArray[np.uint8], mask: Mask, opacity: float = 0.5) -> b
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    # Level 1: a third of the time of the default for some 10 % more bytes on class maps.
+    # Class maps at level 1 take a third of the default's time and some 10 % more bytes.
     image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def class_areas(mask: Mask, confidence: NDArray[np.uint8]) -> list[tuple[int, float, float]]:
-    """(class index, share of the pixels, mean confidence in [0, 1]) of each class that is in the
-    mask [H, W], largest first; `confidence` is 255 x the winning probability, same shape."""
+    """(class index, share of the pixels, mean confidence in [0, 1]) of each class in a mask [H, W],
+    largest first.
+
+    confidence: 255 × the winning probability, [H, W].
+    """
     classes, counts = np.unique(mask, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return [

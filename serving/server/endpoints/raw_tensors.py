@@ -12,15 +12,15 @@ from serving.base.tensor import NUMPY_TYPES, Array
 Buffer = bytes | memoryview
 
 _LENGTH = struct.Struct("<I")
-# numpy's own limits; far past any that a message could fill.
+# Dimensions and elements of an array. numpy holds no more; no message could fill it.
 _MAX_DIMS = 64
 _MAX_ELEMENTS = 1 << 60
-# To make a view takes as long as to copy so much.
+# Bytes up to which an array is copied: making a view takes as long.
 _COPIED_BYTES = 16 << 10
 
 
 def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:
-    """The tensor that the bytes hold; of elements of fixed size it is a view of `data`.
+    """The tensor that the bytes hold: a view of `data` where elements have a fixed size.
 
     Raises InvalidInput, naming the tensor, for an unknown datatype, a negative size, or a length
     that does not fit.
@@ -29,8 +29,8 @@ def from_raw(name: str, datatype: str, shape: Sequence[int], data: bytes | memor
 
 
 def of_shape(name: str, datatype: str, dims: tuple[int, ...], data: bytes | memoryview) -> Array:
-    """`from_raw` of a shape that has been checked; the view may begin at any byte. Raises
-    InvalidInput, naming the tensor, for a length that does not fit."""
+    """`from_raw` for a shape from `check_shape`; `data` may begin at any byte. Raises InvalidInput,
+    naming the tensor, for a length that does not fit."""
     if datatype == "BYTES":
         return shaped_bytes(name, _split(name, bytes(data)), dims)
     dtype = NUMPY_TYPES[datatype]
@@ -43,12 +43,13 @@ def of_shape(name: str, datatype: str, dims: tuple[int, ...], data: bytes | memo
 
 
 def to_raw(array: Array) -> bytes:
-    """The bytes of a tensor; elements of BYTES (object arrays) each behind their 4-byte length."""
+    """The bytes of a tensor; each element of BYTES (an object array) stands behind its 4-byte
+    length."""
     return bytes(to_buffer(array))
 
 
 def to_buffer(array: Array) -> Buffer:
-    """`to_raw` without a copy where that pays: of a large array whose memory is in that order."""
+    """`to_raw`, as a view of a large array whose memory is in that order already."""
     if array.dtype.hasobject:
         encoded = [e if isinstance(e, bytes) else str(e).encode() for e in array.reshape(-1)]
         return b"".join(_LENGTH.pack(len(element)) + element for element in encoded)
@@ -58,10 +59,11 @@ def to_buffer(array: Array) -> Buffer:
 
 
 def check_shape(name: str, datatype: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape as a tuple. Raises InvalidInput where it or the datatype cannot be."""
+    """The shape as a tuple. Raises InvalidInput, naming the tensor, for an unknown datatype, a
+    negative size, or more elements than an array can hold."""
     if datatype not in NUMPY_TYPES:
         raise InvalidInput(
-            f"input {name!r}: unknown datatype {datatype!r}; expected one of {sorted(NUMPY_TYPES)}"
+            f"input {name!r}: unknown datatype {datatype!r:.200}; expected one of {sorted(NUMPY_TYPES)}"
         )
     dims = tuple(shape)
     if min(dims, default=0) < 0:
@@ -72,7 +74,8 @@ def check_shape(name: str, datatype: str, shape: Sequence[int]) -> tuple[int, ..
 
 
 def shaped_bytes(name: str, elements: Sequence[bytes], shape: tuple[int, ...]) -> Array:
-    """Elements of BYTES as an object array. Raises InvalidInput for a wrong number of them."""
+    """Elements of BYTES as an object array of this shape. Raises InvalidInput for another number
+    of elements."""
     if len(elements) != math.prod(shape):
         raise InvalidInput(
             f"input {name!r}: BYTES {list(shape)} takes {math.prod(shape)} elements, "
