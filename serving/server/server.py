@@ -5,8 +5,10 @@ import contextlib
 import gc
 import importlib.metadata
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -238,7 +240,8 @@ class Server:
             await asyncio.sleep(_QUIET_SECONDS / 10)
 
     async def serve(self) -> None:
-        """start, until SIGTERM or SIGINT, then stop; a second signal ends the process at once."""
+        """start, until SIGTERM or SIGINT, then stop; a second signal ends the process at once. Work
+        that hangs past drain_seconds ends with it, and with exit status 1."""
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
 
@@ -253,12 +256,26 @@ class Server:
         try:
             await self.start()
             await stopped.wait()
+            _end_after(self._config.drain_seconds + 2 * _LAST_SECONDS)
             await self.stop()
         finally:
             for task in self._background:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+
+
+def _end_after(seconds: float) -> None:
+    """Ends the process after so many seconds: a batch or a load that hangs in
+    native code cannot be interrupted otherwise."""
+
+    def end() -> None:
+        logger.error("ended with work under way")
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 async def _close_http(runner: web.AppRunner, seconds: float) -> None:

@@ -4,13 +4,16 @@ import contextlib
 import json
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from protos.gen import grpc_service_pb2 as pb
 from protos.gen import grpc_service_pb2_grpc as pb_grpc
@@ -156,3 +159,62 @@ def test_sigterm_ends_the_server_in_time_whatever_callers_leave_undone(
         assert server.process.wait(DRAIN_SECONDS + SLACK_SECONDS) == 0
     server.wait()
     server.wait_for_log("stopped")
+
+
+def publish_counter(repository: Path) -> None:
+    """A model that counts to its input, INT64 [1]: large numbers take as long as one wants."""
+    scalar = helper.make_tensor_value_info
+    number = TensorProto.INT64
+    step = helper.make_graph(
+        [
+            helper.make_node("Identity", ["goes_on"], ["goes_on_still"]),
+            helper.make_node("Add", ["so_far", "one"], ["further"]),
+        ],
+        "step",
+        [
+            scalar("index", number, []),
+            scalar("goes_on", TensorProto.BOOL, []),
+            scalar("so_far", number, [1]),
+        ],
+        [scalar("goes_on_still", TensorProto.BOOL, []), scalar("further", number, [1])],
+    )
+    nodes = [
+        helper.make_node("Squeeze", ["number"], ["times"]),
+        helper.make_node("Loop", ["times", "", "zero"], ["counted"], body=step),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "counter",
+        [scalar("number", number, [1])],
+        [scalar("counted", number, [1])],
+        [helper.make_tensor("zero", number, [1], [0]), helper.make_tensor("one", number, [1], [1])],
+    )
+    folder = repository / "counter" / "1"
+    folder.mkdir(parents=True)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "model.onnx")
+    (repository / "counter" / "config.pbtxt").write_text(
+        'platform: "onnxruntime_onnx"\nmax_batch_size: 0\n'
+        'input { name: "number" data_type: TYPE_INT64 dims: [1] }\n'
+        'output { name: "counted" data_type: TYPE_INT64 dims: [1] }\n'
+    )
+
+
+def test_sigterm_ends_the_server_in_time_while_an_engine_works(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    publish_counter(tmp_path)
+    server = start_server(
+        tmp_path, "--allow-ungated", "--drain-seconds", "1", "--engine", "onnxruntime"
+    ).wait_ready()
+    tensor = {"name": "number", "datatype": "INT64", "shape": [1], "data": [1 << 40]}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    url = f"{server.http}/v2/models/counter/infer"
+    with connect(url) as connection:
+        connection.sendall(post(body, len(body)).replace(b"echo", b"counter"))
+        while not server.metric("convserve_inflight_bytes"):
+            time.sleep(0.02)  # between two looks at a condition that no event tells of
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(1 + SLACK_SECONDS) == 1
+    server.wait()
+    server.wait_for_log("ended with work under way")

@@ -63,7 +63,8 @@ def check_shape(name: str, datatype: str, shape: Sequence[int]) -> tuple[int, ..
     negative size, or more elements than an array can hold."""
     if datatype not in NUMPY_TYPES:
         raise InvalidInput(
-            f"input {name!r}: unknown datatype {datatype!r:.200}; expected one of {sorted(NUMPY_TYPES)}"
+            f"input {name!r}: unknown datatype {datatype!r:.200}; "
+            f"expected one of {sorted(NUMPY_TYPES)}"
         )
     dims = tuple(shape)
     if min(dims, default=0) < 0:
