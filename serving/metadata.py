@@ -73,7 +73,7 @@ def jpeg_has_end(data: bytes) -> bool:
     """Whether an end marker stands behind the first scan of a JPEG. Entropy-coded data cannot look
     like one."""
     return any(
-        marker == _START_OF_SCAN and data.find(_JPEG_END, end) >= 0
+        marker == _START_OF_SCAN and data.rfind(_JPEG_END, end) >= 0
         for marker, _, end in _segments(data)
     )
 
