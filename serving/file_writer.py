@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 # Texts that wait for the thread. Larger bridges a longer pause of the disk and holds more memory;
 # one that does not fit is lost and counted.
-_MOST_WAITING = 1000
+_MOST_WAITING = 10_000
 # O_NONBLOCK: a pipe without a reader is an error at once.
 _OPEN = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
 

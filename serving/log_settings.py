@@ -106,5 +106,10 @@ class _FileHandler(logging.Handler):
         self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Never blocks."""
-        self._writer.write(self._file, self.format(record) + "\n", append=True)
+        """Never blocks, and raises nothing."""
+        try:
+            line = self.format(record)
+        except Exception:  # A record whose text does not fit its arguments, as logging treats it.
+            self.handleError(record)
+        else:
+            self._writer.write(self._file, line + "\n", append=True)

@@ -90,7 +90,7 @@ def test_disk_that_hangs_holds_up_nobody(
 ) -> None:
     free = threading.Event()
     monkeypatch.setattr("serving.file_writer._write", lambda _: free.wait(10))
-    for _ in range(1200):
+    for _ in range(10_200):
         writer.write(str(tmp_path / "file"), "text", append=True)
     assert failures(registry) == pytest.approx(199, abs=1)
     writer.wait(0.01)
