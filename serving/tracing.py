@@ -138,7 +138,7 @@ def _check(name: str, value: Sequence[str]) -> None:
         raise InvalidInput(f"{where}: expected one of {sorted(_DEFAULTS)}")
     if not value:
         return
-    got = f"{', '.join(value)!r:.200}"
+    got = f"{list(value)!s:.200}"
     if name == "trace_level" and any(level not in _LEVELS for level in value):
         raise InvalidInput(f"{where}: expected one of {_LEVELS}, got {got}")
     if name == "trace_mode" and list(value) != ["triton"]:
@@ -147,6 +147,7 @@ def _check(name: str, value: Sequence[str]) -> None:
         lowest = _LOWEST[name]
         number = int(value[0]) if len(value) == 1 and _INTEGER.fullmatch(value[0]) else lowest - 1
         if number < lowest:
+            got = f"{', '.join(value)!r:.200}"
             raise InvalidInput(f"{where}: expected an integer from {lowest}, got {got}")
 
 
