@@ -84,8 +84,8 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
 def decode_for(
     data: bytes, target_size: TargetSize | None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> LoadedImage:
-    """`decode`, of a JPEG far larger than `target_size` reduced by 2, 4 or 8 on the way; None of a
-    target reduces nothing. Raises what `decode` raises."""
+    """Like `decode`, but a JPEG far larger than its target is reduced by 2, 4 or 8 while it is
+    decoded. Without a `target_size` nothing is reduced. Raises the same errors as `decode`."""
     if not data:
         raise InvalidInput("image is empty (0 bytes)")
     told = orientation(data)
@@ -113,8 +113,8 @@ def from_raw(data: bytes, height: int, width: int, max_pixels: int = DEFAULT_MAX
 def _decode_plain_jpeg(
     data: bytes, target_size: TargetSize | None, max_pixels: int
 ) -> LoadedImage | None:
-    """The fast path. None for CMYK, for rare chroma subsampling, and for every file that libjpeg
-    warns about: there a truncated one is told from one with stray bytes."""
+    """The fast path. None for CMYK, rare chroma subsampling, and every file that libjpeg warns
+    about: the path through Pillow tells a truncated file from one with stray bytes."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:

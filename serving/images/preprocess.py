@@ -34,7 +34,7 @@ def load_image(
     """Decodes and transforms an image file: uint8 [height, width, 3] as the network sees it.
 
     A JPEG far larger than the network's input is reduced while it is decoded, by 2, 4 or 8, which
-    costs a fraction of the time and memory. Raises what `decode` and `transform` raise.
+    costs a fraction of the time and memory. Raises the errors of `decode` and `transform`.
     """
 
     def target_size(height: int, width: int) -> tuple[int, int]:
