@@ -11,7 +11,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from convserve import COMMANDS
-from serving.config import ServerConfig
+from serving.server.config import ServerConfig
 
 # Options without a default of their own, and the one that the command takes for them.
 IMPLIED = {

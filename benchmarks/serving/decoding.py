@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.archives import extracted
-from serving.decoding import Pixels, decode
-from serving.engines.measure import machine
-from serving.manifest import EvalTransform
-from serving.preprocess import load_image, transform
-from training.tables import print_table
+from serving.base.machine.cpu import machine
+from serving.images.decoding import Pixels, decode
+from serving.images.preprocess import load_image, transform
+from serving.repository.manifest import EvalTransform
+from training.evaluation.report.tables import print_table
 
 SIZES = ((500, 375), (1000, 750), (2000, 1500), (4000, 3000))
 FILTERS = ("area", "bilinear")

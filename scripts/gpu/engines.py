@@ -19,8 +19,9 @@ from serving.base.tensor import Array
 from serving.engines import ENGINES, Engine, EngineOptions, load_engine, unavailable_reason
 from serving.engines.measure import measure_latency
 from serving.images import hardware_jpeg
+from serving.images.decoding import use_jpeg_decoder
 from serving.images.postprocess import binary_mask
-from serving.images.preprocess import load_image, use_jpeg_decoder
+from serving.images.preprocess import load_image
 from serving.models import local_plans
 from serving.repository.manifest import EvalTransform, Manifest
 from serving.repository.model_config import ModelConfig

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.errors import InvalidInput
-from serving.metadata import without_texts
+from serving.base.errors import InvalidInput
+from serving.images.metadata import without_texts
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CLASSES_FILE = "classes.txt"

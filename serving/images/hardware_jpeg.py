@@ -14,7 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.decoding import use_jpeg_decoder
+from serving.images.decoding import use_jpeg_decoder
 
 Pixels = NDArray[np.uint8]
 

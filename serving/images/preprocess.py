@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from serving.decoding import DEFAULT_MAX_PIXELS, LoadedImage, Pixels, decode_for
-from serving.errors import InvalidInput
-from serving.manifest import EvalTransform
+from serving.base.errors import InvalidInput
+from serving.images.decoding import DEFAULT_MAX_PIXELS, LoadedImage, Pixels, decode_for
+from serving.repository.manifest import EvalTransform
 
 _PILLOW_FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,

@@ -15,14 +15,11 @@ from serving.base.task import IMAGE_INPUT, Task
 from serving.base.tensor import Array
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.ticket import Answer, Ticket
-from serving.decoding import LoadedImage, Pixels, decode, from_raw
 from serving.engines import Engine
-from serving.errors import InvalidInput, WrongTask
-from serving.manifest import IMAGE_INPUT, EvalTransform, Evidence, Manifest, Task
-from serving.metrics import Metrics
-from serving.model_config import ModelConfig
-from serving.preprocess import keeps, load_image, transform
-from serving.tensor import Array
+from serving.images.decoding import LoadedImage, Pixels, decode, from_raw
+from serving.images.preprocess import keeps, load_image, transform
+from serving.repository.manifest import EvalTransform, Evidence, Manifest
+from serving.repository.model_config import ModelConfig
 
 ENCODED_INPUT = "encoded"
 

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from serving.manifest import EvalTransform
-from serving.metadata import without_texts
-from serving.postprocess import resize_mask
-from serving.preprocess import load_image
+from serving.images.metadata import without_texts
+from serving.images.postprocess import resize_mask
+from serving.images.preprocess import load_image
+from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
 from training.data.split import complete
 from training.errors import DataError

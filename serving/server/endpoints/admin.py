@@ -2,7 +2,7 @@
 
 import ipaddress
 
-from serving.errors import NotAllowed
+from serving.base.errors import NotAllowed
 
 
 class Admin:

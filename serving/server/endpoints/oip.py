@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.admin import Admin
-from serving.errors import InvalidInput
-from serving.front import Call, Front
-from serving.log_settings import LogSettings
-from serving.metrics import Metrics
-from serving.model import ENCODED_INPUT, CallOptions, Model
-from serving.postprocess import top_k
-from serving.raw import to_raw
-from serving.shared_memory import Place, SharedMemory
-from serving.tensor import Array, datatype_of
-from serving.tracing import Tracer
+from serving.base.errors import InvalidInput
+from serving.base.metrics import Metrics
+from serving.base.tensor import Array, datatype_of
+from serving.images.postprocess import top_k
+from serving.models.model import ENCODED_INPUT, CallOptions, Model
+from serving.server.endpoints.admin import Admin
+from serving.server.endpoints.front import Call, Front
+from serving.server.endpoints.log_settings import LogSettings
+from serving.server.endpoints.raw_tensors import to_raw
+from serving.server.endpoints.shared_memory import Place, SharedMemory
+from serving.server.endpoints.tracing import Tracer
 
 SERVER_NAME = "convserve"
 EXTENSIONS = (

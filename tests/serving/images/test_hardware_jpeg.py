@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving import hardware_jpeg
-from serving.decoding import decode, use_jpeg_decoder
-from serving.errors import InvalidInput
+from serving.base.errors import InvalidInput
+from serving.images import hardware_jpeg
+from serving.images.decoding import decode, use_jpeg_decoder
 from tests.support import fake_gpu
 
 

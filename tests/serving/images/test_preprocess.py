@@ -15,10 +15,10 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision
 
-from serving.decoding import Pixels, decode, from_raw
-from serving.errors import InvalidInput
-from serving.manifest import EvalTransform
-from serving.preprocess import keeps, load_image, transform
+from serving.base.errors import InvalidInput
+from serving.images.decoding import Pixels, decode, from_raw
+from serving.images.preprocess import keeps, load_image, transform
+from serving.repository.manifest import EvalTransform
 
 HEIGHT, WIDTH = 24, 40
 ORIENTATION = 0x0112

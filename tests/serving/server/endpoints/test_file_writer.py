@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from serving.file_writer import FileWriter, check_writable
+from serving.server.endpoints.file_writer import FileWriter, check_writable
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_disk_that_hangs_holds_up_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     free = threading.Event()
-    monkeypatch.setattr("serving.file_writer._write", lambda _: free.wait(10))
+    monkeypatch.setattr("serving.server.endpoints.file_writer._write", lambda _: free.wait(10))
     for _ in range(10_200):
         writer.write(str(tmp_path / "file"), "text", append=True)
     assert failures(registry) == pytest.approx(199, abs=1)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter
 
-from serving.errors import InvalidInput
-from serving.file_writer import FileWriter, check_writable
+from serving.base.errors import InvalidInput
+from serving.server.endpoints.file_writer import FileWriter, check_writable
 
 Setting = bool | int | str
 

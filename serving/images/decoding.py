@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from serving.errors import InvalidInput
-from serving.metadata import UPRIGHT, jpeg_has_end, orientation, without_texts
+from serving.base.errors import InvalidInput
+from serving.images.metadata import UPRIGHT, jpeg_has_end, orientation, without_texts
 
 Pixels = NDArray[np.uint8]
 # From the (height, width) of an upright image to the (height, width) that it will be resized to.
@@ -68,7 +68,7 @@ def use_jpeg_decoder(decoder: Callable[[bytes], Pixels | None] | None) -> None:
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Decodes a JPEG, PNG, WebP or BMP file to uint8 HWC RGB.
 
-    The image is turned upright by its EXIF or else its XMP (the rule is in `serving.metadata`).
+    The image is turned upright by its EXIF or else its XMP, as `serving.images.metadata` says.
     Greyscale, palette and CMYK are converted, 16-bit samples keep their high byte, and an alpha
     channel is dropped. The pixel count is checked against the header, before anything of that size
     is allocated. Texts and colour profiles of any size are passed over.

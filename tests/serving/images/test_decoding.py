@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving import hardware_jpeg
-from serving.decoding import decode, use_jpeg_decoder
-from serving.errors import InvalidInput
-from serving.labelled import read_mask
-from serving.manifest import EvalTransform
-from serving.preprocess import load_image
+from serving.base.errors import InvalidInput
+from serving.cli.labelled import read_mask
+from serving.images import hardware_jpeg
+from serving.images.decoding import decode, use_jpeg_decoder
+from serving.images.preprocess import load_image
+from serving.repository.manifest import EvalTransform
 from tests.support import fake_gpu
 from tests.support.pictures import (
     Pixels,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import InvalidInput
-from serving.shared_memory import Place, Region, SharedMemory
+from serving.base.errors import InvalidInput
+from serving.server.endpoints.shared_memory import Place, Region, SharedMemory
 
 SIZE = 8192
 

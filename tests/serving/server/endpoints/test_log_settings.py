@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client import Counter
 
-from serving.errors import InvalidInput
-from serving.log_settings import LogSettings
+from serving.base.errors import InvalidInput
+from serving.server.endpoints.log_settings import LogSettings
 
 logger = logging.getLogger("test")
 

@@ -6,8 +6,8 @@ import zlib
 import numpy as np
 import pytest
 
-from serving.decoding import decode
-from serving.metadata import orientation, without_texts
+from serving.images.decoding import decode
+from serving.images.metadata import orientation, without_texts
 from tests.support.pictures import (
     encoded,
     exif,

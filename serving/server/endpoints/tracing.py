@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prometheus_client import Counter
 
-from serving.errors import InvalidInput
-from serving.file_writer import FileWriter
+from serving.base.errors import InvalidInput
+from serving.server.endpoints.file_writer import FileWriter
 
 _DEFAULTS: dict[str, list[str]] = {
     "trace_level": ["OFF"],

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import Counter
 
-from serving.errors import InvalidInput
-from serving.tracing import Tracer
+from serving.base.errors import InvalidInput
+from serving.server.endpoints.tracing import Tracer
 
 ON = {"trace_level": ["TIMESTAMPS"], "trace_rate": ["1"]}
 
