@@ -102,7 +102,7 @@ class DynamicBatcher:
         self._queue: BatchQueue[Ticket] = BatchQueue()
         metrics.queue_depth.labels(model, version).set_function(lambda: self._queue.rows)
         # Calls that were admitted and are still being decoded count as waiting.
-        self._line = Line()
+        self._line: Line[Ticket] = Line()
         self._waiting_calls: Counter[int] = Counter()
         # Batches that were asked for or run; each holds one of the instances.
         self._active = 0
@@ -116,6 +116,7 @@ class DynamicBatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._stopped = False
         self._threads = ThreadPoolExecutor(instances, thread_name_prefix=f"infer-{model}-{version}")
         self._execution = BatchExecution(engine, max_batch_size, instances, clock)
 
@@ -172,7 +173,10 @@ class DynamicBatcher:
         Raises DeadlineExpired at the deadline itself, EngineError where the batch failed.
         Cancelling it takes the call out of the queue and touches nobody else.
         """
-        ticket.reserved = False
+        if ticket.reserved:
+            ticket.reserved = False
+        else:
+            raise ModelNotReady(f"model {self._name!r} is being unloaded")
         ticket.parts = parts
         ticket.key = self._key(parts[0])
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -190,13 +194,19 @@ class DynamicBatcher:
             raise
 
     async def drain(self, seconds: float) -> bool:
-        """Takes no new calls and waits until the accepted ones are answered; False on time-out."""
+        """Takes no new calls and waits until the accepted ones are answered.
+
+        Returns False on time-out. Calls that still wait when it ends fail with ModelNotReady, also
+        when it is cancelled: the threads are stopped next.
+        """
         self._closed = True
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
             return False
+        finally:
+            self._refuse_waiting()
         if self._alarm is not None:
             # It would keep the batcher and its buffers until it rings.
             self._alarm.cancel()
@@ -204,7 +214,7 @@ class DynamicBatcher:
 
     def close(self) -> None:
         """Stops the threads; a batch that runs is waited for."""
-        self._closed = True
+        self._closed = self._stopped = True
         self._threads.shutdown(wait=True)
 
     def stuck_for(self) -> float:
@@ -278,6 +288,17 @@ class DynamicBatcher:
     def _no_longer_waits(self, ticket: Ticket) -> None:
         self._line.leave(ticket)
         self._waiting_calls[ticket.priority] -= 1
+
+    def _refuse_waiting(self) -> None:
+        for ticket in self._line.entries():
+            if not self._leave_queue(ticket):
+                ticket.reserved = False
+                self._no_longer_waits(ticket)
+            self._answer_due(-1)
+            if ticket.answer is not None and not ticket.answer.done():
+                ticket.answer.set_exception(
+                    ModelNotReady(f"model {self._name!r} is being unloaded")
+                )
 
     def _wake_at(self, when: float) -> None:
         """One timer for all that wait, set to the first deadline or delay among them: most calls
@@ -402,12 +423,34 @@ class DynamicBatcher:
         return self.latency.at_load(rows) < self._inline_seconds
 
     def _run(self, turn: Turn) -> None:
-        """Runs what waits now; nothing may be left where calls have expired or gone away."""
+        """Runs what waits now; a turn that cannot be used is given back, and the calls that it was
+        for fail."""
         self._asked -= 1
+        tickets: list[Ticket] = []
+        try:
+            self._run_batch(turn, tickets)
+        except Exception as error:
+            if turn in self._runs or self._turns.holds(turn):
+                self._lose(turn, tickets, error)
+            raise
+
+    def _lose(self, turn: Turn, tickets: list[Ticket], error: Exception) -> None:
+        self._active -= 1
+        self._runs.pop(turn, None)
+        self._turns.give_back(turn, self._clock())
+        self._answer_due(-len(tickets))
+        if self._stopped:
+            error = ModelNotReady(f"model {self._name!r} is being unloaded")
+        for ticket in tickets:
+            if ticket.answer is not None and not ticket.answer.done():
+                ticket.answer.set_exception(error)
+        self._pump()
+
+    def _run_batch(self, turn: Turn, tickets: list[Ticket]) -> None:
         now = self._clock()
         head = self._queue.peek()
         limit, limited_by = self._rows_to_run(head, now) if head is not None else (0, "")
-        tickets = self._queue.pop_batch(limit)
+        tickets += self._queue.pop_batch(limit)
         if not tickets:
             self._active -= 1
             self._turns.give_back(turn, now)

@@ -120,23 +120,30 @@ class BatchQueue(Generic[E]):
         return batch
 
 
-class Line:
+class Line(Generic[E]):
     """All calls that wait, queued or still being decoded, by rank: how many go before a new one is
     told without looking at each of them."""
 
     def __init__(self) -> None:
         self._ranks: list[tuple[tuple[int, float], int]] = []
+        self._entries: dict[tuple[tuple[int, float], int], E] = {}
         self._sequence = itertools.count()
         self.rows = 0
 
-    def add(self, entry: Entry) -> None:
+    def entries(self) -> list[E]:
+        """All of them, in no order."""
+        return list(self._entries.values())
+
+    def add(self, entry: E) -> None:
         """Puts an entry in by its rank of this moment."""
         entry.standing = entry.rank, next(self._sequence)
         bisect.insort(self._ranks, entry.standing)
+        self._entries[entry.standing] = entry
         self.rows += entry.rows
 
-    def leave(self, entry: Entry) -> None:
+    def leave(self, entry: E) -> None:
         """Takes an entry out."""
+        del self._entries[entry.standing]
         del self._ranks[bisect.bisect_left(self._ranks, entry.standing)]
         self.rows -= entry.rows
 

@@ -70,6 +70,10 @@ class CoreTurns:
         turn.share.had += (now - turn.began) * turn.cores / self._cores - turn.charged
         self._grant(now)
 
+    def holds(self, turn: Turn) -> bool:
+        """Whether a turn was granted and not given back."""
+        return turn in self._running
+
     def wait(self, share: Share, cores: int, now: float) -> float:
         """Seconds until the next batch of a model may start: the rest of what runs, and the batches
         that go before its own."""

@@ -173,7 +173,7 @@ def test_random_traffic_is_run_once_each_in_order(seed: int) -> None:
 
 
 def test_line_tells_the_rows_that_go_before_a_new_call() -> None:
-    line = Line()
+    line: Line[Entry] = Line()
     urgent, late, low = (
         Entry(rows=2, priority=priority, arrived=0.0, deadline=deadline)
         for priority, deadline in ((1, 1.0), (1, 5.0), (2, 0.5))
