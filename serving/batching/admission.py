@@ -1,16 +1,28 @@
 """Can this call be met? Decided on arrival, before anything is spent on it. Time is passed in."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from serving.base.errors import QueueFull, Shed
 from serving.batching.latency import LatencyTable
+from serving.batching.ticket import Ticket
+from serving.batching.turns import CoreShare
+from serving.batching.waiting import Waiting
+from serving.errors import QueueFull, Shed
+from serving.model_config import Batching
 
 
-class Load(NamedTuple):
-    """What a new call finds: rows admitted and not yet running that go before it and after it,
-    calls among them of its own priority level, the seconds after which the first instance is free,
-    and those that each later batch waits for cores that other models have."""
+class QueueAhead(NamedTuple):
+    """The queue that a new call finds.
+
+    rows_before: rows that wait and go before it.
+    rows_after: rows that wait and go after it.
+    calls_of_level: calls that wait at its own priority level.
+    busy_seconds: until the first instance is free.
+    turn_seconds: that each later batch waits for cores that other models have.
+    instances: batches that run at a time.
+    """
 
     rows_before: int
     rows_after: int
@@ -20,18 +32,18 @@ class Load(NamedTuple):
     instances: int
 
 
-def predicted_wait(load: Load, rows: int, table: LatencyTable, max_batch_size: int) -> float:
-    """Seconds from now until a call of `rows` that finds `load` is answered."""
-    batches_before = math.ceil(load.rows_before / max_batch_size)
-    partial = load.rows_before % max_batch_size
+def predicted_wait(ahead: QueueAhead, rows: int, table: LatencyTable, max_batch_size: int) -> float:
+    """Seconds from now until a call of `rows` that finds `ahead` is answered."""
+    batches_before = math.ceil(ahead.rows_before / max_batch_size)
+    partial = ahead.rows_before % max_batch_size
     shares = partial > 0 and partial + rows <= max_batch_size
     full = table.predict(max_batch_size)
-    # What waits behind the call fills its batch up.
-    waiting = load.rows_before + rows + load.rows_after
+    # Rows that wait behind the call fill its batch up.
+    waiting = ahead.rows_before + rows + ahead.rows_after
     own = table.predict(min(max_batch_size, waiting))
     # Rows that wait ride in the same batch as the new call where they all fit.
     rounds = batches_before - (1 if shares else 0)
-    return load.busy_seconds + rounds * (full + load.turn_seconds) / load.instances + own
+    return ahead.busy_seconds + rounds * (full + ahead.turn_seconds) / ahead.instances + own
 
 
 def longest_wait(
@@ -41,14 +53,14 @@ def longest_wait(
     table: LatencyTable,
     max_batch_size: int,
 ) -> float:
-    """Seconds that `predicted_wait` does not exceed, whatever goes before the call: those of one
-    that comes behind all rows that wait and shares a batch with none of them."""
+    """An upper bound of `predicted_wait` in seconds, whatever goes before the call: the wait of a
+    call that comes behind all rows that wait and shares a batch with none of them."""
     full = table.predict(max_batch_size)
     return busy_seconds + (rows_waiting // max_batch_size + 2) * (full + turn_seconds)
 
 
-def admit(
-    load: Load,
+def check(
+    ahead: QueueAhead,
     rows: int,
     table: LatencyTable,
     max_batch_size: int,
@@ -62,14 +74,14 @@ def admit(
     (monotonic seconds, inf for none) would pass before the answer; both with the time after which a
     new try makes sense.
     """
-    if load.calls_of_level >= max_queue_size:
-        retry = load.busy_seconds + table.predict(max_batch_size) / load.instances
+    if ahead.calls_of_level >= max_queue_size:
+        retry = ahead.busy_seconds + table.predict(max_batch_size) / ahead.instances
         raise QueueFull(
-            f"queue is full: {load.calls_of_level} of {max_queue_size} places are taken", retry
+            f"queue is full: {ahead.calls_of_level} of {max_queue_size} places are taken", retry
         )
     if math.isinf(deadline):
         return
-    wait = predicted_wait(load, rows, table, max_batch_size)
+    wait = predicted_wait(ahead, rows, table, max_batch_size)
     left = deadline - now
     if wait > left:
         # A deadline shorter than the bare run is never met: one batch later is as good as any.
@@ -77,6 +89,79 @@ def admit(
         raise Shed(
             f"cannot be met: needs about {wait * 1e3:.1f} ms, {left * 1e3:.1f} ms are left", retry
         )
+
+
+class Admission:
+    """Lets the calls of one model in.
+
+    waiting: where they enter.
+    batching: priorities and their queue policies.
+    latency: predicts batches of at most `max_rows`, `instances` of which run at a time.
+    slo: seconds within which every admitted call ought to be answered.
+    share: its `wait` is the time that a batch waits for cores.
+    busy_seconds: of a moment, the seconds until the next batch may start.
+    """
+
+    def __init__(
+        self,
+        waiting: Waiting,
+        batching: Batching,
+        latency: LatencyTable,
+        max_rows: int,
+        instances: int,
+        slo: float,
+        share: CoreShare,
+        busy_seconds: Callable[[float], float],
+    ) -> None:
+        self._waiting = waiting
+        self._batching = batching
+        self._latency = latency
+        self._max_rows = max_rows
+        self._instances = instances
+        self._slo = slo
+        self._share = share
+        self._busy_seconds = busy_seconds
+
+    def admit(
+        self, rows: int, priority: int, deadline: float, timeout: float, now: float
+    ) -> Ticket:
+        """A ticket for a call that may enter, and a place. Raises QueueFull, Shed.
+
+        DynamicBatcher.admit explains the arguments.
+        """
+        level = min(priority or self._batching.default_priority, self._batching.priority_levels)
+        policy = self._batching.policy(level)
+        target = now + self._slo
+        required = min(deadline, target)
+        expires = now + policy.timeout(timeout)
+        delay_at = math.inf
+        if policy.timeout_delays:
+            delay_at = expires
+            target = min(target, expires)
+        else:
+            deadline = min(deadline, expires)
+            required = min(required, expires)
+        ticket = Ticket(rows, level, now, deadline, target, delay_at)
+        # With room in the queue and nothing to be in time for, nothing has to be predicted.
+        room = policy.max_queue_size
+        if required < math.inf or self._waiting.calls_of_level[level] >= room:
+            self._check(ticket, room, now, required)
+        self._waiting.enter(ticket)
+        return ticket
+
+    def _check(self, ticket: Ticket, room: int, now: float, required: float) -> None:
+        waiting, turn_seconds = self._waiting, self._share.wait
+        busy = self._busy_seconds(now)
+        calls = waiting.calls_of_level[ticket.priority]
+        if calls < room:
+            # Where the longest wait is in time, as it mostly is, nothing has to be counted.
+            wait = longest_wait(busy, turn_seconds, waiting.rows, self._latency, self._max_rows)
+            if wait <= required - now:
+                return
+        before = waiting.rows_before(ticket.rank)
+        after = waiting.rows - before
+        ahead = QueueAhead(before, after, calls, busy, turn_seconds, self._instances)
+        check(ahead, ticket.rows, self._latency, self._max_rows, room, now, required)
 
 
 class ByteBudget:
@@ -97,5 +182,5 @@ class ByteBudget:
         self.used += size
 
     def give_back(self, size: int) -> None:
-        """Returns what `take` took."""
+        """Returns the bytes that `take` took."""
         self.used -= size

@@ -1,19 +1,21 @@
-"""What happens on an instance's thread: gather a batch, run it, time both."""
+"""Running a batch, inline or on an instance's thread: gather its inputs, run it, time both."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol
 
 import numpy as np
 
-from serving.base.errors import EngineError
-from serving.base.tensor import Array, TensorSpec
+from serving.errors import EngineError, ModelNotReady
+from serving.tensor import Array, TensorSpec
 
 
 class Runner(Protocol):
-    """What running a batch needs of an engine."""
+    """The part of an engine that runs batches."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
@@ -25,7 +27,11 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """A batch that has run: outputs [rows, ...] by name, and the seconds of its two steps."""
+    """A batch that has run.
+
+    outputs: arrays [rows, ...] by name.
+    gather, infer: seconds of its two steps.
+    """
 
     outputs: dict[str, Array]
     gather: float
@@ -33,8 +39,11 @@ class Executed:
 
 
 class BatchExecution:
-    """Runs batches for as many threads at once as there are instances, each with batch buffers of
-    its own. max_batch_size 0: no batch dimension, one call a batch."""
+    """Runs batches, as many at a time as there are instances, each in batch buffers of its own.
+
+    max_batch_size: rows; 0 says that there is no batch dimension: one call a batch.
+    threads: run the batches that do not run inline; by default a pool whose threads have `name`.
+    """
 
     def __init__(
         self,
@@ -42,16 +51,56 @@ class BatchExecution:
         max_batch_size: int,
         instances: int,
         clock: Callable[[], float] = time.monotonic,
+        threads: Executor | None = None,
+        name: str = "infer",
     ) -> None:
         self._engine = engine
         self._max_batch_size = max_batch_size
+        self._threads = threads or ThreadPoolExecutor(instances, name)
+        self._stopped = False
         self._clock = clock
         self._buffers: SimpleQueue[dict[str, Array]] = SimpleQueue()
         for _ in range(instances):
             self._buffers.put(self._allocate())
 
+    def start(
+        self,
+        parts: Sequence[Mapping[str, Array]],
+        inline: bool,
+        done: Callable[[Executed | BaseException], None],
+    ) -> None:
+        """Runs `parts` as one batch, on the event loop where `inline`, else on a thread, and calls
+        `done` on the loop with the result or the error. Raises ModelNotReady once it was closed:
+        the engine may be gone by then."""
+        if self._stopped:
+            raise ModelNotReady("the model is being unloaded")
+        if inline:
+            done(self._outcome(parts))
+            return
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._threads, self._outcome, parts)
+        except RuntimeError as error:
+            # `close` came between, from another thread.
+            if self._stopped:
+                raise ModelNotReady("the model is being unloaded") from error
+            raise
+        future.add_done_callback(lambda future: done(_outcome_of(future)))
+
+    def close(self) -> None:
+        """Starts no further batches and waits for those that run."""
+        self._stopped = True
+        self._threads.shutdown(wait=True)
+
+    def _outcome(self, parts: Sequence[Mapping[str, Array]]) -> Executed | BaseException:
+        """Errors are returned: asyncio loses a StopIteration that a thread raises, and with it the
+        whole batch."""
+        try:
+            return self.run(parts)
+        except Exception as error:
+            return error
+
     def run(self, parts: Sequence[Mapping[str, Array]]) -> Executed:
-        """Gathers `parts`, inputs [rows, ...] by name each, and runs them as one batch.
+        """Gathers `parts`, inputs [rows, ...] by name each, and runs them as one batch here.
 
         Raises EngineError, also where the engine gives back another number of rows.
         """
@@ -99,3 +148,11 @@ class BatchExecution:
                 buffer = self._engine.allocate(spec, (rows, *first.shape[1:]))
             batch[name] = np.concatenate(arrays, out=buffer[:rows])
         return batch
+
+
+def _outcome_of(future: "asyncio.Future[Executed | BaseException]") -> Executed | BaseException:
+    try:
+        return future.result()
+    except BaseException as error:
+        # The thread pool dropped it, or the engine raised what ends threads.
+        return error

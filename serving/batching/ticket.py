@@ -1,50 +1,116 @@
-"""One call on its way through the batcher, and what it comes to."""
+"""One call on its way through the batcher, and its answer."""
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from enum import Enum, auto
 from typing import NamedTuple
 
-from serving.base.tensor import Array
-from serving.batching.queue import Entry
+from serving.tensor import Array
+
+# Seconds. A call without a deadline is ordered as if it had this one: it comes after the urgent
+# ones, but no stream of later calls with short deadlines can hold it back for ever.
+PATIENCE = 10.0
 
 
-class Ticket(Entry):
-    """An admitted call: first a reserved place, then, with its inputs, an entry of the queue.
-    delay_at: when it falls behind the others of its priority, inf for never. parts: inputs by name,
-    whose rows follow one another."""
+class State(Enum):
+    """A ticket's life. Only the first three are left again.
 
-    __slots__ = ("answer", "delay_at", "parts", "reserved")
+    RESERVED: holds a place while its inputs are received or decoded.
+    QUEUED: waits for a batch.
+    RUNNING: rides in a batch.
+    ANSWERED: has outputs or an error.
+    EXPIRED: its deadline passed while it was queued.
+    CANCELLED: its caller went away.
+    WITHDRAWN: never had inputs, or its place was taken back.
+    """
 
-    def __init__(
-        self,
-        rows: int,
-        priority: int,
-        arrived: float,
-        deadline: float,
-        target: float,
-        delay_at: float,
-    ) -> None:
-        super().__init__(rows, priority, arrived, deadline, None, target)
-        self.delay_at = delay_at
-        self.reserved = True
-        self.parts: Sequence[Mapping[str, Array]] = ()
-        self.answer: asyncio.Future[Answer] | None = None
+    RESERVED = auto()
+    QUEUED = auto()
+    RUNNING = auto()
+    ANSWERED = auto()
+    EXPIRED = auto()
+    CANCELLED = auto()
+    WITHDRAWN = auto()
 
-    def put_behind(self) -> None:
-        """See Entry; it does not fall behind again."""
-        super().put_behind()
-        self.delay_at = math.inf
+
+# Reading a name of the module is seven times faster than reading a member of the Enum (CPython
+# 3.11: 7 and 50 ns), and every call passes through four states.
+RESERVED, QUEUED, RUNNING, ANSWERED, EXPIRED, CANCELLED, WITHDRAWN = State
 
 
 class Answer(NamedTuple):
     """One call's share of a batch.
 
-    outputs: arrays [rows, ...] that belong to the caller; the seconds that it waited and that its
-    batch ran; batch_size: rows of the whole batch.
+    outputs: arrays [rows, ...] by name; they belong to the caller.
+    queue_seconds: from arrival to the start of the batch.
+    infer_seconds: the engine's time for the whole batch.
+    batch_size: rows of the whole batch.
     """
 
     outputs: Mapping[str, Array]
     queue_seconds: float
     infer_seconds: float
     batch_size: int
+
+
+class Ticket:
+    """An admitted call. Times are seconds on the monotonic clock, inf for never.
+
+    state: where it stands.
+    rows: its share of a batch.
+    priority: 1 is the most urgent level.
+    arrived: when it was admitted.
+    deadline: when its answer is of no more use; a call that still waits then fails.
+    delay_at: when it falls behind the others of its priority.
+    due: when it ought to be answered, at the latest its deadline; batches are kept small for it.
+    rank: its order, lower goes first.
+    key: only calls with equal keys can share a batch (the shapes of their inputs).
+    parts: inputs by name, [rows, ...] each, whose rows follow one another.
+    answer: set once from QUEUED on; unset before.
+    standing, place: numbers that Waiting and BatchQueue gave it, -1 for none.
+    """
+
+    __slots__ = (
+        "answer", "arrived", "deadline", "delay_at", "due", "key", "parts", "place", "priority",
+        "rank", "rows", "standing", "state",
+    )  # fmt: skip
+
+    answer: asyncio.Future[Answer]
+    parts: Sequence[Mapping[str, Array]]
+
+    def __init__(
+        self,
+        rows: int,
+        priority: int,
+        arrived: float,
+        deadline: float = math.inf,
+        target: float = math.inf,
+        delay_at: float = math.inf,
+        key: Hashable = None,
+    ) -> None:
+        self.state = RESERVED
+        self.rows = rows
+        self.priority = priority
+        self.arrived = arrived
+        self.deadline = deadline
+        self.delay_at = delay_at
+        self.due = due = target if target < deadline else deadline
+        latest = arrived + PATIENCE
+        self.rank = (priority, due if due < latest else latest)
+        self.key = key
+        self.standing = self.place = -1
+
+    def put_behind(self) -> None:
+        """From now on all others of its priority go first, and it has no target any more."""
+        self.due = self.deadline
+        self.delay_at = math.inf
+        self.rank = (self.priority, math.inf)
+
+
+def row_shapes(inputs: Mapping[str, Array]) -> Hashable:
+    """The key of a call with these inputs, [rows, ...] each."""
+    if len(inputs) == 1:
+        [array] = inputs.values()
+        return array.shape[1:]
+    return tuple((name, array.shape[1:]) for name, array in sorted(inputs.items()))

@@ -149,7 +149,7 @@ def described(model: Model) -> dict[str, str]:
         parameters[ENCODED_PARAMETER] = ENCODED_INPUT
         if model.evidence is not None:
             parameters["accuracy"] = f"{model.manifest.measure} {model.evidence.accuracy}"
-    latency = {size: round(s * 1e3, 3) for size, s in model.batcher.latency.measured.items()}
+    latency = {size: round(s * 1e3, 3) for size, s in model.batcher.measured.items()}
     parameters["latency_ms"] = json.dumps(latency)
     return parameters
 

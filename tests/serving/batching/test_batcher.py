@@ -13,8 +13,10 @@ from serving.base.metrics import Metrics
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable
 from serving.batching.ticket import Answer
-from serving.batching.turns import CoreTurns, Share, Turn
-from serving.repository.model_config import Batching, QueuePolicy
+from serving.batching.turns import CoreShare, CoreTurns, Turn
+from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
+from serving.metrics import Metrics
+from serving.model_config import Batching, QueuePolicy
 from tests.serving.batching.fake_engine import FakeEngine
 
 Test = Callable[[DynamicBatcher, FakeEngine], Coroutine[Any, Any, None]]
@@ -329,7 +331,7 @@ def test_prediction_counts_only_what_goes_before_the_call() -> None:
 
 
 def test_prediction_counts_the_turns_that_other_models_take() -> None:
-    turns, other, now = CoreTurns(1), Share(), [time.monotonic()]
+    turns, other, now = CoreTurns(1), CoreShare(), [time.monotonic()]
 
     async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
         for _ in range(30):

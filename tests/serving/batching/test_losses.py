@@ -43,10 +43,6 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def cores_free(turns: CoreTurns) -> int:
-    return turns._free
-
-
 def test_calls_that_wait_when_a_drain_times_out_fail_and_the_cores_come_back() -> None:
     async def body() -> None:
         engine, turns = FakeEngine(), CoreTurns(2)
@@ -63,7 +59,7 @@ def test_calls_that_wait_when_a_drain_times_out_fail_and_the_cores_come_back() -
         engine.hold.set()
         await asyncio.get_running_loop().run_in_executor(None, batcher.close)
         assert (await asyncio.wait_for(calls[0], 5)).outputs["y"].tolist() == [[2, 2]]
-        assert cores_free(turns) == 2
+        assert turns.free == 2
         assert len(engine.batches) == 1
 
     asyncio.run(body())
@@ -80,6 +76,6 @@ def test_calls_that_wait_when_the_threads_stop_without_a_drain_fail() -> None:
         await asyncio.get_running_loop().run_in_executor(None, batcher.close)
         outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
         assert [type(outcome) for outcome in outcomes] == [Answer] + [ModelNotReady] * 3
-        assert cores_free(turns) == 2
+        assert turns.free == 2
 
     asyncio.run(body())

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from serving.batching.queue import PATIENCE, BatchQueue, Entry, Line
+from serving.batching.queue import BatchQueue
+from serving.batching.ticket import PATIENCE, Ticket
 
 
 def entry(
@@ -14,18 +15,18 @@ def entry(
     arrived: float = 0.0,
     deadline: float = math.inf,
     key: str | None = None,
-) -> Entry:
-    return Entry(rows=rows, priority=priority, arrived=arrived, deadline=deadline, key=key)
+) -> Ticket:
+    return Ticket(rows=rows, priority=priority, arrived=arrived, deadline=deadline, key=key)
 
 
-def queue_of(*entries: Entry) -> BatchQueue[Entry]:
-    queue: BatchQueue[Entry] = BatchQueue()
+def queue_of(*entries: Ticket) -> BatchQueue:
+    queue: BatchQueue = BatchQueue()
     for one in entries:
         queue.push(one)
     return queue
 
 
-def drained(queue: BatchQueue[Entry], max_rows: int = 1) -> list[list[Entry]]:
+def drained(queue: BatchQueue, max_rows: int = 1) -> list[list[Ticket]]:
     batches = []
     while batch := queue.pop_batch(max_rows):
         batches.append(batch)
@@ -170,18 +171,3 @@ def test_random_traffic_is_run_once_each_in_order(seed: int) -> None:
                 assert batch == same_key[: len(batch)]
                 waiting = [call for call in waiting if call not in batch]
         assert queue.rows == sum(call.rows for call in waiting)
-
-
-def test_line_tells_the_rows_that_go_before_a_new_call() -> None:
-    line: Line[Entry] = Line()
-    urgent, late, low = (
-        Entry(rows=2, priority=priority, arrived=0.0, deadline=deadline)
-        for priority, deadline in ((1, 1.0), (1, 5.0), (2, 0.5))
-    )
-    for entry in (low, late, urgent):
-        line.add(entry)
-    assert [line.rows_before((1, at)) for at in (0.5, 1.0, 3.0, 9.0)] == [0, 2, 2, 4]
-    assert line.rows_before((2, 9.0)) == line.rows == 6
-    line.leave(urgent)
-    assert line.rows_before((1, 9.0)) == 2
-    assert line.rows == 4

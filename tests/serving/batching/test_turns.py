@@ -1,12 +1,12 @@
 from collections.abc import Callable
 
-from serving.batching.turns import CoreTurns, Share, Turn
+from serving.batching.turns import CoreShare, CoreTurns, Turn
 
 
 def asker(turns: CoreTurns, started: list[str]) -> Callable[..., Turn]:
     """A function that asks for a turn under a name, the model's and a number, and notes when it
     starts."""
-    shares = {model: Share() for model in "abcg"}
+    shares = {model: CoreShare() for model in "abcg"}
 
     def ask(name: str, *, cores: int = 2, seconds: float = 1.0, now: float = 0.0) -> Turn:
         turn = Turn(shares[name[0]], cores, seconds, lambda _: started.append(name))
@@ -127,7 +127,7 @@ def test_model_that_was_idle_has_no_claim_on_that_time() -> None:
 def test_wait_is_the_rest_of_what_runs_and_what_goes_before() -> None:
     turns, started = CoreTurns(2), list[str]()
     ask = asker(turns, started)
-    new = Share()
+    new = CoreShare()
     assert turns.wait(new, 2, now=0.0) == 0.0
     running = ask("a1", seconds=2.0, now=0.0)
     assert turns.wait(new, 2, now=0.5) == 1.5

@@ -1,0 +1,99 @@
+"""One batch, from asking for the cores to its record."""
+
+from dataclasses import dataclass, field
+
+from serving.batching.execution import Executed
+from serving.batching.ticket import ANSWERED, Answer, Ticket
+from serving.batching.turns import Turn
+from serving.errors import EngineError
+
+# Batches that a batcher remembers.
+RECENT_BATCHES = 64
+# A batch that runs for longer than both is stuck, not slow: seconds, and times its prediction.
+# Smaller ones report slow machines as stuck, larger ones report later.
+_STUCK_SECONDS = 30.0
+_STUCK_FACTOR = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One batch and why it had its size, as `/debug/batches` shows it.
+
+    started: monotonic seconds.
+    rows, calls: its size.
+    left_waiting: rows that were queued and did not ride.
+    limit: the most rows that it was allowed.
+    limited_by: "deadline", that of the call at its head, where more rows would have come too late
+        for it; "size", where a smaller batch does as well or the config prefers its size; "" where
+        as many went as waited and fit.
+    longest_wait: seconds since the first of its calls arrived.
+    predicted, took: seconds.
+    """
+
+    started: float
+    rows: int
+    calls: int
+    left_waiting: int
+    limit: int
+    limited_by: str
+    longest_wait: float
+    predicted: float
+    took: float
+
+
+@dataclass(slots=True, eq=False)
+class Batch(Turn):
+    """A turn on the cores and the calls that ride in it; BatchRecord explains the other fields."""
+
+    tickets: list[Ticket] = field(default_factory=list, init=False)
+    started: float = field(default=0.0, init=False)
+    rows: int = field(default=0, init=False)
+    left_waiting: int = field(default=0, init=False)
+    limit: int = field(default=0, init=False)
+    limited_by: str = field(default="", init=False)
+
+    def stuck_for(self, now: float) -> float:
+        """Seconds that it has been running, where that is beyond any reason; else 0."""
+        took = now - self.started
+        return took if took > max(_STUCK_SECONDS, _STUCK_FACTOR * self.seconds) else 0.0
+
+    def answer(self, executed: Executed) -> list[float]:
+        """Hands each call its rows. Returns the seconds that each answered call had waited."""
+        begin = 0
+        waits = []
+        for ticket in self.tickets:
+            end = begin + ticket.rows
+            # A caller that went away has cancelled its answer.
+            if not ticket.answer.done():
+                outputs = executed.outputs
+                if len(self.tickets) > 1:
+                    outputs = {name: array[begin:end] for name, array in outputs.items()}
+                waits.append(self.started - ticket.arrived)
+                ticket.state = ANSWERED
+                ticket.answer.set_result(Answer(outputs, waits[-1], executed.infer, self.rows))
+            begin = end
+        return waits
+
+    def fail(self, error: BaseException) -> None:
+        """Fails each call that has no answer yet."""
+        if isinstance(error, StopIteration) or not isinstance(error, Exception):
+            # A future takes no StopIteration, and the others would end the caller's task.
+            error = EngineError(f"the batch ended with {type(error).__name__}: {error}")
+        for ticket in self.tickets:
+            if not ticket.answer.done():
+                ticket.state = ANSWERED
+                ticket.answer.set_exception(error)
+
+    def record(self, answered: float) -> BatchRecord:
+        """Its record, for a batch that ended at `answered`, in monotonic seconds."""
+        return BatchRecord(
+            started=self.started,
+            rows=self.rows,
+            calls=len(self.tickets),
+            left_waiting=self.left_waiting,
+            limit=self.limit,
+            limited_by=self.limited_by,
+            longest_wait=self.started - min(ticket.arrived for ticket in self.tickets),
+            predicted=self.seconds,
+            took=answered - self.started,
+        )

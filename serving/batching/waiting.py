@@ -1,0 +1,234 @@
+"""Who waits: every count of calls that are admitted and not yet answered is kept here.
+
+A call enters with a reserved place, gets ready with its inputs, and leaves or is taken into a
+batch. Each step moves its ticket to the next state.
+"""
+
+import asyncio
+import bisect
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable
+
+from serving.batching.queue import BatchQueue
+from serving.batching.ticket import (
+    ANSWERED,
+    CANCELLED,
+    EXPIRED,
+    QUEUED,
+    RESERVED,
+    RUNNING,
+    WITHDRAWN,
+    State,
+    Ticket,
+)
+from serving.errors import DeadlineExpired, ServingError
+from serving.metrics import ModelCounters
+from serving.model_config import Batching
+
+# Seconds: the precision of a timer, and the time after which an alarm that failed rings again.
+_TICK = 1e-3
+
+
+class Waiting:
+    """The calls of one model that wait, and the number that run.
+
+    queue: the calls that have their inputs; `queue.rows` counts rows.
+    rows: rows of all calls that wait, with or without inputs.
+    calls_of_level: calls that wait by priority level.
+    running: calls in batches that run, cancelled ones included.
+    idle: set while no call waits or runs.
+
+    counters: its `pending` follows the calls of the queue.
+    clock: monotonic seconds.
+    count_expired: called for each call that expires.
+    """
+
+    def __init__(
+        self,
+        counters: ModelCounters,
+        clock: Callable[[], float],
+        count_expired: Callable[[], None],
+    ) -> None:
+        self.queue = BatchQueue()
+        self.rows = 0
+        self.calls_of_level: Counter[int] = Counter()
+        self.running = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._counters = counters
+        self._clock = clock
+        self._count_expired = count_expired
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
+        # All that wait, sorted: the rows before a new call are told without looking at each.
+        self._line: list[tuple[tuple[int, float], int, Ticket]] = []
+        self._sequence = itertools.count()
+
+    def enter(self, ticket: Ticket) -> None:
+        """Gives a new call a place."""
+        self._stand(ticket)
+        self.calls_of_level[ticket.priority] += 1
+        self.idle.clear()
+
+    def ready(self, ticket: Ticket) -> None:
+        """Queues a call that has its inputs and the future of its answer."""
+        self._wake_at(min(ticket.deadline, ticket.delay_at))
+        ticket.state = QUEUED
+        self.queue.push(ticket)
+        self._counters.pending += 1
+
+    def leave(self, ticket: Ticket, state: State) -> bool:
+        """Takes a call out for good, which moves to `state`; False where it does not wait."""
+        if ticket.state is QUEUED:
+            self.queue.remove(ticket)
+            self._counters.pending -= 1
+        elif ticket.state is not RESERVED:
+            return False
+        ticket.state = state
+        self._step_out(ticket)
+        self.calls_of_level[ticket.priority] -= 1
+        self._settle()
+        return True
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Takes out a call whose caller went away; one that runs stays in its batch."""
+        if not self.leave(ticket, CANCELLED) and ticket.state is RUNNING:
+            ticket.state = CANCELLED
+
+    def take(self, max_rows: int) -> list[Ticket]:
+        """Takes the next batch out of the queue; `finished` has to follow."""
+        tickets = self.queue.pop_batch(max_rows)
+        self._counters.pending -= len(tickets)
+        self.running += len(tickets)
+        for ticket in tickets:
+            ticket.state = RUNNING
+            self._step_out(ticket)
+            self.calls_of_level[ticket.priority] -= 1
+        return tickets
+
+    def finished(self, calls: int) -> None:
+        """A batch of so many calls has ended."""
+        self.running -= calls
+        self._settle()
+
+    def refuse(self, error: ServingError) -> None:
+        """Fails all calls that wait, and stops the alarm. A call that has no inputs yet hears it
+        when it is submitted."""
+        for _, _, ticket in self._line.copy():
+            if ticket.state is RESERVED:
+                self.leave(ticket, WITHDRAWN)
+            else:
+                self.leave(ticket, ANSWERED)
+                if not ticket.answer.done():
+                    ticket.answer.set_exception(error)
+        self._set_alarm(None, math.inf)
+
+    def rows_before(self, rank: tuple[int, float]) -> int:
+        """Rows of the calls that go before a new one of this rank, each taken to have as many as
+        they have on average."""
+        calls = bisect.bisect_right(self._line, (rank, next(self._sequence)))
+        return round(calls * self.rows / len(self._line)) if calls else 0
+
+    def next_alarm(self) -> float:
+        """When the first queued call expires or falls behind; inf for never."""
+        return min((min(t.deadline, t.delay_at) for t in self.queue), default=math.inf)
+
+    def _wake_at(self, when: float) -> None:
+        """Sets the one timer for all that wait to the first deadline or delay among them. Most
+        calls are answered long before: a timer for each would cost more than looking at all."""
+        if when < self._alarm_at:
+            left = max(0.0, when - self._clock())
+            self._set_alarm(asyncio.get_running_loop().call_later(left, self._ring), when)
+
+    def _set_alarm(self, alarm: asyncio.TimerHandle | None, when: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._alarm_at = alarm, when
+
+    def _ring(self) -> None:
+        """Expires queued calls whose deadline has come, and puts behind those whose delay has."""
+        self._alarm, self._alarm_at = None, math.inf
+        try:
+            now = self._clock() + _TICK / 2
+            for ticket in list(self.queue):
+                if ticket.deadline <= now:
+                    self._expire(ticket, now)
+                elif ticket.delay_at <= now:
+                    self._put_behind(ticket)
+            self._wake_at(max(self.next_alarm(), now + _TICK))
+        except BaseException:
+            # The deadlines of the others come all the same.
+            alarm = asyncio.get_running_loop().call_later(_TICK, self._ring)
+            self._set_alarm(alarm, -math.inf)
+            raise
+
+    def _expire(self, ticket: Ticket, now: float) -> None:
+        """Answers a call that still waits at its deadline. One that runs is let finish: its answer
+        costs nothing more."""
+        self.leave(ticket, EXPIRED)
+        if not ticket.answer.done():
+            waited = (now - ticket.arrived) * 1e3
+            error = DeadlineExpired(f"deadline passed after {waited:.1f} ms in the queue")
+            ticket.answer.set_exception(error)
+        self._count_expired()
+
+    def _put_behind(self, ticket: Ticket) -> None:
+        self.queue.remove(ticket)
+        self._step_out(ticket)
+        ticket.put_behind()
+        self._stand(ticket)
+        self.queue.push(ticket)
+
+    def _stand(self, ticket: Ticket) -> None:
+        ticket.standing = next(self._sequence)
+        bisect.insort(self._line, (ticket.rank, ticket.standing, ticket))
+        self.rows += ticket.rows
+
+    def _step_out(self, ticket: Ticket) -> None:
+        del self._line[bisect.bisect_left(self._line, (ticket.rank, ticket.standing))]
+        self.rows -= ticket.rows
+
+    def _settle(self) -> None:
+        if not self._line and not self.running:
+            self.idle.set()
+
+
+class QueueDelay:
+    """Holds batches back for company, as long as the config allows.
+
+    queue: the calls that are ready.
+    batching: its `max_queue_delay`, and the smallest preferred size, which is waited for; without
+        one `max_rows` is.
+    over: called when the delay of the first call has passed.
+    """
+
+    def __init__(
+        self, queue: BatchQueue, batching: Batching, max_rows: int, over: Callable[[], None]
+    ) -> None:
+        self._queue = queue
+        self._seconds = batching.max_queue_delay
+        self._enough = min(batching.preferred_batch_sizes, default=max_rows)
+        self._over = over
+        self._timer: asyncio.TimerHandle | None = None
+
+    def holds_back(self, now: float) -> bool:
+        """Whether the next batch has to wait; `over` is then called in time."""
+        if self._seconds <= 0 or self._queue.rows >= self._enough:
+            return False
+        head = self._queue.peek()
+        left = head.arrived + self._seconds - now if head is not None else 0.0
+        if left > 0 and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(left, self._ring)
+        return left > 0
+
+    def stop(self) -> None:
+        """Holds nothing back any more."""
+        self._seconds = 0.0
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._over()
