@@ -12,13 +12,19 @@ BuildError
 └── VerificationError     the gate: the artefact is not accurate enough
 """
 
+import copyreg
 from collections.abc import Mapping
+from typing import Any
 
 _NAMED_FILES = 10
 
 
 class BuildError(Exception):
     """Base of all."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled and copied without __init__, which may take other arguments than it passes on.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class RecipeError(BuildError):

@@ -18,9 +18,16 @@ ServingError
     └── SelfCheckFailed
 """
 
+import copyreg
+from typing import Any
+
 
 class ServingError(Exception):
     """Base of all; its text is fit to be shown to a caller."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled and copied without __init__, which may take other arguments than it passes on.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InvalidInput(ServingError):
