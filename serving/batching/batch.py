@@ -68,9 +68,13 @@ class Batch(Turn):
                 outputs = executed.outputs
                 if len(self.tickets) > 1:
                     outputs = {name: array[begin:end] for name, array in outputs.items()}
-                waits.append(self.started - ticket.arrived)
+                timing = ticket.timing
+                timing.queue = self.started - ticket.arrived
+                timing.infer = executed.infer
+                timing.batch_size = self.rows
+                waits.append(timing.queue)
                 ticket.state = ANSWERED
-                ticket.answer.set_result(Answer(outputs, waits[-1], executed.infer, self.rows))
+                ticket.answer.set_result(Answer(outputs, timing))
             begin = end
         return waits
 

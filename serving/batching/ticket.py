@@ -39,19 +39,33 @@ class State(Enum):
 RESERVED, QUEUED, RUNNING, ANSWERED, EXPIRED, CANCELLED, WITHDRAWN = State
 
 
+class Timing:
+    """Where the time of one call goes: made with its ticket, and filled on the way. In seconds, 0
+    for a stage that has not ended.
+
+    decode: from encoded images to pixels of the network's size.
+    queue: from arrival to the start of the batch.
+    infer: the engine's time for the whole batch.
+    postprocess: from outputs to the answer of the task.
+    batch_size: rows of the whole batch.
+    """
+
+    __slots__ = ("batch_size", "decode", "infer", "postprocess", "queue")
+
+    def __init__(self) -> None:
+        self.decode = self.queue = self.infer = self.postprocess = 0.0
+        self.batch_size = 0
+
+
 class Answer(NamedTuple):
     """One call's share of a batch.
 
     outputs: arrays [rows, ...] by name; they belong to the caller.
-    queue_seconds: from arrival to the start of the batch.
-    infer_seconds: the engine's time for the whole batch.
-    batch_size: rows of the whole batch.
+    timing: its ticket's, filled as far as the batch.
     """
 
     outputs: Mapping[str, Array]
-    queue_seconds: float
-    infer_seconds: float
-    batch_size: int
+    timing: Timing
 
 
 class Ticket:
@@ -67,13 +81,14 @@ class Ticket:
     rank: its order, lower goes first.
     key: only calls with equal keys can share a batch (the shapes of their inputs).
     parts: inputs by name, [rows, ...] each, whose rows follow one another.
+    timing: where its time goes.
     answer: set once from QUEUED on; unset before.
     standing, place: numbers that Waiting and BatchQueue gave it, -1 for none.
     """
 
     __slots__ = (
         "answer", "arrived", "deadline", "delay_at", "due", "key", "parts", "place", "priority",
-        "rank", "rows", "standing", "state",
+        "rank", "rows", "standing", "state", "timing",
     )  # fmt: skip
 
     answer: asyncio.Future[Answer]
@@ -90,6 +105,7 @@ class Ticket:
         key: Hashable = None,
     ) -> None:
         self.state = RESERVED
+        self.timing = Timing()
         self.rows = rows
         self.priority = priority
         self.arrived = arrived

@@ -14,7 +14,7 @@ from serving.base.metrics import Metrics
 from serving.base.task import IMAGE_INPUT, Task
 from serving.base.tensor import Array
 from serving.batching.batcher import DynamicBatcher
-from serving.batching.ticket import Answer, Ticket
+from serving.batching.ticket import Answer, Ticket, Timing
 from serving.engines import Engine
 from serving.images.decoding import LoadedImage, Pixels, decode, from_raw
 from serving.images.preprocess import keeps, load_image, transform
@@ -69,15 +69,16 @@ class CallOptions(NamedTuple):
 
 
 class ImageAnswer(NamedTuple):
-    """A network's outputs for one image, without the batch dimension, the image's (height, width),
-    and where the time went, in seconds."""
+    """A network's outputs for one image.
+
+    outputs: arrays by name, without the batch dimension.
+    size: the image's (height, width).
+    timing: filled but for the postprocessing.
+    """
 
     outputs: Mapping[str, Array]
     size: tuple[int, int]
-    decode_seconds: float
-    queue_seconds: float
-    infer_seconds: float
-    batch_size: int
+    timing: Timing
 
 
 class Model:
@@ -172,10 +173,7 @@ class Model:
         return ImageAnswer(
             outputs={name: array[0] for name, array in answer.outputs.items()},
             size=loaded.image.size,
-            decode_seconds=loaded.seconds,
-            queue_seconds=answer.queue_seconds,
-            infer_seconds=answer.infer_seconds,
-            batch_size=answer.batch_size,
+            timing=answer.timing,
         )
 
     async def infer_encoded(self, images: Sequence[bytes], options: CallOptions) -> Answer:
@@ -198,11 +196,12 @@ class Model:
             else:
                 each = (self._loaded(source, self.transform) for source in sources)
                 loaded = await asyncio.gather(*each)
+            # A part for each image: the batch is the only memory that they are copied to.
+            parts = [{IMAGE_INPUT: item.image.pixels[np.newaxis]} for item in loaded]
         except BaseException:
             self.batcher.withdraw(ticket)
             raise
-        # A part for each image: the batch is the only memory that they are copied to.
-        parts = ({IMAGE_INPUT: item.image.pixels[np.newaxis]} for item in loaded)
+        ticket.timing.decode = max(item.seconds for item in loaded)
         answer = self._observed(await self.batcher.submit(ticket, *parts))
         for item in loaded:
             self.observe("decode", item.seconds)
@@ -220,8 +219,8 @@ class Model:
         return self.batcher.admit(rows, options.priority, options.deadline, options.timeout)
 
     def _observed(self, answer: Answer) -> Answer:
-        self._queue_seconds.observe(answer.queue_seconds)
-        self._infer_seconds.observe(answer.infer_seconds)
+        self._queue_seconds.observe(answer.timing.queue)
+        self._infer_seconds.observe(answer.timing.infer)
         return answer
 
     def _check(self, inputs: Mapping[str, Array]) -> int:

@@ -134,9 +134,8 @@ class Protocol:
                 OutputTensor(name, datatype, answer.outputs[name])
                 for name, datatype in model.output_types.items()
             ]
-        self.tracer.record(
-            model.name, model.version, call.id, began, answer.queue_seconds, answer.infer_seconds
-        )
+        timing = answer.timing
+        self.tracer.record(model.name, model.version, call.id, began, timing.queue, timing.infer)
         return InferAnswer(model.name, model.version, call.id, outputs)
 
 

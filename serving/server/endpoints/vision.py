@@ -8,22 +8,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.base.errors import InvalidInput, WrongTask
-from serving.base.task import PROBABILITY_OUTPUT, Task
-from serving.images import postprocess
-from serving.models.model import CallOptions, ImageAnswer, ImageSource, Model
+from serving import postprocess
+from serving.batching.ticket import Timing
+from serving.errors import InvalidInput, WrongTask
+from serving.manifest import PROBABILITY_OUTPUT, Task
+from serving.model import CallOptions, ImageAnswer, ImageSource, Model
 
 DEFAULT_TOP_K = 5
-
-
-class Timing(NamedTuple):
-    """Where one image's time went, in seconds, and the rows of the batch that it rode in."""
-
-    decode: float
-    queue: float
-    infer: float
-    postprocess: float
-    batch_size: int
 
 
 @dataclass(slots=True)
@@ -102,9 +93,9 @@ async def classify(
         for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)
         if score >= threshold
     )
-    timing = _timing(answer, time.monotonic() - begin)
-    model.observe("postprocess", timing.postprocess)
-    return Classification(labels, timing)
+    answer.timing.postprocess = time.monotonic() - begin
+    model.observe("postprocess", answer.timing.postprocess)
+    return Classification(labels, answer.timing)
 
 
 async def segment(
@@ -138,8 +129,8 @@ async def segment(
             # Decoded once more, in full: not every image that waits for its batch is kept as well.
             image = source.decode(model.max_image_pixels)
             overlay_png = postprocess.overlay_png(image, at_image)
-        timing = _timing(answer, time.monotonic() - begin)
-        return Segmentation(shown, areas, palette_png, overlay_png, timing)
+        answer.timing.postprocess = time.monotonic() - begin
+        return Segmentation(shown, areas, palette_png, overlay_png, answer.timing)
 
     loop = asyncio.get_running_loop()
     # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
@@ -152,7 +143,7 @@ async def embed(model: Model, source: ImageSource, options: CallOptions) -> Embe
     """Gives an image its point on the unit sphere. Raises WrongTask, and what the model raises."""
     require_task(model, "embedding")
     answer = await model.infer_image(source, options)
-    return Embedding(answer.outputs["embedding"], _timing(answer, 0.0))
+    return Embedding(answer.outputs["embedding"], answer.timing)
 
 
 def class_name(model: Model, index: int) -> str:
@@ -165,13 +156,3 @@ def _mask_and_confidence(answer: ImageAnswer) -> tuple[postprocess.Mask, NDArray
     if probability is not None:
         return postprocess.binary_mask(probability)
     return answer.outputs["mask"], answer.outputs["confidence"]
-
-
-def _timing(answer: ImageAnswer, seconds: float) -> Timing:
-    return Timing(
-        answer.decode_seconds,
-        answer.queue_seconds,
-        answer.infer_seconds,
-        seconds,
-        answer.batch_size,
-    )

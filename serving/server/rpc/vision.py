@@ -8,14 +8,15 @@ import numpy as np
 
 from protos.gen import vision_pb2 as pb
 from protos.gen import vision_pb2_grpc
-from serving.base.errors import InvalidInput, ServingError
-from serving.base.task import Task
-from serving.images.postprocess import run_lengths
-from serving.models.model import CallOptions, EncodedImage, ImageSource, Model, RawPixels
-from serving.server.endpoints import vision
-from serving.server.endpoints.front import Call, Front
-from serving.server.rpc.call import Context, stream, unary
-from serving.server.rpc.status import code_of, retry_delay
+from serving import vision
+from serving.batching.ticket import Timing
+from serving.errors import InvalidInput, ServingError
+from serving.front import Call, Front
+from serving.manifest import Task
+from serving.model import CallOptions, EncodedImage, ImageSource, Model, RawPixels
+from serving.postprocess import run_lengths
+from serving.rpc.call import Context, stream, unary
+from serving.rpc.status import code_of, retry_delay
 
 MAX_IMAGES_PER_CALL = 256
 
@@ -210,7 +211,7 @@ def _failed(request: _AnyRequest, error: ServingError) -> pb.Served:
     )
 
 
-def _timing(timing: vision.Timing) -> dict[str, int]:
+def _timing(timing: Timing) -> dict[str, int]:
     """The fields of a Timing: a message of its own would be copied into the one that it is for."""
     return {
         "decode_us": round(timing.decode * 1e6),

@@ -86,7 +86,7 @@ def test_batch_starts_at_once_when_an_instance_is_free() -> None:
     async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
         answer = await call(batcher, 3)
         assert answer.outputs["y"].tolist() == [[6, 6]]
-        assert answer.batch_size == 1
+        assert answer.timing.batch_size == 1
 
     run(body)
 
@@ -100,7 +100,7 @@ def test_calls_that_wait_share_the_next_batch() -> None:
         answers = await asyncio.gather(*waiting)
         assert engine.batches == [[0], [1, 2, 3]]
         assert [a.outputs["y"][0, 0] for a in answers] == [2, 4, 6]
-        assert {a.batch_size for a in answers} == {3}
+        assert {a.timing.batch_size for a in answers} == {3}
 
     run(body)
 
@@ -424,7 +424,7 @@ def test_withdrawn_ticket_gives_its_place_back() -> None:
     async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
         for _ in range(5):
             batcher.withdraw(batcher.admit(1, 0, math.inf))
-        assert (await call(batcher, 1)).batch_size == 1
+        assert (await call(batcher, 1)).timing.batch_size == 1
 
     run(body, batching=Batching(default_policy=QueuePolicy(max_queue_size=1)))
 
