@@ -73,8 +73,7 @@ class DynamicBatcher:
         self._turns, self._cores = turns, cores
         self._share = CoreShare()
         self._inline_seconds = inline_seconds
-        self._metrics = metrics
-        self._counters = metrics.counters(model, version)
+        self._metrics, self._counters = metrics, metrics.counters(model, version)
         self._batch_size = metrics.batch_size.labels(model, version)
         self._clock = clock
         self._waiting = Waiting(
@@ -291,7 +290,8 @@ class DynamicBatcher:
         """Called where a step above raised: ends the turn, charged as it was predicted, and fails
         the calls of the batch. A batch that has none takes those that it was for: every turn
         brings the queue forward, even where a step always fails."""
-        logger.error("batch failed", exc_info=error, extra={"model": self._name})
+        if not isinstance(error, ModelNotReady):
+            logger.error("batch failed", exc_info=error, extra={"model": self._name})
         if not batch.tickets:
             self._running.add(batch)
             batch.tickets = self._waiting.take(self._max_rows)
