@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 
 from serving.batching.admission import Admission
 from serving.batching.batch import RECENT_BATCHES, Batch, BatchRecord
@@ -21,7 +22,7 @@ from serving.batching.latency import LatencyTable
 from serving.batching.sizing import QUIET_ROUNDS, QUIET_SECONDS, rows_to_run
 from serving.batching.ticket import RESERVED, WITHDRAWN, Answer, Ticket, row_shapes
 from serving.batching.turns import CoreShare, CoreTurns
-from serving.batching.waiting import QueueDelay, Waiting
+from serving.batching.waiting import RETRY_SECONDS, QueueDelay, Waiting
 from serving.errors import ModelNotReady, QueueFull, Shed
 from serving.metrics import Metrics
 from serving.model_config import Batching
@@ -180,8 +181,6 @@ class DynamicBatcher:
             rest = max(0.0, min(batch.ends for batch in self._running) - now)
         return max(rest, self._turns.wait(self._share, self._cores, now))
 
-    # The loop of a batch.
-
     def _pump(self) -> None:
         """Asks for a turn for each free instance while something waits."""
         if self._pumping:
@@ -192,7 +191,7 @@ class DynamicBatcher:
             # A batch that was asked for takes all that waits when its turn comes.
             if rows <= len(self._asked) * self._max_rows:
                 break
-            batch = Batch(self._share, self._cores, 0.0, self._start)
+            batch = Batch(self._share, self._cores, 0.0, self._start, self._fail)
             try:
                 now = self._clock()
                 if self._delay.holds_back(now):
@@ -202,14 +201,14 @@ class DynamicBatcher:
                 self._turns.ask(batch, now)
             except BaseException as error:
                 self._fail(batch, error)
+                if not batch.tickets:
+                    asyncio.get_running_loop().call_later(RETRY_SECONDS, self._pump)
+                    break
         self._pumping = False
 
     def _start(self, batch: Batch) -> None:
         """Called when the turn is granted, by whatever model asked or gave back."""
-        try:
-            asyncio.get_running_loop().call_soon(self._fill, batch, 0, 0, batch.began)
-        except BaseException as error:
-            self._fail(batch, error)
+        asyncio.get_running_loop().call_soon(self._fill, batch, 0, 0, batch.began)
 
     def _fill(self, batch: Batch, seen: int, quiet: int, since: float) -> None:
         """Called each round of the event loop until the batch starts. An inline batch blocks the
@@ -294,6 +293,7 @@ class DynamicBatcher:
             logger.error("batch failed", exc_info=error, extra={"model": self._name})
         if not batch.tickets:
             self._running.add(batch)
-            batch.tickets = self._waiting.take(self._max_rows)
+            with suppress(Exception):
+                batch.tickets = self._waiting.take(self._max_rows)
         self._end(batch, batch.ends)
         batch.fail(error)

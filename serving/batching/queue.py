@@ -27,9 +27,14 @@ class BatchQueue:
 
     def push(self, ticket: Ticket) -> None:
         """Adds a call."""
+        self.move(ticket)
         self.rows += ticket.rows
-        ticket.place = next(self._sequence)
-        heapq.heappush(self._heap, (ticket.rank, ticket.place, ticket))
+
+    def move(self, ticket: Ticket) -> None:
+        """Puts a call to the place of its rank, which has changed."""
+        place = next(self._sequence)
+        heapq.heappush(self._heap, (ticket.rank, place, ticket))
+        ticket.place = place
 
     def remove(self, ticket: Ticket) -> bool:
         """Takes a call out, wherever it stands; False where it is not in the queue."""

@@ -40,7 +40,8 @@ class Turn:
     share: its model's.
     cores: the number that it wants.
     seconds: how long it is expected to run.
-    start: called with the turn when it may run; must not raise.
+    start: called with the turn when it may run.
+    lost: called with the turn, which has ended by then, and the error where `start` raised.
     asked, began, ends: when it was asked for, began and is expected to end.
     after: what its model had had before it; the least goes first.
     charged: seconds of all cores that its model was charged for it.
@@ -50,6 +51,7 @@ class Turn:
     cores: int
     seconds: float
     start: Callable[[Any], None]
+    lost: Callable[[Any, BaseException], None] | None = None
     asked: float = field(default=0.0, init=False)
     began: float = field(default=0.0, init=False)
     ends: float = field(default=0.0, init=False)
@@ -124,11 +126,13 @@ class CoreTurns:
         self._running.add(turn)
         try:
             turn.start(turn)
-        except Exception:
+        except BaseException as error:
             # Another model may be the one that asks or gives back: it must not be hit.
             logger.exception("a turn could not start")
             if turn in self._running:
                 self._release(turn, now)
+            if turn.lost is not None:
+                turn.lost(turn, error)
 
     def _release(self, turn: Turn, now: float) -> None:
         self._running.remove(turn)

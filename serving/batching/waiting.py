@@ -27,8 +27,11 @@ from serving.errors import DeadlineExpired, ServingError
 from serving.metrics import ModelCounters
 from serving.model_config import Batching
 
-# Seconds: the precision of a timer, and the time after which an alarm that failed rings again.
+# Seconds: the precision of a timer.
 _TICK = 1e-3
+# Seconds after which a callback that failed is tried again: shorter answers sooner, longer burns
+# less CPU where it always fails.
+RETRY_SECONDS = 1e-3
 
 
 class Waiting:
@@ -75,8 +78,8 @@ class Waiting:
     def ready(self, ticket: Ticket) -> None:
         """Queues a call that has its inputs and the future of its answer."""
         self._wake_at(min(ticket.deadline, ticket.delay_at))
-        ticket.state = QUEUED
         self.queue.push(ticket)
+        ticket.state = QUEUED
         self._counters.pending += 1
 
     def leave(self, ticket: Ticket, state: State) -> bool:
@@ -160,7 +163,7 @@ class Waiting:
             self._wake_at(max(self.next_alarm(), now + _TICK))
         except BaseException:
             # The deadlines of the others come all the same.
-            alarm = asyncio.get_running_loop().call_later(_TICK, self._ring)
+            alarm = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._ring)
             self._set_alarm(alarm, -math.inf)
             raise
 
@@ -175,11 +178,10 @@ class Waiting:
         self._count_expired()
 
     def _put_behind(self, ticket: Ticket) -> None:
-        self.queue.remove(ticket)
         self._step_out(ticket)
         ticket.put_behind()
         self._stand(ticket)
-        self.queue.push(ticket)
+        self.queue.move(ticket)
 
     def _stand(self, ticket: Ticket) -> None:
         ticket.standing = next(self._sequence)
