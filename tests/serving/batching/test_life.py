@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -202,8 +202,11 @@ class BatcherLife(RuleBasedStateMachine):
     # The end.
 
     @precondition(lambda self: self.drained is None)
-    @rule(seconds=st.sampled_from([0.0, 0.02, 1.0]))
-    def drain(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([0.0, 0.02, 1.0]), chance=st.integers(0, 4))
+    def drain(self, seconds: float, chance: int) -> None:
+        # Rarely: no call is admitted after it.
+        if chance:
+            return
         self.drained = self.loop.create_task(self.batcher.drain(seconds))
         self.loop.rounds()
 
@@ -215,7 +218,7 @@ class BatcherLife(RuleBasedStateMachine):
         self.loop.rounds(3)
 
     @precondition(lambda self: not self.closed)
-    @rule(chance=st.integers(0, 9))
+    @rule(chance=st.integers(0, 30))
     def close(self, chance: int) -> None:
         # Mostly as the registry does, when the drain has ended.
         if chance == 0 or (self.drained is not None and self.drained.done()):
@@ -368,6 +371,7 @@ TestBatcherLife.settings = settings(
     max_examples=100,
     stateful_step_count=50,
     deadline=None,
+    phases=(Phase.generate, Phase.shrink),
     database=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

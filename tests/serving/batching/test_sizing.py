@@ -39,5 +39,5 @@ def test_rows_and_reason(
     preferred: tuple[int, ...],
     decided: tuple[int, str],
 ) -> None:
-    head = Ticket(head_rows, 1, arrived=5.0, target=5.0 + left)
-    assert rows_to_run(waiting, head, 5.0, table, 8, preferred) == decided
+    head = Ticket(head_rows, 1, arrived=0.0, target=left)
+    assert rows_to_run(waiting, head, 0.0, table, 8, preferred) == decided

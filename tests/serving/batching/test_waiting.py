@@ -80,6 +80,13 @@ def test_call_counts_from_its_reservation_until_its_batch_has_ended(calls: Calls
     assert waiting.idle.is_set()
 
 
+def test_nobody_is_idle_while_a_batch_runs(calls: Calls) -> None:
+    calls.ready(calls.reserved())
+    calls.waiting.take(1)
+    calls.waiting.leave(calls.reserved(), State.WITHDRAWN)
+    assert not calls.waiting.idle.is_set()
+
+
 def test_call_can_leave_only_while_it_waits(calls: Calls) -> None:
     first, second = calls.ready(calls.reserved()), calls.reserved()
     calls.waiting.take(1)
@@ -101,6 +108,25 @@ def test_calls_expire_at_their_own_deadlines(calls: Calls) -> None:
         assert isinstance(error := ticket.answer.exception(), DeadlineExpired)
         assert waited in str(error)
     assert calls.waiting.idle.is_set()
+
+
+def test_alarm_that_failed_rings_again_for_the_others(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (calls.ready(calls.reserved(deadline=0.1)) for _ in range(2))
+    later = calls.ready(calls.reserved(deadline=0.2))
+    with monkeypatch.context() as patch:
+        patch.setattr(calls.waiting, "_count_expired", lambda: 1 / 0)
+        calls.loop.now += 0.1
+        calls.loop.rounds(2)
+    assert len(calls.loop.errors) == 1
+    calls.loop.now += 0.01
+    calls.loop.rounds(2)
+    assert {first.state, second.state} == {State.EXPIRED}
+    assert later.state is State.QUEUED
+    calls.loop.now += 0.09
+    calls.loop.rounds(2)
+    assert later.state is State.EXPIRED
 
 
 def test_delayed_call_falls_behind_once_and_keeps_waiting(calls: Calls) -> None:
