@@ -1,1 +1,7 @@
-"""Grouping of single calls into batches, and the decision which calls to take at all."""
+"""Groups single calls into batches, and decides which calls to take at all.
+
+batcher: the surface for callers, and the loop of a batch: fill, decide, run, answer.
+admission: may a call enter?  waiting: who waits?  queue: in which order?
+sizing: how many rows run now?  latency: how long will they take?  turns: who has the cores?
+ticket: one call.  batch: one batch.  execution: runs it, inline or on a thread.
+"""

@@ -134,7 +134,7 @@ class BatchExecution:
     def _gather(
         self, parts: Sequence[Mapping[str, Array]], buffers: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """The one copy: all rows, one after the other, into the engine's memory."""
+        """Copies all rows, one after the other, into the engine's memory: the only copy."""
         if not self._max_batch_size:
             # Views of a message begin at any byte, and engines read numbers where these may lie.
             return {name: np.require(array, requirements="A") for name, array in parts[0].items()}

@@ -1,4 +1,4 @@
-"""How long a batch of a given size takes: measured at load, cached, corrected while serving."""
+"""Predicts how long a batch takes: measured at load, cached, corrected while serving."""
 
 import bisect
 import json
@@ -6,17 +6,25 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-# Weight of the newest batch in the correction: some ten batches forget what was before.
+# Weight of the newest batch in the correction: larger follows faster, smaller is smoother; at 0.1
+# some ten batches forget the ones before.
 _WEIGHT = 0.1
-# Times a row of a larger batch: what a row of a good size may take. Machines are noisy.
+# A good size may take this many times as long per row as the whole: larger makes smaller batches,
+# 1 would follow the noise of the measurement.
 _HARDLY_LONGER = 1.1
 
 
 class LatencyTable:
-    """Predicts the seconds that a batch takes from those measured at a few sizes.
+    """Predicts the seconds of a batch from measurements at a few sizes.
 
     Between two sizes it interpolates, past the last it extends in proportion. One factor, shared by
-    all sizes, follows what batches really take: machines are shared, and slow down as a whole.
+    all sizes, follows the batches that run: machines are shared, and slow down as a whole.
+
+    seconds: of a batch, by its rows.
+
+    sizes: the measured ones, ascending.
+    measured: `seconds`, by ascending size.
+    factor: by which batches are slower now than when they were measured.
     """
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
@@ -39,18 +47,18 @@ class LatencyTable:
         self.factor += _WEIGHT * (ratio - self.factor)
 
     def at_load(self, rows: int) -> float:
-        """Seconds that a batch of `rows` took when it was measured, whatever came since."""
+        """Seconds that a batch of `rows` took when it was measured, without the factor."""
         if rows >= len(self._by_rows):
             return self._seconds[-1] * rows / self.sizes[-1]
         return self._by_rows[rows]
 
     def good_size(self, rows: int) -> int:
-        """How many of `rows` had best share a batch: the largest size that was measured, where it
-        is at least half of them and hardly slower a row than all together; else all.
+        """Batch size to run when `rows` wait: the largest measured size that takes at least half
+        of them at no more than 10 % more time per row; otherwise `rows`.
 
-        The sizes that are measured are powers of two, which engines do best with: all threads have
-        as much to do. Eleven rows take two threads as long as twelve do, and an odd size stays
-        where callers ask again as soon as they are answered: 31 and 1, in turns.
+        Measured sizes are powers of two, which engines do best with: all threads have the same
+        work, while two threads take as long for eleven rows as for twelve. An odd size would also
+        stay where callers ask again as soon as they are answered: 31 and 1, in turns.
         """
         return self._good_sizes[rows] if rows < len(self._good_sizes) else rows
 

@@ -500,6 +500,18 @@ def test_calls_that_are_left_when_the_threads_stop_fail() -> None:
     asyncio.run(asyncio.wait_for(body(), 20))
 
 
+def test_no_batch_runs_inline_once_the_engine_may_be_gone(house: Callable[[], House]) -> None:
+    built = house()
+    built.submit("inline", built.admit("inline"))
+    built.advance()
+    built.batchers["inline"].close()
+    built.advance(0.03)
+    [(_, task, _)] = built.calls
+    assert isinstance(task.exception(), ModelNotReady)
+    assert not built.engines["inline"].batches
+    assert built.turns.free == CORES
+
+
 def test_drain_does_not_wait_for_the_company_of_a_queue_delay(house: Callable[[], House]) -> None:
     built = house()
     for name, batcher in built.batchers.items():
