@@ -7,17 +7,17 @@ import pickle
 import pytest
 
 import loadtest.errors
-import serving.config
-import serving.engines.gpu
-import serving.errors
+import serving.base.errors
+import serving.base.machine.nvml
+import serving.server.config
 import training.errors
 from serving.client.calls import CallFailed
 from serving.client.streams import StreamBroken
 
 ROOTS: tuple[type[Exception], ...] = (
-    serving.errors.ServingError,
-    serving.config.ConfigError,
-    serving.engines.gpu.GpuUnavailable,
+    serving.base.errors.ServingError,
+    serving.server.config.ConfigError,
+    serving.base.machine.nvml.GpuUnavailable,
     training.errors.BuildError,
     loadtest.errors.LoadTestError,
     CallFailed,

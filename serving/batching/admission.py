@@ -9,8 +9,7 @@ from serving.batching.latency import LatencyTable
 from serving.batching.ticket import Ticket
 from serving.batching.turns import CoreShare
 from serving.batching.waiting import Waiting
-from serving.errors import QueueFull, Shed
-from serving.model_config import Batching
+from serving.repository.model_config import Batching
 
 
 class QueueAhead(NamedTuple):

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from serving.base.errors import EngineError
 from serving.batching.execution import Executed
 from serving.batching.ticket import ANSWERED, Answer, Ticket
 from serving.batching.turns import Turn
-from serving.errors import EngineError
 
 # Batches that a batcher remembers.
 RECENT_BATCHES = 64

@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 
+from serving.base.errors import ModelNotReady, QueueFull, Shed
+from serving.base.metrics import Metrics
+from serving.base.tensor import Array
 from serving.batching.admission import Admission
 from serving.batching.batch import RECENT_BATCHES, Batch, BatchRecord
 from serving.batching.execution import BatchExecution, Executed, Runner
@@ -23,10 +26,7 @@ from serving.batching.sizing import QUIET_ROUNDS, QUIET_SECONDS, rows_to_run
 from serving.batching.ticket import RESERVED, WITHDRAWN, Answer, Ticket, row_shapes
 from serving.batching.turns import CoreShare, CoreTurns
 from serving.batching.waiting import RETRY_SECONDS, QueueDelay, Waiting
-from serving.errors import ModelNotReady, QueueFull, Shed
-from serving.metrics import Metrics
-from serving.model_config import Batching
-from serving.tensor import Array
+from serving.repository.model_config import Batching
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from serving.errors import EngineError, ModelNotReady
-from serving.tensor import Array, TensorSpec
+from serving.base.errors import EngineError, ModelNotReady
+from serving.base.tensor import Array, TensorSpec
 
 
 class Runner(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
-from serving.tensor import Array
+from serving.base.tensor import Array
 
 # Seconds. A call without a deadline is ordered as if it had this one: it comes after the urgent
 # ones, but no stream of later calls with short deadlines can hold it back for ever.

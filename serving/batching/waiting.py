@@ -11,6 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
+from serving.base.errors import DeadlineExpired, ServingError
+from serving.base.metrics import ModelCounters
 from serving.batching.queue import BatchQueue
 from serving.batching.ticket import (
     ANSWERED,
@@ -23,9 +25,7 @@ from serving.batching.ticket import (
     State,
     Ticket,
 )
-from serving.errors import DeadlineExpired, ServingError
-from serving.metrics import ModelCounters
-from serving.model_config import Batching
+from serving.repository.model_config import Batching
 
 # Seconds: the precision of a timer.
 _TICK = 1e-3

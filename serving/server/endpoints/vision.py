@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import postprocess
+from serving.base.errors import InvalidInput, WrongTask
+from serving.base.task import PROBABILITY_OUTPUT, Task
 from serving.batching.ticket import Timing
-from serving.errors import InvalidInput, WrongTask
-from serving.manifest import PROBABILITY_OUTPUT, Task
-from serving.model import CallOptions, ImageAnswer, ImageSource, Model
+from serving.images import postprocess
+from serving.models.model import CallOptions, ImageAnswer, ImageSource, Model
 
 DEFAULT_TOP_K = 5
 

@@ -8,15 +8,15 @@ import numpy as np
 
 from protos.gen import vision_pb2 as pb
 from protos.gen import vision_pb2_grpc
-from serving import vision
+from serving.base.errors import InvalidInput, ServingError
+from serving.base.task import Task
 from serving.batching.ticket import Timing
-from serving.errors import InvalidInput, ServingError
-from serving.front import Call, Front
-from serving.manifest import Task
-from serving.model import CallOptions, EncodedImage, ImageSource, Model, RawPixels
-from serving.postprocess import run_lengths
-from serving.rpc.call import Context, stream, unary
-from serving.rpc.status import code_of, retry_delay
+from serving.images.postprocess import run_lengths
+from serving.models.model import CallOptions, EncodedImage, ImageSource, Model, RawPixels
+from serving.server.endpoints import vision
+from serving.server.endpoints.front import Call, Front
+from serving.server.rpc.call import Context, stream, unary
+from serving.server.rpc.status import code_of, retry_delay
 
 MAX_IMAGES_PER_CALL = 256
 

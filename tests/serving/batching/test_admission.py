@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from serving.base.errors import QueueFull, Shed
 from serving.batching.admission import ByteBudget, QueueAhead, check, longest_wait, predicted_wait
 from serving.batching.latency import LatencyTable
 

@@ -14,9 +14,7 @@ from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable
 from serving.batching.ticket import Answer
 from serving.batching.turns import CoreShare, CoreTurns, Turn
-from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
-from serving.metrics import Metrics
-from serving.model_config import Batching, QueuePolicy
+from serving.repository.model_config import Batching, QueuePolicy
 from tests.serving.batching.fake_engine import FakeEngine
 
 Test = Callable[[DynamicBatcher, FakeEngine], Coroutine[Any, Any, None]]

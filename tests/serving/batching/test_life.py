@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
+from serving.base.metrics import Metrics
+from serving.base.tensor import TensorSpec
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable
 from serving.batching.ticket import Answer, State, Ticket
 from serving.batching.turns import CoreShare, CoreTurns, Turn
-from serving.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
-from serving.metrics import Metrics
-from serving.model_config import Batching, QueuePolicy
-from serving.tensor import TensorSpec
+from serving.repository.model_config import Batching, QueuePolicy
 from tests.serving.batching.fake_engine import FakeEngine
 from tests.support.stepped_loop import ManualExecutor, SteppedLoop
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady
+from serving.base.metrics import Distribution, Metrics, ModelCounters
 from serving.batching import batcher as batcher_module
 from serving.batching.batch import Batch
 from serving.batching.batcher import DynamicBatcher
@@ -19,9 +21,7 @@ from serving.batching.queue import BatchQueue
 from serving.batching.ticket import Answer, State, Ticket
 from serving.batching.turns import CoreShare, CoreTurns, Turn
 from serving.batching.waiting import Waiting
-from serving.errors import DeadlineExpired, EngineError, ModelNotReady
-from serving.metrics import Distribution, Metrics, ModelCounters
-from serving.model_config import Batching, QueuePolicy
+from serving.repository.model_config import Batching, QueuePolicy
 from tests.serving.batching.fake_engine import FakeEngine
 from tests.support.stepped_loop import ManualExecutor, SteppedLoop
 

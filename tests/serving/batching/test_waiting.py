@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from serving.base.errors import DeadlineExpired, ModelNotReady
+from serving.base.metrics import ModelCounters
 from serving.batching.ticket import State, Ticket
 from serving.batching.waiting import QueueDelay, Waiting
-from serving.errors import DeadlineExpired, ModelNotReady
-from serving.metrics import ModelCounters
-from serving.model_config import Batching
+from serving.repository.model_config import Batching
 from tests.support.stepped_loop import SteppedLoop
 
 
