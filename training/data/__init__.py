@@ -9,15 +9,16 @@ import numpy as np
 from serving.images.postprocess import resize_mask
 from serving.images.preprocess import transform as shown_to_network
 from serving.repository.manifest import EvalTransform
-from training.data import connectors, digits
+from training.data import connectors
 from training.data.binary import as_binary
-from training.data.classification import image_folder, shown_name
 from training.data.fold import folded
-from training.data.identities import identity_folder
-from training.data.listing import csv_listing, listed_files
 from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
-from training.data.segmentation import mask_folder
-from training.data.torchvision_sets import torchvision_dataset
+from training.data.sources import digits
+from training.data.sources.csv_listing import csv_listing, listed_files
+from training.data.sources.identity_folder import identity_folder
+from training.data.sources.image_folder import image_folder, shown_name
+from training.data.sources.mask_folder import mask_folder
+from training.data.sources.torchvision_sets import torchvision_dataset
 from training.recipes import Recipe, SegmentationRecipe
 from training.recipes.data import (
     ConnectorsData,

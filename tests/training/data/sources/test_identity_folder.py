@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from serving.repository.manifest import EvalTransform
-from training.data.identities import identity_folder
 from training.data.samples import Dataset, Samples
+from training.data.sources.identity_folder import identity_folder
 from training.errors import DataError
 from training.recipes.data import IdentityFolderData
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from training.data import load_dataset
 from training.data.samples import Dataset
-from training.data.torchvision_sets import CLASSIFICATION, SEGMENTATION
+from training.data.sources.torchvision_sets import CLASSIFICATION, SEGMENTATION
 from training.errors import DataError
 from training.recipes import parse_recipe
 from training.recipes.data import TorchvisionLabels, TorchvisionMasks

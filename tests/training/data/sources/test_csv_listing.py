@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from serving.repository.manifest import EvalTransform
-from training.data.listing import csv_listing
 from training.data.samples import Dataset
+from training.data.sources.csv_listing import csv_listing
 from training.errors import DataError
 
 

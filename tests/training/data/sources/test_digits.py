@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.data.digits import CLASSES, IMAGE_SIZE, load_digits_split
+from training.data.sources.digits import CLASSES, IMAGE_SIZE, load_digits_split
 
 
 def test_images_are_uint8_rgb_of_grey_strokes_over_the_full_range() -> None:

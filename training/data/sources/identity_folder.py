@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serving.repository.manifest import EvalTransform
-from training.data.classification import SUFFIXES, load_labelled, shown_name
 from training.data.samples import Dataset, read_splits
+from training.data.sources.image_folder import SUFFIXES, load_labelled, shown_name
 from training.data.split import SPLITS, cut
 from training.errors import DataError
 from training.recipes.data import IdentityFolderData

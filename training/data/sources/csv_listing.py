@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serving.repository.manifest import EvalTransform
-from training.data.classification import LabelledFile, labelled_dataset
 from training.data.samples import Dataset
+from training.data.sources.image_folder import LabelledFile, labelled_dataset
 from training.data.split import SPLITS
 from training.errors import DataError
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset
-from training.data.segmentation import mask_folder, read_mask
+from training.data.sources.mask_folder import mask_folder, read_mask
 from training.errors import DataError
 
 

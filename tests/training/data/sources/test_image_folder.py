@@ -9,8 +9,8 @@ from PIL import Image
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data import samples
-from training.data.classification import image_folder
 from training.data.samples import Dataset, FileSamples
+from training.data.sources.image_folder import image_folder
 from training.errors import DataError
 
 TRANSFORM = EvalTransform(resize=(8, 8))
