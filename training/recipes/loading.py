@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from serving.base.errors import InvalidInput
+from serving.base.text import read_text
 from training.errors import RecipeError
 from training.recipes.problems import INHERITING, problems, shown
 from training.recipes.recipe import Recipe
@@ -26,11 +28,9 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A recipe or study file with overrides applied, as plain dicts, unchecked. Raises
     RecipeError."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
+        document = yaml.safe_load(read_text(path))
+    except InvalidInput as error:
+        raise RecipeError(str(error)) from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {_one_line(error)}") from error
     if not isinstance(document, dict):

@@ -135,3 +135,20 @@ def test_a_plan_is_not_measured_with_more_images_than_it_takes() -> None:
     with pytest.raises(RecipeError, match=r"verify\.batch_sizes: .* \(2\), beyond which .* got 32"):
         load_recipe(DIGITS, overrides)
     assert load_recipe(DIGITS, [*overrides, "verify.batch_sizes=[1, 2]"])
+
+
+def test_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "bom.yaml").write_text(DIGITS.read_text(), encoding="utf-8-sig")
+    assert load_recipe(tmp_path / "bom.yaml") == load_recipe(DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"), [("latin-1", "line 2: expected UTF-8"), ("utf-16", "line 1: .* UTF-16")]
+)
+def test_recipe_in_another_encoding_is_named_with_its_line(
+    tmp_path: Path, encoding: str, said: str
+) -> None:
+    text = "# eins\n# grün\n" + DIGITS.read_text()
+    (tmp_path / "old.yaml").write_text(text, encoding=encoding)
+    with pytest.raises(RecipeError, match=rf"old\.yaml, {said}"):
+        load_recipe(tmp_path / "old.yaml")
