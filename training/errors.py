@@ -13,8 +13,11 @@ BuildError
 """
 
 import copyreg
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from serving.base.errors import InvalidInput
 
 _NAMED_FILES = 10
 
@@ -46,6 +49,15 @@ class BrokenFiles(DataError):
         super().__init__(
             f"{source}: {len(files)} of {total} files cannot be used: {'; '.join(named)}{more}"
         )
+
+
+@contextmanager
+def data_errors() -> Iterator[None]:
+    """Raises what serving finds wrong with a user's files as DataError."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise DataError(str(error)) from error
 
 
 class ExportError(BuildError):

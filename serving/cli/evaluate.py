@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -14,19 +14,15 @@ from rich.progress import track
 from serving.base import evaluation
 from serving.base.errors import InvalidInput, ServingError, WrongTask
 from serving.base.evaluation import Estimate
-from serving.cli.labelled import (
-    class_folders,
-    class_mapping,
-    identity_folders,
-    mask_pairs,
-    read_mask,
-)
+from serving.base.folders import IMAGE_SUFFIXES, told
+from serving.cli.labelled import class_folders, class_mapping, identity_folders, mask_pairs
 from serving.cli.output import application, fail, print_json, warn
 from serving.cli.predictor import Predictor, open_predictor
 from serving.cli.table import print_table
 from serving.client import CallFailed
+from serving.images.masks import WHITE, read_mask
 
-# Enough calls at a time to fill batches.
+# Calls under way: fewer leave a server's batches unfilled, more only wait in its queue.
 _CONCURRENCY = 32
 _TOP = 5
 _RANKS = (1, 5)
@@ -79,7 +75,8 @@ async def _evaluate(
 
 async def _classification(predictor: Predictor, data: Path) -> dict[str, Any]:
     classes = predictor.info.labels
-    images = class_folders(data, classes)
+    images, left_out = class_folders(data, classes)
+    _warn_of(left_out)
 
     async def one(index: int) -> list[int]:
         content = await asyncio.to_thread(images[index].path.read_bytes)
@@ -110,19 +107,26 @@ async def _classification(predictor: Predictor, data: Path) -> dict[str, Any]:
             for name, r in zip(classes, reports, strict=True)
             if r.support
         },
+        "left_out": dict(left_out),
         "failed": failed,
     }
 
 
 async def _segmentation(predictor: Predictor, data: Path) -> dict[str, Any]:
     classes = predictor.info.labels
-    pairs = mask_pairs(data)
-    mapping = class_mapping(data, classes)
+    pairs, left_out = mask_pairs(data)
+    _warn_of(left_out)
+    mapping, note = class_mapping(data, classes, [pair.mask for pair in pairs])
+    if note:
+        warn(note)
+    uncounted: set[int] = set()
 
-    async def one(index: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    async def one(index: int) -> NDArray[np.int64]:
         pair = pairs[index]
         content = await asyncio.to_thread(pair.path.read_bytes)
-        truth = mapping[read_mask(pair.mask)]
+        values = read_mask(pair.mask)
+        truth = mapping[values]
+        uncounted.update(np.unique(values[truth < 0]).tolist())
         found = await predictor.segment(content, overlay=False)
         if truth.shape != found.mask.shape:
             raise InvalidInput(
@@ -132,6 +136,8 @@ async def _segmentation(predictor: Predictor, data: Path) -> dict[str, Any]:
         return evaluation.confusion_matrix(truth, found.mask, len(classes), ignore_index=-1)
 
     answers, failed = await _each(range(len(pairs)), one, lambda i: str(pairs[i].path))
+    if strange := sorted(uncounted - {WHITE}):
+        warn(f"values of masks that are no class and do not count: {str(strange[:10])[1:-1]}")
     confusions = np.stack(list(answers.values()))
     iou = evaluation.class_iou(confusions.sum(axis=0))
     return {
@@ -139,19 +145,21 @@ async def _segmentation(predictor: Predictor, data: Path) -> dict[str, Any]:
         "task": "segmentation",
         "n": len(answers),
         "miou": _estimate(evaluation.mean_iou(confusions)),
-        # With two classes it is the second that is looked for.
+        # Of two classes, the second is the foreground.
         **({"iou": _estimate(evaluation.foreground_iou(confusions))} if len(classes) == 2 else {}),
         "classes": {
             name: {"iou": float(value)}
             for name, value in zip(classes, iou, strict=True)
             if np.isfinite(value)
         },
+        "left_out": dict(left_out),
         "failed": failed,
     }
 
 
 async def _embedding(predictor: Predictor, data: Path) -> dict[str, Any]:
-    images, names = identity_folders(data)
+    images, names, left_out = identity_folders(data)
+    _warn_of(left_out)
 
     async def one(index: int) -> NDArray[np.float32]:
         return await predictor.embed(await asyncio.to_thread(images[index].path.read_bytes))
@@ -174,6 +182,7 @@ async def _embedding(predictor: Predictor, data: Path) -> dict[str, Any]:
         "auc": verified.curve.auc,
         **{f"tar@far={far:g}": _estimate(e) for far, e in verified.tar_at_far.items()},
         **{f"rank{k}": _estimate(e) for k, e in ranked.items()},
+        "left_out": dict(left_out),
         "failed": failed,
     }
 
@@ -183,9 +192,9 @@ async def _each(
     one: Callable[[int], Awaitable[Outcome]],
     name: Callable[[int], str],
 ) -> tuple[dict[int, Outcome], dict[str, str]]:
-    """The outcome of every item, many at a time, and why others have none.
+    """Runs `one` for every item, _CONCURRENCY at a time: (outcomes, reasons of failures by name).
 
-    Raises InvalidInput where none has.
+    Raises InvalidInput where every item failed.
     """
     limit = asyncio.Semaphore(_CONCURRENCY)
     outcomes: dict[int, Outcome] = {}
@@ -205,6 +214,11 @@ async def _each(
     if not outcomes:
         raise InvalidInput(f"none of {len(items)} images could be evaluated")
     return dict(sorted(outcomes.items())), dict(sorted(failed.items()))
+
+
+def _warn_of(left_out: Mapping[str, int]) -> None:
+    if left_out:
+        warn(f"files left out: {told(left_out)}; images end in {', '.join(IMAGE_SUFFIXES)}")
 
 
 def _estimate(estimate: Estimate) -> dict[str, float]:

@@ -1,6 +1,7 @@
-"""What callers may pass as an image, and what they get as a mask."""
+"""Images that callers pass, and masks that they get."""
 
 import io
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,12 +14,19 @@ from protos.gen import vision_pb2 as pb
 # A path to an image file, the bytes of one, or decoded pixels: uint8 [height, width, 3] RGB.
 ImageInput = str | Path | bytes | NDArray[np.uint8]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# The same files as serving.base.folders takes, which the client cannot import.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
+_SYSTEM_ENTRIES = frozenset({
+    "$recycle.bin", "#recycle", "@eadir", "@recycle", "__macosx", "__pycache__", "desktop.ini",
+    "ehthumbs.db", "icon\r", "lost+found", "system volume information", "thumbs.db",
+})  # fmt: skip
 
 
 def as_message(image: ImageInput) -> pb.Image:
-    """An image as it travels. Raises OSError for a file that cannot be read, ValueError for pixels
-    of another type or shape."""
+    """The message that carries an image.
+
+    Raises OSError for a file that cannot be read, ValueError for pixels of another type or shape.
+    """
     if isinstance(image, bytes):
         return pb.Image(encoded=image)
     if isinstance(image, str | Path):
@@ -39,14 +47,33 @@ def as_messages(images: ImageInput | Iterable[ImageInput]) -> list[pb.Image]:
 
 
 def each_image(images: str | Path | Iterable[ImageInput]) -> Iterator[ImageInput]:
-    """The image files below a folder, by name, or the images of any other collection. Raises
-    NotADirectoryError where a path is no folder."""
+    """The image files below a folder, sorted, or the images of any other collection.
+
+    Hidden entries and those that operating systems leave (`._x.jpg`, `__MACOSX`) are passed over.
+    Raises NotADirectoryError where a path is no folder, OSError where a folder cannot be read.
+    """
     if isinstance(images, str | Path):
         if not Path(images).is_dir():
             raise NotADirectoryError(f"{images}: expected a folder of images, or a list of them")
-        files = (p for p in Path(images).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        return iter(sorted(files))
+        return iter(sorted(_image_files(Path(images))))
     return iter(images)
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        # os.walk descends into what is left in the list.
+        folders[:] = [name for name in folders if not _is_passed_over(name)]
+        for name in files:
+            path = Path(place, name)
+            if not _is_passed_over(name) and path.suffix.lower() in IMAGE_SUFFIXES:
+                yield path
+
+
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_ENTRIES
 
 
 def mask_of(result: pb.Segmentation) -> NDArray[np.uint16]:

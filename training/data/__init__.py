@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from serving.base.folders import visible_files
 from serving.images.postprocess import resize_mask
 from serving.images.preprocess import transform as shown_to_network
 from serving.repository.manifest import EvalTransform
@@ -19,6 +20,7 @@ from training.data.sources.identity_folder import identity_folder
 from training.data.sources.image_folder import image_folder, shown_name
 from training.data.sources.mask_folder import mask_folder
 from training.data.sources.torchvision_sets import torchvision_dataset
+from training.errors import data_errors
 from training.recipes import Recipe, SegmentationRecipe
 from training.recipes.data import (
     ConnectorsData,
@@ -33,7 +35,7 @@ from training.recipes.data import (
 
 __all__ = ["Dataset", "Samples", "fingerprint", "load_dataset", "load_source"]
 
-# First seeds of the rendered splits: so far apart that no count in a recipe makes them meet.
+# First seed of each rendered split; their distance is more than any number of images in a recipe.
 _CONNECTOR_SEEDS = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}
 
 
@@ -98,21 +100,25 @@ def _load(recipe: Recipe) -> Dataset:
 
 
 def load_dataset(recipe: Recipe, source: Callable[[Recipe], Dataset] = load_source) -> Dataset:
-    """The splits that a build works with: those of the recipe's source, or a fold of them. `source`
-    stands in for load_source where one source serves many builds. Raises DataError."""
+    """The splits that a build works with: those of the recipe's source, or a fold of them.
+
+    `source` replaces load_source where many builds share one source. Raises DataError.
+    """
     dataset = source(recipe)
     if recipe.fold is None:
         return dataset
     return folded(dataset, recipe.fold, stratified=recipe.task == "classification")
 
 
+@data_errors()
 def fingerprint(recipe: Recipe) -> str:
-    """Changes when the files of a source do: sha256 over their names, sizes and times of change.
-    Sources that are computed have nothing to look at, and public sets are what their name says."""
+    """Changes when the files of a source do: sha256 over their names, sizes and times of change,
+    without the entries that sources pass over. Empty for sources that are computed and for public
+    sets, which their name identifies. Raises DataError where a folder or listing cannot be read."""
     match recipe.data:
         case ImageFolderData() | MaskFolderData() | IdentityFolderData():
             root = recipe.data.root
-            return _listing_sha256(root, sorted(root.rglob("*")))
+            return _listing_sha256(root, visible_files(root) if root.is_dir() else ())
         case CsvData():
             file = recipe.data.file
             listed = listed_files(file, recipe.data.path_column)
@@ -169,7 +175,8 @@ def _connectors(data: ConnectorsData, transform: EvalTransform) -> Dataset:
 
 
 def _transformed(images: Pixels, targets: Targets, transform: EvalTransform) -> ArraySamples:
-    """Images uint8 [N, H, W, 3] in memory, as the server would see them; masks follow the size."""
+    """Images uint8 [N, H, W, 3] through the evaluation transform, which the server applies too;
+    masks are resized to the same size."""
     height, width = transform.size
     shown = np.stack([shown_to_network(image, transform) for image in images])
     if targets.ndim > 1:

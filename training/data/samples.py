@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -120,11 +120,13 @@ class FileSamples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three splits of a source, disjoint, and what their targets mean.
+    """The three splits of a source, disjoint, and the meaning of their targets.
 
-    `description` says in a line where the images come from and how they were split;
-    `ignore_index` marks pixels that do not count. With `open_set` val and test show other classes
-    than train, whose targets are numbers past those of `classes`.
+    description: a line on where the images come from and how they were split.
+    ignore_index: value of mask pixels that do not count.
+    open_set: val and test show other classes than train; their targets are numbers past those of
+        `classes`.
+    left_out: number of files of the source that are not used, by ending or place.
     """
 
     name: str
@@ -135,6 +137,7 @@ class Dataset:
     test: Samples
     ignore_index: int | None = None
     open_set: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_splits(

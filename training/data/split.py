@@ -1,4 +1,4 @@
-"""Who is held out: random, seeded cuts of a list of images."""
+"""Splits: their names, and random, seeded cuts of a list of images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -13,6 +13,15 @@ Item = TypeVar("Item")
 
 SPLITS = ("train", "val", "test")
 
+_OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder or a value of a column stands for: "Train" and "training" are train,
+    "valid" and "validation" val, "testing" test, in any case; None for another name."""
+    name = name.strip().lower()
+    return name if name in SPLITS else _OTHER_NAMES.get(name)
+
 
 def complete(
     given: Mapping[str, Sequence[Item]],
@@ -23,11 +32,11 @@ def complete(
     split_seed: int,
     test: str = "test",
 ) -> tuple[dict[str, list[Item]], str]:
-    """All three splits from those that a source has, and in words what was done.
+    """All three splits from those that a source has, and a description of the cuts.
 
-    What is missing is cut from train, stratified by label. `test` names the given split that is
-    evaluated on; where that is "val", validation images are cut from train. Raises DataError where
-    that split is not there, or a split has no images.
+    Splits that are missing are cut from train, stratified by label. `test` names the given split
+    that is evaluated on; where that is "val", validation images are cut from train. Raises
+    DataError where that split is not there, or a split has no images.
     """
     parts = dict(given)
     words = []
@@ -55,11 +64,8 @@ def complete(
 
 
 def cut(labels: Sequence[int], fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """(kept, cut out) indices, ascending; of each label, `fraction` is cut, rounded up.
-
-    At least one image of each label stays where it has more than one; equal labels throughout cut
-    the whole list at random.
-    """
+    """(kept, cut out) indices, ascending. `fraction` of each label is cut, rounded up; at least one
+    image of each label stays. Where all labels are equal the whole list is cut at random."""
     rng = np.random.default_rng(seed)
     values = np.asarray(labels)
     kept, out = [], []

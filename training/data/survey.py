@@ -1,4 +1,4 @@
-"""What a data set is made of, and what is wrong with it, before anything is trained on it."""
+"""The look at a data set before anything is trained on it: counts, duplicates, warnings."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,20 +11,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.base.folders import IMAGE_SUFFIXES, told
 from training.data.duplicates import near_pairs, same_pixels, thumbnail
 from training.data.samples import Dataset, Pixels, Samples
 from training.data.split import SPLITS
-from training.errors import BrokenFiles
+from training.errors import BrokenFiles, DataError
 
 Findings = dict[str, Any]
 
 SHEET_FILE = "sheet.npz"
 
 _CHUNK = 256
-# How many duplicates are named; all are counted.
+# Duplicates that are named; all are counted.
 _NAMED = 50
+_NAMED_CLASSES = 5
 _BINS = 20
-# From here on a class is so rare beside another that accuracy says little about it.
+# Images of the largest class for one of the smallest, from which on a warning is given: accuracy
+# then says little about the smallest.
 _IMBALANCE = 10
 _SHEET_ROWS = 20
 _SHEET_COLUMNS = 8
@@ -33,7 +36,14 @@ _SHEET_SIDE = 96
 
 @dataclass
 class _Seen:
-    """What was noted of each image of a split; `pixels` counts a mask's by class."""
+    """Notes on each image of a split.
+
+    digests: sha256 of the pixels.
+    thumbnails: as near_pairs compares them.
+    sizes: height and width before the evaluation transform.
+    labels: classification; the class.
+    pixels: segmentation; the mask's pixels by class, int64 [classes].
+    """
 
     names: list[str] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
@@ -44,19 +54,21 @@ class _Seen:
 
 
 def survey(data: Dataset, sheet: Path) -> Findings:
-    """Looks at every image once: classes and sizes, duplicates across splits, and warnings in
-    words, all ready for JSON. Writes a few images of each class to `sheet`.
+    """Looks at every image once. Returns classes, sizes, duplicates across splits and warnings,
+    ready for JSON; writes a few images of each class to `sheet`.
 
-    Exact duplicates have the same pixels as the network sees them; near ones are told by dHash.
-    Raises BrokenFiles naming every image that cannot be used.
+    Exact duplicates have equal pixels after the evaluation transform, near ones similar hashes.
+    Raises BrokenFiles naming every image that cannot be used, and DataError where train has images
+    of no or one class, or lacks a class of a classification.
     """
     splits = {name: getattr(data, name) for name in SPLITS}
     broken: dict[str, str] = {}
     seen = {name: _look_at(samples, data, broken) for name, samples in splits.items()}
     if broken:
         raise BrokenFiles(data.name, sum(map(len, splits.values())), broken)
-    _write_sheet(sheet, data, seen["train"])
     classes = {name: _class_counts(found, len(data.classes)) for name, found in seen.items()}
+    _check_classes(data, classes["train"], masks=bool(seen["train"].pixels))
+    _write_sheet(sheet, data, seen["train"])
     sizes = np.array([size for found in seen.values() for size in found.sizes])
     shown = data.train.batch([0])[0].shape[1:3]
     findings = {
@@ -66,11 +78,12 @@ def survey(data: Dataset, sheet: Path) -> Findings:
             label: {name: counts[index] for name, counts in classes.items()}
             for index, label in enumerate(data.classes)
         },
-        # Of a class the number of images, or, with masks, the share of all pixels that count.
+        # Classes are counted in images or, with masks, as shares of the pixels that count.
         "unit": "pixels" if seen["train"].pixels else "images",
         "sizes": _size_summary(sizes, shown),
         "duplicates": _duplicates(seen),
         "broken": {},
+        "left_out": dict(data.left_out),
     }
     complete = ("train",) if data.open_set else SPLITS
     return {**findings, "warnings": _warnings(findings, complete)}
@@ -101,12 +114,35 @@ def _look_at(samples: Samples, data: Dataset, broken: dict[str, str]) -> _Seen:
 def _class_counts(found: _Seen, classes: int) -> list[int] | list[float]:
     if found.pixels:
         pixels = np.sum(found.pixels, axis=0)
-        return [round(float(x), 6) for x in pixels / max(1, pixels.sum())]
+        # Six digits, not six decimals: the share of a rare class must not become 0.
+        return [float(f"{x:.6g}") for x in pixels / max(1, pixels.sum())]
     return [int(x) for x in np.bincount(found.labels, minlength=classes)]
 
 
+def _check_classes(data: Dataset, counts: Sequence[float], *, masks: bool) -> None:
+    """Of many classes in masks one may be missing from train, as it may be too small for the
+    network's input; a warning tells it. Raises DataError where nothing could be learnt."""
+    missing = [label for label, count in zip(data.classes, counts, strict=True) if not count]
+    if not missing or (masks and len(data.classes) - len(missing) > 1):
+        return
+    named = ", ".join(missing[:_NAMED_CLASSES])
+    if not masks:
+        raise DataError(
+            f"{data.name}: train has no image of {named}; every class needs some to learn from"
+        )
+    ignored = (
+        ""
+        if data.ignore_index is None
+        else f"; pixels of {data.ignore_index} are ignored, see data.ignore_index"
+    )
+    raise DataError(
+        f"{data.name}: train has no pixel of {named}, so that there is nothing to tell apart"
+        f"{ignored}"
+    )
+
+
 def _size_summary(sizes: NDArray[np.int64], shown: tuple[int, ...]) -> Findings:
-    """Heights and widths [N, 2] as the images were found, beside what the network sees."""
+    """`sizes`: heights and widths [N, 2] of the files; `shown`: those of the network's input."""
 
     def histogram(sides: NDArray[np.int64]) -> Findings:
         step = max(1, -(-(int(sides.max()) - int(sides.min()) + 1) // _BINS))
@@ -125,7 +161,7 @@ def _size_summary(sizes: NDArray[np.int64], shown: tuple[int, ...]) -> Findings:
 
 
 def _duplicates(seen: Mapping[str, _Seen]) -> Findings:
-    """Pairs in two splits: the same image in both makes a measure too good."""
+    """Pairs in two splits, which make a measure too good, and equal images of several classes."""
     exact, within, conflicting = [], 0, []
     places = [(split, i) for split, found in seen.items() for i in range(len(found.names))]
     for group in same_pixels([seen[split].digests[i] for split, i in places]):
@@ -153,7 +189,7 @@ def _duplicates(seen: Mapping[str, _Seen]) -> Findings:
 
 
 def _told(pairs: list[tuple[str, str, int, int]], seen: Mapping[str, _Seen]) -> Findings:
-    """How many images of the later split have a copy in the earlier, and the first pairs."""
+    """The number of images of the later split with a copy in the earlier, and the first pairs."""
     counts = {
         f"{one}-{other}": len({j for a, b, _, j in pairs if (a, b) == (one, other)})
         for one, other in combinations(seen, 2)
@@ -166,13 +202,18 @@ def _told(pairs: list[tuple[str, str, int, int]], seen: Mapping[str, _Seen]) -> 
 
 
 def _name(split: str, name: str) -> str:
-    """Names are paths, or numbers that each split counts anew."""
+    """A name that is unique among the splits: samples are named by paths, or by numbers from 0."""
     return name if "/" in name else f"{split}/{name}"
 
 
 def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
     """`complete` names the splits that should have images of every class."""
     warnings = []
+    if findings["left_out"]:
+        warnings.append(
+            f"files left out: {told(findings['left_out'])}; images end in "
+            f"{', '.join(IMAGE_SUFFIXES)}"
+        )
     duplicates = findings["duplicates"]
     for kind, words in (("exact", "also in"), ("near", "nearly also in")):
         for pair, count in duplicates[kind]["count"].items():
@@ -192,13 +233,13 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
     for split in complete:
         empty = [label for label, counts in classes.items() if not counts[split]]
         if empty:
-            more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-            warnings.append(f"{split} has nothing of {', '.join(empty[:5])}{more}")
+            rest = len(empty) - _NAMED_CLASSES
+            more = f" and {rest} more" if rest > 0 else ""
+            warnings.append(f"{split} has nothing of {', '.join(empty[:_NAMED_CLASSES])}{more}")
     counted = sorted(
         (counts["train"], label) for label, counts in classes.items() if counts["train"]
     )
-    # Empty where nothing of train counts: masks of ignored pixels only.
-    if counted and counted[-1][0] >= _IMBALANCE * counted[0][0]:
+    if counted[-1][0] >= _IMBALANCE * counted[0][0]:
         (fewest, least), (most, largest) = counted[0], counted[-1]
         warnings.append(
             f"classes are unequal: train has {most / fewest:.0f} times as many {findings['unit']} "
@@ -215,8 +256,8 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
 
 
 def _write_sheet(path: Path, data: Dataset, train: _Seen) -> None:
-    """Arrays: `images` [R, C, h, w, 3], `classes` the names of the rows, `counts` how many images
-    each row holds; for masks `images` [N, H, W, 3] with `masks` [N, H, W]."""
+    """Writes arrays: for classes `images` [R, C, h, w, 3], `classes` (names of the rows) and
+    `counts` (images in each row); for masks `images` [N, H, W, 3] and `masks` [N, H, W]."""
     if train.pixels:
         count = min(_SHEET_COLUMNS, len(data.train))
         chosen = np.linspace(0, len(data.train) - 1, count).astype(np.intp)

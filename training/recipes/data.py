@@ -60,12 +60,13 @@ class ImageFolderData(_FolderData):
 class MaskFolderData(_FolderData):
     """images/NAME.jpg with masks/NAME.png (8-bit class indices) and classes.txt, one class a line.
 
-    Pixels of `ignore_index` count neither in the loss nor in any measure. A last line of
-    classes.txt at that index names what is ignored, and is no class.
+    ignore_index: value of mask pixels that count neither in the loss nor in any measure. A last
+        line of classes.txt at that index names them and is no class. None: 255; but where two
+        classes are named and the masks hold 0 and 255 alone, 255 is the second class.
     """
 
     source: Literal["mask_folder"]
-    ignore_index: Annotated[int, Field(ge=0, le=255)] = 255
+    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
 
 
 class IdentityFolderData(Strict):

@@ -1,6 +1,5 @@
-"""Labelled folders: which file has which class, and which mask value means what."""
+"""Labelled folders: the class of each file, and the meaning of each mask value."""
 
-import random
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,12 @@ from PIL import Image
 from serving.base.errors import InvalidInput
 from serving.cli.labelled import (
     LabelledImage,
-    MaskedImage,
     class_folders,
     class_mapping,
+    identity_folders,
     mask_pairs,
-    read_mask,
 )
+from serving.images.masks import MaskedImage
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -35,21 +34,32 @@ def mask_file(folder: Path, mask: np.ndarray, name: str = "mask.png") -> Path:
 def test_label_is_the_place_of_the_folder_among_the_models_classes(tmp_path: Path) -> None:
     emu = touched(tmp_path / "emu" / "b.png")
     first, second = touched(tmp_path / "cat" / "2.jpg"), touched(tmp_path / "cat" / "1.JPEG")
-    assert class_folders(tmp_path, CLASSES) == [
-        LabelledImage(second, 0),
-        LabelledImage(first, 0),
-        LabelledImage(emu, 2),
-    ]
+    images, left_out = class_folders(tmp_path, CLASSES)
+    assert images == [LabelledImage(second, 0), LabelledImage(first, 0), LabelledImage(emu, 2)]
+    assert not left_out
 
 
-def test_images_are_found_below_and_other_files_are_not(tmp_path: Path) -> None:
+def test_images_are_found_below_and_other_files_are_counted(tmp_path: Path) -> None:
     wanted = {
         touched(tmp_path / "dog" / name)
-        for name in ("a.jpg", "a.jpeg", "a.png", "a.webp", "a.bmp", "A.PNG", "deep/er/b.png")
+        for name in ("a.jpg", "a.jpeg", "a.jfif", "a.webp", "a.bmp", "A.PNG", "deep/er/b.png")
     }
-    for name in ("dog/notes.txt", "dog/a.gif", "dog/png", "readme.md", "cover.png"):
+    for name in ("dog/notes.txt", "dog/a.gif", "dog/b.GIF", "dog/png", "readme.md", "cover.png"):
         touched(tmp_path / name)
-    assert {image.path for image in class_folders(tmp_path, CLASSES)} == wanted
+    images, left_out = class_folders(tmp_path, CLASSES)
+    assert {image.path for image in images} == wanted
+    assert left_out == {".txt": 1, ".gif": 2, "no ending": 1, "beside the class folders": 1}
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "__MACOSX", "@eaDir", "lost+found"])
+def test_folders_of_tools_are_no_classes_and_no_identities(tmp_path: Path, name: str) -> None:
+    for place in (name, f"dog/{name}"):
+        touched(tmp_path / place / "a.png")
+    for image in ("a.png", "._a.png", ".DS_Store", "Thumbs.db"):
+        touched(tmp_path / "dog" / image)
+    dog = LabelledImage(tmp_path / "dog" / "a.png", 1)
+    assert class_folders(tmp_path, CLASSES) == ([dog], {})
+    assert identity_folders(tmp_path) == ([LabelledImage(dog.path, 0)], ["dog"], {})
 
 
 def test_folder_that_is_no_class_is_named_with_the_classes(tmp_path: Path) -> None:
@@ -76,26 +86,49 @@ def test_data_without_images_is_refused(tmp_path: Path) -> None:
 def test_mask_has_the_name_of_its_image(tmp_path: Path) -> None:
     first, second = touched(tmp_path / "images/b.jpg"), touched(tmp_path / "images/a.png")
     masks = touched(tmp_path / "masks/b.png"), touched(tmp_path / "masks/a.png")
-    assert mask_pairs(tmp_path) == [MaskedImage(second, masks[1]), MaskedImage(first, masks[0])]
+    expected = [MaskedImage(second, masks[1]), MaskedImage(first, masks[0])]
+    assert mask_pairs(tmp_path).pairs == expected
+
+
+def test_masks_lie_in_the_same_folders_as_their_images(tmp_path: Path) -> None:
+    image, mask = touched(tmp_path / "images/a/0.jpg"), touched(tmp_path / "masks/a/0.png")
+    upper = touched(tmp_path / "images/b/0.JPG"), touched(tmp_path / "masks/b/0.PNG")
+    assert mask_pairs(tmp_path).pairs == [MaskedImage(image, mask), MaskedImage(*upper)]
+
+
+def test_files_of_tools_need_no_mask(tmp_path: Path) -> None:
+    for name in ("images/a.jpg", "masks/a.png", "images/._a.jpg", "images/.cache/b.jpg"):
+        touched(tmp_path / name)
+    touched(tmp_path / "images" / "c.tif")
+    found = mask_pairs(tmp_path)
+    assert [pair.path.name for pair in found.pairs] == ["a.jpg"]
+    assert found.left_out == {".tif": 1}
 
 
 def test_image_without_a_mask_is_named(tmp_path: Path) -> None:
     touched(tmp_path / "images/a.jpg")
     touched(tmp_path / "masks/a.jpg")
-    with pytest.raises(InvalidInput, match=r"images/a\.jpg: its mask .*masks/a\.png is missing"):
+    with pytest.raises(InvalidInput, match=r"masks: no mask for a\.jpg \(1 in all\)"):
         mask_pairs(tmp_path)
 
 
 def test_masks_without_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="expected the folders images and masks"):
+    with pytest.raises(InvalidInput, match="expected images/ and masks/"):
         mask_pairs(tmp_path)
     (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
     with pytest.raises(InvalidInput, match="found no images"):
         mask_pairs(tmp_path)
 
 
+def mapped(root: Path, classes: list[str] | tuple[str, ...] = CLASSES) -> np.ndarray:
+    mapping, note = class_mapping(root, classes, [])
+    assert note == ""
+    return mapping
+
+
 def test_without_a_list_mask_values_are_the_models_classes(tmp_path: Path) -> None:
-    mapping = class_mapping(tmp_path / "val", CLASSES)
+    mapping = mapped(tmp_path / "val")
     assert mapping.shape == (256,)
     assert mapping[:3].tolist() == [0, 1, 2]
     assert (mapping[3:] == -1).all()
@@ -104,95 +137,52 @@ def test_without_a_list_mask_values_are_the_models_classes(tmp_path: Path) -> No
 def test_model_with_more_classes_than_mask_values_maps_what_a_mask_can_hold(
     tmp_path: Path,
 ) -> None:
-    mapping = class_mapping(tmp_path, [str(index) for index in range(300)])
-    assert mapping.tolist() == list(range(256))
+    assert mapped(tmp_path, [str(index) for index in range(300)]).tolist() == list(range(256))
 
 
-def test_list_names_mask_values_by_line_and_leaves_gaps(tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_text("emu\n\n  cat \r\n")
-    mapping = class_mapping(tmp_path, CLASSES)
-    assert mapping[:3].tolist() == [2, -1, 0]
-    assert (mapping[3:] == -1).all()
+def test_list_names_mask_values_by_line(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfemu\r\n  cat \r\n\r\n")
+    mapping = mapped(tmp_path)
+    assert mapping[:2].tolist() == [2, 0]
+    assert (mapping[2:] == -1).all()
 
 
 def test_list_beside_the_folder_counts_and_the_one_inside_wins(tmp_path: Path) -> None:
     split = tmp_path / "val"
     split.mkdir()
     (tmp_path / "classes.txt").write_text("dog\n")
-    assert class_mapping(split, CLASSES)[0] == 1
+    assert mapped(split)[0] == 1
     (split / "classes.txt").write_text("emu\n")
-    assert class_mapping(split, CLASSES)[0] == 2
+    assert mapped(split)[0] == 2
 
 
-def test_list_with_a_class_the_model_lacks_is_named(tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_text("cat\nvoid\n")
-    with pytest.raises(InvalidInput, match=r"classes\.txt: 'void' is not a class of the model"):
-        class_mapping(tmp_path, CLASSES)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"cat\nvoid\n", r"classes\.txt: 'void' is not a class of the model"),
+        (b"cat\n\ndog\n", r"classes\.txt, line 2: empty"),
+        (b"cat\ndog\ncat \n", r"classes\.txt, line 3: 'cat' is line 1 too"),
+        (b"cat\n\xff\xfe\n", r"classes\.txt, line 2: expected UTF-8"),
+    ],
+)
+def test_list_that_cannot_be_meant_is_named_with_its_line(
+    tmp_path: Path, text: bytes, said: str
+) -> None:
+    (tmp_path / "classes.txt").write_bytes(text)
+    with pytest.raises(InvalidInput, match=said):
+        mapped(tmp_path)
 
 
 def test_line_after_the_models_classes_names_what_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\nemu\nunlabelled\n")
-    assert class_mapping(tmp_path, CLASSES)[:5].tolist() == [0, 1, 2, -1, -1]
+    assert mapped(tmp_path)[:5].tolist() == [0, 1, 2, -1, -1]
 
 
-def test_list_that_is_no_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_bytes(b"cat\n\xff\xfe\n")
-    with pytest.raises(InvalidInput, match=r"classes\.txt: cannot be read"):
-        class_mapping(tmp_path, CLASSES)
-
-
-def test_grey_and_palette_masks_give_their_indices(tmp_path: Path) -> None:
-    indices = np.array([[0, 1, 255], [7, 8, 9]], np.uint8)
-    assert np.array_equal(read_mask(mask_file(tmp_path, indices)), indices)
-    palette = Image.fromarray(indices)
-    palette.putpalette([5] * 768)
-    palette.save(tmp_path / "palette.png")
-    found = read_mask(tmp_path / "palette.png")
-    assert found.dtype == np.uint8
-    assert np.array_equal(found, indices)
-
-
-@pytest.mark.parametrize(
-    ("mask", "mode"),
-    [(np.zeros((2, 2, 3), np.uint8), "RGB"), (np.zeros((2, 2), np.uint16), "I;16")],
-)
-def test_mask_of_another_kind_is_named(tmp_path: Path, mask: np.ndarray, mode: str) -> None:
-    path = mask_file(tmp_path, mask)
-    with pytest.raises(InvalidInput, match=rf"mask\.png: expected an 8-bit mask, got mode {mode}"):
-        read_mask(path)
-
-
-def test_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "mask.png"
-    with pytest.raises(InvalidInput, match=r"mask\.png: cannot be read as a mask"):
-        read_mask(path)
-    path.write_bytes(b"no image")
-    with pytest.raises(InvalidInput, match=r"mask\.png: cannot be read as a mask"):
-        read_mask(path)
-
-
-def test_mask_with_a_header_cut_short_is_named(tmp_path: Path) -> None:
-    path = mask_file(tmp_path, np.zeros((6, 6), np.uint8))
-    path.write_bytes(path.read_bytes().replace(b"\x0dIHDR", b"\x00IHDR"))
-    with pytest.raises(InvalidInput, match=r"mask\.png: cannot be read as a mask"):
-        read_mask(path)
-
-
-def test_damaged_mask_is_read_or_refused_as_invalid_input(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    original = mask_file(tmp_path, rng.integers(0, 9, (20, 20), np.uint8)).read_bytes()
-    chance, refused = random.Random(0), 0
-    path = tmp_path / "damaged.png"
-    for _ in range(300):
-        damaged = bytearray(original)
-        for _ in range(chance.randrange(1, 4)):
-            damaged[chance.randrange(8, len(damaged))] = chance.randrange(256)
-        # The size stays: it is 20x20 or the file is damaged, never a request for gigabytes.
-        damaged[16:24] = original[16:24]
-        path.write_bytes(damaged[: chance.randrange(40, len(damaged) + 1)])
-        try:
-            assert read_mask(path).dtype == np.uint8
-        except InvalidInput as error:
-            assert str(path) in str(error)  # noqa: PT017
-            refused += 1
-    assert refused > 100
+def test_white_is_the_second_of_two_classes_in_masks_of_black_and_white(tmp_path: Path) -> None:
+    white = mask_file(tmp_path, np.array([[0, 255]], np.uint8), "white.png")
+    mapping, note = class_mapping(tmp_path, ("background", "cat"), [white])
+    assert (mapping[0], mapping[255]) == (0, 1)
+    assert note == "masks hold 0 and 255 alone: 255 is 'cat'"
+    assert class_mapping(tmp_path, CLASSES, [white])[0][255] == -1
+    ones = mask_file(tmp_path, np.array([[0, 1]], np.uint8), "ones.png")
+    assert class_mapping(tmp_path, ("background", "cat"), [white, ones])[0][255] == -1

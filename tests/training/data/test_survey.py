@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,45 @@ def test_masks_are_counted_by_pixel_and_what_is_ignored_is_not(tmp_path: Path) -
     assert "train has nothing of c" in found["warnings"]
 
 
-def test_masks_of_ignored_pixels_only_have_no_class_to_compare(tmp_path: Path) -> None:
-    parts = {
-        name: (images, np.full(images.shape[:3], 255, np.uint8))
+def masks_of(*values: int) -> dict[str, tuple[Pixels, Any]]:
+    """Masks that hold each value in a stripe of its own."""
+    row = np.repeat(np.array(values, np.uint8), -(-48 // len(values)))[:48]
+    return {
+        name: (images, np.broadcast_to(row, images.shape[:3]).copy())
         for name, (images, _) in arrays().items()
     }
-    found = survey(dataset(parts, ignore_index=255), tmp_path / "sheet.npz")
-    assert "train has nothing of a, b, c" in found["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((255,), "train has no pixel of a, b, c, .*; pixels of 255 are ignored"),
+        ((0,), "train has no pixel of b, c"),
+        ((1, 255), "train has no pixel of a, c"),
+    ],
+)
+def test_masks_with_nothing_to_tell_apart_are_refused(
+    tmp_path: Path, values: tuple[int, ...], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        survey(dataset(masks_of(*values), ignore_index=255), tmp_path / "sheet.npz")
+
+
+def test_class_of_few_pixels_is_not_nothing(tmp_path: Path) -> None:
+    parts = masks_of(0)
+    parts["train"][1][0, 0, 0] = 1
+    # One of so many that its share has seven zeros.
+    large = ArraySamples(parts["train"][0], np.repeat(parts["train"][1], 10, axis=1))
+    data = dataset(parts)
+    found = survey(replace(data, classes=("a", "b"), train=large), tmp_path / "sheet.npz")
+    assert 0 < found["classes"]["b"]["train"] < 1e-5
+
+
+def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:
+    found = survey(dataset(arrays(), left_out={".tif": 3, ".gif": 12}), tmp_path / "sheet.npz")
+    assert found["left_out"] == {".tif": 3, ".gif": 12}
+    [warning] = found["warnings"]
+    assert warning.startswith("files left out: 12 .gif, 3 .tif; images end in .jpg, .jpeg")
 
 
 def test_copies_across_splits_are_named(tmp_path: Path) -> None:
@@ -98,10 +131,18 @@ def test_unequal_and_missing_classes_are_told(tmp_path: Path) -> None:
     parts = arrays()
     labels = parts["train"][1]
     labels[:] = 0
-    labels[:3] = 1
+    labels[:3] = 1, 1, 2
+    parts["val"][1][:] = 1
     warnings = survey(dataset(parts), tmp_path / "sheet.npz")["warnings"]
-    assert "train has nothing of c" in warnings
-    assert "classes are unequal: train has 19 times as many images of a as of b" in warnings
+    assert "val has nothing of a, c" in warnings
+    assert "classes are unequal: train has 57 times as many images of a as of c" in warnings
+
+
+def test_class_without_an_image_in_train_is_refused(tmp_path: Path) -> None:
+    parts = arrays()
+    parts["train"][1][:] = 0
+    with pytest.raises(DataError, match="train has no image of b, c; every class needs some"):
+        survey(dataset(parts), tmp_path / "sheet.npz")
 
 
 def test_small_images_are_told(tmp_path: Path) -> None:

@@ -1,16 +1,19 @@
 """Images named in a CSV file, with their labels."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from serving.base.text import read_text
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset
 from training.data.sources.image_folder import LabelledFile, labelled_dataset
-from training.data.split import SPLITS
-from training.errors import DataError
+from training.data.split import SPLITS, split_named
+from training.errors import DataError, data_errors
 
 
+@data_errors()
 def csv_listing(
     file: Path,
     eval_transform: EvalTransform,
@@ -25,9 +28,10 @@ def csv_listing(
 ) -> Dataset:
     """Rows of path and label under a heading, paths being relative to the file's folder.
 
-    Where the file has `split_column`, it says train, val or test; splits that it does not name are
-    cut from train, stratified by label. Classes are the labels: whole numbers in their order,
-    others in ASCII order. Raises DataError naming the line, or the files that are broken.
+    Where the file has `split_column`, it says train, val or test (or what split_named takes for
+    them); splits that it does not name are cut from train, stratified by label. Classes are the
+    labels: whole numbers in their order, others in ASCII order.
+    Raises DataError naming the line, or the files that are broken.
     """
     rows = _rows(file, (path_column, label_column))
     labels = {row[label_column] for row in rows}
@@ -38,13 +42,14 @@ def csv_listing(
     number = {name: index for index, name in enumerate(classes)}
     given: dict[str, list[LabelledFile]] = {"train": []}
     for row in rows:
+        split = split_named(row.get(split_column, "train"))
+        if split is None:
+            raise DataError(
+                f"{file}: column {split_column!r}: expected {', '.join(SPLITS)}; "
+                f"got {row[split_column]!r}"
+            )
         item = (file.parent / row[path_column], number[row[label_column]])
-        given.setdefault(row.get(split_column, "train"), []).append(item)
-    strange = [name for name in given if name not in SPLITS]
-    if strange:
-        raise DataError(
-            f"{file}: column {split_column!r}: expected {', '.join(SPLITS)}; got {strange[0]!r}"
-        )
+        given.setdefault(split, []).append(item)
     return labelled_dataset(
         file.parent,
         given,
@@ -55,31 +60,38 @@ def csv_listing(
         test_fraction=test_fraction,
         split_seed=split_seed,
         test=test,
+        left_out={},
     )
 
 
+@data_errors()
 def listed_files(file: Path, path_column: str) -> list[Path]:
     """The image files that a CSV file names. Raises DataError."""
     return [file.parent / row[path_column] for row in _rows(file, (path_column,))]
 
 
 def _rows(file: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
-    """Every row by column, `columns` being filled in each."""
+    """Every row by column, without white space around names and values; `columns` are filled in
+    each."""
+    reader = csv.reader(io.StringIO(read_text(file), newline=""))
+    rows: list[Mapping[str, str]] = []
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines, restval="")
+        heading = [name.strip() for name in next(reader, [])]
+        for column in columns:
+            if column not in heading:
+                raise DataError(
+                    f"{file}: no column {column!r}; its columns are {', '.join(heading)}"
+                )
+        for values in reader:
+            if not values:
+                continue
+            row = dict.fromkeys(heading, "") | dict(
+                zip(heading, (value.strip() for value in values), strict=False)
+            )
             for column in columns:
-                if column not in (reader.fieldnames or ()):
-                    raise DataError(
-                        f"{file}: no column {column!r}; its columns are "
-                        f"{', '.join(reader.fieldnames or ())}"
-                    )
-            rows: list[Mapping[str, str]] = []
-            for row in reader:
-                for column in columns:
-                    if not row[column]:
-                        raise DataError(f"{file}, line {reader.line_num}: no {column}")
-                rows.append(row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"data.file: {file}: cannot be read: {error}") from error
+                if not row[column]:
+                    raise DataError(f"{file}, line {reader.line_num}: no {column}")
+            rows.append(row)
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: cannot be read: {error}") from error
     return rows

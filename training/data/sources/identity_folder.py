@@ -1,38 +1,45 @@
-"""Folders of pictures, one folder a person: who is trained on is never who is tested."""
+"""Folders of pictures, one folder a person; nobody is in two splits."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from serving.base.folders import list_class_folders, visible_folders
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, read_splits
-from training.data.sources.image_folder import SUFFIXES, load_labelled, shown_name
+from training.data.sources.image_folder import load_labelled, shown_name
+from training.data.sources.split_folders import beside_splits, split_folders
 from training.data.split import SPLITS, cut
-from training.errors import DataError
+from training.errors import DataError, data_errors
 from training.recipes.data import IdentityFolderData
 
 # The pictures of each identity, by its name.
 Pictures = dict[str, list[Path]]
 
 
+@data_errors()
 def identity_folder(data: IdentityFolderData, transform: EvalTransform) -> Dataset:
     """ROOT/PERSON/*.png, or ROOT/train/PERSON/*.png with val/ and test/ beside it as far as they
-    exist; who is missing is taken from the training people, as the recipe says.
+    exist; people for missing splits are taken from the training people, as the recipe says.
 
     `classes` are the training identities; a target is an index into them, and past them for people
     who are in val and test only. Within a split the pictures of a person follow each other.
-    Raises DataError naming what is missing or broken.
+    Raises DataError naming the folder or files that are missing or broken.
     """
     root = data.root
     if not root.is_dir():
         raise DataError(f"data.root: {root} is not a folder")
-    first = root / "train" if (root / "train").is_dir() else root
-    train = _pictures(first)
-    parts = {
-        name: _pictures(root / name)
-        for name in ("test", "val")
-        if first != root and (root / name).is_dir()
-    }
-    _check_given(root, parts, data)
+    folders = split_folders(root, lambda folder: bool(visible_folders(folder)))
+    left_out = Counter(beside_splits(root, folders))
+    parts: dict[str, Pictures] = {}
+    for name, folder in folders.items():
+        found = list_class_folders(folder)
+        if empty := [person for person, files in found.images.items() if not files]:
+            raise DataError(f"{folder}: no pictures of {', '.join(empty[:10])}")
+        parts[name] = found.images
+        left_out += found.left_out
+    train = parts.pop("train")
+    _check_given(folders, data)
     words = [f"{name} as given" for name in parts]
     if "test" not in parts:
         train, parts["test"] = _cut_people(
@@ -50,14 +57,20 @@ def identity_folder(data: IdentityFolderData, transform: EvalTransform) -> Datas
         words.append(_how("val", data.val_identities, data.split_seed))
     parts["train"] = train
     _check(root, parts, data)
-    return _dataset(root, parts, transform, ", ".join(words))
+    return _dataset(root, parts, transform, ", ".join(words), left_out)
 
 
 def _how(split: str, named: Sequence[str], seed: int) -> str:
     return f"{split} people {'by name' if named else f'cut at random (seed {seed})'}"
 
 
-def _dataset(root: Path, parts: dict[str, Pictures], transform: EvalTransform, how: str) -> Dataset:
+def _dataset(
+    root: Path,
+    parts: dict[str, Pictures],
+    transform: EvalTransform,
+    how: str,
+    left_out: Mapping[str, int],
+) -> Dataset:
     classes = tuple(sorted(parts["train"]))
     others = sorted({person for name in ("val", "test") for person in parts[name]} - set(classes))
     numbers = {person: number for number, person in enumerate((*classes, *others))}
@@ -81,19 +94,8 @@ def _dataset(root: Path, parts: dict[str, Pictures], transform: EvalTransform, h
         val=samples["val"],
         test=samples["test"],
         open_set=True,
+        left_out=left_out,
     )
-
-
-def _pictures(folder: Path) -> Pictures:
-    people = sorted(path for path in folder.iterdir() if path.is_dir())
-    found = {
-        person.name: sorted(f for f in person.rglob("*") if f.suffix.lower() in SUFFIXES)
-        for person in people
-    }
-    empty = [name for name, files in found.items() if not files]
-    if empty:
-        raise DataError(f"{folder}: no pictures of {', '.join(empty[:10])}")
-    return found
 
 
 def _cut_people(
@@ -137,21 +139,21 @@ def _cut_pictures(pictures: Pictures, fraction: float, seed: int) -> tuple[Pictu
     return kept, {person: files for person, files in out.items() if files}
 
 
-def _check_given(root: Path, given: dict[str, Pictures], data: IdentityFolderData) -> None:
-    """A key that a folder makes idle is a mistake."""
+def _check_given(folders: Mapping[str, Path], data: IdentityFolderData) -> None:
+    """Refuses keys that a split's folder makes idle."""
     for split, key, idle in (
         ("test", "test_identities", bool(data.test_identities)),
         ("val", "val_identities", bool(data.val_identities)),
         ("val", "val_by", data.val_by == "pictures"),
     ):
-        if split in given and idle:
+        if split in folders and idle:
             raise DataError(
-                f"data.{key}: there is a folder {root / split}, which says who is in it"
+                f"data.{key}: there is a folder {folders[split]}, which says who is in it"
             )
 
 
 def _check(root: Path, parts: dict[str, Pictures], data: IdentityFolderData) -> None:
-    """What training and measuring ask of the splits."""
+    """Refuses splits with too few people or pictures, and people in two splits."""
     pairs = [("train", "test"), ("val", "test")]
     if data.val_by == "identities":
         pairs.append(("train", "val"))

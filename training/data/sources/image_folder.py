@@ -1,21 +1,25 @@
 """Folders of images, one folder a class (torchvision's ImageFolder layout)."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from serving.base.folders import list_class_folders, visible_folders
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
+from training.data.sources.split_folders import beside_splits, split_folders
 from training.data.split import complete
-from training.errors import DataError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from training.errors import DataError, data_errors
 
 LabelledFile = tuple[Path, int]
 
+_NAMED_CLASSES = 10
 
+
+@data_errors()
 def image_folder(
     root: Path,
     eval_transform: EvalTransform,
@@ -26,25 +30,35 @@ def image_folder(
     test: str = "test",
 ) -> Dataset:
     """ROOT/CLASS/*.jpg, or ROOT/train/CLASS/*.jpg with val/ and test/ beside it as far as they
-    exist; what is missing is cut from the training images, stratified by class.
+    exist; missing splits are cut from the training images, stratified by class.
 
-    Classes are the folder names in ASCII order. `test` names the folder that is evaluated on.
-    Raises DataError naming what is missing or broken.
+    Classes are the folder names in ASCII order. `test` names the split that is evaluated on.
+    Raises DataError naming the folder or files that are missing or broken.
     """
     if not root.is_dir():
         raise DataError(f"data.root: {root} is not a folder")
-    first = root / "train" if (root / "train").is_dir() else root
-    classes = tuple(sorted(path.name for path in first.iterdir() if path.is_dir()))
+    folders = split_folders(root, lambda folder: bool(visible_folders(folder)))
+    found = {split: list_class_folders(folder) for split, folder in folders.items()}
+    classes = sorted(found["train"].images)
     if len(classes) < 2:
-        raise DataError(f"{first}: expected at least two folders, one a class, got {len(classes)}")
-    given = {"train": _labelled_files(first, classes)}
-    if first != root:
-        for name in ("val", "test"):
-            if (root / name).is_dir():
-                given[name] = _labelled_files(root / name, classes)
+        raise DataError(
+            f"{folders['train']}: expected at least two folders, one a class, got {len(classes)}"
+        )
+    for split, listing in found.items():
+        if strangers := sorted(set(listing.images) - set(classes)):
+            raise DataError(
+                f"{folders[split]}: folders {strangers} are not classes of {folders['train']}"
+            )
     return labelled_dataset(
         root,
-        given,
+        {
+            split: [
+                (file, label)
+                for label, name in enumerate(classes)
+                for file in listing.images.get(name, ())
+            ]
+            for split, listing in found.items()
+        },
         classes,
         f"image folder {root.name}",
         eval_transform,
@@ -52,6 +66,7 @@ def image_folder(
         test_fraction=test_fraction,
         split_seed=split_seed,
         test=test,
+        left_out=sum((x.left_out for x in found.values()), Counter(beside_splits(root, folders))),
     )
 
 
@@ -66,9 +81,17 @@ def labelled_dataset(
     test_fraction: float,
     split_seed: int,
     test: str,
+    left_out: Mapping[str, int],
 ) -> Dataset:
-    """Files below `root` with the numbers of their classes, by split; see split.complete for those
-    that are missing. Raises DataError."""
+    """Files below `root` with the numbers of their classes, by split; missing splits are cut as
+    split.complete does. Raises DataError, also where train has no image of a class."""
+    with_images = {label for _, label in given["train"]}
+    if missing := [name for label, name in enumerate(classes) if label not in with_images]:
+        named = ", ".join(missing[:_NAMED_CLASSES])
+        raise DataError(
+            f"{root}: no images for train of {named} ({len(missing)} of {len(classes)} classes); "
+            "every class needs some to learn from"
+        )
     try:
         parts, words = complete(
             given,
@@ -95,11 +118,12 @@ def labelled_dataset(
         train=samples["train"],
         val=samples["val"],
         test=samples["test"],
+        left_out=left_out,
     )
 
 
 def shown_name(file: Path, root: Path) -> str:
-    """What a report calls a file: its path below the root, if it lies there."""
+    """A file's name in reports: its path below the root, if it lies there."""
     return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
 
 
@@ -107,15 +131,3 @@ def load_labelled(file: Path, label: int, eval_transform: EvalTransform) -> Load
     """An image file with the number of its class. Raises InvalidInput, OSError."""
     image = load_image(file.read_bytes(), eval_transform)
     return Loaded(image.pixels, np.asarray(label, dtype=np.int64), image.size)
-
-
-def _labelled_files(folder: Path, classes: Sequence[str]) -> list[LabelledFile]:
-    strangers = {path.name for path in folder.iterdir() if path.is_dir()} - set(classes)
-    if strangers:
-        raise DataError(f"{folder}: folders {sorted(strangers)} are not classes of train/")
-    return [
-        (file, label)
-        for label, name in enumerate(classes)
-        for file in sorted((folder / name).rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-    ]

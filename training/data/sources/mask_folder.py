@@ -1,55 +1,65 @@
 """Folders of images with one mask each."""
 
-import io
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from serving.images.metadata import without_texts
+from serving.base.folders import visible_folders
+from serving.images.masks import (
+    CLASSES_FILE,
+    WHITE,
+    MaskedImage,
+    are_black_and_white,
+    list_masked_images,
+    read_classes,
+    read_mask,
+)
 from serving.images.postprocess import resize_mask
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
-from training.data.split import complete
-from training.errors import DataError
+from training.data.sources.split_folders import beside_splits, split_folders
+from training.data.split import complete, split_named
+from training.errors import DataError, data_errors
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-CLASSES_FILE = "classes.txt"
+DEFAULT_IGNORE_INDEX = 255
 
 
+@data_errors()
 def mask_folder(
     root: Path,
     eval_transform: EvalTransform,
     *,
-    ignore_index: int,
+    ignore_index: int | None,
     val_fraction: float,
     test_fraction: float,
     split_seed: int,
     test: str = "test",
 ) -> Dataset:
     """ROOT/images/NAME.jpg with ROOT/masks/NAME.png, or the same below ROOT/train, val and test as
-    far as they exist; what is missing is cut from the training images at random.
+    far as they exist; missing splits are cut from the training images at random.
 
-    A mask is an 8-bit greyscale or palette PNG of the image's size; its values are line numbers of
-    ROOT/classes.txt, from 0, or `ignore_index`; a last line at `ignore_index` names what is ignored
-    and is no class. Masks are resized by nearest neighbour. `test` names the folder that is
-    evaluated on. Raises DataError naming what is missing or broken.
+    A mask is an 8-bit greyscale or palette PNG, or a 1-bit one, of the image's size. Its values are
+    line numbers of ROOT/classes.txt, from 0, or `ignore_index`; a last line at `ignore_index` names
+    the pixels that are ignored and is no class. Without `ignore_index` it is 255; but where two
+    classes are named and all masks hold 0 and 255 alone, 255 is the second class. Masks are resized
+    by nearest neighbour. `test` names the split that is evaluated on.
+    Raises DataError naming the folder or files that are missing or broken.
     """
     if not root.is_dir():
         raise DataError(f"data.root: {root} is not a folder")
-    classes = _read_classes(root / CLASSES_FILE, ignore_index)
-    first = root / "train" if (root / "train").is_dir() else root
-    given = {"train": _image_files(first)}
-    if first != root:
-        for name in ("val", "test"):
-            if (root / name).is_dir():
-                given[name] = _image_files(root / name)
+    names = read_classes(root / CLASSES_FILE)
+    given, left_out = _listed(root)
+    masks = [pair.mask for pairs in given.values() for pair in pairs]
+    white = ignore_index is None and len(names) == 2 and are_black_and_white(masks)
+    ignored = DEFAULT_IGNORE_INDEX if ignore_index is None else ignore_index
+    classes = _classes(root / CLASSES_FILE, names, ignored)
     try:
         parts, words = complete(
             given,
-            lambda file: 0,
+            lambda pair: 0,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             split_seed=split_seed,
@@ -57,23 +67,16 @@ def mask_folder(
         )
     except DataError as error:
         raise DataError(f"{root}: {error}") from error
+    if white:
+        words += f"; masks hold 0 and {WHITE} alone: {WHITE} is {classes[1]!r}"
     height, width = eval_transform.size
-
-    def load(file: Path) -> Loaded:
-        image = load_image(file.read_bytes(), eval_transform)
-        images = next(folder for folder in file.parents if folder.name == "images")
-        mask = read_mask(_mask_of(file, images), len(classes), ignore_index)
-        if mask.shape != image.size:
-            raise DataError(
-                f"the image is {image.size[1]}x{image.size[0]}, "
-                f"its mask {mask.shape[1]}x{mask.shape[0]}"
-            )
-        resized = np.asarray(resize_mask(mask, height, width), dtype=np.uint8)
-        return Loaded(image.pixels, resized, image.size)
-
-    # The image's three bytes a pixel and the mask's one.
     samples = read_splits(
-        str(root), parts, lambda file: file.relative_to(root).as_posix(), load, height * width * 4
+        str(root),
+        parts,
+        lambda pair: pair.path.relative_to(root).as_posix(),
+        _loading(eval_transform, len(classes), None if white else ignored),
+        # The image's three bytes a pixel and the mask's one.
+        height * width * 4,
     )
     return Dataset(
         name=root.name,
@@ -82,65 +85,78 @@ def mask_folder(
         train=samples["train"],
         val=samples["val"],
         test=samples["test"],
-        ignore_index=ignore_index,
+        ignore_index=None if white else ignored,
+        left_out=left_out,
     )
 
 
-def _read_classes(path: Path, ignore_index: int) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; expected one class a line") from error
-    classes = tuple(line.strip() for line in lines if line.strip())
+def _listed(root: Path) -> tuple[dict[str, list[MaskedImage]], Counter[str]]:
+    """The images of each split with their masks, and the number of files that are left out."""
+    folders = split_folders(root, lambda folder: True)
+    found = {split: list_masked_images(folder) for split, folder in folders.items()}
+    left_out = sum((x.left_out for x in found.values()), Counter(beside_splits(root, folders)))
+    given = {split: listing.pairs for split, listing in found.items()}
+    if folders == {"train": root}:
+        given = _inner_splits(root / "images", given["train"])
+    return given, left_out
+
+
+def _inner_splits(images: Path, pairs: list[MaskedImage]) -> dict[str, list[MaskedImage]]:
+    """The pairs by split where they lie in images/train, images/val and images/test, and nowhere
+    else; all of them as train otherwise."""
+    inner = {split_named(folder.name) for folder in visible_folders(images)}
+    if "train" not in inner or None in inner or any(pair.path.parent == images for pair in pairs):
+        return {"train": pairs}
+    return {
+        split: [pair for pair in pairs if pair.path.is_relative_to(folder)]
+        for split, folder in split_folders(images, lambda folder: True).items()
+    }
+
+
+def _classes(file: Path, names: Sequence[str], ignore_index: int) -> tuple[str, ...]:
+    """The names without that of the pixels that are ignored."""
+    classes = tuple(names)
     if len(classes) == ignore_index + 1:
         classes = classes[:-1]
     elif ignore_index < len(classes):
         raise DataError(
-            f"{path}: data.ignore_index {ignore_index} is also the class "
+            f"{file}: data.ignore_index {ignore_index} is also the class "
             f"{classes[ignore_index]!r}; expected an index past the classes, or that of the last "
             "line, which then names what is ignored"
         )
     if not 2 <= len(classes) <= 256:
-        raise DataError(f"{path}: expected 2 to 256 classes, one a line, got {len(classes)}")
+        raise DataError(f"{file}: expected 2 to 256 classes, one a line, got {len(classes)}")
     return classes
 
 
-def _image_files(folder: Path) -> list[Path]:
-    images, masks = folder / "images", folder / "masks"
-    for path in (images, masks):
-        if not path.is_dir():
-            raise DataError(f"{path}: no such folder; expected images/ and masks/ in {folder}")
-    files = sorted(file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES)
-    missing = [file.name for file in files if not _mask_of(file, images).is_file()]
-    if missing:
-        raise DataError(f"{masks}: no mask for {', '.join(missing[:10])} ({len(missing)} in all)")
-    return files
+def _loading(
+    eval_transform: EvalTransform, classes: int, ignore_index: int | None
+) -> Callable[[MaskedImage], Loaded]:
+    """Reads an image with its mask; without `ignore_index` masks are black and white."""
+    height, width = eval_transform.size
+    # The target of each mask value; -1 for values that no mask may hold.
+    targets = np.full(256, -1, np.int16)
+    if ignore_index is None:
+        targets[[0, WHITE]] = 0, 1
+        expected = f"0 and {WHITE}, as in the other masks"
+    else:
+        targets[:classes] = np.arange(classes)
+        targets[ignore_index] = ignore_index
+        expected = f"classes 0 to {classes - 1} or {ignore_index} (ignored)"
 
+    def load(pair: MaskedImage) -> Loaded:
+        image = load_image(pair.path.read_bytes(), eval_transform)
+        values = read_mask(pair.mask)
+        mask = targets[values]
+        if (mask < 0).any():
+            strange = np.unique(values[mask < 0])[:5].tolist()
+            raise DataError(f"mask {pair.mask.name}: expected {expected}, got {strange}")
+        if mask.shape != image.size:
+            raise DataError(
+                f"the image is {image.size[1]}x{image.size[0]}, "
+                f"its mask {mask.shape[1]}x{mask.shape[0]}"
+            )
+        resized = resize_mask(mask.astype(np.uint8), height, width)
+        return Loaded(image.pixels, np.asarray(resized, dtype=np.uint8), image.size)
 
-def _mask_of(file: Path, images: Path) -> Path:
-    return (images.parent / "masks" / file.relative_to(images)).with_suffix(".png")
-
-
-def read_mask(path: Path, classes: int, ignore_index: int) -> NDArray[np.uint8]:
-    """A mask file as class indices uint8 [H, W].
-
-    Raises DataError where it is no 8-bit greyscale or palette image, or holds other values than
-    0 to classes - 1 and `ignore_index`.
-    """
-    try:
-        with Image.open(io.BytesIO(without_texts(path.read_bytes()))) as image:
-            if image.mode not in ("L", "P"):
-                raise DataError(
-                    f"mask {path.name}: expected 8-bit greyscale or palette, got {image.mode}"
-                )
-            mask = np.array(image, dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"mask {path.name}: cannot be decoded: {error}") from error
-    values = np.unique(mask)
-    strange = values[(values >= classes) & (values != ignore_index)]
-    if strange.size:
-        raise DataError(
-            f"mask {path.name}: expected classes 0 to {classes - 1} or {ignore_index} (ignored), "
-            f"got {strange[:5].tolist()}"
-        )
-    return mask
+    return load

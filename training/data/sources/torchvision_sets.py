@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision import datasets
 
+from serving.base.folders import is_passed_over
 from serving.images.postprocess import resize_mask
 from serving.images.preprocess import transform
 from serving.repository.manifest import EvalTransform
@@ -22,16 +23,40 @@ Item = tuple[Any, str, int]
 
 @dataclass(frozen=True)
 class Source:
-    """How torchvision offers a data set: its class; the arguments that select each of its splits;
-    the attribute that holds the labels (torchvision has no public one for all of them, and reading
-    every image for its label would take minutes); the classes where it does not name them."""
+    """How torchvision offers a data set.
+
+    make: its class.
+    splits: the arguments that select each of its splits.
+    labels: the attribute that holds the labels. torchvision has no public one for all sets, and
+        reading every image for its label would take minutes.
+    classes: their names, where torchvision does not give them.
+    mask_values: segmentation only; the class of each mask value, other values are ignored.
+    """
 
     make: Callable[..., Any]
     splits: Mapping[str, Mapping[str, Any]]
     labels: str = ""
     classes: tuple[str, ...] = ()
-    # Segmentation: what each of the 256 mask values stands for.
     mask_values: Mapping[int, int] = field(default_factory=dict)
+
+
+class _EuroSat(datasets.EuroSAT):  # type: ignore[misc]
+    """The only set that torchvision lists from folders: without the entries that we pass over."""
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """The names of the class folders, and their numbers."""
+        names = [name for name in super().find_classes(directory)[0] if not is_passed_over(name)]
+        return names, {name: number for number, name in enumerate(names)}
+
+    @staticmethod
+    def make_dataset(*arguments: Any, **options: Any) -> list[tuple[str, int]]:
+        """Paths of the images with the numbers of their classes."""
+        listed = datasets.EuroSAT.make_dataset(*arguments, **options)
+        return [
+            (file, label)
+            for file, label in listed
+            if not any(is_passed_over(part) for part in Path(file).parts[-2:])
+        ]
 
 
 _TRAIN_FLAG = {"train": {"train": True}, "test": {"train": False}}
@@ -49,7 +74,7 @@ CLASSIFICATION: dict[str, Source] = {
     "CIFAR100": Source(datasets.CIFAR100, _TRAIN_FLAG, "targets"),
     "SVHN": Source(datasets.SVHN, _TRAIN_TEST, "labels", _DIGITS),
     "STL10": Source(datasets.STL10, _TRAIN_TEST, "labels"),
-    "EuroSAT": Source(datasets.EuroSAT, {"train": {}}, "targets"),
+    "EuroSAT": Source(_EuroSat, {"train": {}}, "targets"),
     "Food101": Source(datasets.Food101, _TRAIN_TEST, "_labels"),
     "Flowers102": Source(datasets.Flowers102, _ALL_THREE, "_labels"),
     "DTD": Source(datasets.DTD, _ALL_THREE, "_labels"),
@@ -65,7 +90,7 @@ SEGMENTATION: dict[str, Source] = {
     ),
     "VOCSegmentation": Source(
         datasets.VOCSegmentation,
-        # The test masks are not public: val/ is what is evaluated on.
+        # The test masks are not public, so that the set's val split is the test split.
         {"train": {"image_set": "train"}, "test": {"image_set": "val"}},
         classes=(
             "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat",
@@ -90,8 +115,8 @@ def torchvision_dataset(
 ) -> Dataset:
     """A data set below `root`, where torchvision looks for it; `masks` asks for its segmentation.
 
-    The set's own splits are used; those that it lacks are cut from train, stratified by class.
-    Raises DataError where it is not there, or cannot be fetched.
+    The set's own splits are used; missing ones are cut from train, stratified by class.
+    Raises DataError where the set is not there or cannot be fetched.
     """
     source = (SEGMENTATION if masks else CLASSIFICATION)[name]
     made = {
@@ -146,7 +171,7 @@ def _open(
     try:
         return source.make(root, download=download, **arguments)
     except RuntimeError as error:
-        # What torchvision raises where files are missing, or are not those that it knows.
+        # torchvision raises it where files are missing or have another checksum.
         advice = "" if download else "; data.download: true fetches it"
         raise DataError(f"data.root: {root} does not hold torchvision's {name}{advice}") from error
     except OSError as error:

@@ -28,8 +28,8 @@ def rows(labels: list[str], heading: str = "path,label") -> str:
     return "\n".join([heading, *lines]) + "\n"
 
 
-def load(folder: Path, text: str, **changes: Any) -> Dataset:
-    (folder / "list.csv").write_text(text)
+def load(folder: Path, text: str, encoding: str = "utf-8", **changes: Any) -> Dataset:
+    (folder / "list.csv").write_text(text, encoding=encoding)
     settings: dict[str, Any] = {
         "path_column": "path",
         "label_column": "label",
@@ -84,8 +84,41 @@ def test_what_is_wrong_is_told_with_its_place(folder: Path, text: str, expected:
         load(folder, text)
 
 
+def test_space_around_names_and_values_is_no_part_of_them(folder: Path) -> None:
+    labels = [f" {('cat', 'dog ')[i % 2]} , train " for i in range(20)]
+    data = load(folder, rows(labels, "path, label , split"))
+    assert data.classes == ("cat", "dog")
+
+
+def test_splits_have_the_names_that_people_give_them(folder: Path) -> None:
+    names = ("Train", "training", "VALID", "Testing")
+    labels = [f"{'ab'[i % 2]},{names[i // 5]}" for i in range(20)]
+    data = load(folder, rows(labels, "path,label,split"))
+    assert (len(data.train), len(data.val), len(data.test)) == (10, 5, 5)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_byte_order_mark_is_no_part_of_the_heading(folder: Path, encoding: str) -> None:
+    data = load(folder, rows(["grün", "rot"] * 10), encoding=encoding)
+    assert data.classes == ("grün", "rot")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"), [("latin-1", "line 2: expected UTF-8"), ("utf-16", "line 1: .* UTF-16")]
+)
+def test_another_encoding_is_named(folder: Path, encoding: str, said: str) -> None:
+    with pytest.raises(DataError, match=rf"list\.csv, {said}"):
+        load(folder, rows(["grün", "rot"] * 10), encoding=encoding)
+
+
+def test_label_without_an_image_for_training_is_refused(folder: Path) -> None:
+    labels = [f"{'ab'[i >= 15]},{('train', 'val', 'test')[i // 7]}" for i in range(20)]
+    with pytest.raises(DataError, match="no images for train of b "):
+        load(folder, rows(labels, "path,label,split"))
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"list\.csv: cannot be read"):
+    with pytest.raises(DataError, match=r"list\.csv: no such file"):
         csv_listing(
             tmp_path / "list.csv",
             EvalTransform(resize=(8, 8)),

@@ -120,3 +120,23 @@ def test_person_without_pictures_is_named(root: Path) -> None:
     (root / "p77").mkdir()
     with pytest.raises(DataError, match="no pictures of p77"):
         load(root)
+
+
+def test_entries_of_tools_are_nobody(root: Path) -> None:
+    for name in (".ipynb_checkpoints/0.png", "__MACOSX/._0.png", "p01/._0.png", "p01/@eaDir/0.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"junk")
+    (root / "p02" / "old.tif").touch()
+    data = load(root)
+    everybody = {person for s in (data.train, data.val, data.test) for person in people_of(s)}
+    assert everybody == {f"p{number:02}" for number in range(10)}
+    assert len(data.train) + len(data.val) + len(data.test) == 40
+    assert data.left_out == {".tif": 1}
+
+
+def test_split_folders_have_the_names_that_people_give_them(tmp_path: Path) -> None:
+    write_people(tmp_path / "Train", range(4))
+    write_people(tmp_path / "Valid", range(4, 6))
+    write_people(tmp_path / "TEST", range(6, 9))
+    data = load(tmp_path)
+    assert [len(people_of(s)) for s in (data.train, data.val, data.test)] == [4, 2, 3]

@@ -8,10 +8,11 @@ from PIL import Image
 
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
-from training.data import samples
+from training.data import fingerprint, samples
 from training.data.samples import Dataset, FileSamples
 from training.data.sources.image_folder import image_folder
 from training.errors import DataError
+from training.recipes import parse_recipe
 
 TRANSFORM = EvalTransform(resize=(8, 8))
 
@@ -102,5 +103,110 @@ def test_missing_root_and_strange_class_are_named(tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
     for name in ("train/cat", "train/dog", "test/cat", "test/cow"):
         write_images(tmp_path / name, 4)
-    with pytest.raises(DataError, match=r"\['cow'\] are not classes of train/"):
+    with pytest.raises(DataError, match=r"test: folders \['cow'\] are not classes of .*train"):
+        load(tmp_path)
+
+
+def junk(folder: Path) -> None:
+    """Entries as tools leave them, which hold no image."""
+    for name in (
+        ".ipynb_checkpoints/0.png", "__MACOSX/._0.png", "@eaDir/0.png", "lost+found/0.png",
+        ".hidden/0.png", "._0.png", ".DS_Store", "Thumbs.db",
+    ):  # fmt: skip
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"junk")
+
+
+def test_entries_of_tools_are_passed_over(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / split / name, 3)
+            junk(tmp_path / split / name)
+        junk(tmp_path / split)
+    junk(tmp_path)
+    data = load(tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train), len(data.val), len(data.test)) == (6, 6, 6)
+    assert not data.left_out
+
+
+def test_entries_of_tools_do_not_change_the_fingerprint(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, 3)
+    document = {
+        "name": "tiny",
+        "task": "classification",
+        "data": {"source": "image_folder", "root": str(tmp_path)},
+        "transform": {"resize": [16, 16]},
+        "model": {"name": "resnet20_cifar"},
+        "train": {"epochs": 1, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.1}},
+    }
+    recipe = parse_recipe(document)
+    before = fingerprint(recipe)
+    junk(tmp_path / "cat")
+    assert fingerprint(recipe) == before
+    (tmp_path / "cat" / "0.png").unlink()
+    assert fingerprint(recipe) != before
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Train", "Valid", "Test"), ("training", "validation", "testing"), ("TRAIN", "val", "test")],
+)
+def test_split_folders_have_the_names_that_people_give_them(
+    tmp_path: Path, names: tuple[str, str, str]
+) -> None:
+    for count, split in zip((5, 2, 3), names, strict=True):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / split / name, count)
+    data = load(tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train), len(data.val), len(data.test)) == (10, 4, 6)
+    assert "splits as given" in data.description
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("Train/cat", "Train/dog", "train/cat", "train/dog"), "Train/, train/ are both train"),
+        (("train/cat", "train/dog", "val/cat", "valid/cat"), "val/, valid/ are both val"),
+        (("Test/cat", "Test/dog", "val/cat"), "got Test/, val/; expected a folder train"),
+        (("Train", "Test"), "Test/, Train/ are called as splits; expected a folder of images a"),
+    ],
+)
+def test_split_folders_that_are_not_clear_are_refused(
+    tmp_path: Path, folders: tuple[str, ...], said: str
+) -> None:
+    for name in folders:
+        write_images(tmp_path / name, 3)
+    with pytest.raises(DataError, match=said):
+        load(tmp_path)
+
+
+def test_class_may_be_called_as_a_split(tmp_path: Path) -> None:
+    for name in ("bus", "car", "train"):
+        write_images(tmp_path / name, 5)
+    assert load(tmp_path).classes == ("bus", "car", "train")
+
+
+def test_files_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / split / name, 5)
+            for other in ("a.tif", "b.GIF", "c.heic", "d"):
+                (tmp_path / split / name / other).touch()
+    write_images(tmp_path / "extra" / "cat", 7)
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "cat" / "e.jfif", "JPEG")
+    data = load(tmp_path)
+    assert data.left_out == {".tif": 4, ".gif": 4, ".heic": 4, "no ending": 4, "in extra/": 7}
+    names = [*data.train.names, *data.val.names]
+    assert "train/cat/e.jfif" in names
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_class_without_an_image_for_training_is_refused(tmp_path: Path, split: str) -> None:
+    write_images(tmp_path / split / "cat", 5)
+    (tmp_path / split / "cow").mkdir()
+    with pytest.raises(DataError, match=r"no images for train of cow \(1 of 2 classes\)"):
         load(tmp_path)

@@ -9,11 +9,11 @@ from PIL import Image
 
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset
-from training.data.sources.mask_folder import mask_folder, read_mask
+from training.data.sources.mask_folder import mask_folder
 from training.errors import DataError
 
 
-def load(root: Path, ignore_index: int = 255) -> Dataset:
+def load(root: Path, ignore_index: int | None = None) -> Dataset:
     return mask_folder(
         root,
         EvalTransform(resize=(32, 32)),
@@ -40,13 +40,6 @@ def test_masks_are_resized_without_new_values(shapes_root: Path) -> None:
     assert masks.shape == (28, 32, 32)
     assert masks.dtype == np.uint8
     assert np.unique(masks).tolist() == [0, 1, 2, 255]
-
-
-def test_palette_masks_are_read_as_class_numbers(tmp_path: Path) -> None:
-    image = Image.fromarray(np.array([[0, 1], [2, 255]], np.uint8))
-    image.putpalette(list(range(256)) * 3)
-    image.save(tmp_path / "palette.png")
-    assert read_mask(tmp_path / "palette.png", 3, 255).tolist() == [[0, 1], [2, 255]]
 
 
 def test_value_beyond_the_classes_names_file_and_value(root: Path) -> None:
@@ -135,3 +128,101 @@ def test_incomplete_folder_is_refused(root: Path, missing: str, expected: str) -
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(DataError, match=expected):
         load(root)
+
+
+def two_classes(root: Path, values: tuple[int, int], name: str = "classes.txt") -> Path:
+    """The same masks with two classes, by values for the background and the foreground."""
+    (root / name).write_text("background\nperson\n")
+    for file in (root / "masks").iterdir():
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(np.where(mask == 1, *reversed(values)).astype(np.uint8)).save(file)
+    return root
+
+
+def test_white_is_the_second_of_two_classes_in_masks_of_black_and_white(root: Path) -> None:
+    data = load(two_classes(root, (0, 255)))
+    assert data.classes == ("background", "person")
+    assert data.ignore_index is None
+    assert "masks hold 0 and 255 alone: 255 is 'person'" in data.description
+    assert np.unique(data.train.batch(range(len(data.train)))[1]).tolist() == [0, 1]
+
+
+def test_white_is_ignored_where_masks_hold_the_second_class(root: Path) -> None:
+    two_classes(root, (0, 1))
+    Image.fromarray(np.full((40, 40), 255, np.uint8)).save(root / "masks" / "05.png")
+    data = load(root)
+    assert data.ignore_index == 255
+    assert "255" not in data.description
+
+
+def test_white_stays_ignored_where_the_recipe_says_so(root: Path) -> None:
+    data = load(two_classes(root, (0, 255)), ignore_index=255)
+    assert data.ignore_index == 255
+    assert np.unique(data.train.batch(range(len(data.train)))[1]).tolist() == [0, 255]
+
+
+def test_third_value_beside_black_and_white_is_refused(root: Path) -> None:
+    two_classes(root, (0, 255))
+    Image.fromarray(np.full((40, 40), 128, np.uint8)).save(root / "masks" / "05.png")
+    with pytest.raises(DataError, match=r"05\.png: expected classes 0 to 1 or 255 .* got \[128\]"):
+        load(root)
+
+
+def test_masks_of_one_bit_are_read(root: Path) -> None:
+    for file in (root / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(file)) == 1).save(file)
+    (root / "classes.txt").write_text("background\nperson\n")
+    data = load(root)
+    assert np.unique(data.train.batch(range(len(data.train)))[1]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"background\n\nred\nblue\n", "classes.txt, line 2: empty"),
+        (b"background\nred\nred \n", "classes.txt, line 3: 'red' is line 2 too"),
+        ("background\nrot\ngrün\n".encode("latin-1"), "classes.txt, line 3: expected UTF-8"),
+        ("background\nred\nblue\n".encode("utf-16"), "classes.txt, line 1: .* UTF-16"),
+    ],
+)
+def test_list_of_classes_that_cannot_be_meant_is_refused(
+    root: Path, text: bytes, said: str
+) -> None:
+    (root / "classes.txt").write_bytes(text)
+    with pytest.raises(DataError, match=said):
+        load(root)
+
+
+def test_byte_order_mark_is_no_part_of_the_first_class(root: Path) -> None:
+    (root / "classes.txt").write_text("background\nred\nblue\n\n", encoding="utf-8-sig")
+    assert load(root).classes == ("background", "red", "blue")
+
+
+def test_entries_of_tools_need_no_mask(root: Path) -> None:
+    for name in ("._00.png", ".DS_Store", "Thumbs.db", ".ipynb_checkpoints/00.png", "@eaDir/0.jpg"):
+        for kind in ("images", "masks"):
+            (root / kind / name).parent.mkdir(exist_ok=True)
+            (root / kind / name).write_bytes(b"junk")
+    (root / "images" / "a.tif").touch()
+    (root / ".ipynb_checkpoints").mkdir()
+    data = load(root)
+    assert len(data.train) + len(data.val) + len(data.test) == 40
+    assert data.left_out == {".tif": 1}
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["Train/images", "images/Train"])
+def test_split_folders_have_the_names_that_people_give_them(root: Path, inner: bool) -> None:
+    splits = ("Train", "Valid", "Test")
+    for kind in ("images", "masks"):
+        files = sorted((root / kind).iterdir())
+        for number, split in enumerate(splits):
+            target = root / kind / split if inner else root / split / kind
+            target.mkdir(parents=True)
+            for file in files[number::3]:
+                file.rename(target / file.name)
+        if not inner:
+            (root / kind).rmdir()
+    data = load(root)
+    assert (len(data.train), len(data.val), len(data.test)) == (14, 13, 13)
+    assert "splits as given" in data.description
+    assert np.unique(data.test.batch([0, 1])[1]).tolist() == [0, 1, 2, 255]

@@ -97,3 +97,17 @@ def test_pets_give_breeds_or_masks(tmp_path: Path) -> None:
 def test_missing_set_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"does not hold torchvision's CIFAR10; data\.download"):
         load("classification", name="CIFAR10", root=str(tmp_path))
+
+
+def test_entries_of_tools_are_no_classes_of_a_set_in_folders(tmp_path: Path) -> None:
+    base = tmp_path / "eurosat" / "2750"
+    for name in ("Forest", "River"):
+        (base / name).mkdir(parents=True)
+        for index in range(8):
+            Image.new("RGB", (16, 16), (index, 0, 0)).save(base / name / f"{index}.jpg")
+        (base / name / "._0.jpg").write_bytes(b"junk")
+    (base / ".ipynb_checkpoints").mkdir()
+    (base / ".ipynb_checkpoints" / "0.jpg").write_bytes(b"junk")
+    data = load("classification", name="EuroSAT", root=str(tmp_path))
+    assert data.classes == ("Forest", "River")
+    assert len(data.train) + len(data.val) + len(data.test) == 16

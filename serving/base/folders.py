@@ -1,0 +1,122 @@
+"""Folders of images: which entries are images, and which no user put there.
+
+Training, `convserve evaluate` and the server's commands list folders with these functions. The
+client and the load tester stand alone; each follows the same rule in a few lines of its own.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from serving.base.errors import InvalidInput
+
+# Endings of the formats that are decoded: JPEG, PNG, WebP, BMP.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
+
+# Entries that operating systems and network drives leave, in lower case.
+_SYSTEM_ENTRIES = frozenset({
+    "$recycle.bin", "#recycle", "@eadir", "@recycle", "__macosx", "__pycache__", "desktop.ini",
+    "ehthumbs.db", "icon\r", "lost+found", "system volume information", "thumbs.db",
+})  # fmt: skip
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether an entry of a folder, by its name, is hidden (`.DS_Store`, `._x.jpg`,
+    `.ipynb_checkpoints`) or left by an operating system (`__MACOSX`, `Thumbs.db`)."""
+    return name.startswith(".") or name.lower() in _SYSTEM_ENTRIES
+
+
+class Listing(NamedTuple):
+    """The files below a folder.
+
+    images: paths of the images, sorted.
+    left_out: number of other files by their ending, in lower case; entries that are passed over
+        are not counted.
+    """
+
+    images: list[Path]
+    left_out: Counter[str]
+
+
+class LabelledListing(NamedTuple):
+    """The files below a folder that holds a folder a class.
+
+    images: paths of the images of each class, sorted; empty for a class without images.
+    left_out: as in Listing, and the number of images beside the class folders.
+    """
+
+    images: dict[str, list[Path]]
+    left_out: Counter[str]
+
+
+def list_images(folder: Path) -> Listing:
+    """The images below a folder. Links to folders are followed at `folder` alone.
+
+    Raises InvalidInput where a folder cannot be read.
+    """
+    images: list[Path] = []
+    left_out: Counter[str] = Counter()
+    for file in visible_files(folder):
+        if _is_image(file):
+            images.append(file)
+        else:
+            left_out[file.suffix.lower() or "no ending"] += 1
+    return Listing(images, left_out)
+
+
+def list_class_folders(root: Path) -> LabelledListing:
+    """The images below each folder in `root`, by the folder's name.
+
+    Raises InvalidInput where a folder cannot be read.
+    """
+    images: dict[str, list[Path]] = {}
+    left_out: Counter[str] = Counter()
+    for folder in visible_folders(root):
+        found = list_images(folder)
+        images[folder.name] = found.images
+        left_out += found.left_out
+    if loose := sum(_is_image(path) and not path.is_dir() for path in root.iterdir()):
+        left_out["beside the class folders"] = loose
+    return LabelledListing(images, left_out)
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Every file below a folder that is not passed over, nor is any folder between them; sorted.
+
+    Raises InvalidInput where a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InvalidInput(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        # os.walk descends into what is left in the list.
+        folders[:] = [name for name in folders if not is_passed_over(name)]
+        found += [Path(place, name) for name in files if not is_passed_over(name)]
+    return sorted(found)
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """The folders in a folder that are not passed over, sorted.
+
+    Raises InvalidInput where `folder` cannot be read.
+    """
+    try:
+        return sorted(
+            path for path in folder.iterdir() if not is_passed_over(path.name) and path.is_dir()
+        )
+    except OSError as error:
+        raise InvalidInput(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def told(left_out: Mapping[str, int]) -> str:
+    """A count of files in words: "3 .tif, 1 no ending"; the most frequent first."""
+    ranked = sorted(left_out.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{count} {ending}" for ending, count in ranked)
+
+
+def _is_image(file: Path) -> bool:
+    return not is_passed_over(file.name) and file.suffix.lower() in IMAGE_SUFFIXES
