@@ -1,6 +1,7 @@
 """The commands as a person runs them: what they print, and how they fail."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,46 @@ def test_evaluate_names_broken_files_and_counts_the_rest(
     assert result.returncode == 0
     assert "3 images" in result.stdout
     assert "bad.jpg" in result.stderr
+
+
+def test_evaluate_passes_over_what_tools_leave_and_names_what_it_leaves_out(
+    server: ServerProcess, pictures: Path, scenes: Path, tmp_path: Path
+) -> None:
+    here = ("--url", server.url, "--json")
+    people = shutil.copytree(pictures, tmp_path / "pictures")
+    for name in (".ipynb_checkpoints/0.png", "__MACOSX/._0.png", "red/._0.png", "red/@eaDir/0.png"):
+        (people / name).parent.mkdir(exist_ok=True)
+        (people / name).write_bytes(b"junk")
+    for name in ("red/a.tif", "red/b.gif", "blue/c.TIF"):
+        (people / name).touch()
+    for model in ("colours", "points"):
+        result = convserve("evaluate", "--model", model, "--data", people, *here)
+        report = json.loads(result.stdout)
+        assert (report["n"], report["failed"]) == (12, {})
+        assert report["left_out"] == {".tif": 2, ".gif": 1}
+        assert "files left out: 2 .tif, 1 .gif; images end in .jpg" in result.stderr
+    copied = shutil.copytree(scenes, tmp_path / "scenes")
+    for kind in ("images", "masks"):
+        (copied / kind / "a").mkdir()
+        (copied / kind / "0.png").rename(copied / kind / "a" / "0.png")
+    (copied / "images" / "._1.png").write_bytes(b"junk")
+    result = convserve("evaluate", "--model", "regions", "--data", copied, *here)
+    report = json.loads(result.stdout)
+    assert (report["n"], report["failed"], report["left_out"]) == (3, {}, {})
+
+
+def test_evaluate_names_values_that_do_not_count(
+    server: ServerProcess, scenes: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(scenes, tmp_path / "scenes")
+    mask = np.full((16, 32), 128, np.uint8)
+    mask[:, :16] = 2
+    Image.fromarray(mask).save(copied / "masks" / "0.png")
+    result = convserve(
+        "evaluate", "--model", "regions", "--data", copied, "--url", server.url, "--json"
+    )
+    assert json.loads(result.stdout)["n"] == 3
+    assert "values of masks that are no class and do not count: 128" in result.stderr
 
 
 def test_models_lists_a_repository_and_a_server(server: ServerProcess, colours: Path) -> None:

@@ -1,6 +1,7 @@
 """One foreground before a background: a probability map from the recipe to the served mask."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,11 @@ def test_served_probability_becomes_mask_and_areas(
     report = ask(server, "evaluate", "--data", scenes)
     assert report["iou"]["value"] == pytest.approx(report["classes"]["foreground"]["iou"])
     assert report["iou"]["value"] > 0.5
+    # The same folder in black and white: nothing is ignored, and 255 is the foreground.
+    white = Path(shutil.copytree(scenes, tmp_path / "white"))
+    for file in (white / "masks").iterdir():
+        Image.fromarray((np.asarray(Image.open(file)) == 1).astype(np.uint8) * 255).save(file)
+    assert ask(server, "evaluate", "--data", white)["iou"]["value"] > 0.5
     [answer] = ask(server, "predict", scenes / "images" / "00.png", "--save", tmp_path)
     assert {area["name"] for area in answer["areas"]} == {"background", "foreground"}
     assert all(area["confidence"] >= 0.5 for area in answer["areas"])
