@@ -1,7 +1,7 @@
-"""Folders of images: which entries are images, and which no user put there.
+"""Folders of images: the entries that are images, and those that are passed over.
 
-Training, `convserve evaluate` and the server's commands list folders with these functions. The
-client and the load tester stand alone; each follows the same rule in a few lines of its own.
+Training and `convserve evaluate` list folders with these functions. The client and the load tester
+may not import them; each follows the same rule in a few lines of its own.
 """
 
 import os
@@ -26,6 +26,17 @@ def is_passed_over(name: str) -> bool:
     """Whether an entry of a folder, by its name, is hidden (`.DS_Store`, `._x.jpg`,
     `.ipynb_checkpoints`) or left by an operating system (`__MACOSX`, `Thumbs.db`)."""
     return name.startswith(".") or name.lower() in _SYSTEM_ENTRIES
+
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 
 class Listing(NamedTuple):
@@ -110,6 +121,12 @@ def visible_folders(folder: Path) -> list[Path]:
         )
     except OSError as error:
         raise InvalidInput(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def split_named(name: str) -> str | None:
+    """The split, train, val or test, that a folder or a value is called after, such as "Train",
+    "valid" or "Testing"; None for another name."""
+    return _SPLITS.get(name.strip().lower())
 
 
 def told(left_out: Mapping[str, int]) -> str:

@@ -116,7 +116,8 @@ async def _segmentation(predictor: Predictor, data: Path) -> dict[str, Any]:
     classes = predictor.info.labels
     pairs, left_out = mask_pairs(data)
     _warn_of(left_out)
-    mapping, note = class_mapping(data, classes, [pair.mask for pair in pairs])
+    masks = [pair.mask for pair in pairs]
+    mapping, note = await asyncio.to_thread(class_mapping, data, classes, masks)
     if note:
         warn(note)
     uncounted: set[int] = set()
@@ -145,7 +146,7 @@ async def _segmentation(predictor: Predictor, data: Path) -> dict[str, Any]:
         "task": "segmentation",
         "n": len(answers),
         "miou": _estimate(evaluation.mean_iou(confusions)),
-        # Of two classes, the second is the foreground.
+        # The second of two classes is the foreground.
         **({"iou": _estimate(evaluation.foreground_iou(confusions))} if len(classes) == 2 else {}),
         "classes": {
             name: {"iou": float(value)}

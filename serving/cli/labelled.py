@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.errors import InvalidInput
-from serving.base.folders import list_class_folders
+from serving.base.folders import list_class_folders, split_named, visible_folders
 from serving.images.masks import (
     CLASSES_FILE,
     WHITE,
@@ -56,11 +56,16 @@ def identity_folders(root: Path) -> tuple[list[LabelledImage], list[str], Counte
     """Every image below root/IDENTITY/, the names of the identities that the labels stand for, and
     the number of files that are left out by their ending.
 
-    Raises InvalidInput where there are no images.
+    Raises InvalidInput where there are no images, or where the folders are splits.
     """
     if not root.is_dir():
         raise InvalidInput(f"{root} is not a folder")
     found = list_class_folders(root)
+    if all(map(split_named, found.images)) and any(visible_folders(root / x) for x in found.images):
+        raise InvalidInput(
+            f"{root}: expected a folder an identity, got the splits {', '.join(found.images)}; "
+            "evaluate one of them"
+        )
     names = [name for name, paths in found.images.items() if paths]
     if not names:
         raise InvalidInput(f"{root}: expected one folder of images an identity, found no images")

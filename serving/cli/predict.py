@@ -103,7 +103,7 @@ def _mask_document(path: Path, found: MaskResult, files: dict[str, str]) -> dict
 
 
 def _save(found: MaskResult, path: Path, folder: Path) -> dict[str, str]:
-    """Writes the mask (class indices, with colours) and the overlay; their paths by kind."""
+    """Writes the mask (class indices with a palette) and the overlay. Returns the paths by kind."""
     folder.mkdir(parents=True, exist_ok=True)
     mask, overlay = folder / f"{path.stem}.mask.png", folder / f"{path.stem}.overlay.png"
     if found.mask.max() < 256:
@@ -117,7 +117,7 @@ def _save(found: MaskResult, path: Path, folder: Path) -> dict[str, str]:
 
 
 def _compare(results: list[dict[str, Any]]) -> None:
-    """Adds to each embedding its cosine with the first: the same person has a large one."""
+    """Adds to each embedding its cosine with the first one."""
     embedded = [result for result in results if "embedding" in result]
     for result in embedded:
         cosine = np.dot(result["embedding"], embedded[0]["embedding"])

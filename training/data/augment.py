@@ -1,7 +1,7 @@
 """Random changes to a batch of training images and, where they move pixels, to its masks.
 
-Whole batches are changed at once wherever each image can have its own amount that way; torchvision
-changes the rest image by image.
+Changes that allow an own amount for each image run on the whole batch at once; torchvision's run
+image by image.
 """
 
 import math
@@ -15,22 +15,24 @@ from torchvision.transforms.v2 import functional as vision
 from training.recipes.data import Augment, PaddingCrop, RandomResizedCrop
 from training.recipes.data import RandAugment as RandAugmentPolicy
 
-# Of random erasing: the bounds of the rectangle's share of the area and of its ratio of sides.
+# Random erasing: bounds of the rectangle's share of the image's area, and of height over width
+# (arXiv 1708.04896).
 _ERASED_AREA = (0.02, 0.33)
 _ERASED_RATIO = (0.3, 3.3)
+# Pixels; a smaller blur changes nothing.
 _SMALLEST_SIGMA = 0.1
 
 
 def augment(
     images: Tensor, targets: Tensor, changes: Augment, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """uint8 [N, H, W, 3] and targets, both as they came or changed, each image on its own.
+    """Changes each image of uint8 [N, H, W, 3] by amounts of its own. Returns images and targets.
 
-    Targets of shape [N, H, W] are masks and move with their image, by nearest neighbour; others are
-    left alone. What comes in from outside repeats the edge. `generator` is a CPU generator, and all
-    that is drawn; the images may be on any device.
+    Targets of shape [N, H, W] are masks and move with their image, by nearest neighbour; others
+    stay. Pixels from outside the image repeat its edge. All draws come from `generator`, a CPU
+    generator; the images may be on any device.
     """
-    # Pixels keep their 8 bits whatever precision the network trains in.
+    # Autocast would compute on pixels in the network's lower precision.
     with torch.autocast(images.device.type, enabled=False):
         if changes.policy is not None:
             images = _apply_policy(images, changes, generator)
@@ -62,7 +64,7 @@ def _apply_policy(images: Tensor, changes: Augment, generator: torch.Generator) 
 
 
 def _turn(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Square images, each by its own number of quarter turns: exact, no pixel is mixed."""
+    """Turns each square image by its own number of quarter turns, without interpolation."""
     turns = torch.randint(4, (len(images),), generator=generator)
     images = torch.stack([torch.rot90(i, int(k)) for i, k in zip(images, turns, strict=True)])
     if targets.ndim == 3:
@@ -116,17 +118,18 @@ def _move(
 def _affine(
     count: int, height: int, width: int, changes: Augment, generator: torch.Generator
 ) -> Tensor:
-    """float32 [N, 2, 3]: from a place in the new image, in [-1, 1], to its place in the old."""
+    """Affine maps float32 [N, 2, 3] from positions in the new image, in [-1, 1], to positions in
+    the old one."""
     angle = _between(-1, 1, count, generator) * math.radians(changes.rotate)
     zoom = 1 / (1 + _between(-1, 1, count, generator) * changes.scale)
     mirror = _signs(changes.flip, count, generator)
-    # Whole pixels, so that a shift alone does not blur.
+    # Whole pixels: a shift by a fraction would blur.
     low, high = -changes.shift, changes.shift + 1
     right = torch.randint(low, high, (count,), generator=generator) * (2 / width)
     down = torch.randint(low, high, (count,), generator=generator) * (2 / height)
     upside = _signs(changes.vertical_flip, count, generator)
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    # Coordinates are relative to each side, so a rotation has to know how long the sides are.
+    # Coordinates are relative to the sides, so that a rotation needs their ratio.
     aspect = width / height
     theta = torch.stack(
         [
@@ -143,15 +146,14 @@ def _affine(
 
 
 def _after(first: Tensor, then: Tensor) -> Tensor:
-    """Two affine maps [N, 2, 3] as one: a place goes through `then`, and what it gives through
-    `first`."""
+    """The affine map [N, 2, 3] that applies `then`, and `first` to the result."""
     linear = first[:, :, :2] @ then[:, :, :2]
     offset = first[:, :, :2] @ then[:, :, 2:] + first[:, :, 2:]
     return torch.cat([linear, offset], dim=2)
 
 
 def _sheared(count: int, aspect: float, limit: float, generator: torch.Generator) -> Tensor:
-    """Along the x axis."""
+    """Shears [N, 2, 3] along the x axis, by at most `limit` radians."""
     tilt = (_between(-1, 1, count, generator) * limit).tan()
     theta = torch.eye(2, 3).repeat(count, 1, 1)
     theta[:, 0, 1] = tilt / aspect
@@ -161,7 +163,7 @@ def _sheared(count: int, aspect: float, limit: float, generator: torch.Generator
 def _windows(
     count: int, aspect: float, crop: RandomResizedCrop, generator: torch.Generator
 ) -> Tensor:
-    """Random parts of the image; one that would be longer than a side is cut down to it."""
+    """Crops [N, 2, 3] at random places; a side longer than the image's is cut to it."""
     area = _between(*crop.area, count, generator)
     low, high = (math.log(ratio) for ratio in crop.ratio)
     ratio = _between(low, high, count, generator).exp() / aspect
@@ -191,10 +193,10 @@ def _recolour(images: Tensor, changes: Augment, generator: torch.Generator) -> T
 
 
 def _colour_matrices(saturation: Tensor, angle: Tensor) -> Tensor:
-    """[N, 3, 3], from RGB to RGB: the chroma plane of YIQ scaled and turned, its luma kept.
+    """Matrices [N, 3, 3] from RGB to RGB that scale and turn the chroma plane of YIQ and keep luma.
 
-    A matrix an image, as NVIDIA DALI's hsv does it; torchvision's way through HSV can take one
-    angle a call only, and is a hundred times slower.
+    NVIDIA DALI's hsv does the same. torchvision converts to HSV, takes one angle a call, and is a
+    hundred times slower.
     """
     luma = [0.299, 0.587, 0.114]
     to_yiq = torch.tensor([luma, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -208,7 +210,7 @@ def _colour_matrices(saturation: Tensor, angle: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, limit: float, generator: torch.Generator) -> Tensor:
-    """Half of the images, each by a Gaussian of its own; together they are one convolution."""
+    """Blurs half of the images, each by its own Gaussian, in one grouped convolution."""
     chosen = torch.rand(len(images), generator=generator) < 0.5
     low = min(_SMALLEST_SIGMA, limit)
     sigma = _between(low, limit, len(images), generator)[chosen].to(images.device)
@@ -216,7 +218,7 @@ def _blur(images: Tensor, limit: float, generator: torch.Generator) -> Tensor:
     if not len(sigma):
         return images
     height, width = images.shape[1:3]
-    # Three sigmas on either side, as far as the image can be mirrored.
+    # Pixels on either side of the kernel's centre: three sigmas, or all that can be mirrored.
     reach = min(math.ceil(3 * limit), height - 1, width - 1)
     places = torch.arange(-reach, reach + 1, device=images.device)
     kernel = (-0.5 * (places / sigma[:, None]) ** 2).exp()
@@ -251,7 +253,7 @@ def _erase(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def _signs(wanted: bool, count: int, generator: torch.Generator) -> Tensor:
-    """-1 for half of the images, at random, where that is wanted; else 1."""
+    """-1 for a random half of the images where `wanted`, else 1; float32 [N]."""
     signs = torch.ones(count)
     if wanted:
         signs[torch.rand(count, generator=generator) < 0.5] = -1

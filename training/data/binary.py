@@ -1,4 +1,4 @@
-"""Class masks as one foreground before a background."""
+"""Class masks as binary masks: all classes but the first are one foreground."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from training.data.samples import Dataset, Loaded, Pair, Samples, Targets
 
-# One number for every source, which no class of a binary mask can have.
+# The value of ignored pixels, whatever value the source has for them.
 IGNORED = 255
 
 
 class ForegroundSamples:
-    """Samples whose masks say 0 for class 0, 1 for every other and 255 for what is ignored."""
+    """Samples with masks of 0 for class 0, 1 for every other class and 255 for ignored pixels."""
 
     def __init__(self, samples: Samples, ignore_index: int | None) -> None:
         self._samples = samples
@@ -24,12 +24,10 @@ class ForegroundSamples:
         return len(self._samples)
 
     def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
-        """See Samples.batch."""
         images, masks = self._samples.batch(indices)
         return images, self._foreground(masks)
 
     def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
-        """See Samples.read."""
         return [
             one if isinstance(one, str) else one._replace(target=self._foreground(one.target))
             for one in self._samples.read(indices)
@@ -43,7 +41,8 @@ class ForegroundSamples:
 
 
 def as_binary(data: Dataset) -> Dataset:
-    """All classes but the first as one, which keeps its name where it is the only one."""
+    """The data set with two classes: the first, and all others as one, which is called
+    "foreground" unless it is a single class."""
     background, *others = data.classes
     return replace(
         data,

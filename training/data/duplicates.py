@@ -1,4 +1,4 @@
-"""Images that are in a data set twice: the same pixels, or nearly."""
+"""Duplicates in a data set: images with equal pixels, and images that look alike."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 
 from training.data.samples import Pixels
 
-# Of the 64 bits of a hash: recompressed or slightly brightened copies differ in fewer.
+# Bits of 64 in which the hashes of near duplicates may differ. Recompressed or slightly brightened
+# copies stay below; more would take different images for copies.
 NEAR_BITS = 6
-# And of 255 grey levels, on average over the thumbnail: an empty image hashes like any other.
+# Mean difference of 255 grey levels that the thumbnails of near duplicates may have. It tells plain
+# images apart, whose hashes are equal whatever their brightness.
 NEAR_LEVELS = 6
+# Hashes that are compared with all others at a time; more need more memory.
 _ROWS = 64
 
 Pair = tuple[int, int]
@@ -25,15 +28,15 @@ def thumbnail(image: Pixels) -> Pixels:
 
 
 def dhash(thumbnails: Pixels) -> NDArray[np.uint64]:
-    """Difference hash: one bit for each pair of horizontal neighbours, set where it gets brighter
-    to the right; uint64 [N] from uint8 [N, 8, 9]."""
+    """Difference hash, uint64 [N] of thumbnails uint8 [N, 8, 9]: a bit for each pair of horizontal
+    neighbours, set where the right one is brighter."""
     rises = thumbnails[:, :, 1:] > thumbnails[:, :, :-1]
     packed: NDArray[np.uint8] = np.packbits(rises.reshape(len(rises), -1), axis=1)
     return packed.view(np.uint64).reshape(-1)
 
 
 def same_pixels(digests: Sequence[bytes]) -> list[list[int]]:
-    """Groups of two and more indices with equal digests, in order of their first."""
+    """Groups of two and more indices with equal digests, in the order of their first members."""
     groups = defaultdict(list)
     for index, digest in enumerate(digests):
         groups[digest].append(index)
@@ -41,8 +44,8 @@ def same_pixels(digests: Sequence[bytes]) -> list[list[int]]:
 
 
 def near_pairs(first: Pixels, second: Pixels) -> Iterator[Pair]:
-    """Indices into two lists of thumbnails uint8 [N, 8, 9] and [M, 8, 9] of images that look
-    alike: at most NEAR_BITS bits of their hashes differ, and at most NEAR_LEVELS grey levels."""
+    """Pairs of images that look alike, as indices into two lists of thumbnails, uint8 [N, 8, 9] and
+    [M, 8, 9]: at most NEAR_BITS of their hashes' bits and NEAR_LEVELS grey levels differ."""
     hashes, others = dhash(first), dhash(second)
     for start in range(0, len(hashes), _ROWS):
         distance = np.bitwise_count(hashes[start : start + _ROWS, None] ^ others[None])

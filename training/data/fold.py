@@ -1,4 +1,4 @@
-"""Cross-validation: training and validation images put together and cut into parts anew."""
+"""Cross-validation: training and validation images are joined and cut into parts anew."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from training.recipes.data import Fold
 
 
 class JoinedSamples:
-    """Some images of two splits: `indices` counts through the first, then on through the second."""
+    """Some images of two splits; `indices` count through the first and on through the second."""
 
     def __init__(self, first: Samples, second: Samples, indices: NDArray[np.intp]) -> None:
         names = [*first.names, *second.names]
@@ -27,7 +27,6 @@ class JoinedSamples:
         return len(self._indices)
 
     def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
-        """See Samples.batch."""
         chosen = self._indices[np.asarray(indices, dtype=np.intp)]
         in_second = chosen >= self._border
         pairs = [
@@ -38,12 +37,11 @@ class JoinedSamples:
             if members.any()
         ]
         images, targets = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-        # Back from "those of the first, those of the second" to the order that was asked for.
+        # Pairs stand by split; the order of `indices` is restored.
         order = np.argsort(np.argsort(in_second, kind="stable"))
         return images[order], targets[order]
 
     def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
-        """See Samples.read."""
         chosen = self._indices[np.asarray(indices, dtype=np.intp)]
         first, second = self._parts
         found: dict[int, Loaded | str] = {}
@@ -58,8 +56,8 @@ class JoinedSamples:
 
 def folded(dataset: Dataset, fold: Fold, *, stratified: bool) -> Dataset:
     """The data set with part `fold.index` of its training and validation images as validation
-    split and the others as training split; every image validates in exactly one part. The test
-    split stays. `stratified` spreads each class evenly over the parts.
+    split, and the other parts as training split. Every image is in one part; the test split stays.
+    `stratified` spreads each class evenly over the parts.
 
     Raises DataError where there are fewer images, of a class or in all, than parts.
     """

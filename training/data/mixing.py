@@ -1,4 +1,4 @@
-"""Images made of two, with the classes of both: mixup (arXiv 1710.09412), CutMix (1905.04899)."""
+"""Blends of two images with the classes of both: mixup (arXiv 1710.09412), CutMix (1905.04899)."""
 
 import torch
 from torch import Tensor
@@ -13,12 +13,12 @@ def mix(
     mixup_alpha: float | None,
     cutmix_alpha: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Images [N, H, W, 3] and labels int [N] to float32 images and class probabilities float32
-    [N, classes].
+    """Images [N, H, W, 3] and labels int [N] to float32 images [N, H, W, 3] and class probabilities
+    float32 [N, classes].
 
-    Each image is joined with the one before it: blended in the proportion λ, drawn from
-    Beta(alpha, alpha) for the batch, or covered by a rectangle of it. With both alphas, either for
-    half of the batches. Draws come from torch's global generator.
+    Each image is mixed with the image before it: mixup blends both in a proportion drawn from
+    Beta(alpha, alpha) for the batch, CutMix pastes a rectangle of that share of the area. With both
+    alphas each batch takes one of the two at random. Draws come from torch's global generator.
     """
     ways: list[v2.Transform] = []
     if mixup_alpha is not None:

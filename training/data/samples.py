@@ -14,21 +14,26 @@ from serving.base.tensor import Array
 from training.errors import BrokenFiles, DataError
 
 Pixels = NDArray[np.uint8]
-# Classification: int64 [N], the class. Segmentation: uint8 [N, H, W], the class of each pixel.
+# Classification: int64 [N], the classes. Segmentation: uint8 [N, H, W], the class of each pixel.
 Targets = Array
 Pair = tuple[Pixels, Targets]
 
-# Decoded images of a folder are kept where they all fit into this.
+# Sources whose decoded images need more than this are decoded anew for each batch. More saves
+# decoding, less saves memory; every process of a distributed training keeps its own copy.
 MEMORY_LIMIT_BYTES = 1 << 30
-# How many a thread takes at a time: a small JPEG takes no longer than handing it over.
+# Images that a thread takes at a time. More spread the cost of handing work to a thread, which is
+# as long as decoding a small JPEG; fewer share the images more evenly.
 _BLOCK = 32
 
 Item = TypeVar("Item")
 
 
 class Loaded(NamedTuple):
-    """One image uint8 [H, W, 3] of the evaluation transform's size, its target, and the height and
-    width that it had before."""
+    """One image with its target.
+
+    image: uint8 [H, W, 3], of the evaluation transform's size.
+    size: height and width before the evaluation transform.
+    """
 
     image: Pixels
     target: Targets
@@ -36,11 +41,11 @@ class Loaded(NamedTuple):
 
 
 class Samples(Protocol):
-    """One split: images of the evaluation transform's size with what is true of them."""
+    """One split: images of the evaluation transform's size with their targets."""
 
     @property
     def names(self) -> Sequence[str]:
-        """What a report calls each image: a path below the data's root, or a number."""
+        """The name of each image in reports: a path below the data's root, or a number."""
 
     def __len__(self) -> int: ...
 
@@ -48,7 +53,7 @@ class Samples(Protocol):
         """Images uint8 [n, H, W, 3], RGB, and their targets; both belong to the caller."""
 
     def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
-        """The images one by one; in the place of one that cannot be used, the reason."""
+        """The images one by one; a text with the reason in the place of an unusable one."""
 
 
 class ArraySamples:
@@ -73,12 +78,10 @@ class ArraySamples:
         return len(self.images)
 
     def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
-        """See Samples.batch."""
         chosen = np.asarray(indices, dtype=np.intp)
         return self.images[chosen], self.targets[chosen]
 
     def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
-        """See Samples.read."""
         return [
             Loaded(self.images[i], self.targets[i], (int(self.sizes[i, 0]), int(self.sizes[i, 1])))
             for i in indices
@@ -86,9 +89,9 @@ class ArraySamples:
 
 
 class FileSamples:
-    """Images that are read and decoded, several at a time, whenever they are asked for.
+    """Images that a thread pool reads and decodes whenever a batch asks for them.
 
-    `load` gives an item's pixels and target; decoding holds no Python lock.
+    `load` gives an item's pixels and target; it runs in threads, as decoding releases the GIL.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class FileSamples:
         return len(self.names)
 
     def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
-        """See Samples.batch. Raises DataError where a file cannot be decoded."""
+        """Images and targets, as every Samples. Raises DataError where a file cannot be decoded."""
         images, targets = [], []
         for index, loaded in zip(indices, self.read([int(i) for i in indices]), strict=True):
             if isinstance(loaded, str):
@@ -112,8 +115,7 @@ class FileSamples:
         return np.stack(images), np.stack(targets)
 
     def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
-        """See Samples.read."""
-        # As many blocks as threads, so that one batch keeps all of them busy.
+        # At least as many blocks as threads, so that one batch keeps all threads busy.
         block = max(1, -(-len(indices) // core_count()))
         return list(_load_all(self._load, [self._items[i] for i in indices], min(block, _BLOCK)))
 
@@ -127,6 +129,7 @@ class Dataset:
     open_set: val and test show other classes than train; their targets are numbers past those of
         `classes`.
     left_out: number of files of the source that are not used, by ending or place.
+    notes: how the source was understood where its files left it open.
     """
 
     name: str
@@ -138,6 +141,7 @@ class Dataset:
     ignore_index: int | None = None
     open_set: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read_splits(
@@ -147,10 +151,11 @@ def read_splits(
     load: Callable[[Item], Loaded],
     image_bytes: int,
 ) -> dict[str, Samples]:
-    """The splits of a source in memory where all of them fit, else decoded when asked for.
+    """The splits of a source: in memory where all of them fit, else decoded for each batch.
 
-    `load` gives the image and the target of an item, `image_bytes` is the size of both decoded.
-    What goes into memory is decoded here: raises BrokenFiles naming those that cannot be used.
+    load: gives the image and the target of an item.
+    image_bytes: the size of both, decoded.
+    Raises BrokenFiles naming the files that cannot be decoded into memory.
     """
     names = {split: [name_of(item) for item in items] for split, items in splits.items()}
     total = sum(map(len, splits.values()))
@@ -159,7 +164,7 @@ def read_splits(
     read: dict[str, Samples] = {}
     broken: dict[str, str] = {}
     for split, items in splits.items():
-        # Filled one by one: stacking a list would need the memory twice.
+        # Arrays are filled image by image: stacking a list would need the memory twice.
         images: Pixels | None = None
         sizes = np.zeros((len(items), 2), np.int64)
         targets: Targets = np.zeros(0)
@@ -181,8 +186,8 @@ def read_splits(
 def _load_all(
     load: Callable[[Item], Loaded], items: Sequence[Item], block: int
 ) -> Iterator[Loaded | str]:
-    """The loaded items in order, a few blocks ahead of the reader; in the place of one that failed,
-    the reason."""
+    """The loaded items in order, decoded a few blocks ahead of the reader; the reason in the place
+    of an item that failed."""
 
     def attempt(first: int) -> list[Loaded | str]:
         return [_attempt(load, item) for item in items[first : first + block]]
@@ -190,7 +195,7 @@ def _load_all(
     starts = range(0, len(items), block)
     threads = core_count()
     with ThreadPoolExecutor(threads) as pool:
-        # Executor.map would decode everything at once, however slowly it is taken.
+        # Executor.map submits all of its items, so that it gets a few blocks at a time.
         for group in range(0, len(starts), 8 * threads):
             for loaded in pool.map(attempt, starts[group : group + 8 * threads]):
                 yield from loaded

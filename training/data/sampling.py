@@ -1,7 +1,7 @@
-"""Which images make a batch, and in which order.
+"""Samplers: the images of each batch, and their order.
 
-What a sampler gives depends on the seed and the epoch alone, so that an interrupted run goes on as
-it would have. Of several processes that train together, each is given its `Share` of every batch.
+Batches depend on the seed and the epoch alone, so that a resumed run continues as it would have.
+Where several processes train together, each gets its `Share` of every batch.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from training.data.samples import Samples
 
+# Images read at a time to count labels; more need more memory.
 _READ_AT_ONCE = 256
 
 
@@ -33,7 +34,8 @@ def loader(samples: Samples, sampler: Sampler[list[int]]) -> DataLoader[tuple[Te
 
 
 def labels_of(samples: Samples) -> NDArray[np.int64]:
-    """The targets of all samples: [N], or [N, H, W]. Images that are not in memory are read."""
+    """The targets of all samples, int64 [N] or [N, H, W]. Files that are not in memory are decoded
+    for it."""
     starts = range(0, len(samples), _READ_AT_ONCE)
     read = [
         samples.batch(range(start, min(start + _READ_AT_ONCE, len(samples))))[1] for start in starts
@@ -44,8 +46,8 @@ def labels_of(samples: Samples) -> NDArray[np.int64]:
 def balancing_weights(
     labels: NDArray[np.int64], classes: int, ignore_index: int | None
 ) -> NDArray[np.float64]:
-    """N / (C · N_c) of each class [classes], N and N_c counted over all labels that are not
-    ignored: 1 where all are equally frequent. A class that does not occur counts as one label."""
+    """N / (C · N_c) of each class, float64 [classes]: 1 where all are equally frequent. N and N_c
+    count the labels that are not ignored; a class without labels counts as one."""
     counted = labels[labels != ignore_index] if ignore_index is not None else labels.ravel()
     counts = np.bincount(counted, minlength=classes)
     return len(counted) / (classes * np.maximum(counts, 1))
@@ -66,10 +68,11 @@ class _Indices(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Shuffled(Sampler[list[int]]):
-    """Every image once an epoch or, with `weights` [count], as many drawn in proportion to them.
+    """Every image once an epoch or, with `weights` [count], as many images drawn in proportion to
+    them.
 
-    A last batch of one image joins the one before it: batch normalisation cannot learn from a
-    single image. Where the images cannot be shared out evenly, the first ones are shown again.
+    A last batch of one image joins the batch before it, because batch normalisation cannot learn
+    from a single image. Where processes cannot share the images evenly, the first are repeated.
     """
 
     def __init__(
@@ -113,9 +116,9 @@ class Shuffled(Sampler[list[int]]):
 class Identities(Sampler[list[int]]):
     """Batches of `people` classes with `pictures` images of each (P x K, arXiv 1703.07737).
 
-    An epoch is about as long as it takes to show every image once. Classes come in turn, in a new
-    order each turn, and so do the images of a class. A class of fewer images shows some twice in a
-    batch. ValueError where there are fewer classes than `people`.
+    An epoch has as many images as the data. Classes take turns, in a new order each turn, and so do
+    the images of a class. A class with fewer than `pictures` images repeats some in a batch.
+    Raises ValueError where there are fewer classes than `people`.
     """
 
     def __init__(
@@ -149,14 +152,14 @@ class Identities(Sampler[list[int]]):
         unseen: dict[int, list[int]] = {person: [] for person in range(len(self.members))}
         for _ in range(self.batches):
             if len(turn) < self.people:
-                # Whoever is left of this turn leads the next, so that nobody is in a batch twice.
+                # The rest of this turn comes first in the next, and nobody is in a batch twice.
                 rest = [p for p in rng.permutation(len(self.members)).tolist() if p not in turn]
                 turn += rest
             batch, turn = turn[: self.people], turn[self.people :]
             chosen = []
             for person in batch:
                 if len(unseen[person]) < self.pictures:
-                    # Not with what is left over: an image could then be in the batch twice.
+                    # Leftovers are dropped: the new order could bring them twice into the batch.
                     unseen[person] = []
                 while len(unseen[person]) < self.pictures:
                     unseen[person] += rng.permutation(self.members[person]).tolist()
@@ -170,8 +173,8 @@ class Identities(Sampler[list[int]]):
 class InOrder(Sampler[list[int]]):
     """Batches of indices from first to last, each image in one process only.
 
-    Every process has a stretch of its own: what they say, put together by rank, is in the order of
-    the images, on which the nearest of two at the same distance depends.
+    Every process has one stretch of the images, so that answers joined by rank are in the order of
+    the images. Ties between equally near images depend on that order.
     """
 
     def __init__(self, count: int, batch_size: int, share: Share | None = None) -> None:

@@ -13,15 +13,6 @@ Item = TypeVar("Item")
 
 SPLITS = ("train", "val", "test")
 
-_OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-
-
-def split_named(name: str) -> str | None:
-    """The split that a folder or a value of a column stands for: "Train" and "training" are train,
-    "valid" and "validation" val, "testing" test, in any case; None for another name."""
-    name = name.strip().lower()
-    return name if name in SPLITS else _OTHER_NAMES.get(name)
-
 
 def complete(
     given: Mapping[str, Sequence[Item]],

@@ -84,6 +84,7 @@ def survey(data: Dataset, sheet: Path) -> Findings:
         "duplicates": _duplicates(seen),
         "broken": {},
         "left_out": dict(data.left_out),
+        "notes": list(data.notes),
     }
     complete = ("train",) if data.open_set else SPLITS
     return {**findings, "warnings": _warnings(findings, complete)}
@@ -114,14 +115,17 @@ def _look_at(samples: Samples, data: Dataset, broken: dict[str, str]) -> _Seen:
 def _class_counts(found: _Seen, classes: int) -> list[int] | list[float]:
     if found.pixels:
         pixels = np.sum(found.pixels, axis=0)
-        # Six digits, not six decimals: the share of a rare class must not become 0.
+        # Six digits instead of six decimals: the share of a rare class must not become 0.
         return [float(f"{x:.6g}") for x in pixels / max(1, pixels.sum())]
     return [int(x) for x in np.bincount(found.labels, minlength=classes)]
 
 
 def _check_classes(data: Dataset, counts: Sequence[float], *, masks: bool) -> None:
-    """Of many classes in masks one may be missing from train, as it may be too small for the
-    network's input; a warning tells it. Raises DataError where nothing could be learnt."""
+    """Raises DataError where train lacks a class or, with masks, has pixels of one class alone.
+
+    A class that masks of several classes lack is left to a warning: its objects may be too small
+    for the network's input.
+    """
     missing = [label for label, count in zip(data.classes, counts, strict=True) if not count]
     if not missing or (masks and len(data.classes) - len(missing) > 1):
         return
@@ -207,8 +211,8 @@ def _name(split: str, name: str) -> str:
 
 
 def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
-    """`complete` names the splits that should have images of every class."""
-    warnings = []
+    """Findings in words. `complete`: the splits that should have images of every class."""
+    warnings = list(findings["notes"])
     if findings["left_out"]:
         warnings.append(
             f"files left out: {told(findings['left_out'])}; images end in "
@@ -236,6 +240,10 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
             rest = len(empty) - _NAMED_CLASSES
             more = f" and {rest} more" if rest > 0 else ""
             warnings.append(f"{split} has nothing of {', '.join(empty[:_NAMED_CLASSES])}{more}")
+    single = [label for label, counts in classes.items() if counts["train"] == 1]
+    if single and findings["unit"] == "images":
+        named = ", ".join(single[:_NAMED_CLASSES])
+        warnings.append(f"classes with a single image in train: {len(single)}, such as {named}")
     counted = sorted(
         (counts["train"], label) for label, counts in classes.items() if counts["train"]
     )

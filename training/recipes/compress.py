@@ -1,4 +1,4 @@
-"""What makes a trained network smaller."""
+"""Compression of a trained network: distillation, pruning, quantisation, search."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,15 +15,18 @@ OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 def _check_engine(name: str) -> None:
-    """Raises ValueError where no engine of that name runs the ONNX files that are tried."""
+    """Raises ValueError where no engine of that name runs ONNX files."""
     fitting = [key for key, entry in ENGINES.items() if ".onnx" in entry.suffixes]
     if name not in fitting:
         raise ValueError(f"engine: expected one of {', '.join(fitting)}; got {name!r}")
 
 
 class Teacher(Strict):
-    """Who is learnt from: the last trained network of a `run` (a folder that a build left), or a
-    network by name with the weights of its `pretrained`."""
+    """The network to learn from; one of both.
+
+    run: folder of a build; its last trained network teaches.
+    network: a network by name, with the weights of its `pretrained`.
+    """
 
     run: Path | None = None
     network: ModelChoice | None = None
@@ -38,9 +41,12 @@ class Teacher(Strict):
 
 
 class Distill(Strict):
-    """Trains the recipe's network once more from its beginning, now from a teacher's answers at
-    `temperature` too, which count `weight` against the targets' 1 - weight. `train` is as in the
-    recipe where it says nothing, so that the report compares equal budgets."""
+    """Trains the recipe's network again from its first weights, on targets and a teacher's answers.
+
+    temperature: of the teacher's and the network's softmax.
+    weight: of the teacher's answers; targets have 1 - weight.
+    train: missing keys are those of the recipe's train, so that the report compares equal budgets.
+    """
 
     teacher: Teacher
     temperature: Annotated[float, Field(gt=0.0)] = 4.0
@@ -49,9 +55,13 @@ class Distill(Strict):
 
 
 class PruneLatency(Strict):
-    """How many times faster than unpruned, as the same variant at `batch_size` in `engine`. Each
-    candidate is exported, quantised where the variant asks for it, and timed in turns with the
-    unpruned network for about `seconds`."""
+    """A measured speed-up. Each candidate is exported, quantised for an INT8 variant, and timed in
+    turns with the unpruned network.
+
+    engine, variant, batch_size: of both networks.
+    speedup: latency of the unpruned network over that of the pruned one.
+    seconds: time of a measurement.
+    """
 
     engine: str = "openvino"
     variant: VariantId = "int8-s8"
@@ -68,8 +78,11 @@ class PruneLatency(Strict):
 
 
 class PruneSensitivity(Strict):
-    """Each group of layers is pruned alone by `ratio`; one that lowers the agreement with the
-    unpruned network on `images` of the validation split below `min_agreement` keeps its channels.
+    """The effect of each group of layers when it alone is pruned.
+
+    images: number of validation images that the agreement with the unpruned network is measured on.
+    ratio: share of the group's channels that is pruned.
+    min_agreement: groups with less agreement keep their channels.
     """
 
     images: PositiveInt = 256
@@ -78,13 +91,19 @@ class PruneSensitivity(Strict):
 
 
 class Prune(Strict):
-    """Removes whole channels, up to one of three targets: `ratio`, the share of the channels that
-    go; `macs`, the share of the multiply-accumulates that stay; `latency`, a measured speed-up.
+    """Removes whole channels, up to one target: ratio, macs or latency.
 
-    scope: "uniform" takes that share from every layer, "global" the least important channels
-    wherever they are. What stays is a multiple of `round_to`, which fast kernels need. `ignore`
-    names layers that keep their channels, by patterns such as "layer1.*". `train` fine-tunes after
-    each of `steps`; what it leaves out is as in the recipe's own `train`.
+    ratio: share of the channels that is removed.
+    macs: share of the multiply-accumulates that stays.
+    latency: a measured speed-up.
+    importance: of a channel; the least important ones are removed.
+    scope: "uniform" takes an equal share from every layer, "global" the least important channels of
+        the network.
+    steps: rounds of pruning and fine-tuning.
+    round_to: the channels of a layer stay a multiple of it, which fast kernels need.
+    ignore: patterns such as "layer1.*" of layers that keep their channels.
+    sensitivity: protects sensitive groups of layers.
+    train: fine-tunes after each step; missing keys are those of the recipe's train.
     """
 
     ratio: OpenFraction | None = None
@@ -109,34 +128,46 @@ class Prune(Strict):
 
 
 class Int8Sensitivity(Strict):
-    """Each layer is computed in INT8 alone, on `images` of the validation split."""
+    """The effect of each layer when it alone is computed in INT8.
+
+    images: number of validation images.
+    """
 
     images: PositiveInt = 256
 
 
 class MixedPrecision(Strict):
-    """What is done when an INT8 variant would fail the gate, which is tried on `images` of the
-    validation split: the most sensitive layers stay in floating point, as few as will do and at
-    most `max_float` of them (a share; 0 forbids it)."""
+    """Where an INT8 variant would fail the gate, the most sensitive layers stay in floating point,
+    as few as suffice.
+
+    images: number of validation images that the gate is tried on.
+    max_float: largest share of the layers in floating point; 0 forbids it.
+    """
 
     images: PositiveInt = 1000
     max_float: Fraction = 0.25
 
 
 class Qat(Strict):
-    """Quantisation-aware fine-tuning by `train`, when a variant would fail the gate ("needed") or
-    "always". A copy that is fine-tuned in FP32 for the same steps is quantised too; what is best on
-    the validation split is kept."""
+    """Quantisation-aware fine-tuning. A copy is fine-tuned in FP32 for the same steps and quantised
+    too; the better of both on the validation split is kept.
+
+    when: "needed" is where a variant would fail the gate.
+    train: missing keys are those of the recipe's train.
+    """
 
     when: Literal["needed", "always"] = "needed"
     train: Train
 
 
 class Quantize(Strict):
-    """INT8 after training: ranges are measured on `calibration_images` of the training split.
+    """INT8 after training.
 
-    calibrate: "minmax" keeps the extremes, "percentile" cuts the outermost 0.01 %. `sensitivity`
-    puts each layer's effect into the report; mixed precision measures it when it needs it.
+    calibration_images: number of training images that ranges are measured on.
+    calibrate: "minmax" keeps the extremes, "percentile" cuts the outermost 0.01 %.
+    qat: fine-tunes with rounding.
+    sensitivity: puts each layer's effect into the report; mixed precision measures it on demand.
+    mixed_precision: keeps sensitive layers in floating point.
     """
 
     method: Literal["ptq"] = "ptq"
@@ -148,10 +179,16 @@ class Quantize(Strict):
 
 
 class Search(Strict):
-    """What `--search` tries: `networks` of one family besides the recipe's own (their depth),
-    pruning ratios in steps of 0.05 up to `max_ratio`, and the exported variants that `engine` runs.
-    Latency is the median of a call at `batch_size`, measured for about `seconds`; accuracy is that
-    of `images` of the validation split. A search that was interrupted goes on."""
+    """The candidates of `--search`, and how they are measured. An interrupted search continues.
+
+    networks: of one family, besides the recipe's own.
+    max_ratio: largest pruning ratio; ratios are tried in steps of 0.05.
+    engine: runs the exported variants that it can.
+    batch_size: of the calls whose median latency is measured.
+    seconds: time of a measurement.
+    images: number of validation images that accuracy is measured on.
+    trials: number of candidates.
+    """
 
     networks: tuple[str, ...] = ()
     max_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.7

@@ -1,4 +1,4 @@
-"""Where images come from, and what happens to them before the network."""
+"""Sources of images, and their way to the network: splits, folds, transform, augmentation."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,16 +14,20 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 
 
 class DigitsData(Strict):
-    """scikit-learn's 1,797 handwritten digits as 32×32 RGB; the seed decides who is held out."""
+    """scikit-learn's 1,797 handwritten digits as 32×32 RGB.
+
+    split_seed: decides which images are held out.
+    """
 
     source: Literal["digits"]
     split_seed: int = 0
 
 
 class ConnectorsData(Strict):
-    """USB connectors that the project renders, with exact masks. `size` is the side in pixels.
+    """USB connectors that the project renders, with exact masks. Every image has its own seed.
 
-    Image i of a split is drawn from its own seed; the splits' seed ranges are disjoint.
+    size: side in pixels.
+    train, val, test: number of images.
     """
 
     source: Literal["connectors"]
@@ -34,8 +38,11 @@ class ConnectorsData(Strict):
 
 
 class _Cut(Strict):
-    """A split that a source does not have is cut from its training images, stratified by class;
-    `split_seed` decides who is cut."""
+    """Splits that a source lacks are cut from its training images, stratified by class.
+
+    val_fraction, test_fraction: share of the training images that is cut.
+    split_seed: decides which images are cut.
+    """
 
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
@@ -43,16 +50,19 @@ class _Cut(Strict):
 
 
 class _FolderData(_Cut):
-    """`root` is relative to the working directory. Its folders train/, val/ and test/ are used as
-    they are; those that are missing are cut from train/, or from `root` itself where it has none
-    of them. test: the folder that is evaluated on; with "val", validation is cut from train/."""
+    """Folders train/, val/ and test/ are used as they are; missing ones are cut from train/, or
+    from `root` where it has none of them. Valid/, validation/, Training/ and the like count too.
+
+    root: relative to the working directory.
+    test: the split that is evaluated on; with "val", validation images are cut from train.
+    """
 
     root: Path
     test: Literal["test", "val"] = "test"
 
 
 class ImageFolderData(_FolderData):
-    """One folder of images a class, as torchvision's ImageFolder; cuts are stratified by class."""
+    """One folder of images a class, as torchvision's ImageFolder."""
 
     source: Literal["image_folder"]
 
@@ -70,14 +80,18 @@ class MaskFolderData(_FolderData):
 
 
 class IdentityFolderData(Strict):
-    """One folder of pictures a person, `root` relative to the working directory. Nobody is in two
-    splits.
+    """One folder of pictures a person. Nobody is in two splits.
 
-    The folders train/, val/ and test/ are used as they are. Of those that are missing,
-    `test_identities` and `val_identities` (names, or ranges such as "s21..s30") are taken from
-    train/, or from `root` itself where it has none of them; without names, the fractions of the
-    people are cut at random. val_by "pictures" holds out that fraction of the pictures of each
-    training person instead, where there are too few people to spare some.
+    Folders train/, val/ and test/ are used as they are. People for missing ones are taken from
+    train/, or from `root` where it has none of them.
+
+    root: relative to the working directory.
+    test_identities, val_identities: people to take, as names or ranges such as "s21..s30"; without
+        them a fraction of the people is taken at random.
+    val_by: "pictures" holds out pictures of each training person instead of people, for data with
+        few people.
+    val_fraction, test_fraction: share of the people, or of the pictures, that is taken.
+    split_seed: decides who is taken.
     """
 
     source: Literal["identity_folder"]
@@ -99,8 +113,12 @@ class IdentityFolderData(Strict):
 
 
 class CsvData(_Cut):
-    """A CSV file with a heading: a path, relative to the file, and a label in each row; where it
-    has `split_column`, that says train, val or test. test: the split that is evaluated on."""
+    """A CSV file with a heading, and a path and a label in each row.
+
+    path_column: its paths are relative to the file.
+    split_column: holds train, val or test; a file without it is cut.
+    test: the split that is evaluated on.
+    """
 
     source: Literal["csv"]
     file: Path
@@ -111,7 +129,11 @@ class CsvData(_Cut):
 
 
 class _TorchvisionData(_Cut):
-    """`root` is where torchvision keeps the set; `download` lets it fetch what is missing there."""
+    """A public data set.
+
+    root: the folder in which torchvision keeps the set.
+    download: fetches the set where it is missing.
+    """
 
     source: Literal["torchvision"]
     root: Path
@@ -119,7 +141,10 @@ class _TorchvisionData(_Cut):
 
 
 class TorchvisionLabels(_TorchvisionData):
-    """A classification data set by torchvision's name."""
+    """A classification data set.
+
+    name: torchvision's.
+    """
 
     name: Literal[
         "MNIST",
@@ -138,7 +163,10 @@ class TorchvisionLabels(_TorchvisionData):
 
 
 class TorchvisionMasks(_TorchvisionData):
-    """A segmentation data set by torchvision's name."""
+    """A segmentation data set.
+
+    name: torchvision's.
+    """
 
     name: Literal["OxfordIIITPet", "VOCSegmentation"]
 
@@ -152,9 +180,13 @@ SegmentationData = Annotated[
 
 
 class Fold(Strict):
-    """One round of cross-validation: training and validation images are put together and cut into
-    `count` parts by `seed`, stratified by class; part `index`, from 0, validates, the others train.
-    The test split stays."""
+    """One round of cross-validation: training and validation images are joined and cut into parts,
+    stratified by class. The test split stays.
+
+    index: the part, from 0, that validates; the others train.
+    count: number of parts.
+    seed: decides which images are in which part.
+    """
 
     index: Annotated[int, Field(ge=0)]
     count: Annotated[int, Field(ge=2)]
@@ -195,8 +227,11 @@ class Normalization(ManifestNormalization):
 
 
 class RandomResizedCrop(Strict):
-    """A random part of the image, enlarged to all of it: its share of the area and its ratio of
-    width to height are drawn between these bounds (arXiv 1409.4842, §6)."""
+    """A random part of the image, resized to the whole (arXiv 1409.4842, §6).
+
+    area: bounds of the part's share of the area.
+    ratio: bounds of its width over its height.
+    """
 
     area: tuple[Share, Share] = (0.08, 1.0)
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
@@ -210,15 +245,22 @@ class RandomResizedCrop(Strict):
 
 
 class PaddingCrop(Strict):
-    """`pixels` are added on every side, and as large a window as before is cut at random: whole
-    pixels move, nothing is mixed. mode: black, the edge repeated, or the image mirrored."""
+    """The image is padded, and a window of its former size is cut at random, by whole pixels.
+
+    pixels: padding on every side.
+    mode: black, the edge repeated, or the image mirrored.
+    """
 
     pixels: PositiveInt
     mode: Literal["constant", "edge", "reflect"] = "constant"
 
 
 class RandAugment(Strict):
-    """`operations` random changes of strength `magnitude` out of 30 (arXiv 1909.13719)."""
+    """Random changes of equal strength (arXiv 1909.13719).
+
+    operations: number of changes an image.
+    magnitude: their strength, up to 30.
+    """
 
     name: Literal["rand_augment"]
     operations: PositiveInt = 2
@@ -237,14 +279,16 @@ Policy = Annotated[RandAugment | TrivialAugment, Field(discriminator="name")]
 class Augment(Strict):
     """Random changes to training images, drawn anew for each image and epoch; masks follow.
 
-    policy: torchvision's, before all others. shift: at most this many pixels along each axis.
-    rotate, shear: at most this many degrees either way. scale: zoom by a factor in
-    [1 - scale, 1 + scale]. flip, vertical_flip: left-right, top-bottom, for half of the images.
-    quarter_turns: 0 to 3 of them; with flip, all eight ways in which a square can lie.
-    brightness, contrast, saturation: factors in [1 - x, 1 + x]. hue: turned by at most this share
-    of the colour circle either way. blur: half of the images, by a Gaussian with a sigma of at most
-    this many pixels. erase: the share of the images of which a rectangle of 2 to 33 % becomes noise
-    (arXiv 1708.04896).
+    policy: torchvision's; runs before all others.
+    shift: most pixels along each axis.
+    rotate, shear: most degrees either way.
+    scale: zoom by a factor in [1 - scale, 1 + scale].
+    flip, vertical_flip: left-right and top-bottom, for half of the images.
+    quarter_turns: 0 to 3 turns by 90 degrees.
+    brightness, contrast, saturation: factors in [1 - x, 1 + x].
+    hue: largest turn either way, as a share of the colour circle.
+    blur: largest sigma of a Gaussian in pixels, for half of the images.
+    erase: share of the images in which a rectangle of 2 to 33 % becomes noise (arXiv 1708.04896).
     """
 
     policy: Policy | None = None

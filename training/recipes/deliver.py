@@ -1,4 +1,4 @@
-"""What is exported, what it must prove, and how it shall be served."""
+"""Export, the gate, and the settings of the published model."""
 
 from typing import Annotated, Literal
 
@@ -12,8 +12,9 @@ VariantId = Literal["fp32", "fp16", "bf16", "int8-s8", "int8-u8", "int8-u8-rr"]
 class TensorRt(Strict):
     """Plans for the GPU that this build runs on, each beside the ONNX variant that it is made of.
 
-    usual_batch: the batch size that they are made fast for, by default publish.max_batch_size,
-    which is the largest. workspace_mib: most GPU memory that a layer may work in.
+    variants: those to build plans of.
+    usual_batch: batch size that the plans are optimised for; by default publish.max_batch_size.
+    workspace_mib: most GPU memory that a layer may work in.
     """
 
     variants: Annotated[tuple[Literal["fp32", "fp16", "int8-s8"], ...], Field(min_length=1)] = (
@@ -24,11 +25,14 @@ class TensorRt(Strict):
 
 
 class Export(Strict):
-    """Which variants to offer. bf16 has no file: OpenVINO runs the FP32 file in that precision.
+    """The exported variants.
 
-    int8-s8 is symmetric (TensorRT, OpenVINO), int8-u8 asymmetric (ONNX Runtime on x86);
-    int8-u8-rr has weights of 7 bits besides, for x86 without VNNI, where sums of 8-bit products
-    overflow. fp16 is for GPUs: it runs on CPUs, but no faster there.
+    variants: bf16 has no file, OpenVINO runs the FP32 file in that precision. int8-s8 is symmetric
+        (TensorRT, OpenVINO), int8-u8 asymmetric (ONNX Runtime on x86); int8-u8-rr also has weights
+        of 7 bits, for x86 without VNNI, where sums of 8-bit products overflow. fp16 is for GPUs; it
+        is no faster on CPUs.
+    opset: of the ONNX files.
+    tensorrt: plans to build besides.
     """
 
     variants: tuple[VariantId, ...] = ("fp32",)
@@ -50,10 +54,13 @@ class Export(Strict):
 class Verify(Strict):
     """The gate, judged on the test split against the trained network in FP32 before pruning.
 
-    max_drop: how much accuracy (top-1, mean IoU, foreground IoU or rank-1; 0.01 is one point) may
-    be lost. min_agreement: smallest share of equal answers. min_accuracy: smallest accuracy.
-    batch_sizes: where latency is measured, for `latency_seconds` each. beta: of the F-beta that is
-    reported beside F1; above 1, recall counts more than precision.
+    max_drop: largest loss of accuracy (top-1, mean IoU, foreground IoU or rank-1; 0.01 is one
+        point).
+    min_agreement: smallest share of equal answers.
+    min_accuracy: smallest accuracy.
+    batch_sizes: those at which latency is measured.
+    latency_seconds: time of the measurement at each batch size.
+    beta: of the F-beta in the report; above 1, recall counts more than precision.
     """
 
     max_drop: Fraction = 0.01
@@ -65,7 +72,7 @@ class Verify(Strict):
 
 
 class Publish(Strict):
-    """How the server shall run it, written to config.pbtxt."""
+    """Settings of the server, written to config.pbtxt."""
 
     max_batch_size: PositiveInt = 32
     max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0

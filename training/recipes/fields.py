@@ -1,4 +1,4 @@
-"""What every section of a recipe is made of."""
+"""The base of every section of a recipe, and types that several sections use."""
 
 from typing import Annotated
 
@@ -12,6 +12,6 @@ STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class Strict(BaseModel):
-    """A section: frozen, and keys that it does not have are refused."""
+    """A section: frozen; unknown keys are refused."""
 
     model_config = STRICT

@@ -41,7 +41,7 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def parse_recipe(document: dict[str, Any], name: str = "recipe") -> Recipe:
-    """Checks a recipe given as plain dicts; `name` begins every message. Raises RecipeError."""
+    """The recipe in plain dicts, checked; `name` begins every message. Raises RecipeError."""
     document = _with_inherited_training(document)
     try:
         return _ADAPTER.validate_python(document)
@@ -56,7 +56,7 @@ def replace(document: dict[str, Any], path: str, value: object) -> None:
         raise RecipeError(f"expected KEY.KEY, got {path!r}")
     section = document
     for depth, key in enumerate(keys[:-1]):
-        # A section that the file leaves out, or leaves empty, may be opened by an override.
+        # An override may add a section that the file lacks or leaves empty.
         below = section.get(key)
         if below is None:
             below = section[key] = {}
@@ -82,8 +82,8 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 
 def _with_inherited_training(document: dict[str, Any]) -> dict[str, Any]:
-    """The train sections of later stages filled up from train; an optimiser of another name
-    inherits nothing."""
+    """The document with the keys that train sections of later stages lack, taken from train. An
+    optimiser of another name takes none."""
     train = document.get("train")
     if not isinstance(train, dict):
         return document

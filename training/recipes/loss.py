@@ -1,4 +1,4 @@
-"""What training makes small."""
+"""The losses that training minimises."""
 
 from typing import Annotated, Literal
 
@@ -11,9 +11,11 @@ ClassWeights = Literal["balanced"] | Annotated[tuple[Positive, ...], Field(min_l
 
 
 class CrossEntropy(Strict):
-    """Softmax cross-entropy; `label_smoothing` spreads that share of the target over all classes
-    (arXiv 1512.00567, §7). `class_weights`: one a class, or "balanced" for N / (C · N_c), counted
-    on the training split."""
+    """Softmax cross-entropy.
+
+    label_smoothing: share of the target that is spread over all classes (arXiv 1512.00567, §7).
+    class_weights: one a class, or "balanced" for N / (C · N_c), counted on the training split.
+    """
 
     name: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -21,22 +23,28 @@ class CrossEntropy(Strict):
 
 
 class BinaryCrossEntropy(Strict):
-    """Sigmoid cross-entropy of each class against the rest; `positive_weight` is how much more the
-    class counts than the rest."""
+    """Sigmoid cross-entropy of each class against the rest.
+
+    positive_weight: weight of the class; the rest has 1.
+    """
 
     name: Literal["bce"]
     positive_weight: Positive = 1.0
 
 
 class Focal(Strict):
-    """Softmax cross-entropy times (1 - p)^gamma: sure answers stop counting (arXiv 1708.02002)."""
+    """Softmax cross-entropy times (1 - p)^gamma, so that sure answers count little
+    (arXiv 1708.02002)."""
 
     name: Literal["focal"]
     gamma: Annotated[float, Field(ge=0.0)] = 2.0
 
 
 class BinaryFocal(Strict):
-    """The same with a sigmoid for each class; `alpha` weighs the class, 1 - alpha the rest."""
+    """Focal loss with a sigmoid for each class.
+
+    alpha: weight of the class; the rest has 1 - alpha.
+    """
 
     name: Literal["binary_focal"]
     gamma: Annotated[float, Field(ge=0.0)] = 2.0
@@ -44,8 +52,8 @@ class BinaryFocal(Strict):
 
 
 class Dice(Strict):
-    """1 - Dice coefficient of each class: counts regions, not pixels, so that small objects weigh
-    as much as large ones (arXiv 1606.04797)."""
+    """1 - Dice coefficient of each class. It compares regions, so that small objects weigh as much
+    as large ones (arXiv 1606.04797)."""
 
     name: Literal["dice"]
 
@@ -88,10 +96,14 @@ class Kl(Strict):
 
 
 class Triplet(Strict):
-    """An embedding shall be nearer to one of its own class than to any other, by `margin` in
-    squared distance (arXiv 1503.03832). mining: "hard" takes the farthest of the own and the
-    nearest of the others, "semi_hard" the nearest that is farther than the own. Batches must hold
-    several images a class: see train.sampler, identities."""
+    """An embedding shall be nearer to one of its own class than to one of another
+    (arXiv 1503.03832). Batches must hold several images a class, as the sampler "identities" draws
+    them.
+
+    margin: least difference of the squared distances.
+    mining: "hard" takes the farthest of the own class and the nearest of the others, "semi_hard"
+        the nearest of the others that is farther than the own.
+    """
 
     name: Literal["triplet"]
     margin: Positive = 0.2
@@ -99,8 +111,11 @@ class Triplet(Strict):
 
 
 class ArcFace(Strict):
-    """Softmax over cosines to a learnt centre of each class; `margin` is added to the angle
-    (arXiv 1801.07698)."""
+    """Softmax over cosines to a learnt centre of each class (arXiv 1801.07698).
+
+    margin: added to the angle to the own centre, radians.
+    scale: factor of the cosines before the softmax.
+    """
 
     name: Literal["arcface"]
     margin: Annotated[float, Field(ge=0.0, lt=1.5)] = 0.5
@@ -108,7 +123,11 @@ class ArcFace(Strict):
 
 
 class CosFace(Strict):
-    """The same, with `margin` taken from the cosine (arXiv 1801.09414)."""
+    """Softmax over cosines to a learnt centre of each class (arXiv 1801.09414).
+
+    margin: taken from the cosine to the own centre.
+    scale: factor of the cosines before the softmax.
+    """
 
     name: Literal["cosface"]
     margin: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.35
@@ -159,9 +178,9 @@ def terms(loss: Loss) -> tuple[Term, ...]:
 
 
 def unfit(loss: Loss, task: str, *, single_logit: bool = False) -> str | None:
-    """Why a loss, or a part of a sum, does not suit a task; None where all of it does.
+    """The reason why a loss, or a part of a sum, does not suit a task; None where it does.
 
-    `single_logit`: the network answers yes or no with one number, for a sigmoid.
+    single_logit: the network answers with one logit, for a sigmoid, instead of one a class.
     """
     for term in terms(loss):
         if task == "embedding" and not isinstance(term, _EMBEDDINGS):

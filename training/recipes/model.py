@@ -1,4 +1,4 @@
-"""Which network."""
+"""The network and its first weights."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -7,12 +7,14 @@ from training.recipes.fields import Strict
 
 
 class ModelChoice(Strict):
-    """A name from `convserve build --list-networks`, and the options that this network has.
+    """The network and its first weights.
 
-    init: how convolutions and linear layers start; "default" is the network's own way, "xavier" and
-    "kaiming" are Glorot & Bengio 2010 and He et al. (arXiv 1502.01852).
-    pretrained: where its weights begin: a state_dict (.pth, .safetensors), a run folder, or the
-    name of torchvision's weights, such as DEFAULT; random without it.
+    name: from `convserve build --list-networks`.
+    options: arguments of this network.
+    init: initial weights of convolutions and linear layers: "default" is the network's own way,
+        "xavier" Glorot & Bengio 2010, "kaiming" He et al. (arXiv 1502.01852).
+    pretrained: first weights from a state_dict (.pth, .safetensors), a run folder, or torchvision
+        by name, such as DEFAULT; random without it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How weights change, and how fast over time."""
+"""Optimisers and learning rate schedules."""
 
 from typing import Annotated, Literal
 
@@ -11,9 +11,11 @@ Betas = tuple[Momentum, Momentum]
 
 
 class _Optimizer(Strict):
-    """`lr` is the highest rate of the schedule; that of the backbone (all but the head, see
-    training/models/parts.py) is `backbone_lr_factor` times as high. Biases and norm layers are not
-    decayed."""
+    """Weight decay leaves out biases and norm layers.
+
+    lr: highest rate of the schedule.
+    backbone_lr_factor: rate of the backbone (all but the head) over `lr`.
+    """
 
     lr: Annotated[float, Field(gt=0.0)]
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -21,7 +23,7 @@ class _Optimizer(Strict):
 
 
 class Sgd(_Optimizer):
-    """Stochastic gradient descent, with momentum and Nesterov's where wanted."""
+    """Stochastic gradient descent with momentum, or with Nesterov's."""
 
     name: Literal["sgd"]
     momentum: Momentum = 0.9
@@ -56,7 +58,10 @@ class Adagrad(_Optimizer):
 
 
 class RmsProp(_Optimizer):
-    """Rates follow a running mean of squared gradients, forgotten by `alpha` (Hinton 2012)."""
+    """Rates fall with a running mean of squared gradients (Hinton 2012).
+
+    alpha: decay of the mean.
+    """
 
     name: Literal["rmsprop"]
     alpha: Momentum = 0.99
@@ -64,26 +69,29 @@ class RmsProp(_Optimizer):
 
 
 class Adadelta(_Optimizer):
-    """Steps in the units of the weights (arXiv 1212.5701); the paper's rate is 1."""
+    """Steps have the units of the weights (arXiv 1212.5701, with a rate of 1).
+
+    rho: decay of the running means.
+    """
 
     name: Literal["adadelta"]
     rho: Momentum = 0.9
 
 
 class _Warmed(Strict):
-    """The rate rises evenly over the first `warmup_epochs`."""
+    """The rate rises linearly over the first `warmup_epochs`."""
 
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
 
 
 class Constant(_Warmed):
-    """The learning rate stays."""
+    """The learning rate is constant."""
 
     name: Literal["constant"] = "constant"
 
 
 class Step(_Warmed):
-    """Times `gamma` after every `step_size` epochs."""
+    """The rate is multiplied by `gamma` after every `step_size` epochs."""
 
     name: Literal["step"]
     step_size: PositiveInt
@@ -91,7 +99,7 @@ class Step(_Warmed):
 
 
 class MultiStep(_Warmed):
-    """Times `gamma` after each of the epochs in `milestones`."""
+    """The rate is multiplied by `gamma` after each of the epochs in `milestones`."""
 
     name: Literal["multi_step"]
     milestones: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -105,21 +113,23 @@ class MultiStep(_Warmed):
 
 
 class Cosine(_Warmed):
-    """Cosine down to 0 after the warm-up (arXiv 1608.03983)."""
+    """The rate falls to 0 by a cosine after the warm-up (arXiv 1608.03983)."""
 
     name: Literal["cosine"]
 
 
 class Poly(_Warmed):
-    """(1 - t)^power after the warm-up, t from 0 to 1 (arXiv 1606.00915, §4.1)."""
+    """The rate falls by (1 - t)^power after the warm-up, t from 0 to 1 (arXiv 1606.00915, §4.1)."""
 
     name: Literal["poly"]
     power: Annotated[float, Field(gt=0.0)] = 0.9
 
 
 class OneCycle(Strict):
-    """Cosine up to the optimiser's lr over the share `warmup` of all steps, then cosine down to
-    nearly 0 (arXiv 1708.07120)."""
+    """The rate rises to the optimiser's lr by a cosine and falls to nearly 0 (arXiv 1708.07120).
+
+    warmup: share of all steps in which it rises.
+    """
 
     name: Literal["one_cycle"]
     warmup: Fraction = 0.3

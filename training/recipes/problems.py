@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, told by path, value and nearest valid name."""
+"""Messages on wrong recipes: the path, the value and the nearest valid name."""
 
 import difflib
 import math
@@ -10,13 +10,13 @@ from pydantic import BaseModel, ValidationError
 
 from training.recipes.recipe import Recipe
 
-# Sections that take from `train` what they leave out.
+# Sections that take the keys they lack from `train`.
 INHERITING = ("distill.train", "prune.train", "quantize.qat.train")
 
 
 def problems(document: dict[str, Any], error: ValidationError, root: Any = Recipe) -> list[str]:
-    """One text for each wrong place; what later stages inherited from train is told once, of it.
-    `root` is the type that the document was checked against."""
+    """One text for each wrong place; a mistake in train is not repeated for the sections that
+    inherit it. `root` is the type that the document was checked against."""
     by_path: dict[str, str] = {}
     for problem in error.errors():
         path = _document_path(document, problem)
@@ -61,7 +61,7 @@ def _join(path: str, rest: str, separator: str = ".") -> str:
 
 
 def _document_path(document: Any, problem: Any) -> str:
-    """The path as written in the file: pydantic's own also names the chosen member of a union."""
+    """The path as written in the file: pydantic's path also names the chosen member of a union."""
     parts: list[str] = []
     here = document
     for part in problem["loc"]:
@@ -84,7 +84,7 @@ def _nearest(root: Any, location: tuple[int | str, ...]) -> str:
 
 
 def _tags(root: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The values that select a member of the union that stands at a location."""
+    """The values that select a member of the union at a location."""
     annotation = _annotation_at(root, location)
     return [str(tag) for member in _members(annotation) for tag in _literals(member)]
 
@@ -121,7 +121,7 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _literals(member: Any) -> list[str]:
-    """The values of the fields of a model that hold a fixed word, such as its `name`."""
+    """The fixed words of a model's fields, such as its `name`."""
     if not (isinstance(member, type) and issubclass(member, BaseModel)):
         return []
     return [

@@ -1,4 +1,4 @@
-"""The recipe itself: its sections, and what one section asks of another."""
+"""The recipe itself: its sections, and the rules between them."""
 
 from typing import Annotated, Literal
 
@@ -41,7 +41,7 @@ class _Recipe(Strict):
 
     @property
     def single_logit(self) -> bool:
-        """Whether the network answers yes or no with one number, for a sigmoid."""
+        """Whether the network answers with one logit, for a sigmoid, instead of one a class."""
         return False
 
     @model_validator(mode="after")
@@ -122,8 +122,11 @@ class ClassificationRecipe(_Recipe):
 
 
 class SegmentationRecipe(_Recipe):
-    """One class a pixel. `binary` answers with the probability of the foreground instead, which is
-    every class of the data but the first."""
+    """One class a pixel.
+
+    binary: the answer is the probability of the foreground, which is every class of the data but
+        the first.
+    """
 
     task: Literal["segmentation"]
     data: SegmentationData
@@ -131,7 +134,6 @@ class SegmentationRecipe(_Recipe):
 
     @property
     def single_logit(self) -> bool:
-        """As every recipe has it."""
         return self.binary
 
     @model_validator(mode="after")
@@ -160,9 +162,11 @@ class SegmentationRecipe(_Recipe):
 
 
 class EmbeddingRecipe(_Recipe):
-    """A point on the unit sphere an image, `embedding_size` numbers: close to each other where two
-    images show the same person (FaceNet, arXiv 1503.03832). Any classification network can be
-    trained to give it."""
+    """A point on the unit sphere for each image; points of the same person are close to each other
+    (FaceNet, arXiv 1503.03832). Every classification network can be trained for it.
+
+    embedding_size: coordinates of a point.
+    """
 
     task: Literal["embedding"]
     data: IdentityFolderData

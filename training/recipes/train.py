@@ -23,15 +23,18 @@ class Shuffled(Strict):
 
 
 class Weighted(Strict):
-    """As many images an epoch, drawn so that every class comes equally often; of a large class some
-    are left out, those of a small one come several times."""
+    """As many images an epoch, drawn so that every class is equally frequent: images of a large
+    class may be left out, those of a small class are repeated."""
 
     name: Literal["weighted"]
 
 
 class Identities(Strict):
-    """Batches of `people` classes with `pictures` images of each, which a triplet loss needs
-    (arXiv 1703.07737)."""
+    """Batches for a triplet loss (arXiv 1703.07737).
+
+    people: classes in a batch.
+    pictures: images of each of them.
+    """
 
     name: Literal["identities"]
     people: Annotated[int, Field(ge=2)]
@@ -45,17 +48,21 @@ Alpha = Annotated[float, Field(gt=0.0)] | None
 class Train(Strict):
     """One run of the training loop.
 
-    batch_size: images of all processes together; with accumulate, so many batches make one step.
-    sampler: which images make a batch. mixup_alpha, cutmix_alpha: classification only; images are
-    blended (arXiv 1710.09412) or patched (arXiv 1905.04899), by shares drawn from Beta(alpha,
-    alpha); with both, each batch takes one by chance. auxiliary_weight: how much the losses of a
-    network's auxiliary answers count. clip_norm: largest norm of the gradient. ema_decay: the
-    weights that are measured and kept are a running mean of the steps'. patience: training stops
-    after so many epochs without a better validation score. freeze_backbone_epochs: how long only
-    the head learns. precision: "auto" takes bf16 autocast where the hardware computes in it, else
-    fp32; fp16 autocast, with a scaled loss, is for GPUs only. keep: which weights leave the stage;
-    "last" suits schedules that end near a learning rate of 0, where a small validation set would
-    pick among equals by chance.
+    batch_size: images of all processes together.
+    accumulate: batches that make one step.
+    sampler: chooses the images of a batch.
+    mixup_alpha, cutmix_alpha: classification only; images are blended (arXiv 1710.09412) or patched
+        (arXiv 1905.04899) by shares drawn from Beta(alpha, alpha); with both, each batch takes one
+        of the two at random.
+    auxiliary_weight: weight of the losses of a network's auxiliary heads.
+    clip_norm: largest norm of the gradient.
+    ema_decay: a running mean of the weights over the steps is measured and kept.
+    patience: epochs without a better validation score after which training stops.
+    freeze_backbone_epochs: first epochs, in which the head alone learns.
+    precision: "auto" is bf16 autocast where the hardware computes in it, else fp32; fp16 autocast,
+        with a scaled loss, is for GPUs only.
+    keep: weights of the best or of the last epoch. "last" suits schedules that end near a learning
+        rate of 0, where a small validation set would choose between equals by chance.
     """
 
     epochs: PositiveInt
@@ -82,7 +89,7 @@ class Train(Strict):
 
     @model_validator(mode="after")
     def _all_of_it_happens(self) -> "Train":
-        """A key whose time never comes is a mistake."""
+        """Refuses epochs that the run does not reach."""
         late = {"freeze_backbone_epochs": self.freeze_backbone_epochs}
         if not isinstance(self.schedule, OneCycle):
             late["schedule.warmup_epochs"] = self.schedule.warmup_epochs

@@ -62,6 +62,13 @@ def test_folders_of_tools_are_no_classes_and_no_identities(tmp_path: Path, name:
     assert identity_folders(tmp_path) == ([LabelledImage(dog.path, 0)], ["dog"], {})
 
 
+def test_splits_are_no_identities(tmp_path: Path) -> None:
+    for name in ("Train/anna/0.png", "Test/bert/0.png"):
+        touched(tmp_path / name)
+    with pytest.raises(InvalidInput, match="got the splits Test, Train; evaluate one of them"):
+        identity_folders(tmp_path)
+
+
 def test_folder_that_is_no_class_is_named_with_the_classes(tmp_path: Path) -> None:
     touched(tmp_path / "cow" / "a.png")
     with pytest.raises(InvalidInput, match=r"'cow' is not a class .* are cat, dog, emu"):

@@ -107,6 +107,11 @@ def test_files_that_are_left_out_are_told(tmp_path: Path) -> None:
     assert warning.startswith("files left out: 12 .gif, 3 .tif; images end in .jpg, .jpeg")
 
 
+def test_notes_of_the_source_are_told(tmp_path: Path) -> None:
+    found = survey(dataset(arrays(), notes=("255 is 'b'",)), tmp_path / "sheet.npz")
+    assert found["warnings"] == ["255 is 'b'"]
+
+
 def test_copies_across_splits_are_named(tmp_path: Path) -> None:
     parts = arrays()
     parts["test"][0][3] = parts["train"][0][7]
@@ -135,6 +140,7 @@ def test_unequal_and_missing_classes_are_told(tmp_path: Path) -> None:
     parts["val"][1][:] = 1
     warnings = survey(dataset(parts), tmp_path / "sheet.npz")["warnings"]
     assert "val has nothing of a, c" in warnings
+    assert "classes with a single image in train: 1, such as c" in warnings
     assert "classes are unequal: train has 57 times as many images of a as of c" in warnings
 
 

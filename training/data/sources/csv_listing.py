@@ -5,11 +5,12 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from serving.base.folders import split_named
 from serving.base.text import read_text
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset
 from training.data.sources.image_folder import LabelledFile, labelled_dataset
-from training.data.split import SPLITS, split_named
+from training.data.split import SPLITS
 from training.errors import DataError, data_errors
 
 

@@ -24,9 +24,9 @@ def load_digits_split(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images uint8 [N, 32, 32, 3], RGB with white strokes on black, and labels int64 [N].
 
-    The three splits are disjoint, together all 1,797 images, and stratified: of every class a fifth
-    (rounded up) is test, a tenth (rounded up) val, the rest train. Which images go where depends on
-    `seed` alone. ValueError for another split name.
+    The three splits are disjoint, hold all 1,797 images, and are stratified: a fifth (rounded up)
+    of every class is test, a tenth (rounded up) val, the rest train. The cut depends on `seed`
+    alone. Raises ValueError for another split name.
     """
     digits = load_digits()
     labels: NDArray[np.int64] = digits.target.astype(np.int64)

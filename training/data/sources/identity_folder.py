@@ -112,7 +112,7 @@ def _cut_people(
 
 
 def _named(wanted: Sequence[str], people: Sequence[str], key: str) -> set[str]:
-    """The people that a list of names and ranges FIRST..LAST, both included, stands for."""
+    """The people in a list of names and of ranges FIRST..LAST, both included."""
     chosen: set[str] = set()
     for entry in wanted:
         begin, dots, end = entry.partition("..")
@@ -128,7 +128,7 @@ def _named(wanted: Sequence[str], people: Sequence[str], key: str) -> set[str]:
 
 
 def _cut_pictures(pictures: Pictures, fraction: float, seed: int) -> tuple[Pictures, Pictures]:
-    """(kept, cut out): everybody in both, with a fraction of the pictures in the second."""
+    """(kept, cut out): everybody is in both, with a fraction of their pictures in the second."""
     owners = [number for number, person in enumerate(pictures) for _ in pictures[person]]
     chosen = set(cut(owners, fraction, seed)[1].tolist())
     kept: Pictures = {person: [] for person in pictures}

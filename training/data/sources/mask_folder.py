@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.base.folders import visible_folders
+from serving.base.folders import split_named, visible_folders
 from serving.images.masks import (
     CLASSES_FILE,
     WHITE,
@@ -21,7 +21,7 @@ from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
 from training.data.sources.split_folders import beside_splits, split_folders
-from training.data.split import complete, split_named
+from training.data.split import complete
 from training.errors import DataError, data_errors
 
 DEFAULT_IGNORE_INDEX = 255
@@ -67,8 +67,7 @@ def mask_folder(
         )
     except DataError as error:
         raise DataError(f"{root}: {error}") from error
-    if white:
-        words += f"; masks hold 0 and {WHITE} alone: {WHITE} is {classes[1]!r}"
+    note = f"masks hold 0 and {WHITE} alone: {WHITE} is {classes[1]!r}"
     height, width = eval_transform.size
     samples = read_splits(
         str(root),
@@ -87,6 +86,7 @@ def mask_folder(
         test=samples["test"],
         ignore_index=None if white else ignored,
         left_out=left_out,
+        notes=(note,) if white else (),
     )
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.base.folders import list_images, visible_folders
-from training.data.split import split_named
+from serving.base.folders import list_images, split_named, visible_folders
 from training.errors import DataError
 
 

@@ -143,7 +143,7 @@ def test_white_is_the_second_of_two_classes_in_masks_of_black_and_white(root: Pa
     data = load(two_classes(root, (0, 255)))
     assert data.classes == ("background", "person")
     assert data.ignore_index is None
-    assert "masks hold 0 and 255 alone: 255 is 'person'" in data.description
+    assert data.notes == ("masks hold 0 and 255 alone: 255 is 'person'",)
     assert np.unique(data.train.batch(range(len(data.train)))[1]).tolist() == [0, 1]
 
 
@@ -152,7 +152,7 @@ def test_white_is_ignored_where_masks_hold_the_second_class(root: Path) -> None:
     Image.fromarray(np.full((40, 40), 255, np.uint8)).save(root / "masks" / "05.png")
     data = load(root)
     assert data.ignore_index == 255
-    assert "255" not in data.description
+    assert not data.notes
 
 
 def test_white_stays_ignored_where_the_recipe_says_so(root: Path) -> None:
