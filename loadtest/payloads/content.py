@@ -14,7 +14,12 @@ from loadtest.errors import LoadTestError
 
 Array = NDArray[Any]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp"})
+# The same files as serving.base.folders takes, which the load tester cannot import.
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"})
+_SYSTEM_ENTRIES = frozenset({
+    "$recycle.bin", "#recycle", "@eadir", "@recycle", "__macosx", "__pycache__", "desktop.ini",
+    "ehthumbs.db", "icon\r", "lost+found", "system volume information", "thumbs.db",
+})  # fmt: skip
 # Payloads of a model, and their bytes, at most. Every worker holds them all in memory: more give
 # more variety, fewer take less memory.
 MAX_PAYLOADS = 1024
@@ -142,9 +147,9 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether a path, relative to the folder, is an image by its suffix and no file that a tool
-    left there: hidden (`.ipynb_checkpoints/`, `._x.jpg`) or `__MACOSX/`."""
-    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+    """Whether a path, relative to the folder, is an image by its suffix, and neither hidden
+    (`.ipynb_checkpoints/`, `._x.jpg`) nor left by an operating system (`__MACOSX/`)."""
+    if any(part.startswith(".") or part.lower() in _SYSTEM_ENTRIES for part in path.parts):
         return False
     return path.suffix.lower() in IMAGE_SUFFIXES
 

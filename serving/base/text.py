@@ -1,61 +1,81 @@
-"""Text files that a user wrote: UTF-8, with or without a byte-order mark."""
+"""Text files that people write, and messages that people read."""
 
 import codecs
 from pathlib import Path
 
-from serving.base.errors import InvalidInput
+# Characters of a reason in /readyz, the index and errors; the log holds all of it.
+REASON_LENGTH = 300
 
-_WIDE_MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
+# Longest first: the mark of UTF-32 begins with that of UTF-16.
+_FOREIGN_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file without its byte-order mark, line ends as they are.
+class NotText(Exception):
+    """A file that is not UTF-8; the text says where and what it may be instead."""
 
-    Raises InvalidInput naming the file, and the line where it is not UTF-8.
+
+def read_utf8(file: Path) -> str:
+    """The text of a file in UTF-8, without its byte-order mark.
+
+    Raises OSError, and NotText, naming file and line, for another encoding.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InvalidInput(f"{path}: no such file") from error
-    except OSError as error:
-        raise InvalidInput(f"{path}: cannot be read: {error.strerror or error}") from error
-    return decoded_text(content, str(path))
+    return decode_utf8(file, file.read_bytes())
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a file without their ends (LF, CR LF or CR), without white space around them
-    and without empty lines at the end. Raises what `read_text` raises."""
-    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
-    return [line.strip() for line in text.rstrip().split("\n")]
-
-
-def decoded_text(content: bytes, name: str) -> str:
-    """The text that a file holds; `name` begins every message.
-
-    Raises InvalidInput naming the line that is not UTF-8.
-    """
-    for mark, encoding in _WIDE_MARKS.items():
+def decode_utf8(file: Path, content: bytes) -> str:
+    """`read_utf8` of content that was read already."""
+    for mark, encoding in _FOREIGN_MARKS:
         if content.startswith(mark):
-            raise InvalidInput(f"{name}, line 1: expected UTF-8, got {encoding}")
+            raise NotText(f"{file}: line 1: {encoding}, expected UTF-8")
+    content = content.removeprefix(codecs.BOM_UTF8)
+    zero = content.find(b"\0")
+    if zero >= 0:
+        raise NotText(
+            f"{file}: line {_line(content, zero)}: a zero byte, as UTF-16 has them; expected UTF-8"
+        )
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode()
     except UnicodeDecodeError as error:
-        raise InvalidInput(
-            f"{name}, line {_line_at(content, error.start)}: expected UTF-8, "
-            f"got the byte 0x{content[error.start]:02x}"
+        raise NotText(
+            f"{file}: line {_line(content, error.start)}: byte 0x{content[error.start]:02x} is not "
+            "UTF-8 (Latin-1?)"
         ) from error
-    # UTF-16 and UTF-32 without a mark: ASCII in them is valid UTF-8 between zero bytes.
-    if "\0" in text:
-        line = _line_at(content, content.index(b"\0"))
-        raise InvalidInput(f"{name}, line {line}: expected UTF-8, got a zero byte (UTF-16?)")
-    return text
 
 
-def _line_at(content: bytes, offset: int) -> int:
-    """The number, from 1, of the line that holds a byte."""
-    return len(content[:offset].replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"))
+def _line(content: bytes, position: int) -> int:
+    return content.count(b"\n", 0, position) + 1
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """The lines of a text, whose ends are \\n or \\r\\n; the last one may lack its end."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return tuple(lines[:-1] if lines[-1] == "" else lines)
+
+
+def one_line(text: str, length: int = REASON_LENGTH) -> str:
+    """The text in one line of at most `length` characters: white space becomes single blanks, and
+    the middle is left out, since messages of runtimes name the file first and the cause last."""
+    if len(text) <= length and text.isprintable():
+        return text
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(flat) <= length:
+        return flat
+    head = (length - 3) // 2
+    return f"{flat[:head]} … {flat[len(flat) - (length - 3 - head) :]}"
+
+
+def summary(beginning: str, reasons: list[str]) -> str:
+    """`beginning` and the reasons in one line of at most REASON_LENGTH characters, of which each
+    reason gets an equal share, and longer ones what shorter ones leave."""
+    left = REASON_LENGTH - len(beginning)
+    shown: dict[int, str] = {}
+    for rank, index in enumerate(sorted(range(len(reasons)), key=lambda i: len(reasons[i]))):
+        share = left // (len(reasons) - rank) - len("; ")
+        shown[index] = one_line(reasons[index], max(share, 20))
+        left -= len(shown[index]) + len("; ")
+    return one_line(beginning + "; ".join(shown[index] for index in range(len(reasons))))

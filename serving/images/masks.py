@@ -18,7 +18,7 @@ from PIL import Image
 from serving.base.errors import InvalidInput
 from serving.base.folders import list_images
 from serving.base.machine.cpu import core_count
-from serving.base.text import read_lines
+from serving.base.text import NotText, lines_of, read_utf8
 from serving.images.metadata import without_texts
 
 CLASSES_FILE = "classes.txt"
@@ -74,22 +74,29 @@ def _mask_of(file: Path, images: Path, masks: Path) -> Path:
 
 
 def read_classes(file: Path) -> list[str]:
-    """The classes that a file names, one a line; a mask's value is a line's number from 0.
+    """The classes that a file names, one a line, without the white space around them; a mask's
+    value is a line's number from 0. Empty lines at the end do not count.
 
-    Raises InvalidInput naming the file and the line that is empty, or that repeats a name.
+    Raises InvalidInput naming the file, and the line that is empty, that repeats a name or that is
+    not UTF-8.
     """
-    if not file.is_file():
-        raise InvalidInput(f"{file}: no such file; expected one class a line")
-    names = read_lines(file)
+    try:
+        names = [line.strip() for line in lines_of(read_utf8(file).rstrip())]
+    except NotText as error:
+        raise InvalidInput(str(error)) from error
+    except OSError as error:
+        raise InvalidInput(f"{file}: {error.strerror}; expected one class a line") from error
+    if not names:
+        raise InvalidInput(f"{file}: empty; expected one class a line")
     first_lines: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if not name:
             raise InvalidInput(
-                f"{file}, line {number}: empty; expected a class, since the masks' values are "
+                f"{file}: line {number}: empty; expected a class, since the masks' values are "
                 "line numbers"
             )
         if name in first_lines:
-            raise InvalidInput(f"{file}, line {number}: {name!r} is line {first_lines[name]} too")
+            raise InvalidInput(f"{file}: line {number}: {name!r} is line {first_lines[name]} too")
         first_lines[name] = number
     return names
 

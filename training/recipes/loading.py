@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from serving.base.errors import InvalidInput
-from serving.base.text import read_text
+from serving.base.text import NotText, read_utf8
 from training.errors import RecipeError
 from training.recipes.problems import INHERITING, problems, shown
 from training.recipes.recipe import Recipe
@@ -28,9 +27,13 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A recipe or study file with overrides applied, as plain dicts, unchecked. Raises
     RecipeError."""
     try:
-        document = yaml.safe_load(read_text(path))
-    except InvalidInput as error:
+        document = yaml.safe_load(read_utf8(path))
+    except NotText as error:
         raise RecipeError(str(error)) from error
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {_one_line(error)}") from error
     if not isinstance(document, dict):

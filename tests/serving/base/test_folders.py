@@ -1,4 +1,4 @@
-"""Which entries of a folder are images; the client takes the same."""
+"""The entries of a folder that are images, for training, evaluation, client and load tester."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.payloads.content import image_folder
 from serving.base.errors import InvalidInput
 from serving.base.folders import is_passed_over, list_class_folders, list_images, told
 from serving.client.images import each_image
@@ -38,8 +39,12 @@ def test_images_are_listed_and_other_files_counted_by_ending(folder: Path) -> No
     assert told(found.left_out).startswith("2 .tif, 1 .gif")
 
 
-def test_client_takes_the_same_images(folder: Path) -> None:
+def test_client_and_load_tester_take_the_same_images(folder: Path) -> None:
     assert list(each_image(folder)) == list_images(folder).images
+    for image in list_images(folder).images:
+        image.write_text(image.name)
+    sent = [payload.images[0].decode() for payload in image_folder(folder, 1, 0)]
+    assert sorted(sent) == sorted(image.name for image in list_images(folder).images)
 
 
 def test_class_folders_are_those_that_a_person_made(folder: Path) -> None:

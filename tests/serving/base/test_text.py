@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.base.errors import InvalidInput
-from serving.base.text import read_lines, read_text
+from serving.base.text import NotText, lines_of, read_utf8
 
 
 @pytest.fixture
@@ -16,36 +15,27 @@ def file(tmp_path: Path) -> Path:
 
 def test_byte_order_mark_is_passed_over(file: Path) -> None:
     file.write_bytes(codecs.BOM_UTF8 + "grün\n".encode())
-    assert read_text(file) == "grün\n"
+    assert read_utf8(file) == "grün\n"
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_lines_are_those_of_any_system(file: Path, end: str) -> None:
-    file.write_bytes(f" a {end}{end}b\u2028c{end}{end} {end}".encode())
-    assert read_lines(file) == ["a", "", "b\u2028c"]
+def test_lines_end_as_on_any_system_and_nowhere_else(file: Path) -> None:
+    assert lines_of("a\r\n\r\nb\u2028c\n") == ("a", "", "b\u2028c")
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("rot\r\nblau\r\ngrün\r\n".encode("latin-1"), "line 3: expected UTF-8, .* byte 0xfc"),
-        ("rot\n".encode("utf-16"), "line 1: expected UTF-8, got UTF-16"),
-        ("rot\n".encode("utf-32"), "line 1: expected UTF-8, got UTF-32"),
-        ("rot\n".encode("utf-16-le"), "line 1: expected UTF-8, got a zero byte"),
-        (b"rot\nb\0\n", "line 2: expected UTF-8, got a zero byte"),
-        (b"cut \xc3", "line 1: expected UTF-8, got the byte 0xc3"),
+        ("rot\r\nblau\r\ngrün\r\n".encode("latin-1"), "line 3: byte 0xfc is not UTF-8"),
+        ("rot\n".encode("utf-16"), "line 1: UTF-16, expected UTF-8"),
+        ("rot\n".encode("utf-32"), "line 1: UTF-32, expected UTF-8"),
+        ("rot\n".encode("utf-16-le"), "line 1: a zero byte"),
+        (b"rot\nb\0\n", "line 2: a zero byte"),
+        (b"cut \xc3", "line 1: byte 0xc3 is not UTF-8"),
     ],
 )
 def test_another_encoding_is_named_with_file_and_line(
     file: Path, content: bytes, said: str
 ) -> None:
     file.write_bytes(content)
-    with pytest.raises(InvalidInput, match=rf"list\.txt, {said}"):
-        read_text(file)
-
-
-def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"none\.txt: no such file"):
-        read_text(tmp_path / "none.txt")
-    with pytest.raises(InvalidInput, match="cannot be read: Is a directory"):
-        read_text(tmp_path)
+    with pytest.raises(NotText, match=rf"list\.txt: {said}"):
+        read_utf8(file)

@@ -167,9 +167,9 @@ def test_list_beside_the_folder_counts_and_the_one_inside_wins(tmp_path: Path) -
     ("text", "said"),
     [
         (b"cat\nvoid\n", r"classes\.txt: 'void' is not a class of the model"),
-        (b"cat\n\ndog\n", r"classes\.txt, line 2: empty"),
-        (b"cat\ndog\ncat \n", r"classes\.txt, line 3: 'cat' is line 1 too"),
-        (b"cat\n\xff\xfe\n", r"classes\.txt, line 2: expected UTF-8"),
+        (b"cat\n\ndog\n", r"classes\.txt: line 2: empty"),
+        (b"cat\ndog\ncat \n", r"classes\.txt: line 3: 'cat' is line 1 too"),
+        (b"cat\n\xff\xfe\n", r"classes\.txt: line 2: byte 0xff"),
     ],
 )
 def test_list_that_cannot_be_meant_is_named_with_its_line(

@@ -64,10 +64,10 @@ def test_classes_are_lines_without_the_space_around_them(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("background\n\nthing\n", "classes.txt, line 2: empty; expected a class"),
-        ("\nbackground\n", "classes.txt, line 1: empty"),
-        ("", "classes.txt, line 1: empty"),
-        ("a\nb\n a\n", "classes.txt, line 3: 'a' is line 1 too"),
+        ("background\n\nthing\n", "classes.txt: line 2: empty; expected a class"),
+        ("\nbackground\n", "classes.txt: line 1: empty"),
+        ("", "classes.txt: empty; expected one class a line"),
+        ("a\nb\n a\n", "classes.txt: line 3: 'a' is line 1 too"),
     ],
 )
 def test_empty_and_repeated_lines_are_named(tmp_path: Path, text: str, said: str) -> None:

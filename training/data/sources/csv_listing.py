@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serving.base.folders import split_named
-from serving.base.text import read_text
+from serving.base.text import NotText, read_utf8
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset
 from training.data.sources.image_folder import LabelledFile, labelled_dataset
 from training.data.split import SPLITS
-from training.errors import DataError, data_errors
+from training.errors import DataError
 
 
-@data_errors()
 def csv_listing(
     file: Path,
     eval_transform: EvalTransform,
@@ -65,7 +64,6 @@ def csv_listing(
     )
 
 
-@data_errors()
 def listed_files(file: Path, path_column: str) -> list[Path]:
     """The image files that a CSV file names. Raises DataError."""
     return [file.parent / row[path_column] for row in _rows(file, (path_column,))]
@@ -74,7 +72,13 @@ def listed_files(file: Path, path_column: str) -> list[Path]:
 def _rows(file: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
     """Every row by column, without white space around names and values; `columns` are filled in
     each."""
-    reader = csv.reader(io.StringIO(read_text(file), newline=""))
+    try:
+        text = read_utf8(file)
+    except NotText as error:
+        raise DataError(str(error)) from error
+    except OSError as error:
+        raise DataError(f"data.file: {file}: cannot be read: {error.strerror or error}") from error
+    reader = csv.reader(io.StringIO(text, newline=""))
     rows: list[Mapping[str, str]] = []
     try:
         heading = [name.strip() for name in next(reader, [])]
@@ -91,8 +95,8 @@ def _rows(file: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
             )
             for column in columns:
                 if not row[column]:
-                    raise DataError(f"{file}, line {reader.line_num}: no {column}")
+                    raise DataError(f"{file}: line {reader.line_num}: no {column}")
             rows.append(row)
     except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: cannot be read: {error}") from error
+        raise DataError(f"{file}: line {reader.line_num}: cannot be read: {error}") from error
     return rows

@@ -104,10 +104,11 @@ def test_byte_order_mark_is_no_part_of_the_heading(folder: Path, encoding: str) 
 
 
 @pytest.mark.parametrize(
-    ("encoding", "said"), [("latin-1", "line 2: expected UTF-8"), ("utf-16", "line 1: .* UTF-16")]
+    ("encoding", "said"),
+    [("latin-1", "line 2: byte 0xfc is not UTF-8"), ("utf-16", "line 1: UTF-16, expected")],
 )
 def test_another_encoding_is_named(folder: Path, encoding: str, said: str) -> None:
-    with pytest.raises(DataError, match=rf"list\.csv, {said}"):
+    with pytest.raises(DataError, match=rf"list\.csv: {said}"):
         load(folder, rows(["grün", "rot"] * 10), encoding=encoding)
 
 
@@ -118,7 +119,7 @@ def test_label_without_an_image_for_training_is_refused(folder: Path) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"list\.csv: no such file"):
+    with pytest.raises(DataError, match=r"list\.csv: cannot be read: No such file"):
         csv_listing(
             tmp_path / "list.csv",
             EvalTransform(resize=(8, 8)),

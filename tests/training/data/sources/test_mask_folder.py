@@ -179,10 +179,13 @@ def test_masks_of_one_bit_are_read(root: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"background\n\nred\nblue\n", "classes.txt, line 2: empty"),
-        (b"background\nred\nred \n", "classes.txt, line 3: 'red' is line 2 too"),
-        ("background\nrot\ngrün\n".encode("latin-1"), "classes.txt, line 3: expected UTF-8"),
-        ("background\nred\nblue\n".encode("utf-16"), "classes.txt, line 1: .* UTF-16"),
+        (b"background\n\nred\nblue\n", "classes.txt: line 2: empty"),
+        (b"background\nred\nred \n", "classes.txt: line 3: 'red' is line 2 too"),
+        (
+            "background\nrot\ngrün\n".encode("latin-1"),
+            "classes.txt: line 3: byte 0xfc is not UTF-8",
+        ),
+        ("background\nred\nblue\n".encode("utf-16"), "classes.txt: line 1: UTF-16"),
     ],
 )
 def test_list_of_classes_that_cannot_be_meant_is_refused(
