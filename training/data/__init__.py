@@ -10,11 +10,10 @@ from serving.base.folders import visible_files
 from serving.images.postprocess import resize_mask
 from serving.images.preprocess import transform as shown_to_network
 from serving.repository.manifest import EvalTransform
-from training.data import connectors
 from training.data.binary import as_binary
 from training.data.fold import folded
 from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
-from training.data.sources import digits
+from training.data.sources import connectors, digits
 from training.data.sources.csv_listing import csv_listing, listed_files
 from training.data.sources.identity_folder import identity_folder
 from training.data.sources.image_folder import image_folder, shown_name

@@ -1,1 +1,7 @@
-"""One module a source: what reads folders, listings and public sets into a Dataset."""
+"""The sources of a recipe's data section, a module each: every one makes a Dataset.
+
+image_folder, identity_folder, mask_folder: folders of files; split_folders tells their splits.
+csv_listing: files named in a table.
+torchvision_sets: public data sets.
+digits, connectors: images that come with the project.
+"""

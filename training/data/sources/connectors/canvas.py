@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.connectors.colours import Colour
-from training.data.connectors.shapes import Points
+from training.data.sources.connectors.colours import Colour
+from training.data.sources.connectors.shapes import Points
 
 # Samples of the canvas along each axis of a pixel. Odd, so that one of them is the pixel's centre;
 # more give smoother edges and take time with their square.

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.connectors.shapes import unit
+from training.data.sources.connectors.shapes import unit
 
 
 def photograph(

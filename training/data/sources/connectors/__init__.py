@@ -9,7 +9,7 @@ camera: light, blur, noise and JPEG.
 scene: puts an image together.
 """
 
-from training.data.connectors.scene import render, render_many
-from training.data.connectors.shapes import CLASSES
+from training.data.sources.connectors.scene import render, render_many
+from training.data.sources.connectors.shapes import CLASSES
 
 __all__ = ["CLASSES", "render", "render_many"]

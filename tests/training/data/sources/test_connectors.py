@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from training.data.connectors import CLASSES, render, render_many
-from training.data.connectors.canvas import Canvas
-from training.data.connectors.shapes import SHAPES, Pose
+from training.data.sources.connectors import CLASSES, render, render_many
+from training.data.sources.connectors.canvas import Canvas
+from training.data.sources.connectors.shapes import SHAPES, Pose
 
 SIZE = 64
 

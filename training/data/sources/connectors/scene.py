@@ -5,12 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.connectors.camera import photograph
-from training.data.connectors.canvas import Canvas
-from training.data.connectors.clutter import draw_clutter, occlude
-from training.data.connectors.connector import draw_connector, draw_lead, place
-from training.data.connectors.shapes import unit
-from training.data.connectors.surfaces import random_surface
+from training.data.sources.connectors.camera import photograph
+from training.data.sources.connectors.canvas import Canvas
+from training.data.sources.connectors.clutter import draw_clutter, occlude
+from training.data.sources.connectors.connector import draw_connector, draw_lead, place
+from training.data.sources.connectors.shapes import unit
+from training.data.sources.connectors.surfaces import random_surface
 
 
 def render(seed: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.connectors.canvas import Canvas
-from training.data.connectors.colours import (
+from training.data.sources.connectors.canvas import Canvas
+from training.data.sources.connectors.colours import (
     GOLD,
     MOULDINGS,
     STEEL,
@@ -16,7 +16,7 @@ from training.data.connectors.colours import (
     choice,
     tinted,
 )
-from training.data.connectors.shapes import (
+from training.data.sources.connectors.shapes import (
     CLASSES,
     SHAPES,
     Points,

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.connectors.canvas import SUBPIXEL_BITS, Canvas, fixed
-from training.data.connectors.colours import GOLD, MOULDINGS, SKIN, STEEL, choice, tinted
-from training.data.connectors.connector import bezier, draw_cable, draw_rim
-from training.data.connectors.shapes import CLASSES, Points, rectangle, rounded, unit
+from training.data.sources.connectors.canvas import SUBPIXEL_BITS, Canvas, fixed
+from training.data.sources.connectors.colours import GOLD, MOULDINGS, SKIN, STEEL, choice, tinted
+from training.data.sources.connectors.connector import bezier, draw_cable, draw_rim
+from training.data.sources.connectors.shapes import CLASSES, Points, rectangle, rounded, unit
 
 # Share of each class that stays visible beside an occluder: with less, a connector can be hard to
 # tell; with more, occluders cover next to nothing.
