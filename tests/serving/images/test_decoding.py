@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from serving.base.errors import InvalidInput
-from serving.cli.labelled import read_mask
 from serving.images import hardware_jpeg
 from serving.images.decoding import decode, use_jpeg_decoder
+from serving.images.masks import read_mask
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from tests.support import fake_gpu
@@ -30,7 +30,6 @@ from tests.support.pictures import (
     with_chunks,
     with_segments,
 )
-from training.data.segmentation import read_mask as read_training_mask
 
 PHOTO = smooth(120, 200)
 JUNK = bytes(np.random.default_rng(0).integers(1, 255, 300, np.uint8))
@@ -189,7 +188,6 @@ def test_masks_with_large_texts_are_read(tmp_path: Path) -> None:
     file = tmp_path / "mask.png"
     file.write_bytes(with_chunks(encoded(mask, "PNG"), large_texts(2 << 20)["zTXt"]))
     assert np.array_equal(read_mask(file), mask)
-    assert np.array_equal(read_training_mask(file, 2, 255), mask)
 
 
 def test_pixels_are_those_of_the_file() -> None:
