@@ -84,10 +84,9 @@ def survey(data: Dataset, sheet: Path) -> Findings:
         "duplicates": _duplicates(seen),
         "broken": {},
         "left_out": dict(data.left_out),
-        "notes": list(data.notes),
     }
     complete = ("train",) if data.open_set else SPLITS
-    return {**findings, "warnings": _warnings(findings, complete)}
+    return {**findings, "warnings": [*data.notes, *_warnings(findings, complete)]}
 
 
 def _look_at(samples: Samples, data: Dataset, broken: dict[str, str]) -> _Seen:
@@ -212,7 +211,7 @@ def _name(split: str, name: str) -> str:
 
 def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
     """Findings in words. `complete`: the splits that should have images of every class."""
-    warnings = list(findings["notes"])
+    warnings = []
     if findings["left_out"]:
         warnings.append(
             f"files left out: {told(findings['left_out'])}; images end in "
