@@ -9,15 +9,15 @@ from pathlib import Path
 
 from torch import nn
 
-from serving.repository.manifest import Gate
-from training.compress.quantize import Calibration, Quantizer
-from training.compress.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
-from training.evaluation.answers import Answers
-from training.evaluation.validation import Comparison, Trial
-from training.fitting.build import Build, export_fp32
-from training.models.checkpoint import load_network
-from training.models.export.variants import FP32_FILE, SCHEMES, onnx_file
-from training.recipes.compress import Int8Sensitivity, Quantize
+from serving.manifest import Gate
+from training.answers import Answers
+from training.calibration import Calibration
+from training.checkpoint import load_network
+from training.quantize import Quantizer
+from training.recipe.compress import Int8Sensitivity, Quantize
+from training.run import FP32_FILE, SCHEMES, Build, export_fp32, onnx_file
+from training.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
+from training.validation import Comparison, Trial
 
 log = logging.getLogger(__name__)
 
@@ -63,17 +63,17 @@ class Candidate:
 
     def passes(self) -> bool:
         """Whether the gate would pass every variant with all its layers in INT8."""
-        return all(self._judged(variant, ())[0].passed for variant in self._quantizers)
+        return all(self._judged(variant, ())[0].passed for variant in self._variants)
 
     def accuracy(self) -> float:
         """Mean over the variants, on validation images."""
-        found = [self._judged(variant, ())[1].accuracy.value for variant in self._quantizers]
+        found = [self._judged(variant, ())[1].accuracy.value for variant in self._variants]
         return sum(found) / len(found)
 
     def told(self) -> str:
         """Accuracy and agreement of each variant."""
         parts = []
-        for variant in self._quantizers:
+        for variant in self._variants:
             _, compared = self._judged(variant, ())
             parts.append(
                 f"{variant} {100 * compared.accuracy.value:.2f} %, agreement with FP32 before "
@@ -86,8 +86,7 @@ class Candidate:
         recipe's bound would pass, or FP32 would not either, all layers are INT8."""
         (folder / FP32_FILE).write_bytes(self._float_file.read_bytes())
         return {
-            variant: self._write(variant, folder / onnx_file(variant))
-            for variant in self._quantizers
+            variant: self._write(variant, folder / onnx_file(variant)) for variant in self._variants
         }
 
     def _write(self, variant: str, path: Path) -> Written:
@@ -107,14 +106,14 @@ class Candidate:
                 if layers is None:
                     said += f"; the gate would fail with {bound:.0%} of the layers in FP32 too"
         if layers:
-            count = len(self._quantizers[variant].layers)
+            count = len(self._quantizer.layers)
             gate, _ = self._judged(variant, layers)
             said = (
                 f"{len(layers)} of {count} layers in FP32 ({', '.join(layers)}): "
                 f"on validation images {gate.reason}"
             )
             sensitivity = replace(sensitivity, left_alone=layers) if sensitivity else None
-        self._quantizers[variant].write(path, layers or ())
+        self._quantizer.write(path, SCHEMES[variant], layers or ())
         log.info("quantize: %s: %s", variant, said)
         return Written(said, sensitivity)
 
@@ -128,37 +127,35 @@ class Candidate:
         )
 
     def _judged(self, variant: str, float_layers: Collection[str]) -> tuple[Gate, Comparison]:
-        found = self._answers(variant, tuple(float_layers))
-        return self._trial.judge(self._reference, found), self._trial.compare(
-            self._reference, found
-        )
-
-    def _answers(self, variant: str, float_layers: tuple[str, ...]) -> Answers:
-        known = self._known.get((variant, float_layers))
-        if known is None:
+        """The gate's verdict. Verdicts are kept, answers are not: masks of a thousand images take
+        gigabytes where several mixtures are tried."""
+        tried = (variant, tuple(float_layers))
+        if tried not in self._known:
             path = self._folder / "tried.onnx"
-            self._quantizers[variant].write(path, float_layers)
-            known = self._known[variant, float_layers] = self._trial.file(path, "int8")
-        return known
+            self._quantizer.write(path, SCHEMES[variant], float_layers)
+            found = self._trial.file(path, "int8")
+            self._known[tried] = (
+                self._trial.judge(self._reference, found),
+                self._trial.compare(self._reference, found),
+            )
+        return self._known[tried]
 
     def _measured(self, variant: str, config: Int8Sensitivity) -> Sensitivity:
         trial = Trial(self._current, config.images)
         fp32 = trial.file(self._float_file, "fp32")
-        return int8_sensitivity(self._quantizers[variant], variant, trial, fp32)
+        return int8_sensitivity(self._quantizer, variant, trial, fp32)
 
     @cached_property
-    def _known(self) -> dict[tuple[str, tuple[str, ...]], Answers]:
+    def _known(self) -> dict[tuple[str, tuple[str, ...]], tuple[Gate, Comparison]]:
         return {}
 
     @cached_property
-    def _quantizers(self) -> dict[str, Quantizer]:
-        return {
-            variant: Quantizer(
-                self._float_file, SCHEMES[variant], self._config.calibrate, self._calibration
-            )
-            for variant in self._current.recipe.export.variants
-            if variant in SCHEMES
-        }
+    def _variants(self) -> list[str]:
+        return [variant for variant in self._current.recipe.export.variants if variant in SCHEMES]
+
+    @cached_property
+    def _quantizer(self) -> Quantizer:
+        return Quantizer(self._float_file, self._config.calibrate, self._calibration)
 
     @cached_property
     def _trial(self) -> Trial:

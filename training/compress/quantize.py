@@ -5,71 +5,39 @@ engines differ: "s8", symmetric int8, which TensorRT asks for, and "u8", asymmet
 ONNX Runtime is fast in on x86.
 """
 
-import contextlib
-import hashlib
-import io
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from training.data.samples import Pixels, Samples
-from training.models.export.variants import Scheme
+from training.calibration import Calibration, Method, measure_ranges
 
-PERCENTILE = 99.99
+Scheme = Literal["s8", "u8", "u8-rr"]
 
 _ACTIVATIONS = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8, "u8-rr": QuantType.QUInt8}
-_METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-}
-_BATCH = 32
-# The layers whose arithmetic is worth 8 bits; what stands before the first and behind the last of
-# them is normalisation, softmax and argmax.
+# Layers whose arithmetic is worth 8 bits. Normalisation stands before the first of them, softmax
+# and argmax behind the last.
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry})
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """The images on which ranges are measured, uint8 [N, H, W, 3], and the sha256 of their
-    shape and pixels."""
-
-    images: Pixels
-    sha256: str
-
-
-def choose_calibration(samples: Samples, count: int, seed: int) -> Calibration:
-    """A random subset of the training images, as the evaluation transform shows them; all of them
-    where there are fewer than `count`."""
-    order = np.random.default_rng(seed).permutation(len(samples))[:count]
-    images, _ = samples.batch(np.sort(order))
-    digest = hashlib.sha256(str(images.shape).encode())
-    digest.update(np.ascontiguousarray(images).tobytes())
-    return Calibration(images, digest.hexdigest())
-
-
 class Quantizer:
-    """Makes INT8 forms of one FP32 file, with ranges that are measured once.
+    """Makes INT8 forms of one FP32 file, with ranges that are measured once for all of them.
 
     Normalisation before the first layer and everything behind the last one stay in floating point,
     as do the logits themselves. `layers` are those that compute, in their order, by their names in
     the network that was exported.
+
+    Raises ExportError where the ranges cannot be measured.
     """
 
-    def __init__(
-        self, float_file: Path, scheme: Scheme, calibrate: str, calibration: Calibration
-    ) -> None:
-        self._scheme = scheme
+    def __init__(self, float_file: Path, calibrate: Method, calibration: Calibration) -> None:
         with tempfile.TemporaryDirectory() as folder:
             prepared = Path(folder) / "prepared.onnx"
             # Only ONNX's shape inference: the symbolic one leaves files in the working directory,
@@ -79,7 +47,6 @@ class Quantizer:
                 str(float_file), str(prepared), skip_symbolic_shape=True, skip_optimization=True
             )
             self._model = onnx.load(prepared)
-            self._ranges = _measured_ranges(prepared, scheme, calibrate, calibration)
         graph = self._model.graph
         self._edges = before_layers(graph) | behind_layers(graph)
         self._nodes: dict[str, list[str]] = {}
@@ -88,22 +55,29 @@ class Quantizer:
                 name = node.input[1].removeprefix("network.").removesuffix(".weight")
                 self._nodes.setdefault(name, []).append(node.name)
         self.layers = tuple(self._nodes)
+        rounded = {
+            node.name
+            for node in graph.node
+            if node.op_type in _OPERATIONS and node.name not in self._edges
+        }
+        self._ranges = measure_ranges(self._model, rounded, calibrate, calibration)
 
-    def write(self, path: Path, float_layers: Collection[str] = ()) -> None:
-        """Writes the file in which all layers but `float_layers` are INT8; nor is anything rounded
-        that only they read."""
+    def write(self, path: Path, scheme: Scheme, float_layers: Collection[str] = ()) -> None:
+        """Writes the file in which all layers but `float_layers` are INT8. Tensors that only those
+        layers read are not rounded either."""
         left = {node for layer in float_layers for node in self._nodes[layer]}
         excluded = self._edges | left | _read_by_only(self._model.graph, left)
-        self._write(path, nodes_to_exclude=sorted(excluded))
+        self._write(path, scheme, nodes_to_exclude=sorted(excluded))
 
-    def write_alone(self, path: Path, layer: str) -> None:
+    def write_alone(self, path: Path, scheme: Scheme, layer: str) -> None:
         """Writes the file in which one layer is INT8, with its input and output, and nothing else:
-        what it costs in accuracy by itself."""
-        self._write(path, nodes_to_quantize=self._nodes[layer])
+        its accuracy is what this layer costs by itself."""
+        self._write(path, scheme, nodes_to_quantize=self._nodes[layer])
 
     def _write(
         self,
         path: Path,
+        scheme: Scheme,
         nodes_to_quantize: Sequence[str] = (),
         nodes_to_exclude: Sequence[str] = (),
     ) -> None:
@@ -112,18 +86,18 @@ class Quantizer:
         quantizer = QDQQuantizer(
             model,
             per_channel=True,
-            reduce_range=self._scheme == "u8-rr",
+            reduce_range=scheme == "u8-rr",
             weight_qType=QuantType.QInt8,
-            activation_qType=_ACTIVATIONS[self._scheme],
-            tensors_range=self._ranges,
+            activation_qType=_ACTIVATIONS[scheme],
+            tensors_range=self._ranges.data(symmetric=scheme == "s8"),
             nodes_to_quantize=list(nodes_to_quantize),
             nodes_to_exclude=list(nodes_to_exclude),
             op_types_to_quantize=_OPERATIONS,
             extra_options={
-                "ActivationSymmetric": self._scheme == "s8",
+                "ActivationSymmetric": scheme == "s8",
                 "WeightSymmetric": True,
                 # TensorRT dequantises int8 only, and adds biases in floating point.
-                "QuantizeBias": self._scheme != "s8",
+                "QuantizeBias": scheme != "s8",
             },
         )
         quantizer.quantize_model()
@@ -136,30 +110,11 @@ class Quantizer:
 
 
 def quantize(
-    float_file: Path, path: Path, scheme: Scheme, calibrate: str, calibration: Calibration
+    float_file: Path, path: Path, scheme: Scheme, calibrate: Method, calibration: Calibration
 ) -> None:
-    """Writes the INT8 form of an FP32 file."""
-    Quantizer(float_file, scheme, calibrate, calibration).write(path)
-
-
-def _measured_ranges(
-    prepared: Path, scheme: Scheme, calibrate: str, calibration: Calibration
-) -> TensorsData:
-    options: dict[str, Any] = {"symmetric": scheme == "s8"}
-    if calibrate == "percentile":
-        options["percentile"] = PERCENTILE
-    calibrator = create_calibrator(
-        prepared,
-        _OPERATIONS,
-        augmented_model_path=str(prepared.with_name("augmented.onnx")),
-        calibrate_method=_METHODS[calibrate],
-        extra_options=options,
-    )
-    name = onnx.load(prepared).graph.input[0].name
-    # The percentile method prints its ranges.
-    with contextlib.redirect_stdout(io.StringIO()):
-        calibrator.collect_data(_Reader(name, calibration.images))
-        return calibrator.compute_data()
+    """Writes the INT8 form of an FP32 file. Raises ExportError where its ranges cannot be
+    measured."""
+    Quantizer(float_file, calibrate, calibration).write(path, scheme)
 
 
 def before_layers(graph: onnx.GraphProto) -> set[str]:
@@ -275,16 +230,3 @@ def _feeds_layer(node: onnx.NodeProto, users: dict[str, list[onnx.NodeProto]]) -
                     seen.add(user.name)
                     waiting.append(user)
     return False
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds the calibration images to the runtime in batches."""
-
-    def __init__(self, input_name: str, images: Pixels) -> None:
-        self._batches: Iterator[dict[str, Pixels]] = (
-            {input_name: np.ascontiguousarray(images[start : start + _BATCH])}
-            for start in range(0, len(images), _BATCH)
-        )
-
-    def get_next(self) -> dict[str, Pixels] | None:
-        return next(self._batches, None)

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from training.compress.prune import Backward, prunable_groups, with_one_group_pruned
-from training.compress.quantize import Quantizer
-from training.evaluation.answers import Answers
-from training.evaluation.validation import Trial
-from training.recipes.compress import Prune
+from training.answers import Answers
+from training.prune import Backward, prunable_groups, with_one_group_pruned
+from training.quantize import Quantizer
+from training.recipe.compress import Prune
+from training.run import SCHEMES
+from training.validation import Trial
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def int8_sensitivity(
         path = Path(folder) / "alone.onnx"
 
         def agreement(layer: str) -> float:
-            quantizer.write_alone(path, layer)
+            quantizer.write_alone(path, SCHEMES[variant], layer)
             return trial.compare(fp32, trial.file(path, "int8")).agreement
 
         measured = {layer: agreement(layer) for layer in quantizer.layers}

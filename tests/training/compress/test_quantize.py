@@ -10,12 +10,11 @@ import torch
 from serving.base.evaluation import answer_distance
 from serving.engines import EngineOptions, load_engine
 from tests.support.published import CPU_ENGINES
-from training.compress.quantize import Quantizer, Scheme, choose_calibration, quantize
+from training.calibration import Method, choose_calibration
 from training.data.samples import ArraySamples
 from training.models import build_model
-from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
-from training.models.export.export import check_interface, export_onnx
-from training.recipes.data import Normalization
+from training.quantize import Quantizer, Scheme, quantize
+from training.recipe.data import Normalization
 
 SIZE = (16, 16)
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, *SIZE, 3), np.uint8)
@@ -33,16 +32,16 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Deployed
 
 def test_calibration_set_is_named_by_its_pixels() -> None:
     first, again = choose_calibration(SAMPLES, 10, 1), choose_calibration(SAMPLES, 10, 1)
-    assert len(first.images) == 10
+    assert len(first) == 10
     assert first.sha256 == again.sha256
     assert first.sha256 != choose_calibration(SAMPLES, 10, 2).sha256
-    assert len(choose_calibration(SAMPLES, 1000, 1).images) == len(IMAGES)
+    assert len(choose_calibration(SAMPLES, 1000, 1)) == len(IMAGES)
 
 
 @pytest.mark.parametrize("scheme", ["s8", "u8"])
 @pytest.mark.parametrize("calibrate", ["minmax", "percentile"])
 def test_quantised_file_answers_nearly_as_fp32_in_both_engines(
-    classifier: tuple[Path, Deployed], tmp_path: Path, scheme: Scheme, calibrate: str
+    classifier: tuple[Path, Deployed], tmp_path: Path, scheme: Scheme, calibrate: Method
 ) -> None:
     float_file, deployed = classifier
     path = tmp_path / "int8.onnx"
@@ -107,7 +106,7 @@ def rounded_layers(path: Path) -> set[str]:
 def test_layers_are_quantised_alone_or_left_alone(
     classifier: tuple[Path, Deployed], tmp_path: Path
 ) -> None:
-    quantizer = Quantizer(classifier[0], "s8", "minmax", choose_calibration(SAMPLES, 4, 0))
+    quantizer = Quantizer(classifier[0], "minmax", choose_calibration(SAMPLES, 4, 0))
     every = set(quantizer.layers)
     assert every == {
         name
@@ -115,16 +114,16 @@ def test_layers_are_quantised_alone_or_left_alone(
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
     }
     path = tmp_path / "q.onnx"
-    quantizer.write(path)
+    quantizer.write(path, "s8")
     assert rounded_layers(path) == every
-    quantizer.write(path, ["layer1.0.conv2", "linear"])
+    quantizer.write(path, "s8", ["layer1.0.conv2", "linear"])
     assert rounded_layers(path) == every - {"layer1.0.conv2", "linear"}
     # What only a layer in FP32 reads is not rounded either.
     graph = onnx.load(path).graph
     makers = {output: node for node in graph.node for output in node.output}
     layer = next(n for n in graph.node if n.input[1:2] == ["network.layer1.0.conv2.weight"])
     assert makers[layer.input[0]].op_type == "Relu"
-    quantizer.write_alone(path, "layer2.0.conv1")
+    quantizer.write_alone(path, "s8", "layer2.0.conv1")
     assert rounded_layers(path) == {"layer2.0.conv1"}
 
 

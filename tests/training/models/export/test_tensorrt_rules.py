@@ -12,14 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 from serving.base.evaluation import answer_distance
 from serving.base.tensor import Array
 from serving.engines import EngineOptions, load_engine
-from training.compress.half import to_half
-from training.compress.quantize import Quantizer, choose_calibration, quantize
+from serving.evaluation import answer_distance
+from serving.tensor import Array
+from training.calibration import choose_calibration
 from training.data.samples import ArraySamples
 from training.models import build_model
-from training.models.export.deployed import Deployed, Task, input_specs, output_specs
-from training.models.export.export import check_interface, export_onnx
-from training.models.export.tensorrt_rules import tensorrt_problems
-from training.recipes.data import Normalization
+from training.quantize import Quantizer, quantize
+from training.recipe.data import Normalization
+from training.tensorrt_rules import tensorrt_problems
 
 SIZE = (32, 32)
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, *SIZE, 3), np.uint8)
@@ -93,11 +93,11 @@ def test_int8_passes_with_any_layer_left_in_floating_point(
 ) -> None:
     _, fp32 = exported
     samples = ArraySamples(IMAGES, np.zeros(len(IMAGES), np.int64))
-    quantizer = Quantizer(fp32, "s8", "minmax", choose_calibration(samples, 8, 0))
+    quantizer = Quantizer(fp32, "minmax", choose_calibration(samples, 8, 0))
     path = tmp_path / "mixed.onnx"
     # In a residual network each first layer of a block shares its input with the next block.
     for layers in (*((layer,) for layer in quantizer.layers[:4]), quantizer.layers[::2]):
-        quantizer.write(path, layers)
+        quantizer.write(path, "s8", layers)
         assert tensorrt_problems(path) == []
 
 
