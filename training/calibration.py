@@ -7,7 +7,6 @@ values. Peak memory depends on the network and on _RUN_BYTES, not on the number 
 import contextlib
 import hashlib
 import logging
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,11 +187,16 @@ class Ranges:
 
 
 def measure_ranges(
-    model: onnx.ModelProto, nodes: Collection[str], method: Method, calibration: Calibration
+    model: onnx.ModelProto,
+    folder: Path,
+    nodes: Collection[str],
+    method: Method,
+    calibration: Calibration,
 ) -> Ranges:
     """Observes the float tensors that the named nodes read and write.
 
-    `model` holds the shapes of all its tensors and has one input, images. Raises ExportError where
+    `model` holds the shapes of all its tensors and has one input, images; its external data, where
+    it has any, lies in `folder`. Raises ExportError where
     a value is not finite or memory runs out.
     """
     sizes = _observed_bytes(model.graph, nodes)
@@ -201,7 +205,7 @@ def measure_ranges(
     images = max(1, min(_BATCH, _RUN_BYTES // max(1, sum(sizes.values()))))
     _tell(model, sizes, groups, images, len(calibration))
     for group in groups:
-        session = _session(model, group)
+        session = _session(model, folder, group)
         for batch in calibration.batches(images):
             _observe(session, group, batch, observed)
     return Ranges(method, observed)
@@ -236,7 +240,9 @@ def _groups(sizes: Mapping[str, int]) -> list[list[str]]:
     return groups
 
 
-def _session(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.InferenceSession:
+def _session(
+    model: onnx.ModelProto, folder: Path, names: Sequence[str]
+) -> onnxruntime.InferenceSession:
     """A session that returns the named tensors too. Nothing is fused: a fused tensor is not there
     to be seen."""
     options = onnxruntime.SessionOptions()
@@ -245,13 +251,10 @@ def _session(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.Infere
     known = {value.name for value in model.graph.output}
     values = {value.name: value for value in (*model.graph.input, *model.graph.value_info)}
     model.graph.output.extend(values[name] for name in names if name not in known)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "observed.onnx"
-            onnx.save(model, path)
-            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    finally:
-        del model.graph.output[own:]
+    path = folder / "observed.onnx"
+    onnx.save(model, path)
+    del model.graph.output[own:]
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _observe(

@@ -13,8 +13,8 @@ from typing import Literal
 import onnx
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from training.calibration import Calibration, Method, measure_ranges
 
@@ -38,29 +38,29 @@ class Quantizer:
     """
 
     def __init__(self, float_file: Path, calibrate: Method, calibration: Calibration) -> None:
+        self._model = onnx.load(float_file)
         with tempfile.TemporaryDirectory() as folder:
-            prepared = Path(folder) / "prepared.onnx"
-            # Only ONNX's shape inference: the symbolic one leaves files in the working directory,
-            # and the optimiser joins the casts that TensorRT wants apart. Batch norms are folded
-            # already.
-            quant_pre_process(
-                str(float_file), str(prepared), skip_symbolic_shape=True, skip_optimization=True
+            # Weights wait in a file: shape inference and the runtime would copy them several times.
+            onnx.save(self._model, Path(folder) / "parted.onnx", save_as_external_data=True)
+            self._model = onnx.shape_inference.infer_shapes(self._model)
+            add_pre_process_metadata(self._model)
+            graph = self._model.graph
+            self._edges = before_layers(graph) | behind_layers(graph)
+            rounded = {
+                node.name
+                for node in graph.node
+                if node.op_type in _OPERATIONS and node.name not in self._edges
+            }
+            self._ranges = measure_ranges(
+                self._model, Path(folder), rounded, calibrate, calibration
             )
-            self._model = onnx.load(prepared)
-        graph = self._model.graph
-        self._edges = before_layers(graph) | behind_layers(graph)
+            onnx.load_external_data_for_model(self._model, folder)
         self._nodes: dict[str, list[str]] = {}
         for node in graph.node:
             if node.op_type in _LAYERS:
                 name = node.input[1].removeprefix("network.").removesuffix(".weight")
                 self._nodes.setdefault(name, []).append(node.name)
         self.layers = tuple(self._nodes)
-        rounded = {
-            node.name
-            for node in graph.node
-            if node.op_type in _OPERATIONS and node.name not in self._edges
-        }
-        self._ranges = measure_ranges(self._model, rounded, calibrate, calibration)
 
     def write(self, path: Path, scheme: Scheme, float_layers: Collection[str] = ()) -> None:
         """Writes the file in which all layers but `float_layers` are INT8. Tensors that only those
