@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 
 from training.data.samples import Pixels, Samples
@@ -40,7 +41,8 @@ _RUN_BYTES = 1 << 30
 _HALF = 4096
 # Values that are binned at a time: temporaries of this many stay in the L2 cache.
 _BLOCK = 1 << 16
-# The finest histogram reaches to 2**-100, beyond which the scale of float32 bins would overflow.
+# The finest histogram reaches to 2**-100: finer ones would need factors beyond float32. Tensors
+# whose values are all smaller keep their extremes.
 _LEAST_EXPONENT = -100
 
 
@@ -266,13 +268,12 @@ def _observe(
     """Runs one batch and merges the tensors into `observed`; nothing of it outlives the call."""
     try:
         answers = session.run(list(names), {session.get_inputs()[0].name: images})
-    except (MemoryError, onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException) as error:
-        raise ExportError(f"calibration on {len(images)} images at a time: {error}") from error
-    for name, values in zip(names, answers, strict=True):
-        try:
+        for name, values in zip(names, answers, strict=True):
             observed[name].add(values)
-        except ValueError as error:
-            raise ExportError(f"calibration: tensor {name} {error}") from error
+    except ValueError as error:
+        raise ExportError(f"calibration: tensor {name} {error}") from error
+    except (MemoryError, RuntimeException) as error:
+        raise ExportError(f"calibration on {len(images)} images at a time: {error}") from error
 
 
 def _tell(

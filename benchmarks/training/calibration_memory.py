@@ -1,0 +1,171 @@
+"""Peak memory of INT8 quantisation by network, method and number of calibration images.
+
+Networks have random weights, images are noise: memory depends on shapes alone. Each row is a
+process of its own, and so is its reference, which answers one image with the FP32 file. "over" is
+the difference of their peaks. Exits with 1 where it is beyond the bound, or grows with the number of
+images from 32 on.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from serving.engines import EngineOptions, load_engine
+from serving.engines.measure import core_count, machine
+from serving.manifest import IMAGE_INPUT, Task
+from training.calibration import choose_calibration
+from training.data.samples import Loaded, Pair
+from training.deploy import Deployed, input_specs, output_specs
+from training.export import export_onnx
+from training.models import build_model
+from training.quantize import Quantizer
+from training.recipe.data import Normalization
+from training.tables import print_table
+
+# By name: task, classes, and height and width of the images.
+NETWORKS: dict[str, tuple[Task, int, tuple[int, int]]] = {
+    "resnet18": ("classification", 1000, (224, 224)),
+    "resnet50": ("classification", 1000, (224, 224)),
+    "vgg16_bn": ("classification", 1000, (224, 224)),
+    "deeplabv3plus_resnet50": ("segmentation", 21, (480, 352)),
+    "unet_resnet18": ("segmentation", 12, (480, 352)),
+    "unet_vgg16_bn": ("segmentation", 12, (480, 352)),
+}
+METHODS = ("minmax", "percentile")
+DEFAULT_NETWORKS = ("resnet50", "vgg16_bn", "deeplabv3plus_resnet50", "unet_vgg16_bn")
+DEFAULT_IMAGES = (32, 64)
+# A run takes at most so many images; below, memory does grow with their number.
+FULL_RUN = 32
+# GB that quantisation may take over the network itself.
+BOUND = 2.5
+# GB by which more images may take more: chance, as the allocator's blocks fall differently.
+GROWTH = 0.25
+_SCHEMES = ("s8", "u8")
+_OPSET = 20
+
+
+class Noise:
+    """Images that are made when they are asked for, as those of a folder are decoded."""
+
+    def __init__(self, count: int, size: tuple[int, int]) -> None:
+        self.names = [str(index) for index in range(count)]
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batch(self, indices: "list[int] | NDArray[np.intp]") -> Pair:
+        shape = (*self._size, 3)
+        images = [np.random.default_rng(int(i)).integers(0, 256, shape, np.uint8) for i in indices]
+        return np.stack(images), np.zeros(len(images), np.int64)
+
+    def read(self, indices: "list[int]") -> "list[Loaded | str]":
+        raise NotImplementedError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--images", nargs="+", type=int, default=DEFAULT_IMAGES)
+    parser.add_argument("--bound", type=float, default=BOUND, help="GB over the network itself")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work is not None:
+        print(json.dumps(_work(**json.loads(given.work))))
+        return 0
+    print(machine())
+    networks = given.networks or DEFAULT_NETWORKS
+    unknown = sorted(set(networks) - set(NETWORKS))
+    if unknown:
+        parser.error(f"networks: expected some of {', '.join(NETWORKS)}; got {', '.join(unknown)}")
+    rows = list(_rows(networks, given.methods, sorted(given.images), given.bound))
+    shown = [{name: value for name, value in row.items() if name != "ok"} for row in rows]
+    print_table("INT8: peak memory in GB", shown)
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+def _rows(
+    networks: list[str], methods: list[str], counts: list[int], bound: float
+) -> Iterator[dict[str, object]]:
+    for network in networks:
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "model.onnx")
+            _process(task="export", network=network, path=path)
+            itself = _process(task="answer", network=network, path=path)["peak"]
+            for method in methods:
+                fewest: float | None = None
+                for count in counts:
+                    found = _process(
+                        task="quantize", network=network, path=path, method=method, count=count
+                    )
+                    over = found["peak"] - itself
+                    if count >= FULL_RUN and fewest is None:
+                        fewest = over
+                    kept = over <= bound and (fewest is None or over <= fewest + GROWTH)
+                    yield {
+                        "network": network,
+                        "method": method,
+                        "images": count,
+                        "itself": f"{itself:.2f}",
+                        "peak": f"{found['peak']:.2f}",
+                        "over": f"{over:.2f}",
+                        "bound": "kept" if kept else "BROKEN",
+                        "seconds": f"{found['seconds']:.0f}",
+                        "ok": kept,
+                    }
+
+
+def _process(**work: object) -> dict[str, float]:
+    """Does one piece of work in a process of its own. Raises RuntimeError where it ends badly."""
+    command = [sys.executable, "-m", "benchmarks.training.calibration_memory"]
+    done = subprocess.run(
+        [*command, "--work", json.dumps(work)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        ended = f"killed by signal {-done.returncode}" if done.returncode < 0 else "failed"
+        raise RuntimeError(f"{work}: {ended}: {done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _work(
+    task: str, network: str, path: str, method: str = "minmax", count: int = 1
+) -> dict[str, float]:
+    file, (kind, classes, size) = Path(path), NETWORKS[network]
+    began = time.monotonic()
+    if task == "export":
+        torch.manual_seed(0)
+        shown = Deployed(build_model(network, classes).eval(), kind, Normalization())
+        export_onnx(shown, input_specs(size), output_specs(kind, classes, size), _OPSET, file)
+    elif task == "answer":
+        engine = load_engine("onnxruntime", file, EngineOptions(threads=core_count()))
+        engine.infer({IMAGE_INPUT: Noise(1, size).batch([0])[0]})
+        engine.close()
+    else:
+        calibration = choose_calibration(Noise(count, size), count, 0)
+        quantizer = Quantizer(
+            file, "percentile" if method == "percentile" else "minmax", calibration
+        )
+        for scheme in _SCHEMES:
+            quantizer.write(file.with_name(f"{scheme}.onnx"), scheme)
+    return {"peak": _peak(), "seconds": time.monotonic() - began}
+
+
+def _peak() -> float:
+    """GB that this process held at most. getrusage would count its parent's before exec."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    sys.exit(main())
