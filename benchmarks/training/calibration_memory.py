@@ -2,8 +2,8 @@
 
 Networks have random weights, images are noise: memory depends on shapes alone. Each row is a
 process of its own, and so is its reference, which answers one image with the FP32 file. "over" is
-the difference of their peaks. Exits with 1 where it is beyond the bound, or grows with the number of
-images from 32 on.
+the difference of their peaks. Exits with 1 where it is beyond the bound, or where it grows with the
+number of images from 32 on.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from training.data.samples import Loaded, Pair
 from training.deploy import Deployed, input_specs, output_specs
 from training.export import export_onnx
 from training.models import build_model
-from training.quantize import Quantizer
+from training.quantize import Quantizer, Scheme
 from training.recipe.data import Normalization
 from training.tables import print_table
 
@@ -49,7 +49,7 @@ FULL_RUN = 32
 BOUND = 2.5
 # GB by which more images may take more: chance, as the allocator's blocks fall differently.
 GROWTH = 0.25
-_SCHEMES = ("s8", "u8")
+_SCHEMES: tuple[Scheme, ...] = ("s8", "u8")
 _OPSET = 20
 
 
@@ -63,12 +63,12 @@ class Noise:
     def __len__(self) -> int:
         return len(self.names)
 
-    def batch(self, indices: "list[int] | NDArray[np.intp]") -> Pair:
+    def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
         shape = (*self._size, 3)
         images = [np.random.default_rng(int(i)).integers(0, 256, shape, np.uint8) for i in indices]
         return np.stack(images), np.zeros(len(images), np.int64)
 
-    def read(self, indices: "list[int]") -> "list[Loaded | str]":
+    def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
         raise NotImplementedError
 
 

@@ -4,7 +4,7 @@ import gc
 import hashlib
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from training.models import build_model
 from training.recipe.data import Normalization
 
 SIZE = (16, 16)
-KINDS = {
+KINDS: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
     "normal": lambda rng: rng.normal(0.3, 2, 19_997),
     "behind a ReLU": lambda rng: np.maximum(rng.normal(-1, 1, 19_997), 0),
     "heavy tails": lambda rng: rng.standard_cauchy(19_997),
@@ -265,7 +265,8 @@ class Overflowing(nn.Module):
         nn.init.constant_(self.conv.weight, 3e38)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.conv(images * 1000).mean(dim=(2, 3))
+        answers: torch.Tensor = self.conv(images * 1000).mean(dim=(2, 3))
+        return answers
 
 
 def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path) -> None:

@@ -120,6 +120,26 @@ class FileSamples:
         return list(_load_all(self._load, [self._items[i] for i in indices], min(block, _BLOCK)))
 
 
+class ChosenSamples:
+    """Some images of a split: `rows` are their indices in it. Holds none of them itself."""
+
+    def __init__(self, samples: Samples, rows: NDArray[np.intp]) -> None:
+        self.names = [samples.names[row] for row in rows]
+        self._samples = samples
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
+        """Images uint8 [n, H, W, 3] and their targets. Raises what the split raises."""
+        return self._samples.batch(self._rows[np.asarray(indices, dtype=np.intp)])
+
+    def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
+        """The images one by one; in the place of one that cannot be used, the reason."""
+        return self._samples.read(self._rows[np.asarray(indices, dtype=np.intp)].tolist())
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The three splits of a source, disjoint, and the meaning of their targets.
