@@ -95,7 +95,7 @@ def main() -> int:
 
 
 def _rows(
-    networks: list[str], methods: list[str], counts: list[int], bound: float
+    networks: Sequence[str], methods: Sequence[str], counts: Sequence[int], bound: float
 ) -> Iterator[dict[str, object]]:
     for network in networks:
         with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ from training.models import build_model
 from training.recipe.data import Normalization
 
 SIZE = (16, 16)
-KINDS: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
+KINDS: dict[str, Callable[[np.random.Generator], NDArray[np.floating]]] = {
     "normal": lambda rng: rng.normal(0.3, 2, 19_997),
     "behind a ReLU": lambda rng: np.maximum(rng.normal(-1, 1, 19_997), 0),
     "heavy tails": lambda rng: rng.standard_cauchy(19_997),

@@ -79,11 +79,10 @@ def verify(
     is what plans were made for, where there are any no smaller than any of `config.batch_sizes`.
     require_pass judges the outcome."""
     names = tuple(spec.name for spec in outputs)
-    classes = len(data.classes)
     measure = measure_of(task, binary=names[0] == PROBABILITY_OUTPUT)
 
     def answer(run: Run) -> Answers:
-        return answers_of(run, data.test, task, classes, data.ignore_index)
+        return answers_of(run, data.test, task, len(data.classes), data.ignore_index)
 
     largest = max(max_batch_size, *config.batch_sizes)
     reference = answer(lambda images: run_deployed(baseline, names, images))
