@@ -22,13 +22,15 @@ from serving.repository.manifest import (
     Variant,
 )
 from tests.support.published import evidence
-from training.calibration import choose_calibration
+from training.compress.calibration import choose_calibration
+from training.compress.quantize import quantize
 from training.data.samples import ArraySamples
 from training.models import MODELS, build_model
-from training.publish import publish as publish_version
-from training.quantize import quantize
-from training.recipe.deliver import Publish
-from training.run import SCHEMES
+from training.models.export.deployed import Deployed, Task, input_specs, output_specs, run_deployed
+from training.models.export.export import export_onnx
+from training.models.export.variants import SCHEMES
+from training.pipeline.stages.publish import publish as publish_version
+from training.recipes.deliver import Publish
 
 OPSET = 20
 # Until a server has compiled and timed a handful of these networks for the first time, in every

@@ -20,17 +20,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from serving.base.machine.cpu import core_count, machine
+from serving.base.task import IMAGE_INPUT, Task
 from serving.engines import EngineOptions, load_engine
-from serving.engines.measure import core_count, machine
-from serving.manifest import IMAGE_INPUT, Task
-from training.calibration import choose_calibration
+from training.compress.calibration import choose_calibration
+from training.compress.quantize import Quantizer
 from training.data.samples import Loaded, Pair
-from training.deploy import Deployed, input_specs, output_specs
-from training.export import export_onnx
+from training.evaluation.report.tables import print_table
 from training.models import build_model
-from training.quantize import Quantizer, Scheme
-from training.recipe.data import Normalization
-from training.tables import print_table
+from training.models.export.deployed import Deployed, input_specs, output_specs
+from training.models.export.export import export_onnx
+from training.models.export.variants import Scheme
+from training.recipes.data import Normalization
 
 # By name: task, classes, and height and width of the images.
 NETWORKS: dict[str, tuple[Task, int, tuple[int, int]]] = {

@@ -24,19 +24,19 @@ from serving.base.machine.cpu import core_count, machine
 from serving.base.task import IMAGE_INPUT, Task
 from serving.base.tensor import Array
 from serving.engines import ENGINES, EngineOptions, load_engine, unavailable_reason
-from serving.engines.measure import core_count, machine
-from serving.manifest import IMAGE_INPUT, EvalTransform, Task
-from serving.preprocess import load_image
-from serving.tensor import Array
-from training.calibration import choose_calibration
+from serving.images.preprocess import load_image
+from serving.repository.manifest import EvalTransform
+from training.compress.calibration import choose_calibration
+from training.compress.latency import Stopwatch
+from training.compress.prune import ChannelPruner, find_ratio
+from training.compress.quantize import quantize
 from training.data.samples import ArraySamples, Pixels
 from training.evaluation.report.tables import print_table
 from training.models import build_model, count_macs, head_layers
-from training.prune import ChannelPruner, find_ratio
-from training.quantize import quantize
-from training.recipe.compress import Prune
-from training.recipe.data import Normalization
-from training.tables import print_table
+from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
+from training.models.export.export import export_onnx
+from training.recipes.compress import Prune
+from training.recipes.data import Normalization
 
 SIZE = (224, 224)
 OPSET = 20

@@ -35,8 +35,9 @@ def make_model(repository: Path, network: str, side: int, max_batch_size: int) -
     """Publishes a classifier with random weights in every precision of a GPU; returns its name."""
     import torch
 
+    from training.compress.calibration import choose_calibration
     from training.compress.half import to_half
-    from training.compress.quantize import choose_calibration, quantize
+    from training.compress.quantize import quantize
     from training.data.samples import ArraySamples
     from training.models import build_model
     from training.models.export.deployed import Deployed, input_specs, output_specs

@@ -9,15 +9,16 @@ from pathlib import Path
 
 from torch import nn
 
-from serving.manifest import Gate
-from training.answers import Answers
-from training.calibration import Calibration
-from training.checkpoint import load_network
-from training.quantize import Quantizer
-from training.recipe.compress import Int8Sensitivity, Quantize
-from training.run import FP32_FILE, SCHEMES, Build, export_fp32, onnx_file
-from training.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
-from training.validation import Comparison, Trial
+from serving.repository.manifest import Gate
+from training.compress.calibration import Calibration
+from training.compress.quantize import Quantizer
+from training.compress.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
+from training.evaluation.answers import Answers
+from training.evaluation.validation import Comparison, Trial
+from training.fitting.build import Build, export_fp32
+from training.models.checkpoint import load_network
+from training.models.export.variants import FP32_FILE, SCHEMES, onnx_file
+from training.recipes.compress import Int8Sensitivity, Quantize
 
 log = logging.getLogger(__name__)
 

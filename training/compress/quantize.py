@@ -16,7 +16,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from training.calibration import Calibration, Method, measure_ranges
+from training.compress.calibration import Calibration, Method, measure_ranges
 
 Scheme = Literal["s8", "u8", "u8-rr"]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from training.answers import Answers
-from training.prune import Backward, prunable_groups, with_one_group_pruned
-from training.quantize import Quantizer
-from training.recipe.compress import Prune
-from training.run import SCHEMES
-from training.validation import Trial
+from training.compress.prune import Backward, prunable_groups, with_one_group_pruned
+from training.compress.quantize import Quantizer
+from training.evaluation.answers import Answers
+from training.evaluation.validation import Trial
+from training.models.export.variants import SCHEMES
+from training.recipes.compress import Prune
 
 log = logging.getLogger(__name__)
 

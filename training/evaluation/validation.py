@@ -13,15 +13,14 @@ from serving.base.evaluation import Estimate
 from serving.base.machine.cpu import core_count
 from serving.base.task import IMAGE_INPUT
 from serving.engines import EngineOptions, load_engine
-from serving.engines.measure import core_count
-from serving.manifest import IMAGE_INPUT, Estimate, Gate
-from training.answers import Answers, Run, accuracy_of, agreement_of, answers_of, drop_of
+from serving.repository.manifest import Gate
 from training.data.samples import ArraySamples, ChosenSamples, Samples
-from training.deploy import Deployed, output_specs, run_deployed
-from training.export import CHECK_ENGINE
-from training.metrics import measure_of
-from training.run import Build
-from training.verify import judge
+from training.evaluation.answers import Answers, Run, accuracy_of, agreement_of, answers_of, drop_of
+from training.evaluation.verify import judge
+from training.fitting.build import Build
+from training.fitting.metrics import measure_of
+from training.models.export.deployed import Deployed, output_specs, run_deployed
+from training.models.export.export import CHECK_ENGINE
 
 # Bytes of images that a trial keeps decoded. More spares the files of a large data set being
 # decoded for each network tried; less spares memory. 1,700 images of 224x224 fit.

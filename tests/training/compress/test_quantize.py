@@ -10,11 +10,14 @@ import torch
 from serving.base.evaluation import answer_distance
 from serving.engines import EngineOptions, load_engine
 from tests.support.published import CPU_ENGINES
-from training.calibration import Method, choose_calibration
+from training.compress.calibration import Method, choose_calibration
+from training.compress.quantize import Quantizer, quantize
 from training.data.samples import ArraySamples
 from training.models import build_model
-from training.quantize import Quantizer, Scheme, quantize
-from training.recipe.data import Normalization
+from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
+from training.models.export.export import check_interface, export_onnx
+from training.models.export.variants import Scheme
+from training.recipes.data import Normalization
 
 SIZE = (16, 16)
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, *SIZE, 3), np.uint8)

@@ -19,10 +19,9 @@ from torch import nn
 from serving.base.evaluation import answer_distance
 from serving.base.tensor import Array
 from serving.engines import EngineOptions, load_engine
-from serving.evaluation import answer_distance
-from serving.tensor import Array
-from training.calibration import choose_calibration
-from training.checkpoint import load_network, save_network
+from training.compress.calibration import choose_calibration
+from training.compress.prune import ChannelPruner
+from training.compress.quantize import quantize
 from training.data.samples import ArraySamples, Pixels
 from training.errors import RecipeError
 from training.models import (
@@ -33,12 +32,14 @@ from training.models import (
     drop_auxiliary_heads,
     unsupported_steps,
 )
-from training.networks import check_network, coverage
-from training.prune import ChannelPruner
-from training.quantize import Scheme, quantize
-from training.recipe import parse_recipe
-from training.recipe.compress import Prune
-from training.recipe.data import Normalization
+from training.models.checkpoint import load_network, save_network
+from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
+from training.models.export.export import check_interface, export_onnx
+from training.models.export.variants import Scheme
+from training.models.networks import check_network, coverage
+from training.recipes import parse_recipe
+from training.recipes.compress import Prune
+from training.recipes.data import Normalization
 
 CLASSES = 5
 NORMALIZATION = Normalization()

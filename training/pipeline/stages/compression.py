@@ -10,30 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.calibration import choose_calibration
-from training.checkpoint import load_network, save_network
-from training.deploy import input_specs
-from training.half import to_half
-from training.int8 import Candidate
-from training.latency import Stopwatch
-from training.objective import build_objective
-from training.prune import ChannelPruner, find_ratio, gradients, ignored_layers, log_size
-from training.qat import fake_quantized
-from training.quantize import quantize
-from training.recipe.compress import Prune, PruneLatency, Qat
-from training.run import (
-    NETWORK_FILE,
-    SCHEMES,
-    Build,
-    export_fp32,
-    fine_tune,
-    network_results,
-    precision_of,
-)
-from training.sensitivity import Sensitivity, pruning_sensitivity
-from training.stages import Results
-from training.train import Fitted
-from training.validation import Trial
+from training.compress.calibration import choose_calibration
+from training.compress.half import to_half
+from training.compress.int8 import Candidate
+from training.compress.latency import Stopwatch
+from training.compress.prune import ChannelPruner, find_ratio, gradients, ignored_layers, log_size
+from training.compress.qat import fake_quantized
+from training.compress.quantize import quantize
+from training.compress.sensitivity import Sensitivity, pruning_sensitivity
+from training.evaluation.validation import Trial
+from training.fitting.build import NETWORK_FILE, Build, export_fp32, fine_tune, network_results
+from training.fitting.finished import Results
+from training.fitting.objective import build_objective
+from training.fitting.train import Fitted
+from training.models.checkpoint import load_network, save_network
+from training.models.export.deployed import input_specs
+from training.models.export.variants import SCHEMES, precision_of
+from training.recipes.compress import Prune, PruneLatency, Qat
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,15 @@ from onnx import TensorProto, helper, numpy_helper
 from serving.base.evaluation import answer_distance
 from serving.base.tensor import Array
 from serving.engines import EngineOptions, load_engine
-from serving.evaluation import answer_distance
-from serving.tensor import Array
-from training.calibration import choose_calibration
+from training.compress.calibration import choose_calibration
+from training.compress.half import to_half
+from training.compress.quantize import Quantizer, quantize
 from training.data.samples import ArraySamples
 from training.models import build_model
-from training.quantize import Quantizer, quantize
-from training.recipe.data import Normalization
-from training.tensorrt_rules import tensorrt_problems
+from training.models.export.deployed import Deployed, Task, input_specs, output_specs
+from training.models.export.export import check_interface, export_onnx
+from training.models.export.tensorrt_rules import tensorrt_problems
+from training.recipes.data import Normalization
 
 SIZE = (32, 32)
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, *SIZE, 3), np.uint8)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from training import validation
 from training.data.samples import ArraySamples, ChosenSamples
-from training.validation import spread
+from training.evaluation import validation
+from training.evaluation.validation import spread
 
 SAMPLES = ArraySamples(
     np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8),

@@ -16,8 +16,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 from torch import nn
 
-from training import calibration
-from training.calibration import (
+from training.compress import calibration
+from training.compress.calibration import (
     PERCENTILE,
     Method,
     Observed,
@@ -26,11 +26,11 @@ from training.calibration import (
     measure_ranges,
 )
 from training.data.samples import ArraySamples, Pair
-from training.deploy import Deployed, input_specs, output_specs
 from training.errors import ExportError
-from training.export import export_onnx
 from training.models import build_model
-from training.recipe.data import Normalization
+from training.models.export.deployed import Deployed, input_specs, output_specs
+from training.models.export.export import export_onnx
+from training.recipes.data import Normalization
 
 SIZE = (16, 16)
 KINDS: dict[str, Callable[[np.random.Generator], NDArray[np.floating]]] = {
