@@ -19,7 +19,7 @@ from serving.base.errors import (
 from serving.base.machine import nvml
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
-from serving.base.task import IMAGE_INPUT, answer_output
+from serving.base.task import ANSWER_OUTPUT, IMAGE_INPUT, answer_output
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable, read_cached, write_cached
 from serving.batching.turns import CoreTurns
@@ -35,7 +35,7 @@ from serving.engines.measure import measure_latency
 from serving.models.choice import Candidate, Choice, choose, latency_key
 from serving.models.local_plans import ENGINE as PLAN_ENGINE
 from serving.models.local_plans import check_fits, with_local
-from serving.models.model import Model
+from serving.models.model import Labels, Model
 from serving.models.selfcheck import check_checksum, check_gate, check_samples, read_samples
 from serving.repository.manifest import Manifest, Variant, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
@@ -179,7 +179,7 @@ def load_model(
         engine_name=name,
         variant=choice.candidate.variant,
         manifest=manifest,
-        labels=_labels(path, config, manifest),
+        labels_of=_labels_of(path, config, manifest),
         batcher=DynamicBatcher(
             engine,
             model=config.name,
@@ -372,12 +372,24 @@ def _latency(
     return {size: value / 1e3 for size, value in milliseconds.items()}
 
 
-def _labels(path: Path, config: ModelConfig, manifest: Manifest | None) -> tuple[str, ...]:
-    if manifest is not None:
-        return manifest.classes
-    for filename in config.label_filenames.values():
-        try:
-            return tuple((path / filename).read_text(encoding="utf-8").splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelLoadError(f"{path / filename}: cannot be read: {error}") from error
-    return ()
+def _labels_of(path: Path, config: ModelConfig, manifest: Manifest | None) -> dict[str, Labels]:
+    """Labels by output: the manifest's classes for a classifier's answer, and the label_filename
+    that config.pbtxt gives any other. Raises ModelLoadError for a file that cannot be read."""
+    found: dict[str, Labels] = {}
+    if manifest is not None and manifest.task == "classification":
+        found[ANSWER_OUTPUT[manifest.task]] = manifest.classes
+    for output, filename in config.label_filenames.items():
+        if output not in found:
+            found[output] = _read_labels(path / filename)
+    return found
+
+
+def _read_labels(file: Path) -> Labels:
+    """One label a line; a byte-order mark is passed over."""
+    try:
+        return tuple(file.read_text(encoding="utf-8-sig").splitlines())
+    except OSError as error:
+        raise ModelLoadError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ModelLoadError(f"{file}: line {line}: not UTF-8 text") from error

@@ -23,6 +23,8 @@ from serving.repository.model_config import ModelConfig
 
 ENCODED_INPUT = "encoded"
 
+Labels = tuple[str, ...]
+
 
 class EncodedImage(NamedTuple):
     """The bytes of an image file."""
@@ -93,7 +95,7 @@ class Model:
         engine_name: str,
         variant: str,
         manifest: Manifest | None,
-        labels: tuple[str, ...],
+        labels_of: Mapping[str, Labels],
         batcher: DynamicBatcher,
         decoders: Executor,
         max_image_pixels: int,
@@ -106,7 +108,9 @@ class Model:
         self.engine_name = engine_name
         self.variant = variant
         self.manifest = manifest
-        self.labels = labels
+        # The classes of its task, and by output the labels that a ranking of it names.
+        self.labels: Labels = manifest.classes if manifest else ()
+        self.labels_of = labels_of
         self.rejected = rejected
         self.batcher = batcher
         self.counters = metrics.counters(self.name, self.version)

@@ -244,7 +244,8 @@ def _output(model: Model, wanted: WantedOutput, array: Array) -> OutputTensor:
             f"output {wanted.name!r}: classification cannot be combined with shared memory"
         )
     batched = model.config.max_batch_size > 0
-    found = top_classes(wanted.name, array, wanted.class_count, model.labels, batched)
+    labels = model.labels_of.get(wanted.name, ())
+    found = top_classes(wanted.name, array, wanted.class_count, labels, batched)
     return OutputTensor(wanted.name, "BYTES", found)
 
 

@@ -174,7 +174,7 @@ def test_missing_manifest_needs_allow_ungated(tmp_path: Path, decoders: ThreadPo
         load(folder.parent, decoders)
     model = load(folder.parent, decoders, allow_ungated=True)
     assert model.task is None
-    assert model.labels == ("red", "green", "blue")
+    assert model.labels_of["logits"] == ("red", "green", "blue")
     model.close()
 
 
@@ -279,3 +279,62 @@ def test_tiny_network_is_given_one_thread(
     answer = asyncio.run(model.infer({"image": image}, CallOptions()))
     assert answer.outputs["logits"].shape == (1, len(model.labels))
     model.close()
+
+
+def two_outputs(repository: Path, *, colour: str = "colours.txt", shape: str = "") -> Path:
+    """A model without a manifest whose outputs `colour` and `shape` [b, 3] both are its logits."""
+    folder = repository / "both"
+    (folder / "1").mkdir(parents=True)
+    network = graph("classification")
+    network.graph.node[-1].output[0] = "colour"
+    network.graph.output[0].name = "colour"
+    network.graph.node.append(helper.make_node("Identity", ["colour"], ["shape"]))
+    network.graph.output.append(helper.make_tensor_value_info("shape", 1, ["b", 3]))
+    onnx.save(network, folder / "1" / "model.onnx")
+    (folder / "config.pbtxt").write_text(
+        'max_batch_size: 8 input { name: "image" data_type: TYPE_UINT8 dims: [8, 8, 3] }\n'
+        f'output {{ name: "colour" data_type: TYPE_FP32 dims: [3] label_filename: "{colour}" }}\n'
+        f'output {{ name: "shape" data_type: TYPE_FP32 dims: [3] label_filename: "{shape}" }}\n'
+    )
+    return folder
+
+
+def test_labels_are_those_of_their_output(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+    folder = two_outputs(tmp_path, shape="shapes.txt")
+    (folder / "colours.txt").write_text("red\ngreen\nblue\n")
+    (folder / "shapes.txt").write_text("\ufeffdisc\nring\ncross\n", encoding="utf-8")
+    model = load(folder, decoders, allow_ungated=True)
+    assert model.labels_of == {
+        "colour": ("red", "green", "blue"),
+        "shape": ("disc", "ring", "cross"),
+    }
+    model.close()
+
+
+def test_output_without_label_file_has_no_labels(
+    tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = two_outputs(tmp_path)
+    (folder / "colours.txt").write_text("red\ngreen\nblue\n")
+    model = load(folder, decoders, allow_ungated=True)
+    assert set(model.labels_of) == {"colour"}
+    model.close()
+    segmenter = load(publish(tmp_path, "regions", "segmentation").parent, decoders)
+    assert segmenter.labels == ("red", "green", "blue")
+    assert not segmenter.labels_of, "the pixels of a mask have no names"
+    segmenter.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "shapes.txt: cannot be read"), (b"disc\nr\xf6hre\n", "shapes.txt: line 2: not UTF-8")],
+)
+def test_every_label_file_must_be_there_and_be_text(
+    tmp_path: Path, decoders: ThreadPoolExecutor, content: bytes | None, said: str
+) -> None:
+    folder = two_outputs(tmp_path, shape="shapes.txt")
+    (folder / "colours.txt").write_text("red\ngreen\nblue\n")
+    if content is not None:
+        (folder / "shapes.txt").write_bytes(content)
+    with pytest.raises(ModelLoadError, match=said):
+        load(folder, decoders, allow_ungated=True)
