@@ -2,6 +2,7 @@
 
 ServingError
 ├── InvalidInput          bad image, tensor, parameter
+│   └── RequestTooLarge   a body beyond the message limit
 ├── ModelNotFound         no such model or version
 ├── ModelNotReady         known, but loading, failed or draining
 ├── WrongTask             a classifier asked to segment, ...
@@ -19,7 +20,21 @@ ServingError
 """
 
 import copyreg
+import reprlib
 from typing import Any
+
+# Characters of a caller's value that a text repeats: enough to know it by, short enough for a line.
+_QUOTED = 200
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = _QUOTED
+_short.maxlist = _short.maxtuple = _short.maxdict = 16
+
+
+def quoted(value: object) -> str:
+    """A caller's value for the text of an error: its repr, cut at 200 characters."""
+    text = _short.repr(value)
+    return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
 
 
 class ServingError(Exception):
@@ -32,6 +47,10 @@ class ServingError(Exception):
 
 class InvalidInput(ServingError):
     """The caller's mistake: says what was expected and what came."""
+
+
+class RequestTooLarge(InvalidInput):
+    """A body of more bytes than a message may have."""
 
 
 class ModelNotFound(ServingError):

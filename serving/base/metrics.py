@@ -209,6 +209,12 @@ class Metrics:
             ("model", "version", "method", "code"),
             registry=self.registry,
         )
+        self.control_calls = Tally(
+            "convserve_control_calls",
+            "Calls that infer nothing (metadata, repository, settings, memory) by how they ended.",
+            ("method", "code"),
+            registry=self.registry,
+        )
         self.shed = Counter(
             "convserve_shed",
             "Calls refused on arrival (deadline, queue_full, bytes) or expired in the queue.",

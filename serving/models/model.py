@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.base.errors import InvalidInput, WrongTask
+from serving.base.errors import InvalidInput, WrongTask, quoted
 from serving.base.metrics import Metrics
 from serving.base.task import IMAGE_INPUT, Task
 from serving.base.tensor import Array
@@ -232,7 +232,7 @@ class Model:
         for name in inputs:
             if name not in self.input_names:
                 raise InvalidInput(
-                    f"model {self.name!r} has no input {name!r}; "
+                    f"model {self.name!r} has no input {quoted(name)}; "
                     f"its inputs are {sorted(self.input_names)}"
                 )
         rows = 1
@@ -240,7 +240,8 @@ class Model:
             array = inputs.get(spec.name)
             if array is None:
                 raise InvalidInput(
-                    f"input {spec.name!r} of model {self.name!r} is missing; got {sorted(inputs)}"
+                    f"input {spec.name!r} of model {self.name!r} is missing; "
+                    f"got {quoted(sorted(inputs))}"
                 )
             if array.dtype != spec.dtype or not spec.fits(array.shape):
                 raise InvalidInput(

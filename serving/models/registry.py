@@ -10,7 +10,13 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from serving.base.errors import ModelLoadError, ModelNotFound, ModelNotReady, ServingError
+from serving.base.errors import (
+    ModelLoadError,
+    ModelNotFound,
+    ModelNotReady,
+    ServingError,
+    quoted,
+)
 from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import Metrics
@@ -99,7 +105,7 @@ class Registry:
         """
         entry = self._entries.get(name)
         if entry is None:
-            raise ModelNotFound(f"no model {name!r}; this server has {sorted(self._entries)}")
+            raise ModelNotFound(f"no model {quoted(name)}; this server has {sorted(self._entries)}")
         if not version:
             newest, model = -1, None
             for number, held in entry.versions.items():
@@ -108,10 +114,12 @@ class Registry:
             if model is None:
                 raise ModelNotReady(f"model {name!r} is not ready: {self._why(entry)}")
             return model
-        asked = entry.versions.get(int(version)) if version.isdecimal() else None
+        # No folder's name has more digits; Python refuses to read 5,000 of them.
+        number = int(version) if version.isdecimal() and len(version) <= 255 else -1
+        asked = entry.versions.get(number)
         if asked is None:
             raise ModelNotFound(
-                f"model {name!r} has no version {version!r}; "
+                f"model {name!r} has no version {quoted(version)}; "
                 f"it has {[str(v) for v in sorted(entry.versions)]}"
             )
         if asked.model is None:
@@ -223,7 +231,9 @@ class Registry:
         plain = bool(name) and "/" not in name and not name.startswith(".")
         brings_files = any(key.startswith("file:") for key in override or ())
         if not plain or not (path.is_dir() or brings_files):
-            raise ModelNotFound(f"no folder {name!r} in the model repository {self._repository}")
+            raise ModelNotFound(
+                f"no folder {quoted(name)} in the model repository {self._repository}"
+            )
         staged = None
         if override:
             staged = tempfile.TemporaryDirectory(prefix="convserve-")
@@ -348,7 +358,7 @@ class Registry:
         """
         entry = self._entries.get(name)
         if entry is None:
-            raise ModelNotFound(f"no model {name!r}; this server has {sorted(self._entries)}")
+            raise ModelNotFound(f"no model {quoted(name)}; this server has {sorted(self._entries)}")
         async with entry.lock:
             retired = [self._retire(entry, name, version) for version in list(entry.versions)]
             entry.state, entry.problem = State.UNAVAILABLE, "unloaded"

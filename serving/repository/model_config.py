@@ -348,13 +348,9 @@ def _unused_below(value: Any, where: str) -> list[str]:
     ]
 
 
-def to_json(config: ModelConfig) -> dict[str, Any]:
-    """The config as REST shows it: field names as in the grammar, fields at their default too,
-    64-bit integers as numbers."""
-    return {**_plain(config.proto), "name": config.name}
-
-
-def _plain(message: Message) -> dict[str, Any]:
+def to_json(message: Message) -> dict[str, Any]:
+    """A config, or a part of it, as REST shows it: field names as in the grammar, fields at their
+    default too, 64-bit integers as numbers."""
     plain: dict[str, Any] = {}
     for declared in message.DESCRIPTOR.fields:
         name = declared.name
@@ -371,7 +367,7 @@ def _plain(message: Message) -> dict[str, Any]:
 
 def _plain_value(value: Any, names: Mapping[int, Any]) -> Any:
     if isinstance(value, Message):
-        return _plain(value)
+        return to_json(value)
     return names[value].name if names else value
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from google.protobuf import json_format, text_format
 
 from protos.gen import model_config_pb2 as pb
-from serving.base.errors import InvalidInput
+from serving.base.errors import InvalidInput, quoted
 from serving.repository.model_config import CONFIG_FILE
 
 _FILE = re.compile(r"file:(?P<path>[1-9][0-9]*/[^/\\]+)")
@@ -28,16 +28,16 @@ def write_override(
     files = {key: value for key, value in parameters.items() if key.startswith("file:")}
     unknown = sorted(set(parameters) - set(files) - {"config"})
     if unknown:
-        raise InvalidInput(f"load parameters: expected config and file:..., got {unknown}")
+        raise InvalidInput(f"load parameters: expected config and file:..., got {quoted(unknown)}")
     if "config" not in parameters:
         raise InvalidInput("load parameters: files need a config beside them")
     (folder / CONFIG_FILE).write_text(_as_text(name, parameters["config"]))
     for key, content in files.items():
         match = _FILE.fullmatch(key)
         if match is None or Path(match["path"]).name in (".", ".."):
-            raise InvalidInput(f"load parameter {key!r}: expected file:<version>/<name>")
+            raise InvalidInput(f"load parameter {quoted(key)}: expected file:<version>/<name>")
         if not isinstance(content, bytes):
-            raise InvalidInput(f"load parameter {key!r}: expected bytes")
+            raise InvalidInput(f"load parameter {quoted(key)}: expected bytes")
         path = folder / match["path"]
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
@@ -52,8 +52,9 @@ def _as_text(name: str, config: str | bytes) -> str:
     proto = pb.ModelConfig()
     try:
         json_format.Parse(config, proto)
-    except (json_format.ParseError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"load parameter 'config' of {name!r}: {error}") from error
+    except Exception as error:  # json_format passes on more than its ParseError
+        said = quoted(str(error))
+        raise InvalidInput(f"load parameter 'config' of {name!r}: {said}") from error
     # A config that was read from a server carries the name; the folder has the last word.
     proto.ClearField("name")
     return text_format.MessageToString(proto)

@@ -9,16 +9,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import grpc
 from aiohttp import web
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from protos.gen import grpc_service_pb2, grpc_service_pb2_grpc, vision_pb2, vision_pb2_grpc
 from serving.base.errors import ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import limit_arenas
@@ -31,11 +28,18 @@ from serving.models.plan_builder import PlanBuilding
 from serving.models.registry import Registry
 from serving.server.config import ServerConfig
 from serving.server.endpoints.admin import Admin
+from serving.server.endpoints.admin_calls import AdminCalls
+from serving.server.endpoints.catalog import Catalog
 from serving.server.endpoints.front import Front
-from serving.server.endpoints.oip import Protocol
+from serving.server.endpoints.health import Health
+from serving.server.endpoints.log_settings import LogSettings
+from serving.server.endpoints.oip import OpenInference
+from serving.server.endpoints.shared_memory import SharedMemory
+from serving.server.endpoints.tracing import Tracer
+from serving.server.http.errors import errors_as_json
 from serving.server.http.health import add_health_routes, metrics_app
-from serving.server.http.rest import add_rest_routes
-from serving.server.rpc.handlers import generic_only
+from serving.server.http.rest import RestService
+from serving.server.rpc import health, inference, vision
 from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
 from serving.server.rpc.vision import VisionService
@@ -43,13 +47,14 @@ from serving.server.rpc.vision import VisionService
 logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
-# How long a thread that loads a model may hold the lock of Python that the event loop wants. A call
-# takes the lock several times, so that Python's own 5 ms would show.
+# sys.setswitchinterval, seconds: how long a thread that loads a model may keep the GIL from the
+# event loop. A call takes the GIL several times, so Python's default of 5 ms shows in latencies.
 _SWITCH_SECONDS = 5e-4
-# Calls leave next to nothing behind that only Python's collector would free, and hold a few hundred
-# objects while they are answered: its own 700 had it come for nothing every few calls.
+# gc.set_threshold, objects: more makes collections rarer. A call holds a few hundred objects and
+# leaves hardly any cycles, so Python's default of 700 collects every few calls for nothing.
 _COLLECT_AFTER = 7000
-# Without a call for this long, callers count as gone.
+# Seconds without a call after which callers count as gone: longer waits more surely, and delays
+# the stop of an idle server by as much.
 _QUIET_SECONDS = 0.2
 # Seconds for closing. Connections whose callers stall are cut so long before the end of the drain,
 # and calls that used it up get so long to be answered: clients retry UNAVAILABLE but not CANCELLED.
@@ -103,15 +108,20 @@ class Server:
             ByteBudget(config.max_inflight_mib * _MIB),
             slow_seconds=config.slow_request_ms / 1e3,
         )
-        self._protocol = Protocol(
-            self._front,
-            Admin(allow_remote=config.allow_admin, explicit=config.model_control == "explicit"),
-            self._metrics,
-            version=importlib.metadata.version("convserve"),
-            strict_readiness=config.strict_readiness,
-        )
-        self._inference = InferenceService(self._protocol)
+        self._health = Health(self.registry, strict=config.strict_readiness)
+        memory = SharedMemory()
+        self._tracer = Tracer(self._metrics.write_failures)
+        self._logs = LogSettings(self._metrics.write_failures)
+        open_inference = OpenInference(memory, self._tracer)
+        catalog = Catalog(self.registry, importlib.metadata.version("convserve"))
+        admin = Admin(allow_remote=config.allow_admin, explicit=config.model_control == "explicit")
+        admin_calls = AdminCalls(self.registry, admin, memory, self._tracer, self._logs)
+        endpoints = (self._front, open_inference, catalog, admin_calls, self._health)
+        self._rest = RestService(*endpoints)
+        self._inference = InferenceService(*endpoints)
         self._vision = VisionService(self._front)
+        self._services = (vision.SERVICE.full_name, inference.SERVICE.full_name)
+        self._grpc_health = HealthService(self._health, self._services)
         self._runners: list[web.AppRunner] = []
         self._background: list[asyncio.Task[None]] = []
 
@@ -123,19 +133,13 @@ class Server:
             logger.info("hardware decoding", extra={"enabled": reason is None, "reason": reason})
         if not repository.is_dir():
             raise StartError(f"--model-repository: {repository} is not a folder")
-        services = tuple(
-            proto.DESCRIPTOR.services_by_name[name].full_name
-            for proto, name in (
-                (vision_pb2, "VisionService"),
-                (grpc_service_pb2, "GRPCInferenceService"),
-            )
-        )
-        self._health = HealthService(self.registry, services, self._config.strict_readiness)
         self._grpc = grpc.aio.server(options=_channel_options(self._config))
-        self._add_services(services)
-        http_app = web.Application(client_max_size=self._config.max_message_mib * _MIB)
-        add_health_routes(http_app, self.registry, self._protocol.is_ready)
-        add_rest_routes(http_app, self._protocol)
+        self._add_services()
+        http_app = web.Application(
+            client_max_size=self._config.max_message_mib * _MIB, middlewares=[errors_as_json]
+        )
+        add_health_routes(http_app, self._health)
+        self._rest.add_routes(http_app)
         addresses = Addresses(
             grpc=self._bind_grpc(),
             http=await self._listen(http_app, "--http-port", self._config.http_port),
@@ -160,17 +164,13 @@ class Server:
             self._background.append(asyncio.create_task(building.run()))
         return addresses
 
-    def _add_services(self, ours: Sequence[str]) -> None:
-        server = generic_only(self._grpc)
-        # In the order in which they are asked whether a method is theirs.
-        server.add_generic_rpc_handlers((self._inference.tensor_handler(),))
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._inference, server)
-        vision_pb2_grpc.add_VisionServiceServicer_to_server(self._vision, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        names = (*ours, health, reflection.SERVICE_NAME)
+    def _add_services(self) -> None:
+        # In the order in which grpc.aio asks whether a method is theirs: the most called one first.
+        for service in (self._inference, self._vision, self._grpc_health):
+            self._grpc.add_generic_rpc_handlers((service.handler(),))
+        names = (*self._services, health.SERVICE.full_name, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer(names), server
+            reflection.aio.ReflectionServicer(names), self._grpc
         )
 
     def _bind_grpc(self) -> int:
@@ -214,8 +214,7 @@ class Server:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._config.drain_seconds
         logger.info("draining", extra={"seconds": self._config.drain_seconds})
-        self._protocol.draining = True
-        self._health.drain()
+        self._grpc_health.drain()
         for task in self._background:
             task.cancel()
         # Balancers need a moment to see the change; closing before that would fail their calls.
@@ -229,9 +228,9 @@ class Server:
         )
         await self.registry.close()
         self._decoders.shutdown(wait=True)
-        self._protocol.tracer.flush(_LAST_SECONDS)
+        self._tracer.flush(_LAST_SECONDS)
         logger.info("stopped")
-        self._protocol.logs.wait(_LAST_SECONDS)
+        self._logs.wait(_LAST_SECONDS)
 
     async def _quiet(self, until: float) -> None:
         """Returns when no call has come for a moment, or when the loop's clock says `until`."""

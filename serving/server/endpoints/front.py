@@ -1,4 +1,4 @@
-"""What every call goes through, whatever wire it came by: byte budget, measuring, closing time."""
+"""The door that every call goes through, whatever wire it came by and whatever it asks for."""
 
 import asyncio
 import logging
@@ -6,13 +6,15 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from serving.base.errors import ModelNotReady, QueueFull, ServingError
 from serving.base.metrics import Metrics
 from serving.batching.admission import ByteBudget
 from serving.models.model import CallOptions, Model
 from serving.models.registry import Registry
+from serving.server.endpoints.guard import unreadable
 from serving.server.endpoints.status import status_of
 
 logger = logging.getLogger(__name__)
@@ -20,102 +22,207 @@ logger = logging.getLogger(__name__)
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
+# Gives the caller's address, None on a Unix socket. Called only where somebody wants to know.
+Caller = Callable[[], str | None]
+
 # Requests of one stream that may be under way; the next is read when the oldest is answered.
 STREAM_WINDOW = 64
+# Characters of a call's id in the log.
+_LOGGED_ID = 200
 
 
 class Call:
-    """One call: which model it found, and by when it must be answered (monotonic seconds).
-    held: the bytes of its tensors or images."""
+    """One call, from its arrival to its answer: `with front.call(...) as call`.
 
-    __slots__ = ("_front", "deadline", "held", "id", "model")
+    Leaving the block counts how the call ended. A failure that is not a ServingError goes to the
+    log with its traceback, and leaves the block as a plain INTERNAL.
 
-    def __init__(self, front: "Front", deadline: float) -> None:
+    method: its name in metrics and logs.
+    deadline: when its caller gives up, seconds on the monotonic clock, inf for never.
+    began: when it arrived, on the same clock.
+    received: bytes of its message.
+    id: the name that its caller gave it.
+    model: the model that it infers with, once that is known.
+    """
+
+    __slots__ = (
+        "_caller", "_front", "_held", "began", "deadline", "id", "method", "model", "received",
+    )  # fmt: skip
+
+    def __init__(
+        self, front: "Front", method: str, caller: Caller, received: int, deadline: float
+    ) -> None:
         self._front = front
+        self._caller = caller
+        self._held = 0
+        self.method = method
         self.deadline = deadline
-        self.model: Model | None = None
+        self.received = received
         self.id = ""
-        self.held = 0
+        self.model: Model | None = None
+        self.began = time.monotonic()
+
+    @property
+    def address(self) -> str | None:
+        """The caller's address; None on a Unix socket."""
+        return self._caller()
+
+    def __enter__(self) -> Self:
+        front = self._front
+        front.running += 1
+        if front.closing:
+            refused = ModelNotReady("the server is shutting down")
+            self._left(refused)
+            raise refused
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._left(error)
+        if isinstance(error, Exception) and not isinstance(error, ServingError):
+            raise ServingError("internal error; the server's log says more") from error
+
+    def _left(self, error: BaseException | None) -> None:
+        front = self._front
+        front.give_back(self._held)
+        front.running -= 1
+        front.last_seen = now = time.monotonic()
+        seconds = now - self.began
+        code = "OK" if error is None else self._code(error)
+        self._count(code, seconds)
+        if seconds > front.slow_seconds:
+            logger.warning("slow call", extra=self._described(code, seconds))
+
+    def _code(self, error: BaseException) -> str:
+        if isinstance(error, ServingError):
+            return status_of(error).code
+        if isinstance(error, Exception):
+            about = {"method": self.method, "request_id": self.id[:_LOGGED_ID]}
+            logger.error("call failed", exc_info=error, extra=about)
+            return "INTERNAL"
+        return "CANCELLED"
+
+    def _count(self, code: str, seconds: float) -> None:
+        self._front.metrics.control_calls.count(self.method, code)
+
+    def _described(self, code: str, seconds: float) -> dict[str, object]:
+        return {
+            "method": self.method,
+            "request_id": self.id[:_LOGGED_ID],
+            "caller": self.address,
+            "model": self.model.name if self.model else "",
+            "bytes": self.received,
+            "code": code,
+            "milliseconds": round(seconds * 1e3, 1),
+        }
+
+    async def receive(self, arriving: Awaitable[bytes]) -> bytes:
+        """The message of a call that arrives after its head does; the call's time begins when it
+        is there. A sender that stops halfway does not hold up the end of the server.
+
+        Raises InvalidInput for whatever goes wrong on the way, ModelNotReady where the server has
+        begun to shut down meanwhile.
+        """
+        front = self._front
+        front.running -= 1
+        try:
+            message = await arriving
+        except ServingError:
+            raise
+        except Exception as error:
+            raise unreadable(error) from error
+        finally:
+            front.running += 1
+            self.began = time.monotonic()
+        if front.closing:
+            raise ModelNotReady("the server is shutting down")
+        self.received = len(message)
+        return message
+
+
+class InferenceCall(Call):
+    """A call that infers. It takes of the byte budget, and the model's counters count it."""
+
+    __slots__ = ()
 
     def resolve(self, name: str, version: str) -> Model:
         """The model that the call names. Raises ModelNotFound, ModelNotReady."""
-        self.model = self._front.registry.get(name, version)
-        return self.model
+        self.model = model = self._front.registry.get(name, version)
+        return model
 
     def hold(self, size: int) -> None:
-        """Takes `size` bytes of what the server may hold until the call has ended. Raises
-        QueueFull."""
-        self._front.take_bytes(size)
-        self.held += size
+        """Takes `size` bytes of the server's budget until the call ends. Raises QueueFull."""
+        self._front.take(size)
+        self._held += size
 
     def options(self, priority: int, timeout: float) -> CallOptions:
         """priority 0 and timeout 0 (seconds) are the model's defaults."""
         return CallOptions(priority, self.deadline, timeout if timeout > 0 else math.inf)
 
+    def _count(self, code: str, seconds: float) -> None:
+        model = self.model
+        if model is None:
+            self._front.metrics.requests.count("", "", self.method, code)
+            return
+        self._front.metrics.requests.count(model.name, model.version, self.method, code)
+        if code == "OK":
+            model.counters.success.add(seconds)
+            model.request_seconds.observe(seconds)
+        else:
+            model.counters.fail.add(seconds)
+
 
 class Front:
-    """Runs the handler of every inference call. slow_seconds: calls that take longer are logged; 0
-    logs none."""
+    """The door: opens every call and knows those that are under way. slow_seconds: calls that take
+    longer are logged; 0 logs none."""
 
     def __init__(
         self, registry: Registry, metrics: Metrics, budget: ByteBudget, slow_seconds: float = 0.0
     ) -> None:
         self.registry = registry
-        self._metrics = metrics
+        self.metrics = metrics
+        self.slow_seconds = slow_seconds or math.inf
+        self.closing = False
+        self.running = 0
+        self.last_seen = -math.inf
         self._budget = budget
         metrics.inflight_bytes.set_function(lambda: budget.used)
-        self._slow_seconds = slow_seconds or math.inf
-        self._closing = False
-        self._running = 0
-        self._last_seen = -math.inf
+        self.give_back = budget.give_back
         self._readers: set[asyncio.Task[None]] = set()
+
+    def call(
+        self, method: str, caller: Caller, received: int = 0, deadline: float = math.inf
+    ) -> InferenceCall:
+        """A call that infers, to be entered by `with`. Entering raises ModelNotReady once the
+        server shuts down."""
+        return InferenceCall(self, method, caller, received, deadline)
+
+    def control(self, method: str, caller: Caller, received: int = 0) -> Call:
+        """A call that infers nothing: metadata, statistics, repository, settings, memory."""
+        return Call(self, method, caller, received, math.inf)
 
     def quiet_for(self, seconds: float) -> bool:
         """Whether no call has been under way for this long."""
-        return not self._running and time.monotonic() - self._last_seen >= seconds
+        return not self.running and time.monotonic() - self.last_seen >= seconds
 
     def close(self) -> None:
         """Refuses new calls as UNAVAILABLE, which callers may retry elsewhere; those under way are
-        finished, and a stream ends when what it has sent is answered."""
-        self._closing = True
+        finished, and a stream ends when its requests so far are answered."""
+        self.closing = True
         for reader in self._readers:
             reader.cancel()
 
-    async def run(
-        self,
-        method: str,
-        deadline: float,
-        handler: Callable[[Request, Call], Awaitable[Response]],
-        request: Request,
-    ) -> Response:
-        """Runs one call, `handler` of `request`, and counts how it ended.
-
-        Raises ServingError: a failure that is not one of ours goes to the log with its traceback,
-        and to the caller as a plain INTERNAL.
-        """
-        call = Call(self, deadline)
-        begin = time.monotonic()
-        code = "OK"
-        self._running += 1
+    def take(self, size: int) -> None:
+        """Takes of the byte budget. Raises QueueFull, and counts that."""
         try:
-            if self._closing:
-                raise ModelNotReady("the server is shutting down")
-            return await handler(request, call)
-        except asyncio.CancelledError:
-            code = "CANCELLED"
+            self._budget.take(size)
+        except QueueFull:
+            self.metrics.shed.labels("", "bytes").inc()
             raise
-        except ServingError as error:
-            code = status_of(error).code
-            raise
-        except Exception as error:
-            code = "INTERNAL"
-            logger.exception("call failed", extra={"method": method, "request_id": call.id})
-            raise ServingError("internal error; the server's log says more") from error
-        finally:
-            self._budget.give_back(call.held)
-            self._running -= 1
-            self._last_seen = time.monotonic()
-            self._count(call, method, code, self._last_seen - begin)
 
     async def stream(
         self,
@@ -125,10 +232,10 @@ class Front:
         answer: Callable[[Request], Coroutine[Any, Any, Response]],
     ) -> None:
         """Answers the requests of a stream in their order, up to STREAM_WINDOW at a time, until it
-        receives `end`. `answer` must not raise: what fails is said in its answer, and the stream
-        goes on."""
+        receives `end`. `answer` must not raise: it says in its response that a call failed, and the
+        stream goes on."""
         window: deque[asyncio.Task[Response]] = deque()
-        # What the two who work on the window wait for: a call or the end, and a place.
+        # news: a task was added to the window, or the reader ended. place: a task has left it.
         news, place = asyncio.Event(), asyncio.Event()
 
         async def read() -> None:
@@ -156,39 +263,8 @@ class Front:
                     news.clear()
                     await news.wait()
         finally:
-            # Where the caller went away, nobody waits for what is still under way.
+            # Where the caller went away, nobody waits for the tasks that are under way.
             self._readers.discard(reader)
             reader.cancel()
             for task in window:
                 task.cancel()
-
-    def take_bytes(self, size: int) -> None:
-        """Raises QueueFull, and counts that."""
-        try:
-            self._budget.take(size)
-        except QueueFull:
-            self._metrics.shed.labels("", "bytes").inc()
-            raise
-
-    def _count(self, call: Call, method: str, code: str, seconds: float) -> None:
-        model = call.model
-        name, version = (model.name, model.version) if model else ("", "")
-        self._metrics.requests.count(name, version, method, code)
-        if seconds > self._slow_seconds:
-            logger.warning(
-                "slow call",
-                extra={
-                    "method": method,
-                    "request_id": call.id,
-                    "model": name,
-                    "code": code,
-                    "milliseconds": round(seconds * 1e3, 1),
-                },
-            )
-        if model is None:
-            return
-        if code == "OK":
-            model.counters.success.add(seconds)
-            model.request_seconds.observe(seconds)
-        else:
-            model.counters.fail.add(seconds)

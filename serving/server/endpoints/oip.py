@@ -1,40 +1,20 @@
-"""The Open Inference Protocol's call on a loaded model: tensors in, tensors out. Knows no wire."""
+"""The Open Inference Protocol's inference: tensors in, tensors out. Knows no wire."""
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from serving.base.errors import InvalidInput
-from serving.base.metrics import Metrics
+from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import Array, datatype_of
 from serving.images.postprocess import top_k
 from serving.models.model import ENCODED_INPUT, CallOptions, Model
-from serving.server.endpoints.admin import Admin
-from serving.server.endpoints.front import Call, Front
-from serving.server.endpoints.log_settings import LogSettings
+from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.raw_tensors import to_raw
 from serving.server.endpoints.shared_memory import Place, SharedMemory
 from serving.server.endpoints.tracing import Tracer
 
-SERVER_NAME = "convserve"
-EXTENSIONS = (
-    "classification",
-    "model_repository",
-    "schedule_policy",
-    "model_configuration",
-    "system_shared_memory",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-    "trace",
-    "logging",
-)
-NO_CUDA_MEMORY = "CUDA shared memory is not offered: this server has no engine on a GPU"
-# Said in a model's config; never declared as an input, which plain servers would refuse.
-ENCODED_PARAMETER = "encoded_image_input"
+_LARGEST = (1 << 64) - 1
 
 Parameters = Mapping[str, bool | int | float | str]
 
@@ -48,11 +28,15 @@ class WantedOutput(NamedTuple):
     place: Place | None = None
 
 
-class InferCall(NamedTuple):
-    """One call. inputs: tensors by name. wanted: empty for every output."""
+class InferRequest(NamedTuple):
+    """A request of tensors.
 
-    model: str
-    version: str
+    id: the name that its caller gave it.
+    inputs: tensors by name, batch dimension included.
+    wanted: the outputs asked for; empty for all.
+    parameters: plain values by name.
+    """
+
     id: str
     inputs: Mapping[str, Array]
     wanted: Sequence[WantedOutput]
@@ -77,55 +61,38 @@ class InferAnswer(NamedTuple):
     outputs: Sequence[OutputTensor]
 
 
-class Protocol:
-    """What the protocol's two wires, gRPC and REST, share."""
+class OpenInference:
+    """Answers inference requests of both wires. `memory` holds the regions that their tensors may
+    lie in."""
 
-    def __init__(
-        self,
-        front: Front,
-        admin: Admin,
-        metrics: Metrics,
-        *,
-        version: str,
-        strict_readiness: bool,
-    ) -> None:
-        self.front = front
-        self.admin = admin
-        self.version = version
-        self.memory = SharedMemory()
-        self.logs = LogSettings(metrics.write_failures)
-        self.tracer = Tracer(metrics.write_failures)
-        self.draining = False
-        self._strict = strict_readiness
+    def __init__(self, memory: SharedMemory, tracer: Tracer) -> None:
+        self.memory = memory
+        self._tracer = tracer
 
-    def is_ready(self) -> bool:
-        """Whether calls should be sent here."""
-        return not self.draining and self.front.registry.ready(self._strict)
-
-    async def infer(self, call: InferCall, context: Call) -> InferAnswer:
-        """Runs a call. Raises ServingError."""
-        began = time.monotonic()
-        model = context.resolve(call.model, call.version)
+    async def infer(self, call: InferenceCall, model: Model, request: InferRequest) -> InferAnswer:
+        """Runs a request on the model that the call has resolved. Raises ServingError."""
         size = 0
-        for array in call.inputs.values():
+        for array in request.inputs.values():
             size += _size(array)
-        context.hold(size)
-        options = _options(call.parameters, context)
-        for wanted in call.wanted:
+        call.hold(size)
+        options = _options(request.parameters, call)
+        for wanted in request.wanted:
             if wanted.name not in model.output_types:
                 raise InvalidInput(
-                    f"model {model.name!r} has no output {wanted.name!r}; "
+                    f"model {model.name!r} has no output {quoted(wanted.name)}; "
                     f"its outputs are {sorted(model.output_types)}"
                 )
-        if ENCODED_INPUT in call.inputs and ENCODED_INPUT not in model.input_names:
-            answer = await model.infer_encoded(_images(model, call.inputs), options)
+        if ENCODED_INPUT in request.inputs and ENCODED_INPUT not in model.input_names:
+            answer = await model.infer_encoded(_images(model, request.inputs), options)
         else:
-            inputs = call.inputs
+            inputs = request.inputs
             if model.takes_text:
                 inputs = {name: _as_text(name, array) for name, array in inputs.items()}
             answer = await model.infer(inputs, options)
-        if call.wanted:
-            outputs = [_output(model, asked, answer.outputs[asked.name]) for asked in call.wanted]
+        if request.wanted:
+            outputs = [
+                _output(model, asked, answer.outputs[asked.name]) for asked in request.wanted
+            ]
             for output in outputs:
                 if output.place is not None:
                     self.memory.write(output.place, to_raw(output.array))
@@ -135,22 +102,10 @@ class Protocol:
                 for name, datatype in model.output_types.items()
             ]
         timing = answer.timing
-        self.tracer.record(model.name, model.version, call.id, began, timing.queue, timing.infer)
-        return InferAnswer(model.name, model.version, call.id, outputs)
-
-
-def described(model: Model) -> dict[str, str]:
-    """What a config's parameters say beside what the file says: what serves, and how good it is."""
-    parameters = {"variant": model.variant, "engine": model.engine_name}
-    if model.manifest is not None:
-        parameters["task"] = model.manifest.task
-        parameters["classes"] = "\n".join(model.labels)
-        parameters[ENCODED_PARAMETER] = ENCODED_INPUT
-        if model.evidence is not None:
-            parameters["accuracy"] = f"{model.manifest.measure} {model.evidence.accuracy}"
-    latency = {size: round(s * 1e3, 3) for size, s in model.batcher.measured.items()}
-    parameters["latency_ms"] = json.dumps(latency)
-    return parameters
+        self._tracer.record(
+            model.name, model.version, request.id, call.began, timing.queue, timing.infer
+        )
+        return InferAnswer(model.name, model.version, request.id, outputs)
 
 
 def place_of(parameters: Parameters, name: str) -> Place | None:
@@ -165,8 +120,9 @@ def place_of(parameters: Parameters, name: str) -> Place | None:
     size = parameters.get("shared_memory_byte_size")
     if not isinstance(region, str) or type(offset) is not int or type(size) is not int:
         raise InvalidInput(
-            f"tensor {name!r}: expected shared_memory_region as text, shared_memory_byte_size and "
-            f"shared_memory_offset as integers, got {dict(parameters)}"
+            f"tensor {quoted(name)}: expected shared_memory_region as text, "
+            "shared_memory_byte_size and shared_memory_offset as integers, "
+            f"got {quoted(dict(parameters))}"
         )
     return Place(region, offset, size)
 
@@ -178,24 +134,31 @@ def class_count_of(parameters: Parameters, name: str) -> int:
     count = parameters["classification"]
     if type(count) is not int or count < 1:
         raise InvalidInput(
-            f"output {name!r}: parameter classification: expected an integer above 0, got {count!r}"
+            f"output {quoted(name)}: parameter classification: expected an integer above 0, "
+            f"got {quoted(count)}"
         )
     return count
 
 
-def _options(parameters: Parameters, context: Call) -> CallOptions:
+def _options(parameters: Parameters, call: InferenceCall) -> CallOptions:
     """The parameters `priority` and `timeout` (microseconds)."""
     if not parameters:
-        return context.options(0, 0.0)
-    values = {}
-    for name in ("priority", "timeout"):
-        value = parameters.get(name, 0)
-        if isinstance(value, str) and value.isdecimal():
-            value = int(value)
-        if type(value) is not int or value < 0:
-            raise InvalidInput(f"parameter {name}: expected an integer from 0, got {value!r}")
-        values[name] = value
-    return context.options(values["priority"], values["timeout"] / 1e6)
+        return call.options(0, 0.0)
+    priority = _whole_number(parameters, "priority")
+    return call.options(priority, _whole_number(parameters, "timeout") / 1e6)
+
+
+def _whole_number(parameters: Parameters, name: str) -> int:
+    """A parameter that the protocol has as an unsigned 64-bit number, or as its decimal text."""
+    given = parameters.get(name, 0)
+    value = given
+    if isinstance(given, str) and given.isdecimal() and len(given) <= len(str(_LARGEST)):
+        value = int(given)
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise InvalidInput(
+            f"parameter {name}: expected an integer from 0 to {_LARGEST}, got {quoted(given)}"
+        )
+    return value
 
 
 def _size(array: Array) -> int:
@@ -210,7 +173,7 @@ def _images(model: Model, inputs: Mapping[str, Array]) -> list[bytes]:
     encoded = inputs[ENCODED_INPUT]
     if len(inputs) > 1:
         raise InvalidInput(
-            f"input {ENCODED_INPUT!r} takes the place of every other, got {sorted(inputs)}"
+            f"input {ENCODED_INPUT!r} takes the place of every other, got {quoted(sorted(inputs))}"
         )
     if encoded.dtype != object or encoded.ndim not in (1, 2) or encoded.size != len(encoded):
         raise InvalidInput(
@@ -231,7 +194,7 @@ def _as_text(name: str, array: Array) -> Array:
             text[index] = element.decode()
         except UnicodeDecodeError as error:
             raise InvalidInput(
-                f"input {name!r}: element {list(index)} is not UTF-8 text: {error}"
+                f"input {quoted(name)}: element {list(index)} is not UTF-8 text: {error}"
             ) from error
     return text
 

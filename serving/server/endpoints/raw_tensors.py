@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serving.base.errors import InvalidInput
+from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, Array
 
 Buffer = bytes | memoryview
@@ -37,7 +37,7 @@ def of_shape(name: str, datatype: str, dims: tuple[int, ...], data: bytes | memo
     expected = math.prod(dims) * dtype.itemsize
     if len(data) != expected:
         raise InvalidInput(
-            f"input {name!r}: {datatype} {list(dims)} takes {expected} bytes, got {len(data)}"
+            f"input {quoted(name)}: {datatype} {list(dims)} takes {expected} bytes, got {len(data)}"
         )
     return np.ndarray(dims, dtype, data)
 
@@ -63,14 +63,14 @@ def check_shape(name: str, datatype: str, shape: Sequence[int]) -> tuple[int, ..
     negative size, or more elements than an array can hold."""
     if datatype not in NUMPY_TYPES:
         raise InvalidInput(
-            f"input {name!r}: unknown datatype {datatype!r:.200}; "
+            f"input {quoted(name)}: unknown datatype {quoted(datatype)}; "
             f"expected one of {sorted(NUMPY_TYPES)}"
         )
     dims = tuple(shape)
     if min(dims, default=0) < 0:
-        raise InvalidInput(f"input {name!r}: negative size in {list(dims)}")
+        raise InvalidInput(f"input {quoted(name)}: negative size in {quoted(list(dims))}")
     if len(dims) > _MAX_DIMS or math.prod(dim or 1 for dim in dims) > _MAX_ELEMENTS:
-        raise InvalidInput(f"input {name!r}: shape {list(dims)} cannot be held")
+        raise InvalidInput(f"input {quoted(name)}: shape {quoted(list(dims))} cannot be held")
     return dims
 
 
@@ -79,7 +79,7 @@ def shaped_bytes(name: str, elements: Sequence[bytes], shape: tuple[int, ...]) -
     of elements."""
     if len(elements) != math.prod(shape):
         raise InvalidInput(
-            f"input {name!r}: BYTES {list(shape)} takes {math.prod(shape)} elements, "
+            f"input {quoted(name)}: BYTES {list(shape)} takes {math.prod(shape)} elements, "
             f"got {len(elements)}"
         )
     array = np.empty(len(elements), np.object_)
@@ -93,9 +93,9 @@ def _split(name: str, data: bytes) -> list[bytes]:
     while position < len(data):
         begin = position + _LENGTH.size
         if begin > len(data):
-            raise InvalidInput(f"input {name!r}: BYTES data ends in the middle of a length")
+            raise InvalidInput(f"input {quoted(name)}: BYTES data ends in the middle of a length")
         position = begin + _LENGTH.unpack_from(data, position)[0]
         if position > len(data):
-            raise InvalidInput(f"input {name!r}: BYTES data ends in the middle of an element")
+            raise InvalidInput(f"input {quoted(name)}: BYTES data ends in the middle of an element")
         elements.append(data[begin:position])
     return elements

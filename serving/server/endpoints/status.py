@@ -1,4 +1,4 @@
-"""What each error is called on the wire: the only such table, for gRPC and for REST."""
+"""The status of each error on the wire: the only such table, for gRPC and for REST."""
 
 from typing import NamedTuple
 
@@ -12,10 +12,15 @@ class WireStatus(NamedTuple):
     http: int
 
 
+# Characters of an error's text. gRPC sends it among the trailers, which clients refuse past 8 KB.
+_LONGEST_MESSAGE = 2000
+
 _INTERNAL = WireStatus("INTERNAL", 500)
 
 STATUSES: dict[type[errors.ServingError], WireStatus] = {
     errors.InvalidInput: WireStatus("INVALID_ARGUMENT", 400),
+    # The HTTP status alone tells it from other bad input.
+    errors.RequestTooLarge: WireStatus("INVALID_ARGUMENT", 413),
     errors.ModelNotFound: WireStatus("NOT_FOUND", 404),
     errors.ModelNotReady: WireStatus("UNAVAILABLE", 503),
     errors.WrongTask: WireStatus("FAILED_PRECONDITION", 400),
@@ -41,3 +46,9 @@ def status_of(error: errors.ServingError) -> WireStatus:
 def retry_after(error: errors.ServingError) -> float | None:
     """Seconds after which to try again, for errors that know it."""
     return error.retry_after if isinstance(error, errors.QueueFull | errors.Shed) else None
+
+
+def message_of(error: errors.ServingError) -> str:
+    """The text that a caller gets."""
+    text = str(error)
+    return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 3] + "..."

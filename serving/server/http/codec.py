@@ -1,18 +1,18 @@
-"""Between the protocol's JSON, with its binary extension, and a call of tensors."""
+"""Between the protocol's JSON, with its binary extension, and requests of tensors."""
 
 import base64
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from serving.base.errors import InvalidInput
+from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, Array
 from serving.server.endpoints.oip import (
     InferAnswer,
-    InferCall,
+    InferRequest,
     OutputTensor,
     WantedOutput,
     class_count_of,
@@ -25,18 +25,15 @@ from serving.server.endpoints.shared_memory import SharedMemory
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 
 
-def decode_call(
-    body: bytes, json_length: int | None, model: str, version: str, memory: SharedMemory
-) -> tuple[InferCall, set[str]]:
-    """A body as a call, and the names of the outputs that are wanted in binary ("*" for all).
+def decode_request(
+    body: bytes, json_length: str | None, memory: SharedMemory
+) -> tuple[InferRequest, set[str]]:
+    """A body as a request, and the names of the outputs wanted in binary ("*" for all).
+    json_length: the header of this meaning, None where it is not given.
 
     Raises InvalidInput naming the field, what was expected and what came.
     """
-    length = len(body) if json_length is None else json_length
-    if not 0 <= length <= len(body):
-        raise InvalidInput(
-            f"{JSON_LENGTH_HEADER}: expected 0 to {len(body)} (the body's length), got {length}"
-        )
+    length = _json_length(json_length, len(body))
     document = parse_object(body[:length])
     parameters = _object(document, "parameters")
     binary: set[str] = {"*"} if parameters.pop("binary_data_output", False) else set()
@@ -52,42 +49,96 @@ def decode_call(
                 name, class_count=class_count_of(of_output, name), place=place_of(of_output, name)
             )
         )
-    call = InferCall(
-        model=model,
-        version=version,
+    request = InferRequest(
         id=str(document.get("id", "")),
         inputs=_inputs(document, memoryview(body)[length:], memory),
         wanted=wanted,
         parameters=parameters,
     )
-    return call, binary
+    return request, binary
+
+
+def _json_length(given: str | None, size: int) -> int:
+    """Bytes of a body's JSON part."""
+    if given is None:
+        return size
+    # As many digits as the body's length has, so that Python need not read a number of thousands.
+    if not given.isdecimal() or len(given) > len(str(size)) or int(given) > size:
+        raise InvalidInput(
+            f"{JSON_LENGTH_HEADER}: expected 0 to {size} (the body's length), got {quoted(given)}"
+        )
+    return int(given)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object; an empty body is an empty one. Raises InvalidInput."""
+    """A JSON object; an empty body is an empty one, and a member that is null is absent. Raises
+    InvalidInput."""
+    return _parse(data, _without_nulls)
+
+
+def _parse(data: bytes, hook: Callable[[dict[str, Any]], dict[str, Any]] | None) -> dict[str, Any]:
     if not data.strip():
         return {}
     try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise InvalidInput(f"body is not valid JSON: {error}") from error
+        document = json.loads(data, object_hook=hook)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"body is not valid JSON: {quoted(str(error))}") from error
     if not isinstance(document, dict):
         raise InvalidInput(f"body: expected a JSON object, got {type(document).__name__}")
     return document
 
 
-def decode_override(document: Mapping[str, Any]) -> dict[str, str | bytes]:
+def _without_nulls(members: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in members.items() if value is not None}
+
+
+def decode_trace_settings(data: bytes) -> dict[str, list[str]]:
+    """Trace settings as REST clients send them: text, a list of texts, or null to clear one.
+    Raises InvalidInput."""
+    settings = {}
+    for name, value in _parse(data, None).items():
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if any(isinstance(item, dict | list) or item is None for item in values):
+            raise InvalidInput(
+                f"trace setting {quoted(name)}: expected text or a list of texts, "
+                f"got {quoted(value)}"
+            )
+        settings[name] = [str(item) for item in values]
+    return settings
+
+
+class Registration(NamedTuple):
+    """A region of shared memory to be registered: bytes [offset, offset + byte_size) of `key`."""
+
+    key: str
+    offset: int
+    byte_size: int
+
+
+def decode_registration(data: bytes) -> Registration:
+    """The body of a register call. Raises InvalidInput."""
+    document = parse_object(data)
+    key, size = document.get("key"), document.get("byte_size")
+    offset = document.get("offset", 0)
+    if not isinstance(key, str) or type(offset) is not int or type(size) is not int:
+        raise InvalidInput(
+            f"expected key as text, offset and byte_size as integers, got {quoted(document)}"
+        )
+    return Registration(key, offset, size)
+
+
+def decode_override(data: bytes) -> dict[str, str | bytes]:
     """The parameters of a load call: files travel in base64. Raises InvalidInput."""
     override: dict[str, str | bytes] = {}
-    for name, value in _object(document, "parameters").items():
+    for name, value in _object(parse_object(data), "parameters").items():
         if name == "unload_dependents":
             continue
         if not isinstance(value, str):
-            raise InvalidInput(f"load parameter {name!r}: expected text")
+            raise InvalidInput(f"load parameter {quoted(name)}: expected text")
         try:
             override[name] = base64.b64decode(value, validate=True) if ":" in name else value
         except ValueError as error:
-            raise InvalidInput(f"load parameter {name!r}: not base64: {error}") from error
+            raise InvalidInput(f"load parameter {quoted(name)}: not base64: {error}") from error
     return override
 
 
@@ -101,9 +152,9 @@ def _inputs(
         name, datatype = _text(tensor, "name", where), _text(tensor, "datatype", where)
         shape = tensor.get("shape")
         if not isinstance(shape, list) or any(type(dim) is not int for dim in shape):
-            raise InvalidInput(f"{where}.shape: expected a list of integers, got {shape!r}")
+            raise InvalidInput(f"{where}.shape: expected a list of integers, got {quoted(shape)}")
         if name in arrays:
-            raise InvalidInput(f"input {name!r} is given twice")
+            raise InvalidInput(f"input {quoted(name)} is given twice")
         parameters = _object(tensor, "parameters", where)
         place = place_of(parameters, name)
         size = parameters.get("binary_data_size")
@@ -113,7 +164,7 @@ def _inputs(
             if type(size) is not int or not 0 <= size <= len(rest) - position:
                 raise InvalidInput(
                     f"{where}.parameters.binary_data_size: expected 0 to "
-                    f"{len(rest) - position} (bytes that are left), got {size!r}"
+                    f"{len(rest) - position} (bytes that are left), got {quoted(size)}"
                 )
             arrays[name] = from_raw(name, datatype, shape, rest[position : position + size])
             position += size
@@ -134,7 +185,7 @@ def _from_json(name: str, datatype: str, shape: list[int], data: Any, where: str
     if datatype == "BYTES":
         return shaped_bytes(name, [str(element).encode() for element in _flat(data)], dims)
     if datatype in ("FP16", "BF16"):
-        raise InvalidInput(f"input {name!r}: {datatype} can only be sent as binary data")
+        raise InvalidInput(f"input {quoted(name)}: {datatype} can only be sent as binary data")
     dtype = NUMPY_TYPES[datatype]
     try:
         wide = np.array(data)
@@ -144,12 +195,15 @@ def _from_json(name: str, datatype: str, shape: list[int], data: Any, where: str
             wide = np.array(data, dtype) if integers else wide
         array = wide.astype(dtype)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidInput(f"{where}.data: not {datatype} elements: {error}") from error
+        raise InvalidInput(
+            f"{where}.data: not {datatype} elements: {quoted(str(error))}"
+        ) from error
     if wide.dtype.kind not in "biuf" or (dtype.kind in "iub" and not np.array_equal(wide, array)):
         raise InvalidInput(f"{where}.data: an element does not fit {datatype}")
     if array.size != math.prod(dims):
         raise InvalidInput(
-            f"{where}.data: {datatype} {shape} takes {math.prod(dims)} elements, got {array.size}"
+            f"{where}.data: {datatype} {quoted(shape)} takes {math.prod(dims)} elements, "
+            f"got {array.size}"
         )
     return array.reshape(dims)
 
@@ -222,5 +276,5 @@ def _list(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 def _text(tensor: Mapping[str, Any], key: str, where: str) -> str:
     value = tensor.get(key)
     if not isinstance(value, str):
-        raise InvalidInput(f"{where}.{key}: expected text, got {value!r}")
+        raise InvalidInput(f"{where}.{key}: expected text, got {quoted(value)}")
     return value

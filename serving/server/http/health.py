@@ -1,22 +1,22 @@
 """/livez and /readyz for probes, /debug/batches for people, /metrics for Prometheus."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from serving.models.registry import Registry, State
+from serving.models.registry import State
+from serving.server.endpoints.health import Health
 
 
-def add_health_routes(
-    app: web.Application, registry: Registry, is_ready: Callable[[], bool]
-) -> None:
-    """Probes and the last batches. /readyz is 503 while not ready, with a line for each model that
-    does not serve."""
+def add_health_routes(app: web.Application, health: Health) -> None:
+    """Adds probes and the last batches. /readyz is 503 while not ready, with a line for each model
+    that does not serve."""
+
+    registry = health.registry
 
     async def livez(_: web.Request) -> web.Response:
-        # A stuck event loop does not answer at all, which a probe takes for the same.
+        # A stuck event loop does not answer at all, which a probe counts as a failure too.
         stuck = registry.stuck()
         return web.Response(text="\n".join(stuck or ["ok"]) + "\n", status=503 if stuck else 200)
 
@@ -26,7 +26,7 @@ def add_health_routes(
             for line in registry.index()
             if line.state is not State.READY
         ]
-        ready = is_ready()
+        ready = health.ready()
         text = "\n".join(["ready" if ready else "not ready", *lines]) + "\n"
         return web.Response(text=text, status=200 if ready else 503)
 
@@ -44,7 +44,7 @@ def add_health_routes(
 
 
 def metrics_app(registry: CollectorRegistry) -> web.Application:
-    """/metrics in Prometheus' text format."""
+    """An application that serves /metrics in Prometheus' text format."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(

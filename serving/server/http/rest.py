@@ -1,320 +1,246 @@
-"""The Open Inference Protocol v2 over REST, on the same registry as gRPC."""
+"""The Open Inference Protocol v2 over REST."""
 
-import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import asdict
 
 from aiohttp import web
 
-from serving.base.errors import InvalidInput, NotOffered, ServingError
-from serving.base.metrics import Duration, ModelCounters
-from serving.base.tensor import TensorSpec
-from serving.models.model import Model
-from serving.models.registry import State, VersionStatus
+from serving.models.registry import VersionStatus
 from serving.repository.model_config import to_json
-from serving.server.endpoints.front import Call
-from serving.server.endpoints.oip import (
-    EXTENSIONS,
-    NO_CUDA_MEMORY,
-    SERVER_NAME,
-    Protocol,
-    described,
-)
-from serving.server.endpoints.status import retry_after, status_of
+from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
+from serving.server.endpoints.catalog import Catalog
+from serving.server.endpoints.front import Call, Front
+from serving.server.endpoints.guard import parsed
+from serving.server.endpoints.health import Health
+from serving.server.endpoints.oip import OpenInference
 from serving.server.http.codec import (
     JSON_LENGTH_HEADER,
-    decode_call,
     decode_override,
+    decode_registration,
+    decode_request,
+    decode_trace_settings,
     encode_answer,
     parse_object,
 )
+from serving.server.http.compression import accepted_coding
+from serving.server.http.errors import read_body
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+_MODEL = "/v2/models/{model}"
+_VERSION = _MODEL + "/versions/{version}"
 
 
-def add_rest_routes(app: web.Application, protocol: Protocol) -> None:
-    """Adds every route below /v2."""
-    rest = _Rest(protocol)
-    model = "/v2/models/{model}"
-    version = model + "/versions/{version}"
-    get, post = app.router.add_get, app.router.add_post
-    get("/v2", rest.guarded(rest.server_metadata))
-    get("/v2/health/live", rest.guarded(rest.live))
-    get("/v2/health/ready", rest.guarded(rest.ready))
-    for prefix in (model, version):
-        get(prefix, rest.guarded(rest.model_metadata))
-        get(prefix + "/ready", rest.guarded(rest.model_ready))
-        get(prefix + "/config", rest.guarded(rest.model_config))
-        get(prefix + "/stats", rest.guarded(rest.model_statistics))
-        post(prefix + "/infer", rest.guarded(rest.infer))
-    get("/v2/models/stats", rest.guarded(rest.statistics))
-    post("/v2/repository/index", rest.guarded(rest.repository_index))
-    post("/v2/repository/models/{model}/load", rest.guarded(rest.load))
-    post("/v2/repository/models/{model}/unload", rest.guarded(rest.unload))
-    for kind, handlers in (
-        ("system", (rest.memory_status, rest.memory_register, rest.memory_unregister)),
-        ("cuda", (rest.cuda_status, rest.cuda_register, rest.cuda_unregister)),
-    ):
-        status, register, unregister = (rest.guarded(handler) for handler in handlers)
+class RestService:
+    """Converts, calls, converts. Its errors are answered by `errors_as_json`."""
+
+    def __init__(
+        self,
+        front: Front,
+        inference: OpenInference,
+        catalog: Catalog,
+        admin: AdminCalls,
+        health: Health,
+    ) -> None:
+        self._front = front
+        self._inference = inference
+        self._catalog = catalog
+        self._admin = admin
+        self._health = health
+
+    def add_routes(self, app: web.Application) -> None:
+        """Adds every route below /v2."""
+        get, post = app.router.add_get, app.router.add_post
+        get("/v2", self.server_metadata)
+        get("/v2/health/live", self.live)
+        get("/v2/health/ready", self.ready)
+        get("/v2/models/stats", self.statistics)
+        for model in (_MODEL, _VERSION):
+            get(model, self.model_metadata)
+            get(model + "/ready", self.model_ready)
+            get(model + "/config", self.model_config)
+            get(model + "/stats", self.statistics)
+            post(model + "/infer", self.infer)
+        post("/v2/repository/index", self.repository_index)
+        post("/v2/repository/models/{model}/load", self.load)
+        post("/v2/repository/models/{model}/unload", self.unload)
+        self._add_memory(app, "system", self.memory_status, self.register, self.unregister)
+        self._add_memory(app, "cuda", self.cuda_status, self.cuda_register, self.cuda_unregister)
+        for settings in ("/v2/trace/setting", _MODEL + "/trace/setting"):
+            get(settings, self.trace_settings)
+            post(settings, self.trace_settings)
+        get("/v2/logging", self.log_settings)
+        post("/v2/logging", self.log_settings)
+
+    def _add_memory(
+        self,
+        app: web.Application,
+        kind: str,
+        status: "_Handler",
+        register: "_Handler",
+        unregister: "_Handler",
+    ) -> None:
         base = f"/v2/{kind}sharedmemory"
-        get(base + "/status", status)
-        get(base + "/region/{region}/status", status)
-        post(base + "/region/{region}/register", register)
-        post(base + "/region/{region}/unregister", unregister)
-        post(base + "/unregister", unregister)
-    for path in ("/v2/trace/setting", model + "/trace/setting"):
-        get(path, rest.guarded(rest.trace_settings))
-        post(path, rest.guarded(rest.trace_settings))
-    get("/v2/logging", rest.guarded(rest.log_settings))
-    post("/v2/logging", rest.guarded(rest.log_settings))
+        app.router.add_get(base + "/status", status)
+        app.router.add_get(base + "/region/{region}/status", status)
+        app.router.add_post(base + "/region/{region}/register", register)
+        app.router.add_post(base + "/region/{region}/unregister", unregister)
+        app.router.add_post(base + "/unregister", unregister)
 
-
-class _Rest:
-    """Converts, calls, converts."""
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-        self._registry = protocol.front.registry
-
-    def guarded(self, handler: Handler) -> Handler:
-        """Turns errors into their status, with the reason as {"error": ...}."""
-
-        async def run(request: web.Request) -> web.Response:
-            try:
-                return await handler(request)
-            except ServingError as error:
-                return _failure(error)
-            except web.HTTPRequestEntityTooLarge as error:
-                return web.json_response({"error": error.text}, status=error.status)
-
-        return run
-
-    # The server and its models.
-
-    async def server_metadata(self, _: web.Request) -> web.Response:
-        return web.json_response(
-            {"name": SERVER_NAME, "version": self._protocol.version, "extensions": EXTENSIONS}
-        )
-
-    async def live(self, _: web.Request) -> web.Response:
-        return web.Response()
-
-    async def ready(self, _: web.Request) -> web.Response:
-        return web.Response(status=200 if self._protocol.is_ready() else 400)
-
-    async def model_ready(self, request: web.Request) -> web.Response:
-        name, version = _model(request)
-        ready = self._registry.ready_versions(name)
-        found = version in ready if version else bool(ready)
-        return web.Response(status=200 if found else 400)
-
-    async def model_metadata(self, request: web.Request) -> web.Response:
-        model = self._registry.get(*_model(request))
-        return web.json_response(
-            {
-                "name": model.name,
-                "versions": self._registry.ready_versions(model.name),
-                "platform": model.config.platform,
-                "inputs": [_tensor(spec) for spec in model.inputs],
-                "outputs": [_tensor(spec) for spec in model.outputs],
-            }
-        )
-
-    async def model_config(self, request: web.Request) -> web.Response:
-        model = self._registry.get(*_model(request))
-        document = to_json(model.config)
-        for key, value in described(model).items():
-            document["parameters"][key] = {"string_value": value}
-        return web.json_response(document)
-
-    async def model_statistics(self, request: web.Request) -> web.Response:
-        name, version = _model(request)
-        self._registry.get(name, version)
-        return self._statistics(name, version)
-
-    async def statistics(self, _: web.Request) -> web.Response:
-        return self._statistics("", "")
-
-    def _statistics(self, name: str, version: str) -> web.Response:
-        lines = [
-            _counters(line.model)
-            for line in self._registry.index()
-            if line.model is not None and name in ("", line.name) and version in ("", line.version)
-        ]
-        return web.json_response({"model_stats": lines})
+    def _control(self, method: str, request: web.Request) -> Call:
+        return self._front.control(method, lambda: request.remote)
 
     # Inference.
 
     async def infer(self, request: web.Request) -> web.Response:
-        name, version = _model(request)
-        body = await request.read()
-        length = request.headers.get(JSON_LENGTH_HEADER)
-        if length is not None and not length.isdecimal():
-            raise InvalidInput(f"{JSON_LENGTH_HEADER}: expected a number, got {length!r}")
-
-        async def run(body: bytes, call: Call) -> tuple[bytes, int | None]:
-            decoded, binary = decode_call(
-                body,
-                int(length) if length is not None else None,
-                name,
-                version,
-                self._protocol.memory,
-            )
-            call.id = decoded.id
-            return encode_answer(await self._protocol.infer(decoded, call), binary)
-
-        content, json_length = await self._protocol.front.run("RestInfer", math.inf, run, body)
+        """Tensors in, tensors out, as JSON or behind it in binary."""
+        with self._front.call("RestInfer", lambda: request.remote) as call:
+            body = await call.receive(read_body(request))
+            model = call.resolve(*_model(request))
+            given_length = request.headers.get(JSON_LENGTH_HEADER)
+            tensors, binary = parsed(decode_request, body, given_length, self._inference.memory)
+            call.id = tensors.id
+            answer = await self._inference.infer(call, model, tensors)
+            content, json_length = encode_answer(answer, binary)
         response = web.Response(
             body=content,
             content_type="application/json" if json_length is None else "application/octet-stream",
         )
         if json_length is not None:
             response.headers[JSON_LENGTH_HEADER] = str(json_length)
-        accepted = request.headers.get("Accept-Encoding", "")
-        if "gzip" in accepted or "deflate" in accepted:
-            response.enable_compression()
+        coding = accepted_coding(request.headers.getall("Accept-Encoding", ()))
+        if coding is not None:
+            response.enable_compression(coding)
         return response
+
+    # Health.
+
+    async def live(self, _: web.Request) -> web.Response:
+        """The event loop answers, so it lives."""
+        return web.Response()
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """Whether calls should be sent here."""
+        return web.Response(status=200 if self._health.ready() else 400)
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        """Whether a model, or a version of it, serves."""
+        ready = self._health.model_ready(*_model(request))
+        return web.Response(status=200 if ready else 400)
+
+    # The server and its models.
+
+    async def server_metadata(self, request: web.Request) -> web.Response:
+        """Name, version and the protocol extensions on offer."""
+        with self._control("ServerMetadata", request):
+            return web.json_response(asdict(self._catalog.server()))
+
+    async def model_metadata(self, request: web.Request) -> web.Response:
+        """Inputs and outputs with their shapes."""
+        with self._control("ModelMetadata", request):
+            return web.json_response(asdict(self._catalog.model(*_model(request))))
+
+    async def model_config(self, request: web.Request) -> web.Response:
+        """config.pbtxt as it was read; `parameters` say also what serves and how good it is."""
+        with self._control("ModelConfig", request):
+            return web.json_response(to_json(self._catalog.config(*_model(request))))
+
+    async def statistics(self, request: web.Request) -> web.Response:
+        """Counters and times of one model, or of all."""
+        with self._control("ModelStatistics", request):
+            found = self._catalog.statistics(*_model(request))
+            return web.json_response({"model_stats": [asdict(line) for line in found]})
+
+    async def repository_index(self, request: web.Request) -> web.Response:
+        """Every model with its state and, where it does not serve, the reason."""
+        with self._control("RepositoryIndex", request) as call:
+            asked = parsed(parse_object, await call.receive(read_body(request)))
+            found = await self._catalog.index(ready_only=bool(asked.get("ready", False)))
+            return web.json_response([_index_line(line) for line in found])
 
     # Administration.
 
-    async def repository_index(self, request: web.Request) -> web.Response:
-        ready_only = parse_object(await request.read()).get("ready", False)
-        return web.json_response(
-            [
-                _index_line(line)
-                for line in await self._registry.repository_index()
-                if line.state is State.READY or not ready_only
-            ]
-        )
-
     async def load(self, request: web.Request) -> web.Response:
-        self._require_admin(request)
-        self._protocol.admin.require_explicit()
-        override = decode_override(parse_object(await request.read()))
-        await self._registry.load(request.match_info["model"], override)
-        return web.Response()
+        """Loads or reloads a model from the repository."""
+        with self._control("RepositoryModelLoad", request) as call:
+            override = parsed(decode_override, await call.receive(read_body(request)))
+            await self._admin.load(call, request.match_info["model"], override)
+            return web.Response()
 
     async def unload(self, request: web.Request) -> web.Response:
-        self._require_admin(request)
-        self._protocol.admin.require_explicit()
-        await self._registry.unload(request.match_info["model"])
-        return web.Response()
+        """Takes a model out of service once its accepted calls are answered."""
+        with self._control("RepositoryModelUnload", request) as call:
+            await self._admin.unload(call, request.match_info["model"])
+            return web.Response()
 
     async def memory_status(self, request: web.Request) -> web.Response:
-        self._require_admin(request)
-        regions = self._protocol.memory.regions(request.match_info.get("region", ""))
-        return web.json_response(
-            [
-                {"name": r.name, "key": r.key, "offset": r.offset, "byte_size": r.byte_size}
-                for r in regions
-            ]
-        )
+        """The registered regions, or one of them."""
+        with self._control("SystemSharedMemoryStatus", request) as call:
+            regions = self._admin.regions(call, _region(request))
+            return web.json_response([asdict(region) for region in regions])
 
-    async def memory_register(self, request: web.Request) -> web.Response:
-        self._require_admin(request)
-        document = parse_object(await request.read())
-        key, offset, size = (document.get(k) for k in ("key", "offset", "byte_size"))
-        if not isinstance(key, str) or type(offset or 0) is not int or type(size) is not int:
-            raise InvalidInput(
-                f"expected key as text, offset and byte_size as integers, got {document}"
-            )
-        self._protocol.memory.register(request.match_info["region"], key, offset or 0, size)
-        return web.Response()
+    async def register(self, request: web.Request) -> web.Response:
+        """Registers a region that the caller has made on this machine."""
+        with self._control("SystemSharedMemoryRegister", request) as call:
+            asked = parsed(decode_registration, await call.receive(read_body(request)))
+            self._admin.register(call, _region(request), asked.key, asked.offset, asked.byte_size)
+            return web.Response()
 
-    async def memory_unregister(self, request: web.Request) -> web.Response:
-        self._require_admin(request)
-        self._protocol.memory.unregister(request.match_info.get("region", ""))
-        return web.Response()
+    async def unregister(self, request: web.Request) -> web.Response:
+        """Forgets a region, or all."""
+        with self._control("SystemSharedMemoryUnregister", request) as call:
+            self._admin.unregister(call, _region(request))
+            return web.Response()
 
-    async def cuda_status(self, _: web.Request) -> web.Response:
-        return web.json_response([])
+    async def cuda_status(self, request: web.Request) -> web.Response:
+        """None can be registered, so none is."""
+        with self._control("CudaSharedMemoryStatus", request):
+            return web.json_response([])
 
-    async def cuda_register(self, _: web.Request) -> web.Response:
-        raise NotOffered(NO_CUDA_MEMORY)
+    async def cuda_register(self, request: web.Request) -> web.Response:
+        """Not offered."""
+        with self._control("CudaSharedMemoryRegister", request):
+            raise no_cuda_memory()
 
     async def cuda_unregister(self, request: web.Request) -> web.Response:
-        if "region" in request.match_info:
-            raise NotOffered(NO_CUDA_MEMORY)
-        return web.Response()
+        """There is nothing to forget, which is no error when all are meant."""
+        with self._control("CudaSharedMemoryUnregister", request):
+            if _region(request):
+                raise no_cuda_memory()
+            return web.Response()
 
     async def trace_settings(self, request: web.Request) -> web.Response:
-        model = request.match_info.get("model", "")
-        if model:
-            self._registry.get(model)
-        if request.method == "POST":
-            self._require_admin(request)
-            changes = parse_object(await request.read())
-            self._protocol.tracer.update({k: _texts(v) for k, v in changes.items()}, model)
-        settings = self._protocol.tracer.read(model)
-        return web.json_response(
-            {k: v if k == "trace_level" else v[0] for k, v in settings.items()}
-        )
+        """Changes the settings that are named and reads all."""
+        with self._control("TraceSetting", request) as call:
+            body = await call.receive(_changes(request))
+            changes = parsed(decode_trace_settings, body)
+            found = self._admin.trace_settings(call, _model(request)[0], changes)
+            return web.json_response(
+                {name: v if name == "trace_level" else v[0] for name, v in found.items()}
+            )
 
     async def log_settings(self, request: web.Request) -> web.Response:
-        if request.method == "POST":
-            self._require_admin(request)
-            self._protocol.logs.update(parse_object(await request.read()))
-        return web.json_response(self._protocol.logs.read())
-
-    def _require_admin(self, request: web.Request) -> None:
-        self._protocol.admin.require_local(request.remote)
+        """Changes the settings that are named and reads all."""
+        with self._control("LogSettings", request) as call:
+            changes = parsed(parse_object, await call.receive(_changes(request)))
+            return web.json_response(self._admin.log_settings(call, changes))
 
 
-def _failure(error: ServingError) -> web.Response:
-    response = web.json_response({"error": str(error)}, status=status_of(error).http)
-    seconds = retry_after(error)
-    if seconds is not None:
-        response.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
-    return response
+_Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 def _model(request: web.Request) -> tuple[str, str]:
-    return request.match_info["model"], request.match_info.get("version", "")
+    """Model and version of the path, empty where it names none."""
+    return request.match_info.get("model", ""), request.match_info.get("version", "")
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+def _region(request: web.Request) -> str:
+    return request.match_info.get("region", "")
+
+
+async def _changes(request: web.Request) -> bytes:
+    """The body of a POST; a GET reads settings alone, whatever it brings."""
+    return await read_body(request) if request.method == "POST" else b""
 
 
 def _index_line(line: VersionStatus) -> dict[str, str]:
     found = {"version": line.version, "state": line.state.value, "reason": line.reason}
     return {"name": line.name} | {key: value for key, value in found.items() if value}
-
-
-def _counters(model: Model) -> dict[str, Any]:
-    counters: ModelCounters = model.counters
-    names = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
-    inference = {name: _duration(getattr(counters, name)) for name in names}
-    batches = [
-        {
-            "batch_size": size,
-            **{name: _duration(getattr(batch, name)) for name in names[3:]},
-        }
-        for size, batch in sorted(counters.batches.items())
-    ]
-    return {
-        "name": model.name,
-        "version": model.version,
-        "last_inference": counters.last_inference_ms,
-        "inference_count": counters.inference_count,
-        "execution_count": counters.execution_count,
-        "inference_stats": {
-            **inference,
-            "cache_hit": _duration(Duration()),
-            "cache_miss": _duration(Duration()),
-        },
-        "response_stats": {},
-        "batch_stats": batches,
-        "memory_usage": [],
-    }
-
-
-def _duration(duration: Duration) -> dict[str, int]:
-    return {"count": duration.count, "ns": duration.ns}
-
-
-def _texts(value: Any) -> list[str]:
-    """A trace setting as REST clients send it: text, a list of texts, or null to clear it."""
-    if value is None:
-        return []
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]

@@ -1,76 +1,61 @@
-"""Between a gRPC call and the front: its deadline, and errors turned to statuses."""
+"""Between a gRPC call and the front: its deadline, its caller, and errors turned to statuses."""
 
+import functools
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import grpc
 
 from serving.base.errors import ServingError
-from serving.server.endpoints.admin import Admin
-from serving.server.endpoints.front import Call, Front
+from serving.server.endpoints.front import Call, Caller, Front, InferenceCall
 from serving.server.rpc.status import abort
 
-Request = TypeVar("Request")
 Response = TypeVar("Response")
+Service = TypeVar("Service")
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = Callable[[Request, Call], Awaitable[Response]]
+# A unary method of a servicer. It takes its request as it came, so that bytes that are no message
+# meet our guard and not grpc's, which calls them the server's fault.
+Method = Callable[[Service, bytes, Context], Awaitable[Response]]
 
 
-async def unary(
-    front: Front,
-    method: str,
-    request: Request,
-    context: Context,
-    handler: Handler[Request, Response],
-) -> Response:
-    """Runs a unary call; an error ends it with its status."""
-    try:
-        return await front.run(method, _deadline(context), handler, request)
-    except ServingError as error:
-        await abort(context, error)
+def unary(method: Method[Service, Response]) -> Method[Service, Response]:
+    """A unary method whose ServingErrors end the call with their status."""
 
-
-async def stream(
-    front: Front,
-    method: str,
-    context: Context,
-    handler: Handler[Request, Response],
-    failed: Callable[[Request, ServingError], Response],
-) -> None:
-    """Runs the calls of a stream; `failed` makes the answer of one that failed."""
-    deadline = _deadline(context)
-
-    async def answer(request: Request) -> Response:
+    @functools.wraps(method)
+    async def ending(service: Service, data: bytes, context: Context) -> Response:
         try:
-            return await front.run(method, deadline, handler, request)
+            return await method(service, data, context)
         except ServingError as error:
-            return failed(request, error)
+            await abort(context, error)
 
-    # Straight from the context: generators around it would cost as much again.
-    await front.stream(context.read, grpc.aio.EOF, context.write, answer)
+    return ending
 
 
-@asynccontextmanager
-async def admin_call(context: Context, admin: Admin) -> AsyncIterator[Admin]:
-    """Lets callers of this machine in, unless others are allowed; errors end the call."""
-    try:
-        admin.require_local(_address(context.peer()))
-        yield admin
-    except ServingError as error:
-        await abort(context, error)
+def inference_call(front: Front, method: str, data: bytes, context: Context) -> InferenceCall:
+    """A call that infers, for the request `data`."""
+    return front.call(method, caller_of(context), len(data), deadline_of(context))
+
+
+def control_call(front: Front, method: str, data: bytes, context: Context) -> Call:
+    """A call that infers nothing, for the request `data`."""
+    return front.control(method, caller_of(context), len(data))
+
+
+def caller_of(context: Context) -> Caller:
+    """Gives the caller's address when asked: to find it out costs more than a call can spare."""
+    return lambda: _address(context.peer())
 
 
 def _address(peer: str) -> str | None:
-    """The address in gRPC's "ipv4:127.0.0.1:80", "ipv6:%5B::1%5D:80"; None on a unix socket."""
+    """The address in gRPC's "ipv4:127.0.0.1:80", "ipv6:%5B::1%5D:80"; None on a Unix socket."""
     kind, _, rest = unquote(peer).partition(":")
     return None if kind == "unix" else rest.rpartition(":")[0].strip("[]")
 
 
-def _deadline(context: Context) -> float:
+def deadline_of(context: Context) -> float:
     """Monotonic seconds; inf where the caller set none."""
     remaining = context.time_remaining()
     return math.inf if remaining is None else time.monotonic() + remaining

@@ -1,4 +1,4 @@
-"""Between the protocol's messages and a call of tensors."""
+"""Between the protocol's messages and requests of tensors."""
 
 import functools
 import math
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from protos.gen import grpc_service_pb2 as pb
-from serving.base.errors import InvalidInput
+from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, Array
 from serving.server.endpoints.oip import (
     InferAnswer,
-    InferCall,
+    InferRequest,
     Parameters,
     WantedOutput,
     class_count_of,
@@ -30,9 +30,10 @@ from serving.server.rpc.wire import LENGTH_DELIMITED, WireRequest, parse_request
 
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
-# Heads of requests, and parts of answers, that are kept: callers send the same again and again.
+# Heads of requests and parts of answers that are kept, each in a cache of its own: callers send the
+# same again and again. More take more memory, fewer are read anew where many shapes take turns.
 _REMEMBERED = 256
-# A longer head has tensors in it.
+# Bytes of a head that is kept: a longer one has tensors in it.
 _REMEMBERED_BYTES = 1024
 
 _RESPONSE_ID = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["id"].number
@@ -42,8 +43,8 @@ _FINAL = pb.ModelInferResponse(
     parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
 ).SerializeToString()
 
-# Which list of InferTensorContents holds a type's elements, and the type of that list. FP16 and
-# BF16 have none.
+# By datatype, the list of InferTensorContents that holds its elements and the numpy type of that
+# list. FP16 and BF16 have none.
 _CONTENTS = {
     "BOOL": ("bool_contents", np.bool_),
     "INT8": ("int_contents", np.int32),
@@ -72,51 +73,62 @@ class _Input(NamedTuple):
     message: InputTensor
 
 
-class _Head(NamedTuple):
-    """What a request says beside its id and its raw tensors."""
+class _Tensors(NamedTuple):
+    """What a request says of its tensors, beside their elements."""
 
-    model: str
-    version: str
     inputs: tuple[_Input, ...]
     wanted: tuple[WantedOutput, ...]
     parameters: Parameters
 
 
-def decode_call(request: WireRequest, memory: SharedMemory) -> InferCall:
-    """A request as a call. Raw tensors of fixed-size elements are views of the request, those in
-    shared memory copies.
+class Head:
+    """A request without its id and its raw tensors. Its model is known before its tensors are
+    looked at, so that a fault in them counts as a failure of that model."""
+
+    def __init__(self, data: bytes) -> None:
+        """Raises InvalidInput where the bytes are no message."""
+        self._message = parse_request(data)
+        self.model = self._message.model_name
+        self.version = self._message.model_version
+
+    @functools.cached_property
+    def tensors(self) -> _Tensors:
+        """Raises InvalidInput naming the tensor, what was expected and what came."""
+        inputs: dict[str, _Input] = {}
+        for tensor in self._message.inputs:
+            name, datatype = tensor.name, tensor.datatype
+            if name in inputs:
+                raise InvalidInput(f"input {quoted(name)} is given twice")
+            place = None
+            if tensor.parameters:
+                place = place_of(decode_parameters(tensor.parameters), name)
+            dims = check_shape(name, datatype, tensor.shape)
+            contents = tensor.HasField("contents")
+            inputs[name] = _Input(name, datatype, dims, contents, place, tensor)
+        return _Tensors(
+            inputs=tuple(inputs.values()),
+            wanted=tuple(_wanted(output) for output in self._message.outputs),
+            parameters=decode_parameters(self._message.parameters),
+        )
+
+
+_remembered_head = functools.lru_cache(_REMEMBERED)(Head)
+
+
+def read_head(request: WireRequest) -> Head:
+    """The head of a request. Raises InvalidInput where it is no message."""
+    small = len(request.head) <= _REMEMBERED_BYTES
+    return _remembered_head(request.head) if small else Head(request.head)
+
+
+def decode_request(request: WireRequest, head: Head, memory: SharedMemory) -> InferRequest:
+    """The tensors of a request. Raw ones of fixed-size elements are views of the request.
 
     Raises InvalidInput naming the tensor, what was expected and what came.
     """
-    read = _remembered_head if len(request.head) <= _REMEMBERED_BYTES else _read_head
-    head = read(request.head)
-    inputs = _decode_inputs(head.inputs, request.raws, memory)
-    return InferCall(head.model, head.version, request.id, inputs, head.wanted, head.parameters)
-
-
-def _read_head(data: bytes) -> _Head:
-    request = parse_request(data)
-    inputs: dict[str, _Input] = {}
-    for tensor in request.inputs:
-        name, datatype = tensor.name, tensor.datatype
-        if name in inputs:
-            raise InvalidInput(f"input {name!r} is given twice")
-        place = None
-        if tensor.parameters:
-            place = place_of(decode_parameters(tensor.parameters), name)
-        dims = check_shape(name, datatype, tensor.shape)
-        contents = tensor.HasField("contents")
-        inputs[name] = _Input(name, datatype, dims, contents, place, tensor)
-    return _Head(
-        model=request.model_name,
-        version=request.model_version,
-        inputs=tuple(inputs.values()),
-        wanted=tuple(_wanted(output) for output in request.outputs),
-        parameters=decode_parameters(request.parameters),
-    )
-
-
-_remembered_head = functools.lru_cache(_REMEMBERED)(_read_head)
+    tensors = head.tensors
+    inputs = _decode_inputs(tensors.inputs, request.raws, memory)
+    return InferRequest(request.id, inputs, tensors.wanted, tensors.parameters)
 
 
 def _decode_inputs(
@@ -133,10 +145,12 @@ def _decode_inputs(
             arrays[name] = _from_contents(tensor)
         elif taken == given:
             raise InvalidInput(
-                f"raw_input_contents: {given} given, none is left for input {name!r}"
+                f"raw_input_contents: {given} given, none is left for input {quoted(name)}"
             )
         elif contents:
-            raise InvalidInput(f"input {name!r} has contents although raw_input_contents are given")
+            raise InvalidInput(
+                f"input {quoted(name)} has contents although raw_input_contents are given"
+            )
         else:
             arrays[name] = of_shape(name, datatype, dims, raws[taken])
             taken += 1
@@ -153,7 +167,7 @@ def decode_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters
 def _from_contents(tensor: _Input) -> Array:
     shape = tensor.dims
     if tensor.datatype not in _CONTENTS:
-        raise InvalidInput(f"input {tensor.name!r}: {tensor.datatype} can only be sent raw")
+        raise InvalidInput(f"input {quoted(tensor.name)}: {tensor.datatype} can only be sent raw")
     field, listed = _CONTENTS[tensor.datatype]
     values = getattr(tensor.message.contents, field)
     if tensor.datatype == "BYTES":
@@ -161,12 +175,14 @@ def _from_contents(tensor: _Input) -> Array:
     wide: Array = np.array(values, dtype=listed)
     if wide.size != math.prod(shape):
         raise InvalidInput(
-            f"input {tensor.name!r}: {tensor.datatype} {list(shape)} takes "
+            f"input {quoted(tensor.name)}: {tensor.datatype} {quoted(list(shape))} takes "
             f"{math.prod(shape)} elements in {field}, got {wide.size}"
         )
     array = wide.astype(NUMPY_TYPES[tensor.datatype])
     if wide.dtype.kind in "iu" and not np.array_equal(array, wide):
-        raise InvalidInput(f"input {tensor.name!r}: an element does not fit {tensor.datatype}")
+        raise InvalidInput(
+            f"input {quoted(tensor.name)}: an element does not fit {tensor.datatype}"
+        )
     return array.reshape(shape)
 
 
@@ -200,7 +216,7 @@ def encode_answer(answer: InferAnswer) -> list[Buffer]:
 
 
 def encode_stream_answer(parts: list[Buffer]) -> bytes:
-    """What `encode_answer` gives as a serialised ModelStreamInferResponse."""
+    """The parts of `encode_answer` as a serialised ModelStreamInferResponse."""
     # Clients that are written for several responses to a request look for the last one.
     size = sum(map(len, parts)) + len(_FINAL)
     return b"".join((_bytes_field(_INFER_RESPONSE, size), _FINAL, *parts))
@@ -225,7 +241,7 @@ def _described(name: str, datatype: str, shape: tuple[int, ...], place: Place | 
 
 @functools.lru_cache(_REMEMBERED)
 def _bytes_field(number: int, size: int) -> bytes:
-    """What stands before the `size` bytes of a field."""
+    """The tag and the length before the `size` bytes of a field."""
     written = bytearray([number << 3 | LENGTH_DELIMITED])
     while size > 0x7F:
         written.append(size & 0x7F | 0x80)
@@ -241,11 +257,22 @@ def decode_log_settings(
     return _plain_values("log setting", settings)
 
 
+def decode_load_parameters(
+    parameters: Mapping[str, pb.ModelRepositoryParameter],
+) -> dict[str, str | bytes]:
+    """Another config or other files for a model. Raises InvalidInput for another kind of value."""
+    values = _plain_values("load parameter", parameters)
+    for name, value in values.items():
+        if not isinstance(value, str | bytes):
+            raise InvalidInput(f"load parameter {quoted(name)}: expected text or bytes")
+    return values
+
+
 def _plain_values(what: str, given: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
     for name, value in given.items():
         kind = value.WhichOneof("parameter_choice")
         if kind is None:
-            raise InvalidInput(f"{what} {name!r} has no value")
+            raise InvalidInput(f"{what} {quoted(name)} has no value")
         values[name] = getattr(value, kind)
     return values

@@ -2,32 +2,41 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import cast
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
 
-from serving.models.registry import Registry
-from serving.server.rpc.call import Context
+from serving.base.errors import InvalidInput, ModelNotFound, quoted
+from serving.server.endpoints.guard import parsed
+from serving.server.endpoints.health import Health
+from serving.server.rpc.call import Context, unary
+from serving.server.rpc.handlers import service_handler
+from serving.server.rpc.status import abort
 
+SERVICE = cast("ServiceDescriptor", DESCRIPTOR.services_by_name["Health"])
 # Asked for by name: whether the process works at all. It does while models load and calls drain.
 LIVENESS = "live"
 
 
-class HealthService(health_pb2_grpc.HealthServicer):
-    """Answers from the registry's state at the moment of the question."""
+class HealthService:
+    """Answers from the state at the moment of the question. services: names that stand for the
+    server as a whole, as the empty one does."""
 
-    def __init__(self, registry: Registry, services: tuple[str, ...], strict: bool) -> None:
-        self._registry = registry
+    def __init__(self, health: Health, services: tuple[str, ...]) -> None:
+        self._health = health
         self._services = services
-        self._strict = strict
-        self._draining = False
         self._changed = asyncio.Event()
-        registry.on_change(self._wake)
+        health.registry.on_change(self._wake)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service, to be added to a server."""
+        return service_handler(SERVICE, self)
 
     def drain(self) -> None:
-        """From now on nothing serves."""
-        self._draining = True
+        """Tells every watcher that nothing serves from now on."""
+        self._health.draining = True
         self._wake()
 
     def _wake(self) -> None:
@@ -37,31 +46,32 @@ class HealthService(health_pb2_grpc.HealthServicer):
 
     def _status(self, service: str) -> int | None:
         """A ServingStatus; None for a name that is neither a service nor a model."""
+        health = self._health
         if service == LIVENESS:
-            stuck = bool(self._registry.stuck())
-            return HealthCheckResponse.NOT_SERVING if stuck else HealthCheckResponse.SERVING
-        if not service or service in self._services:
-            ready = self._registry.ready(self._strict)
-        elif any(line.name == service for line in self._registry.index()):
-            ready = bool(self._registry.ready_versions(service))
+            serving = not health.registry.stuck()
+        elif not service or service in self._services:
+            serving = health.ready()
+        elif any(line.name == service for line in health.registry.index()):
+            serving = health.model_ready(service) and not health.draining
         else:
             return None
-        serving = ready and not self._draining
         return HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
 
-    async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
+    @unary
+    async def Check(self, data: bytes, context: Context) -> HealthCheckResponse:
         """The state now; NOT_FOUND for an unknown name."""
+        request = parsed(HealthCheckRequest.FromString, data)
         status = self._status(request.service)
         if status is None:
-            await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"no service or model {request.service!r}"
-            )
+            raise ModelNotFound(f"no service or model {quoted(request.service)}")
         return HealthCheckResponse(status=status)
 
-    async def Watch(
-        self, request: HealthCheckRequest, context: Context
-    ) -> AsyncIterator[HealthCheckResponse]:
+    async def Watch(self, data: bytes, context: Context) -> AsyncIterator[HealthCheckResponse]:
         """The state now and after every change; SERVICE_UNKNOWN for an unknown name."""
+        try:
+            request = parsed(HealthCheckRequest.FromString, data)
+        except InvalidInput as error:
+            await abort(context, error)
         last = None
         while True:
             changed = self._changed

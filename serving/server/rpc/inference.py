@@ -2,258 +2,263 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from dataclasses import asdict
 
 import grpc
 
 from protos.gen import grpc_service_pb2 as pb
-from protos.gen import grpc_service_pb2_grpc
-from serving.base.errors import InvalidInput, NotOffered, ServingError
-from serving.models.model import Model
-from serving.models.registry import Registry
-from serving.server.endpoints.front import Call
-from serving.server.endpoints.oip import (
-    EXTENSIONS,
-    NO_CUDA_MEMORY,
-    SERVER_NAME,
-    InferCall,
-    Protocol,
-    described,
+from serving.base.errors import InvalidInput, ServingError
+from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
+from serving.server.endpoints.catalog import Catalog
+from serving.server.endpoints.front import Front, InferenceCall
+from serving.server.endpoints.guard import parsed
+from serving.server.endpoints.health import Health
+from serving.server.endpoints.oip import InferAnswer, OpenInference
+from serving.server.endpoints.status import message_of
+from serving.server.rpc.call import (
+    Context,
+    caller_of,
+    control_call,
+    deadline_of,
+    inference_call,
+    unary,
 )
-from serving.server.rpc import repository, statistics
-from serving.server.rpc.call import Context, admin_call, stream, unary
 from serving.server.rpc.codec import (
-    decode_call,
+    decode_load_parameters,
     decode_log_settings,
+    decode_request,
     encode_answer,
     encode_stream_answer,
+    read_head,
 )
-from serving.server.rpc.status import abort
+from serving.server.rpc.handlers import service_handler
 from serving.server.rpc.wire import read_request
 
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
-class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Converts, calls, converts. What it does not override answers UNIMPLEMENTED."""
 
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-        self._front = protocol.front
+class InferenceService:
+    """Converts, calls, converts. Each method takes a serialised request."""
 
-    @property
-    def _registry(self) -> Registry:
-        return self._front.registry
+    def __init__(
+        self,
+        front: Front,
+        inference: OpenInference,
+        catalog: Catalog,
+        admin: AdminCalls,
+        health: Health,
+    ) -> None:
+        self._front = front
+        self._inference = inference
+        self._catalog = catalog
+        self._admin = admin
+        self._health = health
 
-    async def ServerLive(
-        self, request: pb.ServerLiveRequest, context: Context
-    ) -> pb.ServerLiveResponse:
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service, to be added to a server."""
+        return service_handler(
+            SERVICE, self, ModelInfer=self.infer, ModelStreamInfer=self.stream_infer
+        )
+
+    # Inference.
+
+    @unary
+    async def infer(self, data: bytes, context: Context) -> bytes:
+        """One ModelInferRequest, answered by a ModelInferResponse."""
+        with inference_call(self._front, "ModelInfer", data, context) as call:
+            return b"".join(encode_answer(await self._answer(call, data)))
+
+    async def stream_infer(self, _: AsyncIterator[bytes], context: Context) -> None:
+        """Many requests over one stream, answered in their order."""
+        deadline, caller = deadline_of(context), caller_of(context)
+
+        async def answer(data: bytes) -> bytes:
+            try:
+                with self._front.call("ModelStreamInfer", caller, len(data), deadline) as call:
+                    return encode_stream_answer(encode_answer(await self._answer(call, data)))
+            except ServingError as error:
+                return _failed(data, error)
+
+        await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
+
+    async def _answer(self, call: InferenceCall, data: bytes) -> InferAnswer:
+        request = parsed(read_request, data)
+        call.id = request.id
+        head = parsed(read_head, request)
+        model = call.resolve(head.model, head.version)
+        tensors = parsed(decode_request, request, head, self._inference.memory)
+        return await self._inference.infer(call, model, tensors)
+
+    # Health.
+
+    async def ServerLive(self, _: bytes, context: Context) -> pb.ServerLiveResponse:
         """The event loop answers, so it lives."""
         return pb.ServerLiveResponse(live=True)
 
-    async def ServerReady(
-        self, request: pb.ServerReadyRequest, context: Context
-    ) -> pb.ServerReadyResponse:
+    async def ServerReady(self, _: bytes, context: Context) -> pb.ServerReadyResponse:
         """Whether calls should be sent here."""
-        return pb.ServerReadyResponse(ready=self._protocol.is_ready())
+        return pb.ServerReadyResponse(ready=self._health.ready())
 
-    async def ModelReady(
-        self, request: pb.ModelReadyRequest, context: Context
-    ) -> pb.ModelReadyResponse:
+    @unary
+    async def ModelReady(self, data: bytes, context: Context) -> pb.ModelReadyResponse:
         """Whether this model, or this version of it, serves; false for one that is not known."""
-        ready = self._registry.ready_versions(request.name)
-        wanted = request.version in ready if request.version else bool(ready)
-        return pb.ModelReadyResponse(ready=wanted)
+        request = parsed(pb.ModelReadyRequest.FromString, data)
+        ready = self._health.model_ready(request.name, request.version)
+        return pb.ModelReadyResponse(ready=ready)
 
-    async def ServerMetadata(
-        self, request: pb.ServerMetadataRequest, context: Context
-    ) -> pb.ServerMetadataResponse:
+    # The server and its models.
+
+    @unary
+    async def ServerMetadata(self, data: bytes, context: Context) -> pb.ServerMetadataResponse:
         """Name, version and the protocol extensions on offer."""
-        return pb.ServerMetadataResponse(
-            name=SERVER_NAME, version=self._protocol.version, extensions=EXTENSIONS
-        )
+        with control_call(self._front, "ServerMetadata", data, context):
+            return pb.ServerMetadataResponse(**asdict(self._catalog.server()))
 
-    async def ModelMetadata(
-        self, request: pb.ModelMetadataRequest, context: Context
-    ) -> pb.ModelMetadataResponse:
+    @unary
+    async def ModelMetadata(self, data: bytes, context: Context) -> pb.ModelMetadataResponse:
         """Inputs and outputs with their shapes."""
-        model = await self._model(request.name, request.version, context)
-        response = pb.ModelMetadataResponse(
-            name=model.name,
-            versions=self._registry.ready_versions(model.name),
-            platform=model.config.platform,
-        )
-        for tensors, target in ((model.inputs, response.inputs), (model.outputs, response.outputs)):
-            for spec in tensors:
-                target.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-        return response
+        with control_call(self._front, "ModelMetadata", data, context):
+            request = parsed(pb.ModelMetadataRequest.FromString, data)
+            found = self._catalog.model(request.name, request.version)
+            return pb.ModelMetadataResponse(**asdict(found))
 
-    async def ModelConfig(
-        self, request: pb.ModelConfigRequest, context: Context
-    ) -> pb.ModelConfigResponse:
+    @unary
+    async def ModelConfig(self, data: bytes, context: Context) -> pb.ModelConfigResponse:
         """config.pbtxt as it was read; `parameters` say also what serves and how good it is."""
-        model = await self._model(request.name, request.version, context)
-        response = pb.ModelConfigResponse(config=model.config.proto)
-        response.config.name = model.name
-        for key, value in described(model).items():
-            response.config.parameters[key].string_value = value
-        return response
+        with control_call(self._front, "ModelConfig", data, context):
+            request = parsed(pb.ModelConfigRequest.FromString, data)
+            config = self._catalog.config(request.name, request.version)
+            return pb.ModelConfigResponse(config=config)
 
-    async def ModelStatistics(
-        self, request: pb.ModelStatisticsRequest, context: Context
-    ) -> pb.ModelStatisticsResponse:
+    @unary
+    async def ModelStatistics(self, data: bytes, context: Context) -> pb.ModelStatisticsResponse:
         """Counters and times of one model, or of all."""
-        if request.name:
-            await self._model(request.name, request.version, context)
-        return statistics.read(self._registry, request.name, request.version)
+        with control_call(self._front, "ModelStatistics", data, context):
+            request = parsed(pb.ModelStatisticsRequest.FromString, data)
+            found = self._catalog.statistics(request.name, request.version)
+            return pb.ModelStatisticsResponse(model_stats=[asdict(line) for line in found])
 
-    async def RepositoryIndex(
-        self, request: pb.RepositoryIndexRequest, context: Context
-    ) -> pb.RepositoryIndexResponse:
+    @unary
+    async def RepositoryIndex(self, data: bytes, context: Context) -> pb.RepositoryIndexResponse:
         """Every model with its state and, where it does not serve, the reason."""
-        return await repository.index(self._registry, ready_only=request.ready)
+        with control_call(self._front, "RepositoryIndex", data, context):
+            request = parsed(pb.RepositoryIndexRequest.FromString, data)
+            response = pb.RepositoryIndexResponse()
+            for line in await self._catalog.index(ready_only=request.ready):
+                response.models.add(
+                    name=line.name, version=line.version, state=line.state.value, reason=line.reason
+                )
+            return response
 
+    # Administration.
+
+    @unary
     async def RepositoryModelLoad(
-        self, request: pb.RepositoryModelLoadRequest, context: Context
+        self, data: bytes, context: Context
     ) -> pb.RepositoryModelLoadResponse:
         """Loads or reloads a model from the repository."""
-        async with admin_call(context, self._protocol.admin) as admin:
-            admin.require_explicit()
-            await repository.load(self._registry, request)
-        return pb.RepositoryModelLoadResponse()
+        with control_call(self._front, "RepositoryModelLoad", data, context) as call:
+            request = parsed(pb.RepositoryModelLoadRequest.FromString, data)
+            override = parsed(decode_load_parameters, request.parameters)
+            await self._admin.load(call, request.model_name, override)
+            return pb.RepositoryModelLoadResponse()
 
+    @unary
     async def RepositoryModelUnload(
-        self, request: pb.RepositoryModelUnloadRequest, context: Context
+        self, data: bytes, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         """Takes a model out of service once its accepted calls are answered."""
-        async with admin_call(context, self._protocol.admin) as admin:
-            admin.require_explicit()
-            await self._registry.unload(request.model_name)
-        return pb.RepositoryModelUnloadResponse()
+        with control_call(self._front, "RepositoryModelUnload", data, context) as call:
+            request = parsed(pb.RepositoryModelUnloadRequest.FromString, data)
+            await self._admin.unload(call, request.model_name)
+            return pb.RepositoryModelUnloadResponse()
 
+    @unary
     async def SystemSharedMemoryStatus(
-        self, request: pb.SystemSharedMemoryStatusRequest, context: Context
+        self, data: bytes, context: Context
     ) -> pb.SystemSharedMemoryStatusResponse:
         """The registered regions, or one of them."""
-        response = pb.SystemSharedMemoryStatusResponse()
-        async with admin_call(context, self._protocol.admin):
-            for region in self._protocol.memory.regions(request.name):
-                response.regions[region.name].CopyFrom(
-                    pb.SystemSharedMemoryStatusResponse.RegionStatus(
-                        name=region.name,
-                        key=region.key,
-                        offset=region.offset,
-                        byte_size=region.byte_size,
-                    )
-                )
-        return response
-
-    async def SystemSharedMemoryRegister(
-        self, request: pb.SystemSharedMemoryRegisterRequest, context: Context
-    ) -> pb.SystemSharedMemoryRegisterResponse:
-        """Maps a region that the caller has made on this machine."""
-        async with admin_call(context, self._protocol.admin):
-            self._protocol.memory.register(
-                request.name, request.key, request.offset, request.byte_size
+        with control_call(self._front, "SystemSharedMemoryStatus", data, context) as call:
+            request = parsed(pb.SystemSharedMemoryStatusRequest.FromString, data)
+            regions = self._admin.regions(call, request.name)
+            status = pb.SystemSharedMemoryStatusResponse.RegionStatus
+            return pb.SystemSharedMemoryStatusResponse(
+                regions={region.name: status(**asdict(region)) for region in regions}
             )
-        return pb.SystemSharedMemoryRegisterResponse()
 
+    @unary
+    async def SystemSharedMemoryRegister(
+        self, data: bytes, context: Context
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        """Registers a region that the caller has made on this machine."""
+        with control_call(self._front, "SystemSharedMemoryRegister", data, context) as call:
+            asked = parsed(pb.SystemSharedMemoryRegisterRequest.FromString, data)
+            self._admin.register(call, asked.name, asked.key, asked.offset, asked.byte_size)
+            return pb.SystemSharedMemoryRegisterResponse()
+
+    @unary
     async def SystemSharedMemoryUnregister(
-        self, request: pb.SystemSharedMemoryUnregisterRequest, context: Context
+        self, data: bytes, context: Context
     ) -> pb.SystemSharedMemoryUnregisterResponse:
         """Forgets a region, or all."""
-        async with admin_call(context, self._protocol.admin):
-            self._protocol.memory.unregister(request.name)
-        return pb.SystemSharedMemoryUnregisterResponse()
+        with control_call(self._front, "SystemSharedMemoryUnregister", data, context) as call:
+            request = parsed(pb.SystemSharedMemoryUnregisterRequest.FromString, data)
+            self._admin.unregister(call, request.name)
+            return pb.SystemSharedMemoryUnregisterResponse()
 
+    @unary
     async def CudaSharedMemoryStatus(
-        self, request: pb.CudaSharedMemoryStatusRequest, context: Context
+        self, data: bytes, context: Context
     ) -> pb.CudaSharedMemoryStatusResponse:
         """None can be registered, so none is."""
-        return pb.CudaSharedMemoryStatusResponse()
+        with control_call(self._front, "CudaSharedMemoryStatus", data, context):
+            return pb.CudaSharedMemoryStatusResponse()
 
+    @unary
     async def CudaSharedMemoryRegister(
-        self, request: pb.CudaSharedMemoryRegisterRequest, context: Context
+        self, data: bytes, context: Context
     ) -> pb.CudaSharedMemoryRegisterResponse:
         """UNIMPLEMENTED."""
-        await abort(context, NotOffered(NO_CUDA_MEMORY))
+        with control_call(self._front, "CudaSharedMemoryRegister", data, context):
+            raise no_cuda_memory()
 
+    @unary
     async def CudaSharedMemoryUnregister(
-        self, request: pb.CudaSharedMemoryUnregisterRequest, context: Context
+        self, data: bytes, context: Context
     ) -> pb.CudaSharedMemoryUnregisterResponse:
         """There is nothing to forget, which is no error when all are meant."""
-        if request.name:
-            await abort(context, NotOffered(NO_CUDA_MEMORY))
-        return pb.CudaSharedMemoryUnregisterResponse()
+        with control_call(self._front, "CudaSharedMemoryUnregister", data, context):
+            if parsed(pb.CudaSharedMemoryUnregisterRequest.FromString, data).name:
+                raise no_cuda_memory()
+            return pb.CudaSharedMemoryUnregisterResponse()
 
-    async def TraceSetting(
-        self, request: pb.TraceSettingRequest, context: Context
-    ) -> pb.TraceSettingResponse:
-        """Changes what is named and reads all."""
-        tracer = self._protocol.tracer
-        if request.model_name:
-            await self._model(request.model_name, "", context)
-        if request.settings:
-            async with admin_call(context, self._protocol.admin):
-                tracer.update(
-                    {name: value.value for name, value in request.settings.items()},
-                    request.model_name,
-                )
-        response = pb.TraceSettingResponse()
-        for name, values in tracer.read(request.model_name).items():
-            response.settings[name].value.extend(values)
-        return response
+    @unary
+    async def TraceSetting(self, data: bytes, context: Context) -> pb.TraceSettingResponse:
+        """Changes the settings that are named and reads all."""
+        with control_call(self._front, "TraceSetting", data, context) as call:
+            request = parsed(pb.TraceSettingRequest.FromString, data)
+            changes = {name: list(given.value) for name, given in request.settings.items()}
+            response = pb.TraceSettingResponse()
+            settings = self._admin.trace_settings(call, request.model_name, changes)
+            for name, values in settings.items():
+                response.settings[name].value.extend(values)
+            return response
 
-    async def LogSettings(
-        self, request: pb.LogSettingsRequest, context: Context
-    ) -> pb.LogSettingsResponse:
-        """Changes what is named and reads all."""
-        logs = self._protocol.logs
-        if request.settings:
-            async with admin_call(context, self._protocol.admin):
-                logs.update(decode_log_settings(request.settings))
-        response = pb.LogSettingsResponse()
-        for name, value in logs.read().items():
-            kind = {bool: "bool_param", int: "uint32_param", str: "string_param"}[type(value)]
-            setattr(response.settings[name], kind, value)
-        return response
-
-    def tensor_handler(self) -> grpc.GenericRpcHandler:
-        """ModelInfer and ModelStreamInfer, which take and give serialised messages."""
-        service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-        methods: dict[str, Any] = {
-            "ModelInfer": grpc.unary_unary_rpc_method_handler(self.infer),
-            "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self.stream_infer),
-        }
-        return grpc.method_handlers_generic_handler(service, methods)
-
-    async def infer(self, request: bytes, context: Context) -> bytes:
-        """One inference call: a ModelInferRequest, answered by a ModelInferResponse."""
-        return await unary(self._front, "ModelInfer", request, context, self._answer)
-
-    async def stream_infer(self, _: AsyncIterator[bytes], context: Context) -> None:
-        """Many inference calls over one stream, answered in their order."""
-        await stream(self._front, "ModelStreamInfer", context, self._stream_answer, _failed)
-
-    async def _answer(self, data: bytes, call: Call) -> bytes:
-        return b"".join(encode_answer(await self._protocol.infer(self._read(data, call), call)))
-
-    async def _stream_answer(self, data: bytes, call: Call) -> bytes:
-        answer = await self._protocol.infer(self._read(data, call), call)
-        return encode_stream_answer(encode_answer(answer))
-
-    def _read(self, data: bytes, call: Call) -> InferCall:
-        request = read_request(data)
-        call.id = request.id
-        return decode_call(request, self._protocol.memory)
-
-    async def _model(self, name: str, version: str, context: Context) -> Model:
-        try:
-            return self._registry.get(name, version)
-        except ServingError as error:
-            await abort(context, error)
+    @unary
+    async def LogSettings(self, data: bytes, context: Context) -> pb.LogSettingsResponse:
+        """Changes the settings that are named and reads all."""
+        with control_call(self._front, "LogSettings", data, context) as call:
+            request = parsed(pb.LogSettingsRequest.FromString, data)
+            changes = parsed(decode_log_settings, request.settings)
+            response = pb.LogSettingsResponse()
+            for name, value in self._admin.log_settings(call, changes).items():
+                kind = {bool: "bool_param", int: "uint32_param", str: "string_param"}[type(value)]
+                setattr(response.settings[name], kind, value)
+            return response
 
 
 def _failed(data: bytes, error: ServingError) -> bytes:
-    response = pb.ModelStreamInferResponse(error_message=str(error))
+    response = pb.ModelStreamInferResponse(error_message=message_of(error))
     with contextlib.suppress(InvalidInput):
-        response.infer_response.id = read_request(data).id
+        response.infer_response.id = parsed(read_request, data).id
     return response.SerializeToString()

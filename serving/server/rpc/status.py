@@ -8,7 +8,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from serving.base.errors import ServingError
-from serving.server.endpoints.status import retry_after, status_of
+from serving.server.endpoints.status import message_of, retry_after, status_of
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -30,10 +30,10 @@ def retry_delay(error: ServingError) -> Duration | None:
 
 async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: ServingError) -> NoReturn:
     """Ends a call with the status of an error; the retry delay travels as google.rpc.RetryInfo."""
-    code, delay = code_of(error), retry_delay(error)
+    code, delay, message = code_of(error), retry_delay(error), message_of(error)
     if delay is None:
-        await context.abort(code, str(error))
-    status = Status(code=code.value[0], message=str(error))
+        await context.abort(code, message)
+    status = Status(code=code.value[0], message=message)
     status.details.add().Pack(RetryInfo(retry_delay=delay))
     metadata = ((_DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(code, str(error), metadata)
+    await context.abort(code, message, metadata)

@@ -2,71 +2,105 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from protos.gen import vision_pb2 as pb
-from protos.gen import vision_pb2_grpc
 from serving.base.errors import InvalidInput, ServingError
 from serving.base.task import Task
 from serving.batching.ticket import Timing
 from serving.images.postprocess import run_lengths
 from serving.models.model import CallOptions, EncodedImage, ImageSource, Model, RawPixels
 from serving.server.endpoints import vision
-from serving.server.endpoints.front import Call, Front
-from serving.server.rpc.call import Context, stream, unary
+from serving.server.endpoints.front import Front, InferenceCall
+from serving.server.endpoints.guard import parsed
+from serving.server.endpoints.status import message_of
+from serving.server.rpc.call import Context, caller_of, deadline_of, inference_call, unary
+from serving.server.rpc.handlers import service_handler
 from serving.server.rpc.status import code_of, retry_delay
 
 MAX_IMAGES_PER_CALL = 256
+# Seconds of the longest google.protobuf.Duration: 10,000 years.
+_LONGEST_TIMEOUT = 315_576_000_000
 
 Result = TypeVar("Result", pb.Classification, pb.Segmentation, pb.Embedding)
 
 
-class VisionService(vision_pb2_grpc.VisionServiceServicer):
-    """Converts, calls, converts."""
+SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"]
+
+
+class VisionService:
+    """Converts, calls, converts. Each method takes a serialised request."""
 
     def __init__(self, front: Front) -> None:
         self._front = front
 
-    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
-        """See vision.proto."""
-        return await unary(self._front, "Classify", request, context, _classify)
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service, to be added to a server."""
+        return service_handler(SERVICE, self)
 
-    async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
-        """See vision.proto."""
-        return await unary(self._front, "Segment", request, context, _segment)
+    @unary
+    async def Classify(self, data: bytes, context: Context) -> pb.ClassifyResponse:
+        """Ranks the classes of each image."""
+        with inference_call(self._front, "Classify", data, context) as call:
+            return await _classify(parsed(pb.ClassifyRequest.FromString, data), call)
 
-    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
-        """See vision.proto."""
-        return await unary(self._front, "Embed", request, context, _embed)
+    @unary
+    async def Segment(self, data: bytes, context: Context) -> pb.SegmentResponse:
+        """Gives each pixel of each image its class."""
+        with inference_call(self._front, "Segment", data, context) as call:
+            return await _segment(parsed(pb.SegmentRequest.FromString, data), call)
 
-    async def ClassifyStream(self, _: AsyncIterator[pb.ClassifyRequest], context: Context) -> None:
-        """See vision.proto."""
+    @unary
+    async def Embed(self, data: bytes, context: Context) -> pb.EmbedResponse:
+        """Gives each image a point on the unit sphere."""
+        with inference_call(self._front, "Embed", data, context) as call:
+            return await _embed(parsed(pb.EmbedRequest.FromString, data), call)
 
-        def failed(request: pb.ClassifyRequest, error: ServingError) -> pb.ClassifyResponse:
-            return pb.ClassifyResponse(served=_failed(request, error))
+    async def ClassifyStream(self, _: AsyncIterator[bytes], context: Context) -> None:
+        """Classify, many calls over one stream."""
+        deadline, caller = deadline_of(context), caller_of(context)
 
-        await stream(self._front, "ClassifyStream", context, _classify, failed)
+        async def answer(data: bytes) -> pb.ClassifyResponse:
+            try:
+                with self._front.call("ClassifyStream", caller, len(data), deadline) as call:
+                    return await _classify(parsed(pb.ClassifyRequest.FromString, data), call)
+            except ServingError as error:
+                return pb.ClassifyResponse(served=_failed(pb.ClassifyRequest, data, error))
 
-    async def SegmentStream(self, _: AsyncIterator[pb.SegmentRequest], context: Context) -> None:
-        """See vision.proto."""
+        await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
 
-        def failed(request: pb.SegmentRequest, error: ServingError) -> pb.SegmentResponse:
-            return pb.SegmentResponse(served=_failed(request, error))
+    async def SegmentStream(self, _: AsyncIterator[bytes], context: Context) -> None:
+        """Segment, many calls over one stream."""
+        deadline, caller = deadline_of(context), caller_of(context)
 
-        await stream(self._front, "SegmentStream", context, _segment, failed)
+        async def answer(data: bytes) -> pb.SegmentResponse:
+            try:
+                with self._front.call("SegmentStream", caller, len(data), deadline) as call:
+                    return await _segment(parsed(pb.SegmentRequest.FromString, data), call)
+            except ServingError as error:
+                return pb.SegmentResponse(served=_failed(pb.SegmentRequest, data, error))
 
-    async def EmbedStream(self, _: AsyncIterator[pb.EmbedRequest], context: Context) -> None:
-        """See vision.proto."""
+        await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
 
-        def failed(request: pb.EmbedRequest, error: ServingError) -> pb.EmbedResponse:
-            return pb.EmbedResponse(served=_failed(request, error))
+    async def EmbedStream(self, _: AsyncIterator[bytes], context: Context) -> None:
+        """Embed, many calls over one stream."""
+        deadline, caller = deadline_of(context), caller_of(context)
 
-        await stream(self._front, "EmbedStream", context, _embed, failed)
+        async def answer(data: bytes) -> pb.EmbedResponse:
+            try:
+                with self._front.call("EmbedStream", caller, len(data), deadline) as call:
+                    return await _embed(parsed(pb.EmbedRequest.FromString, data), call)
+            except ServingError as error:
+                return pb.EmbedResponse(served=_failed(pb.EmbedRequest, data, error))
+
+        await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
 
 
-async def _classify(request: pb.ClassifyRequest, call: Call) -> pb.ClassifyResponse:
+async def _classify(request: pb.ClassifyRequest, call: InferenceCall) -> pb.ClassifyResponse:
     model, sources = _opened(request, call, "classification")
     options = _options(request, call)
     top_k = request.top_k or vision.DEFAULT_TOP_K
@@ -82,13 +116,12 @@ async def _classify(request: pb.ClassifyRequest, call: Call) -> pb.ClassifyRespo
     return pb.ClassifyResponse(served=_served(model, request), results=results)
 
 
-async def _segment(request: pb.SegmentRequest, call: Call) -> pb.SegmentResponse:
+async def _segment(request: pb.SegmentRequest, call: InferenceCall) -> pb.SegmentResponse:
     model, sources = _opened(request, call, "segmentation")
     options = _options(request, call)
-    mask_format = request.mask_format or pb.MASK_FORMAT_PALETTE_PNG
-    png = mask_format == pb.MASK_FORMAT_PALETTE_PNG
-    if mask_format not in pb.MaskFormat.values():
-        raise InvalidInput(f"mask_format: expected one of {pb.MaskFormat.keys()}")
+    mask_format = _named(request.mask_format, "mask_format", pb.MaskFormat)
+    mask_size = _named(request.mask_size, "mask_size", pb.MaskSize)
+    png = mask_format in (pb.MASK_FORMAT_UNSPECIFIED, pb.MASK_FORMAT_PALETTE_PNG)
     if png and len(model.labels) > 256:
         raise InvalidInput(
             f"mask_format: a palette PNG holds 256 classes, model {model.name!r} has "
@@ -100,7 +133,7 @@ async def _segment(request: pb.SegmentRequest, call: Call) -> pb.SegmentResponse
             model,
             source,
             options,
-            mask_size="model" if request.mask_size == pb.MASK_SIZE_MODEL else "image",
+            mask_size="model" if mask_size == pb.MASK_SIZE_MODEL else "image",
             png=png,
             overlay=request.overlay,
         )
@@ -127,7 +160,7 @@ async def _segment(request: pb.SegmentRequest, call: Call) -> pb.SegmentResponse
     return pb.SegmentResponse(served=_served(model, request), results=results)
 
 
-async def _embed(request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
+async def _embed(request: pb.EmbedRequest, call: InferenceCall) -> pb.EmbedResponse:
     model, sources = _opened(request, call, "embedding")
     options = _options(request, call)
 
@@ -142,7 +175,9 @@ async def _embed(request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
 _AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
 
 
-def _opened(request: _AnyRequest, call: Call, task: Task) -> tuple[Model, list[ImageSource]]:
+def _opened(
+    request: _AnyRequest, call: InferenceCall, task: Task
+) -> tuple[Model, list[ImageSource]]:
     """The model and the images of a request. Raises what is wrong with either."""
     call.id = request.options.id
     model = call.resolve(request.model, request.version)
@@ -166,9 +201,23 @@ def _source(image: pb.Image, index: int) -> ImageSource:
             raise InvalidInput(f"images[{index}]: expected encoded or raw, got neither")
 
 
-def _options(request: _AnyRequest, call: Call) -> CallOptions:
+def _options(request: _AnyRequest, call: InferenceCall) -> CallOptions:
+    """Priority and timeout; a timeout of 0 is none, as one that is not set."""
     timeout = request.options.timeout
-    return call.options(request.options.priority, timeout.seconds + timeout.nanos / 1e9)
+    seconds = timeout.seconds + timeout.nanos / 1e9
+    if not 0 <= timeout.seconds <= _LONGEST_TIMEOUT or not 0 <= timeout.nanos < 1_000_000_000:
+        raise InvalidInput(
+            f"options.timeout: expected 0 s to {_LONGEST_TIMEOUT} s, nanos of 0 to 999999999, "
+            f"got {timeout.seconds} s and {timeout.nanos} ns"
+        )
+    return call.options(request.options.priority, seconds)
+
+
+def _named(number: int, field: str, values: Any) -> int:
+    """The number of an enum's value. Raises InvalidInput for one that the enum does not have."""
+    if number not in values.values():
+        raise InvalidInput(f"{field}: expected one of {', '.join(values.keys())}, got {number}")
+    return number
 
 
 async def _each(
@@ -192,7 +241,7 @@ async def _each(
 
 def _status(error: ServingError) -> pb.Status:
     return pb.Status(
-        code=code_of(error).value[0], message=str(error), retry_delay=retry_delay(error)
+        code=code_of(error).value[0], message=message_of(error), retry_delay=retry_delay(error)
     )
 
 
@@ -202,7 +251,13 @@ def _served(model: Model, request: _AnyRequest) -> pb.Served:
     )
 
 
-def _failed(request: _AnyRequest, error: ServingError) -> pb.Served:
+def _failed(kind: type[_AnyRequest], data: bytes, error: ServingError) -> pb.Served:
+    """The answer to a call of a stream that failed; it names no model where the request is no
+    message."""
+    try:
+        request = kind.FromString(data)
+    except DecodeError:
+        return pb.Served(status=_status(error))
     return pb.Served(
         model=request.model,
         version=request.version,

@@ -1,8 +1,7 @@
 """What every call goes through, whatever wire it came by."""
 
 import asyncio
-import math
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -10,7 +9,7 @@ from serving.base.errors import InvalidInput, QueueFull
 from serving.base.metrics import Metrics
 from serving.batching.admission import ByteBudget
 from serving.models.registry import Registry
-from serving.server.endpoints.front import Call, Front
+from serving.server.endpoints.front import Front, InferenceCall
 
 
 def test_bytes_of_a_call_are_held_until_it_has_ended() -> None:
@@ -21,31 +20,34 @@ def test_bytes_of_a_call_are_held_until_it_has_ended() -> None:
     async def meet() -> None:
         inside, leave = asyncio.Event(), asyncio.Event()
 
-        async def stays(_: None, call: Call) -> None:
-            call.hold(60)
-            inside.set()
-            await leave.wait()
+        async def stays() -> None:
+            with call() as held:
+                held.hold(60)
+                inside.set()
+                await leave.wait()
 
-        async def comes(_: None, call: Call) -> None:
-            call.hold(60)
+        def comes() -> None:
+            with call() as held:
+                held.hold(60)
 
-        async def fails(_: None, call: Call) -> None:
-            call.hold(30)
-            raise InvalidInput("no image")
+        def fails() -> None:
+            with call() as held:
+                held.hold(30)
+                raise InvalidInput("no image")
 
-        first = asyncio.create_task(run(stays))
+        first = asyncio.create_task(stays())
         await inside.wait()
         with pytest.raises(QueueFull, match="60 of 100 bytes in flight are taken, 60 more"):
-            await run(comes)
+            comes()
         with pytest.raises(InvalidInput):
-            await run(fails)
+            fails()
         assert budget.used == 60
         leave.set()
         await first
-        await run(comes)
+        comes()
         assert budget.used == 0
 
-    async def run(handler: Any) -> None:
-        await front.run("Test", math.inf, handler, None)
+    def call() -> InferenceCall:
+        return front.call("Test", lambda: None)
 
     asyncio.run(meet())

@@ -17,14 +17,14 @@ from serving.base.errors import InvalidInput
 from serving.base.tensor import NUMPY_TYPES, Array
 from serving.server.endpoints.oip import (
     InferAnswer,
-    InferCall,
+    InferRequest,
     OutputTensor,
     WantedOutput,
     top_classes,
 )
 from serving.server.endpoints.raw_tensors import to_raw
 from serving.server.endpoints.shared_memory import Place, SharedMemory
-from serving.server.rpc.codec import decode_call, encode_answer, encode_stream_answer
+from serving.server.rpc.codec import decode_request, encode_answer, encode_stream_answer, read_head
 from serving.server.rpc.wire import read_request
 
 # Two rows of three elements that span each type's range.
@@ -74,8 +74,9 @@ def typed_request(datatype: str, shape: list[int], **contents: list[Any]) -> pb.
     return request
 
 
-def call_of(request: pb.ModelInferRequest) -> InferCall:
-    return decode_call(read_request(request.SerializeToString()), SharedMemory())
+def call_of(request: pb.ModelInferRequest) -> InferRequest:
+    read = read_request(request.SerializeToString())
+    return decode_request(read, read_head(read), SharedMemory())
 
 
 def decoded(request: pb.ModelInferRequest) -> Array:
@@ -371,7 +372,8 @@ def test_call_carries_model_version_id_and_parameters() -> None:
     request.parameters["priority"].uint64_param = 2
     request.parameters["note"].string_param = "x"
     call = call_of(request)
-    assert (call.model, call.version, call.id) == ("m", "3", "call")
+    head = read_head(read_request(request.SerializeToString()))
+    assert (head.model, head.version, call.id) == ("m", "3", "call")
     assert call.inputs["x"].tolist() == [5]
     assert list(call.wanted) == [WantedOutput("mask")]
     assert call.parameters == {"priority": 2, "note": "x"}

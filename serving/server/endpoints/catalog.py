@@ -1,0 +1,175 @@
+"""What the server has: itself, its models, their configs and counters. Read only; knows no wire."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from protos.gen import model_config_pb2
+from serving.base.metrics import BatchCounters, Duration, ModelCounters
+from serving.base.tensor import TensorSpec
+from serving.models.model import ENCODED_INPUT, Model
+from serving.models.registry import Registry, State, VersionStatus
+
+SERVER_NAME = "convserve"
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
+# Said in a model's config; never declared as an input, which plain servers would refuse.
+ENCODED_PARAMETER = "encoded_image_input"
+
+
+@dataclass(frozen=True)
+class ServerMetadata:
+    """Name, version and protocol extensions of the server."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """A model's ready versions and tensors. The fields are the protocol's, on both wires."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class InferStatistics:
+    """Times of one version's calls. There is no cache of answers, so nothing hits or misses it."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration = field(default_factory=Duration)
+    cache_miss: Duration = field(default_factory=Duration)
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """Times of the batches of one size."""
+
+    batch_size: int
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """Counters of one version. The fields are the protocol's, on both wires."""
+
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: InferStatistics
+    batch_stats: list[BatchStatistics]
+    response_stats: Mapping[str, Any] = field(default_factory=dict)
+    memory_usage: tuple[Any, ...] = ()
+
+
+class Catalog:
+    """Answers every question about the server and its models."""
+
+    def __init__(self, registry: Registry, version: str) -> None:
+        self._registry = registry
+        self._version = version
+
+    def server(self) -> ServerMetadata:
+        """What this server is."""
+        return ServerMetadata(SERVER_NAME, self._version, EXTENSIONS)
+
+    def model(self, name: str, version: str) -> ModelMetadata:
+        """Versions, inputs and outputs of a model. Raises ModelNotFound, ModelNotReady."""
+        model = self._registry.get(name, version)
+        versions = self._registry.ready_versions(model.name)
+        return ModelMetadata(
+            model.name, versions, model.config.platform, model.inputs, model.outputs
+        )
+
+    def config(self, name: str, version: str) -> model_config_pb2.ModelConfig:
+        """config.pbtxt as it was read; `parameters` also say what serves, and how good it is.
+
+        Raises ModelNotFound, ModelNotReady.
+        """
+        model = self._registry.get(name, version)
+        config = model_config_pb2.ModelConfig()
+        config.CopyFrom(model.config.proto)
+        config.name = model.name
+        for key, value in _described(model).items():
+            config.parameters[key].string_value = value
+        return config
+
+    def statistics(self, name: str, version: str) -> list[ModelStatistics]:
+        """Counters of the versions that serve; empty name or version means every one.
+
+        Raises ModelNotFound, ModelNotReady for a name or version that does not serve.
+        """
+        if name:
+            self._registry.get(name, version)
+        return [
+            _statistics(line.name, line.version, line.model.counters)
+            for line in self._registry.index()
+            if line.model is not None and name in ("", line.name) and version in ("", line.version)
+        ]
+
+    async def index(self, *, ready_only: bool) -> list[VersionStatus]:
+        """Every version with its state and, where it does not serve, the reason."""
+        lines = await self._registry.repository_index()
+        return [line for line in lines if line.state is State.READY or not ready_only]
+
+
+def _described(model: Model) -> dict[str, str]:
+    """Parameters that say what serves, how accurate it is and how fast it was measured."""
+    parameters = {"variant": model.variant, "engine": model.engine_name}
+    if model.manifest is not None:
+        parameters["task"] = model.manifest.task
+        parameters["classes"] = "\n".join(model.labels)
+        parameters[ENCODED_PARAMETER] = ENCODED_INPUT
+        if model.evidence is not None:
+            parameters["accuracy"] = f"{model.manifest.measure} {model.evidence.accuracy}"
+    latency = {size: round(s * 1e3, 3) for size, s in model.batcher.measured.items()}
+    parameters["latency_ms"] = json.dumps(latency)
+    return parameters
+
+
+def _statistics(name: str, version: str, counters: ModelCounters) -> ModelStatistics:
+    return ModelStatistics(
+        name=name,
+        version=version,
+        last_inference=counters.last_inference_ms,
+        inference_count=counters.inference_count,
+        execution_count=counters.execution_count,
+        inference_stats=InferStatistics(
+            success=counters.success,
+            fail=counters.fail,
+            queue=counters.queue,
+            compute_input=counters.compute_input,
+            compute_infer=counters.compute_infer,
+            compute_output=counters.compute_output,
+        ),
+        batch_stats=[_batch(size, batch) for size, batch in sorted(counters.batches.items())],
+    )
+
+
+def _batch(size: int, batch: BatchCounters) -> BatchStatistics:
+    return BatchStatistics(size, batch.compute_input, batch.compute_infer, batch.compute_output)

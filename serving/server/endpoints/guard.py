@@ -1,0 +1,37 @@
+"""The guard between a wire's bytes and the handlers: what cannot be parsed is bad input."""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from serving.base.errors import InvalidInput, ServingError, quoted
+
+Given = ParamSpec("Given")
+Parsed = TypeVar("Parsed")
+
+
+def parsed(parse: Callable[Given, Parsed], *given: Given.args, **options: Given.kwargs) -> Parsed:
+    """`parse(*given, **options)`, for whatever turns a caller's bytes into values.
+
+    Raises InvalidInput for every exception that `parse` did not foresee: parsers of JSON, numbers,
+    text and messages raise far more than they document, and each of it is the caller's mistake.
+    """
+    try:
+        return parse(*given, **options)
+    except ServingError:
+        raise
+    except Exception as error:
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> InvalidInput:
+    """The bad input behind an exception of a parser."""
+    return InvalidInput(f"the request cannot be read: {type(error).__name__}: {quoted(str(error))}")
+
+
+def plain_text(what: str, text: str) -> str:
+    """Text that may name a file. Raises InvalidInput where no file can have that name: for NUL
+    bytes, lone surrogates, and more than 255 bytes between slashes."""
+    encoded = text.encode(errors="replace")
+    if "\0" in text or encoded.decode() != text or max(map(len, encoded.split(b"/"))) > 255:
+        raise InvalidInput(f"{what}: expected the name of a file, got {quoted(text)}")
+    return text

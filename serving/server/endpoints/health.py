@@ -1,0 +1,21 @@
+"""Whether calls should be sent here: the one answer behind every probe of every wire."""
+
+from serving.models.registry import Registry
+
+
+class Health:
+    """The server's health. strict: ready only while every model serves."""
+
+    def __init__(self, registry: Registry, *, strict: bool) -> None:
+        self.registry = registry
+        self.draining = False
+        self._strict = strict
+
+    def ready(self) -> bool:
+        """Whether the server takes calls: models serve as they must, and it does not drain."""
+        return not self.draining and self.registry.ready(self._strict)
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether a model, or a version of it, serves; False for one that is not known."""
+        versions = self.registry.ready_versions(name)
+        return version in versions if version else bool(versions)
