@@ -237,7 +237,11 @@ class Registry:
         staged = None
         if override:
             staged = tempfile.TemporaryDirectory(prefix="convserve-")
-            path = write_override(name, override, self._repository, Path(staged.name))
+            try:
+                path = write_override(name, override, self._repository, Path(staged.name))
+            except BaseException:
+                staged.cleanup()
+                raise
         entry = self._entries.setdefault(name, _Entry())
         async with entry.lock:
             folder = scan_model(path)

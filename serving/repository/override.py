@@ -34,7 +34,7 @@ def write_override(
     (folder / CONFIG_FILE).write_text(_as_text(name, parameters["config"]))
     for key, content in files.items():
         match = _FILE.fullmatch(key)
-        if match is None or Path(match["path"]).name in (".", ".."):
+        if match is None or match["path"].endswith(("/.", "/..")):
             raise InvalidInput(f"load parameter {quoted(key)}: expected file:<version>/<name>")
         if not isinstance(content, bytes):
             raise InvalidInput(f"load parameter {quoted(key)}: expected bytes")

@@ -36,7 +36,7 @@ from serving.server.endpoints.log_settings import LogSettings
 from serving.server.endpoints.oip import OpenInference
 from serving.server.endpoints.shared_memory import SharedMemory
 from serving.server.endpoints.tracing import Tracer
-from serving.server.http.errors import errors_as_json
+from serving.server.http.errors import JsonRunner
 from serving.server.http.health import add_health_routes, metrics_app
 from serving.server.http.rest import RestService
 from serving.server.rpc import health, inference, vision
@@ -135,9 +135,7 @@ class Server:
             raise StartError(f"--model-repository: {repository} is not a folder")
         self._grpc = grpc.aio.server(options=_channel_options(self._config))
         self._add_services()
-        http_app = web.Application(
-            client_max_size=self._config.max_message_mib * _MIB, middlewares=[errors_as_json]
-        )
+        http_app = web.Application(client_max_size=self._config.max_message_mib * _MIB)
         add_health_routes(http_app, self._health)
         self._rest.add_routes(http_app)
         addresses = Addresses(
@@ -181,7 +179,7 @@ class Server:
             raise StartError(f"--grpc-port: cannot listen on {address}") from error
 
     async def _listen(self, app: web.Application, flag: str, port: int) -> int:
-        runner = web.AppRunner(app, access_log=None)
+        runner = JsonRunner(app, access_log=None)
         await runner.setup()
         self._runners.append(runner)
         try:

@@ -1,5 +1,6 @@
 """The status of each error on the wire: the only such table, for gRPC and for REST."""
 
+import re
 from typing import NamedTuple
 
 from serving.base import errors
@@ -14,6 +15,8 @@ class WireStatus(NamedTuple):
 
 # Characters of an error's text. gRPC sends it among the trailers, which clients refuse past 8 KB.
 _LONGEST_MESSAGE = 2000
+
+_LONG_QUOTE = re.compile(r"""((['"])[^'"]{200})[^'"]+(?=\2)""")
 
 _INTERNAL = WireStatus("INTERNAL", 500)
 
@@ -49,6 +52,7 @@ def retry_after(error: errors.ServingError) -> float | None:
 
 
 def message_of(error: errors.ServingError) -> str:
-    """The text that a caller gets."""
-    text = str(error)
+    """The text that a caller gets: values between quotes cut at 200 characters, all of it at 2,000.
+    A text that repeats a caller's value whole is cut here, wherever it was written."""
+    text = _LONG_QUOTE.sub(r"\1...", str(error))
     return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 3] + "..."

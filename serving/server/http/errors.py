@@ -2,31 +2,80 @@
 
 import logging
 import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from http import HTTPStatus
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
-from serving.base.errors import RequestTooLarge, ServingError
+from serving.base.errors import RequestTooLarge, ServingError, quoted
 from serving.server.endpoints.status import message_of, retry_after, status_of
 
 logger = logging.getLogger(__name__)
 
+_Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-@web.middleware
-async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answers failures of the handlers, and those of aiohttp: no such path, no such method."""
+
+async def _answered(handle: _Handle, request: web.BaseRequest) -> web.StreamResponse:
+    """The answer of the application. Failures are those of our handlers and of aiohttp's: no such
+    path, no such method, an expectation that it does not know."""
     try:
-        return await handler(request)
+        return await handle(request)
     except ServingError as error:
-        return _failure(error)
+        response = _failure(error)
     except web.HTTPException as error:
         response = web.json_response({"error": error.reason}, status=error.status)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
-        return response
     except Exception:
         logger.exception("request failed", extra={"path": request.path})
-        return _failure(ServingError("internal error; the server's log says more"))
+        response = _failure(ServingError("internal error; the server's log says more"))
+    if request.content.exception() is not None:
+        # Nobody knows where the next request begins: the caller is told to connect anew, and
+        # aiohttp that there is no rest of the body to wait for.
+        response.force_close()
+        request.content.feed_eof()
+    return response
+
+
+class _Connection(web.RequestHandler):
+    """A connection that also answers requests that never reach a route: lines that are too long,
+    codings that are not there, bytes that are no HTTP."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to a request that cannot be read; the connection closes after it."""
+        if status >= 500:
+            logger.error("request failed", exc_info=exc)
+        said = quoted((message or "").strip() or HTTPStatus(status).phrase)
+        response = web.json_response({"error": f"not an HTTP request: {said}"}, status=status)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __call__(self) -> _Connection:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class JsonRunner(web.AppRunner):
+    """Runs an application on connections that answer every failure as {"error": ...}. aiohttp has
+    no public way to choose their class."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> _Server:
+        made = await super()._make_server()
+        handle = partial(_answered, made.request_handler)
+        factory = made.request_factory
+        return _Server(handle, request_factory=factory, loop=made._loop, **made._kwargs)
 
 
 async def read_body(request: web.Request) -> bytes:

@@ -30,7 +30,7 @@ _VERSION = _MODEL + "/versions/{version}"
 
 
 class RestService:
-    """Converts, calls, converts. Its errors are answered by `errors_as_json`."""
+    """Converts, calls, converts. Its errors are answered by JsonRunner."""
 
     def __init__(
         self,

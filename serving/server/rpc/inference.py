@@ -112,6 +112,7 @@ class InferenceService:
     async def ServerMetadata(self, data: bytes, context: Context) -> pb.ServerMetadataResponse:
         """Name, version and the protocol extensions on offer."""
         with control_call(self._front, "ServerMetadata", data, context):
+            parsed(pb.ServerMetadataRequest.FromString, data)
             return pb.ServerMetadataResponse(**asdict(self._catalog.server()))
 
     @unary
@@ -212,6 +213,7 @@ class InferenceService:
     ) -> pb.CudaSharedMemoryStatusResponse:
         """None can be registered, so none is."""
         with control_call(self._front, "CudaSharedMemoryStatus", data, context):
+            parsed(pb.CudaSharedMemoryStatusRequest.FromString, data)
             return pb.CudaSharedMemoryStatusResponse()
 
     @unary
@@ -220,6 +222,7 @@ class InferenceService:
     ) -> pb.CudaSharedMemoryRegisterResponse:
         """UNIMPLEMENTED."""
         with control_call(self._front, "CudaSharedMemoryRegister", data, context):
+            parsed(pb.CudaSharedMemoryRegisterRequest.FromString, data)
             raise no_cuda_memory()
 
     @unary

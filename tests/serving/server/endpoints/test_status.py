@@ -11,7 +11,7 @@ from google.rpc.status_pb2 import Status
 
 from serving.base import errors
 from serving.base.errors import ServingError
-from serving.server.endpoints.status import STATUSES, status_of
+from serving.server.endpoints.status import STATUSES, message_of, status_of
 from serving.server.rpc.status import abort, code_of, retry_delay
 
 
@@ -24,6 +24,7 @@ def subclasses(kind: type[ServingError]) -> Iterator[type[ServingError]]:
 # The design's table: gRPC and REST.
 EXPECTED = {
     "InvalidInput": (grpc.StatusCode.INVALID_ARGUMENT, 400),
+    "RequestTooLarge": (grpc.StatusCode.INVALID_ARGUMENT, 413),
     "ModelNotFound": (grpc.StatusCode.NOT_FOUND, 404),
     "ModelNotReady": (grpc.StatusCode.UNAVAILABLE, 503),
     "WrongTask": (grpc.StatusCode.FAILED_PRECONDITION, 400),
@@ -126,3 +127,26 @@ def test_refused_call_ends_with_retry_info() -> None:
     info = RetryInfo()
     assert status.details[0].Unpack(info)
     assert info.retry_delay.ToTimedelta().total_seconds() == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("length", [199, 200])
+def test_short_values_are_repeated_whole(length: int) -> None:
+    text = f"no model {'x' * length!r}; this server has ['a']"
+    assert message_of(errors.ModelNotFound(text)) == text
+
+
+def test_long_values_and_texts_are_cut() -> None:
+    said = message_of(errors.ModelNotFound(f"no model {'x' * 9000!r}; it has {'y' * 9000!r}, 'z'"))
+    assert said == f"no model '{'x' * 200}...'; it has '{'y' * 200}...', 'z'"
+    assert len(message_of(errors.ModelNotFound("word " * 9000))) == 2000
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 9000, list(range(9000)), {str(i): "x" * 900 for i in range(900)}, 10**4000]
+)
+def test_quoted_values_are_cut(value: object) -> None:
+    assert len(errors.quoted(value)) <= 200
+
+
+def test_quoted_values_are_one_printable_line() -> None:
+    assert errors.quoted("a\0b\n\ud800") == r"'a\x00b\n\ud800'"

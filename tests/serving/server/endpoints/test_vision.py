@@ -1,0 +1,168 @@
+"""VisionService on a fake engine: its answers, and every field out of its range."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from protos.gen import vision_pb2 as pb
+from tests.support.in_process import SIDE, InProcess, in_process
+
+SERVICE = "/convserve.vision.v1.VisionService/"
+Scenario = Callable[[InProcess], Awaitable[None]]
+
+
+def serve(folder: Path, scenario: Scenario) -> None:
+    async def run() -> None:
+        async with in_process(folder) as served:
+            await scenario(served)
+
+    asyncio.run(run())
+
+
+def pixels(*colour: int) -> pb.Image:
+    """An image of one colour, of the size that the models take."""
+    rgb = np.tile(np.array(colour, np.uint8), SIDE * SIDE).tobytes()
+    return pb.Image(raw=pb.RawImage(height=SIDE, width=SIDE, rgb=rgb))
+
+
+GREEN = pixels(10, 250, 20)
+
+
+async def refused(served: InProcess, method: str, request: Any) -> str:
+    """The reason for which a call is bad input."""
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await served.rpc(SERVICE + method, request)
+    assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    return failure.value.details() or ""
+
+
+def test_classes_are_ranked(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        request = pb.ClassifyRequest(model="colours", images=[GREEN], top_k=2)
+        answer = await served.rpc(SERVICE + "Classify", request)
+        response = pb.ClassifyResponse.FromString(answer)
+        assert [label.name for label in response.results[0].labels] == ["green", "blue"]
+        assert (response.served.model, response.served.variant) == ("colours", "fp32")
+
+    serve(tmp_path, scenario)
+
+
+def test_mask_and_areas_are_those_of_the_image(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        request = pb.SegmentRequest(model="regions", images=[GREEN], mask_format=pb.MASK_FORMAT_RAW)
+        answer = await served.rpc(SERVICE + "Segment", request)
+        [result] = pb.SegmentResponse.FromString(answer).results
+        assert result.raw == b"\x01" * SIDE * SIDE
+        assert [(area.name, area.fraction) for area in result.areas] == [("green", 1.0)]
+
+    serve(tmp_path, scenario)
+
+
+def test_embedding_lies_on_the_unit_sphere(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        request = pb.EmbedRequest(model="points", images=[GREEN])
+        answer = await served.rpc(SERVICE + "Embed", request)
+        [result] = pb.EmbedResponse.FromString(answer).results
+        assert np.linalg.norm(result.values) == pytest.approx(1.0)
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    "timeout",
+    [
+        Duration(seconds=-5),
+        Duration(nanos=-1),
+        Duration(seconds=5, nanos=-1),
+        Duration(nanos=10**9),
+        Duration(seconds=2**63 - 1),
+        Duration(seconds=-(2**63)),
+    ],
+)
+def test_timeout_that_is_no_time_is_refused_by_every_method(
+    tmp_path: Path, timeout: Duration
+) -> None:
+    options = pb.CallOptions(timeout=timeout)
+
+    async def scenario(served: InProcess) -> None:
+        for method, request in (
+            ("Classify", pb.ClassifyRequest(model="colours", images=[GREEN], options=options)),
+            ("Segment", pb.SegmentRequest(model="regions", images=[GREEN], options=options)),
+            ("Embed", pb.EmbedRequest(model="points", images=[GREEN], options=options)),
+        ):
+            assert "options.timeout: expected 0 s to" in await refused(served, method, request)
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("mask_size", 99, "mask_size: expected one of MASK_SIZE_UNSPECIFIED, MASK_SIZE_IMAGE"),
+        ("mask_size", -1, "got -1"),
+        ("mask_format", 99, "mask_format: expected one of MASK_FORMAT_UNSPECIFIED"),
+        ("mask_format", -(2**31), "got -2147483648"),
+    ],
+)
+def test_enums_have_no_other_values(tmp_path: Path, field: str, value: int, said: str) -> None:
+    async def scenario(served: InProcess) -> None:
+        request = pb.SegmentRequest(model="regions", images=[GREEN], **{field: value})
+        assert said in await refused(served, "Segment", request)
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), float("-inf"), -0.1, 1.1])
+def test_threshold_is_a_share(tmp_path: Path, threshold: float) -> None:
+    async def scenario(served: InProcess) -> None:
+        request = pb.ClassifyRequest(model="colours", images=[GREEN], threshold=threshold)
+        assert "threshold: expected 0 to 1" in await refused(served, "Classify", request)
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pb.Image(),
+        pb.Image(encoded=b""),
+        pb.Image(encoded=b"no image"),
+        pb.Image(raw=pb.RawImage(height=0, width=0, rgb=b"")),
+        pb.Image(raw=pb.RawImage(height=0, width=SIDE, rgb=b"")),
+        pb.Image(raw=pb.RawImage(height=SIDE, width=SIDE, rgb=b"\0" * (SIDE * SIDE * 3 - 1))),
+        pb.Image(raw=pb.RawImage(height=2**32 - 1, width=2**32 - 1, rgb=b"\0")),
+        pb.Image(raw=pb.RawImage(height=200, width=200, rgb=b"\0" * 120_000)),
+    ],
+    ids=["none", "empty", "other", "no size", "no height", "short", "huge", "too many pixels"],
+)
+def test_images_that_are_none_are_refused(tmp_path: Path, image: pb.Image) -> None:
+    async def scenario(served: InProcess) -> None:
+        await refused(served, "Classify", pb.ClassifyRequest(model="colours", images=[image]))
+
+    serve(tmp_path, scenario)
+
+
+def test_numbers_past_the_end_of_a_scale_are_its_end(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        options = pb.CallOptions(priority=2**32 - 1, timeout=Duration(seconds=315_576_000_000))
+        request = pb.ClassifyRequest(
+            model="colours", images=[GREEN], top_k=2**32 - 1, options=options
+        )
+        answer = await served.rpc(SERVICE + "Classify", request)
+        assert len(pb.ClassifyResponse.FromString(answer).results[0].labels) == 3
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("method", ["Classify", "Segment", "Embed"])
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path, method: str) -> None:
+    async def scenario(served: InProcess) -> None:
+        assert "DecodeError" in await refused(served, method, b"\x0a\x01\xff")
+
+    serve(tmp_path, scenario)

@@ -1,0 +1,350 @@
+"""The REST wire on a fake engine: null is absent, and whatever cannot be parsed is bad input."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from tests.support.in_process import InProcess, in_process
+
+INFER = "/v2/models/plain/infer"
+GOOD: dict[str, Any] = {
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]
+}
+# Every route that reads a body.
+WITH_BODY = [
+    INFER,
+    "/v2/models/plain/versions/1/infer",
+    "/v2/repository/index",
+    "/v2/repository/models/plain/load",
+    "/v2/systemsharedmemory/region/r/register",
+    "/v2/trace/setting",
+    "/v2/models/plain/trace/setting",
+    "/v2/logging",
+]
+
+Scenario = Callable[[InProcess], Awaitable[None]]
+
+
+def serve(folder: Path, scenario: Scenario, **settings: Any) -> None:
+    async def run() -> None:
+        async with in_process(folder, **settings) as served:
+            await scenario(served)
+
+    asyncio.run(run())
+
+
+def is_bad_input(found: tuple[int, Any]) -> bool:
+    """400 with a short text that gives away nothing of the inside."""
+    status, answer = found
+    said = answer["error"]
+    return (
+        status == 400 and set(answer) == {"error"} and "Traceback" not in said and len(said) < 600
+    )
+
+
+def with_input(**changes: Any) -> dict[str, Any]:
+    return {"inputs": [GOOD["inputs"][0] | changes]}
+
+
+def as_json(document: Any) -> bytes:
+    """Also of what aiohttp's client would refuse to send."""
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 2000, b"[" * 100_000, b'{"a":' * 50_000, b"\xff", b'{"a": 1' + b"0" * 5000]
+)
+def test_body_that_no_parser_takes_is_bad_input_on_every_route(tmp_path: Path, body: bytes) -> None:
+    async def scenario(served: InProcess) -> None:
+        for path in WITH_BODY:
+            assert is_bad_input(await served.rest("POST", path, data=body)), path
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_body_that_is_not_compressed_as_it_says_is_bad_input_on_every_route(
+    tmp_path: Path, coding: str
+) -> None:
+    async def scenario(served: InProcess) -> None:
+        headers = {"Content-Encoding": coding}
+        for path in WITH_BODY:
+            found = await served.rest("POST", path, data=b"nonsense", headers=headers)
+            assert is_bad_input(found), path
+        # The next request on a connection is not taken for the rest of the last one.
+        assert (await served.rest("POST", INFER, json=GOOD))[0] == 200
+
+    serve(tmp_path, scenario)
+
+
+def test_bodies_past_the_limit_are_413_compressed_or_not(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        for path in WITH_BODY:
+            status, answer = await served.rest("POST", path, data=b" " * 5000)
+            assert (status, set(answer)) == (413, {"error"}), path
+        packed = {"data": gzip.compress(b" " * 100_000), "headers": {"Content-Encoding": "gzip"}}
+        assert (await served.rest("POST", INFER, **packed))[0] == 413
+
+    serve(tmp_path, scenario, max_body=4096)
+
+
+@pytest.mark.parametrize("field", ["parameters", "outputs", "id"])
+def test_null_in_a_call_is_absent(tmp_path: Path, field: str) -> None:
+    async def scenario(served: InProcess) -> None:
+        status, answer = await served.rest("POST", INFER, json=GOOD | {field: None})
+        assert (status, len(answer["outputs"])) == (200, 2)
+        assert "id" not in answer
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        (INFER, with_input(parameters=None), 200),
+        (INFER, with_input(parameters={"binary_data_size": None}), 200),
+        (INFER, with_input(parameters={"shared_memory_region": None}), 200),
+        (INFER, GOOD | {"parameters": {"timeout": None, "priority": None}}, 200),
+        (INFER, GOOD | {"outputs": [{"name": "y", "parameters": None}]}, 200),
+        (INFER, GOOD | {"outputs": [{"name": "y", "parameters": {"classification": None}}]}, 200),
+        (INFER, {"inputs": None}, 400),
+        (INFER, with_input(shape=None), 400),
+        (INFER, with_input(data=None), 400),
+        ("/v2/repository/index", {"ready": None}, 200),
+        ("/v2/repository/models/colours/load", {"parameters": None}, 404),
+        ("/v2/repository/models/colours/load", {"parameters": {"config": None}}, 404),
+        ("/v2/systemsharedmemory/region/r/register", {"key": None, "byte_size": 4}, 400),
+        ("/v2/logging", {"log_info": None, "log_file": None}, 200),
+        ("/v2/trace/setting", {"trace_rate": None}, 200),
+    ],
+)
+def test_null_is_absent_in_every_body(tmp_path: Path, path: str, body: Any, status: int) -> None:
+    async def scenario(served: InProcess) -> None:
+        assert (await served.rest("POST", path, json=body))[0] == status
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        GOOD | {"parameters": {"timeout": 10**400}},
+        GOOD | {"parameters": {"timeout": "9" * 5000}},
+        GOOD | {"parameters": {"priority": 10**400}},
+        GOOD | {"parameters": {"priority": -1}},
+        with_input(shape=[10**400]),
+        with_input(shape=[10**4000] * 10),
+        with_input(shape=[2**62, 2**62]),
+        with_input(shape=[1] * 70),
+        with_input(data=[10**400] * 3),
+        with_input(data=[[1, 2], [3]]),
+        with_input(data=[None, 1, 2]),
+        with_input(data=json.loads("[" * 900 + "1" + "]" * 900)),
+        with_input(datatype="BYTES", data=["\ud800", "a", "b"]),
+        with_input(name="\ud800"),
+        with_input(name="x" * 100_000),
+        with_input(name="a\0b\n"),
+        with_input(datatype="\0" * 100_000),
+        with_input(parameters={"binary_data_size": 10**400}),
+        with_input(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 10**400}),
+        GOOD | {"outputs": [{"name": "y" * 100_000}]},
+        GOOD | {"outputs": [{"name": "y", "parameters": {"classification": "2"}}]},
+    ],
+    ids=lambda body: str(body)[-60:],
+)
+def test_values_that_no_tensor_has_are_bad_input(tmp_path: Path, body: Any) -> None:
+    async def scenario(served: InProcess) -> None:
+        assert is_bad_input(await served.rest("POST", INFER, data=as_json(body)))
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("given", ["9" * 5000, "-1", "1e3", "", "x", "0x10"])
+def test_json_length_that_is_none_is_bad_input(tmp_path: Path, given: str) -> None:
+    async def scenario(served: InProcess) -> None:
+        headers = {"Inference-Header-Content-Length": given}
+        status, answer = await served.rest("POST", INFER, json=GOOD, headers=headers)
+        assert is_bad_input((status, answer))
+        assert "Inference-Header-Content-Length: expected 0 to" in answer["error"]
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    "name", ["9" * 5000, "a%00b", "%ff%fe", "a%2Fb", "%ed%a0%80", "a%0Ab", "%"]
+)
+def test_names_that_nothing_has_are_not_found(tmp_path: Path, name: str) -> None:
+    async def scenario(served: InProcess) -> None:
+        base = str(served.http._base_url).rstrip("/")
+        for method, path in (
+            ("GET", f"/v2/models/{name}"),
+            ("GET", f"/v2/models/{name}/config"),
+            ("GET", f"/v2/models/{name}/stats"),
+            ("GET", f"/v2/models/plain/versions/{name}"),
+            ("POST", f"/v2/models/{name}/infer"),
+            ("POST", f"/v2/models/plain/versions/{name}/infer"),
+            ("GET", f"/v2/models/{name}/trace/setting"),
+            ("POST", f"/v2/repository/models/{name}/load"),
+            ("POST", f"/v2/repository/models/{name}/unload"),
+        ):
+            status, answer = await served.rest(method, URL(base + path, encoded=True))
+            assert (status, set(answer)) == (404, {"error"}), path
+            assert len(answer["error"]) < 600
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/nope", 404),
+        ("GET", "/", 404),
+        ("GET", "/v2/", 404),
+        ("POST", INFER + "/", 404),
+        ("OPTIONS", "/v2/nope", 404),
+        ("GET", INFER, 405),
+        ("OPTIONS", INFER, 405),
+        ("PUT", INFER, 405),
+        ("DELETE", "/v2", 405),
+        ("GET", "/v2/repository/index", 405),
+        ("GET", "/v2/models/" + "x" * 20_000, 400),
+    ],
+)
+def test_paths_and_methods_that_are_not_there_are_errors_of_the_protocol(
+    tmp_path: Path, method: str, path: str, status: int
+) -> None:
+    async def scenario(served: InProcess) -> None:
+        found, answer = await served.rest(method, path)
+        assert (found, set(answer)) == (status, {"error"})
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "text/nonsense; charset=nope"}, 200),
+        ({"Content-Encoding": "nope"}, 200),
+        ({"Expect": "nope"}, 417),
+        ({"X": "x" * 20_000}, 400),
+    ],
+)
+def test_odd_headers_are_passed_over_or_refused(
+    tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    async def scenario(served: InProcess) -> None:
+        found, answer = await served.rest("POST", INFER, json=GOOD, headers=headers)
+        assert found == status
+        assert ("error" in answer) == (status != 200)
+
+    serve(tmp_path, scenario)
+
+
+def test_head_is_answered_as_get_without_a_body(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        assert await served.rest("HEAD", "/v2/models/plain") == (200, None)
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(("accepted", "compressed"), [("gzip", True), ("gzip;q=0", False)])
+def test_answer_is_compressed_where_that_is_accepted(
+    tmp_path: Path, accepted: str, compressed: bool
+) -> None:
+    async def scenario(served: InProcess) -> None:
+        headers = {"Accept-Encoding": accepted}
+        async with served.http.post(INFER, json=GOOD, headers=headers) as response:
+            assert ("Content-Encoding" in response.headers) == compressed
+            assert (await response.json())["model_name"] == "plain"
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"offset": -4096},
+        {"offset": -(10**30)},
+        {"offset": 10**30},
+        {"byte_size": -1},
+        {"byte_size": 10**400},
+        {"byte_size": True},
+        {"key": "a\0b"},
+        {"key": "\ud800"},
+        {"key": "x" * 5000},
+        {"key": "../x"},
+    ],
+)
+def test_regions_that_cannot_be_are_bad_input(tmp_path: Path, changes: dict[str, Any]) -> None:
+    async def scenario(served: InProcess) -> None:
+        body = as_json({"key": "convserve_none", "byte_size": 4} | changes)
+        path = "/v2/systemsharedmemory/region/r/register"
+        assert is_bad_input(await served.rest("POST", path, data=body))
+        assert await served.rest("GET", "/v2/systemsharedmemory/status") == (200, [])
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "settings"),
+    [
+        ("/v2/trace/setting", {"trace_rate": "9" * 5000}),
+        ("/v2/trace/setting", {"trace_rate": "--5"}),
+        ("/v2/trace/setting", {"trace_level": {}}),
+        ("/v2/trace/setting", {"trace_level": [["OFF"]]}),
+        ("/v2/trace/setting", {"trace_file": "/no/\0"}),
+        ("/v2/trace/setting", {"x" * 100_000: "1"}),
+        ("/v2/logging", {"log_verbose_level": 10**400}),
+        ("/v2/logging", {"log_verbose_level": -1}),
+        ("/v2/logging", {"log_file": "/no/\0"}),
+        ("/v2/logging", {"log_info": "x" * 100_000}),
+        ("/v2/logging", {"log_format": {}}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_settings_that_cannot_be_are_bad_input_and_change_nothing(
+    tmp_path: Path, path: str, settings: dict[str, Any]
+) -> None:
+    async def scenario(served: InProcess) -> None:
+        before = await served.rest("GET", path)
+        status, answer = await served.rest("POST", path, data=as_json(settings))
+        assert (status, set(answer)) == (400, {"error"})
+        assert await served.rest("GET", path) == before
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"config": "{"},
+        {"config": "[" * 5000},
+        {"config": '{"max_batch_size": ' + "9" * 5000 + "}"},
+        {"config": '{"platform": "\\ud800"}'},
+        {"config": {}},
+        {"config": "{}", "file:1/a\0b": "AAAA"},
+        {"config": "{}", "file:1/.": "AAAA"},
+        {"config": "{}", "file:1/../x": "AAAA"},
+        {"config": "{}", "file:1/" + "x" * 300: "AAAA"},
+        {"config": "{}", "file:" + "9" * 5000 + "/x": "AAAA"},
+        {"config": "{}", "file:1/x": "not base64!"},
+        {"unknown" * 1000: "x"},
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_overrides_that_cannot_be_are_bad_input(tmp_path: Path, parameters: dict[str, Any]) -> None:
+    (tmp_path / "new").mkdir()
+
+    async def scenario(served: InProcess) -> None:
+        body = as_json({"parameters": parameters})
+        found = await served.rest("POST", "/v2/repository/models/new/load", data=body)
+        assert is_bad_input(found)
+        assert (await served.rest("GET", "/v2/models/new"))[0] == 404
+
+    serve(tmp_path, scenario)

@@ -1,0 +1,243 @@
+"""A server without its process: every endpoint and both wires, on an engine that a test decides."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import numpy as np
+from aiohttp import web
+from google.protobuf import text_format
+
+from protos.gen import model_config_pb2
+from serving.base.metrics import Metrics
+from serving.base.task import Task
+from serving.base.tensor import Array, TensorSpec
+from serving.batching.admission import ByteBudget
+from serving.batching.batcher import DynamicBatcher
+from serving.batching.latency import LatencyTable
+from serving.batching.turns import CoreTurns
+from serving.models.loading import LoadSettings
+from serving.models.model import Model
+from serving.models.registry import Registry, State, _Entry, _Version
+from serving.repository.manifest import EvalTransform, Manifest, Normalization, Provenance
+from serving.repository.model_config import from_proto
+from serving.server.endpoints.admin import Admin
+from serving.server.endpoints.admin_calls import AdminCalls
+from serving.server.endpoints.catalog import Catalog
+from serving.server.endpoints.front import Front
+from serving.server.endpoints.health import Health
+from serving.server.endpoints.log_settings import LogSettings
+from serving.server.endpoints.oip import OpenInference
+from serving.server.endpoints.shared_memory import SharedMemory
+from serving.server.endpoints.tracing import Tracer
+from serving.server.http.errors import JsonRunner
+from serving.server.http.rest import RestService
+from serving.server.rpc.health import HealthService
+from serving.server.rpc.inference import InferenceService
+from serving.server.rpc.vision import VisionService
+
+CLASSES = ("red", "green", "blue")
+SIDE = 4
+_OUTPUTS: dict[Task | None, tuple[TensorSpec, ...]] = {
+    None: (TensorSpec("y", "FP32", (-1, 3)), TensorSpec("z", "FP32", (-1, 3))),
+    "classification": (TensorSpec("logits", "FP32", (-1, 3)),),
+    "segmentation": (
+        TensorSpec("mask", "UINT8", (-1, SIDE, SIDE)),
+        TensorSpec("confidence", "UINT8", (-1, SIDE, SIDE)),
+    ),
+    "embedding": (TensorSpec("embedding", "FP32", (-1, 3)),),
+}
+
+
+class ColourEngine:
+    """`image` uint8 [rows, 4, 4, 3] to the outputs of a task; without one `x` FP32 [rows, 3] comes
+    back doubled as `y` and tripled as `z`. Raises `failure` where a test sets it."""
+
+    name = "fake"
+
+    def __init__(self, task: Task | None) -> None:
+        image = TensorSpec("image", "UINT8", (-1, SIDE, SIDE, 3))
+        self.inputs = (image if task else TensorSpec("x", "FP32", (-1, 3)),)
+        self.outputs = _OUTPUTS[task]
+        self.failure: Exception | None = None
+        self._task = task
+
+    def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+        return np.empty(shape, spec.dtype)
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if self.failure is not None:
+            raise self.failure
+        if self._task is None:
+            return {"y": inputs["x"] * 2, "z": inputs["x"] * 3}
+        means = inputs["image"].mean(axis=(1, 2), dtype=np.float32)
+        if self._task == "classification":
+            return {"logits": means / 25}
+        if self._task == "embedding":
+            return {"embedding": means / np.linalg.norm(means, axis=1, keepdims=True)}
+        image = inputs["image"]
+        return {"mask": image.argmax(3).astype(np.uint8), "confidence": image.max(3)}
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _manifest(task: Task) -> Manifest:
+    return Manifest(
+        task=task,
+        architecture="colours",
+        measure="top1",
+        transform=EvalTransform(resize=(SIDE, SIDE)),
+        normalization=Normalization(mean=(0, 0, 0), std=(1, 1, 1)),
+        classes=CLASSES,
+        parameters=0,
+        gmacs=0.0,
+        provenance=Provenance(
+            recipe="none", recipe_sha256="0" * 64, run="none", dataset="none", split="none",
+            created="2026-01-01",
+        ),
+        variants=(),
+    )  # fmt: skip
+
+
+@dataclass
+class InProcess:
+    """What a test looks at: both wires by their address, the engines by model, and the inside."""
+
+    http: aiohttp.ClientSession
+    channel: grpc.aio.Channel
+    engines: dict[str, ColourEngine]
+    front: Front
+    metrics: Metrics
+    logs: LogSettings
+    memory: SharedMemory
+
+    def value(self, name: str, **labels: str) -> float:
+        """A sample of the metrics, 0 where it is not there yet."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    async def rest(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        """Status and JSON of an answer, None where it has no body."""
+        async with self.http.request(method, path, **options) as response:
+            body = await response.read()
+            return response.status, await response.json(content_type=None) if body else None
+
+    async def rpc(self, method: str, message: Any) -> bytes:
+        """The serialised answer of a unary method to a message, or to bytes as they are."""
+        data = message if isinstance(message, bytes) else message.SerializeToString()
+        unary: Any = self.channel.unary_unary(method)
+        answer: bytes = await unary(data, timeout=10)
+        return answer
+
+    async def stream(self, method: str, messages: Sequence[Any]) -> list[bytes]:
+        """The serialised answers of a stream."""
+        sent = iter([m if isinstance(m, bytes) else m.SerializeToString() for m in messages])
+        stream: Any = self.channel.stream_stream(method)
+        return [answer async for answer in stream(sent, timeout=10)]
+
+
+def _served(
+    name: str,
+    engine: ColourEngine,
+    task: Task | None,
+    metrics: Metrics,
+    pool: ThreadPoolExecutor,
+    labels_of: Mapping[str, tuple[str, ...]],
+) -> Model:
+    proto = text_format.Parse(
+        'max_batch_size: 8 platform: "fake" dynamic_batching { }', model_config_pb2.ModelConfig()
+    )
+    config = from_proto(proto, Path(name) / "config.pbtxt")
+    batcher = DynamicBatcher(
+        engine,
+        model=name,
+        version="1",
+        max_batch_size=8,
+        batching=config.batching,
+        instances=1,
+        latency=LatencyTable({1: 1e-4, 8: 2e-4}),
+        metrics=metrics,
+        turns=CoreTurns(1),
+        cores=1,
+    )
+    return Model(
+        config,
+        1,
+        engine=engine,
+        engine_name="fake",
+        variant="fp32",
+        manifest=_manifest(task) if task else None,
+        labels_of=labels_of,
+        batcher=batcher,
+        decoders=pool,
+        max_image_pixels=10_000,
+        metrics=metrics,
+        rejected=(),
+    )
+
+
+@asynccontextmanager
+async def in_process(
+    repository: Path,
+    *,
+    labels_of: Mapping[str, tuple[str, ...]] | None = None,
+    explicit: bool = True,
+    max_body: int = 1 << 20,
+    slow_seconds: float = 0.0,
+) -> AsyncIterator[InProcess]:
+    """Serves the models colours, regions, points (of the three tasks) and plain (tensors only)."""
+    metrics = Metrics()
+    tasks: dict[str, Task | None] = {
+        "colours": "classification",
+        "regions": "segmentation",
+        "points": "embedding",
+        "plain": None,
+    }
+    engines = {name: ColourEngine(task) for name, task in tasks.items()}
+    with ThreadPoolExecutor(1) as pool:
+        registry = Registry(repository, LoadSettings(), metrics, pool, drain_seconds=1.0)
+        for name, task in tasks.items():
+            labels = labels_of or {}
+            if task == "classification":
+                labels = {"logits": CLASSES}
+            model = _served(name, engines[name], task, metrics, pool, labels)
+            versions = {1: _Version(State.READY, model=model)}
+            registry._entries[name] = _Entry(State.READY, "", versions)
+        front = Front(registry, metrics, ByteBudget(1 << 20), slow_seconds)
+        failures = metrics.write_failures
+        memory, tracer, logs = SharedMemory(), Tracer(failures), LogSettings(failures)
+        health = Health(registry, strict=False)
+        admin = AdminCalls(
+            registry, Admin(allow_remote=False, explicit=explicit), memory, tracer, logs
+        )
+        endpoints = (
+            front, OpenInference(memory, tracer), Catalog(registry, "0"), admin, health,
+        )  # fmt: skip
+        app = web.Application(client_max_size=max_body)
+        RestService(*endpoints).add_routes(app)
+        runner = JsonRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        server = grpc.aio.server()
+        for service in (
+            InferenceService(*endpoints), VisionService(front), HealthService(health, ()),
+        ):  # fmt: skip
+            server.add_generic_rpc_handlers((service.handler(),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        host, http_port = runner.addresses[0][:2]
+        async with (
+            aiohttp.ClientSession(f"http://{host}:{http_port}") as http,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            yield InProcess(http, channel, engines, front, metrics, logs, memory)
+        await server.stop(0)
+        await runner.cleanup()
+        await registry.close()
+        await asyncio.sleep(0)
