@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from serving.base.errors import InvalidInput, ModelNotFound, NotOffered, quoted
+from serving.base.errors import InvalidInput, ModelNotFound, NotOffered
 from serving.models.registry import Registry
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.front import Call
@@ -10,6 +10,7 @@ from serving.server.endpoints.guard import parsed, plain_text
 from serving.server.endpoints.log_settings import LogSettings, Setting
 from serving.server.endpoints.shared_memory import Region, SharedMemory
 from serving.server.endpoints.tracing import Tracer
+
 
 class AdminCalls:
     """Loading, shared memory, traces and logs. Each raises NotAllowed for a caller that `admin`
