@@ -13,7 +13,7 @@ ENVIRONMENT_PREFIX = "CONVSERVE_"
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used; names it, where it came from and what was expected."""
+    """A setting that cannot be used; the text has its name, its source and the expected value."""
 
 
 class ServerConfig(BaseModel):
@@ -28,7 +28,7 @@ class ServerConfig(BaseModel):
     metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free port.")
     model_control: Literal["none", "explicit", "poll"] = Field(
         "none",
-        description="none: what is there at start; explicit: load calls; poll: follow.",
+        description="none: the models at start; explicit: load calls; poll: follow.",
     )
     poll_seconds: float = Field(5.0, gt=0, description="Between two looks at the repository.")
     engine: str = Field("auto", description="An engine's name, or auto for the fastest here.")

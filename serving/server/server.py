@@ -82,7 +82,7 @@ class Server:
         limit_arenas(max(2, core_count()))
         sys.setswitchinterval(_SWITCH_SECONDS)
         gc.collect()
-        gc.freeze()  # what is imported stays: no collection has to look at it
+        gc.freeze()  # imported objects stay: no collection has to look at them
         gc.set_threshold(_COLLECT_AFTER)
         self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
         self._metrics = Metrics()
@@ -191,7 +191,7 @@ class Server:
         return int(runner.addresses[0][1])
 
     async def _follow_repository(self) -> None:
-        """Loads what is there, and with --model-control poll whatever comes."""
+        """Loads the models in the repository; with --model-control poll follows its changes."""
         if self._config.model_control == "explicit":
             return
         look = self.registry.load_all

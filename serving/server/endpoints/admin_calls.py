@@ -1,4 +1,4 @@
-"""The calls that change a running server, and those about what they changed. Knows no wire."""
+"""Calls that change a running server: loading, shared memory, traces, logs. Knows no wire."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,5 @@
-"""What the server has: itself, its models, their configs and counters. Read only; knows no wire."""
+"""Facts about the server and its models: metadata, configs, counters, states. Reads only; knows no
+wire."""
 
 import json
 from collections.abc import Mapping
@@ -95,7 +96,7 @@ class Catalog:
         self._version = version
 
     def server(self) -> ServerMetadata:
-        """What this server is."""
+        """Metadata of the server."""
         return ServerMetadata(SERVER_NAME, self._version, EXTENSIONS)
 
     def model(self, name: str, version: str) -> ModelMetadata:

@@ -25,9 +25,10 @@ Response = TypeVar("Response")
 # Gives the caller's address, None on a Unix socket. Called only where somebody wants to know.
 Caller = Callable[[], str | None]
 
-# Requests of one stream that may be under way; the next is read when the oldest is answered.
+# Requests of one stream that may be under way; the next is read when the oldest is answered. More
+# fill larger batches, and let one stream hold more memory.
 STREAM_WINDOW = 64
-# Characters of a call's id in the log.
+# Characters of a call's id in the log; a caller may give it megabytes.
 _LOGGED_ID = 200
 
 
@@ -177,8 +178,13 @@ class InferenceCall(Call):
 
 
 class Front:
-    """The door: opens every call and knows those that are under way. slow_seconds: calls that take
-    longer are logged; 0 logs none."""
+    """The door: opens every call, and counts the calls under way.
+
+    running: calls under way.
+    last_seen: when the last call ended, seconds on the monotonic clock.
+    closing: new calls are refused.
+    slow_seconds: calls that take longer are logged; 0 logs none.
+    """
 
     def __init__(
         self, registry: Registry, metrics: Metrics, budget: ByteBudget, slow_seconds: float = 0.0
@@ -206,7 +212,7 @@ class Front:
         return Call(self, method, caller, received, math.inf)
 
     def quiet_for(self, seconds: float) -> bool:
-        """Whether no call has been under way for this long."""
+        """True where no call has been under way for this long."""
         return not self.running and time.monotonic() - self.last_seen >= seconds
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether calls should be sent here: the one answer behind every probe of every wire."""
+"""The one answer behind every probe of every wire: should calls be sent here?"""
 
 from serving.models.registry import Registry
 
@@ -12,10 +12,10 @@ class Health:
         self._strict = strict
 
     def ready(self) -> bool:
-        """Whether the server takes calls: models serve as they must, and it does not drain."""
+        """True while models serve as they must and the server does not drain."""
         return not self.draining and self.registry.ready(self._strict)
 
     def model_ready(self, name: str, version: str = "") -> bool:
-        """Whether a model, or a version of it, serves; False for one that is not known."""
+        """True where a model, or a version of it, serves; False for an unknown one."""
         versions = self.registry.ready_versions(name)
         return version in versions if version else bool(versions)

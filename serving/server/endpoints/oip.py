@@ -53,7 +53,12 @@ class OutputTensor(NamedTuple):
 
 
 class InferAnswer(NamedTuple):
-    """What answered, and the outputs in the order in which they were asked for."""
+    """The answer to a request.
+
+    model, version: they answered.
+    id: the request's.
+    outputs: in the order in which they were asked for.
+    """
 
     model: str
     version: str

@@ -77,7 +77,7 @@ async def classify(
 ) -> Classification:
     """Ranks the classes of an image; at most `top_k`, none below `threshold`.
 
-    Raises InvalidInput, WrongTask, and what the model raises.
+    Raises InvalidInput, WrongTask, and ServingErrors of the model.
     """
     require_task(model, "classification")
     if top_k < 1:
@@ -109,7 +109,7 @@ async def segment(
 ) -> Segmentation:
     """Gives each pixel its class, at the size of the image or of the model.
 
-    Raises WrongTask, and what the model raises.
+    Raises WrongTask, and ServingErrors of the model.
     """
     require_task(model, "segmentation")
     answer = await model.infer_image(source, options)
@@ -140,7 +140,8 @@ async def segment(
 
 
 async def embed(model: Model, source: ImageSource, options: CallOptions) -> Embedding:
-    """Gives an image its point on the unit sphere. Raises WrongTask, and what the model raises."""
+    """Gives an image its point on the unit sphere. Raises WrongTask and
+    ServingErrors of the model."""
     require_task(model, "embedding")
     answer = await model.infer_image(source, options)
     return Embedding(answer.outputs["embedding"], answer.timing)

@@ -31,7 +31,7 @@ def decode_request(
     """A body as a request, and the names of the outputs wanted in binary ("*" for all).
     json_length: the header of this meaning, None where it is not given.
 
-    Raises InvalidInput naming the field, what was expected and what came.
+    Raises InvalidInput naming the field, the expected and the given.
     """
     length = _json_length(json_length, len(body))
     document = parse_object(body[:length])
@@ -62,7 +62,7 @@ def _json_length(given: str | None, size: int) -> int:
     """Bytes of a body's JSON part."""
     if given is None:
         return size
-    # As many digits as the body's length has, so that Python need not read a number of thousands.
+    # Python refuses to read numbers of thousands of digits: the length is compared first.
     if not given.isdecimal() or len(given) > len(str(size)) or int(given) > size:
         raise InvalidInput(
             f"{JSON_LENGTH_HEADER}: expected 0 to {size} (the body's length), got {quoted(given)}"

@@ -118,11 +118,11 @@ class RestService:
         return web.Response()
 
     async def ready(self, _: web.Request) -> web.Response:
-        """Whether calls should be sent here."""
+        """200 where calls should be sent here, else 400."""
         return web.Response(status=200 if self._health.ready() else 400)
 
     async def model_ready(self, request: web.Request) -> web.Response:
-        """Whether a model, or a version of it, serves."""
+        """200 where a model, or a version of it, serves, else 400."""
         ready = self._health.model_ready(*_model(request))
         return web.Response(status=200 if ready else 400)
 

@@ -62,8 +62,12 @@ _CONTENTS = {
 
 
 class _Input(NamedTuple):
-    """An input tensor as a request declares it. contents: whether its elements lie in the message
-    itself; place: where they lie in shared memory."""
+    """An input tensor as a request declares it.
+
+    contents: its elements lie in the message itself.
+    place: they lie there in shared memory.
+    message: the declaration.
+    """
 
     name: str
     datatype: str
@@ -74,7 +78,12 @@ class _Input(NamedTuple):
 
 
 class _Tensors(NamedTuple):
-    """What a request says of its tensors, beside their elements."""
+    """A request's tensors without their elements.
+
+    inputs: in the order of the message.
+    wanted: the outputs asked for; empty for all.
+    parameters: plain values by name.
+    """
 
     inputs: tuple[_Input, ...]
     wanted: tuple[WantedOutput, ...]
@@ -93,7 +102,7 @@ class Head:
 
     @functools.cached_property
     def tensors(self) -> _Tensors:
-        """Raises InvalidInput naming the tensor, what was expected and what came."""
+        """Raises InvalidInput naming the tensor, the expected and the given."""
         inputs: dict[str, _Input] = {}
         for tensor in self._message.inputs:
             name, datatype = tensor.name, tensor.datatype
@@ -124,7 +133,7 @@ def read_head(request: WireRequest) -> Head:
 def decode_request(request: WireRequest, head: Head, memory: SharedMemory) -> InferRequest:
     """The tensors of a request. Raw ones of fixed-size elements are views of the request.
 
-    Raises InvalidInput naming the tensor, what was expected and what came.
+    Raises InvalidInput naming the tensor, the expected and the given.
     """
     tensors = head.tensors
     inputs = _decode_inputs(tensors.inputs, request.raws, memory)

@@ -1,4 +1,4 @@
-"""How services are made known to grpc.aio."""
+"""Registers services at grpc.aio."""
 
 from collections.abc import Callable
 from typing import Any

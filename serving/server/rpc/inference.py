@@ -96,12 +96,12 @@ class InferenceService:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, _: bytes, context: Context) -> pb.ServerReadyResponse:
-        """Whether calls should be sent here."""
+        """True where calls should be sent here."""
         return pb.ServerReadyResponse(ready=self._health.ready())
 
     @unary
     async def ModelReady(self, data: bytes, context: Context) -> pb.ModelReadyResponse:
-        """Whether this model, or this version of it, serves; false for one that is not known."""
+        """True where this model, or this version of it, serves; false for an unknown one."""
         request = parsed(pb.ModelReadyRequest.FromString, data)
         ready = self._health.model_ready(request.name, request.version)
         return pb.ModelReadyResponse(ready=ready)

@@ -178,7 +178,7 @@ _AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
 def _opened(
     request: _AnyRequest, call: InferenceCall, task: Task
 ) -> tuple[Model, list[ImageSource]]:
-    """The model and the images of a request. Raises what is wrong with either."""
+    """The model and the images of a request. Raises ServingError for either."""
     call.id = request.options.id
     model = call.resolve(request.model, request.version)
     vision.require_task(model, task)

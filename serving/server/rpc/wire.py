@@ -1,5 +1,5 @@
-"""A ModelInferRequest taken apart without a copy of its tensors. Python's protobuf makes two, into
-the message and out of it again."""
+"""Takes a ModelInferRequest apart without copying its tensors. Python's protobuf copies them twice:
+into the message and out of it again."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,14 +14,18 @@ LENGTH_DELIMITED = 2
 _FIELDS = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
 _ID = _FIELDS["id"].number << 3 | LENGTH_DELIMITED
 _RAW = _FIELDS["raw_input_contents"].number << 3 | LENGTH_DELIMITED
-# A length has five bytes at most.
+# Bits: a length has five bytes of seven bits at most.
 _MAX_SHIFT = 28
 
 
 @dataclass(slots=True)
 class WireRequest:
-    """A request as it came. head: the message without its id and its tensors, which is the same
-    from call to call of most callers. raws: raw_input_contents, views of what came."""
+    """A request in three parts.
+
+    id: the name that its caller gave it.
+    head: the message without its id and its tensors; most callers send the same in every call.
+    raws: raw_input_contents, views of the message.
+    """
 
     id: str
     head: bytes
@@ -29,8 +33,11 @@ class WireRequest:
 
 
 class _Known(NamedTuple):
-    """A message without an id and with one raw tensor, its last field. start: all of it but the
-    tensor's elements."""
+    """A message without an id and with one raw tensor, its last field.
+
+    start: the message without the tensor's elements.
+    head: its WireRequest.head.
+    """
 
     start: bytes
     head: bytes
@@ -38,6 +45,8 @@ class _Known(NamedTuple):
 
 # By the length of the whole message.
 _known: dict[int, _Known] = {}
+# Messages that are remembered, and the bytes that one may have before its elements. More cost
+# memory; fewer have more callers' messages taken apart.
 _KNOWN = 256
 _KNOWN_BYTES = 1024
 
@@ -45,8 +54,8 @@ _KNOWN_BYTES = 1024
 def read_request(data: bytes) -> WireRequest:
     """Takes a serialised ModelInferRequest apart. Raises InvalidInput where it is none.
 
-    Most callers send the same message again and again but for the elements of its one tensor,
-    which stand at its end: what comes before them is told by a comparison.
+    Most callers send one message again and again in which only the elements of its one tensor
+    differ, and those stand at its end: comparing the bytes before them tells such a message.
     """
     known = _known.get(len(data))
     if known is not None and data.startswith(known.start):
@@ -55,8 +64,8 @@ def read_request(data: bytes) -> WireRequest:
 
 
 def _take_apart(data: bytes) -> WireRequest:
-    """A message is its fields one after the other, each behind its number and wire type and, with
-    one of bytes, a length (https://protobuf.dev/programming-guides/encoding/)."""
+    """Walks the fields of a message. Each begins with its number and wire type; a field of bytes
+    then has its length (https://protobuf.dev/programming-guides/encoding/)."""
     view, end = memoryview(data), len(data)
     found, raws, kept = "", [], []
     position = begin = 0
