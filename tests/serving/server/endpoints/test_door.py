@@ -10,10 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
+from aiohttp import web
 
 from protos.gen import grpc_service_pb2 as pb
 from protos.gen import vision_pb2 as vision
 from serving.base.metrics import Metrics
+from serving.server.http import rest
 from tests.support.in_process import SIDE, InProcess, in_process
 
 OIP = "/inference.GRPCInferenceService/"
@@ -226,22 +228,29 @@ def test_closed_door_refuses_calls_of_both_wires_and_counts_them(tmp_path: Path)
     serve(tmp_path, scenario)
 
 
-def test_half_a_body_does_not_hold_up_the_end(tmp_path: Path) -> None:
+def test_half_a_body_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario(served: InProcess) -> None:
-        arrived, rest_of_body = asyncio.Event(), asyncio.Event()
+        opened, rest_of_body = asyncio.Event(), asyncio.Event()
 
         async def body() -> Any:
             yield b'{"inputs"'
-            arrived.set()
             await rest_of_body.wait()
             yield b": []}"
 
+        async def read(request: web.Request) -> bytes:
+            opened.set()
+            return await request.read()
+
+        monkeypatch.setattr(rest, "read_body", read)
         call = asyncio.create_task(served.rest("POST", "/v2/models/plain/infer", data=body()))
-        await arrived.wait()
+        await opened.wait()
         assert served.front.running == 0
         served.front.close()
         rest_of_body.set()
         assert (await call)[0] == 503
+        assert served.front.running == 0
 
     serve(tmp_path, scenario)
 
@@ -266,21 +275,24 @@ def test_rankings_name_the_labels_of_their_output(tmp_path: Path) -> None:
 def test_both_wires_answer_questions_alike(tmp_path: Path) -> None:
     async def scenario(served: InProcess) -> None:
         await served.rpc(OIP + "ModelInfer", tensor_call())
-        _, rest = await served.rest("GET", "/v2/models/plain/stats")
+        _, over_http = await served.rest("GET", "/v2/models/plain/stats")
         answer = await served.rpc(OIP + "ModelStatistics", pb.ModelStatisticsRequest(name="plain"))
         [over_grpc] = pb.ModelStatisticsResponse.FromString(answer).model_stats
-        [over_rest] = rest["model_stats"]
+        [over_rest] = over_http["model_stats"]
         assert over_rest["inference_count"] == over_grpc.inference_count == 1
         assert over_rest["inference_stats"]["success"] == {
             "count": over_grpc.inference_stats.success.count,
             "ns": over_grpc.inference_stats.success.ns,
         }
         assert over_rest["batch_stats"][0]["batch_size"] == over_grpc.batch_stats[0].batch_size
-        _, rest = await served.rest("GET", "/v2/models/plain/config")
+        _, over_http = await served.rest("GET", "/v2/models/plain/config")
         answer = await served.rpc(OIP + "ModelConfig", pb.ModelConfigRequest(name="plain"))
         config = pb.ModelConfigResponse.FromString(answer).config
-        assert (rest["name"], rest["max_batch_size"]) == (config.name, config.max_batch_size)
-        latency = json.loads(rest["parameters"]["latency_ms"]["string_value"])
+        assert (over_http["name"], over_http["max_batch_size"]) == (
+            config.name,
+            config.max_batch_size,
+        )
+        latency = json.loads(over_http["parameters"]["latency_ms"]["string_value"])
         assert latency == json.loads(config.parameters["latency_ms"].string_value)
 
     serve(tmp_path, scenario)

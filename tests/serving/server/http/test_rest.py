@@ -70,7 +70,7 @@ def test_body_that_no_parser_takes_is_bad_input_on_every_route(tmp_path: Path, b
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_body_that_is_not_compressed_as_it_says_is_bad_input_on_every_route(
-    tmp_path: Path, coding: str
+    tmp_path: Path, coding: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(served: InProcess) -> None:
         headers = {"Content-Encoding": coding}
@@ -81,6 +81,7 @@ def test_body_that_is_not_compressed_as_it_says_is_bad_input_on_every_route(
         assert (await served.rest("POST", INFER, json=GOOD))[0] == 200
 
     serve(tmp_path, scenario)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_bodies_past_the_limit_are_413_compressed_or_not(tmp_path: Path) -> None:
