@@ -73,7 +73,7 @@ class Call:
         front.running += 1
         if front.closing:
             refused = ModelNotReady("the server is shutting down")
-            self._left(refused)
+            self.__exit__(ModelNotReady, refused, None)
             raise refused
         return self
 
@@ -83,13 +83,9 @@ class Call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._left(error)
-        if isinstance(error, Exception) and not isinstance(error, ServingError):
-            raise ServingError("internal error; the server's log says more") from error
-
-    def _left(self, error: BaseException | None) -> None:
         front = self._front
-        front.give_back(self._held)
+        if self._held:
+            front.give_back(self._held)
         front.running -= 1
         front.last_seen = now = time.monotonic()
         seconds = now - self.began
@@ -97,6 +93,8 @@ class Call:
         self._count(code, seconds)
         if seconds > front.slow_seconds:
             logger.warning("slow call", extra=self._described(code, seconds))
+        if isinstance(error, Exception) and not isinstance(error, ServingError):
+            raise ServingError("internal error; the server's log says more") from error
 
     def _code(self, error: BaseException) -> str:
         if isinstance(error, ServingError):

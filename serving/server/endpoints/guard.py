@@ -1,22 +1,22 @@
 """The guard between a wire's bytes and the handlers: what cannot be parsed is bad input."""
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from serving.base.errors import InvalidInput, ServingError, quoted
 
-Given = ParamSpec("Given")
+Given = TypeVarTuple("Given")
 Parsed = TypeVar("Parsed")
 
 
-def parsed(parse: Callable[Given, Parsed], *given: Given.args, **options: Given.kwargs) -> Parsed:
-    """`parse(*given, **options)`, for whatever turns a caller's bytes into values.
+def parsed(parse: Callable[[*Given], Parsed], *given: *Given) -> Parsed:
+    """`parse(*given)`, for whatever turns a caller's bytes into values.
 
     Raises InvalidInput for every exception that `parse` did not foresee: parsers of JSON, numbers,
     text and messages raise far more than they document, and each of it is the caller's mistake.
     """
     try:
-        return parse(*given, **options)
+        return parse(*given)
     except ServingError:
         raise
     except Exception as error:
