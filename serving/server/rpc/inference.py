@@ -8,12 +8,13 @@ import grpc
 
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, ServingError
+from serving.models.model import Model
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
 from serving.server.endpoints.catalog import Catalog
 from serving.server.endpoints.front import Front, InferenceCall
 from serving.server.endpoints.guard import parsed
 from serving.server.endpoints.health import Health
-from serving.server.endpoints.oip import InferAnswer, OpenInference
+from serving.server.endpoints.oip import InferRequest, OpenInference
 from serving.server.endpoints.status import message_of
 from serving.server.rpc.call import (
     Context,
@@ -66,28 +67,30 @@ class InferenceService:
     async def infer(self, data: bytes, context: Context) -> bytes:
         """One ModelInferRequest, answered by a ModelInferResponse."""
         with inference_call(self._front, "ModelInfer", data, context) as call:
-            return b"".join(encode_answer(await self._answer(call, data)))
+            model, request = self._read(call, data)
+            return b"".join(encode_answer(await self._inference.infer(call, model, request)))
 
     async def stream_infer(self, _: AsyncIterator[bytes], context: Context) -> None:
         """Many requests over one stream, answered in their order."""
         deadline, caller = deadline_of(context), caller_of(context)
 
-        async def answer(data: bytes) -> bytes:
+        async def answered(data: bytes) -> bytes:
             try:
                 with self._front.call("ModelStreamInfer", caller, len(data), deadline) as call:
-                    return encode_stream_answer(encode_answer(await self._answer(call, data)))
+                    model, request = self._read(call, data)
+                    answer = await self._inference.infer(call, model, request)
+                    return encode_stream_answer(encode_answer(answer))
             except ServingError as error:
                 return _failed(data, error)
 
-        await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
+        await self._front.stream(context.read, grpc.aio.EOF, context.write, answered)
 
-    async def _answer(self, call: InferenceCall, data: bytes) -> InferAnswer:
+    def _read(self, call: InferenceCall, data: bytes) -> tuple[Model, InferRequest]:
         request = parsed(read_request, data)
         call.id = request.id
         head = parsed(read_head, request)
         model = call.resolve(head.model, head.version)
-        tensors = parsed(decode_request, request, head, self._inference.memory)
-        return await self._inference.infer(call, model, tensors)
+        return model, parsed(decode_request, request, head, self._inference.memory)
 
     # Health.
 
