@@ -20,6 +20,7 @@ from serving.base.machine import nvml
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
 from serving.base.task import ANSWER_OUTPUT, IMAGE_INPUT, answer_output
+from serving.base.text import NotText, lines_of, read_utf8
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable, read_cached, write_cached
 from serving.batching.turns import CoreTurns
@@ -385,11 +386,10 @@ def _labels_of(path: Path, config: ModelConfig, manifest: Manifest | None) -> di
 
 
 def _read_labels(file: Path) -> Labels:
-    """One label a line; a byte-order mark is passed over."""
+    """One label a line."""
     try:
-        return tuple(file.read_text(encoding="utf-8-sig").splitlines())
+        return lines_of(read_utf8(file))
     except OSError as error:
         raise ModelLoadError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ModelLoadError(f"{file}: line {line}: not UTF-8 text") from error
+    except NotText as error:
+        raise ModelLoadError(str(error)) from error
