@@ -17,8 +17,8 @@ from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
 from serving.client import AsyncVisionClient, ModelInfo, mask_of
 from serving.models.loading import LoadSettings
-from serving.models.model import CallOptions, EncodedImage, Model
 from serving.models.registry import Registry
+from serving.models.servable import CallOptions, EncodedImage, Servable
 from serving.server.endpoints import vision
 
 # Long enough for the first of many images that wait for each other in one process.
@@ -87,14 +87,14 @@ class RemotePredictor:
 class LocalPredictor:
     """A model loaded into this process, on the way that the server's calls take."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Servable) -> None:
         self._model = model
-        self.info = ModelInfo(model.name, model.task or "", model.labels)
+        self.info = ModelInfo(model.facts.name, model.facts.task or "", model.facts.labels)
 
     async def classify(self, image: bytes, top_k: int) -> Labels:
         """See Predictor."""
         found = await vision.classify(self._model, EncodedImage(image), CallOptions(), top_k=top_k)
-        return Labels([(x.index, x.name, x.score) for x in found.labels], self._model.variant)
+        return Labels([(x.index, x.name, x.score) for x in found.labels], self._model.facts.variant)
 
     async def segment(self, image: bytes, overlay: bool) -> MaskResult:
         """See Predictor."""
@@ -105,7 +105,7 @@ class LocalPredictor:
             found.mask.astype(np.uint16),
             [(x.index, x.name, x.fraction, x.confidence) for x in found.areas],
             found.overlay_png or b"",
-            self._model.variant,
+            self._model.facts.variant,
         )
 
     async def embed(self, image: bytes) -> NDArray[np.float32]:

@@ -59,6 +59,10 @@ class Engine(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs in the order of the file, batch dimension included."""
 
+    @property
+    def device_bytes(self) -> int:
+        """GPU memory that it holds, in bytes; 0 where the runtime does not tell."""
+
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         """Host memory for an input of this shape from which the runtime reads fastest (page-locked
         where there is a GPU); the caller keeps it as long as it likes."""

@@ -36,6 +36,7 @@ class OnnxRuntimeEngine:
     """An inference session on the CPU provider; a session may run several calls at once."""
 
     name = "onnxruntime"
+    device_bytes = 0
 
     def __init__(self, file: Path, options: EngineOptions) -> None:
         try:

@@ -75,6 +75,8 @@ def tensorrt_engine(file: Path, options: EngineOptions) -> "OnnxRuntimeGpuEngine
 class OnnxRuntimeGpuEngine:
     """A session for each instance: one that keeps CUDA graphs may not run two calls at once."""
 
+    device_bytes = 0
+
     def __init__(
         self,
         name: str,

@@ -58,6 +58,7 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
+    device_bytes = 0
 
     def __init__(self, file: Path, options: EngineOptions) -> None:
         self._settings: dict[str, Any] = {

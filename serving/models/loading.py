@@ -37,6 +37,7 @@ from serving.models.local_plans import ENGINE as PLAN_ENGINE
 from serving.models.local_plans import check_fits, with_local
 from serving.models.model import Model
 from serving.models.selfcheck import check_checksum, check_gate, check_samples, read_samples
+from serving.models.servable import ModelFacts
 from serving.repository.manifest import Manifest, Variant, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
 
@@ -171,35 +172,36 @@ def load_model(
         chosen = options[choice.candidate] = replace(chosen, threads=1)
         alone = choose([choice.candidate], sizes, load, admit, check, known, measure)
         choice = replace(alone, rejected=choice.rejected)
-    engine, name = choice.engine, choice.candidate.engine
-    return Model(
-        config,
-        version,
-        engine=engine,
-        engine_name=name,
+    facts = ModelFacts(
+        config=config,
+        version=str(version),
+        engine_name=choice.candidate.engine,
         variant=choice.candidate.variant,
         manifest=manifest,
-        labels=_labels(path, config, manifest),
-        batcher=DynamicBatcher(
-            engine,
-            model=config.name,
-            version=str(version),
-            max_batch_size=config.max_batch_size,
-            batching=config.batching,
-            instances=chosen.instances,
-            latency=LatencyTable(choice.latency),
-            metrics=metrics,
-            turns=turns,
-            # Work on a GPU takes no turn on the cores.
-            cores=0 if chosen.devices else chosen.threads,
-            slo=config.slo,
-            inline_seconds=_INLINE_SECONDS,
-        ),
-        decoders=decoders,
-        max_image_pixels=settings.max_image_pixels,
-        metrics=metrics,
+        inputs=config.inputs or choice.engine.inputs,
+        outputs=config.outputs or choice.engine.outputs,
+        output_labels=_labels(path, config),
         rejected=(*choice.rejected, *unusable),
+        latency=choice.latency,
+        device_bytes=choice.engine.device_bytes,
+        max_image_pixels=settings.max_image_pixels,
     )
+    batcher = DynamicBatcher(
+        choice.engine,
+        model=config.name,
+        version=str(version),
+        max_batch_size=config.max_batch_size,
+        batching=config.batching,
+        instances=chosen.instances,
+        latency=LatencyTable(choice.latency),
+        metrics=metrics,
+        turns=turns,
+        # Work on a GPU takes no turn on the cores.
+        cores=0 if chosen.devices else chosen.threads,
+        slo=config.slo,
+        inline_seconds=_INLINE_SECONDS,
+    )
+    return Model(facts, engine=choice.engine, batcher=batcher, decoders=decoders, metrics=metrics)
 
 
 def _gpu_before_cpu(candidates: list[Candidate], choose_on: Callable[[str], Choice]) -> Choice:
@@ -372,12 +374,13 @@ def _latency(
     return {size: value / 1e3 for size, value in milliseconds.items()}
 
 
-def _labels(path: Path, config: ModelConfig, manifest: Manifest | None) -> tuple[str, ...]:
-    if manifest is not None:
-        return manifest.classes
-    for filename in config.label_filenames.values():
+def _labels(path: Path, config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Class names by output, of the outputs that name a file of them."""
+    labels = {}
+    for output, filename in config.label_filenames.items():
         try:
-            return tuple((path / filename).read_text(encoding="utf-8").splitlines())
+            text = (path / filename).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelLoadError(f"{path / filename}: cannot be read: {error}") from error
-    return ()
+        labels[output] = tuple(text.splitlines())
+    return labels

@@ -16,7 +16,7 @@ from serving.base.machine.heap import trim_heap
 from serving.base.metrics import Metrics
 from serving.batching.turns import CoreTurns
 from serving.models.loading import LoadSettings, load_model
-from serving.models.model import Model
+from serving.models.servable import Servable
 from serving.models.timing_process import rehearse
 from serving.repository.layout import ModelFolder, Stamp, model_names, scan, scan_model
 from serving.repository.model_config import ModelConfig, read_model_config
@@ -44,7 +44,7 @@ class VersionStatus:
     version: str
     state: State
     reason: str
-    model: Model | None = None
+    model: Servable | None = None
 
 
 @dataclass
@@ -52,7 +52,7 @@ class _Version:
     state: State = State.LOADING
     reason: str = ""
     stamp: tuple[Stamp, Stamp] = ((), ())
-    model: Model | None = None
+    model: Servable | None = None
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Registry:
 
     # Asking.
 
-    def get(self, name: str, version: str = "") -> Model:
+    def get(self, name: str, version: str = "") -> Servable:
         """The model of this name; without a version the newest that is ready.
 
         Raises ModelNotFound, ModelNotReady.
@@ -171,7 +171,7 @@ class Registry:
         return [
             f"{line.name}/{line.version}: a batch has been running for {seconds:.0f} s"
             for line in self.index()
-            if line.model is not None and (seconds := line.model.batcher.stuck_for())
+            if line.model is not None and (seconds := line.model.stuck_for())
         ]
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -318,20 +318,20 @@ class Registry:
         held.state, held.reason, held.stamp = State.READY, "", stamp
         self._metrics.model_ready.labels(folder.name, str(version)).set(1)
         memory = self._metrics.model_device_memory.labels(folder.name, str(version))
-        memory.set(model.device_bytes)
+        memory.set(model.facts.device_bytes)
         if old is not None:
             self._metrics.model_accuracy.remove(*_served(old))
-        if model.evidence is not None:
-            accuracy = model.evidence.accuracy.value
+        if model.facts.evidence is not None:
+            accuracy = model.facts.evidence.accuracy.value
             self._metrics.model_accuracy.labels(*_served(model)).set(accuracy)
         logger.info(
             "model ready",
             extra={
-                "model": model.name,
-                "version": model.version,
-                "variant": model.variant,
-                "engine": model.engine_name,
-                "not_chosen": list(model.rejected),
+                "model": model.facts.name,
+                "version": model.facts.version,
+                "variant": model.facts.variant,
+                "engine": model.facts.engine_name,
+                "not_chosen": list(model.facts.rejected),
             },
         )
         self._changed()
@@ -363,20 +363,22 @@ class Registry:
         self._metrics.model_accuracy.remove(*_served(model))
         return self._close_later(model)
 
-    def _close_later(self, model: Model) -> asyncio.Task[None]:
+    def _close_later(self, model: Servable) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._drain_and_close(model))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
         return task
 
-    async def _drain_and_close(self, model: Model) -> None:
+    async def _drain_and_close(self, model: Servable) -> None:
         if not await model.drain(self._drain_seconds):
-            logger.warning("calls left when drained", extra={"model": model.name})
+            logger.warning("calls left when drained", extra={"model": model.facts.name})
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, model.close)
         # A network's memory lies between other blocks: reload after reload, the heap would grow.
         await loop.run_in_executor(None, trim_heap)
-        logger.info("model retired", extra={"model": model.name, "version": model.version})
+        logger.info(
+            "model retired", extra={"model": model.facts.name, "version": model.facts.version}
+        )
 
     async def close(self) -> None:
         """Drains and frees every model."""
@@ -391,6 +393,7 @@ class Registry:
         self._loader.shutdown(wait=True)
 
 
-def _served(model: Model) -> tuple[str, str, str, str]:
+def _served(model: Servable) -> tuple[str, str, str, str]:
     """The labels under which a model's accuracy is shown."""
-    return model.name, model.version, model.variant, model.engine_name
+    facts = model.facts
+    return facts.name, facts.version, facts.variant, facts.engine_name

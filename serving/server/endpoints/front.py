@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from serving.base.errors import ModelNotReady, QueueFull, ServingError
 from serving.base.metrics import Metrics
 from serving.batching.admission import ByteBudget
-from serving.models.model import CallOptions, Model
 from serving.models.registry import Registry
+from serving.models.servable import CallOptions, Servable
 from serving.server.endpoints.status import status_of
 
 logger = logging.getLogger(__name__)
@@ -33,11 +33,11 @@ class Call:
     def __init__(self, front: "Front", deadline: float) -> None:
         self._front = front
         self.deadline = deadline
-        self.model: Model | None = None
+        self.model: Servable | None = None
         self.id = ""
         self.held = 0
 
-    def resolve(self, name: str, version: str) -> Model:
+    def resolve(self, name: str, version: str) -> Servable:
         """The model that the call names. Raises ModelNotFound, ModelNotReady."""
         self.model = self._front.registry.get(name, version)
         return self.model
@@ -172,7 +172,7 @@ class Front:
 
     def _count(self, call: Call, method: str, code: str, seconds: float) -> None:
         model = call.model
-        name, version = (model.name, model.version) if model else ("", "")
+        name, version = (model.facts.name, model.facts.version) if model else ("", "")
         self._metrics.requests.count(name, version, method, code)
         if seconds > self._slow_seconds:
             logger.warning(
@@ -185,10 +185,5 @@ class Front:
                     "milliseconds": round(seconds * 1e3, 1),
                 },
             )
-        if model is None:
-            return
-        if code == "OK":
-            model.counters.success.add(seconds)
-            model.request_seconds.observe(seconds)
-        else:
-            model.counters.fail.add(seconds)
+        if model is not None:
+            model.call_ended(seconds, ok=code == "OK")

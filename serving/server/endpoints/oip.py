@@ -11,7 +11,7 @@ from serving.base.errors import InvalidInput
 from serving.base.metrics import Metrics
 from serving.base.tensor import Array, datatype_of
 from serving.images.postprocess import top_k
-from serving.models.model import ENCODED_INPUT, CallOptions, Model
+from serving.models.servable import ENCODED_INPUT, CallOptions, ModelFacts
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.front import Call, Front
 from serving.server.endpoints.log_settings import LogSettings
@@ -106,49 +106,50 @@ class Protocol:
         """Runs a call. Raises ServingError."""
         began = time.monotonic()
         model = context.resolve(call.model, call.version)
+        facts = model.facts
         size = 0
         for array in call.inputs.values():
             size += _size(array)
         context.hold(size)
         options = _options(call.parameters, context)
         for wanted in call.wanted:
-            if wanted.name not in model.output_types:
+            if wanted.name not in facts.output_types:
                 raise InvalidInput(
-                    f"model {model.name!r} has no output {wanted.name!r}; "
-                    f"its outputs are {sorted(model.output_types)}"
+                    f"model {facts.name!r} has no output {wanted.name!r}; "
+                    f"its outputs are {sorted(facts.output_types)}"
                 )
-        if ENCODED_INPUT in call.inputs and ENCODED_INPUT not in model.input_names:
-            answer = await model.infer_encoded(_images(model, call.inputs), options)
+        if ENCODED_INPUT in call.inputs and ENCODED_INPUT not in facts.input_names:
+            answer = await model.infer_encoded(_images(facts, call.inputs), options)
         else:
             inputs = call.inputs
-            if model.takes_text:
+            if facts.takes_text:
                 inputs = {name: _as_text(name, array) for name, array in inputs.items()}
             answer = await model.infer(inputs, options)
         if call.wanted:
-            outputs = [_output(model, asked, answer.outputs[asked.name]) for asked in call.wanted]
+            outputs = [_output(facts, asked, answer.outputs[asked.name]) for asked in call.wanted]
             for output in outputs:
                 if output.place is not None:
                     self.memory.write(output.place, to_raw(output.array))
         else:
             outputs = [
                 OutputTensor(name, datatype, answer.outputs[name])
-                for name, datatype in model.output_types.items()
+                for name, datatype in facts.output_types.items()
             ]
         timing = answer.timing
-        self.tracer.record(model.name, model.version, call.id, began, timing.queue, timing.infer)
-        return InferAnswer(model.name, model.version, call.id, outputs)
+        self.tracer.record(facts.name, facts.version, call.id, began, timing.queue, timing.infer)
+        return InferAnswer(facts.name, facts.version, call.id, outputs)
 
 
-def described(model: Model) -> dict[str, str]:
+def described(facts: ModelFacts) -> dict[str, str]:
     """What a config's parameters say beside what the file says: what serves, and how good it is."""
-    parameters = {"variant": model.variant, "engine": model.engine_name}
-    if model.manifest is not None:
-        parameters["task"] = model.manifest.task
-        parameters["classes"] = "\n".join(model.labels)
+    parameters = {"variant": facts.variant, "engine": facts.engine_name}
+    if facts.manifest is not None:
+        parameters["task"] = facts.manifest.task
+        parameters["classes"] = "\n".join(facts.labels)
         parameters[ENCODED_PARAMETER] = ENCODED_INPUT
-        if model.evidence is not None:
-            parameters["accuracy"] = f"{model.manifest.measure} {model.evidence.accuracy}"
-    latency = {size: round(s * 1e3, 3) for size, s in model.batcher.measured.items()}
+        if facts.evidence is not None:
+            parameters["accuracy"] = f"{facts.manifest.measure} {facts.evidence.accuracy}"
+    latency = {size: round(s * 1e3, 3) for size, s in facts.latency.items()}
     parameters["latency_ms"] = json.dumps(latency)
     return parameters
 
@@ -205,7 +206,7 @@ def _size(array: Array) -> int:
     return array.nbytes
 
 
-def _images(model: Model, inputs: Mapping[str, Array]) -> list[bytes]:
+def _images(facts: ModelFacts, inputs: Mapping[str, Array]) -> list[bytes]:
     """The image files of the input `encoded`, BYTES [n] or [n, 1]."""
     encoded = inputs[ENCODED_INPUT]
     if len(inputs) > 1:
@@ -214,7 +215,7 @@ def _images(model: Model, inputs: Mapping[str, Array]) -> list[bytes]:
         )
     if encoded.dtype != object or encoded.ndim not in (1, 2) or encoded.size != len(encoded):
         raise InvalidInput(
-            f"input {ENCODED_INPUT!r} of model {model.name!r}: expected BYTES [n] or [n, 1], "
+            f"input {ENCODED_INPUT!r} of model {facts.name!r}: expected BYTES [n] or [n, 1], "
             f"got {encoded.dtype} {list(encoded.shape)}"
         )
     return list(encoded.reshape(-1))
@@ -236,15 +237,15 @@ def _as_text(name: str, array: Array) -> Array:
     return text
 
 
-def _output(model: Model, wanted: WantedOutput, array: Array) -> OutputTensor:
+def _output(facts: ModelFacts, wanted: WantedOutput, array: Array) -> OutputTensor:
     if not wanted.class_count:
-        return OutputTensor(wanted.name, model.output_types[wanted.name], array, wanted.place)
+        return OutputTensor(wanted.name, facts.output_types[wanted.name], array, wanted.place)
     if wanted.place is not None:
         raise InvalidInput(
             f"output {wanted.name!r}: classification cannot be combined with shared memory"
         )
-    batched = model.config.max_batch_size > 0
-    found = top_classes(wanted.name, array, wanted.class_count, model.labels, batched)
+    labels = facts.labels_of(wanted.name)
+    found = top_classes(wanted.name, array, wanted.class_count, labels, facts.batches)
     return OutputTensor(wanted.name, "BYTES", found)
 
 

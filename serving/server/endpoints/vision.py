@@ -1,6 +1,5 @@
 """The three vision tasks on a loaded model: an image in, a typed answer out. Knows no wire."""
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -12,7 +11,7 @@ from serving.base.errors import InvalidInput, WrongTask
 from serving.base.task import PROBABILITY_OUTPUT, Task
 from serving.batching.ticket import Timing
 from serving.images import postprocess
-from serving.models.model import CallOptions, ImageAnswer, ImageSource, Model
+from serving.models.servable import CallOptions, ImageAnswer, ImageSource, Servable
 
 DEFAULT_TOP_K = 5
 
@@ -60,15 +59,15 @@ class Embedding(NamedTuple):
     timing: Timing
 
 
-def require_task(model: Model, task: Task) -> None:
+def require_task(model: Servable, task: Task) -> None:
     """Raises WrongTask where the model was made for another one, or only for tensors."""
-    if model.task != task:
-        made_for = model.task or "plain tensors (it has no manifest)"
-        raise WrongTask(f"model {model.name!r} is for {made_for}, not for {task}")
+    if model.facts.task != task:
+        made_for = model.facts.task or "plain tensors (it has no manifest)"
+        raise WrongTask(f"model {model.facts.name!r} is for {made_for}, not for {task}")
 
 
 async def classify(
-    model: Model,
+    model: Servable,
     source: ImageSource,
     options: CallOptions,
     *,
@@ -99,7 +98,7 @@ async def classify(
 
 
 async def segment(
-    model: Model,
+    model: Servable,
     source: ImageSource,
     options: CallOptions,
     *,
@@ -127,28 +126,27 @@ async def segment(
         overlay_png = None
         if overlay:
             # Decoded once more, in full: not every image that waits for its batch is kept as well.
-            image = source.decode(model.max_image_pixels)
+            image = source.decode(model.facts.max_image_pixels)
             overlay_png = postprocess.overlay_png(image, at_image)
         answer.timing.postprocess = time.monotonic() - begin
         return Segmentation(shown, areas, palette_png, overlay_png, answer.timing)
 
-    loop = asyncio.get_running_loop()
     # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
-    result = await loop.run_in_executor(model.decoders, finish)
+    result = await model.run_aside(finish)
     model.observe("postprocess", result.timing.postprocess)
     return result
 
 
-async def embed(model: Model, source: ImageSource, options: CallOptions) -> Embedding:
+async def embed(model: Servable, source: ImageSource, options: CallOptions) -> Embedding:
     """Gives an image its point on the unit sphere. Raises WrongTask, and what the model raises."""
     require_task(model, "embedding")
     answer = await model.infer_image(source, options)
     return Embedding(answer.outputs["embedding"], answer.timing)
 
 
-def class_name(model: Model, index: int) -> str:
+def class_name(model: Servable, index: int) -> str:
     """The name of a class, or its number where the model names none."""
-    return model.labels[index] if index < len(model.labels) else str(index)
+    return model.facts.labels[index] if index < len(model.facts.labels) else str(index)
 
 
 def _mask_and_confidence(answer: ImageAnswer) -> tuple[postprocess.Mask, NDArray[np.uint8]]:

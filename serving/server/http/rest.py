@@ -9,8 +9,8 @@ from aiohttp import web
 from serving.base.errors import InvalidInput, NotOffered, ServingError
 from serving.base.metrics import Duration, ModelCounters
 from serving.base.tensor import TensorSpec
-from serving.models.model import Model
 from serving.models.registry import State, VersionStatus
+from serving.models.servable import Servable
 from serving.repository.model_config import to_json
 from serving.server.endpoints.front import Call
 from serving.server.endpoints.oip import (
@@ -109,21 +109,21 @@ class _Rest:
         return web.Response(status=200 if found else 400)
 
     async def model_metadata(self, request: web.Request) -> web.Response:
-        model = self._registry.get(*_model(request))
+        facts = self._registry.get(*_model(request)).facts
         return web.json_response(
             {
-                "name": model.name,
-                "versions": self._registry.ready_versions(model.name),
-                "platform": model.config.platform,
-                "inputs": [_tensor(spec) for spec in model.inputs],
-                "outputs": [_tensor(spec) for spec in model.outputs],
+                "name": facts.name,
+                "versions": self._registry.ready_versions(facts.name),
+                "platform": facts.config.platform,
+                "inputs": [_tensor(spec) for spec in facts.inputs],
+                "outputs": [_tensor(spec) for spec in facts.outputs],
             }
         )
 
     async def model_config(self, request: web.Request) -> web.Response:
-        model = self._registry.get(*_model(request))
-        document = to_json(model.config)
-        for key, value in described(model).items():
+        facts = self._registry.get(*_model(request)).facts
+        document = to_json(facts.config)
+        for key, value in described(facts).items():
             document["parameters"][key] = {"string_value": value}
         return web.json_response(document)
 
@@ -281,7 +281,7 @@ def _index_line(line: VersionStatus) -> dict[str, str]:
     return {"name": line.name} | {key: value for key, value in found.items() if value}
 
 
-def _counters(model: Model) -> dict[str, Any]:
+def _counters(model: Servable) -> dict[str, Any]:
     counters: ModelCounters = model.counters
     names = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
     inference = {name: _duration(getattr(counters, name)) for name in names}
@@ -293,8 +293,8 @@ def _counters(model: Model) -> dict[str, Any]:
         for size, batch in sorted(counters.batches.items())
     ]
     return {
-        "name": model.name,
-        "version": model.version,
+        "name": model.facts.name,
+        "version": model.facts.version,
         "last_inference": counters.last_inference_ms,
         "inference_count": counters.inference_count,
         "execution_count": counters.execution_count,

@@ -9,8 +9,8 @@ import grpc
 from protos.gen import grpc_service_pb2 as pb
 from protos.gen import grpc_service_pb2_grpc
 from serving.base.errors import InvalidInput, NotOffered, ServingError
-from serving.models.model import Model
 from serving.models.registry import Registry
+from serving.models.servable import ModelFacts
 from serving.server.endpoints.front import Call
 from serving.server.endpoints.oip import (
     EXTENSIONS,
@@ -75,13 +75,13 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
         """Inputs and outputs with their shapes."""
-        model = await self._model(request.name, request.version, context)
+        facts = await self._facts(request.name, request.version, context)
         response = pb.ModelMetadataResponse(
-            name=model.name,
-            versions=self._registry.ready_versions(model.name),
-            platform=model.config.platform,
+            name=facts.name,
+            versions=self._registry.ready_versions(facts.name),
+            platform=facts.config.platform,
         )
-        for tensors, target in ((model.inputs, response.inputs), (model.outputs, response.outputs)):
+        for tensors, target in ((facts.inputs, response.inputs), (facts.outputs, response.outputs)):
             for spec in tensors:
                 target.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
         return response
@@ -90,10 +90,10 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelConfigRequest, context: Context
     ) -> pb.ModelConfigResponse:
         """config.pbtxt as it was read; `parameters` say also what serves and how good it is."""
-        model = await self._model(request.name, request.version, context)
-        response = pb.ModelConfigResponse(config=model.config.proto)
-        response.config.name = model.name
-        for key, value in described(model).items():
+        facts = await self._facts(request.name, request.version, context)
+        response = pb.ModelConfigResponse(config=facts.config.proto)
+        response.config.name = facts.name
+        for key, value in described(facts).items():
             response.config.parameters[key].string_value = value
         return response
 
@@ -102,7 +102,7 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelStatisticsResponse:
         """Counters and times of one model, or of all."""
         if request.name:
-            await self._model(request.name, request.version, context)
+            await self._facts(request.name, request.version, context)
         return statistics.read(self._registry, request.name, request.version)
 
     async def RepositoryIndex(
@@ -190,7 +190,7 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Changes what is named and reads all."""
         tracer = self._protocol.tracer
         if request.model_name:
-            await self._model(request.model_name, "", context)
+            await self._facts(request.model_name, "", context)
         if request.settings:
             async with admin_call(context, self._protocol.admin):
                 tracer.update(
@@ -245,9 +245,9 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         call.id = request.id
         return decode_call(request, self._protocol.memory)
 
-    async def _model(self, name: str, version: str, context: Context) -> Model:
+    async def _facts(self, name: str, version: str, context: Context) -> ModelFacts:
         try:
-            return self._registry.get(name, version)
+            return self._registry.get(name, version).facts
         except ServingError as error:
             await abort(context, error)
 

@@ -12,7 +12,7 @@ from serving.base.errors import InvalidInput, ServingError
 from serving.base.task import Task
 from serving.batching.ticket import Timing
 from serving.images.postprocess import run_lengths
-from serving.models.model import CallOptions, EncodedImage, ImageSource, Model, RawPixels
+from serving.models.servable import CallOptions, EncodedImage, ImageSource, RawPixels, Servable
 from serving.server.endpoints import vision
 from serving.server.endpoints.front import Call, Front
 from serving.server.rpc.call import Context, stream, unary
@@ -89,10 +89,10 @@ async def _segment(request: pb.SegmentRequest, call: Call) -> pb.SegmentResponse
     png = mask_format == pb.MASK_FORMAT_PALETTE_PNG
     if mask_format not in pb.MaskFormat.values():
         raise InvalidInput(f"mask_format: expected one of {pb.MaskFormat.keys()}")
-    if png and len(model.labels) > 256:
+    if png and len(model.facts.labels) > 256:
         raise InvalidInput(
-            f"mask_format: a palette PNG holds 256 classes, model {model.name!r} has "
-            f"{len(model.labels)}; ask for RLE or raw"
+            f"mask_format: a palette PNG holds 256 classes, model {model.facts.name!r} has "
+            f"{len(model.facts.labels)}; ask for RLE or raw"
         )
 
     async def one(source: ImageSource) -> pb.Segmentation:
@@ -142,7 +142,7 @@ async def _embed(request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
 _AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
 
 
-def _opened(request: _AnyRequest, call: Call, task: Task) -> tuple[Model, list[ImageSource]]:
+def _opened(request: _AnyRequest, call: Call, task: Task) -> tuple[Servable, list[ImageSource]]:
     """The model and the images of a request. Raises what is wrong with either."""
     call.id = request.options.id
     model = call.resolve(request.model, request.version)
@@ -196,9 +196,12 @@ def _status(error: ServingError) -> pb.Status:
     )
 
 
-def _served(model: Model, request: _AnyRequest) -> pb.Served:
+def _served(model: Servable, request: _AnyRequest) -> pb.Served:
     return pb.Served(
-        model=model.name, version=model.version, variant=model.variant, id=request.options.id
+        model=model.facts.name,
+        version=model.facts.version,
+        variant=model.facts.variant,
+        id=request.options.id,
     )
 
 

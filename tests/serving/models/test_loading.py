@@ -26,7 +26,8 @@ from serving.engines import Engine, EngineOptions
 from serving.engines import load_engine as load_real_engine
 from serving.models import loading
 from serving.models.loading import LoadSettings, load_model
-from serving.models.model import CallOptions, Model
+from serving.models.model import Model
+from serving.models.servable import CallOptions
 from serving.repository.manifest import Gate
 from serving.repository.model_config import read_model_config
 from tests.support.published import CPU_ENGINES, graph, publish
@@ -85,7 +86,11 @@ def test_a_good_version_loads_in_every_engine(
     engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
 ) -> None:
     model = load(publish(tmp_path).parent, decoders, engine=engine)
-    assert (model.engine_name, model.variant, model.task) == (engine, "fp32", "classification")
+    assert (model.facts.engine_name, model.facts.variant, model.facts.task) == (
+        engine,
+        "fp32",
+        "classification",
+    )
     model.close()
 
 
@@ -149,8 +154,8 @@ def test_int8_variant_that_this_processor_computes_wrongly_gives_way_to_another(
     ]
     (folder / "manifest.json").write_text(json.dumps(document))
     model = load(folder.parent, decoders)
-    assert model.variant == "fp32"
-    wrong = [line for line in model.rejected if "answers wrongly on this machine" in line]
+    assert model.facts.variant == "fp32"
+    wrong = [line for line in model.facts.rejected if "answers wrongly on this machine" in line]
     assert len(wrong) == len(CPU_ENGINES)
     assert all("int8-u8" in line for line in wrong)
     model.close()
@@ -162,8 +167,8 @@ def test_the_next_engine_serves_where_one_was_not_verified(
     tmp_path: Path, decoders: ThreadPoolExecutor
 ) -> None:
     model = load(publish(tmp_path, engines=["openvino"]).parent, decoders)
-    assert model.engine_name == "openvino"
-    assert any("not verified in onnxruntime" in line for line in model.rejected)
+    assert model.facts.engine_name == "openvino"
+    assert any("not verified in onnxruntime" in line for line in model.facts.rejected)
     model.close()
 
 
@@ -173,8 +178,8 @@ def test_missing_manifest_needs_allow_ungated(tmp_path: Path, decoders: ThreadPo
     with pytest.raises(InvalidManifest, match="--allow-ungated"):
         load(folder.parent, decoders)
     model = load(folder.parent, decoders, allow_ungated=True)
-    assert model.task is None
-    assert model.labels == ("red", "green", "blue")
+    assert model.facts.task is None
+    assert model.facts.labels == ("red", "green", "blue")
     model.close()
 
 
@@ -229,7 +234,7 @@ def test_latency_is_measured_once_and_then_read_from_the_cache(
     for file in kept:
         file.write_text('{"1": 5.0, "8": 40.0}')
     model = load(folder.parent, decoders, cache_dir=cache, threads=1)
-    assert model.batcher.measured[1] == pytest.approx(5.0)
+    assert model.facts.latency[1] == pytest.approx(5.0)
     model.close()
 
 
@@ -240,7 +245,7 @@ def test_damaged_cache_is_measured_anew(tmp_path: Path, decoders: ThreadPoolExec
     for file in (cache / "latency").glob("*.json"):
         file.write_text("{")
     model = load(folder.parent, decoders, cache_dir=cache)
-    assert 0 < model.batcher.measured[1] < 1
+    assert 0 < model.facts.latency[1] < 1
     model.close()
     shutil.rmtree(cache)
 
@@ -275,7 +280,7 @@ def test_tiny_network_is_given_one_thread(
     monkeypatch.setattr(loading, "_LIGHT_SECONDS", light)
     model = load(publish(tmp_path).parent, decoders, threads=2, engine="onnxruntime")
     assert given == sorted({2, threads}, reverse=True)
-    image = np.zeros((1, *model.inputs[0].shape[1:]), np.uint8)
+    image = np.zeros((1, *model.facts.inputs[0].shape[1:]), np.uint8)
     answer = asyncio.run(model.infer({"image": image}, CallOptions()))
-    assert answer.outputs["logits"].shape == (1, len(model.labels))
+    assert answer.outputs["logits"].shape == (1, len(model.facts.labels))
     model.close()

@@ -93,9 +93,9 @@ def test_a_file_that_is_not_there_leaves_the_others_to_serve(
     write_manifest(folder, manifest.model_copy(update={"variants": (missing, there)}))
     model = load(folder.parent, tmp_path / "cache")
     model.close()
-    assert model.variant == "fp32"
+    assert model.facts.variant == "fp32"
     assert len(loaded) == 1
-    assert any("model.fp16.onnx: cannot be read" in line for line in model.rejected)
+    assert any("model.fp16.onnx: cannot be read" in line for line in model.facts.rejected)
 
 
 def test_what_cannot_be_served_is_said_once(
