@@ -21,6 +21,8 @@ ServingError
 import copyreg
 from typing import Any
 
+from serving.base.text import one_line
+
 
 class ServingError(Exception):
     """Base of all; its text is fit to be shown to a caller."""
@@ -85,7 +87,15 @@ class EngineError(ServingError):
 
 
 class ModelLoadError(ServingError):
-    """A model folder that cannot be served; the text names the file and the field."""
+    """A model folder that cannot be served; the text names the file and the field.
+
+    The text is one line of at most REASON_LENGTH characters. detail: everything that is known, for
+    the log; by default the message before it was cut.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(one_line(message))
+        self.detail = detail or message
 
 
 class InvalidModelConfig(ModelLoadError):

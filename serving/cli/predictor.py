@@ -16,7 +16,7 @@ from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
 from serving.client import AsyncVisionClient, ModelInfo, mask_of
-from serving.models.loading import LoadSettings
+from serving.models.candidates import LoadSettings
 from serving.models.registry import Registry
 from serving.models.servable import CallOptions, EncodedImage, Servable
 from serving.server.endpoints import vision

@@ -26,7 +26,7 @@ from serving.base.machine.nvml import usages
 from serving.base.metrics import Metrics
 from serving.batching.admission import ByteBudget
 from serving.images import hardware_jpeg
-from serving.models.loading import LoadSettings
+from serving.models.candidates import LoadSettings
 from serving.models.plan_builder import PlanBuilding
 from serving.models.registry import Registry
 from serving.server.config import ServerConfig
@@ -91,6 +91,7 @@ class Server:
                 cache_dir=config.cache_dir.expanduser(),
                 allow_ungated=config.allow_ungated,
                 build_plans=config.build_plans,
+                strict_config=config.strict_config,
                 max_image_pixels=config.max_image_pixels,
             ),
             self._metrics,

@@ -13,6 +13,8 @@ class FakeEngine:
 
     name = "fake"
     device_bytes = 0
+    largest_batch = 0
+    check_rows = 1
 
     def __init__(self) -> None:
         self.inputs = (TensorSpec("x", "FP32", (-1, 2)),)

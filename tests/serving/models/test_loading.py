@@ -24,8 +24,9 @@ from serving.base.metrics import Metrics
 from serving.batching.turns import CoreTurns
 from serving.engines import Engine, EngineOptions
 from serving.engines import load_engine as load_real_engine
-from serving.models import loading
-from serving.models.loading import LoadSettings, load_model
+from serving.models import candidates, loading
+from serving.models.candidates import LoadSettings
+from serving.models.loading import load_model
 from serving.models.model import Model
 from serving.models.servable import CallOptions
 from serving.repository.manifest import Gate
@@ -72,13 +73,13 @@ def wrong_for(network: onnx.ModelProto, *, alone: bool) -> onnx.ModelProto:
 def test_the_tensorrt_provider_stands_back_where_plans_are_being_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "unavailable_reason", lambda engine: None)
+    monkeypatch.setattr(candidates, "unavailable_reason", lambda engine: None)
     config = read_model_config(publish(tmp_path).parent)
-    usable, unusable = loading._engines(config, LoadSettings(build_plans=True))
+    usable, unusable = candidates.usable_engines(config, LoadSettings(build_plans=True))
     assert "onnxruntime-tensorrt" not in usable
     assert unusable == ["onnxruntime-tensorrt: a plan takes its place"]
     for settings in (LoadSettings(), LoadSettings(build_plans=True, engine="onnxruntime-tensorrt")):
-        assert "onnxruntime-tensorrt" in loading._engines(config, settings)[0]
+        assert "onnxruntime-tensorrt" in candidates.usable_engines(config, settings)[0]
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)

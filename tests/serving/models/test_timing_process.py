@@ -13,9 +13,10 @@ from serving.base.metrics import Metrics
 from serving.batching.turns import CoreTurns
 from serving.engines import Engine, EngineOptions, load_engine
 from serving.models import loading
-from serving.models.loading import LoadSettings, load_model
+from serving.models.candidates import LoadSettings
+from serving.models.loading import load_model
 from serving.models.model import Model
-from serving.models.timing_process import rehearse
+from serving.models.timing_process import time_apart
 from serving.repository.manifest import Gate, read_manifest, write_manifest
 from serving.repository.model_config import read_model_config
 from tests.support.published import CPU_ENGINES, publish
@@ -31,7 +32,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return load_engine(name, file, options)
 
     monkeypatch.setattr(loading, "load_engine", counted)
-    monkeypatch.setattr(loading, "_REHEARSED_BYTES", 0)
+    monkeypatch.setattr(loading, "_TIMED_APART_BYTES", 0)
     monkeypatch.setattr(loading, "_LIGHT_SECONDS", 0.0)
     return names
 
@@ -47,7 +48,7 @@ def load(model: Path, cache: Path) -> Model:
             Metrics(),
             decoders,
             CoreTurns(1),
-            partial(rehearse, model, 1, settings),
+            partial(time_apart, model, 1, settings),
         )
 
 
