@@ -83,7 +83,14 @@ class DeadlineExpired(ServingError):
 
 
 class EngineError(ServingError):
-    """The runtime failed to run a batch."""
+    """The runtime failed to run a batch. The text is one line of at most REASON_LENGTH characters.
+
+    detail: the message before it was cut.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+        self.detail = message
 
 
 class ModelLoadError(ServingError):

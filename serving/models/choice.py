@@ -174,7 +174,7 @@ class _Contest:
         return True
 
     def _refuse(self, candidate: Candidate, error: ModelLoadError | EngineError) -> None:
-        whole = error.detail if isinstance(error, ModelLoadError) else str(error)
+        whole = error.detail
         if not whole.startswith(str(candidate)):
             whole = f"{candidate}: {whole}"
         # The folder is named by whoever shows the reasons.

@@ -55,21 +55,24 @@ def _completed(
     if proto is not None and proto.input and proto.output and proto.max_batch_size:
         return proto, ()
     file = _file(folder, proto)
-    if proto is None:
-        if file is None:
+    if file is None:
+        if proto is None:
             raise InvalidModelConfig(
                 f"{folder.path / CONFIG_FILE}: not found, and no {ONNX_FILE} or {PLAN_FILE} to "
                 "complete it from"
             )
-        platform = "onnxruntime_onnx" if file.suffix == ".onnx" else "tensorrt_plan"
-        proto = pb.ModelConfig(platform=platform)
-        return proto, ("platform", *complete(proto, describe(file)))
-    if file is None:
         return proto, ()
     try:
-        return proto, complete(proto, describe(file))
+        facts = describe(file)
     except EngineUnavailable:
+        if proto is None:
+            raise
         return proto, ()
+    if proto is not None:
+        return proto, complete(proto, facts)
+    platform = "tensorrt_plan" if file.suffix == ".plan" else "onnxruntime_onnx"
+    proto = pb.ModelConfig(platform=platform)
+    return proto, ("platform", *complete(proto, facts))
 
 
 def _file(folder: ModelFolder, proto: pb.ModelConfig | None) -> Path | None:

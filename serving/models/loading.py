@@ -40,7 +40,7 @@ from serving.models.timing_shapes import (
     guessed_shapes,
     timing_key,
 )
-from serving.repository.manifest import Manifest, Variant, read_manifest
+from serving.repository.manifest import Evidence, Manifest, Variant, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
 
 logger = logging.getLogger(__name__)
@@ -116,6 +116,11 @@ class VersionLoader:
             if not self._settings.allow_ungated:
                 check_gate(variant, candidate.engine)
 
+    def evidence(self, candidate: Candidate) -> Evidence | None:
+        """The measurements of a candidate; None where there are none."""
+        variant = self._variants.get(candidate.variant)
+        return variant.evidence.get(candidate.engine) if variant else None
+
     def load(self, candidate: Candidate) -> Engine:
         """Admits a candidate, loads it and checks it. Raises ModelLoadError or EngineError."""
         self.admit(candidate)
@@ -172,13 +177,13 @@ class VersionLoader:
                 return _seconds(engine, given or inputs, sizes)
             except EngineError as error:
                 said = "" if given is None else " with the shapes that config.pbtxt gives"
-                raise ModelLoadError(f"{candidate.file}: does not run{said}: {error}") from error
+                raise ModelLoadError(f"{candidate.file}: does not run{said}: {error.detail}") from error
         reason = ""
         for shapes in guessed_shapes(inputs) if self._shapes is None else [self._shapes]:
             try:
                 found = _seconds(engine, shapes, sizes)
             except EngineError as error:
-                reason = str(error)
+                reason = error.detail
                 continue
             self._shapes = shapes
             return found

@@ -54,9 +54,6 @@ def complete(proto: pb.ModelConfig, facts: FileFacts) -> tuple[str, ...]:
     leave the batch dimension out.
     """
     completed = []
-    if not proto.platform and not proto.backend:
-        proto.platform = "onnxruntime_onnx"
-        completed.append("platform")
     if proto.max_batch_size == 0 and facts.batches and _leaves_batch_out(proto, facts):
         proto.max_batch_size = facts.max_batch_size or DEFAULT_MAX_BATCH_SIZE
         completed.append("max_batch_size")

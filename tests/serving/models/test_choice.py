@@ -167,3 +167,32 @@ def test_a_measurement_holds_for_one_artefact_engine_and_setting_only(file: Path
         latency_key(Candidate("bf16", "openvino", "bf16", file), "aa", EngineOptions()),
     }
     assert len(keys) == 5
+
+
+def test_one_that_cannot_be_timed_serves_only_where_no_other_can(file: Path) -> None:
+    variant, rejected, _ = chosen(file, {"fp32": 0.0, "int8": 0.004})
+    assert variant == "int8"
+    assert rejected == (
+        "fp32 in onnxruntime: not timed here, where int8 in onnxruntime comes first",
+    )
+    assert chosen(file, {"fp32": 0.0, "int8": 0.004}, refused=("int8",))[0] == "fp32"
+
+
+def test_of_several_that_cannot_be_timed_the_simplest_serves(file: Path) -> None:
+    assert chosen(file, {"fp32": 0.0, "int8": 0.0})[0] == "fp32"
+    assert chosen(file, {"fp32": 0.0, "int8": 0.0}, refused=("fp32",))[0] == "int8"
+
+
+def test_reasons_are_one_short_line_and_all_of_it_in_the_detail(file: Path) -> None:
+    class Talkative(Clocked):
+        def load(self, candidate: Candidate) -> Engine:
+            raise EngineUnavailable(f"{candidate.file}: cannot load it:\n" + "trace\n" * 100)
+
+    with pytest.raises(EngineUnavailable) as refusal:
+        choose(candidates(file, "fp32", "int8"), (1, 8), Talkative({"fp32": 1, "int8": 1}))
+    text = str(refusal.value)
+    assert len(text) <= 300
+    assert "\n" not in text
+    assert "fp32 in onnxruntime: model.onnx: cannot load it" in text
+    assert "int8 in onnxruntime: model.onnx: cannot load it" in text
+    assert refusal.value.detail.count("trace\n") == 200
