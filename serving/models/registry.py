@@ -20,7 +20,7 @@ from serving.models.config_reading import read_config
 from serving.models.loading import load_model
 from serving.models.servable import Servable
 from serving.models.timing_process import time_apart
-from serving.repository.layout import ModelFolder, Stamp, compare, scan, scan_model
+from serving.repository.layout import ModelFolder, Stamp, can_be_folder, compare, scan, scan_model
 from serving.repository.model_config import ModelConfig
 from serving.repository.override import write_override
 
@@ -165,9 +165,8 @@ class Registry(Catalog):
     def _prepare(self, name: str, override: dict[str, str | bytes]) -> _Prepared:
         """Everything that a load reads and writes before it brings versions up. Blocking."""
         path = self._repository / name
-        plain = bool(name) and "/" not in name and "\0" not in name and not name.startswith(".")
         brings_files = any(key.startswith("file:") for key in override)
-        if not plain or not (brings_files or path.is_dir()):
+        if not can_be_folder(name) or not (brings_files or path.is_dir()):
             raise ModelNotFound(
                 f"no folder {name[:200]!r} in the model repository {self._repository}"
             )

@@ -13,6 +13,9 @@ from serving.repository.model_config import CONFIG_FILE
 # stay the same where a file is replaced by another of its size that was copied with its times.
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
+# Bytes of a file's name on every file system in use.
+_NAME_BYTES = 255
+
 NO_MODEL = f"no model: neither {CONFIG_FILE} nor a numbered version folder"
 
 
@@ -74,6 +77,17 @@ def model_names(repository: Path) -> list[str]:
         path.name
         for path in repository.iterdir()
         if not path.name.startswith((".", "_")) and _is_utf8(path.name) and _is_folder(path)
+    )
+
+
+def can_be_folder(name: str) -> bool:
+    """Whether a model's folder may be called so."""
+    return (
+        _is_utf8(name)
+        and 0 < len(name.encode()) <= _NAME_BYTES
+        and not name.startswith(".")
+        and "/" not in name
+        and "\0" not in name
     )
 
 
