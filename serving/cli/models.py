@@ -29,7 +29,9 @@ def models(
     cache_dir: Annotated[Path, typer.Option(help=_help("cache_dir"))] = _CACHE_DIR,
     allow_ungated: Annotated[bool, typer.Option(help=_help("allow_ungated"))] = False,
     strict_config: Annotated[bool, typer.Option(help=_help("strict_config"))] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.", show_default="off")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document.", show_default="off")
+    ] = False,
 ) -> None:
     """List models: versions, task, variants, accuracy, latency, state.
 

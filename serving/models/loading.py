@@ -177,7 +177,9 @@ class VersionLoader:
                 return _seconds(engine, given or inputs, sizes)
             except EngineError as error:
                 said = "" if given is None else " with the shapes that config.pbtxt gives"
-                raise ModelLoadError(f"{candidate.file}: does not run{said}: {error.detail}") from error
+                raise ModelLoadError(
+                    f"{candidate.file}: does not run{said}: {error.detail}"
+                ) from error
         reason = ""
         for shapes in guessed_shapes(inputs) if self._shapes is None else [self._shapes]:
             try:

@@ -16,7 +16,8 @@ from serving.batching.batch import BatchRecord
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.ticket import Answer, Ticket
 from serving.engines import Engine
-from serving.images.preprocess import LoadedImage, keeps
+from serving.images.decoding import LoadedImage
+from serving.images.preprocess import keeps
 from serving.models.servable import (
     CallOptions,
     EncodedImage,

@@ -15,14 +15,8 @@ from serving.base.task import ANSWER_OUTPUT, Task
 from serving.base.tensor import Array, TensorSpec
 from serving.batching.batch import BatchRecord
 from serving.batching.ticket import Answer, Timing
-from serving.images.preprocess import (
-    LoadedImage,
-    Pixels,
-    decode,
-    from_raw,
-    load_image,
-    transform,
-)
+from serving.images.decoding import LoadedImage, Pixels, decode, from_raw
+from serving.images.preprocess import load_image, transform
 from serving.repository.manifest import EvalTransform, Evidence, Manifest
 from serving.repository.model_config import ModelConfig
 
