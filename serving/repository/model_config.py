@@ -4,7 +4,7 @@ calls are grouped into batches."""
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from google.protobuf import text_format
 
@@ -14,6 +14,7 @@ from serving.base.tensor import TensorSpec
 from serving.base.text import NotText, read_utf8
 from serving.repository.grammar import data_type as data_type
 from serving.repository.grammar import plain, unused
+from serving.repository.placement import Placement, placement_of
 from serving.repository.tensors import declared
 
 CONFIG_FILE = "config.pbtxt"
@@ -82,20 +83,6 @@ class VersionPolicy:
         if self.specific:
             return [v for v in ordered if v in self.specific]
         return ordered[-self.latest :] if self.latest else ordered
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where instances run.
-
-    kind: "auto" is on GPUs where an engine for them can be used, else on the CPU.
-    gpus: the GPU of each instance; empty puts as many as the config asks for on every GPU.
-    graph_batch_sizes: batches that get a CUDA graph.
-    """
-
-    kind: Literal["auto", "gpu", "cpu"] = "auto"
-    gpus: tuple[int, ...] = ()
-    graph_batch_sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,7 +180,7 @@ def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
         batching=_batching(path, proto),
         version_policy=version_policy_of(path, proto),
         instances=instances,
-        placement=_placement(path, proto),
+        placement=placement_of(path, proto),
         model_file=model_file_of(proto),
         slo=_slo(path, proto),
         parameters={key: value.string_value for key, value in proto.parameters.items()},
@@ -206,45 +193,6 @@ def model_file_of(proto: pb.ModelConfig) -> str:
     """The name of the model file in a version folder."""
     default = PLAN_FILE if "tensorrt" in (proto.platform + proto.backend) else ONNX_FILE
     return proto.default_model_filename or default
-
-
-def _placement(path: Path, proto: pb.ModelConfig) -> Placement:
-    group_of = pb.ModelInstanceGroup
-    on_gpus = [g for g in proto.instance_group if g.kind == group_of.KIND_GPU or g.gpus]
-    gpus: list[int] = []
-    for index, group in enumerate(proto.instance_group):
-        where = f"{path}: instance_group[{index}].gpus"
-        if any(number < 0 for number in group.gpus):
-            raise InvalidModelConfig(f"{where}: expected 0 or more, got {list(group.gpus)}")
-        if group.gpus and group.kind == group_of.KIND_CPU:
-            raise InvalidModelConfig(f"{where}: a group of KIND_CPU has none")
-        gpus += [number for number in group.gpus for _ in range(group.count or 1)]
-    if on_gpus and len(on_gpus) < len(proto.instance_group):
-        raise InvalidModelConfig(
-            f"{path}: instance_group: expected all groups on GPUs or none, since one engine serves "
-            "a model"
-        )
-    if gpus and any(not group.gpus for group in on_gpus):
-        raise InvalidModelConfig(f"{path}: instance_group: expected gpus in every group or in none")
-    kind: Literal["auto", "gpu", "cpu"] = "gpu" if on_gpus else "auto"
-    if any(group.kind == group_of.KIND_CPU for group in proto.instance_group):
-        kind = "cpu"
-    return Placement(kind, tuple(gpus), _graph_batch_sizes(path, proto))
-
-
-def _graph_batch_sizes(path: Path, proto: pb.ModelConfig) -> tuple[int, ...]:
-    """The sizes that optimization.cuda names; without any, the powers of two up to the largest."""
-    largest = max(1, proto.max_batch_size)
-    if not proto.optimization.cuda.graphs:
-        return ()
-    sizes = sorted({spec.batch_size for spec in proto.optimization.cuda.graph_spec})
-    for size in sizes:
-        if not 1 <= size <= largest:
-            raise InvalidModelConfig(
-                f"{path}: optimization.cuda.graph_spec.batch_size: expected 1 to "
-                f"max_batch_size ({proto.max_batch_size}), got {size}"
-            )
-    return tuple(sizes or sorted({2**i for i in range(largest.bit_length())} | {largest}))
 
 
 def _slo(path: Path, proto: pb.ModelConfig) -> float:

@@ -285,3 +285,48 @@ def test_tiny_network_is_given_one_thread(
     answer = asyncio.run(model.infer({"image": image}, CallOptions()))
     assert answer.outputs["logits"].shape == (1, len(model.facts.labels))
     model.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        (b"\xef\xbb\xbfred\ngreen\nblue\n", ("red", "green", "blue")),
+        (b"red\r\ngr\xc3\xbcn\r\nblue", ("red", "grün", "blue")),
+    ],
+)
+def test_labels_are_read_with_or_without_a_byte_order_mark(
+    content: bytes, labels: tuple[str, ...], tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    (folder / "manifest.json").unlink()
+    (folder.parent / "labels.txt").write_bytes(content)
+    model = load(folder.parent, decoders, allow_ungated=True, engine="onnxruntime")
+    model.close()
+    assert model.facts.labels == labels
+    assert model.facts.labels_of("logits") == labels
+    assert model.facts.labels_of("other") == ()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_labels_in_another_encoding_are_named_with_file_and_line(
+    encoding: str, tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    (folder / "manifest.json").unlink()
+    (folder.parent / "labels.txt").write_bytes("red\ngrün\n".encode(encoding))
+    with pytest.raises(ModelLoadError, match=r"labels\.txt: cannot be read: line [12]: "):
+        load(folder.parent, decoders, allow_ungated=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_a_manifest_is_read_by_the_same_rule(
+    encoding: str, tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    text = (folder / "manifest.json").read_text().replace("colours", "Farbtöne")
+    (folder / "manifest.json").write_bytes(text.encode(encoding))
+    if encoding == "utf-8-sig":
+        load(folder.parent, decoders, engine="onnxruntime").close()
+    else:
+        with pytest.raises(InvalidManifest, match=r"manifest\.json: cannot be read: line \d+: "):
+            load(folder.parent, decoders)

@@ -91,12 +91,12 @@ def only_takes(side: int, folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("engine", CPU_ENGINES)
 def test_a_network_that_no_guess_runs_is_served_untimed(
-    engine: str, detector: Path, decoders: ThreadPoolExecutor
+    detector: Path, decoders: ThreadPoolExecutor
 ) -> None:
     only_takes(47, detector)
-    model = load(detector, decoders, engine=engine)
+    # OpenVINO does not look at what is reshaped, and runs them all.
+    model = load(detector, decoders, engine="onnxruntime")
     model.close()
     assert model.facts.latency == {}
 
