@@ -1,4 +1,4 @@
-"""A model folder made from what a load call brings: another config, or other files."""
+"""A model folder made of the parameters of a load call: another config, or other files."""
 
 import re
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from google.protobuf import json_format, text_format
 
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidInput
+from serving.base.text import one_line
 from serving.repository.model_config import CONFIG_FILE
 
 _FILE = re.compile(r"file:(?P<path>[1-9][0-9]*/[^/\\]+)")
@@ -28,19 +29,27 @@ def write_override(
     files = {key: value for key, value in parameters.items() if key.startswith("file:")}
     unknown = sorted(set(parameters) - set(files) - {"config"})
     if unknown:
-        raise InvalidInput(f"load parameters: expected config and file:..., got {unknown}")
+        raise InvalidInput(
+            f"load parameters: expected config and file:..., got {str(unknown)[:200]}"
+        )
     if "config" not in parameters:
         raise InvalidInput("load parameters: files need a config beside them")
     (folder / CONFIG_FILE).write_text(_as_text(name, parameters["config"]))
     for key, content in files.items():
         match = _FILE.fullmatch(key)
         if match is None or Path(match["path"]).name in (".", ".."):
-            raise InvalidInput(f"load parameter {key!r}: expected file:<version>/<name>")
+            raise InvalidInput(f"load parameter {key[:200]!r}: expected file:<version>/<name>")
         if not isinstance(content, bytes):
-            raise InvalidInput(f"load parameter {key!r}: expected bytes")
+            raise InvalidInput(f"load parameter {key[:200]!r}: expected bytes")
         path = folder / match["path"]
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InvalidInput(
+                f"load parameter {key[:200]!r}: cannot be written: {reason}"
+            ) from error
     if not files:
         for child in (repository / name).iterdir():
             if child.name != CONFIG_FILE:
@@ -52,8 +61,9 @@ def _as_text(name: str, config: str | bytes) -> str:
     proto = pb.ModelConfig()
     try:
         json_format.Parse(config, proto)
-    except (json_format.ParseError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"load parameter 'config' of {name!r}: {error}") from error
+    except (json_format.ParseError, ValueError, TypeError, RecursionError) as error:
+        reason = one_line(str(error))
+        raise InvalidInput(f"load parameter 'config' of {name!r}: {reason}") from error
     # A config that was read from a server carries the name; the folder has the last word.
     proto.ClearField("name")
     return text_format.MessageToString(proto)
