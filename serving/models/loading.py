@@ -315,7 +315,7 @@ class VersionLoader:
             except OSError as error:
                 raise ModelLoadError(f"{file}: cannot be read: {error.strerror}") from error
             except NotText as error:
-                raise ModelLoadError(str(error)) from error
+                raise ModelLoadError(f"{file}: cannot be read: {error.reason}") from error
         return labels
 
 

@@ -160,7 +160,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except OSError as error:
         raise InvalidManifest(f"{path}: {error.strerror}") from error
     except NotText as error:
-        raise InvalidManifest(str(error)) from error
+        raise InvalidManifest(f"{path}: cannot be read: {error.reason}") from error
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -135,7 +135,7 @@ def read_proto(path: Path) -> pb.ModelConfig | None:
     except OSError as error:
         raise InvalidModelConfig(f"{path}: cannot be read: {error.strerror}") from error
     except NotText as error:
-        raise InvalidModelConfig(str(error)) from error
+        raise InvalidModelConfig(f"{path}: cannot be read: {error.reason}") from error
     proto = pb.ModelConfig()
     try:
         text_format.Parse(text, proto)

@@ -1,5 +1,6 @@
-"""Text that people write is read by one rule, and messages stay short."""
+"""Text files of users: the encodings that are read, and the line that is not. Messages: short."""
 
+import codecs
 import pickle
 from pathlib import Path
 
@@ -9,33 +10,37 @@ from serving.base.errors import EngineError, EngineUnavailable, ModelLoadError
 from serving.base.text import NotText, lines_of, one_line, read_utf8, summary
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfred\r\ngr\xc3\xbcn\n")
-    assert lines_of(read_utf8(tmp_path / "labels.txt")) == ("red", "grün")
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "list.txt"
+
+
+def test_byte_order_mark_is_passed_over(file: Path) -> None:
+    file.write_bytes(codecs.BOM_UTF8 + "grün\n".encode())
+    assert read_utf8(file) == "grün\n"
+
+
+def test_lines_end_as_on_any_system_and_nowhere_else(file: Path) -> None:
+    assert lines_of("a\r\n\r\nb\u2028c\n") == ("a", "", "b\u2028c")
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("red\ngrün\n".encode("latin-1"), "line 2: byte 0xfc is not UTF-8"),
-        ("red\n".encode("utf-16"), "line 1: UTF-16"),
-        ("red\n".encode("utf-32"), "line 1: UTF-32"),
-        ("red\n".encode("utf-16-le"), "line 1: a zero byte"),
-        ("red\n".encode("utf-16-be"), "line 1: a zero byte"),
+        ("rot\r\nblau\r\ngrün\r\n".encode("latin-1"), "line 3: byte 0xfc is not UTF-8"),
+        ("rot\n".encode("utf-16"), "line 1: UTF-16, expected UTF-8"),
+        ("rot\n".encode("utf-32"), "line 1: UTF-32, expected UTF-8"),
+        ("rot\n".encode("utf-16-le"), "line 1: a zero byte"),
+        (b"rot\nb\0\n", "line 2: a zero byte"),
+        (b"cut \xc3", "line 1: byte 0xc3 is not UTF-8"),
     ],
 )
 def test_another_encoding_is_named_with_file_and_line(
-    content: bytes, said: str, tmp_path: Path
+    file: Path, content: bytes, said: str
 ) -> None:
-    (tmp_path / "labels.txt").write_bytes(content)
-    with pytest.raises(NotText, match=rf"labels\.txt: cannot be read: {said}"):
-        read_utf8(tmp_path / "labels.txt")
-
-
-def test_lines_end_where_files_end_them() -> None:
-    assert lines_of("") == ()
-    assert lines_of("a\n\nb") == ("a", "", "b")
-    assert lines_of("a\u2028b\x0bc\n") == ("a\u2028b\x0bc",)
+    file.write_bytes(content)
+    with pytest.raises(NotText, match=rf"list\.txt: {said}"):
+        read_utf8(file)
 
 
 def test_one_line_keeps_beginning_and_end() -> None:
