@@ -34,6 +34,7 @@ from serving.base.machine import nvml as gpu
 from serving.engines import ENGINES, unavailable_reason
 from serving.engines.measure import device_name
 from serving.models import local_plans
+from serving.models.selfcheck import on_this_machine
 from serving.repository.manifest import read_manifest
 from serving.repository.model_config import read_model_config
 
@@ -64,7 +65,7 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
                     failures.append(f"{request.variant}: {LEFT_OUT}")
             except ServingError as error:
                 failures.append(str(error))
-        manifest = local_plans.with_local(folder, manifest, largest, args.cache)
+        manifest = on_this_machine(folder, manifest, largest, args.cache)
     rows = examine(folder, manifest, config, args)
     return {
         "machine": device_name("cpu" if gpu.unavailable_reason() else "gpu"),

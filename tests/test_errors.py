@@ -28,6 +28,7 @@ ARGUMENTS = {
     "message": "queue is full: 3 of 3 places are taken",
     "retry_after": 0.25,
     "code": "UNAVAILABLE",
+    "detail": "the whole of it",
     "source": "folder",
     "total": 7,
     "files": {"a.png": "not an image", "b.png": "empty"},

@@ -23,6 +23,8 @@ import copyreg
 import reprlib
 from typing import Any
 
+from serving.base.text import one_line
+
 # Characters of a caller's value that a text repeats: enough to know it by, short enough for a line.
 _QUOTED = 200
 
@@ -100,11 +102,26 @@ class DeadlineExpired(ServingError):
 
 
 class EngineError(ServingError):
-    """The runtime failed to run a batch."""
+    """The runtime failed to run a batch. The text is one line of at most REASON_LENGTH characters.
+
+    detail: the message before it was cut.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+        self.detail = message
 
 
 class ModelLoadError(ServingError):
-    """A model folder that cannot be served; the text names the file and the field."""
+    """A model folder that cannot be served; the text names the file and the field.
+
+    The text is one line of at most REASON_LENGTH characters. detail: everything that is known, for
+    the log; by default the message before it was cut.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(one_line(message))
+        self.detail = detail or message
 
 
 class InvalidModelConfig(ModelLoadError):

@@ -32,7 +32,7 @@ _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 @dataclass
 class Duration:
-    """How often something was done and how long it took in all."""
+    """A number of events, and the nanoseconds that they took together."""
 
     count: int = 0
     ns: int = 0
@@ -92,9 +92,9 @@ class ModelCounters:
 
 
 class Distribution:
-    """One child of a histogram. Written from the event loop only, so it takes no lock, which with
-    the search through the buckets makes it some ten times cheaper than the client's own; each call
-    to a model observes four."""
+    """One child of a histogram. Each call to a model observes four. It is written from the event
+    loop only and so takes no lock; with a binary search of the bucket it is ten times cheaper than
+    the client's own."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -135,7 +135,7 @@ class Histogram(Collector):
         return child
 
     def describe(self) -> Iterable[Metric]:
-        """What `collect` yields, without its children."""
+        """The family that `collect` yields, without its children."""
         return [HistogramMetricFamily(self._name, self._documentation, labels=self._label_names)]
 
     def collect(self) -> Iterable[Metric]:
@@ -165,11 +165,11 @@ class Tally(Collector):
         self._counts[values] = self._counts.get(values, 0) + 1
 
     def describe(self) -> Iterable[Metric]:
-        """What `collect` yields, without its children."""
+        """The family that `collect` yields, without its children."""
         return [CounterMetricFamily(self._name, self._documentation, labels=self._label_names)]
 
     def collect(self) -> Iterable[Metric]:
-        """What was counted, by labels."""
+        """The counts, by labels."""
         family = CounterMetricFamily(self._name, self._documentation, labels=self._label_names)
         for values, count in list(self._counts.items()):
             family.add_metric(values, count)
@@ -238,6 +238,10 @@ class Metrics:
             "Request payload held at the moment.",
             registry=self.registry,
         )
+        self._declare_models()
+        self.registry.register(_TritonCollector(self.models))
+
+    def _declare_models(self) -> None:
         self.model_ready = Gauge(
             "convserve_model_ready",
             "1 while a version serves, 0 while it loads, has failed or drains.",
@@ -268,10 +272,9 @@ class Metrics:
             ("model", "version", "variant"),
             registry=self.registry,
         )
-        self.registry.register(_TritonCollector(self.models))
 
     def watch_gpus(self, read: Callable[[], Sequence[GpuUsage]]) -> None:
-        """Shows what `read` tells of each GPU; nothing at all where that is empty."""
+        """Shows a gauge for each GPU that `read` gives, and none where it gives none."""
         self.registry.register(_GpuCollector(read))
 
     def counters(self, model: str, version: str) -> ModelCounters:

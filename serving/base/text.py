@@ -16,7 +16,11 @@ _FOREIGN_MARKS = (
 
 
 class NotText(Exception):
-    """A file that is not UTF-8; the text says where and what it may be instead."""
+    """A file that is not UTF-8. reason: the line, and what the file may be instead."""
+
+    def __init__(self, file: Path, reason: str) -> None:
+        super().__init__(f"{file}: {reason}")
+        self.reason = reason
 
 
 def read_utf8(file: Path) -> str:
@@ -31,20 +35,17 @@ def decode_utf8(file: Path, content: bytes) -> str:
     """`read_utf8` of content that was read already."""
     for mark, encoding in _FOREIGN_MARKS:
         if content.startswith(mark):
-            raise NotText(f"{file}: line 1: {encoding}, expected UTF-8")
+            raise NotText(file, f"line 1: {encoding}, expected UTF-8")
     content = content.removeprefix(codecs.BOM_UTF8)
     zero = content.find(b"\0")
-    if zero >= 0:
-        raise NotText(
-            f"{file}: line {_line(content, zero)}: a zero byte, as UTF-16 has them; expected UTF-8"
-        )
+    if zero >= 0 and len(content) > 1:
+        line = _line(content, zero)
+        raise NotText(file, f"line {line}: a zero byte, as in UTF-16; expected UTF-8")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise NotText(
-            f"{file}: line {_line(content, error.start)}: byte 0x{content[error.start]:02x} is not "
-            "UTF-8 (Latin-1?)"
-        ) from error
+        line, byte = _line(content, error.start), content[error.start]
+        raise NotText(file, f"line {line}: byte 0x{byte:02x} is not UTF-8 (Latin-1?)") from error
 
 
 def _line(content: bytes, position: int) -> int:

@@ -6,23 +6,39 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.base.errors import ModelLoadError
 from serving.cli.output import application, fail, print_json
 from serving.cli.table import print_table
 from serving.client import AsyncVisionClient, CallFailed
-from serving.repository.layout import ModelFolder, scan
-from serving.repository.manifest import Manifest, read_manifest
-from serving.repository.model_config import read_model_config
+from serving.models.candidates import LoadSettings
+from serving.models.outlook import Prospect, prospects
+from serving.repository.layout import scan
+from serving.server.config import ServerConfig
+
+_CACHE_DIR: Path = ServerConfig.model_fields["cache_dir"].default
+
+
+def _help(name: str) -> str:
+    return f"The server's --{name.replace('_', '-')}. {ServerConfig.model_fields[name].description}"
 
 
 def models(
     model_repository: Annotated[Path | None, typer.Option(help="A repository on disk.")] = None,
     url: Annotated[str | None, typer.Option(help="A server's host:port.")] = None,
+    engine: Annotated[str, typer.Option(help=_help("engine"))] = "auto",
+    variant: Annotated[str, typer.Option(help=_help("variant"))] = "auto",
+    cache_dir: Annotated[Path, typer.Option(help=_help("cache_dir"))] = _CACHE_DIR,
+    allow_ungated: Annotated[bool, typer.Option(help=_help("allow_ungated"))] = False,
+    strict_config: Annotated[bool, typer.Option(help=_help("strict_config"))] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
     ] = False,
 ) -> None:
-    """List models: versions, task, variants, accuracy, latency, state."""
+    """List models: versions, task, variants, accuracy, latency, state.
+
+    Of a repository, the state is what `convserve serve` with these options would do here: a variant
+    "serves", or is "timed at load" with others, of which the fastest serves; "where no GPU serves",
+    "refused", "not run here", "not selected" and "broken" come with the reason.
+    """
     if (url is None) == (model_repository is None):
         raise typer.BadParameter("give either --url or --model-repository")
     if url is not None:
@@ -31,7 +47,14 @@ def models(
         except CallFailed as error:
             fail(f"{url}: {error}")
     else:
-        lines = _on_disk(model_repository or Path())
+        settings = LoadSettings(
+            engine=engine,
+            variant=variant,
+            cache_dir=cache_dir.expanduser(),
+            allow_ungated=allow_ungated,
+            strict_config=strict_config,
+        )
+        lines = _on_disk(model_repository or Path(), settings)
     if as_json:
         print_json(lines)
         return
@@ -39,8 +62,14 @@ def models(
     rows = [[_shown(line.get(column)) for column in columns] for line in lines]
     print_table(columns, rows)
     for line in lines:
+        where = " ".join(
+            str(line[key]) for key in ("name", "version", "variant", "engine") if line.get(key)
+        )
         if line.get("reason"):
-            typer.echo(f"{line['name']} {line['version']}: {line['reason']}")
+            typer.echo(f"{where}: {line['reason']}")
+    completed = {(line["name"], tuple(line["completed"])) for line in lines if "completed" in line}
+    for name, fields in sorted(completed):
+        typer.echo(f"{name}: config.pbtxt completed from the file: {', '.join(fields)}")
 
 
 async def _of_server(url: str) -> list[dict[str, Any]]:
@@ -48,63 +77,36 @@ async def _of_server(url: str) -> list[dict[str, Any]]:
         return await client.models()
 
 
-def _on_disk(repository: Path) -> list[dict[str, Any]]:
+def _on_disk(repository: Path, settings: LoadSettings) -> list[dict[str, Any]]:
     try:
         folders = scan(repository)
     except OSError as error:
         fail(f"{repository}: {error.strerror}")
-    return [line for folder in folders.values() for line in _lines(folder)]
-
-
-def _lines(folder: ModelFolder) -> list[dict[str, Any]]:
-    """A line for each variant in each engine that it was measured in."""
-    try:
-        config = read_model_config(folder.path)
-    except ModelLoadError as error:
-        return [_broken(folder, "", error)]
-    selected = config.version_policy.select(list(folder.versions))
-    lines = []
-    for version in folder.versions:
-        try:
-            manifest = read_manifest(folder.path / str(version))
-        except ModelLoadError as error:
-            lines.append(_broken(folder, str(version), error))
-            continue
-        state = "selected" if version in selected else "on disk"
-        if manifest is None:
-            lines.append(
-                {
-                    "name": folder.name,
-                    "version": str(version),
-                    "state": state,
-                    "reason": "no manifest.json: served with --allow-ungated only",
-                }
-            )
-        else:
-            lines += _measured(folder.name, str(version), state, manifest)
-    return lines
-
-
-def _measured(name: str, version: str, state: str, manifest: Manifest) -> list[dict[str, Any]]:
     return [
-        {
-            "name": name,
-            "version": version,
-            "task": manifest.task,
-            "variant": variant.id,
-            "engine": engine,
-            "accuracy": f"{manifest.measure} {evidence.accuracy}",
-            "latency": dict(evidence.latency.milliseconds),
-            "state": state if evidence.gate.passed else "failed its gate",
-            "reason": "" if evidence.gate.passed else evidence.gate.reason,
-        }
-        for variant in manifest.variants
-        for engine, evidence in variant.evidence.items()
+        _line(prospect)
+        for folder in folders.values()
+        if folder.is_model
+        for prospect in prospects(folder, settings)
     ]
 
 
-def _broken(folder: ModelFolder, version: str, error: ModelLoadError) -> dict[str, Any]:
-    return {"name": folder.name, "version": version, "state": "broken", "reason": str(error)}
+def _line(prospect: Prospect) -> dict[str, Any]:
+    """One row; fields that say nothing are left out."""
+    line: dict[str, Any] = {
+        "name": prospect.name,
+        "version": prospect.version,
+        "state": prospect.state,
+        "reason": prospect.reason,
+        "variant": prospect.variant,
+        "engine": prospect.engine,
+        "completed": list(prospect.completed),
+    }
+    if prospect.manifest is not None:
+        line["task"] = prospect.manifest.task
+    if prospect.manifest is not None and prospect.evidence is not None:
+        line["accuracy"] = f"{prospect.manifest.measure} {prospect.evidence.accuracy}"
+        line["latency"] = dict(prospect.evidence.latency.milliseconds)
+    return {key: value for key, value in line.items() if value or key in ("version", "reason")}
 
 
 def _shown(value: Any) -> str:

@@ -16,18 +16,22 @@ from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
 from serving.client import AsyncVisionClient, ModelInfo, mask_of
-from serving.models.loading import LoadSettings
-from serving.models.model import CallOptions, EncodedImage, Model
+from serving.models.candidates import LoadSettings
 from serving.models.registry import Registry
+from serving.models.servable import CallOptions, EncodedImage, Servable
 from serving.server.endpoints import vision
 
-# Long enough for the first of many images that wait for each other in one process.
+# Seconds that a call may take: the first of many images waits for the others in one process.
 _TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes of one image, best first: (index, name, score), and the variant that gave them."""
+    """The best classes of one image.
+
+    labels: (index, name, score), best first.
+    variant: the variant that gave them.
+    """
 
     labels: list[tuple[int, str, float]]
     variant: str
@@ -35,8 +39,13 @@ class Labels:
 
 @dataclass(frozen=True)
 class MaskResult:
-    """The class map of one image, uint16 [H, W] at the image's size; the classes in it as (index,
-    name, share of pixels, confidence); a PNG of it over the image; the variant that gave it."""
+    """The class map of one image.
+
+    mask: uint16 [H, W] at the image's size.
+    areas: the classes in it as (index, name, share of pixels, confidence).
+    overlay_png: a PNG of it over the image; empty where none was asked for.
+    variant: the variant that gave it.
+    """
 
     mask: NDArray[np.uint16]
     areas: list[tuple[int, str, float, float]]
@@ -64,13 +73,13 @@ class RemotePredictor:
         self.info = info
 
     async def classify(self, image: bytes, top_k: int) -> Labels:
-        """See Predictor."""
+        """The `top_k` best classes."""
         response = await self._client.classify(self.info.name, image, top_k=top_k)
         labels = [(x.index, x.name, x.score) for x in response.results[0].labels]
         return Labels(labels, response.served.variant)
 
     async def segment(self, image: bytes, overlay: bool) -> MaskResult:
-        """See Predictor."""
+        """The class map; `overlay` asks for the PNG too."""
         response = await self._client.segment(
             self.info.name, image, mask_format="rle", overlay=overlay
         )
@@ -79,25 +88,25 @@ class RemotePredictor:
         return MaskResult(mask_of(result), areas, result.overlay_png, response.served.variant)
 
     async def embed(self, image: bytes) -> NDArray[np.float32]:
-        """See Predictor."""
+        """The point on the unit sphere, float32 [D]."""
         response = await self._client.embed(self.info.name, image)
         return np.array(response.results[0].values, np.float32)
 
 
 class LocalPredictor:
-    """A model loaded into this process, on the way that the server's calls take."""
+    """A model loaded into this process; calls take the server's own path."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Servable) -> None:
         self._model = model
-        self.info = ModelInfo(model.name, model.task or "", model.labels)
+        self.info = ModelInfo(model.facts.name, model.facts.task or "", model.facts.labels)
 
     async def classify(self, image: bytes, top_k: int) -> Labels:
-        """See Predictor."""
+        """The `top_k` best classes."""
         found = await vision.classify(self._model, EncodedImage(image), CallOptions(), top_k=top_k)
-        return Labels([(x.index, x.name, x.score) for x in found.labels], self._model.variant)
+        return Labels([(x.index, x.name, x.score) for x in found.labels], self._model.facts.variant)
 
     async def segment(self, image: bytes, overlay: bool) -> MaskResult:
-        """See Predictor."""
+        """The class map; `overlay` asks for the PNG too."""
         found = await vision.segment(
             self._model, EncodedImage(image), CallOptions(), overlay=overlay
         )
@@ -105,11 +114,11 @@ class LocalPredictor:
             found.mask.astype(np.uint16),
             [(x.index, x.name, x.fraction, x.confidence) for x in found.areas],
             found.overlay_png or b"",
-            self._model.variant,
+            self._model.facts.variant,
         )
 
     async def embed(self, image: bytes) -> NDArray[np.float32]:
-        """See Predictor."""
+        """The point on the unit sphere, float32 [D]."""
         found = await vision.embed(self._model, EncodedImage(image), CallOptions())
         return found.values
 

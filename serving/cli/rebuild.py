@@ -1,6 +1,5 @@
 """`convserve rebuild`."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +8,8 @@ import typer
 from serving.base.errors import ModelLoadError
 from serving.cli.output import application, fail, print_json, warn
 from serving.cli.table import print_table
-from serving.models import local_plans
-from serving.models.local_plans import PlanRequest
-from serving.repository.layout import ModelFolder, scan
-from serving.repository.manifest import read_manifest
-from serving.repository.model_config import read_model_config
+from serving.models.plan_builder import build_plans
+from serving.repository.layout import scan
 from serving.server.config import ServerConfig
 
 _CACHE_DIR = ServerConfig.model_fields["cache_dir"]
@@ -51,7 +47,12 @@ def rebuild(
         fail(f"{model_repository}: no model {unknown[0]!r}; it has {sorted(folders)}")
     lines: list[dict[str, Any]] = []
     for name in model or sorted(folders):
-        lines += _model(folders[name], cache_dir.expanduser(), workspace_mib, force)
+        cache = cache_dir.expanduser()
+        try:
+            lines += build_plans(folders[name].path, cache, workspace_mib, force=force)
+        except ModelLoadError as error:
+            if folders[name].is_model:
+                fail(str(error))
     if as_json:
         print_json(lines)
     else:
@@ -62,50 +63,6 @@ def rebuild(
         for line in failures:
             warn(f"{line['model']} {line['version']} {line['variant']}: {line['reason']}")
         raise typer.Exit(1)
-
-
-def _model(
-    folder: ModelFolder, cache_dir: Path, workspace_mib: int | None, force: bool
-) -> list[dict[str, Any]]:
-    """A line for each plan that the selected versions of a model could have."""
-    try:
-        config = read_model_config(folder.path)
-    except ModelLoadError as error:
-        fail(str(error))
-    lines: list[dict[str, Any]] = []
-    for version in config.version_policy.select(list(folder.versions)):
-        path = folder.path / str(version)
-        try:
-            manifest = read_manifest(path)
-            if manifest is None:
-                continue
-            requests = local_plans.plan_requests(path, manifest, config.max_batch_size, cache_dir)
-        except ModelLoadError as error:
-            fail(str(error))
-        lines += [
-            {
-                "model": folder.name,
-                "version": str(version),
-                "variant": request.variant,
-                "file": str(request.folder / local_plans.PLAN_FILE),
-                **_plan(request, workspace_mib, force),
-            }
-            for request in requests
-        ]
-    return lines
-
-
-def _plan(request: PlanRequest, workspace_mib: int | None, force: bool) -> dict[str, Any]:
-    if request.is_built and not force:
-        return {"state": "there already"}
-    try:
-        record = local_plans.build(request, workspace_mib)
-    except ModelLoadError as error:
-        return {"state": "failed", "reason": str(error)}
-    except OSError as error:
-        where = error.filename or request.folder
-        return {"state": "failed", "reason": f"{where}: {error.strerror or error}"}
-    return {"state": "built", **asdict(record)}
 
 
 app = application(rebuild)

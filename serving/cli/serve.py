@@ -3,14 +3,14 @@
 import inspect
 import json
 import logging
-import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 import uvloop
 
+from serving.base.machine import console
 from serving.cli.output import application, fail
 from serving.server.config import ConfigError, ServerConfig, load_config
 from serving.server.server import Server, StartError
@@ -31,9 +31,10 @@ def serve(context: typer.Context, **_: Any) -> None:
         settings = load_config(given, file=context.params["config"])
     except ConfigError as error:
         fail(str(error))
-    _log_as_json()
     try:
-        uvloop.run(Server(settings).serve())
+        with console.logged() as stderr:
+            _log_as_json(stderr)
+            uvloop.run(Server(settings).serve())
     except StartError as error:
         fail(str(error))
 
@@ -63,8 +64,15 @@ def _on_the_command_line(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _log_as_json() -> None:
-    handler = logging.StreamHandler(sys.stderr)
+class _Handler(logging.StreamHandler[TextIO]):
+    """Drops a line that cannot be written: a complaint about it would become a line itself."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Called where `record` could not be written."""
+
+
+def _log_as_json(stream: TextIO) -> None:
+    handler = _Handler(stream)
     handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 

@@ -1,5 +1,6 @@
 """Runtimes behind one interface. A runtime is imported only when a file is loaded into it."""
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -13,6 +14,8 @@ from typing import Any, Literal, cast
 from serving.base.errors import EngineUnavailable
 from serving.base.machine import nvml
 from serving.engines.engine import Engine, EngineOptions, PlanProfile
+from serving.repository.onnx_file import NotTold, read_facts
+from serving.repository.tensors import FileFacts
 
 __all__ = [
     "ENGINES",
@@ -21,6 +24,7 @@ __all__ = [
     "EngineOptions",
     "PlanProfile",
     "build_plan",
+    "describe",
     "engine_version",
     "installed_version",
     "load_engine",
@@ -31,10 +35,17 @@ LoadEngine = Callable[[Path, EngineOptions], Engine]
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """Where an engine lives, what it needs, and what it can run. A new engine is one more entry.
+    """One engine. A new engine is one more entry.
 
-    `check` names a function of the module that says why it cannot run here for another reason than
-    a package that is missing. `packages` are the distributions that bring the runtime.
+    module, constructor: where it lives, and the callable that loads a file into it.
+    requires: packages that must be importable.
+    suffixes, precisions: the files and variants that it runs.
+    install: the command that brings it.
+    packages: the distributions that may bring the runtime.
+    device: where it runs.
+    check: a function of the module that says why it cannot run here for another reason than a
+        missing package.
+    replaced_by_plans: it compiles at load, for minutes, the networks that plans are made of.
     """
 
     module: str
@@ -46,6 +57,7 @@ class EngineEntry:
     packages: tuple[str, ...]
     device: Literal["cpu", "gpu"] = "cpu"
     check: str | None = None
+    replaced_by_plans: bool = False
 
 
 # The simpler engine stands first: another must beat it clearly to be chosen.
@@ -89,6 +101,7 @@ ENGINES: dict[str, EngineEntry] = {
         packages=("onnxruntime-gpu",),
         device="gpu",
         check="tensorrt_unavailable_reason",
+        replaced_by_plans=True,
     ),
     "tensorrt": EngineEntry(
         module="serving.engines.tensorrt.engine",
@@ -135,10 +148,10 @@ def engine_version(engine: str) -> str:
     return cast("str", importlib.import_module(ENGINES[engine].module).VERSION)
 
 
-@functools.cache  # A package's metadata takes 0.5 ms to read, with the lock of Python held.
+@functools.cache  # Reading a package's metadata takes 0.5 ms, with the GIL held.
 def installed_version(engine: str) -> str:
-    """Version of the engine's package, for which the runtime need not be imported; that of the
-    runtime itself where it came without a package."""
+    """Version of the engine's package, read without importing the runtime; the runtime's own where
+    it came without a package."""
     for name in ENGINES[engine].packages:
         try:
             return importlib.metadata.version(name)
@@ -157,8 +170,33 @@ def load_engine(engine: str, file: Path, options: EngineOptions) -> Engine:
     return load(file, options)
 
 
+def describe(file: Path) -> FileFacts:
+    """What a model file takes and gives. An ONNX file is read without a runtime where it says all;
+    other files, and those that leave shapes out, are loaded into the first engine that can.
+
+    Raises EngineUnavailable where nothing here can read it.
+    """
+    if file.suffix == ".onnx":
+        with contextlib.suppress(NotTold):
+            return read_facts(file)
+    reasons = []
+    for name, entry in ENGINES.items():
+        if file.suffix not in entry.suffixes:
+            continue
+        try:
+            engine = load_engine(name, file, EngineOptions())
+        except EngineUnavailable as error:
+            reasons.append(error.detail)
+            continue
+        facts = FileFacts(engine.inputs, engine.outputs, engine.largest_batch)
+        engine.close()
+        return facts
+    raise EngineUnavailable(f"{file}: nothing here can read it: {'; '.join(reasons)}")
+
+
 def build_plan(onnx: Path, plan: Path, profile: PlanProfile, **settings: Any) -> None:
-    """Makes a TensorRT plan; what it takes and raises is said in serving.engines.tensorrt.build."""
+    """Makes a TensorRT plan. `settings` are those of serving.engines.tensorrt.build.build_plan;
+    raises EngineUnavailable as it does."""
     reason = unavailable_reason("tensorrt")
     if reason is not None:
         raise EngineUnavailable(f"tensorrt: {reason}")

@@ -9,17 +9,18 @@ import numpy as np
 
 from serving.base.tensor import Array, TensorSpec
 
-# An engine may part a batch over its threads, each of which takes up to so many rows at a time.
-CHUNK_ROWS = 4
-
 
 @dataclass(frozen=True)
 class EngineOptions:
     """How to load a file.
 
-    `instances` is how many calls of infer may run at the same time, `threads` the CPU threads that
-    each may use; `cache_dir` is where a runtime may keep what it compiled. On GPUs `devices` names
-    the one of each instance, and `graph_batch_sizes` the sizes to keep a CUDA graph for.
+    precision: "fp32", "bf16", "fp16" or "int8".
+    instances: calls of infer that may run at the same time.
+    threads: CPU threads that each of them may use.
+    max_batch_size: rows of the largest batch.
+    cache_dir: where a runtime may keep what it compiled; None for nowhere.
+    devices: the GPU of each instance; empty on the CPU.
+    graph_batch_sizes: batch sizes to keep a CUDA graph for.
     """
 
     precision: str = "fp32"
@@ -33,8 +34,11 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class PlanProfile:
-    """The batch sizes of a TensorRT plan: the smallest and the largest that it can run, and the
-    usual one, for which it is made fast."""
+    """The batch sizes of a TensorRT plan, in rows.
+
+    smallest, largest: the bounds of those that it can run.
+    usual: the one for which it is made fast.
+    """
 
     smallest: int
     usual: int
@@ -59,15 +63,28 @@ class Engine(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs in the order of the file, batch dimension included."""
 
+    @property
+    def device_bytes(self) -> int:
+        """GPU memory that it holds, in bytes; 0 where the runtime does not tell."""
+
+    @property
+    def check_rows(self) -> int:
+        """Rows of a batch from which on the engine uses each of its ways to compute one: as many
+        are needed to check its answers."""
+
+    @property
+    def largest_batch(self) -> int:
+        """The most rows that the file was built for; 0 where it sets no bound."""
+
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
-        """Host memory for an input of this shape from which the runtime reads fastest (page-locked
-        where there is a GPU); the caller keeps it as long as it likes."""
+        """Host memory for an input of this shape, of the kind that the runtime reads fastest
+        (page-locked where there is a GPU). The caller may keep it."""
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs one batch and blocks until it is done. C-contiguous arrays in, read and not kept;
-        arrays that belong to the caller out. Holds no Python lock while the runtime works.
+        """Runs one batch and blocks until it is done, without the GIL while the runtime works.
 
-        Raises EngineError.
+        Takes C-contiguous arrays by input name, which are read and not kept. Returns arrays by
+        output name, which belong to the caller. Raises EngineError.
         """
 
     def close(self) -> None:
@@ -75,8 +92,8 @@ class Engine(Protocol):
 
 
 def infer_in_parts(engine: Engine, name: str, images: Array, rows: int) -> dict[str, Array]:
-    """The outputs of any number of images, in batches of at most `rows`, beyond which a plan does
-    not go. `name` is the only input's. Raises EngineError."""
+    """The outputs of any number of images, run in batches of at most `rows`, since a plan takes no
+    more. `name` is the name of the only input. Raises EngineError."""
     parts = [
         engine.infer({name: np.ascontiguousarray(images[start : start + rows])})
         for start in range(0, len(images), rows)

@@ -20,18 +20,19 @@ def measure_latency(
 ) -> dict[int, float]:
     """Median milliseconds of one call of infer, by batch size, each measured for about `seconds`.
 
-    The first dimension of every input is the batch, the others must be fixed (-1 counts as 1). All
-    elements are random bytes from a fixed seed: what an image holds does not change how long a
-    dense network takes. Raises EngineError.
+    The first dimension of every input is the batch, the others must be fixed. Elements are random
+    bytes from a fixed seed, since what an image holds does not change how long a dense network
+    takes; wider integers, which may be indices into a table, are 0 or 1. Raises EngineError.
     """
     rng = np.random.default_rng(0)
     milliseconds: dict[int, float] = {}
     for size in batch_sizes:
         batch = {}
         for spec in inputs:
-            shape = (size, *(max(1, dim) for dim in spec.shape[1:]))
+            shape = (size, *spec.shape[1:])
             array = engine.allocate(spec, shape)
-            array[...] = rng.integers(0, 256, shape, np.uint8)
+            index = spec.dtype.kind in "iu" and spec.dtype.itemsize > 1
+            array[...] = rng.integers(0, 2 if index else 256, shape, np.uint8)
             batch[spec.name] = array
         for _ in range(_WARMUP_CALLS):
             engine.infer(batch)
@@ -46,7 +47,7 @@ def measure_latency(
 
 
 def device_name(engine_device: str) -> str:
-    """What a measurement was made on: this machine and, for an engine on GPUs, their names."""
+    """The machine of a measurement: the processor and, for an engine on GPUs, their names."""
     if engine_device == "cpu":
         return machine()
     names = ", ".join(f"{device.name} (driver {device.driver})" for device in gpus())

@@ -12,7 +12,7 @@ from serving.engines.engine import EngineOptions
 
 VERSION: str = onnxruntime.__version__
 
-# A server reports its use to nobody but its own operators.
+# ONNX Runtime would report its use to its makers.
 onnxruntime.disable_telemetry_events()
 
 _DATATYPES = {
@@ -36,6 +36,9 @@ class OnnxRuntimeEngine:
     """An inference session on the CPU provider; a session may run several calls at once."""
 
     name = "onnxruntime"
+    device_bytes = 0
+    largest_batch = 0
+    check_rows = 1
 
     def __init__(self, file: Path, options: EngineOptions) -> None:
         try:
@@ -52,7 +55,7 @@ class OnnxRuntimeEngine:
         return np.empty(shape, spec.dtype)
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """See Engine.infer."""
+        """Runs one batch. Raises EngineError."""
         try:
             outputs = self._session.run(self._output_names, dict(inputs))
         except Exception as error:  # the binding raises its own unrelated types
@@ -60,16 +63,16 @@ class OnnxRuntimeEngine:
         return dict(zip(self._output_names, outputs, strict=True))
 
     def close(self) -> None:
-        """See Engine.close."""
+        """Frees the session."""
         del self._session
 
 
 def session_settings(threads: int) -> onnxruntime.SessionOptions:
-    """What every session of a server wants, on whichever device."""
+    """Options of every session, on the CPU and on GPUs."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
-    # Idle threads that spin take the cores from decoding and from the other models.
+    # Idle threads would spin, and take the cores from decoding and from other models.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.log_severity_level = 3
     return settings

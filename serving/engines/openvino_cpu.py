@@ -11,10 +11,11 @@ import numpy as np
 
 from serving.base.errors import EngineError, EngineUnavailable
 from serving.base.tensor import Array, TensorSpec
-from serving.engines.engine import CHUNK_ROWS, EngineOptions
+from serving.engines.engine import EngineOptions
+from serving.repository.onnx_file import content_digest
 
-# OpenVINO's package reports its use over the internet, from a process that it forks; it goes
-# without where the reporting module cannot be imported. A server tells nobody and forks nothing.
+# OpenVINO's package reports its use over the internet, from a process that it forks, unless the
+# module that does it cannot be imported.
 sys.modules.setdefault("openvino_telemetry", cast("Any", None))
 import openvino  # noqa: E402
 from openvino import Type, properties  # noqa: E402
@@ -39,25 +40,29 @@ _DATATYPES = {
 }
 
 
-# Of a file that is held twice, each thread computes so many rows at a time. What passes between
-# layers then stays in a core's cache, and of three sizes OpenVINO prepares and keeps less than of
-# all.
-_CHUNKS = (CHUNK_ROWS, 2, 1)
-# A larger file is not held in memory twice.
+# Rows that one thread computes at a time where a batch is computed apart. What passes between
+# layers then stays in a core's cache; OpenVINO prepares and keeps layers for each size, so that
+# three sizes take less memory than all up to the largest.
+_CHUNK_ROWS = 4
+_CHUNKS = (_CHUNK_ROWS, 2, 1)
+# Bytes of a model file. Larger ones are not held in memory twice, and so never computed apart.
 _HELD_TWICE_BYTES = 64 << 20
 
 
 class OpenVinoEngine:
     """A compiled model with as many infer requests as calls may run at once.
 
-    An instance of several threads computes a single row together: all threads work on a layer, and
-    wait for each other at its end. Batches the only instance of a model computes apart, in a second
-    compiled model: each thread takes its own rows through all layers. Whatever else needs a core
-    for a moment then stops one thread and not all of them. Of small batches the rows that are left
-    over when each thread has had as many, too few to keep most threads busy, are computed together.
+    Together: all threads of an instance work on one layer and wait for each other at its end.
+    Single rows are computed so.
+    Apart: each thread takes rows of its own through all layers, in a second compiled model. The
+    only instance of a model computes batches so, because a core that is needed elsewhere for a
+    moment then stops one thread and not all of them. Rows that are left over after each thread has
+    had an equal number, too few to keep most threads busy, are computed together.
     """
 
     name = "openvino"
+    device_bytes = 0
+    largest_batch = 0
 
     def __init__(self, file: Path, options: EngineOptions) -> None:
         self._settings: dict[str, Any] = {
@@ -65,13 +70,16 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "bf16" if options.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": options.threads * options.instances,
             "ENABLE_CPU_PINNING": False,
-            # What it prepares for a layer at a batch size is kept, by default for 5,000 of both:
-            # ResNet-50 would grow by 170 MB until every size up to 32 had come. This many are
-            # those of a few sizes, and a load keeps to a few.
+            # Prepared layers that are kept, one for each layer and batch size. Larger: more memory
+            # (OpenVINO's own 5,000 lets ResNet-50 grow by 170 MB until each size up to 32 has
+            # come). Smaller: layers are prepared again and again. 192 hold those of a few sizes,
+            # and batches under load have a few.
             "CPU_RUNTIME_CACHE_CAPACITY": 192,
         }
         if options.cache_dir is not None:
-            self._settings[properties.cache_dir()] = str(options.cache_dir)
+            # OpenVINO knows a file again by its path, size and time of change.
+            compiled = options.cache_dir / "openvino" / content_digest(file)
+            self._settings[properties.cache_dir()] = str(compiled)
         together = self._compile(file, options.instances)
         self.inputs = tuple(_spec(file, port) for port in together.inputs)
         self.outputs = tuple(_spec(file, port) for port in together.outputs)
@@ -79,7 +87,8 @@ class OpenVinoEngine:
         for _ in range(options.instances):
             self._together.put(together.create_infer_request())
         self._threads = options.threads
-        # One list, of those that were needed so far.
+        self.check_rows = _CHUNK_ROWS * options.threads
+        # Holds one list: the requests that were needed so far.
         self._apart: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
         self._parts_batches = self._gains_by_parts(file, options)
         if self._parts_batches:
@@ -90,10 +99,10 @@ class OpenVinoEngine:
         return np.empty(shape, spec.dtype)
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """See Engine.infer."""
+        """Runs one batch. Raises EngineError."""
         try:
             rows, *others = {len(array) for array in inputs.values() if array.ndim} or {0}
-            # What is empty or of several lengths is the runtime's to judge.
+            # Empty batches, and inputs of several lengths, are for the runtime to judge.
             apart = self._rows_apart(rows) if self._parts_batches and not others else 0
             if not apart:
                 return self._joined([self._infer_together(inputs)])
@@ -109,9 +118,9 @@ class OpenVinoEngine:
             raise EngineError(f"OpenVINO: {error}") from error
 
     def close(self) -> None:
-        """See Engine.close."""
-        # Only requests hold the compiled models: they free them without Python's lock, which a
-        # model's own destructor holds for some 8 ms.
+        """Frees requests and compiled models."""
+        # Only requests hold the compiled models, and free them without the GIL; a model's own
+        # destructor would hold it for 8 ms.
         self._together = queue.SimpleQueue()
         self._apart = queue.SimpleQueue()
 
@@ -135,10 +144,11 @@ class OpenVinoEngine:
         )
 
     def _rows_apart(self, rows: int) -> int:
-        """How many of a batch's rows are computed apart: all, where few threads would have nothing
-        to do for a while, or that while is short beside the rest."""
+        """How many of a batch's rows are computed apart: all of them where at most half of the
+        threads would be idle in the last round, or that round is short beside the others; otherwise
+        an equal number for each thread."""
         left = rows % self._threads
-        if left > self._threads / 2 or rows > self._threads * CHUNK_ROWS:
+        if left > self._threads / 2 or rows > self._threads * _CHUNK_ROWS:
             return rows
         return rows - left
 
@@ -170,8 +180,8 @@ class OpenVinoEngine:
         return [request.get_output_tensor(index).data for index in range(len(self.outputs))]
 
     def _joined(self, answers: Sequence[list[Array]]) -> dict[str, Array]:
-        """The chunks' answers by the outputs' names: copies, but for a single chunk's, which is one
-        that was computed together; apart there are at least two."""
+        """The answers of all chunks by output name. A single list is that of rows that were
+        computed together, which is a copy already."""
         names = [spec.name for spec in self.outputs]
         if len(answers) == 1:
             return dict(zip(names, answers[0], strict=True))
@@ -182,8 +192,7 @@ class OpenVinoEngine:
 
 
 def _chunks(inputs: Mapping[str, Array], rows: int, threads: int) -> list[dict[str, Array]]:
-    """The first rows of a batch in parts, the largest first, that give each thread as much to do as
-    the others."""
+    """The first `rows` of a batch in parts, the largest first, so that threads have equal work."""
     sizes = []
     for thread in range(threads):
         left = rows // threads + (thread < rows % threads)
@@ -199,10 +208,10 @@ def _part(inputs: Mapping[str, Array], start: int, end: int) -> dict[str, Array]
 
 
 def _wait_for_all(requests: Sequence[openvino.InferRequest]) -> None:
-    """Raises what one failed with, but not before the others have ended, too: they read memory that
-    is the caller's."""
+    """Waits for all, since they read memory of the caller's; then raises the error of one that
+    failed."""
     failures: list[BaseException] = []
-    # The last one first: with it the others mostly have ended, so that this thread wakes up once.
+    # The last one first: the others have mostly ended with it, and this thread wakes up once.
     for request in reversed(requests):
         try:
             request.wait()

@@ -1,39 +1,31 @@
-"""Which variants run here, which of them is the fastest, and why the others are not served."""
+"""Which of the candidates serves: the simplest of those that pass and are fastest here."""
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 from serving.base.errors import EngineError, EngineUnavailable, ModelLoadError
-from serving.engines import ENGINES, Engine, EngineOptions, installed_version
-from serving.engines.measure import device_name
+from serving.base.text import summary
+from serving.engines import Engine
+from serving.models.candidates import Candidate
 
-# A candidate must be this much faster than a simpler one to be taken instead of it: less is within
-# the noise of a measurement, and would make replicas of one service differ.
+# A candidate takes the place of a simpler one where it needs at most this share of its time. Closer
+# to 1, the noise of a measurement would decide, and replicas of one service would differ.
 CLEARLY_FASTER = 0.9
-# A candidate that takes so many times as long for the smallest batch does not win with large ones.
+# A candidate that needs this many times as long for the smallest batch is not timed with the
+# largest. Smaller saves loading time, larger keeps those that only gain with large batches.
 FAR_SLOWER = 2.0
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One file, in the precision and by the engine that could run it."""
-
-    variant: str
-    engine: str
-    precision: str
-    file: Path
-
-    def __str__(self) -> str:
-        return f"{self.variant} in {self.engine}"
-
-
-@dataclass(frozen=True)
 class Choice:
-    """What is served: the loaded engine, its latency in seconds by batch size, and a line for each
-    candidate that was not taken."""
+    """The candidate that serves.
+
+    engine: it, loaded.
+    latency: seconds by batch size; empty where it could not be timed.
+    rejected: a line for each candidate that was not taken.
+    """
 
     candidate: Candidate
     engine: Engine
@@ -41,124 +33,162 @@ class Choice:
     rejected: tuple[str, ...]
 
 
-def choose(
-    candidates: Sequence[Candidate],
-    sizes: Sequence[int],
-    load: Callable[[Candidate], Engine],
-    admit: Callable[[Candidate], None],
-    check: Callable[[Candidate, Engine], None],
-    known: Callable[[Candidate], dict[int, float] | None],
-    measure: Callable[[Candidate, Engine, Sequence[int]], dict[int, float]],
-) -> Choice:
-    """Loads, checks and times the candidates and keeps the simplest of the fastest.
+class Loader(Protocol):
+    """What is done with a candidate while one is chosen. ModelLoadError or EngineError, raised by
+    `load` or `measure`, refuse it."""
 
-    Candidates stand in order, the simplest first, and so do `sizes`, the batch sizes whose latency
-    is wanted. Large batches take the most time to measure: every candidate is timed with the
-    smallest, those not FAR_SLOWER with the largest, and the one that is taken with the rest. What
-    is `known` from an earlier start is not measured again; who loses by it is not loaded.
-    `admit`, before a runtime sees the file, `load` and `check`, once it is loaded, and `measure`
-    raise ModelLoadError or EngineError to refuse a candidate.
-    Raises EngineUnavailable, with the reason of each, where none can be served.
+    def known(self, candidate: Candidate) -> dict[int, float]:
+        """Seconds by batch size from an earlier start; empty where there are none."""
+
+    def load(self, candidate: Candidate) -> Engine:
+        """Checks the file, loads it, and checks its answers."""
+
+    def measure(
+        self, candidate: Candidate, engine: Engine, sizes: Sequence[int]
+    ) -> dict[int, float]:
+        """Seconds by batch size; empty where it runs, but nothing says with which shapes."""
+
+
+def choose(candidates: Sequence[Candidate], sizes: Sequence[int], loader: Loader) -> Choice:
+    """Loads and times candidates, which stand in order, the simplest first.
+
+    sizes: the batch sizes whose latency is wanted, ascending. Large batches take the most time to
+    measure. So every candidate is timed with the smallest (`qualify`), those that are not
+    FAR_SLOWER with the largest too (`final`), and the one that is taken with the rest. A latency
+    that is known is not measured again, and a candidate that loses by it is not loaded.
+    Raises EngineUnavailable, with the reason of each candidate, where none can be served.
     """
-    rejected: list[str] = []
-    latencies = {candidate: known(candidate) or {} for candidate in candidates}
-    loaded: dict[Candidate, Engine] = {}
+    contest = _Contest(candidates, sizes, loader)
+    contest.qualify()
+    while contest.left:
+        winner = contest.final()
+        if winner is not None:
+            return contest.choice_of(winner)
+    reasons = contest.refusals
+    raise EngineUnavailable(
+        summary("no variant can be served: ", [short for short, _ in reasons]),
+        detail="no variant can be served: " + "; ".join(whole for _, whole in reasons),
+    )
 
-    def refuse(candidate: Candidate, error: Exception) -> None:
-        rejected.append(f"{candidate}: {error}")
-        del latencies[candidate]
-        if candidate in loaded:
-            loaded.pop(candidate).close()
 
-    def bring_up(candidate: Candidate) -> bool:
-        if candidate in loaded:
-            return True
-        try:
-            admit(candidate)
-            loaded[candidate] = load(candidate)
-            check(candidate, loaded[candidate])
-        except (ModelLoadError, EngineError) as error:
-            refuse(candidate, error)
-            return False
-        return True
+class _Contest:
+    """left: the candidates that may still serve. refusals: a short and a whole line for each of the
+    others."""
 
-    def time(candidate: Candidate, wanted: Sequence[int]) -> bool:
-        missing = [size for size in wanted if size not in latencies[candidate]]
-        if missing:
-            if not bring_up(candidate):
-                return False
-            try:
-                latencies[candidate] |= measure(candidate, loaded[candidate], missing)
-            except (ModelLoadError, EngineError) as error:
-                refuse(candidate, error)
-                return False
-        return True
+    def __init__(
+        self, candidates: Sequence[Candidate], sizes: Sequence[int], loader: Loader
+    ) -> None:
+        self.left = list(candidates)
+        self.refusals: list[tuple[str, str]] = []
+        self._sizes = sizes
+        self._loader = loader
+        self._latencies = {candidate: loader.known(candidate) for candidate in candidates}
+        self._untimed: set[Candidate] = set()
+        self._loaded: dict[Candidate, Engine] = {}
+        self._scores: dict[Candidate, float] = {}
 
-    def close(losers: Iterable[Candidate]) -> None:
-        for candidate in losers:
-            if candidate in loaded:
-                loaded.pop(candidate).close()
+    def qualify(self) -> None:
+        """Times every candidate with the smallest batch. Losers are closed before the next one
+        takes memory beside them."""
+        for candidate in list(self.left):
+            if self._time(candidate, self._sizes[:1]):
+                self._close(self._far_slower())
 
-    def far_slower() -> set[Candidate]:
-        alone = {c: latency[sizes[0]] for c, latency in latencies.items() if sizes[0] in latency}
+    def final(self) -> Candidate | None:
+        """Times the best with the smallest and the largest batch, and the winner with all. None
+        where one was refused on the way: the contest is another then."""
+        far = self._far_slower()
+        timed = [c for c in self.left if c not in self._untimed and c not in far]
+        # A candidate that cannot be timed serves where no other can.
+        finalists = timed or self.left[:1]
+        self._close(c for c in self.left if c not in finalists)
+        self._scores = {}
+        limit = math.inf
+        for candidate in timed:
+            if not self._time(candidate, (self._sizes[0], self._sizes[-1])):
+                return None
+            if candidate in self._untimed:
+                return None
+            self._scores[candidate] = score(self._latencies[candidate])
+            limit = min(self._scores.values())
+            self._close(c for c, s in self._scores.items() if s * CLEARLY_FASTER > limit)
+        best = next(c for c in finalists if self._scores.get(c, 0.0) * CLEARLY_FASTER <= limit)
+        self._close(candidate for candidate in finalists if candidate != best)
+        served = self._load(best) and (best in self._untimed or self._time(best, self._sizes))
+        return best if served else None
+
+    def choice_of(self, best: Candidate) -> Choice:
+        """The outcome, with a line for each of the others."""
+        rejected = [whole for _, whole in self.refusals]
+        rejected += [self._why_not(c, best) for c in self.left if c != best]
+        latency = dict(sorted(self._latencies[best].items()))
+        return Choice(best, self._loaded[best], latency, tuple(rejected))
+
+    def _why_not(self, candidate: Candidate, best: Candidate) -> str:
+        if candidate in self._untimed or best in self._untimed:
+            return f"{candidate}: not timed here, where {best} comes first"
+        if candidate in self._scores:
+            found, against, what = self._scores[candidate], self._scores[best], "an image"
+        else:
+            smallest = self._sizes[0]
+            found = self._latencies[candidate][smallest]
+            against = self._latencies[best][smallest]
+            what = f"for a batch of {smallest}"
+        return (
+            f"{candidate}: slower here, {found * 1e3:.2f} ms {what} against {against * 1e3:.2f} ms"
+        )
+
+    def _far_slower(self) -> set[Candidate]:
+        smallest = self._sizes[0]
+        alone = {
+            c: self._latencies[c][smallest] for c in self.left if smallest in self._latencies[c]
+        }
         return {c for c, seconds in alone.items() if seconds > FAR_SLOWER * min(alone.values())}
 
-    # Losers are closed before the next one takes memory beside them.
-    for candidate in candidates:
-        if time(candidate, sizes[:1]):
-            close(far_slower())
-    while latencies:
-        contest = [c for c in candidates if c in latencies and c not in far_slower()]
-        scores: dict[Candidate, float] = {}
-        for candidate in contest:
-            if not time(candidate, (sizes[0], sizes[-1])):
-                break
-            scores[candidate] = score(latencies[candidate])
-            limit = min(scores.values())
-            close(c for c, seconds in scores.items() if seconds * CLEARLY_FASTER > limit)
-        if len(scores) < len(contest):
-            continue
-        best = next(c for c in contest if scores[c] * CLEARLY_FASTER <= limit)
-        close(candidate for candidate in contest if candidate != best)
-        if bring_up(best) and time(best, sizes):
-            break
-    else:
-        raise EngineUnavailable("no variant can be served: " + "; ".join(rejected))
-    for candidate, latency in latencies.items():
-        if candidate in scores and candidate != best:
-            found, against = scores[candidate], scores[best]
-            rejected.append(
-                f"{candidate}: slower here, {found * 1e3:.2f} ms an image against "
-                f"{against * 1e3:.2f} ms"
-            )
-        elif candidate != best:
-            found, against = latency[sizes[0]], latencies[best][sizes[0]]
-            rejected.append(
-                f"{candidate}: slower here, {found * 1e3:.2f} ms for a batch of {sizes[0]} against "
-                f"{against * 1e3:.2f} ms"
-            )
-    return Choice(best, loaded[best], dict(sorted(latencies[best].items())), tuple(rejected))
+    def _load(self, candidate: Candidate) -> bool:
+        """Whether it is loaded now; it is refused where not."""
+        if candidate not in self._loaded:
+            try:
+                self._loaded[candidate] = self._loader.load(candidate)
+            except (ModelLoadError, EngineError) as error:
+                self._refuse(candidate, error)
+                return False
+        return True
+
+    def _time(self, candidate: Candidate, wanted: Sequence[int]) -> bool:
+        """Whether it is still in the contest, with these sizes timed or none at all."""
+        missing = [size for size in wanted if size not in self._latencies[candidate]]
+        if not missing:
+            return True
+        if not self._load(candidate):
+            return False
+        try:
+            found = self._loader.measure(candidate, self._loaded[candidate], missing)
+        except (ModelLoadError, EngineError) as error:
+            self._refuse(candidate, error)
+            return False
+        self._latencies[candidate] |= found
+        if not found:
+            self._untimed.add(candidate)
+            self._latencies[candidate] = {}
+        return True
+
+    def _refuse(self, candidate: Candidate, error: ModelLoadError | EngineError) -> None:
+        whole = error.detail
+        if not whole.startswith(str(candidate)):
+            whole = f"{candidate}: {whole}"
+        # The folder is named by whoever shows the reasons.
+        self.refusals.append((whole.replace(f"{candidate.file.parent}/", ""), whole))
+        self.left.remove(candidate)
+        self._close([candidate])
+
+    def _close(self, losers: Iterable[Candidate]) -> None:
+        for candidate in list(losers):
+            if candidate in self._loaded:
+                self._loaded.pop(candidate).close()
 
 
 def score(latency: dict[int, float]) -> float:
     """Seconds an image: the geometric mean of a single one and of one in the largest batch."""
     smallest, largest = min(latency), max(latency)
     return math.sqrt(latency[smallest] / smallest * latency[largest] / largest)
-
-
-def latency_key(candidate: Candidate, sha256: str, options: EngineOptions) -> str:
-    """A name under which a measurement may be kept: it holds for this artefact, engine and machine
-    only."""
-    parts = (
-        sha256,
-        candidate.precision,
-        candidate.engine,
-        installed_version(candidate.engine),
-        device_name(ENGINES[candidate.engine].device),
-        str(options.devices),
-        str(options.graph_batch_sizes),
-        str(options.instances),
-        str(options.threads),
-        str(options.max_batch_size),
-    )
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -1,13 +1,11 @@
-"""From a version folder to a Model that may serve: read, choose, check, time, warm up. Blocking."""
+"""From a version folder to a Model that may serve: read, choose, check, time. Blocking."""
 
-import math
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from serving.base.errors import (
     EngineError,
@@ -16,62 +14,309 @@ from serving.base.errors import (
     ModelLoadError,
     SelfCheckFailed,
 )
-from serving.base.machine import nvml
-from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
-from serving.base.task import ANSWER_OUTPUT, IMAGE_INPUT, answer_output
-from serving.base.text import NotText, lines_of, read_utf8
+from serving.base.text import NotText, lines_of, read_utf8, summary
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable, read_cached, write_cached
 from serving.batching.turns import CoreTurns
-from serving.engines import (
-    ENGINES,
-    Engine,
-    EngineOptions,
-    load_engine,
-    unavailable_reason,
-)
-from serving.engines.engine import CHUNK_ROWS, infer_in_parts
+from serving.engines import ENGINES, Engine, load_engine
 from serving.engines.measure import measure_latency
-from serving.models.choice import Candidate, Choice, choose, latency_key
-from serving.models.local_plans import ENGINE as PLAN_ENGINE
-from serving.models.local_plans import check_fits, with_local
-from serving.models.model import Labels, Model
-from serving.models.selfcheck import check_checksum, check_gate, check_samples, read_samples
-from serving.repository.manifest import Manifest, Variant, read_manifest
+from serving.models.candidates import (
+    Candidate,
+    LoadSettings,
+    find_candidates,
+    latency_key,
+    options_for,
+)
+from serving.models.choice import Choice, choose
+from serving.models.local_plans import check_fits
+from serving.models.model import Model
+from serving.models.selfcheck import check_answers, check_checksum, check_gate, on_this_machine
+from serving.models.servable import ModelFacts
+from serving.models.timing_shapes import (
+    Specs,
+    are_fixed,
+    given_shapes,
+    guessed_shapes,
+    timing_key,
+)
+from serving.repository.manifest import Evidence, Manifest, Variant, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
 
-# Long enough for a median that holds still, short enough that a repository of many models starts.
+logger = logging.getLogger(__name__)
+
+# Seconds of measuring for each batch size. Longer holds the median stiller, shorter starts a
+# repository of many models earlier.
 _MEASURE_SECONDS = 0.15
-# A batch handed to a thread and back costs about as much, and makes two threads fight for Python's
-# lock; what takes less is run where it is.
+# Seconds. A batch that was shorter when measured runs on the event loop: handing it to a thread and
+# back costs about as much, and makes two threads fight for the GIL.
 _INLINE_SECONDS = 2e-4
-# What takes less is over before a second thread has woken up to help; as that one then looks for
-# more work for a while, a server of a tiny network would spend twice the CPU on a call.
+# Seconds. A network that is faster for its smallest batch gets one thread: a second wakes too late
+# to help, then spins, and doubles the CPU of a call.
 _LIGHT_SECONDS = 5e-5
-# What a model is taken to need before its first batch, where it cannot be measured beforehand.
-_UNMEASURED_SECONDS = 0.01
-# On each GPU, where the config leaves the number to us: the copies of one batch then run beside the
-# other's kernels.
-_INSTANCES_PER_GPU = 2
-# Runtimes keep something of every network that was ever loaded. Files smaller than this leave less
-# behind than a process to time them in costs.
-_REHEARSED_BYTES = 8 << 20
-_PLANS_INSTEAD = "onnxruntime-tensorrt"
+# Seconds a row that a model which could not be timed is taken to need before its first batch. A
+# guess that is too large would shed calls, and nothing would ever run to correct it.
+_UNMEASURED_SECONDS = 0.001
+# Bytes of the files that are to be timed. Runtimes keep memory of every network that was ever
+# loaded; smaller files leave less behind than a process to time them in costs.
+_TIMED_APART_BYTES = 8 << 20
 
 
-@dataclass(frozen=True)
-class LoadSettings:
-    """What the server decides about every model. engine and variant: a name, or "auto".
-    build_plans: TensorRT plans are made beside, and served once they are there."""
+class VersionLoader:
+    """Loads one version of a model: finds its candidates, checks, loads and times them. It is the
+    Loader of `choose`."""
 
-    engine: str = "auto"
-    variant: str = "auto"
-    threads: int = 0
-    cache_dir: Path | None = None
-    allow_ungated: bool = False
-    build_plans: bool = False
-    max_image_pixels: int = 64_000_000
+    def __init__(
+        self,
+        path: Path,
+        config: ModelConfig,
+        version: int,
+        settings: LoadSettings,
+        metrics: Metrics,
+    ) -> None:
+        """Reads NAME/<version>; raises ModelLoadError naming the file and what is wrong with it."""
+        self._path = path
+        self._folder = folder = path / str(version)
+        self._config = config
+        self._version = str(version)
+        self._settings = settings
+        self._metrics = metrics
+        manifest = read_manifest(folder)
+        if manifest is None and not settings.allow_ungated:
+            raise InvalidManifest(
+                f"{folder}: no manifest.json, so nothing says how accurate it is; "
+                "--allow-ungated serves it all the same"
+            )
+        if manifest is not None:
+            rows = config.max_batch_size
+            manifest = on_this_machine(folder, manifest, rows, settings.cache_dir)
+        self._manifest: Manifest | None = manifest
+        variants = manifest.variants if manifest else ()
+        self._variants: dict[str, Variant] = {variant.id: variant for variant in variants}
+        found = find_candidates(folder, config, manifest, settings)
+        self.candidates = found.found
+        self.unusable = found.unusable
+        self._options = {c: options_for(c, config, settings) for c in self.candidates}
+        # The inputs with which batches were timed; the first engine that runs a guess decides.
+        self._shapes: Specs | None = None
+        for name in self._variants:  # so that the counter is there before the first failure
+            metrics.self_check_failures.labels(config.name, self._version, name)
+
+    # The steps of a choice.
+
+    def admit(self, candidate: Candidate) -> None:
+        """Whether the file may be loaded at all: it is what was published, passed its gate, and
+        fits this machine. Raises ModelLoadError."""
+        if self._manifest is None:
+            return
+        variant = self._variants[candidate.variant]
+        check_fits(variant, self._options[candidate].devices)
+        with self._counted(candidate):
+            check_checksum(candidate.file, variant.sha256)
+            if not self._settings.allow_ungated:
+                check_gate(variant, candidate.engine)
+
+    def evidence(self, candidate: Candidate) -> Evidence | None:
+        """The measurements of a candidate; None where there are none."""
+        variant = self._variants.get(candidate.variant)
+        return variant.evidence.get(candidate.engine) if variant else None
+
+    def load(self, candidate: Candidate) -> Engine:
+        """Admits a candidate, loads it and checks it. Raises ModelLoadError or EngineError."""
+        self.admit(candidate)
+        engine = load_engine(candidate.engine, candidate.file, self._options[candidate])
+        try:
+            self._check(candidate, engine)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    def _check(self, candidate: Candidate, engine: Engine) -> None:
+        check_against_engine(self._config, engine.inputs, engine.outputs, candidate.file)
+        if self._manifest is not None:
+            variant = self._variants[candidate.variant]
+            rows = self._options[candidate].max_batch_size
+            with self._counted(candidate):
+                check_answers(self._folder, self._manifest, variant, engine, rows)
+
+    @contextmanager
+    def _counted(self, candidate: Candidate) -> Iterator[None]:
+        try:
+            yield
+        except SelfCheckFailed:
+            labels = (self._config.name, self._version, candidate.variant)
+            self._metrics.self_check_failures.labels(*labels).inc()
+            raise
+
+    def known(self, candidate: Candidate) -> dict[int, float]:
+        """Seconds by batch size that an earlier start measured; empty where none did."""
+        file = self._cache_file(candidate)
+        return (read_cached(file) if file is not None else None) or {}
+
+    def measure(
+        self, candidate: Candidate, engine: Engine, sizes: Sequence[int]
+    ) -> dict[int, float]:
+        """Seconds by batch size, measured here and kept; empty where no shape is known that runs.
+        Raises ModelLoadError where shapes that were given do not run."""
+        found = self._measured(candidate, engine, sizes)
+        file = self._cache_file(candidate)
+        if file is not None and found:
+            write_cached(file, self.known(candidate) | found)
+        return found
+
+    def _measured(
+        self, candidate: Candidate, engine: Engine, sizes: Sequence[int]
+    ) -> dict[int, float]:
+        inputs = engine.inputs
+        if self._config.max_batch_size == 0 or any(s.datatype == "BYTES" for s in inputs):
+            return {}
+        given = given_shapes(self._config, inputs)
+        if given is not None or are_fixed(inputs):
+            try:
+                return _seconds(engine, given or inputs, sizes)
+            except EngineError as error:
+                said = "" if given is None else " with the shapes that config.pbtxt gives"
+                raise ModelLoadError(
+                    f"{candidate.file}: does not run{said}: {error.detail}"
+                ) from error
+        reason = ""
+        for shapes in guessed_shapes(inputs) if self._shapes is None else [self._shapes]:
+            try:
+                found = _seconds(engine, shapes, sizes)
+            except EngineError as error:
+                reason = error.detail
+                continue
+            self._shapes = shapes
+            return found
+        logger.info(
+            "not timed: no usual size runs",
+            extra={"model": self._config.name, "candidate": str(candidate), "reason": reason},
+        )
+        return {}
+
+    def _cache_file(self, candidate: Candidate) -> Path | None:
+        """Where a measured latency is kept; None for a file that no checksum tells from others."""
+        variant = self._variants.get(candidate.variant)
+        options = self._options[candidate]
+        if variant is None or options.cache_dir is None:
+            return None
+        key = latency_key(candidate, variant.sha256, options, timing_key(self._config))
+        return options.cache_dir / "latency" / f"{key}.json"
+
+    # The choice itself.
+
+    def untimed_bytes(self) -> int:
+        """Bytes of the files that would be loaded only to be timed: those of candidates on the CPU
+        that no earlier start has timed, where there are several."""
+        untimed = [
+            c
+            for c in self.candidates
+            if not self._options[c].devices and self._cache_file(c) and not self.known(c)
+        ]
+        # A file that is missing is refused by name when its turn comes.
+        sizes = [c.file.stat().st_size for c in untimed if c.file.exists()]
+        return sum(sizes) if len(untimed) > 1 else 0
+
+    def choose(self) -> Choice:
+        """The candidate that serves, loaded. Raises ModelLoadError where none can."""
+        choice = self._gpu_before_cpu()
+        options = self._options[choice.candidate]
+        smallest = min(choice.latency.values(), default=_LIGHT_SECONDS)
+        if smallest < _LIGHT_SECONDS and options.threads > 1 and not options.devices:
+            choice.engine.close()
+            self._options[choice.candidate] = replace(options, threads=1)
+            alone = choose([choice.candidate], self._sizes(), self)
+            choice = replace(alone, rejected=choice.rejected)
+        return choice
+
+    def _gpu_before_cpu(self) -> Choice:
+        """Candidates on GPUs are not timed against the CPU, which would take minutes, and whose
+        cores have images to decode. The CPU serves where nothing on the GPU can."""
+        on = {
+            device: [c for c in self.candidates if ENGINES[c.engine].device == device]
+            for device in ("gpu", "cpu")
+        }
+        if not on["gpu"] or not on["cpu"]:
+            return choose(self.candidates, self._sizes(), self)
+        try:
+            choice = choose(on["gpu"], self._sizes(), self)
+            reason = "the CPU is not asked where a GPU serves"
+            left_out = tuple(f"{candidate}: {reason}" for candidate in on["cpu"])
+        except EngineUnavailable as none_on_gpu:
+            left_out = (f"on the GPU, {none_on_gpu.detail}",)
+            try:
+                choice = choose(on["cpu"], self._sizes(), self)
+            except EngineUnavailable as none_on_cpu:
+                errors = (none_on_gpu, none_on_cpu)
+                raise EngineUnavailable(
+                    summary("", [str(error) for error in errors]),
+                    detail="; ".join(error.detail for error in errors),
+                ) from none_on_cpu
+        return replace(choice, rejected=(*choice.rejected, *left_out))
+
+    def _sizes(self) -> list[int]:
+        """The batch sizes that are timed: 1, 2, 4 ... max_batch_size."""
+        largest = self._config.max_batch_size
+        sizes = [2**i for i in range(max(1, largest).bit_length())]
+        return sizes if sizes[-1] >= largest else [*sizes, largest]
+
+    # The model.
+
+    def model(self, choice: Choice, decoders: Executor, turns: CoreTurns) -> Model:
+        """The chosen candidate behind a batcher. Raises ModelLoadError for labels that cannot be
+        read."""
+        config, options, engine = self._config, self._options[choice.candidate], choice.engine
+        facts = ModelFacts(
+            config=config,
+            version=self._version,
+            engine_name=choice.candidate.engine,
+            variant=choice.candidate.variant,
+            manifest=self._manifest,
+            inputs=config.inputs or engine.inputs,
+            outputs=config.outputs or engine.outputs,
+            output_labels=self.labels(),
+            rejected=(*choice.rejected, *self.unusable),
+            latency=choice.latency,
+            device_bytes=engine.device_bytes,
+            max_image_pixels=self._settings.max_image_pixels,
+        )
+        guess = {size: size * _UNMEASURED_SECONDS for size in self._sizes()}
+        batcher = DynamicBatcher(
+            engine,
+            model=config.name,
+            version=self._version,
+            max_batch_size=config.max_batch_size,
+            batching=config.batching,
+            instances=options.instances,
+            latency=LatencyTable(choice.latency or guess),
+            metrics=self._metrics,
+            turns=turns,
+            # Work on a GPU takes no turn on the cores.
+            cores=0 if options.devices else options.threads,
+            slo=config.slo,
+            inline_seconds=_INLINE_SECONDS,
+        )
+        return Model(
+            facts, engine=engine, batcher=batcher, decoders=decoders, metrics=self._metrics
+        )
+
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Class names by output, of the outputs that name a file of them; a manifest's classes take
+        the place of the file. Raises ModelLoadError."""
+        labels = {}
+        for output, filename in self._config.label_filenames.items():
+            if self._manifest is not None:
+                labels[output] = self._manifest.classes
+                continue
+            file = self._path / filename
+            try:
+                labels[output] = lines_of(read_utf8(file))
+            except OSError as error:
+                raise ModelLoadError(f"{file}: cannot be read: {error.strerror}") from error
+            except NotText as error:
+                raise ModelLoadError(f"{file}: cannot be read: {error.reason}") from error
+        return labels
 
 
 def load_model(
@@ -82,314 +327,23 @@ def load_model(
     metrics: Metrics,
     decoders: Executor,
     turns: CoreTurns,
-    rehearse: Callable[[], None] | None = None,
+    time_apart: Callable[[], None] | None = None,
 ) -> Model:
-    """Loads NAME/<version>. `rehearse` is called first where candidates are to be timed that would
+    """Loads NAME/<version>. `time_apart` is called first where timing the candidates here would
     leave much behind in memory. Raises ModelLoadError naming the file and what is wrong with it."""
-    folder = path / str(version)
-    manifest = read_manifest(folder)
-    if manifest is None and not settings.allow_ungated:
-        raise InvalidManifest(
-            f"{folder}: no manifest.json, so nothing says how accurate it is; "
-            "--allow-ungated serves it all the same"
-        )
-    if manifest is not None:
-        manifest = with_local(folder, manifest, config.max_batch_size, settings.cache_dir)
-    threads = settings.threads or core_count()
-    variants = {variant.id: variant for variant in manifest.variants} if manifest else {}
-    for name in variants:  # so that the counter is there before the first failure
-        metrics.self_check_failures.labels(config.name, str(version), name)
-    candidates, unusable = _candidates(folder, config, manifest, settings)
-    options = {
-        candidate: _options(candidate, config, threads, settings) for candidate in candidates
-    }
-
-    @contextmanager
-    def counted(candidate: Candidate) -> Iterator[None]:
-        try:
-            yield
-        except SelfCheckFailed:
-            labels = (config.name, str(version), candidate.variant)
-            metrics.self_check_failures.labels(*labels).inc()
-            raise
-
-    def admit(candidate: Candidate) -> None:
-        if manifest is None:
-            return
-        variant = variants[candidate.variant]
-        check_fits(variant, options[candidate].devices)
-        with counted(candidate):
-            check_checksum(candidate.file, variant.sha256)
-            if not settings.allow_ungated:
-                check_gate(variant, candidate.engine)
-
-    def check(candidate: Candidate, engine: Engine) -> None:
-        check_against_engine(config, engine.inputs, engine.outputs, candidate.file)
-        if manifest is not None:
-            with counted(candidate):
-                variant = variants[candidate.variant]
-                _check_answers(folder, manifest, variant, engine, options[candidate])
-
-    def kept(candidate: Candidate) -> Path | None:
-        variant = variants.get(candidate.variant)
-        return _kept_latency(candidate, variant, options[candidate])
-
-    def known(candidate: Candidate) -> dict[int, float] | None:
-        file = kept(candidate)
-        return read_cached(file) if file is not None else None
-
-    def measure(candidate: Candidate, engine: Engine, sizes: Sequence[int]) -> dict[int, float]:
-        found = _latency(candidate, engine, config, sizes)
-        file = kept(candidate)
-        if file is not None:
-            write_cached(file, (read_cached(file) or {}) | found)
-        return found
-
-    def load(candidate: Candidate) -> Engine:
-        return load_engine(candidate.engine, candidate.file, options[candidate])
-
-    if rehearse is not None:
-        untimed = [
-            candidate
-            for candidate in candidates
-            if not options[candidate].devices and kept(candidate) and known(candidate) is None
-        ]
-        # One that is not there is refused by name when its turn comes.
-        size = sum(c.file.stat().st_size for c in untimed if c.file.exists())
-        if len(untimed) > 1 and size > _REHEARSED_BYTES:
-            rehearse()
-
-    sizes = _batch_sizes(config.max_batch_size)
-
-    def choose_on(device: str) -> Choice:
-        there = [c for c in candidates if ENGINES[c.engine].device == device]
-        return choose(there, sizes, load, admit, check, known, measure)
-
-    choice = _gpu_before_cpu(candidates, choose_on)
-    chosen = options[choice.candidate]
-    if min(choice.latency.values()) < _LIGHT_SECONDS and chosen.threads > 1 and not chosen.devices:
+    loader = VersionLoader(path, config, version, settings, metrics)
+    loader.labels()
+    if time_apart is not None and loader.untimed_bytes() > _TIMED_APART_BYTES:
+        time_apart()
+    choice = loader.choose()
+    try:
+        return loader.model(choice, decoders, turns)
+    except BaseException:
         choice.engine.close()
-        chosen = options[choice.candidate] = replace(chosen, threads=1)
-        alone = choose([choice.candidate], sizes, load, admit, check, known, measure)
-        choice = replace(alone, rejected=choice.rejected)
-    engine, name = choice.engine, choice.candidate.engine
-    return Model(
-        config,
-        version,
-        engine=engine,
-        engine_name=name,
-        variant=choice.candidate.variant,
-        manifest=manifest,
-        labels_of=_labels_of(path, config, manifest),
-        batcher=DynamicBatcher(
-            engine,
-            model=config.name,
-            version=str(version),
-            max_batch_size=config.max_batch_size,
-            batching=config.batching,
-            instances=chosen.instances,
-            latency=LatencyTable(choice.latency),
-            metrics=metrics,
-            turns=turns,
-            # Work on a GPU takes no turn on the cores.
-            cores=0 if chosen.devices else chosen.threads,
-            slo=config.slo,
-            inline_seconds=_INLINE_SECONDS,
-        ),
-        decoders=decoders,
-        max_image_pixels=settings.max_image_pixels,
-        metrics=metrics,
-        rejected=(*choice.rejected, *unusable),
-    )
+        raise
 
 
-def _gpu_before_cpu(candidates: list[Candidate], choose_on: Callable[[str], Choice]) -> Choice:
-    """What runs on a GPU is not timed against the CPU, which would take minutes and whose cores
-    have images to decode; the CPU serves where nothing on the GPU can."""
-    devices = {ENGINES[candidate.engine].device for candidate in candidates}
-    if devices != {"cpu", "gpu"}:
-        return choose_on(devices.pop() if devices else "cpu")
-    try:
-        choice = choose_on("gpu")
-        reason = "the CPU is not asked where a GPU serves"
-        others = [c for c in candidates if ENGINES[c.engine].device == "cpu"]
-        left_out = tuple(f"{candidate}: {reason}" for candidate in others)
-    except EngineUnavailable as none_on_gpu:
-        left_out = (f"on the GPU, {none_on_gpu}",)
-        try:
-            choice = choose_on("cpu")
-        except EngineUnavailable as none_on_cpu:
-            raise EngineUnavailable(f"{none_on_gpu}; {none_on_cpu}") from none_on_cpu
-    return replace(choice, rejected=(*choice.rejected, *left_out))
-
-
-def _options(
-    candidate: Candidate, config: ModelConfig, threads: int, settings: LoadSettings
-) -> EngineOptions:
-    """How a candidate's engine is loaded: as many instances as the config asks for, on a GPU as
-    many on each."""
-    devices: tuple[int, ...] = ()
-    instances = config.instances
-    if ENGINES[candidate.engine].device == "gpu":
-        count = instances if config.placement.kind == "gpu" else max(_INSTANCES_PER_GPU, instances)
-        everywhere = tuple(device.index for device in nvml.gpus() for _ in range(count))
-        devices = config.placement.gpus or everywhere
-        instances = len(devices)
-    return EngineOptions(
-        precision=candidate.precision,
-        instances=instances,
-        threads=max(1, threads // instances),
-        max_batch_size=max(1, config.max_batch_size),
-        cache_dir=settings.cache_dir,
-        devices=devices,
-        graph_batch_sizes=config.placement.graph_batch_sizes if devices else (),
-    )
-
-
-def _candidates(
-    folder: Path, config: ModelConfig, manifest: Manifest | None, settings: LoadSettings
-) -> tuple[list[Candidate], list[str]]:
-    """Every file and engine that the settings allow, the simplest first: by variant as the manifest
-    lists them, then by engine; and a line for each engine that cannot run here at all."""
-    pinned = settings.variant if settings.variant != "auto" else config.parameters.get("variant")
-    engines, unusable = _engines(config, settings)
-    if manifest is None:
-        file = folder / config.model_file
-        if not file.exists():
-            raise ModelLoadError(f"{file}: not found")
-        fitting = [name for name in engines if file.suffix in ENGINES[name].suffixes]
-        return [Candidate("default", engine, "fp32", file) for engine in fitting], unusable
-    listed = [v for v in manifest.variants if pinned in (None, v.id)]
-    if not listed:
-        raise ModelLoadError(
-            f"{folder}: no variant {pinned!r}; it has {[v.id for v in manifest.variants]}"
-        )
-    candidates = [
-        Candidate(variant.id, engine, variant.precision, folder / variant.file)
-        for variant in listed
-        for engine in engines
-        if Path(variant.file).suffix in ENGINES[engine].suffixes
-        and variant.precision in ENGINES[engine].precisions
-    ]
-    if not candidates:
-        raise EngineUnavailable(
-            f"{folder}: nothing here runs {', '.join(v.id for v in listed)}: {'; '.join(unusable)}"
-        )
-    return candidates, unusable
-
-
-def _engines(config: ModelConfig, settings: LoadSettings) -> tuple[list[str], list[str]]:
-    """The engines that settings and config allow and that can run here; and why others cannot.
-
-    Raises ModelLoadError where settings or config ask for what is not there.
-    """
-    if settings.engine not in ("auto", *ENGINES):
-        raise ModelLoadError(f"engine {settings.engine!r}: expected auto or one of {list(ENGINES)}")
-    kind = config.placement.kind
-    if kind == "gpu":
-        _check_gpus(config)
-    allowed = [
-        name
-        for name, entry in ENGINES.items()
-        if settings.engine in ("auto", name) and kind in ("auto", entry.device)
-    ]
-    if not allowed:
-        raise ModelLoadError(
-            f"engine {settings.engine!r} runs on the {ENGINES[settings.engine].device.upper()}; "
-            f"instance_group of {config.name!r} asks for KIND_{kind.upper()}"
-        )
-    reasons = {name: unavailable_reason(name) for name in allowed}
-    if settings.build_plans and settings.engine == "auto" and reasons.get(PLAN_ENGINE, "") is None:
-        # It would compile the same network for minutes, before anything serves.
-        reasons[_PLANS_INSTEAD] = reasons.get(_PLANS_INSTEAD) or "a plan takes its place"
-    usable = [name for name in allowed if reasons[name] is None]
-    unusable = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-    if not usable:
-        raise EngineUnavailable(f"no engine can run {config.name!r} here: {'; '.join(unusable)}")
-    return usable, unusable
-
-
-def _check_gpus(config: ModelConfig) -> None:
-    """Raises ModelLoadError where instance_group names GPUs that are not there."""
-    try:
-        there = {device.index for device in nvml.gpus()}
-    except nvml.GpuUnavailable as reason:
-        raise EngineUnavailable(f"instance_group asks for KIND_GPU: {reason}") from reason
-    missing = sorted(set(config.placement.gpus) - there)
-    if missing:
-        raise ModelLoadError(
-            f"instance_group.gpus: no GPU {', '.join(map(str, missing))}; this machine has "
-            f"{sorted(there)}"
-        )
-
-
-def _check_answers(
-    folder: Path, manifest: Manifest, variant: Variant, engine: Engine, options: EngineOptions
-) -> None:
-    """The published samples, run here alone and in batches so large that an engine may part them; a
-    variant without evidence has no tolerance to hold."""
-    evidence = variant.evidence.get(engine.name)
-    output = answer_output(manifest.task, [spec.name for spec in engine.outputs])
-    samples = read_samples(folder, output)
-    if samples is None or evidence is None:
-        return
-    images, expected = samples
-    rows = options.max_batch_size
-    times = math.ceil(min(rows, CHUNK_ROWS * options.threads) / len(images))
-    images, expected = (np.concatenate([array] * times) for array in (images, expected))
-    what = f"{variant.id} in {engine.name}"
-    answers = infer_in_parts(engine, IMAGE_INPUT, images, rows)[output]
-    check_samples(output, answers, expected, evidence, what)
-    answers[:1] = infer_in_parts(engine, IMAGE_INPUT, images[:1], rows)[output]
-    check_samples(output, answers, expected, evidence, what)
-
-
-def _kept_latency(
-    candidate: Candidate, variant: Variant | None, options: EngineOptions
-) -> Path | None:
-    """Where a measured latency is kept; None for what has no checksum to know it by again."""
-    if variant is None or options.cache_dir is None:
-        return None
-    key = latency_key(candidate, variant.sha256, options)
-    return options.cache_dir / "latency" / f"{key}.json"
-
-
-def _batch_sizes(max_batch_size: int) -> list[int]:
-    """The sizes that batches are timed with: 1, 2, 4 ... max_batch_size."""
-    sizes = [2**i for i in range(max(1, max_batch_size).bit_length())]
-    return sizes if sizes[-1] >= max_batch_size else [*sizes, max_batch_size]
-
-
-def _latency(
-    candidate: Candidate, engine: Engine, config: ModelConfig, sizes: Sequence[int]
-) -> dict[int, float]:
-    """Seconds by batch size, measured here."""
-    if config.max_batch_size == 0 or any(spec.datatype == "BYTES" for spec in engine.inputs):
-        return {size: size * _UNMEASURED_SECONDS for size in sizes}
-    try:
-        milliseconds = measure_latency(engine, engine.inputs, sizes, _MEASURE_SECONDS)
-    except EngineError as error:
-        raise ModelLoadError(f"{candidate.file}: does not run: {error}") from error
+def _seconds(engine: Engine, shapes: Specs, sizes: Sequence[int]) -> dict[int, float]:
+    """Seconds by batch size. Raises EngineError."""
+    milliseconds = measure_latency(engine, shapes, sizes, _MEASURE_SECONDS)
     return {size: value / 1e3 for size, value in milliseconds.items()}
-
-
-def _labels_of(path: Path, config: ModelConfig, manifest: Manifest | None) -> dict[str, Labels]:
-    """Labels by output: the manifest's classes for a classifier's answer, and the label_filename
-    that config.pbtxt gives any other. Raises ModelLoadError for a file that cannot be read."""
-    found: dict[str, Labels] = {}
-    if manifest is not None and manifest.task == "classification":
-        found[ANSWER_OUTPUT[manifest.task]] = manifest.classes
-    for output, filename in config.label_filenames.items():
-        if output not in found:
-            found[output] = _read_labels(path / filename)
-    return found
-
-
-def _read_labels(file: Path) -> Labels:
-    """One label a line."""
-    try:
-        return lines_of(read_utf8(file))
-    except OSError as error:
-        raise ModelLoadError(f"{file}: cannot be read: {error.strerror}") from error
-    except NotText as error:
-        raise ModelLoadError(str(error)) from error

@@ -1,11 +1,7 @@
-"""What this machine's GPUs can run of a version that was built and verified elsewhere.
+"""TensorRT plans that were made on this machine, from ONNX files that were published elsewhere.
 
-A version comes with ONNX files, verified on the machine that built it. Here an engine on a GPU may
-run the same file, or a plan that TensorRT made of it. Neither was on the test split: what vouches
-for them is the file's own gate, passed in the engine that it was verified in, and that the answers
-to the published samples, given here, are within the tolerance that was published with them.
-
-Plans that were made here are kept under CACHE/plans, a folder each; the repository stays as it is.
+They are kept under CACHE/plans, a folder each; the repository stays as it is. Whether one may be
+served is for the self-check to say.
 """
 
 import hashlib
@@ -18,20 +14,17 @@ from pathlib import Path
 from serving.base.errors import EngineUnavailable
 from serving.base.machine.nvml import Gpu, gpus
 from serving.engines import ENGINES, PlanProfile, build_plan, engine_version, unavailable_reason
-from serving.repository.manifest import SAMPLES_FILE, Evidence, Manifest, Variant
+from serving.repository.manifest import Manifest, Variant
 
 ENGINE = "tensorrt"
 PLAN_FILE = "model.plan"
 RECORD_FILE = "plan.json"
 LOG_FILE = "build.log"
 
-# TensorRT takes no asymmetric INT8; FP32 is worth a plan only where nothing smaller was published.
-_ASYMMETRIC = "-u8"
-
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """plan.json: what a plan was made of, by what and for what."""
+    """plan.json: the source of a plan, its builder, and the GPU that it is for."""
 
     variant: str
     source_sha256: str
@@ -46,7 +39,12 @@ class PlanRecord:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """A plan that this machine could make: of which variant, from which file, into which folder."""
+    """A plan that this machine could make.
+
+    source, onnx: the variant, and its file.
+    profile, gpu: the batch sizes and the kind of GPU that it is for.
+    folder: where it is kept.
+    """
 
     source: Variant
     onnx: Path
@@ -56,7 +54,7 @@ class PlanRequest:
 
     @property
     def variant(self) -> str:
-        """The plan's own id ("fp16-sm90"; see plan_id)."""
+        """The plan's own id ("fp16-sm90")."""
         return plan_id(self.source.id, self.gpu)
 
     @property
@@ -94,8 +92,9 @@ def plan_requests(
         for variant in manifest.variants
         if Path(variant.file).suffix == ".onnx"
         and variant.precision in ENGINES[ENGINE].precisions
-        and not variant.id.endswith(_ASYMMETRIC)
+        and variant.symmetric  # TensorRT takes no other INT8
     ]
+    # FP32 is worth a plan only where nothing smaller was published.
     smaller = [variant for variant in sources if variant.precision != "fp32"]
     profile = PlanProfile(1, max(1, max_batch_size), max(1, max_batch_size))
     version = engine_version(ENGINE)
@@ -161,72 +160,21 @@ def build(request: PlanRequest, workspace_mib: int | None = None) -> PlanRecord:
     return record
 
 
-def with_local(
-    folder: Path, manifest: Manifest, max_batch_size: int, cache_dir: Path | None
-) -> Manifest:
-    """The manifest as it holds on this machine: with the plans that were made here as variants, and
-    evidence for engines on GPUs that the builder of the version did not have.
-
-    As it is where there is no GPU, and where no samples were published to check answers against.
-    """
-    if not _gpu_engines() or not (folder / SAMPLES_FILE).exists():
-        return manifest
-    variants = [_vouched_for(variant) for variant in manifest.variants]
-    if cache_dir is not None and ENGINE in _gpu_engines():
-        for request in plan_requests(folder, manifest, max_batch_size, cache_dir):
-            built = _built(request)
-            if built is not None:
-                # In place of one of that name that was published for another TensorRT.
-                variants = [*(v for v in variants if v.id != built.id), built]
-    return manifest.model_copy(update={"variants": tuple(variants)})
-
-
-def _gpu_engines() -> list[str]:
-    return [
-        name
-        for name, entry in ENGINES.items()
-        if entry.device == "gpu" and unavailable_reason(name) is None
-    ]
-
-
-def _vouched_for(variant: Variant) -> Variant:
-    evidence = _evidence(variant)
-    added = {
-        engine: evidence
-        for engine in _gpu_engines()
-        if evidence is not None
-        and engine not in variant.evidence
-        and Path(variant.file).suffix in ENGINES[engine].suffixes
-    }
-    return variant.model_copy(update={"evidence": {**variant.evidence, **added}})
-
-
-def _evidence(variant: Variant) -> Evidence | None:
-    """What was measured of the same file elsewhere: where it passed, or else where it did not."""
-    found = sorted(variant.evidence.items(), key=lambda item: not item[1].gate.passed)
-    if not found:
-        return None
-    engine, evidence = found[0]
-    reason = f"as verified in {engine}: {evidence.gate.reason}"
-    gate = evidence.gate.model_copy(update={"reason": reason})
-    return evidence.model_copy(update={"gate": gate})
-
-
-def _built(request: PlanRequest) -> Variant | None:
+def built(request: PlanRequest) -> Variant | None:
+    """The plan as a variant of its version, without evidence; None where it is not there."""
     try:
         record = PlanRecord(**json.loads((request.folder / RECORD_FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
     if not request.is_built:
         return None
-    evidence = _evidence(request.source)
     return Variant(
         id=request.variant,
         # Joined to the version's folder, an absolute path stays what it is.
         file=str((request.folder / PLAN_FILE).resolve()),
         sha256=record.sha256,
         precision=request.source.precision,
-        evidence={ENGINE: evidence} if evidence is not None else {},
+        evidence={},
         calibration_sha256=request.source.calibration_sha256,
         tensorrt_version=record.tensorrt_version,
         compute_capability=record.compute_capability,

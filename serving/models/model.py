@@ -1,178 +1,76 @@
-"""One loaded version of a model: engine, batcher, and the way of an image through both."""
+"""One network in one engine behind a batcher: the Servable that most models are."""
 
 import asyncio
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
 
 import numpy as np
 
 from serving.base.errors import InvalidInput, WrongTask, quoted
-from serving.base.metrics import Metrics
-from serving.base.task import IMAGE_INPUT, Task
+from serving.base.metrics import Metrics, ModelCounters
+from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
+from serving.batching.batch import BatchRecord
 from serving.batching.batcher import DynamicBatcher
-from serving.batching.ticket import Answer, Ticket, Timing
+from serving.batching.ticket import Answer, Ticket
 from serving.engines import Engine
-from serving.images.decoding import LoadedImage, Pixels, decode, from_raw
-from serving.images.preprocess import keeps, load_image, transform
-from serving.repository.manifest import EvalTransform, Evidence, Manifest
-from serving.repository.model_config import ModelConfig
-
-ENCODED_INPUT = "encoded"
-
-Labels = tuple[str, ...]
-
-
-class EncodedImage(NamedTuple):
-    """The bytes of an image file."""
-
-    data: bytes
-
-    def decode(self, max_pixels: int) -> Pixels:
-        """uint8 HWC RGB; raises InvalidInput."""
-        return decode(self.data, max_pixels)
-
-    def load(self, eval_transform: EvalTransform, max_pixels: int) -> LoadedImage:
-        """What the network sees of it; raises InvalidInput."""
-        return load_image(self.data, eval_transform, max_pixels)
-
-
-class RawPixels(NamedTuple):
-    """Uncompressed RGB bytes with their size."""
-
-    data: bytes
-    height: int
-    width: int
-
-    def decode(self, max_pixels: int) -> Pixels:
-        """uint8 HWC RGB; raises InvalidInput."""
-        return from_raw(self.data, self.height, self.width, max_pixels)
-
-    def load(self, eval_transform: EvalTransform, max_pixels: int) -> LoadedImage:
-        """What the network sees of it; raises InvalidInput."""
-        image = self.decode(max_pixels)
-        return LoadedImage(transform(image, eval_transform), (self.height, self.width))
-
-
-ImageSource = EncodedImage | RawPixels
-
-
-class CallOptions(NamedTuple):
-    """What a call may say beside its input: priority (1 most urgent, 0 the model's default),
-    deadline (when its caller gives up, seconds on the monotonic clock) and timeout (the seconds
-    that it asks for); inf for none of either."""
-
-    priority: int = 0
-    deadline: float = math.inf
-    timeout: float = math.inf
-
-
-class ImageAnswer(NamedTuple):
-    """A network's outputs for one image.
-
-    outputs: arrays by name, without the batch dimension.
-    size: the image's (height, width).
-    timing: filled but for the postprocessing.
-    """
-
-    outputs: Mapping[str, Array]
-    size: tuple[int, int]
-    timing: Timing
+from serving.images.decoding import LoadedImage
+from serving.images.preprocess import keeps
+from serving.models.servable import (
+    CallOptions,
+    EncodedImage,
+    ImageAnswer,
+    ImageSource,
+    ModelFacts,
+    RawPixels,
+    Result,
+)
+from serving.repository.manifest import EvalTransform
 
 
 class Model:
-    """One version that serves. Its methods are called from the event loop only."""
+    """One version that serves; implements `Servable`.
+
+    decoders: the worker threads that decode images and finish answers.
+    """
 
     def __init__(
         self,
-        config: ModelConfig,
-        version: int,
+        facts: ModelFacts,
         *,
         engine: Engine,
-        engine_name: str,
-        variant: str,
-        manifest: Manifest | None,
-        labels_of: Mapping[str, Labels],
         batcher: DynamicBatcher,
         decoders: Executor,
-        max_image_pixels: int,
         metrics: Metrics,
-        rejected: tuple[str, ...],
     ) -> None:
-        self.config = config
-        self.name = config.name
-        self.version = str(version)
-        self.engine_name = engine_name
-        self.variant = variant
-        self.manifest = manifest
-        # The classes of its task, and by output the labels that a ranking of it names.
-        self.labels: Labels = manifest.classes if manifest else ()
-        self.labels_of = labels_of
-        self.rejected = rejected
-        self.batcher = batcher
-        self.counters = metrics.counters(self.name, self.version)
-        self.metrics = metrics
-        self.decoders = decoders
+        self.facts = facts
+        self.counters: ModelCounters = metrics.counters(facts.name, facts.version)
         self._engine = engine
-        # Only TensorRT tells.
-        self.device_bytes: int = getattr(engine, "device_bytes", 0)
-        # As config.pbtxt promises them, or as the file has them where it promises none.
-        self.inputs = config.inputs or engine.inputs
-        self.outputs = config.outputs or engine.outputs
-        self.input_names = frozenset(spec.name for spec in self.inputs)
-        self.takes_text = any(spec.datatype == "BYTES" for spec in self.inputs)
-        self.output_types = {spec.name: spec.datatype for spec in self.outputs}
-        self.max_image_pixels = max_image_pixels
-        self._max_rows = max(1, config.max_batch_size)
-        self.request_seconds = metrics.request_seconds.labels(self.name, self.version)
-        stages = metrics.stage_seconds
+        self._batcher = batcher
+        self._decoders = decoders
+        self._request_seconds = metrics.request_seconds.labels(facts.name, facts.version)
         self._seconds = {
-            stage: stages.labels(self.name, self.version, stage)
+            stage: metrics.stage_seconds.labels(facts.name, facts.version, stage)
             for stage in ("decode", "queue", "infer", "postprocess")
         }
+        # Looked up by each call: kept as attributes.
         self._queue_seconds = self._seconds["queue"]
         self._infer_seconds = self._seconds["infer"]
+        self._inputs = facts.inputs
+        self._batches = facts.batches
+        self._max_rows = facts.max_rows
 
-    @property
-    def task(self) -> Task | None:
-        """What it is for; None for a model without a manifest, which has tensors only."""
-        return self.manifest.task if self.manifest else None
-
-    @property
-    def transform(self) -> EvalTransform | None:
-        """How images are brought to the network's size; None where it takes none."""
-        return self.manifest.transform if self.manifest else None
-
-    @property
-    def evidence(self) -> Evidence | None:
-        """What was measured of the variant and engine that serve; None where nothing was."""
-        for variant in self.manifest.variants if self.manifest else ():
-            if variant.id == self.variant:
-                return variant.evidence.get(self.engine_name)
-        return None
-
-    def observe(self, stage: str, seconds: float) -> None:
-        """Counts the time of one inference in one stage."""
-        self._seconds[stage].observe(seconds)
+    # Running.
 
     async def infer(self, inputs: Mapping[str, Array], options: CallOptions) -> Answer:
-        """Runs one call of tensors, by input name, batch dimension included.
-
-        Raises InvalidInput for a name, type or shape that does not fit, and what the batcher
-        raises.
-        """
+        """Runs one call of tensors; its errors are those of `Servable.infer`."""
         ticket = self._admit(self._check(inputs), options)
-        return self._observed(await self.batcher.submit(ticket, inputs))
+        return self._observed(await self._batcher.submit(ticket, inputs))
 
     async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
-        """Runs one image.
-
-        Raises WrongTask where the model takes no images, InvalidInput where this one cannot be
-        decoded, and what the batcher raises.
-        """
+        """Runs one image; its errors are those of `Servable.infer_image`."""
         answer, [loaded] = await self._infer_images([source], options)
         return ImageAnswer(
             outputs={name: array[0] for name, array in answer.outputs.items()},
@@ -181,74 +79,76 @@ class Model:
         )
 
     async def infer_encoded(self, images: Sequence[bytes], options: CallOptions) -> Answer:
-        """Runs image files as the rows of one call of tensors; raises what infer_image raises. One
-        that cannot be decoded fails the call."""
+        """Runs image files as the rows of one call; its errors are those of
+        `Servable.infer_image`."""
         answer, _ = await self._infer_images([EncodedImage(data) for data in images], options)
         return answer
+
+    async def run_aside(self, work: Callable[[], Result]) -> Result:
+        """Runs work on one of the threads that decode."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
     async def _infer_images(
         self, sources: Sequence[ImageSource], options: CallOptions
     ) -> "tuple[Answer, list[_Loaded]]":
-        if self.transform is None:
-            raise WrongTask(f"model {self.name!r} takes tensors only: it has no manifest")
+        eval_transform = self.facts.transform
+        if eval_transform is None:
+            raise WrongTask(f"model {self.facts.name!r} takes tensors only: it has no manifest")
         self._check_rows(len(sources))
-        # The place is reserved before anything is decoded: what is refused costs nothing more.
+        # The place is reserved before decoding, so that a refused call costs nothing more.
         ticket = self._admit(len(sources), options)
         try:
             if len(sources) == 1:
-                loaded = [await self._loaded(sources[0], self.transform)]
+                loaded = [await self._loaded(sources[0], eval_transform)]
             else:
-                each = (self._loaded(source, self.transform) for source in sources)
+                each = (self._loaded(source, eval_transform) for source in sources)
                 loaded = await asyncio.gather(*each)
-            # A part for each image: the batch is the only memory that they are copied to.
+            # One part an image: the batch is the only memory that they are copied to.
             parts = [{IMAGE_INPUT: item.image.pixels[np.newaxis]} for item in loaded]
         except BaseException:
-            self.batcher.withdraw(ticket)
+            self._batcher.withdraw(ticket)
             raise
         ticket.timing.decode = max(item.seconds for item in loaded)
-        answer = self._observed(await self.batcher.submit(ticket, *parts))
+        answer = self._observed(await self._batcher.submit(ticket, *parts))
         for item in loaded:
             self.observe("decode", item.seconds)
         return answer, loaded
 
     async def _loaded(self, source: ImageSource, eval_transform: EvalTransform) -> "_Loaded":
+        max_pixels = self.facts.max_image_pixels
         if isinstance(source, RawPixels) and keeps(source.height, source.width, eval_transform):
-            # Nothing is to be done, and a thread to do it would cost the most.
-            return _load(source, eval_transform, self.max_image_pixels)
+            # Pixels of the right size need no work: handing them to a thread would cost more.
+            return _load(source, eval_transform, max_pixels)
         return await asyncio.get_running_loop().run_in_executor(
-            self.decoders, _load, source, eval_transform, self.max_image_pixels
+            self._decoders, _load, source, eval_transform, max_pixels
         )
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
-        return self.batcher.admit(rows, options.priority, options.deadline, options.timeout)
-
-    def _observed(self, answer: Answer) -> Answer:
-        self._queue_seconds.observe(answer.timing.queue)
-        self._infer_seconds.observe(answer.timing.infer)
-        return answer
+        return self._batcher.admit(rows, options.priority, options.deadline, options.timeout)
 
     def _check(self, inputs: Mapping[str, Array]) -> int:
         """The number of rows of a call; raises InvalidInput where it does not fit the model."""
-        for name in inputs:
-            if name not in self.input_names:
+        name = self.facts.name
+        for given in inputs:
+            if given not in self.facts.input_names:
                 raise InvalidInput(
-                    f"model {self.name!r} has no input {quoted(name)}; "
-                    f"its inputs are {sorted(self.input_names)}"
+                    f"model {name!r} has no input {quoted(given)}; "
+                    f"its inputs are {sorted(self.facts.input_names)}"
                 )
         rows = 1
-        for position, spec in enumerate(self.inputs):
+        for position, spec in enumerate(self._inputs):
             array = inputs.get(spec.name)
             if array is None:
                 raise InvalidInput(
-                    f"input {spec.name!r} of model {self.name!r} is missing; "
+                    f"input {spec.name!r} of model {name!r} is missing; "
                     f"got {quoted(sorted(inputs))}"
                 )
             if array.dtype != spec.dtype or not spec.fits(array.shape):
                 raise InvalidInput(
-                    f"input {spec.name!r} of model {self.name!r}: expected "
+                    f"input {spec.name!r} of model {name!r}: expected "
                     f"{spec.datatype} {list(spec.shape)}, got {array.dtype} {list(array.shape)}"
                 )
-            if self.config.max_batch_size > 0:
+            if self._batches:
                 if position and array.shape[0] != rows:
                     raise InvalidInput(
                         f"input {spec.name!r} has {array.shape[0]} rows, the others {rows}"
@@ -260,21 +160,51 @@ class Model:
     def _check_rows(self, rows: int) -> None:
         if not 1 <= rows <= self._max_rows:
             raise InvalidInput(
-                f"batch of {rows} for model {self.name!r}: expected 1 to {self._max_rows} rows"
+                f"batch of {rows} for model {self.facts.name!r}: "
+                f"expected 1 to {self._max_rows} rows"
             )
 
+    # Watching.
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Counts the time of one inference in one stage."""
+        self._seconds[stage].observe(seconds)
+
+    def _observed(self, answer: Answer) -> Answer:
+        self._queue_seconds.observe(answer.timing.queue)
+        self._infer_seconds.observe(answer.timing.infer)
+        return answer
+
+    def call_ended(self, seconds: float, *, ok: bool) -> None:
+        """Counts a call, from its arrival to its answer or error."""
+        if ok:
+            self.counters.success.add(seconds)
+            self._request_seconds.observe(seconds)
+        else:
+            self.counters.fail.add(seconds)
+
+    def recent_batches(self) -> Sequence[BatchRecord]:
+        """The newest batches, oldest first."""
+        return list(self._batcher.recent)
+
+    def stuck_for(self) -> float:
+        """Seconds that a batch has been running far beyond any reason; 0 where none has."""
+        return self._batcher.stuck_for()
+
+    # Ending.
+
     async def drain(self, seconds: float) -> bool:
-        """Answers what was accepted, takes no more; False where that took longer than allowed."""
-        return await self.batcher.drain(seconds)
+        """Answers what was accepted, takes no more; False where that took longer."""
+        return await self._batcher.drain(seconds)
 
     def close(self) -> None:
-        """Frees the engine. Call after drain."""
-        self.batcher.close()
+        """Stops the batcher's threads and frees the engine."""
+        self._batcher.close()
         self._engine.close()
 
 
 class _Loaded(NamedTuple):
-    """What the network sees of an image, and the seconds that it took to get there."""
+    """The pixels that the network sees of an image, and the seconds spent on getting them."""
 
     image: LoadedImage
     seconds: float

@@ -1,27 +1,79 @@
-"""Makes TensorRT plans beside a running server, and has it switch to them.
+"""Makes TensorRT plans, and has a running server switch to them.
 
-Each model's plans are built by a process of their own (`convserve rebuild`): a build takes minutes,
-memory of the GPU and, where it crashes, whoever it runs in.
+Beside a server each model's plans are built by a helper: a build takes minutes, memory of the GPU
+and, where it crashes, the process it runs in.
 """
 
 import asyncio
 import hashlib
-import json
 import logging
-import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from serving.base.errors import ServingError
+from serving.base.errors import ModelLoadError, ServingError
 from serving.engines import unavailable_reason
-from serving.models.local_plans import ENGINE
+from serving.models import local_plans
+from serving.models.config_reading import read_config
+from serving.models.helper import Helper, HelperFailed
+from serving.models.local_plans import ENGINE, PlanRequest
 from serving.models.registry import Registry, State, VersionStatus
-from serving.repository.manifest import MANIFEST_FILE
+from serving.repository.layout import scan_model
+from serving.repository.manifest import MANIFEST_FILE, read_manifest
 
 log = logging.getLogger(__name__)
 
 
+def build_plans(
+    path: Path | str,
+    cache_dir: Path | str,
+    workspace_mib: int | None = None,
+    *,
+    force: bool = False,
+) -> list[dict[str, Any]]:
+    """Builds the plans that the selected versions of the model in `path` could have here.
+
+    A line for each: model, version, variant, file, state ("built", "there already", "failed"), and
+    the reason or the plan's record. force: also those that are there already.
+    Raises ModelLoadError where the model cannot be read, or TensorRT cannot run here.
+    """
+    folder = scan_model(Path(path))
+    config = read_config(folder)
+    lines: list[dict[str, Any]] = []
+    for version in config.version_policy.select(list(folder.versions)):
+        below = folder.path / str(version)
+        manifest = read_manifest(below)
+        if manifest is None:
+            continue
+        rows = config.max_batch_size
+        lines += [
+            {
+                "model": folder.name,
+                "version": str(version),
+                "variant": request.variant,
+                "file": str(request.folder / local_plans.PLAN_FILE),
+                **_build_plan(request, workspace_mib, force=force),
+            }
+            for request in local_plans.plan_requests(below, manifest, rows, Path(cache_dir))
+        ]
+    return lines
+
+
+def _build_plan(request: PlanRequest, workspace_mib: int | None, *, force: bool) -> dict[str, Any]:
+    if request.is_built and not force:
+        return {"state": "there already"}
+    try:
+        record = local_plans.build(request, workspace_mib)
+    except ModelLoadError as error:
+        return {"state": "failed", "reason": error.detail}
+    except OSError as error:
+        where = error.filename or request.folder
+        return {"state": "failed", "reason": f"{where}: {error.strerror or error}"}
+    return {"state": "built", **asdict(record)}
+
+
 class PlanBuilding:
-    """Builds what is missing for every version that serves, one model at a time."""
+    """Builds the missing plans of every version that serves, one model at a time."""
 
     def __init__(self, registry: Registry, repository: Path, cache_dir: Path) -> None:
         self._registry = registry
@@ -34,27 +86,29 @@ class PlanBuilding:
 
     async def run(self) -> None:
         """Follows the registry until cancelled; ends at once where TensorRT cannot run here."""
-        reason = unavailable_reason(ENGINE)
+        loop = asyncio.get_running_loop()
+        reason = await loop.run_in_executor(None, unavailable_reason, ENGINE)
         if reason is not None:
             log.warning("plans are not built", extra={"reason": f"{ENGINE}: {reason}"})
             return
         while True:
             await self._changed.wait()
             self._changed.clear()
+            lines = self._registry.index()
             # A load measures latencies; nothing may compute beside it.
-            if any(line.state is State.LOADING for line in self._registry.index()):
+            if any(line.state is State.LOADING for line in lines):
                 continue
-            for name in self._untried():
+            ready = [line for line in lines if line.state is State.READY]
+            for name in await loop.run_in_executor(None, self._untried, ready):
                 await self._build(name)
 
-    def _untried(self) -> list[str]:
-        ready = [line for line in self._registry.index() if line.state is State.READY]
+    def _untried(self, ready: list[VersionStatus]) -> list[str]:
         new = {(line.name, line.version, self._digest(line)) for line in ready} - self._tried
         self._tried |= new
         return sorted({name for name, _, _ in new})
 
     def _digest(self, line: VersionStatus) -> str:
-        """Of a version's manifest; empty where it has none."""
+        """SHA-256 of a version's manifest; empty where it has none."""
         try:
             content = (self._repository / line.name / line.version / MANIFEST_FILE).read_bytes()
         except OSError:
@@ -63,36 +117,23 @@ class PlanBuilding:
 
     async def _build(self, name: str) -> None:
         log.info("building plans", extra={"model": name})
-        command = [sys.executable, "-m", "convserve", "rebuild", "--json"]
-        command += ["--model", name]
-        command += ["--model-repository", str(self._repository)]
-        command += ["--cache-dir", str(self._cache_dir)]
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
+        helper = Helper("plans", path=self._repository / name, cache_dir=self._cache_dir)
         try:
-            output, errors = await process.communicate()
+            lines = await asyncio.get_running_loop().run_in_executor(None, helper.run)
         except asyncio.CancelledError:
-            process.kill()
-            await process.wait()
+            helper.kill()
             raise
-        if process.returncode != 0:
-            reason = errors.decode(errors="replace").strip()
+        except (HelperFailed, ModelLoadError) as error:
+            reason = error.detail
             log.error("plans not built", extra={"model": name, "reason": reason})
-        # One may be there though another failed; without a new one, what serves is what there is.
-        if not _made_one(output):
+            return
+        failures = [f"{line['variant']}: {line['reason']}" for line in lines if "reason" in line]
+        if failures:
+            log.error("plans not built", extra={"model": name, "reason": "; ".join(failures)})
+        if not any(line["state"] == "built" for line in lines):
             log.info("no new plans", extra={"model": name})
             return
         try:
             await self._registry.reload(name)
         except ServingError as error:
             log.error("model not reloaded", extra={"model": name, "reason": str(error)})
-
-
-def _made_one(output: bytes) -> bool:
-    """Whether `rebuild --json` made a plan. Taken to have where a runtime wrote into its answer."""
-    try:
-        lines = json.loads(output or b"[]")
-    except ValueError:
-        return True
-    return any(line["state"] == "built" for line in lines)

@@ -1,79 +1,46 @@
-"""Which models serve: by name and version, loaded and swapped without losing a call."""
+"""Loads, swaps and retires the models of a repository without losing a call."""
 
 import asyncio
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from serving.base.errors import (
-    ModelLoadError,
-    ModelNotFound,
-    ModelNotReady,
-    ServingError,
-    quoted,
-)
+from serving.base.errors import ModelLoadError, ModelNotFound, ServingError, quoted
 from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import Metrics
 from serving.batching.turns import CoreTurns
-from serving.models.loading import LoadSettings, load_model
-from serving.models.model import Model
-from serving.models.timing_process import rehearse
-from serving.repository.layout import ModelFolder, Stamp, model_names, scan, scan_model
-from serving.repository.model_config import ModelConfig, read_model_config
+from serving.models.candidates import LoadSettings
+from serving.models.catalog import Catalog, ModelEntry, State, VersionEntry, VersionStatus
+from serving.models.config_reading import read_config
+from serving.models.loading import load_model
+from serving.models.servable import Servable
+from serving.models.timing_process import time_apart
+from serving.repository.layout import ModelFolder, Stamp, can_be_folder, compare, scan, scan_model
+from serving.repository.model_config import ModelConfig
 from serving.repository.override import write_override
-from serving.repository.watcher import compare
+
+__all__ = ["Registry", "State", "VersionStatus"]
 
 logger = logging.getLogger(__name__)
 
 
-class State(StrEnum):
-    """As RepositoryIndex spells them; UNKNOWN is a model that nobody has asked to load."""
-
-    UNKNOWN = ""
-    LOADING = "LOADING"
-    READY = "READY"
-    UNLOADING = "UNLOADING"
-    UNAVAILABLE = "UNAVAILABLE"
-
-
 @dataclass(frozen=True)
-class VersionStatus:
-    """One line of the repository's index; version is empty where a model has none to name."""
+class _Prepared:
+    """What a load found on disk. config: the error instead, where it cannot be served."""
 
-    name: str
-    version: str
-    state: State
-    reason: str
-    model: Model | None = None
-
-
-@dataclass
-class _Version:
-    state: State = State.LOADING
-    reason: str = ""
-    stamp: tuple[Stamp, Stamp] = ((), ())
-    model: Model | None = None
-
-
-@dataclass
-class _Entry:
-    """A model that the server knows: what is wrong with the folder as a whole, and its versions."""
-
-    state: State = State.LOADING
-    problem: str = "waiting to be loaded"
-    versions: dict[int, _Version] = field(default_factory=dict)
+    folder: ModelFolder
+    config: ModelConfig | ModelLoadError
     staged: "tempfile.TemporaryDirectory[str] | None" = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Registry:
-    """All loaded models. Everything but loading itself happens on one event loop."""
+class Registry(Catalog):
+    """All models of a repository. States change on one event loop; files are read and written on
+    threads, and loading has a thread of its own."""
 
     def __init__(
         self,
@@ -83,127 +50,33 @@ class Registry:
         decoders: Executor,
         drain_seconds: float,
     ) -> None:
+        super().__init__()
         self._repository = repository
         self._settings = settings
         self._metrics = metrics
         self._decoders = decoders
         self._drain_seconds = drain_seconds
         self._turns = CoreTurns(settings.threads or core_count())
-        self._entries: dict[str, _Entry] = {}
         self._scanned: dict[str, ModelFolder] = {}
         # One at a time: a load measures latencies, which two at once would spoil for each other.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._listeners: list[Callable[[], None]] = []
+        self._loads: set[asyncio.Task[None]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
 
-    # Asking.
-
-    def get(self, name: str, version: str = "") -> Model:
-        """The model of this name; without a version the newest that is ready.
-
-        Raises ModelNotFound, ModelNotReady.
-        """
-        entry = self._entries.get(name)
-        if entry is None:
-            raise ModelNotFound(f"no model {quoted(name)}; this server has {sorted(self._entries)}")
-        if not version:
-            newest, model = -1, None
-            for number, held in entry.versions.items():
-                if held.model is not None and number > newest:
-                    newest, model = number, held.model
-            if model is None:
-                raise ModelNotReady(f"model {name!r} is not ready: {self._why(entry)}")
-            return model
-        # No folder's name has more digits; Python refuses to read 5,000 of them.
-        number = int(version) if version.isdecimal() and len(version) <= 255 else -1
-        asked = entry.versions.get(number)
-        if asked is None:
-            raise ModelNotFound(
-                f"model {name!r} has no version {quoted(version)}; "
-                f"it has {[str(v) for v in sorted(entry.versions)]}"
-            )
-        if asked.model is None:
-            raise ModelNotReady(
-                f"model {name!r} version {version} is not ready: {asked.reason or asked.state}"
-            )
-        return asked.model
-
-    def _why(self, entry: _Entry) -> str:
-        reasons = [entry.problem] if entry.problem else []
-        reasons += [f"version {v}: {h.reason or h.state}" for v, h in entry.versions.items()]
-        return "; ".join(reasons) or "it has no versions"
-
-    def ready_versions(self, name: str) -> list[str]:
-        """Versions of a model that serve now, ascending; empty where there are none."""
-        entry = self._entries.get(name)
-        versions = sorted(entry.versions.items()) if entry else []
-        return [str(v) for v, held in versions if held.model is not None]
-
-    def index(self) -> list[VersionStatus]:
-        """Every known version with its state; a model without any has one line of its own."""
-        lines = []
-        for name, entry in sorted(self._entries.items()):
-            for version, held in sorted(entry.versions.items()):
-                lines.append(VersionStatus(name, str(version), held.state, held.reason, held.model))
-            if entry.problem or not entry.versions:
-                problem = entry.problem or "no version folder that the version policy selects"
-                lines.append(VersionStatus(name, "", entry.state, problem))
-        return lines
-
-    async def repository_index(self) -> list[VersionStatus]:
-        """`index`, and a line for each model that lies in the repository but was never loaded."""
-        loop = asyncio.get_running_loop()
-        try:
-            names = await loop.run_in_executor(None, model_names, self._repository)
-        except OSError as error:
-            logger.error("repository cannot be read", extra={"reason": str(error)})
-            names = []
-        idle = [
-            VersionStatus(name, "", State.UNKNOWN, "")
-            for name in names
-            if name not in self._entries
-        ]
-        return sorted(self.index() + idle, key=lambda line: line.name)
-
-    def ready(self, strict: bool) -> bool:
-        """At least one model serves and none is loading; when strict, every one serves."""
-        lines = self.index()
-        if any(line.state is State.LOADING for line in lines):
-            return False
-        if strict and any(line.state is not State.READY for line in lines):
-            return False
-        return any(line.state is State.READY for line in lines)
-
-    def stuck(self) -> list[str]:
-        """A line for each model with a batch that has been running far beyond any reason."""
-        return [
-            f"{line.name}/{line.version}: a batch has been running for {seconds:.0f} s"
-            for line in self.index()
-            if line.model is not None and (seconds := line.model.batcher.stuck_for())
-        ]
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` after every change of a state."""
-        self._listeners.append(listener)
-
-    def _changed(self) -> None:
-        for listener in self._listeners:
-            listener()
-
-    # Loading.
+    # Following the repository.
 
     async def load_all(self) -> None:
         """Loads everything in the repository; a model that cannot be loaded is reported and passed
-        over."""
-        self._scanned = scan(self._repository)
+        over. Raises OSError where the repository cannot be read."""
+        self._scanned = await asyncio.to_thread(scan, self._repository)
         for name in self._scanned:
-            self._entries.setdefault(name, _Entry())
+            self.entries.setdefault(name, ModelEntry())
         for name in self._scanned:
             await self._load_reporting(name)
 
     async def poll(self) -> None:
-        """Looks at the repository once and follows what has changed there."""
-        found = await asyncio.get_running_loop().run_in_executor(None, scan, self._repository)
+        """Looks at the repository once and follows what has changed there. Raises OSError."""
+        found = await asyncio.to_thread(scan, self._repository)
         changes = compare(self._scanned, found)
         self._scanned = found
         for name in (*changes.added, *changes.changed):
@@ -212,73 +85,125 @@ class Registry:
         for name in changes.removed:
             logger.info("model removed from repository", extra={"model": name})
             await self.unload(name)
-            self._entries.pop(name, None)
+            self.entries.pop(name, None)
 
     async def _load_reporting(self, name: str) -> None:
         try:
             await self.load(name)
         except ServingError as error:
-            logger.error("model not loaded", extra={"model": name, "reason": str(error)})
+            reason = error.detail if isinstance(error, ModelLoadError) else str(error)
+            logger.error("model not loaded", extra={"model": name, "reason": reason})
+
+    async def repository_index(self) -> list[VersionStatus]:
+        """`index`, and a line for each model that lies in the repository but was never loaded."""
+        try:
+            folders = await asyncio.to_thread(scan, self._repository)
+        except OSError as error:
+            logger.error("repository cannot be read", extra={"reason": str(error)})
+            folders = {}
+        idle = [
+            VersionStatus(name, "", State.UNKNOWN, folder.problem, is_model=folder.is_model)
+            for name, folder in folders.items()
+            if name not in self.entries
+        ]
+        return sorted(self.index() + idle, key=lambda line: line.name)
+
+    # Loading.
 
     async def load(self, name: str, override: Mapping[str, str | bytes] | None = None) -> None:
         """Loads or reloads a model: new versions come up beside the old ones and then take over.
 
         `override` replaces its config or files until it is loaded again. Raises ModelNotFound where
         there is no such folder, InvalidInput for a bad override, ModelLoadError where nothing of
-        it, or not all of it, could be loaded; what served before goes on serving.
+        it, or not all of it, could be loaded; what served before goes on serving. A load whose
+        caller goes away goes on.
         """
-        path = self._repository / name
-        plain = bool(name) and "/" not in name and not name.startswith(".")
-        brings_files = any(key.startswith("file:") for key in override or ())
-        if not plain or not (path.is_dir() or brings_files):
-            raise ModelNotFound(
-                f"no folder {quoted(name)} in the model repository {self._repository}"
-            )
-        staged = None
-        if override:
-            staged = tempfile.TemporaryDirectory(prefix="convserve-")
-            try:
-                path = write_override(name, override, self._repository, Path(staged.name))
-            except BaseException:
-                staged.cleanup()
-                raise
-        entry = self._entries.setdefault(name, _Entry())
-        async with entry.lock:
-            folder = scan_model(path)
-            try:
-                config = read_model_config(path)
-            except ModelLoadError as error:
-                entry.state, entry.problem = State.UNAVAILABLE, str(error)
-                self._changed()
-                raise
-            for warning in config.warnings:
-                logger.warning("config", extra={"model": name, "reason": warning})
-            entry.state, entry.problem = State.UNAVAILABLE, ""
-            try:
-                await self._bring_up(entry, folder, config)
-            finally:
-                # What was staged before may go once nothing is loaded from it any more.
-                entry.staged, staged = staged, entry.staged
+        task = asyncio.get_running_loop().create_task(self._load(name, dict(override or {})))
+        self._loads.add(task)
+        task.add_done_callback(self._loaded)
+        await asyncio.shield(task)
+
+    def _loaded(self, task: asyncio.Task[None]) -> None:
+        self._loads.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen here, where its caller has gone away
 
     async def reload(self, name: str) -> None:
-        """Loads what is selected anew though its files are the same: what this machine can run of
-        them has changed. A model that serves an override is left alone. Raises as load does."""
-        entry = self._entries.get(name)
+        """Loads the selected versions anew though their files are the same: what this machine can
+        run of them has changed. A model that serves an override is left alone. Raises as load
+        does."""
+        entry = self.entries.get(name)
         if entry is None or entry.staged is not None:
             return
         for held in entry.versions.values():
             held.stamp = ((), ())
         await self.load(name)
 
-    async def _bring_up(self, entry: _Entry, folder: ModelFolder, config: ModelConfig) -> None:
+    async def _load(self, name: str, override: dict[str, str | bytes]) -> None:
+        prepared = await asyncio.to_thread(self._prepare, name, override)
+        staged = prepared.staged
+        entry = self.entries.setdefault(name, ModelEntry())
+        async with entry.lock:
+            entry.is_model = prepared.folder.is_model
+            entry.state = State.UNAVAILABLE
+            try:
+                if isinstance(prepared.config, ModelLoadError):
+                    entry.problem = str(prepared.config)
+                    self.changed()
+                    raise prepared.config
+                self._log_config(prepared.config)
+                entry.problem = ""
+                # The override that serves may go once nothing is loaded from it any more.
+                try:
+                    await self._bring_up(entry, prepared.folder, prepared.config)
+                finally:
+                    entry.staged, staged = staged, entry.staged
+            finally:
+                if staged is not None:
+                    await asyncio.to_thread(staged.cleanup)
+
+    def _prepare(self, name: str, override: dict[str, str | bytes]) -> _Prepared:
+        """Everything that a load reads and writes before it brings versions up. Blocking."""
+        path = self._repository / name
+        brings_files = any(key.startswith("file:") for key in override)
+        if not can_be_folder(name) or not (brings_files or path.is_dir()):
+            raise ModelNotFound(
+                f"no folder {quoted(name)} in the model repository {self._repository}"
+            )
+        staged = None
+        if override:
+            staged = tempfile.TemporaryDirectory(prefix="convserve-", ignore_cleanup_errors=True)
+            try:
+                path = write_override(name, override, self._repository, Path(staged.name))
+            except BaseException:
+                staged.cleanup()
+                raise
+        folder = scan_model(path)
+        config: ModelConfig | ModelLoadError
+        try:
+            config = read_config(folder, strict=self._settings.strict_config)
+        except ModelLoadError as error:
+            config = error
+        return _Prepared(folder, config, staged)
+
+    def _log_config(self, config: ModelConfig) -> None:
+        for warning in config.warnings:
+            logger.warning("config", extra={"model": config.name, "reason": warning})
+        if config.completed:
+            fields = list(config.completed)
+            logger.info("config completed", extra={"model": config.name, "fields": fields})
+
+    async def _bring_up(self, entry: ModelEntry, folder: ModelFolder, config: ModelConfig) -> None:
         selected = config.version_policy.select(list(folder.versions))
+        if not selected:
+            logger.warning("no version to load", extra={"model": folder.name})
         failures = [
             await self._load_version(entry, folder, config, version) for version in selected
         ]
-        failed = [str(error) for error in failures if error is not None]
-        if failed and not self._serving(entry) and config.version_policy.latest:
+        failed = [error for error in failures if error is not None]
+        if failed and not entry.serves and config.version_policy.latest:
             # Nothing of the newest can serve and nothing served before: an older one is better
-            # than none, and what other replicas still serve.
+            # than none, and other replicas still serve it.
             older = [v for v in sorted(folder.versions, reverse=True) if v not in selected]
             for version in older:
                 if await self._load_version(entry, folder, config, version) is None:
@@ -286,24 +211,26 @@ class Registry:
         if not failed:
             for version in [v for v in entry.versions if v not in selected]:
                 self._retire(entry, folder.name, version)
-        self._changed()
+        self.changed()
+        if len(failed) == 1:
+            raise failed[0]
         if failed:
-            raise ModelLoadError("; ".join(failed))
-
-    def _serving(self, entry: _Entry) -> bool:
-        return any(held.model is not None for held in entry.versions.values())
+            raise ModelLoadError(
+                "; ".join(map(str, failed)), "; ".join(error.detail for error in failed)
+            )
 
     async def _load_version(
-        self, entry: _Entry, folder: ModelFolder, config: ModelConfig, version: int
+        self, entry: ModelEntry, folder: ModelFolder, config: ModelConfig, version: int
     ) -> ModelLoadError | None:
-        """Loads one version beside what serves, then switches; the error where that failed."""
+        """Loads one version beside the one that serves, then switches; the error where that
+        failed."""
         stamp = (folder.config_stamp, folder.versions[version])
-        held = entry.versions.setdefault(version, _Version())
+        held = entry.versions.setdefault(version, VersionEntry())
         if held.model is not None and held.stamp == stamp:
             return None
         if held.model is None:
             held.state, held.reason = State.LOADING, ""
-            self._changed()
+            self.changed()
         try:
             model = await asyncio.get_running_loop().run_in_executor(
                 self._loader,
@@ -315,43 +242,51 @@ class Registry:
                 self._metrics,
                 self._decoders,
                 self._turns,
-                partial(rehearse, folder.path, version, self._settings),
+                partial(time_apart, folder.path, version, self._settings),
             )
         except Exception as problem:  # a broken file must not take the other models with it
-            error = problem
-            if not isinstance(error, ModelLoadError):
-                logger.exception("loading failed", extra={"model": folder.name})
-                error = ModelLoadError(f"{folder.path}/{version}: {type(error).__name__}: {error}")
-            held.reason = str(error)
-            if held.model is None:
-                held.state = State.UNAVAILABLE
-                self._metrics.model_ready.labels(folder.name, str(version)).set(0)
-            self._changed()
-            return error
+            return self._failed(folder, version, held, problem)
+        self._take_over(held, model, stamp)
+        return None
+
+    def _failed(
+        self, folder: ModelFolder, version: int, held: VersionEntry, problem: Exception
+    ) -> ModelLoadError:
+        error = problem
+        if not isinstance(error, ModelLoadError):
+            logger.error("loading failed", extra={"model": folder.name}, exc_info=problem)
+            error = ModelLoadError(f"{folder.path}/{version}: {type(error).__name__}: {error}")
+        held.reason = str(error)
+        if held.model is None:
+            held.state = State.UNAVAILABLE
+            self._metrics.model_ready.labels(folder.name, str(version)).set(0)
+        self.changed()
+        return error
+
+    def _take_over(self, held: VersionEntry, model: Servable, stamp: tuple[Stamp, Stamp]) -> None:
         old, held.model = held.model, model
+        facts = model.facts
         held.state, held.reason, held.stamp = State.READY, "", stamp
-        self._metrics.model_ready.labels(folder.name, str(version)).set(1)
-        memory = self._metrics.model_device_memory.labels(folder.name, str(version))
-        memory.set(model.device_bytes)
+        self._metrics.model_ready.labels(facts.name, facts.version).set(1)
+        self._metrics.model_device_memory.labels(facts.name, facts.version).set(facts.device_bytes)
         if old is not None:
             self._metrics.model_accuracy.remove(*_served(old))
-        if model.evidence is not None:
-            accuracy = model.evidence.accuracy.value
+        if facts.evidence is not None:
+            accuracy = facts.evidence.accuracy.value
             self._metrics.model_accuracy.labels(*_served(model)).set(accuracy)
         logger.info(
             "model ready",
             extra={
-                "model": model.name,
-                "version": model.version,
-                "variant": model.variant,
-                "engine": model.engine_name,
-                "not_chosen": list(model.rejected),
+                "model": facts.name,
+                "version": facts.version,
+                "variant": facts.variant,
+                "engine": facts.engine_name,
+                "not_chosen": list(facts.rejected),
             },
         )
-        self._changed()
+        self.changed()
         if old is not None:
             self._close_later(old)
-        return None
 
     # Unloading.
 
@@ -360,16 +295,14 @@ class Registry:
 
         Raises ModelNotFound.
         """
-        entry = self._entries.get(name)
-        if entry is None:
-            raise ModelNotFound(f"no model {quoted(name)}; this server has {sorted(self._entries)}")
+        entry = self.entry(name)
         async with entry.lock:
             retired = [self._retire(entry, name, version) for version in list(entry.versions)]
             entry.state, entry.problem = State.UNAVAILABLE, "unloaded"
-            self._changed()
+            self.changed()
         await asyncio.gather(*(task for task in retired if task is not None))
 
-    def _retire(self, entry: _Entry, name: str, version: int) -> asyncio.Task[None] | None:
+    def _retire(self, entry: ModelEntry, name: str, version: int) -> asyncio.Task[None] | None:
         model = entry.versions.pop(version).model
         self._metrics.forget(name, str(version))
         if model is None:
@@ -377,34 +310,37 @@ class Registry:
         self._metrics.model_accuracy.remove(*_served(model))
         return self._close_later(model)
 
-    def _close_later(self, model: Model) -> asyncio.Task[None]:
+    def _close_later(self, model: Servable) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(self._drain_and_close(model))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
         return task
 
-    async def _drain_and_close(self, model: Model) -> None:
+    async def _drain_and_close(self, model: Servable) -> None:
+        facts = model.facts
         if not await model.drain(self._drain_seconds):
-            logger.warning("calls left when drained", extra={"model": model.name})
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, model.close)
+            logger.warning("calls left when drained", extra={"model": facts.name})
+        await asyncio.to_thread(model.close)
         # A network's memory lies between other blocks: reload after reload, the heap would grow.
-        await loop.run_in_executor(None, trim_heap)
-        logger.info("model retired", extra={"model": model.name, "version": model.version})
+        await asyncio.to_thread(trim_heap)
+        logger.info("model retired", extra={"model": facts.name, "version": facts.version})
 
     async def close(self) -> None:
         """Drains and frees every model."""
+        for load in self._loads:
+            load.cancel()
         models = [
             held.model
-            for entry in self._entries.values()
+            for entry in self.entries.values()
             for held in entry.versions.values()
             if held.model is not None
         ]
         await asyncio.gather(*(self._drain_and_close(model) for model in models))
         await asyncio.gather(*self._retiring)
-        self._loader.shutdown(wait=True)
+        await asyncio.to_thread(self._loader.shutdown, wait=True)
 
 
-def _served(model: Model) -> tuple[str, str, str, str]:
+def _served(model: Servable) -> tuple[str, str, str, str]:
     """The labels under which a model's accuracy is shown."""
-    return model.name, model.version, model.variant, model.engine_name
+    facts = model.facts
+    return facts.name, facts.version, facts.variant, facts.engine_name

@@ -1,16 +1,78 @@
-"""Is a variant what was published, and does it still answer as it did then, on this machine?"""
+"""Whether a variant may be served on this machine: what vouches for it, and how that is checked.
 
-import hashlib
-from functools import lru_cache
+A version comes with ONNX files, verified on the machine that built it. Here an engine on a GPU may
+run the same file, or a plan that TensorRT made of it. Neither was on the evaluation split. Two
+things vouch for them: the gate that the file passed in the engine it was verified in, and answers
+to the published samples that, given here, lie within the published tolerance.
+"""
+
+import math
 from pathlib import Path
 
 import numpy as np
 
+from serving.base.digest import sha256
 from serving.base.errors import SelfCheckFailed
 from serving.base.evaluation import output_distance
-from serving.base.task import IMAGE_INPUT
+from serving.base.task import IMAGE_INPUT, answer_output
 from serving.base.tensor import Array
-from serving.repository.manifest import SAMPLES_FILE, Evidence, Variant
+from serving.engines import ENGINES, Engine, unavailable_reason
+from serving.engines.engine import infer_in_parts
+from serving.models import local_plans
+from serving.repository.manifest import SAMPLES_FILE, Evidence, Manifest, Variant
+
+
+def on_this_machine(
+    folder: Path, manifest: Manifest, max_batch_size: int, cache_dir: Path | None
+) -> Manifest:
+    """The manifest as it holds here: with the plans that were made here as variants, and evidence
+    for engines on GPUs that the builder of the version did not have.
+
+    It is unchanged where there is no GPU, and where no samples were published to check answers
+    against.
+    """
+    engines = [
+        name
+        for name, entry in ENGINES.items()
+        if entry.device == "gpu" and unavailable_reason(name) is None
+    ]
+    if not engines or not (folder / SAMPLES_FILE).exists():
+        return manifest
+    variants = [_vouched_for(variant, engines) for variant in manifest.variants]
+    if cache_dir is not None and local_plans.ENGINE in engines:
+        for request in local_plans.plan_requests(folder, manifest, max_batch_size, cache_dir):
+            built = local_plans.built(request)
+            if built is not None:
+                evidence = _evidence(request.source)
+                vouched = {local_plans.ENGINE: evidence} if evidence is not None else {}
+                built = built.model_copy(update={"evidence": vouched})
+                # It replaces one of its name that was published for another TensorRT.
+                variants = [*(v for v in variants if v.id != built.id), built]
+    return manifest.model_copy(update={"variants": tuple(variants)})
+
+
+def _vouched_for(variant: Variant, engines: list[str]) -> Variant:
+    evidence = _evidence(variant)
+    added = {
+        engine: evidence
+        for engine in engines
+        if evidence is not None
+        and engine not in variant.evidence
+        and Path(variant.file).suffix in ENGINES[engine].suffixes
+    }
+    return variant.model_copy(update={"evidence": {**variant.evidence, **added}})
+
+
+def _evidence(variant: Variant) -> Evidence | None:
+    """The measurements of the same file elsewhere: where it passed its gate, or else where it did
+    not."""
+    found = sorted(variant.evidence.items(), key=lambda item: not item[1].gate.passed)
+    if not found:
+        return None
+    engine, evidence = found[0]
+    reason = f"as verified in {engine}: {evidence.gate.reason}"
+    gate = evidence.gate.model_copy(update={"reason": reason})
+    return evidence.model_copy(update={"gate": gate})
 
 
 def check_gate(variant: Variant, engine: str) -> Evidence:
@@ -29,24 +91,16 @@ def check_gate(variant: Variant, engine: str) -> Evidence:
 def check_checksum(file: Path, expected: str) -> None:
     """Raises SelfCheckFailed where the file is missing or is not the one that was published."""
     try:
-        stat = file.stat()
-        actual = _sha256(file, stat.st_mtime_ns, stat.st_size)
+        actual = sha256(file)
     except OSError as error:
         raise SelfCheckFailed(f"{file}: cannot be read: {error.strerror}") from error
     if actual != expected:
         raise SelfCheckFailed(f"{file}: sha256 is {actual}, the manifest says {expected}")
 
 
-@lru_cache(maxsize=256)
-def _sha256(file: Path, modified: int, size: int) -> str:
-    """One read for all engines that try a file; the stamp makes a changed file a new key."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
-    """Sample inputs uint8 [n, H, W, 3] and FP32's answers to them, of the output of that name; None
-    where none were published.
+    """Sample inputs uint8 [n, H, W, 3], and FP32's answers [n, ...] in one output; None where none
+    were published.
 
     Raises SelfCheckFailed where the file does not hold them.
     """
@@ -58,6 +112,29 @@ def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
             return samples[IMAGE_INPUT], samples[output]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise SelfCheckFailed(f"{path}: cannot be read: {error}") from error
+
+
+def check_answers(
+    folder: Path, manifest: Manifest, variant: Variant, engine: Engine, max_batch_size: int
+) -> None:
+    """Runs the published samples alone, and in batches so large that the engine uses each of its
+    ways to compute one. A variant without evidence has no tolerance to hold.
+
+    Raises SelfCheckFailed where the answers differ, EngineError where a batch fails.
+    """
+    evidence = variant.evidence.get(engine.name)
+    output = answer_output(manifest.task, [spec.name for spec in engine.outputs])
+    samples = read_samples(folder, output)
+    if samples is None or evidence is None:
+        return
+    images, expected = samples
+    times = math.ceil(min(max_batch_size, engine.check_rows) / len(images))
+    images, expected = (np.concatenate([array] * times) for array in (images, expected))
+    what = f"{variant.id} in {engine.name}"
+    answers = infer_in_parts(engine, IMAGE_INPUT, images, max_batch_size)[output]
+    check_samples(output, answers, expected, evidence, what)
+    answers[:1] = infer_in_parts(engine, IMAGE_INPUT, images[:1], max_batch_size)[output]
+    check_samples(output, answers, expected, evidence, what)
 
 
 def check_samples(

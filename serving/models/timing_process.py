@@ -1,65 +1,49 @@
-"""Timing a model's candidates in a process of its own, with which what they leave in memory ends.
+"""Timing a model's candidates in a process of its own, with which the memory that they take ends.
 
-The server then finds the latencies, and the networks compiled, in its cache, and loads only what it
-serves.
+The server then finds the latencies, and the networks compiled, in its cache, and loads only the one
+that serves.
 """
 
-import contextlib
-import json
 import logging
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from serving.base.errors import ModelLoadError
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
 from serving.batching.turns import CoreTurns
-from serving.models.loading import LoadSettings, load_model
-from serving.repository.model_config import read_model_config
+from serving.models.candidates import LoadSettings
+from serving.models.config_reading import read_config
+from serving.models.helper import Helper, HelperFailed
+from serving.models.loading import load_model
+from serving.repository.layout import scan_model
 
 logger = logging.getLogger(__name__)
 
 
-def rehearse(path: Path, version: int, settings: LoadSettings) -> None:
-    """Loads NAME/<version> in another process and waits for its end. Where that goes wrong, the
-    reason is logged, and the candidates are timed in this process, which keeps their memory."""
-    command = [sys.executable, "-m", "serving.models.timing_process", str(path), str(version)]
-    document = json.dumps(asdict(settings), default=str)
+def time_apart(path: Path, version: int, settings: LoadSettings) -> None:
+    """Times NAME/<version> in a helper and waits for its end. Where that goes wrong, the reason is
+    logged, and the candidates are timed in this process, which keeps their memory."""
+    helper = Helper("time", path=path, version=version, settings=asdict(settings))
     try:
-        done = subprocess.run(command, input=document, capture_output=True, text=True, check=False)
-    except OSError as error:
-        reason = str(error)
-    else:
-        if done.returncode == 0:
-            return
-        reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-    logger.warning(
-        "no process of its own to time the engines in: the server does it and keeps their memory",
-        extra={"model": path.name, "reason": reason},
-    )
+        helper.run()
+    except HelperFailed as failure:
+        logger.warning(
+            "no process of its own to time the engines in: the server does it and keeps their "
+            "memory",
+            extra={"model": path.name, "reason": str(failure), "printed": failure.detail},
+        )
+    except ModelLoadError:
+        return  # the server finds the same, and says it
 
 
-def main() -> None:
-    """Loads what the arguments name with the settings on stdin, and ends."""
-    path, version = Path(sys.argv[1]), int(sys.argv[2])
-    given = json.load(sys.stdin)
-    if given["cache_dir"] is not None:
-        given["cache_dir"] = Path(given["cache_dir"])
-    # What cannot be served the server finds out as well, and says.
-    with ThreadPoolExecutor(1) as decoders, contextlib.suppress(ModelLoadError):
-        load_model(
-            path,
-            read_model_config(path),
-            version,
-            LoadSettings(**given),
-            Metrics(),
-            decoders,
-            CoreTurns(core_count()),
-        ).close()
-
-
-if __name__ == "__main__":
-    main()
+def time_candidates(path: str, version: int, settings: dict[str, Any]) -> None:
+    """Loads NAME/<version> as the server would, in the helper. Raises ModelLoadError."""
+    cache_dir = settings["cache_dir"]
+    given = LoadSettings(**{**settings, "cache_dir": cache_dir and Path(cache_dir)})
+    config = read_config(scan_model(Path(path)), strict=given.strict_config)
+    with ThreadPoolExecutor(1) as decoders:
+        turns = CoreTurns(core_count())
+        load_model(Path(path), config, version, given, Metrics(), decoders, turns).close()

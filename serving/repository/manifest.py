@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serving.base.errors import InvalidManifest
 from serving.base.evaluation import Estimate
 from serving.base.task import Task
+from serving.base.text import NotText, read_utf8
 
 SCHEMA_VERSION = "1.0"
 MANIFEST_FILE = "manifest.json"
@@ -24,7 +25,7 @@ class _Frozen(BaseModel):
 
 
 class EvalTransform(_Frozen):
-    """From a decoded image of any size to the pixels that the network sees.
+    """How a decoded image of any size becomes the pixels that the network sees.
 
     `resize` is applied first: one number makes the shorter side that many pixels and keeps the
     aspect ratio, a pair (height, width) stretches. `crop` (height, width) then cuts the centre.
@@ -52,7 +53,7 @@ class EvalTransform(_Frozen):
 
 
 class Normalization(_Frozen):
-    """(pixel / 255 - mean) / std for R, G, B. It is inside the graph; here for the record."""
+    """(pixel / 255 - mean) / std for R, G, B. The graph does it; this is the record of it."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -73,11 +74,15 @@ class Gate(_Frozen):
 
 
 class Evidence(_Frozen):
-    """What was measured of one variant in one engine.
+    """Measurements of one variant in one engine.
 
-    `measures` holds what the task has beside its accuracy, by name: estimates, or plain numbers
-    that have no interval. `class_drops` names the classes that lost most recall or IoU, and how
-    much.
+    accuracy: the task's measure on the evaluation split.
+    measures: the task's other measures by name; plain numbers have no interval.
+    drop: accuracy lost against FP32.
+    class_drops: the classes that lost most recall or IoU, and how much.
+    agreement: share of answers that equal FP32's.
+    samples_tolerance: distance of the answers on samples.npz from FP32's that a server accepts.
+    latency, gate: how fast it was, and whether it may be served.
     """
 
     accuracy: Estimate
@@ -85,15 +90,17 @@ class Evidence(_Frozen):
     drop: Estimate
     class_drops: Mapping[str, float] = {}
     agreement: Fraction
-    # Distance of the answers on samples.npz from FP32's that a server may still accept.
     samples_tolerance: float
     latency: Latency
     gate: Gate
 
 
 class Variant(_Frozen):
-    """One file and the precision that it runs in, with its evidence by engine name. The last three
-    are a TensorRT plan's: what it was built by and for."""
+    """One file and the precision that it runs in.
+
+    evidence: what was measured of it, by engine name.
+    tensorrt_version, compute_capability, driver: of a TensorRT plan, what it was built by and for.
+    """
 
     id: str
     file: str
@@ -104,6 +111,12 @@ class Variant(_Frozen):
     tensorrt_version: str | None = None
     compute_capability: str | None = None
     driver: str | None = None
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether its numbers have a zero point of 0. INT8 with asymmetric uint8 activations says
+        so at the end of its id."""
+        return not self.id.endswith("-u8")
 
 
 class Provenance(_Frozen):
@@ -141,14 +154,16 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / MANIFEST_FILE
     try:
-        text = path.read_bytes()
+        text = read_utf8(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InvalidManifest(f"{path}: {error.strerror}") from error
+    except NotText as error:
+        raise InvalidManifest(f"{path}: cannot be read: {error.reason}") from error
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidManifest(f"{path}: not valid JSON: {error}") from error
     version = str(document.get("schema_version")) if isinstance(document, dict) else "none"
     if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:

@@ -2,56 +2,37 @@
 calls are grouped into batches."""
 
 import math
-from collections.abc import Mapping, MutableSequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 from google.protobuf import text_format
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidModelConfig
 from serving.base.tensor import TensorSpec
+from serving.base.text import NotText, read_utf8
+from serving.repository.grammar import data_type as data_type
+from serving.repository.grammar import unused
+from serving.repository.placement import Placement, placement_of
+from serving.repository.tensors import declared
 
 CONFIG_FILE = "config.pbtxt"
-DEFAULT_MODEL_FILE = "model.onnx"
+ONNX_FILE = "model.onnx"
+PLAN_FILE = "model.plan"
 DEFAULT_MAX_QUEUE_SIZE = 1024
-# Parameter of config.pbtxt: the time, in milliseconds, within which calls ought to be answered.
+# Parameter of config.pbtxt: milliseconds within which calls ought to be answered.
 SLO_PARAMETER = "slo_ms"
-
-# Names of DataType with and without the grammar's prefix; what it calls STRING is BYTES elsewhere.
-_WIRE_NAME = {"STRING": "BYTES"}
-_GRAMMAR_NAME = {wire: name for name, wire in _WIRE_NAME.items()}
-
-# What we act on. Everything else that a file sets parses, and is named in a warning.
-_SUPPORTED = {
-    "ModelConfig": {
-        "name", "platform", "backend", "runtime", "version_policy", "max_batch_size", "input",
-        "output", "instance_group", "default_model_filename", "dynamic_batching", "parameters",
-        "model_warmup", "optimization",
-    },
-    "ModelInput": {"name", "data_type", "dims", "format"},
-    "ModelOutput": {"name", "data_type", "dims", "label_filename"},
-    "ModelInstanceGroup": {"name", "kind", "count", "gpus"},
-    "ModelOptimizationPolicy": {"cuda"},
-    "Cuda": {"graphs", "graph_spec"},
-    "GraphSpec": {"batch_size"},
-    "ModelDynamicBatching": {
-        "preferred_batch_size", "max_queue_delay_microseconds", "priority_levels",
-        "default_priority_level", "default_queue_policy", "priority_queue_policy",
-    },
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class QueuePolicy:
-    """What the queue does with calls of one priority level.
+    """How the queue treats calls of one priority level.
 
-    max_queue_size counts calls. default_timeout is in seconds, 0 for none; allow_timeout_override
-    lets a call name a shorter one; timeout_delays puts a call whose timeout has passed behind all
-    others of its priority instead of rejecting it.
+    max_queue_size: calls that may wait.
+    default_timeout: seconds; 0 for none.
+    allow_timeout_override: a call may ask for a shorter one.
+    timeout_delays: a call whose timeout has passed goes behind all others of its priority instead
+        of being rejected.
     """
 
     max_queue_size: int = DEFAULT_MAX_QUEUE_SIZE
@@ -67,8 +48,13 @@ class QueuePolicy:
 
 @dataclass(frozen=True)
 class Batching:
-    """How single calls are grouped. max_queue_delay, in seconds, is how long a batch that could
-    start may wait for company; 0 never waits."""
+    """How single calls are grouped.
+
+    preferred_batch_sizes: rows, ascending.
+    max_queue_delay: seconds that a batch which could start may wait for company; 0 never waits.
+    priority_levels, default_priority: 1 is the most urgent level.
+    default_policy, priority_policies: queue policies, the latter by level.
+    """
 
     preferred_batch_sizes: tuple[int, ...] = ()
     max_queue_delay: float = 0.0
@@ -84,14 +70,14 @@ class Batching:
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which version folders are served: the newest `latest`, or exactly `specific`, or all (both
-    unset)."""
+    """Which version folders are served: the newest `latest`, or those of `specific`, or all where
+    both are unset."""
 
     latest: int | None = 1
     specific: tuple[int, ...] = ()
 
     def select(self, versions: list[int]) -> list[int]:
-        """Those of the versions on disk that are to be served, ascending."""
+        """The versions on disk that are to be served, ascending."""
         ordered = sorted(versions)
         if self.specific:
             return [v for v in ordered if v in self.specific]
@@ -99,20 +85,16 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where instances run. kind "auto": on GPUs where an engine for them can be used, else on the
-    CPU. `gpus`: the GPU of each instance; empty leaves it to the server, which then puts as many
-    as the config asks for on every GPU. graph_batch_sizes: batches that get a CUDA graph."""
-
-    kind: Literal["auto", "gpu", "cpu"] = "auto"
-    gpus: tuple[int, ...] = ()
-    graph_batch_sizes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class ModelConfig:
-    """What the server acts on of one config.pbtxt. Tensor shapes include the batch dimension; slo
-    is in seconds, inf for none."""
+    """The part of one config.pbtxt that the server acts on.
+
+    inputs, outputs: their shapes include the batch dimension.
+    label_filenames: by output.
+    slo: seconds within which calls ought to be answered; inf for none.
+    warnings: a line for each field that is passed over.
+    proto: the whole of it.
+    completed: the fields that were taken from the model file.
+    """
 
     name: str
     platform: str
@@ -129,23 +111,36 @@ class ModelConfig:
     parameters: dict[str, str]
     warnings: tuple[str, ...]
     proto: pb.ModelConfig
+    completed: tuple[str, ...] = ()
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """Reads NAME/config.pbtxt. Raises InvalidModelConfig naming the file and the line or field."""
+    """Reads NAME/config.pbtxt as it is. Raises InvalidModelConfig naming the file and the line or
+    field."""
     path = folder / CONFIG_FILE
+    proto = read_proto(path)
+    if proto is None:
+        raise InvalidModelConfig(f"{path}: not found")
+    return from_proto(proto, path)
+
+
+def read_proto(path: Path) -> pb.ModelConfig | None:
+    """Parses NAME/config.pbtxt; None where there is none. Raises InvalidModelConfig naming the file
+    and the line."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InvalidModelConfig(f"{path}: not found") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidModelConfig(f"{path}: cannot be read: {error}") from error
+        text = read_utf8(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InvalidModelConfig(f"{path}: cannot be read: {error.strerror}") from error
+    except NotText as error:
+        raise InvalidModelConfig(f"{path}: cannot be read: {error.reason}") from error
     proto = pb.ModelConfig()
     try:
         text_format.Parse(text, proto)
     except text_format.ParseError as error:
         raise InvalidModelConfig(f"{path}: line {error}") from error
-    return from_proto(proto, path)
+    return proto
 
 
 def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
@@ -174,82 +169,29 @@ def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
         name=folder_name,
         platform=proto.platform or proto.backend,
         max_batch_size=proto.max_batch_size,
-        inputs=tuple(_spec(path, "input", i, t, batches) for i, t in enumerate(proto.input)),
-        outputs=tuple(_spec(path, "output", i, t, batches) for i, t in enumerate(proto.output)),
+        inputs=tuple(
+            declared(f"{path}: input[{i}]", t, batches=batches) for i, t in enumerate(proto.input)
+        ),
+        outputs=tuple(
+            declared(f"{path}: output[{i}]", t, batches=batches) for i, t in enumerate(proto.output)
+        ),
         label_filenames={t.name: t.label_filename for t in proto.output if t.label_filename},
         batching=_batching(path, proto),
-        version_policy=_version_policy(path, proto.version_policy),
+        version_policy=version_policy_of(path, proto),
         instances=instances,
-        placement=_placement(path, proto),
-        model_file=proto.default_model_filename or DEFAULT_MODEL_FILE,
+        placement=placement_of(path, proto),
+        model_file=model_file_of(proto),
         slo=_slo(path, proto),
         parameters={key: value.string_value for key, value in proto.parameters.items()},
-        warnings=tuple(f"{path}: {name}: not supported, ignored" for name in _unused(proto)),
+        warnings=tuple(f"{path}: {name}: not supported, ignored" for name in unused(proto)),
         proto=proto,
     )
 
 
-def _spec(
-    path: Path, kind: str, index: int, tensor: pb.ModelInput | pb.ModelOutput, batches: bool
-) -> TensorSpec:
-    where = f"{path}: {kind}[{index}]"
-    if not tensor.name:
-        raise InvalidModelConfig(f"{where}.name: missing")
-    if tensor.data_type == pb.TYPE_INVALID:
-        raise InvalidModelConfig(f"{where}.data_type: missing, for {tensor.name!r}")
-    if tensor.data_type not in pb.DataType.values():
-        raise InvalidModelConfig(f"{where}.data_type: unknown number {tensor.data_type}")
-    if any(dim < -1 or dim == 0 for dim in tensor.dims):
-        raise InvalidModelConfig(
-            f"{where}.dims: expected positive numbers or -1, got {list(tensor.dims)}"
-        )
-    name = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_")
-    shape = ((-1,) if batches else ()) + tuple(tensor.dims)
-    return TensorSpec(tensor.name, _WIRE_NAME.get(name, name), shape)
-
-
-def data_type(datatype: str) -> int:
-    """The grammar's element type of a wire name ("BYTES" -> TYPE_STRING)."""
-    return pb.DataType.Value("TYPE_" + _GRAMMAR_NAME.get(datatype, datatype))
-
-
-def _placement(path: Path, proto: pb.ModelConfig) -> Placement:
-    group_of = pb.ModelInstanceGroup
-    on_gpus = [g for g in proto.instance_group if g.kind == group_of.KIND_GPU or g.gpus]
-    gpus: list[int] = []
-    for index, group in enumerate(proto.instance_group):
-        where = f"{path}: instance_group[{index}].gpus"
-        if any(number < 0 for number in group.gpus):
-            raise InvalidModelConfig(f"{where}: expected 0 or more, got {list(group.gpus)}")
-        if group.gpus and group.kind == group_of.KIND_CPU:
-            raise InvalidModelConfig(f"{where}: a group of KIND_CPU has none")
-        gpus += [number for number in group.gpus for _ in range(group.count or 1)]
-    if on_gpus and len(on_gpus) < len(proto.instance_group):
-        raise InvalidModelConfig(
-            f"{path}: instance_group: expected all groups on GPUs or none, since one engine serves "
-            "a model"
-        )
-    if gpus and any(not group.gpus for group in on_gpus):
-        raise InvalidModelConfig(f"{path}: instance_group: expected gpus in every group or in none")
-    kind: Literal["auto", "gpu", "cpu"] = "gpu" if on_gpus else "auto"
-    if any(group.kind == group_of.KIND_CPU for group in proto.instance_group):
-        kind = "cpu"
-    return Placement(kind, tuple(gpus), _graph_batch_sizes(path, proto))
-
-
-def _graph_batch_sizes(path: Path, proto: pb.ModelConfig) -> tuple[int, ...]:
-    """Those that optimization.cuda names; without any, the powers of two up to the largest."""
-    largest = max(1, proto.max_batch_size)
-    if not proto.optimization.cuda.graphs:
-        return ()
-    sizes = sorted({spec.batch_size for spec in proto.optimization.cuda.graph_spec})
-    for size in sizes:
-        if not 1 <= size <= largest:
-            raise InvalidModelConfig(
-                f"{path}: optimization.cuda.graph_spec.batch_size: expected 1 to "
-                f"max_batch_size ({proto.max_batch_size}), got {size}"
-            )
-    return tuple(sizes or sorted({2**i for i in range(largest.bit_length())} | {largest}))
+def model_file_of(proto: pb.ModelConfig) -> str:
+    """The name of the model file in a version folder."""
+    default = PLAN_FILE if "tensorrt" in (proto.platform + proto.backend) else ONNX_FILE
+    return proto.default_model_filename or default
 
 
 def _slo(path: Path, proto: pb.ModelConfig) -> float:
@@ -313,7 +255,9 @@ def _queue_policy(policy: pb.ModelQueuePolicy) -> QueuePolicy:
     )
 
 
-def _version_policy(path: Path, policy: pb.ModelVersionPolicy) -> VersionPolicy:
+def version_policy_of(path: Path, proto: pb.ModelConfig) -> VersionPolicy:
+    """The versions that a config selects; `path` is for messages. Raises InvalidModelConfig."""
+    policy = proto.version_policy
     match policy.WhichOneof("policy_choice"):
         case "all":
             return VersionPolicy(latest=None)
@@ -323,52 +267,6 @@ def _version_policy(path: Path, policy: pb.ModelVersionPolicy) -> VersionPolicy:
             return VersionPolicy(latest=None, specific=tuple(policy.specific.versions))
         case _:
             return VersionPolicy(latest=policy.latest.num_versions or 1)
-
-
-def _unused(message: Message, prefix: str = "") -> list[str]:
-    """Paths of the fields that the file sets and that nothing here acts on."""
-    supported = _SUPPORTED.get(message.DESCRIPTOR.name)
-    names = []
-    for descriptor, value in message.ListFields():
-        where = prefix + descriptor.name
-        if supported is not None and descriptor.name not in supported:
-            names.append(where)
-        elif descriptor.type == FieldDescriptor.TYPE_MESSAGE and supported is not None:
-            names += _unused_below(value, where)
-    return names
-
-
-def _unused_below(value: Any, where: str) -> list[str]:
-    if isinstance(value, Message):
-        return _unused(value, where + ".")
-    if isinstance(value, Mapping):
-        return []
-    return [
-        name for index, item in enumerate(value) for name in _unused(item, f"{where}[{index}].")
-    ]
-
-
-def to_json(message: Message) -> dict[str, Any]:
-    """A config, or a part of it, as REST shows it: field names as in the grammar, fields at their
-    default too, 64-bit integers as numbers."""
-    plain: dict[str, Any] = {}
-    for declared in message.DESCRIPTOR.fields:
-        name = declared.name
-        value = getattr(message, name)
-        names = {} if declared.enum_type is None else declared.enum_type.values_by_number
-        if isinstance(value, Mapping):
-            plain[name] = {str(key): _plain_value(v, names) for key, v in value.items()}
-        elif isinstance(value, MutableSequence):
-            plain[name] = [_plain_value(v, names) for v in value]
-        elif not declared.has_presence or message.HasField(name):
-            plain[name] = _plain_value(value, names)
-    return plain
-
-
-def _plain_value(value: Any, names: Mapping[int, Any]) -> Any:
-    if isinstance(value, Message):
-        return to_json(value)
-    return names[value].name if names else value
 
 
 def check_against_engine(

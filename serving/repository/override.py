@@ -1,4 +1,4 @@
-"""A model folder made from what a load call brings: another config, or other files."""
+"""A model folder made of the parameters of a load call: another config, or other files."""
 
 import re
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from google.protobuf import json_format, text_format
 
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidInput, quoted
+from serving.base.text import one_line
 from serving.repository.model_config import CONFIG_FILE
 
 _FILE = re.compile(r"file:(?P<path>[1-9][0-9]*/[^/\\]+)")
@@ -39,8 +40,14 @@ def write_override(
         if not isinstance(content, bytes):
             raise InvalidInput(f"load parameter {quoted(key)}: expected bytes")
         path = folder / match["path"]
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InvalidInput(
+                f"load parameter {quoted(key)}: cannot be written: {reason}"
+            ) from error
     if not files:
         for child in (repository / name).iterdir():
             if child.name != CONFIG_FILE:
@@ -53,8 +60,8 @@ def _as_text(name: str, config: str | bytes) -> str:
     try:
         json_format.Parse(config, proto)
     except Exception as error:  # json_format passes on more than its ParseError
-        said = quoted(str(error))
-        raise InvalidInput(f"load parameter 'config' of {name!r}: {said}") from error
+        reason = one_line(str(error))
+        raise InvalidInput(f"load parameter 'config' of {name!r}: {reason}") from error
     # A config that was read from a server carries the name; the folder has the last word.
     proto.ClearField("name")
     return text_format.MessageToString(proto)

@@ -47,6 +47,11 @@ class ServerConfig(BaseModel):
     )
     allow_ungated: bool = Field(False, description="Also serve models without a passed gate.")
     allow_admin: bool = Field(False, description="Take admin calls from off this machine.")
+    strict_config: bool = Field(
+        False,
+        description="Refuse a model whose config.pbtxt is missing or leaves out its tensors, "
+        "instead of completing it from the model file.",
+    )
     strict_readiness: bool = Field(False, description="Ready only when every model serves.")
     max_connection_age_seconds: float = Field(
         0.0,

@@ -23,15 +23,15 @@ from serving.base.machine.nvml import usages
 from serving.base.metrics import Metrics
 from serving.batching.admission import ByteBudget
 from serving.images import hardware_jpeg
-from serving.models.loading import LoadSettings
+from serving.models.candidates import LoadSettings
 from serving.models.plan_builder import PlanBuilding
 from serving.models.registry import Registry
 from serving.server.config import ServerConfig
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.admin_calls import AdminCalls
-from serving.server.endpoints.catalog import Catalog
 from serving.server.endpoints.front import Front
 from serving.server.endpoints.health import Health
+from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.log_settings import LogSettings
 from serving.server.endpoints.oip import OpenInference
 from serving.server.endpoints.shared_memory import SharedMemory
@@ -96,6 +96,7 @@ class Server:
                 cache_dir=config.cache_dir.expanduser(),
                 allow_ungated=config.allow_ungated,
                 build_plans=config.build_plans,
+                strict_config=config.strict_config,
                 max_image_pixels=config.max_image_pixels,
             ),
             self._metrics,
@@ -113,10 +114,10 @@ class Server:
         self._tracer = Tracer(self._metrics.write_failures)
         self._logs = LogSettings(self._metrics.write_failures)
         open_inference = OpenInference(memory, self._tracer)
-        catalog = Catalog(self.registry, importlib.metadata.version("convserve"))
+        inspection = Inspection(self.registry, importlib.metadata.version("convserve"))
         admin = Admin(allow_remote=config.allow_admin, explicit=config.model_control == "explicit")
         admin_calls = AdminCalls(self.registry, admin, memory, self._tracer, self._logs)
-        endpoints = (self._front, open_inference, catalog, admin_calls, self._health)
+        endpoints = (self._front, open_inference, inspection, admin_calls, self._health)
         self._rest = RestService(*endpoints)
         self._inference = InferenceService(*endpoints)
         self._vision = VisionService(self._front)

@@ -101,9 +101,10 @@ def test_broken_models_are_reported_and_the_others_serve(
 def test_strict_readiness_waits_for_every_model(tmp_path: Path, start_server: StartServer) -> None:
     publish(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.pbtxt").write_text("max_batch_size: 4\n")
     server = start_server(tmp_path, "--strict-readiness")
     server.wait_for_log("model ready", model="colours")
-    server.wait_for_log("model not loaded", model="empty")
+    server.wait_for_log("no version to load", model="empty")
     assert server.get(f"{server.http}/readyz")[0] == 503
 
 

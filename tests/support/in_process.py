@@ -22,16 +22,18 @@ from serving.batching.admission import ByteBudget
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable
 from serving.batching.turns import CoreTurns
-from serving.models.loading import LoadSettings
+from serving.models.candidates import LoadSettings
+from serving.models.catalog import ModelEntry, State, VersionEntry
 from serving.models.model import Model
-from serving.models.registry import Registry, State, _Entry, _Version
+from serving.models.registry import Registry
+from serving.models.servable import ModelFacts
 from serving.repository.manifest import EvalTransform, Manifest, Normalization, Provenance
 from serving.repository.model_config import from_proto
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.admin_calls import AdminCalls
-from serving.server.endpoints.catalog import Catalog
 from serving.server.endpoints.front import Front
 from serving.server.endpoints.health import Health
+from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.log_settings import LogSettings
 from serving.server.endpoints.oip import OpenInference
 from serving.server.endpoints.shared_memory import SharedMemory
@@ -60,6 +62,9 @@ class ColourEngine:
     back doubled as `y` and tripled as `z`. Raises `failure` where a test sets it."""
 
     name = "fake"
+    device_bytes = 0
+    check_rows = 1
+    largest_batch = None
 
     def __init__(self, task: Task | None) -> None:
         image = TensorSpec("image", "UINT8", (-1, SIDE, SIDE, 3))
@@ -166,20 +171,19 @@ def _served(
         turns=CoreTurns(1),
         cores=1,
     )
-    return Model(
+    facts = ModelFacts(
         config,
-        1,
-        engine=engine,
+        "1",
         engine_name="fake",
         variant="fp32",
         manifest=_manifest(task) if task else None,
-        labels_of=labels_of,
-        batcher=batcher,
-        decoders=pool,
+        inputs=engine.inputs,
+        outputs=engine.outputs,
+        output_labels=labels_of,
+        latency=batcher.measured,
         max_image_pixels=10_000,
-        metrics=metrics,
-        rejected=(),
     )
+    return Model(facts, engine=engine, batcher=batcher, decoders=pool, metrics=metrics)
 
 
 @asynccontextmanager
@@ -207,8 +211,8 @@ async def in_process(
             if task == "classification":
                 labels = {"logits": CLASSES}
             model = _served(name, engines[name], task, metrics, pool, labels)
-            versions = {1: _Version(State.READY, model=model)}
-            registry._entries[name] = _Entry(State.READY, "", versions)
+            versions = {1: VersionEntry(State.READY, model=model)}
+            registry.entries[name] = ModelEntry(State.READY, "", versions=versions)
         front = Front(registry, metrics, ByteBudget(1 << 20), slow_seconds)
         failures = metrics.write_failures
         memory, tracer, logs = SharedMemory(), Tracer(failures), LogSettings(failures)
@@ -217,7 +221,7 @@ async def in_process(
             registry, Admin(allow_remote=False, explicit=explicit), memory, tracer, logs
         )
         endpoints = (
-            front, OpenInference(memory, tracer), Catalog(registry, "0"), admin, health,
+            front, OpenInference(memory, tracer), Inspection(registry, "0"), admin, health,
         )  # fmt: skip
         app = web.Application(client_max_size=max_body)
         RestService(*endpoints).add_routes(app)

@@ -20,15 +20,15 @@ def machine() -> str:
 
 
 def core_count() -> int:
-    """Cores that this process may use: a container's CPU set or quota can make them fewer than the
+    """Cores that this process may use; a container's CPU set or quota can make them fewer than the
     machine has."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, math.ceil(quota_cores(Path("/sys/fs/cgroup")))))
 
 
 def quota_cores(root: Path) -> float:
-    """Cores by the control group's CPU quota, version 2 or 1; more than any machine has where there
-    is none."""
+    """Cores by the CPU quota of a control group, version 2 or 1. sys.maxsize where there is no
+    quota."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Memory that runtimes free and the C library holds back. Concerns glibc; others do without."""
+"""Memory that runtimes have freed and glibc holds back. With other C libraries nothing is done."""
 
 import ctypes
 
@@ -9,8 +9,8 @@ _M_ARENA_MAX = -8
 
 
 def limit_arenas(cores: int) -> None:
-    """One heap for each core in place of eight. Each load starts threads, which would spread over
-    all of them and leave holes behind. Call it before there are threads."""
+    """Allows one heap for each core instead of eight. Each load starts threads, which would spread
+    over all heaps and leave holes behind. Called before there are threads."""
     if _option is not None:
         _option(_M_ARENA_MAX, cores)
 

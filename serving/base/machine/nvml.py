@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, as the driver's own library (NVML) tells of them.
+"""The NVIDIA GPUs of this machine, by the driver's own library (NVML).
 
 It comes with every driver and is read through ctypes, so that a machine without one needs no wheel
 for it and simply has no GPU.
@@ -12,7 +12,7 @@ from typing import Any
 
 LIBRARY = "libnvidia-ml.so.1"
 
-# CUDA's own order is by speed, NVML's by bus: the index in `gpus` must mean the same to both.
+# CUDA orders GPUs by speed, NVML by bus: an index must mean the same GPU to both.
 os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 _TEXT_BYTES = 96
@@ -24,7 +24,12 @@ class GpuUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU that this process may use. `index` is its number in CUDA, and in config.pbtxt."""
+    """One GPU that this process may use.
+
+    index: its number in CUDA, and in config.pbtxt.
+    memory_bytes: None where it does not tell.
+    compute_capability: such as "9.0".
+    """
 
     index: int
     handle: ctypes.c_void_p
@@ -36,7 +41,7 @@ class Gpu:
 
     @property
     def architecture(self) -> str:
-        """As plans are named after it ("sm90")."""
+        """The suffix of the names of its plans ("sm90")."""
         return "sm" + self.compute_capability.replace(".", "")
 
     def __str__(self) -> str:
@@ -46,8 +51,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuUsage:
-    """What a GPU is doing now. None where it does not tell (a MIG slice, a virtual GPU);
-    utilization is the fraction of the driver's last sample period."""
+    """The load of a GPU. A field is None where it does not tell (a MIG slice, a virtual GPU).
+
+    utilization: fraction of the driver's last sample period in which kernels ran.
+    """
 
     uuid: str
     utilization: float | None
@@ -70,7 +77,7 @@ class _Utilization(ctypes.Structure):
 
 @functools.cache
 def gpus() -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, in CUDA's order. Raises GpuUnavailable."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in CUDA's order. Raises GpuUnavailable."""
     nvml = _library()
     driver = _text(nvml.nvmlSystemGetDriverVersion)
     count = ctypes.c_uint()
@@ -92,7 +99,7 @@ def unavailable_reason() -> str | None:
 
 
 def usages() -> list[GpuUsage]:
-    """What each GPU is doing now; empty where there is none, or its driver has gone away."""
+    """The load of each GPU; empty where there is none, or its driver has gone away."""
     try:
         return [_usage(_library(), gpu) for gpu in gpus()]
     except GpuUnavailable:
@@ -143,7 +150,7 @@ def _describe(nvml: ctypes.CDLL, position: int, driver: str) -> Gpu:
         nvml.nvmlDeviceGetHandleByIndex_v2(position, ctypes.byref(handle)),
         "nvmlDeviceGetHandleByIndex",
     )
-    # A nicety: a slice or a virtual GPU that does not tell runs engines all the same.
+    # A slice or a virtual GPU that does not tell its memory runs engines all the same.
     tells_memory = nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0
     _check(
         nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor)),
@@ -161,8 +168,8 @@ def _describe(nvml: ctypes.CDLL, position: int, driver: str) -> Gpu:
 
 
 def _visible(found: list[Gpu], setting: str | None) -> tuple[Gpu, ...]:
-    """CUDA numbers what the variable leaves anew, from 0, and stops at the first that is not
-    there. Entries are numbers or beginnings of UUIDs. Raises GpuUnavailable for slices."""
+    """The GPUs that the variable names, numbered anew from 0 up to the first that is not there, as
+    CUDA does. Entries are numbers or beginnings of UUIDs. Raises GpuUnavailable for slices."""
     if setting is None:
         return tuple(found)
     if setting.strip().startswith("MIG-"):

@@ -34,7 +34,7 @@ _DATATYPES = {
     tensorrt.DataType.BOOL: "BOOL",
     tensorrt.DataType.UINT8: "UINT8",
 }
-# The only one that we build plans with.
+# Index of the optimization profile: our plans are built with one.
 _PROFILE = 0
 
 
@@ -42,6 +42,7 @@ class TensorRtEngine:
     """A plan, loaded once on each GPU, with as many batches under way as there are instances."""
 
     name = "tensorrt"
+    check_rows = 1
 
     def __init__(self, file: Path, options: EngineOptions) -> None:
         check_version(VERSION)
@@ -84,6 +85,7 @@ class TensorRtEngine:
         self._free: queue.SimpleQueue[_Instance] = queue.SimpleQueue()
         for instance in self._all:
             self._free.put(instance)
+        self.largest_batch = self._all[0].largest_batch
         self.device_bytes = len(plan) * len(self._engines) + sum(i.bytes for i in self._all)
         log.info(
             "plan loaded",
@@ -100,7 +102,7 @@ class TensorRtEngine:
         return cuda.pinned(shape, spec.dtype)
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """See Engine.infer."""
+        """Runs one batch on the first instance that is free. Raises EngineError."""
         for spec in self.inputs:
             array = inputs.get(spec.name)
             # Checked here, since what does not fit would be written beyond the end of a buffer.
@@ -114,8 +116,7 @@ class TensorRtEngine:
             self._free.put(instance)
 
     def close(self) -> None:
-        """See Engine.close."""
-        # In this order: a context goes before its engine, an engine before its runtime.
+        """Frees contexts before their engine, and engines before their runtime."""
         for instance in self._all:
             instance.close()
         self._all = []
@@ -147,6 +148,7 @@ class _Instance:
         self._buffers: dict[str, cuda.DeviceBuffer] = {}
         self._host: dict[str, Array] = {}
         self.bytes = 0
+        self.largest_batch = 0
         # None before it is prepared and after it is closed, so without a type.
         self._plain: Any = None
         self._scratch: Any = None
@@ -161,6 +163,7 @@ class _Instance:
         limits = {s.name: engine.get_tensor_profile_shape(s.name, _PROFILE) for s in inputs}
         self._smallest = {name: tuple(shapes[0]) for name, shapes in limits.items()}
         self._largest = {name: tuple(shapes[2]) for name, shapes in limits.items()}
+        self.largest_batch = min(self._largest[spec.name][0] for spec in inputs if spec.shape)
         self._plain.set_shapes(self._largest)
         for spec in (*inputs, *outputs):
             shape = self._plain.shape(spec.name)
@@ -282,14 +285,14 @@ class _Context:
             self._must(self._context.set_tensor_address(name, buffer.address), "set_tensor_address")
 
     def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Of the inputs."""
+        """Sets the shapes of the inputs."""
         for name, shape in shapes.items():
             if self._shapes.get(name) != shape:
                 self._must(self._context.set_input_shape(name, shape), "set_input_shape")
                 self._shapes[name] = shape
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of an input or an output, at the inputs' shapes."""
+        """The shape of an input or an output, at the shapes of the inputs that were set."""
         return tuple(self._context.get_tensor_shape(name))
 
     def enqueue(self) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Self, TypeVar
 from serving.base.errors import ModelNotReady, QueueFull, ServingError
 from serving.base.metrics import Metrics
 from serving.batching.admission import ByteBudget
-from serving.models.model import CallOptions, Model
 from serving.models.registry import Registry
+from serving.models.servable import CallOptions, Servable
 from serving.server.endpoints.guard import unreadable
 from serving.server.endpoints.status import status_of
 
@@ -60,7 +60,7 @@ class Call:
         self.deadline = deadline
         self.received = received
         self.id = ""
-        self.model: Model | None = None
+        self.model: Servable | None = None
         self.began = time.monotonic()
 
     @property
@@ -113,7 +113,7 @@ class Call:
             "method": self.method,
             "request_id": self.id[:_LOGGED_ID],
             "caller": self.address,
-            "model": self.model.name if self.model else "",
+            "model": self.model.facts.name if self.model else "",
             "bytes": self.received,
             "code": code,
             "milliseconds": round(seconds * 1e3, 1),
@@ -148,7 +148,7 @@ class InferenceCall(Call):
 
     __slots__ = ()
 
-    def resolve(self, name: str, version: str) -> Model:
+    def resolve(self, name: str, version: str) -> Servable:
         """The model that the call names. Raises ModelNotFound, ModelNotReady."""
         self.model = model = self._front.registry.get(name, version)
         return model
@@ -167,12 +167,9 @@ class InferenceCall(Call):
         if model is None:
             self._front.metrics.requests.count("", "", self.method, code)
             return
-        self._front.metrics.requests.count(model.name, model.version, self.method, code)
-        if code == "OK":
-            model.counters.success.add(seconds)
-            model.request_seconds.observe(seconds)
-        else:
-            model.counters.fail.add(seconds)
+        facts = model.facts
+        self._front.metrics.requests.count(facts.name, facts.version, self.method, code)
+        model.call_ended(seconds, ok=code == "OK")
 
 
 class Front:

@@ -8,7 +8,7 @@ import numpy as np
 from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import Array, datatype_of
 from serving.images.postprocess import top_k
-from serving.models.model import ENCODED_INPUT, CallOptions, Model
+from serving.models.servable import ENCODED_INPUT, CallOptions, ModelFacts, Servable
 from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.raw_tensors import to_raw
 from serving.server.endpoints.shared_memory import Place, SharedMemory
@@ -74,29 +74,32 @@ class OpenInference:
         self.memory = memory
         self._tracer = tracer
 
-    async def infer(self, call: InferenceCall, model: Model, request: InferRequest) -> InferAnswer:
+    async def infer(
+        self, call: InferenceCall, model: Servable, request: InferRequest
+    ) -> InferAnswer:
         """Runs a request on the model that the call has resolved. Raises ServingError."""
+        facts = model.facts
         size = 0
         for array in request.inputs.values():
             size += _size(array)
         call.hold(size)
         options = _options(request.parameters, call)
         for wanted in request.wanted:
-            if wanted.name not in model.output_types:
+            if wanted.name not in facts.output_types:
                 raise InvalidInput(
-                    f"model {model.name!r} has no output {quoted(wanted.name)}; "
-                    f"its outputs are {sorted(model.output_types)}"
+                    f"model {facts.name!r} has no output {quoted(wanted.name)}; "
+                    f"its outputs are {sorted(facts.output_types)}"
                 )
-        if ENCODED_INPUT in request.inputs and ENCODED_INPUT not in model.input_names:
-            answer = await model.infer_encoded(_images(model, request.inputs), options)
+        if ENCODED_INPUT in request.inputs and ENCODED_INPUT not in facts.input_names:
+            answer = await model.infer_encoded(_images(facts, request.inputs), options)
         else:
             inputs = request.inputs
-            if model.takes_text:
+            if facts.takes_text:
                 inputs = {name: _as_text(name, array) for name, array in inputs.items()}
             answer = await model.infer(inputs, options)
         if request.wanted:
             outputs = [
-                _output(model, asked, answer.outputs[asked.name]) for asked in request.wanted
+                _output(facts, asked, answer.outputs[asked.name]) for asked in request.wanted
             ]
             for output in outputs:
                 if output.place is not None:
@@ -104,13 +107,13 @@ class OpenInference:
         else:
             outputs = [
                 OutputTensor(name, datatype, answer.outputs[name])
-                for name, datatype in model.output_types.items()
+                for name, datatype in facts.output_types.items()
             ]
         timing = answer.timing
         self._tracer.record(
-            model.name, model.version, request.id, call.began, timing.queue, timing.infer
+            facts.name, facts.version, request.id, call.began, timing.queue, timing.infer
         )
-        return InferAnswer(model.name, model.version, request.id, outputs)
+        return InferAnswer(facts.name, facts.version, request.id, outputs)
 
 
 def place_of(parameters: Parameters, name: str) -> Place | None:
@@ -173,7 +176,7 @@ def _size(array: Array) -> int:
     return array.nbytes
 
 
-def _images(model: Model, inputs: Mapping[str, Array]) -> list[bytes]:
+def _images(facts: ModelFacts, inputs: Mapping[str, Array]) -> list[bytes]:
     """The image files of the input `encoded`, BYTES [n] or [n, 1]."""
     encoded = inputs[ENCODED_INPUT]
     if len(inputs) > 1:
@@ -182,7 +185,7 @@ def _images(model: Model, inputs: Mapping[str, Array]) -> list[bytes]:
         )
     if encoded.dtype != object or encoded.ndim not in (1, 2) or encoded.size != len(encoded):
         raise InvalidInput(
-            f"input {ENCODED_INPUT!r} of model {model.name!r}: expected BYTES [n] or [n, 1], "
+            f"input {ENCODED_INPUT!r} of model {facts.name!r}: expected BYTES [n] or [n, 1], "
             f"got {encoded.dtype} {list(encoded.shape)}"
         )
     return list(encoded.reshape(-1))
@@ -204,16 +207,15 @@ def _as_text(name: str, array: Array) -> Array:
     return text
 
 
-def _output(model: Model, wanted: WantedOutput, array: Array) -> OutputTensor:
+def _output(facts: ModelFacts, wanted: WantedOutput, array: Array) -> OutputTensor:
     if not wanted.class_count:
-        return OutputTensor(wanted.name, model.output_types[wanted.name], array, wanted.place)
+        return OutputTensor(wanted.name, facts.output_types[wanted.name], array, wanted.place)
     if wanted.place is not None:
         raise InvalidInput(
             f"output {wanted.name!r}: classification cannot be combined with shared memory"
         )
-    batched = model.config.max_batch_size > 0
-    labels = model.labels_of.get(wanted.name, ())
-    found = top_classes(wanted.name, array, wanted.class_count, labels, batched)
+    labels = facts.labels_of(wanted.name)
+    found = top_classes(wanted.name, array, wanted.class_count, labels, facts.batches)
     return OutputTensor(wanted.name, "BYTES", found)
 
 

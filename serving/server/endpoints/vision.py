@@ -1,6 +1,5 @@
 """The three vision tasks on a loaded model: an image in, a typed answer out. Knows no wire."""
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -12,7 +11,7 @@ from serving.base.errors import InvalidInput, WrongTask
 from serving.base.task import PROBABILITY_OUTPUT, Task
 from serving.batching.ticket import Timing
 from serving.images import postprocess
-from serving.models.model import CallOptions, ImageAnswer, ImageSource, Model
+from serving.models.servable import CallOptions, ImageAnswer, ImageSource, ModelFacts, Servable
 
 DEFAULT_TOP_K = 5
 
@@ -60,15 +59,15 @@ class Embedding(NamedTuple):
     timing: Timing
 
 
-def require_task(model: Model, task: Task) -> None:
+def require_task(model: Servable, task: Task) -> None:
     """Raises WrongTask where the model was made for another one, or only for tensors."""
-    if model.task != task:
-        made_for = model.task or "plain tensors (it has no manifest)"
-        raise WrongTask(f"model {model.name!r} is for {made_for}, not for {task}")
+    if model.facts.task != task:
+        made_for = model.facts.task or "plain tensors (it has no manifest)"
+        raise WrongTask(f"model {model.facts.name!r} is for {made_for}, not for {task}")
 
 
 async def classify(
-    model: Model,
+    model: Servable,
     source: ImageSource,
     options: CallOptions,
     *,
@@ -89,7 +88,7 @@ async def classify(
     scores = postprocess.softmax(answer.outputs["logits"])
     best = postprocess.top_k(scores, top_k)
     labels = tuple(
-        Label(index, class_name(model, index), score)
+        Label(index, class_name(model.facts, index), score)
         for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)
         if score >= threshold
     )
@@ -99,7 +98,7 @@ async def classify(
 
 
 async def segment(
-    model: Model,
+    model: Servable,
     source: ImageSource,
     options: CallOptions,
     *,
@@ -118,7 +117,7 @@ async def segment(
         begin = time.monotonic()
         mask, confidence = _mask_and_confidence(answer)
         areas = tuple(
-            ClassArea(index, class_name(model, index), fraction, mean)
+            ClassArea(index, class_name(model.facts, index), fraction, mean)
             for index, fraction, mean in postprocess.class_areas(mask, confidence)
         )
         at_image = postprocess.resize_mask(mask, *answer.size)
@@ -127,19 +126,18 @@ async def segment(
         overlay_png = None
         if overlay:
             # Decoded once more, in full: not every image that waits for its batch is kept as well.
-            image = source.decode(model.max_image_pixels)
+            image = source.decode(model.facts.max_image_pixels)
             overlay_png = postprocess.overlay_png(image, at_image)
         answer.timing.postprocess = time.monotonic() - begin
         return Segmentation(shown, areas, palette_png, overlay_png, answer.timing)
 
-    loop = asyncio.get_running_loop()
     # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
-    result = await loop.run_in_executor(model.decoders, finish)
+    result = await model.run_aside(finish)
     model.observe("postprocess", result.timing.postprocess)
     return result
 
 
-async def embed(model: Model, source: ImageSource, options: CallOptions) -> Embedding:
+async def embed(model: Servable, source: ImageSource, options: CallOptions) -> Embedding:
     """Gives an image its point on the unit sphere. Raises WrongTask and
     ServingErrors of the model."""
     require_task(model, "embedding")
@@ -147,9 +145,9 @@ async def embed(model: Model, source: ImageSource, options: CallOptions) -> Embe
     return Embedding(answer.outputs["embedding"], answer.timing)
 
 
-def class_name(model: Model, index: int) -> str:
+def class_name(facts: ModelFacts, index: int) -> str:
     """The name of a class, or its number where the model names none."""
-    return model.labels[index] if index < len(model.labels) else str(index)
+    return facts.labels[index] if index < len(facts.labels) else str(index)
 
 
 def _mask_and_confidence(answer: ImageAnswer) -> tuple[postprocess.Mask, NDArray[np.uint8]]:

@@ -32,7 +32,9 @@ def add_health_routes(app: web.Application, health: Health) -> None:
 
     async def batches(_: web.Request) -> web.Response:
         recent = {
-            f"{line.name}/{line.version}": [asdict(record) for record in line.model.batcher.recent]
+            f"{line.name}/{line.version}": [
+                asdict(record) for record in line.model.recent_batches()
+            ]
             for line in registry.index()
             if line.model is not None
         }

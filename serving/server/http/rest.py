@@ -6,12 +6,12 @@ from dataclasses import asdict
 from aiohttp import web
 
 from serving.models.registry import VersionStatus
-from serving.repository.model_config import to_json
+from serving.repository.grammar import plain
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
-from serving.server.endpoints.catalog import Catalog
 from serving.server.endpoints.front import Call, Front
 from serving.server.endpoints.guard import parsed
 from serving.server.endpoints.health import Health
+from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import OpenInference
 from serving.server.http.codec import (
     JSON_LENGTH_HEADER,
@@ -36,13 +36,13 @@ class RestService:
         self,
         front: Front,
         inference: OpenInference,
-        catalog: Catalog,
+        inspection: Inspection,
         admin: AdminCalls,
         health: Health,
     ) -> None:
         self._front = front
         self._inference = inference
-        self._catalog = catalog
+        self._inspection = inspection
         self._admin = admin
         self._health = health
 
@@ -131,29 +131,29 @@ class RestService:
     async def server_metadata(self, request: web.Request) -> web.Response:
         """Name, version and the protocol extensions on offer."""
         with self._control("ServerMetadata", request):
-            return web.json_response(asdict(self._catalog.server()))
+            return web.json_response(asdict(self._inspection.server()))
 
     async def model_metadata(self, request: web.Request) -> web.Response:
         """Inputs and outputs with their shapes."""
         with self._control("ModelMetadata", request):
-            return web.json_response(asdict(self._catalog.model(*_model(request))))
+            return web.json_response(asdict(self._inspection.model(*_model(request))))
 
     async def model_config(self, request: web.Request) -> web.Response:
         """config.pbtxt as it was read; `parameters` say also what serves and how good it is."""
         with self._control("ModelConfig", request):
-            return web.json_response(to_json(self._catalog.config(*_model(request))))
+            return web.json_response(plain(self._inspection.config(*_model(request))))
 
     async def statistics(self, request: web.Request) -> web.Response:
         """Counters and times of one model, or of all."""
         with self._control("ModelStatistics", request):
-            found = self._catalog.statistics(*_model(request))
+            found = self._inspection.statistics(*_model(request))
             return web.json_response({"model_stats": [asdict(line) for line in found]})
 
     async def repository_index(self, request: web.Request) -> web.Response:
         """Every model with its state and, where it does not serve, the reason."""
         with self._control("RepositoryIndex", request) as call:
             asked = parsed(parse_object, await call.receive(read_body(request)))
-            found = await self._catalog.index(ready_only=bool(asked.get("ready", False)))
+            found = await self._inspection.index(ready_only=bool(asked.get("ready", False)))
             return web.json_response([_index_line(line) for line in found])
 
     # Administration.

@@ -8,12 +8,12 @@ import grpc
 
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, ServingError
-from serving.models.model import Model
+from serving.models.servable import Servable
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
-from serving.server.endpoints.catalog import Catalog
 from serving.server.endpoints.front import Front, InferenceCall
 from serving.server.endpoints.guard import parsed
 from serving.server.endpoints.health import Health
+from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import InferRequest, OpenInference
 from serving.server.endpoints.status import message_of
 from serving.server.rpc.call import (
@@ -45,13 +45,13 @@ class InferenceService:
         self,
         front: Front,
         inference: OpenInference,
-        catalog: Catalog,
+        inspection: Inspection,
         admin: AdminCalls,
         health: Health,
     ) -> None:
         self._front = front
         self._inference = inference
-        self._catalog = catalog
+        self._inspection = inspection
         self._admin = admin
         self._health = health
 
@@ -85,7 +85,7 @@ class InferenceService:
 
         await self._front.stream(context.read, grpc.aio.EOF, context.write, answered)
 
-    def _read(self, call: InferenceCall, data: bytes) -> tuple[Model, InferRequest]:
+    def _read(self, call: InferenceCall, data: bytes) -> tuple[Servable, InferRequest]:
         request = parsed(read_request, data)
         call.id = request.id
         head = parsed(read_head, request)
@@ -116,14 +116,14 @@ class InferenceService:
         """Name, version and the protocol extensions on offer."""
         with control_call(self._front, "ServerMetadata", data, context):
             parsed(pb.ServerMetadataRequest.FromString, data)
-            return pb.ServerMetadataResponse(**asdict(self._catalog.server()))
+            return pb.ServerMetadataResponse(**asdict(self._inspection.server()))
 
     @unary
     async def ModelMetadata(self, data: bytes, context: Context) -> pb.ModelMetadataResponse:
         """Inputs and outputs with their shapes."""
         with control_call(self._front, "ModelMetadata", data, context):
             request = parsed(pb.ModelMetadataRequest.FromString, data)
-            found = self._catalog.model(request.name, request.version)
+            found = self._inspection.model(request.name, request.version)
             return pb.ModelMetadataResponse(**asdict(found))
 
     @unary
@@ -131,7 +131,7 @@ class InferenceService:
         """config.pbtxt as it was read; `parameters` say also what serves and how good it is."""
         with control_call(self._front, "ModelConfig", data, context):
             request = parsed(pb.ModelConfigRequest.FromString, data)
-            config = self._catalog.config(request.name, request.version)
+            config = self._inspection.config(request.name, request.version)
             return pb.ModelConfigResponse(config=config)
 
     @unary
@@ -139,7 +139,7 @@ class InferenceService:
         """Counters and times of one model, or of all."""
         with control_call(self._front, "ModelStatistics", data, context):
             request = parsed(pb.ModelStatisticsRequest.FromString, data)
-            found = self._catalog.statistics(request.name, request.version)
+            found = self._inspection.statistics(request.name, request.version)
             return pb.ModelStatisticsResponse(model_stats=[asdict(line) for line in found])
 
     @unary
@@ -148,7 +148,7 @@ class InferenceService:
         with control_call(self._front, "RepositoryIndex", data, context):
             request = parsed(pb.RepositoryIndexRequest.FromString, data)
             response = pb.RepositoryIndexResponse()
-            for line in await self._catalog.index(ready_only=request.ready):
+            for line in await self._inspection.index(ready_only=request.ready):
                 response.models.add(
                     name=line.name, version=line.version, state=line.state.value, reason=line.reason
                 )

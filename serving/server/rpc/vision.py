@@ -13,7 +13,7 @@ from serving.base.errors import InvalidInput, ServingError
 from serving.base.task import Task
 from serving.batching.ticket import Timing
 from serving.images.postprocess import run_lengths
-from serving.models.model import CallOptions, EncodedImage, ImageSource, Model, RawPixels
+from serving.models.servable import CallOptions, EncodedImage, ImageSource, RawPixels, Servable
 from serving.server.endpoints import vision
 from serving.server.endpoints.front import Front, InferenceCall
 from serving.server.endpoints.guard import parsed
@@ -122,10 +122,10 @@ async def _segment(request: pb.SegmentRequest, call: InferenceCall) -> pb.Segmen
     mask_format = _named(request.mask_format, "mask_format", pb.MaskFormat)
     mask_size = _named(request.mask_size, "mask_size", pb.MaskSize)
     png = mask_format in (pb.MASK_FORMAT_UNSPECIFIED, pb.MASK_FORMAT_PALETTE_PNG)
-    if png and len(model.labels) > 256:
+    if png and len(model.facts.labels) > 256:
         raise InvalidInput(
-            f"mask_format: a palette PNG holds 256 classes, model {model.name!r} has "
-            f"{len(model.labels)}; ask for RLE or raw"
+            f"mask_format: a palette PNG holds 256 classes, model {model.facts.name!r} has "
+            f"{len(model.facts.labels)}; ask for RLE or raw"
         )
 
     async def one(source: ImageSource) -> pb.Segmentation:
@@ -177,7 +177,7 @@ _AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
 
 def _opened(
     request: _AnyRequest, call: InferenceCall, task: Task
-) -> tuple[Model, list[ImageSource]]:
+) -> tuple[Servable, list[ImageSource]]:
     """The model and the images of a request. Raises ServingError for either."""
     call.id = request.options.id
     model = call.resolve(request.model, request.version)
@@ -245,9 +245,12 @@ def _status(error: ServingError) -> pb.Status:
     )
 
 
-def _served(model: Model, request: _AnyRequest) -> pb.Served:
+def _served(model: Servable, request: _AnyRequest) -> pb.Served:
     return pb.Served(
-        model=model.name, version=model.version, variant=model.variant, id=request.options.id
+        model=model.facts.name,
+        version=model.facts.version,
+        variant=model.facts.variant,
+        id=request.options.id,
     )
 
 

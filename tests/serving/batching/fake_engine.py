@@ -12,6 +12,9 @@ class FakeEngine:
     """Doubles its input `x` FP32 [rows, 2]. While `hold` is cleared, every batch waits in infer."""
 
     name = "fake"
+    device_bytes = 0
+    largest_batch = 0
+    check_rows = 1
 
     def __init__(self) -> None:
         self.inputs = (TensorSpec("x", "FP32", (-1, 2)),)

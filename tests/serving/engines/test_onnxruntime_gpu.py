@@ -14,7 +14,8 @@ import pytest
 from serving.base.errors import EngineError, EngineUnavailable
 from serving.base.tensor import TensorSpec
 from serving.engines import EngineOptions
-from serving.engines.onnxruntime_gpu import CUDA, TENSORRT, OnnxRuntimeGpuEngine, _provider
+from serving.engines.onnxruntime_gpu import OnnxRuntimeGpuEngine
+from serving.engines.onnxruntime_session import CUDA, TENSORRT, _provider
 from tests.support.published import graph, samples
 
 

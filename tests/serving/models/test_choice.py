@@ -10,7 +10,8 @@ import pytest
 from serving.base.errors import EngineUnavailable, SelfCheckFailed
 from serving.engines import Engine, EngineOptions, load_engine
 from serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
-from serving.models.choice import Candidate, choose, latency_key, score
+from serving.models.candidates import Candidate, latency_key
+from serving.models.choice import choose, score
 from tests.support.published import graph
 
 
@@ -25,6 +26,43 @@ def candidates(file: Path, *variants: str) -> list[Candidate]:
     return [Candidate(variant, "onnxruntime", "fp32", file) for variant in variants]
 
 
+class Clocked:
+    """Loads real engines; `seconds` is what the clock would say for a batch of one, by variant.
+    0 stands for a network that cannot be timed."""
+
+    def __init__(
+        self,
+        seconds: dict[str, float],
+        refused: tuple[str, ...] = (),
+        remembered: tuple[str, ...] = (),
+    ) -> None:
+        self.seconds = seconds
+        self.refused = refused
+        self.remembered = remembered
+        self.loads: list[str] = []
+        self.timed: list[tuple[str, int]] = []
+
+    def known(self, candidate: Candidate) -> dict[int, float]:
+        return self.table(candidate, (1, 4, 8)) if candidate.variant in self.remembered else {}
+
+    def load(self, candidate: Candidate) -> Engine:
+        if candidate.variant in self.refused:
+            raise SelfCheckFailed(f"{candidate.variant} failed its gate")
+        self.loads.append(candidate.variant)
+        return load_engine(candidate.engine, candidate.file, EngineOptions())
+
+    def measure(
+        self, candidate: Candidate, engine: Engine, sizes: Sequence[int]
+    ) -> dict[int, float]:
+        assert engine.outputs
+        self.timed.extend((candidate.variant, size) for size in sizes)
+        return self.table(candidate, sizes)
+
+    def table(self, candidate: Candidate, sizes: Sequence[int]) -> dict[int, float]:
+        alone = self.seconds[candidate.variant]
+        return {size: alone * size for size in sizes} if alone else {}
+
+
 def chosen(
     file: Path,
     seconds: dict[str, float],
@@ -34,34 +72,12 @@ def chosen(
 ) -> tuple[str, tuple[str, ...], list[str]]:
     """The variant taken, why not the others, and which were loaded, where `seconds` is what the
     clock would say, and had said of those `remembered`. Each measurement is added to `timed`."""
-    loads: list[str] = []
-
-    def admit(candidate: Candidate) -> None:
-        if candidate.variant in refused:
-            raise SelfCheckFailed(f"{candidate.variant} failed its gate")
-
-    def check(candidate: Candidate, engine: Engine) -> None:
-        assert engine.outputs
-
-    def known(candidate: Candidate) -> dict[int, float] | None:
-        return table(candidate, (1, 4, 8)) if candidate.variant in remembered else None
-
-    def measure(candidate: Candidate, engine: Engine, sizes: Sequence[int]) -> dict[int, float]:
-        assert engine.outputs
-        if timed is not None:
-            timed.extend((candidate.variant, size) for size in sizes)
-        return table(candidate, sizes)
-
-    def table(candidate: Candidate, sizes: Sequence[int]) -> dict[int, float]:
-        return {size: seconds[candidate.variant] * size for size in sizes}
-
-    def load(candidate: Candidate) -> Engine:
-        loads.append(candidate.variant)
-        return load_engine(candidate.engine, candidate.file, EngineOptions())
-
-    choice = choose(candidates(file, *seconds), (1, 4, 8), load, admit, check, known, measure)
+    loader = Clocked(seconds, refused, remembered)
+    choice = choose(candidates(file, *seconds), (1, 4, 8), loader)
     choice.engine.close()
-    return choice.candidate.variant, choice.rejected, loads
+    if timed is not None:
+        timed += loader.timed
+    return choice.candidate.variant, choice.rejected, loader.loads
 
 
 def test_the_fastest_is_taken_and_the_others_are_explained(file: Path) -> None:
@@ -151,3 +167,32 @@ def test_a_measurement_holds_for_one_artefact_engine_and_setting_only(file: Path
         latency_key(Candidate("bf16", "openvino", "bf16", file), "aa", EngineOptions()),
     }
     assert len(keys) == 5
+
+
+def test_one_that_cannot_be_timed_serves_only_where_no_other_can(file: Path) -> None:
+    variant, rejected, _ = chosen(file, {"fp32": 0.0, "int8": 0.004})
+    assert variant == "int8"
+    assert rejected == (
+        "fp32 in onnxruntime: not timed here, where int8 in onnxruntime comes first",
+    )
+    assert chosen(file, {"fp32": 0.0, "int8": 0.004}, refused=("int8",))[0] == "fp32"
+
+
+def test_of_several_that_cannot_be_timed_the_simplest_serves(file: Path) -> None:
+    assert chosen(file, {"fp32": 0.0, "int8": 0.0})[0] == "fp32"
+    assert chosen(file, {"fp32": 0.0, "int8": 0.0}, refused=("fp32",))[0] == "int8"
+
+
+def test_reasons_are_one_short_line_and_all_of_it_in_the_detail(file: Path) -> None:
+    class Talkative(Clocked):
+        def load(self, candidate: Candidate) -> Engine:
+            raise EngineUnavailable(f"{candidate.file}: cannot load it:\n" + "trace\n" * 100)
+
+    with pytest.raises(EngineUnavailable) as refusal:
+        choose(candidates(file, "fp32", "int8"), (1, 8), Talkative({"fp32": 1, "int8": 1}))
+    text = str(refusal.value)
+    assert len(text) <= 300
+    assert "\n" not in text
+    assert "fp32 in onnxruntime: model.onnx: cannot load it" in text
+    assert "int8 in onnxruntime: model.onnx: cannot load it" in text
+    assert refusal.value.detail.count("trace\n") == 200

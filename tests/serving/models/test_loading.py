@@ -24,9 +24,11 @@ from serving.base.metrics import Metrics
 from serving.batching.turns import CoreTurns
 from serving.engines import Engine, EngineOptions
 from serving.engines import load_engine as load_real_engine
-from serving.models import loading
-from serving.models.loading import LoadSettings, load_model
-from serving.models.model import CallOptions, Model
+from serving.models import candidates, loading
+from serving.models.candidates import LoadSettings
+from serving.models.loading import load_model
+from serving.models.model import Model
+from serving.models.servable import CallOptions
 from serving.repository.manifest import Gate
 from serving.repository.model_config import read_model_config
 from tests.support.published import CPU_ENGINES, graph, publish
@@ -71,13 +73,13 @@ def wrong_for(network: onnx.ModelProto, *, alone: bool) -> onnx.ModelProto:
 def test_the_tensorrt_provider_stands_back_where_plans_are_being_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "unavailable_reason", lambda engine: None)
+    monkeypatch.setattr(candidates, "unavailable_reason", lambda engine: None)
     config = read_model_config(publish(tmp_path).parent)
-    usable, unusable = loading._engines(config, LoadSettings(build_plans=True))
+    usable, unusable = candidates.usable_engines(config, LoadSettings(build_plans=True))
     assert "onnxruntime-tensorrt" not in usable
     assert unusable == ["onnxruntime-tensorrt: a plan takes its place"]
     for settings in (LoadSettings(), LoadSettings(build_plans=True, engine="onnxruntime-tensorrt")):
-        assert "onnxruntime-tensorrt" in loading._engines(config, settings)[0]
+        assert "onnxruntime-tensorrt" in candidates.usable_engines(config, settings)[0]
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)
@@ -85,7 +87,11 @@ def test_a_good_version_loads_in_every_engine(
     engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
 ) -> None:
     model = load(publish(tmp_path).parent, decoders, engine=engine)
-    assert (model.engine_name, model.variant, model.task) == (engine, "fp32", "classification")
+    assert (model.facts.engine_name, model.facts.variant, model.facts.task) == (
+        engine,
+        "fp32",
+        "classification",
+    )
     model.close()
 
 
@@ -149,8 +155,8 @@ def test_int8_variant_that_this_processor_computes_wrongly_gives_way_to_another(
     ]
     (folder / "manifest.json").write_text(json.dumps(document))
     model = load(folder.parent, decoders)
-    assert model.variant == "fp32"
-    wrong = [line for line in model.rejected if "answers wrongly on this machine" in line]
+    assert model.facts.variant == "fp32"
+    wrong = [line for line in model.facts.rejected if "answers wrongly on this machine" in line]
     assert len(wrong) == len(CPU_ENGINES)
     assert all("int8-u8" in line for line in wrong)
     model.close()
@@ -162,8 +168,8 @@ def test_the_next_engine_serves_where_one_was_not_verified(
     tmp_path: Path, decoders: ThreadPoolExecutor
 ) -> None:
     model = load(publish(tmp_path, engines=["openvino"]).parent, decoders)
-    assert model.engine_name == "openvino"
-    assert any("not verified in onnxruntime" in line for line in model.rejected)
+    assert model.facts.engine_name == "openvino"
+    assert any("not verified in onnxruntime" in line for line in model.facts.rejected)
     model.close()
 
 
@@ -173,8 +179,8 @@ def test_missing_manifest_needs_allow_ungated(tmp_path: Path, decoders: ThreadPo
     with pytest.raises(InvalidManifest, match="--allow-ungated"):
         load(folder.parent, decoders)
     model = load(folder.parent, decoders, allow_ungated=True)
-    assert model.task is None
-    assert model.labels_of["logits"] == ("red", "green", "blue")
+    assert model.facts.task is None
+    assert model.facts.labels == ("red", "green", "blue")
     model.close()
 
 
@@ -229,7 +235,7 @@ def test_latency_is_measured_once_and_then_read_from_the_cache(
     for file in kept:
         file.write_text('{"1": 5.0, "8": 40.0}')
     model = load(folder.parent, decoders, cache_dir=cache, threads=1)
-    assert model.batcher.measured[1] == pytest.approx(5.0)
+    assert model.facts.latency[1] == pytest.approx(5.0)
     model.close()
 
 
@@ -240,7 +246,7 @@ def test_damaged_cache_is_measured_anew(tmp_path: Path, decoders: ThreadPoolExec
     for file in (cache / "latency").glob("*.json"):
         file.write_text("{")
     model = load(folder.parent, decoders, cache_dir=cache)
-    assert 0 < model.batcher.measured[1] < 1
+    assert 0 < model.facts.latency[1] < 1
     model.close()
     shutil.rmtree(cache)
 
@@ -275,10 +281,55 @@ def test_tiny_network_is_given_one_thread(
     monkeypatch.setattr(loading, "_LIGHT_SECONDS", light)
     model = load(publish(tmp_path).parent, decoders, threads=2, engine="onnxruntime")
     assert given == sorted({2, threads}, reverse=True)
-    image = np.zeros((1, *model.inputs[0].shape[1:]), np.uint8)
+    image = np.zeros((1, *model.facts.inputs[0].shape[1:]), np.uint8)
     answer = asyncio.run(model.infer({"image": image}, CallOptions()))
-    assert answer.outputs["logits"].shape == (1, len(model.labels))
+    assert answer.outputs["logits"].shape == (1, len(model.facts.labels))
     model.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        (b"\xef\xbb\xbfred\ngreen\nblue\n", ("red", "green", "blue")),
+        (b"red\r\ngr\xc3\xbcn\r\nblue", ("red", "grün", "blue")),
+    ],
+)
+def test_labels_are_read_with_or_without_a_byte_order_mark(
+    content: bytes, labels: tuple[str, ...], tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    (folder / "manifest.json").unlink()
+    (folder.parent / "labels.txt").write_bytes(content)
+    model = load(folder.parent, decoders, allow_ungated=True, engine="onnxruntime")
+    model.close()
+    assert model.facts.labels == labels
+    assert model.facts.labels_of("logits") == labels
+    assert model.facts.labels_of("other") == ()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_labels_in_another_encoding_are_named_with_file_and_line(
+    encoding: str, tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    (folder / "manifest.json").unlink()
+    (folder.parent / "labels.txt").write_bytes("red\ngrün\n".encode(encoding))
+    with pytest.raises(ModelLoadError, match=r"labels\.txt: cannot be read: line [12]: "):
+        load(folder.parent, decoders, allow_ungated=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_a_manifest_is_read_by_the_same_rule(
+    encoding: str, tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path)
+    text = (folder / "manifest.json").read_text().replace("colours", "Farbtöne")
+    (folder / "manifest.json").write_bytes(text.encode(encoding))
+    if encoding == "utf-8-sig":
+        load(folder.parent, decoders, engine="onnxruntime").close()
+    else:
+        with pytest.raises(InvalidManifest, match=r"manifest\.json: cannot be read: line \d+: "):
+            load(folder.parent, decoders)
 
 
 def two_outputs(repository: Path, *, colour: str = "colours.txt", shape: str = "") -> Path:
@@ -302,12 +353,10 @@ def two_outputs(repository: Path, *, colour: str = "colours.txt", shape: str = "
 def test_labels_are_those_of_their_output(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
     folder = two_outputs(tmp_path, shape="shapes.txt")
     (folder / "colours.txt").write_text("red\ngreen\nblue\n")
-    (folder / "shapes.txt").write_text("\ufeffdisc\nring\ncross\n", encoding="utf-8")
+    (folder / "shapes.txt").write_text("disc\nring\ncross\n")
     model = load(folder, decoders, allow_ungated=True)
-    assert model.labels_of == {
-        "colour": ("red", "green", "blue"),
-        "shape": ("disc", "ring", "cross"),
-    }
+    assert model.facts.labels_of("colour") == ("red", "green", "blue")
+    assert model.facts.labels_of("shape") == ("disc", "ring", "cross")
     model.close()
 
 
@@ -317,27 +366,16 @@ def test_output_without_label_file_has_no_labels(
     folder = two_outputs(tmp_path)
     (folder / "colours.txt").write_text("red\ngreen\nblue\n")
     model = load(folder, decoders, allow_ungated=True)
-    assert set(model.labels_of) == {"colour"}
+    assert model.facts.labels_of("shape") == ()
     model.close()
     segmenter = load(publish(tmp_path, "regions", "segmentation").parent, decoders)
-    assert segmenter.labels == ("red", "green", "blue")
-    assert not segmenter.labels_of, "the pixels of a mask have no names"
+    assert segmenter.facts.labels == ("red", "green", "blue")
+    assert segmenter.facts.labels_of("mask") == (), "the pixels of a mask have no names"
     segmenter.close()
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "shapes.txt: cannot be read"),
-        (b"disc\nr\xf6hre\n", "shapes.txt: .*line 2:.* not UTF-8"),
-    ],
-)
-def test_every_label_file_must_be_there_and_be_text(
-    tmp_path: Path, decoders: ThreadPoolExecutor, content: bytes | None, said: str
-) -> None:
+def test_every_label_file_must_be_there(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
     folder = two_outputs(tmp_path, shape="shapes.txt")
     (folder / "colours.txt").write_text("red\ngreen\nblue\n")
-    if content is not None:
-        (folder / "shapes.txt").write_bytes(content)
-    with pytest.raises(ModelLoadError, match=said):
+    with pytest.raises(ModelLoadError, match=r"shapes\.txt: cannot be read"):
         load(folder, decoders, allow_ungated=True)

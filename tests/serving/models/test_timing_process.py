@@ -13,9 +13,10 @@ from serving.base.metrics import Metrics
 from serving.batching.turns import CoreTurns
 from serving.engines import Engine, EngineOptions, load_engine
 from serving.models import loading
-from serving.models.loading import LoadSettings, load_model
+from serving.models.candidates import LoadSettings
+from serving.models.loading import load_model
 from serving.models.model import Model
-from serving.models.timing_process import rehearse
+from serving.models.timing_process import time_apart
 from serving.repository.manifest import Gate, read_manifest, write_manifest
 from serving.repository.model_config import read_model_config
 from tests.support.published import CPU_ENGINES, publish
@@ -31,7 +32,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return load_engine(name, file, options)
 
     monkeypatch.setattr(loading, "load_engine", counted)
-    monkeypatch.setattr(loading, "_REHEARSED_BYTES", 0)
+    monkeypatch.setattr(loading, "_TIMED_APART_BYTES", 0)
     monkeypatch.setattr(loading, "_LIGHT_SECONDS", 0.0)
     return names
 
@@ -47,7 +48,7 @@ def load(model: Path, cache: Path) -> Model:
             Metrics(),
             decoders,
             CoreTurns(1),
-            partial(rehearse, model, 1, settings),
+            partial(time_apart, model, 1, settings),
         )
 
 
@@ -93,9 +94,9 @@ def test_a_file_that_is_not_there_leaves_the_others_to_serve(
     write_manifest(folder, manifest.model_copy(update={"variants": (missing, there)}))
     model = load(folder.parent, tmp_path / "cache")
     model.close()
-    assert model.variant == "fp32"
+    assert model.facts.variant == "fp32"
     assert len(loaded) == 1
-    assert any("model.fp16.onnx: cannot be read" in line for line in model.rejected)
+    assert any("model.fp16.onnx: cannot be read" in line for line in model.facts.rejected)
 
 
 def test_what_cannot_be_served_is_said_once(

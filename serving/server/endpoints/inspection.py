@@ -9,8 +9,8 @@ from typing import Any
 from protos.gen import model_config_pb2
 from serving.base.metrics import BatchCounters, Duration, ModelCounters
 from serving.base.tensor import TensorSpec
-from serving.models.model import ENCODED_INPUT, Model
 from serving.models.registry import Registry, State, VersionStatus
+from serving.models.servable import ENCODED_INPUT, ModelFacts
 
 SERVER_NAME = "convserve"
 EXTENSIONS = (
@@ -88,7 +88,7 @@ class ModelStatistics:
     memory_usage: tuple[Any, ...] = ()
 
 
-class Catalog:
+class Inspection:
     """Answers every question about the server and its models."""
 
     def __init__(self, registry: Registry, version: str) -> None:
@@ -101,10 +101,10 @@ class Catalog:
 
     def model(self, name: str, version: str) -> ModelMetadata:
         """Versions, inputs and outputs of a model. Raises ModelNotFound, ModelNotReady."""
-        model = self._registry.get(name, version)
-        versions = self._registry.ready_versions(model.name)
+        facts = self._registry.get(name, version).facts
+        versions = self._registry.ready_versions(facts.name)
         return ModelMetadata(
-            model.name, versions, model.config.platform, model.inputs, model.outputs
+            facts.name, versions, facts.config.platform, facts.inputs, facts.outputs
         )
 
     def config(self, name: str, version: str) -> model_config_pb2.ModelConfig:
@@ -112,11 +112,11 @@ class Catalog:
 
         Raises ModelNotFound, ModelNotReady.
         """
-        model = self._registry.get(name, version)
+        facts = self._registry.get(name, version).facts
         config = model_config_pb2.ModelConfig()
-        config.CopyFrom(model.config.proto)
-        config.name = model.name
-        for key, value in _described(model).items():
+        config.CopyFrom(facts.config.proto)
+        config.name = facts.name
+        for key, value in _described(facts).items():
             config.parameters[key].string_value = value
         return config
 
@@ -139,16 +139,16 @@ class Catalog:
         return [line for line in lines if line.state is State.READY or not ready_only]
 
 
-def _described(model: Model) -> dict[str, str]:
+def _described(facts: ModelFacts) -> dict[str, str]:
     """Parameters that say what serves, how accurate it is and how fast it was measured."""
-    parameters = {"variant": model.variant, "engine": model.engine_name}
-    if model.manifest is not None:
-        parameters["task"] = model.manifest.task
-        parameters["classes"] = "\n".join(model.labels)
+    parameters = {"variant": facts.variant, "engine": facts.engine_name}
+    if facts.manifest is not None:
+        parameters["task"] = facts.manifest.task
+        parameters["classes"] = "\n".join(facts.labels)
         parameters[ENCODED_PARAMETER] = ENCODED_INPUT
-        if model.evidence is not None:
-            parameters["accuracy"] = f"{model.manifest.measure} {model.evidence.accuracy}"
-    latency = {size: round(s * 1e3, 3) for size, s in model.batcher.measured.items()}
+        if facts.evidence is not None:
+            parameters["accuracy"] = f"{facts.manifest.measure} {facts.evidence.accuracy}"
+    latency = {size: round(s * 1e3, 3) for size, s in facts.latency.items()}
     parameters["latency_ms"] = json.dumps(latency)
     return parameters
 

@@ -1,0 +1,162 @@
+"""Which models there are: by name and version, with the state of each. Read from the event loop."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from serving.base.errors import ModelNotFound, ModelNotReady, quoted
+from serving.models.servable import Servable
+from serving.repository.layout import Stamp
+
+
+class State(StrEnum):
+    """As RepositoryIndex spells them; UNKNOWN is a model that nobody has asked to load."""
+
+    UNKNOWN = ""
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """One line of the repository's index.
+
+    version: empty where a model has none to name.
+    reason: one line, where it does not serve.
+    is_model: False for a folder that holds something else; nobody waits for it.
+    """
+
+    name: str
+    version: str
+    state: State
+    reason: str
+    model: Servable | None = None
+    is_model: bool = True
+
+
+@dataclass
+class VersionEntry:
+    """A version that was selected. stamp: those of the config and of the files that serve."""
+
+    state: State = State.LOADING
+    reason: str = ""
+    stamp: tuple[Stamp, Stamp] = ((), ())
+    model: Servable | None = None
+
+
+@dataclass
+class ModelEntry:
+    """A name that the server knows.
+
+    state, problem: of the folder as a whole; problem is empty where nothing is wrong with it.
+    staged: the folder of an override that serves; None where the repository's serves.
+    lock: held by whoever loads or unloads.
+    """
+
+    state: State = State.LOADING
+    problem: str = "waiting to be loaded"
+    is_model: bool = True
+    versions: dict[int, VersionEntry] = field(default_factory=dict)
+    staged: "tempfile.TemporaryDirectory[str] | None" = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def serves(self) -> bool:
+        """Whether any version does."""
+        return any(held.model is not None for held in self.versions.values())
+
+    def why_not(self) -> str:
+        """Why no version serves."""
+        reasons = [self.problem] if self.problem else []
+        reasons += [f"version {v}: {h.reason or h.state}" for v, h in self.versions.items()]
+        return "; ".join(reasons) or "it has no versions"
+
+
+class Catalog:
+    """Everything that is known. Whoever changes an entry calls `changed`."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, ModelEntry] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def entry(self, name: str) -> ModelEntry:
+        """The entry of a name. Raises ModelNotFound."""
+        entry = self.entries.get(name)
+        if entry is None:
+            raise ModelNotFound(f"no model {quoted(name)}; this server has {sorted(self.entries)}")
+        return entry
+
+    def get(self, name: str, version: str = "") -> Servable:
+        """The model of this name; without a version the newest that is ready.
+
+        Raises ModelNotFound, ModelNotReady.
+        """
+        entry = self.entry(name)
+        if not version:
+            newest, model = -1, None
+            for number, held in entry.versions.items():
+                if held.model is not None and number > newest:
+                    newest, model = number, held.model
+            if model is None:
+                raise ModelNotReady(f"model {name!r} is not ready: {entry.why_not()}")
+            return model
+        # No folder has a name of more digits, and Python refuses to read 5,000 of them.
+        number = int(version) if version.isdecimal() and len(version) <= 255 else -1
+        asked = entry.versions.get(number)
+        if asked is None:
+            raise ModelNotFound(
+                f"model {name!r} has no version {quoted(version)}; "
+                f"it has {[str(v) for v in sorted(entry.versions)]}"
+            )
+        if asked.model is None:
+            raise ModelNotReady(
+                f"model {name!r} version {version} is not ready: {asked.reason or asked.state}"
+            )
+        return asked.model
+
+    def ready_versions(self, name: str) -> list[str]:
+        """Versions of a model that serve now, ascending; empty where there are none."""
+        entry = self.entries.get(name)
+        versions = sorted(entry.versions.items()) if entry else []
+        return [str(v) for v, held in versions if held.model is not None]
+
+    def index(self) -> list[VersionStatus]:
+        """Every known version with its state; a model without any has one line of its own."""
+        lines = []
+        for name, entry in sorted(self.entries.items()):
+            for version, held in sorted(entry.versions.items()):
+                lines.append(VersionStatus(name, str(version), held.state, held.reason, held.model))
+            if entry.problem or not entry.versions:
+                problem = entry.problem or "no version folder that the version policy selects"
+                lines.append(VersionStatus(name, "", entry.state, problem, is_model=entry.is_model))
+        return lines
+
+    def ready(self, strict: bool) -> bool:
+        """At least one model serves and none is loading; when strict, every one serves."""
+        lines = [line for line in self.index() if line.is_model]
+        if any(line.state is State.LOADING for line in lines):
+            return False
+        if strict and any(line.state is not State.READY for line in lines):
+            return False
+        return any(line.state is State.READY for line in lines)
+
+    def stuck(self) -> list[str]:
+        """A line for each model with a batch that has been running far beyond any reason."""
+        return [
+            f"{line.name}/{line.version}: a batch has been running for {seconds:.0f} s"
+            for line in self.index()
+            if line.model is not None and (seconds := line.model.stuck_for())
+        ]
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` after every change of a state."""
+        self._listeners.append(listener)
+
+    def changed(self) -> None:
+        """Tells the listeners."""
+        for listener in self._listeners:
+            listener()

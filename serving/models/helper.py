@@ -1,0 +1,105 @@
+"""Work in a process of its own: what it leaves in memory ends with it, and so does a crash.
+
+A request goes to the helper's stdin, and its answer comes from its stdout, as one JSON document
+each. Whatever else a runtime prints there goes to stderr. An error of ours is raised here as what
+it was there; a helper that ends otherwise raises HelperFailed.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from serving.base import errors
+from serving.base.errors import ServingError
+
+# The names that a request may call, and where they stand. Each takes the request's fields as
+# keywords, and gives back what JSON can hold.
+TASKS = {
+    "time": "serving.models.timing_process:time_candidates",
+    "plans": "serving.models.plan_builder:build_plans",
+}
+
+# The helper finds modules where this process does, and not in the folder that it is started in.
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from serving.models.helper import main; main()"
+)
+
+
+class HelperFailed(Exception):
+    """A helper that could not be started, or ended without an answer. The text is one line; detail:
+    all that it printed."""
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail or message
+
+
+class Helper:
+    """One request to a helper."""
+
+    def __init__(self, task: str, **request: Any) -> None:
+        """`request` holds the keywords of the task; paths may stand for their text."""
+        self._request = json.dumps({"task": task, "request": request}, default=str)
+        self._process: subprocess.Popen[str] | None = None
+        self._killed = False
+
+    def run(self) -> Any:
+        """The answer. Blocking. Raises HelperFailed, or the ServingError that the task raised."""
+        path = json.dumps([entry for entry in sys.path if entry])
+        try:
+            self._process = process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START, path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            )
+        except OSError as error:
+            raise HelperFailed(str(error)) from error
+        if self._killed:
+            process.kill()
+        output, printed = process.communicate(self._request)
+        try:
+            answer = json.loads(output)
+        except ValueError:
+            last = (printed.strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
+            raise HelperFailed(last, printed) from None
+        if "error" in answer:
+            raise _error(answer["error"], answer["text"], answer["detail"])
+        return answer["result"]
+
+    def kill(self) -> None:
+        """Ends the process, from any thread; `run` then raises HelperFailed."""
+        self._killed = True
+        if self._process is not None:
+            self._process.kill()
+
+
+def _error(name: str, text: str, detail: str) -> Exception:
+    kind = getattr(errors, name, None)
+    if kind is None or not issubclass(kind, errors.ModelLoadError):
+        return HelperFailed(text, detail)
+    return cast("Exception", kind(text, detail))
+
+
+def main() -> None:
+    """Answers the request on stdin, and ends."""
+    # Runtimes print on stdout; that must not end up in the answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    asked: Mapping[str, Any] = json.load(sys.stdin)
+    module, name = TASKS[asked["task"]].split(":")
+    work = cast("Callable[..., Any]", getattr(importlib.import_module(module), name))
+    try:
+        answer = {"result": work(**asked["request"])}
+    except ServingError as error:
+        detail = getattr(error, "detail", str(error))
+        answer = {"error": type(error).__name__, "text": str(error), "detail": detail}
+    with answers:
+        json.dump(answer, answers, default=str)

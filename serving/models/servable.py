@@ -1,0 +1,224 @@
+"""The interface between the endpoints and whatever serves under a model's name.
+
+`ModelFacts` says what is served; `Servable` runs it. One network in one engine is a `Model`; a
+cascade or an ensemble would be another implementation of the same interface.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple, Protocol, TypeVar
+
+from serving.base.metrics import ModelCounters
+from serving.base.task import ANSWER_OUTPUT, Task
+from serving.base.tensor import Array, TensorSpec
+from serving.batching.batch import BatchRecord
+from serving.batching.ticket import Answer, Timing
+from serving.images.decoding import LoadedImage, Pixels, decode, from_raw
+from serving.images.preprocess import load_image, transform
+from serving.repository.manifest import EvalTransform, Evidence, Manifest
+from serving.repository.model_config import ModelConfig
+
+# Name of the input through which tensor calls may send image files; never declared in a config.
+ENCODED_INPUT = "encoded"
+
+Result = TypeVar("Result")
+
+
+class EncodedImage(NamedTuple):
+    """The bytes of an image file."""
+
+    data: bytes
+
+    def decode(self, max_pixels: int) -> Pixels:
+        """uint8 HWC RGB; raises InvalidInput."""
+        return decode(self.data, max_pixels)
+
+    def load(self, eval_transform: EvalTransform, max_pixels: int) -> LoadedImage:
+        """The pixels that the network sees; raises InvalidInput."""
+        return load_image(self.data, eval_transform, max_pixels)
+
+
+class RawPixels(NamedTuple):
+    """Uncompressed RGB bytes with their size."""
+
+    data: bytes
+    height: int
+    width: int
+
+    def decode(self, max_pixels: int) -> Pixels:
+        """uint8 HWC RGB; raises InvalidInput."""
+        return from_raw(self.data, self.height, self.width, max_pixels)
+
+    def load(self, eval_transform: EvalTransform, max_pixels: int) -> LoadedImage:
+        """The pixels that the network sees; raises InvalidInput."""
+        image = self.decode(max_pixels)
+        return LoadedImage(transform(image, eval_transform), (self.height, self.width))
+
+
+ImageSource = EncodedImage | RawPixels
+
+
+class CallOptions(NamedTuple):
+    """Wishes of a call beside its input.
+
+    priority: 1 is the most urgent, 0 the model's default.
+    deadline: when the caller gives up, in seconds on the monotonic clock; inf for never.
+    timeout: seconds that the call asks for; inf for none.
+    """
+
+    priority: int = 0
+    deadline: float = math.inf
+    timeout: float = math.inf
+
+
+class ImageAnswer(NamedTuple):
+    """A network's answer to one image.
+
+    outputs: arrays by output name, without the batch dimension.
+    size: (height, width) of the image.
+    timing: filled but for the postprocessing.
+    """
+
+    outputs: Mapping[str, Array]
+    size: tuple[int, int]
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a served version is. Nothing here changes while it serves.
+
+    engine_name, variant: what was chosen to run it.
+    manifest: None for a model that was published elsewhere and takes tensors only.
+    inputs, outputs: as config.pbtxt promises them, or as the file has them where it does not.
+    output_labels: class names by output, for the outputs that have a file of them.
+    rejected: a line for each variant and engine that was not chosen.
+    latency: seconds by batch size, measured at load; empty where nothing could be measured.
+    device_bytes: GPU memory that the engine says it holds, in bytes; 0 where it does not tell.
+    max_image_pixels: the largest image that is decoded for it.
+    """
+
+    config: ModelConfig
+    version: str
+    engine_name: str
+    variant: str
+    manifest: Manifest | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    output_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rejected: tuple[str, ...] = ()
+    latency: Mapping[int, float] = field(default_factory=dict)
+    device_bytes: int = 0
+    max_image_pixels: int = 64_000_000
+
+    @property
+    def name(self) -> str:
+        """The name under which it is called: its folder's."""
+        return self.config.name
+
+    @property
+    def task(self) -> Task | None:
+        """The task of a model with a manifest; None for one that has tensors only."""
+        return self.manifest.task if self.manifest else None
+
+    @property
+    def transform(self) -> EvalTransform | None:
+        """How images are brought to the network's size; None where it takes none."""
+        return self.manifest.transform if self.manifest else None
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of the model: the manifest's, or else those of the first labelled output."""
+        if self.manifest is not None:
+            return self.manifest.classes
+        return next(iter(self.output_labels.values()), ())
+
+    def labels_of(self, output: str) -> tuple[str, ...]:
+        """The class names by which one output is ranked; empty where it has none."""
+        if self.task == "classification" and output == ANSWER_OUTPUT["classification"]:
+            return self.labels
+        return self.output_labels.get(output, ())
+
+    @cached_property
+    def evidence(self) -> Evidence | None:
+        """The measurements of the variant and engine that serve; None where there are none."""
+        for variant in self.manifest.variants if self.manifest else ():
+            if variant.id == self.variant:
+                return variant.evidence.get(self.engine_name)
+        return None
+
+    @property
+    def batches(self) -> bool:
+        """Whether the first dimension of every tensor is the batch."""
+        return self.config.max_batch_size > 0
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows of one call."""
+        return max(1, self.config.max_batch_size)
+
+    @cached_property
+    def input_names(self) -> frozenset[str]:
+        """The names of the inputs."""
+        return frozenset(spec.name for spec in self.inputs)
+
+    @cached_property
+    def output_types(self) -> Mapping[str, str]:
+        """The wire's datatypes ("FP32") by output name, in the order of the outputs."""
+        return {spec.name: spec.datatype for spec in self.outputs}
+
+    @cached_property
+    def takes_text(self) -> bool:
+        """Whether an input holds strings."""
+        return any(spec.datatype == "BYTES" for spec in self.inputs)
+
+
+class Servable(Protocol):
+    """One version that serves. Everything but `close` is called from the event loop."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What it is."""
+
+    @property
+    def counters(self) -> ModelCounters:
+        """What it has done so far, as statistics and metrics show it."""
+
+    async def infer(self, inputs: Mapping[str, Array], options: CallOptions) -> Answer:
+        """Runs one call of tensors, by input name, batch dimension included.
+
+        Raises InvalidInput for a name, type or shape that does not fit, QueueFull, Shed,
+        DeadlineExpired, ModelNotReady, and EngineError where the batch failed.
+        """
+
+    async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
+        """Runs one image. Raises WrongTask where the model takes no images, InvalidInput where
+        this one cannot be decoded, and the errors of `infer`."""
+
+    async def infer_encoded(self, images: Sequence[bytes], options: CallOptions) -> Answer:
+        """Runs image files as the rows of one call; one that cannot be decoded fails the call.
+        Raises the errors of `infer_image`."""
+
+    async def run_aside(self, work: Callable[[], Result]) -> Result:
+        """Runs work that takes milliseconds on a worker thread, and returns or raises its end."""
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Counts the time of one inference in one stage ("decode", "queue", "infer",
+        "postprocess")."""
+
+    def call_ended(self, seconds: float, *, ok: bool) -> None:
+        """Counts a call, from its arrival to its answer or error."""
+
+    def recent_batches(self) -> Sequence[BatchRecord]:
+        """The newest batches, oldest first."""
+
+    def stuck_for(self) -> float:
+        """Seconds that a batch has been running far beyond any reason; 0 where none has."""
+
+    async def drain(self, seconds: float) -> bool:
+        """Answers what was accepted, takes no more; False where that took longer."""
+
+    def close(self) -> None:
+        """Frees what it holds. Blocking; called after `drain`."""

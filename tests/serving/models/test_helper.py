@@ -1,0 +1,99 @@
+"""Work in a process of its own: one request, one answer, whatever is printed meanwhile."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.base.errors import InvalidModelConfig
+from serving.models import helper
+from serving.models.helper import Helper, HelperFailed
+
+TASKS = """
+import ctypes, os, sys, time
+from serving.base.errors import InvalidModelConfig
+
+def echo(**fields):
+    print("from Python")
+    os.write(1, b"{} from a library\\n")
+    return fields
+
+def refuse():
+    raise InvalidModelConfig("short", "the whole of it")
+
+def crash():
+    os.write(2, b"something\\nlast words\\n")
+    os.abort()
+
+def wait(file):
+    open(file, "w").close()
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks of the test's own, found by the helper where this process finds them."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "helper_tasks.py").write_text(TASKS)
+    monkeypatch.syspath_prepend(str(tmp_path / "lib"))
+    start = "from serving.models import helper; helper.TASKS |= {names!r}; helper.main()"
+    names = {name: f"helper_tasks:{name}" for name in ("echo", "refuse", "crash", "wait")}
+    monkeypatch.setattr(
+        helper, "_START", helper._START.split("from")[0] + start.format(names=names)
+    )
+
+
+def test_an_answer_comes_back_whatever_is_printed() -> None:
+    assert Helper("echo", path=Path("/x"), rows=[1, None]).run() == {
+        "path": "/x",
+        "rows": [1, None],
+    }
+
+
+def test_an_error_of_ours_is_raised_as_it_was_there() -> None:
+    with pytest.raises(InvalidModelConfig, match="short") as error:
+        Helper("refuse").run()
+    assert error.value.detail == "the whole of it"
+
+
+def test_a_crash_is_told_with_its_last_words() -> None:
+    with pytest.raises(HelperFailed, match="last words") as failure:
+        Helper("crash").run()
+    assert "something" in failure.value.detail
+
+
+def test_a_helper_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    with pytest.raises(HelperFailed, match="No such file"):
+        Helper("echo").run()
+
+
+def test_a_helper_can_be_ended_from_another_thread(tmp_path: Path) -> None:
+    import threading
+
+    waiting = Helper("wait", file=tmp_path / "started")
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            waiting.run()
+        except HelperFailed as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not (tmp_path / "started").exists():
+        assert thread.is_alive()
+    waiting.kill()
+    thread.join(timeout=10)
+    assert len(failures) == 1
+
+
+def test_modules_of_the_working_folder_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "queue", "numpy", "serving"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('wrong module')")
+    monkeypatch.chdir(tmp_path)
+    assert Helper("echo").run() == {}

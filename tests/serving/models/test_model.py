@@ -1,0 +1,132 @@
+"""One network behind its batcher: what a call is checked for, and what is counted of it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.base.errors import EngineError, InvalidInput, ModelNotReady, WrongTask
+from serving.base.metrics import Metrics
+from serving.batching.turns import CoreTurns
+from serving.models.candidates import LoadSettings
+from serving.models.config_reading import read_config
+from serving.models.loading import load_model
+from serving.models.model import Model
+from serving.models.servable import CallOptions, EncodedImage, Servable
+from serving.repository.layout import scan_model
+from tests.serving.models.conftest import FakeEngines, write_model
+
+OPTIONS = CallOptions()
+Work = Callable[[Model], Awaitable[None]]
+
+
+@pytest.fixture
+def drive(
+    tmp_path: Path, decoders: ThreadPoolExecutor, engines: FakeEngines
+) -> Callable[[Work], None]:
+    """Runs a coroutine of a loaded model."""
+    folder = write_model(tmp_path)
+
+    def run(work: Work) -> None:
+        async def main() -> None:
+            settings = LoadSettings(engine="onnxruntime", allow_ungated=True, threads=1)
+            config = read_config(scan_model(folder))
+            turns = CoreTurns(1)
+            model = load_model(folder, config, 1, settings, Metrics(), decoders, turns)
+            try:
+                await work(model)
+            finally:
+                await model.drain(5)
+                model.close()
+
+        asyncio.run(main())
+        assert engines.closed == engines.loaded
+
+    return run
+
+
+def test_it_is_a_servable_with_its_facts(drive: Callable[[Work], None]) -> None:
+    async def work(model: Model) -> None:
+        served: Servable = model
+        facts = served.facts
+        assert (facts.name, facts.version, facts.variant) == ("doubles", "1", "default")
+        assert facts.engine_name == "onnxruntime"
+        assert (facts.task, facts.transform, facts.evidence) == (None, None, None)
+        assert (facts.labels, facts.labels_of("y")) == ((), ())
+        assert (facts.max_rows, facts.batches, facts.takes_text) == (4, True, False)
+        assert dict(facts.output_types) == {"y": "FP32"}
+
+    drive(work)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({}, "'x' of model 'doubles' is missing"),
+        ({"z": np.zeros((1, 2), np.float32)}, "has no input 'z'"),
+        ({"x": np.zeros((1, 3), np.float32)}, r"expected FP32 \[-1, 2\]"),
+        ({"x": np.zeros((1, 2), np.float64)}, "got float64"),
+        ({"x": np.zeros((0, 2), np.float32)}, "batch of 0"),
+        ({"x": np.zeros((5, 2), np.float32)}, "expected 1 to 4 rows"),
+    ],
+)
+def test_calls_that_do_not_fit_are_refused(
+    inputs: dict[str, np.ndarray], said: str, drive: Callable[[Work], None]
+) -> None:
+    async def work(model: Model) -> None:
+        with pytest.raises(InvalidInput, match=said):
+            await model.infer(inputs, OPTIONS)
+
+    drive(work)
+
+
+def test_images_need_a_manifest(drive: Callable[[Work], None]) -> None:
+    async def work(model: Model) -> None:
+        with pytest.raises(WrongTask, match="takes tensors only"):
+            await model.infer_image(EncodedImage(b""), OPTIONS)
+
+    drive(work)
+
+
+def test_a_failed_batch_fails_its_call_and_the_next_is_answered(
+    drive: Callable[[Work], None], engines: FakeEngines
+) -> None:
+    async def work(model: Model) -> None:
+        x = {"x": np.ones((2, 2), np.float32)}
+        engines.loaded[0].failure = EngineError("no kernel\nwith a trace")
+        with pytest.raises(EngineError, match="no kernel with a trace"):
+            await model.infer(x, OPTIONS)
+        engines.loaded[0].failure = None
+        answer = await model.infer(x, OPTIONS)
+        assert answer.outputs["y"].tolist() == [[2, 2], [2, 2]]
+        model.call_ended(0.5, ok=True)
+        model.call_ended(0.25, ok=False)
+        assert (model.counters.success.count, model.counters.fail.ns) == (1, 250_000_000)
+        assert model.recent_batches()[-1].rows == 2
+        assert model.stuck_for() == 0
+
+    drive(work)
+
+
+def test_a_drained_model_takes_no_calls(drive: Callable[[Work], None]) -> None:
+    async def work(model: Model) -> None:
+        assert await model.drain(1)
+        with pytest.raises(ModelNotReady):
+            await model.infer({"x": np.ones((1, 2), np.float32)}, OPTIONS)
+
+    drive(work)
+
+
+def test_work_is_done_aside_and_its_error_comes_back(drive: Callable[[Work], None]) -> None:
+    def fail() -> None:
+        raise InvalidInput("not an image")
+
+    async def work(model: Model) -> None:
+        assert await model.run_aside(lambda: 3) == 3
+        with pytest.raises(InvalidInput, match="not an image"):
+            await model.run_aside(fail)
+
+    drive(work)

@@ -1,0 +1,302 @@
+"""Models come, change and go while calls are under way, in one process, with a fake engine."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.base.errors import (
+    EngineUnavailable,
+    InvalidInput,
+    ModelLoadError,
+    ModelNotFound,
+    ModelNotReady,
+)
+from serving.base.metrics import Metrics
+from serving.models import registry as module
+from serving.models.candidates import LoadSettings
+from serving.models.registry import Registry, State
+from serving.models.servable import CallOptions
+from tests.serving.models.conftest import FakeEngines, write_model
+
+Drive = Callable[..., None]
+
+
+@pytest.fixture
+def drive(tmp_path: Path, decoders: ThreadPoolExecutor) -> Drive:
+    """Runs a coroutine of a registry over tmp_path, and closes it."""
+
+    def run(work: Callable[[Registry], Any], drain_seconds: float = 5.0) -> None:
+        async def main() -> None:
+            settings = LoadSettings(engine="onnxruntime", allow_ungated=True, threads=1)
+            registry = Registry(tmp_path, settings, Metrics(), decoders, drain_seconds)
+            try:
+                await work(registry)
+            finally:
+                await registry.close()
+
+        asyncio.run(main())
+
+    return run
+
+
+def states(registry: Registry) -> dict[str, State]:
+    return {f"{line.name}/{line.version}": line.state for line in registry.index()}
+
+
+async def doubled(registry: Registry, value: float, version: str = "") -> float:
+    model = registry.get("doubles", version)
+    answer = await model.infer({"x": np.full((1, 2), value, np.float32)}, CallOptions())
+    return float(answer.outputs["y"][0, 0])
+
+
+@pytest.mark.usefixtures("engines")
+def test_everything_is_loaded_and_the_broken_are_named(tmp_path: Path, drive: Drive) -> None:
+    write_model(tmp_path)
+    (tmp_path / "typo").mkdir()
+    (tmp_path / "typo" / "config.pbtxt").write_text("max_batch_sise: 4\n")
+    (tmp_path / "lost+found").mkdir()
+
+    async def work(registry: Registry) -> None:
+        assert not registry.ready(strict=False)
+        await registry.load_all()
+        assert states(registry) == {
+            "doubles/1": State.READY,
+            "lost+found/": State.UNAVAILABLE,
+            "typo/": State.UNAVAILABLE,
+        }
+        assert registry.ready(strict=False)
+        assert not registry.ready(strict=True)
+        assert await doubled(registry, 3) == 6
+        with pytest.raises(ModelNotReady, match="max_batch_sise"):
+            registry.get("typo")
+        (tmp_path / "typo" / "config.pbtxt").unlink()
+        (tmp_path / "typo").rmdir()
+        await registry.poll()
+        # A folder that is no model keeps nobody waiting.
+        assert registry.ready(strict=True)
+
+    drive(work)
+
+
+def test_versions_that_are_asked_for_are_told_apart(
+    tmp_path: Path, drive: Drive, engines: FakeEngines
+) -> None:
+    folder = write_model(tmp_path)
+    write_model(tmp_path, version=2)
+    (folder / "config.pbtxt").write_text("max_batch_size: 4 version_policy { all { } }")
+
+    async def work(registry: Registry) -> None:
+        await registry.load_all()
+        assert registry.ready_versions("doubles") == ["1", "2"]
+        assert registry.get("doubles").facts.version == "2"
+        assert await doubled(registry, 1, "1") == 2
+        for version in ("3", "x", "9" * 5000, "²"):
+            with pytest.raises(ModelNotFound, match="has no version"):
+                registry.get("doubles", version)
+        with pytest.raises(ModelNotFound, match="no model 'none'"):
+            registry.get("none")
+
+    drive(work)
+    assert len(engines.closed) == len(engines.loaded) == 2
+
+
+def test_a_changed_file_takes_over_and_the_old_one_drains(
+    tmp_path: Path, drive: Drive, engines: FakeEngines
+) -> None:
+    folder = write_model(tmp_path)
+
+    async def work(registry: Registry) -> None:
+        await registry.load_all()
+        [first] = engines.loaded
+        first.hold.clear()
+        under_way = asyncio.ensure_future(doubled(registry, 5))
+        while not first.running:
+            await asyncio.sleep(0)
+        file = folder / "1" / "model.onnx"
+        stat = file.stat()
+        other = tmp_path / ".other"
+        other.write_bytes(file.read_bytes())
+        os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        other.replace(file)
+        await registry.poll()
+        assert len(engines.loaded) == 2
+        timed = len(engines.loaded[1].batches)
+        assert engines.closed == []
+        first.hold.set()
+        assert await doubled(registry, 1) == 2
+        assert len(engines.loaded[1].batches) > timed
+        assert await under_way == 10
+
+    drive(work)
+    assert set(engines.closed) == set(engines.loaded)
+
+
+def test_a_bad_change_leaves_what_serves(
+    tmp_path: Path, drive: Drive, engines: FakeEngines, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_model(tmp_path)
+
+    async def work(registry: Registry) -> None:
+        await registry.load_all()
+        engines.failure = EngineUnavailable("first line\n" + "trace\n" * 200)
+        (folder / "1" / "model.onnx").touch()
+        with caplog.at_level(logging.ERROR):
+            await registry.poll()
+        [line] = registry.index()
+        assert line.state is State.READY
+        assert 0 < len(line.reason) <= 300
+        assert "\n" not in line.reason
+        assert await doubled(registry, 1) == 2
+        engines.failure = None
+        await registry.load("doubles")
+        assert registry.index()[0].reason == ""
+
+    drive(work)
+    [record] = [r for r in caplog.records if r.message == "model not loaded"]
+    assert vars(record)["reason"].count("trace\n") == 200
+
+
+def test_a_load_whose_caller_goes_away_goes_on(
+    tmp_path: Path, drive: Drive, monkeypatch: pytest.MonkeyPatch, engines: FakeEngines
+) -> None:
+    write_model(tmp_path)
+    entered, go_on = threading.Event(), threading.Event()
+    load_model = module.load_model
+
+    def slow(*arguments: Any) -> Any:
+        entered.set()
+        assert go_on.wait(10)
+        return load_model(*arguments)
+
+    monkeypatch.setattr(module, "load_model", slow)
+
+    async def work(registry: Registry) -> None:
+        ready = asyncio.Event()
+        registry.on_change(lambda: registry.ready(strict=True) and ready.set())
+        caller = asyncio.ensure_future(registry.load("doubles"))
+        await asyncio.to_thread(entered.wait, 10)
+        caller.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await caller
+        assert states(registry) == {"doubles/1": State.LOADING}
+        go_on.set()
+        await asyncio.wait_for(ready.wait(), 10)
+        assert await doubled(registry, 2) == 4
+
+    drive(work)
+    assert engines.closed == engines.loaded
+
+
+@pytest.mark.usefixtures("engines")
+def test_files_are_read_and_written_off_the_event_loop(
+    tmp_path: Path, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path)
+    on_loop: list[str] = []
+
+    def watched(name: str) -> None:
+        real = getattr(module, name)
+
+        def work(*arguments: Any, **options: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                on_loop.append(name)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, work)
+
+    names = ("scan", "scan_model", "read_config", "write_override", "load_model", "trim_heap")
+    for name in names:
+        watched(name)
+
+    async def work(registry: Registry) -> None:
+        await registry.load_all()
+        await registry.poll()
+        await registry.repository_index()
+        content = (tmp_path / "doubles" / "1" / "model.onnx").read_bytes()
+        override = {"config": '{"max_batch_size": 2}', "file:1/model.onnx": content}
+        await registry.load("doubles", override)
+        assert registry.get("doubles").facts.max_rows == 2
+        await registry.load("doubles")
+        assert registry.get("doubles").facts.max_rows == 4
+        await registry.unload("doubles")
+
+    drive(work)
+    assert on_loop == []
+
+
+@pytest.mark.usefixtures("engines")
+def test_an_override_goes_with_the_load_that_replaces_it(
+    tmp_path: Path, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path)
+    staged = tmp_path / ".staged"
+    staged.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(staged))
+
+    async def work(registry: Registry) -> None:
+        await registry.load("doubles", {"config": '{"max_batch_size": 2}'})
+        assert len(list(staged.iterdir())) == 1
+        with pytest.raises(InvalidInput, match="config and file:"):
+            await registry.load("doubles", {"other": "x"})
+        with pytest.raises(ModelLoadError):
+            await registry.load("doubles", {"config": '{"platform": "ensemble"}'})
+        assert registry.get("doubles").facts.max_rows == 2
+        assert len(list(staged.iterdir())) == 1
+        await registry.load("doubles")
+        assert list(staged.iterdir()) == []
+
+    drive(work)
+
+
+@pytest.mark.usefixtures("engines")
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "none", ".hidden", "x\0y", "n" * 5000])
+def test_names_that_are_no_folder_are_not_found(name: str, tmp_path: Path, drive: Drive) -> None:
+    write_model(tmp_path, ".hidden")
+
+    async def work(registry: Registry) -> None:
+        with pytest.raises(ModelNotFound):
+            await registry.load(name)
+        assert registry.index() == []
+
+    drive(work)
+
+
+def test_unloading_answers_what_was_accepted(
+    tmp_path: Path, drive: Drive, engines: FakeEngines
+) -> None:
+    write_model(tmp_path)
+
+    async def work(registry: Registry) -> None:
+        await registry.load_all()
+        [engine] = engines.loaded
+        engine.hold.clear()
+        under_way = asyncio.ensure_future(doubled(registry, 4))
+        while not engine.running:
+            await asyncio.sleep(0)
+        unloading = asyncio.ensure_future(registry.unload("doubles"))
+        await asyncio.sleep(0)
+        with pytest.raises(ModelNotReady, match="unloaded"):
+            registry.get("doubles")
+        engine.hold.set()
+        await unloading
+        assert await under_way == 8
+
+    drive(work)
+    assert engines.closed == engines.loaded
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    """Whatever a registry starts ends with it."""
+    yield
+    left = [t.name for t in threading.enumerate() if t.name.startswith(("load", "infer-"))]
+    assert left == []

@@ -1,0 +1,117 @@
+"""What vouches for a variant here, checked with an engine whose answers the test decides."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.base.errors import SelfCheckFailed
+from serving.base.tensor import Array, TensorSpec
+from serving.models.selfcheck import check_answers, check_checksum, check_gate, on_this_machine
+from serving.repository.manifest import Gate, Manifest, read_manifest
+from tests.support.published import publish
+
+
+class Colours:
+    """Answers with the channel means times 10; batches of `wrong_from` rows and more with twice
+    that, as an engine does that goes wrong only in one of its ways."""
+
+    name = "onnxruntime"
+    inputs = (TensorSpec("image", "UINT8", (-1, 8, 8, 3)),)
+    outputs = (TensorSpec("logits", "FP32", (-1, 3)),)
+    device_bytes = 0
+    largest_batch = 0
+    check_rows = 16
+
+    def __init__(self, wrong_from: int = 1000) -> None:
+        self.wrong_from = wrong_from
+        self.batches: list[int] = []
+
+    def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+        return np.empty(shape, spec.dtype)
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        rows = len(inputs["image"])
+        self.batches.append(rows)
+        means = inputs["image"].mean(axis=(1, 2)).astype(np.float32) * 10 / 255
+        return {"logits": means * (2 if rows >= self.wrong_from else 1)}
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return publish(tmp_path)
+
+
+def manifest_of(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    return manifest
+
+
+def check(folder: Path, engine: Colours, rows: int = 32) -> None:
+    manifest = manifest_of(folder)
+    check_answers(folder, manifest, manifest.variants[0], engine, rows)
+
+
+def test_samples_are_run_alone_and_in_a_batch_that_uses_every_way(folder: Path) -> None:
+    engine = Colours()
+    check(folder, engine)
+    # The six samples, repeated until check_rows are reached, and then one alone.
+    assert engine.batches == [18, 1]
+    engine = Colours()
+    check(folder, engine, rows=4)
+    assert max(engine.batches) == 4
+
+
+@pytest.mark.parametrize("wrong_from", [1, 16])
+def test_answers_that_differ_are_refused(wrong_from: int, folder: Path) -> None:
+    with pytest.raises(SelfCheckFailed, match="answers wrongly on this machine"):
+        check(folder, Colours(wrong_from))
+
+
+def test_samples_that_cannot_be_read_are_refused(folder: Path) -> None:
+    (folder / "samples.npz").write_bytes(b"damaged")
+    with pytest.raises(SelfCheckFailed, match=r"samples\.npz: cannot be read"):
+        check(folder, Colours())
+
+
+def test_nothing_is_run_without_samples(folder: Path) -> None:
+    (folder / "samples.npz").unlink()
+    engine = Colours()
+    check(folder, engine)
+    assert engine.batches == []
+
+
+def test_a_file_replaced_by_one_of_its_size_and_time_is_another(folder: Path) -> None:
+    file, variant = folder / "model.onnx", manifest_of(folder).variants[0]
+    check_checksum(file, variant.sha256)
+    stat = file.stat()
+    other = folder / "other"
+    other.write_bytes(bytes(reversed(file.read_bytes())))
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(file)
+    with pytest.raises(SelfCheckFailed, match="sha256 is"):
+        check_checksum(file, variant.sha256)
+    file.unlink()
+    with pytest.raises(SelfCheckFailed, match="cannot be read"):
+        check_checksum(file, variant.sha256)
+
+
+def test_the_gate_is_that_of_the_engine(tmp_path: Path, folder: Path) -> None:
+    variant = manifest_of(folder).variants[0]
+    assert check_gate(variant, "onnxruntime").gate.passed
+    with pytest.raises(SelfCheckFailed, match="was not verified in tensorrt"):
+        check_gate(variant, "tensorrt")
+    failed = publish(tmp_path, "failed", gate=Gate(passed=False, reason="drops 3 points"))
+    with pytest.raises(SelfCheckFailed, match="drops 3 points"):
+        check_gate(manifest_of(failed).variants[0], "onnxruntime")
+
+
+def test_a_machine_without_a_gpu_adds_nothing(folder: Path) -> None:
+    manifest = manifest_of(folder)
+    assert on_this_machine(folder, manifest, 8, folder) is manifest

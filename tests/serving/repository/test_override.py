@@ -1,0 +1,54 @@
+"""What a load call brings is checked before anything of it is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.base.errors import InvalidInput
+from serving.repository.override import write_override
+
+CONFIG = '{"max_batch_size": 2}'
+
+
+def written(tmp_path: Path, parameters: dict[str, Any]) -> Path:
+    (tmp_path / "repository" / "m" / "1").mkdir(parents=True)
+    (tmp_path / "target").mkdir()
+    return write_override("m", parameters, tmp_path / "repository", tmp_path / "target")
+
+
+def test_a_config_alone_keeps_the_versions(tmp_path: Path) -> None:
+    folder = written(tmp_path, {"config": CONFIG})
+    assert "max_batch_size: 2" in (folder / "config.pbtxt").read_text()
+    assert (folder / "1").is_symlink()
+
+
+def test_files_take_the_place_of_the_versions(tmp_path: Path) -> None:
+    folder = written(tmp_path, {"config": CONFIG, "file:7/model.onnx": b"x"})
+    assert sorted(path.name for path in folder.iterdir()) == ["7", "config.pbtxt"]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"other": "x"},
+        {"file:1/model.onnx": b"x"},
+        {"config": "{"},
+        {"config": "[" * 100_000},
+        {"config": b"\xff"},
+        {"config": '{"max_batch_size": 1e400}'},
+        {"config": CONFIG, "file:1/../x": b"x"},
+        {"config": CONFIG, "file:1/..": b"x"},
+        {"config": CONFIG, "file:0/x": b"x"},
+        {"config": CONFIG, "file:1/x": "text"},
+        {"config": CONFIG, "file:1/x\0": b"x"},
+        {"config": CONFIG, "file:1/" + "x" * 5000: b"x"},
+        {"config": CONFIG, "file:" + "1" * 5000 + "/x": b"x"},
+    ],
+)
+def test_bad_parameters_are_bad_input_in_a_short_line(
+    parameters: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match="load parameter") as refusal:
+        written(tmp_path, parameters)
+    assert len(str(refusal.value)) < 600
