@@ -27,7 +27,7 @@ from training.compress.quantize import quantize
 from training.data.samples import ArraySamples
 from training.models import MODELS, build_model
 from training.models.export.deployed import Deployed, Task, input_specs, output_specs, run_deployed
-from training.models.export.export import export_onnx
+from training.models.export.to_onnx import export_onnx
 from training.models.export.variants import SCHEMES
 from training.pipeline.stages.publish import publish as publish_version
 from training.recipes.deliver import Publish

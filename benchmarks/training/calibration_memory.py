@@ -29,7 +29,7 @@ from training.data.samples import Loaded, Pair
 from training.evaluation.report.tables import print_table
 from training.models import build_model
 from training.models.export.deployed import Deployed, input_specs, output_specs
-from training.models.export.export import export_onnx
+from training.models.export.to_onnx import export_onnx
 from training.models.export.variants import Scheme
 from training.recipes.data import Normalization
 

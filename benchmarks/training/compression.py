@@ -17,11 +17,11 @@ import numpy as np
 from benchmarks.archives import extracted
 from serving.base.machine.cpu import core_count, machine
 from serving.engines import ENGINES, EngineOptions, load_engine
-from training.compress.latency import speedup
+from training.compress.stopwatch import speedup
 from training.data import load_dataset
 from training.errors import BuildError
 from training.evaluation.report.tables import print_table
-from training.evaluation.results import Verification
+from training.evaluation.verification import Verification
 from training.models import build_model
 from training.models.export.deployed import Deployed, run_deployed
 from training.models.weights import load_weights

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.archives import extracted
 from training.evaluation.report.tables import print_table
-from training.evaluation.results import Verification
+from training.evaluation.verification import Verification
 
 RECIPE = Path(__file__).with_name("faces.yaml")
 RANK1_AT_LEAST = 0.85

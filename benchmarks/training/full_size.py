@@ -27,14 +27,14 @@ from serving.engines import ENGINES, EngineOptions, load_engine, unavailable_rea
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.compress.calibration import choose_calibration
-from training.compress.latency import Stopwatch
 from training.compress.prune import ChannelPruner, find_ratio
 from training.compress.quantize import quantize
+from training.compress.stopwatch import Stopwatch
 from training.data.samples import ArraySamples, Pixels
 from training.evaluation.report.tables import print_table
 from training.models import build_model, count_macs, head_layers
 from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
-from training.models.export.export import export_onnx
+from training.models.export.to_onnx import export_onnx
 from training.recipes.compress import Prune
 from training.recipes.data import Normalization
 

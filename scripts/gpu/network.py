@@ -36,12 +36,12 @@ def make_model(repository: Path, network: str, side: int, max_batch_size: int) -
     import torch
 
     from training.compress.calibration import choose_calibration
-    from training.compress.half import to_half
+    from training.compress.fp16 import to_half
     from training.compress.quantize import quantize
     from training.data.samples import ArraySamples
     from training.models import build_model
     from training.models.export.deployed import Deployed, input_specs, output_specs
-    from training.models.export.export import export_onnx
+    from training.models.export.to_onnx import export_onnx
 
     folder = repository / network / "1"
     folder.mkdir(parents=True)

@@ -13,8 +13,8 @@ from serving.repository.manifest import Gate
 from training.compress.calibration import Calibration
 from training.compress.quantize import Quantizer
 from training.compress.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
-from training.evaluation.answers import Answers
-from training.evaluation.validation import Comparison, Trial
+from training.evaluation.network_answers import Answers
+from training.evaluation.validation_trial import Comparison, Trial
 from training.fitting.build import Build, export_fp32
 from training.models.checkpoint import load_network
 from training.models.export.variants import FP32_FILE, SCHEMES, onnx_file

@@ -12,8 +12,8 @@ from torch import nn
 
 from training.compress.prune import Backward, prunable_groups, with_one_group_pruned
 from training.compress.quantize import Quantizer
-from training.evaluation.answers import Answers
-from training.evaluation.validation import Trial
+from training.evaluation.network_answers import Answers
+from training.evaluation.validation_trial import Trial
 from training.models.export.variants import SCHEMES
 from training.recipes.compress import Prune
 

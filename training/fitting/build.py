@@ -10,12 +10,12 @@ from torch import nn
 
 from training.data import Dataset, load_dataset, load_source
 from training.fitting.callbacks import OnEpoch
-from training.fitting.finished import Finished, Results
+from training.fitting.stage_folder import Finished, Results
 from training.fitting.train import Fitted, fit
 from training.models import build_model, count_macs, count_parameters, drop_auxiliary_heads
 from training.models.checkpoint import save_network
 from training.models.export.deployed import Deployed, input_specs, output_specs
-from training.models.export.export import export_onnx
+from training.models.export.to_onnx import export_onnx
 from training.models.initialization import initialize
 from training.models.weights import load_weights
 from training.recipes import EmbeddingRecipe, Recipe, SegmentationRecipe

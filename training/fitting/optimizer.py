@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.models.parts import backbone_parameters
+from training.models.backbone import backbone_parameters
 from training.recipes.optimizer import Adadelta, Adagrad, Adam, AdamW, Optimizer, RmsProp, Sgd
 
 

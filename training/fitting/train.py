@@ -29,10 +29,10 @@ from training.data.sampling import (
 from training.errors import RecipeError
 from training.fitting import distributed
 from training.fitting.callbacks import EpochReport, OnEpoch, Patience, PlainProgress, moving_average
-from training.fitting.learner import History, Learner
-from training.fitting.metrics import Task
+from training.fitting.epoch_metrics import Task
+from training.fitting.lightning_module import History, Learner
 from training.fitting.objective import build_objective
-from training.models.parts import unfreeze_backbone
+from training.models.backbone import unfreeze_backbone
 from training.recipes.data import Augment, Normalization
 from training.recipes.train import Identities as IdentitiesChoice
 from training.recipes.train import Train

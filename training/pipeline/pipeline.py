@@ -11,14 +11,14 @@ import yaml
 from training.data import Dataset, fingerprint, load_source
 from training.data.survey import SHEET_FILE, survey
 from training.errors import BrokenFiles
+from training.evaluation.in_engines import PICTURES_FILE, require_pass
 from training.evaluation.report.report import write_report
 from training.evaluation.report.tables import Rows, measure_rows, variant_rows
-from training.evaluation.results import Searched
-from training.evaluation.verify import PICTURES_FILE, require_pass
+from training.evaluation.verification import Searched
 from training.fitting import distributed
 from training.fitting.build import Build, fine_tune, network_results, new_network
 from training.fitting.callbacks import OnEpoch
-from training.fitting.finished import Finished, Results, finished, run_stage, stage_key
+from training.fitting.stage_folder import Finished, Results, finished, run_stage, stage_key
 from training.fitting.train import Fitted, chosen_precision
 from training.models.networks import check_network
 from training.models.weights import weights_fingerprint
@@ -31,7 +31,7 @@ from training.pipeline.stages.delivery import (
     verify_work,
 )
 from training.pipeline.stages.distill import distill_work, teacher_fingerprint
-from training.pipeline.stages.plans import check_plans
+from training.pipeline.tensorrt_plans import check_plans
 from training.recipes import Recipe
 
 log = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from serving.base.machine.cpu import core_count, machine
 from serving.engines import ENGINES, EngineOptions, load_engine
 from serving.engines.measure import measure_latency
 from training.errors import RecipeError, TargetNotReached
-from training.evaluation.answers import Answers
-from training.evaluation.results import Point, Searched, Tried
-from training.evaluation.validation import Trial
+from training.evaluation.network_answers import Answers
+from training.evaluation.validation_trial import Trial
+from training.evaluation.verification import Point, Searched, Tried
 from training.fitting.build import Build
 from training.models.checkpoint import load_network
 from training.models.export.deployed import input_specs

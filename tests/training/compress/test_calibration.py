@@ -29,7 +29,7 @@ from training.data.samples import ArraySamples, Pair
 from training.errors import ExportError
 from training.models import build_model
 from training.models.export.deployed import Deployed, input_specs, output_specs
-from training.models.export.export import export_onnx
+from training.models.export.to_onnx import export_onnx
 from training.recipes.data import Normalization
 
 SIZE = (16, 16)

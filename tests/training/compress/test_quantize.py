@@ -15,7 +15,7 @@ from training.compress.quantize import Quantizer, quantize
 from training.data.samples import ArraySamples
 from training.models import build_model
 from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
-from training.models.export.export import check_interface, export_onnx
+from training.models.export.to_onnx import check_interface, export_onnx
 from training.models.export.variants import Scheme
 from training.recipes.data import Normalization
 

@@ -5,7 +5,7 @@ import pytest
 
 from training.data.samples import ArraySamples, ChosenSamples
 from training.evaluation import validation
-from training.evaluation.validation import spread
+from training.evaluation.validation_trial import spread
 
 SAMPLES = ArraySamples(
     np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8),

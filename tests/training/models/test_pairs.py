@@ -34,7 +34,7 @@ from training.models import (
 )
 from training.models.checkpoint import load_network, save_network
 from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
-from training.models.export.export import check_interface, export_onnx
+from training.models.export.to_onnx import check_interface, export_onnx
 from training.models.export.variants import Scheme
 from training.models.networks import check_network, coverage
 from training.recipes import parse_recipe

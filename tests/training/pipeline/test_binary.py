@@ -20,7 +20,7 @@ from training.data import load_dataset
 from training.data.binary import as_binary
 from training.data.samples import ArraySamples, Dataset
 from training.errors import RecipeError
-from training.fitting.metrics import build_metric
+from training.fitting.epoch_metrics import build_metric
 from training.models.export.deployed import Deployed, output_specs, run_deployed
 from training.pipeline.pipeline import Built
 from training.recipes import load_recipe

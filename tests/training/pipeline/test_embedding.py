@@ -15,8 +15,8 @@ from serving.repository.manifest import Manifest, read_manifest
 from tests.support.process import ServerProcess
 from training.data.samples import ArraySamples
 from training.errors import RecipeError
-from training.evaluation.answers import answers_of
-from training.fitting.metrics import build_metric
+from training.evaluation.network_answers import answers_of
+from training.fitting.epoch_metrics import build_metric
 from training.models.networks import check_network
 from training.pipeline.pipeline import Built
 from training.recipes import load_recipe

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from training.evaluation.report.figures import Arrays, Picture, plain_axes, rendered
-from training.evaluation.results import Identification
+from training.evaluation.verification import Identification
 
 _BLUE, _GREY, _RED = "#1f77b4", "#8a8f98", "#c62828"
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from serving.base.evaluation import class_iou, class_reports
 from serving.images.postprocess import overlay_png
-from training.evaluation.measures import GRID
-from training.fitting.learner import History
-from training.fitting.metrics import MEASURE_TITLES, Measure
+from training.evaluation.class_measures import GRID
+from training.fitting.epoch_metrics import MEASURE_TITLES, Measure
+from training.fitting.lightning_module import History
 
 _BLUE, _ORANGE, _GREY = "#1f77b4", "#e07a1f", "#8a8f98"
 # Class numbers are still readable in a matrix of so many.

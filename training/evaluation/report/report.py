@@ -21,9 +21,9 @@ from training.evaluation.report.figures import (
     training_curves,
 )
 from training.evaluation.report.tables import measure_rows, variant_rows
-from training.evaluation.results import Searched, Verification
-from training.fitting.learner import History
-from training.fitting.metrics import MEASURE_TITLES
+from training.evaluation.verification import Searched, Verification
+from training.fitting.epoch_metrics import MEASURE_TITLES
+from training.fitting.lightning_module import History
 from training.recipes import Recipe
 
 # What a matrix of many classes cannot show: the pairs that are mistaken most often.

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.base.evaluation import Estimate
-from training.evaluation.results import Verification
-from training.fitting.metrics import MEASURE_TITLES
+from training.evaluation.verification import Verification
+from training.fitting.epoch_metrics import MEASURE_TITLES
 
 Rows = list[dict[str, str]]
 

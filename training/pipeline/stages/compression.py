@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from training.compress.calibration import choose_calibration
-from training.compress.half import to_half
+from training.compress.fp16 import to_half
 from training.compress.int8 import Candidate
-from training.compress.latency import Stopwatch
 from training.compress.prune import ChannelPruner, find_ratio, gradients, ignored_layers, log_size
 from training.compress.qat import fake_quantized
 from training.compress.quantize import quantize
 from training.compress.sensitivity import Sensitivity, pruning_sensitivity
-from training.evaluation.validation import Trial
+from training.compress.stopwatch import Stopwatch
+from training.evaluation.validation_trial import Trial
 from training.fitting.build import NETWORK_FILE, Build, export_fp32, fine_tune, network_results
-from training.fitting.finished import Results
 from training.fitting.objective import build_objective
+from training.fitting.stage_folder import Results
 from training.fitting.train import Fitted
 from training.models.checkpoint import load_network, save_network
 from training.models.export.deployed import input_specs

@@ -6,17 +6,17 @@ import logging
 from datetime import UTC, datetime
 
 from serving.repository.manifest import SAMPLES_FILE, Manifest, Provenance, Variant
-from training.compress.half import to_half
-from training.evaluation.results import NetworkSize, PlanOrigin, VariantFile, Verification
-from training.evaluation.verify import verify
+from training.compress.fp16 import to_half
+from training.evaluation.in_engines import verify
+from training.evaluation.verification import NetworkSize, PlanOrigin, VariantFile, Verification
 from training.fitting.build import Build, export_fp32, network_channels
-from training.fitting.finished import Results
+from training.fitting.stage_folder import Results
 from training.models.checkpoint import load_network
 from training.models.export.deployed import input_specs, output_specs
-from training.models.export.export import check_answers, check_interface
+from training.models.export.to_onnx import check_answers, check_interface
 from training.models.export.variants import FP32_FILE, SCHEMES, onnx_file, precision_of
-from training.pipeline.stages.plans import check_files, export_plans
 from training.pipeline.stages.publish import publish
+from training.pipeline.tensorrt_plans import check_files, export_plans
 from training.recipes import Recipe
 
 log = logging.getLogger(__name__)

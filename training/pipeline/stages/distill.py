@@ -9,10 +9,10 @@ from torch import nn
 from training.compress.distill import Distillation
 from training.errors import RecipeError
 from training.evaluation.report.tables import percent
-from training.evaluation.validation import Trial
+from training.evaluation.validation_trial import Trial
 from training.fitting.build import NETWORK_FILE, Build, fine_tune, network_results, new_network
-from training.fitting.finished import Results
 from training.fitting.objective import build_objective
+from training.fitting.stage_folder import Results
 from training.models import build_model
 from training.models.checkpoint import load_network
 from training.models.weights import load_weights, weights_fingerprint

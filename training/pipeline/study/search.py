@@ -11,7 +11,7 @@ import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from training.errors import BuildError, RecipeError
-from training.fitting.finished import stage_key
+from training.fitting.stage_folder import stage_key
 from training.pipeline.pipeline import keys_until
 from training.pipeline.study.definition import (
     Choices,

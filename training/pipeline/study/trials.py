@@ -11,8 +11,8 @@ from typing import Any
 from training.data import Dataset, load_source
 from training.errors import RecipeError
 from training.fitting.callbacks import OnEpoch
-from training.fitting.finished import finished
-from training.fitting.metrics import MEASURE_TITLES, Measure, measure_of
+from training.fitting.epoch_metrics import MEASURE_TITLES, Measure, measure_of
+from training.fitting.stage_folder import finished
 from training.fitting.train import CHECKPOINTS
 from training.models.networks import check_network
 from training.pipeline.pipeline import build, keys_until, training_settings

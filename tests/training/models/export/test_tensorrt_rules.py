@@ -13,13 +13,13 @@ from serving.base.evaluation import answer_distance
 from serving.base.tensor import Array
 from serving.engines import EngineOptions, load_engine
 from training.compress.calibration import choose_calibration
-from training.compress.half import to_half
+from training.compress.fp16 import to_half
 from training.compress.quantize import Quantizer, quantize
 from training.data.samples import ArraySamples
 from training.models import build_model
 from training.models.export.deployed import Deployed, Task, input_specs, output_specs
-from training.models.export.export import check_interface, export_onnx
 from training.models.export.tensorrt_rules import tensorrt_problems
+from training.models.export.to_onnx import check_interface, export_onnx
 from training.recipes.data import Normalization
 
 SIZE = (32, 32)

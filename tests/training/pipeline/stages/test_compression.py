@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-import training.compress.latency
+import training.compress.stopwatch
 from serving.engines import Engine
-from training.compress.latency import speedup
 from training.compress.sensitivity import fewest_float_layers
+from training.compress.stopwatch import speedup
 from training.models.checkpoint import load_network, save_network
 from training.pipeline.pipeline import build
 from training.recipes import Recipe
@@ -121,7 +121,7 @@ def test_latency_target_is_measured_in_the_serving_engine(
         assert speedup(reference, candidate, inputs, seconds) > 0
         return 2.0
 
-    monkeypatch.setattr(training.compress.latency, "speedup", ratio)
+    monkeypatch.setattr(training.compress.stopwatch, "speedup", ratio)
     latency = {
         "engine": "onnxruntime", "variant": "int8-u8", "batch_size": 4, "speedup": 1.5,
         "seconds": 0.01,

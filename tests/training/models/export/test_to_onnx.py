@@ -13,7 +13,7 @@ from serving.base.tensor import TensorSpec
 from training.errors import NamesMismatch, ShapesMismatch, ValuesMismatch
 from training.models import build_model
 from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
-from training.models.export.export import check_answers, check_interface, export_onnx
+from training.models.export.to_onnx import check_answers, check_interface, export_onnx
 from training.recipes.data import Normalization
 
 Task = Literal["classification", "segmentation"]

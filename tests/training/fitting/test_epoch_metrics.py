@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from serving.base.evaluation import confusion_matrix, mean_iou
-from training.fitting.metrics import build_metric
+from training.fitting.epoch_metrics import build_metric
 
 
 def test_top1_is_the_share_of_right_answers() -> None:

@@ -7,7 +7,7 @@ from serving.base.errors import EngineUnavailable
 from serving.base.machine.nvml import gpus
 from serving.engines import PlanProfile, build_plan, engine_version, unavailable_reason
 from training.errors import ExportError, RecipeError
-from training.evaluation.results import PlanOrigin
+from training.evaluation.verification import PlanOrigin
 from training.models.export.tensorrt_rules import tensorrt_problems
 from training.models.export.variants import onnx_file
 from training.recipes.deliver import Export, TensorRt

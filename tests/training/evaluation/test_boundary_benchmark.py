@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.evaluation.boundaries import boundary_scores, match, outline
+from training.evaluation.boundary_benchmark import boundary_scores, match, outline
 
 
 def line(column: int, size: int = 100) -> NDArray[np.bool_]:

@@ -11,10 +11,10 @@ from torchmetrics import MeanMetric
 
 from training.data.augment import augment
 from training.data.mixing import mix
-from training.fitting.metrics import Task, build_metric, measure_of
+from training.fitting.epoch_metrics import Task, build_metric, measure_of
 from training.fitting.optimizer import build_optimizer
 from training.fitting.schedule import rate_factor
-from training.models.parts import freeze_backbone, unfreeze_backbone
+from training.models.backbone import freeze_backbone, unfreeze_backbone
 from training.recipes.data import Augment, Normalization
 from training.recipes.train import Train
 

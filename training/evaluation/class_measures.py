@@ -17,7 +17,7 @@ from serving.base.evaluation import (
     in_top_k,
 )
 from serving.base.tensor import Array
-from training.evaluation.results import ClassMeasures, Measures
+from training.evaluation.verification import ClassMeasures, Measures
 
 TOP = 5
 _BINS = 15

@@ -7,7 +7,13 @@ from sklearn import metrics
 from torchmetrics.classification import MulticlassCalibrationError
 
 from serving.base.evaluation import confusion_matrix
-from training.evaluation.measures import GRID, measures, rank_classes, rank_foreground, reliability
+from training.evaluation.class_measures import (
+    GRID,
+    measures,
+    rank_classes,
+    rank_foreground,
+    reliability,
+)
 from training.evaluation.report.figures import ranking_curves
 
 

@@ -6,8 +6,8 @@ from torch import nn
 from torchvision import models
 
 from training.models import build_model
+from training.models.backbone import backbone_parameters, freeze_backbone, unfreeze_backbone
 from training.models.initialization import Start, initialize
-from training.models.parts import backbone_parameters, freeze_backbone, unfreeze_backbone
 
 
 def head_names(network: nn.Module) -> set[str]:

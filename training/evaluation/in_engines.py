@@ -23,7 +23,8 @@ from serving.engines.measure import device_name, measure_latency
 from serving.repository.manifest import SAMPLES_FILE, Evidence, Gate, Latency
 from training.data.samples import Dataset, Pixels, Samples, Targets
 from training.errors import VerificationError
-from training.evaluation.answers import (
+from training.evaluation.class_measures import measures
+from training.evaluation.network_answers import (
     Answers,
     Run,
     accuracy_of,
@@ -37,15 +38,14 @@ from training.evaluation.answers import (
     other_measures,
     pair_histograms,
 )
-from training.evaluation.measures import measures
-from training.evaluation.results import (
+from training.evaluation.verification import (
     Measures,
     NetworkSize,
     VariantFile,
     VariantResult,
     Verification,
 )
-from training.fitting.metrics import Measure, Task, measure_of
+from training.fitting.epoch_metrics import Measure, Task, measure_of
 from training.models.export.deployed import Deployed, run_deployed
 from training.recipes.deliver import Verify
 

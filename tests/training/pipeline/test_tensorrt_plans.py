@@ -14,10 +14,10 @@ from tests.support import fake_gpu
 from tests.support.published import graph, samples
 from training.data.samples import ArraySamples, Dataset
 from training.errors import ExportError, RecipeError
-from training.evaluation.results import NetworkSize, PlanOrigin, VariantFile
-from training.evaluation.verify import verify
+from training.evaluation.in_engines import verify
+from training.evaluation.verification import NetworkSize, PlanOrigin, VariantFile
 from training.models.export.deployed import Deployed
-from training.pipeline.stages.plans import check_files, check_plans, export_plans
+from training.pipeline.tensorrt_plans import check_files, check_plans, export_plans
 from training.recipes.deliver import Export, TensorRt, Verify
 
 PLANS = Export(variants=("fp32",), tensorrt=TensorRt(variants=("fp32",), usual_batch=4))

@@ -15,12 +15,19 @@ from serving.base.task import IMAGE_INPUT
 from serving.engines import EngineOptions, load_engine
 from serving.repository.manifest import Gate
 from training.data.samples import ArraySamples, ChosenSamples, Samples
-from training.evaluation.answers import Answers, Run, accuracy_of, agreement_of, answers_of, drop_of
-from training.evaluation.verify import judge
+from training.evaluation.in_engines import judge
+from training.evaluation.network_answers import (
+    Answers,
+    Run,
+    accuracy_of,
+    agreement_of,
+    answers_of,
+    drop_of,
+)
 from training.fitting.build import Build
-from training.fitting.metrics import measure_of
+from training.fitting.epoch_metrics import measure_of
 from training.models.export.deployed import Deployed, output_specs, run_deployed
-from training.models.export.export import CHECK_ENGINE
+from training.models.export.to_onnx import CHECK_ENGINE
 
 # Bytes of images that a trial keeps decoded. More spares the files of a large data set being
 # decoded for each network tried; less spares memory. 1,700 images of 224x224 fit.

@@ -26,10 +26,10 @@ from serving.base.task import ANSWER_OUTPUT, PROBABILITY_OUTPUT
 from serving.base.tensor import Array
 from serving.images.postprocess import binary_mask, softmax
 from training.data.samples import Pixels, Samples
-from training.evaluation.boundaries import boundary_scores
-from training.evaluation.measures import Reliability, reliability
-from training.evaluation.results import Identification
-from training.fitting.metrics import Measure, Task
+from training.evaluation.boundary_benchmark import boundary_scores
+from training.evaluation.class_measures import Reliability, reliability
+from training.evaluation.verification import Identification
+from training.fitting.epoch_metrics import Measure, Task
 
 Run = Callable[[Pixels], dict[str, Array]]
 

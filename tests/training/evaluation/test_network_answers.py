@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation.answers import Answers, class_drops
+from training.evaluation.network_answers import Answers, class_drops
 
 
 def answers(confusion: list[list[int]]) -> Answers:

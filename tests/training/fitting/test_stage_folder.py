@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from training.fitting.finished import Results, finished, run_stage, stage_key
+from training.fitting.stage_folder import Results, finished, run_stage, stage_key
 
 
 def test_key_depends_on_settings_and_upstream_keys() -> None:
