@@ -8,6 +8,7 @@ BuildError
 │   ├── NamesMismatch
 │   ├── ShapesMismatch
 │   └── ValuesMismatch
+├── Diverged              the loss, a score or a weight is no finite number any more
 ├── TargetNotReached      no network within a bound of size or latency
 └── VerificationError     the gate: the artefact is not accurate enough
 """
@@ -74,6 +75,10 @@ class ShapesMismatch(ExportError):
 
 class ValuesMismatch(ExportError):
     """The answers differ by more than the stated tolerance."""
+
+
+class Diverged(BuildError):
+    """A training whose numbers are not finite; the text holds the epoch and the learning rate."""
 
 
 class TargetNotReached(BuildError):

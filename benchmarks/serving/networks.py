@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from serving.base.task import ANSWER_OUTPUT, IMAGE_INPUT
+from serving.base.task import IMAGE_INPUT, TASKS
 from serving.engines import ENGINES
 from serving.repository.manifest import (
     SAMPLES_FILE,
@@ -125,7 +125,7 @@ def _export(
     for variant in set(variants) & set(SCHEMES):
         quantize(files["fp32"], files[variant], SCHEMES[variant], "minmax", calibration)
     answers = run_deployed(deployed, tuple(spec.name for spec in outputs), images[:4])
-    answer = ANSWER_OUTPUT[task]
+    answer = TASKS[task].output
     np.savez(exported.samples, **{IMAGE_INPUT: images[:4], answer: answers[answer]})
     return exported
 

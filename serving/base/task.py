@@ -1,23 +1,60 @@
-"""The tasks, and the names of the tensors by which a network of each is served."""
+"""The tasks: one table of what a served network of each answers, and how it is measured and asked.
+
+Training adds what only it knows in training.recipes.tasks.
+"""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Literal
 
 Task = Literal["classification", "segmentation", "embedding"]
+Measure = Literal["top1", "miou", "iou", "rank1"]
 
-# The input of every network we publish, and the output that is its answer; a binary segmentation
-# answers with a probability map instead of a class map.
 IMAGE_INPUT = "image"
+"""The input of every network that a build publishes."""
 PROBABILITY_OUTPUT = "probability"
-ANSWER_OUTPUT: dict[Task, str] = {
-    "classification": "logits",
-    "segmentation": "mask",
-    "embedding": "embedding",
+"""The answer of a binary segmentation: a probability map instead of a class map."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task as server and clients see it.
+
+    output: the tensor that is the answer.
+    measure: the accuracy of that answer, as manifests name it.
+    binary_output, binary_measure: the same where the network tells one foreground from the rest.
+    method: the VisionService call that asks for it.
+    """
+
+    output: str
+    measure: Measure
+    method: str
+    binary_output: str | None = None
+    binary_measure: Measure | None = None
+
+
+TASKS: dict[Task, TaskSpec] = {
+    "classification": TaskSpec(output="logits", measure="top1", method="Classify"),
+    "segmentation": TaskSpec(
+        output="mask",
+        measure="miou",
+        method="Segment",
+        binary_output=PROBABILITY_OUTPUT,
+        binary_measure="iou",
+    ),
+    "embedding": TaskSpec(output="embedding", measure="rank1", method="Embed"),
 }
 
 
 def answer_output(task: Task, names: Collection[str]) -> str:
-    """Which of a network's outputs is its answer."""
-    if task == "segmentation" and PROBABILITY_OUTPUT in names:
-        return PROBABILITY_OUTPUT
-    return ANSWER_OUTPUT[task]
+    """The name of the answer among the names of a network's outputs."""
+    spec = TASKS[task]
+    if spec.binary_output is not None and spec.binary_output in names:
+        return spec.binary_output
+    return spec.output
+
+
+def measure_of(task: Task, *, binary: bool) -> Measure:
+    """The measure of a task; `binary`: a segmentation of one foreground."""
+    spec = TASKS[task]
+    return spec.binary_measure if binary and spec.binary_measure is not None else spec.measure

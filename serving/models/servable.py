@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import NamedTuple, Protocol, TypeVar
 
 from serving.base.metrics import ModelCounters
-from serving.base.task import ANSWER_OUTPUT, Task
+from serving.base.task import TASKS, Task
 from serving.base.tensor import Array, TensorSpec
 from serving.batching.batch import BatchRecord
 from serving.batching.ticket import Answer, Timing
@@ -137,7 +137,7 @@ class ModelFacts:
 
     def labels_of(self, output: str) -> tuple[str, ...]:
         """The class names by which one output is ranked; empty where it has none."""
-        if self.task == "classification" and output == ANSWER_OUTPUT["classification"]:
+        if self.task == "classification" and output == TASKS["classification"].output:
             return self.labels
         return self.output_labels.get(output, ())
 

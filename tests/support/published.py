@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.base.evaluation import Estimate
-from serving.base.task import ANSWER_OUTPUT, IMAGE_INPUT, Task
+from serving.base.task import IMAGE_INPUT, TASKS, Task
 from serving.engines import ENGINES, EngineOptions, load_engine
 from serving.repository.manifest import (
     SAMPLES_FILE,
@@ -67,7 +67,7 @@ def graph(task: Task, gain: float = 10.0) -> onnx.ModelProto:
             helper.make_node("Mul", ["f", "gain"], ["scaled"]),
             helper.make_node("ReduceMean", ["scaled", "pixels"], ["logits"], keepdims=0),
         ]
-        name = ANSWER_OUTPUT[task]
+        name = TASKS[task].output
         if task == "embedding":
             nodes.append(helper.make_node("LpNormalization", ["logits"], [name], axis=1, p=2))
         outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 3])]

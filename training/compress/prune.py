@@ -14,13 +14,23 @@ import torch_pruning
 from torch import Tensor, nn
 
 from training.errors import RecipeError, TargetNotReached
-from training.models import count_macs, count_parameters, unprunable_layers
+from training.models import (
+    build_model,
+    count_macs,
+    count_parameters,
+    drop_auxiliary_heads,
+    unprunable_layers,
+)
+from training.recipes import Recipe
 from training.recipes.compress import Prune
 
 log = logging.getLogger(__name__)
 
 # Ratios are searched in steps of a hundredth, up to where a network is hardly one any more.
 _HUNDREDTHS = range(1, 96)
+
+# Pruning leaves heads alone, so that their classes do not matter.
+_ANY_CLASSES = 2
 
 # Leaves the gradients of the loss in a network's parameters.
 Backward = Callable[[nn.Module], None]
@@ -92,6 +102,70 @@ def _build_pruner(
         round_to=config.round_to,
         ignored_layers=[*unprunable_layers(network), *(named[name] for name in kept)],
         **ratios,
+    )
+
+
+def check_prune(recipe: Recipe) -> None:
+    """Raises RecipeError where pruning as a recipe asks for it would remove nothing, whatever the
+    network has learnt: an importance that the network lacks, `ignore` that leaves nothing, a ratio
+    that rounding takes back. Prunes a network that is not trained, which takes about a second.
+
+    Where weights decide which layers lose channels (scope "global"), only the impossible is refused
+    here; require_smaller judges the trained network.
+    """
+    config = recipe.prune
+    if config is None:
+        return
+    size = recipe.transform.size
+    network = _unlearnt(recipe)
+    kept = ignored_layers(network, config.ignore)
+    if config.importance == "bn_scale" and not _has_batch_norm(network):
+        raise RecipeError(
+            f"prune.importance: bn_scale reads the scales of batch norms, and {recipe.model.name} "
+            "has none; take l1, l2, taylor or random"
+        )
+    # A taylor ranking would need data; how many channels go does not depend on the ranking.
+    importance = "bn_scale" if config.importance == "bn_scale" else "l2"
+    once = config.model_copy(update={"steps": 1, "scope": "uniform", "importance": importance})
+    uniform = config.ratio is not None and config.scope == "uniform"
+    ratio = config.ratio if config.ratio is not None and uniform else _HUNDREDTHS[-1] / 100
+    whole = count_parameters(network)
+    ChannelPruner(network, once, ratio, size, lambda pruned: None, kept).step()
+    if count_parameters(network) >= whole:
+        raise RecipeError(f"prune: {_nothing_removed(config, ratio, kept)}")
+
+
+def _unlearnt(recipe: Recipe) -> nn.Module:
+    """The recipe's network with equal weights everywhere: drawing them would take seconds."""
+    with torch.device("meta"):
+        network = build_model(recipe.model.name, _ANY_CLASSES, **recipe.model.options)
+    drop_auxiliary_heads(network)
+    network.to_empty(device="cpu")
+    with torch.no_grad():
+        for values in network.state_dict().values():
+            values.fill_(1)
+    return network
+
+
+def require_smaller(before: nn.Module, after: nn.Module, config: Prune, ratio: float) -> None:
+    """Raises TargetNotReached where pruning has removed nothing."""
+    if count_parameters(after) >= count_parameters(before):
+        raise TargetNotReached(f"prune: {_nothing_removed(config, ratio, ())}")
+
+
+def _nothing_removed(config: Prune, ratio: float, kept: Collection[str]) -> str:
+    ignored = f", with {len(kept)} layers ignored" if kept else ""
+    return (
+        f"ratio {ratio:g} removes no channel, importance {config.importance}, scope "
+        f"{config.scope}, round_to {config.round_to}{ignored}; a higher ratio, a smaller round_to "
+        "or fewer ignored layers may"
+    )
+
+
+def _has_batch_norm(network: nn.Module) -> bool:
+    return any(
+        isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.affine
+        for layer in network.modules()
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs every exported variant in every engine that can serve it, and judges it by the recipe.
+"""Runs every exported variant in every engine that can serve it, and collects the evidence.
 
 Accuracy is measured over the whole test split on the pixels that the server would see, against the
 trained network before pruning, in FP32, image by image.
@@ -6,36 +6,38 @@ trained network before pruning, in FP32, image by image.
 
 import hashlib
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from serving.base.errors import EngineError, EngineUnavailable
-from serving.base.evaluation import Estimate, output_distance
+from serving.base.evaluation import output_distance
 from serving.base.machine.cpu import core_count, machine
-from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT
+from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Measure, Task, measure_of
 from serving.base.tensor import Array, TensorSpec
 from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine, unavailable_reason
 from serving.engines.engine import Engine, infer_in_parts
 from serving.engines.measure import device_name, measure_latency
-from serving.repository.manifest import SAMPLES_FILE, Evidence, Gate, Latency
+from serving.repository.manifest import SAMPLES_FILE, Evidence, Latency
 from training.data.samples import Dataset, Pixels, Samples, Targets
-from training.errors import VerificationError
+from training.evaluation.accuracy import (
+    accuracy_of,
+    agreement_of,
+    chance_of,
+    class_drops,
+    drop_of,
+    other_measures,
+)
 from training.evaluation.class_measures import measures
+from training.evaluation.gate import judge
 from training.evaluation.network_answers import (
     Answers,
     Run,
-    accuracy_of,
-    agreement_of,
     answers_of,
-    class_drops,
-    drop_of,
     foreground_levels,
     identification_of,
     matches,
-    other_measures,
     pair_histograms,
 )
 from training.evaluation.verification import (
@@ -45,7 +47,6 @@ from training.evaluation.verification import (
     VariantResult,
     Verification,
 )
-from training.fitting.epoch_metrics import Measure, Task, measure_of
 from training.models.export.deployed import Deployed, run_deployed
 from training.recipes.deliver import Verify
 
@@ -55,8 +56,9 @@ PICTURES_FILE = "pictures.npz"
 
 _SAMPLES = 8
 _PICTURES = 12
-# What a server on another CPU may be off by, beyond twice the distance seen here: other
-# instruction sets add in another order, and a class map of 8 images has few borders.
+# Distance from the samples' answers that a server on another CPU may have, beyond twice the one
+# measured here: other instruction sets add in another order, and a class map of 8 images has few
+# borders. Larger lets a wrong file pass the self-check, smaller refuses a right one.
 _TOLERANCE_FLOOR = 0.01
 # Instruction sets without which bf16 is emulated, and slower than FP32.
 _BF16_FEATURES = ("amx_bf16", "avx512_bf16")
@@ -77,7 +79,9 @@ def verify(
     """Measures all files, FP32 being the first, and writes samples.npz and the report's pictures
     into `folder`. `sizes` are those of the baseline and of the exported network; `max_batch_size`
     is what plans were made for, where there are any no smaller than any of `config.batch_sizes`.
-    require_pass judges the outcome."""
+
+    `require_pass` decides whether the build goes on.
+    """
     names = tuple(spec.name for spec in outputs)
     measure = measure_of(task, binary=names[0] == PROBABILITY_OUTPUT)
 
@@ -97,7 +101,7 @@ def verify(
             engine = _open(name, file, largest)
             if isinstance(engine, str):
                 skipped[name] = engine
-                # That a laptop has no GPU need not be said for every variant.
+                # A laptop without a GPU would repeat it for every variant.
                 level = logging.INFO if ENGINES[name].device == "cpu" else logging.DEBUG
                 log.log(level, "verify: %s in %s skipped: %s", file.id, name, engine)
                 continue
@@ -147,62 +151,6 @@ def verify(
     )
 
 
-def require_pass(verification: Verification) -> None:
-    """Raises VerificationError with the numbers unless FP32 passes in some engine and, where others
-    were asked for and can run here, so does at least one of them.
-
-    A variant that passes nowhere beside others that do is left out of what is published; one that
-    passes in one engine is published with both verdicts, and the server heeds them.
-    """
-    others = [result for result in verification.variants[1:] if result.evidence]
-    fp32 = verification.variants[0]
-    if fp32.passed and (not others or any(result.passed for result in others)):
-        return
-    failed = [fp32] if not fp32.passed else others
-    reasons = [
-        f"{result.id} in {engine}: {evidence.gate.reason}"
-        for result in failed
-        for engine, evidence in result.evidence.items()
-    ]
-    raise VerificationError("nothing to publish: " + "; ".join(reasons or ["no engine ran it"]))
-
-
-def judge(config: Verify, measured: Estimate, drop: Estimate, agreeing: float) -> Gate:
-    """The verdict on one variant in one engine.
-
-    The drop passes when it is at most max_drop. It also passes when it is larger but its interval
-    holds 0, so that chance explains it, provided that there are enough images for that to mean
-    anything: 3 / max_drop, below which not even n equal answers would prove the bound (the rule of
-    three). With fewer the drop itself decides, and the reason says so.
-    """
-    few = drop.n * config.max_drop < 3
-    reasons = [f"drop {_points(drop)} points, allowed {100 * config.max_drop:.2f}, n={drop.n}"]
-    passed = drop.value <= config.max_drop
-    if not passed and drop.low <= 0 and not few:
-        passed = True
-        reasons.append("more than allowed, but the interval holds 0: not told from chance")
-    if few:
-        needed = f"{math.ceil(3 / config.max_drop)}" if config.max_drop else "any number"
-        reasons.append(
-            f"too few images to prove the bound ({needed} needed)"
-            if config.max_drop
-            else "a bound of 0 cannot be proved by any number of images"
-        )
-    elif drop.high > config.max_drop and passed:
-        reasons.append(f"within the bound as measured; the interval reaches {100 * drop.high:.2f}")
-    if agreeing < config.min_agreement:
-        passed = False
-        reasons.append(f"agreement {agreeing:.4f} is under {config.min_agreement}")
-    if measured.value < config.min_accuracy:
-        passed = False
-        reasons.append(f"accuracy {measured.value:.4f} is under {config.min_accuracy}")
-    return Gate(passed=passed, reason="; ".join(reasons))
-
-
-def _points(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.2f} [{100 * estimate.low:.2f}, {100 * estimate.high:.2f}]"
-
-
 def _evidence(
     config: Verify,
     measure: Measure,
@@ -223,7 +171,7 @@ def _evidence(
         agreement=agreeing,
         samples_tolerance=_TOLERANCE_FLOOR + 2 * distance,
         latency=latency,
-        gate=judge(config, estimate, drop, agreeing),
+        gate=judge(config, estimate, drop, agreeing, chance_of(measure, reference)),
     )
 
 
@@ -300,8 +248,8 @@ def _fastest(results: Sequence[VariantResult]) -> tuple[str, str] | None:
 
 
 def _write_pictures(path: Path, data: Dataset, answers: Answers, beta: float) -> Measures | None:
-    """What the report draws: the worst answers and, after them, some of the others; the whole
-    confusion matrix; curves and calibration. Gives what was measured on the way."""
+    """Writes the arrays that the report draws: the worst answers and, after them, some of the
+    others; the whole confusion matrix; curves and calibration. Gives the measures of all."""
     samples, confusion = data.test, answers.confusions.sum(axis=0)
     # Wrong before right, and among the wrong the surest first.
     order = np.lexsort((-answers.confidences, answers.scores))

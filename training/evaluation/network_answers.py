@@ -1,55 +1,43 @@
-"""What a network says of a whole split, and how good that is."""
+"""The answers of a network to a whole split, and the arrays that are drawn of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.evaluation import (
-    Estimate,
-    accuracy,
-    accuracy_drop,
-    agreement,
     class_iou,
     confusion_matrix,
-    foreground_iou,
-    foreground_iou_drop,
     identification,
-    in_top_k,
-    mean_iou,
-    mean_iou_drop,
     rank_gallery,
     verification,
 )
-from serving.base.task import ANSWER_OUTPUT, PROBABILITY_OUTPUT
+from serving.base.task import PROBABILITY_OUTPUT, TASKS, Task
 from serving.base.tensor import Array
 from serving.images.postprocess import binary_mask, softmax
-from training.data.samples import Pixels, Samples
-from training.evaluation.boundary_benchmark import boundary_scores
+from training.data.samples import Pixels, Samples, Targets
 from training.evaluation.class_measures import Reliability, reliability
 from training.evaluation.verification import Identification
-from training.fitting.epoch_metrics import Measure, Task
 
 Run = Callable[[Pixels], dict[str, Array]]
 
 _BATCH = 32
-_FALSE_ACCEPT_RATE = 0.01
-_RANKS = (5, 10)
-# Of the curves that are kept: the most ranks, and the false accept rates.
+# The most ranks, and the false accept rates, of the curves that are kept.
 _MAX_RANK = 20
 _FALSE_ACCEPT_RATES = np.logspace(-4, 0, 41)
 _BINS = 80
-_WORST_CLASSES = 10
-# At which a probability map's outlines are compared: 0.05, 0.1 ... 0.95.
-_THRESHOLDS = 19
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What stands behind the answers of an embedding: all N embeddings float32 [N, D], who each
-    image shows int64 [N], and for each of P probes its row and that of the gallery image nearest to
-    it, int64 [P] each."""
+    """The embeddings behind the answers of an embedding.
+
+    embeddings: of all N images, float32 [N, D].
+    identities: the person that each image shows, int64 [N].
+    probes: the rows of the P probes, int64 [P].
+    nearest: the row of the gallery image nearest to each probe, int64 [P].
+    """
 
     embeddings: NDArray[np.float32]
     identities: NDArray[np.int64]
@@ -59,16 +47,22 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a network says of N images, or of the P images that are probes of an embedding.
+    """The answers of a network to N images, or to the P images that are probes of an embedding.
 
-    predictions: int64 [N] classes, int64 [P] identities, or uint8 [N, H, W] masks. confidences:
-    float32 [N], of the winning class, for masks the mean over pixels, for identities the cosine.
-    scores: float64 [N], 1 is right and 0 wrong, for masks the image's own mean IoU, or the
-    foreground's. confusions: int64 [N, C, C] for masks, of the whole split [1, C, C] for classes,
-    none for identities. calibration: of images, or of the pixels that count; None for identities.
-    probabilities float32 [N, C] and the true labels int64 [N]: for classes only. probability_maps
-    uint8 [N, H, W], 255 × the foreground's, and truths uint8 [N, H, W], 1 for the foreground, 0 for
-    the background and 255 for what does not count: for binary masks only.
+    predictions: classes int64 [N], identities int64 [P], or masks uint8 [N, H, W].
+    confidences: float32 [N], of the winning class, for masks the mean over pixels, for identities
+        the cosine.
+    scores: float64 [N]: 1 is right and 0 wrong, for masks the image's own mean IoU, or the
+        foreground's.
+    confusions: int64 [N, C, C] for masks, of the whole split [1, C, C] for classes, none for
+        identities; rows are the true classes.
+    calibration: of images, or of the pixels that count; None for identities.
+    probabilities: float32 [N, C], for classes only.
+    labels: the true classes int64 [N], for classes only.
+    probability_maps: uint8 [N, H, W], 255 × the foreground's, for binary masks only.
+    truths: uint8 [N, H, W], 1 for the foreground, 0 for the background and 255 for pixels that do
+        not count, for binary masks only.
+    embedded: for identities only.
     """
 
     predictions: Array
@@ -87,81 +81,71 @@ def answers_of(
     run: Run, samples: Samples, task: Task, classes: int, ignore_index: int | None
 ) -> Answers:
     """Runs a network over all images in batches of 32."""
-    if task == "embedding":
-        return _identified(run, samples)
-    predictions, confidences, scores, confusions, ranked, labels = [], [], [], [], [], []
-    maps, truths = [], []
-    # How many pixels were answered with each of 256 levels of confidence, and how many rightly.
-    levels = np.zeros((2, 256), np.int64)
+    return COLLECTORS[task](run, samples, classes, ignore_index)
+
+
+def _batches(run: Run, samples: Samples) -> Iterator[tuple[dict[str, Array], Targets]]:
+    """The outputs for each batch of images, and the targets."""
     for start in range(0, len(samples), _BATCH):
         images, targets = samples.batch(range(start, min(start + _BATCH, len(samples))))
-        outputs = run(images)
-        if task == "classification":
-            probabilities = softmax(outputs["logits"])
-            predicted = probabilities.argmax(axis=1)
-            confidence = probabilities.max(axis=1)
-            ranked.append(probabilities.astype(np.float32))
-            labels.append(targets)
-            score = (predicted == targets).astype(np.float64)
-            confusion = confusion_matrix(targets, predicted, classes)[None]
-        else:
-            predicted, confident = _masks(outputs)
-            confidence = confident.mean(axis=(1, 2)) / 255
-            confusion = np.stack(
-                [
-                    confusion_matrix(target, mask, classes, ignore_index)
-                    for target, mask in zip(targets, predicted, strict=True)
-                ]
-            )
-            counted = np.asarray(targets != (-1 if ignore_index is None else ignore_index))
-            sure = confident[counted]
-            right = (predicted == targets)[counted]
-            levels += [np.bincount(sure, minlength=256), np.bincount(sure[right], minlength=256)]
-            score = _image_scores(confusion)
-            if PROBABILITY_OUTPUT in outputs:
-                score = _foreground_scores(confusion)
-                maps.append(outputs[PROBABILITY_OUTPUT])
-                truths.append(np.where(counted, targets, 255).astype(np.uint8))
-        predictions.append(predicted)
-        confidences.append(confidence.astype(np.float32))
-        scores.append(score)
-        confusions.append(confusion)
-    total = np.concatenate(confusions)
-    if task == "segmentation":
-        return Answers(
-            np.concatenate(predictions),
-            np.concatenate(confidences),
-            np.concatenate(scores),
-            total,
-            reliability(np.arange(256) / 255, levels[1], levels[0]),
-            probability_maps=np.concatenate(maps) if maps else None,
-            truths=np.concatenate(truths) if truths else None,
-        )
-    sureness, rightness = np.concatenate(confidences), np.concatenate(scores)
+        yield run(images), targets
+
+
+def _classified(run: Run, samples: Samples, classes: int, ignore_index: int | None) -> Answers:
+    answered, true = [], []
+    for outputs, targets in _batches(run, samples):
+        answered.append(softmax(outputs[TASKS["classification"].output]).astype(np.float32))
+        true.append(targets)
+    probabilities, labels = np.concatenate(answered), np.concatenate(true)
+    predicted, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    scores = (predicted == labels).astype(np.float64)
     return Answers(
-        np.concatenate(predictions),
-        sureness,
-        rightness,
-        total.sum(axis=0, keepdims=True),
-        reliability(sureness, rightness),
-        np.concatenate(ranked),
-        np.concatenate(labels),
+        predicted,
+        confidences,
+        scores,
+        confusion_matrix(labels, predicted, classes)[None],
+        reliability(confidences, scores),
+        probabilities,
+        labels,
     )
 
 
-def _masks(outputs: dict[str, Array]) -> tuple[Array, Array]:
-    """Class maps and their confidences, of whichever kind of segmentation."""
-    if PROBABILITY_OUTPUT in outputs:
-        return binary_mask(outputs[PROBABILITY_OUTPUT])
-    return outputs["mask"], outputs["confidence"]
+def _segmented(run: Run, samples: Samples, classes: int, ignore_index: int | None) -> Answers:
+    predictions, confidences, confusions, maps, truths = [], [], [], [], []
+    # Numbers of pixels answered with each of 256 levels of confidence: all, and those answered
+    # rightly.
+    levels = np.zeros((2, 256), np.int64)
+    for outputs, targets in _batches(run, samples):
+        predicted, confident = _masks(outputs)
+        counted = np.asarray(targets != (-1 if ignore_index is None else ignore_index))
+        sure, right = confident[counted], (predicted == targets)[counted]
+        levels += [np.bincount(sure, minlength=256), np.bincount(sure[right], minlength=256)]
+        predictions.append(predicted)
+        confidences.append((confident.mean(axis=(1, 2)) / 255).astype(np.float32))
+        confusions += [
+            confusion_matrix(target, mask, classes, ignore_index)
+            for target, mask in zip(targets, predicted, strict=True)
+        ]
+        if PROBABILITY_OUTPUT in outputs:
+            maps.append(outputs[PROBABILITY_OUTPUT])
+            truths.append(np.where(counted, targets, 255).astype(np.uint8))
+    confusion = np.stack(confusions)
+    return Answers(
+        np.concatenate(predictions),
+        np.concatenate(confidences),
+        _foreground_scores(confusion) if maps else _image_scores(confusion),
+        confusion,
+        reliability(np.arange(256) / 255, levels[1], levels[0]),
+        probability_maps=np.concatenate(maps) if maps else None,
+        truths=np.concatenate(truths) if truths else None,
+    )
 
 
-def _identified(run: Run, samples: Samples) -> Answers:
+def _identified(run: Run, samples: Samples, classes: int, ignore_index: int | None) -> Answers:
     """The first image of each identity is the gallery, every other one a probe."""
     batches, people = [], []
-    for start in range(0, len(samples), _BATCH):
-        images, targets = samples.batch(range(start, min(start + _BATCH, len(samples))))
-        batches.append(run(images)[ANSWER_OUTPUT["embedding"]])
+    for outputs, targets in _batches(run, samples):
+        batches.append(outputs[TASKS["embedding"].output])
         people.append(targets)
     embeddings, identities = np.concatenate(batches), np.concatenate(people)
     ranking = rank_gallery(embeddings, identities)
@@ -176,9 +160,22 @@ def _identified(run: Run, samples: Samples) -> Answers:
     )
 
 
+COLLECTORS: dict[Task, Callable[[Run, Samples, int, int | None], Answers]] = {
+    "classification": _classified,
+    "segmentation": _segmented,
+    "embedding": _identified,
+}
+
+
+def _masks(outputs: dict[str, Array]) -> tuple[Array, Array]:
+    """Class maps and their confidences, of either kind of segmentation."""
+    if PROBABILITY_OUTPUT in outputs:
+        return binary_mask(outputs[PROBABILITY_OUTPUT])
+    return outputs["mask"], outputs["confidence"]
+
+
 def _image_scores(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean IoU of each image. One of ignored pixels only has no class at all; nothing in it is
-    wrong."""
+    """Mean IoU of each image; 1 for an image of ignored pixels only."""
     iou = class_iou(confusions)
     known = ~np.isnan(iou)
     total = np.where(known, iou, 0).sum(axis=1)
@@ -188,79 +185,6 @@ def _image_scores(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _foreground_scores(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.nan_to_num(class_iou(confusions)[:, 1], nan=1.0)
-
-
-def accuracy_of(measure: Measure, answers: Answers) -> Estimate:
-    """The figure that the gate judges."""
-    match measure:
-        case "top1" | "rank1":
-            return accuracy(answers.scores > 0)
-        case "miou":
-            return mean_iou(answers.confusions)
-        case "iou":
-            return foreground_iou(answers.confusions)
-
-
-def drop_of(measure: Measure, reference: Answers, found: Answers) -> Estimate:
-    """How much lower it is than the reference's, on the same images."""
-    match measure:
-        case "top1" | "rank1":
-            return accuracy_drop(reference.scores > 0, found.scores > 0)
-        case "miou":
-            return mean_iou_drop(reference.confusions, found.confusions)
-        case "iou":
-            return foreground_iou_drop(reference.confusions, found.confusions)
-
-
-def class_drops(
-    measure: Measure, reference: Answers, found: Answers, classes: Sequence[str]
-) -> dict[str, float]:
-    """How much less recall, or IoU of masks, the classes have that lost most; at most ten, the
-    worst first. Those of identities are not counted: each has a few images only."""
-    if measure == "rank1":
-        return {}
-    before, after = (_by_class(measure, one.confusions.sum(axis=0)) for one in (reference, found))
-    drops = {
-        name: float(drop)
-        for name, drop in zip(classes, before - after, strict=True)
-        if np.isfinite(drop) and drop > 0
-    }
-    worst = sorted(drops, key=lambda name: -drops[name])[:_WORST_CLASSES]
-    return {name: drops[name] for name in worst}
-
-
-def _by_class(measure: Measure, confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    if measure == "top1":
-        with np.errstate(invalid="ignore"):
-            return np.asarray(np.diagonal(confusion) / confusion.sum(axis=1))
-    return class_iou(confusion)
-
-
-def agreement_of(reference: Answers, found: Answers) -> float:
-    """Share of equal answers: classes, pixels, nearest people."""
-    return agreement(reference.predictions, found.predictions)
-
-
-def other_measures(reference: Answers, found: Answers) -> dict[str, Estimate | float]:
-    """What else is measured of a task, by the names that the manifest and tables use.
-
-    Binary masks: ODS and OIS of the regions' outlines, and the threshold of the former. Embeddings:
-    TAR at a FAR of 1 %, EER, AUC, rank-5, rank-10, and the mean cosine with the reference's.
-    """
-    if found.probability_maps is not None and found.truths is not None:
-        return _outlines(found.probability_maps, found.truths)
-    if found.embedded is None or reference.embedded is None:
-        return {}
-    here, there = found.embedded, reference.embedded
-    verified = verification(here.embeddings, here.identities, (_FALSE_ACCEPT_RATE,))
-    ranking = rank_gallery(here.embeddings, here.identities)
-    return {
-        f"tar@far={_FALSE_ACCEPT_RATE:g}": verified.tar_at_far[_FALSE_ACCEPT_RATE],
-        "eer": verified.eer,
-        "auc": verified.curve.auc,
-        **{f"rank{k}": accuracy(in_top_k(ranking.scores, ranking.labels, k)) for k in _RANKS},
-        "cosine": float((here.embeddings * there.embeddings).sum(axis=1).mean()),
-    }
 
 
 def identification_of(embedded: Embedded) -> Identification:
@@ -277,26 +201,14 @@ def identification_of(embedded: Embedded) -> Identification:
 
 
 def foreground_levels(maps: NDArray[np.uint8], truths: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How many pixels of the background, and of the foreground, have each of 256 levels of its
-    probability, int64 [2, 256]."""
+    """Numbers of pixels of the background, and of the foreground, at each of 256 levels of the
+    foreground's probability, int64 [2, 256]."""
     return np.stack([np.bincount(maps[truths == side], minlength=256) for side in (0, 1)])
 
 
-def _outlines(maps: NDArray[np.uint8], truths: NDArray[np.uint8]) -> dict[str, Estimate | float]:
-    """Image by image, since a whole split in floating point would not fit into memory."""
-    scores = boundary_scores(
-        (levels.astype(np.float32) / 255 for levels in maps),
-        ([truth == 1] for truth in truths),
-        thresholds=_THRESHOLDS,
-        regions=True,
-        counted=(truth != 255 for truth in truths),
-    )
-    return {"ods": scores.ods, "ois": scores.ois, "ods_threshold": scores.threshold}
-
-
 def matches(embedded: Embedded, samples: Samples, chosen: NDArray[np.intp]) -> dict[str, Array]:
-    """Of some of the probes: `images` uint8 [n, H, 2 W, 3], the probe with the gallery image
-    nearest to it on the right, and `matches`, the names of the latter."""
+    """Pictures of the `chosen` probes: `images` uint8 [n, H, 2 W, 3], the probe with the gallery
+    image nearest to it on the right, and `matches`, the names of the latter."""
     nearest = embedded.nearest[chosen]
     probes, _ = samples.batch(embedded.probes[chosen])
     found, _ = samples.batch(nearest)

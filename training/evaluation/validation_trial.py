@@ -1,6 +1,6 @@
 """The gate tried on validation images, while the network can still be changed.
 
-Whatever is chosen by a measurement is measured here: the test split stays unseen until `verify`.
+Choices are made by measurements on these images: the test split stays unseen until `verify`.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,10 @@ from serving.base.task import IMAGE_INPUT
 from serving.engines import EngineOptions, load_engine
 from serving.repository.manifest import Gate
 from training.data.samples import ArraySamples, ChosenSamples, Samples
-from training.evaluation.in_engines import judge
-from training.evaluation.network_answers import (
-    Answers,
-    Run,
-    accuracy_of,
-    agreement_of,
-    answers_of,
-    drop_of,
-)
+from training.evaluation.accuracy import accuracy_of, agreement_of, chance_of, drop_of
+from training.evaluation.gate import judge
+from training.evaluation.network_answers import Answers, Run, answers_of
 from training.fitting.build import Build
-from training.fitting.epoch_metrics import measure_of
 from training.models.export.deployed import Deployed, output_specs, run_deployed
 from training.models.export.to_onnx import CHECK_ENGINE
 
@@ -50,18 +43,18 @@ class Trial:
     def __init__(self, current: Build, images: int, samples: Samples | None = None) -> None:
         self._current = current
         self.samples = spread(current.data.val if samples is None else samples, images)
-        self._measure = measure_of(current.recipe.task, binary=current.channels == 1)
+        self._measure = current.recipe.measure
         self._names = tuple(
             spec.name for spec in output_specs(current.recipe.task, current.channels, current.size)
         )
 
     def network(self, network: nn.Module) -> Answers:
-        """What a network says in torch, in FP32."""
+        """The answers of a network in torch, in FP32."""
         deployed: Deployed = self._current.deployed(network)
         return self._answers(lambda images: run_deployed(deployed, self._names, images))
 
     def file(self, path: Path, precision: str, engine: str = CHECK_ENGINE) -> Answers:
-        """What a file says in an engine. Raises EngineUnavailable and EngineError."""
+        """The answers of a file in an engine. Raises EngineUnavailable and EngineError."""
         options = EngineOptions(precision=precision, threads=core_count(), max_batch_size=32)
         loaded = load_engine(engine, path, options)
         try:
@@ -72,7 +65,7 @@ class Trial:
             loaded.close()
 
     def compare(self, reference: Answers, found: Answers) -> Comparison:
-        """What `found` is worth beside a reference's answers to the same images."""
+        """`found` beside a reference's answers to the same images."""
         return Comparison(
             accuracy_of(self._measure, found),
             drop_of(self._measure, reference, found),
@@ -80,10 +73,14 @@ class Trial:
         )
 
     def judge(self, reference: Answers, found: Answers) -> Gate:
-        """What the recipe's gate would say if the test split were these images."""
+        """The verdict of the recipe's gate, were these images the test split."""
         compared = self.compare(reference, found)
         return judge(
-            self._current.recipe.verify, compared.accuracy, compared.drop, compared.agreement
+            self._current.recipe.verify,
+            compared.accuracy,
+            compared.drop,
+            compared.agreement,
+            chance_of(self._measure, reference),
         )
 
     def _answers(self, run: Run) -> Answers:

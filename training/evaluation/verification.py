@@ -1,12 +1,12 @@
-"""What the stages found out, as it is kept in the run folder."""
+"""The findings of the verify stage, as they are kept in the run folder and drawn in the report."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from serving.base.evaluation import Estimate
+from serving.base.task import Measure
 from serving.repository.manifest import Evidence
 from training.models.export.variants import Precision
 
@@ -16,7 +16,7 @@ class _Frozen(BaseModel):
 
 
 class PlanOrigin(_Frozen):
-    """What a TensorRT plan is tied to."""
+    """The things that a TensorRT plan is tied to."""
 
     tensorrt_version: str
     compute_capability: str
@@ -41,9 +41,11 @@ class NetworkSize(_Frozen):
 
 
 class VariantResult(_Frozen):
-    """What was measured of one variant: evidence by engine, and why other engines have none.
+    """The measurements of one variant.
 
-    `sha256` and `size_bytes` are the file's.
+    sha256, size_bytes: the file's.
+    evidence: by engine.
+    skipped: why other engines have none.
     """
 
     id: str
@@ -63,8 +65,8 @@ class VariantResult(_Frozen):
 
 
 class ClassMeasures(_Frozen):
-    """Of one class against all others; None where it has no examples, or, for the average precision
-    and AUC, where answers are not ranked (masks, but for the foreground of binary ones)."""
+    """One class against all others. None where it has no examples; average_precision and auc also
+    where answers are not ranked (masks, but for the foreground of binary ones)."""
 
     name: str
     precision: float
@@ -79,8 +81,11 @@ class ClassMeasures(_Frozen):
 
 
 class Measures(_Frozen):
-    """Of the pictured variant's answers. `beta` is that of F-beta; top5 is None where there are no
-    more than five classes, or answers are masks."""
+    """Measures of the pictured variant's answers.
+
+    beta: that of F-beta.
+    top5: None where there are no more than five classes, or answers are masks.
+    """
 
     beta: float
     top5: Estimate | None
@@ -89,8 +94,12 @@ class Measures(_Frozen):
 
 
 class Identification(_Frozen):
-    """Of the pictured variant's embeddings: area under the ROC, its true accept rates at some false
-    accept rates, and the cumulative match characteristic, rank-1 first."""
+    """Curves of the pictured variant's embeddings.
+
+    auc: area under the ROC.
+    true_accept_rates: those at `false_accept_rates`.
+    match_rates: the cumulative match characteristic, rank-1 first.
+    """
 
     auc: float
     false_accept_rates: tuple[float, ...]
@@ -99,11 +108,16 @@ class Identification(_Frozen):
 
 
 class Verification(_Frozen):
-    """The verify stage's findings. `baseline` is the trained network in FP32, before pruning, in
-    torch; drop and agreement of every variant refer to it. `pictured` names the variant and engine
-    whose answers the report shows, and whose `measures`, or `identification`, these are."""
+    """The verify stage's findings.
 
-    measure: Literal["top1", "miou", "iou", "rank1"]
+    baseline: accuracy of the trained network in FP32, before pruning, in torch; drop and agreement
+        of every variant refer to it.
+    baseline_size, network_size: of that network, and of the exported one.
+    pictured: the variant and engine whose answers the report shows.
+    measures, identification: of those answers, as far as the task has them.
+    """
+
+    measure: Measure
     baseline: Estimate
     baseline_size: NetworkSize
     network_size: NetworkSize
@@ -112,38 +126,3 @@ class Verification(_Frozen):
     machine: str
     measures: Measures | None = None
     identification: Identification | None = None
-
-
-class Point(_Frozen):
-    """What a search varies: a network by name, the share of its channels that go, the variant."""
-
-    network: str
-    ratio: float
-    variant: str
-
-
-class Tried(_Frozen):
-    """A point and what was measured of it: how far it is below the recipe's own network in FP32 on
-    validation images (0.01 is one point), and milliseconds of a call."""
-
-    point: Point
-    drop: float
-    milliseconds: float
-
-
-class Searched(_Frozen):
-    """Everything that a search tried, the point that it chose, its bound as the user wrote it, and
-    what the latency was measured with."""
-
-    tried: tuple[Tried, ...]
-    chosen: Point
-    bound: str
-    measured: str
-
-    def front(self) -> list[Tried]:
-        """The points that no other beats in both, the fastest first."""
-        front: list[Tried] = []
-        for trial in sorted(self.tried, key=lambda one: (one.milliseconds, one.drop)):
-            if not front or trial.drop < front[-1].drop:
-                front.append(trial)
-        return front

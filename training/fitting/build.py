@@ -1,51 +1,55 @@
-"""One build under way: where things are, and what more than one stage does."""
+"""One build under way, as the work of its stages sees it: where files are, what was asked for, and
+what the stages before found out.
+
+It stands this low because compress and evaluation take one; the pipeline makes it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from training.data import Dataset, load_dataset, load_source
+from training.data import Dataset
 from training.fitting.callbacks import OnEpoch
-from training.fitting.stage_folder import Finished, Results
-from training.fitting.train import Fitted, fit
-from training.models import build_model, count_macs, count_parameters, drop_auxiliary_heads
-from training.models.checkpoint import save_network
+from training.fitting.stage_folder import Finished
+from training.models.checkpoint import NETWORK_FILE
 from training.models.export.deployed import Deployed, input_specs, output_specs
 from training.models.export.to_onnx import export_onnx
-from training.models.initialization import initialize
-from training.models.weights import load_weights
-from training.recipes import EmbeddingRecipe, Recipe, SegmentationRecipe
-from training.recipes.train import Train
-
-NETWORK_FILE = "network.pt"
+from training.recipes import Recipe
 
 
-@dataclass
+@dataclass(frozen=True)
 class Build:
-    """One build: where things are, and what the stages so far have found out."""
+    """One build.
+
+    recipe: in a stage's work the sections that its key, or one before it, holds; reading another
+        raises AttributeError.
+    folder: the run folder; each stage has a folder of its name in it.
+    repository: the model repository.
+    load: gives the data, loaded once for all stages.
+    on_epoch: told of each epoch of the train stage.
+    done: the stages that are finished, in their order.
+    """
 
     recipe: Recipe
     folder: Path
     repository: Path
-    source: Callable[[Recipe], Dataset] = load_source
+    load: Callable[[], Dataset]
     on_epoch: OnEpoch | None = None
     done: dict[str, Finished] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def data(self) -> Dataset:
         """Loaded when the first stage that runs asks for it."""
-        return load_dataset(self.recipe, self.source)
+        return self.load()
 
     def stage_folder(self, stage: str) -> Path:
         return self.folder / stage
 
     @property
     def trained_stage(self) -> str:
-        """The stage whose network is made small; what the gate compares with."""
+        """The stage whose network is made small; the gate compares with it."""
         return "train" if self.recipe.distill is None else "distill"
 
     @property
@@ -71,86 +75,21 @@ class Build:
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width of the images that the network sees."""
         return self.recipe.transform.size
 
     @property
     def channels(self) -> int:
-        """How many values, for a mask a pixel, the network gives."""
-        return network_channels(self.recipe, len(self.data.classes))
+        """Values of the network's answer, for masks a pixel."""
+        return self.recipe.channels(len(self.data.classes))
 
     @property
-    def told_apart(self) -> int:
-        """How many classes a loss sees; of an embedding all people, whatever its size."""
-        task = self.recipe.task
-        return self.channels if task == "segmentation" else len(self.data.classes)
+    def loss_classes(self) -> int:
+        """Classes that the loss compares."""
+        return self.recipe.loss_classes(len(self.data.classes))
 
     def deployed(self, network: nn.Module) -> Deployed:
         return Deployed(network, self.recipe.task, self.recipe.normalization)
-
-
-def network_channels(recipe: Recipe, classes: int) -> int:
-    """How many values, for a mask a pixel, a network gives for data of so many classes."""
-    match recipe:
-        case EmbeddingRecipe():
-            return recipe.embedding_size
-        case SegmentationRecipe(binary=True):
-            return 1
-    return classes
-
-
-def new_network(current: Build) -> nn.Module:
-    """The recipe's network before training, from the recipe's seed."""
-    torch.manual_seed(current.recipe.seed)
-    choice = current.recipe.model
-    network = build_model(choice.name, current.channels, **choice.options)
-    initialize(network, choice.init)
-    if choice.pretrained is not None:
-        load_weights(network, choice.pretrained, choice.name)
-    return network
-
-
-def fine_tune(
-    current: Build,
-    stage: str,
-    network: nn.Module,
-    config: Train,
-    *,
-    part: str = "",
-    objective: nn.Module | None = None,
-    processes: int = 1,
-) -> Fitted:
-    """Trains a network on the recipe's data. Checkpoints stay in the stage's folder, those of a
-    `part` of the stage's work apart from others."""
-    return fit(
-        network,
-        config,
-        current.data.train,
-        current.data.val,
-        task=current.recipe.task,
-        classes=current.told_apart,
-        ignore_index=current.data.ignore_index,
-        normalization=current.recipe.normalization,
-        changes=current.recipe.augment,
-        seed=current.recipe.seed,
-        folder=current.stage_folder(stage) / part,
-        title=f"{stage} {part}".rstrip(),
-        objective=objective,
-        processes=processes,
-        on_epoch=current.on_epoch,
-    )
-
-
-def network_results(current: Build, stage: str, fitted: Fitted) -> Results:
-    """Saves a trained network in the stage's folder and says what it is."""
-    drop_auxiliary_heads(fitted.network)
-    save_network(fitted.network, current.stage_folder(stage) / NETWORK_FILE)
-    return {
-        "history": fitted.history,
-        "precision": fitted.precision,
-        "parameters": count_parameters(fitted.network),
-        "macs": count_macs(fitted.network, current.size),
-        "images": [len(current.data.train), len(current.data.val)],
-    }
 
 
 def export_fp32(current: Build, network: nn.Module, path: Path) -> None:

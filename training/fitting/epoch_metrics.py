@@ -1,6 +1,6 @@
-"""What is measured after each epoch. Final figures come from serving.base.evaluation instead."""
+"""The score after each epoch. Final figures come from serving.base.evaluation instead."""
 
-from typing import Literal
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,42 +14,7 @@ from torchmetrics.classification import (
 from torchmetrics.utilities import dim_zero_cat
 
 from serving.base.evaluation import identification
-
-Task = Literal["classification", "segmentation", "embedding"]
-Measure = Literal["top1", "miou", "iou", "rank1"]
-
-# The name of a task's measure in logs, tables and manifests, and as a person reads it.
-MEASURES: dict[Task, Measure] = {
-    "classification": "top1",
-    "segmentation": "miou",
-    "embedding": "rank1",
-}
-MEASURE_TITLES = {
-    "top1": "top-1 accuracy",
-    "miou": "mean IoU",
-    "iou": "foreground IoU",
-    "rank1": "rank-1 identification",
-}
-
-
-def measure_of(task: Task, *, binary: bool) -> Measure:
-    """The measure of a task; `binary` where a segmentation has one foreground."""
-    return "iou" if binary else MEASURES[task]
-
-
-def build_metric(task: Task, classes: int, ignore_index: int | None) -> Metric:
-    """Top-1 over images; mean IoU over classes, or the foreground's of one class, with all pixels
-    pooled; rank-1 of the images that are not the first of their identity. In [0, 1].
-
-    Fed with what the network gives, [N, C, ...], and integer targets [N, ...].
-    """
-    if task == "classification":
-        return MulticlassAccuracy(classes, average="micro")
-    if task == "embedding":
-        return RankOne()
-    if classes == 1:
-        return ForegroundIoU(ignore_index=ignore_index)
-    return MulticlassJaccardIndex(classes, average="macro", ignore_index=ignore_index)
+from serving.base.task import Task
 
 
 class ForegroundIoU(BinaryJaccardIndex):
@@ -82,3 +47,25 @@ class RankOne(Metric):
         identities = dim_zero_cat(self.identities).cpu().numpy()
         found = identification(embeddings, identities, (1,))[1]
         return torch.tensor(found.value)
+
+
+def _segmentation_metric(classes: int, ignore_index: int | None) -> Metric:
+    if classes == 1:
+        return ForegroundIoU(ignore_index=ignore_index)
+    return MulticlassJaccardIndex(classes, average="macro", ignore_index=ignore_index)
+
+
+METRICS: dict[Task, Callable[[int, int | None], Metric]] = {
+    "classification": lambda classes, ignored: MulticlassAccuracy(classes, average="micro"),
+    "segmentation": _segmentation_metric,
+    "embedding": lambda classes, ignored: RankOne(),
+}
+
+
+def build_metric(task: Task, classes: int, ignore_index: int | None) -> Metric:
+    """Top-1 over images; mean IoU over classes, or the foreground's of one class, with all pixels
+    pooled; rank-1 of the images that are not the first of their identity. In [0, 1].
+
+    Fed with the network's outputs, [N, C, ...], and integer targets [N, ...].
+    """
+    return METRICS[task](classes, ignore_index)

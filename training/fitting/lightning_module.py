@@ -1,6 +1,7 @@
-"""What one step of training does, as pytorch_lightning wants it told."""
+"""One step of training and one of validation, in the form of pytorch_lightning."""
 
 import time
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,16 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from serving.base.task import Task, measure_of
 from training.data.augment import augment
 from training.data.mixing import mix
-from training.fitting.epoch_metrics import Task, build_metric, measure_of
+from training.errors import Diverged
+from training.fitting.epoch_metrics import build_metric
 from training.fitting.optimizer import build_optimizer
 from training.fitting.schedule import rate_factor
 from training.models.backbone import freeze_backbone, unfreeze_backbone
 from training.recipes.data import Augment, Normalization
+from training.recipes.tasks import TRAINED_TASKS
 from training.recipes.train import Train
 
 History = list[dict[str, float]]
@@ -39,6 +43,7 @@ class Learner(lightning.LightningModule):
         normalization: Normalization,
         changes: Augment,
         seed: int,
+        title: str,
     ) -> None:
         super().__init__()
         # channels_last is what oneDNN and cuDNN compute in; other layouts are reordered each time.
@@ -47,13 +52,14 @@ class Learner(lightning.LightningModule):
         self.objective = objective
         self.classes = classes
         self.task: Task = task
-        self.measure = measure_of(task, binary=task == "segmentation" and classes == 1)
+        self.measure = measure_of(task, binary=classes == 1)
         self.metric = build_metric(task, classes, ignore_index)
         # Lightning's own mean over processes counts images in whole numbers, which gloo refuses.
         # A loss that is no number stays one that is none: by default it would be left out.
         self.loss, self.val_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.changes = changes
         self.seed = seed
+        self.title = title
         self.register_buffer("mean", torch.tensor(normalization.mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(normalization.std) * 255, persistent=False)
         self.history: History = []
@@ -108,14 +114,15 @@ class Learner(lightning.LightningModule):
         inputs = self.normalized(images)
         logits = self.network(inputs)
         self.metric.update(logits.float(), targets.long())
-        # Nothing was learnt of the people that an embedding is validated on: they have no loss.
-        if self.task != "embedding":
+        if TRAINED_TASKS[self.task].validates_loss:
             self.val_loss.update(self.objective(logits, targets, inputs), len(images))
             self.log("val_loss", self.val_loss, on_epoch=True, prog_bar=True)
         self.log("val_score", self.metric, on_epoch=True, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
         measured = self.trainer.callback_metrics
+        # Before a checkpoint is written: a resumed run shall not begin with these weights.
+        self._require_finite({key: float(value) for key, value in measured.items()})
         losses: dict[str, float] = {
             key: float(measured[key]) for key in ("loss", "val_loss") if key in measured
         }
@@ -130,6 +137,18 @@ class Learner(lightning.LightningModule):
                 "seconds": time.monotonic() - self.epoch_started,
             }
         )
+
+    def _require_finite(self, measured: dict[str, float]) -> None:
+        """Raises Diverged where a loss, the score or a weight is infinite or no number."""
+        wrong = [f"{name} is {value}" for name, value in measured.items() if not isfinite(value)]
+        state = self.network.state_dict().values()
+        if not wrong and not all(bool(torch.isfinite(values).all()) for values in state):
+            wrong = ["a weight of the network is not finite"]
+        if wrong:
+            raise Diverged(
+                f"{self.title}: epoch {self.current_epoch + 1}: {', '.join(wrong)}; training ends "
+                f"here. The learning rate is {self.rate:g}: try a lower one"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history

@@ -1,28 +1,32 @@
-"""Folders of finished and unfinished stages: what makes a second build short.
+"""The folders of a run's stages: they make a second build short.
 
-RUN/STAGE/started.json holds the key with which a stage was begun, RUN/STAGE/done.json the key and
-the results with which it ended. A key is a hash of everything that the results depend on.
+RUN/STAGE/started.json holds the key with which a stage began, RUN/STAGE/done.json the key and the
+results with which it ended. A key is a hash of everything that the results depend on.
 """
 
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STARTED_FILE = "started.json"
-DONE_FILE = "done.json"
+from training.models.checkpoint import DONE_FILE, RUN_FORMAT, STARTED_FILE
 
 Results = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A stage that is done: its key, what it found out (as JSON can hold it), how long it took in
-    seconds, and whether that was in this build."""
+    """A stage that is done.
+
+    key: that of everything the results depend on.
+    results: what the work found out, as JSON can hold it.
+    seconds: how long the work took.
+    ran: whether it took place in this build.
+    """
 
     key: str
     results: Results
@@ -30,44 +34,59 @@ class Finished:
     ran: bool
 
 
-def stage_key(stage: str, settings: object, upstream: Mapping[str, str]) -> str:
-    """sha256 over a stage's name, its settings (as JSON can hold them) and the keys of the stages
-    that it builds on."""
-    content = json.dumps([stage, settings, dict(upstream)], sort_keys=True, default=str)
+def stage_key(stage: str, settings: object, before: str) -> str:
+    """sha256 over the format of run folders, a stage's name, its settings (as JSON can hold them)
+    and the key of the stage before it, "" for the first."""
+    content = json.dumps([RUN_FORMAT, stage, settings, before], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def finished(folder: Path, key: str) -> Finished | None:
-    """What a former build left in a stage's folder, if it was made with this key."""
+    """The results that a former build left in a stage's folder under this key, if there are any."""
     try:
         document = json.loads((folder / DONE_FILE).read_text())
     except (OSError, ValueError):
         return None
-    if document.get("key") != key:
+    if not isinstance(document, dict) or document.get("key") != key:
         return None
     return Finished(key, document["results"], document["seconds"], ran=False)
 
 
 def run_stage(folder: Path, key: str, work: Callable[[], Results]) -> Finished:
-    """Runs a stage in its folder, which is emptied first unless a run of the same key was
-    interrupted in it: then `work` finds what that left, and may go on from there."""
+    """Runs a stage in its folder. The folder is emptied first unless a run of the same key was
+    interrupted in it: then `work` finds the files of that run, and may go on from them."""
     started = folder / STARTED_FILE
     if (folder / DONE_FILE).exists() or not _has_key(started, key):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        started.write_text(json.dumps({"key": key}))
+        started.write_text(json.dumps({"format": RUN_FORMAT, "key": key}))
     begun = time.monotonic()
     results = work()
     seconds = time.monotonic() - begun
+    document = {
+        "format": RUN_FORMAT,
+        "key": key,
+        "seconds": round(seconds, 2),
+        "results": results,
+    }
     partial = folder / (DONE_FILE + ".partial")
-    document = {"key": key, "seconds": round(seconds, 2), "results": results}
     partial.write_text(json.dumps(document, indent=2) + "\n")
     partial.replace(folder / DONE_FILE)
     return Finished(key, results, seconds, ran=True)
 
 
+def copy_stage(former: Path, own: Path, *ignored: str) -> None:
+    """Copies a finished stage's folder in one step, over one that is there already: a folder that
+    was copied by half would pass for finished. Entries named in `ignored` stay behind."""
+    partial = own.with_name(f"{own.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(former, partial, ignore=shutil.ignore_patterns(*ignored))
+    shutil.rmtree(own, ignore_errors=True)
+    partial.rename(own)
+
+
 def _has_key(path: Path, key: str) -> bool:
     try:
         return bool(json.loads(path.read_text())["key"] == key)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -15,6 +15,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import Sampler
 
+from serving.base.task import Task
 from serving.engines import cpu_features
 from training.data.samples import Samples
 from training.data.sampling import (
@@ -29,7 +30,6 @@ from training.data.sampling import (
 from training.errors import RecipeError
 from training.fitting import distributed
 from training.fitting.callbacks import EpochReport, OnEpoch, Patience, PlainProgress, moving_average
-from training.fitting.epoch_metrics import Task
 from training.fitting.lightning_module import History, Learner
 from training.fitting.objective import build_objective
 from training.models.backbone import unfreeze_backbone
@@ -91,7 +91,8 @@ def fit(
 
     `on_epoch` is told the number of each epoch, from 1, and its validation score; what it raises
     ends the training. Raises KeyboardInterrupt when the user stops it, RecipeError for a value that
-    does not suit the data or the number of processes.
+    does not suit the data or the number of processes, Diverged after the first epoch in which the
+    loss, the score or a weight is not a finite number.
     """
     lightning.seed_everything(seed, verbose=False)
     share = Share(distributed.rank() if processes > 1 else 0, processes)
@@ -103,7 +104,7 @@ def fit(
     )
     network.train()
     learner = Learner(
-        network, objective, config, task, classes, ignore_index, normalization, changes, seed
+        network, objective, config, task, classes, ignore_index, normalization, changes, seed, title
     )
     precision = chosen_precision(config.precision)
     trainer = _trainer(config, precision, folder, title, processes, on_epoch)

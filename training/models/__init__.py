@@ -1,4 +1,4 @@
-"""The networks that can be built by name, and what the other stages ask of any of them."""
+"""The networks that can be built by name, and the questions that other stages ask of any."""
 
 import difflib
 from collections.abc import Callable
@@ -20,14 +20,13 @@ from training.models.architectures.unet_slim import SlimUNet
 from training.models.architectures.vit import vit_b_16
 from training.models.attention import NO_PRUNING_WITH_CBAM, attentive
 from training.models.complexity import count_macs, count_parameters
-from training.models.entry import STEPS, ModelEntry, Step, Task
+from training.models.entry import STEPS, ModelEntry, Step
 
 __all__ = [
     "MODELS",
     "STEPS",
     "ModelEntry",
     "Step",
-    "Task",
     "build_model",
     "check_input_size",
     "count_macs",

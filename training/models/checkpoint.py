@@ -1,9 +1,21 @@
-"""Whole networks in a file. (Lightning's checkpoints, from which training resumes, are its own.)"""
+"""Whole networks in a file, and the version of the run folders that hold them. (Lightning's
+checkpoints, from which training resumes, are its own.)"""
 
+import json
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from training.errors import BuildError
+
+NETWORK_FILE = "network.pt"
+STARTED_FILE = "started.json"
+DONE_FILE = "done.json"
+
+RUN_FORMAT = 2
+"""Written into each stage's records. To be raised when older ones can no longer be trusted: modules
+of pickled networks moved, or keys or results hold something else. Records without one are of 1."""
 
 
 def save_network(network: nn.Module, path: Path) -> None:
@@ -19,8 +31,26 @@ def save_network(network: nn.Module, path: Path) -> None:
 
 def load_network(path: Path) -> nn.Module:
     """Reads what save_network wrote. Only for files of one's own builds: it is a pickle, and a
-    pickle can run code."""
-    network = torch.load(path, map_location="cpu", weights_only=False)
+    pickle can run code. Raises BuildError for a network of another version's modules, TypeError for
+    a file that holds something else."""
+    try:
+        network = torch.load(path, map_location="cpu", weights_only=False)
+    except (ImportError, AttributeError) as error:
+        raise BuildError(
+            f"{path}: saved by another version of convserve ({error}); build that run again"
+        ) from error
     if not isinstance(network, nn.Module):
         raise TypeError(f"{path}: expected a network, got {type(network).__name__}")
     return network.eval()
+
+
+def other_version(stage: Path) -> bool:
+    """Whether another version of convserve began or finished the stage in this folder."""
+    for name in (DONE_FILE, STARTED_FILE):
+        try:
+            document = json.loads((stage / name).read_text())
+        except (OSError, ValueError):
+            continue
+        if not isinstance(document, dict) or document.get("format", 1) != RUN_FORMAT:
+            return True
+    return False

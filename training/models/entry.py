@@ -1,4 +1,4 @@
-"""What is known of a network before it is built."""
+"""The facts of a network that are known before it is built."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import nn
 
-Task = Literal["classification", "segmentation"]
+from training.recipes.tasks import NetworkTask
 
 Step = Literal["prune", "int8", "onnxruntime", "openvino"]
-"""What may be done to a network: losing channels, INT8, and export to each engine."""
+"""The steps of a build that a network may refuse: losing channels, INT8, export to each engine."""
 
 STEPS: tuple[Step, ...] = ("prune", "int8", "onnxruntime", "openvino")
 
@@ -35,7 +35,7 @@ class ModelEntry:
     """
 
     build: Callable[..., nn.Module]
-    task: Task
+    task: NetworkTask
     input_size: tuple[int, int]
     paper: str
     options: tuple[str, ...] = ()

@@ -8,7 +8,6 @@ from training.errors import RecipeError
 from training.models import (
     MODELS,
     STEPS,
-    Task,
     build_model,
     check_input_size,
     count_macs,
@@ -18,9 +17,10 @@ from training.models import (
 )
 from training.models.weights import check_weights
 from training.recipes import Recipe
+from training.recipes.tasks import TRAINED_TASKS, NetworkTask
 
 # The size of a head depends on the classes; papers count with those of ImageNet and Pascal VOC.
-_CLASSES: dict[Task, int] = {"classification": 1000, "segmentation": 21}
+_CLASSES: dict[NetworkTask, int] = {"classification": 1000, "segmentation": 21}
 
 
 def networks() -> list[dict[str, Any]]:
@@ -69,8 +69,7 @@ def check_network(recipe: Recipe) -> None:
             build_model(name, 2, **options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model: {error}") from error
-    # An embedding is what a classifier gives in place of its logits.
-    wanted = "classification" if recipe.task == "embedding" else recipe.task
+    wanted = TRAINED_TASKS[recipe.task].networks
     if MODELS[name].task != wanted:
         fitting = [key for key, entry in MODELS.items() if entry.task == wanted]
         raise RecipeError(

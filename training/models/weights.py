@@ -1,4 +1,4 @@
-"""Where a network's first weights come from, when not from chance.
+"""A network's first weights, where they do not come from chance.
 
 A recipe's `model.pretrained` is a file (a `state_dict` in .pth, or .safetensors), the folder of a
 run, or the name of weights that torchvision offers for the network or for its backbone.
@@ -23,14 +23,15 @@ from training.errors import RecipeError
 from training.models import head_layers
 from training.models.architectures.segmentation import Segmenter
 from training.models.attention import Attention
-from training.models.checkpoint import load_network
+from training.models.checkpoint import NETWORK_FILE, load_network, other_version
+from training.recipes.model import ModelChoice
 
 log = logging.getLogger(__name__)
 
 _FILES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
-_RUN_NETWORK = Path("train") / "network.pt"
-# What trainers call the weights among the other things that they save, and what wrappers put
-# before every key.
+_RUN_NETWORK = Path("train") / NETWORK_FILE
+# Names that trainers give the weights among the other things that they save, and prefixes that
+# wrappers put before every key.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 _PREFIXES = ("module.", "model.", "network.", "net.", "state_dict.", "_orig_mod.")
 _SHOWN = 6
@@ -45,6 +46,11 @@ def check_weights(source: str, architecture: str) -> None:
     if path.is_dir():
         if not (path / _RUN_NETWORK).is_file():
             raise RecipeError(f"model.pretrained: {source} is no run: it holds no {_RUN_NETWORK}")
+        if other_version(path / _RUN_NETWORK.parent):
+            raise RecipeError(
+                f"model.pretrained: {source} was built by another version of convserve; build it "
+                "again"
+            )
     elif path.suffix in _FILES:
         if not path.is_file():
             raise RecipeError(f"model.pretrained: {source}: no such file")
@@ -52,10 +58,15 @@ def check_weights(source: str, architecture: str) -> None:
         _torchvision_weights(source, architecture)
 
 
-def weights_fingerprint(source: str | None) -> str | None:
-    """sha256 of the file that the weights come from; None where there is none."""
-    file = _local_file(source) if source is not None else None
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None else None
+def weights_fingerprint(choice: ModelChoice) -> str | None:
+    """sha256 of the file that a network's weights come from, or the address of torchvision's; None
+    where they come from chance."""
+    if choice.pretrained is None:
+        return None
+    file = _local_file(choice.pretrained)
+    if file is None:
+        return str(_torchvision_weights(choice.pretrained, choice.name).url)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def load_weights(network: nn.Module, source: str, architecture: str) -> None:

@@ -1,9 +1,11 @@
-"""What a build ran on: enough to repeat it, or to see why another one differs."""
+"""The software and hardware that a build ran on: enough to repeat it, or to see why another one
+differs."""
 
 import importlib.metadata
 import platform
 
 from serving.base.machine.cpu import machine
+from serving.base.machine.nvml import GpuUnavailable, gpus
 from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason
 
 _PACKAGES = (
@@ -20,6 +22,32 @@ _PACKAGES = (
 def engine_versions() -> dict[str, str]:
     """Versions of the engines that can run here, by name."""
     return {name: engine_version(name) for name in ENGINES if unavailable_reason(name) is None}
+
+
+def gpu_facts() -> list[dict[str, str]]:
+    """Name, compute capability and driver of each GPU that this process may use."""
+    try:
+        found = gpus()
+    except GpuUnavailable:
+        return []
+    return [
+        {
+            "name": gpu.name,
+            "compute_capability": gpu.compute_capability,
+            "driver": gpu.driver,
+        }
+        for gpu in found
+    ]
+
+
+def measuring_facts() -> dict[str, object]:
+    """Everything that a latency, or an answer of an engine, depends on beside the file."""
+    return {
+        "machine": machine(),
+        "cpu_features": list(cpu_features()),
+        "gpus": gpu_facts(),
+        "engines": engine_versions(),
+    }
 
 
 def environment() -> dict[str, object]:

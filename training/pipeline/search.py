@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +18,16 @@ from serving.engines import ENGINES, EngineOptions, load_engine
 from serving.engines.measure import measure_latency
 from training.errors import RecipeError, TargetNotReached
 from training.evaluation.network_answers import Answers
+from training.evaluation.searched import Point, Searched, Tried
 from training.evaluation.validation_trial import Trial
-from training.evaluation.verification import Point, Searched, Tried
-from training.fitting.build import Build
-from training.models.checkpoint import load_network
+from training.fitting.stage_folder import copy_stage
+from training.models.checkpoint import RUN_FORMAT, load_network
 from training.models.export.deployed import input_specs
 from training.models.export.variants import SCHEMES, onnx_file, precision_of
 from training.models.networks import check_network
-from training.pipeline.environment import engine_versions
+from training.pipeline.environment import measuring_facts
 from training.pipeline.pipeline import Built, build
+from training.pipeline.stages.data import new_build
 from training.recipes import Recipe
 from training.recipes.compress import Search
 from training.recipes.deliver import TensorRt
@@ -99,7 +99,9 @@ def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:
     chosen = bound.choose(tried).point
     log.info("search: %s: %s", bound, _named(chosen))
     for stage in _TRAINING_STAGES:
-        _take(laboratory.stage_folder(chosen, stage), out / recipe.name / stage)
+        trained = laboratory.stage_folder(chosen, stage)
+        if trained.is_dir():
+            copy_stage(trained, out / recipe.name / stage)
     return build(
         _with_plans(_recipe_of(recipe, chosen), recipe.export.tensorrt),
         out,
@@ -187,7 +189,7 @@ class Laboratory:
         """Drop and milliseconds."""
         recipe = _recipe_of(self._recipe, point)
         build(recipe, self._folder / point.network, self._folder, until="export")
-        current = Build(recipe, self._folder / point.network / recipe.name, self._folder)
+        current = new_build(recipe, self._folder / point.network / recipe.name, self._folder)
         path = current.stage_folder("export") / onnx_file(point.variant)
         trial = Trial(current, self._settings.images)
         precision = precision_of(point.variant)
@@ -201,7 +203,7 @@ class Laboratory:
         own = Point(network=self._recipe.model.name, ratio=0.0, variant="fp32")
         recipe = _recipe_of(self._recipe, own)
         folder = self._folder / own.network
-        current = Build(recipe, folder / recipe.name, self._folder)
+        current = new_build(recipe, folder / recipe.name, self._folder)
         build(recipe, folder, self._folder, until=current.trained_stage)
         return Trial(current, self._settings.images).network(load_network(current.trained_file))
 
@@ -216,10 +218,10 @@ class Laboratory:
             engine.close()
 
     def _study_name(self) -> str:
-        """Trials of another recipe, machine or runtime do not count."""
+        """Trials of another recipe, machine, runtime or version of run folders do not count."""
         document = self._recipe.model_dump(mode="json", exclude={"publish", "search"})
         settings = self._settings.model_dump(mode="json", exclude={"trials"})
-        content = json.dumps([document, settings, machine(), engine_versions()], sort_keys=True)
+        content = json.dumps([RUN_FORMAT, document, settings, measuring_facts()], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -273,10 +275,3 @@ def _named(point: Point) -> str:
 
 def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
-
-
-def _take(searched: Path, own: Path) -> None:
-    """What the search has trained; the build keeps it where its key fits."""
-    if searched.is_dir():
-        shutil.rmtree(own, ignore_errors=True)
-        shutil.copytree(searched, own)

@@ -1,4 +1,4 @@
-"""TensorRT plans of a build: whether they can be made here, of which files, and the making."""
+"""TensorRT plans of a build: makes them, and says beforehand whether that is possible."""
 
 import logging
 from pathlib import Path
@@ -43,13 +43,10 @@ def check_files(config: Export, folder: Path) -> None:
             log.warning("export: %s: TensorRT would not take it: %s", variant, problems[0])
 
 
-def export_plans(
-    config: TensorRt | None, max_batch_size: int, folder: Path
-) -> list[dict[str, str]]:
-    """Makes model.ID.plan for each variant asked for, with its build log beside it; gives id,
-    source variant and PlanOrigin's fields of each. Raises ExportError."""
-    if config is None:
-        return []
+def export_plans(config: TensorRt, max_batch_size: int, folder: Path) -> list[dict[str, str]]:
+    """Makes model.ID.plan for each variant asked for, for batches of up to `max_batch_size`, with
+    its build log beside it. Gives id, source variant and PlanOrigin's fields of each. Raises
+    ExportError."""
     device = gpus()[0]
     profile = PlanProfile(1, config.usual_batch or max_batch_size, max_batch_size)
     plans = []

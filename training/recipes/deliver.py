@@ -57,7 +57,8 @@ class Verify(Strict):
     max_drop: largest loss of accuracy (top-1, mean IoU, foreground IoU or rank-1; 0.01 is one
         point).
     min_agreement: smallest share of equal answers.
-    min_accuracy: smallest accuracy.
+    min_accuracy: smallest accuracy. Unless it is 0, the interval of the accuracy must also lie
+        above chance, that of the best constant answer.
     batch_sizes: those at which latency is measured.
     latency_seconds: time of the measurement at each batch size.
     beta: of the F-beta in the report; above 1, recall counts more than precision.
@@ -65,7 +66,7 @@ class Verify(Strict):
 
     max_drop: Fraction = 0.01
     min_agreement: Fraction = 0.0
-    min_accuracy: Fraction = 0.0
+    min_accuracy: Fraction | None = None
     batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 32)
     latency_seconds: Annotated[float, Field(gt=0.0, le=60.0)] = 0.5
     beta: Annotated[float, Field(gt=0.0)] = 2.0

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from serving.base.task import Measure, Task, measure_of
 from training.recipes.compress import Distill, Prune, Quantize, Search
 from training.recipes.data import (
     Augment,
@@ -18,11 +19,12 @@ from training.recipes.deliver import Export, Publish, Verify
 from training.recipes.fields import Strict
 from training.recipes.loss import unfit
 from training.recipes.model import ModelChoice
+from training.recipes.tasks import TRAINED_TASKS
 from training.recipes.train import Train
 
 
 class _Recipe(Strict):
-    task: str
+    task: Task
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: int = 0
     fold: Fold | None = None
@@ -43,6 +45,20 @@ class _Recipe(Strict):
     def single_logit(self) -> bool:
         """Whether the network answers with one logit, for a sigmoid, instead of one a class."""
         return False
+
+    @property
+    def measure(self) -> Measure:
+        """The accuracy by which the network is judged."""
+        return measure_of(self.task, binary=self.single_logit)
+
+    def channels(self, classes: int) -> int:
+        """Values of the network's answer, for masks a pixel, with data of so many classes."""
+        return classes
+
+    def loss_classes(self, classes: int) -> int:
+        """Classes that the loss compares, with data of so many: for embeddings the identities in
+        training, not the embedding size."""
+        return self.channels(classes)
 
     @model_validator(mode="after")
     def _mirror_images_are_whole(self) -> "_Recipe":
@@ -83,12 +99,13 @@ class _Recipe(Strict):
         for path, train in _train_sections(self):
             if reason := unfit(train.loss, self.task, single_logit=self.single_logit):
                 raise ValueError(f"{path}.loss: {reason}")
-            if self.task == "segmentation" and train.sampler.name != "shuffled":
+            task = TRAINED_TASKS[self.task]
+            if not task.class_of_image and train.sampler.name != "shuffled":
                 raise ValueError(
                     f"{path}.sampler: {train.sampler.name} draws by the class of an image; in a "
-                    "segmentation an image has many"
+                    f"{self.task} an image has many"
                 )
-            if self.task != "classification" and train.mixes:
+            if not task.blends and train.mixes:
                 raise ValueError(
                     f"{path}: mixup_alpha and cutmix_alpha blend the classes of whole images, "
                     "which only classification has"
@@ -136,6 +153,10 @@ class SegmentationRecipe(_Recipe):
     def single_logit(self) -> bool:
         return self.binary
 
+    def channels(self, classes: int) -> int:
+        """As every recipe has it: one of a binary segmentation."""
+        return 1 if self.binary else classes
+
     @model_validator(mode="after")
     def _answers_cover_the_image(self) -> "SegmentationRecipe":
         if self.transform.crop is not None:
@@ -171,6 +192,14 @@ class EmbeddingRecipe(_Recipe):
     task: Literal["embedding"]
     data: IdentityFolderData
     embedding_size: Annotated[int, Field(ge=2)] = 128
+
+    def channels(self, classes: int) -> int:
+        """As every recipe has it: the length of an embedding, whatever the classes."""
+        return self.embedding_size
+
+    def loss_classes(self, classes: int) -> int:
+        """As every recipe has it."""
+        return classes
 
     @model_validator(mode="after")
     def _people_are_not_folded(self) -> "EmbeddingRecipe":

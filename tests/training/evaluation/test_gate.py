@@ -9,7 +9,8 @@ from serving.base.evaluation import Estimate
 from serving.repository.manifest import SAMPLES_FILE, Evidence, Gate, Latency
 from training.data.samples import ArraySamples
 from training.errors import VerificationError
-from training.evaluation.in_engines import PICTURES_FILE, judge, require_pass
+from training.evaluation.gate import judge, require_pass
+from training.evaluation.in_engines import PICTURES_FILE
 from training.evaluation.network_answers import answers_of
 from training.evaluation.verification import NetworkSize, VariantResult, Verification
 from training.pipeline.pipeline import Built

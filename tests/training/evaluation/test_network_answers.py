@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from training.evaluation.network_answers import Answers, class_drops
+from training.evaluation.accuracy import class_drops
+from training.evaluation.network_answers import Answers
 
 
 def answers(confusion: list[list[int]]) -> Answers:

@@ -1,21 +1,24 @@
 """A finished stage is kept, an interrupted one goes on, a changed one starts anew."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from training.fitting.stage_folder import Results, finished, run_stage, stage_key
+import training.fitting.stage_folder
+from training.fitting.stage_folder import Results, copy_stage, finished, run_stage, stage_key
 
 
-def test_key_depends_on_settings_and_upstream_keys() -> None:
+def test_key_depends_on_settings_and_the_key_before() -> None:
     keys = {
-        stage_key("train", {"epochs": 1}, {}),
-        stage_key("train", {"epochs": 2}, {}),
-        stage_key("prune", {"epochs": 1}, {}),
-        stage_key("train", {"epochs": 1}, {"data": "a"}),
+        stage_key("train", {"epochs": 1}, ""),
+        stage_key("train", {"epochs": 2}, ""),
+        stage_key("prune", {"epochs": 1}, ""),
+        stage_key("train", {"epochs": 1}, "a"),
     }
     assert len(keys) == 4
-    assert stage_key("train", {"a": 1, "b": 2}, {}) == stage_key("train", {"b": 2, "a": 1}, {})
+    assert stage_key("train", {"a": 1, "b": 2}, "") == stage_key("train", {"b": 2, "a": 1}, "")
 
 
 def test_finished_stage_is_found_by_its_key_only(tmp_path: Path) -> None:
@@ -59,3 +62,36 @@ def test_damaged_record_counts_as_not_done(tmp_path: Path) -> None:
     (folder / "done.json").write_text("{")
     assert finished(folder, "k") is None
     assert run_stage(folder, "k", lambda: {"again": True}).results == {"again": True}
+
+
+def test_stage_is_copied_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former, own = tmp_path / "beside" / "train", tmp_path / "own" / "train"
+    run_stage(former, "k", lambda: {"accuracy": 0.5})
+    (former / "network.pt").write_text("weights")
+    (former / "checkpoints").mkdir()
+    run_stage(own, "old", dict)
+    copy = shutil.copy2
+
+    def disk_full(source: str, target: str, **named: object) -> object:
+        if source.endswith("network.pt"):
+            raise OSError("no space left")
+        return copy(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.fitting.stage_folder.shutil, "copytree", _failing(disk_full))
+        with pytest.raises(shutil.Error, match="no space left"):
+            copy_stage(former, own)
+    assert finished(own, "k") is None
+    assert finished(own, "old") is not None
+    copy_stage(former, own, "checkpoints")
+    assert finished(own, "k") is not None
+    assert (own / "network.pt").read_text() == "weights"
+    assert not (own / "checkpoints").exists()
+    assert [path.name for path in own.parent.iterdir()] == ["train"]
+
+
+def _failing(copy_function: Callable[..., object]) -> Callable[..., object]:
+    copytree = shutil.copytree
+    return lambda *arguments, **named: copytree(*arguments, **named, copy_function=copy_function)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-import training.pipeline.stages.compression
+import training.pipeline.stages.prune
 from training.errors import BrokenFiles, RecipeError, VerificationError
 from training.models.networks import check_network
 from training.pipeline.pipeline import STAGE_NAMES, Built, build
@@ -90,7 +90,7 @@ def test_interrupted_build_goes_on_where_it_stopped(
     def killed(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.pipeline.stages.compression, "fine_tune", killed)
+    monkeypatch.setattr(training.pipeline.stages.prune, "fine_tune", killed)
     with pytest.raises(KeyboardInterrupt):
         build(recipe, runs, tmp_path / "repository", until="prune")
     monkeypatch.undo()

@@ -8,7 +8,7 @@ import pytest
 
 import training.pipeline.search
 from training.errors import RecipeError, TargetNotReached
-from training.evaluation.verification import Point, Searched, Tried
+from training.evaluation.searched import Point, Searched, Tried
 from training.pipeline.search import Bound, parse_bound, search
 from training.recipes import Recipe
 from training.recipes.deliver import TensorRt

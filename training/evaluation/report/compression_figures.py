@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from training.evaluation.report.figures import Picture, rendered
-from training.evaluation.verification import Searched
+from training.evaluation.searched import Searched
 
 _BLUE, _ORANGE, _GREY, _RED = "#1f77b4", "#e07a1f", "#8a8f98", "#c62828"
 

@@ -9,24 +9,25 @@ import yaml
 from jinja2 import Environment, PackageLoader, select_autoescape
 from numpy.typing import NDArray
 
+from training.evaluation.report.answer_figures import answer_pictures
 from training.evaluation.report.compression_figures import pareto_picture, sensitivity_picture
+from training.evaluation.report.data_figures import data_pictures
 from training.evaluation.report.embedding_figures import embedding_pictures
 from training.evaluation.report.figures import (
     Picture,
-    answer_pictures,
     calibration,
     class_pictures,
-    data_pictures,
     ranking_curves,
     training_curves,
 )
 from training.evaluation.report.tables import measure_rows, variant_rows
-from training.evaluation.verification import Searched, Verification
-from training.fitting.epoch_metrics import MEASURE_TITLES
+from training.evaluation.searched import Searched
+from training.evaluation.verification import Verification
 from training.fitting.lightning_module import History
 from training.recipes import Recipe
+from training.recipes.tasks import MEASURE_TITLES, TRAINED_TASKS
 
-# What a matrix of many classes cannot show: the pairs that are mistaken most often.
+# Pairs of classes that are listed since a matrix of many classes does not show them.
 _CONFUSED_PAIRS = 15
 
 
@@ -48,8 +49,8 @@ def write_report(
 ) -> None:
     """Writes the report of a run; parts whose stage has not run yet are left out.
 
-    `findings` and `sheet` are what the data stage left, `evaluated` and `pictures` what the verify
-    stage did.
+    findings, sheet: of the data stage.
+    evaluated, pictures: of the verify stage.
     """
     templates = Environment(
         loader=PackageLoader("training.evaluation.report"),
@@ -77,7 +78,7 @@ def write_report(
             confused = _most_confused(arrays["confusion"], names)
         found = verification.measures
         if found is not None:
-            unit = "pixels" if recipe.task == "segmentation" else "answers"
+            unit = "pixels" if TRAINED_TASKS[recipe.task].counted == "pixels" else "answers"
             classes.append(calibration(arrays, found.expected_calibration_error, unit))
             if "precision" in arrays:
                 precisions = [row.average_precision for row in found.classes]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from serving.base.evaluation import Estimate
 from training.evaluation.verification import Verification
-from training.fitting.epoch_metrics import MEASURE_TITLES
+from training.recipes.tasks import MEASURE_TITLES
 
 Rows = list[dict[str, str]]
 

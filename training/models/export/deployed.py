@@ -1,11 +1,14 @@
 """A network as it is served: bytes of an image in, the typed answer of its task out."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Task
+from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, TASKS, Task
 from serving.base.tensor import Array, TensorSpec
 from training.data.samples import Pixels
 from training.recipes.data import Normalization
@@ -17,20 +20,14 @@ def input_specs(size: tuple[int, int]) -> tuple[TensorSpec, ...]:
 
 
 def output_specs(task: Task, channels: int, size: tuple[int, int]) -> tuple[TensorSpec, ...]:
-    """What becomes of a network's `channels`; the first is the answer. Classification: `logits`
-    float32 [N, channels]. Embedding: `embedding` float32 [N, channels], of length 1. Segmentation:
-    `mask` uint8 [N, H, W], the class, and `confidence` uint8 [N, H, W], 255 × its probability; of
-    one channel, which is binary, `probability` uint8 [N, H, W], 255 × that of the foreground."""
-    if task == "classification":
-        return (TensorSpec("logits", "FP32", (-1, channels)),)
-    if task == "embedding":
-        return (TensorSpec("embedding", "FP32", (-1, channels)),)
-    if channels == 1:
-        return (TensorSpec(PROBABILITY_OUTPUT, "UINT8", (-1, *size)),)
-    return (
-        TensorSpec("mask", "UINT8", (-1, *size)),
-        TensorSpec("confidence", "UINT8", (-1, *size)),
-    )
+    """The outputs of a file whose network answers with `channels` values; the first is the answer.
+
+    Classification: `logits` float32 [N, channels]. Embedding: `embedding` float32 [N, channels], of
+    length 1. Segmentation: `mask` uint8 [N, H, W], the class, and `confidence` uint8 [N, H, W],
+    255 × its probability; of one channel, which is binary, `probability` uint8 [N, H, W], 255 × the
+    foreground's.
+    """
+    return LAST_STEPS[task].outputs(channels, size)
 
 
 class Deployed(nn.Module):
@@ -55,15 +52,7 @@ class Deployed(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        values = self.network(self.normalized(image))
-        if self.task == "classification":
-            return (values,)
-        if self.task == "embedding":
-            return (functional.normalize(values, dim=1),)
-        if values.shape[1] == 1:
-            return (_levels(values.sigmoid().squeeze(1)),)
-        probability, winner = values.softmax(dim=1).max(dim=1)
-        return winner.to(torch.float32).to(torch.uint8), _levels(probability)
+        return LAST_STEPS[self.task].apply(self.network(self.normalized(image)))
 
     def normalized(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] to what the network takes, float32 [N, 3, H, W]."""
@@ -72,9 +61,54 @@ class Deployed(nn.Module):
         return pixels.permute(0, 3, 1, 2).contiguous()
 
 
+@dataclass(frozen=True)
+class LastStep:
+    """The end of a task's file.
+
+    outputs: what it answers with, from the network's channels and the image's size.
+    apply: makes them of the network's answer; TensorRT wants the cast to uint8 last of all.
+    """
+
+    outputs: Callable[[int, tuple[int, int]], tuple[TensorSpec, ...]]
+    apply: Callable[[Tensor], tuple[Tensor, ...]]
+
+
+def _mask_specs(channels: int, size: tuple[int, int]) -> tuple[TensorSpec, ...]:
+    if channels == 1:
+        return (TensorSpec(PROBABILITY_OUTPUT, "UINT8", (-1, *size)),)
+    return (
+        TensorSpec(TASKS["segmentation"].output, "UINT8", (-1, *size)),
+        TensorSpec("confidence", "UINT8", (-1, *size)),
+    )
+
+
+def _masked(values: Tensor) -> tuple[Tensor, ...]:
+    if values.shape[1] == 1:
+        return (_levels(values.sigmoid().squeeze(1)),)
+    probability, winner = values.softmax(dim=1).max(dim=1)
+    return winner.to(torch.float32).to(torch.uint8), _levels(probability)
+
+
 def _levels(probability: Tensor) -> Tensor:
     """Float in [0, 1] to the nearest of 256 levels, uint8."""
     return (probability * 255 + 0.5).floor().to(torch.uint8)
+
+
+LAST_STEPS: dict[Task, LastStep] = {
+    "classification": LastStep(
+        outputs=lambda channels, size: (
+            TensorSpec(TASKS["classification"].output, "FP32", (-1, channels)),
+        ),
+        apply=lambda values: (values,),
+    ),
+    "segmentation": LastStep(outputs=_mask_specs, apply=_masked),
+    "embedding": LastStep(
+        outputs=lambda channels, size: (
+            TensorSpec(TASKS["embedding"].output, "FP32", (-1, channels)),
+        ),
+        apply=lambda values: (functional.normalize(values, dim=1),),
+    ),
+}
 
 
 def run_deployed(deployed: Deployed, names: tuple[str, ...], images: Pixels) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""The stage that trains a student from a teacher, and says what that was worth."""
+"""The stage that trains a student from a teacher, and measures the gain."""
 
 import hashlib
 from pathlib import Path
@@ -10,28 +10,29 @@ from training.compress.distill import Distillation
 from training.errors import RecipeError
 from training.evaluation.report.tables import percent
 from training.evaluation.validation_trial import Trial
-from training.fitting.build import NETWORK_FILE, Build, fine_tune, network_results, new_network
+from training.fitting.build import Build
 from training.fitting.objective import build_objective
 from training.fitting.stage_folder import Results
+from training.fitting.train import chosen_precision
 from training.models import build_model
-from training.models.checkpoint import load_network
+from training.models.checkpoint import NETWORK_FILE, load_network, other_version
 from training.models.weights import load_weights, weights_fingerprint
-from training.recipes.compress import Teacher
+from training.pipeline.fine_tuning import fine_tune, network_results, new_network
+from training.pipeline.stage import Stage
+from training.recipes.compress import Distill, Teacher
 
 # The last of these that a run has is its best trained one.
 _TRAINING_STAGES = ("distill", "train")
 
 
-def distill_work(current: Build) -> Results:
+def work(current: Build) -> Results:
     """Trains the recipe's network anew, from the same first weights and for as long as the train
     stage did unless the recipe says otherwise, now from a teacher as well."""
-    config = current.recipe.distill
-    if config is None:
-        raise ValueError("the recipe has no distill section")
+    config = _section(current)
     student = new_network(current)
     teacher = _load_teacher(config.teacher, current.channels)
     supervised = build_objective(
-        student, config.train, current.data.train, current.told_apart, current.data.ignore_index
+        student, config.train, current.data.train, current.loss_classes, current.data.ignore_index
     )
     _check_answers(current, student, teacher)
     objective = Distillation(
@@ -46,14 +47,23 @@ def distill_work(current: Build) -> Results:
     return results | _worth(current, fitted.network, teacher)
 
 
-def teacher_fingerprint(current: Build) -> str | None:
-    """Changes when the teacher's weights do."""
+def _facts(current: Build) -> object:
+    config = _section(current)
+    return [_teacher_fingerprint(config.teacher), chosen_precision(config.train.precision)]
+
+
+def _section(current: Build) -> Distill:
     config = current.recipe.distill
     if config is None:
-        return None
-    if config.teacher.network is not None:
-        return weights_fingerprint(config.teacher.network.pretrained)
-    return hashlib.sha256(_run_file(config.teacher).read_bytes()).hexdigest()
+        raise ValueError("the recipe has no distill section")
+    return config
+
+
+def _teacher_fingerprint(teacher: Teacher) -> str | None:
+    """Changes when the teacher's weights do."""
+    if teacher.network is not None:
+        return weights_fingerprint(teacher.network)
+    return hashlib.sha256(_run_file(teacher).read_bytes()).hexdigest()
 
 
 def _run_file(teacher: Teacher) -> Path:
@@ -62,6 +72,11 @@ def _run_file(teacher: Teacher) -> Path:
         raise ValueError("the teacher is no run")
     for stage in _TRAINING_STAGES:
         if (run / stage / NETWORK_FILE).is_file():
+            if other_version(run / stage):
+                raise RecipeError(
+                    f"distill.teacher.run: {run} was built by another version of convserve; build "
+                    "it again"
+                )
             return run / stage / NETWORK_FILE
     raise RecipeError(
         f"distill.teacher.run: {run} holds no trained network "
@@ -94,7 +109,8 @@ def _check_answers(current: Build, student: nn.Module, teacher: nn.Module) -> No
 
 
 def _worth(current: Build, distilled: nn.Module, teacher: nn.Module) -> Results:
-    """The student alone against the student distilled, on the test images: nothing is chosen."""
+    """Compares the student alone with the student distilled, on the test images: nothing is chosen
+    by them."""
     trial = Trial(current, len(current.data.test), current.data.test)
     alone = trial.network(load_network(current.stage_folder("train") / NETWORK_FILE))
     taught = trial.network(distilled)
@@ -106,3 +122,6 @@ def _worth(current: Build, distilled: nn.Module, teacher: nn.Module) -> Results:
         f"teacher {percent(trial.compare(alone, trial.network(teacher)).accuracy)}, n={gain.n}"
     )
     return {"gain": gain.model_dump(), "notes": {"on test images": said}}
+
+
+STAGE = Stage("distill", sections=("distill",), facts=_facts, work=work, optional=True)

@@ -1,24 +1,105 @@
-"""Puts a verified build into the model repository, in Triton's layout, in one step."""
+"""The stage that puts a verified build into the model repository, in one step."""
 
 import hashlib
+import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from google.protobuf import text_format
 
 from protos.gen import model_config_pb2 as pb
 from serving.base.tensor import TensorSpec
-from serving.repository.manifest import SAMPLES_FILE, Manifest, write_manifest
+from serving.repository.manifest import (
+    SAMPLES_FILE,
+    Manifest,
+    Provenance,
+    Variant,
+    write_manifest,
+)
 from serving.repository.model_config import CONFIG_FILE, data_type, read_model_config
+from training.fitting.build import Build
+from training.fitting.stage_folder import Results
+from training.models.export.deployed import input_specs, output_specs
+from training.pipeline.stage import Stage
+from training.pipeline.stages.verify import verification_of
+from training.recipes import Recipe
 from training.recipes.deliver import Publish
+from training.recipes.tasks import TRAINED_TASKS
+
+log = logging.getLogger(__name__)
 
 LABELS_FILE = "labels.txt"
 
 # Made elsewhere in the repository and renamed; a name that no server takes for a model or version.
 _STAGING_PREFIX = ".publish-"
+
+
+def work(current: Build) -> Results:
+    recipe = current.recipe
+    verified = current.done["verify"]
+    verification = verification_of(current)
+    folder = current.stage_folder("export")
+    chosen = [result for result in verification.variants if result.passed]
+    for result in verification.variants:
+        if result not in chosen:
+            log.warning("publish: %s is left out: it passed in no engine", result.id)
+    now = datetime.now(UTC)
+    classes = verified.results["classes"]
+    manifest = Manifest(
+        task=recipe.task,
+        architecture=recipe.model.name,
+        measure=verification.measure,
+        transform=recipe.transform,
+        normalization=recipe.normalization,
+        classes=tuple(classes) if TRAINED_TASKS[recipe.task].classes_served else (),
+        parameters=verification.network_size.parameters,
+        gmacs=verification.network_size.macs / 1e9,
+        pruning_ratio=current.done["prune"].results["ratio"] if recipe.prune is not None else 0.0,
+        provenance=Provenance(
+            recipe=recipe.name,
+            recipe_sha256=recipe_sha256(recipe),
+            run=f"{recipe.name}/{verified.key[:12]}",
+            dataset=verified.results["dataset"],
+            split=f"test, {verified.results['images']} images",
+            created=now.isoformat(timespec="seconds"),
+        ),
+        variants=tuple(
+            Variant(
+                id=result.id,
+                file=result.file,
+                sha256=result.sha256,
+                precision=result.precision,
+                evidence=result.evidence,
+                calibration_sha256=result.calibration_sha256,
+                **(result.plan.model_dump() if result.plan is not None else {}),
+            )
+            for result in chosen
+        ),
+    )
+    version = publish(
+        current.repository,
+        recipe.name,
+        recipe.publish,
+        input_specs(current.size),
+        output_specs(recipe.task, recipe.channels(len(classes)), current.size),
+        manifest,
+        [folder / name for name in dict.fromkeys(result.file for result in chosen)],
+        current.stage_folder("verify") / SAMPLES_FILE,
+    )
+    log.info("publish: %s version %d in %s", recipe.name, version, current.repository)
+    return {"version": version, "variants": [result.id for result in chosen]}
+
+
+def recipe_sha256(recipe: Recipe) -> str:
+    """Hash of the recipe's sections with their defaults filled in: comments and order do not
+    count."""
+    content = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def publish(
@@ -126,3 +207,18 @@ def _write_config(
     )
     proto.parameters["task"].string_value = task
     (folder / CONFIG_FILE).write_text(text_format.MessageToString(proto), encoding="utf-8")
+
+
+def _still_there(current: Build, former: Results) -> bool:
+    """A version that was deleted by hand is published again."""
+    return (current.repository / current.recipe.name / str(former["version"])).is_dir()
+
+
+STAGE = Stage(
+    "publish",
+    # Everything is read by now but `search`, which says how a recipe was found.
+    sections=("name", "publish"),
+    facts=lambda build: str(build.repository.resolve()),
+    work=work,
+    still_there=_still_there,
+)

@@ -10,7 +10,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from training.errors import BuildError, RecipeError
+from training.errors import BuildError, Diverged, RecipeError
 from training.fitting.stage_folder import stage_key
 from training.pipeline.pipeline import keys_until
 from training.pipeline.study.definition import (
@@ -91,14 +91,14 @@ def _opened(config: Search, trials: Trials, storage: optuna.storages.RDBStorage)
     )
     # More trials may be asked for later; anything else would compare what cannot be compared.
     settings = config.model_dump(mode="json", exclude={"trials"})
-    key = stage_key("search", settings, keys_until(trials.base, config.until))
+    key = stage_key("search", [settings, keys_until(trials.base, config.until)], "")
     former = study.user_attrs.get("key")
     if former is None:
         study.set_user_attr("key", key)
     elif former != key:
         raise RecipeError(
-            f"{trials.folder}: holds a search of another space, recipe, data or first weights; "
-            "rename the study file to begin a new one, or delete this folder"
+            f"{trials.folder}: holds a search of another space, recipe, data, first weights or "
+            "version of convserve; rename the study file to begin a new one, or delete this folder"
         )
     if config.sampler == "grid":
         texts = [_stored(values) for values in config.space.values()]
@@ -198,8 +198,8 @@ def _run(config: Search, trials: Trials, study: optuna.Study, trial: Trial) -> N
         trials.tidy(name)
         log.info("%s: pruned", where)
         return
-    except (RecipeError, torch.OutOfMemoryError) as error:
-        # What these values alone bring about; anything else would end the next trial too.
+    except (RecipeError, Diverged, torch.OutOfMemoryError) as error:
+        # Caused by these values alone; anything else would end the next trial too.
         _fail(study, trial, str(error).splitlines()[0])
         return
     if math.isnan(trained.score):

@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from training.data import Dataset, load_source
-from training.errors import RecipeError
+from training.errors import Diverged, RecipeError
 from training.fitting.callbacks import OnEpoch
-from training.fitting.epoch_metrics import MEASURE_TITLES, Measure, measure_of
-from training.fitting.stage_folder import finished
+from training.fitting.stage_folder import copy_stage, finished
 from training.fitting.train import CHECKPOINTS
 from training.models.networks import check_network
 from training.pipeline.pipeline import build, keys_until, training_settings
 from training.pipeline.study.definition import Overrides, text_of
-from training.recipes import Recipe, SegmentationRecipe, parse_recipe, replace
+from training.recipes import Recipe, parse_recipe, replace
+from training.recipes.tasks import MEASURE_TITLES
 from training.recipes.train import Train
 
 
 @dataclass(frozen=True)
 class Trained:
-    """How a training ended: the validation score, in [0, 1], of the weights that it keeps and after
-    each epoch; seconds that it took; how many images trained and validated."""
+    """How a training ended.
+
+    score: on the validation split, in [0, 1], of the weights that are kept.
+    scores: after each epoch.
+    seconds: of all epochs.
+    images: numbers that trained and that validated.
+    """
 
     score: float
     scores: tuple[float, ...]
@@ -54,8 +59,8 @@ class Trials:
 
     @property
     def measure(self) -> str:
-        """What the validation score is, in words."""
-        return MEASURE_TITLES[_measure(self.base)]
+        """The name of the validation score."""
+        return MEASURE_TITLES[self.base.measure]
 
     def changed(self, overrides: Overrides) -> dict[str, Any]:
         """The recipe's document with values replaced, those of outer sections first."""
@@ -87,9 +92,10 @@ class Trials:
     def train(
         self, recipe: Recipe, name: str, on_epoch: OnEpoch | None = None, until: str = "train"
     ) -> Trained:
-        """Trains in the folder `name`, which may be a path, and tells what the stage `until` came
-        to; stages before it are taken from other trials where they are the same. What `on_epoch`
-        raises ends it. Raises RecipeError where the recipe has no such stage."""
+        """Trains in the folder `name`, which may be a path, and gives the outcome of the stage
+        `until`; stages before it are taken from other trials where they are the same. An exception
+        of `on_epoch` ends it. Raises RecipeError where the recipe has no such stage, Diverged with
+        `name`, and as build does."""
         keys = keys_until(recipe, until)
         if until not in keys:
             raise RecipeError(f"{until}: missing, and it is what is scored")
@@ -99,12 +105,15 @@ class Trials:
                 self._reuse(place / stage, key)
         recipe = recipe.model_copy(update={"name": place.name})
         # Nothing is published, so the repository does not matter.
-        built = build(
-            recipe, place.parent, place, until=until, source=self._load, on_epoch=on_epoch
-        )
+        try:
+            built = build(
+                recipe, place.parent, place, until=until, source=self._load, on_epoch=on_epoch
+            )
+        except Diverged as error:
+            raise Diverged(f"{name}: {error}") from error
         self.tidy(name)
         results = built.results[until]
-        scores = tuple(row[f"val_{_measure(recipe)}"] for row in results["history"])
+        scores = tuple(row[f"val_{recipe.measure}"] for row in results["history"])
         kept = scores[-results.get("last_step_epochs", len(scores)) :]
         return Trained(
             score=max(kept) if _training(recipe, until).keep == "best" else kept[-1],
@@ -121,15 +130,9 @@ class Trials:
     def _reuse(self, stage: Path, key: str) -> None:
         """Copies a finished stage of that key from beside, if there is one."""
         for former in stage.parent.parent.glob(f"*/{stage.name}"):
-            if finished(former, key) is None:
-                continue
-            # In one step, as what is half copied would pass for finished.
-            partial = stage.with_name(f"{stage.name}.partial")
-            for folder in (partial, stage):
-                shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(former, partial, ignore=shutil.ignore_patterns(CHECKPOINTS))
-            partial.rename(stage)
-            return
+            if finished(former, key) is not None:
+                copy_stage(former, stage, CHECKPOINTS)
+                return
 
     def _load(self, recipe: Recipe) -> Dataset:
         """The recipe's source; the last one is kept, for most trials share it."""
@@ -150,8 +153,3 @@ def _training(recipe: Recipe, stage: str) -> Train:
     sections = {"distill": recipe.distill, "prune": recipe.prune}
     section = sections.get(stage)
     return recipe.train if section is None else section.train
-
-
-def _measure(recipe: Recipe) -> Measure:
-    binary = isinstance(recipe, SegmentationRecipe) and recipe.binary
-    return measure_of(recipe.task, binary=binary)

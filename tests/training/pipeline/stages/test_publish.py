@@ -11,7 +11,7 @@ from google.protobuf import text_format
 import training.pipeline.stages.publish
 from protos.gen import model_config_pb2 as pb
 from serving.base.evaluation import answer_distance
-from serving.base.task import ANSWER_OUTPUT
+from serving.base.task import TASKS
 from serving.engines import EngineOptions, load_engine
 from serving.repository.manifest import SAMPLES_FILE, Manifest, read_manifest
 from serving.repository.model_config import check_against_engine, read_model_config
@@ -64,7 +64,7 @@ def test_config_fits_every_file_and_draws_no_warning(model: Path) -> None:
 def test_samples_are_answered_within_the_tolerance(model: Path) -> None:
     manifest = read_manifest(model / "1")
     assert manifest is not None
-    output = ANSWER_OUTPUT[manifest.task]
+    output = TASKS[manifest.task].output
     with np.load(model / "1" / SAMPLES_FILE) as samples:
         images, expected = samples["image"], samples[output]
     assert len(images) == 8

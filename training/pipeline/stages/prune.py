@@ -1,4 +1,4 @@
-"""The stages that make a trained network smaller: what each asks of the modules that know how."""
+"""The stage that removes channels, and fine-tunes what stays."""
 
 import copy
 import json
@@ -12,36 +12,44 @@ from torch import Tensor, nn
 
 from training.compress.calibration import choose_calibration
 from training.compress.fp16 import to_half
-from training.compress.int8 import Candidate
-from training.compress.prune import ChannelPruner, find_ratio, gradients, ignored_layers, log_size
-from training.compress.qat import fake_quantized
+from training.compress.prune import (
+    ChannelPruner,
+    find_ratio,
+    gradients,
+    ignored_layers,
+    log_size,
+    require_smaller,
+)
 from training.compress.quantize import quantize
 from training.compress.sensitivity import Sensitivity, pruning_sensitivity
 from training.compress.stopwatch import Stopwatch
 from training.evaluation.validation_trial import Trial
-from training.fitting.build import NETWORK_FILE, Build, export_fp32, fine_tune, network_results
+from training.fitting.build import Build, export_fp32
 from training.fitting.objective import build_objective
 from training.fitting.stage_folder import Results
-from training.fitting.train import Fitted
-from training.models.checkpoint import load_network, save_network
+from training.fitting.train import Fitted, chosen_precision
+from training.models.checkpoint import load_network
 from training.models.export.deployed import input_specs
 from training.models.export.variants import SCHEMES, precision_of
-from training.recipes.compress import Prune, PruneLatency, Qat
+from training.pipeline.environment import measuring_facts
+from training.pipeline.fine_tuning import fine_tune, network_results
+from training.pipeline.stage import Stage
+from training.recipes import Recipe
+from training.recipes.compress import Prune, PruneLatency
 
 log = logging.getLogger(__name__)
 
-# Gradients of so many images tell channels apart well enough, and ranges of so few give a graph
-# that is as fast as the real one.
+# Images whose gradients rank the channels; more rank them hardly better and take longer.
 _GRADIENT_IMAGES = 256
+# Images on which ranges are measured for a graph that is only timed: its speed does not depend on
+# them.
 _TIMING_IMAGES = 16
 _BATCH = 32
 
 
-def prune_work(current: Build) -> Results:
+def work(current: Build) -> Results:
     """Prunes in steps, with fine-tuning after each."""
-    config = current.recipe.prune
-    if config is None:
-        raise ValueError("the recipe has no prune section")
+    config = _section(current)
     torch.manual_seed(current.recipe.seed)
     original = load_network(current.trained_file)
     kept = ignored_layers(original, config.ignore)
@@ -59,6 +67,8 @@ def prune_work(current: Build) -> Results:
     for step in range(config.steps):
         pruner.step()
         log_size(original, network, current.size)
+        if step + 1 == config.steps:
+            require_smaller(original, network, config, ratio)
         part = f"step-{step + 1}" if config.steps > 1 else ""
         fitted = fine_tune(current, "prune", network, config.train, part=part)
         for row in fitted.history:
@@ -75,11 +85,6 @@ def prune_work(current: Build) -> Results:
         "macs_removed": 1 - results["macs"] / macs,
         "sensitivity": [sensitivity.as_json()] if sensitivity is not None else [],
     }
-
-
-def measures_latency(current: Build) -> bool:
-    """Whether what pruning removes depends on the machine."""
-    return current.recipe.prune is not None and current.recipe.prune.latency is not None
 
 
 def _pruning_sensitivity(
@@ -154,7 +159,7 @@ def _backward(current: Build, network: nn.Module) -> None:
         network,
         current.recipe.train,
         samples,
-        current.told_apart,
+        current.loss_classes,
         current.data.ignore_index,
     )
 
@@ -166,53 +171,31 @@ def _backward(current: Build, network: nn.Module) -> None:
     gradients(network, objective, batches())
 
 
-def quantize_work(current: Build) -> Results:
-    """Quantises the FP32 file once for each INT8 variant. Where the gate would fail, fine-tunes
-    with rounding first, if the recipe asks for it, and leaves layers in floating point last."""
-    config = current.recipe.quantize
+def _section(current: Build) -> Prune:
+    config = current.recipe.prune
     if config is None:
-        raise ValueError("the recipe has no quantize section")
-    calibration = choose_calibration(
-        current.data.train, config.calibration_images, current.recipe.seed
-    )
-    candidate = Candidate(
-        current, config, calibration, load_network(current.network_file), "ptq", "ptq"
-    )
-    said: dict[str, str] = {}
-    history: list[dict[str, float]] = []
-    if config.qat is not None and (config.qat.when == "always" or not candidate.passes()):
-        candidate, history, said["fine-tuning"] = _fine_tuned(current, config.qat, candidate)
-        save_network(candidate.network, current.stage_folder("quantize") / NETWORK_FILE)
-    written = candidate.write(current.stage_folder("quantize"))
-    return {
-        "variants": list(written),
-        "calibration_sha256": calibration.sha256,
-        "calibration_images": len(calibration),
-        "history": history,
-        "notes": said | {variant: found.said for variant, found in written.items()},
-        "sensitivity": [
-            found.sensitivity.as_json()
-            for found in written.values()
-            if found.sensitivity is not None
-        ],
-    }
+        raise ValueError("the recipe has no prune section")
+    return config
 
 
-def _fine_tuned(
-    current: Build, config: Qat, plain: Candidate
-) -> tuple[Candidate, list[dict[str, float]], str]:
-    """The best of three on validation images: the network as it is, fine-tuned in FP32 and
-    fine-tuned with rounding, each quantised; ties go to the simpler. Tells the curves of the last
-    and the numbers of all."""
-    tuned, aware = copy.deepcopy(plain.network), copy.deepcopy(plain.network)
-    fine_tune(current, "quantize", tuned, config.train, part="fp32")
-    with fake_quantized(aware):
-        fitted = fine_tune(current, "quantize", aware, config.train, part="qat")
-    candidates = [
-        plain,
-        plain.of(tuned, "fp32", "ptq after fine-tuning in FP32"),
-        plain.of(aware.eval(), "qat", "quantisation-aware fine-tuning"),
-    ]
-    best = max(candidates, key=lambda candidate: candidate.accuracy())
-    said = "; ".join(candidate.told() for candidate in candidates)
-    return best, fitted.history, f"{said}; kept: {best.name}"
+def _also(recipe: Recipe) -> tuple[str, ...]:
+    # The opset of the files which a latency target times.
+    timed = recipe.prune is not None and recipe.prune.latency is not None
+    return ("export.opset",) if timed else ()
+
+
+def _facts(current: Build) -> object:
+    config = _section(current)
+    # A measured target holds for these engines on this processor only.
+    measured = measuring_facts() if config.latency is not None else None
+    return [chosen_precision(config.train.precision), measured]
+
+
+STAGE = Stage(
+    "prune",
+    sections=("prune",),
+    also=_also,
+    facts=_facts,
+    work=work,
+    optional=True,
+)

@@ -1,0 +1,76 @@
+"""The gate: whether a variant is accurate enough, and whether a build may publish."""
+
+import math
+
+from serving.base.evaluation import Estimate
+from serving.repository.manifest import Gate
+from training.errors import VerificationError
+from training.evaluation.verification import Verification
+from training.recipes.deliver import Verify
+
+
+def require_pass(verification: Verification) -> None:
+    """Raises VerificationError with the numbers unless FP32 passes in some engine and, where others
+    were asked for and can run here, so does at least one of them.
+
+    A variant that passes nowhere beside others that do is left out of what is published; one that
+    passes in one engine is published with both verdicts, and the server heeds them.
+    """
+    others = [result for result in verification.variants[1:] if result.evidence]
+    fp32 = verification.variants[0]
+    if fp32.passed and (not others or any(result.passed for result in others)):
+        return
+    failed = [fp32] if not fp32.passed else others
+    reasons = [
+        f"{result.id} in {engine}: {evidence.gate.reason}"
+        for result in failed
+        for engine, evidence in result.evidence.items()
+    ]
+    raise VerificationError("nothing to publish: " + "; ".join(reasons or ["no engine ran it"]))
+
+
+def judge(
+    config: Verify, measured: Estimate, drop: Estimate, agreeing: float, chance: float
+) -> Gate:
+    """The verdict on one variant in one engine.
+
+    The drop passes when it is at most max_drop. It also passes when it is larger but its interval
+    holds 0, so that chance explains it, provided that there are enough images for that to mean
+    anything: 3 / max_drop, below which not even n equal answers would prove the bound (the rule of
+    three). With fewer the drop itself decides, and the reason says so.
+
+    The accuracy must lie above `chance`, that of the best constant answer, with its whole interval,
+    unless the recipe gives min_accuracy as 0: a network that has learnt nothing loses nothing.
+    """
+    few = drop.n * config.max_drop < 3
+    reasons = [f"drop {_points(drop)} points, allowed {100 * config.max_drop:.2f}, n={drop.n}"]
+    passed = drop.value <= config.max_drop
+    if not passed and drop.low <= 0 and not few:
+        passed = True
+        reasons.append("more than allowed, but the interval holds 0: not told from chance")
+    if few:
+        needed = f"{math.ceil(3 / config.max_drop)}" if config.max_drop else "any number"
+        reasons.append(
+            f"too few images to prove the bound ({needed} needed)"
+            if config.max_drop
+            else "a bound of 0 cannot be proved by any number of images"
+        )
+    elif drop.high > config.max_drop and passed:
+        reasons.append(f"within the bound as measured; the interval reaches {100 * drop.high:.2f}")
+    if agreeing < config.min_agreement:
+        passed = False
+        reasons.append(f"agreement {agreeing:.4f} is under {config.min_agreement}")
+    if config.min_accuracy is not None and measured.value < config.min_accuracy:
+        passed = False
+        reasons.append(f"accuracy {measured.value:.4f} is under {config.min_accuracy}")
+    if config.min_accuracy != 0 and not measured.low > chance:
+        passed = False
+        reasons.append(
+            f"accuracy {_points(measured)} % is not above chance: one answer to all images gets "
+            f"{100 * chance:.2f} % (verify.min_accuracy: 0 lets it pass)"
+        )
+    return Gate(passed=passed, reason="; ".join(reasons))
+
+
+def _points(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.2f} [{100 * estimate.low:.2f}, {100 * estimate.high:.2f}]"

@@ -1,0 +1,85 @@
+"""The files of a run folder beside those of its stages, and a folder of another version."""
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from training.data.survey import SHEET_FILE
+from training.evaluation.in_engines import PICTURES_FILE
+from training.evaluation.report.report import write_report
+from training.evaluation.searched import Searched
+from training.fitting.build import Build
+from training.models.checkpoint import other_version
+from training.pipeline.environment import environment
+from training.pipeline.stages.data import DATA_FILE
+from training.pipeline.stages.verify import verification_of
+
+log = logging.getLogger(__name__)
+
+
+def discard_other_version(run: Path, stage_names: Sequence[str]) -> None:
+    """Empties a run folder whose stages another version of convserve made: neither its networks nor
+    its results can be trusted, so none of them is taken."""
+    stages = [name for name in stage_names if other_version(run / name)]
+    if stages:
+        log.info("%s was built by another version of convserve: it is built anew", run)
+    for name in stages:
+        shutil.rmtree(run / name)
+
+
+def write_inputs(current: Build) -> None:
+    """Writes recipe.yaml and environment.json."""
+    document = current.recipe.model_dump(mode="json")
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    (current.folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    _write_json(current.folder / "environment.json", environment())
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_outputs(current: Build, searched: Searched | None) -> Path:
+    """Writes data.json, metrics.json and report.html from the stages that are done so far; gives
+    the last one's path."""
+    metrics = {
+        name: {"seconds": stage.seconds, **stage.results}
+        for name, stage in current.done.items()
+        if name != "data"
+    }
+    findings = current.done["data"].results
+    _write_json(current.folder / DATA_FILE, findings)
+    _write_json(current.folder / "metrics.json", metrics)
+    report = current.folder / "report.html"
+    write_report(
+        report,
+        recipe=current.recipe,
+        environment=environment(),
+        findings=findings,
+        sheet=current.stage_folder("data") / SHEET_FILE,
+        histories={
+            name: stage.results["history"]
+            for name, stage in current.done.items()
+            if "history" in stage.results
+        },
+        sensitivities={
+            name: stage.results["sensitivity"]
+            for name, stage in current.done.items()
+            if stage.results.get("sensitivity")
+        },
+        searched=searched,
+        notes=[
+            f"{name}, {variant}: {said}"
+            for name, stage in current.done.items()
+            for variant, said in stage.results.get("notes", {}).items()
+        ],
+        seconds={name: stage.seconds for name, stage in current.done.items()},
+        verification=verification_of(current) if "verify" in current.done else None,
+        evaluated=current.done["verify"].results if "verify" in current.done else {},
+        pictures=current.stage_folder("verify") / PICTURES_FILE,
+    )
+    return report

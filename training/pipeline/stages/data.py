@@ -1,0 +1,58 @@
+"""The first stage: a look at the data before anything is trained on it."""
+
+import functools
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from training.data import Dataset, fingerprint, load_dataset, load_source
+from training.data.survey import SHEET_FILE, survey
+from training.errors import BrokenFiles
+from training.fitting.build import Build
+from training.fitting.callbacks import OnEpoch
+from training.fitting.stage_folder import Results
+from training.pipeline.stage import Stage
+from training.recipes import Recipe
+from training.recipes.sections import only
+
+log = logging.getLogger(__name__)
+
+DATA_FILE = "data.json"
+
+_SECTIONS = ("task", "binary", "data", "fold", "transform")
+
+
+def new_build(
+    recipe: Recipe,
+    folder: Path,
+    repository: Path,
+    source: Callable[[Recipe], Dataset] = load_source,
+    on_epoch: OnEpoch | None = None,
+) -> Build:
+    """A build of which nothing is done yet. Its data are loaded once, by the sections that this
+    stage's key holds."""
+    seen = only(recipe, _SECTIONS)
+    load = functools.cache(lambda: load_dataset(seen, source))
+    return Build(recipe, folder, repository, load, on_epoch)
+
+
+def work(current: Build) -> Results:
+    """Tells sizes, classes and doubtful images; DATA_FILE names all broken files."""
+    try:
+        findings = survey(current.data, current.stage_folder("data") / SHEET_FILE)
+    except BrokenFiles as error:
+        text = json.dumps({"broken": error.files}, indent=2, ensure_ascii=False) + "\n"
+        (current.folder / DATA_FILE).write_text(text, encoding="utf-8")
+        raise
+    for warning in findings["warnings"]:
+        log.warning("data: warning: %s", warning)
+    return findings
+
+
+STAGE = Stage(
+    "data",
+    sections=_SECTIONS,
+    facts=lambda build: fingerprint(build.recipe),
+    work=work,
+)
