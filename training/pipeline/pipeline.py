@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.compress.prune import check_prune
 from training.data import Dataset, load_source
 from training.evaluation.gate import require_pass
 from training.evaluation.report.tables import Rows, measure_rows, variant_rows
@@ -15,9 +14,8 @@ from training.fitting.callbacks import OnEpoch
 from training.fitting.stage_folder import Results, finished, run_stage
 from training.models.networks import check_network
 from training.pipeline.run_folder import discard_other_version, write_inputs, write_outputs
-from training.pipeline.stage import Step, read_until, steps
+from training.pipeline.stage import Stage, Step, read_until, steps
 from training.pipeline.stages import data, distill, export, prune, publish, quantize, train, verify
-from training.pipeline.tensorrt_plans import check_plans
 from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -77,20 +75,18 @@ def build(
     written, VerificationError.
     """
     check_network(recipe)
-    check_plans(recipe.export)
-    if until is None or STAGE_NAMES.index(until) >= STAGE_NAMES.index("prune"):
-        check_prune(recipe)
+    for stage in _stages_until(until):
+        if stage.wanted(recipe):
+            stage.check(recipe)
     current = data.new_build(recipe, out / recipe.name, repository, source, on_epoch)
     current.folder.mkdir(parents=True, exist_ok=True)
     discard_other_version(current.folder, STAGE_NAMES)
     write_inputs(current)
-    for step in steps(STAGES, current):
+    for step in steps(_stages_until(until), current):
         _advance(step)
         if step.stage.name == "verify":
             write_outputs(current, searched)
             require_pass(verify.verification_of(current))
-        if step.stage.name == until:
-            break
     report = write_outputs(current, searched)
     published = current.done.get("publish")
     if published is not None and not published.ran:
@@ -106,6 +102,10 @@ def build(
         report=report,
         results={name: stage.results for name, stage in current.done.items()},
     )
+
+
+def _stages_until(until: str | None) -> tuple[Stage, ...]:
+    return STAGES if until is None else STAGES[: STAGE_NAMES.index(until) + 1]
 
 
 def _advance(step: Step) -> None:
@@ -138,8 +138,7 @@ def join_training(recipe: Recipe, out: Path, repository: Path) -> None:
 def keys_until(recipe: Recipe, until: str) -> dict[str, str]:
     """The keys that a recipe's stages have, in their order, up to and including `until`; without
     that last one where the recipe has no such stage."""
-    stages = STAGES[: STAGE_NAMES.index(until) + 1]
-    found = steps(stages, data.new_build(recipe, Path(), Path()))
+    found = steps(_stages_until(until), data.new_build(recipe, Path(), Path()))
     return {step.stage.name: step.key for step in found}
 
 

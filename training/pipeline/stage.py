@@ -26,6 +26,7 @@ class Stage:
     work: does it, and gives the results as JSON can hold them.
     facts: everything else that the results depend on: contents of files, the machine.
     optional: it runs only where the recipe has a section of its name.
+    check: refuses a recipe that the work could not do, before any stage runs; raises RecipeError.
     still_there: whether the former results, which the key vouches for, still exist.
     """
 
@@ -35,6 +36,7 @@ class Stage:
     also: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
     facts: Callable[[Build], object] = lambda build: None
     optional: bool = False
+    check: Callable[[Recipe], None] = lambda recipe: None
     still_there: Callable[[Build, Results], bool] = lambda build, results: True
 
     def wanted(self, recipe: Recipe) -> bool:

@@ -9,12 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.compress.prune import ChannelPruner, find_ratio, gradients, ignored_layers
+from training.compress.prune import (
+    ChannelPruner,
+    check_prune,
+    find_ratio,
+    gradients,
+    ignored_layers,
+    require_smaller,
+)
 from training.errors import RecipeError, TargetNotReached
 from training.fitting.losses import build_loss
 from training.fitting.objective import Supervised
 from training.models import build_model, count_macs, count_parameters
 from training.models.checkpoint import load_network, save_network
+from training.recipes import parse_recipe
 from training.recipes.compress import Prune
 from training.recipes.loss import CrossEntropy
 
@@ -208,3 +216,51 @@ def test_file_that_holds_no_network_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": 1}, tmp_path / "network.pt")
     with pytest.raises(TypeError, match="expected a network, got dict"):
         load_network(tmp_path / "network.pt")
+
+
+def asked(network: str, side: int, **prune: object) -> None:
+    """Checks a recipe that prunes a network for images of that side."""
+    train = {"epochs": 1, "batch_size": 2, "optimizer": {"name": "sgd", "lr": 1}}
+    check_prune(
+        parse_recipe(
+            {
+                "name": "asked",
+                "task": "classification",
+                "data": {"source": "digits"},
+                "transform": {"resize": [side, side]},
+                "model": {"name": network},
+                "train": train,
+                "prune": {"train": {"epochs": 1}, **prune},
+            }
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "side", "settings", "said"),
+    [
+        ("lenet5", 32, {"ratio": 0.7, "importance": "bn_scale"}, "lenet5 has none"),
+        ("vgg11", 32, {"macs": 0.5, "importance": "bn_scale"}, "vgg11 has none"),
+        ("resnet20_cifar", 16, {"ratio": 0.5, "ignore": ["*"]}, "with 20 layers ignored"),
+        ("resnet20_cifar", 16, {"macs": 0.5, "ignore": ["layer*"]}, "ratio 0.95 removes no chan"),
+        ("resnet20_cifar", 16, {"ratio": 0.5, "round_to": 64}, "round_to 64"),
+        ("resnet20_cifar", 16, {"ratio": 0.5, "round_to": 64, "scope": "global"}, "scope global"),
+    ],
+)
+def test_pruning_that_can_remove_nothing_is_refused_before_training(
+    network: str, side: int, settings: dict[str, object], said: str
+) -> None:
+    with pytest.raises(RecipeError, match=rf"^prune.*{said}"):
+        asked(network, side, **settings)
+
+
+@pytest.mark.parametrize("importance", ["l1", "bn_scale", "taylor", "random"])
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_pruning_that_can_remove_something_is_not_refused(importance: str, scope: str) -> None:
+    asked("resnet20_cifar", 16, ratio=0.5, importance=importance, scope=scope)
+
+
+def test_pruned_network_that_lost_nothing_is_no_result() -> None:
+    network = build_model("lenet5", 5)
+    with pytest.raises(TargetNotReached, match=r"ratio 0\.5 removes no channel, importance taylor"):
+        require_smaller(network, copy.deepcopy(network), config(importance="taylor"), 0.5)

@@ -37,25 +37,47 @@ ACCURATE = estimate(0.98, 0.97, 0.99)
     ],
 )
 def test_drop_is_judged_with_its_interval(drop: Estimate, passed: bool, said: str) -> None:
-    gate = judge(Verify(max_drop=0.01), ACCURATE, drop, agreeing=0.99)
+    gate = judge(Verify(max_drop=0.01), ACCURATE, drop, agreeing=0.99, chance=0.1)
     assert gate.passed is passed
     assert said in gate.reason
 
 
 def test_bound_of_zero_says_that_it_cannot_be_proved() -> None:
-    gate = judge(Verify(max_drop=0.0), ACCURATE, estimate(0.0, -0.01, 0.01), agreeing=1.0)
+    gate = judge(
+        Verify(max_drop=0.0), ACCURATE, estimate(0.0, -0.01, 0.01), agreeing=1.0, chance=0.1
+    )
     assert gate.passed
     assert "cannot be proved" in gate.reason
 
 
 def test_agreement_and_accuracy_have_bounds_of_their_own() -> None:
     small = estimate(0.0, -0.01, 0.01)
-    gate = judge(Verify(min_agreement=0.995), ACCURATE, small, agreeing=0.99)
+    gate = judge(Verify(min_agreement=0.995), ACCURATE, small, agreeing=0.99, chance=0.1)
     assert not gate.passed
     assert "agreement 0.9900 is under 0.995" in gate.reason
-    gate = judge(Verify(min_accuracy=0.99), ACCURATE, small, agreeing=0.99)
+    gate = judge(Verify(min_accuracy=0.99), ACCURATE, small, agreeing=0.99, chance=0.1)
     assert not gate.passed
     assert "accuracy 0.9800 is under 0.99" in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "settings", "passed"),
+    [
+        (estimate(0.5, 0.46, 0.54), {}, False),
+        (estimate(0.53, 0.49, 0.57), {}, False),
+        (estimate(0.3, 0.26, 0.34), {"min_accuracy": 0.2}, False),
+        (estimate(float("nan"), float("nan"), float("nan")), {}, False),
+        (estimate(0.5, 0.46, 0.54), {"min_accuracy": 0.0}, True),
+        (estimate(0.56, 0.52, 0.6), {}, True),
+    ],
+)
+def test_network_at_chance_does_not_pass_unless_the_recipe_says_so(
+    accuracy: Estimate, settings: dict[str, float], passed: bool
+) -> None:
+    none = estimate(0.0, -0.001, 0.001, n=10_000)
+    gate = judge(Verify(**settings), accuracy, none, agreeing=1.0, chance=0.5)
+    assert gate.passed is passed
+    assert ("is not above chance: one answer to all images gets 50.00 %" in gate.reason) != passed
 
 
 def result(variant: str, **verdicts: bool) -> VariantResult:

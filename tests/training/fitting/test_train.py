@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from training.data.samples import ArraySamples, Pair
-from training.errors import RecipeError
+from training.errors import Diverged, RecipeError
 from training.fitting.train import Fitted, chosen_precision, fit
 from training.recipes.data import Augment, Normalization
 from training.recipes.train import Train
@@ -320,3 +320,20 @@ def test_value_that_does_not_suit_the_data_is_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=said):
         run(tmp_path, colours(64), **keys)
+
+
+@pytest.mark.parametrize("keys", [{}, {"ema_decay": 0.9}, {"clip_norm": 1.0, "batch_size": 64}])
+def test_training_ends_at_the_first_epoch_whose_numbers_are_not_finite(
+    tmp_path: Path, keys: dict[str, Any]
+) -> None:
+    rate = {"optimizer": {"name": "sgd", "lr": 1e30}, "schedule": {"name": "constant"}}
+    with pytest.raises(Diverged, match=r"^test: epoch 1: .* rate is 1e\+30: try a lower one"):
+        run(tmp_path, colours(64), **{**rate, **keys})
+    assert not list(tmp_path.rglob("last.ckpt"))
+
+
+def test_infinite_weight_is_found_though_scores_are_numbers(tmp_path: Path) -> None:
+    broken = network()
+    broken.register_buffer("unused", torch.tensor(float("inf")))
+    with pytest.raises(Diverged, match="a weight of the network is not finite"):
+        run(tmp_path, colours(32), broken)

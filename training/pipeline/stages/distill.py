@@ -19,6 +19,7 @@ from training.models.checkpoint import NETWORK_FILE, load_network, other_version
 from training.models.weights import load_weights, weights_fingerprint
 from training.pipeline.fine_tuning import fine_tune, network_results, new_network
 from training.pipeline.stage import Stage
+from training.recipes import Recipe
 from training.recipes.compress import Distill, Teacher
 
 # The last of these that a run has is its best trained one.
@@ -124,4 +125,16 @@ def _worth(current: Build, distilled: nn.Module, teacher: nn.Module) -> Results:
     return {"gain": gain.model_dump(), "notes": {"on test images": said}}
 
 
-STAGE = Stage("distill", sections=("distill",), facts=_facts, work=work, optional=True)
+def _check(recipe: Recipe) -> None:
+    if recipe.distill is not None and recipe.distill.teacher.run is not None:
+        _run_file(recipe.distill.teacher)
+
+
+STAGE = Stage(
+    "distill",
+    sections=("distill",),
+    facts=_facts,
+    check=_check,
+    work=work,
+    optional=True,
+)

@@ -10,7 +10,7 @@ from training.models.export.to_onnx import check_answers, check_interface
 from training.models.export.variants import FP32_FILE, onnx_file
 from training.pipeline.environment import gpu_facts
 from training.pipeline.stage import Stage
-from training.pipeline.tensorrt_plans import ENGINE, check_files, export_plans
+from training.pipeline.tensorrt_plans import ENGINE, check_files, check_plans, export_plans
 from training.recipes import Recipe
 
 # Images on which the FP32 file is held against torch.
@@ -65,5 +65,6 @@ STAGE = Stage(
     sections=("export",),
     also=_also,
     facts=_facts,
+    check=lambda recipe: check_plans(recipe.export),
     work=work,
 )

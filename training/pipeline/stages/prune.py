@@ -14,6 +14,7 @@ from training.compress.calibration import choose_calibration
 from training.compress.fp16 import to_half
 from training.compress.prune import (
     ChannelPruner,
+    check_prune,
     find_ratio,
     gradients,
     ignored_layers,
@@ -196,6 +197,7 @@ STAGE = Stage(
     sections=("prune",),
     also=_also,
     facts=_facts,
+    check=check_prune,
     work=work,
     optional=True,
 )
