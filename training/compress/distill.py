@@ -25,8 +25,8 @@ def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - cos, mean over embeddings [N, D] of the same images: half the squared distance of what is
-    served, which has length 1."""
+    """1 - cos, mean over embeddings [N, D] of the same images: half the squared distance of the
+    served embeddings, which have length 1."""
     return (1 - functional.cosine_similarity(student.float(), teacher.float(), dim=1)).mean()
 
 

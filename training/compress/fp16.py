@@ -27,7 +27,7 @@ def to_half(float_file: Path, path: Path) -> None:
     """Writes the FP16 form of an FP32 file. Raises ExportError where a weight is too large."""
     model = onnx.shape_inference.infer_shapes(onnx.load(float_file))
     graph = model.graph
-    # What stays in FP32 is told by name, and an exporter may leave nodes without one.
+    # Nodes that stay in FP32 are known by name, and an exporter may leave nodes without one.
     for index, node in enumerate(graph.node):
         node.name = node.name or f"node_{index}"
     _Halving(graph).run()
@@ -96,7 +96,7 @@ class _Halving:
 
 
 def _halve(attribute: onnx.AttributeProto) -> None:
-    """Casts to float and float constants, inside what becomes half."""
+    """Turns casts to float and float constants inside a node to half."""
     if attribute.name == "to" and attribute.i == _FLOAT:
         attribute.i = _HALF
     if attribute.t.data_type == _FLOAT:

@@ -1,4 +1,4 @@
-"""Structured pruning: whole channels go, so that what remains is a smaller dense network.
+"""Structured pruning: whole channels go, which leaves a smaller dense network.
 
 DepGraph (arXiv 2301.12900) finds which layers must lose channels together: those that a residual
 sum joins, and those that a concatenated skip feeds.
@@ -26,7 +26,8 @@ from training.recipes.compress import Prune
 
 log = logging.getLogger(__name__)
 
-# Ratios are searched in steps of a hundredth, up to where a network is hardly one any more.
+# Ratios that are searched, in hundredths. Finer steps cost more trials and move few channels; above
+# 0.95 layers have too few channels to learn.
 _HUNDREDTHS = range(1, 96)
 
 # Pruning leaves heads alone, so that their classes do not matter.
@@ -280,7 +281,7 @@ def gradients(
 
 
 def log_size(before: nn.Module, after: nn.Module, size: tuple[int, int]) -> None:
-    """Says how much went."""
+    """Logs size and arithmetic before and after."""
     log.info(
         "prune: %.2f -> %.2f MMACs, %d -> %d parameters",
         count_macs(before, size) / 1e6, count_macs(after, size) / 1e6,

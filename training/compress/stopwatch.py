@@ -1,4 +1,4 @@
-"""How much faster one network is than another, in the engine that will serve it."""
+"""Times one network against another, in the engine that will serve it."""
 
 import tempfile
 import time
@@ -15,7 +15,7 @@ from serving.base.tensor import Array, TensorSpec
 from serving.engines import EngineOptions, load_engine
 from serving.engines.engine import Engine
 
-# Writes the file that is served of a network.
+# Writes a network's served file.
 WriteFile = Callable[[nn.Module, Path], None]
 
 _WARMUP_CALLS = 3
@@ -61,7 +61,7 @@ class Stopwatch:
         self._reference.close()
 
     def speedup(self, network: nn.Module) -> float:
-        """How many times less a call takes than the reference's. Raises EngineError."""
+        """Time of the reference's call over that of this network's. Raises EngineError."""
         candidate = self._load(network)
         try:
             return speedup(self._reference, candidate, self._input, self._seconds)

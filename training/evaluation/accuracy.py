@@ -1,5 +1,5 @@
-"""The figures by which answers are judged: accuracy, drop, agreement, chance, and what a task has
-beside them."""
+"""The figures by which answers are judged: accuracy, drop, agreement, chance, and the
+further measures of a task."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,7 +94,7 @@ def accuracy_of(measure: Measure, answers: Answers) -> Estimate:
 
 
 def drop_of(measure: Measure, reference: Answers, found: Answers) -> Estimate:
-    """How much lower it is than the reference's, on the same images."""
+    """The accuracy of the reference less that of `found`, on the same images."""
     return _FIGURES[measure].drop(reference, found)
 
 
@@ -119,8 +119,8 @@ def chance_of(measure: Measure, answers: Answers) -> float:
 def class_drops(
     measure: Measure, reference: Answers, found: Answers, classes: Sequence[str]
 ) -> dict[str, float]:
-    """How much less recall, or IoU of masks, the classes have that lost most; at most ten, the
-    worst first. Those of identities are not counted: each has a few images only."""
+    """The loss of recall, or of IoU for masks, of the classes that lost most: at most ten, the
+    worst first. Identities have none: each has a few images only."""
     by_class = _FIGURES[measure].by_class
     if by_class is None:
         return {}

@@ -1,4 +1,4 @@
-"""How well a probability map finds boundaries: ODS and OIS of the Berkeley benchmark (Arbelaez et
+"""Boundaries found by a probability map: ODS and OIS of the Berkeley benchmark (Arbelaez et
 al., Contour Detection and Hierarchical Image Segmentation, PAMI 2011, §3.1)."""
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 
 Mask = NDArray[np.bool_]
 
-# How far apart matched pixels may be, as a share of the image's diagonal.
+# Largest distance of matched pixels, as a share of the image's diagonal (the benchmark's own).
 TOLERANCE = 0.0075
 THRESHOLDS = 99
 
@@ -49,7 +49,7 @@ def boundary_scores(
     Raises ValueError where there are no images, or a map and its drawings differ in size.
     """
     levels = np.linspace(0, 1, thresholds + 2)[1:-1]
-    # Of each image and level: matched and all pixels of the map, matched and all of the drawings.
+    # By image and level: matched and all pixels of the map, matched and all of the drawings.
     rows = []
     everywhere = repeat(None) if counted is None else counted
     pairs = zip(probabilities, truths, strict=True)
@@ -129,7 +129,7 @@ def _count(found: Mask, drawn: Sequence[Mask], reach: float) -> tuple[int, int, 
 
 
 def _f_measure(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of counts [..., 4]; 0 where precision and recall are 0 or undefined."""
+    """F-measure from counts [..., 4]; 0 where precision and recall are 0 or undefined."""
     right, found, covered, total = np.moveaxis(counts, -1, 0)
     precision = right / np.maximum(found, 1)
     recall = covered / np.maximum(total, 1)

@@ -1,5 +1,5 @@
-"""What only a build measures of answers: each class, their ranking, and whether they know how sure
-they may be. Accuracy and its interval are serving.base.evaluation's."""
+"""Measures that only a build takes: each class, its ranking, and calibration. Accuracy and its
+interval are serving.base.evaluation's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from training.evaluation.verification import ClassMeasures, Measures
 
 TOP = 5
 _BINS = 15
-# Where curves are sampled for the report: false positive rates, and recalls.
+# False positive rates, and recalls, at which curves are sampled for the report.
 GRID = np.linspace(0, 1, 101)
 
 
@@ -51,8 +51,8 @@ def rank_classes(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) 
 
 
 def rank_foreground(levels: NDArray[np.int64]) -> Ranking:
-    """Of class 1 of two, from how many pixels of each have each level of its probability [2, L];
-    class 0, whose ranking is the same turned round, has none."""
+    """Ranks class 1 of two, from the numbers of pixels of either at each level of its probability
+    [2, L]; class 0, whose ranking is the same turned round, has none."""
     return _ranking([None, counted_curve(levels) if levels.any(axis=1).all() else None])
 
 
@@ -104,8 +104,8 @@ def measures(
     probabilities: NDArray[np.float32] | None = None,
     levels: NDArray[np.int64] | None = None,
 ) -> tuple[Measures, Ranking | None]:
-    """Of classes with a confusion matrix [C, C]; where labels [N] and probabilities [N, C], or the
-    levels of a foreground [2, L] are given, of their ranking too."""
+    """Measures the classes of a confusion matrix [C, C]; where labels [N] and probabilities [N, C],
+    or the levels of a foreground [2, L] are given, their ranking too."""
     iou = class_iou(confusion)
     ranking = top = None
     if labels is not None and probabilities is not None:

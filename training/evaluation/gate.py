@@ -13,8 +13,8 @@ def require_pass(verification: Verification) -> None:
     """Raises VerificationError with the numbers unless FP32 passes in some engine and, where others
     were asked for and can run here, so does at least one of them.
 
-    A variant that passes nowhere beside others that do is left out of what is published; one that
-    passes in one engine is published with both verdicts, and the server heeds them.
+    A variant that passes nowhere beside others that do is not published; one that passes in one
+    engine is published with both verdicts, and the server heeds them.
     """
     others = [result for result in verification.variants[1:] if result.evidence]
     fp32 = verification.variants[0]

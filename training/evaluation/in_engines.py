@@ -78,7 +78,7 @@ def verify(
 ) -> Verification:
     """Measures all files, FP32 being the first, and writes samples.npz and the report's pictures
     into `folder`. `sizes` are those of the baseline and of the exported network; `max_batch_size`
-    is what plans were made for, where there are any no smaller than any of `config.batch_sizes`.
+    is the one that plans were made for, with plans no smaller than any of `config.batch_sizes`.
 
     `require_pass` decides whether the build goes on.
     """
@@ -237,7 +237,7 @@ def _write_samples(path: Path, fp32_file: Path, images: Pixels) -> dict[str, Arr
 
 
 def _fastest(results: Sequence[VariantResult]) -> tuple[str, str] | None:
-    """Variant and engine of those that passed which take the least time at the largest batch."""
+    """The variant and engine that passed and take the least time at the largest batch."""
     times = [
         (max(evidence.latency.milliseconds.items())[1], (result.id, engine))
         for result in results

@@ -1,5 +1,5 @@
-"""One build under way, as the work of its stages sees it: where files are, what was asked for, and
-what the stages before found out.
+"""One build under way, as the work of its stages sees it: the files, the recipe, and the
+findings of the stages before.
 
 It stands this low because compress and evaluation take one; the pipeline makes it.
 """

@@ -1,4 +1,4 @@
-"""What happens beside the steps of training: averaging, stopping, telling."""
+"""Callbacks of the training loop: averaging, stopping, reporting."""
 
 import logging
 from collections.abc import Callable

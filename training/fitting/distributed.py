@@ -8,17 +8,17 @@ import torch
 
 
 def processes() -> int:
-    """How many torchrun started on all nodes; 1 without it."""
+    """Processes that torchrun started on all nodes; 1 without it."""
     return int(os.environ["WORLD_SIZE"]) if _under_torchrun() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0. Process 0 writes the files and does the other stages."""
+    """Number of this process, from 0. Process 0 writes the files and does the other stages."""
     return int(os.environ["RANK"]) if _under_torchrun() else 0
 
 
 def processes_here() -> int:
-    """How many of them are on this node."""
+    """Number of them on this node."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if _under_torchrun() else 1
 
 

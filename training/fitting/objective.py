@@ -1,4 +1,4 @@
-"""What a run of the training loop makes small."""
+"""The objective that a run of the training loop minimises."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from training.recipes.train import Train
 
 
 class Supervised(nn.Module):
-    """The objective of plain training: a loss between what the network says and the targets.
+    """The objective of plain training: a loss between the network's answers and the targets.
 
     A network in training mode may answer with (logits, auxiliary logits, ...), all in the shape of
     the first: each auxiliary loss counts `auxiliary_weight` times (deep supervision, arXiv
@@ -38,7 +38,7 @@ class Supervised(nn.Module):
 def build_objective(
     network: nn.Module, config: Train, train: Samples, classes: int, ignore_index: int | None
 ) -> Supervised:
-    """The loss of a recipe, with what it has to know of the training images and the network: class
+    """The loss of a recipe, with its facts about the training images and the network: class
     weights counted, centres of classes as long as the network's embeddings."""
 
     def class_weights(term: CrossEntropy) -> list[float] | None:

@@ -10,7 +10,7 @@ _CYCLE_END = 1e-4
 
 
 def rate_factor(schedule: Schedule, step: int, steps: int, steps_per_epoch: float) -> float:
-    """What the optimiser's lr is multiplied with at `step` of `steps`, counted from 0."""
+    """The factor of the optimiser's lr at `step` of `steps`, counted from 0."""
     if isinstance(schedule, OneCycle):
         up = schedule.warmup * steps
         if step < up:
@@ -20,7 +20,7 @@ def rate_factor(schedule: Schedule, step: int, steps: int, steps_per_epoch: floa
     if step < up:
         return (step + 1) / up
     epoch = int(step / steps_per_epoch)
-    # What is left of the time after the warm-up.
+    # The share of the time after the warm-up that has passed.
     share = min(1.0, (step - up) / max(1.0, steps - up))
     match schedule:
         case Constant():

@@ -23,7 +23,7 @@ class Finished:
     """A stage that is done.
 
     key: that of everything the results depend on.
-    results: what the work found out, as JSON can hold it.
+    results: the findings of the work, as JSON can hold them.
     seconds: how long the work took.
     ran: whether it took place in this build.
     """

@@ -50,8 +50,12 @@ _LIGHTNING_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] =
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained network, on the CPU in evaluation mode; what was measured after each epoch; the
-    precision that it was trained in."""
+    """A trained network.
+
+    network: on the CPU, in evaluation mode.
+    history: the measurements after each epoch.
+    precision: that of the training, fp32, bf16 or fp16.
+    """
 
     network: nn.Module
     history: History
@@ -79,7 +83,7 @@ def fit(
     """Trains `network` (it is changed) and keeps FOLDER/checkpoints/best.ckpt and last.ckpt, and
     its curves for TensorBoard in FOLDER/tensorboard.
 
-    `objective` is what is made small: a module that maps (what the network answers, targets,
+    `objective` is minimised: a module that maps (the network's answers, targets,
     images float32 NCHW as the network sees them) to a scalar, in training and in validation; by
     default `Supervised` with the loss of `config`. What it holds and requires a gradient is trained
     and saved beside the network, so a teacher in it must be frozen.
@@ -89,10 +93,10 @@ def fit(
     have. Where torchrun started several `processes` for this, all of them call it with the same
     arguments and see the same `folder`; the first one writes.
 
-    `on_epoch` is told the number of each epoch, from 1, and its validation score; what it raises
-    ends the training. Raises KeyboardInterrupt when the user stops it, RecipeError for a value that
-    does not suit the data or the number of processes, Diverged after the first epoch in which the
-    loss, the score or a weight is not a finite number.
+    `on_epoch` is told the number of each epoch, from 1, and its validation score; an exception of
+    it ends the training. Raises KeyboardInterrupt when the user stops it, RecipeError for a value
+    that does not suit the data or the number of processes, Diverged after the first epoch in which
+    the loss, the score or a weight is not a finite number.
     """
     lightning.seed_everything(seed, verbose=False)
     share = Share(distributed.rank() if processes > 1 else 0, processes)
@@ -124,7 +128,7 @@ def fit(
                 weights_only=False,
             )
         except SystemExit as stop:
-            # What Lightning turns Ctrl-C into, after it has cleaned up.
+            # Lightning turns Ctrl-C into it, after it has cleaned up.
             raise KeyboardInterrupt from stop
     # From the file in either case: averaged weights are in there, and in the learner only where
     # this run made them.
@@ -226,8 +230,8 @@ def _trainer(
 
 
 def chosen_precision(wanted: str) -> str:
-    """What "auto" means here: "fp32" or "bf16". BF16 is taken where the hardware multiplies in it;
-    elsewhere it is emulated, and slower than FP32. Raises RecipeError for "fp16" without a GPU."""
+    """The precision to train in. "auto" is "bf16" where the hardware multiplies in it, else "fp32":
+    emulated, BF16 is slower. Raises RecipeError for "fp16" without a GPU."""
     on_gpu = torch.cuda.is_available()
     if wanted == "fp16" and not on_gpu:
         raise RecipeError(

@@ -105,7 +105,7 @@ BACKBONES = {
     "vgg16_bn": (),
     "mobilenet_v2": (),
 }
-"""Backbones of the segmentation networks, and what stands for them in the tests."""
+"""Backbones of the segmentation networks, and the networks whose tests stand for them."""
 
 _NO_DILATION = (
     "DeepLabV3+ dilates the last stage of its backbone, and VGG shrinks by pooling, which cannot "

@@ -27,8 +27,7 @@ _SPATIAL_KERNEL = 7
 
 
 class Attention(nn.Sequential):
-    """What is inserted into a network: told by its type from the blocks that a network is made
-    of."""
+    """A block that is inserted into a network; its type tells it from the network's own blocks."""
 
 
 class ChannelAttention(nn.Module):

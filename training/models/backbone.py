@@ -15,7 +15,7 @@ def backbone_modules(network: nn.Module) -> list[nn.Module]:
     encoder = getattr(network, "encoder", None)
     if isinstance(encoder, nn.Module):
         inside = list(encoder.modules())
-        # What a vision transformer calls its encoder begins after the first layer.
+        # The encoder of a vision transformer begins after the first layer.
         if any(layers[0] is module for module in inside):
             return inside
     return [module for module in network.modules() if module is not layers[-1]]

@@ -1,4 +1,4 @@
-"""How weights start."""
+"""The first values of weights."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Which networks a recipe can name: the list that people see, and the check of one recipe."""
+"""The networks that a recipe can name: the list for people, and the check of one recipe."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ _CLASSES: dict[NetworkTask, int] = {"classification": 1000, "segmentation": 21}
 def networks() -> list[dict[str, Any]]:
     """One row a network: name, task, input size it was designed for, parameters and GMACs at that
     size with 1,000 classes (segmentation 21) and without heads that only help training, the source
-    of its paper, options, and of each step (prune, int8, the engines) what the tests say."""
+    of its paper, options, and the word of the tests on each step (prune, int8, the engines)."""
     rows = []
     for name, entry in MODELS.items():
         # Without memory for weights: VGG-16 alone would take half a gigabyte.
@@ -49,7 +49,7 @@ def networks() -> list[dict[str, Any]]:
 
 
 def coverage(name: str) -> dict[str, str]:
-    """Of each step, whether the tests try it on this network itself ("tested"), on others of the
+    """By step, whether the tests try it on this network itself ("tested"), on others of the
     same blocks ("as NAME"), or the recipe refuses it ("refused: REASON")."""
     entry = MODELS[name]
     tried = f"as {' and '.join(entry.tested_as)}" if entry.tested_as else "tested"

@@ -74,7 +74,7 @@ def load_weights(network: nn.Module, source: str, architecture: str) -> None:
 
     Heads of another number of classes stay as they are, as do auxiliary heads and attention that
     the weights lack, and the log says so. Weights of a backbone alone go into the encoder of a
-    segmentation network, and what comes behind it there is left out.
+    segmentation network; the layers behind it there are left out.
     Raises RecipeError where weights cannot be had, or where anything else differs, naming keys and
     shapes.
     """
@@ -92,8 +92,8 @@ def load_weights(network: nn.Module, source: str, architecture: str) -> None:
     state, attention = _fitting_attention(target, state)
     _require_match(source, target, state, fresh | attention)
     target.load_state_dict(state, strict=False)
-    what = "the backbone" if target is not network else "all layers"
-    log.info("pretrained: %s from %s", what, source)
+    part = "the backbone" if target is not network else "all layers"
+    log.info("pretrained: %s from %s", part, source)
     if left_out:
         log.info("pretrained: left out, behind the encoder: %s", ", ".join(left_out))
     if fresh:
@@ -189,7 +189,7 @@ def _is_behind(key: str, encoder: nn.Module) -> bool:
 
 
 def _fitting_heads(network: nn.Module, target: nn.Module, state: State) -> set[str]:
-    """Takes out of `state` what does not fit the heads; gives the keys that stay as they are."""
+    """Takes weights that do not fit the heads out of `state`; gives the keys that stay as are."""
     names = {module: name for name, module in target.named_modules()}
     heads = [names[layer] for layer in head_layers(network) if layer in names]
     own = target.state_dict()

@@ -41,7 +41,7 @@ class Built:
     ran, kept: the stages whose work was done, and those whose former results were taken.
     version: the one that this build published; None where nothing was published.
     rows: the variants' table; empty where verify has not run.
-    measures: the table of what else the task measures; empty likewise.
+    measures: the table of the task's further measures; empty likewise.
     report: the HTML file.
     results: the findings of each stage.
     """

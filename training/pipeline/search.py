@@ -38,7 +38,7 @@ SEARCH_FOLDER = "search"
 STUDY_FILE = "study.db"
 
 _RATIO_STEP = 0.05
-# What the trials of one network share.
+# The stages that all trials of one network share.
 _TRAINING_STAGES = ("data", "train", "distill")
 _BOUND = re.compile(r"(latency|drop)\s*<=\s*(\d+\.?\d*|\.\d+)")
 
@@ -75,7 +75,7 @@ class Bound:
 
 
 def parse_bound(text: str) -> Bound:
-    """Reads what stands behind --search. Raises RecipeError."""
+    """Reads the bound that --search is given. Raises RecipeError."""
     match = _BOUND.fullmatch(text.strip())
     if match is None:
         raise RecipeError(
@@ -91,7 +91,7 @@ def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:
     """Tries networks until recipe.search.trials are measured, then builds and publishes the one
     that the bound chooses. Trials stay in OUT/NAME/search; those of an interrupted search count.
 
-    Raises RecipeError, TargetNotReached, and what build raises.
+    Raises RecipeError, TargetNotReached, and as build does.
     """
     settings = recipe.search or Search(max_ratio=0.7 if recipe.prune is not None else 0.0)
     laboratory = Laboratory(recipe, settings, out / recipe.name / SEARCH_FOLDER)
@@ -116,8 +116,8 @@ def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:
 
 
 class Laboratory:
-    """Builds networks as far as their files and measures them. A network is trained once; what is
-    pruned of it replaces what was pruned before."""
+    """Builds networks as far as their files and measures them. A network is trained once; its
+    last pruned form replaces the one before."""
 
     def __init__(self, recipe: Recipe, settings: Search, folder: Path) -> None:
         self._recipe = recipe
@@ -134,7 +134,7 @@ class Laboratory:
             raise RecipeError(f"search.engine: {settings.engine} runs no variant of the recipe")
 
     def run(self) -> list[Tried]:
-        """All that is measured in the end, each point once."""
+        """All points that are measured in the end, each once."""
         self._folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
@@ -169,7 +169,7 @@ class Laboratory:
         ]
 
     def stage_folder(self, point: Point, stage: str) -> Path:
-        """Where a network's stage was built."""
+        """The folder of a network's stage."""
         return self._folder / point.network / self._recipe.name / stage
 
     def _suggested(self, trial: optuna.Trial) -> Point:
@@ -199,7 +199,7 @@ class Laboratory:
 
     @cached_property
     def _reference(self) -> Answers:
-        """What the recipe's own network says, trained, in FP32."""
+        """The answers of the recipe's own network, trained, in FP32."""
         own = Point(network=self._recipe.model.name, ratio=0.0, variant="fp32")
         recipe = _recipe_of(self._recipe, own)
         folder = self._folder / own.network

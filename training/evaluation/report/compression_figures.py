@@ -1,4 +1,4 @@
-"""Pictures of what compression found out: which layers mind it, and what a search tried."""
+"""Pictures of compression: the layers that suffer most, and the networks that a search tried."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,7 @@ def sensitivity_picture(stage: str, found: Mapping[str, Any]) -> Picture:
 
 
 def pareto_picture(searched: Searched) -> Picture:
-    """All that a search tried, by latency and drop, with the front and what was chosen."""
+    """All points of a search by latency and drop, with the front and the chosen one."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     groups = sorted({(one.point.network, one.point.variant) for one in searched.tried})

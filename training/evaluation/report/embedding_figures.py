@@ -11,8 +11,8 @@ _BLUE, _GREY, _RED = "#1f77b4", "#8a8f98", "#c62828"
 
 
 def embedding_pictures(arrays: Arrays, found: Identification) -> list[Picture]:
-    """How far pairs of one person and pairs of two lie apart, the ROC of accepting pairs, and the
-    cumulative match characteristic."""
+    """The cosines of pairs of one person and of two, the ROC of accepting pairs, and the cumulative
+    match characteristic."""
     return [_pairs(arrays), _accepted(found), _matched(found)]
 
 
@@ -38,9 +38,7 @@ def _accepted(found: Identification) -> Picture:
     axes.set(xlabel="false accept rate", ylabel="true accept rate", xscale="log",
              xlim=(rates[0], rates[-1]), ylim=(0, 1.02))  # fmt: skip
     plain_axes(axes)
-    return Picture(
-        rendered(figure), f"ROC of all pairs, AUC {found.auc:.4f}; dashed: what chance would give"
-    )
+    return Picture(rendered(figure), f"ROC of all pairs, AUC {found.auc:.4f}; dashed: chance")
 
 
 def _matched(found: Identification) -> Picture:

@@ -1,4 +1,4 @@
-"""One HTML file a person can read: what was built, how good it is, and where it is wrong."""
+"""One HTML file a person can read: the recipe, the accuracy, the mistakes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -54,7 +54,7 @@ def variant_rows(verification: Verification) -> Rows:
 
 
 def measure_rows(verification: Verification) -> Rows:
-    """What else was measured of each variant and engine; empty where the task has nothing else."""
+    """The further measures of each variant and engine; empty where the task has none."""
     return [
         {
             "variant": result.id,

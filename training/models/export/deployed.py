@@ -55,7 +55,7 @@ class Deployed(nn.Module):
         return LAST_STEPS[self.task].apply(self.network(self.normalized(image)))
 
     def normalized(self, image: Tensor) -> Tensor:
-        """uint8 [N, H, W, 3] to what the network takes, float32 [N, 3, H, W]."""
+        """uint8 [N, H, W, 3] to the network's input, float32 [N, 3, H, W]."""
         pixels = image.to(torch.float32) * self.scale + self.shift
         # Without contiguous() the export would record the strides of the permuted view.
         return pixels.permute(0, 3, 1, 2).contiguous()
@@ -65,7 +65,7 @@ class Deployed(nn.Module):
 class LastStep:
     """The end of a task's file.
 
-    outputs: what it answers with, from the network's channels and the image's size.
+    outputs: their names, shapes and types, from the network's channels and the image's size.
     apply: makes them of the network's answer; TensorRT wants the cast to uint8 last of all.
     """
 

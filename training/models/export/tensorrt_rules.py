@@ -1,4 +1,4 @@
-"""What TensorRT will not take, said before TensorRT says it, with the node's name.
+"""Finds nodes that TensorRT would refuse, before TensorRT is asked, by name.
 
 The rules are those of NVIDIA's documentation for strongly typed networks with explicit quantisation
 ("Working with Quantized Types", "Data types"): symmetric INT8 in pairs of Q and DQ, one element
@@ -146,7 +146,7 @@ class _Rules:
 
 
 def _output_axis(node: onnx.NodeProto) -> int | None:
-    """Of a layer's weights; None for what is no layer."""
+    """The number of a layer's weights; None for a node that is no layer."""
     if node.op_type == "Gemm":
         return 0 if any(entry.name == "transB" and entry.i for entry in node.attribute) else 1
     return {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}.get(node.op_type)

@@ -40,7 +40,7 @@ def export_onnx(
     example = torch.zeros(2, *inputs[0].shape[1:], dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     with warnings.catch_warnings():
-        # Of torch's own making; nothing a caller could do about them.
+        # torch warns about its own code; a caller can do nothing about it.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             deployed,

@@ -3,7 +3,7 @@
 from typing import Literal
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-# How INT8 rounds activations: signed, unsigned, or unsigned with reduced range.
+# Rounding of activations in INT8: signed, unsigned, or unsigned with reduced range.
 Scheme = Literal["s8", "u8", "u8-rr"]
 
 FP32_FILE = "model.onnx"

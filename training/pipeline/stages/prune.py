@@ -1,4 +1,4 @@
-"""The stage that removes channels, and fine-tunes what stays."""
+"""The stage that removes channels and fine-tunes the smaller network."""
 
 import copy
 import json

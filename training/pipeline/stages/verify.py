@@ -48,7 +48,7 @@ def verification_of(current: Build) -> Verification:
 
 
 def _variant_files(current: Build) -> list[VariantFile]:
-    """FP32 first: it is what the others are compared with."""
+    """The files of all variants and plans; FP32 first, with which the others are compared."""
     folder = current.stage_folder("export")
     wanted = sorted(current.recipe.export.variants, key=lambda variant: variant != "fp32")
     files = []

@@ -1,4 +1,4 @@
-"""A study file: what is varied, and how often. It holds no recipe; it is run on one."""
+"""A study file: the values to try, and how often. It holds no recipe; it is run on one."""
 
 import json
 import math
@@ -25,7 +25,7 @@ class Choices(Strict):
     values: Annotated[tuple[Any, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _told_apart(self) -> "Choices":
+    def _distinct(self) -> "Choices":
         if len(set(self.texts)) != len(self.values):
             raise ValueError(f"a value is listed twice: {', '.join(self.texts)}")
         return self

@@ -1,4 +1,4 @@
-"""What a study found out, ready to be shown."""
+"""The findings of a study, ready to be shown."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +9,13 @@ from training.evaluation.report.tables import Rows
 
 @dataclass(frozen=True)
 class Outcome:
-    """`rows` are the table, `note` says what its numbers are, `document` holds all of it as JSON
-    can; `best` is a recipe's document, of a search only."""
+    """The findings of a study.
+
+    rows: the table.
+    note: explains its numbers.
+    document: all findings, as JSON can hold them.
+    best: the document of the best recipe, of a search only.
+    """
 
     title: str
     rows: Rows

@@ -1,4 +1,4 @@
-"""Hyper-parameter search: Optuna chooses the values and prunes, SQLite keeps what was tried."""
+"""Hyper-parameter search: Optuna chooses the values and prunes, SQLite keeps the trials."""
 
 import itertools
 import logging
@@ -30,7 +30,8 @@ from training.pipeline.study.trials import Trials, same_training
 log = logging.getLogger(__name__)
 
 STORAGE_FILE = "study.db"
-# So many combinations are all checked before the first trial; of more, each value by itself.
+# Most combinations that are all checked before the first trial ; of more, each value is checked by
+# itself.
 _CHECKED_COMBINATIONS = 2000
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -89,7 +90,7 @@ def _opened(config: Search, trials: Trials, storage: optuna.storages.RDBStorage)
         load_if_exists=True,
         pruner=_pruner(config),
     )
-    # More trials may be asked for later; anything else would compare what cannot be compared.
+    # More trials may be asked for later; other changes would mix scores that do not compare.
     settings = config.model_dump(mode="json", exclude={"trials"})
     key = stage_key("search", [settings, keys_until(trials.base, config.until)], "")
     former = study.user_attrs.get("key")

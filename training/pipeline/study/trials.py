@@ -38,7 +38,7 @@ class Trained:
 
     @property
     def epochs(self) -> int:
-        """How many it took."""
+        """Number of epochs."""
         return len(self.scores)
 
 
@@ -149,7 +149,7 @@ def same_training(left: Recipe, right: Recipe, until: str = "train") -> bool:
 
 
 def _training(recipe: Recipe, stage: str) -> Train:
-    """How a stage trains, of those that do."""
+    """The training section of a stage."""
     sections = {"distill": recipe.distill, "prune": recipe.prune}
     section = sections.get(stage)
     return recipe.train if section is None else section.train
