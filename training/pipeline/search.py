@@ -16,7 +16,8 @@ import optuna
 from serving.base.machine.cpu import core_count, machine
 from serving.engines import ENGINES, EngineOptions, load_engine
 from serving.engines.measure import measure_latency
-from training.errors import RecipeError, TargetNotReached
+from training.compress.prune import check_prune
+from training.errors import BuildError, Diverged, RecipeError, TargetNotReached
 from training.evaluation.network_answers import Answers
 from training.evaluation.searched import Point, Searched, Tried
 from training.evaluation.validation_trial import Trial
@@ -38,6 +39,8 @@ SEARCH_FOLDER = "search"
 STUDY_FILE = "study.db"
 
 _RATIO_STEP = 0.05
+# The attribute of a trial that holds why it failed.
+_REASON = "reason"
 # The stages that all trials of one network share.
 _TRAINING_STAGES = ("data", "train", "distill")
 _BOUND = re.compile(r"(latency|drop)\s*<=\s*(\d+\.?\d*|\.\d+)")
@@ -125,7 +128,9 @@ class Laboratory:
         self._folder = folder
         self._networks = tuple(dict.fromkeys((recipe.model.name, *settings.networks)))
         for network in self._networks:
-            check_network(_recipe_of(recipe, Point(network=network, ratio=0.0, variant="fp32")))
+            most = Point(network=network, ratio=settings.max_ratio, variant="fp32")
+            check_network(_recipe_of(recipe, most))
+            check_prune(_recipe_of(recipe, most))
         precisions = ENGINES[settings.engine].precisions
         self._variants = [
             variant for variant in recipe.export.variants if precision_of(variant) in precisions
@@ -157,12 +162,23 @@ class Laboratory:
         def objective(trial: optuna.Trial) -> tuple[float, float]:
             point = self._suggested(trial)
             if point not in known:
-                drop, milliseconds = known[point] = self._measure(point)
+                try:
+                    drop, milliseconds = known[point] = self._measure(point)
+                except Diverged as error:
+                    log.warning("search: %s: failed: %s", _named(point), error)
+                    trial.set_user_attr(_REASON, str(error))
+                    raise
                 shown = _named(point), milliseconds, 100 * drop
                 log.info("search: %s: %.3f ms, drop %.2f points", *shown)
             return known[point]
 
-        study.optimize(objective, n_trials=max(0, self._settings.trials - len(_complete(study))))
+        left = self._settings.trials - len(_complete(study)) - len(_failed(study))
+        if left > 0:
+            # No drop can be measured without it, so that it may end the search.
+            _ = self._reference
+            study.optimize(objective, n_trials=left, catch=(Diverged,))
+        if not known:
+            raise BuildError(f"--search: no network was trained to its end: {_failed(study)[-1]}")
         return [
             Tried(point=point, drop=drop, milliseconds=milliseconds)
             for point, (drop, milliseconds) in known.items()
@@ -275,3 +291,8 @@ def _named(point: Point) -> str:
 
 def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+
+
+def _failed(study: optuna.Study) -> list[str]:
+    """The reasons of the trials that failed and would fail again."""
+    return [t.user_attrs[_REASON] for t in study.trials if _REASON in t.user_attrs]

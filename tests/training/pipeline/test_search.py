@@ -79,6 +79,7 @@ def test_search_builds_the_winner_and_goes_on_where_it_stopped(
         "prune.train": {"epochs": 1},
         "export.variants": ["fp32", "int8-u8"],
         "verify.max_drop": 1.0,
+        "verify.min_accuracy": 0.0,
     }
     bound = Bound("drop", 100)
     recipe = digits_recipe({**changes, "search": settings})
@@ -89,9 +90,9 @@ def test_search_builds_the_winner_and_goes_on_where_it_stopped(
     measured = []
     optimize = optuna.Study.optimize
 
-    def counted(study: optuna.Study, objective: object, n_trials: int) -> None:
+    def counted(study: optuna.Study, objective: object, n_trials: int, catch: object) -> None:
         measured.append(n_trials)
-        optimize(study, objective, n_trials=n_trials)
+        optimize(study, objective, n_trials=n_trials, catch=catch)
 
     monkeypatch.setattr(training.pipeline.search.optuna.Study, "optimize", counted)
     recipe = digits_recipe({**changes, "search": {**settings, "trials": 4}})

@@ -203,9 +203,6 @@ def _run(config: Search, trials: Trials, study: optuna.Study, trial: Trial) -> N
         # Caused by these values alone; anything else would end the next trial too.
         _fail(study, trial, str(error).splitlines()[0])
         return
-    if math.isnan(trained.score):
-        _fail(study, trial, f"its {trials.measure} is not a number")
-        return
     study.tell(trial, trained.score)
     log.info("%s: %s %.2f %%", where, trials.measure, 100 * trained.score)
 

@@ -23,8 +23,8 @@ RunStudy = Callable[..., Studied]
 
 ROOT = Path(__file__).parents[4]
 COMMAND = [sys.executable, "-c", "from training.cli import app; app(prog_name='convserve')"]
-# Weights overflow at the first steps, so that every answer is the first class.
-HOPELESS = 1e9
+# Weights stay as they were drawn.
+HOPELESS = 1e-9
 
 
 def table(outcome: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -89,6 +89,16 @@ def test_bad_trial_is_pruned(studied: RunStudy) -> None:
     assert (bad["state"], bad["epochs"]) == ("pruned", 8)
     assert bad["overrides"] == {"train.optimizer.lr": HOPELESS}
     assert [row["state"] for row in done.outcome.rows] == ["complete", "pruned"]
+
+
+def test_trial_whose_numbers_are_not_finite_fails_and_the_others_go_on(studied: RunStudy) -> None:
+    space = {"train.optimizer.lr": [1e30, 0.02]}
+    done = studied({"search": {"sampler": "grid", "space": space, "pruner": None}}, epochs=1)
+    [good, bad] = done.outcome.document["trials"]
+    assert (good["state"], good["overrides"]) == ("complete", {"train.optimizer.lr": 0.02})
+    assert bad["state"] == "failed"
+    assert "epoch 1: " in bad["reason"]
+    assert "The learning rate is 1e+30" in bad["reason"]
 
 
 def test_killed_search_goes_on_as_an_unbroken_one(
