@@ -73,6 +73,29 @@ def test_failing_gate_publishes_nothing_and_leaves_the_report(
     assert "FAILED" in report.read_text()
 
 
+def test_network_that_has_learnt_nothing_is_published_only_where_the_recipe_says_so(
+    digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    changes = {
+        "name": "idle",
+        "train.epochs": 1,
+        "train.optimizer": {"name": "sgd", "lr": 1e-9},
+        "prune": None,
+        "quantize": None,
+        "export.variants": ["fp32"],
+        "verify.batch_sizes": [1],
+    }
+    repository = tmp_path / "repository"
+    with pytest.raises(VerificationError, match="is not above chance: one answer to all images"):
+        build(digits_recipe(changes), tmp_path / "runs", repository)
+    assert not repository.exists()
+    allowed = build(
+        digits_recipe({**changes, "verify.min_accuracy": 0.0}), tmp_path / "runs", repository
+    )
+    assert allowed.version == 1
+    assert allowed.ran == ("verify", "publish")
+
+
 def test_build_until_a_stage_stops_after_it(digits_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = digits_recipe({"train.epochs": 1, "name": "short"})
     short = build(recipe, tmp_path / "runs", tmp_path / "repository", until="train")

@@ -168,7 +168,7 @@ def test_other_first_weights_are_another_search(
         torch.save(build_model(document["model"]["name"], classes).state_dict(), weights)
         if classes == 4:
             studied({"search": search}, epochs=1)
-    with pytest.raises(RecipeError, match="another space, recipe, data or first weights"):
+    with pytest.raises(RecipeError, match="another space, recipe, data, first weights or"):
         studied({"search": search}, epochs=1)
 
 
