@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.data.samples import ArraySamples, ChosenSamples
-from training.evaluation import validation
+from training.evaluation import validation_trial
 from training.evaluation.validation_trial import spread
 
 SAMPLES = ArraySamples(
@@ -21,7 +21,7 @@ def test_all_samples_are_taken_where_they_are_few() -> None:
 def test_samples_are_spread_evenly_whether_they_are_kept_or_not(
     kept_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(validation_trial, "_KEPT_BYTES", kept_bytes)
     chosen = spread(SAMPLES, 4)
     assert len(chosen) == 4
     assert isinstance(chosen, ChosenSamples) == (kept_bytes == 100)
