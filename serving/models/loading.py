@@ -15,6 +15,7 @@ from serving.base.errors import (
     SelfCheckFailed,
 )
 from serving.base.metrics import Metrics
+from serving.base.task import TASKS
 from serving.base.text import NotText, lines_of, read_utf8, summary
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable, read_cached, write_cached
@@ -302,11 +303,11 @@ class VersionLoader:
         )
 
     def labels(self) -> dict[str, tuple[str, ...]]:
-        """Class names by output, of the outputs that name a file of them; a manifest's classes take
-        the place of the file. Raises ModelLoadError."""
+        """Class names by output, of the outputs that name a file of them. Of the answer's
+        output a manifest knows them without the file. Raises ModelLoadError."""
         labels = {}
         for output, filename in self._config.label_filenames.items():
-            if self._manifest is not None:
+            if self._manifest is not None and output == TASKS[self._manifest.task].output:
                 labels[output] = self._manifest.classes
                 continue
             file = self._path / filename

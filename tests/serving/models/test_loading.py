@@ -370,7 +370,7 @@ def test_output_without_label_file_has_no_labels(
     model.close()
     segmenter = load(publish(tmp_path, "regions", "segmentation").parent, decoders)
     assert segmenter.facts.labels == ("red", "green", "blue")
-    assert segmenter.facts.labels_of("mask") == (), "the pixels of a mask have no names"
+    assert segmenter.facts.labels_of("confidence") == ()
     segmenter.close()
 
 
@@ -379,3 +379,27 @@ def test_every_label_file_must_be_there(tmp_path: Path, decoders: ThreadPoolExec
     (folder / "colours.txt").write_text("red\ngreen\nblue\n")
     with pytest.raises(ModelLoadError, match=r"shapes\.txt: cannot be read"):
         load(folder, decoders, allow_ungated=True)
+
+
+def test_manifest_names_the_classes_of_its_answer_and_of_no_other_output(
+    tmp_path: Path, decoders: ThreadPoolExecutor
+) -> None:
+    folder = publish(tmp_path).parent
+    config = (folder / "config.pbtxt").read_text()
+    (folder / "shapes.txt").write_text("disc\nring\ncross\n")
+    network = onnx.load(folder / "1" / "model.onnx")
+    network.graph.node.append(helper.make_node("Identity", ["logits"], ["shape"]))
+    network.graph.output.append(helper.make_tensor_value_info("shape", 1, ["b", 3]))
+    model_file, manifest = folder / "1" / "model.onnx", folder / "1" / "manifest.json"
+    before = hashlib.sha256(model_file.read_bytes()).hexdigest()
+    onnx.save(network, model_file)
+    after = hashlib.sha256(model_file.read_bytes()).hexdigest()
+    manifest.write_text(manifest.read_text().replace(before, after))
+    (folder / "config.pbtxt").write_text(
+        config
+        + 'output { name: "shape" data_type: TYPE_FP32 dims: [3] label_filename: "shapes.txt" }\n'
+    )
+    model = load(folder, decoders, allow_ungated=True)
+    assert model.facts.labels_of("logits") == ("red", "green", "blue")
+    assert model.facts.labels_of("shape") == ("disc", "ring", "cross")
+    model.close()
