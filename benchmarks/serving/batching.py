@@ -25,9 +25,9 @@ from serving.base.errors import DeadlineExpired, QueueFull, Shed
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
 from serving.batching.batcher import DynamicBatcher
+from serving.batching.core_turns import CoreTurns
 from serving.batching.execution import BatchExecution
 from serving.batching.latency import LatencyTable
-from serving.batching.turns import CoreTurns
 from serving.engines import ENGINES, Engine, EngineOptions, load_engine
 from serving.repository.model_config import Batching, QueuePolicy
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from serving.base.errors import QueueFull, Shed
+from serving.batching.core_turns import CoreShare
 from serving.batching.latency import LatencyTable
 from serving.batching.ticket import Ticket
-from serving.batching.turns import CoreShare
 from serving.batching.waiting import Waiting
 from serving.repository.model_config import Batching
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from serving.base.errors import EngineError
+from serving.batching.core_turns import Turn
 from serving.batching.execution import Executed
 from serving.batching.ticket import ANSWERED, Answer, Ticket
-from serving.batching.turns import Turn
 
 # Batches that a batcher remembers.
 RECENT_BATCHES = 64

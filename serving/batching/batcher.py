@@ -20,11 +20,11 @@ from serving.base.metrics import Metrics
 from serving.base.tensor import Array
 from serving.batching.admission import Admission
 from serving.batching.batch import RECENT_BATCHES, Batch, BatchRecord
+from serving.batching.core_turns import CoreShare, CoreTurns
 from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
 from serving.batching.sizing import QUIET_ROUNDS, QUIET_SECONDS, rows_to_run
 from serving.batching.ticket import RESERVED, WITHDRAWN, Answer, Ticket, row_shapes
-from serving.batching.turns import CoreShare, CoreTurns
 from serving.batching.waiting import RETRY_SECONDS, QueueDelay, Waiting
 from serving.repository.model_config import Batching
 

@@ -14,8 +14,8 @@ from typing import Any, Literal, cast
 from serving.base.errors import EngineUnavailable
 from serving.base.machine import nvml
 from serving.engines.engine import Engine, EngineOptions, PlanProfile
+from serving.repository.config_tensors import FileFacts
 from serving.repository.onnx_file import NotTold, read_facts
-from serving.repository.tensors import FileFacts
 
 __all__ = [
     "ENGINES",

@@ -15,11 +15,10 @@ from serving.base.errors import (
     SelfCheckFailed,
 )
 from serving.base.metrics import Metrics
-from serving.base.task import TASKS
-from serving.base.text import NotText, lines_of, read_utf8, summary
+from serving.base.text import summary
 from serving.batching.batcher import DynamicBatcher
+from serving.batching.core_turns import CoreTurns
 from serving.batching.latency import LatencyTable, read_cached, write_cached
-from serving.batching.turns import CoreTurns
 from serving.engines import ENGINES, Engine, load_engine
 from serving.engines.measure import measure_latency
 from serving.models.candidates import (
@@ -41,6 +40,7 @@ from serving.models.timing_shapes import (
     guessed_shapes,
     timing_key,
 )
+from serving.repository.labels import read_labels
 from serving.repository.manifest import Evidence, Manifest, Variant, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
 
@@ -303,21 +303,8 @@ class VersionLoader:
         )
 
     def labels(self) -> dict[str, tuple[str, ...]]:
-        """Class names by output, of the outputs that name a file of them. Of the answer's
-        output a manifest knows them without the file. Raises ModelLoadError."""
-        labels = {}
-        for output, filename in self._config.label_filenames.items():
-            if self._manifest is not None and output == TASKS[self._manifest.task].output:
-                labels[output] = self._manifest.classes
-                continue
-            file = self._path / filename
-            try:
-                labels[output] = lines_of(read_utf8(file))
-            except OSError as error:
-                raise ModelLoadError(f"{file}: cannot be read: {error.strerror}") from error
-            except NotText as error:
-                raise ModelLoadError(f"{file}: cannot be read: {error.reason}") from error
-        return labels
+        """Class names by output. Raises ModelLoadError."""
+        return read_labels(self._path, self._config, self._manifest)
 
 
 def load_model(

@@ -8,7 +8,7 @@ from serving.base.errors import ModelLoadError
 from serving.base.metrics import Metrics
 from serving.engines import ENGINES, describe
 from serving.models.candidates import Candidate, LoadSettings
-from serving.models.config_reading import read_config
+from serving.models.config_completion import read_config
 from serving.models.loading import VersionLoader
 from serving.repository.layout import ModelFolder
 from serving.repository.manifest import Evidence, Manifest, read_manifest

@@ -14,7 +14,7 @@ from typing import Any
 from serving.base.errors import ModelLoadError, ServingError
 from serving.engines import unavailable_reason
 from serving.models import local_plans
-from serving.models.config_reading import read_config
+from serving.models.config_completion import read_config
 from serving.models.helper import Helper, HelperFailed
 from serving.models.local_plans import ENGINE, PlanRequest
 from serving.models.registry import Registry, State, VersionStatus

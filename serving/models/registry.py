@@ -13,10 +13,10 @@ from serving.base.errors import ModelLoadError, ModelNotFound, ServingError, quo
 from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import Metrics
-from serving.batching.turns import CoreTurns
+from serving.batching.core_turns import CoreTurns
 from serving.models.candidates import LoadSettings
 from serving.models.catalog import Catalog, ModelEntry, State, VersionEntry, VersionStatus
-from serving.models.config_reading import read_config
+from serving.models.config_completion import read_config
 from serving.models.loading import load_model
 from serving.models.servable import Servable
 from serving.models.timing_process import time_apart

@@ -13,9 +13,9 @@ from typing import Any
 from serving.base.errors import ModelLoadError
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
-from serving.batching.turns import CoreTurns
+from serving.batching.core_turns import CoreTurns
 from serving.models.candidates import LoadSettings
-from serving.models.config_reading import read_config
+from serving.models.config_completion import read_config
 from serving.models.helper import Helper, HelperFailed
 from serving.models.loading import load_model
 from serving.repository.layout import scan_model

@@ -11,10 +11,10 @@ from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidModelConfig
 from serving.base.tensor import TensorSpec
 from serving.base.text import NotText, read_utf8
-from serving.repository.grammar import data_type as data_type
-from serving.repository.grammar import unused
+from serving.repository.config_fields import data_type as data_type
+from serving.repository.config_fields import unused
+from serving.repository.config_tensors import declared
 from serving.repository.placement import Placement, placement_of
-from serving.repository.tensors import declared
 
 CONFIG_FILE = "config.pbtxt"
 ONNX_FILE = "model.onnx"

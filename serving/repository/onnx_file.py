@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from serving.base.digest import sha256
 from serving.base.errors import EngineUnavailable
 from serving.base.tensor import TensorSpec
-from serving.repository.tensors import FileFacts
+from serving.repository.config_tensors import FileFacts
 
 # Field numbers of onnx.proto3.
 _MODEL_GRAPH = 7

@@ -138,7 +138,7 @@ class RefusesOnce(vision_pb2_grpc.VisionServiceServicer):
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> pb.ClassifyResponse:
         from serving.base.errors import Shed
-        from serving.server.rpc.status import abort
+        from serving.server.rpc.errors import abort
 
         self.called.append(time.monotonic())
         if len(self.called) == 1:

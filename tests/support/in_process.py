@@ -20,8 +20,8 @@ from serving.base.task import Task
 from serving.base.tensor import Array, TensorSpec
 from serving.batching.admission import ByteBudget
 from serving.batching.batcher import DynamicBatcher
+from serving.batching.core_turns import CoreTurns
 from serving.batching.latency import LatencyTable
-from serving.batching.turns import CoreTurns
 from serving.models.candidates import LoadSettings
 from serving.models.catalog import ModelEntry, State, VersionEntry
 from serving.models.model import Model

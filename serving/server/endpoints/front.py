@@ -14,8 +14,8 @@ from serving.base.metrics import Metrics
 from serving.batching.admission import ByteBudget
 from serving.models.registry import Registry
 from serving.models.servable import CallOptions, Servable
+from serving.server.endpoints.error_status import status_of
 from serving.server.endpoints.guard import unreadable
-from serving.server.endpoints.status import status_of
 
 logger = logging.getLogger(__name__)
 

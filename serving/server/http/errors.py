@@ -9,7 +9,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from serving.base.errors import RequestTooLarge, ServingError, quoted
-from serving.server.endpoints.status import message_of, retry_after, status_of
+from serving.server.endpoints.error_status import message_of, retry_after, status_of
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from aiohttp import web
 
 from serving.models.registry import VersionStatus
-from serving.repository.grammar import plain
+from serving.repository.config_fields import plain
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
 from serving.server.endpoints.front import Call, Front
 from serving.server.endpoints.guard import parsed

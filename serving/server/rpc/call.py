@@ -11,7 +11,7 @@ import grpc
 
 from serving.base.errors import ServingError
 from serving.server.endpoints.front import Call, Caller, Front, InferenceCall
-from serving.server.rpc.status import abort
+from serving.server.rpc.errors import abort
 
 Response = TypeVar("Response")
 Service = TypeVar("Service")

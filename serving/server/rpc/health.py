@@ -12,8 +12,8 @@ from serving.base.errors import InvalidInput, ModelNotFound, quoted
 from serving.server.endpoints.guard import parsed
 from serving.server.endpoints.health import Health
 from serving.server.rpc.call import Context, unary
+from serving.server.rpc.errors import abort
 from serving.server.rpc.handlers import service_handler
-from serving.server.rpc.status import abort
 
 SERVICE = cast("ServiceDescriptor", DESCRIPTOR.services_by_name["Health"])
 # Asked for by name: whether the process works at all. It does while models load and calls drain.

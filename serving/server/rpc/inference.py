@@ -10,12 +10,12 @@ from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, ServingError
 from serving.models.servable import Servable
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
+from serving.server.endpoints.error_status import message_of
 from serving.server.endpoints.front import Front, InferenceCall
 from serving.server.endpoints.guard import parsed
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import InferRequest, OpenInference
-from serving.server.endpoints.status import message_of
 from serving.server.rpc.call import (
     Context,
     caller_of,

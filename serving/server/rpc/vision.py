@@ -15,12 +15,12 @@ from serving.batching.ticket import Timing
 from serving.images.postprocess import run_lengths
 from serving.models.servable import CallOptions, EncodedImage, ImageSource, RawPixels, Servable
 from serving.server.endpoints import vision
+from serving.server.endpoints.error_status import message_of
 from serving.server.endpoints.front import Front, InferenceCall
 from serving.server.endpoints.guard import parsed
-from serving.server.endpoints.status import message_of
 from serving.server.rpc.call import Context, caller_of, deadline_of, inference_call, unary
+from serving.server.rpc.errors import code_of, retry_delay
 from serving.server.rpc.handlers import service_handler
-from serving.server.rpc.status import code_of, retry_delay
 
 MAX_IMAGES_PER_CALL = 256
 # Seconds of the longest google.protobuf.Duration: 10,000 years.

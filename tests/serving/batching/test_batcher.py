@@ -11,9 +11,9 @@ import pytest
 from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
 from serving.base.metrics import Metrics
 from serving.batching.batcher import DynamicBatcher
+from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.latency import LatencyTable
 from serving.batching.ticket import Answer
-from serving.batching.turns import CoreShare, CoreTurns, Turn
 from serving.repository.model_config import Batching, QueuePolicy
 from tests.serving.batching.fake_engine import FakeEngine
 

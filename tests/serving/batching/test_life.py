@@ -16,9 +16,9 @@ from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady, Que
 from serving.base.metrics import Metrics
 from serving.base.tensor import TensorSpec
 from serving.batching.batcher import DynamicBatcher
+from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.latency import LatencyTable
 from serving.batching.ticket import Answer, State, Ticket
-from serving.batching.turns import CoreShare, CoreTurns, Turn
 from serving.repository.model_config import Batching, QueuePolicy
 from tests.serving.batching.fake_engine import FakeEngine
 from tests.support.stepped_loop import ManualExecutor, SteppedLoop

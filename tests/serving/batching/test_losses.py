@@ -15,11 +15,11 @@ from serving.base.metrics import Distribution, Metrics, ModelCounters
 from serving.batching import batcher as batcher_module
 from serving.batching.batch import Batch
 from serving.batching.batcher import DynamicBatcher
+from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.execution import BatchExecution
 from serving.batching.latency import LatencyTable
 from serving.batching.queue import BatchQueue
 from serving.batching.ticket import Answer, State, Ticket
-from serving.batching.turns import CoreShare, CoreTurns, Turn
 from serving.batching.waiting import Waiting
 from serving.repository.model_config import Batching, QueuePolicy
 from tests.serving.batching.fake_engine import FakeEngine

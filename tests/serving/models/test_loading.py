@@ -21,7 +21,7 @@ from serving.base.errors import (
     ModelLoadError,
 )
 from serving.base.metrics import Metrics
-from serving.batching.turns import CoreTurns
+from serving.batching.core_turns import CoreTurns
 from serving.engines import Engine, EngineOptions
 from serving.engines import load_engine as load_real_engine
 from serving.models import candidates, loading

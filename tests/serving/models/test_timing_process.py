@@ -10,7 +10,7 @@ import pytest
 
 from serving.base.errors import EngineUnavailable
 from serving.base.metrics import Metrics
-from serving.batching.turns import CoreTurns
+from serving.batching.core_turns import CoreTurns
 from serving.engines import Engine, EngineOptions, load_engine
 from serving.models import loading
 from serving.models.candidates import LoadSettings

@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serving.base.errors import EngineUnavailable
 from serving.base.metrics import Metrics
-from serving.batching.turns import CoreTurns
+from serving.batching.core_turns import CoreTurns
 from serving.models import loading
 from serving.models.candidates import LoadSettings
-from serving.models.config_reading import read_config
+from serving.models.config_completion import read_config
 from serving.models.loading import load_model
 from serving.models.model import Model
 from serving.models.servable import CallOptions

@@ -7,8 +7,8 @@ from google.protobuf import text_format
 
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidModelConfig
+from serving.repository.config_checks import check_offered
 from serving.repository.model_config import from_proto
-from serving.repository.offered import check_offered
 
 BASE = """
 max_batch_size: 4

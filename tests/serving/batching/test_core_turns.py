@@ -1,6 +1,6 @@
 from collections.abc import Callable
 
-from serving.batching.turns import CoreShare, CoreTurns, Turn
+from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 
 
 def asker(turns: CoreTurns, started: list[str]) -> Callable[..., Turn]:

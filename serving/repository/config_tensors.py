@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidModelConfig
 from serving.base.tensor import TensorSpec
-from serving.repository.grammar import data_type, wire_name
+from serving.repository.config_fields import data_type, wire_name
 
 # Rows of a batch where nothing says how many: Triton's default-max-batch-size.
 DEFAULT_MAX_BATCH_SIZE = 4

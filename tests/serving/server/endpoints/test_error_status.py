@@ -11,8 +11,8 @@ from google.rpc.status_pb2 import Status
 
 from serving.base import errors
 from serving.base.errors import ServingError
-from serving.server.endpoints.status import STATUSES, message_of, status_of
-from serving.server.rpc.status import abort, code_of, retry_delay
+from serving.server.endpoints.error_status import STATUSES, message_of, status_of
+from serving.server.rpc.errors import abort, code_of, retry_delay
 
 
 def subclasses(kind: type[ServingError]) -> Iterator[type[ServingError]]:

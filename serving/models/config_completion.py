@@ -6,6 +6,8 @@ from pathlib import Path
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import EngineUnavailable, InvalidModelConfig, ModelLoadError
 from serving.engines import describe
+from serving.repository.config_checks import check_offered
+from serving.repository.config_tensors import complete
 from serving.repository.layout import ModelFolder
 from serving.repository.model_config import (
     CONFIG_FILE,
@@ -17,8 +19,6 @@ from serving.repository.model_config import (
     read_proto,
     version_policy_of,
 )
-from serving.repository.offered import check_offered
-from serving.repository.tensors import complete
 
 
 def read_config(folder: ModelFolder, *, strict: bool = False) -> ModelConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidModelConfig
 from serving.base.tensor import NUMPY_TYPES
-from serving.repository.grammar import data_type
+from serving.repository.config_fields import data_type
 from serving.repository.model_config import CONFIG_FILE, ModelConfig
 
 # Values of platform and backend for a single network in a file that an engine here can run.

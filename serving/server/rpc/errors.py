@@ -8,7 +8,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from serving.base.errors import ServingError
-from serving.server.endpoints.status import message_of, retry_after, status_of
+from serving.server.endpoints.error_status import message_of, retry_after, status_of
 
 _DETAILS_KEY = "grpc-status-details-bin"
 

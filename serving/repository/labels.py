@@ -1,0 +1,32 @@
+"""The class names of a model's outputs."""
+
+from pathlib import Path
+
+from serving.base.errors import ModelLoadError
+from serving.base.task import TASKS
+from serving.base.text import NotText, lines_of, read_utf8
+from serving.repository.manifest import Manifest
+from serving.repository.model_config import ModelConfig
+
+
+def read_labels(
+    model_folder: Path, config: ModelConfig, manifest: Manifest | None
+) -> dict[str, tuple[str, ...]]:
+    """Class names by output, for the outputs whose config has a label_filename. For the output
+    that is the answer of the task, the classes of a manifest take the place of the file.
+
+    Raises ModelLoadError, naming the file, where it cannot be read or is not UTF-8.
+    """
+    labels = {}
+    for output, filename in config.label_filenames.items():
+        if manifest is not None and output == TASKS[manifest.task].output:
+            labels[output] = manifest.classes
+            continue
+        file = model_folder / filename
+        try:
+            labels[output] = lines_of(read_utf8(file))
+        except OSError as error:
+            raise ModelLoadError(f"{file}: cannot be read: {error.strerror}") from error
+        except NotText as error:
+            raise ModelLoadError(f"{file}: cannot be read: {error.reason}") from error
+    return labels
