@@ -1,1 +1,1 @@
-"""What every room stands on: errors, metrics, tensors, accuracy measures, the machine."""
+"""The ground of every room: errors, metrics, tensors, accuracy measures, the machine."""

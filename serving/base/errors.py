@@ -25,7 +25,8 @@ from typing import Any
 
 from serving.base.text import one_line
 
-# Characters of a caller's value that a text repeats: enough to know it by, short enough for a line.
+# Characters of a caller's value that an error repeats. More would fill logs and trailers with long
+# values, fewer would make them hard to recognise.
 _QUOTED = 200
 
 _short = reprlib.Repr()
@@ -40,10 +41,10 @@ def quoted(value: object) -> str:
 
 
 class ServingError(Exception):
-    """Base of all; its text is fit to be shown to a caller."""
+    """Base of all errors here; its text may be shown to a caller."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickled and copied without __init__, which may take other arguments than it passes on.
+        # Rebuilt without __init__, whose arguments may differ from `args`.
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
@@ -68,7 +69,7 @@ class WrongTask(ServingError):
 
 
 class NotOffered(ServingError):
-    """The protocol knows this, this server does not offer it."""
+    """The call is part of the protocol, but this server does not offer it."""
 
 
 class NotAllowed(ServingError):
@@ -115,8 +116,9 @@ class EngineError(ServingError):
 class ModelLoadError(ServingError):
     """A model folder that cannot be served; the text names the file and the field.
 
-    The text is one line of at most REASON_LENGTH characters. detail: everything that is known, for
-    the log; by default the message before it was cut.
+    The text is one line of at most REASON_LENGTH characters.
+
+    detail: the full account, for the log; by default the message before it was cut.
     """
 
     def __init__(self, message: str, detail: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Folders of images: the entries that are images, and those that are passed over.
+"""Folders of images: entries that are images, and entries that are passed over.
 
 Training and `convserve evaluate` list folders with these functions. The client and the load tester
 may not import them; each follows the same rule in a few lines of its own.
@@ -23,7 +23,7 @@ _SYSTEM_ENTRIES = frozenset({
 
 
 def is_passed_over(name: str) -> bool:
-    """Whether an entry of a folder, by its name, is hidden (`.DS_Store`, `._x.jpg`,
+    """Whether the name of a folder's entry marks it as hidden (`.DS_Store`, `._x.jpg`,
     `.ipynb_checkpoints`) or left by an operating system (`__MACOSX`, `Thumbs.db`)."""
     return name.startswith(".") or name.lower() in _SYSTEM_ENTRIES
 
@@ -94,7 +94,7 @@ def list_class_folders(root: Path) -> LabelledListing:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """Every file below a folder that is not passed over, nor is any folder between them; sorted.
+    """Every file below a folder, sorted, without entries that are passed over and their content.
 
     Raises InvalidInput where a folder cannot be read.
     """
@@ -104,7 +104,7 @@ def visible_files(folder: Path) -> list[Path]:
 
     found: list[Path] = []
     for place, folders, files in os.walk(folder, onerror=refuse):
-        # os.walk descends into what is left in the list.
+        # os.walk descends into the folders that stay in this list.
         folders[:] = [name for name in folders if not is_passed_over(name)]
         found += [Path(place, name) for name in files if not is_passed_over(name)]
     return sorted(found)

@@ -1,7 +1,7 @@
 """Every metric of the server, declared once.
 
-The nv_inference_* names and labels are NVIDIA Triton's, without the _total that Prometheus' client
-appends to counters, so that dashboards made for it work; hence a collector of our own for them.
+The nv_inference_* names and labels are those of NVIDIA Triton, so that its dashboards work here.
+A collector of our own yields them, since Prometheus' client would append _total to the counters.
 """
 
 import bisect
@@ -22,7 +22,8 @@ from prometheus_client.utils import floatToGoString
 
 from serving.base.machine.nvml import GpuUsage
 
-# Seconds: from a tenth of a millisecond (a small model) to a minute (a deep queue).
+# Bucket bounds in seconds, from 0.1 ms (a small model) to a minute (a deep queue). More buckets give
+# finer quantiles and longer scrapes.
 _SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -57,6 +58,16 @@ class ModelCounters:
     """The counters of one version of a model; both ModelStatistics and nv_inference_* read them.
 
     Written from the event loop only. A request may hold several inferences (rows of a batch).
+
+    success, fail: requests by how they ended, with their time from arrival to answer.
+    queue: requests and the time that they waited.
+    compute_input, compute_infer, compute_output: requests and the time of the three steps of their
+        batches: gather, infer, scatter.
+    inference_count: rows that ran.
+    execution_count: batches that ran.
+    last_inference_ms: end of the last batch, in milliseconds since 1970.
+    pending: requests in the queue.
+    batches: times by batch size.
     """
 
     success: Duration = field(default_factory=Duration)
@@ -74,8 +85,11 @@ class ModelCounters:
     def batch_done(
         self, rows: int, waits: Sequence[float], gather: float, infer: float, scatter: float
     ) -> None:
-        """Counts an executed batch: its rows, the seconds each answered call had waited, and the
-        seconds of the three steps, which every one of those calls has lived through."""
+        """Counts a batch that ran.
+
+        waits: seconds in the queue, one for each answered call.
+        gather, infer, scatter: seconds of the three steps; each of those calls is charged all.
+        """
         self.execution_count += 1
         self.inference_count += rows
         self.last_inference_ms = int(time.time() * 1e3)
@@ -92,9 +106,11 @@ class ModelCounters:
 
 
 class Distribution:
-    """One child of a histogram. Each call to a model observes four. It is written from the event
-    loop only and so takes no lock; with a binary search of the bucket it is ten times cheaper than
-    the client's own."""
+    """One child of a histogram. Each call to a model observes four.
+
+    It is written from the event loop only, so it takes no lock. With a binary search of the bucket
+    it costs a tenth of the Prometheus client's own.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -135,7 +151,7 @@ class Histogram(Collector):
         return child
 
     def describe(self) -> Iterable[Metric]:
-        """The family that `collect` yields, without its children."""
+        """The family of `collect`, without its children."""
         return [HistogramMetricFamily(self._name, self._documentation, labels=self._label_names)]
 
     def collect(self) -> Iterable[Metric]:
@@ -149,7 +165,7 @@ class Histogram(Collector):
 
 
 class Tally(Collector):
-    """A counter with labels. Written from the event loop only, as a Distribution is."""
+    """A counter with labels. It is written from the event loop only, so it takes no lock."""
 
     def __init__(
         self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry
@@ -165,7 +181,7 @@ class Tally(Collector):
         self._counts[values] = self._counts.get(values, 0) + 1
 
     def describe(self) -> Iterable[Metric]:
-        """The family that `collect` yields, without its children."""
+        """The family of `collect`, without its children."""
         return [CounterMetricFamily(self._name, self._documentation, labels=self._label_names)]
 
     def collect(self) -> Iterable[Metric]:
@@ -182,6 +198,12 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.models: dict[tuple[str, str], ModelCounters] = {}
+        self._declare_calls()
+        self._declare_queue()
+        self._declare_models()
+        self.registry.register(_TritonCollector(self.models))
+
+    def _declare_calls(self) -> None:
         self.stage_seconds = Histogram(
             "convserve_stage_duration_seconds",
             "Time of one inference in one stage: decode, queue, infer, postprocess.",
@@ -215,6 +237,8 @@ class Metrics:
             ("method", "code"),
             registry=self.registry,
         )
+
+    def _declare_queue(self) -> None:
         self.shed = Counter(
             "convserve_shed",
             "Calls refused on arrival (deadline, queue_full, bytes) or expired in the queue.",
@@ -238,8 +262,6 @@ class Metrics:
             "Request payload held at the moment.",
             registry=self.registry,
         )
-        self._declare_models()
-        self.registry.register(_TritonCollector(self.models))
 
     def _declare_models(self) -> None:
         self.model_ready = Gauge(
@@ -274,7 +296,7 @@ class Metrics:
         )
 
     def watch_gpus(self, read: Callable[[], Sequence[GpuUsage]]) -> None:
-        """Shows a gauge for each GPU that `read` gives, and none where it gives none."""
+        """Shows gauges for each GPU that `read` returns."""
         self.registry.register(_GpuCollector(read))
 
     def counters(self, model: str, version: str) -> ModelCounters:
@@ -282,7 +304,7 @@ class Metrics:
         return self.models.setdefault((model, version), ModelCounters())
 
     def forget(self, model: str, version: str) -> None:
-        """Removes the gauges of a version that is gone; its counters stay, as counters must."""
+        """Removes the gauges of a version that is gone. Its counters stay: a counter never falls."""
         for gauge in (self.queue_depth, self.model_ready, self.model_device_memory):
             gauge.remove(model, version)
 

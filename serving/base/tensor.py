@@ -36,8 +36,12 @@ def datatype_of(array: Array) -> str:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output. -1 in `shape` is a dimension that each call may choose; where the model
-    batches, the first dimension is the batch and is -1."""
+    """One input or output.
+
+    datatype: its element type by the Open Inference Protocol's name.
+    shape: -1 is a dimension that each call may choose. The first dimension of a model that batches
+        is the batch, and -1.
+    """
 
     name: str
     datatype: str
@@ -53,7 +57,7 @@ class TensorSpec:
         if len(shape) != len(self.shape):
             return False
         if shape[1:] == self.shape[1:]:
-            # Most calls, told without a loop.
+            # The usual case needs no loop.
             return not shape or self.shape[0] in (-1, shape[0])
         return all(want in (-1, got) for want, got in zip(self.shape, shape, strict=True))
 

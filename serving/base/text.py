@@ -3,7 +3,8 @@
 import codecs
 from pathlib import Path
 
-# Characters of a reason in /readyz, the index and errors; the log holds all of it.
+# Characters of a reason in /readyz, the index and errors. Longer would break their lines and fill
+# gRPC's trailers; the log holds the whole text.
 REASON_LENGTH = 300
 
 # Longest first: the mark of UTF-32 begins with that of UTF-16.
@@ -16,7 +17,10 @@ _FOREIGN_MARKS = (
 
 
 class NotText(Exception):
-    """A file that is not UTF-8. reason: the line, and what the file may be instead."""
+    """A file that is not UTF-8.
+
+    reason: the line of the fault, and the encoding that the file may have instead.
+    """
 
     def __init__(self, file: Path, reason: str) -> None:
         super().__init__(f"{file}: {reason}")
@@ -32,7 +36,7 @@ def read_utf8(file: Path) -> str:
 
 
 def decode_utf8(file: Path, content: bytes) -> str:
-    """`read_utf8` of content that was read already."""
+    """As `read_utf8`, for content that was read already."""
     for mark, encoding in _FOREIGN_MARKS:
         if content.startswith(mark):
             raise NotText(file, f"line 1: {encoding}, expected UTF-8")
@@ -59,8 +63,11 @@ def lines_of(text: str) -> tuple[str, ...]:
 
 
 def one_line(text: str, length: int = REASON_LENGTH) -> str:
-    """The text in one line of at most `length` characters: white space becomes single blanks, and
-    the middle is left out, since messages of runtimes name the file first and the cause last."""
+    """The text in one line of at most `length` characters.
+
+    White space becomes single blanks. A longer text loses its middle, since messages of runtimes
+    name the file first and the cause last.
+    """
     if len(text) <= length and text.isprintable():
         return text
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -71,8 +78,11 @@ def one_line(text: str, length: int = REASON_LENGTH) -> str:
 
 
 def summary(beginning: str, reasons: list[str]) -> str:
-    """`beginning` and the reasons in one line of at most REASON_LENGTH characters, of which each
-    reason gets an equal share, and longer ones what shorter ones leave."""
+    """`beginning` and the reasons in one line of at most REASON_LENGTH characters.
+
+    Each reason gets an equal share of the space; shorter reasons leave the rest of theirs to longer
+    ones.
+    """
     left = REASON_LENGTH - len(beginning)
     shown: dict[int, str] = {}
     for rank, index in enumerate(sorted(range(len(reasons)), key=lambda i: len(reasons[i]))):

@@ -1,6 +1,6 @@
 """A client for VisionService: `VisionClient` for scripts, `AsyncVisionClient` for asyncio.
 
-Stands alone on the protos: it needs grpcio, protobuf, numpy and Pillow, nothing else of ours.
+It stands alone on the protos and needs grpcio, protobuf, numpy and Pillow, no other package of ours.
 """
 
 from serving.client.asynchronous import AsyncVisionClient, ModelInfo

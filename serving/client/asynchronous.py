@@ -25,15 +25,22 @@ from serving.client.requests import (
 )
 from serving.client.streams import SharedStream
 
+# Seconds of a call, all of its tries included.
 DEFAULT_TIMEOUT = 30.0
-# Images of classify_many and its like that are under way at a time: enough for full batches.
+# Images of classify_many and the like that are under way at a time. Fewer leave batches unfilled,
+# more hold more of the server's queue and memory.
 DEFAULT_CONCURRENCY = 64
+# Bytes of the largest message that is sent or taken; the server's default limit.
 MAX_MESSAGE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a server says about a model: its task and its classes."""
+    """A model as its server describes it.
+
+    task: classification, segmentation or embedding; empty for a model without a manifest.
+    labels: names of its classes, by index.
+    """
 
     name: str
     task: str
@@ -43,9 +50,11 @@ class ModelInfo:
 class AsyncVisionClient:
     """Calls one server, or several in turn.
 
-    `timeout` is the time of a call in seconds, tries included. `retries` counts further tries of a
-    call that was refused for the moment (RESOURCE_EXHAUSTED, UNAVAILABLE): after the delay that the
-    server names, or a growing one, and on the next server where there are several.
+    urls: host:port of each server.
+    timeout: seconds of a call, all of its tries included.
+    retries: further tries of a call that was refused for the moment (RESOURCE_EXHAUSTED,
+        UNAVAILABLE). Each comes after the delay that the server names, or a growing one, and goes
+        to the next server where there are several.
     """
 
     def __init__(
@@ -101,7 +110,7 @@ class AsyncVisionClient:
     ) -> pb.ClassifyResponse:
         """Ranks the classes of one or several images.
 
-        Raises CallFailed; of several images each result has its own status instead.
+        Raises CallFailed; where several images were sent, each result has its own status instead.
         """
         request = classify_request(model, as_messages(images), options)
         response: pb.ClassifyResponse = await self._unary("Classify", request)
@@ -115,7 +124,7 @@ class AsyncVisionClient:
     ) -> pb.SegmentResponse:
         """Gives each pixel of one or several images its class; `mask_of` reads the mask.
 
-        Raises CallFailed; of several images each result has its own status instead.
+        Raises CallFailed; where several images were sent, each result has its own status instead.
         """
         request = segment_request(model, as_messages(images), options)
         response: pb.SegmentResponse = await self._unary("Segment", request)
@@ -129,7 +138,7 @@ class AsyncVisionClient:
     ) -> pb.EmbedResponse:
         """Gives one or several images their points on the unit sphere.
 
-        Raises CallFailed; of several images each result has its own status instead.
+        Raises CallFailed; where several images were sent, each result has its own status instead.
         """
         request = embed_request(model, as_messages(images), options)
         response: pb.EmbedResponse = await self._unary("Embed", request)
@@ -145,8 +154,9 @@ class AsyncVisionClient:
         concurrency: int = DEFAULT_CONCURRENCY,
         **options: Unpack[ClassifyOptions],
     ) -> AsyncIterator[tuple[ImageInput, pb.ClassifyResponse | CallFailed]]:
-        """Classifies the images of a folder or of any collection; each with its answer, or with
-        what went wrong, in their order. Small images share messages."""
+        """Classifies the images of a folder or of any collection. Yields each image with its answer
+        or its failure, in their order; `concurrency` images are under way at a time. Small images
+        share messages."""
         return many.answers(
             images,
             concurrency,
@@ -189,10 +199,10 @@ class AsyncVisionClient:
             self._tries,
         )
 
-    # What the server has.
+    # Models of the server.
 
     async def model_info(self, model: str) -> ModelInfo:
-        """What the server says about a model. Raises CallFailed."""
+        """The task and the classes of a model. Raises CallFailed."""
         config = await self._config(oip.ModelConfigRequest(name=model))
         classes = config.get("classes", "")
         return ModelInfo(
@@ -224,7 +234,7 @@ class AsyncVisionClient:
         )
         return {key: value.string_value for key, value in response.config.parameters.items()}
 
-    # How calls are made.
+    # The call itself.
 
     async def _unary(self, method: str, request: AnyRequest) -> Any:
         async def call(left: float) -> Any:

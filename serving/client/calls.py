@@ -1,4 +1,4 @@
-"""How a call is made: its failures, its tries, and its way over a shared stream."""
+"""One call: its tries, its failures, and its way over a shared stream."""
 
 import asyncio
 import time
@@ -17,14 +17,21 @@ Response = TypeVar("Response")
 Answer = TypeVar("Answer", pb.ClassifyResponse, pb.SegmentResponse, pb.EmbedResponse)
 AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
 
+# Codes of calls that were refused for the moment.
 _RETRIED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+# Seconds before the second try where the server names no delay; each further one doubles. Shorter
+# answers sooner, longer spares a busy server.
 _FIRST_BACKOFF = 0.05
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class CallFailed(Exception):
-    """A call that the server, or the way to it, did not answer: code and text of its status.
-    retry_after: seconds that the server asked to wait; None where it named none."""
+    """A call that the server, or the connection to it, did not answer.
+
+    code: name of its gRPC status code.
+    message: text of its status.
+    retry_after: seconds that the server asked to wait; None where it named none.
+    """
 
     def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {message}")
@@ -42,16 +49,19 @@ class CallFailed(Exception):
 
 
 class Tries:
-    """`timeout`: the seconds of a call, all of its tries included. `retries` counts further tries
-    of one that was refused for the moment."""
+    """Tries calls again that were refused for the moment.
+
+    timeout: seconds of a call, all of its tries included.
+    retries: tries after the first.
+    """
 
     def __init__(self, timeout: float, retries: int) -> None:
         self._timeout = timeout
         self._retries = retries
 
     async def run(self, call: Callable[[float], Awaitable[Response]]) -> Response:
-        """Calls, with the seconds that are left, until it is answered or there is no more try.
-        Raises CallFailed."""
+        """The answer of `call`, which gets the seconds that are left. Raises CallFailed once no try
+        or no time is left."""
         end = time.monotonic() + self._timeout
         attempt = 0
         while True:
@@ -70,7 +80,7 @@ class Tries:
 
 
 async def ask(stream: SharedStream[AnyRequest, Answer], request: AnyRequest, left: float) -> Answer:
-    """One call over a stream; its status and its timeout of `left` seconds travel in the messages.
+    """One call over a stream. Its timeout of `left` seconds and its status travel in the messages.
     Raises CallFailed, StreamBroken."""
     request.options.timeout.FromNanoseconds(int(left * 1e9))
     response = await stream.ask(request)
@@ -80,7 +90,7 @@ async def ask(stream: SharedStream[AnyRequest, Answer], request: AnyRequest, lef
 
 
 def failed(status: pb.Status) -> CallFailed:
-    """The failure that a message tells of."""
+    """The failure that a status in a message stands for."""
     delay = _seconds(status.retry_delay) if status.HasField("retry_delay") else None
     return CallFailed(_CODE_NAMES[status.code], status.message, delay)
 

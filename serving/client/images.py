@@ -1,4 +1,4 @@
-"""Images that callers pass, and masks that they get."""
+"""Images that callers pass, and masks that they receive."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from protos.gen import vision_pb2 as pb
 # A path to an image file, the bytes of one, or decoded pixels: uint8 [height, width, 3] RGB.
 ImageInput = str | Path | bytes | NDArray[np.uint8]
 
-# The same files as serving.base.folders takes, which the client cannot import.
+# Equal to the names in serving.base.folders, which the client cannot import.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
 _SYSTEM_ENTRIES = frozenset({
     "$recycle.bin", "#recycle", "@eadir", "@recycle", "__macosx", "__pycache__", "desktop.ini",
@@ -64,7 +64,7 @@ def _image_files(folder: Path) -> Iterator[Path]:
         raise error
 
     for place, folders, files in os.walk(folder, onerror=refuse):
-        # os.walk descends into what is left in the list.
+        # os.walk descends into the folders that stay in this list.
         folders[:] = [name for name in folders if not _is_passed_over(name)]
         for name in files:
             path = Path(place, name)
@@ -77,7 +77,7 @@ def _is_passed_over(name: str) -> bool:
 
 
 def mask_of(result: pb.Segmentation) -> NDArray[np.uint16]:
-    """The class map [height, width] of a result, whatever format it came in."""
+    """The class map [height, width] of a result in any mask format."""
     match result.WhichOneof("mask"):
         case "palette_png":
             with PillowImage.open(io.BytesIO(result.palette_png)) as image:

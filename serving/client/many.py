@@ -1,7 +1,7 @@
-"""Many images over a shared stream: in their order, so many at a time, small ones in one message.
+"""Many images over a shared stream, in their order; small images share a message.
 
-A message costs a server more than a small image in it: sixteen images of 3 KB that share one cost
-it less than five that come alone.
+A message costs the server more than a small image in it: sixteen images of 3 KB in one message take
+less CPU than five in messages of their own.
 """
 
 import asyncio
@@ -15,12 +15,13 @@ from serving.client.calls import Answer, AnyRequest, CallFailed, Tries, ask, fai
 from serving.client.images import ImageInput, as_message, each_image
 from serving.client.streams import SharedStream
 
-# Images share a message up to this size: what sending costs of larger ones is in their bytes.
+# Bytes of images that share a message. Larger delays the first images of a message and saves little,
+# since the cost of large images lies in their bytes; smaller sends more messages.
 _SHARED_BYTES = 64 << 10
-# Of tiny ones no more than this; a server takes 256.
+# Images that share a message, at most; a server takes 256. More delay the first of them.
 _SHARED_IMAGES = 64
-# Into how many messages the images under way are parted at least: one is worked on while another
-# travels.
+# Messages among which the images under way are divided, at least. With one, the server would idle
+# while it travels; more make messages smaller.
 _MESSAGES = 2
 
 _Outcomes = list[Answer | CallFailed]
@@ -33,7 +34,7 @@ async def answers(
     request_for: Callable[[list[pb.Image]], AnyRequest],
     tries: Tries,
 ) -> AsyncIterator[tuple[ImageInput, Answer | CallFailed]]:
-    """Each image with its answer, or with what went wrong; `concurrency` of them are under way."""
+    """Each image with its answer or its failure, in order; `concurrency` images are under way."""
     window: deque[tuple[list[ImageInput], asyncio.Task[_Outcomes[Answer]]]] = deque()
     under_way = 0
     try:
@@ -60,7 +61,8 @@ async def answers(
 def _groups(
     images: Iterator[ImageInput], most: int
 ) -> Iterator[list[tuple[ImageInput, pb.Image | CallFailed]]]:
-    """Images as messages, those together that share one; one that is none is a failure."""
+    """Groups of images, each of which shares a message. An image that cannot be sent comes as a
+    failure in its group."""
     group: list[tuple[ImageInput, pb.Image | CallFailed]] = []
     size = 0
     for image in images:
@@ -92,8 +94,8 @@ async def _exchange(
     request_for: Callable[[list[pb.Image]], AnyRequest],
     tries: Tries,
 ) -> _Outcomes[Answer]:
-    """What becomes of the images that share a message. Those that are refused for the moment share
-    the next try."""
+    """The outcomes of the images that share a message. Images that are refused for the moment
+    share the next try."""
     outcomes: dict[int, Answer | CallFailed] = {
         index: message for index, message in enumerate(messages) if isinstance(message, CallFailed)
     }
@@ -120,7 +122,8 @@ async def _exchange(
         try:
             await tries.run(call)
         except CallFailed as failure:
-            # Where it is one image's own, the others have theirs; else the last try as a whole.
+            # Either one image's own failure, and the others have their outcomes; or that of the whole
+            # message, and then of each image that is still open.
             if failure not in outcomes.values():
                 for index in range(len(messages)):
                     if _is_open(outcomes.get(index)):
@@ -134,7 +137,7 @@ def _is_open(outcome: Answer | CallFailed | None) -> bool:
 
 
 def _alone(response: Answer, result: Any) -> Answer | CallFailed:
-    """One result of a response, as a response of its own."""
+    """One result of a response, as a response of its own, or as its failure."""
     if result.status.code:
         return failed(result.status)
     if len(response.results) == 1:

@@ -1,4 +1,4 @@
-"""What a caller may ask for beside the images, and the messages that say it."""
+"""The options of a call, and the messages that carry them."""
 
 from collections.abc import Sequence
 from typing import Literal, TypedDict
@@ -14,21 +14,34 @@ _MASK_SIZES = {"image": pb.MASK_SIZE_IMAGE, "model": pb.MASK_SIZE_MODEL}
 
 
 class EmbedOptions(TypedDict, total=False):
-    """version: empty for the newest. priority: 1 is the most urgent, 0 the model's default."""
+    """Options of every call.
+
+    version: empty for the newest.
+    priority: 1 is the most urgent, 0 the model's default.
+    """
 
     version: str
     priority: int
 
 
 class ClassifyOptions(EmbedOptions, total=False):
-    """top_k: labels an image, 0 for the server's default. threshold: the lowest score to list."""
+    """Options of classify.
+
+    top_k: labels an image; 0 for the server's default.
+    threshold: the lowest score to list.
+    """
 
     top_k: int
     threshold: float
 
 
 class SegmentOptions(EmbedOptions, total=False):
-    """mask_size: the image's or the model's. overlay: also a PNG of the mask over the image."""
+    """Options of segment.
+
+    mask_format: a palette PNG, run lengths, or raw class indices.
+    mask_size: that of the image or of the model.
+    overlay: whether to add a PNG of the mask over the image.
+    """
 
     mask_format: Literal["png", "rle", "raw"]
     mask_size: Literal["image", "model"]
@@ -38,7 +51,7 @@ class SegmentOptions(EmbedOptions, total=False):
 def classify_request(
     model: str, images: Sequence[pb.Image], options: ClassifyOptions
 ) -> pb.ClassifyRequest:
-    """See vision.proto."""
+    """The message of a classify call; an absent option takes the server's default."""
     return pb.ClassifyRequest(
         model=model,
         version=options.get("version", ""),
@@ -52,7 +65,7 @@ def classify_request(
 def segment_request(
     model: str, images: Sequence[pb.Image], options: SegmentOptions
 ) -> pb.SegmentRequest:
-    """See vision.proto."""
+    """The message of a segment call; an absent option takes the server's default."""
     return pb.SegmentRequest(
         model=model,
         version=options.get("version", ""),
@@ -65,7 +78,7 @@ def segment_request(
 
 
 def embed_request(model: str, images: Sequence[pb.Image], options: EmbedOptions) -> pb.EmbedRequest:
-    """See vision.proto."""
+    """The message of a embed call; an absent option takes the server's default."""
     return pb.EmbedRequest(
         model=model,
         version=options.get("version", ""),

@@ -11,18 +11,24 @@ import grpc
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# A stream stays on the server that it was opened on; a new one lets balancers choose again.
+# Seconds before a stream is replaced. A stream stays on the server on which it was opened: a shorter
+# age spreads load over added servers sooner, a longer one opens fewer streams.
 MAX_AGE_SECONDS = 60.0
 
 
 class StreamBroken(Exception):
-    """The stream ended before its answer came: it may be asked again on another."""
+    """The stream ended before the answer came. The request may be sent again on another stream."""
 
 
 class SharedStream(Generic[Request, Response]):
-    """Sends requests on a stream that all callers share, and hands each its own answer. Answers
-    come in the order of their requests. `openers` open a stream each, on one server each; they are
-    taken in turn, whenever the current stream is `max_age` seconds old or broken."""
+    """Sends the requests of all callers on one stream, and hands each caller its own answer.
+
+    Answers come in the order of the requests. A stream that is old or broken is replaced by one of
+    the next opener.
+
+    openers: each opens a stream on a server of its own.
+    max_age: seconds after which a stream is replaced.
+    """
 
     def __init__(
         self, openers: Sequence[Callable[[], Any]], max_age: float = MAX_AGE_SECONDS
@@ -67,7 +73,7 @@ class _Stream(Generic[Request, Response]):
     async def ask(self, request: Request) -> Response:
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         try:
-            # The order of the waiting is the order of the writing.
+            # Answers come in the order of the writes, so both happen under one lock.
             async with self._writing:
                 self._waiting.append(answer)
                 await self._call.write(request)

@@ -51,7 +51,10 @@ class VisionClient:
         images: ImageInput | Sequence[ImageInput],
         **options: Unpack[ClassifyOptions],
     ) -> pb.ClassifyResponse:
-        """See AsyncVisionClient.classify."""
+        """Ranks the classes of one or several images.
+
+        Raises CallFailed; where several images were sent, each result has its own status instead.
+        """
         return self._runner.run(self._client.classify(model, images, **options))
 
     def segment(
@@ -60,7 +63,10 @@ class VisionClient:
         images: ImageInput | Sequence[ImageInput],
         **options: Unpack[SegmentOptions],
     ) -> pb.SegmentResponse:
-        """See AsyncVisionClient.segment."""
+        """Gives each pixel of one or several images its class; `mask_of` reads the mask.
+
+        Raises CallFailed; where several images were sent, each result has its own status instead.
+        """
         return self._runner.run(self._client.segment(model, images, **options))
 
     def embed(
@@ -69,7 +75,10 @@ class VisionClient:
         images: ImageInput | Sequence[ImageInput],
         **options: Unpack[EmbedOptions],
     ) -> pb.EmbedResponse:
-        """See AsyncVisionClient.embed."""
+        """Gives one or several images their points on the unit sphere.
+
+        Raises CallFailed; where several images were sent, each result has its own status instead.
+        """
         return self._runner.run(self._client.embed(model, images, **options))
 
     def classify_many(
@@ -80,7 +89,8 @@ class VisionClient:
         concurrency: int = DEFAULT_CONCURRENCY,
         **options: Unpack[ClassifyOptions],
     ) -> Iterator[tuple[ImageInput, pb.ClassifyResponse | CallFailed]]:
-        """See AsyncVisionClient.classify_many."""
+        """Classifies the images of a folder or of any collection. Yields each image with its answer
+        or its failure, in their order; `concurrency` images are under way at a time."""
         return self._each(
             self._client.classify_many(model, images, concurrency=concurrency, **options)
         )
@@ -93,7 +103,7 @@ class VisionClient:
         concurrency: int = DEFAULT_CONCURRENCY,
         **options: Unpack[SegmentOptions],
     ) -> Iterator[tuple[ImageInput, pb.SegmentResponse | CallFailed]]:
-        """See AsyncVisionClient.segment_many."""
+        """As classify_many, for segment."""
         return self._each(
             self._client.segment_many(model, images, concurrency=concurrency, **options)
         )
@@ -106,13 +116,13 @@ class VisionClient:
         concurrency: int = DEFAULT_CONCURRENCY,
         **options: Unpack[EmbedOptions],
     ) -> Iterator[tuple[ImageInput, pb.EmbedResponse | CallFailed]]:
-        """See AsyncVisionClient.embed_many."""
+        """As classify_many, for embed."""
         return self._each(
             self._client.embed_many(model, images, concurrency=concurrency, **options)
         )
 
     def model_info(self, model: str) -> ModelInfo:
-        """See AsyncVisionClient.model_info."""
+        """The task and the classes of a model. Raises CallFailed."""
         return self._runner.run(self._client.model_info(model))
 
     def _each(self, items: AsyncIterator[Item]) -> Iterator[Item]:
@@ -125,5 +135,5 @@ class VisionClient:
 
 
 async def _connect(urls: str | Sequence[str], timeout: float, retries: int) -> AsyncVisionClient:
-    """On the event loop, to which a channel belongs from the start."""
+    """Runs on the event loop, since a channel belongs to the loop on which it is made."""
     return AsyncVisionClient(urls, timeout=timeout, retries=retries)

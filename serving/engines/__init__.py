@@ -42,10 +42,10 @@ class EngineEntry:
     suffixes, precisions: the files and variants that it runs.
     install: the command that brings it.
     packages: the distributions that may bring the runtime.
-    device: where it runs.
-    check: a function of the module that says why it cannot run here for another reason than a
-        missing package.
-    replaced_by_plans: it compiles at load, for minutes, the networks that plans are made of.
+    device: the device that it runs on.
+    check: name of a function of the module that returns the reason, other than a missing package,
+        why it cannot run here; None where it can.
+    replaced_by_plans: at load it compiles for minutes the networks for which plans can be built.
     """
 
     module: str
@@ -60,7 +60,7 @@ class EngineEntry:
     replaced_by_plans: bool = False
 
 
-# The simpler engine stands first: another must beat it clearly to be chosen.
+# The simpler engines come first: a later one is chosen only where it is clearly faster.
 ENGINES: dict[str, EngineEntry] = {
     "onnxruntime": EngineEntry(
         module="serving.engines.onnxruntime_cpu",
@@ -139,7 +139,7 @@ def unavailable_reason(engine: str) -> str | None:
 def _installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of the package around it
+    except ModuleNotFoundError:  # the package around it is missing
         return False
 
 
@@ -171,8 +171,8 @@ def load_engine(engine: str, file: Path, options: EngineOptions) -> Engine:
 
 
 def describe(file: Path) -> FileFacts:
-    """What a model file takes and gives. An ONNX file is read without a runtime where it says all;
-    other files, and those that leave shapes out, are loaded into the first engine that can.
+    """The inputs and outputs of a model file. An ONNX file that names all shapes is read without a
+    runtime; every other file is loaded into the first engine that can.
 
     Raises EngineUnavailable where nothing here can read it.
     """
@@ -195,8 +195,8 @@ def describe(file: Path) -> FileFacts:
 
 
 def build_plan(onnx: Path, plan: Path, profile: PlanProfile, **settings: Any) -> None:
-    """Makes a TensorRT plan. `settings` are those of serving.engines.tensorrt.build.build_plan;
-    raises EngineUnavailable as it does."""
+    """Makes a TensorRT plan. `settings` are keyword arguments of
+    serving.engines.tensorrt.build.build_plan. Raises EngineUnavailable."""
     reason = unavailable_reason("tensorrt")
     if reason is not None:
         raise EngineUnavailable(f"tensorrt: {reason}")

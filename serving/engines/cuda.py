@@ -1,7 +1,7 @@
-"""Device memory, page-locked memory, streams and graphs of CUDA: what engines on a GPU share.
+"""CUDA memory, streams and graphs, shared by the engines on a GPU.
 
-Through NVIDIA's own bindings, which hold no Python lock while they wait, need the driver only and
-bring none of the weight of torch, which serving does without.
+It calls NVIDIA's own bindings: they release the GIL while they wait, need only the driver, and are
+far smaller than torch.
 """
 
 import ctypes
@@ -17,13 +17,14 @@ from serving.base.tensor import Array
 
 _TO_DEVICE = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
 _TO_HOST = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-# Page-locked for every GPU, not only for the one that is current.
+# Page-locked for every GPU, not only for the current one.
 _PORTABLE = runtime.cudaHostAllocPortable
 _NON_BLOCKING = runtime.cudaStreamNonBlocking
 
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """What a CUDA function gives beside its status. Raises EngineError with the function's name."""
+    """The values that a CUDA function returns beside its status. Raises EngineError with the
+    function's name."""
     status, *values = function(*arguments)
     if status != runtime.cudaError_t.cudaSuccess:
         _, text = runtime.cudaGetErrorString(status)
@@ -38,13 +39,13 @@ def use_device(device: int) -> None:
 
 
 def pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Page-locked host memory, from which copies run beside everything else. It is freed when the
-    last array that shows it is gone."""
+    """Page-locked host memory, from which copies run asynchronously. It is freed with the last
+    array that is a view of it."""
     size = max(1, int(np.prod(shape)) * dtype.itemsize)
     address = int(call(runtime.cudaHostAlloc, size, _PORTABLE))
     buffer = (ctypes.c_ubyte * size).from_address(address)
-    # numpy keeps `buffer` alive for as long as a view of it is; then the memory goes back. Not at
-    # exit, when the driver may be gone already.
+    # numpy keeps `buffer` alive as long as a view of it; then the memory is freed. Not at exit, when
+    # the driver may be gone already.
     weakref.finalize(buffer, runtime.cudaFreeHost, address).atexit = False
     count = int(np.prod(shape))
     array: Array = np.frombuffer(memoryview(buffer), dtype, count).reshape(shape)
@@ -88,7 +89,7 @@ class Stream:
         call(runtime.cudaStreamSynchronize, self.handle)
 
     def capture(self, enqueue: Callable[[], None]) -> "Graph":
-        """What `enqueue` queues, kept as a graph instead of being run."""
+        """The work that `enqueue` queues, recorded as a graph instead of being run."""
         # Thread-local: other streams of this process may allocate meanwhile.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call(runtime.cudaStreamBeginCapture, self.handle, mode)
@@ -114,7 +115,7 @@ class Graph:
             runtime.cudaGraphDestroy(captured)
 
     def launch(self, stream: Stream) -> None:
-        """Queues the whole of it."""
+        """Queues all of it."""
         call(runtime.cudaGraphLaunch, self._executable, stream.handle)
 
     def destroy(self) -> None:

@@ -1,4 +1,4 @@
-"""The whole interface between the server and a runtime."""
+"""The interface between the server and a runtime."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class EngineOptions:
     instances: calls of infer that may run at the same time.
     threads: CPU threads that each of them may use.
     max_batch_size: rows of the largest batch.
-    cache_dir: where a runtime may keep what it compiled; None for nowhere.
+    cache_dir: folder for files that a runtime compiles; None for none.
     devices: the GPU of each instance; empty on the CPU.
     graph_batch_sizes: batch sizes to keep a CUDA graph for.
     """
@@ -36,8 +36,8 @@ class EngineOptions:
 class PlanProfile:
     """The batch sizes of a TensorRT plan, in rows.
 
-    smallest, largest: the bounds of those that it can run.
-    usual: the one for which it is made fast.
+    smallest, largest: the bounds of the sizes that it can run.
+    usual: the size for which TensorRT tunes it.
     """
 
     smallest: int
@@ -69,8 +69,8 @@ class Engine(Protocol):
 
     @property
     def check_rows(self) -> int:
-        """Rows of a batch from which on the engine uses each of its ways to compute one: as many
-        are needed to check its answers."""
+        """Rows that a check of its answers needs: a batch of so many rows passes through every path
+        by which the engine computes batches."""
 
     @property
     def largest_batch(self) -> int:

@@ -1,4 +1,4 @@
-"""How long an engine takes for a batch, and on which machine that was measured."""
+"""Measures the time that an engine takes for a batch, and names the machine."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,9 @@ from serving.base.machine.nvml import gpus
 from serving.base.tensor import TensorSpec
 from serving.engines.engine import Engine
 
+# Calls before the measurement, which allocate memory and choose kernels.
 _WARMUP_CALLS = 2
+# Calls that are timed at least. More steady the median of slow networks and lengthen loading.
 _MIN_CALLS = 3
 
 
@@ -21,8 +23,8 @@ def measure_latency(
     """Median milliseconds of one call of infer, by batch size, each measured for about `seconds`.
 
     The first dimension of every input is the batch, the others must be fixed. Elements are random
-    bytes from a fixed seed, since what an image holds does not change how long a dense network
-    takes; wider integers, which may be indices into a table, are 0 or 1. Raises EngineError.
+    bytes from a fixed seed, since the time of a dense network does not depend on its input; wider
+    integers, which may be indices into a table, are 0 or 1. Raises EngineError.
     """
     rng = np.random.default_rng(0)
     milliseconds: dict[int, float] = {}

@@ -12,7 +12,7 @@ from serving.engines.engine import EngineOptions
 
 VERSION: str = onnxruntime.__version__
 
-# ONNX Runtime would report its use to its makers.
+# Otherwise ONNX Runtime would report its use to its makers.
 onnxruntime.disable_telemetry_events()
 
 _DATATYPES = {
@@ -72,7 +72,7 @@ def session_settings(threads: int) -> onnxruntime.SessionOptions:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
-    # Idle threads would spin, and take the cores from decoding and from other models.
+    # Otherwise idle threads would spin and take cores from decoding and from other models.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.log_severity_level = 3
     return settings

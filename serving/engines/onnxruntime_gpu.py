@@ -18,8 +18,8 @@ from serving.engines.onnxruntime_cpu import VERSION as VERSION
 from serving.engines.onnxruntime_cpu import session_settings, specs
 from serving.engines.onnxruntime_session import CPU, CUDA, TENSORRT, Session
 
-# CUDA's libraries come as wheels, each in a folder where no loader looks. The call prints those
-# that it does not find there, though the system may have them.
+# CUDA's libraries come as wheels, each in a folder that no loader searches. The call prints the
+# libraries that it does not find there, although the system may have them.
 with contextlib.redirect_stdout(io.StringIO()):
     onnxruntime.preload_dlls()
 
@@ -43,7 +43,7 @@ def tensorrt_unavailable_reason() -> str | None:
     OSError where TensorRT itself is missing."""
     reason = missing_provider(TENSORRT)
     if reason is None:
-        # Loads the libraries that the provider is linked with; no loader looks where its wheel is.
+        # Loads the libraries that the provider is linked with; no loader searches its wheel.
         importlib.import_module("tensorrt")
     return reason
 
@@ -54,12 +54,12 @@ def cuda_engine(file: Path, options: EngineOptions) -> "OnnxRuntimeGpuEngine":
 
 
 def tensorrt_engine(file: Path, options: EngineOptions) -> "OnnxRuntimeGpuEngine":
-    """A file on the TensorRT provider, which leaves what it cannot run to CUDA's."""
+    """A file on the TensorRT provider; nodes that it cannot run go to the CUDA provider."""
     return OnnxRuntimeGpuEngine("onnxruntime-tensorrt", [TENSORRT, CUDA], file, options)
 
 
 class OnnxRuntimeGpuEngine:
-    """A session for each instance: one that keeps CUDA graphs may not run two calls at once."""
+    """A session for each instance, since a session with CUDA graphs cannot run two calls at once."""
 
     device_bytes = 0
     largest_batch = 0
@@ -76,7 +76,7 @@ class OnnxRuntimeGpuEngine:
         self.name = name
         devices = options.devices or (0,) * options.instances
         self._cuda = _cuda() if device_type == "cuda" else None
-        # The inputs' names and shapes are part of what the TensorRT provider is told.
+        # The TensorRT provider has to be given the names and shapes of the inputs.
         self.inputs, self.outputs = _describe(file)
         self._sessions: list[Session] = []
         self._free: queue.SimpleQueue[Session] = queue.SimpleQueue()
@@ -120,7 +120,7 @@ class OnnxRuntimeGpuEngine:
 
 
 def _cuda() -> ModuleType | None:
-    """Our own way to CUDA's memory, where NVIDIA's bindings are installed."""
+    """serving.engines.cuda, where NVIDIA's bindings are installed."""
     try:
         return importlib.import_module("serving.engines.cuda")
     except ImportError:

@@ -22,7 +22,7 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 CPU = "CPUExecutionProvider"
 
-# The CUDA provider captures graphs in the mode in which no other thread may allocate: a process
+# The CUDA provider captures graphs in a mode that forbids allocations by other threads, so a process
 # loads one session at a time.
 _loading = threading.Lock()
 
@@ -30,10 +30,10 @@ Provider = tuple[str, dict[str, str]]
 
 
 class Session:
-    """A session on one GPU, with values on the device for each batch size that has a graph.
+    """A session on one GPU, with device memory for each batch size that has a graph.
 
-    The CUDA provider keeps its graphs by thread, so one thread runs a session for life. The
-    TensorRT provider keeps a single graph whatever its shapes, so it gets none.
+    The CUDA provider keeps its graphs by thread, so one thread runs a session all its life. The
+    TensorRT provider keeps a single graph for all shapes, so it gets none.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Session:
     def close(self) -> None:
         """Frees it; nothing may be running."""
         self._graphs = {}
-        # Without a type, since it is absent after this and where it could not be loaded.
+        # Untyped, since it is None after this and where loading failed.
         self._session: Any = None
         self._thread.shutdown()
 
@@ -131,7 +131,8 @@ class Session:
         }
 
     def _replay(self, rows: int, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The first run of a size records its graph, later ones replay it: on the same memory."""
+        """Records the graph of a batch size at its first run and replays it later, on the same
+        memory."""
         bound = self._graphs.get(rows)
         if bound is None:
             bound = self._graphs[rows] = _Bound(
@@ -143,7 +144,7 @@ class Session:
         return {name: np.array(value.numpy()) for name, value in bound.outputs.items()}
 
     def _run_options(self, graph: int) -> onnxruntime.RunOptions | None:
-        """-1 says: neither record nor replay."""
+        """Options that record or replay this graph; -1 does neither."""
         if not self._graph_sizes:
             return None
         settings = onnxruntime.RunOptions()
@@ -152,7 +153,7 @@ class Session:
 
 
 class _Bound:
-    """Inputs and outputs of one batch size, in memory of the device that stays where it is."""
+    """Inputs and outputs of one batch size, in device memory whose addresses stay the same."""
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ def _zeros(inputs: tuple[TensorSpec, ...], rows: int) -> dict[str, Array]:
 
 
 def _nodes_on_cpu(session: onnxruntime.InferenceSession) -> list[str]:
-    """Nodes that no provider of the GPU took; empty where this ONNX Runtime is too old to say."""
+    """Nodes that no GPU provider took; empty where this ONNX Runtime is too old to tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return []
     return [
@@ -231,13 +232,13 @@ def _tensorrt_options(
         "trt_profile_min_shapes": shapes(1),
         "trt_profile_opt_shapes": shapes(options.max_batch_size),
         "trt_profile_max_shapes": shapes(options.max_batch_size),
-        # With TensorRT 10 the switches allow what the file is typed as; with 11 they say nothing.
+        # TensorRT 10 needs the switch of the file's own type; TensorRT 11 ignores them.
         "trt_fp16_enable": "1" if options.precision == "fp16" else "0",
         "trt_int8_enable": "1" if options.precision == "int8" else "0",
     }
     if options.cache_dir is not None:
         shared = options.cache_dir / "onnxruntime-tensorrt"
-        # The provider knows an engine again by the file's name and structure, not by its weights.
+        # The provider recognises a cached engine by the file's name and structure, not its weights.
         folder = shared / content_digest(file)
         folder.mkdir(parents=True, exist_ok=True)
         chosen |= {

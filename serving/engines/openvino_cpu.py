@@ -14,8 +14,8 @@ from serving.base.tensor import Array, TensorSpec
 from serving.engines.engine import EngineOptions
 from serving.repository.onnx_file import content_digest
 
-# OpenVINO's package reports its use over the internet, from a process that it forks, unless the
-# module that does it cannot be imported.
+# OpenVINO's package would fork a process that reports its use over the internet. It does not where
+# the module for it cannot be imported.
 sys.modules.setdefault("openvino_telemetry", cast("Any", None))
 import openvino  # noqa: E402
 from openvino import Type, properties  # noqa: E402
@@ -40,12 +40,13 @@ _DATATYPES = {
 }
 
 
-# Rows that one thread computes at a time where a batch is computed apart. What passes between
-# layers then stays in a core's cache; OpenVINO prepares and keeps layers for each size, so that
-# three sizes take less memory than all up to the largest.
+# Rows that one thread computes at a time where a batch is computed apart. Larger chunks push the
+# activations between layers out of a core's cache, smaller ones read the weights more often. OpenVINO
+# prepares and keeps layers for each size: three sizes take less memory than all up to the largest.
 _CHUNK_ROWS = 4
 _CHUNKS = (_CHUNK_ROWS, 2, 1)
-# Bytes of a model file. Larger ones are not held in memory twice, and so never computed apart.
+# Bytes of a model file. Larger files are not loaded twice, so their batches are never computed apart;
+# a larger bound trades memory for speed.
 _HELD_TWICE_BYTES = 64 << 20
 
 
@@ -53,11 +54,11 @@ class OpenVinoEngine:
     """A compiled model with as many infer requests as calls may run at once.
 
     Together: all threads of an instance work on one layer and wait for each other at its end.
-    Single rows are computed so.
-    Apart: each thread takes rows of its own through all layers, in a second compiled model. The
-    only instance of a model computes batches so, because a core that is needed elsewhere for a
-    moment then stops one thread and not all of them. Rows that are left over after each thread has
-    had an equal number, too few to keep most threads busy, are computed together.
+    Single rows are computed this way.
+    Apart: each thread takes rows of its own through all layers, in a second compiled model. A model
+    with one instance computes batches this way, because a core that is busy elsewhere for a moment
+    then delays one thread and not all. After each thread has had an equal number of rows, a rest
+    that would keep fewer than half of the threads busy is computed together.
     """
 
     name = "openvino"
@@ -70,14 +71,14 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "bf16" if options.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": options.threads * options.instances,
             "ENABLE_CPU_PINNING": False,
-            # Prepared layers that are kept, one for each layer and batch size. Larger: more memory
-            # (OpenVINO's own 5,000 lets ResNet-50 grow by 170 MB until each size up to 32 has
-            # come). Smaller: layers are prepared again and again. 192 hold those of a few sizes,
-            # and batches under load have a few.
+            # Prepared layers that are kept, one for each layer and batch size. Larger takes more
+            # memory: OpenVINO's own 5,000 lets ResNet-50 grow by 170 MB once each size up to 32 has
+            # been run. Smaller prepares layers again and again. 192 hold the layers of the few
+            # sizes that batches have under load.
             "CPU_RUNTIME_CACHE_CAPACITY": 192,
         }
         if options.cache_dir is not None:
-            # OpenVINO knows a file again by its path, size and time of change.
+            # OpenVINO recognises a file by its path, size and time of change.
             compiled = options.cache_dir / "openvino" / content_digest(file)
             self._settings[properties.cache_dir()] = str(compiled)
         together = self._compile(file, options.instances)
@@ -88,7 +89,7 @@ class OpenVinoEngine:
             self._together.put(together.create_infer_request())
         self._threads = options.threads
         self.check_rows = _CHUNK_ROWS * options.threads
-        # Holds one list: the requests that were needed so far.
+        # Holds one list: the requests that were made so far.
         self._apart: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
         self._parts_batches = self._gains_by_parts(file, options)
         if self._parts_batches:
@@ -102,7 +103,7 @@ class OpenVinoEngine:
         """Runs one batch. Raises EngineError."""
         try:
             rows, *others = {len(array) for array in inputs.values() if array.ndim} or {0}
-            # Empty batches, and inputs of several lengths, are for the runtime to judge.
+            # The runtime judges empty batches and inputs of different lengths.
             apart = self._rows_apart(rows) if self._parts_batches and not others else 0
             if not apart:
                 return self._joined([self._infer_together(inputs)])
@@ -119,8 +120,8 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Frees requests and compiled models."""
-        # Only requests hold the compiled models, and free them without the GIL; a model's own
-        # destructor would hold it for 8 ms.
+        # Only requests hold the compiled models, and free them without the GIL; the destructor of a
+        # model itself would hold it for 8 ms.
         self._together = queue.SimpleQueue()
         self._apart = queue.SimpleQueue()
 
@@ -138,15 +139,15 @@ class OpenVinoEngine:
             and options.threads > 1
             and self._rows_apart(options.max_batch_size) > 0
             and all(spec.shape and spec.shape[0] == -1 for spec in specs)
-            # A request holds its last input: one batch buffer for all, where sizes are fixed.
+            # A request holds its last input. With fixed sizes that is the one batch buffer.
             and not any(-1 in spec.shape[1:] for spec in self.inputs)
             and file.stat().st_size <= _HELD_TWICE_BYTES
         )
 
     def _rows_apart(self, rows: int) -> int:
-        """How many of a batch's rows are computed apart: all of them where at most half of the
-        threads would be idle in the last round, or that round is short beside the others; otherwise
-        an equal number for each thread."""
+        """Number of a batch's rows that are computed apart: all of them where at most half of the
+        threads would be idle in the last round, or where that round is short beside the others;
+        otherwise an equal number for each thread."""
         left = rows % self._threads
         if left > self._threads / 2 or rows > self._threads * _CHUNK_ROWS:
             return rows
@@ -164,7 +165,7 @@ class OpenVinoEngine:
     def _infer_apart(
         self, requests: list[openvino.InferRequest], chunks: Sequence[Mapping[str, Array]]
     ) -> list[list[Array]]:
-        """The answers to each chunk, which belong to its request."""
+        """The answers to each chunk, in memory of its request."""
         while len(requests) < len(chunks):
             requests.append(requests[0].get_compiled_model().create_infer_request())
         started = []
@@ -208,10 +209,9 @@ def _part(inputs: Mapping[str, Array], start: int, end: int) -> dict[str, Array]
 
 
 def _wait_for_all(requests: Sequence[openvino.InferRequest]) -> None:
-    """Waits for all, since they read memory of the caller's; then raises the error of one that
-    failed."""
+    """Waits for all requests, since they read the caller's memory; then raises the first error."""
     failures: list[BaseException] = []
-    # The last one first: the others have mostly ended with it, and this thread wakes up once.
+    # The last one first: when it ends the others mostly have, so this thread wakes up once.
     for request in reversed(requests):
         try:
             request.wait()

@@ -1,6 +1,6 @@
-"""How good answers are, in numpy: the measures of `convserve evaluate` and of the verify stage.
+"""Accuracy measures in numpy, for `convserve evaluate` and for the verify stage.
 
-Intervals are 95 %. An image is the unit of chance everywhere.
+Intervals are 95 %. Images, not pixels or pairs, count as independent draws.
 """
 
 from serving.base.evaluation.agreement import agreement, answer_distance, output_distance

@@ -1,4 +1,4 @@
-"""How near an output is to its reference."""
+"""Distance of an output from its reference."""
 
 import math
 
@@ -14,8 +14,11 @@ def agreement(reference: Array, candidate: Array) -> float:
 
 
 def answer_distance(reference: Array, candidate: Array) -> float:
-    """How far an output is from its reference of the same shape. Floating point: the norm of the
-    difference over the norm of the reference. Integers (class maps): the share that differs."""
+    """Distance of an output from its reference; inf where their shapes differ or it is not finite.
+
+    Floating point: the norm of the difference over the norm of the reference.
+    Integers (class maps) and booleans: the share of elements that differ.
+    """
     if reference.shape != candidate.shape:
         return math.inf
     if reference.dtype.kind in "biu":
@@ -26,9 +29,11 @@ def answer_distance(reference: Array, candidate: Array) -> float:
 
 
 def output_distance(name: str, reference: Array, candidate: Array) -> float:
-    """answer_distance of the output of that name. A probability map is an amount: the norm of the
-    difference over that of the reference, which counts as one level a pixel at least, so that a
-    map of nothing but zeros is no infinite distance from one of ones."""
+    """answer_distance, except for probability maps, whose integers are levels and not classes.
+
+    Their distance is the norm of the difference over the norm of the reference. The latter counts
+    as at least one level a pixel: a reference of zeros would make every distance infinite.
+    """
     if name != PROBABILITY_OUTPUT or reference.shape != candidate.shape:
         return answer_distance(reference, candidate)
     difference = np.linalg.norm(candidate.astype(np.float64) - reference.astype(np.float64))

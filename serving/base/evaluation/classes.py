@@ -1,4 +1,4 @@
-"""Right or wrong: accuracy, its drop, and how classes are confused."""
+"""Accuracy, its drop, and the confusion of classes."""
 
 import math
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ def accuracy(correct: NDArray[np.bool_]) -> Estimate:
 
 
 def accuracy_drop(reference: NDArray[np.bool_], candidate: NDArray[np.bool_]) -> Estimate:
-    """How much less often `candidate` is right than `reference` on the same images, bool [N] each.
+    """Accuracy of `reference` less that of `candidate` on the same images, bool [N] each.
 
-    Newcombe's interval for a difference of paired proportions (1998, method 10), which stays
-    honest when the two hardly ever differ.
+    Newcombe's interval for a difference of paired proportions (1998, method 10), which keeps its
+    coverage where the two hardly ever differ.
     """
     n = int(reference.size)
     if n == 0:
@@ -76,9 +76,15 @@ def confusion_matrix(
 
 @dataclass(frozen=True)
 class ClassReport:
-    """Of one class: precision TP/(TP+FP), recall TP/(TP+FN), specificity TN/(TN+FP), the harmonic
-    mean F1 of the first two, F-beta in which recall counts beta times as much as precision, and the
-    number of true examples."""
+    """Measures of one class.
+
+    precision: TP / (TP + FP).
+    recall: TP / (TP + FN).
+    specificity: TN / (TN + FP).
+    f1: harmonic mean of precision and recall.
+    f_beta: the same, with recall counted beta times as much as precision.
+    support: number of true examples.
+    """
 
     precision: float
     recall: float

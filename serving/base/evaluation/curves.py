@@ -10,7 +10,12 @@ from serving.base.tensor import Array
 
 @dataclass(frozen=True)
 class Curve:
-    """What a detector does as its threshold falls: float64 [T] each, one point a distinct score."""
+    """The rates of a detector as its threshold falls: float64 [T] each, one point a distinct score.
+
+    false_positive_rate: FP / negatives.
+    recall: TP / positives, the true positive rate.
+    precision: TP / (TP + FP).
+    """
 
     false_positive_rate: NDArray[np.float64]
     recall: NDArray[np.float64]
@@ -41,7 +46,7 @@ class Curve:
 
 
 def detection_curve(scores: Array, positive: NDArray[np.bool_]) -> Curve:
-    """ROC and precision-recall of scores [N] for what is `positive` [N].
+    """ROC and precision-recall curves of scores [N], with the truth in `positive`, bool [N].
 
     Raises ValueError where there are no positives or no negatives.
     """
@@ -63,8 +68,11 @@ def detection_curve(scores: Array, positive: NDArray[np.bool_]) -> Curve:
 
 
 def counted_curve(levels: NDArray[np.int64]) -> Curve:
-    """detection_curve of scores that are whole numbers 0 to L - 1, from how many negatives and how
-    many positives have each, [2, L]. Raises what that raises."""
+    """detection_curve of scores that are whole numbers 0 to L - 1.
+
+    levels: the number of negatives (row 0) and positives (row 1) with each score, [2, L].
+    Raises ValueError where there are no positives or no negatives.
+    """
     positives, total = int(levels[1].sum()), int(levels.sum())
     if not 0 < positives < total:
         raise ValueError(f"expected positives and negatives, got {positives} positive of {total}")

@@ -12,11 +12,14 @@ from serving.base.evaluation.estimate import RESAMPLES, SEED, Estimate
 
 @dataclass(frozen=True)
 class Verification:
-    """Are two images of the same one? By the cosine of their embeddings, over all pairs.
+    """Whether two images show the same identity, decided by the cosine of their embeddings.
 
-    tar_at_far: share of genuine pairs accepted at the threshold at which a share of impostor pairs
-    is; eer: the error where both kinds are equally frequent; curve: the true accept rate is its
-    recall. Intervals resample identities, since pairs that share an image are not independent.
+    Intervals resample identities, since pairs that share an image are not independent.
+
+    genuine_pairs, impostor_pairs: numbers of pairs of one identity, and of two.
+    tar_at_far: true accept rate by false accept rate.
+    eer: error rate at the threshold where false accepts and false rejects are equally frequent.
+    curve: its recall is the true accept rate.
     """
 
     genuine_pairs: int
@@ -31,9 +34,9 @@ def verification(
     identities: NDArray[np.int64],
     false_accept_rates: tuple[float, ...] = (0.01, 0.001),
 ) -> Verification:
-    """From L2-normalised embeddings [N, D] and who each shows [N].
+    """Over all pairs of L2-normalised embeddings [N, D] and their identities [N].
 
-    Raises ValueError where there is no pair of the one kind or the other.
+    Raises ValueError where there is no genuine or no impostor pair.
     """
     similarity = embeddings @ embeddings.T
     upper = np.triu(np.ones(similarity.shape, dtype=np.bool_), k=1)
@@ -81,8 +84,10 @@ def _equal_error_rate(genuine: NDArray[np.float32], impostor: NDArray[np.float32
 class Ranking:
     """A gallery that holds the first image of each identity, ranked for each of the other images.
 
-    probes: int64 [P], the rows of those images. people: int64 [G], the identities in the gallery.
-    scores: float32 [P, G], cosine of probe and gallery image. labels: int64 [P], the right column.
+    probes: int64 [P], rows of the other images.
+    people: int64 [G], identities in the gallery.
+    scores: float32 [P, G], cosine of probe and gallery image.
+    labels: int64 [P], the right column of each probe.
     """
 
     probes: NDArray[np.int64]
@@ -92,7 +97,7 @@ class Ranking:
 
 
 def rank_gallery(embeddings: NDArray[np.float32], identities: NDArray[np.int64]) -> Ranking:
-    """From L2-normalised embeddings [N, D] and who each shows [N].
+    """The ranking of L2-normalised embeddings [N, D] with their identities [N].
 
     Raises ValueError where no identity has a second image.
     """
@@ -107,7 +112,10 @@ def rank_gallery(embeddings: NDArray[np.float32], identities: NDArray[np.int64])
 def identification(
     embeddings: NDArray[np.float32], identities: NDArray[np.int64], ranks: tuple[int, ...]
 ) -> dict[int, Estimate]:
-    """Cumulative match characteristic: how often the right identity is among the k nearest of the
-    gallery of `rank_gallery`. By k. Raises what that raises."""
+    """Cumulative match characteristic: by k, the share of probes whose identity is among the k
+    nearest of the gallery of `rank_gallery`.
+
+    Raises ValueError where no identity has a second image.
+    """
     ranking = rank_gallery(embeddings, identities)
     return {k: accuracy(in_top_k(ranking.scores, ranking.labels, k)) for k in ranks}

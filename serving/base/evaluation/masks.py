@@ -11,7 +11,7 @@ from serving.base.evaluation.estimate import RESAMPLES, SEED, Estimate
 
 def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Intersection over union of each class from confusion matrices [..., C, C]; nan for a class
-    that neither stands in the truth nor was predicted."""
+    that is neither in the truth nor predicted."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     union = confusion.sum(axis=-1) + confusion.sum(axis=-2) - hits
     iou = np.full(hits.shape, np.nan)
@@ -33,12 +33,13 @@ def mean_iou_drop(reference: NDArray[np.int64], candidate: NDArray[np.int64]) ->
 
 def foreground_iou(confusions: NDArray[np.int64]) -> Estimate:
     """IoU of class 1 of all images pooled, from one confusion matrix an image [N, 2, 2]; 1 where
-    there is nothing to find and nothing was found. Intervals as those of mean_iou."""
+    class 1 is neither in the truth nor predicted. Intervals as those of mean_iou."""
     return _bootstrap(_pooled_foreground_iou, confusions, None)
 
 
 def foreground_iou_drop(reference: NDArray[np.int64], candidate: NDArray[np.int64]) -> Estimate:
-    """foreground_iou of `reference` less that of `candidate`, as mean_iou_drop."""
+    """foreground_iou of `reference` less that of `candidate` on the same images, [N, 2, 2] each;
+    each resample draws the same images for both."""
     return _bootstrap(_pooled_foreground_iou, reference, candidate)
 
 
@@ -55,8 +56,8 @@ def _bootstrap(
     first: NDArray[np.int64],
     second: NDArray[np.int64] | None,
 ) -> Estimate:
-    """`measure` gives the values of pooled confusion matrices [R, C, C]."""
-    # An image without one pixel that counts says nothing; a draw of none but such has no IoU.
+    """`measure` gives the values [R] of pooled confusion matrices [R, C, C]."""
+    # A resample that drew only images without a counted pixel would have no IoU.
     counted = first.sum(axis=(1, 2)) > 0
     first, second = first[counted], None if second is None else second[counted]
     n = len(first)

@@ -15,8 +15,8 @@ import threading
 from collections.abc import Iterator
 from io import TextIOWrapper
 
-# Bytes that may wait to be logged. A library that prints more at once loses the rest: were it to
-# wait, it might hold the GIL that the thread needs to go on.
+# Bytes of the pipe. A library that prints more at once loses the rest: if it waited, it might hold
+# the GIL that the logging thread needs. Larger loses less and takes more kernel memory.
 _PIPE_BYTES = 1 << 20
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # "2026-01-01 00:00:00.0 [W:onnxruntime:Default, file.cc:1 Function] text"
@@ -34,17 +34,17 @@ _LEVELS = {
 
 @contextlib.contextmanager
 def logged() -> Iterator[TextIOWrapper]:
-    """Sends standard output and error into the log until the end of the block. Yields the standard
-    error that there was, for the log itself to be written to.
+    """Sends standard output and error into the log until the end of the block. Yields the original
+    standard error, for the log itself to be written to.
 
-    A crash of the process still says on it, through faulthandler, what Python was doing. The last
-    words of the library that crashed may be lost.
+    After a crash of the process, faulthandler writes Python's stack to it. The last lines of the
+    library that crashed may be lost.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     kept = os.dup(1), os.dup(2)
     reading, writing = os.pipe()
-    with contextlib.suppress(OSError):  # more than this user may have
+    with contextlib.suppress(OSError):  # above this user's limit
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     os.set_blocking(writing, False)
     terminal = open(os.dup(kept[1]), "w", encoding="utf-8", errors="backslashreplace")  # noqa: PTH123, SIM115

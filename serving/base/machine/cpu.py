@@ -20,8 +20,8 @@ def machine() -> str:
 
 
 def core_count() -> int:
-    """Cores that this process may use; a container's CPU set or quota can make them fewer than the
-    machine has."""
+    """Cores that this process may use: those of the machine, bounded by a container's CPU set and
+    quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, math.ceil(quota_cores(Path("/sys/fs/cgroup")))))
 

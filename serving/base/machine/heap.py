@@ -1,4 +1,4 @@
-"""Memory that runtimes have freed and glibc holds back. With other C libraries nothing is done."""
+"""Memory that runtimes have freed and glibc keeps. With other C libraries nothing is done."""
 
 import ctypes
 
@@ -10,7 +10,7 @@ _M_ARENA_MAX = -8
 
 def limit_arenas(cores: int) -> None:
     """Allows one heap for each core instead of eight. Each load starts threads, which would spread
-    over all heaps and leave holes behind. Called before there are threads."""
+    over all heaps and leave unused memory in each. To be called before threads start."""
     if _option is not None:
         _option(_M_ARENA_MAX, cores)
 

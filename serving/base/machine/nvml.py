@@ -1,7 +1,7 @@
-"""The NVIDIA GPUs of this machine, by the driver's own library (NVML).
+"""The NVIDIA GPUs of this machine, from the driver's own library (NVML).
 
-It comes with every driver and is read through ctypes, so that a machine without one needs no wheel
-for it and simply has no GPU.
+The library comes with every driver and is read through ctypes: no wheel is needed, and a machine
+without a driver has no GPU.
 """
 
 import ctypes
@@ -27,7 +27,9 @@ class Gpu:
     """One GPU that this process may use.
 
     index: its number in CUDA, and in config.pbtxt.
-    memory_bytes: None where it does not tell.
+    handle: NVML's own reference to it.
+    uuid, name, driver: as NVML reports them.
+    memory_bytes: its total memory; None where it does not tell.
     compute_capability: such as "9.0".
     """
 

@@ -1,7 +1,7 @@
 """From an ONNX file to a TensorRT plan, on the GPU that will run it.
 
-The network is strongly typed: the file itself says where it computes in FP16 or INT8, and TensorRT
-chooses kernels, not precisions. 11.x knows no other way, 10.x does it when asked.
+The network is strongly typed: the file itself states which layers compute in FP16 or INT8, and
+TensorRT chooses kernels, not precisions. TensorRT 11 always does so, TensorRT 10 on request.
 """
 
 from pathlib import Path
@@ -30,8 +30,11 @@ def build_plan(
 ) -> None:
     """Writes `plan`, which appears when it is complete.
 
-    `timing_cache` is read where it fits this GPU and TensorRT, and written with what was measured
-    now; `build_log` gets every line that TensorRT has to say, also where it fails.
+    device: index of the GPU.
+    workspace_mib: scratch memory that a layer may use; None for all of the GPU's.
+    timing_cache: file of earlier kernel timings, used where it fits this GPU and TensorRT, and
+        rewritten with the timings of this build.
+    build_log: gets every line that TensorRT logs, also where the build fails.
     Raises EngineUnavailable with the parser's or the builder's reasons.
     """
     check_version(VERSION)
@@ -65,7 +68,7 @@ def _build(
     config = builder.create_builder_config()
     if config is None:
         raise EngineUnavailable(f"{onnx}: TensorRT gives no builder config: {log.problems()}")
-    # On by default; but what is called FP32 shall be FP32.
+    # TF32 is on by default, but the FP32 variant has to compute in FP32.
     config.clear_flag(tensorrt.BuilderFlag.TF32)
     if workspace_mib is not None:
         config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, workspace_mib * _MIB)
@@ -89,8 +92,8 @@ def _add_profile(
     config: tensorrt.IBuilderConfig,
     profile: PlanProfile,
 ) -> None:
-    """The batch sizes between which a plan can run, the first dimension of every input; that of the
-    file where it fixes one."""
+    """Sets the batch sizes that the plan can run: the first dimension of every input. Where the
+    file fixes that dimension, only its size."""
     shapes = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
@@ -108,7 +111,8 @@ def _add_profile(
 
 
 def _attach(config: tensorrt.IBuilderConfig, path: Path) -> None:
-    """Earlier timings make a build short; those of another GPU or TensorRT are dropped."""
+    """Reuses earlier timings, which shorten a build; those of another GPU or TensorRT are
+    dropped."""
     former = path.read_bytes() if path.exists() else b""
     cache = config.create_timing_cache(former)
     if cache is None or not config.set_timing_cache(cache, False):

@@ -1,7 +1,7 @@
 """TensorRT plans on NVIDIA GPUs.
 
-Every instance has execution contexts, a stream and buffers of its own. A batch goes up, runs and
-comes back on its instance's stream, so that while one computes the copies of another run.
+Every instance has execution contexts, a stream and buffers of its own. A batch is uploaded, run and
+downloaded on the stream of its instance, so the copies of one batch overlap the kernels of another.
 """
 
 import logging
@@ -34,12 +34,12 @@ _DATATYPES = {
     tensorrt.DataType.BOOL: "BOOL",
     tensorrt.DataType.UINT8: "UINT8",
 }
-# Index of the optimization profile: our plans are built with one.
+# Index of the optimization profile; our plans have one.
 _PROFILE = 0
 
 
 class TensorRtEngine:
-    """A plan, loaded once on each GPU, with as many batches under way as there are instances."""
+    """A plan, loaded once on each GPU; as many batches may run at once as there are instances."""
 
     name = "tensorrt"
     check_rows = 1
@@ -71,7 +71,7 @@ class TensorRtEngine:
             self.inputs, self.outputs = _specs(file, first)
             for device in devices:
                 instance = _Instance(device, self.inputs, self.outputs, self._log)
-                # Known before it takes memory, so that it is freed where that fails half-way.
+                # Listed before it takes memory, so that `close` frees it where that fails half-way.
                 self._all.append(instance)
                 instance.prepare(self._engines[device])
             for device, instance in zip(devices, self._all, strict=True):
@@ -98,14 +98,14 @@ class TensorRtEngine:
         )
 
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
-        """Page-locked memory, which the GPU reads by itself."""
+        """Page-locked memory, which the GPU reads directly."""
         return cuda.pinned(shape, spec.dtype)
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs one batch on the first instance that is free. Raises EngineError."""
         for spec in self.inputs:
             array = inputs.get(spec.name)
-            # Checked here, since what does not fit would be written beyond the end of a buffer.
+            # A larger array would be written past the end of its buffer.
             if array is None or array.dtype != spec.dtype or not spec.fits(array.shape):
                 got = f"{array.dtype} {list(array.shape)}" if array is not None else "nothing"
                 raise EngineError(f"TensorRT: expected {spec}, got {got}")
@@ -127,9 +127,9 @@ class TensorRtEngine:
 class _Instance:
     """A stream with its memory, for batches of any size of the profile.
 
-    A captured graph holds addresses inside its context that a change of shapes may move. So each
-    graph has a context of its own, whose shapes stay; batches of other sizes share a plain one. All
-    of them work on one stream, one after the other, and so in the same scratch memory.
+    A captured graph holds addresses inside its context, and a change of shapes may move them. So
+    each graph has a context of its own, whose shapes never change; batches of other sizes share a
+    plain context. All contexts run on one stream, one after the other, and share scratch memory.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class _Instance:
         self._host: dict[str, Array] = {}
         self.bytes = 0
         self.largest_batch = 0
-        # None before it is prepared and after it is closed, so without a type.
+        # Untyped, since both are None before `prepare`.
         self._plain: Any = None
         self._scratch: Any = None
         cuda.use_device(device)
@@ -179,7 +179,7 @@ class _Instance:
 
     def capture(self, engine: tensorrt.ICudaEngine, batch_sizes: tuple[int, ...]) -> None:
         """Records a CUDA graph for each of these batch sizes that the profile allows. A size whose
-        graph fails is served without, and the log says why."""
+        graph fails is served without a graph, and a warning gives the reason."""
         cuda.use_device(self._device)
         first = self._inputs[0].name
         for rows in sorted(set(batch_sizes)):
@@ -189,7 +189,7 @@ class _Instance:
                 context = _Context(engine, self._scratch, self._stream, self._log)
                 context.set_shapes({name: (rows, *s[1:]) for name, s in self._largest.items()})
                 context.bind(self._buffers)
-                # TensorRT puts off some work after a change of shapes; it must not be in the graph.
+                # TensorRT defers some work after a change of shapes; it must not be in the graph.
                 context.enqueue()
                 self._stream.wait()
                 graph = self._stream.capture(context.enqueue)
@@ -204,7 +204,7 @@ class _Instance:
             self.graphs[rows], self._contexts[rows] = graph, context
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One batch: up, through the network, back. Raises EngineError."""
+        """Uploads, runs and downloads one batch. Raises EngineError."""
         cuda.use_device(self._device)
         shapes = {spec.name: inputs[spec.name].shape for spec in self._inputs}
         for name, shape in shapes.items():
@@ -218,7 +218,7 @@ class _Instance:
         rows = next(iter(shapes.values()))[0]
         graph, context = self.graphs.get(rows), self._contexts.get(rows, self._plain)
         try:
-            # Held until the stream has been waited for: a copy made here must outlive its upload.
+            # Kept until the stream has ended: a copy that is made here must outlive its upload.
             sources = {name: np.ascontiguousarray(inputs[name]) for name in shapes}
             for name, source in sources.items():
                 self._stream.to_device(self._buffers[name], source)
@@ -235,11 +235,11 @@ class _Instance:
                 results[spec.name] = self._host[spec.name][:size].view(spec.dtype).reshape(shape)
             self._stream.wait()
         except EngineError:
-            # The caller may reuse its memory as soon as it has the error: nothing may read it then.
+            # Once the error is raised the caller may reuse its memory: no upload may still read it.
             with suppress(EngineError):
                 self._stream.wait()
             raise
-        # The page-locked memory is the next batch's.
+        # Copies, since the next batch overwrites the page-locked memory.
         return {name: array.copy() for name, array in results.items()}
 
     def close(self) -> None:
@@ -280,7 +280,7 @@ class _Context:
         )
 
     def bind(self, buffers: Mapping[str, cuda.DeviceBuffer]) -> None:
-        """Says where inputs are read and outputs written."""
+        """Sets the buffers from which inputs are read and to which outputs are written."""
         for name, buffer in buffers.items():
             self._must(self._context.set_tensor_address(name, buffer.address), "set_tensor_address")
 

@@ -1,4 +1,4 @@
-"""What TensorRT says while it works, and the versions of it that we know."""
+"""TensorRT's log, and the versions of it that are supported."""
 
 import logging
 import threading
@@ -11,12 +11,13 @@ from serving.base.errors import EngineUnavailable
 log = logging.getLogger(__name__)
 
 MAJOR_VERSIONS = (10, 11)
+# Errors that an error message repeats: the last ones name the cause, more make it longer.
 _KEPT_PROBLEMS = 8
 _PROBLEMS = (tensorrt.ILogger.INTERNAL_ERROR, tensorrt.ILogger.ERROR)
 
 
 class Log(tensorrt.ILogger):  # type: ignore[misc]
-    """Keeps the last errors for whoever has to explain a failure, and with `keep_all` every line.
+    """Keeps the last errors, for the text of a failure, and with `keep_all` every line.
 
     TensorRT calls it from threads of its own.
     """
@@ -45,7 +46,7 @@ class Log(tensorrt.ILogger):  # type: ignore[misc]
 
 
 def check_version(version: str) -> None:
-    """Raises EngineUnavailable for a TensorRT whose interface we do not know."""
+    """Raises EngineUnavailable for a version of TensorRT that is not supported."""
     if int(version.split(".")[0]) not in MAJOR_VERSIONS:
         known = " and ".join(f"{major}.x" for major in MAJOR_VERSIONS)
         raise EngineUnavailable(f"TensorRT {version} is not known here, only {known}")
