@@ -22,8 +22,8 @@ from prometheus_client.utils import floatToGoString
 
 from serving.base.machine.nvml import GpuUsage
 
-# Bucket bounds in seconds, from 0.1 ms (a small model) to a minute (a deep queue). More buckets give
-# finer quantiles and longer scrapes.
+# Bucket bounds in seconds, from 0.1 ms (a small model) to a minute (a deep queue). More buckets
+# give finer quantiles and longer scrapes.
 _SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -304,7 +304,7 @@ class Metrics:
         return self.models.setdefault((model, version), ModelCounters())
 
     def forget(self, model: str, version: str) -> None:
-        """Removes the gauges of a version that is gone. Its counters stay: a counter never falls."""
+        """Removes the gauges of a version that is gone. Its counters stay, as counters must."""
         for gauge in (self.queue_depth, self.model_ready, self.model_device_memory):
             gauge.remove(model, version)
 

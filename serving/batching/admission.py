@@ -1,4 +1,7 @@
-"""Can this call be met? Decided on arrival, before anything is spent on it. Time is passed in."""
+"""Decides on arrival, before anything is spent on a call, whether its answer can be in time.
+
+Nothing here reads a clock: the time is passed in.
+"""
 
 import math
 from collections.abc import Callable
@@ -18,8 +21,8 @@ class QueueAhead(NamedTuple):
     rows_before: rows that wait and go before it.
     rows_after: rows that wait and go after it.
     calls_of_level: calls that wait at its own priority level.
-    busy_seconds: until the first instance is free.
-    turn_seconds: that each later batch waits for cores that other models have.
+    busy_seconds: seconds until the first instance is free.
+    turn_seconds: seconds that each later batch waits for cores that other models hold.
     instances: batches that run at a time.
     """
 
@@ -37,10 +40,10 @@ def predicted_wait(ahead: QueueAhead, rows: int, table: LatencyTable, max_batch_
     partial = ahead.rows_before % max_batch_size
     shares = partial > 0 and partial + rows <= max_batch_size
     full = table.predict(max_batch_size)
-    # Rows that wait behind the call fill its batch up.
+    # Rows that wait behind the call join its batch.
     waiting = ahead.rows_before + rows + ahead.rows_after
     own = table.predict(min(max_batch_size, waiting))
-    # Rows that wait ride in the same batch as the new call where they all fit.
+    # The rows of the last batch before it share the call's batch where they all fit.
     rounds = batches_before - (1 if shares else 0)
     return ahead.busy_seconds + rounds * (full + ahead.turn_seconds) / ahead.instances + own
 
@@ -52,8 +55,8 @@ def longest_wait(
     table: LatencyTable,
     max_batch_size: int,
 ) -> float:
-    """An upper bound of `predicted_wait` in seconds, whatever goes before the call: the wait of a
-    call that comes behind all rows that wait and shares a batch with none of them."""
+    """An upper bound of `predicted_wait` for any place in the queue, in seconds: the wait of a call
+    behind all waiting rows that shares a batch with none of them."""
     full = table.predict(max_batch_size)
     return busy_seconds + (rows_waiting // max_batch_size + 2) * (full + turn_seconds)
 
@@ -69,9 +72,9 @@ def check(
 ) -> None:
     """Returns where a call may enter.
 
+    deadline: monotonic seconds; inf for none.
     Raises QueueFull where its priority level has no room for another call, Shed where the deadline
-    (monotonic seconds, inf for none) would pass before the answer; both with the time after which a
-    new try makes sense.
+    would pass before the answer. Both carry the seconds after which a new try makes sense.
     """
     if ahead.calls_of_level >= max_queue_size:
         retry = ahead.busy_seconds + table.predict(max_batch_size) / ahead.instances
@@ -83,7 +86,7 @@ def check(
     wait = predicted_wait(ahead, rows, table, max_batch_size)
     left = deadline - now
     if wait > left:
-        # A deadline shorter than the bare run is never met: one batch later is as good as any.
+        # A deadline shorter than one batch is never met; then a batch's time is as good as any.
         retry = max(wait - left, table.predict(rows))
         raise Shed(
             f"cannot be met: needs about {wait * 1e3:.1f} ms, {left * 1e3:.1f} ms are left", retry
@@ -93,12 +96,12 @@ def check(
 class Admission:
     """Lets the calls of one model in.
 
-    waiting: where they enter.
+    waiting: the queue that they enter.
     batching: priorities and their queue policies.
     latency: predicts batches of at most `max_rows`, `instances` of which run at a time.
     slo: seconds within which every admitted call ought to be answered.
-    share: its `wait` is the time that a batch waits for cores.
-    busy_seconds: of a moment, the seconds until the next batch may start.
+    share: its `wait` is the seconds that a batch waits for cores.
+    busy_seconds: returns the seconds from a given moment until the next batch may start.
     """
 
     def __init__(
@@ -141,7 +144,7 @@ class Admission:
             deadline = min(deadline, expires)
             required = min(required, expires)
         ticket = Ticket(rows, level, now, deadline, target, delay_at)
-        # With room in the queue and nothing to be in time for, nothing has to be predicted.
+        # A call without a deadline, in a queue with room, needs no prediction.
         room = policy.max_queue_size
         if required < math.inf or self._waiting.calls_of_level[level] >= room:
             self._check(ticket, room, now, required)
@@ -153,7 +156,7 @@ class Admission:
         busy = self._busy_seconds(now)
         calls = waiting.calls_of_level[ticket.priority]
         if calls < room:
-            # Where the longest wait is in time, as it mostly is, nothing has to be counted.
+            # The longest wait is in time in most cases; then no rows have to be counted.
             wait = longest_wait(busy, turn_seconds, waiting.rows, self._latency, self._max_rows)
             if wait <= required - now:
                 return
@@ -171,8 +174,8 @@ class ByteBudget:
         self.used = 0
 
     def take(self, size: int) -> None:
-        """Raises QueueFull where the budget does not allow `size` more bytes. One call alone is
-        always taken: the message limit has let it in."""
+        """Raises QueueFull where the budget does not allow `size` more bytes. A single call is
+        always taken, since the message limit bounds it."""
         if self.used and self.used + size > self.limit:
             raise QueueFull(
                 f"{self.used} of {self.limit} bytes in flight are taken, {size} more do not fit",

@@ -7,10 +7,10 @@ from serving.batching.core_turns import Turn
 from serving.batching.execution import Executed
 from serving.batching.ticket import ANSWERED, Answer, Ticket
 
-# Batches that a batcher remembers.
+# Batches that a batcher remembers for /debug/batches. More show a longer past and take more memory.
 RECENT_BATCHES = 64
-# A batch that runs for longer than both is stuck, not slow: seconds, and times its prediction.
-# Smaller ones report slow machines as stuck, larger ones report later.
+# A batch that runs longer than both counts as stuck: seconds, and a multiple of its prediction.
+# Smaller values report slow machines as stuck, larger ones report later.
 _STUCK_SECONDS = 30.0
 _STUCK_FACTOR = 50.0
 
@@ -23,9 +23,9 @@ class BatchRecord:
     rows, calls: its size.
     left_waiting: rows that were queued and did not ride.
     limit: the most rows that it was allowed.
-    limited_by: "deadline", that of the call at its head, where more rows would have come too late
-        for it; "size", where a smaller batch does as well or the config prefers its size; "" where
-        as many went as waited and fit.
+    limited_by: "deadline" where more rows would have made the call at its head too late; "size"
+        where a smaller batch does as well or the config prefers its size; "" where all rows that
+        waited and fit were taken.
     longest_wait: seconds since the first of its calls arrived.
     predicted, took: seconds.
     """
@@ -43,7 +43,11 @@ class BatchRecord:
 
 @dataclass(slots=True, eq=False)
 class Batch(Turn):
-    """A turn on the cores and the calls that ride in it; BatchRecord explains the other fields."""
+    """A turn on the cores and its calls.
+
+    tickets: the calls that ride in it.
+    started, rows, left_waiting, limit, limited_by: as in BatchRecord.
+    """
 
     tickets: list[Ticket] = field(default_factory=list, init=False)
     started: float = field(default=0.0, init=False)
@@ -53,7 +57,7 @@ class Batch(Turn):
     limited_by: str = field(default="", init=False)
 
     def stuck_for(self, now: float) -> float:
-        """Seconds that it has been running, where that is beyond any reason; else 0."""
+        """Seconds that it has been running where it counts as stuck; else 0."""
         took = now - self.started
         return took if took > max(_STUCK_SECONDS, _STUCK_FACTOR * self.seconds) else 0.0
 
@@ -63,7 +67,7 @@ class Batch(Turn):
         waits = []
         for ticket in self.tickets:
             end = begin + ticket.rows
-            # A caller that went away has cancelled its answer.
+            # A cancelled call has no caller any more.
             if not ticket.answer.done():
                 outputs = executed.outputs
                 if len(self.tickets) > 1:
@@ -81,7 +85,7 @@ class Batch(Turn):
     def fail(self, error: BaseException) -> None:
         """Fails each call that has no answer yet."""
         if isinstance(error, StopIteration) or not isinstance(error, Exception):
-            # A future takes no StopIteration, and the others would end the caller's task.
+            # A future refuses StopIteration; SystemExit and its like would end the caller's task.
             error = EngineError(f"the batch ended with {type(error).__name__}: {error}")
         for ticket in self.tickets:
             if not ticket.answer.done():
@@ -89,7 +93,7 @@ class Batch(Turn):
                 ticket.answer.set_exception(error)
 
     def record(self, answered: float) -> BatchRecord:
-        """Its record, for a batch that ended at `answered`, in monotonic seconds."""
+        """The record of the batch, which ended at `answered`, in monotonic seconds."""
         return BatchRecord(
             started=self.started,
             rows=self.rows,

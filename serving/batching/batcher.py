@@ -34,14 +34,14 @@ logger = logging.getLogger(__name__)
 class DynamicBatcher:
     """The batcher of one loaded version. Everything but `close` must be called from one event loop.
 
-    max_batch_size: rows; 0 says that the model has no batch dimension: each call runs alone.
+    max_batch_size: rows; 0 for a model without a batch dimension, whose calls run alone.
     instances: batches that may run at a time.
     latency: predicts the seconds of a batch; each batch that runs corrects it.
-    turns, cores: where batches ask for cores, and for how many; 0 for work on another device.
-    slo: seconds; calls that could not be answered within them are shed, batches kept small enough.
-    inline_seconds: batches that were shorter when measured run on the event loop itself: handing
-        them to a thread would take longer.
-    threads: run the other batches, and are shut down by `close`; by default a pool of its own.
+    turns, cores: where batches ask for cores, and their number; 0 for work on another device.
+    slo: seconds within which calls are answered: batches are kept small for it, or calls shed.
+    inline_seconds: batches that were shorter when measured run inline on the event loop, since
+        handing them to a thread would take longer.
+    threads: run the other batches; `close` shuts them down. By default a pool of its own.
     recent: the last RECENT_BATCHES batches, oldest first.
     measured: seconds of a batch by its rows, as measured at load.
     """
@@ -86,7 +86,7 @@ class DynamicBatcher:
             self._waiting, batching, latency, self._max_rows, instances, slo, self._share,
             self._busy_seconds,
         )  # fmt: skip
-        # Batches that were asked for and those that run; each holds one of the instances.
+        # Batches that wait for cores, and batches that run; each holds one instance.
         self._asked: set[Batch] = set()
         self._running: set[Batch] = set()
         self._pumping = False
@@ -122,12 +122,12 @@ class DynamicBatcher:
             self._waiting.leave(ticket, WITHDRAWN)
 
     async def submit(self, ticket: Ticket, *parts: Mapping[str, Array]) -> Answer:
-        """Queues an admitted call with its inputs ([rows, ...] each), which may come in parts whose
-        rows follow one another, and waits for its answer.
+        """Queues an admitted call and waits for its answer. Its inputs, [rows, ...] each, may come
+        in parts whose rows follow one another.
 
         Raises DeadlineExpired at the deadline itself, EngineError where the batch failed,
         ModelNotReady where the model is unloaded first. Cancelling it takes the call out of the
-        queue and touches nobody else.
+        queue and affects no other call.
         """
         if ticket.state is not RESERVED:
             raise ModelNotReady(self._unloaded)
@@ -165,13 +165,13 @@ class DynamicBatcher:
         return True
 
     def close(self) -> None:
-        """Stops the threads, and blocks while a batch runs: call it from a thread of its own, after
-        `drain`. Calls that are left then fail with ModelNotReady."""
+        """Stops the threads. It blocks while a batch runs, so call it on a worker thread, after
+        `drain`. Calls that are left fail with ModelNotReady."""
         self._closed = True
         self._execution.close()
 
     def stuck_for(self) -> float:
-        """Seconds that a batch has been running far beyond any reason; 0 where none has."""
+        """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
         return max((batch.stuck_for(self._clock()) for batch in self._running), default=0.0)
 
     def _busy_seconds(self, now: float) -> float:
@@ -188,7 +188,7 @@ class DynamicBatcher:
         self._pumping = True
         while len(self._asked) + len(self._running) < self._instances:
             rows = self._queue.rows
-            # A batch that was asked for takes all that waits when its turn comes.
+            # A batch that was asked for takes all waiting rows that fit when its turn comes.
             if rows <= len(self._asked) * self._max_rows:
                 break
             batch = Batch(self._share, self._cores, 0.0, self._start, self._fail)
@@ -207,7 +207,7 @@ class DynamicBatcher:
         self._pumping = False
 
     def _start(self, batch: Batch) -> None:
-        """Called when the turn is granted, by whatever model asked or gave back."""
+        """Called when the turn is granted, while any model asks for a turn or gives one back."""
         asyncio.get_running_loop().call_soon(self._fill, batch, 0, 0, batch.began)
 
     def _fill(self, batch: Batch, seen: int, quiet: int, since: float) -> None:
@@ -251,15 +251,15 @@ class DynamicBatcher:
         inline = self._runs_inline(batch.rows)
         self._execution.start(parts, inline, lambda outcome: self._answer(batch, outcome))
         if not inline:
-            # The calls that were left may run beside it, where another instance is free.
+            # The calls that are left may run beside it where another instance is free.
             self._pump()
 
     def _runs_inline(self, rows: int) -> bool:
-        # Not by the time that it takes now: a slow machine also wakes a thread up later.
+        # By the time at load: on a machine that is slow now, threads also wake later.
         return self._latency.at_load(rows) < self._inline_seconds
 
     def _answer(self, batch: Batch, outcome: Executed | BaseException) -> None:
-        """Hands each caller its rows; a failed batch fails its own members and nobody else."""
+        """Hands each caller its rows. A failed batch fails its own calls alone."""
         try:
             answered = self._clock()
             self._end(batch, answered)
@@ -276,8 +276,8 @@ class DynamicBatcher:
             self._fail(batch, error)
 
     def _end(self, batch: Batch, now: float) -> None:
-        """Gives instance and cores back, once. The next batch of ours asks for them before that:
-        where no other model waits it starts before anybody is answered."""
+        """Gives instance and cores back, once. The next batch asks for cores first, so that it
+        starts before the answers where no other model waits."""
         self._asked.discard(batch)
         if batch in self._running:
             self._running.remove(batch)
@@ -286,9 +286,9 @@ class DynamicBatcher:
         self._turns.give_back(batch, now)
 
     def _fail(self, batch: Batch, error: BaseException) -> None:
-        """Called where a step above raised: ends the turn, charged as it was predicted, and fails
-        the calls of the batch. A batch that has none takes those that it was for: every turn
-        brings the queue forward, even where a step always fails."""
+        """Called where a step above raised: ends the turn, charged at its prediction, and fails
+        the calls of the batch. A batch without calls takes its calls now, so that every turn
+        shortens the queue even where a step always fails."""
         if not isinstance(error, ModelNotReady):
             logger.error("batch failed", exc_info=error, extra={"model": self._name})
         if not batch.tickets:

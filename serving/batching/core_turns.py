@@ -1,10 +1,9 @@
-"""Shares the machine's cores between the models of a process: who may run a batch, and when.
+"""Shares the machine's cores between the models of a process.
 
 Every engine is given threads for all cores, so two batches at once would slow each other down and
-make every latency unpredictable. The next turn goes to the model that has had the least of the
-cores (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996). A flood on one model then
-makes another wait for the batch that runs, and for no further ones while it takes less than its
-share.
+make every latency unpredictable. The next turn goes to the model that has used the cores least
+(start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996). Under a flood on one model, another
+that uses less than its share waits only for the batch that is running.
 """
 
 import bisect
@@ -15,18 +14,18 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-# Weight of the newest turn in the average wait for one: larger follows faster, smaller is smoother;
-# at 0.1 some ten turns forget what was before.
+# Weight of the newest turn in the average wait for a turn: larger follows faster, smaller is
+# smoother. At 0.1 the average covers about the last ten turns.
 _WAIT_WEIGHT = 0.1
 
 
 @dataclass(slots=True, eq=False)
 class CoreShare:
-    """One model's use of the cores. A model that was idle is put level with the others: it has no
-    claim on the time that it left to them.
+    """One model's use of the cores. A model that was idle starts level with the others: it has no
+    claim on the time that it did not use.
 
-    had: seconds of all cores together.
-    wait: seconds that its turns waited for the cores, on average of late.
+    had: seconds of all cores that it was charged for.
+    wait: seconds that its turns waited for the cores, as a moving average.
     """
 
     had: float = 0.0
@@ -37,13 +36,15 @@ class CoreShare:
 class Turn:
     """A batch that wants cores. Times are monotonic seconds.
 
-    share: its model's.
+    share: the use of the cores by its model.
     cores: the number that it wants.
     seconds: how long it is expected to run.
     start: called with the turn when it may run.
-    lost: called with the turn, which has ended by then, and the error where `start` raised.
-    asked, began, ends: when it was asked for, began and is expected to end.
-    after: what its model had had before it; the least goes first.
+    lost: called with the turn and the error where `start` raised; the turn has ended by then.
+    asked: when it was asked for.
+    began: when it began.
+    ends: when it is expected to end.
+    after: `had` of its model before this turn; the least goes first.
     charged: seconds of all cores that its model was charged for it.
     """
 
@@ -62,21 +63,21 @@ class Turn:
 class CoreTurns:
     """Grants turns while cores are free. Time is passed in.
 
-    free: cores that no turn has.
+    free: cores that no turn holds.
     """
 
     def __init__(self, cores: int) -> None:
         self._cores = cores
         self.free = cores
-        # By `after`; equal ones in the order in which they came.
+        # Sorted by `after`; equal ones in order of arrival.
         self._waiting: list[Turn] = []
         self._running: set[Turn] = set()
-        # `after` of the turn that began last: a model that was idle starts from here.
+        # `after` of the turn that began last, from which an idle model starts.
         self._level = 0.0
 
     def ask(self, turn: Turn, now: float) -> None:
-        """Queues a turn, or starts it at once. One that wants more cores than there are gets all
-        of them; one that wants none (its work is on another device) never waits."""
+        """Queues a turn, or starts it at once. A turn that wants more cores than the machine has
+        gets all of them; a turn that wants none, since it runs on another device, never waits."""
         turn.cores = min(turn.cores, self._cores)
         turn.asked = now
         if not turn.cores:
@@ -90,14 +91,14 @@ class CoreTurns:
 
     def give_back(self, turn: Turn, now: float) -> None:
         """Ends a turn that was granted, and charges the time that it took in place of the expected
-        one. Does nothing where it has ended already."""
+        time. Does nothing where the turn has ended already."""
         if turn in self._running:
             self._release(turn, now)
             self._grant(now)
 
     def wait(self, share: CoreShare, cores: int, now: float) -> float:
-        """Seconds until the next batch of a model may start: the rest of what runs, and the batches
-        that go before its own."""
+        """Seconds until the next batch of a model may start: the rest of the batch that ends first,
+        and the batches that go before its own."""
         rest = 0.0
         if self.free < cores and self._running:
             rest = max(0.0, min(turn.ends for turn in self._running) - now)
@@ -127,7 +128,7 @@ class CoreTurns:
         try:
             turn.start(turn)
         except BaseException as error:
-            # Another model may be the one that asks or gives back: it must not be hit.
+            # Raised here, the error would hit whichever model asked or gave back.
             logger.exception("a turn could not start")
             if turn in self._running:
                 self._release(turn, now)

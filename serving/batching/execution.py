@@ -1,4 +1,4 @@
-"""Running a batch, inline or on an instance's thread: gather its inputs, run it, time both."""
+"""Runs a batch, inline or on a thread: gathers its inputs, runs it, and times both steps."""
 
 import asyncio
 import time
@@ -30,7 +30,8 @@ class Executed:
     """A batch that has run.
 
     outputs: arrays [rows, ...] by name.
-    gather, infer: seconds of its two steps.
+    gather: seconds of copying its inputs together.
+    infer: seconds in the engine.
     """
 
     outputs: dict[str, Array]
@@ -41,7 +42,7 @@ class Executed:
 class BatchExecution:
     """Runs batches, as many at a time as there are instances, each in batch buffers of its own.
 
-    max_batch_size: rows; 0 says that there is no batch dimension: one call a batch.
+    max_batch_size: rows; 0 for no batch dimension, and then one call a batch.
     threads: run the batches that do not run inline; by default a pool whose threads have `name`.
     """
 
@@ -69,9 +70,8 @@ class BatchExecution:
         inline: bool,
         done: Callable[[Executed | BaseException], None],
     ) -> None:
-        """Runs `parts` as one batch, on the event loop where `inline`, else on a thread, and calls
-        `done` on the loop with the result or the error. Raises ModelNotReady once it was closed:
-        the engine may be gone by then."""
+        """Runs `parts` as one batch, inline or on a thread, and calls `done` on the event loop with
+        the result or the error. Raises ModelNotReady after `close`, when the engine may be gone."""
         if self._stopped:
             raise ModelNotReady("the model is being unloaded")
         if inline:
@@ -80,7 +80,7 @@ class BatchExecution:
         try:
             future = asyncio.get_running_loop().run_in_executor(self._threads, self._outcome, parts)
         except RuntimeError as error:
-            # `close` came between, from another thread.
+            # Another thread called `close` in between.
             if self._stopped:
                 raise ModelNotReady("the model is being unloaded") from error
             raise
@@ -92,8 +92,8 @@ class BatchExecution:
         self._threads.shutdown(wait=True)
 
     def _outcome(self, parts: Sequence[Mapping[str, Array]]) -> Executed | BaseException:
-        """Errors are returned: asyncio loses a StopIteration that a thread raises, and with it the
-        whole batch."""
+        """Returns errors instead of raising them: asyncio would lose a StopIteration from a thread,
+        and the whole batch with it."""
         try:
             return self.run(parts)
         except Exception as error:
@@ -102,7 +102,7 @@ class BatchExecution:
     def run(self, parts: Sequence[Mapping[str, Array]]) -> Executed:
         """Gathers `parts`, inputs [rows, ...] by name each, and runs them as one batch here.
 
-        Raises EngineError, also where the engine gives back another number of rows.
+        Raises EngineError, also where the engine returns another number of rows.
         """
         begin = self._clock()
         buffers = self._buffers.get()
@@ -122,7 +122,7 @@ class BatchExecution:
         return Executed(outputs, gathered - begin, self._clock() - gathered)
 
     def _allocate(self) -> dict[str, Array]:
-        """Buffers for the inputs whose shape is known beforehand."""
+        """Buffers for the inputs whose shape is fixed."""
         if not self._max_batch_size:
             return {}
         return {
@@ -136,7 +136,7 @@ class BatchExecution:
     ) -> dict[str, Array]:
         """Copies all rows, one after the other, into the engine's memory: the only copy."""
         if not self._max_batch_size:
-            # Views of a message begin at any byte, and engines read numbers where these may lie.
+            # A view of a message may begin at any byte, but engines need aligned numbers.
             return {name: np.require(array, requirements="A") for name, array in parts[0].items()}
         batch: dict[str, Array] = {}
         for name, first in parts[0].items():
@@ -154,5 +154,5 @@ def _outcome_of(future: "asyncio.Future[Executed | BaseException]") -> Executed 
     try:
         return future.result()
     except BaseException as error:
-        # The thread pool dropped it, or the engine raised what ends threads.
+        # The thread pool dropped it, or the engine raised SystemExit or the like.
         return error

@@ -1,4 +1,4 @@
-"""Predicts how long a batch takes: measured at load, cached, corrected while serving."""
+"""Predicts the time of a batch, from measurements at load, cached and corrected while serving."""
 
 import bisect
 import json
@@ -6,25 +6,23 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-# Weight of the newest batch in the correction: larger follows faster, smaller is smoother; at 0.1
-# some ten batches forget the ones before.
+# Weight of the newest batch in the correction: larger follows faster, smaller is smoother. At 0.1
+# the correction covers about the last ten batches.
 _WEIGHT = 0.1
-# A good size may take this many times as long per row as the whole: larger makes smaller batches,
-# 1 would follow the noise of the measurement.
+# Time per row of a good size, as a multiple of that of all waiting rows, at most. Larger makes
+# smaller batches, 1 would follow the noise of the measurement.
 _HARDLY_LONGER = 1.1
 
 
 class LatencyTable:
     """Predicts the seconds of a batch from measurements at a few sizes.
 
-    Between two sizes it interpolates, past the last it extends in proportion. One factor, shared by
-    all sizes, follows the batches that run: machines are shared, and slow down as a whole.
+    It interpolates between two sizes, and extends in proportion past the last. One factor for all
+    sizes follows the batches that run, since a shared machine slows down as a whole.
 
-    seconds: of a batch, by its rows.
-
-    sizes: the measured ones, ascending.
-    measured: `seconds`, by ascending size.
-    factor: by which batches are slower now than when they were measured.
+    sizes: measured sizes in rows, ascending.
+    measured: seconds of a batch, by ascending size.
+    factor: ratio of the time now to the time at load.
     """
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
@@ -42,7 +40,7 @@ class LatencyTable:
     def observe(self, rows: int, seconds: float) -> None:
         """Corrects the factor by a batch that has run."""
         ratio = seconds / max(self.at_load(rows), 1e-9)
-        # One stall (a page fault, a neighbour) must not close the door to everybody.
+        # Bounded, or one stall (a page fault, a neighbour) would get all calls refused.
         ratio = min(max(ratio, 0.1 * self.factor), 10 * self.factor)
         self.factor += _WEIGHT * (ratio - self.factor)
 
@@ -56,9 +54,9 @@ class LatencyTable:
         """Batch size to run when `rows` wait: the largest measured size that takes at least half
         of them at no more than 10 % more time per row; otherwise `rows`.
 
-        Measured sizes are powers of two, which engines do best with: all threads have the same
-        work, while two threads take as long for eleven rows as for twelve. An odd size would also
-        stay where callers ask again as soon as they are answered: 31 and 1, in turns.
+        Measured sizes are powers of two, which give all threads the same work: two threads take as
+        long for eleven rows as for twelve. An odd size would also persist where callers ask again
+        as soon as they are answered: batches of 31 and 1 would alternate.
         """
         return self._good_sizes[rows] if rows < len(self._good_sizes) else rows
 
@@ -77,7 +75,7 @@ class LatencyTable:
 
 
 def read_cached(path: Path) -> dict[int, float] | None:
-    """Seconds by batch size as `write_cached` left them; None where there is no usable file."""
+    """Seconds by batch size as `write_cached` wrote them; None where there is no usable file."""
     try:
         content = json.loads(path.read_text())
         table = {int(size): float(seconds) for size, seconds in content.items()}
@@ -88,7 +86,7 @@ def read_cached(path: Path) -> dict[int, float] | None:
 
 
 def write_cached(path: Path, seconds: Mapping[int, float]) -> None:
-    """Keeps a measurement; a cache that cannot be written costs the next start its time only."""
+    """Keeps a measurement. Where the cache cannot be written, the next start measures again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")

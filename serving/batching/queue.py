@@ -1,4 +1,4 @@
-"""The order in which calls run, and which of them share a batch. It has no clock of its own."""
+"""The order in which calls run, and the calls that share a batch. It reads no clock."""
 
 import heapq
 import itertools
@@ -10,13 +10,13 @@ _Item = tuple[tuple[int, float], int, Ticket]
 
 
 class BatchQueue:
-    """Calls in the order in which they are to run: by rank, equal ones as they came.
+    """Calls in the order in which they are to run: by rank, equal ranks in order of arrival.
 
     rows: the sum over all calls.
     """
 
     def __init__(self) -> None:
-        # A call that was removed stays in the heap until it comes to the top.
+        # A removed call stays in the heap until it reaches the top.
         self._heap: list[_Item] = []
         self._sequence = itertools.count()
         self.rows = 0
@@ -31,7 +31,7 @@ class BatchQueue:
         self.rows += ticket.rows
 
     def move(self, ticket: Ticket) -> None:
-        """Puts a call to the place of its rank, which has changed."""
+        """Moves a call whose rank has changed to its new place."""
         place = next(self._sequence)
         heapq.heappush(self._heap, (ticket.rank, place, ticket))
         ticket.place = place
@@ -54,8 +54,8 @@ class BatchQueue:
         """Takes out the first call and those after it that can share its batch of `max_rows`.
 
         Calls with another key are passed over and keep their place. A call that no longer fits
-        ends the batch, so that small ones cannot overtake a large one for ever. The first call is
-        taken whatever its rows.
+        ends the batch, so that small calls cannot overtake a large one for ever. The first call is
+        taken even if it has more than `max_rows`.
         """
         head = self.peek()
         if head is None:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from serving.base.tensor import Array
 
-# Seconds. A call without a deadline is ordered as if it had this one: it comes after the urgent
-# ones, but no stream of later calls with short deadlines can hold it back for ever.
+# Seconds: a call without a deadline is ordered as if it had this one. Longer lets more urgent calls
+# go first, shorter lets a stream of later calls hold it back less.
 PATIENCE = 10.0
 
 
 class State(Enum):
-    """A ticket's life. Only the first three are left again.
+    """A ticket's life. Only the first three states are followed by another.
 
     RESERVED: holds a place while its inputs are received or decoded.
     QUEUED: waits for a batch.
@@ -40,8 +40,8 @@ RESERVED, QUEUED, RUNNING, ANSWERED, EXPIRED, CANCELLED, WITHDRAWN = State
 
 
 class Timing:
-    """Where the time of one call goes: made with its ticket, and filled on the way. In seconds, 0
-    for a stage that has not ended.
+    """The times of one call in seconds, made with its ticket and filled on the way; 0 for a stage
+    that has not ended.
 
     decode: from encoded images to pixels of the network's size.
     queue: from arrival to the start of the batch.
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
     """One call's share of a batch.
 
     outputs: arrays [rows, ...] by name; they belong to the caller.
-    timing: its ticket's, filled as far as the batch.
+    timing: the times of its ticket, filled up to the batch.
     """
 
     outputs: Mapping[str, Array]
@@ -75,15 +75,16 @@ class Ticket:
     rows: its share of a batch.
     priority: 1 is the most urgent level.
     arrived: when it was admitted.
-    deadline: when its answer is of no more use; a call that still waits then fails.
+    deadline: when it fails if it still waits.
     delay_at: when it falls behind the others of its priority.
     due: when it ought to be answered, at the latest its deadline; batches are kept small for it.
-    rank: its order, lower goes first.
-    key: only calls with equal keys can share a batch (the shapes of their inputs).
+    rank: its order; lower goes first.
+    key: the shapes of its inputs; only calls with equal keys can share a batch.
     parts: inputs by name, [rows, ...] each, whose rows follow one another.
-    timing: where its time goes.
-    answer: set once from QUEUED on; unset before.
-    standing, place: numbers that Waiting and BatchQueue gave it, -1 for none.
+    timing: its times so far.
+    answer: the future of its answer; unset while RESERVED.
+    standing: its number in Waiting; -1 for none.
+    place: its number in BatchQueue; -1 for none.
     """
 
     __slots__ = (
@@ -118,7 +119,7 @@ class Ticket:
         self.standing = self.place = -1
 
     def put_behind(self) -> None:
-        """From now on all others of its priority go first, and it has no target any more."""
+        """Lets all others of its priority go first from now on, and drops its target."""
         self.due = self.deadline
         self.delay_at = math.inf
         self.rank = (self.priority, math.inf)

@@ -1,6 +1,6 @@
-"""Who waits: every count of calls that are admitted and not yet answered is kept here.
+"""The calls that are admitted and not yet answered, and every count of them.
 
-A call enters with a reserved place, gets ready with its inputs, and leaves or is taken into a
+A call enters with a reserved place, becomes ready with its inputs, and leaves or is taken into a
 batch. Each step moves its ticket to the next state.
 """
 
@@ -27,10 +27,10 @@ from serving.batching.ticket import (
 )
 from serving.repository.model_config import Batching
 
-# Seconds: the precision of a timer.
+# Seconds: the precision of a timer. Shorter fires more timers, longer expires calls later.
 _TICK = 1e-3
-# Seconds after which a callback that failed is tried again: shorter answers sooner, longer burns
-# less CPU where it always fails.
+# Seconds after which a failed callback is tried again: shorter answers sooner, longer takes less
+# CPU where it always fails.
 RETRY_SECONDS = 1e-3
 
 
@@ -43,7 +43,7 @@ class Waiting:
     running: calls in batches that run, cancelled ones included.
     idle: set while no call waits or runs.
 
-    counters: its `pending` follows the calls of the queue.
+    counters: statistics of the model, whose `pending` counts the calls of the queue.
     clock: monotonic seconds.
     count_expired: called for each call that expires.
     """
@@ -65,7 +65,7 @@ class Waiting:
         self._count_expired = count_expired
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
-        # All that wait, sorted: the rows before a new call are told without looking at each.
+        # All waiting calls, sorted, so that a binary search finds the place of a new one.
         self._line: list[tuple[tuple[int, float], int, Ticket]] = []
         self._sequence = itertools.count()
 
@@ -83,7 +83,7 @@ class Waiting:
         self._counters.pending += 1
 
     def leave(self, ticket: Ticket, state: State) -> bool:
-        """Takes a call out for good, which moves to `state`; False where it does not wait."""
+        """Takes out a call that waits and moves it to `state`; False where it does not wait."""
         if ticket.state is QUEUED:
             self.queue.remove(ticket)
             self._counters.pending -= 1
@@ -96,7 +96,7 @@ class Waiting:
         return True
 
     def cancel(self, ticket: Ticket) -> None:
-        """Takes out a call whose caller went away; one that runs stays in its batch."""
+        """Takes out a call whose caller went away; a call that runs stays in its batch."""
         if not self.leave(ticket, CANCELLED) and ticket.state is RUNNING:
             ticket.state = CANCELLED
 
@@ -112,13 +112,13 @@ class Waiting:
         return tickets
 
     def finished(self, calls: int) -> None:
-        """A batch of so many calls has ended."""
+        """Counts the end of a batch of `calls`."""
         self.running -= calls
         self._settle()
 
     def refuse(self, error: ServingError) -> None:
-        """Fails all calls that wait, and stops the alarm. A call that has no inputs yet hears it
-        when it is submitted."""
+        """Fails all calls that wait, and stops the alarm. A call without inputs fails when it is
+        submitted."""
         for _, _, ticket in self._line.copy():
             if ticket.state is RESERVED:
                 self.leave(ticket, WITHDRAWN)
@@ -129,8 +129,8 @@ class Waiting:
         self._set_alarm(None, math.inf)
 
     def rows_before(self, rank: tuple[int, float]) -> int:
-        """Rows of the calls that go before a new one of this rank, each taken to have as many as
-        they have on average."""
+        """Estimated rows of the calls that go before a new one of this rank: their number times the
+        average rows of a waiting call."""
         calls = bisect.bisect_right(self._line, (rank, next(self._sequence)))
         return round(calls * self.rows / len(self._line)) if calls else 0
 
@@ -139,8 +139,8 @@ class Waiting:
         return min((min(t.deadline, t.delay_at) for t in self.queue), default=math.inf)
 
     def _wake_at(self, when: float) -> None:
-        """Sets the one timer for all that wait to the first deadline or delay among them. Most
-        calls are answered long before: a timer for each would cost more than looking at all."""
+        """Sets the alarm to `when` if it would ring later. One timer serves all waiting calls: most
+        are answered long before, so a timer each would cost more than looking at all of them."""
         if when < self._alarm_at:
             left = max(0.0, when - self._clock())
             self._set_alarm(asyncio.get_running_loop().call_later(left, self._ring), when)
@@ -151,7 +151,7 @@ class Waiting:
         self._alarm, self._alarm_at = alarm, when
 
     def _ring(self) -> None:
-        """Expires queued calls whose deadline has come, and puts behind those whose delay has."""
+        """Expires queued calls at their deadline, and puts calls behind at their `delay_at`."""
         self._alarm, self._alarm_at = None, math.inf
         try:
             now = self._clock() + _TICK / 2
@@ -162,14 +162,14 @@ class Waiting:
                     self._put_behind(ticket)
             self._wake_at(max(self.next_alarm(), now + _TICK))
         except BaseException:
-            # The deadlines of the others come all the same.
+            # The other calls still have deadlines.
             alarm = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._ring)
             self._set_alarm(alarm, -math.inf)
             raise
 
     def _expire(self, ticket: Ticket, now: float) -> None:
-        """Answers a call that still waits at its deadline. One that runs is let finish: its answer
-        costs nothing more."""
+        """Answers a call that still waits at its deadline. A call that runs may finish, since its
+        answer costs nothing more."""
         self.leave(ticket, EXPIRED)
         if not ticket.answer.done():
             waited = (now - ticket.arrived) * 1e3
@@ -198,11 +198,11 @@ class Waiting:
 
 
 class QueueDelay:
-    """Holds batches back for company, as long as the config allows.
+    """Holds batches back until they are large enough, as long as the config allows.
 
     queue: the calls that are ready.
-    batching: its `max_queue_delay`, and the smallest preferred size, which is waited for; without
-        one `max_rows` is.
+    batching: gives the delay and the size to wait for, the smallest preferred one.
+    max_rows: the size to wait for where none is preferred.
     over: called when the delay of the first call has passed.
     """
 

@@ -1,2 +1,4 @@
-"""`convserve serve|models|predict|evaluate|rebuild|doctor`: a module each. The only place that
-exits."""
+"""`convserve serve|models|predict|evaluate|rebuild|doctor`: one module each.
+
+No other package ends the process with an exit status.
+"""

@@ -61,7 +61,7 @@ def _report() -> dict[str, Any]:
 
 
 def _gpu() -> str:
-    """Name, memory and driver of each GPU; or why none."""
+    """Name, memory and driver of each GPU, or the reason why there is none."""
     try:
         return "; ".join(str(device) for device in nvml.gpus())
     except nvml.GpuUnavailable as reason:

@@ -22,9 +22,11 @@ from serving.cli.table import print_table
 from serving.client import CallFailed
 from serving.images.masks import WHITE, read_mask
 
-# Calls under way: fewer leave a server's batches unfilled, more only wait in its queue.
+# Calls under way. Fewer leave a server's batches unfilled, more only wait in its queue.
 _CONCURRENCY = 32
+# Best classes of which one must be right, for the second accuracy beside top-1.
 _TOP = 5
+# Numbers of nearest gallery images of which one must be right.
 _RANKS = (1, 5)
 
 Item = TypeVar("Item")
@@ -193,7 +195,8 @@ async def _each(
     one: Callable[[int], Awaitable[Outcome]],
     name: Callable[[int], str],
 ) -> tuple[dict[int, Outcome], dict[str, str]]:
-    """Runs `one` for every item, _CONCURRENCY at a time: (outcomes, reasons of failures by name).
+    """Runs `one` for every item, _CONCURRENCY at a time. Returns the outcomes by item, and the
+    reasons of failures by name.
 
     Raises InvalidInput where every item failed.
     """

@@ -30,7 +30,7 @@ class LabelledImage:
 
 def class_folders(root: Path, classes: Sequence[str]) -> tuple[list[LabelledImage], Counter[str]]:
     """Every image below root/CLASS/, where CLASS is one of the model's classes, and the number of
-    files that are left out by their ending.
+    other files by their ending.
 
     Raises InvalidInput for a folder that is no class of the model, or where there are no images.
     """
@@ -53,8 +53,8 @@ def class_folders(root: Path, classes: Sequence[str]) -> tuple[list[LabelledImag
 
 
 def identity_folders(root: Path) -> tuple[list[LabelledImage], list[str], Counter[str]]:
-    """Every image below root/IDENTITY/, the names of the identities that the labels stand for, and
-    the number of files that are left out by their ending.
+    """Every image below root/IDENTITY/, the names of the identities by label, and the number of
+    other files by their ending.
 
     Raises InvalidInput where there are no images, or where the folders are splits.
     """
@@ -91,12 +91,12 @@ def mask_pairs(root: Path) -> MaskedListing:
 def class_mapping(
     root: Path, classes: Sequence[str], masks: Sequence[Path]
 ) -> tuple[NDArray[np.int64], str]:
-    """The model's class of each of 256 mask values, -1 for values that do not count; and a note
-    where the masks' values needed an interpretation.
+    """The model's class of each of 256 mask values, -1 for values that do not count, and a note
+    where the values needed an interpretation.
 
     classes.txt, in `root` or beside it, names the values by line; without it they are the model's.
-    Where it names all of the model's classes and one more at the end, that one is ignored. Of two
-    classes, the second is the value 255 where `masks` hold 0 and 255 alone.
+    Where it names all of the model's classes and one more at the end, that one is ignored. Where
+    there are two classes and `masks` hold 0 and 255 alone, 255 is the second class.
     Raises InvalidInput where the file cannot be read or names a class that the model does not have.
     """
     files = (root / CLASSES_FILE, root.parent / CLASSES_FILE)

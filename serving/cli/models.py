@@ -35,9 +35,9 @@ def models(
 ) -> None:
     """List models: versions, task, variants, accuracy, latency, state.
 
-    Of a repository, the state is what `convserve serve` with these options would do here: a variant
-    "serves", or is "timed at load" with others, of which the fastest serves; "where no GPU serves",
-    "refused", "not run here", "not selected" and "broken" come with the reason.
+    For a repository, the state predicts `convserve serve` with these options on this machine: a
+    variant "serves", or is "timed at load" with others, of which the fastest serves; "where no GPU
+    serves", "refused", "not run here", "not selected" and "broken" come with the reason.
     """
     if (url is None) == (model_repository is None):
         raise typer.BadParameter("give either --url or --model-repository")
@@ -91,7 +91,7 @@ def _on_disk(repository: Path, settings: LoadSettings) -> list[dict[str, Any]]:
 
 
 def _line(prospect: Prospect) -> dict[str, Any]:
-    """One row; fields that say nothing are left out."""
+    """One row, without empty fields."""
     line: dict[str, Any] = {
         "name": prospect.name,
         "version": prospect.version,

@@ -1,4 +1,4 @@
-"""What every sub-command shares: how it is run, how it fails, and how it prints."""
+"""The app, the failure and the printing of a sub-command."""
 
 import json
 from collections.abc import Callable
@@ -8,25 +8,25 @@ import typer
 
 
 def application(command: Callable[..., None]) -> typer.Typer:
-    """The app of one sub-command, which is called with the sub-command's name first."""
+    """The app of one sub-command, whose first argument is the sub-command's name."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    # A group, though of one command only.
+    # A callback makes it a group, so that the command's name is expected.
     app.callback()(lambda: None)
     app.command()(command)
     return app
 
 
 def fail(message: str) -> NoReturn:
-    """One line on stderr and exit status 1."""
+    """Prints one line on stderr and ends with exit status 1."""
     typer.echo(f"convserve: {' '.join(message.split())}", err=True)
     raise typer.Exit(1)
 
 
 def warn(message: str) -> None:
-    """One line on stderr."""
+    """Prints one line on stderr."""
     typer.echo(f"convserve: {message}", err=True)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout."""
+    """Prints one JSON document on stdout."""
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))

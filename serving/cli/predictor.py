@@ -1,4 +1,4 @@
-"""Asks a model for answers: over the wire, or loaded into this process on the server's own path."""
+"""A model that answers the commands, on a server or loaded into this process."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -21,7 +21,8 @@ from serving.models.registry import Registry
 from serving.models.servable import CallOptions, EncodedImage, Servable
 from serving.server.endpoints import vision
 
-# Seconds that a call may take: the first of many images waits for the others in one process.
+# Seconds that a call may take. In one process all images wait for the cores together, so shorter
+# would fail large folders; longer waits longer for a server that hangs.
 _TIMEOUT = 60.0
 
 
@@ -30,7 +31,7 @@ class Labels:
     """The best classes of one image.
 
     labels: (index, name, score), best first.
-    variant: the variant that gave them.
+    variant: the variant that answered.
     """
 
     labels: list[tuple[int, str, float]]
@@ -42,9 +43,9 @@ class MaskResult:
     """The class map of one image.
 
     mask: uint16 [H, W] at the image's size.
-    areas: the classes in it as (index, name, share of pixels, confidence).
+    areas: (index, name, share of pixels, confidence) of each class in it.
     overlay_png: a PNG of it over the image; empty where none was asked for.
-    variant: the variant that gave it.
+    variant: the variant that answered.
     """
 
     mask: NDArray[np.uint16]
@@ -54,7 +55,7 @@ class MaskResult:
 
 
 class Predictor(Protocol):
-    """One model, wherever it runs. Failures raise ServingError or CallFailed."""
+    """One model, here or on a server. Failures raise ServingError or CallFailed."""
 
     info: ModelInfo
 

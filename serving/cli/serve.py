@@ -16,7 +16,7 @@ from serving.server.config import ConfigError, ServerConfig, load_config
 from serving.server.server import Server, StartError
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
-# The fields that logging itself puts on a record; the others were given as `extra`.
+# Fields that logging itself puts on a record; all others come from `extra`.
 _RECORD_FIELDS = set(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
 
 
@@ -40,8 +40,8 @@ def serve(context: typer.Context, **_: Any) -> None:
 
 
 def _signature() -> inspect.Signature:
-    """The parameters of `serve`, which typer makes the options of: every setting, with the default
-    that --help shows, and the file."""
+    """The parameters of `serve`, from which typer makes the options: every setting, with the
+    default that --help shows, and the file."""
     options = [
         # A setting that is required may come from the environment or the file.
         _option(name, field.annotation, field.description, field.default)
@@ -65,10 +65,10 @@ def _on_the_command_line(context: typer.Context, name: str) -> bool:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Drops a line that cannot be written: a complaint about it would become a line itself."""
+    """Drops a line that cannot be written: an error about it would itself have to be logged."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Called where `record` could not be written."""
+        """Does nothing about a `record` that could not be written."""
 
 
 def _log_as_json(stream: TextIO) -> None:

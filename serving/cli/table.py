@@ -1,4 +1,4 @@
-"""Tables on the terminal; apart from the other output, since Rich takes a while to import."""
+"""Tables on the terminal. A module of its own, since Rich takes long to import."""
 
 import sys
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Piped into a file or another program, a table is as wide as it needs to be.
+# Columns of a table in a file or a pipe. Narrower would fold long cells.
 _PLAIN_WIDTH = 200
 
 
@@ -18,6 +18,6 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        # As text: "[cpu]" in a cell is no markup.
+        # As Text, so that "[cpu]" in a cell is not read as markup.
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)

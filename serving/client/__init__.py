@@ -1,6 +1,6 @@
 """A client for VisionService: `VisionClient` for scripts, `AsyncVisionClient` for asyncio.
 
-It stands alone on the protos and needs grpcio, protobuf, numpy and Pillow, no other package of ours.
+It needs the protos, grpcio, protobuf, numpy and Pillow, and no other package of ours.
 """
 
 from serving.client.asynchronous import AsyncVisionClient, ModelInfo

@@ -1,7 +1,7 @@
 """Many images over a shared stream, in their order; small images share a message.
 
-A message costs the server more than a small image in it: sixteen images of 3 KB in one message take
-less CPU than five in messages of their own.
+A message costs the server more than a small image in it: sixteen images of 3 KB in one message
+take less CPU than five in messages of their own.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from serving.client.calls import Answer, AnyRequest, CallFailed, Tries, ask, fai
 from serving.client.images import ImageInput, as_message, each_image
 from serving.client.streams import SharedStream
 
-# Bytes of images that share a message. Larger delays the first images of a message and saves little,
-# since the cost of large images lies in their bytes; smaller sends more messages.
+# Bytes of images that share a message. Larger delays the first images of a message and saves
+# little, since the cost of large images lies in their bytes; smaller sends more messages.
 _SHARED_BYTES = 64 << 10
 # Images that share a message, at most; a server takes 256. More delay the first of them.
 _SHARED_IMAGES = 64
@@ -122,8 +122,8 @@ async def _exchange(
         try:
             await tries.run(call)
         except CallFailed as failure:
-            # Either one image's own failure, and the others have their outcomes; or that of the whole
-            # message, and then of each image that is still open.
+            # One image's own failure is its outcome already; a failure of the whole message is the
+            # outcome of each image that is still open.
             if failure not in outcomes.values():
                 for index in range(len(messages)):
                     if _is_open(outcomes.get(index)):

@@ -11,8 +11,8 @@ import grpc
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# Seconds before a stream is replaced. A stream stays on the server on which it was opened: a shorter
-# age spreads load over added servers sooner, a longer one opens fewer streams.
+# Seconds before a stream is replaced. A stream stays on the server on which it was opened: shorter
+# spreads load over added servers sooner, longer opens fewer streams.
 MAX_AGE_SECONDS = 60.0
 
 

@@ -44,8 +44,8 @@ def pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     size = max(1, int(np.prod(shape)) * dtype.itemsize)
     address = int(call(runtime.cudaHostAlloc, size, _PORTABLE))
     buffer = (ctypes.c_ubyte * size).from_address(address)
-    # numpy keeps `buffer` alive as long as a view of it; then the memory is freed. Not at exit, when
-    # the driver may be gone already.
+    # numpy keeps `buffer` alive as long as a view of it; then the memory is freed, except at exit,
+    # when the driver may be gone already.
     weakref.finalize(buffer, runtime.cudaFreeHost, address).atexit = False
     count = int(np.prod(shape))
     array: Array = np.frombuffer(memoryview(buffer), dtype, count).reshape(shape)

@@ -59,7 +59,7 @@ def tensorrt_engine(file: Path, options: EngineOptions) -> "OnnxRuntimeGpuEngine
 
 
 class OnnxRuntimeGpuEngine:
-    """A session for each instance, since a session with CUDA graphs cannot run two calls at once."""
+    """A session for each instance: a session with CUDA graphs cannot run two calls at once."""
 
     device_bytes = 0
     largest_batch = 0

@@ -22,8 +22,8 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 CPU = "CPUExecutionProvider"
 
-# The CUDA provider captures graphs in a mode that forbids allocations by other threads, so a process
-# loads one session at a time.
+# The CUDA provider captures graphs in a mode that forbids allocations by other threads, so a
+# process loads one session at a time.
 _loading = threading.Lock()
 
 Provider = tuple[str, dict[str, str]]

@@ -41,12 +41,13 @@ _DATATYPES = {
 
 
 # Rows that one thread computes at a time where a batch is computed apart. Larger chunks push the
-# activations between layers out of a core's cache, smaller ones read the weights more often. OpenVINO
-# prepares and keeps layers for each size: three sizes take less memory than all up to the largest.
+# activations between layers out of a core's cache, smaller ones read the weights more often.
+# OpenVINO prepares and keeps layers for each size: three sizes take less memory than all up to the
+# largest.
 _CHUNK_ROWS = 4
 _CHUNKS = (_CHUNK_ROWS, 2, 1)
-# Bytes of a model file. Larger files are not loaded twice, so their batches are never computed apart;
-# a larger bound trades memory for speed.
+# Bytes of a model file. Larger files are not loaded twice, so their batches are never computed
+# apart; a larger bound trades memory for speed.
 _HELD_TWICE_BYTES = 64 << 20
 
 

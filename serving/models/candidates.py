@@ -13,21 +13,21 @@ from serving.models.local_plans import ENGINE as PLAN_ENGINE
 from serving.repository.manifest import Manifest
 from serving.repository.model_config import ModelConfig
 
-# Instances on each GPU where the config leaves the number to the server: the copies of one batch
-# then run beside the kernels of the other. More take more GPU memory.
+# Instances on each GPU where the config leaves the number to the server. With two, the copies of one
+# batch overlap the kernels of the other; more take more GPU memory.
 _INSTANCES_PER_GPU = 2
 
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """What the server decides about every model.
+    """The server's settings for every model.
 
     engine, variant: a name, or "auto".
     threads: CPU threads of the engines; 0 for every core.
     cache_dir: where measurements and compiled models are kept; None for nowhere.
     allow_ungated: models without a passed gate are served too.
     build_plans: TensorRT plans are made in the background, and served once they are there.
-    strict_config: config.pbtxt must be there and say all; nothing is completed from the file.
+    strict_config: config.pbtxt must exist and be complete; nothing is taken from the model file.
     max_image_pixels: the largest image that is decoded.
     """
 
@@ -43,7 +43,7 @@ class LoadSettings:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One file, in the precision and by the engine that could run it."""
+    """One file with the engine and the precision in which it could run."""
 
     variant: str
     engine: str
@@ -56,7 +56,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """found: those that may be tried. unusable: a line for each engine that cannot run here."""
+    """The candidates of a version.
+
+    found: candidates that may be tried.
+    unusable: a line for each engine that cannot run here.
+    """
 
     found: list[Candidate]
     unusable: list[str] = field(default_factory=list)
@@ -99,7 +103,8 @@ def find_candidates(
 
 
 def usable_engines(config: ModelConfig, settings: LoadSettings) -> tuple[list[str], list[str]]:
-    """The engines that settings and config allow and that can run here; and why others cannot.
+    """The engines that settings and config allow and that can run here; and a line with the reason
+    for each other one that they allow.
 
     Raises ModelLoadError where settings or config ask for an engine or a GPU that is not there.
     """
@@ -147,8 +152,11 @@ def _check_gpus(config: ModelConfig) -> None:
 
 
 def latency_key(candidate: Candidate, sha256: str, options: EngineOptions, shapes: str = "") -> str:
-    """A name under which a measurement may be kept: it holds for one artefact, engine, machine and
-    setting. `shapes` stands for those that config.pbtxt gives."""
+    """The name under which a measurement is cached: it holds for one artefact, engine, machine and
+    setting.
+
+    shapes: `timing_key` of the config.
+    """
     parts = [
         sha256,
         candidate.precision,
@@ -166,8 +174,8 @@ def latency_key(candidate: Candidate, sha256: str, options: EngineOptions, shape
 
 
 def options_for(candidate: Candidate, config: ModelConfig, settings: LoadSettings) -> EngineOptions:
-    """How a candidate's engine is loaded: with as many instances as the config asks for, on GPUs as
-    many on each."""
+    """The options with which a candidate's engine is loaded: as many instances as the config asks
+    for, and on GPUs as many on each."""
     threads = settings.threads or core_count()
     devices: tuple[int, ...] = ()
     instances = config.instances

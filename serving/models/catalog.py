@@ -1,4 +1,4 @@
-"""Which models there are: by name and version, with the state of each. Read from the event loop."""
+"""The models by name and version, with the state of each. Read from the event loop."""
 
 import asyncio
 import tempfile
@@ -12,7 +12,7 @@ from serving.repository.layout import Stamp
 
 
 class State(StrEnum):
-    """As RepositoryIndex spells them; UNKNOWN is a model that nobody has asked to load."""
+    """States as RepositoryIndex spells them; UNKNOWN is a model that was never loaded."""
 
     UNKNOWN = ""
     LOADING = "LOADING"
@@ -25,9 +25,10 @@ class State(StrEnum):
 class VersionStatus:
     """One line of the repository's index.
 
-    version: empty where a model has none to name.
-    reason: one line, where it does not serve.
-    is_model: False for a folder that holds something else; nobody waits for it.
+    version: empty for a line about the whole model.
+    reason: one line; empty where it serves.
+    model: the version, where it serves.
+    is_model: False for a folder that holds something else; readiness does not wait for it.
     """
 
     name: str
@@ -40,7 +41,10 @@ class VersionStatus:
 
 @dataclass
 class VersionEntry:
-    """A version that was selected. stamp: those of the config and of the files that serve."""
+    """A version that was selected.
+
+    stamp: the stamps of the config and of the version folder that serve.
+    """
 
     state: State = State.LOADING
     reason: str = ""
@@ -52,9 +56,10 @@ class VersionEntry:
 class ModelEntry:
     """A name that the server knows.
 
-    state, problem: of the folder as a whole; problem is empty where nothing is wrong with it.
-    staged: the folder of an override that serves; None where the repository's serves.
-    lock: held by whoever loads or unloads.
+    state: state of the folder as a whole.
+    problem: its fault; empty where there is none.
+    staged: the folder of the override that serves; None where the repository's own serves.
+    lock: held during a load or unload.
     """
 
     state: State = State.LOADING
@@ -66,18 +71,18 @@ class ModelEntry:
 
     @property
     def serves(self) -> bool:
-        """Whether any version does."""
+        """Whether any version serves."""
         return any(held.model is not None for held in self.versions.values())
 
     def why_not(self) -> str:
-        """Why no version serves."""
+        """The reasons why no version serves, in one line."""
         reasons = [self.problem] if self.problem else []
         reasons += [f"version {v}: {h.reason or h.state}" for v, h in self.versions.items()]
         return "; ".join(reasons) or "it has no versions"
 
 
 class Catalog:
-    """Everything that is known. Whoever changes an entry calls `changed`."""
+    """All entries by name. Code that changes an entry calls `changed`."""
 
     def __init__(self) -> None:
         self.entries: dict[str, ModelEntry] = {}
@@ -104,7 +109,7 @@ class Catalog:
             if model is None:
                 raise ModelNotReady(f"model {name!r} is not ready: {entry.why_not()}")
             return model
-        # No folder has a name of more digits, and Python refuses to read 5,000 of them.
+        # No folder has a name of more digits, and Python refuses to convert 5,000 of them.
         number = int(version) if version.isdecimal() and len(version) <= 255 else -1
         asked = entry.versions.get(number)
         if asked is None:
@@ -145,7 +150,7 @@ class Catalog:
         return any(line.state is State.READY for line in lines)
 
     def stuck(self) -> list[str]:
-        """A line for each model with a batch that has been running far beyond any reason."""
+        """A line for each model with a batch that is stuck."""
         return [
             f"{line.name}/{line.version}: a batch has been running for {seconds:.0f} s"
             for line in self.index()
@@ -157,6 +162,6 @@ class Catalog:
         self._listeners.append(listener)
 
     def changed(self) -> None:
-        """Tells the listeners."""
+        """Calls the listeners."""
         for listener in self._listeners:
             listener()

@@ -1,4 +1,4 @@
-"""Which of the candidates serves: the simplest of those that pass and are fastest here."""
+"""Chooses the candidate that serves: the simplest one of those that are fastest on this machine."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,11 +10,12 @@ from serving.base.text import summary
 from serving.engines import Engine
 from serving.models.candidates import Candidate
 
-# A candidate takes the place of a simpler one where it needs at most this share of its time. Closer
-# to 1, the noise of a measurement would decide, and replicas of one service would differ.
+# Share of a simpler candidate's time that another may need at most to take its place. Closer to 1,
+# the noise of a measurement would decide, and replicas of one service would differ; smaller keeps
+# slower but simpler candidates.
 CLEARLY_FASTER = 0.9
-# A candidate that needs this many times as long for the smallest batch is not timed with the
-# largest. Smaller saves loading time, larger keeps those that only gain with large batches.
+# Multiple of the best time for the smallest batch from which on a candidate is not timed with the
+# largest. Smaller saves loading time, larger keeps candidates that only gain with large batches.
 FAR_SLOWER = 2.0
 
 
@@ -22,7 +23,8 @@ FAR_SLOWER = 2.0
 class Choice:
     """The candidate that serves.
 
-    engine: it, loaded.
+    candidate: its file, engine and precision.
+    engine: the loaded engine.
     latency: seconds by batch size; empty where it could not be timed.
     rejected: a line for each candidate that was not taken.
     """
@@ -34,8 +36,8 @@ class Choice:
 
 
 class Loader(Protocol):
-    """What is done with a candidate while one is chosen. ModelLoadError or EngineError, raised by
-    `load` or `measure`, refuse it."""
+    """The operations on a candidate during the choice. A ModelLoadError or EngineError of `load` or
+    `measure` refuses the candidate."""
 
     def known(self, candidate: Candidate) -> dict[int, float]:
         """Seconds by batch size from an earlier start; empty where there are none."""
@@ -46,16 +48,17 @@ class Loader(Protocol):
     def measure(
         self, candidate: Candidate, engine: Engine, sizes: Sequence[int]
     ) -> dict[int, float]:
-        """Seconds by batch size; empty where it runs, but nothing says with which shapes."""
+        """Seconds by batch size; empty where no shapes are known to time it with."""
 
 
 def choose(candidates: Sequence[Candidate], sizes: Sequence[int], loader: Loader) -> Choice:
-    """Loads and times candidates, which stand in order, the simplest first.
+    """Loads and times candidates, which come in order, the simplest first.
 
-    sizes: the batch sizes whose latency is wanted, ascending. Large batches take the most time to
-    measure. So every candidate is timed with the smallest (`qualify`), those that are not
-    FAR_SLOWER with the largest too (`final`), and the one that is taken with the rest. A latency
-    that is known is not measured again, and a candidate that loses by it is not loaded.
+    Large batches take the most time to measure. So every candidate is timed with the smallest size
+    (`qualify`), candidates that are not FAR_SLOWER with the largest too (`final`), and the winner
+    with all. A known latency is not measured again, and a candidate that loses by it is not loaded.
+
+    sizes: the batch sizes whose latency is wanted, ascending.
     Raises EngineUnavailable, with the reason of each candidate, where none can be served.
     """
     contest = _Contest(candidates, sizes, loader)
@@ -72,8 +75,11 @@ def choose(candidates: Sequence[Candidate], sizes: Sequence[int], loader: Loader
 
 
 class _Contest:
-    """left: the candidates that may still serve. refusals: a short and a whole line for each of the
-    others."""
+    """One choice under way.
+
+    left: candidates that may still serve.
+    refusals: a short and a whole line for each candidate that was refused.
+    """
 
     def __init__(
         self, candidates: Sequence[Candidate], sizes: Sequence[int], loader: Loader
@@ -95,8 +101,8 @@ class _Contest:
                 self._close(self._far_slower())
 
     def final(self) -> Candidate | None:
-        """Times the best with the smallest and the largest batch, and the winner with all. None
-        where one was refused on the way: the contest is another then."""
+        """Times the best with the smallest and the largest batch, and the winner with all sizes.
+        None where a candidate was refused on the way, since others may be the best then."""
         far = self._far_slower()
         timed = [c for c in self.left if c not in self._untimed and c not in far]
         # A candidate that cannot be timed serves where no other can.
@@ -118,7 +124,7 @@ class _Contest:
         return best if served else None
 
     def choice_of(self, best: Candidate) -> Choice:
-        """The outcome, with a line for each of the others."""
+        """The outcome, with a line for each candidate that was not taken."""
         rejected = [whole for _, whole in self.refusals]
         rejected += [self._why_not(c, best) for c in self.left if c != best]
         latency = dict(sorted(self._latencies[best].items()))
@@ -146,7 +152,7 @@ class _Contest:
         return {c for c, seconds in alone.items() if seconds > FAR_SLOWER * min(alone.values())}
 
     def _load(self, candidate: Candidate) -> bool:
-        """Whether it is loaded now; it is refused where not."""
+        """Loads a candidate unless it is loaded. False where that failed and it was refused."""
         if candidate not in self._loaded:
             try:
                 self._loaded[candidate] = self._loader.load(candidate)
@@ -156,7 +162,8 @@ class _Contest:
         return True
 
     def _time(self, candidate: Candidate, wanted: Sequence[int]) -> bool:
-        """Whether it is still in the contest, with these sizes timed or none at all."""
+        """Times a candidate with the sizes that are missing. False where it was refused; it is
+        untimed where no shapes are known."""
         missing = [size for size in wanted if size not in self._latencies[candidate]]
         if not missing:
             return True
@@ -177,7 +184,7 @@ class _Contest:
         whole = error.detail
         if not whole.startswith(str(candidate)):
             whole = f"{candidate}: {whole}"
-        # The folder is named by whoever shows the reasons.
+        # Short lines leave out the folder, which the message around them names.
         self.refusals.append((whole.replace(f"{candidate.file.parent}/", ""), whole))
         self.left.remove(candidate)
         self._close([candidate])
@@ -189,6 +196,6 @@ class _Contest:
 
 
 def score(latency: dict[int, float]) -> float:
-    """Seconds an image: the geometric mean of a single one and of one in the largest batch."""
+    """Seconds an image: geometric mean of the time alone and the time in the largest batch."""
     smallest, largest = min(latency), max(latency)
     return math.sqrt(latency[smallest] / smallest * latency[largest] / largest)

@@ -1,4 +1,4 @@
-"""The config that a model is served by: config.pbtxt, completed from the model file."""
+"""The config of a served model: config.pbtxt, completed from the model file."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +22,12 @@ from serving.repository.model_config import (
 
 
 def read_config(folder: ModelFolder, *, strict: bool = False) -> ModelConfig:
-    """The config of a model, checked against what is offered. Blocking.
+    """The config of a model, with every field checked. Blocking.
 
     Where config.pbtxt is missing, or leaves out max_batch_size, input or output, these are taken
     from the file of the newest version that is selected; `completed` of the result names them.
-    strict: nothing is, and a config that leaves tensors out is refused.
+
+    strict: nothing is completed, and a config that leaves tensors out is refused.
     Raises ModelLoadError naming the file and the field.
     """
     if folder.problem:
@@ -50,8 +51,8 @@ def read_config(folder: ModelFolder, *, strict: bool = False) -> ModelConfig:
 def _completed(
     folder: ModelFolder, proto: pb.ModelConfig | None
 ) -> tuple[pb.ModelConfig, tuple[str, ...]]:
-    """The config with what it leaves out, and the names of the fields that were filled in. It stays
-    as it is where no file can be read: why, the engines say when they load it."""
+    """The completed config, and the names of the fields that were filled in. It stays as it is
+    where no file can be read; loading then reports the reason."""
     if proto is not None and proto.input and proto.output and proto.max_batch_size:
         return proto, ()
     file = _file(folder, proto)

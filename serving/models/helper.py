@@ -1,8 +1,8 @@
-"""Work in a process of its own: what it leaves in memory ends with it, and so does a crash.
+"""Runs work in a process of its own, which confines its memory and its crashes.
 
-A request goes to the helper's stdin, and its answer comes from its stdout, as one JSON document
-each. Whatever else a runtime prints there goes to stderr. An error of ours is raised here as what
-it was there; a helper that ends otherwise raises HelperFailed.
+The request goes to the helper's stdin and the answer comes from its stdout, as one JSON document
+each. Everything that a runtime prints goes to stderr. A ModelLoadError there is raised here as the
+same class; any other end of the helper raises HelperFailed.
 """
 
 import importlib
@@ -16,14 +16,14 @@ from typing import Any, cast
 from serving.base import errors
 from serving.base.errors import ServingError
 
-# The names that a request may call, and where they stand. Each takes the request's fields as
-# keywords, and gives back what JSON can hold.
+# The functions that a request may call, by name. Each takes the request's fields as keywords and
+# returns a value that JSON can hold.
 TASKS = {
     "time": "serving.models.timing_process:time_candidates",
     "plans": "serving.models.plan_builder:build_plans",
 }
 
-# The helper finds modules where this process does, and not in the folder that it is started in.
+# The helper uses this process's sys.path, without the folder in which it is started.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from serving.models.helper import main; main()"
@@ -31,8 +31,10 @@ _START = (
 
 
 class HelperFailed(Exception):
-    """A helper that could not be started, or ended without an answer. The text is one line; detail:
-    all that it printed."""
+    """A helper that could not be started, or ended without an answer. The text is one line.
+
+    detail: everything that it printed.
+    """
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)
@@ -90,7 +92,7 @@ def _error(name: str, text: str, detail: str) -> Exception:
 
 def main() -> None:
     """Answers the request on stdin, and ends."""
-    # Runtimes print on stdout; that must not end up in the answer.
+    # Runtimes print on stdout, which must not mix with the answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     asked: Mapping[str, Any] = json.load(sys.stdin)

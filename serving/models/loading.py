@@ -1,4 +1,4 @@
-"""From a version folder to a Model that may serve: read, choose, check, time. Blocking."""
+"""Makes a Model from a version folder: reads, chooses, checks and times it. Blocking."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -46,20 +46,21 @@ from serving.repository.model_config import ModelConfig, check_against_engine
 
 logger = logging.getLogger(__name__)
 
-# Seconds of measuring for each batch size. Longer holds the median stiller, shorter starts a
+# Seconds of measuring for each batch size. Longer makes the median steadier, shorter starts a
 # repository of many models earlier.
 _MEASURE_SECONDS = 0.15
-# Seconds. A batch that was shorter when measured runs on the event loop: handing it to a thread and
-# back costs about as much, and makes two threads fight for the GIL.
+# Seconds. A batch that was shorter when measured runs inline on the event loop: handing it to a
+# thread and back costs about as much, and makes two threads compete for the GIL. Larger lets batches
+# block the loop longer, smaller pays for the thread more often.
 _INLINE_SECONDS = 2e-4
 # Seconds. A network that is faster for its smallest batch gets one thread: a second wakes too late
 # to help, then spins, and doubles the CPU of a call.
 _LIGHT_SECONDS = 5e-5
-# Seconds a row that a model which could not be timed is taken to need before its first batch. A
-# guess that is too large would shed calls, and nothing would ever run to correct it.
+# Seconds a row that are assumed for a model that could not be timed, until its first batch. Larger
+# might shed all calls, and no batch would ever correct it; smaller accepts calls that expire.
 _UNMEASURED_SECONDS = 0.001
-# Bytes of the files that are to be timed. Runtimes keep memory of every network that was ever
-# loaded; smaller files leave less behind than a process to time them in costs.
+# Bytes of the files that are to be timed, above which a helper process times them. Runtimes keep
+# memory of every network that they have loaded; for smaller files the process costs more.
 _TIMED_APART_BYTES = 8 << 20
 
 
@@ -75,7 +76,7 @@ class VersionLoader:
         settings: LoadSettings,
         metrics: Metrics,
     ) -> None:
-        """Reads NAME/<version>; raises ModelLoadError naming the file and what is wrong with it."""
+        """Reads NAME/<version>. Raises ModelLoadError naming the file and its fault."""
         self._path = path
         self._folder = folder = path / str(version)
         self._config = config
@@ -98,7 +99,7 @@ class VersionLoader:
         self.candidates = found.found
         self.unusable = found.unusable
         self._options = {c: options_for(c, config, settings) for c in self.candidates}
-        # The inputs with which batches were timed; the first engine that runs a guess decides.
+        # The guessed inputs with which the first engine ran; the others are timed with the same.
         self._shapes: Specs | None = None
         for name in self._variants:  # so that the counter is there before the first failure
             metrics.self_check_failures.labels(config.name, self._version, name)
@@ -106,8 +107,8 @@ class VersionLoader:
     # The steps of a choice.
 
     def admit(self, candidate: Candidate) -> None:
-        """Whether the file may be loaded at all: it is what was published, passed its gate, and
-        fits this machine. Raises ModelLoadError."""
+        """Raises ModelLoadError unless the file may be loaded: its checksum is the published one,
+        it passed its gate, and it fits this machine."""
         if self._manifest is None:
             return
         variant = self._variants[candidate.variant]
@@ -151,15 +152,15 @@ class VersionLoader:
             raise
 
     def known(self, candidate: Candidate) -> dict[int, float]:
-        """Seconds by batch size that an earlier start measured; empty where none did."""
+        """Seconds by batch size from an earlier start; empty where there is no measurement."""
         file = self._cache_file(candidate)
         return (read_cached(file) if file is not None else None) or {}
 
     def measure(
         self, candidate: Candidate, engine: Engine, sizes: Sequence[int]
     ) -> dict[int, float]:
-        """Seconds by batch size, measured here and kept; empty where no shape is known that runs.
-        Raises ModelLoadError where shapes that were given do not run."""
+        """Seconds by batch size, measured here and cached; empty where no known shape runs. Raises
+        ModelLoadError where the shapes of config.pbtxt do not run."""
         found = self._measured(candidate, engine, sizes)
         file = self._cache_file(candidate)
         if file is not None and found:
@@ -197,7 +198,7 @@ class VersionLoader:
         return {}
 
     def _cache_file(self, candidate: Candidate) -> Path | None:
-        """Where a measured latency is kept; None for a file that no checksum tells from others."""
+        """The file in which a latency is cached; None for a model file without a checksum."""
         variant = self._variants.get(candidate.variant)
         options = self._options[candidate]
         if variant is None or options.cache_dir is None:
@@ -208,14 +209,14 @@ class VersionLoader:
     # The choice itself.
 
     def untimed_bytes(self) -> int:
-        """Bytes of the files that would be loaded only to be timed: those of candidates on the CPU
-        that no earlier start has timed, where there are several."""
+        """Bytes of the files that would be loaded only to be timed: the files of CPU candidates
+        without a measurement, where there are several."""
         untimed = [
             c
             for c in self.candidates
             if not self._options[c].devices and self._cache_file(c) and not self.known(c)
         ]
-        # A file that is missing is refused by name when its turn comes.
+        # A missing file is refused by name when it is loaded.
         sizes = [c.file.stat().st_size for c in untimed if c.file.exists()]
         return sum(sizes) if len(untimed) > 1 else 0
 
@@ -232,8 +233,8 @@ class VersionLoader:
         return choice
 
     def _gpu_before_cpu(self) -> Choice:
-        """Candidates on GPUs are not timed against the CPU, which would take minutes, and whose
-        cores have images to decode. The CPU serves where nothing on the GPU can."""
+        """The choice among candidates on GPUs, or on the CPU where none of them can serve. The two
+        are not timed against each other: that would take minutes, and the cores decode images."""
         on = {
             device: [c for c in self.candidates if ENGINES[c.engine].device == device]
             for device in ("gpu", "cpu")
@@ -317,8 +318,12 @@ def load_model(
     turns: CoreTurns,
     time_apart: Callable[[], None] | None = None,
 ) -> Model:
-    """Loads NAME/<version>. `time_apart` is called first where timing the candidates here would
-    leave much behind in memory. Raises ModelLoadError naming the file and what is wrong with it."""
+    """Loads NAME/<version>.
+
+    time_apart: called first where timing the candidates in this process would leave much memory
+        behind.
+    Raises ModelLoadError naming the file and its fault.
+    """
     loader = VersionLoader(path, config, version, settings, metrics)
     loader.labels()
     if time_apart is not None and loader.untimed_bytes() > _TIMED_APART_BYTES:

@@ -1,7 +1,7 @@
 """TensorRT plans that were made on this machine, from ONNX files that were published elsewhere.
 
-They are kept under CACHE/plans, a folder each; the repository stays as it is. Whether one may be
-served is for the self-check to say.
+They are kept under CACHE/plans, a folder each; the repository stays as it is. The self-check decides
+whether a plan may be served.
 """
 
 import hashlib
@@ -24,7 +24,13 @@ LOG_FILE = "build.log"
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """plan.json: the source of a plan, its builder, and the GPU that it is for."""
+    """plan.json: a plan's source, its TensorRT, and the GPU that it was built on.
+
+    variant: the id of the plan itself.
+    source_sha256, sha256: checksums of the ONNX file and of the plan.
+    profile: its batch sizes, as PlanProfile prints them.
+    created: date and time in UTC, ISO 8601.
+    """
 
     variant: str
     source_sha256: str
@@ -41,9 +47,11 @@ class PlanRecord:
 class PlanRequest:
     """A plan that this machine could make.
 
-    source, onnx: the variant, and its file.
-    profile, gpu: the batch sizes and the kind of GPU that it is for.
-    folder: where it is kept.
+    source: the variant that it is made from.
+    onnx: the file of that variant.
+    profile: the batch sizes that it can run.
+    gpu: a GPU of the kind that it is for.
+    folder: the folder that it is kept in.
     """
 
     source: Variant
@@ -59,13 +67,13 @@ class PlanRequest:
 
     @property
     def is_built(self) -> bool:
-        """Whether it is there already."""
+        """Whether the plan and its record exist."""
         return all((self.folder / name).exists() for name in (RECORD_FILE, PLAN_FILE))
 
 
 def plan_id(variant: str, device: Gpu) -> str:
-    """The id of the variant that is another one's plan for a GPU: by its architecture, and by its
-    name too where this machine has other GPUs of that ("fp16-sm90-nvidia-h200")."""
+    """The id of the plan of a variant for a GPU ("fp16-sm90"). It holds the GPU's name too where
+    this machine has other GPUs of the same architecture ("fp16-sm90-nvidia-h200")."""
     return f"{variant}-{_kind(device)}"
 
 
@@ -80,7 +88,7 @@ def _kind(device: Gpu) -> str:
 def plan_requests(
     folder: Path, manifest: Manifest, max_batch_size: int, cache_dir: Path
 ) -> list[PlanRequest]:
-    """The plans worth having of a version folder on this machine's GPUs, one for each kind of them.
+    """The plans that are worth building for a version folder, one for each kind of GPU here.
 
     Raises EngineUnavailable where TensorRT cannot run here.
     """
@@ -92,9 +100,9 @@ def plan_requests(
         for variant in manifest.variants
         if Path(variant.file).suffix == ".onnx"
         and variant.precision in ENGINES[ENGINE].precisions
-        and variant.symmetric  # TensorRT takes no other INT8
+        and variant.symmetric  # TensorRT runs no asymmetric INT8
     ]
-    # FP32 is worth a plan only where nothing smaller was published.
+    # FP32 is worth a plan only where no lower precision was published.
     smaller = [variant for variant in sources if variant.precision != "fp32"]
     profile = PlanProfile(1, max(1, max_batch_size), max(1, max_batch_size))
     version = engine_version(ENGINE)
@@ -115,7 +123,7 @@ def plan_requests(
 
 
 def _key(source: Variant, profile: PlanProfile, version: str, device: Gpu) -> str:
-    """Everything that a plan is tied to: another of any of these is another plan."""
+    """The name of a plan's folder: a hash of everything that a plan depends on."""
     parts = (
         source.sha256,
         source.precision,
@@ -161,7 +169,7 @@ def build(request: PlanRequest, workspace_mib: int | None = None) -> PlanRecord:
 
 
 def built(request: PlanRequest) -> Variant | None:
-    """The plan as a variant of its version, without evidence; None where it is not there."""
+    """The plan as a variant of its version, without evidence; None where it is not built."""
     try:
         record = PlanRecord(**json.loads((request.folder / RECORD_FILE).read_text()))
     except (OSError, ValueError, TypeError):
@@ -170,7 +178,7 @@ def built(request: PlanRequest) -> Variant | None:
         return None
     return Variant(
         id=request.variant,
-        # Joined to the version's folder, an absolute path stays what it is.
+        # Absolute, so that joining it to the version's folder leaves it as it is.
         file=str((request.folder / PLAN_FILE).resolve()),
         sha256=record.sha256,
         precision=request.source.precision,
@@ -183,8 +191,8 @@ def built(request: PlanRequest) -> Variant | None:
 
 
 def check_fits(variant: Variant, devices: tuple[int, ...]) -> None:
-    """Raises EngineUnavailable where a plan belongs to another TensorRT or another kind of GPU than
-    those that it shall run on; TensorRT itself would only say that it cannot read it."""
+    """Raises EngineUnavailable where a plan was built by another TensorRT, or for another kind of
+    GPU than `devices`. TensorRT itself would only report that it cannot read the file."""
     if variant.tensorrt_version is None:
         return
     here = engine_version(ENGINE)

@@ -55,7 +55,7 @@ class Model:
             stage: metrics.stage_seconds.labels(facts.name, facts.version, stage)
             for stage in ("decode", "queue", "infer", "postprocess")
         }
-        # Looked up by each call: kept as attributes.
+        # Attributes, since every call reads them.
         self._queue_seconds = self._seconds["queue"]
         self._infer_seconds = self._seconds["infer"]
         self._inputs = facts.inputs
@@ -95,7 +95,7 @@ class Model:
         if eval_transform is None:
             raise WrongTask(f"model {self.facts.name!r} takes tensors only: it has no manifest")
         self._check_rows(len(sources))
-        # The place is reserved before decoding, so that a refused call costs nothing more.
+        # The place is reserved before decoding, so that a refused call is not decoded.
         ticket = self._admit(len(sources), options)
         try:
             if len(sources) == 1:
@@ -103,7 +103,7 @@ class Model:
             else:
                 each = (self._loaded(source, eval_transform) for source in sources)
                 loaded = await asyncio.gather(*each)
-            # One part an image: the batch is the only memory that they are copied to.
+            # One part an image: they are copied once, into the batch.
             parts = [{IMAGE_INPUT: item.image.pixels[np.newaxis]} for item in loaded]
         except BaseException:
             self._batcher.withdraw(ticket)
@@ -117,7 +117,7 @@ class Model:
     async def _loaded(self, source: ImageSource, eval_transform: EvalTransform) -> "_Loaded":
         max_pixels = self.facts.max_image_pixels
         if isinstance(source, RawPixels) and keeps(source.height, source.width, eval_transform):
-            # Pixels of the right size need no work: handing them to a thread would cost more.
+            # Pixels of the right size need no work, so no thread is worth its cost.
             return _load(source, eval_transform, max_pixels)
         return await asyncio.get_running_loop().run_in_executor(
             self._decoders, _load, source, eval_transform, max_pixels
@@ -188,13 +188,13 @@ class Model:
         return list(self._batcher.recent)
 
     def stuck_for(self) -> float:
-        """Seconds that a batch has been running far beyond any reason; 0 where none has."""
+        """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
         return self._batcher.stuck_for()
 
     # Ending.
 
     async def drain(self, seconds: float) -> bool:
-        """Answers what was accepted, takes no more; False where that took longer."""
+        """Takes no new calls and answers the accepted ones; False where `seconds` did not suffice."""
         return await self._batcher.drain(seconds)
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class Model:
 
 
 class _Loaded(NamedTuple):
-    """The pixels that the network sees of an image, and the seconds spent on getting them."""
+    """An image at the network's size, and the seconds of decoding and resizing it."""
 
     image: LoadedImage
     seconds: float

@@ -1,4 +1,4 @@
-"""What this machine would do with the models of a repository, without loading any."""
+"""Predicts how this machine would serve the models of a repository, without loading any."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,12 +25,16 @@ NOT_RUN = "not run here"
 
 @dataclass(frozen=True)
 class Prospect:
-    """One variant in one engine, or a whole version or model where nothing finer can be said.
+    """One variant in one engine, or a whole version or model where no more is known.
 
-    state: one of the constants above. SERVES is the only candidate; of several that are TIMED the
-        fastest serves.
+    name, version: the model; version is empty for a line about the whole model.
+    state: one of the constants above. SERVES is the only candidate; the fastest of several that
+        are TIMED serves.
     reason: why it would not serve; empty where it would.
-    completed: fields that config.pbtxt leaves out and the file gives.
+    variant, engine: empty for a line about the whole version.
+    manifest: the version's manifest, if it has one.
+    evidence: the measurements of the variant in the engine, if there are any.
+    completed: fields that config.pbtxt leaves out and the model file supplies.
     """
 
     name: str
@@ -45,8 +49,11 @@ class Prospect:
 
 
 def prospects(folder: ModelFolder, settings: LoadSettings) -> Iterator[Prospect]:
-    """A line for each version, variant and engine of a model, in order. Blocking: reads files, and
-    loads into an engine only those that an incomplete config needs and that say too little."""
+    """A line for each version, variant and engine of a model, in order. Blocking.
+
+    It reads files. It loads a file into an engine only where an incomplete config needs its tensors
+    and the file itself does not name all of them.
+    """
     try:
         config = read_config(folder, strict=settings.strict_config)
     except ModelLoadError as error:

@@ -1,7 +1,7 @@
 """Makes TensorRT plans, and has a running server switch to them.
 
-Beside a server each model's plans are built by a helper: a build takes minutes, memory of the GPU
-and, where it crashes, the process it runs in.
+For a server, a helper process builds each model's plans: a build takes minutes and GPU memory, and a
+crash ends its process.
 """
 
 import asyncio
@@ -31,10 +31,13 @@ def build_plans(
     *,
     force: bool = False,
 ) -> list[dict[str, Any]]:
-    """Builds the plans that the selected versions of the model in `path` could have here.
+    """Builds the plans of the selected versions of the model in `path` for this machine's GPUs.
 
-    A line for each: model, version, variant, file, state ("built", "there already", "failed"), and
-    the reason or the plan's record. force: also those that are there already.
+    Returns a line for each: model, version, variant, file, state ("built", "there already",
+    "failed"), and the reason or the plan's record.
+
+    workspace_mib: scratch memory that a layer may use; None for all of the GPU's.
+    force: also builds plans that exist.
     Raises ModelLoadError where the model cannot be read, or TensorRT cannot run here.
     """
     folder = scan_model(Path(path))
@@ -79,7 +82,7 @@ class PlanBuilding:
         self._registry = registry
         self._repository = repository
         self._cache_dir = cache_dir
-        # With the manifest: files of another build may come under the number of an earlier one.
+        # (model, version, digest of its manifest): another build may reuse a version's number.
         self._tried: set[tuple[str, str, str]] = set()
         self._changed = asyncio.Event()
         registry.on_change(self._changed.set)
@@ -95,7 +98,7 @@ class PlanBuilding:
             await self._changed.wait()
             self._changed.clear()
             lines = self._registry.index()
-            # A load measures latencies; nothing may compute beside it.
+            # A load measures latencies, which a build beside it would distort.
             if any(line.state is State.LOADING for line in lines):
                 continue
             ready = [line for line in lines if line.state is State.READY]

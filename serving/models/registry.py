@@ -31,7 +31,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What a load found on disk. config: the error instead, where it cannot be served."""
+    """The files that a load has read.
+
+    config: the config, or the error that it cannot be served with.
+    staged: the folder of the override, if one was given.
+    """
 
     folder: ModelFolder
     config: ModelConfig | ModelLoadError
@@ -58,7 +62,7 @@ class Registry(Catalog):
         self._drain_seconds = drain_seconds
         self._turns = CoreTurns(settings.threads or core_count())
         self._scanned: dict[str, ModelFolder] = {}
-        # One at a time: a load measures latencies, which two at once would spoil for each other.
+        # One load at a time, since two would distort each other's latencies.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._loads: set[asyncio.Task[None]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -66,7 +70,7 @@ class Registry(Catalog):
     # Following the repository.
 
     async def load_all(self) -> None:
-        """Loads everything in the repository; a model that cannot be loaded is reported and passed
+        """Loads all models of the repository; a model that cannot be loaded is logged and passed
         over. Raises OSError where the repository cannot be read."""
         self._scanned = await asyncio.to_thread(scan, self._repository)
         for name in self._scanned:
@@ -75,7 +79,7 @@ class Registry(Catalog):
             await self._load_reporting(name)
 
     async def poll(self) -> None:
-        """Looks at the repository once and follows what has changed there. Raises OSError."""
+        """Scans the repository once and loads or unloads changed models. Raises OSError."""
         found = await asyncio.to_thread(scan, self._repository)
         changes = compare(self._scanned, found)
         self._scanned = found
@@ -113,10 +117,12 @@ class Registry(Catalog):
     async def load(self, name: str, override: Mapping[str, str | bytes] | None = None) -> None:
         """Loads or reloads a model: new versions come up beside the old ones and then take over.
 
-        `override` replaces its config or files until it is loaded again. Raises ModelNotFound where
-        there is no such folder, InvalidInput for a bad override, ModelLoadError where nothing of
-        it, or not all of it, could be loaded; what served before goes on serving. A load whose
-        caller goes away goes on.
+        A version that fails to load leaves the one before serving. The load goes on where its
+        caller goes away.
+
+        override: replaces its config or files until it is loaded again.
+        Raises ModelNotFound where there is no such folder, InvalidInput for a bad override,
+        ModelLoadError where a version could not be loaded.
         """
         task = asyncio.get_running_loop().create_task(self._load(name, dict(override or {})))
         self._loads.add(task)
@@ -126,12 +132,12 @@ class Registry(Catalog):
     def _loaded(self, task: asyncio.Task[None]) -> None:
         self._loads.discard(task)
         if not task.cancelled():
-            task.exception()  # seen here, where its caller has gone away
+            task.exception()  # retrieved, or asyncio would log it where the caller has gone
 
     async def reload(self, name: str) -> None:
-        """Loads the selected versions anew though their files are the same: what this machine can
-        run of them has changed. A model that serves an override is left alone. Raises as load
-        does."""
+        """Loads the selected versions again although their files are the same, since this machine
+        has new plans for them. A model that serves an override is left alone. Raises the errors of
+        `load`."""
         entry = self.entries.get(name)
         if entry is None or entry.staged is not None:
             return
@@ -153,7 +159,7 @@ class Registry(Catalog):
                     raise prepared.config
                 self._log_config(prepared.config)
                 entry.problem = ""
-                # The override that serves may go once nothing is loaded from it any more.
+                # The former override's folder may be removed once no version is loaded from it.
                 try:
                     await self._bring_up(entry, prepared.folder, prepared.config)
                 finally:
@@ -163,7 +169,7 @@ class Registry(Catalog):
                     await asyncio.to_thread(staged.cleanup)
 
     def _prepare(self, name: str, override: dict[str, str | bytes]) -> _Prepared:
-        """Everything that a load reads and writes before it brings versions up. Blocking."""
+        """Reads and writes the files that a load needs before it brings versions up. Blocking."""
         path = self._repository / name
         brings_files = any(key.startswith("file:") for key in override)
         if not can_be_folder(name) or not (brings_files or path.is_dir()):
@@ -202,8 +208,8 @@ class Registry(Catalog):
         ]
         failed = [error for error in failures if error is not None]
         if failed and not entry.serves and config.version_policy.latest:
-            # Nothing of the newest can serve and nothing served before: an older one is better
-            # than none, and other replicas still serve it.
+            # No new version can serve and none served before: an older version is better than
+            # none, and other replicas still serve it.
             older = [v for v in sorted(folder.versions, reverse=True) if v not in selected]
             for version in older:
                 if await self._load_version(entry, folder, config, version) is None:
@@ -222,7 +228,7 @@ class Registry(Catalog):
     async def _load_version(
         self, entry: ModelEntry, folder: ModelFolder, config: ModelConfig, version: int
     ) -> ModelLoadError | None:
-        """Loads one version beside the one that serves, then switches; the error where that
+        """Loads one version beside the one that serves, then switches. Returns the error where that
         failed."""
         stamp = (folder.config_stamp, folder.versions[version])
         held = entry.versions.setdefault(version, VersionEntry())
@@ -321,7 +327,7 @@ class Registry(Catalog):
         if not await model.drain(self._drain_seconds):
             logger.warning("calls left when drained", extra={"model": facts.name})
         await asyncio.to_thread(model.close)
-        # A network's memory lies between other blocks: reload after reload, the heap would grow.
+        # Freed memory of a network lies between other blocks, so the heap would grow by reloads.
         await asyncio.to_thread(trim_heap)
         logger.info("model retired", extra={"model": facts.name, "version": facts.version})
 
@@ -341,6 +347,6 @@ class Registry(Catalog):
 
 
 def _served(model: Servable) -> tuple[str, str, str, str]:
-    """The labels under which a model's accuracy is shown."""
+    """The labels of a model's accuracy gauge: name, version, variant, engine."""
     facts = model.facts
     return facts.name, facts.version, facts.variant, facts.engine_name

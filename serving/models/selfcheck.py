@@ -1,9 +1,9 @@
-"""Whether a variant may be served on this machine: what vouches for it, and how that is checked.
+"""Checks whether a variant may be served on this machine.
 
 A version comes with ONNX files, verified on the machine that built it. Here an engine on a GPU may
-run the same file, or a plan that TensorRT made of it. Neither was on the evaluation split. Two
-things vouch for them: the gate that the file passed in the engine it was verified in, and answers
-to the published samples that, given here, lie within the published tolerance.
+run the same file, or a plan that TensorRT made of it; neither was measured on the evaluation split.
+They may serve on two conditions: the file passed its gate in the engine that verified it, and its
+answers here to the published samples lie within the published tolerance.
 """
 
 import math
@@ -25,8 +25,8 @@ from serving.repository.manifest import SAMPLES_FILE, Evidence, Manifest, Varian
 def on_this_machine(
     folder: Path, manifest: Manifest, max_batch_size: int, cache_dir: Path | None
 ) -> Manifest:
-    """The manifest as it holds here: with the plans that were made here as variants, and evidence
-    for engines on GPUs that the builder of the version did not have.
+    """The manifest with this machine's own plans as variants, and with evidence for engines on GPUs
+    that the version's builder did not have.
 
     It is unchanged where there is no GPU, and where no samples were published to check answers
     against.
@@ -46,7 +46,7 @@ def on_this_machine(
                 evidence = _evidence(request.source)
                 vouched = {local_plans.ENGINE: evidence} if evidence is not None else {}
                 built = built.model_copy(update={"evidence": vouched})
-                # It replaces one of its name that was published for another TensorRT.
+                # It replaces a published plan of its name, which is for another TensorRT.
                 variants = [*(v for v in variants if v.id != built.id), built]
     return manifest.model_copy(update={"variants": tuple(variants)})
 
@@ -64,8 +64,8 @@ def _vouched_for(variant: Variant, engines: list[str]) -> Variant:
 
 
 def _evidence(variant: Variant) -> Evidence | None:
-    """The measurements of the same file elsewhere: where it passed its gate, or else where it did
-    not."""
+    """The measurements of the same file in another engine, preferably one in which it passed its
+    gate."""
     found = sorted(variant.evidence.items(), key=lambda item: not item[1].gate.passed)
     if not found:
         return None
@@ -89,7 +89,7 @@ def check_gate(variant: Variant, engine: str) -> Evidence:
 
 
 def check_checksum(file: Path, expected: str) -> None:
-    """Raises SelfCheckFailed where the file is missing or is not the one that was published."""
+    """Raises SelfCheckFailed where the file is missing or differs from the published one."""
     try:
         actual = sha256(file)
     except OSError as error:
@@ -99,8 +99,8 @@ def check_checksum(file: Path, expected: str) -> None:
 
 
 def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
-    """Sample inputs uint8 [n, H, W, 3], and FP32's answers [n, ...] in one output; None where none
-    were published.
+    """The sample images, uint8 [n, H, W, 3], and FP32's answers to them in one output, [n, ...];
+    None where none were published.
 
     Raises SelfCheckFailed where the file does not hold them.
     """
@@ -117,8 +117,8 @@ def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
 def check_answers(
     folder: Path, manifest: Manifest, variant: Variant, engine: Engine, max_batch_size: int
 ) -> None:
-    """Runs the published samples alone, and in batches so large that the engine uses each of its
-    ways to compute one. A variant without evidence has no tolerance to hold.
+    """Runs the published samples alone, and in a batch of `check_rows` rows. A variant without
+    evidence has no tolerance, so it is not checked.
 
     Raises SelfCheckFailed where the answers differ, EngineError where a batch fails.
     """
@@ -140,7 +140,7 @@ def check_answers(
 def check_samples(
     output: str, answers: Array, expected: Array, evidence: Evidence, what: str
 ) -> None:
-    """Raises SelfCheckFailed where the answers given here are too far from FP32's."""
+    """Raises SelfCheckFailed where the answers of this machine are too far from FP32's."""
     distance = output_distance(output, expected, answers)
     if not distance <= evidence.samples_tolerance:
         raise SelfCheckFailed(

@@ -1,7 +1,7 @@
-"""The interface between the endpoints and whatever serves under a model's name.
+"""The interface between the endpoints and a served model.
 
-`ModelFacts` says what is served; `Servable` runs it. One network in one engine is a `Model`; a
-cascade or an ensemble would be another implementation of the same interface.
+`ModelFacts` describes a served version, `Servable` runs it. `Model` implements it for one network in
+one engine; a cascade or an ensemble would be another implementation.
 """
 
 import math
@@ -61,7 +61,7 @@ ImageSource = EncodedImage | RawPixels
 
 
 class CallOptions(NamedTuple):
-    """Wishes of a call beside its input.
+    """Options of a call beside its input.
 
     priority: 1 is the most urgent, 0 the model's default.
     deadline: when the caller gives up, in seconds on the monotonic clock; inf for never.
@@ -78,7 +78,7 @@ class ImageAnswer(NamedTuple):
 
     outputs: arrays by output name, without the batch dimension.
     size: (height, width) of the image.
-    timing: filled but for the postprocessing.
+    timing: every stage but the postprocessing.
     """
 
     outputs: Mapping[str, Array]
@@ -88,15 +88,15 @@ class ImageAnswer(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a served version is. Nothing here changes while it serves.
+    """The description of a served version, which never changes while it serves.
 
-    engine_name, variant: what was chosen to run it.
+    engine_name, variant: the engine and the variant that were chosen.
     manifest: None for a model that was published elsewhere and takes tensors only.
-    inputs, outputs: as config.pbtxt promises them, or as the file has them where it does not.
+    inputs, outputs: as config.pbtxt declares them, otherwise as the file has them.
     output_labels: class names by output, for the outputs that have a file of them.
     rejected: a line for each variant and engine that was not chosen.
     latency: seconds by batch size, measured at load; empty where nothing could be measured.
-    device_bytes: GPU memory that the engine says it holds, in bytes; 0 where it does not tell.
+    device_bytes: GPU memory that the engine reports; 0 where it reports none.
     max_image_pixels: the largest image that is decoded for it.
     """
 
@@ -125,7 +125,7 @@ class ModelFacts:
 
     @property
     def transform(self) -> EvalTransform | None:
-        """How images are brought to the network's size; None where it takes none."""
+        """The resize and crop of images; None where the model takes no images."""
         return self.manifest.transform if self.manifest else None
 
     @cached_property
@@ -180,11 +180,11 @@ class Servable(Protocol):
 
     @property
     def facts(self) -> ModelFacts:
-        """What it is."""
+        """Its description."""
 
     @property
     def counters(self) -> ModelCounters:
-        """What it has done so far, as statistics and metrics show it."""
+        """Its counters, which statistics and metrics show."""
 
     async def infer(self, inputs: Mapping[str, Array], options: CallOptions) -> Answer:
         """Runs one call of tensors, by input name, batch dimension included.
@@ -202,7 +202,8 @@ class Servable(Protocol):
         Raises the errors of `infer_image`."""
 
     async def run_aside(self, work: Callable[[], Result]) -> Result:
-        """Runs work that takes milliseconds on a worker thread, and returns or raises its end."""
+        """Runs work that takes milliseconds on a worker thread. Returns its result or raises its
+        error."""
 
     def observe(self, stage: str, seconds: float) -> None:
         """Counts the time of one inference in one stage ("decode", "queue", "infer",
@@ -215,10 +216,10 @@ class Servable(Protocol):
         """The newest batches, oldest first."""
 
     def stuck_for(self) -> float:
-        """Seconds that a batch has been running far beyond any reason; 0 where none has."""
+        """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
 
     async def drain(self, seconds: float) -> bool:
-        """Answers what was accepted, takes no more; False where that took longer."""
+        """Takes no new calls and answers the accepted ones; False where `seconds` did not suffice."""
 
     def close(self) -> None:
-        """Frees what it holds. Blocking; called after `drain`."""
+        """Frees its engine and its threads. Blocking; called after `drain`."""

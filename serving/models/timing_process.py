@@ -1,7 +1,7 @@
-"""Timing a model's candidates in a process of its own, with which the memory that they take ends.
+"""Times a model's candidates in a helper process, so that their memory is freed with it.
 
-The server then finds the latencies, and the networks compiled, in its cache, and loads only the one
-that serves.
+The server then finds the latencies and the compiled networks in its cache, and loads only the
+candidate that serves.
 """
 
 import logging
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 
 def time_apart(path: Path, version: int, settings: LoadSettings) -> None:
-    """Times NAME/<version> in a helper and waits for its end. Where that goes wrong, the reason is
-    logged, and the candidates are timed in this process, which keeps their memory."""
+    """Times NAME/<version> in a helper and waits for its end. Where that fails, it logs the reason;
+    the candidates are then timed in this process, which keeps their memory."""
     helper = Helper("time", path=path, version=version, settings=asdict(settings))
     try:
         helper.run()
@@ -36,7 +36,7 @@ def time_apart(path: Path, version: int, settings: LoadSettings) -> None:
             extra={"model": path.name, "reason": str(failure), "printed": failure.detail},
         )
     except ModelLoadError:
-        return  # the server finds the same, and says it
+        return  # this process meets and reports the same error
 
 
 def time_candidates(path: str, version: int, settings: dict[str, Any]) -> None:

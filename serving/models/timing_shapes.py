@@ -1,8 +1,8 @@
 """The shapes with which a model's batches are timed at load.
 
-Where every dimension is fixed they are the file's. Where a call may choose some, config.pbtxt may
-say which to time with: in model_warmup, or in the parameter `timing_shapes`. Otherwise a few usual
-sizes are tried. That is a guess of ours: where none of them runs, the model is served untimed.
+They are those of the file where every dimension is fixed. Where a call may choose a dimension,
+config.pbtxt may set it for timing, in model_warmup or in the parameter `timing_shapes`. Otherwise a
+few usual sizes are tried; where none of them runs, the model is served untimed.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from serving.repository.model_config import ModelConfig
 
 # "images:3x640x640,scale:2": sizes without the batch, by input.
 TIMING_PARAMETER = "timing_shapes"
-# Pixels a side, in the order in which they are tried: that of most classifiers, then of most
-# detectors, then small ones; all but the last are multiples of 32.
+# Pixels a side, in the order in which they are tried: the size of most classifiers, then of most
+# detectors, then small ones. All but the last are multiples of 32.
 _IMAGE_SIDES = (224, 640, 320, 64, 32, 1)
-# Elements along a free dimension of anything else: tokens, steps of a sequence.
+# Elements along a free dimension of other tensors (tokens, steps of a sequence), in order.
 _LENGTHS = (1, 16, 128)
 _IMAGE_RANK = 4
 
@@ -25,7 +25,7 @@ Specs = tuple[TensorSpec, ...]
 
 
 def given_shapes(config: ModelConfig, inputs: Specs) -> Specs | None:
-    """The inputs with the sizes that config.pbtxt says to time with; None where it does not.
+    """The inputs with the sizes that config.pbtxt sets for timing; None where it sets none.
 
     Raises InvalidModelConfig where the parameter does not fit the inputs.
     """
@@ -43,15 +43,15 @@ def given_shapes(config: ModelConfig, inputs: Specs) -> Specs | None:
 
 
 def timing_key(config: ModelConfig) -> str:
-    """Text that differs where config.pbtxt says to time with other shapes; empty where it does not
-    say."""
+    """A text that identifies the shapes that config.pbtxt sets for timing; empty where it sets
+    none."""
     warmups = "".join(str(warmup) for warmup in config.proto.model_warmup)
     return config.parameters.get(TIMING_PARAMETER, "") + warmups
 
 
 def guessed_shapes(inputs: Specs) -> Iterator[Specs]:
-    """The inputs with usual sizes in place of those that each call may choose, the first to be
-    tried first."""
+    """The inputs with usual sizes in place of the dimensions that each call may choose, in the
+    order in which they are to be tried."""
     images = any(len(spec.shape) == _IMAGE_RANK and -1 in spec.shape[1:] for spec in inputs)
     for size in _IMAGE_SIDES if images else _LENGTHS:
         yield tuple(

@@ -71,9 +71,11 @@ class ServerConfig(BaseModel):
 def load_config(
     flags: Mapping[str, Any], environment: Mapping[str, str] | None = None, file: Path | None = None
 ) -> ServerConfig:
-    """Merges the three sources; a flag that is None was not given.
+    """The settings from flags, environment and file, in this order of precedence. A flag that is
+    None was not given.
 
-    Raises ConfigError naming the setting, its source and, for an unknown one, the nearest valid.
+    Raises ConfigError naming the setting, its source and, for an unknown name, the nearest valid
+    one.
     """
     environment = os.environ if environment is None else environment
     sources: dict[str, str] = {}

@@ -53,21 +53,22 @@ _SWITCH_SECONDS = 5e-4
 # gc.set_threshold, objects: more makes collections rarer. A call holds a few hundred objects and
 # leaves hardly any cycles, so Python's default of 700 collects every few calls for nothing.
 _COLLECT_AFTER = 7000
-# Seconds without a call after which callers count as gone: longer waits more surely, and delays
-# the stop of an idle server by as much.
+# Seconds without a call after which callers count as gone. Longer misses fewer slow callers, but
+# delays the stop of an idle server by as much.
 _QUIET_SECONDS = 0.2
-# Seconds for closing. Connections whose callers stall are cut so long before the end of the drain,
-# and calls that used it up get so long to be answered: clients retry UNAVAILABLE but not CANCELLED.
+# Seconds reserved for closing. Stalled connections are cut this long before the end of the drain, and
+# calls get this long to be answered even when the drain time is used up: clients retry UNAVAILABLE
+# but not CANCELLED. Longer answers more of them and takes from the drain.
 _LAST_SECONDS = 0.5
 
 
 class StartError(ServingError):
-    """The server cannot start: the text says which setting, port or folder is in the way."""
+    """The server cannot start; the text names the setting, port or folder."""
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """The ports that the server really listens on, which matters where 0 was asked for."""
+    """The ports on which the server listens, also where the config has 0 for a free one."""
 
     grpc: int
     http: int
@@ -75,14 +76,14 @@ class Addresses:
 
 
 class Server:
-    """Runs on the event loop that is current in `start`."""
+    """The whole server. It runs on the event loop that is current in `start`."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         limit_arenas(max(2, core_count()))
         sys.setswitchinterval(_SWITCH_SECONDS)
         gc.collect()
-        gc.freeze()  # imported objects stay: no collection has to look at them
+        gc.freeze()  # collections skip the imported objects, which stay anyway
         gc.set_threshold(_COLLECT_AFTER)
         self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
         self._metrics = Metrics()
@@ -164,7 +165,7 @@ class Server:
         return addresses
 
     def _add_services(self) -> None:
-        # In the order in which grpc.aio asks whether a method is theirs: the most called one first.
+        # grpc.aio asks the services for a method in this order: the most called one comes first.
         for service in (self._inference, self._vision, self._grpc_health):
             self._grpc.add_generic_rpc_handlers((service.handler(),))
         names = (*self._services, health.SERVICE.full_name, reflection.SERVICE_NAME)
@@ -207,18 +208,18 @@ class Server:
             await asyncio.sleep(self._config.poll_seconds)
 
     async def stop(self) -> None:
-        """Turns not ready, but goes on serving until callers have moved away; then finishes the
-        accepted calls and closes. All of it takes drain_seconds at most, also where callers send
-        half a request or do not read their answers."""
+        """Reports not ready but serves on until callers have left; then finishes the accepted
+        calls and closes. This takes drain_seconds at most, even where callers send half a request
+        or do not read their answers."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._config.drain_seconds
         logger.info("draining", extra={"seconds": self._config.drain_seconds})
         self._grpc_health.drain()
         for task in self._background:
             task.cancel()
-        # Balancers need a moment to see the change; closing before that would fail their calls.
+        # Balancers see the change after a moment; closing before that would fail their calls.
         await self._quiet(end - self._config.drain_seconds / 2)
-        # gRPC cancels calls that it has received but not yet handed over: answer those first.
+        # grpc.stop cancels calls that it has received but not handed over: answer them first.
         self._front.close()
         await self._quiet(end)
         grace = max(_LAST_SECONDS, end - _LAST_SECONDS - loop.time())
@@ -232,14 +233,14 @@ class Server:
         self._logs.wait(_LAST_SECONDS)
 
     async def _quiet(self, until: float) -> None:
-        """Returns when no call has come for a moment, or when the loop's clock says `until`."""
+        """Returns after _QUIET_SECONDS without a call, or at `until` on the loop's clock."""
         loop = asyncio.get_running_loop()
         while loop.time() < until and not self._front.quiet_for(_QUIET_SECONDS):
             await asyncio.sleep(_QUIET_SECONDS / 10)
 
     async def serve(self) -> None:
-        """start, until SIGTERM or SIGINT, then stop; a second signal ends the process at once. Work
-        that hangs past drain_seconds ends with it, and with exit status 1."""
+        """Starts, serves until SIGTERM or SIGINT, and stops; a second signal ends the process at
+        once. Where work hangs past drain_seconds, the process ends with exit status 1."""
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
 
@@ -264,8 +265,8 @@ class Server:
 
 
 def _end_after(seconds: float) -> None:
-    """Ends the process after so many seconds: a batch or a load that hangs in
-    native code cannot be interrupted otherwise."""
+    """Ends the process after `seconds`: a batch or a load that hangs in native code cannot be
+    interrupted otherwise."""
 
     def end() -> None:
         logger.error("ended with work under way")
@@ -277,8 +278,8 @@ def _end_after(seconds: float) -> None:
 
 
 async def _close_http(runner: web.AppRunner, seconds: float) -> None:
-    """Closes a port. Requests under way may take so many seconds; then their connections are cut,
-    which ends them unless they wait for an engine."""
+    """Closes a port. After `seconds` the connections of requests under way are cut, which ends
+    them unless they wait for an engine."""
 
     def cut() -> None:
         for connection in runner.server.connections if runner.server is not None else ():
@@ -286,7 +287,7 @@ async def _close_http(runner: web.AppRunner, seconds: float) -> None:
                 connection.transport.abort()
 
     alarm = asyncio.get_running_loop().call_later(seconds, cut)
-    # aiohttp's own clock runs for each of several stages.
+    # aiohttp's own timeout applies to each of several stages, so this one bounds their sum.
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(runner.cleanup(), seconds + _LAST_SECONDS)
     alarm.cancel()
@@ -296,17 +297,17 @@ def _channel_options(config: ServerConfig) -> list[tuple[str, int]]:
     age = round(config.max_connection_age_seconds * 1e3)
     aged = [
         ("grpc.max_connection_age_ms", age),
-        # Streams that are open then may finish what they have begun.
+        # Streams that are open then may finish their calls.
         ("grpc.max_connection_age_grace_ms", round(config.drain_seconds * 1e3)),
     ]
     return [
         *(aged if age else ()),
         ("grpc.max_receive_message_length", config.max_message_mib * _MIB),
         ("grpc.max_send_message_length", config.max_message_mib * _MIB),
-        # Clients of the protocol ping as often as they like, also between calls.
+        # Clients of the protocol may ping often, also between calls.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1000),
         ("grpc.http2.max_ping_strikes", 0),
-        # Two servers on one port would share calls silently; the second must fail instead.
+        # With reuse, a second server on the port would silently share its calls; it must fail.
         ("grpc.so_reuseport", 0),
     ]

@@ -2,8 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
-# Draws of a bootstrap: more narrow the noise of an interval's ends and take longer. The seed makes an
-# interval the same each time.
+# Draws of a bootstrap: more make the ends of an interval steadier and take longer. The fixed seed
+# makes an interval the same each time.
 RESAMPLES = 1000
 SEED = 0
 
