@@ -1,11 +1,11 @@
-"""The umbrella command: finds the sub-command and imports its package only then."""
+"""The umbrella command: finds the sub-command, and imports only the package of that one."""
 
 import difflib
 import importlib
 import importlib.metadata
 import sys
 
-# Name -> module that holds the typer app of that name, and what it does.
+# By name: the module that holds the typer app of the sub-command, and its line in the help.
 COMMANDS = {
     "build": ("training.cli", "train, compress, verify and publish a model from a recipe"),
     "serve": ("serving.cli.serve", "answer gRPC calls with the models of a repository"),

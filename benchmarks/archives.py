@@ -9,7 +9,8 @@ FOLDER = Path("runs/data")
 
 
 def extracted(name: str) -> Path:
-    """The folder of an archive. Ends the program, with the reason, where neither is there."""
+    """The folder of an archive, unpacked where needed. Ends the program, with the reason, where
+    neither folder nor archive exists."""
     folder = FOLDER / name
     if not folder.is_dir():
         archive = ARCHIVES / f"{name}.tar.xz"

@@ -1,10 +1,10 @@
-"""A server that answers at once with fixed bytes: the floor of a grpc.aio front, and a peer for the
-load generator that takes next to nothing.
+"""A server that answers at once with fixed bytes: the floor of a grpc.aio server, and a cheap peer
+for the load generator.
 
     python -m benchmarks.echo [SIDE]
 
-Handlers are generic: what comes is not parsed and what goes is not built. It answers Classify and
-ClassifyStream, ModelInfer and ModelStreamInfer. Prints its port, serves until its stdin closes.
+Handlers are generic: they parse no request and build no answer. It answers Classify, ClassifyStream,
+ModelInfer and ModelStreamInfer, prints its port, and serves until its stdin closes.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ import uvloop
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import vision_pb2 as vision
 
-# Height and width of the image that its metadata promise to take, where nothing else is said.
+# Height and width of its image input in its metadata, by default.
 SIDE = 32
 _CLASSES = 3
 
 
 @contextlib.contextmanager
 def echo_server(side: int = SIDE) -> Iterator[str]:
-    """Its URL, while it serves in a process of its own."""
+    """Runs it in a process of its own; yields its URL."""
     server = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.echo", str(side)],
         stdin=subprocess.PIPE,
@@ -84,7 +84,7 @@ def _inference_handlers(side: int) -> dict[str, Any]:
     config = oip.ModelConfigResponse()
     config.config.parameters["task"].string_value = "classification"
     return {
-        # What a load generator asks before it begins.
+        # A load generator asks for these before it begins.
         "ServerLive": _unary(oip.ServerLiveResponse(live=True).SerializeToString()),
         "ModelMetadata": _unary(metadata.SerializeToString()),
         "ModelConfig": _unary(config.SerializeToString()),

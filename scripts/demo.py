@@ -1,7 +1,7 @@
-"""The main job, end to end: build two models, serve them, ask them, load them, stop.
+"""Builds two models, serves them, asks them, puts them under load, and stops the server.
 
-Everything goes through the `convserve` command, as a user's own models would. Exit status 0 says
-that every step was right.
+Everything goes through the `convserve` command, as for a user's own models. The exit status is 0
+where every step was right.
 """
 
 import json
@@ -26,7 +26,7 @@ RECIPES = {
 REPOSITORY = ROOT / "model_repo"
 OUT = ROOT / "demo"
 SHOWN = 4
-# What the built models must reach on the wire; the recipes' own gates stand before it.
+# Least accuracy of the models on the wire, by measure. The gates of the recipes come before it.
 AT_LEAST = {"digits": ("top1", 0.97), "connectors": ("miou", 0.85)}
 START_SECONDS = 60
 
@@ -97,7 +97,7 @@ def write_held_out(name: str, recipe_file: Path) -> Path:
 
 
 def write(file: Path, pixels: np.ndarray) -> None:
-    """RGB pixels, or a mask, as an image file of the kind that its name says."""
+    """Writes RGB pixels, or a mask, as an image file in the format of its ending."""
     file.parent.mkdir(parents=True, exist_ok=True)
     shown = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
     quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if file.suffix == ".jpg" else []
@@ -106,7 +106,8 @@ def write(file: Path, pixels: np.ndarray) -> None:
 
 
 def start_server() -> tuple[subprocess.Popen[str], str, str]:
-    """Starts `convserve serve` on free ports; once it is ready, its address and its metrics'."""
+    """Starts `convserve serve` on free ports and waits until it is ready. Returns the process, its
+    address and the URL of its metrics."""
     command = [sys.executable, "-m", "convserve", "serve", "--model-repository", str(REPOSITORY)]
     command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -136,7 +137,7 @@ def start_server() -> tuple[subprocess.Popen[str], str, str]:
 
 
 def check_accuracy(name: str, folder: Path, url: str) -> None:
-    """Prints what `convserve evaluate` finds; ends the demo where it is not enough."""
+    """Prints the accuracy by `convserve evaluate`; ends the demo where it is too low."""
     command = [sys.executable, "-m", "convserve", "evaluate", "--model", name]
     command += ["--data", str(folder), "--url", url, "--json"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

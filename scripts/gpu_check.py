@@ -1,4 +1,4 @@
-"""Measures what a machine's accelerator does, in one command of a few minutes.
+"""Measures engines and server on a machine with a GPU, in one command of a few minutes.
 
     python scripts/gpu_check.py [--out DIR] [--network resnet50] [--side 224] [--seconds 10]
     python scripts/gpu_check.py --model-repository DIR --model NAME [--data LABELLED_FOLDER]
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _FOLDER = Path(__file__).resolve().parent
-# The root in place of this folder, whose protos.py would hide the package of that name.
+# The repository's root replaces this folder, whose protos.py would hide the package `protos`.
 sys.path[:] = [str(_FOLDER.parent)] + [e for e in sys.path if Path(e).resolve() != _FOLDER]
 
 from scripts.gpu.engines import decode_rates, examine
@@ -40,7 +40,7 @@ from serving.repository.model_config import read_model_config
 
 
 def check(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures everything; the document that is written as JSON."""
+    """Measures everything. Returns the document that is written as JSON."""
     begin = time.monotonic()
     args.end = begin + args.budget
     repository = args.model_repository or args.out / "repository"

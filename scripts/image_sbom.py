@@ -1,4 +1,4 @@
-"""Writes what Python packages an image holds as a CycloneDX 1.6 document; runs inside the image."""
+"""Lists the Python packages of an image in a CycloneDX 1.6 document; runs inside the image."""
 
 import importlib.metadata
 import json

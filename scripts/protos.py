@@ -1,4 +1,4 @@
-"""Generates protos/gen from protos/*.proto; --check says whether the committed ones are current."""
+"""Generates protos/gen from protos/*.proto; --check tests whether the committed stubs are current."""
 
 import filecmp
 import re
@@ -17,8 +17,8 @@ SIBLING_IMPORT = re.compile(r"^import (\w+_pb2) as", re.MULTILINE)
 
 
 def generate(out: Path) -> None:
-    """Writes the stubs of every proto into `out`; protos/ itself is the include root, so that the
-    descriptors carry upstream's file names and can share a process with tritonclient's."""
+    """Writes the stubs of every proto into `out`. The include root is protos/ itself, so that the
+    descriptors have upstream's file names and can share a process with tritonclient's."""
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     sources = sorted(p.name for p in PROTOS.glob("*.proto"))
     arguments = [f"-I{PROTOS}", f"-I{well_known}"]

@@ -1,11 +1,11 @@
-"""What the load generator costs beside a bare client, in one run, turn by turn.
+"""CPU cost of the load generator and of a bare client, in turns in one run.
 
     python -m benchmarks.loadtest.generator_cost [--seconds 0.3] [--rounds 30] [--h2load PATH]
 
 Closed loop, one process, one connection, against a server that does nothing. Cost is CPU time of
-the client's process for each request, which holds better than throughput where the machine is
-shared. The bare clients use the generated stub, or for streams `write` and `read`, and record
-nothing but that an answer came.
+the client's process for each request, which varies less than throughput where the machine is
+shared. The bare clients use the generated stub, or `write` and `read` for streams, and only count
+answers.
 """
 
 import argparse
@@ -61,7 +61,7 @@ async def bare_unary(url: str, concurrency: int, turns: Connection) -> None:
 
 
 async def bare_stream(url: str, concurrency: int, turns: Connection) -> None:
-    """One stream with `concurrency` messages under way: for each answer the next is written."""
+    """One stream with `concurrency` messages under way; each answer lets the next one be written."""
     async with grpc.aio.insecure_channel(url) as channel:
         call = vision_pb2_grpc.VisionServiceStub(channel).ClassifyStream()
         for _ in range(concurrency):
@@ -121,7 +121,7 @@ CLIENTS: dict[str, tuple[Client, Client]] = {
 
 
 async def take_turns(turns: Connection, turn: Callable[[float], Awaitable[int]]) -> None:
-    """Runs a turn of so many seconds whenever told to; answers with CPU microseconds for each
+    """Runs a turn for each number of seconds that it receives. Sends back CPU microseconds for each
     request and requests/s. Between turns the process is idle."""
     while (seconds := turns.recv()) is not None:
         cpu, wall = time.process_time(), time.monotonic()
@@ -139,7 +139,7 @@ def play(kind: str, side: int, url: str, concurrency: int, turns: Connection) ->
 def measure(
     kind: str, url: str, seconds: float, rounds: int, concurrency: int
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Cost and rate of each turn of the bare client and of ours, which alternate."""
+    """Cost and rate of each turn of the bare client and of the load generator, which alternate."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for side in (0, 1):
@@ -163,7 +163,7 @@ def measure(
 
 
 def h2load(path: str, url: str, concurrency: int) -> None:
-    """The same request from h2load, a C client that looks at no answer, for scale."""
+    """The same request from h2load, a C client that parses no answer, for comparison."""
     body = MESSAGE.SerializeToString()
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(b"\0" + len(body).to_bytes(4, "big") + body)

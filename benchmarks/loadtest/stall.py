@@ -1,11 +1,11 @@
-"""A server that stands still for a second, as an open loop sees it and as a closed loop does.
+"""Latencies of a server that stalls for a second, in an open loop and in a closed loop.
 
     python -m benchmarks.loadtest.stall [--seconds 20] [--rate 200]
 
-The server answers at once, but for one second in the middle of each measurement, in which it
-answers nothing. Of `seconds` it stands still for one, so that p99 of requests that arrive evenly is
-known: the last percent of them waited for at least 1 - seconds/100 seconds. One caller in a closed
-loop sends one request in that second, and its p99 shows nothing.
+The server answers at once, except for one second in the middle of each measurement, in which it
+answers nothing. It stalls for one of `seconds`, so the p99 of requests that arrive evenly is known:
+the slowest percent waited at least 1 - seconds/100 seconds. One caller in a closed loop sends only
+one request in that second, so its p99 does not show the stall.
 """
 
 import argparse
@@ -22,19 +22,20 @@ from protos.gen import grpc_service_pb2 as pb
 from protos.gen import grpc_service_pb2_grpc
 
 STALL = 1.0
-# How far p99 may be from what is known, in seconds.
+# Seconds by which p99 may differ from the known one. Larger accepts a generator that misses a part
+# of the stall, smaller fails by noise.
 TOLERANCE = 0.1
 
 
 class Server(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Stands still from `middle` seconds after its first inference on."""
+    """Stalls for a second, from `middle` seconds after its first inference on."""
 
     def __init__(self, middle: float) -> None:
         self._middle = middle
         self._first: float | None = None
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """It does."""
+        """Reports that the server is live."""
         return pb.ServerLiveResponse(live=True)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -74,7 +75,7 @@ async def measure(seconds: float, *load: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints both, and 1 where the open loop does not show what is known."""
+    """Prints both. Returns exit status 1 where the open loop does not show the stall."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rate", type=float, default=200.0)

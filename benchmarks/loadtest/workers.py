@@ -1,11 +1,11 @@
-"""Whether several workers of the load generator stand in each other's way.
+"""CPU cost of a request with one and with several workers of the load generator.
 
     python -m benchmarks.loadtest.workers [--rate 300] [--seconds 4] [--rounds 5]
 
-Unary requests to a server that does nothing. 1, 2 and 4 workers, in turn, send so many requests a
-second each: where they share nothing, a request costs the generator with four what it costs with
-one. Then each number of workers sends as fast as it can, in a closed loop of the same callers; how
-fast that is, the server and the number of cores decide too.
+Unary requests to a server that does nothing. 1, 2 and 4 workers, in turn, send `rate` requests a
+second each: where they share nothing, a request costs the same CPU time with four as with one. Then
+each number of workers sends as fast as it can, in a closed loop of the same callers; that rate also
+depends on the server and the number of cores.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from loadtest.wire.messages import Request
 
 WORKERS = (1, 2, 4)
 CALLERS = 16
-# CPU for each request, beside that with one worker.
+# CPU time of a request as a multiple of that with one worker, at most.
 MOST = 1.2
 
 
 class Turn:
-    """One phase of one fleet: CPU microseconds for each request, answers a second, and how late
-    requests were sent (p99, milliseconds)."""
+    """One phase of one fleet: CPU microseconds for each request, answers a second, and p99 of the
+    delay of sends (milliseconds)."""
 
     def __init__(self, fleet: Fleet, url: str, arrivals: Arrivals, seconds: float) -> None:
         played = fleet.play(
@@ -79,7 +79,7 @@ def main() -> None:
 def measure(
     url: str, rate: float, seconds: float, rounds: int
 ) -> dict[int, tuple[list[Turn], list[Turn]]]:
-    """Turns at the given rate and as fast as it goes, by number of workers, which alternate."""
+    """Turns at the given rate and at full speed, by number of workers, which alternate."""
     load = Workload(
         requests={url: [Request(0, "Classify", MESSAGE.SerializeToString(), 1)]},
         groups=((1, 1.0),),

@@ -2,12 +2,12 @@
 
     python -m benchmarks.serving.admission [--seconds 10] [--rounds 3]
 
-A network of at least 25 ms an image on one core is served by a process on one core; the load
-tester, on another, sends Poisson arrivals at multiples of the capacity that a closed loop finds
-first. Every call has a deadline of three times the latency of the largest batch. Goodput is answers
-within the deadline a second. Beside it, asked without deadlines: a model whose `slo_ms` is the
-deadline, and a FIFO queue, ours as well, with a bound at which a full queue is answered just within
-the deadline: as good as first come, first served gets. Rounds alternate between the three.
+A network of at least 25 ms an image on one core is served by a process on one core. A closed loop
+finds the capacity; then the load tester, on another core, sends Poisson arrivals at multiples of it.
+Every call has a deadline of three times the latency of the largest batch. Goodput is answers within
+the deadline a second. Two other models get calls without deadlines: one whose `slo_ms` is the
+deadline, and one with a FIFO queue of the length at which a full queue is answered just within the
+deadline, the best length for first come, first served. Rounds alternate between the three.
 """
 
 import argparse
@@ -32,7 +32,7 @@ FACTORS = (0.5, 0.9, 1.2, 2.0, 5.0)
 # At least 25 ms an image.
 LAYERS = 14
 SERVERS = ("aware", "slo", "fifo")
-# Shares of the goodput at 0.9 of capacity that must be kept.
+# Least goodput past capacity, as shares of that at 0.9 of capacity.
 TARGETS = {2.0: 0.95, 5.0: 0.85}
 
 

@@ -1,11 +1,11 @@
-"""A process that has what a server needs of memory and nothing else.
+"""A process with the memory that a server needs for its imports and engines, and nothing else.
 
     python -m benchmarks.serving.bare CACHE FILE ENGINE PRECISION [FILE ENGINE PRECISION ...]
 
-Imports what `convserve serve` imports, loads each file into its engine as the server does, and runs
-one batch of 32 on each; prints the bytes of the inputs of these batches. Told so by a line on its
-stdin, runs a batch of every size up to that and prints the bytes again. Then lives until its stdin
-closes. Whatever else it imported would be counted, so it parses its arguments by hand.
+It has the imports of `convserve serve`, loads each file into its engine as the server does, runs one
+batch of 32 on each, and prints the bytes of the inputs of these batches. After a line on its stdin
+it runs a batch of every size up to 32 and prints the bytes again. Then it waits until its stdin
+closes. It parses its arguments by hand, since further imports would add memory.
 """
 
 import sys
@@ -22,7 +22,7 @@ BATCH = 32
 
 
 def main() -> None:
-    """Runs."""
+    """Loads the files, runs the batches, and waits for the end of stdin."""
     cache, *models = sys.argv[1:]
     engines = []
     for file, name, precision in zip(*[iter(models)] * 3, strict=True):
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def run(engines: Sequence[Engine], rows: int) -> int:
-    """Runs one batch on each; the bytes of their inputs."""
+    """Runs one batch on each. Returns the bytes of their inputs."""
     size = 0
     for engine in engines:
         inputs = {s.name: np.ones((rows, *s.shape[1:]), s.dtype) for s in engine.inputs}

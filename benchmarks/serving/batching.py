@@ -1,13 +1,13 @@
-"""What batching costs around the engine, and whether an answer depends on the batch it rode in.
+"""CPU cost of batching around the engine, and equality of answers across batches.
 
     python -m benchmarks.serving.batching [--seconds 5] [--rounds 5] [--requests 2000] [--side 64]
 
 Overhead: CPU time of the process per image, with ResNet-18 INT8 and raw tensors in batches of 32,
 for the bare engine and for the batcher around it, without the wire; the two take turns.
-Invariance: the same requests alone and in random batches, gathered as the server does it, bit by
-bit, by network, variant and CPU engine; with images of 64x64, at which all of it takes some ten
-minutes on one core, exports included (224x224 would be twelve times the work). Integrity: 200,000
-calls of a network whose right answer is known, with random cancels and deadlines.
+Invariance: the same requests alone and in random batches, gathered as in the server, are compared
+bit by bit, by network, variant and CPU engine. With images of 64x64 this takes some ten minutes on
+one core, exports included; 224x224 would be twelve times the work.
+Integrity: 200,000 calls of a network whose right answer is known, with random cancels and deadlines.
 """
 
 import argparse
@@ -35,8 +35,8 @@ NETWORKS = ("resnet18", "vgg16_bn", "mobilenet_v2")
 FILES = Path("build/benchmarks")
 BATCH = 32
 OVERHEAD_TARGET = 1.05
-# How far an answer may lie from the one given alone, by engine, as a share of its largest logit:
-# ONNX Runtime picks other kernels for some INT8 products of few rows.
+# Distance of an answer from that of its image alone, at most, by engine, as a share of its largest
+# logit. ONNX Runtime uses other kernels for some INT8 products of few rows.
 TOLERANCES = {"openvino": 0.0, "onnxruntime": 0.01}
 
 
@@ -57,7 +57,7 @@ def batcher_of(engine: Engine, max_batch_size: int) -> DynamicBatcher:
 
 
 def cpu_of_engine(engine: Engine, images: np.ndarray, seconds: float) -> float:
-    """CPU seconds an image of engine.infer alone, in full batches that are gathered already."""
+    """CPU seconds an image in engine.infer alone, with full batches gathered beforehand."""
     batch = np.concatenate([images] * (BATCH // len(images)))
     count, begin, end = 0, time.process_time(), time.monotonic() + seconds
     while time.monotonic() < end:
@@ -67,7 +67,7 @@ def cpu_of_engine(engine: Engine, images: np.ndarray, seconds: float) -> float:
 
 
 def cpu_of_batcher(engine: Engine, images: np.ndarray, seconds: float) -> float:
-    """The same of single calls through the batcher, always enough of them for full batches."""
+    """CPU seconds an image of single calls through the batcher, enough of them for full batches."""
 
     async def body() -> float:
         batcher = batcher_of(engine, BATCH)
@@ -89,7 +89,7 @@ def cpu_of_batcher(engine: Engine, images: np.ndarray, seconds: float) -> float:
 
 
 def overhead(seconds: float, rounds: int) -> bool:
-    """Prints the ratio; whether it is within the target."""
+    """Prints the ratio. Returns whether it is within the target."""
     images = np.random.default_rng(1).integers(0, 256, (8, 224, 224, 3), np.uint8)
     file = export("resnet18", FILES).files["int8-s8"]
     options = EngineOptions(precision="int8", threads=core_count(), max_batch_size=BATCH)
@@ -110,7 +110,8 @@ def overhead(seconds: float, rounds: int) -> bool:
 
 
 def invariance(requests: int, side: int) -> bool:
-    """Prints a line for each network, variant and engine; whether all agree as their engine can."""
+    """Prints a line for each network, variant and engine. Returns whether all are within the
+    bound of their engine."""
     rng = np.random.default_rng(2)
     images = rng.integers(0, 256, (64, side, side, 3), np.uint8)
     order = rng.integers(0, len(images), requests)

@@ -1,10 +1,10 @@
-"""What reducing large JPEGs while they are decoded gains in time, and changes in the pixels.
+"""Time saved, and pixels changed, by reducing large JPEGs while they are decoded.
 
     python -m benchmarks.serving.decoding [--images 20]
 
-Photographs are enlarged to the sizes that cameras take, with noise as sensors have it, then brought
-to 224x224 from a full decode and as `load_image` does it, in turns on one thread. The difference is
-that of the network's images, of 255. Exits with 1 where it is over 1 on average.
+Photographs are enlarged to camera sizes, with noise like a sensor's, then resized to 224x224 from a
+full decode and by `load_image`, in turns on one thread. The difference is that of the network's
+images, in levels of 255. The exit status is 1 where it is over 1 on average.
 """
 
 import argparse

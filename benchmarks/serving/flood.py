@@ -1,11 +1,12 @@
-"""What a flood on one model does to another in the same process.
+"""Effect of a flood on one model on the latency of another in the same process.
 
     python -m benchmarks.serving.flood [--seconds 10] [--rounds 3]
 
 Two models with a network of some milliseconds an image are served by a process on one core; the
 load tester is on another. One gets a light Poisson load, alone and while 32 callers in a closed
-loop keep the other one's batches full. Its p99 may rise by one batch of the flooded model at most:
-what runs when a call comes is not broken off, but the next turn is the caller's. Rounds alternate.
+loop keep the other one's batches full. Its p99 may rise by one batch of the flooded model at most: a
+running batch is not interrupted, but the next turn goes to the lightly loaded model. Rounds
+alternate.
 """
 
 import argparse
@@ -32,12 +33,12 @@ from tests.support.process import ServerProcess
 CALLERS = 32
 # About 10 ms an image.
 LAYERS = 3
-# Share of the capacity that the light load takes.
+# Share of the capacity that the light load uses.
 LIGHT = 0.1
 
 
 def longest_batch(server: ServerProcess) -> float:
-    """Milliseconds that batches of the flooded model took, the longest of the last."""
+    """Milliseconds of the longest of the flooded model's recent batches."""
     _, text = server.get(f"{server.http}/debug/batches")
     return max(batch["took"] for batch in json.loads(text)["flooded/1"]) * 1e3
 

@@ -1,4 +1,4 @@
-"""What benchmarks ask of the load tester, in a process of its own."""
+"""Runs the load tester for benchmarks, in a process of its own."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def load_command(url: str, model: str, *options: str) -> list[str]:
 
 
 def load(url: str, model: str, *options: str) -> dict[str, Any]:
-    """One phase of it, as its JSON says it. Ends the program, with the reason, where it fails."""
+    """One phase, as the load tester's JSON. Ends the program, with the reason, where it fails."""
     command = load_command(url, model, *options)
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if not result.stdout:
@@ -41,5 +41,5 @@ def poisson(
 
 
 def p99(phase: dict[str, Any]) -> float:
-    """Milliseconds, of the phase's answers."""
+    """p99 of the phase's answers, milliseconds."""
     return float(phase["latency_ms"]["p99"]["value"])

@@ -1,18 +1,18 @@
-"""What a server takes of memory beside what its engines need, and whether that grows.
+"""Memory of a server beyond that of its engines, and its growth.
 
     python -m benchmarks.serving.memory [--seconds 10] [--requests 100000]
 
 First, ResNet-18, ResNet-50 and MobileNet-v2 are served together, each in the variant and engine
-that the server chooses (INT8, where the processor is fast at that). 96 callers keep batches of up
-to 32 under way; then each model gets one batch of every size from 1 to 32, since an engine may keep
-something for each. The highest resident memory (RSS) in all that is held against that of a bare
-process which imports the same, loads the same files into the same engines and runs one batch of 32
-on each; what it takes once it has run every size as well tells the engines' part. Both start twice:
-cold, with an empty cache, so that the server compiles and times every variant in every engine; and
-warm, with what the start before has left.
+that the server chooses (INT8 where the processor is fast at it). 96 callers keep batches of up to
+32 under way; then each model gets one batch of every size from 1 to 32, since an engine may keep
+memory for each size. The peak resident memory (RSS) is compared with that of a bare process, which
+has the same imports, loads the same files into the same engines and runs one batch of 32 on each.
+Its RSS after a batch of every size shows the engines' part. Both start twice: cold, with an empty
+cache, so that the server compiles and times every variant in every engine; and warm, with the cache
+of the cold start.
 
-Then a network that does nothing gets requests of raw tensors, one half as calls of their own, the
-other in streams. The slope of the server's RSS is fitted by least squares, after the first fifth.
+Then a network that does nothing gets requests of raw tensors, one half as single calls, the other
+in streams. The slope of the server's RSS after the first fifth is fitted by least squares.
 """
 
 import argparse
@@ -51,9 +51,9 @@ EXTRA_MB, BUFFERS = 150, 2
 CALLERS, STREAMS = 8, 2
 SAMPLES = 100
 WARMUP = 0.2
-# Python takes memory in arenas of 1 MiB. One more, taken in the middle of 80,000 requests, makes a
-# slope of 0.2: less cannot be told from none. And it is 20 bytes a request, where the smallest
-# object that is left behind takes 24 with the reference to it.
+# Python allocates arenas of 1 MiB. One more in the middle of 80,000 requests makes a slope of 0.2, so
+# a smaller bound would fail by chance. It is 20 bytes a request; the smallest leaked object takes 24
+# with the reference to it.
 FLAT_MB = 0.2
 TIMEOUT = 60.0
 
@@ -65,8 +65,8 @@ def rss(pid: int) -> float:
 
 @dataclass(frozen=True)
 class Bare:
-    """Resident memory of the bare process after a batch of 32, and after every size, and the
-    buffers of the former; MB."""
+    """Resident memory of the bare process after a batch of 32 and after every size, and the bytes
+    of the inputs of that batch; MB."""
 
     largest: float
     every_size: float
@@ -126,7 +126,7 @@ def bare(networks: dict[str, Exported], chosen: dict[str, tuple[str, str]], cach
 
 
 async def batches(url: str, models: list[str], seconds: float) -> None:
-    """Single images from callers enough for a full batch of each model."""
+    """Single images from as many callers as fill a batch of each model."""
     client = UnaryClient(url, TIMEOUT)
     arrivals = Arrivals("closed", concurrency=BATCH * len(models))
     await play(client, image_requests(models, SIDE), arrivals, seconds=seconds)
@@ -134,7 +134,7 @@ async def batches(url: str, models: list[str], seconds: float) -> None:
 
 
 async def every_size(url: str, models: list[str]) -> None:
-    """One request at a time, of 1 to 32 images: a batch of each size."""
+    """Sends one request at a time, of 1 to 32 images: a batch of each size."""
     client = UnaryClient(url, TIMEOUT)
     one = Arrivals("closed", concurrency=1)
     for rows in range(1, BATCH + 1):

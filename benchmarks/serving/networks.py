@@ -1,4 +1,4 @@
-"""Networks with random weights, exported, quantised and published, for benchmarks of time only."""
+"""Networks with random weights, exported, quantised and published, for benchmarks of time."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -33,8 +33,8 @@ from training.pipeline.stages.publish import publish as publish_version
 from training.recipes.deliver import Publish
 
 OPSET = 20
-# Until a server has compiled and timed a handful of these networks for the first time, in every
-# variant and engine, on a machine that may have other work.
+# Seconds until a server has compiled and timed a handful of these networks for the first time, in
+# every variant and engine, on a machine that may have other work.
 COLD_SECONDS = 600.0
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _CLASSES = {"classification": 1000, "segmentation": 21}
@@ -43,7 +43,10 @@ PRECISIONS = {"fp32": "fp32", "int8-s8": "int8", "int8-u8": "int8"}
 
 @dataclass(frozen=True)
 class Exported:
-    """A network's files by variant. size: height and width of its input."""
+    """A network's files by variant.
+
+    size: height and width of its input.
+    """
 
     task: Task
     classes: int
@@ -74,8 +77,8 @@ def export(
 
 
 def export_trivial(side: int, folder: Path) -> Exported:
-    """A classifier in fp32 that does next to nothing, so that all else is what is measured: its
-    logits are the channels of the first pixel."""
+    """A classifier in fp32 that costs next to nothing, for measuring everything else. Its logits are
+    the channels of the first pixel."""
     folder = folder / f"trivial-{side}"
     folder.mkdir(parents=True, exist_ok=True)
     size = (side, side)
@@ -113,7 +116,7 @@ def _export(
 ) -> Exported:
     files = {variant: folder / f"model.{variant}.onnx" for variant in variants}
     exported = Exported(task, classes, size, files, folder / SAMPLES_FILE)
-    # Written last: where it is, all are.
+    # Written last, so that its presence shows that all files are there.
     if exported.samples.exists():
         return exported
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +134,7 @@ def _export(
 
 
 def eval_transform(size: tuple[int, int]) -> EvalTransform:
-    """At ImageNet's size the centre seven eighths, as its evaluation takes them; else a stretch,
+    """At ImageNet's size a crop of the centre seven eighths, as in its evaluation; else a stretch,
     which leaves images of the right size as they are."""
     if size != (224, 224):
         return EvalTransform(resize=size)
@@ -140,7 +143,7 @@ def eval_transform(size: tuple[int, int]) -> EvalTransform:
 
 def publish(repository: Path, name: str, exported: Exported) -> None:
     """Puts a network into a repository, as its next version. Weights are random, so the evidence is
-    made up, and INT8 is not held to the answers of FP32."""
+    made up, and INT8 is not compared with the answers of FP32."""
     manifest = Manifest(
         task=exported.task,
         architecture=name,

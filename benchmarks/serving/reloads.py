@@ -1,11 +1,11 @@
-"""Reloads under load: no failed call, no answer of neither version, memory flat, neighbours served.
+"""Reloads under load: failed calls, wrong answers, growth of memory, latency of other models.
 
     python -m benchmarks.serving.reloads [--reloads 100] [--rounds 5] [--seconds 8]
 
-First, MobileNet-v2 is loaded again and again, one version and the other in turn, each with its
-variants, their checks and latencies from the cache, while four callers ask for it. Every answer has
-to be that of the version that it names. The slope of the server's memory (RSS) over the reloads
-after the 20th is fitted by least squares.
+First, two versions of MobileNet-v2 are loaded in turn, each with its variants and checks, with
+latencies from the cache, while four callers ask for it. Every answer has to be that of the version
+that it names. The slope of the server's memory (RSS) after the 20th reload is fitted by least
+squares.
 
 Then ResNet-18 gets a light Poisson load, alone and while MobileNet-v2 is loaded without a pause;
 rounds alternate, and the ratio of its p99 is taken in each.
@@ -35,10 +35,11 @@ from tests.support.process import ServerProcess
 
 FILES = Path("build/benchmarks")
 CALLERS = 4
-SETTLED = 20  # reloads before memory is looked at
+SETTLED = 20  # reloads before memory counts
 MIB_A_RELOAD = 0.2
 NEIGHBOUR_RATIO = 2.0
-# Of the largest logit; the two versions are further apart by far.
+# Share of the largest logit by which an answer may differ from that of its version; the two versions
+# differ far more.
 TOLERANCE = 0.02
 
 
@@ -61,7 +62,7 @@ class Reloader:
         self._versions = itertools.cycle((2, 1))
 
     def load(self) -> int:
-        """Loads the other version; its number."""
+        """Loads the other version. Returns its number."""
         version = next(self._versions)
         policy = f"version_policy {{ specific {{ versions: {version} }} }}\n"
         self._config.write_text(self._text + policy)
@@ -78,7 +79,7 @@ def rss_mib(pid: int) -> float:
 
 
 def wait_until_retired(server: ServerProcess, count: int) -> None:
-    """Returns when so many versions have been freed: two at once would be counted otherwise."""
+    """Waits until so many versions have been freed, since two at once would distort the memory."""
     while sum(line.get("message") == "model retired" for line in server.log) < count:
         time.sleep(0.02)
 
@@ -93,7 +94,7 @@ def request() -> pb.ModelInferRequest:
 
 
 async def reload_under_load(server: ServerProcess, reloader: Reloader, reloads: int) -> list[str]:
-    """What was found wrong, after as many reloads."""
+    """The faults found in as many reloads."""
     counts = {"answered": 0, "failed": 0, "wrong": 0}
     right: dict[str, Any] = {}
     memory = []
@@ -141,7 +142,7 @@ async def reload_under_load(server: ServerProcess, reloader: Reloader, reloads: 
 def beside_loads(
     server: ServerProcess, reloader: Reloader, rate: float, seconds: float, rounds: int
 ) -> list[str]:
-    """What was found wrong with the neighbour's p99."""
+    """The faults found in the neighbour's p99."""
     pairs = []
     for number in range(rounds):
         light = partial(poisson, server.url, "neighbour", rate, seconds, number, "--warmup", "1s")
@@ -166,7 +167,7 @@ def beside_loads(
 
 
 def main() -> None:
-    """Prints what was measured; exit status 1 where a call failed or a bound is missed."""
+    """Prints the measurements; exit status 1 where a call failed or a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reloads", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,17 +1,16 @@
-"""What a request costs the server with many connections, and with many models.
+"""CPU cost of a request to a server with many connections, and with many models.
 
     python -m benchmarks.serving.scaling [--connections 1000] [--models 50] [--rate 400]
         [--seconds 5] [--rounds 5]
 
-A network that does nothing gets raw tensors of 32x32 in an open loop: the same Poisson arrivals in
-every setting, whoever carries them. In a closed loop a setting would also be measured by how many
-requests happen to come together: over one connection they are read, and for one model run, at a
-stroke. The cost is CPU time of the server's process for each request, idle work included.
+A network that does nothing gets raw tensors of 32x32 in an open loop, with the same Poisson arrivals
+in every setting. A closed loop would also measure how many requests happen to come together, since
+requests over one connection are read together, and requests for one model run together. The cost is
+CPU time of the server's process for each request, idle work included.
 
-Connections are TCP connections of their own, counted at the server, and take turns to carry a
-request. Models are copies of one network; each request names another. A bare echo with the same
-connections shows what of it is gRPC's. Settings take turns; ratios are medians of those within a
-round.
+Connections are separate TCP connections, counted at the server, which carry requests in turn. Models
+are copies of one network; each request names the next. A bare echo with the same connections shows
+gRPC's share of the cost. Settings take turns; ratios are medians of the ratios within a round.
 """
 
 import argparse
@@ -42,17 +41,22 @@ from tests.support.process import ServerProcess
 
 FILES = Path("build/benchmarks")
 MOST = 1.3
-# What a process has open besides connections.
+# File descriptors that a process has open besides connections.
 OTHER_FILES = 200
 TIMEOUT = 30.0
-# Connections that are made at the same time: a listening socket queues only so many.
+# Connections that are opened at the same time. More would overflow the listening socket's queue.
 AT_ONCE = 50
 
 
 @dataclass(frozen=True)
 class Turn:
-    """cpu: server's seconds a request. p50, p99: milliseconds. late: p99 of how late requests were
-    sent, milliseconds. others: share of the machine that other processes took."""
+    """The figures of one turn.
+
+    cpu: seconds of the server for each request.
+    p50, p99: latency, milliseconds.
+    late: p99 of the delay of sends, milliseconds.
+    others: share of the machine that other processes used.
+    """
 
     cpu: float
     p50: float
@@ -64,7 +68,10 @@ class Turn:
 @dataclass
 class Setting:
     """A row: a server's address and process, the connections to it and the models that are asked.
-    `base` is the row that it is compared with, `most` the ratio that it is held to."""
+
+    base: the row that it is compared with.
+    most: the largest ratio to `base` that is allowed.
+    """
 
     name: str
     url: str
@@ -77,7 +84,7 @@ class Setting:
 
     @property
     def ratio(self) -> float:
-        """CPU of a request beside that of `base`."""
+        """CPU time of a request as a multiple of that of `base`."""
         base = self.base or self
         return statistics.median(
             turn.cpu / other.cpu for turn, other in zip(self.turns, base.turns, strict=True)
@@ -97,7 +104,7 @@ class Connections:
 
 
 def sockets(pid: int) -> int:
-    """How many a process has open."""
+    """The number of connections that a process has open."""
     found = 0
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed since
@@ -125,7 +132,7 @@ async def connected(setting: Setting, requests: list[Request]) -> AsyncIterator[
     for client in clients:
         await client.close()
     while sockets(setting.pid) > before:
-        await asyncio.sleep(0.02)  # no event tells that the server has closed its end
+        await asyncio.sleep(0.02)  # no event shows that the server has closed its end
 
 
 async def measure(setting: Setting, rate: float, seconds: float, seed: int) -> Turn:
@@ -143,7 +150,7 @@ async def measure(setting: Setting, rate: float, seconds: float, seed: int) -> T
 
 @contextlib.contextmanager
 def settings(connections: int, models: int) -> Iterator[list[Setting]]:
-    """What is compared, the servers running."""
+    """The rows that are compared, with their servers running."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         exported = export_trivial(SIDE, FILES)
         names = [f"trivial{number}" for number in range(models)]
@@ -175,8 +182,8 @@ def settings(connections: int, models: int) -> Iterator[list[Setting]]:
 
 
 def open_files(connections: int) -> None:
-    """Raises this process's limit, which servers inherit, as far as it goes; and says it. Exits
-    where that is not enough."""
+    """Raises this process's limit of file descriptors, which servers inherit, as far as possible.
+    Ends the program where that is not enough."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     print(f"ulimit -n: {soft}, raised to the hard limit of {hard}")
@@ -204,7 +211,7 @@ def table(rows: list[Setting]) -> str:
 
 
 def main() -> None:
-    """Prints the table; exit status 1 where a ratio is more than it is held to."""
+    """Prints the table; exit status 1 where a ratio is over its bound."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, default=1000)
     parser.add_argument("--models", type=int, default=50)

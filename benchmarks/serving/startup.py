@@ -1,10 +1,11 @@
-"""How long a server takes from process start to ready and to its first answer (W4).
+"""Time of a server from process start to ready and to its first answer (W4).
 
     python -m benchmarks.serving.startup [--rounds 5]
 
 ResNet-18, ResNet-50, MobileNet-v2 and a small U-Net, each published as FP32 and INT8. Cold: an
-empty cache, so every variant is compiled, checked and timed in every engine. Warm: with what the
-start before has left. Seconds of wall clock, and of CPU; imports are those of `convserve serve`.
+empty cache, so every variant is compiled, checked and timed in every engine. Warm: with the
+cache of the cold start. Figures are seconds of wall clock and of CPU; imports are those of
+`convserve serve`.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    # As where it is installed: modules are compiled once, here by the first start.
+    # Modules are compiled once, as in an installation; here the first start does it.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     spread(imports, 1)
     imported = statistics.median(spread(imports, rounds))

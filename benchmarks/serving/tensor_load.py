@@ -1,4 +1,4 @@
-"""Raw tensors sent from this process, for benchmarks that look at the server while they are."""
+"""Sends raw tensors from this process, for benchmarks that watch the server meanwhile."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from serving.base.task import IMAGE_INPUT
 
 
 def image_requests(models: Sequence[str], side: int, rows: int = 1) -> list[Request]:
-    """For each model random images, uint8 [rows, side, side, 3]."""
+    """A request for each model, with random images, uint8 [rows, side, side, 3]."""
     images = np.random.default_rng(0).integers(0, 256, (rows, side, side, 3), np.uint8)
     inputs = (TensorInput(IMAGE_INPUT, "UINT8", images.shape),)
     return [

@@ -1,5 +1,5 @@
-"""A server with a slow network on one core, the load tester on another: neither takes the other's
-time, so that what a queue does shows in the latencies."""
+"""A server with a slow network on one core and the load tester on another, so that latencies show the
+queue alone."""
 
 import contextlib
 import json
@@ -22,14 +22,14 @@ _SIDE, _CHANNELS = 112, 64
 
 
 def require_two_cores() -> None:
-    """Ends the program, with the reason, where it may not use two."""
+    """Ends the program, with the reason, where it may use only one core."""
     if len(os.sched_getaffinity(0)) < 2:
         sys.exit("needs two cores: one for the server, one for the load")
 
 
 @contextlib.contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """Processes that are started within stay on this core: children inherit the affinity."""
+    """Keeps processes that are started inside the block on this core, by inherited affinity."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -41,8 +41,11 @@ def on_core(core: int) -> Iterator[None]:
 def publish_convolutions(
     repository: Path, name: str, layers: int, queue: str = "", extra: str = ""
 ) -> None:
-    """A stack of convolutions with random weights: its time is all that matters. queue: what its
-    `dynamic_batching` says. extra: what follows in its config.pbtxt."""
+    """A stack of convolutions with random weights, of which only the time matters.
+
+    queue: content of its `dynamic_batching`.
+    extra: further lines of its config.pbtxt.
+    """
     folder = repository / name / "1"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -79,14 +82,14 @@ def publish_convolutions(
 
 
 def start(repository: Path, cache: Path) -> ServerProcess:
-    """A server on its core, ready."""
+    """Runs a server on its core until the end of the block, from when it is ready."""
     with on_core(SERVER_CORE):
         return ServerProcess(repository, "--allow-ungated", cache=cache).wait_ready()
 
 
 def measure_capacity(repository: Path, cache: Path, layers: int) -> tuple[float, float]:
-    """Requests a second with batches that are always full, and the seconds of such a batch. Leaves
-    the network that it asked in the repository, as `probe`."""
+    """Requests a second with full batches, and the seconds of such a batch. Leaves the measured
+    network in the repository, as `probe`."""
     publish_convolutions(repository, "probe", layers)
     server = start(repository, cache)
     callers = ("--concurrency", str(3 * MAX_BATCH_SIZE))

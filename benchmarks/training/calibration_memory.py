@@ -1,9 +1,9 @@
 """Peak memory of INT8 quantisation by network, method and number of calibration images.
 
-Networks have random weights, images are noise: memory depends on shapes alone. Each row is a
-process of its own, and so is its reference, which answers one image with the FP32 file. "over" is
-the difference of their peaks. Exits with 1 where it is beyond the bound, or where it grows with the
-number of images from 32 on.
+Networks have random weights and images are noise, since memory depends on shapes alone. Each row is
+measured in a process of its own, and so is its reference, which answers one image with the FP32
+file. "over" is the difference of their peaks. The exit status is 1 where it is beyond the bound, or
+where it grows with the number of images from 32 on.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from training.models.export.to_onnx import export_onnx
 from training.models.export.variants import Scheme
 from training.recipes.data import Normalization
 
-# By name: task, classes, and height and width of the images.
+# Networks by name: task, classes, and height and width of the images.
 NETWORKS: dict[str, tuple[Task, int, tuple[int, int]]] = {
     "resnet18": ("classification", 1000, (224, 224)),
     "resnet50": ("classification", 1000, (224, 224)),
@@ -45,18 +45,18 @@ NETWORKS: dict[str, tuple[Task, int, tuple[int, int]]] = {
 METHODS = ("minmax", "percentile")
 DEFAULT_NETWORKS = ("resnet50", "vgg16_bn", "deeplabv3plus_resnet50", "unet_vgg16_bn")
 DEFAULT_IMAGES = (32, 64)
-# A run takes at most so many images; below, memory does grow with their number.
+# Images that one run of the engine takes, at most; below, memory grows with their number.
 FULL_RUN = 32
-# GB that quantisation may take over the network itself.
+# GB that quantisation may take beyond the FP32 network, at most.
 BOUND = 2.5
-# GB by which more images may take more: chance, as the allocator's blocks fall differently.
+# GB by which the peak may grow with more images: the noise of the allocator.
 GROWTH = 0.25
 _SCHEMES: tuple[Scheme, ...] = ("s8", "u8")
 _OPSET = 20
 
 
 class Noise:
-    """Images that are made when they are asked for, as those of a folder are decoded."""
+    """Images that are made on request, as the images of a folder are decoded."""
 
     def __init__(self, count: int, size: tuple[int, int]) -> None:
         self.names = [str(index) for index in range(count)]
@@ -132,7 +132,7 @@ def _rows(
 
 
 def _process(**work: object) -> dict[str, float]:
-    """Does one piece of work in a process of its own. Raises RuntimeError where it ends badly."""
+    """Runs one measurement in a process of its own. Raises RuntimeError where it fails."""
     command = [sys.executable, "-m", "benchmarks.training.calibration_memory"]
     done = subprocess.run(
         [*command, "--work", json.dumps(work)], capture_output=True, text=True, check=False
@@ -168,7 +168,7 @@ def _work(
 
 
 def _peak() -> float:
-    """GB that this process held at most. getrusage would count its parent's before exec."""
+    """Peak memory of this process, GB. getrusage would include its parent's before exec."""
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines["VmHWM"].split()[0]) * 1024 / 1e9
 

@@ -1,7 +1,7 @@
-"""What distilling, pruning and INT8 cost in accuracy, and gain in time, on real images.
+"""Accuracy lost and time gained by distillation, pruning and INT8, on real images.
 
-Builds the recipes of benchmarks/training/recipes in their order. A network that stands in two
-of them is trained once. The build fails where its gate does; what a gate does not ask is held here.
+Builds the recipes of benchmarks/training/recipes in their order. A network of two recipes is trained
+once. A build fails where its gate does; the other targets are checked here.
 """
 
 import argparse
@@ -32,7 +32,7 @@ RECIPES = Path(__file__).with_name("recipes")
 RUNS = Path("runs")
 REPOSITORY = RUNS / "model_repo"
 
-# A recipe, the data that it needs, and the recipe whose trained network it begins with.
+# Recipes in order: each with its data, and the recipe whose trained network it starts from.
 WORK = {
     "resnet56-int8": ("cifar10", None),
     "resnet56-half": ("cifar10", "resnet56-int8"),
@@ -40,11 +40,11 @@ WORK = {
     "camvid-int8": ("camvid", None),
     "camvid-pruned": ("camvid", "camvid-int8"),
 }
-# How many times faster the half of ResNet-56 shall be than the whole, in INT8 at batch 32.
+# Least speed of the pruned ResNet-56 as a multiple of the whole one, in INT8 at batch 32.
 SPEEDUPS = {"onnxruntime": ("int8-u8", 1.5), "openvino": ("int8-s8", 1.1)}
 
-# What fine-tuning shall add to ResNet-56's published weights, and what a U-Net from scratch shall
-# reach on CamVid within an hour.
+# Least gain of fine-tuning over ResNet-56's published weights, and least mean IoU of a U-Net on
+# CamVid after an hour of training from scratch.
 GAIN, MEAN_IOU, TRAINING_SECONDS = 0.03, 0.42, 3600.0
 
 
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def run(name: str, overrides: list[str]) -> bool:
-    """Builds one recipe and says whether it reached what it is held to."""
+    """Builds one recipe. Returns whether it reached its targets."""
     data, trained_in = WORK[name]
     extracted(data)
     if trained_in is not None:
@@ -88,7 +88,7 @@ def run(name: str, overrides: list[str]) -> bool:
 
 
 def fine_tuned_is_better(recipe: Recipe, results: dict[str, Any]) -> bool:
-    """Compares the fine-tuned network with the weights that it began with."""
+    """Compares the fine-tuned network with the weights that it started from."""
     data = load_dataset(recipe)
     network = build_model(recipe.model.name, len(data.classes))
     load_weights(network, str(recipe.model.pretrained), recipe.model.name)
@@ -109,7 +109,7 @@ def fine_tuned_is_better(recipe: Recipe, results: dict[str, Any]) -> bool:
 
 
 def segments_well(results: dict[str, Any]) -> bool:
-    """Holds the trained network to what it shall reach within an hour."""
+    """Checks the trained network against its target after an hour."""
     seconds = sum(epoch["seconds"] for epoch in results["train"]["history"])
     found = baseline_of(results)
     print(f"mean IoU {found:.4f} after {seconds:.0f} s of training; {MEAN_IOU} wanted")
@@ -117,20 +117,20 @@ def segments_well(results: dict[str, Any]) -> bool:
 
 
 def baseline_of(results: dict[str, Any]) -> float:
-    """Accuracy of the trained network in FP32, before anything was made smaller."""
+    """Accuracy of the trained network in FP32, before compression."""
     return Verification.model_validate(results["verify"]["verification"]).baseline.value
 
 
 def take_training(source: Path, target: Path) -> None:
-    """The stages that two recipes have in common; a build takes them where their keys fit."""
+    """Copies the stages that two recipes share; a build reuses them where their keys are equal."""
     for stage in ("data", "train"):
         if (source / stage).is_dir() and not (target / stage).exists():
             shutil.copytree(source / stage, target / stage)
 
 
 def served_by_each_engine(results: dict[str, Any]) -> bool:
-    """Whether each engine has a form of the network, an INT8 one where there are any, that passed.
-    A form is made for one engine, so that another may lose with it is said, and no failure."""
+    """Whether a variant passed in each engine, an INT8 variant where there are any. An INT8 variant is
+    made for one engine; its failure in another is printed and is no failure here."""
     verification = Verification.model_validate(results["verify"]["verification"])
     int8 = [result for result in verification.variants if result.precision == "int8"]
     passed, engines = set(), set()
@@ -145,7 +145,7 @@ def served_by_each_engine(results: dict[str, Any]) -> bool:
 
 
 def is_faster(half: Built) -> bool:
-    """Times the whole and the half in turns, in each engine."""
+    """Times the whole and the pruned network in turns, in each engine."""
     batch = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), np.uint8)
     reached = True
     for name, (variant, wanted) in SPEEDUPS.items():
@@ -170,7 +170,7 @@ def is_faster(half: Built) -> bool:
 
 
 def distilled_is_better(results: dict[str, Any]) -> bool:
-    """Compares the student with itself alone on the test images."""
+    """Compares the distilled student with the same network trained alone, on the test images."""
     notes = results["distill"]["notes"]
     for where, said in notes.items():
         print(f"{where}: {said}")

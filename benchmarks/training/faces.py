@@ -1,8 +1,9 @@
-"""How well does an embedding know people that it never saw?
+"""Accuracy of an embedding on people that it was not trained on.
 
 Trains on s01 to s20 of the ORL faces and measures on s21 to s30, in the engines that would serve.
-Verification: are two pictures of one person? All pairs, by cosine. Identification: the first
-picture of each of the 10 people is the gallery, the other 90 are the probes.
+Verification decides for all pairs, by cosine, whether two pictures show one person. In
+identification the first picture of each of the 10 people is the gallery, and the other 90 are the
+probes.
 """
 
 import argparse

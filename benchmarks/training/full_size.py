@@ -1,11 +1,11 @@
-"""Networks of full size with random weights: what is measured is structure, arithmetic and time.
+"""Pruning, quantisation and latency of networks of full size, with random weights.
 
-agreement: ResNet-50, VGG-16 and DeepLabV3+ on ResNet-50, pruned by 30 % of their channels, exported
-and quantised: how often the engines answer 200 photographs as torch does in FP32.
+agreement: ResNet-50, VGG-16 and DeepLabV3+ on ResNet-50 are pruned by 30 % of their channels,
+exported and quantised; the share of 200 photographs that engines answer as torch does in FP32.
 latency: ResNet-50 is pruned until it is 1.5 times as fast as unpruned, both in INT8 in OpenVINO at
 batch 8.
 Batch norms take their statistics from the photographs, and the head is scaled by the spread of its
-answers, so that not all photographs are of one class.
+answers; otherwise all photographs would get one class.
 """
 
 import argparse
@@ -81,8 +81,8 @@ def deployed(network: nn.Module, task: Task) -> Deployed:
 
 @torch.no_grad()
 def adapt(network: nn.Module, task: Task, images: Pixels) -> None:
-    """Statistics of the photographs for the batch norms; a head whose answers vary from image to
-    image by as much for every class, around 0."""
+    """Gives the batch norms the statistics of the photographs, and the head a scale by which the
+    answers of every class vary equally between images, around 0."""
     batch_norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for layer in batch_norms:
         layer.reset_running_stats()
@@ -166,7 +166,7 @@ def latency(images: Pixels) -> bool:
         ratio = find_ratio(network, config, SIZE, _no_gradients, (), stopwatch.speedup)
         pruned = copy.deepcopy(network)
         ChannelPruner(pruned, config, ratio, SIZE, _no_gradients).step()
-        # The search stopped at a number that was large enough by chance, perhaps: measured anew.
+        # Measured again, since the search may have stopped at a ratio that was large by chance.
         found = [stopwatch.speedup(pruned) for _ in range(3)]
     share = count_macs(pruned, SIZE) / count_macs(network, SIZE)
     reached = float(np.median(found)) >= SPEEDUP

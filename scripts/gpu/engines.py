@@ -26,7 +26,8 @@ from serving.models import local_plans
 from serving.repository.manifest import EvalTransform, Manifest
 from serving.repository.model_config import ModelConfig
 
-# Share of the budget for bare engines; the servers get the rest.
+# Share of the budget for bare engines; the servers get the rest. Larger measures more rows without a
+# server.
 EXAMINED_SHARE = 0.6
 
 
@@ -51,7 +52,7 @@ def examine(
                 row["published_accuracy"] = str(evidence.accuracy)
             reason = unavailable_reason(name)
             if beside_gpu and entry.device == "cpu" and variant.id != "fp32":
-                # Beside a GPU the CPU serves only as the reference, in FP32.
+                # Where there is a GPU, the CPU runs only the FP32 reference.
                 reason = "left out beside a GPU"
             if reason is None and time.monotonic() > end:
                 reason = LEFT_OUT
@@ -87,7 +88,7 @@ def examine(
 
 
 def options_for(engine: str, precision: str, config: ModelConfig, cache: Path) -> EngineOptions:
-    """Options as the server has them: two instances on the first GPU, or all cores."""
+    """The options that the server would use: two instances on the first GPU, or all cores."""
     on_gpu = ENGINES[engine].device == "gpu"
     return EngineOptions(
         precision=precision,
@@ -126,8 +127,8 @@ def bare_rate(engine: Engine, instances: int, rows: int, seconds: float) -> floa
 
 
 def decode_rates(seconds: float) -> Row:
-    """JPEGs of 500x375 decoded to 224x224 a second: on one thread, on one for each core, and by the
-    GPU's decoder, or the reason why that cannot be used."""
+    """JPEGs of 500x375 a second, decoded to 224x224: on one thread, on one for each core, and by
+    the GPU's decoder, or the reason why it cannot be used."""
     buffer = io.BytesIO()
     large = Image.fromarray(pictures(1, 500)[0][:375])
     large.save(buffer, "JPEG", quality=90)

@@ -1,4 +1,5 @@
-"""The network to measure where no model is given: random weights in every precision of a GPU."""
+"""The network that is measured where no model is given: random weights, in every precision of a
+GPU."""
 
 import hashlib
 from pathlib import Path
@@ -81,7 +82,7 @@ def make_model(repository: Path, network: str, side: int, max_batch_size: int) -
             ),
         ),
     )
-    # Samples against which plans are checked, as those of a published model are.
+    # Samples for the self-check of plans, as a published model has them.
     fp32 = load_engine("onnxruntime", files["fp32"], EngineOptions(threads=core_count()))
     images = pictures(8, side)
     np.savez(folder / "samples.npz", image=images, **fp32.infer({IMAGE_INPUT: images}))

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The table of variants, and a line for each server, the decoding and the time of it all."""
+    """The table of variants, and a line for each server, for decoding and for the total time."""
     sizes = report["batch_sizes"]
     times = [f"b{size} ms" for size in sizes]
     head = ["variant", "engine", "agreement", "distance", *times, "images/s", "why not"]

@@ -27,8 +27,8 @@ CALLERS = 4
 
 
 def to_serve(rows: list[Row]) -> list[Row]:
-    """The fastest FP16 row of each engine on a GPU, its fastest where it has none; the fastest of
-    all where nothing ran on a GPU."""
+    """The fastest FP16 row of each engine on a GPU, or its fastest row where it has no FP16 row; the
+    fastest row of all where none ran on a GPU."""
 
     def fastest(some: list[Row]) -> Row:
         return max(some, key=lambda row: row["bare_images_per_second"])
@@ -53,7 +53,7 @@ def serve(repository: Path, model: str, row: Row, args: argparse.Namespace) -> R
         "client_batch": max(args.batch_sizes),
         "bare_images_per_second": bare,
     }
-    # Shared memory and messages, each with a fifth more to warm up.
+    # Shared memory and messages are measured; each takes a fifth more to warm up.
     needed = 2.4 * args.seconds
     if remaining(args) < needed:
         return {**result, "why_not": LEFT_OUT}

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to upright uint8 RGB, whole or reduced while it is decoded."""
+"""Decodes image files to upright uint8 RGB, at full size or reduced while they are decoded."""
 
 import io
 from collections.abc import Callable
@@ -14,9 +14,11 @@ from serving.base.errors import InvalidInput
 from serving.images.metadata import UPRIGHT, jpeg_has_end, orientation, without_texts
 
 Pixels = NDArray[np.uint8]
-# From the (height, width) of an upright image to the (height, width) that it will be resized to.
+# Maps the (height, width) of an upright image to the (height, width) after its resize.
 TargetSize = Callable[[int, int], tuple[int, int]]
 
+# Pixels of an image, at most. More lets larger photographs in, and lets a small file claim more
+# memory.
 DEFAULT_MAX_PIXELS = 64_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
@@ -34,13 +36,14 @@ _TURNS = {
 }
 _ON_THEIR_SIDE = (5, 6, 7, 8)
 
-# Pixels a side, as a multiple of the target, that a JPEG reduced while it is decoded must keep.
-# Larger is closer to a full decode, smaller is faster. At 2 a camera's photograph is off by at most
-# 1 of 255 on average, a picture that is sharp to the pixel by 2.5
+# Pixels a side that a JPEG must keep when it is reduced while it is decoded, as a multiple of the
+# target. Larger is closer to a full decode, smaller is faster. At 2 a camera's photograph differs
+# by at most 1 of 255 on average, a picture that is sharp to the pixel by 2.5
 # (benchmarks/serving/decoding.py); 4 would halve that, but hardly any image would be reduced.
 _REDUCING_GAP = 2
 
-# Another decoder of plain JPEGs, where a server has one. It gives None for a file to leave to ours.
+# Another decoder of plain JPEGs, where a server has one. It returns None for files that it leaves
+# to libjpeg-turbo.
 _other_jpeg_decoder: Callable[[bytes], Pixels | None] | None = None
 
 # Pillow's limit holds for the whole process and would override a larger max_pixels.
@@ -51,7 +54,7 @@ class LoadedImage(NamedTuple):
     """An upright image.
 
     pixels: uint8 [height, width, 3], RGB.
-    size: (height, width) of the image as it was sent, which `pixels` may be a reduction of.
+    size: (height, width) of the image as it was sent; `pixels` may be smaller.
     """
 
     pixels: Pixels
@@ -59,8 +62,8 @@ class LoadedImage(NamedTuple):
 
 
 def use_jpeg_decoder(decoder: Callable[[bytes], Pixels | None] | None) -> None:
-    """Has complete, upright JPEGs decoded by `decoder` first, in the whole process; None takes it
-    out again. It gives uint8 HWC RGB, or None for a file that it does not take."""
+    """Lets `decoder` decode complete, upright JPEGs first, in the whole process; None removes it.
+    It returns uint8 HWC RGB, or None for a file that it does not take."""
     global _other_jpeg_decoder
     _other_jpeg_decoder = decoder
 
@@ -68,13 +71,13 @@ def use_jpeg_decoder(decoder: Callable[[bytes], Pixels | None] | None) -> None:
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Decodes a JPEG, PNG, WebP or BMP file to uint8 HWC RGB.
 
-    The image is turned upright by its EXIF or else its XMP, as `serving.images.metadata` says.
-    Greyscale, palette and CMYK are converted, 16-bit samples keep their high byte, and an alpha
-    channel is dropped. The pixel count is checked against the header, before anything of that size
-    is allocated. Texts and colour profiles of any size are passed over.
+    The image is turned upright by its EXIF or else its XMP, by the rule of
+    `serving.images.metadata`. Greyscale, palette and CMYK are converted, 16-bit samples keep their
+    high byte, and an alpha channel is dropped. The pixel count in the header is checked before
+    memory of that size is allocated. Texts and colour profiles of any size are passed over.
 
-    A JPEG that ends before its end marker is truncated. Faults that libjpeg only warns about, such
-    as stray bytes before a marker, are none.
+    A JPEG without its end marker is truncated. Faults that libjpeg only warns about, such as stray
+    bytes before a marker, are passed over.
 
     Raises InvalidInput where the file is empty, truncated, corrupt, too large or of another format.
     """
@@ -114,7 +117,7 @@ def _decode_plain_jpeg(
     data: bytes, target_size: TargetSize | None, max_pixels: int
 ) -> LoadedImage | None:
     """The fast path. None for CMYK, rare chroma subsampling, and every file that libjpeg warns
-    about: the path through Pillow tells a truncated file from one with stray bytes."""
+    about, since Pillow's path distinguishes truncated files from files with stray bytes."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
@@ -134,7 +137,7 @@ def _decode_plain_jpeg(
         )
     except ValueError:
         return None
-    # As with Pillow: without the row and column that stand for less than a whole pixel.
+    # As with Pillow, the last row and column are dropped where they cover less than a whole pixel.
     return LoadedImage(pixels[: round(height / factor), : round(width / factor)], (height, width))
 
 
@@ -159,7 +162,7 @@ def _decode_with_pillow(
             image.info.pop("transparency", None)
             rgb = _rgb(image)
             if factor > 1:
-                # The last row and column stand for less where the size is no multiple.
+                # The last row and column cover less where the size is no multiple of the factor.
                 rgb = rgb.crop((0, 0, round(width / factor), round(height / factor)))
             turn = _TURNS.get(told)
             return LoadedImage(np.asarray(rgb if turn is None else rgb.transpose(turn)), size)
@@ -182,7 +185,7 @@ def _decode_with_pillow(
 def _readable(data: bytes) -> bytes:
     """The file without the parts that Pillow refuses although the pixels do not need them."""
     if data.startswith(_JPEG_START) and data[2:3] != b"\xff":
-        # Stray bytes before the first marker; those before the others Pillow passes over.
+        # Pillow refuses stray bytes before the first marker, and passes over all later ones.
         return _JPEG_START + data[max(2, data.find(b"\xff", 2)) :]
     return without_texts(data)
 

@@ -1,8 +1,8 @@
-"""JPEGs decoded by the GPU's own unit, where NVIDIA's nvImageCodec is installed and agrees.
+"""Decodes JPEGs on the GPU's own unit, where NVIDIA's nvImageCodec is installed and agrees.
 
-The user asks for it (`--hardware-decode`): training, calibration and verification see the pixels of
-libjpeg-turbo, and another decoder rounds differently in the last bits. Before it takes a call, it
-and libjpeg-turbo decode the same pictures, and a difference above the tolerances leaves it off.
+It is an option (`--hardware-decode`), since training, calibration and verification see the pixels
+of libjpeg-turbo, and another decoder rounds the last bits differently. Before the first call, both
+decode the same pictures; a difference above the tolerances leaves the GPU's decoder off.
 """
 
 import io
@@ -18,18 +18,18 @@ from serving.images.decoding import use_jpeg_decoder
 
 Pixels = NDArray[np.uint8]
 
-# Mean and largest difference from libjpeg-turbo, in levels of 0 to 255. Larger lets a decoder in
-# that does more than enlarge chroma with another rounding; smaller keeps out the one that does.
+# Mean and largest difference from libjpeg-turbo, in levels of 0 to 255. Larger accepts decoders
+# that differ by more than the rounding of enlarged chroma; smaller refuses that rounding too.
 MEAN_TOLERANCE = 1.0
 LARGEST_TOLERANCE = 16
 
 _SIZES = ((64, 64), (375, 500), (225, 311))
-# Interpolates chroma as libjpeg-turbo does; the default repeats pixels.
+# Interpolates chroma as libjpeg-turbo does; nvImageCodec's default repeats pixels.
 _OPTIONS = ":fancy_upsampling=1"
 
 
 class HardwareJpegDecoder:
-    """Decodes on the first GPU. Threads may not share a decoder of the library: each has one."""
+    """Decodes on the first GPU. The library's decoder is not thread-safe: each thread has its own."""
 
     def __init__(self) -> None:
         from nvidia import nvimgcodec
@@ -57,7 +57,7 @@ class HardwareJpegDecoder:
 
 
 def enable() -> str | None:
-    """Has JPEGs decoded in hardware from now on; or returns the reason why they are not."""
+    """Decodes JPEGs in hardware from now on. Returns None, or the reason why that is impossible."""
     try:
         decoder = HardwareJpegDecoder()
         problem = _disagreement(decoder)
@@ -71,7 +71,8 @@ def enable() -> str | None:
 
 
 def _disagreement(decoder: HardwareJpegDecoder) -> str | None:
-    """The fault of its pixels, if any, on sizes of photographs and the usual subsamplings."""
+    """The difference from libjpeg-turbo, if there is one above the tolerances, on a few sizes and
+    the usual subsamplings."""
     for height, width in _SIZES:
         for subsampling in ("4:4:4", "4:2:0"):
             data = _picture(height, width, subsampling)

@@ -22,12 +22,12 @@ from serving.base.text import NotText, lines_of, read_utf8
 from serving.images.metadata import without_texts
 
 CLASSES_FILE = "classes.txt"
-# The value of the foreground in masks that hold black and white alone.
+# The value of the foreground in masks that hold only black and white.
 WHITE = 255
 
 _MASK_SUFFIXES = (".png", ".PNG")
-# Masks that threads read before their values are looked at: more keep threads busier, fewer end
-# sooner where an early mask tells.
+# Masks that threads read before their values are checked. More keep the threads busier, fewer stop
+# sooner after a mask with another value.
 _BLOCK = 64
 
 
@@ -40,7 +40,11 @@ class MaskedImage:
 
 
 class MaskedListing(NamedTuple):
-    """pairs: sorted by the image's path. left_out: as in Listing, of images/."""
+    """A folder of images with masks.
+
+    pairs: images with their masks, sorted by the image's path.
+    left_out: number of other files in images/, by their ending.
+    """
 
     pairs: list[MaskedImage]
     left_out: Counter[str]
@@ -74,8 +78,8 @@ def _mask_of(file: Path, images: Path, masks: Path) -> Path:
 
 
 def read_classes(file: Path) -> list[str]:
-    """The classes that a file names, one a line, without the white space around them; a mask's
-    value is a line's number from 0. Empty lines at the end do not count.
+    """The classes that a file names, one a line, without the white space around them. A mask's
+    value is the number of a line, from 0. Empty lines at the end do not count.
 
     Raises InvalidInput naming the file, and the line that is empty, that repeats a name or that is
     not UTF-8.
@@ -102,7 +106,7 @@ def read_classes(file: Path) -> list[str]:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """The values of a mask file, uint8 [H, W]; of a 1-bit file 0 and 1.
+    """The values of a mask file, uint8 [H, W]; 0 and 1 for a 1-bit file.
 
     Raises InvalidInput where it cannot be decoded, or is no 8-bit greyscale, palette or 1-bit
     image.
@@ -118,7 +122,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
 
 
 def are_black_and_white(masks: Sequence[Path]) -> bool:
-    """Whether masks hold 0 and WHITE alone, and WHITE at least once. Masks that cannot be read do
+    """Whether masks hold only 0 and WHITE, and WHITE at least once. Masks that cannot be read do
     not count."""
     white = False
     with ThreadPoolExecutor(core_count()) as threads:

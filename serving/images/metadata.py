@@ -1,4 +1,4 @@
-"""The parts of an image file beside its pixels: which way is up (EXIF, XMP), texts, profiles.
+"""The parts of an image file beside its pixels: orientation (EXIF, XMP), texts, profiles.
 
 The rule for all formats: the first EXIF block with an orientation tag decides; where no block has
 one, the tiff:Orientation of the first XMP packet does; otherwise the image is upright. A value
@@ -22,15 +22,15 @@ _XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\x00"
 _APP1, _START_OF_SCAN, _END_OF_IMAGE = 0xE1, 0xDA, 0xD9
 # Markers that no length follows: stuffing, TEM and RST0 to RST7 (ITU-T T.81, B.1.1.3).
 _WITHOUT_LENGTH = (0x00, 0x01, *range(0xD0, 0xD8))
-# JPEG segments that are looked at. A real file has some dozens; larger only gives a hostile file of
-# 4-byte segments more time.
+# JPEG segments that are read, at most. Real files have some dozens. Larger lets a hostile file of
+# 4-byte segments take more time, smaller might miss the orientation.
 _MOST_SEGMENTS = 10_000
 
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([0-9]+)")
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _RAW_EXIF_KEYWORD = b"Raw profile type exif"
 # Bytes of a compressed PNG text that are inflated, at most. Cameras put the orientation into the
-# first 10 KB; larger only gives a zip bomb more.
+# first 10 KB. Larger lets a zip bomb take more memory, smaller might miss the orientation.
 _INFLATED_BYTES = 1 << 20
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
@@ -70,8 +70,8 @@ def orientation(data: bytes) -> int:
 
 
 def jpeg_has_end(data: bytes) -> bool:
-    """Whether an end marker stands behind the first scan of a JPEG. Entropy-coded data cannot look
-    like one."""
+    """Whether an end marker follows the first scan of a JPEG. Entropy-coded data never contains
+    one."""
     return any(
         marker == _START_OF_SCAN and data.rfind(_JPEG_END, end) >= 0
         for marker, _, end in _segments(data)
@@ -120,7 +120,7 @@ def _of_jpeg(data: bytes) -> Iterator[_Block]:
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, begin, end) of the content of each segment of a JPEG up to the head of its first
-    scan. A segment is a marker of two bytes, the length of the rest and the rest. Stray bytes
+    scan. A segment is a marker of two bytes, a length, and the content. Stray bytes
     before a marker are passed over, as libjpeg does."""
     position = len(_JPEG_START)
     for _ in range(_MOST_SEGMENTS):
@@ -191,7 +191,8 @@ def _from_hexadecimal(profile: bytes) -> bytes:
 
 
 def _of_webp(data: bytes) -> Iterator[_Block]:
-    """The chunks EXIF and "XMP ", each behind its name and its length, padded to even length."""
+    """The chunks EXIF and "XMP ". A chunk is its name, its length, and data padded to even
+    length."""
     position = 12
     while position + 8 <= len(data):
         name, length = data[position : position + 4], *struct.unpack_from("<I", data, position + 4)

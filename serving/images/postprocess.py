@@ -1,4 +1,4 @@
-"""From a network's outputs to labels, masks and pictures. Pure functions on numpy arrays."""
+"""Turns a network's outputs into labels, masks and pictures. Pure functions on numpy arrays."""
 
 import io
 from typing import Any
@@ -33,7 +33,7 @@ def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
 def binary_mask(probability: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The class map and the confidence of a binary task; uint8, of the shape of `probability`.
 
-    probability: 255 × the probability of class 1, which wins from one half on.
+    probability: 255 × the probability of class 1, which wins above one half.
     confidence: 255 × the probability of the winner.
     """
     return (probability > 127).astype(np.uint8), np.maximum(probability, 255 - probability)

@@ -1,4 +1,4 @@
-"""From an image to the uint8 pixels that a network sees.
+"""Turns an image into the uint8 pixels that a network sees.
 
 Training's evaluation, calibration and verification use these functions too, so that a network is
 measured on the pixels that it is served with. Normalisation is inside the graph. All functions are
@@ -20,11 +20,12 @@ _PILLOW_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
-# Target pixels beside a crop, on each side, among which a border on a whole source pixel is looked
-# for. Larger resizes more that the crop leaves out, smaller finds no border and resizes all.
+# Target pixels on each side of a crop that are searched for a border on a whole source pixel.
+# Larger may resize more pixels that the crop drops, smaller finds no border more often and then
+# resizes all.
 _EDGES = 16
-# Source pixels by which such a border may be off. Larger saves more time, smaller is closer to the
-# whole image resized.
+# Source pixels by which such a border may be off. Larger saves more time, smaller is closer to
+# cropping the full resize.
 _CUT_PIXELS = 1 / 16
 
 
@@ -45,7 +46,7 @@ def load_image(
 
 
 def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:
-    """Resizes and crops uint8 HWC RGB to what the network sees, uint8 [height, width, 3].
+    """Resizes and crops uint8 HWC RGB to the network's input, uint8 [height, width, 3].
 
     "area" averages the source pixels under each target pixel (OpenCV's INTER_AREA; linear when it
     enlarges); the borders of a crop may be off by a sixteenth of a source pixel. "bilinear" and

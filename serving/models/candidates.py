@@ -13,8 +13,8 @@ from serving.models.local_plans import ENGINE as PLAN_ENGINE
 from serving.repository.manifest import Manifest
 from serving.repository.model_config import ModelConfig
 
-# Instances on each GPU where the config leaves the number to the server. With two, the copies of one
-# batch overlap the kernels of the other; more take more GPU memory.
+# Instances on each GPU where the config leaves the number to the server. With two, the copies of
+# one batch overlap the kernels of the other; more take more GPU memory.
 _INSTANCES_PER_GPU = 2
 
 

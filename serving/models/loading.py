@@ -50,8 +50,8 @@ logger = logging.getLogger(__name__)
 # repository of many models earlier.
 _MEASURE_SECONDS = 0.15
 # Seconds. A batch that was shorter when measured runs inline on the event loop: handing it to a
-# thread and back costs about as much, and makes two threads compete for the GIL. Larger lets batches
-# block the loop longer, smaller pays for the thread more often.
+# thread and back costs about as much, and makes two threads compete for the GIL. Larger lets
+# batches block the loop longer, smaller pays for the thread more often.
 _INLINE_SECONDS = 2e-4
 # Seconds. A network that is faster for its smallest batch gets one thread: a second wakes too late
 # to help, then spins, and doubles the CPU of a call.

@@ -1,7 +1,7 @@
 """TensorRT plans that were made on this machine, from ONNX files that were published elsewhere.
 
-They are kept under CACHE/plans, a folder each; the repository stays as it is. The self-check decides
-whether a plan may be served.
+They are kept under CACHE/plans, a folder each; the repository stays as it is. The self-check
+decides whether a plan may be served.
 """
 
 import hashlib

@@ -194,7 +194,7 @@ class Model:
     # Ending.
 
     async def drain(self, seconds: float) -> bool:
-        """Takes no new calls and answers the accepted ones; False where `seconds` did not suffice."""
+        """Takes no new calls and answers the accepted ones; False on time-out."""
         return await self._batcher.drain(seconds)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Makes TensorRT plans, and has a running server switch to them.
 
-For a server, a helper process builds each model's plans: a build takes minutes and GPU memory, and a
-crash ends its process.
+For a server, a helper process builds each model's plans: a build takes minutes and GPU memory, and
+a crash ends its process.
 """
 
 import asyncio

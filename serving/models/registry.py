@@ -117,12 +117,10 @@ class Registry(Catalog):
     async def load(self, name: str, override: Mapping[str, str | bytes] | None = None) -> None:
         """Loads or reloads a model: new versions come up beside the old ones and then take over.
 
-        A version that fails to load leaves the one before serving. The load goes on where its
-        caller goes away.
-
-        override: replaces its config or files until it is loaded again.
-        Raises ModelNotFound where there is no such folder, InvalidInput for a bad override,
-        ModelLoadError where a version could not be loaded.
+        A version that fails to load leaves the former one serving. `override` replaces config or
+        files until the next load. The load goes on where its caller goes away. Raises ModelNotFound
+        where there is no such folder, InvalidInput for a bad override, ModelLoadError where a
+        version could not be loaded.
         """
         task = asyncio.get_running_loop().create_task(self._load(name, dict(override or {})))
         self._loads.add(task)
@@ -135,9 +133,8 @@ class Registry(Catalog):
             task.exception()  # retrieved, or asyncio would log it where the caller has gone
 
     async def reload(self, name: str) -> None:
-        """Loads the selected versions again although their files are the same, since this machine
-        has new plans for them. A model that serves an override is left alone. Raises the errors of
-        `load`."""
+        """Loads the selected versions again for new plans, although their files are the same. A
+        model that serves an override is left alone. Raises the errors of `load`."""
         entry = self.entries.get(name)
         if entry is None or entry.staged is not None:
             return

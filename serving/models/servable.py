@@ -1,7 +1,7 @@
 """The interface between the endpoints and a served model.
 
-`ModelFacts` describes a served version, `Servable` runs it. `Model` implements it for one network in
-one engine; a cascade or an ensemble would be another implementation.
+`ModelFacts` describes a served version, `Servable` runs it. `Model` implements it for one network
+in one engine; a cascade or an ensemble would be another implementation.
 """
 
 import math
@@ -219,7 +219,7 @@ class Servable(Protocol):
         """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
 
     async def drain(self, seconds: float) -> bool:
-        """Takes no new calls and answers the accepted ones; False where `seconds` did not suffice."""
+        """Takes no new calls and answers the accepted ones; False on time-out."""
 
     def close(self) -> None:
         """Frees its engine and its threads. Blocking; called after `drain`."""

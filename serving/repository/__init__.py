@@ -1,1 +1,1 @@
-"""What lies in the model repository, and what has changed there."""
+"""The model repository on disk: its folders, configs and manifests, and their changes."""

@@ -1,6 +1,6 @@
-"""The fields of a config.pbtxt that would make another model of it: refused, never passed over.
+"""Refuses the fields of a config.pbtxt that would change the answers and are not offered.
 
-A field that only tunes is named in a warning instead (see grammar).
+A field that only tunes is named in a warning instead.
 """
 
 import math
@@ -18,8 +18,8 @@ WARMUP_FOLDER = "warmup"
 
 
 def check_offered(config: ModelConfig, folder: Path) -> None:
-    """Raises InvalidModelConfig, naming the field, where a config asks for what is not offered, or
-    for a warm-up that does not fit its inputs. `folder` is the model's."""
+    """Raises InvalidModelConfig, naming the field, where a config of the model in `folder` sets a
+    field that is not offered, or a warm-up that does not fit its inputs."""
     where = f"{folder / CONFIG_FILE}: "
     proto = config.proto
     for field in ("platform", "backend"):

@@ -1,5 +1,5 @@
-"""What we know of config.pbtxt's grammar as such: the fields that are acted on, the names of its
-element types, and its form in JSON."""
+"""The fields of config.pbtxt that are acted on, the names of its element types, and its form in
+JSON."""
 
 from collections.abc import Mapping, MutableSequence
 from typing import Any
@@ -14,7 +14,7 @@ _WIRE_NAME = {"STRING": "BYTES"}
 _GRAMMAR_NAME = {wire: name for name, wire in _WIRE_NAME.items()}
 
 
-# The fields that are acted on. Every other one parses, and is named in a warning.
+# The fields that are acted on. Every other field parses, and is named in a warning.
 _SUPPORTED = {
     "ModelConfig": {
         "name", "platform", "backend", "runtime", "version_policy", "max_batch_size", "input",
@@ -46,7 +46,7 @@ def data_type(datatype: str) -> int:
 
 
 def unused(message: Message, prefix: str = "") -> list[str]:
-    """Paths of the fields that the file sets and that nothing here acts on."""
+    """Paths of the fields that the file sets and the server does not act on."""
     supported = _SUPPORTED.get(message.DESCRIPTOR.name)
     names = []
     for descriptor, value in message.ListFields():

@@ -1,5 +1,5 @@
-"""The tensors that a config.pbtxt declares, and those that a model file has, from which a config
-that leaves them out is completed."""
+"""The tensors that a config.pbtxt declares, completed from the model file where it leaves them
+out."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from serving.base.errors import InvalidModelConfig
 from serving.base.tensor import TensorSpec
 from serving.repository.config_fields import data_type, wire_name
 
-# Rows of a batch where nothing says how many: Triton's default-max-batch-size.
+# Rows of a batch where neither config nor file sets a maximum: Triton's default-max-batch-size.
 DEFAULT_MAX_BATCH_SIZE = 4
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a model file says of itself.
+    """The tensors of a model file.
 
-    inputs, outputs: every dimension included; -1 for one that each call may choose.
+    inputs, outputs: with every dimension; -1 for one that each call may choose.
     max_batch_size: the most rows that the file was built for; 0 where it sets no bound.
     """
 
@@ -48,7 +48,7 @@ def declared(where: str, tensor: pb.ModelInput | pb.ModelOutput, *, batches: boo
 
 
 def complete(proto: pb.ModelConfig, facts: FileFacts) -> tuple[str, ...]:
-    """Fills in the fields that a config leaves out; the names of those that were.
+    """Fills in the fields that a config leaves out. Returns their names.
 
     max_batch_size is taken from the file where the config has none and its dims, if it has any,
     leave the batch dimension out.

@@ -1,4 +1,4 @@
-"""The model repository on disk: NAME/config.pbtxt and NAME/<version>/, and what has changed there.
+"""The model repository on disk: NAME/config.pbtxt and NAME/<version>/, and their changes.
 
 Reads names, sizes and times; loads nothing.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from serving.repository.model_config import CONFIG_FILE
 
 # One entry a file: name below the folder, size, mtime and ctime in ns, inode. Size and mtime alone
-# stay the same where a file is replaced by another of its size that was copied with its times.
+# would miss a file that is replaced by one of the same size with the times of its copy.
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 # Bytes of a file's name on every file system in use.
@@ -23,7 +23,7 @@ NO_MODEL = f"no model: neither {CONFIG_FILE} nor a numbered version folder"
 class ModelFolder:
     """One folder of the repository.
 
-    config_stamp: the files beside the versions (config, labels).
+    config_stamp: the stamp of the files beside the versions (config, labels).
     versions: the stamp of each version folder, ascending.
     problem: why it cannot be read or is no model; empty for a model.
     """
@@ -42,7 +42,7 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class Changes:
-    """Names of the models that came, went, or whose config or versions are not what they were."""
+    """Names of the models that were added, removed, or whose config or versions changed."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -61,7 +61,7 @@ def compare(before: Mapping[str, ModelFolder], after: Mapping[str, ModelFolder])
 def scan(repository: Path) -> dict[str, ModelFolder]:
     """Every folder of the repository by name, in order. Files beside the folders are passed over.
 
-    A folder that cannot be read, or is no model, is there with its problem. Raises OSError where
+    A folder that cannot be read, or is no model, is listed with its problem. Raises OSError where
     the repository itself cannot be read.
     """
     return {name: scan_model(repository / name) for name in model_names(repository)}
@@ -81,7 +81,7 @@ def model_names(repository: Path) -> list[str]:
 
 
 def can_be_folder(name: str) -> bool:
-    """Whether a model's folder may be called so."""
+    """Whether a model's folder may have this name."""
     return (
         _is_utf8(name)
         and 0 < len(name.encode()) <= _NAME_BYTES
@@ -92,8 +92,8 @@ def can_be_folder(name: str) -> bool:
 
 
 def scan_model(path: Path) -> ModelFolder:
-    """One model folder. Folders with a number for a name are its versions; 0, and names like 01,
-    are not."""
+    """One model folder. Its versions are the folders whose names are numbers from 1, without
+    leading zeros."""
     versions: dict[int, Stamp] = {}
     beside: list[Path] = []
     try:
@@ -106,13 +106,13 @@ def scan_model(path: Path) -> ModelFolder:
         return ModelFolder(path.name, path, problem=f"{path}: cannot be read: {error.strerror}")
     if not versions and not any(file.name == CONFIG_FILE for file in beside):
         return ModelFolder(path.name, path, problem=NO_MODEL)
-    # Editors keep files of their own beside the one that is edited.
+    # Hidden files are left out: editors keep their own beside an edited file.
     shown = [file for file in beside if not file.name.startswith(".")]
     return ModelFolder(path.name, path, _stamp(shown, path), dict(sorted(versions.items())))
 
 
 def _is_version(name: str) -> bool:
-    # No policy names more than 18 digits, and Python refuses to read some thousands.
+    # No version policy can name more than 18 digits, and Python refuses to convert thousands.
     return name.isascii() and name.isdecimal() and not name.startswith("0") and len(name) <= 18
 
 

@@ -1,4 +1,4 @@
-"""manifest.json: what an artefact is, and the evidence that it is accurate and fast."""
+"""manifest.json: the description of an artefact, with its measured accuracy and latency."""
 
 import json
 from collections.abc import Mapping
@@ -20,15 +20,17 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Frozen(BaseModel):
-    # A newer minor version may add fields; only an unknown major version is refused.
+    # A newer minor version may add fields, so only an unknown major version is refused.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class EvalTransform(_Frozen):
-    """How a decoded image of any size becomes the pixels that the network sees.
+    """The resize and crop of a decoded image to the network's input.
 
-    `resize` is applied first: one number makes the shorter side that many pixels and keeps the
-    aspect ratio, a pair (height, width) stretches. `crop` (height, width) then cuts the centre.
+    resize: applied first. One number is the shorter side in pixels, with the aspect ratio kept; a
+        pair is (height, width), stretched.
+    crop: (height, width) of the centre that is then cut out.
+    filter: interpolation of the resize.
     """
 
     resize: int | tuple[int, int]
@@ -53,21 +55,21 @@ class EvalTransform(_Frozen):
 
 
 class Normalization(_Frozen):
-    """(pixel / 255 - mean) / std for R, G, B. The graph does it; this is the record of it."""
+    """(pixel / 255 - mean) / std for R, G, B. The graph computes it; this records it."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 class Latency(_Frozen):
-    """Median milliseconds a batch takes, by batch size, and the machine that it was measured on."""
+    """Median milliseconds of a batch, by batch size, and the machine of the measurement."""
 
     machine: str
     milliseconds: Mapping[int, float]
 
 
 class Gate(_Frozen):
-    """Whether the recipe's bounds held, and the numbers that decided."""
+    """Whether the recipe's bounds held, with the numbers that decided in `reason`."""
 
     passed: bool
     reason: str
@@ -79,10 +81,11 @@ class Evidence(_Frozen):
     accuracy: the task's measure on the evaluation split.
     measures: the task's other measures by name; plain numbers have no interval.
     drop: accuracy lost against FP32.
-    class_drops: the classes that lost most recall or IoU, and how much.
+    class_drops: loss of recall or IoU of the classes that lost most, by class.
     agreement: share of answers that equal FP32's.
     samples_tolerance: distance of the answers on samples.npz from FP32's that a server accepts.
-    latency, gate: how fast it was, and whether it may be served.
+    latency: measured latency.
+    gate: whether it may be served.
     """
 
     accuracy: Estimate
@@ -98,8 +101,12 @@ class Evidence(_Frozen):
 class Variant(_Frozen):
     """One file and the precision that it runs in.
 
-    evidence: what was measured of it, by engine name.
-    tensorrt_version, compute_capability, driver: of a TensorRT plan, what it was built by and for.
+    id: its name in the manifest ("int8-u8").
+    file: its name below the version folder.
+    evidence: its measurements, by engine name.
+    calibration_sha256: SHA-256 of the images that an INT8 variant was calibrated with.
+    tensorrt_version, compute_capability, driver: set for a TensorRT plan alone: the TensorRT that
+        built it, and the GPU and driver that it was built on.
     """
 
     id: str
@@ -114,13 +121,13 @@ class Variant(_Frozen):
 
     @property
     def symmetric(self) -> bool:
-        """Whether its numbers have a zero point of 0. INT8 with asymmetric uint8 activations says
-        so at the end of its id."""
+        """Whether its numbers have a zero point of 0. The id of INT8 with asymmetric uint8
+        activations ends in "-u8"."""
         return not self.id.endswith("-u8")
 
 
 class Provenance(_Frozen):
-    """Where the artefact comes from, and what it was measured on."""
+    """The recipe, the run and the data that the artefact comes from."""
 
     recipe: str
     recipe_sha256: str

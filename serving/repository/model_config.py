@@ -1,5 +1,4 @@
-"""config.pbtxt, in NVIDIA Triton's grammar: what a model is called, takes and gives, and how its
-calls are grouped into batches."""
+"""Parses config.pbtxt, in NVIDIA Triton's grammar: name, tensors, batching, versions."""
 
 import math
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from serving.repository.placement import Placement, placement_of
 CONFIG_FILE = "config.pbtxt"
 ONNX_FILE = "model.onnx"
 PLAN_FILE = "model.plan"
+# Calls that may wait where the config sets no maximum. More wait longer before they are refused.
 DEFAULT_MAX_QUEUE_SIZE = 1024
 # Parameter of config.pbtxt: milliseconds within which calls ought to be answered.
 SLO_PARAMETER = "slo_ms"
@@ -30,7 +30,7 @@ class QueuePolicy:
 
     max_queue_size: calls that may wait.
     default_timeout: seconds; 0 for none.
-    allow_timeout_override: a call may ask for a shorter one.
+    allow_timeout_override: whether a call may ask for a shorter one.
     timeout_delays: a call whose timeout has passed goes behind all others of its priority instead
         of being rejected.
     """
@@ -48,12 +48,14 @@ class QueuePolicy:
 
 @dataclass(frozen=True)
 class Batching:
-    """How single calls are grouped.
+    """How single calls are grouped into batches.
 
     preferred_batch_sizes: rows, ascending.
-    max_queue_delay: seconds that a batch which could start may wait for company; 0 never waits.
-    priority_levels, default_priority: 1 is the most urgent level.
-    default_policy, priority_policies: queue policies, the latter by level.
+    max_queue_delay: seconds that a batch may wait for more rows when it could start; 0 for none.
+    priority_levels: number of levels; 1 is the most urgent.
+    default_priority: level of calls that ask for none.
+    default_policy: queue policy of levels without one of their own.
+    priority_policies: queue policies by level.
     """
 
     preferred_batch_sizes: tuple[int, ...] = ()
@@ -70,8 +72,11 @@ class Batching:
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which version folders are served: the newest `latest`, or those of `specific`, or all where
-    both are unset."""
+    """The version folders that are served; all where neither field is set.
+
+    latest: number of the newest versions that are served.
+    specific: numbers of the versions that are served; it comes before `latest`.
+    """
 
     latest: int | None = 1
     specific: tuple[int, ...] = ()
@@ -88,12 +93,14 @@ class VersionPolicy:
 class ModelConfig:
     """The part of one config.pbtxt that the server acts on.
 
+    max_batch_size: rows; 0 for a model without a batch dimension.
     inputs, outputs: their shapes include the batch dimension.
-    label_filenames: by output.
+    label_filenames: name of the file of class names, by output.
+    instances: batches that may run at a time; on GPUs, on each.
     slo: seconds within which calls ought to be answered; inf for none.
     warnings: a line for each field that is passed over.
-    proto: the whole of it.
-    completed: the fields that were taken from the model file.
+    proto: the parsed message.
+    completed: names of the fields that were taken from the model file.
     """
 
     name: str
@@ -115,8 +122,8 @@ class ModelConfig:
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """Reads NAME/config.pbtxt as it is. Raises InvalidModelConfig naming the file and the line or
-    field."""
+    """Reads NAME/config.pbtxt without completing it. Raises InvalidModelConfig naming the file and
+    the line or field."""
     path = folder / CONFIG_FILE
     proto = read_proto(path)
     if proto is None:
@@ -272,8 +279,8 @@ def version_policy_of(path: Path, proto: pb.ModelConfig) -> VersionPolicy:
 def check_against_engine(
     config: ModelConfig, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], file: Path
 ) -> None:
-    """Raises InvalidModelConfig where a model file does not have the tensors that its config
-    promises, or needs an input that the config leaves out."""
+    """Raises InvalidModelConfig where a model file lacks a tensor of its config, or needs an input
+    that the config leaves out."""
     for kind, wanted, offered in (
         ("input", config.inputs, inputs),
         ("output", config.outputs, outputs),

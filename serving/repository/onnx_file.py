@@ -1,4 +1,4 @@
-"""Reads from an ONNX file what it takes and gives, without the `onnx` package or a runtime.
+"""Reads the inputs and outputs of an ONNX file, without the `onnx` package or a runtime.
 
 An ONNX file is a protobuf message. Only the fields below are read; weights are skipped over.
 """
@@ -33,11 +33,15 @@ _DATATYPES = {
 
 
 class NotTold(Exception):
-    """The file leaves out the shape of a tensor, which a runtime may infer all the same."""
+    """The file leaves out the shape of a tensor, which a runtime may still infer."""
 
 
 class _Field(NamedTuple):
-    """A field of a message: its number, a plain value, or where its bytes lie in the file."""
+    """A field of a message.
+
+    value: its number, for a varint; else 0.
+    start, end: the place of its bytes in the file.
+    """
 
     number: int
     value: int
@@ -48,8 +52,8 @@ class _Field(NamedTuple):
 def read_facts(file: Path) -> FileFacts:
     """Inputs and outputs of an ONNX file.
 
-    Raises EngineUnavailable where it cannot be read or is no ONNX file, NotTold where it does not
-    say the shape of each.
+    Raises EngineUnavailable where it cannot be read or is no ONNX file, NotTold where it leaves out
+    the shape of one.
     """
     inputs, outputs, constants = [], [], set()
     with _graph(file) as (stream, graph):
@@ -68,7 +72,7 @@ def read_facts(file: Path) -> FileFacts:
 
 
 def external_files(file: Path) -> list[str]:
-    """The names, below the folder of an ONNX file, of those that hold its weights; in order.
+    """The files that hold the weights of an ONNX file, as names below its folder, in order.
 
     Raises EngineUnavailable where it cannot be read or is no ONNX file.
     """
@@ -87,12 +91,12 @@ def external_files(file: Path) -> list[str]:
 
 
 def content_digest(file: Path) -> str:
-    """32 hex digits that stand for an ONNX file and the files that hold its weights.
+    """32 hex digits that identify an ONNX file together with the files that hold its weights.
 
     Raises EngineUnavailable where one of them cannot be read.
     """
     parts = [file]
-    with suppress(EngineUnavailable):  # a file that is none is for the runtime to refuse
+    with suppress(EngineUnavailable):  # the runtime refuses other files
         parts += [file.parent / name for name in external_files(file)]
     digests = []
     for part in parts:
@@ -107,8 +111,8 @@ def content_digest(file: Path) -> str:
 
 @contextmanager
 def _graph(file: Path) -> Iterator[tuple[BinaryIO, _Field]]:
-    """The file, open, and where its graph lies. Raises EngineUnavailable, also for a message that
-    breaks off while the block reads it."""
+    """The open file, and the field of its graph. Raises EngineUnavailable, also where a message is
+    cut off inside the block."""
     try:
         with file.open("rb") as stream:
             whole = _Field(0, 0, 0, file.stat().st_size)
@@ -124,7 +128,7 @@ def _graph(file: Path) -> Iterator[tuple[BinaryIO, _Field]]:
 
 
 def _fields(stream: BinaryIO, message: _Field) -> Iterator[_Field]:
-    """The fields of a message in their order. Raises ValueError where it breaks off."""
+    """The fields of a message in their order. Raises ValueError where it is cut off."""
     position = message.start
     while position < message.end:
         stream.seek(position)

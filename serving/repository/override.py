@@ -18,8 +18,8 @@ def write_override(
     name: str, parameters: Mapping[str, str | bytes], repository: Path, target: Path
 ) -> Path:
     """Writes target/NAME from the parameters `config` (the whole config as JSON) and
-    `file:<version>/<name>` (a file's content). Without files the versions are the repository's, by
-    link; with files they are those files alone, and a config must come with them.
+    `file:<version>/<name>` (a file's content). Without files, links lead to the versions in the
+    repository; with files, the model has no others, and a config must come with them.
 
     Raises InvalidInput for another parameter, a config that does not parse, or a path that leaves
     the version's folder.
@@ -62,6 +62,6 @@ def _as_text(name: str, config: str | bytes) -> str:
     except Exception as error:  # json_format passes on more than its ParseError
         reason = one_line(str(error))
         raise InvalidInput(f"load parameter 'config' of {name!r}: {reason}") from error
-    # A config that was read from a server carries the name; the folder has the last word.
+    # A config that was read from a server has a name, but the folder's name counts.
     proto.ClearField("name")
     return text_format.MessageToString(proto)

@@ -1,4 +1,4 @@
-"""Where a model's instances run, by instance_group and optimization of its config.pbtxt."""
+"""The devices of a model's instances, from instance_group and optimization of config.pbtxt."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,11 @@ from serving.base.errors import InvalidModelConfig
 
 @dataclass(frozen=True)
 class Placement:
-    """Where instances run.
+    """The devices of a model's instances.
 
-    kind: "auto" is on GPUs where an engine for them can be used, else on the CPU.
-    gpus: the GPU of each instance; empty puts as many as the config asks for on every GPU.
-    graph_batch_sizes: batches that get a CUDA graph.
+    kind: "auto" uses GPUs where an engine for them can run, else the CPU.
+    gpus: the GPU of each instance; empty puts the config's number of instances on every GPU.
+    graph_batch_sizes: batch sizes that get a CUDA graph.
     """
 
     kind: Literal["auto", "gpu", "cpu"] = "auto"

@@ -56,9 +56,9 @@ _COLLECT_AFTER = 7000
 # Seconds without a call after which callers count as gone. Longer misses fewer slow callers, but
 # delays the stop of an idle server by as much.
 _QUIET_SECONDS = 0.2
-# Seconds reserved for closing. Stalled connections are cut this long before the end of the drain, and
-# calls get this long to be answered even when the drain time is used up: clients retry UNAVAILABLE
-# but not CANCELLED. Longer answers more of them and takes from the drain.
+# Seconds reserved for closing. Stalled connections are cut this long before the end of the drain,
+# and calls get this long even when the drain time is used up: clients retry UNAVAILABLE but not
+# CANCELLED. Longer answers more of those calls and cuts stalled connections earlier.
 _LAST_SECONDS = 0.5
 
 

@@ -1,5 +1,5 @@
-"""One network's INT8 files: tried on validation images, and written with as few layers in floating
-point as the gate allows, mostly none."""
+"""Writes the INT8 files of one network, with as few layers in floating point as the gate allows on
+validation images: none in most cases."""
 
 import logging
 from collections.abc import Collection
@@ -25,18 +25,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Written:
-    """What was written of a variant, in a sentence with the numbers, and the layers' sensitivity
-    where it was measured."""
+    """The outcome of one variant.
+
+    said: a sentence with the numbers, for the report.
+    sensitivity: of its layers; None where it was not measured.
+    """
 
     said: str
     sensitivity: Sensitivity | None
 
 
 class Candidate:
-    """A network that could be published in INT8, under the name that the report gives it; its
-    trials lie in the folder `part` of the stage.
+    """A network that could be published in INT8. The gate compares it with the trained network in
+    FP32, before pruning.
 
-    The gate's reference is the trained network in FP32, before pruning.
+    part: folder of its trials, in the stage's folder.
+    name: its name in the report.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class Candidate:
         export_fp32(current, network, self._float_file)
 
     def of(self, network: nn.Module, part: str, name: str) -> "Candidate":
-        """Another network in the same place."""
+        """A candidate with another network, and otherwise the same settings."""
         return Candidate(self._current, self._config, self._calibration, network, part, name)
 
     def passes(self) -> bool:
@@ -67,12 +71,12 @@ class Candidate:
         return all(self._judged(variant, ())[0].passed for variant in self._variants)
 
     def accuracy(self) -> float:
-        """Mean over the variants, on validation images."""
+        """Mean accuracy of the variants on validation images."""
         found = [self._judged(variant, ())[1].accuracy.value for variant in self._variants]
         return sum(found) / len(found)
 
     def told(self) -> str:
-        """Accuracy and agreement of each variant."""
+        """A line with accuracy and agreement of each variant."""
         parts = []
         for variant in self._variants:
             _, compared = self._judged(variant, ())
@@ -83,8 +87,8 @@ class Candidate:
         return f"{self.name}: {', '.join(parts)}"
 
     def write(self, folder: Path) -> dict[str, Written]:
-        """Writes the FP32 file and those of all variants into `folder`. Where no mixture within the
-        recipe's bound would pass, or FP32 would not either, all layers are INT8."""
+        """Writes the FP32 file and the files of all variants into `folder`. All layers are INT8
+        where no mixture within the recipe's bound would pass, or where FP32 would fail too."""
         (folder / FP32_FILE).write_bytes(self._float_file.read_bytes())
         return {
             variant: self._write(variant, folder / onnx_file(variant)) for variant in self._variants

@@ -1,11 +1,11 @@
-"""Quantisation-aware fine-tuning: a network learns while its weights and activations are rounded as
-the INT8 file will round them.
+"""Quantisation-aware fine-tuning: training with weights and activations rounded as in the INT8
+file.
 
 Rounding passes gradients straight through within its range (arXiv 1806.08342, §2.4). Weights are
-symmetric and per output channel, inputs of layers symmetric and per tensor, the coarser of the two
-grids that are exported. Batch norms need no folding first: a factor on a channel scales its grid
-too, and changes no rounding. What the file rounds besides, the terms of residual sums, is not
-simulated. The file is made as for any network: exported and calibrated.
+rounded symmetrically per output channel, inputs of layers symmetrically per tensor, which is the
+coarser of the two grids that are exported. Batch norms need not be folded first: a factor on a
+channel scales its grid too and changes no rounding. The terms of residual sums, which the file also
+rounds, are not simulated. The file itself is exported and calibrated as for any network.
 """
 
 from collections.abc import Iterator
@@ -16,16 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+# Steps of the grid from 0 to the largest magnitude: int8 without -128.
 _LEVELS = 127
-# How fast the range of an input follows the batches.
+# Weight of the newest batch in the range of an input: larger follows faster, smaller is steadier.
 _MOMENTUM = 0.1
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @contextmanager
 def fake_quantized(network: nn.Module) -> Iterator[None]:
-    """Rounds the weights and inputs of all convolutions and linear layers of `network` meanwhile,
-    and freezes the statistics of its batch norms: those of rounded batches are not what is served.
+    """Rounds the weights and inputs of all convolutions and linear layers of `network` inside the
+    block. The statistics of its batch norms are frozen, since the served network has those of
+    unrounded batches.
     """
     layers = [
         module
@@ -53,7 +55,7 @@ def fake_quantized(network: nn.Module) -> Iterator[None]:
 
 
 class _RoundedWeight(nn.Module):
-    """Rounds to 255 levels a channel, the outermost at its largest magnitude."""
+    """Rounds each channel to 255 levels; the outermost lie at its largest magnitude."""
 
     def __init__(self, axis: int) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ def _round_input(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...
     seen = values.detach().abs().amax()
     if layer.training:
         peak.copy_(torch.where(peak == 0, seen, torch.lerp(peak, seen, _MOMENTUM)))
-    # Before the first batch of training there is no range yet.
+    # The range is unknown before the first training batch.
     scale = _scale(torch.where(peak == 0, seen, peak))
     zero = torch.zeros_like(scale, dtype=torch.int32)
     return torch.fake_quantize_per_tensor_affine(values, scale, zero, -_LEVELS - 1, _LEVELS), *rest

@@ -1,8 +1,8 @@
-"""INT8 after training: Q/DQ nodes around what an engine computes in 8 bits.
+"""INT8 after training: Q/DQ nodes around the operations that an engine computes in 8 bits.
 
 Weights are symmetric and per channel (arXiv 1806.08342, §3). Activations come in two forms, because
-engines differ: "s8", symmetric int8, which TensorRT asks for, and "u8", asymmetric uint8, which
-ONNX Runtime is fast in on x86.
+engines differ: "s8", symmetric int8, which TensorRT requires, and "u8", asymmetric uint8, which is
+fast in ONNX Runtime on x86.
 """
 
 import tempfile
@@ -21,26 +21,26 @@ from training.compress.calibration import Calibration, Method, measure_ranges
 Scheme = Literal["s8", "u8", "u8-rr"]
 
 _ACTIVATIONS = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8, "u8-rr": QuantType.QUInt8}
-# Layers whose arithmetic is worth 8 bits. Normalisation stands before the first of them, softmax
-# and argmax behind the last.
+# Operations that gain from 8 bits. Normalisation comes before the first of them in a network, softmax
+# and argmax after the last.
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry})
 
 
 class Quantizer:
-    """Makes INT8 forms of one FP32 file, with ranges that are measured once for all of them.
+    """Makes INT8 forms of one FP32 file; all share the ranges, which are measured once.
 
-    Normalisation before the first layer and everything behind the last one stay in floating point,
-    as do the logits themselves. `layers` are those that compute, in their order, by their names in
-    the network that was exported.
+    The normalisation before the first layer, everything after the last one and the logits
+    themselves stay in floating point.
 
+    layers: the names, in the exported network, of the layers that may be INT8, in their order.
     Raises ExportError where the ranges cannot be measured.
     """
 
     def __init__(self, float_file: Path, calibrate: Method, calibration: Calibration) -> None:
         self._model = onnx.load(float_file)
         with tempfile.TemporaryDirectory() as folder:
-            # Weights wait in a file: shape inference and the runtime would copy them several times.
+            # Weights stay in a file: shape inference and the runtime would copy them several times.
             onnx.save(self._model, Path(folder) / "parted.onnx", save_as_external_data=True)
             self._model = onnx.shape_inference.infer_shapes(self._model)
             add_pre_process_metadata(self._model)
@@ -63,15 +63,15 @@ class Quantizer:
         self.layers = tuple(self._nodes)
 
     def write(self, path: Path, scheme: Scheme, float_layers: Collection[str] = ()) -> None:
-        """Writes the file in which all layers but `float_layers` are INT8. Tensors that only those
-        layers read are not rounded either."""
+        """Writes the file in which all layers but `float_layers` are INT8. Tensors that only
+        `float_layers` read are not rounded either."""
         left = {node for layer in float_layers for node in self._nodes[layer]}
         excluded = self._edges | left | _read_by_only(self._model.graph, left)
         self._write(path, scheme, nodes_to_exclude=sorted(excluded))
 
     def write_alone(self, path: Path, scheme: Scheme, layer: str) -> None:
-        """Writes the file in which one layer is INT8, with its input and output, and nothing else:
-        its accuracy is what this layer costs by itself."""
+        """Writes the file in which only one layer, with its input and output, is INT8: its
+        agreement with FP32 is the sensitivity of this layer."""
         self._write(path, scheme, nodes_to_quantize=self._nodes[layer])
 
     def _write(
@@ -125,7 +125,7 @@ def before_layers(graph: onnx.GraphProto) -> set[str]:
         if node.op_type not in _LAYERS and reached & set(node.input):
             names.add(node.name)
             reached |= set(node.output)
-    # A skip connection around the first layer would lead to everything: follow single paths only.
+    # Through a skip connection around the first layer the input reaches later nodes too.
     return names - _behind_any_layer(graph)
 
 
@@ -140,7 +140,7 @@ def _behind_any_layer(graph: onnx.GraphProto) -> set[str]:
 
 
 def behind_layers(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes that no layer follows: from the logits to the outputs."""
+    """Names of the nodes after which no layer comes: from the logits to the outputs."""
     needed: set[str] = set()
     names: set[str] = set()
     for node in reversed(graph.node):
@@ -166,9 +166,9 @@ def _read_by_only(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
 
 
 def _read_unrounded(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
-    """Lets layers that stay in floating point read what stands before a Q/DQ pair of others.
+    """Lets layers that stay in floating point read the tensor before a Q/DQ pair of other layers.
 
-    TensorRT takes no layer of whose inputs one is quantised and the other is not.
+    TensorRT refuses a layer with one quantised and one unquantised input.
     """
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
@@ -187,11 +187,11 @@ def _read_unrounded(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
 
 
 def _remove_needless_pairs(graph: onnx.GraphProto) -> None:
-    """Takes away two kinds of Q/DQ pairs that only cost accuracy.
+    """Removes two kinds of Q/DQ pairs that only cost accuracy.
 
-    Before a ReLU: rounding what the ReLU then cuts wastes half of the levels, and keeps TensorRT
-    from fusing the two. Behind the last layer: rounding logits to 8 bits saves nothing and makes
-    equal what the argmax should tell apart.
+    Before a ReLU: half of the levels would go to values that the ReLU then cuts, and TensorRT could
+    not fuse the two. After the last layer: logits in 8 bits save no time, and different logits
+    become equal before the argmax.
     """
     makers = {output: node for node in graph.node for output in node.output}
     users: dict[str, list[onnx.NodeProto]] = {}
@@ -210,7 +210,7 @@ def _remove_needless_pairs(graph: onnx.GraphProto) -> None:
         if not (before_relu or is_logits) or len(users[first.output[0]]) > 1:
             continue
         if second.output[0] in outputs:
-            # The graph's output keeps its name: the layer takes it over.
+            # The layer takes over the name of the graph's output.
             maker.output[0] = second.output[0]
         for user in behind:
             user.input[list(user.input).index(second.output[0])] = first.input[0]

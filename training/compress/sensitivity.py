@@ -1,4 +1,4 @@
-"""What each layer costs by itself: how often the answers stay when one layer alone is pruned or
+"""Sensitivity of layers: agreement with the untouched network when one layer alone is pruned or
 computed in INT8."""
 
 import logging
@@ -22,8 +22,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Agreement with the untouched network by layer, over `images` validation images, and the
-    layers that were left alone because of it."""
+    """The sensitivity of a network's layers.
+
+    title: the change to one layer, for the report.
+    images: number of validation images.
+    agreement: with the untouched network, by changed layer.
+    left_alone: layers that are not pruned because of it.
+    """
 
     title: str
     images: int
@@ -31,11 +36,11 @@ class Sensitivity:
     left_alone: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """As a stage's results keep it."""
+        """The form that a stage's results keep."""
         return asdict(self)
 
     def most_sensitive(self) -> list[str]:
-        """The layers, the one that changes most answers first."""
+        """The layers by the number of answers that they change, largest first."""
         return sorted(self.agreement, key=lambda name: self.agreement[name])
 
 
@@ -72,7 +77,7 @@ def pruning_sensitivity(
 def int8_sensitivity(
     quantizer: Quantizer, variant: str, trial: Trial, fp32: Answers
 ) -> Sensitivity:
-    """Computes each layer alone in INT8. `fp32` are the FP32 file's answers."""
+    """Computes each layer alone in INT8. `fp32` holds the FP32 file's answers."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "alone.onnx"
 
@@ -87,8 +92,9 @@ def int8_sensitivity(
 def fewest_float_layers(
     order: list[str], most: int, passes: Callable[[Collection[str]], bool]
 ) -> tuple[str, ...] | None:
-    """The shortest beginning of `order`, of at most `most` layers, that passes when it stays in
-    floating point, assuming that more never hurt; None where none does. Bisection."""
+    """The shortest beginning of `order` that passes when its layers stay in floating point; None
+    where none of at most `most` layers does. Bisection, which assumes that more layers never fail
+    where fewer pass."""
     most = min(most, len(order))
     if most == 0 or not passes(order[:most]):
         return None

@@ -8,10 +8,10 @@ tensors. W2: the same from JPEG files to five labels. W3: a U-Net at 480x352 fro
 PNGs. Subjects take turns; figures are medians over the rounds that count, ratios are medians of
 ratios within a round. W4, the start, is benchmarks.serving.startup.
 
---before serves another checkout of this project in the same run: what a change costs.
+--before serves another checkout of this project in the same run, to measure a change.
 
-A round lasts --seconds, and longer for a subject that gives fewer than --answers in them. A subject
-that fails is a hole in the table. All figures so far are written after each measurement.
+A round lasts --seconds, and longer for a subject with fewer than --answers in them. A subject that
+fails leaves a hole in the table. All figures so far are written after each measurement.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from benchmarks.serving.speed.workloads import FILES, cases, running
 
 
 def main() -> None:
-    """Runs; prints the table at the end, and writes it and the raw figures beside the networks."""
+    """Runs the rounds, prints the table, and writes it with the raw figures beside the networks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", default=["W0", "W1", "W2", "W3"])
     parser.add_argument("--rounds", type=int, default=5)

@@ -75,7 +75,7 @@ def single(engine: Engine, shape: tuple[int, int]) -> float:
 
 
 def main() -> None:
-    """Runs and prints."""
+    """Runs the batches and prints the document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", type=Path, required=True)
     parser.add_argument("--engine", required=True)

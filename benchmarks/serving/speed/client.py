@@ -1,4 +1,4 @@
-"""The cost of a server when our own client sends many images in its default way.
+"""CPU cost of a server when our own client sends many images with its default settings.
 
     python -m benchmarks.serving.speed.client URL MODEL SIDE SECONDS
 

@@ -16,18 +16,18 @@ from typing import Any
 from benchmarks.serving.speed.rounds import Measurement
 from loadtest.measurement.server_process import local_server, usage
 
-# Share of the calls to an echo that it has to answer.
+# Share of the calls to an echo that it has to answer, at least.
 _KEPT_UP = 0.95
-# Seconds for an answer: above the latency of 32 callers at a server of an answer in 5 seconds.
+# Seconds for an answer: more than 32 callers wait at a server that needs 5 seconds an answer.
 _PATIENCE = "300s"
-# Seconds of calls to an echo: above the time of a ceiling, after which they are ended.
+# Seconds of calls to an echo: more than a ceiling takes, after which the calls are ended.
 _UNTIL_ENDED = 3600.0
-# Seconds for the load tester to report after it was told to end.
+# Seconds for the load tester to report after the signal to end.
 _REPORT_SECONDS = 60.0
 
 
 def _busy() -> float:
-    """Seconds that the machine's cores have been busy, or were taken by its host, so far."""
+    """Seconds that the machine's cores have been busy, or taken by its host, so far."""
     first = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, first[:8])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
@@ -127,8 +127,8 @@ def client(url: str, model: str, side: int, seconds: float) -> Measurement:
 
 
 def floor(url: str, rate: float, calls: Sequence[str], *flags: str) -> Measurement:
-    """The ceiling while an echo at `url` answers `rate` of the same `calls` a second: a front that
-    costs no more than an echo. Its CPU is that of both."""
+    """The ceiling while an echo at `url` answers `rate` of the same `calls` a second, as if the
+    server's front cost no more than an echo. Its CPU time is that of both."""
     command = _load_command(url, "echo", _UNTIL_ENDED, "--rate", str(rate), *calls)
     echoed = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -140,13 +140,13 @@ def floor(url: str, rate: float, calls: Sequence[str], *flags: str) -> Measureme
         echoed.kill()
         echoed.wait()
     answered = phase["requests_per_second"]
-    # Arrivals are random, so that in a short time their number differs from that of `rate`.
+    # Arrivals are random, so their number in a short time differs from that of `rate`.
     sent = phase["requests"] / phase["seconds"]
     if not answered or answered < _KEPT_UP * sent:
         raise RuntimeError(f"the echo answered {answered:.0f} calls a second of {sent:.0f}")
     cpu = bare.cpu + _each(phase["server"].get("cpu", math.nan), answered)
     generator = phase["generator"]["cpu"] / (os.cpu_count() or 1)
-    # The echo and its calls would count as others.
+    # Otherwise the echo and its calls would count as other processes.
     return replace(bare, cpu=cpu, generator=generator, others=math.nan)
 
 

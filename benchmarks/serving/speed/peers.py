@@ -21,7 +21,7 @@ _MLSERVER_PACKAGES = (
 # Seconds for the server to start and load its models.
 _START_SECONDS = 300.0
 
-# Module that both run: batch in, answers out. The settings are those of our own engines.
+# Module that both peers run on a batch. The settings are those of our own engines.
 _RUNNER = '''
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,13 +1,13 @@
-"""Subjects that take turns: rounds long enough for the slowest, failures that cost one figure."""
+"""Measures subjects in turns, with rounds long enough for the slowest. A failure costs one figure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-# Share of all cores: where other processes took more, a measurement does not count.
+# Share of all cores that other processes may use. Where they use more, a measurement does not count.
 VOID_SHARE = 0.05
 # Failures after which a subject is not tried again.
 _TRIES = 2
-# Share by which a round is longer than the last rate asks for, as rates vary from round to round.
+# Share by which a round is longer than the last rate requires, since rates vary between rounds.
 _MARGIN = 1.2
 
 
@@ -33,7 +33,7 @@ class Measurement:
 
     @property
     def void(self) -> bool:
-        """Whether others took so much that it must not count."""
+        """Whether other processes used so much that it does not count."""
         return self.others > VOID_SHARE
 
 
@@ -79,14 +79,14 @@ class Case:
 
     @property
     def holes(self) -> list[Hole]:
-        """The rounds in which it was not."""
+        """The rounds in which it was not measured."""
         return [found for found in self.found if isinstance(found, Hole)]
 
 
 def take_turns(
     cases: Sequence[Case], rounds: int, length: Length, keep: Callable[[int, Case], None]
 ) -> None:
-    """Measures every case once a round. `keep` is told the round and the case after each entry."""
+    """Measures every case once a round. `keep` is called with round and case after each entry."""
     for turn in range(rounds):
         for case in cases:
             case.found.append(_entry(case, length))
@@ -98,13 +98,14 @@ def _entry(case: Case, length: Length) -> Measurement | Hole:
         return case.holes[-1]
     try:
         return _long_enough(case, length)
-    # A subject may fail in any way, and must not take the figures of the others with it.
+    # A subject may fail in any way; the figures of the others are kept.
     except Exception as error:
         return Hole(str(error) or type(error).__name__)
 
 
 def _long_enough(case: Case, length: Length) -> Measurement:
-    """Measures for a time in which the subject gives enough answers; later rounds begin with it."""
+    """Measures for as long as the subject needs for enough answers; later rounds start with that
+    length."""
     case.seconds = case.seconds or length.seconds
     while True:
         found = case.run(case.seconds)

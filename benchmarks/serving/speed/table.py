@@ -15,12 +15,12 @@ _HEAD = (
     "others | ours ÷ it: answers/s | CPU |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
-# Characters of a reason in the table; the raw file has all of it.
+# Characters of a reason in the table; the raw file has the whole reason.
 _REASON = 200
 
 
 def write(cases: Sequence[Case], note: str, folder: Path) -> str:
-    """Writes speed.md and speed.json with all that was measured so far; returns the former."""
+    """Writes speed.md and speed.json with all figures so far. Returns the content of speed.md."""
     folder.mkdir(parents=True, exist_ok=True)
     text = f"{table(cases)}\n\n{note}\n"
     (folder / "speed.md").write_text(text)
@@ -30,7 +30,7 @@ def write(cases: Sequence[Case], note: str, folder: Path) -> str:
 
 
 def _raw(found: Measurement | Hole) -> dict[str, Any]:
-    """JSON has no nan."""
+    """The value, or None for nan, which JSON lacks."""
     values = asdict(found)
     return {name: None if value != value else value for name, value in values.items()}
 
@@ -69,7 +69,7 @@ def _row(case: Case, ours: Case | None) -> str:
 
 
 def _ratios(ours: Case | None, case: Case) -> tuple[str, str]:
-    """Medians of ours ÷ it within the rounds in which both were measured: rate and CPU."""
+    """Medians of our figure ÷ the subject's, for rate and CPU, within the rounds that measured both."""
     pairs = [
         (a, b)
         for a, b in zip(ours.found if ours else (), case.found, strict=False)
@@ -97,6 +97,6 @@ def _share(value: float) -> str:
 
 
 def _cell(text: str) -> str:
-    """One line of Markdown that ends no cell."""
+    """The text in one line, with characters escaped that would end a cell of Markdown."""
     line = " ".join(text.split()).replace("|", "/")
     return line if len(line) <= _REASON else f"{line[:_REASON]}…"

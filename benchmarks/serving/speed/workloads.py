@@ -77,7 +77,7 @@ def running(
                 continue
             try:
                 urls[name] = start(root, models, stack)
-            # A peer that does not start must not take the figures of the others with it.
+            # Where a peer does not start, the figures of the others are kept.
             except Exception as error:
                 subjects.failed[name] = f"did not start: {error}"
         yield subjects
@@ -90,8 +90,8 @@ def _start_before(
     stack: contextlib.ExitStack,
 ) -> str:
     """The server of another checkout. Raises RuntimeError where it chose other variants or engines
-    than ours: their cost says nothing of the code."""
-    # Without the safe path this checkout would come before the other one.
+    than ours, since the difference would not be due to the code."""
+    # Without the safe path, Python would import from this checkout first.
     env = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
     server = ServerProcess(repository, cache=FILES / "cache", env=env)
     stack.callback(server.kill)
@@ -120,7 +120,7 @@ def _start_mlserver(root: Path, models: list[PeerModel], stack: contextlib.ExitS
 
 
 def _peer_models(networks: dict[str, Exported]) -> Iterator[PeerModel]:
-    """The same for the peers: each network in each engine, in the variant that suits it there."""
+    """The models of the peers: each network in each engine, in the variant that is best there."""
     yield PeerModel("trivial", "numpy", None, "tensor", SIDE, SIDE, 3)
     for name, exported in networks.items():
         if name == "trivial":
@@ -199,7 +199,7 @@ def _loaded(
 
 
 def _ceiling(subjects: Subjects, model: str, workload: str, seconds: float) -> Measurement:
-    """The ceiling with the variant and engine that our server took."""
+    """The ceiling with the variant and engine that our server chose."""
     return measure.ceiling(*_ceiling_flags(subjects, model, workload, seconds))
 
 
@@ -211,7 +211,7 @@ def _floor(
     calls: Sequence[str],
     seconds: float,
 ) -> Measurement:
-    """The ceiling beside an echo of the same calls, at the rate that ours had in this round."""
+    """The ceiling beside an echo of the same calls, at our server's rate in this round."""
     latest = ours.found[-1]
     if not isinstance(latest, Measurement):
         raise RuntimeError("ours was not measured in this round")

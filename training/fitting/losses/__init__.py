@@ -1,4 +1,4 @@
-"""What training makes small: from a recipe's loss section to a module."""
+"""Losses: makes a module from the loss section of a recipe."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,15 +43,17 @@ def build_loss(
     classes: int | None = None,
     dimensions: int | None = None,
 ) -> nn.Module:
-    """The loss of a recipe: a module that takes a network's answers and targets and gives a float32
-    scalar, the mean over images or pixels.
+    """The loss of a recipe: a module that takes a network's answers and targets and returns a
+    float32 scalar, the mean over images or pixels.
 
-    Answers are float logits [N, C] or [N, C, H, W], where C may be 1 (a sigmoid's), and embeddings
-    [N, D]. Targets are class indices without the C dimension, of which those equal to
-    `ignore_index` do not count, or class probabilities, float, in the shape of the logits.
-    `class_weights` gives those that a cross-entropy asks for; `classes` and `dimensions` (D) are
-    for losses that learn a centre of each class, in parameters of their own that have to be trained
-    too.
+    Answers are float logits [N, C] or [N, C, H, W], where C = 1 stands for a sigmoid, or embeddings
+    [N, D]. Targets are class indices without the C dimension, or class probabilities, float, in the
+    shape of the logits. Losses that learn a centre of each class hold it in parameters of their
+    own, which have to be trained too.
+
+    ignore_index: the class of targets that do not count.
+    class_weights: returns the weights that a cross-entropy asks for.
+    classes, dimensions: C and D, for losses that learn a centre of each class.
     """
     if isinstance(config, Sum):
         parts = [

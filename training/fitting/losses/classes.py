@@ -1,4 +1,4 @@
-"""Cross-entropies: which class an image, or a pixel, is of."""
+"""Cross-entropies over the class of an image or a pixel."""
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ def binary_cross_entropy(
 ) -> Tensor:
     """-(w · q log σ(x) + (1 - q) log(1 - σ(x))), mean over all logits [N, C, ...] that count.
 
-    Each class is asked for on its own; C may be 1, with targets 0 and 1.
+    Each class is a yes or no of its own; C may be 1, with targets 0 and 1.
     """
     truth, counted = as_probabilities(logits, targets, ignore_index)
     logits = logits.float()

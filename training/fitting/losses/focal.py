@@ -1,4 +1,4 @@
-"""Focal losses (Lin et al. 2017, arXiv 1708.02002): what is easy stops counting."""
+"""Focal losses (Lin et al. 2017, arXiv 1708.02002), in which easy examples count little."""
 
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
@@ -13,7 +13,7 @@ def focal(
     pixels: eq. 4 for many classes. γ = 0 is cross-entropy."""
     truth, counted = as_probabilities(logits, targets, ignore_index)
     log_p = logits.float().log_softmax(dim=1)
-    # 1 - p of a sure answer is 0, where a power below 1 has no gradient.
+    # Clamped: where 1 - p is 0, a power below 1 has an infinite gradient.
     losses = -truth * (1 - log_p.exp()).clamp(min=1e-8) ** gamma * log_p
     return counted_mean(losses.sum(dim=1, keepdim=True), counted)
 

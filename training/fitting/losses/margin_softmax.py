@@ -11,10 +11,11 @@ Kind = Literal["arcface", "cosface"]
 
 
 def with_margin(cosines: Tensor, labels: Tensor, kind: Kind, margin: float) -> Tensor:
-    """Cosines [N, C] with that of each image's own class made smaller.
+    """Cosines [N, C], with a margin taken from the cosine of each image's own class.
 
-    arcface: cos(θ + m) (eq. 3), and cos θ - m sin m past θ = π - m, where the former would rise
-    again. cosface: cos θ - m (eq. 4).
+    arcface: cos(θ + m) (eq. 3), and cos θ - m sin m past θ = π - m, where cos(θ + m) would rise
+    again.
+    cosface: cos θ - m (eq. 4).
     """
     own = cosines.gather(1, labels.unsqueeze(1))
     if kind == "cosface":
@@ -32,8 +33,8 @@ class MarginSoftmax(nn.Module):
     """Cross-entropy of scale · cosines between embeddings and a learnt centre of each class, with a
     margin on the own class.
 
-    Embeddings [N, D] are normalised here, as are the centres, `weight` [classes, D], a parameter
-    that the optimiser has to train beside the network's. It is needed in training only.
+    Embeddings [N, D] and the centres are normalised here. The centres, `weight` [classes, D], are a
+    parameter that the optimiser has to train beside the network's; only training needs them.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class MarginSoftmax(nn.Module):
         self.scale = scale
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """float [N, D] and int [N], below `classes`, to a scalar."""
+        """The loss, a scalar, of embeddings float [N, D] and labels int [N] below `classes`."""
         unit = functional.normalize(embeddings.float(), dim=1)
         cosines = unit @ functional.normalize(self.weight.float(), dim=1).T
         logits = with_margin(cosines, labels.long(), self.kind, self.margin)

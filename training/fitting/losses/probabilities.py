@@ -1,7 +1,7 @@
-"""Distances between the probabilities that a network answers and those that are true.
+"""Distances between a network's probabilities and the target probabilities.
 
-Logits are [N, C, ...], softmax over C or, where C is 1, a sigmoid; targets are classes, or
-probabilities in the shape of the logits. The mean runs over C too, except of the divergence.
+Logits are [N, C, ...], with a softmax over C or, where C is 1, a sigmoid; targets are classes, or
+probabilities in the shape of the logits. The mean runs over C too, except in the divergence.
 """
 
 import torch
@@ -33,7 +33,7 @@ def smooth_absolute(
 
 
 def divergence(logits: Tensor, targets: Tensor, *, ignore_index: int | None = None) -> Tensor:
-    """Σ_c q_c log(q_c / p_c), mean over images or pixels; of one-hot targets it is cross-entropy.
+    """Σ_c q_c log(q_c / p_c), mean over images or pixels; cross-entropy for one-hot targets.
     A single logit stands for the two classes of its sigmoid."""
     truth, counted = as_probabilities(logits, targets, ignore_index)
     logits = logits.float()

@@ -1,7 +1,7 @@
-"""Losses over whole regions: how well the pixels of a class are covered, however few they are.
+"""Losses on the overlap of regions, in which small classes count as much as large ones.
 
-Logits [N, C, H, W] with targets [N, H, W]; C may be 1 (a sigmoid's), with targets 0 and 1. Sums run
-over the pixels of the whole batch. A batch without a class says nothing about that class.
+Logits are [N, C, H, W], targets [N, H, W]; C may be 1 for a sigmoid, with targets 0 and 1. Sums run
+over the pixels of the whole batch. Classes that are absent from a batch do not count in it.
 """
 
 from segmentation_models_pytorch.losses import LovaszLoss
@@ -15,9 +15,8 @@ def dice(
 ) -> Tensor:
     """1 - (2 Σ p·q + s) / (Σ p + Σ q + s), mean over the classes that are in the targets.
 
-    p are the probabilities, q the one-hot targets (arXiv 1606.04797; the denominator there has
-    squares, here as in most later work it has not). `s` keeps tiny regions from dividing by nearly
-    nothing.
+    p are the probabilities, q the one-hot targets (arXiv 1606.04797, whose denominator has squares;
+    most later work, as here, has none). `s` keeps the denominator of tiny regions from 0.
     """
     overlap, total, present = _overlaps(logits, targets, ignore_index)
     return _mean_of(1 - (2 * overlap + smooth) / (total + smooth), present)
@@ -36,7 +35,7 @@ def lovasz(logits: Tensor, targets: Tensor, *, ignore_index: int | None = None) 
     is present (eq. 11), or of the hinge errors of a single logit (eq. 9)."""
     mode = "binary" if logits.shape[1] == 1 else "multiclass"
     loss: Tensor = LovaszLoss(mode, ignore_index=ignore_index)(logits.float(), targets.long())
-    # Of no counted pixel at all it makes an empty tensor.
+    # The sum turns the empty tensor of a batch without a counted pixel into 0.
     return loss.sum()
 
 

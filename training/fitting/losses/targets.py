@@ -1,4 +1,4 @@
-"""Targets as every loss can use them, whichever way they were given."""
+"""Converts targets, classes or probabilities, into one form for every loss."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from torch.nn import functional
 def as_probabilities(
     logits: Tensor, targets: Tensor, ignore_index: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Target probabilities float32 in the shape of `logits` [N, C, ...], and which of them count,
-    bool [N, 1, ...].
+    """Target probabilities, float32 in the shape of `logits` [N, C, ...], and a mask of the targets
+    that count, bool [N, 1, ...].
 
-    Targets are class indices [N, ...], or probabilities in the shape of the logits, which count all
-    (float [N, ...] beside a single logit are its probabilities). With a single logit, class 1 is
-    the one that it speaks for.
+    Targets are class indices [N, ...], or probabilities in the shape of the logits, all of which
+    count. Where C is 1, the logit is that of class 1, and float targets [N, ...] are its
+    probabilities.
     """
     if targets.shape == logits.shape and targets.is_floating_point():
         return targets.float(), torch.ones_like(targets[:, :1], dtype=torch.bool)

@@ -12,13 +12,15 @@ Mining = Literal["hard", "semi_hard"]
 def triplet(
     embeddings: Tensor, labels: Tensor, *, margin: float = 0.2, mining: Mining = "semi_hard"
 ) -> Tensor:
-    """max(0, d(a, p) - d(a, n) + margin) with squared distances on the unit sphere (eq. 2), of
-    embeddings [N, D], which are normalised here, and labels int [N].
-
-    "hard": one triplet an anchor, with the farthest positive and the nearest negative (batch hard,
-    arXiv 1703.07737, eq. 5). "semi_hard": one for each anchor and positive, with the nearest
-    negative that is farther than the positive (§3.2) or, where none is, the farthest. The mean is
+    """max(0, d(a, p) - d(a, n) + margin) with squared distances on the unit sphere (eq. 2), mean
     over all triplets; 0, with no gradient, where the batch holds none.
+
+    embeddings: float [N, D], normalised here.
+    labels: int [N].
+    mining: "hard" takes one triplet an anchor, with the farthest positive and the nearest negative
+        (batch hard, arXiv 1703.07737, eq. 5). "semi_hard" takes one for each anchor and positive,
+        with the nearest negative that is farther than the positive (§3.2) or, where there is none,
+        the farthest negative.
     """
     unit = functional.normalize(embeddings.float(), dim=1)
     distances = (2 - 2 * unit @ unit.T).clamp(min=0)
