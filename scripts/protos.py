@@ -1,4 +1,5 @@
-"""Generates protos/gen from protos/*.proto; --check tests whether the committed stubs are current."""
+"""Generates protos/gen from protos/*.proto; --check tests whether the committed stubs are
+current."""
 
 import filecmp
 import re

@@ -61,7 +61,8 @@ async def bare_unary(url: str, concurrency: int, turns: Connection) -> None:
 
 
 async def bare_stream(url: str, concurrency: int, turns: Connection) -> None:
-    """One stream with `concurrency` messages under way; each answer lets the next one be written."""
+    """One stream with `concurrency` messages under way; each answer lets the next one be
+    written."""
     async with grpc.aio.insecure_channel(url) as channel:
         call = vision_pb2_grpc.VisionServiceStub(channel).ClassifyStream()
         for _ in range(concurrency):

@@ -3,11 +3,11 @@
     python -m benchmarks.serving.admission [--seconds 10] [--rounds 3]
 
 A network of at least 25 ms an image on one core is served by a process on one core. A closed loop
-finds the capacity; then the load tester, on another core, sends Poisson arrivals at multiples of it.
-Every call has a deadline of three times the latency of the largest batch. Goodput is answers within
-the deadline a second. Two other models get calls without deadlines: one whose `slo_ms` is the
-deadline, and one with a FIFO queue of the length at which a full queue is answered just within the
-deadline, the best length for first come, first served. Rounds alternate between the three.
+finds the capacity; then the load tester, on another core, sends Poisson arrivals at multiples of
+it. Every call has a deadline of three times the latency of the largest batch. Goodput is answers
+within the deadline a second. Two other models get calls without deadlines: one whose `slo_ms` is
+the deadline, and one with a FIFO queue of the length at which a full queue is answered just within
+the deadline, the best length for first come, first served. Rounds alternate between the three.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python -m benchmarks.serving.bare CACHE FILE ENGINE PRECISION [FILE ENGINE PRECISION ...]
 
-It has the imports of `convserve serve`, loads each file into its engine as the server does, runs one
-batch of 32 on each, and prints the bytes of the inputs of these batches. After a line on its stdin
-it runs a batch of every size up to 32 and prints the bytes again. Then it waits until its stdin
-closes. It parses its arguments by hand, since further imports would add memory.
+It has the imports of `convserve serve`, loads each file into its engine as the server does, runs
+one batch of 32 on each, and prints the bytes of the inputs of these batches. After a line on its
+stdin it runs a batch of every size up to 32 and prints the bytes again. Then it waits until its
+stdin closes. It parses its arguments by hand, since further imports would add memory.
 """
 
 import sys

@@ -3,11 +3,11 @@
     python -m benchmarks.serving.batching [--seconds 5] [--rounds 5] [--requests 2000] [--side 64]
 
 Overhead: CPU time of the process per image, with ResNet-18 INT8 and raw tensors in batches of 32,
-for the bare engine and for the batcher around it, without the wire; the two take turns.
-Invariance: the same requests alone and in random batches, gathered as in the server, are compared
-bit by bit, by network, variant and CPU engine. With images of 64x64 this takes some ten minutes on
-one core, exports included; 224x224 would be twelve times the work.
-Integrity: 200,000 calls of a network whose right answer is known, with random cancels and deadlines.
+for the bare engine and for the batcher around it, without the wire; the two take turns. Invariance:
+the same requests alone and in random batches, gathered as in the server, are compared bit by bit,
+by network, variant and CPU engine. With images of 64x64 this takes some ten minutes on one core,
+exports included; 224x224 would be twelve times the work. Integrity: 200,000 calls of a network
+whose right answer is known, with random cancels and deadlines.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 Two models with a network of some milliseconds an image are served by a process on one core; the
 load tester is on another. One gets a light Poisson load, alone and while 32 callers in a closed
-loop keep the other one's batches full. Its p99 may rise by one batch of the flooded model at most: a
-running batch is not interrupted, but the next turn goes to the lightly loaded model. Rounds
+loop keep the other one's batches full. Its p99 may rise by one batch of the flooded model at most:
+a running batch is not interrupted, but the next turn goes to the lightly loaded model. Rounds
 alternate.
 """
 

@@ -51,9 +51,9 @@ EXTRA_MB, BUFFERS = 150, 2
 CALLERS, STREAMS = 8, 2
 SAMPLES = 100
 WARMUP = 0.2
-# Python allocates arenas of 1 MiB. One more in the middle of 80,000 requests makes a slope of 0.2, so
-# a smaller bound would fail by chance. It is 20 bytes a request; the smallest leaked object takes 24
-# with the reference to it.
+# Python allocates arenas of 1 MiB. One more in the middle of 80,000 requests makes a slope of 0.2,
+# so a smaller bound would fail by chance. It is 20 bytes a request; the smallest leaked object
+# takes 24 with the reference to it.
 FLAT_MB = 0.2
 TIMEOUT = 60.0
 

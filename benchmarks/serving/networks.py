@@ -77,8 +77,8 @@ def export(
 
 
 def export_trivial(side: int, folder: Path) -> Exported:
-    """A classifier in fp32 that costs next to nothing, for measuring everything else. Its logits are
-    the channels of the first pixel."""
+    """A classifier in fp32 that costs next to nothing, for measuring everything else. Its logits
+    are the channels of the first pixel."""
     folder = folder / f"trivial-{side}"
     folder.mkdir(parents=True, exist_ok=True)
     size = (side, side)

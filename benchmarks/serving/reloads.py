@@ -38,8 +38,8 @@ CALLERS = 4
 SETTLED = 20  # reloads before memory counts
 MIB_A_RELOAD = 0.2
 NEIGHBOUR_RATIO = 2.0
-# Share of the largest logit by which an answer may differ from that of its version; the two versions
-# differ far more.
+# Share of the largest logit by which an answer may differ from that of its version; the two
+# versions differ far more.
 TOLERANCE = 0.02
 
 

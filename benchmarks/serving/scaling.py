@@ -3,14 +3,15 @@
     python -m benchmarks.serving.scaling [--connections 1000] [--models 50] [--rate 400]
         [--seconds 5] [--rounds 5]
 
-A network that does nothing gets raw tensors of 32x32 in an open loop, with the same Poisson arrivals
-in every setting. A closed loop would also measure how many requests happen to come together, since
-requests over one connection are read together, and requests for one model run together. The cost is
-CPU time of the server's process for each request, idle work included.
+A network that does nothing gets raw tensors of 32x32 in an open loop, with the same Poisson
+arrivals in every setting. A closed loop would also measure how many requests happen to come
+together, since requests over one connection are read together, and requests for one model run
+together. The cost is CPU time of the server's process for each request, idle work included.
 
-Connections are separate TCP connections, counted at the server, which carry requests in turn. Models
-are copies of one network; each request names the next. A bare echo with the same connections shows
-gRPC's share of the cost. Settings take turns; ratios are medians of the ratios within a round.
+Connections are separate TCP connections, counted at the server, which carry requests in turn.
+Models are copies of one network; each request names the next. A bare echo with the same connections
+shows gRPC's share of the cost. Settings take turns; ratios are medians of the ratios within a
+round.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""A server with a slow network on one core and the load tester on another, so that latencies show the
-queue alone."""
+"""A server with a slow network on one core and the load tester on another, so that latencies show
+the queue alone."""
 
 import contextlib
 import json

@@ -1,7 +1,7 @@
 """Accuracy lost and time gained by distillation, pruning and INT8, on real images.
 
-Builds the recipes of benchmarks/training/recipes in their order. A network of two recipes is trained
-once. A build fails where its gate does; the other targets are checked here.
+Builds the recipes of benchmarks/training/recipes in their order. A network of two recipes is
+trained once. A build fails where its gate does; the other targets are checked here.
 """
 
 import argparse
@@ -129,8 +129,8 @@ def take_training(source: Path, target: Path) -> None:
 
 
 def served_by_each_engine(results: dict[str, Any]) -> bool:
-    """Whether a variant passed in each engine, an INT8 variant where there are any. An INT8 variant is
-    made for one engine; its failure in another is printed and is no failure here."""
+    """Whether a variant passed in each engine, an INT8 variant where there are any. An INT8 variant
+    is made for one engine; its failure in another is printed and is no failure here."""
     verification = Verification.model_validate(results["verify"]["verification"])
     int8 = [result for result in verification.variants if result.precision == "int8"]
     passed, engines = set(), set()

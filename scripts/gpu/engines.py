@@ -26,8 +26,8 @@ from serving.models import local_plans
 from serving.repository.manifest import EvalTransform, Manifest
 from serving.repository.model_config import ModelConfig
 
-# Share of the budget for bare engines; the servers get the rest. Larger measures more rows without a
-# server.
+# Share of the budget for bare engines; the servers get the rest. Larger measures more rows without
+# a server.
 EXAMINED_SHARE = 0.6
 
 

@@ -27,8 +27,8 @@ CALLERS = 4
 
 
 def to_serve(rows: list[Row]) -> list[Row]:
-    """The fastest FP16 row of each engine on a GPU, or its fastest row where it has no FP16 row; the
-    fastest row of all where none ran on a GPU."""
+    """The fastest FP16 row of each engine on a GPU, or its fastest row where it has no FP16 row;
+    the fastest row of all where none ran on a GPU."""
 
     def fastest(some: list[Row]) -> Row:
         return max(some, key=lambda row: row["bare_images_per_second"])

@@ -29,7 +29,8 @@ _OPTIONS = ":fancy_upsampling=1"
 
 
 class HardwareJpegDecoder:
-    """Decodes on the first GPU. The library's decoder is not thread-safe: each thread has its own."""
+    """Decodes on the first GPU. The library's decoder is not thread-safe: each thread has its
+    own."""
 
     def __init__(self) -> None:
         from nvidia import nvimgcodec

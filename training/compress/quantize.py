@@ -21,8 +21,8 @@ from training.compress.calibration import Calibration, Method, measure_ranges
 Scheme = Literal["s8", "u8", "u8-rr"]
 
 _ACTIVATIONS = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8, "u8-rr": QuantType.QUInt8}
-# Operations that gain from 8 bits. Normalisation comes before the first of them in a network, softmax
-# and argmax after the last.
+# Operations that gain from 8 bits. Normalisation comes before the first of them in a network,
+# softmax and argmax after the last.
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry})
 

@@ -1,9 +1,11 @@
-"""Measures subjects in turns, with rounds long enough for the slowest. A failure costs one figure."""
+"""Measures subjects in turns, with rounds long enough for the slowest. A failure costs one
+figure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-# Share of all cores that other processes may use. Where they use more, a measurement does not count.
+# Share of all cores that other processes may use. Where they use more, a measurement does not
+# count.
 VOID_SHARE = 0.05
 # Failures after which a subject is not tried again.
 _TRIES = 2

@@ -30,7 +30,7 @@ def write(cases: Sequence[Case], note: str, folder: Path) -> str:
 
 
 def _raw(found: Measurement | Hole) -> dict[str, Any]:
-    """The value, or None for nan, which JSON lacks."""
+    """The figures of a round, with None for nan, which JSON lacks."""
     values = asdict(found)
     return {name: None if value != value else value for name, value in values.items()}
 
@@ -69,7 +69,8 @@ def _row(case: Case, ours: Case | None) -> str:
 
 
 def _ratios(ours: Case | None, case: Case) -> tuple[str, str]:
-    """Medians of our figure ÷ the subject's, for rate and CPU, within the rounds that measured both."""
+    """Medians of our figure ÷ the subject's, for rate and CPU, within the rounds that measured
+    both."""
     pairs = [
         (a, b)
         for a, b in zip(ours.found if ours else (), case.found, strict=False)
