@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.base.collectors import Distribution
 from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady
-from serving.base.metrics import Distribution, Metrics, ModelCounters
+from serving.base.metrics import Metrics, ModelCounters
 from serving.batching import batcher as batcher_module
 from serving.batching.batch import Batch
 from serving.batching.batcher import DynamicBatcher
