@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-import serving.cli.serve  # noqa: F401  what the process would be a server with
+import serving.cli.serve  # noqa: F401  the imports of a server
 from serving.base.machine.cpu import core_count
 from serving.engines import Engine, EngineOptions, load_engine
 

@@ -136,9 +136,9 @@ def invariance(requests: int, side: int) -> bool:
 
 
 def agreement(engine: Engine, images: np.ndarray, order: np.ndarray) -> tuple[int, float]:
-    """Asks for images[order] in batches of random sizes: how many answers equal, bit for bit, the
-    one that their image gets alone, and how far they lie from it at most, as a share of its largest
-    logit. Requests for the same image share the answer given alone."""
+    """Asks for images[order] in batches of random sizes. Returns the number of answers that equal,
+    bit for bit, the answer to their image alone, and the largest difference from it, as a share of
+    its largest logit. Each image is asked alone only once."""
     execution = BatchExecution(engine, BATCH, instances=1)
 
     def run(chosen: np.ndarray) -> np.ndarray:
@@ -197,7 +197,7 @@ def integrity(calls: int) -> bool:
 
 
 def main() -> None:
-    """Runs all three, or the one asked for; exit status 1 where one misses its target."""
+    """Runs all three or the chosen one; exit status 1 where one misses its target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=5)

@@ -144,7 +144,7 @@ async def every_size(url: str, models: list[str]) -> None:
 
 
 def beside_bare(seconds: float) -> list[str]:
-    """Prints the table; what was found wrong."""
+    """Prints the table. Returns the faults found."""
     wrong = []
     print(
         "| start | idle MB | under load MB | every batch size MB | bare MB | "
@@ -208,7 +208,7 @@ async def sampled(server: ServerProcess, requests: int) -> list[float]:
 
 
 def over_requests(requests: int) -> list[str]:
-    """Prints the table; what was found wrong."""
+    """Prints the table. Returns the faults found."""
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "models"
         publish(repository, "trivial", export_trivial(TRIVIAL_SIDE, FILES))

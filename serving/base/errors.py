@@ -49,7 +49,7 @@ class ServingError(Exception):
 
 
 class InvalidInput(ServingError):
-    """The caller's mistake: says what was expected and what came."""
+    """The caller's mistake; the text gives the expected and the actual value."""
 
 
 class RequestTooLarge(InvalidInput):
@@ -65,7 +65,7 @@ class ModelNotReady(ServingError):
 
 
 class WrongTask(ServingError):
-    """The model does another task than the one it was called for."""
+    """The call is for another task than the model's."""
 
 
 class NotOffered(ServingError):

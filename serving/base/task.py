@@ -1,6 +1,6 @@
-"""The tasks: one table of what a served network of each answers, and how it is measured and asked.
+"""The tasks: one table with the output, the accuracy measure and the call of each.
 
-Training adds what only it knows in training.recipes.tasks.
+The table of training.recipes.tasks adds the parts that only training needs.
 """
 
 from collections.abc import Collection
@@ -20,10 +20,10 @@ PROBABILITY_OUTPUT = "probability"
 class TaskSpec:
     """A task as server and clients see it.
 
-    output: the tensor that is the answer.
-    measure: the accuracy of that answer, as manifests name it.
-    binary_output, binary_measure: the same where the network tells one foreground from the rest.
-    method: the VisionService call that asks for it.
+    output: name of the tensor that is the answer.
+    measure: accuracy measure of that answer, as manifests name it.
+    method: the VisionService call.
+    binary_output, binary_measure: output and measure of a network with one foreground class.
     """
 
     output: str
@@ -47,7 +47,7 @@ TASKS: dict[Task, TaskSpec] = {
 
 
 def answer_output(task: Task, names: Collection[str]) -> str:
-    """The name of the answer among the names of a network's outputs."""
+    """The name, among the names of a network's outputs, of its answer."""
     spec = TASKS[task]
     if spec.binary_output is not None and spec.binary_output in names:
         return spec.binary_output
@@ -55,6 +55,9 @@ def answer_output(task: Task, names: Collection[str]) -> str:
 
 
 def measure_of(task: Task, *, binary: bool) -> Measure:
-    """The measure of a task; `binary`: a segmentation of one foreground."""
+    """The measure of a task.
+
+    binary: whether it is a segmentation of one foreground class.
+    """
     spec = TASKS[task]
     return spec.binary_measure if binary and spec.binary_measure is not None else spec.measure

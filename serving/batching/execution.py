@@ -87,7 +87,7 @@ class BatchExecution:
         future.add_done_callback(lambda future: done(_outcome_of(future)))
 
     def close(self) -> None:
-        """Starts no further batches and waits for those that run."""
+        """Starts no further batches and waits for running ones."""
         self._stopped = True
         self._threads.shutdown(wait=True)
 

@@ -210,7 +210,7 @@ class AsyncVisionClient:
         )
 
     async def models(self) -> list[dict[str, Any]]:
-        """Every model of the server: name, version, state and reason, and for those that serve
+        """Every model of the server: name, version, state and reason. Models that serve also have
         task, variant, engine, accuracy and latency (ms by batch size). Raises CallFailed."""
         request = oip.RepositoryIndexRequest()
         index = await self._tries.run(

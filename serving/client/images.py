@@ -49,7 +49,7 @@ def as_messages(images: ImageInput | Iterable[ImageInput]) -> list[pb.Image]:
 def each_image(images: str | Path | Iterable[ImageInput]) -> Iterator[ImageInput]:
     """The image files below a folder, sorted, or the images of any other collection.
 
-    Hidden entries and those that operating systems leave (`._x.jpg`, `__MACOSX`) are passed over.
+    Hidden entries and entries of operating systems (`._x.jpg`, `__MACOSX`) are passed over.
     Raises NotADirectoryError where a path is no folder, OSError where a folder cannot be read.
     """
     if isinstance(images, str | Path):

@@ -12,7 +12,7 @@ from serving.base.tensor import Array, TensorSpec
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to load a file.
+    """Options of loading a file.
 
     precision: "fp32", "bf16", "fp16" or "int8".
     instances: calls of infer that may run at the same time.
@@ -88,7 +88,7 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Frees what the runtime holds; infer must not be running."""
+        """Frees the runtime's memory; infer must not be running."""
 
 
 def infer_in_parts(engine: Engine, name: str, images: Array, rows: int) -> dict[str, Array]:

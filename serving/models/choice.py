@@ -1,4 +1,4 @@
-"""Chooses the candidate that serves: the simplest one of those that are fastest on this machine."""
+"""Chooses the candidate that serves: the simplest one among the fastest on this machine."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.peers.triton import ENVIRONMENT, ROOT, SYSTEM_PYTHON, install
 
-# Packages beside those that tests/peers/triton.py installs there.
+# Packages that are needed beside the ones of tests/peers/triton.py.
 _ENGINES = ("onnxruntime", "openvino", "opencv-python-headless<4.12")
 MLSERVER = ROOT / ".tools" / "mlserver"
 _MLSERVER_PACKAGES = (

@@ -243,7 +243,7 @@ class _Instance:
         return {name: array.copy() for name, array in results.items()}
 
     def close(self) -> None:
-        """Frees what it holds on the GPU."""
+        """Frees its memory on the GPU."""
         with suppress(EngineError):
             cuda.use_device(self._device)
         for graph in self.graphs.values():
