@@ -16,7 +16,6 @@ import grpc
 from aiohttp import web
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from serving.base.errors import ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import limit_arenas
 from serving.base.machine.nvml import usages
@@ -62,7 +61,7 @@ _QUIET_SECONDS = 0.2
 _LAST_SECONDS = 0.5
 
 
-class StartError(ServingError):
+class StartError(Exception):
     """The server cannot start; the text names the setting, port or folder."""
 
 
