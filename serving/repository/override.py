@@ -1,5 +1,6 @@
 """A model folder made of the parameters of a load call: another config, or other files."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,8 @@ from serving.base.errors import InvalidInput, quoted
 from serving.base.text import one_line
 from serving.repository.model_config import CONFIG_FILE
 
-_FILE = re.compile(r"file:(?P<path>[1-9][0-9]*/[^/\\]+)")
+# A version has 18 digits at most, as in the repository: a folder with more is none.
+_FILE = re.compile(r"file:(?P<path>[1-9][0-9]{0,17}/[^/\\]+)")
 
 
 def write_override(
@@ -58,6 +60,8 @@ def write_override(
 def _as_text(name: str, config: str | bytes) -> str:
     proto = pb.ModelConfig()
     try:
+        if not isinstance(json.loads(config), dict):
+            raise ValueError("expected a JSON object")  # the parser takes an empty list for one
         json_format.Parse(config, proto)
     except Exception as error:  # json_format passes on more than its ParseError
         reason = one_line(str(error))

@@ -29,7 +29,8 @@ class ServerProcess:
             [*command, *flags],
             stderr=subprocess.PIPE,
             text=True,
-            env={**(env or os.environ), "PYTHONUNBUFFERED": "1"},
+            # A server that is killed leaves its temporary files in the folder of the tests.
+            env={**(env or os.environ), "PYTHONUNBUFFERED": "1", "TMPDIR": str(cache.parent)},
         )
         self.log: list[dict[str, Any]] = []
         self._lines = threading.Condition()

@@ -5,6 +5,7 @@ import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from aiohttp import web
 
@@ -58,6 +59,12 @@ class _Connection(web.RequestHandler):
         response = web.json_response({"error": f"not an HTTP request: {said}"}, status=status)
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Logs what goes wrong between requests; a bad body that no route has read is its
+        caller's mistake, and closing the connection is all that is left to do."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
 
 
 class _Server(web.Server):

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from typing import Any
 
 from aiohttp import web
 
@@ -152,7 +153,7 @@ class RestService:
     async def repository_index(self, request: web.Request) -> web.Response:
         """Every model with its state and, where it does not serve, the reason."""
         with self._control("RepositoryIndex", request) as call:
-            asked = parsed(parse_object, await call.receive(read_body(request)))
+            asked = await _document(call, request)
             found = await self._inspection.index(ready_only=bool(asked.get("ready", False)))
             return web.json_response([_index_line(line) for line in found])
 
@@ -168,6 +169,7 @@ class RestService:
     async def unload(self, request: web.Request) -> web.Response:
         """Takes a model out of service once its accepted calls are answered."""
         with self._control("RepositoryModelUnload", request) as call:
+            await _document(call, request)
             await self._admin.unload(call, request.match_info["model"])
             return web.Response()
 
@@ -187,6 +189,7 @@ class RestService:
     async def unregister(self, request: web.Request) -> web.Response:
         """Forgets a region, or all."""
         with self._control("SystemSharedMemoryUnregister", request) as call:
+            await _document(call, request)
             self._admin.unregister(call, _region(request))
             return web.Response()
 
@@ -197,12 +200,14 @@ class RestService:
 
     async def cuda_register(self, request: web.Request) -> web.Response:
         """Not offered."""
-        with self._control("CudaSharedMemoryRegister", request):
+        with self._control("CudaSharedMemoryRegister", request) as call:
+            await _document(call, request)
             raise no_cuda_memory()
 
     async def cuda_unregister(self, request: web.Request) -> web.Response:
         """There is nothing to forget, which is no error when all are meant."""
-        with self._control("CudaSharedMemoryUnregister", request):
+        with self._control("CudaSharedMemoryUnregister", request) as call:
+            await _document(call, request)
             if _region(request):
                 raise no_cuda_memory()
             return web.Response()
@@ -234,6 +239,12 @@ def _model(request: web.Request) -> tuple[str, str]:
 
 def _region(request: web.Request) -> str:
     return request.match_info.get("region", "")
+
+
+async def _document(call: Call, request: web.Request) -> dict[str, Any]:
+    """The JSON object that a POST brings, also where nothing is asked of it: what cannot be parsed
+    is bad input on every route. Raises InvalidInput."""
+    return parsed(parse_object, await call.receive(read_body(request)))
 
 
 async def _changes(request: web.Request) -> bytes:

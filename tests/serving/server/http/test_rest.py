@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,12 @@ WITH_BODY = [
     "/v2/models/plain/versions/1/infer",
     "/v2/repository/index",
     "/v2/repository/models/plain/load",
+    "/v2/repository/models/plain/unload",
     "/v2/systemsharedmemory/region/r/register",
+    "/v2/systemsharedmemory/region/r/unregister",
+    "/v2/systemsharedmemory/unregister",
+    "/v2/cudasharedmemory/region/r/register",
+    "/v2/cudasharedmemory/unregister",
     "/v2/trace/setting",
     "/v2/models/plain/trace/setting",
     "/v2/logging",
@@ -78,6 +83,22 @@ def test_body_that_is_not_compressed_as_it_says_is_bad_input_on_every_route(
             found = await served.rest("POST", path, data=b"nonsense", headers=headers)
             assert is_bad_input(found), path
         # The next request on a connection is not taken for the rest of the last one.
+        assert (await served.rest("POST", INFER, json=GOOD))[0] == 200
+
+    serve(tmp_path, scenario)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_bad_body_that_no_route_reads_leaves_no_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def nonsense() -> AsyncIterator[bytes]:
+        yield b"nonsense"
+
+    async def scenario(served: InProcess) -> None:
+        headers = {"Content-Encoding": "gzip", "Connection": "close"}
+        for method, path in (("GET", "/v2"), ("POST", "/nope"), ("PUT", INFER)):
+            await served.rest(method, path, data=nonsense(), headers=headers)
         assert (await served.rest("POST", INFER, json=GOOD))[0] == 200
 
     serve(tmp_path, scenario)
