@@ -52,16 +52,7 @@ class Tracer:
         for name, value in changes.items():
             _check(name, value)
         before = self.read(model)
-        defaults = self._settings[""] if model else _DEFAULTS
-        after = before | {name: list(v) or defaults[name] for name, v in changes.items()}
-        on = after["trace_level"] != ["OFF"]
-        if on and after["trace_file"] == [""]:
-            raise InvalidInput("trace setting 'trace_level': needs a 'trace_file' to write into")
-        # Switching off is allowed whatever has become of the file.
-        if after["trace_file"] != before["trace_file"] or (on and before["trace_level"] == ["OFF"]):
-            _check_folder(after["trace_file"][0])
-        self.flush()
-        held = self._settings.setdefault(model, {})
+        held = dict(self._settings.get(model, {}))
         for name, value in changes.items():
             if value:
                 held[name] = list(value)
@@ -69,6 +60,16 @@ class Tracer:
                 held.pop(name, None)
             else:
                 held[name] = _DEFAULTS[name]
+        settings = self._settings | {model: held}
+        for of_model in settings.values():
+            _check_file_is_named(settings[""] | of_model)
+        after = settings[""] | held
+        # Switching off is allowed whatever has become of the file.
+        switched_on = after["trace_level"] != ["OFF"] and before["trace_level"] == ["OFF"]
+        if after["trace_file"] != before["trace_file"] or switched_on:
+            _check_folder(after["trace_file"][0])
+        self.flush()
+        self._settings[model] = held
         self._on = any(
             held.get("trace_level", ["OFF"]) != ["OFF"] for held in self._settings.values()
         )
@@ -143,12 +144,20 @@ def _check(name: str, value: Sequence[str]) -> None:
         raise InvalidInput(f"{where}: expected one of {_LEVELS}, got {got}")
     if name == "trace_mode" and list(value) != ["triton"]:
         raise InvalidInput(f"{where}: expected triton, got {got}")
+    if name == "trace_file" and (len(value) != 1 or "\0" in value[0]):
+        raise InvalidInput(f"{where}: expected the name of one file, got {got}")
     if name in _LOWEST:
         lowest = _LOWEST[name]
         number = int(value[0]) if len(value) == 1 and _INTEGER.fullmatch(value[0]) else lowest - 1
         if number < lowest:
             got = f"{', '.join(value)!r:.200}"
             raise InvalidInput(f"{where}: expected an integer from {lowest}, got {got}")
+
+
+def _check_file_is_named(settings: Mapping[str, Sequence[str]]) -> None:
+    """Raises InvalidInput where these settings trace, but into no file."""
+    if settings["trace_level"] != ["OFF"] and settings["trace_file"] == [""]:
+        raise InvalidInput("trace setting 'trace_level': needs a 'trace_file' to write into")
 
 
 def _check_folder(file: str) -> None:

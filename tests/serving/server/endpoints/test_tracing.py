@@ -109,6 +109,8 @@ def test_full_disk_harms_neither_calls_nor_settings(tracer: Tracer, failures: Co
         {"trace_file": ["/no/such/folder/file"]},
         {"trace_file": ["x" * 5000 + "/file"]},
         {"trace_file": ["a\0b/file"]},
+        {"trace_file": ["a\0b"]},
+        {"trace_file": ["a", "b"]},
     ],
 )
 def test_settings_that_cannot_be_are_refused_and_change_nothing(
@@ -119,3 +121,17 @@ def test_settings_that_cannot_be_are_refused_and_change_nothing(
         tracer.update(changes)
     assert len(str(refusal.value)) < 500
     assert tracer.read() == before
+
+
+def test_file_that_a_traced_model_writes_into_cannot_be_taken_away(
+    tracer: Tracer, tmp_path: Path
+) -> None:
+    file = tmp_path / "t"
+    tracer.update({"trace_file": [str(file)]})
+    tracer.update(ON, model="colours")
+    with pytest.raises(InvalidInput, match="trace_file"):
+        tracer.update({"trace_file": []})
+    call(tracer)
+    tracer.update({"trace_level": ["OFF"]}, model="colours")
+    assert len(json.loads(file.read_text())) == 1
+    tracer.update({"trace_file": []})
