@@ -257,7 +257,9 @@ class Registry(Catalog):
     ) -> ModelLoadError:
         error = problem
         if not isinstance(error, ModelLoadError):
-            logger.error("loading failed", extra={"model": folder.name}, exc_info=problem)
+            # Where memory runs out says nothing: the line that follows has the size and the shape.
+            if not isinstance(problem, MemoryError):
+                logger.error("loading failed", extra={"model": folder.name}, exc_info=problem)
             error = ModelLoadError(f"{folder.path}/{version}: {type(error).__name__}: {error}")
         held.reason = str(error)
         if held.model is None:

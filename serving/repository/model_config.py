@@ -7,7 +7,7 @@ from pathlib import Path
 from google.protobuf import text_format
 
 from protos.gen import model_config_pb2 as pb
-from serving.base.errors import InvalidModelConfig
+from serving.base.errors import InvalidModelConfig, quoted
 from serving.base.tensor import TensorSpec
 from serving.base.text import NotText, read_utf8
 from serving.repository.config_fields import data_type as data_type
@@ -20,6 +20,11 @@ ONNX_FILE = "model.onnx"
 PLAN_FILE = "model.plan"
 # Calls that may wait where the config sets no maximum. More wait longer before they are refused.
 DEFAULT_MAX_QUEUE_SIZE = 1024
+# Instances of a model. Each holds buffers and a thread; far more than there are cores or GPUs only
+# take memory.
+_MAX_INSTANCES = 1024
+# Bytes of a file's name on every file system in use.
+_NAME_BYTES = 255
 # Parameter of config.pbtxt: milliseconds within which calls ought to be answered.
 SLO_PARAMETER = "slo_ms"
 
@@ -155,6 +160,32 @@ def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
 
     Raises InvalidModelConfig.
     """
+    _check(proto, path)
+    batches = proto.max_batch_size > 0
+    return ModelConfig(
+        name=path.parent.name,
+        platform=proto.platform or proto.backend,
+        max_batch_size=proto.max_batch_size,
+        inputs=tuple(
+            declared(f"{path}: input[{i}]", t, batches=batches) for i, t in enumerate(proto.input)
+        ),
+        outputs=tuple(
+            declared(f"{path}: output[{i}]", t, batches=batches) for i, t in enumerate(proto.output)
+        ),
+        label_filenames={t.name: t.label_filename for t in proto.output if t.label_filename},
+        batching=_batching(path, proto),
+        version_policy=version_policy_of(path, proto),
+        instances=_instances(proto),
+        placement=placement_of(path, proto),
+        model_file=model_file_of(proto),
+        slo=_slo(path, proto),
+        parameters={key: value.string_value for key, value in proto.parameters.items()},
+        warnings=tuple(f"{path}: {name}: not supported, ignored" for name in unused(proto)),
+        proto=proto,
+    )
+
+
+def _check(proto: pb.ModelConfig, path: Path) -> None:
     folder_name = path.parent.name
     if proto.name and proto.name != folder_name:
         raise InvalidModelConfig(
@@ -170,29 +201,28 @@ def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
             raise InvalidModelConfig(
                 f"{path}: instance_group[{index}].count: expected 1 or more, got {group.count}"
             )
-    batches = proto.max_batch_size > 0
-    instances = sum((g.count or 1) * max(1, len(g.gpus)) for g in proto.instance_group) or 1
-    return ModelConfig(
-        name=folder_name,
-        platform=proto.platform or proto.backend,
-        max_batch_size=proto.max_batch_size,
-        inputs=tuple(
-            declared(f"{path}: input[{i}]", t, batches=batches) for i, t in enumerate(proto.input)
-        ),
-        outputs=tuple(
-            declared(f"{path}: output[{i}]", t, batches=batches) for i, t in enumerate(proto.output)
-        ),
-        label_filenames={t.name: t.label_filename for t in proto.output if t.label_filename},
-        batching=_batching(path, proto),
-        version_policy=version_policy_of(path, proto),
-        instances=instances,
-        placement=placement_of(path, proto),
-        model_file=model_file_of(proto),
-        slo=_slo(path, proto),
-        parameters={key: value.string_value for key, value in proto.parameters.items()},
-        warnings=tuple(f"{path}: {name}: not supported, ignored" for name in unused(proto)),
-        proto=proto,
-    )
+    if _instances(proto) > _MAX_INSTANCES:
+        raise InvalidModelConfig(
+            f"{path}: instance_group: expected at most {_MAX_INSTANCES} instances, "
+            f"got {_instances(proto)}"
+        )
+    for kind, tensors in (("input", proto.input), ("output", proto.output)):
+        names = [tensor.name for tensor in tensors]
+        for index, name in enumerate(names):
+            if name and name in names[:index]:
+                raise InvalidModelConfig(f"{path}: {kind}[{index}].name: {name!r} is given twice")
+    file = proto.default_model_filename
+    parts = Path(file).parts
+    too_long = any(len(part.encode()) > _NAME_BYTES for part in parts)
+    if "\0" in file or ".." in parts or Path(file).is_absolute() or too_long:
+        raise InvalidModelConfig(
+            f"{path}: default_model_filename: expected a file in the version's folder, "
+            f"got {quoted(file)}"
+        )
+
+
+def _instances(proto: pb.ModelConfig) -> int:
+    return sum((g.count or 1) * max(1, len(g.gpus)) for g in proto.instance_group) or 1
 
 
 def model_file_of(proto: pb.ModelConfig) -> str:

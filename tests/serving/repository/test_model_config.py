@@ -411,6 +411,20 @@ def test_default_priority_is_the_middle_level(levels: int, middle: int) -> None:
             r"instance_group\[1\]\.count: expected 1 or more, got -3",
         ),
         ("version_policy { specific { } }", r"version_policy\.specific\.versions: empty"),
+        ("instance_group { count: 2147483647 }", "instance_group"),
+        ("instance_group { count: 600 } instance_group { count: 600 }", "instance_group"),
+        (
+            f"{TYPICAL} output {{ name: 'logits' data_type: TYPE_FP32 dims: 1 }}",
+            r"output\[1\].name: .* twice",
+        ),
+        (
+            f"{TYPICAL} input {{ name: 'image' data_type: TYPE_FP32 dims: 1 }}",
+            r"input\[1\].name: .* twice",
+        ),
+        ("default_model_filename: '../../other/1/model.onnx'", "default_model_filename"),
+        ("default_model_filename: '/etc/passwd'", "default_model_filename"),
+        ("default_model_filename: 'a\\0b'", "default_model_filename"),
+        (f"default_model_filename: '{'a' * 400}'", "default_model_filename"),
     ],
 )
 def test_wrong_value_names_file_field_and_value(text: str, field: str) -> None:
