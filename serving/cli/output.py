@@ -24,7 +24,7 @@ def fail(message: str) -> NoReturn:
 
 def warn(message: str) -> None:
     """Prints one line on stderr."""
-    typer.echo(f"convserve: {message}", err=True)
+    typer.echo(f"convserve: {' '.join(message.split())}", err=True)
 
 
 def print_json(document: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import typer
 from PIL import Image
 
-from serving.base.errors import ServingError
+from serving.base.errors import InvalidInput, ServingError
 from serving.cli.output import application, fail, print_json, warn
 from serving.cli.predictor import Labels, MaskResult, Predictor, open_predictor
 from serving.client import CallFailed
@@ -103,16 +103,20 @@ def _mask_document(path: Path, found: MaskResult, files: dict[str, str]) -> dict
 
 
 def _save(found: MaskResult, path: Path, folder: Path) -> dict[str, str]:
-    """Writes the mask (class indices with a palette) and the overlay. Returns the paths by kind."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes the mask (class indices with a palette) and the overlay. Returns the paths by kind.
+    Raises InvalidInput where the folder takes no files."""
     mask, overlay = folder / f"{path.stem}.mask.png", folder / f"{path.stem}.overlay.png"
     if found.mask.max() < 256:
         image = Image.fromarray(found.mask.astype("uint8"))
         image.putpalette(palette(256).tobytes())
     else:
         image = Image.fromarray(found.mask)
-    image.save(mask)
-    overlay.write_bytes(found.overlay_png)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(mask)
+        overlay.write_bytes(found.overlay_png)
+    except OSError as error:
+        raise InvalidInput(f"--save {folder}: {error.strerror}") from error
     return {"mask": str(mask), "overlay": str(overlay)}
 
 

@@ -9,7 +9,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serving.base.text import NotText, read_utf8
+
 ENVIRONMENT_PREFIX = "CONVSERVE_"
+# gRPC keeps times in milliseconds and sizes in bytes, both as signed 32-bit integers.
+_MAX_SECONDS = 2_000_000
+_MAX_MESSAGE_MIB = 2047
 
 
 class ConfigError(Exception):
@@ -30,7 +35,9 @@ class ServerConfig(BaseModel):
         "none",
         description="none: the models at start; explicit: load calls; poll: follow.",
     )
-    poll_seconds: float = Field(5.0, gt=0, description="Between two looks at the repository.")
+    poll_seconds: float = Field(
+        5.0, gt=0, le=_MAX_SECONDS, description="Between two looks at the repository."
+    )
     engine: str = Field("auto", description="An engine's name, or auto for the fastest here.")
     variant: str = Field("auto", description="A variant's id, or auto for the fastest here.")
     cache_dir: Path = Field(
@@ -43,7 +50,10 @@ class ServerConfig(BaseModel):
         False, description="Decode JPEGs on the GPU, where nvImageCodec is there and agrees."
     )
     drain_seconds: float = Field(
-        30.0, ge=0, description="How long accepted calls may take to finish after SIGTERM."
+        30.0,
+        ge=0,
+        le=_MAX_SECONDS,
+        description="How long accepted calls may take to finish after SIGTERM.",
     )
     allow_ungated: bool = Field(False, description="Also serve models without a passed gate.")
     allow_admin: bool = Field(False, description="Take admin calls from off this machine.")
@@ -56,6 +66,7 @@ class ServerConfig(BaseModel):
     max_connection_age_seconds: float = Field(
         0.0,
         ge=0,
+        le=_MAX_SECONDS,
         description="Callers are told to connect anew after this, so that they find added servers; "
         "0 never.",
     )
@@ -64,7 +75,9 @@ class ServerConfig(BaseModel):
     )
     threads: int = Field(0, ge=0, description="CPU threads for engines; 0 takes every core.")
     max_image_pixels: int = Field(64_000_000, gt=0, description="Largest image that is decoded.")
-    max_message_mib: int = Field(256, gt=0, description="Largest message, in MiB.")
+    max_message_mib: int = Field(
+        256, gt=0, le=_MAX_MESSAGE_MIB, description="Largest message, in MiB."
+    )
     max_inflight_mib: int = Field(1024, gt=0, description="Request bytes held at a time, in MiB.")
 
 
@@ -104,10 +117,13 @@ def _read_file(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(read_utf8(file))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except NotText as error:
+        raise ConfigError(f"{file}: cannot be read: {error.reason}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Beside its own errors, YAML passes on those of the values that it makes.
         raise ConfigError(f"{file}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: expected settings as 'name: value' lines")

@@ -121,6 +121,13 @@ def test_predict_writes_mask_and_overlay(
     assert "50.00%  red" in result.stdout
 
 
+def test_predict_names_the_folder_that_takes_no_files(server: ServerProcess, scenes: Path) -> None:
+    image = scenes / "images" / "0.png"
+    source = ("--url", server.url)
+    result = convserve("predict", image, "--model", "regions", *source, "--save", image)
+    failed(result, 1, f"--save {image}: File exists")
+
+
 def test_predict_goes_on_after_a_bad_image_and_exits_with_1(
     source: tuple[str, str], pictures: Path, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """The server's settings: three sources, one order, and messages that name the source."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -119,7 +120,9 @@ def test_wrong_value_names_the_source_it_came_from(tmp_path: Path) -> None:
     [
         ("http_port", -1), ("metrics_port", 65536), ("poll_seconds", 0), ("drain_seconds", -1),
         ("threads", -1), ("max_image_pixels", 0), ("max_message_mib", 0), ("max_inflight_mib", 0),
-        ("model_control", "sometimes"), ("allow_admin", "maybe"),
+        ("model_control", "sometimes"), ("allow_admin", "maybe"), ("max_message_mib", 2048),
+        ("drain_seconds", math.inf), ("poll_seconds", math.inf), ("drain_seconds", math.nan),
+        ("max_connection_age_seconds", 1e9),
     ],
 )  # fmt: skip
 def test_value_out_of_range_is_refused(name: str, value: object) -> None:
@@ -146,6 +149,9 @@ def test_flag_that_is_no_setting_is_refused() -> None:
         ("", "expected settings as 'name: value' lines"),
         ("host: \x07", "not valid YAML"),
         ("!!python/object:os.system {}", "not valid YAML"),
+        ("threads: " + "9" * 5000, "not valid YAML"),
+        ("[" * 100_000, "not valid YAML"),
+        ("host: 2026-99-99", "not valid YAML"),
     ],
 )
 def test_file_that_holds_no_settings_is_named(tmp_path: Path, text: str, said: str) -> None:
@@ -158,3 +164,16 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.yaml", tmp_path):
         with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: cannot be read"):
             load_config(REPOSITORY, {}, path)
+
+
+def test_file_in_another_encoding_is_named_and_a_mark_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(b"\xef\xbb\xbfthreads: 5\r\n")
+    assert load_config(REPOSITORY, {}, file).threads == 5
+    for content, said in (
+        (b"# caf\xe9\nthreads: 5\n", "line 1: byte 0xe9 is not UTF-8"),
+        ("threads: 5\n".encode("utf-16"), "line 1: UTF-16, expected UTF-8"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=f"^{re.escape(str(file))}: cannot be read: {said}"):
+            load_config(REPOSITORY, {}, file)
