@@ -57,9 +57,11 @@ class SharedMemory:
         self._regions: dict[str, tuple[Region, int]] = {}
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
-        """Opens a region. Raises InvalidInput for a name in use, a key that is no plain name of an
-        existing object, or bytes that the object does not have."""
+        """Opens a region. Raises InvalidInput for a name that is empty or in use, a key that is no
+        plain name of an existing object, or bytes that the object does not have."""
         where = f"shared memory region {name!r:.200}"
+        if not name:
+            raise InvalidInput("shared memory region: expected a name; the empty one stands for all")
         if name in self._regions:
             raise InvalidInput(f"{where} is registered already")
         if offset < 0:

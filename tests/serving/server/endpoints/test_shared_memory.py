@@ -175,3 +175,9 @@ def test_unregistering_closes_the_objects(file: Path) -> None:
     memory.unregister("")
     assert memory.regions() == []
     assert open_descriptors() == before
+
+
+def test_region_without_a_name_is_refused(memory: SharedMemory, file: Path) -> None:
+    with pytest.raises(InvalidInput, match="expected a name"):
+        memory.register("", file.name, 0, SIZE)
+    assert [region.name for region in memory.regions()] == ["r"]
