@@ -61,7 +61,9 @@ class SharedMemory:
         plain name of an existing object, or bytes that the object does not have."""
         where = f"shared memory region {name!r:.200}"
         if not name:
-            raise InvalidInput("shared memory region: expected a name; the empty one stands for all")
+            raise InvalidInput(
+                "shared memory region: expected a name; the empty one stands for all"
+            )
         if name in self._regions:
             raise InvalidInput(f"{where} is registered already")
         if offset < 0:

@@ -1,11 +1,49 @@
-"""Which compression of an answer a caller accepts (RFC 9110, 12.5.3)."""
+"""Compressed bodies, and which compression of an answer a caller accepts (RFC 9110, 8.4, 12.5.3).
 
+Bodies are decompressed here: aiohttp takes a gzip stream that breaks off for a whole one.
+"""
+
+import zlib
 from collections.abc import Sequence
 
 from aiohttp.web import ContentCoding
 
+from serving.base.errors import InvalidInput, RequestTooLarge
+
 # The better one first, for callers that accept both alike.
 _CODINGS = {"deflate": ContentCoding.deflate, "gzip": ContentCoding.gzip}
+
+# zlib's wbits of each coding: with gzip's head, with zlib's, without either, as some send deflate.
+_GZIP, _ZLIB, _BARE = 31, 15, -15
+
+
+def decompressed(body: bytes, coding: str, limit: int) -> bytes:
+    """The body that was sent with this Content-Encoding header, as it came where that names another
+    coding than gzip and deflate: then parsing it fails.
+
+    Raises InvalidInput for a stream that is damaged or breaks off, RequestTooLarge for more than
+    `limit` bytes.
+    """
+    name = coding.strip().lower()
+    if not body or name not in ("gzip", "x-gzip", "deflate"):
+        return body
+    kind = _GZIP
+    if name == "deflate":
+        kind = _ZLIB if body[0] & 0xF == zlib.DEFLATED else _BARE
+    whole = bytearray()
+    left = body
+    while left:  # several gzip streams, one behind the other, are one body
+        stream = zlib.decompressobj(kind)
+        try:
+            whole += stream.decompress(left, limit - len(whole) + 1)
+        except zlib.error as error:
+            raise InvalidInput(f"body is no {name} stream: {error}") from error
+        if len(whole) > limit:
+            raise RequestTooLarge(f"body: more than {limit} bytes when decompressed")
+        if not stream.eof:
+            raise InvalidInput(f"body breaks off in the middle of its {name} stream")
+        left = stream.unused_data
+    return bytes(whole)
 
 
 def accepted_coding(headers: Sequence[str]) -> ContentCoding | None:

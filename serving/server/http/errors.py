@@ -11,6 +11,7 @@ from aiohttp import web
 
 from serving.base.errors import RequestTooLarge, ServingError, quoted
 from serving.server.endpoints.error_status import message_of, retry_after, status_of
+from serving.server.http.compression import decompressed
 
 logger = logging.getLogger(__name__)
 
@@ -82,15 +83,19 @@ class JsonRunner(web.AppRunner):
         made = await super()._make_server()
         handle = partial(_answered, made.request_handler)
         factory = made.request_factory
-        return _Server(handle, request_factory=factory, loop=made._loop, **made._kwargs)
+        settings = made._kwargs | {"auto_decompress": False}  # read_body does it
+        return _Server(handle, request_factory=factory, loop=made._loop, **settings)
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The whole body, decompressed. Raises RequestTooLarge, and what reading raises."""
+    """The whole body, decompressed. Raises RequestTooLarge, InvalidInput, and what reading
+    raises."""
     try:
-        return await request.read()
+        body = await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise RequestTooLarge(error.text or error.reason) from error
+    coding = request.headers.get("Content-Encoding")
+    return body if coding is None else decompressed(body, coding, request.client_max_size)
 
 
 def _failure(error: ServingError) -> web.Response:
