@@ -8,6 +8,8 @@ import typer
 from serving.base.errors import ModelLoadError
 from serving.cli.output import application, fail, print_json, warn
 from serving.cli.table import print_table
+from serving.engines import unavailable_reason
+from serving.models.local_plans import ENGINE
 from serving.models.plan_builder import build_plans
 from serving.repository.layout import scan
 from serving.server.config import ServerConfig
@@ -51,8 +53,12 @@ def rebuild(
         try:
             lines += build_plans(folders[name].path, cache, workspace_mib, force=force)
         except ModelLoadError as error:
-            if folders[name].is_model:
+            if not folders[name].is_model:
+                continue
+            if unavailable_reason(ENGINE) is not None:
                 fail(str(error))
+            # One that cannot be read does not keep the others from their plans.
+            lines.append({"model": name, "state": "failed", "reason": error.detail})
     if as_json:
         print_json(lines)
     else:
@@ -61,7 +67,8 @@ def rebuild(
     failures = [line for line in lines if line["state"] == "failed"]
     if failures:
         for line in failures:
-            warn(f"{line['model']} {line['version']} {line['variant']}: {line['reason']}")
+            parts = [line[key] for key in ("model", "version", "variant") if key in line]
+            warn(f"{' '.join(parts)}: {line['reason']}")
         raise typer.Exit(1)
 
 

@@ -43,6 +43,19 @@ def rebuild(tmp_path: Path, *flags: str, **settings: str) -> subprocess.Complete
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
+def test_model_that_cannot_be_read_does_not_keep_the_others_from_their_plans(
+    tmp_path: Path,
+) -> None:
+    publish(tmp_path / "models", "broken")
+    (tmp_path / "models" / "broken" / "config.pbtxt").write_text("input {")
+    publish(tmp_path / "models", "colours")
+    result = rebuild(tmp_path)
+    states = {line["model"]: line["state"] for line in json.loads(result.stdout)}
+    assert (result.returncode, states) == (1, {"broken": "failed", "colours": "built"})
+    assert result.stderr.startswith("convserve: broken: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def variant_of(server: ServerProcess) -> str:
     with VisionClient(server.url) as client:
         answer = client.classify("colours", RED)
