@@ -22,7 +22,7 @@ from serving.models.servable import Servable
 from serving.models.timing_process import time_apart
 from serving.repository.layout import ModelFolder, Stamp, can_be_folder, compare, scan, scan_model
 from serving.repository.model_config import ModelConfig
-from serving.repository.override import write_override
+from serving.repository.override import stage_override
 
 __all__ = ["Registry", "State", "VersionStatus"]
 
@@ -175,12 +175,8 @@ class Registry(Catalog):
             )
         staged = None
         if override:
-            staged = tempfile.TemporaryDirectory(prefix="convserve-", ignore_cleanup_errors=True)
-            try:
-                path = write_override(name, override, self._repository, Path(staged.name))
-            except BaseException:
-                staged.cleanup()
-                raise
+            staged = stage_override(name, override, self._repository)
+            path = Path(staged.name) / name
         folder = scan_model(path)
         config: ModelConfig | ModelLoadError
         try:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,20 @@ from serving.repository.model_config import CONFIG_FILE
 
 # A version has 18 digits at most, as in the repository: a folder with more is none.
 _FILE = re.compile(r"file:(?P<path>[1-9][0-9]{0,17}/[^/\\]+)")
+
+
+def stage_override(
+    name: str, parameters: Mapping[str, str | bytes], repository: Path
+) -> "tempfile.TemporaryDirectory[str]":
+    """A folder of its own with the model NAME in it, as `write_override` writes it; whoever gets it
+    cleans it up. Raises InvalidInput and leaves nothing behind then."""
+    staged = tempfile.TemporaryDirectory(prefix="convserve-", ignore_cleanup_errors=True)
+    try:
+        write_override(name, parameters, repository, Path(staged.name))
+    except BaseException:
+        staged.cleanup()
+        raise
+    return staged
 
 
 def write_override(

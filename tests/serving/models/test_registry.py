@@ -213,7 +213,7 @@ def test_files_are_read_and_written_off_the_event_loop(
 
         monkeypatch.setattr(module, name, work)
 
-    names = ("scan", "scan_model", "read_config", "write_override", "load_model", "trim_heap")
+    names = ("scan", "scan_model", "read_config", "stage_override", "load_model", "trim_heap")
     for name in names:
         watched(name)
 
