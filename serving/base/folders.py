@@ -70,7 +70,7 @@ def list_images(folder: Path) -> Listing:
     images: list[Path] = []
     left_out: Counter[str] = Counter()
     for file in visible_files(folder):
-        if _is_image(file):
+        if is_image(file):
             images.append(file)
         else:
             left_out[file.suffix.lower() or "no ending"] += 1
@@ -88,7 +88,7 @@ def list_class_folders(root: Path) -> LabelledListing:
         found = list_images(folder)
         images[folder.name] = found.images
         left_out += found.left_out
-    if loose := sum(_is_image(path) and not path.is_dir() for path in root.iterdir()):
+    if loose := sum(is_image(path) and not path.is_dir() for path in root.iterdir()):
         left_out["beside the class folders"] = loose
     return LabelledListing(images, left_out)
 
@@ -135,5 +135,6 @@ def told(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {ending}" for ending, count in ranked)
 
 
-def _is_image(file: Path) -> bool:
+def is_image(file: Path) -> bool:
+    """Whether a path is one of an image, by its name."""
     return not is_passed_over(file.name) and file.suffix.lower() in IMAGE_SUFFIXES

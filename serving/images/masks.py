@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from serving.base.errors import InvalidInput
 from serving.base.folders import list_images
@@ -67,7 +67,8 @@ def list_masked_images(folder: Path) -> MaskedListing:
     ]
     if missing:
         raise InvalidInput(
-            f"{masks}: no mask for {', '.join(missing[:10])} ({len(missing)} in all)"
+            f"{masks}: no mask for {', '.join(missing[:10])} ({len(missing)} in all); "
+            "expected NAME.png at the place of images/NAME.*"
         )
     return MaskedListing(pairs, found.left_out)
 
@@ -116,6 +117,9 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
             if image.mode in ("1", "L", "P"):
                 return np.array(image, dtype=np.uint8)
             mode = image.mode
+    except UnidentifiedImageError as error:
+        reason = "not an image of a known format"
+        raise InvalidInput(f"mask {path}: cannot be decoded: {reason}") from error
     except Exception as error:  # Damaged files make Pillow's readers raise almost anything.
         raise InvalidInput(f"mask {path}: cannot be decoded: {error}") from error
     raise InvalidInput(f"mask {path}: expected 8-bit greyscale or palette, got {mode}")

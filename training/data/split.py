@@ -50,7 +50,8 @@ def complete(
     parts["train"] = train
     for name in SPLITS:
         if not parts[name]:
-            raise DataError(f"no images for {name}")
+            few = "" if name in given or name == "train" else "; train has too few to cut some"
+            raise DataError(f"no images for {name}{few}")
     return {name: list(parts[name]) for name in SPLITS}, ", ".join(words) or "splits as given"
 
 

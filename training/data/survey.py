@@ -224,7 +224,7 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
                 one, other = pair.split("-")
                 share = 100 * count / findings["images"][other]
                 warnings.append(
-                    f"images of {other} that are {words} {one}: {count} ({share:.2g} %)"
+                    f"images of {other} that are {words} {one}: {count} ({share:.3g} %)"
                 )
     if duplicates["conflicting"]["count"]:
         first = " = ".join(duplicates["conflicting"]["first"][0][:2])

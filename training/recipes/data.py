@@ -12,6 +12,9 @@ from training.recipes.fields import STRICT, Fraction, Pair, PositiveInt, Strict
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 
+# The column of a CSV file that says the split, where the recipe names no other.
+SPLIT_COLUMN = "split"
+
 
 class DigitsData(Strict):
     """scikit-learn's 1,797 handwritten digits as 32×32 RGB.
@@ -116,7 +119,7 @@ class CsvData(_Cut):
     """A CSV file with a heading, and a path and a label in each row.
 
     path_column: its paths are relative to the file.
-    split_column: holds train, val or test; a file without it is cut.
+    split_column: holds train, val or test; a file without the default one is cut.
     test: the split that is evaluated on.
     """
 
@@ -124,7 +127,7 @@ class CsvData(_Cut):
     file: Path
     path_column: str = "path"
     label_column: str = "label"
-    split_column: str = "split"
+    split_column: str = SPLIT_COLUMN
     test: Literal["test", "val"] = "test"
 
 

@@ -28,6 +28,8 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
         ("transform.filtr=area", "transform.filtr: unknown key; did you mean 'filter'?"),
         ("train.epochs=zero", "train.epochs: input should be a valid integer"),
         ("train.epochs=0", "train.epochs: input should be greater than or equal to 1, got 0"),
+        ("train.optimizer.lr=.inf", "train.optimizer.lr: input should be a finite number, got inf"),
+        ("normalization.mean=[0, .nan, 0]", "mean.1: input should be a finite number, got nan"),
         ("train.optimizer.name=smd", "rmsprop, adadelta; got 'smd'; did you mean 'sgd'?"),
         ("task=clasification", "task: expected one of classification, segmentation"),
         ("export.variants=[int8-s8]", "variants must hold fp32"),

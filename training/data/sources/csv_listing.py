@@ -12,6 +12,7 @@ from training.data.samples import Dataset
 from training.data.sources.image_folder import LabelledFile, labelled_dataset
 from training.data.split import SPLITS
 from training.errors import DataError
+from training.recipes.data import SPLIT_COLUMN
 
 
 def csv_listing(
@@ -29,11 +30,13 @@ def csv_listing(
     """Rows of path and label under a heading, paths being relative to the file's folder.
 
     Where the file has `split_column`, it says train, val or test (or what split_named takes for
-    them); splits that it does not name are cut from train, stratified by label. Classes are the
+    them); splits that it does not name are cut from train, stratified by label. Only a column of
+    the usual name may be missing. Classes are the
     labels: whole numbers in their order, others in ASCII order.
     Raises DataError naming the line, or the files that are broken.
     """
-    rows = _rows(file, (path_column, label_column))
+    named = () if split_column == SPLIT_COLUMN else (split_column,)
+    rows = _rows(file, (path_column, label_column, *named), (SPLIT_COLUMN,))
     labels = {row[label_column] for row in rows}
     numeric = all(label.isdecimal() for label in labels)
     classes = tuple(sorted(labels, key=(lambda label: (int(label), label)) if numeric else None))
@@ -69,9 +72,12 @@ def listed_files(file: Path, path_column: str) -> list[Path]:
     return [file.parent / row[path_column] for row in _rows(file, (path_column,))]
 
 
-def _rows(file: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
-    """Every row by column, without white space around names and values; `columns` are filled in
-    each."""
+def _rows(
+    file: Path, required: Sequence[str], optional: Sequence[str] = ()
+) -> list[Mapping[str, str]]:
+    """Every row by column, without white space around names and values; those of `required` are
+    filled in each. Rows without any value do not count."""
+    columns = (*required, *optional)
     try:
         text = read_utf8(file)
     except NotText as error:
@@ -81,22 +87,37 @@ def _rows(file: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
     reader = csv.reader(io.StringIO(text, newline=""))
     rows: list[Mapping[str, str]] = []
     try:
-        heading = [name.strip() for name in next(reader, [])]
-        for column in columns:
+        heading = _heading(next(reader, []), columns)
+        for column in required:
             if column not in heading:
                 raise DataError(
                     f"{file}: no column {column!r}; its columns are {', '.join(heading)}"
                 )
-        for values in reader:
-            if not values:
+        for line in reader:
+            values = [value.strip() for value in line]
+            if not any(values):
                 continue
-            row = dict.fromkeys(heading, "") | dict(
-                zip(heading, (value.strip() for value in values), strict=False)
-            )
-            for column in columns:
+            if any(values[len(heading) :]):
+                raise DataError(
+                    f"{file}: line {reader.line_num}: {len(values)} values in {len(heading)} "
+                    "columns; a value with a comma needs quotation marks"
+                )
+            row = dict.fromkeys(heading, "") | dict(zip(heading, values, strict=False))
+            for column in required:
                 if not row[column]:
                     raise DataError(f"{file}: line {reader.line_num}: no {column}")
             rows.append(row)
     except csv.Error as error:
         raise DataError(f"{file}: line {reader.line_num}: cannot be read: {error}") from error
     return rows
+
+
+def _heading(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """The names of a file's columns; one that differs from a wanted column in case alone is that
+    column, where the file has no other for it."""
+    heading = [name.strip() for name in names]
+    for column in columns:
+        alike = [name for name in heading if name.lower() == column.lower()]
+        if len(alike) == 1:
+            heading[heading.index(alike[0])] = column
+    return heading

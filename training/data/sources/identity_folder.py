@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from serving.base.folders import list_class_folders, visible_folders
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, read_splits
-from training.data.sources.image_folder import load_labelled, shown_name
-from training.data.sources.split_folders import beside_splits, split_folders
+from training.data.sources.image_folder import besides, load_labelled, shown_name
+from training.data.sources.split_folders import alike, beside_splits, split_folders
 from training.data.split import SPLITS, cut
 from training.errors import DataError, data_errors
 from training.recipes.data import IdentityFolderData
@@ -35,7 +36,9 @@ def identity_folder(data: IdentityFolderData, transform: EvalTransform) -> Datas
     for name, folder in folders.items():
         found = list_class_folders(folder)
         if empty := [person for person, files in found.images.items() if not files]:
-            raise DataError(f"{folder}: no pictures of {', '.join(empty[:10])}")
+            raise DataError(
+                f"{folder}: no pictures of {', '.join(empty[:10])}{besides(found.left_out)}"
+            )
         parts[name] = found.images
         left_out += found.left_out
     train = parts.pop("train")
@@ -57,7 +60,8 @@ def identity_folder(data: IdentityFolderData, transform: EvalTransform) -> Datas
         words.append(_how("val", data.val_identities, data.split_seed))
     parts["train"] = train
     _check(root, parts, data)
-    return _dataset(root, parts, transform, ", ".join(words), left_out)
+    dataset = _dataset(root, parts, transform, ", ".join(words), left_out)
+    return replace(dataset, notes=alike(folders["train"]))
 
 
 def _how(split: str, named: Sequence[str], seed: int) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.base.folders import list_class_folders, visible_folders
+from serving.base.folders import list_class_folders, told, visible_folders
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
-from training.data.sources.split_folders import beside_splits, split_folders
+from training.data.sources.split_folders import alike, beside_splits, split_folders
 from training.data.split import complete
 from training.errors import DataError, data_errors
 
@@ -67,6 +67,7 @@ def image_folder(
         split_seed=split_seed,
         test=test,
         left_out=sum((x.left_out for x in found.values()), Counter(beside_splits(root, folders))),
+        notes=alike(folders["train"]),
     )
 
 
@@ -82,6 +83,7 @@ def labelled_dataset(
     split_seed: int,
     test: str,
     left_out: Mapping[str, int],
+    notes: tuple[str, ...] = (),
 ) -> Dataset:
     """Files below `root` with the numbers of their classes, by split; missing splits are cut as
     split.complete does. Raises DataError, also where train has no image of a class."""
@@ -90,7 +92,7 @@ def labelled_dataset(
         named = ", ".join(missing[:_NAMED_CLASSES])
         raise DataError(
             f"{root}: no images for train of {named} ({len(missing)} of {len(classes)} classes); "
-            "every class needs some to learn from"
+            f"every class needs some to learn from{besides(left_out)}"
         )
     try:
         parts, words = complete(
@@ -102,7 +104,7 @@ def labelled_dataset(
             test=test,
         )
     except DataError as error:
-        raise DataError(f"{root}: {error}") from error
+        raise DataError(f"{root}: {error}{besides(left_out)}") from error
     height, width = eval_transform.size
     samples = read_splits(
         str(root),
@@ -119,7 +121,13 @@ def labelled_dataset(
         val=samples["val"],
         test=samples["test"],
         left_out=left_out,
+        notes=notes,
     )
+
+
+def besides(left_out: Mapping[str, int]) -> str:
+    """The files that are left out, as the end of a message on missing ones."""
+    return f"; files left out: {told(left_out)}" if left_out else ""
 
 
 def shown_name(file: Path, root: Path) -> str:

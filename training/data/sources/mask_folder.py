@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.base.folders import split_named, visible_folders
 from serving.images.masks import (
     CLASSES_FILE,
     WHITE,
@@ -20,6 +19,7 @@ from serving.images.postprocess import resize_mask
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
+from training.data.sources.image_folder import besides
 from training.data.sources.split_folders import beside_splits, split_folders
 from training.data.split import complete
 from training.errors import DataError, data_errors
@@ -66,7 +66,7 @@ def mask_folder(
             test=test,
         )
     except DataError as error:
-        raise DataError(f"{root}: {error}") from error
+        raise DataError(f"{root}: {error}{besides(left_out)}") from error
     note = f"masks hold 0 and {WHITE} alone: {WHITE} is {classes[1]!r}"
     height, width = eval_transform.size
     samples = read_splits(
@@ -96,21 +96,16 @@ def _listed(root: Path) -> tuple[dict[str, list[MaskedImage]], Counter[str]]:
     found = {split: list_masked_images(folder) for split, folder in folders.items()}
     left_out = sum((x.left_out for x in found.values()), Counter(beside_splits(root, folders)))
     given = {split: listing.pairs for split, listing in found.items()}
-    if folders == {"train": root}:
-        given = _inner_splits(root / "images", given["train"])
+    images = root / "images"
+    if folders == {"train": root} and all(pair.path.parent != images for pair in given["train"]):
+        # They may lie in images/train, images/val and images/test.
+        inner = split_folders(images, lambda folder: True)
+        left_out += Counter(beside_splits(images, inner))
+        given = {
+            split: [pair for pair in given["train"] if pair.path.is_relative_to(folder)]
+            for split, folder in inner.items()
+        }
     return given, left_out
-
-
-def _inner_splits(images: Path, pairs: list[MaskedImage]) -> dict[str, list[MaskedImage]]:
-    """The pairs by split where they lie in images/train, images/val and images/test, and nowhere
-    else; all of them as train otherwise."""
-    inner = {split_named(folder.name) for folder in visible_folders(images)}
-    if "train" not in inner or None in inner or any(pair.path.parent == images for pair in pairs):
-        return {"train": pairs}
-    return {
-        split: [pair for pair in pairs if pair.path.is_relative_to(folder)]
-        for split, folder in split_folders(images, lambda folder: True).items()
-    }
 
 
 def _classes(file: Path, names: Sequence[str], ignore_index: int) -> tuple[str, ...]:

@@ -131,3 +131,31 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
             split_seed=0,
             test="test",
         )
+
+
+def test_column_is_found_whatever_the_case_of_its_name(folder: Path) -> None:
+    labels = [f"{'ab'[i % 2]},{('train', 'train', 'val', 'test')[i // 5]}" for i in range(20)]
+    data = load(folder, rows(labels, "Path,LABEL,Split"))
+    assert (len(data.train), len(data.val), len(data.test)) == (10, 5, 5)
+
+
+def test_split_column_that_the_recipe_names_must_be_there(folder: Path) -> None:
+    with pytest.raises(DataError, match="no column 'subset'; its columns are path, label"):
+        load(folder, rows(["a", "b"] * 10), split_column="subset")
+
+
+def test_empty_lines_are_no_rows(folder: Path) -> None:
+    data = load(folder, rows(["a", "b"] * 10) + "\n  \n,\n")
+    assert len(data.train) + len(data.val) + len(data.test) == 20
+
+
+def test_value_past_the_last_column_is_refused(folder: Path) -> None:
+    text = rows(["a", "b"] * 10)
+    assert load(folder, text.replace(",b\n", ",b,\n")).classes == ("a", "b")
+    with pytest.raises(DataError, match="line 4: 3 values in 2 columns"):
+        load(folder, text.replace("02.png,a\n", "02.png,a, wild\n"))
+
+
+def test_too_few_images_to_cut_are_told(folder: Path) -> None:
+    with pytest.raises(DataError, match="no images for val; train has too few to cut some"):
+        load(folder, rows(["a", "b"]))

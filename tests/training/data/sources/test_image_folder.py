@@ -210,3 +210,52 @@ def test_class_without_an_image_for_training_is_refused(tmp_path: Path, split: s
     (tmp_path / split / "cow").mkdir()
     with pytest.raises(DataError, match=r"no images for train of cow \(1 of 2 classes\)"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("seg_train", "seg_test"), ("training_set", "test_set"), ("trainset", "Test-Images")]
+)
+def test_folders_that_look_like_splits_are_no_classes(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for split in names:
+        for name in ("cat", "dog"):
+            write_images(tmp_path / split / name, 3)
+    with pytest.raises(DataError, match="look like splits; expected them to be called train/"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "told"),
+    [
+        (("Trn", "Tst"), ("cat", "dog"), True),
+        (("cat", "dog"), ("test", "train"), True),
+        (("cat", "dog"), ("one", "two"), True),
+        (("cat", "dog"), ("one",), False),
+    ],
+)
+def test_classes_that_hold_the_same_folders_are_told(
+    tmp_path: Path, outer: tuple[str, ...], inner: tuple[str, ...], told: bool
+) -> None:
+    for one in outer:
+        for other in inner:
+            write_images(tmp_path / one / other, 5)
+    data = load(tmp_path)
+    assert data.classes == outer
+    shown = ", ".join(f"{name}/" for name in inner)
+    assert [f"hold folders of the same names ({shown})" in note for note in data.notes] == (
+        [True] if told else []
+    )
+
+
+def test_message_on_missing_images_counts_the_files_that_are_left_out(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.tif").touch()
+    with pytest.raises(DataError, match=r"no images for train of cat, dog .*left out: 2 \.tif"):
+        load(tmp_path)
+    write_images(tmp_path / "train" / "cat", 3)
+    write_images(tmp_path / "train" / "dog", 3)
+    write_images(tmp_path / "test", 3)
+    with pytest.raises(DataError, match=r"no images for test; .* 3 beside the class folders"):
+        load(tmp_path)

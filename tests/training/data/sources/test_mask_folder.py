@@ -229,3 +229,36 @@ def test_split_folders_have_the_names_that_people_give_them(root: Path, inner: b
     assert (len(data.train), len(data.val), len(data.test)) == (14, 13, 13)
     assert "splits as given" in data.description
     assert np.unique(data.test.batch([0, 1])[1]).tolist() == [0, 1, 2, 255]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("train_set", "test_set"), "test_set/, train_set/ look like splits"),
+        (("val", "test"), "got test/, val/; expected a folder train beside them"),
+    ],
+)
+def test_splits_in_images_are_not_mixed_in_silence(
+    root: Path, names: tuple[str, str], said: str
+) -> None:
+    for kind in ("images", "masks"):
+        move_into(root / kind, names)
+    with pytest.raises(DataError, match=said):
+        load(root)
+
+
+def test_folder_beside_the_splits_in_images_is_left_out(root: Path) -> None:
+    for kind in ("images", "masks"):
+        move_into(root / kind, ("train", "test", "extra", "more"))
+    data = load(root)
+    assert len(data.test) == 10
+    assert data.left_out == {"in extra/": 10, "in more/": 10}
+
+
+def move_into(folder: Path, names: tuple[str, ...]) -> None:
+    """Deals the files of a folder to folders in it."""
+    files = sorted(folder.iterdir())
+    for number, name in enumerate(names):
+        (folder / name).mkdir()
+        for file in files[number :: len(names)]:
+            file.rename(folder / name / file.name)
