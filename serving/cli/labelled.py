@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.errors import InvalidInput
-from serving.base.folders import list_class_folders, split_named, visible_folders
+from serving.base.folders import (
+    LabelledListing,
+    list_class_folders,
+    list_images,
+    split_named,
+    told,
+    visible_folders,
+)
 from serving.images.masks import (
     CLASSES_FILE,
     WHITE,
@@ -38,6 +45,8 @@ def class_folders(root: Path, classes: Sequence[str]) -> tuple[list[LabelledImag
         raise InvalidInput(f"{root} is not a folder")
     numbers = {name: number for number, name in enumerate(classes)}
     found = list_class_folders(root)
+    if not set(found.images) & set(classes):
+        _refuse_splits(root, "a class", list(found.images))
     for name in found.images:
         if name not in numbers:
             raise InvalidInput(
@@ -48,7 +57,9 @@ def class_folders(root: Path, classes: Sequence[str]) -> tuple[list[LabelledImag
         LabelledImage(path, numbers[name]) for name, paths in found.images.items() for path in paths
     ]
     if not images:
-        raise InvalidInput(f"{root}: expected one folder of images a class, found no images")
+        raise InvalidInput(
+            f"{root}: expected one folder of images a class, found no images{_besides(found)}"
+        )
     return images, found.left_out
 
 
@@ -61,14 +72,12 @@ def identity_folders(root: Path) -> tuple[list[LabelledImage], list[str], Counte
     if not root.is_dir():
         raise InvalidInput(f"{root} is not a folder")
     found = list_class_folders(root)
-    if all(map(split_named, found.images)) and any(visible_folders(root / x) for x in found.images):
-        raise InvalidInput(
-            f"{root}: expected a folder an identity, got the splits {', '.join(found.images)}; "
-            "evaluate one of them"
-        )
+    _refuse_splits(root, "an identity", list(found.images))
     names = [name for name, paths in found.images.items() if paths]
     if not names:
-        raise InvalidInput(f"{root}: expected one folder of images an identity, found no images")
+        raise InvalidInput(
+            f"{root}: expected one folder of images an identity, found no images{_besides(found)}"
+        )
     images = [
         LabelledImage(path, label)
         for label, name in enumerate(names)
@@ -77,15 +86,48 @@ def identity_folders(root: Path) -> tuple[list[LabelledImage], list[str], Counte
     return images, names, found.left_out
 
 
-def mask_pairs(root: Path) -> MaskedListing:
-    """Every root/images/NAME.* with its root/masks/NAME.png.
+def _refuse_splits(root: Path, wanted: str, names: Sequence[str]) -> None:
+    """Raises InvalidInput where all folders in `root` are splits of a data set."""
+    if names and all(map(split_named, names)) and any(visible_folders(root / x) for x in names):
+        raise InvalidInput(
+            f"{root}: expected a folder {wanted}, got the splits {', '.join(names)}; "
+            "evaluate one of them"
+        )
 
-    Raises InvalidInput where a mask is missing, or where there are no images.
+
+def _besides(found: LabelledListing) -> str:
+    return f"; files left out: {told(found.left_out)}" if found.left_out else ""
+
+
+def mask_pairs(root: Path) -> MaskedListing:
+    """Every root/images/NAME.* with its root/masks/NAME.png. Where images/ holds a folder a split,
+    one of these folders may be the root instead.
+
+    Raises InvalidInput where a mask is missing, where there are no images, or where `root` holds
+    several splits.
     """
-    found = list_masked_images(root)
+    if _is_inner_split(root):
+        whole = list_masked_images(root.parent.parent)
+        pairs = [pair for pair in whole.pairs if pair.path.is_relative_to(root)]
+        found = MaskedListing(pairs, list_images(root).left_out)
+    else:
+        if not (root / "images").is_dir() and root.is_dir():
+            _refuse_splits(root, "images/", [folder.name for folder in visible_folders(root)])
+        found = list_masked_images(root)
+        inner = [folder for folder in visible_folders(root / "images") if split_named(folder.name)]
+        if "train" in (split_named(folder.name) for folder in inner) and len(inner) > 1:
+            raise InvalidInput(
+                f"{root / 'images'} holds the splits {', '.join(x.name for x in inner)}; "
+                f"evaluate one of them, such as {inner[0]}"
+            )
     if not found.pairs:
-        raise InvalidInput(f"{root / 'images'}: found no images")
+        left_out = f"; files left out: {told(found.left_out)}" if found.left_out else ""
+        raise InvalidInput(f"{root}: found no images with masks{left_out}")
     return found
+
+
+def _is_inner_split(root: Path) -> bool:
+    return root.parent.name == "images" and split_named(root.name) is not None
 
 
 def class_mapping(
@@ -94,12 +136,16 @@ def class_mapping(
     """The model's class of each of 256 mask values, -1 for values that do not count, and a note
     where the values needed an interpretation.
 
-    classes.txt, in `root` or beside it, names the values by line; without it they are the model's.
-    Where it names all of the model's classes and one more at the end, that one is ignored. Where
-    there are two classes and `masks` hold 0 and 255 alone, 255 is the second class.
+    classes.txt, in `root` or beside it, names the values by line (for a split in images/, the file
+    beside images/); without it they are the model's. Where it names all of the model's classes and
+    one more at the end, that one is ignored. Of two classes, the second is the value 255 where
+    `masks` hold 0 and 255 alone.
     Raises InvalidInput where the file cannot be read or names a class that the model does not have.
     """
-    files = (root / CLASSES_FILE, root.parent / CLASSES_FILE)
+    places = [root, root.parent]
+    if _is_inner_split(root):
+        places.append(root.parent.parent)
+    files = [place / CLASSES_FILE for place in places]
     file = next((file for file in files if file.exists()), None)
     names = list(classes) if file is None else read_classes(file)
     mapping = np.full(256, -1, np.int64)

@@ -34,6 +34,8 @@ def predict(
     """Print labels, masks or embeddings of image files."""
     if (url is None) == (model_repository is None):
         raise typer.BadParameter("give either --url or --model-repository")
+    if save is not None and save.exists() and not save.is_dir():
+        raise typer.BadParameter(f"{save} is not a folder", param_hint="--save")
     try:
         results = asyncio.run(_predict_all(images, model, url, model_repository, top_k, save))
     except (ServingError, CallFailed) as error:

@@ -193,3 +193,33 @@ def test_white_is_the_second_of_two_classes_in_masks_of_black_and_white(tmp_path
     assert class_mapping(tmp_path, CLASSES, [white])[0][255] == -1
     ones = mask_file(tmp_path, np.array([[0, 1]], np.uint8), "ones.png")
     assert class_mapping(tmp_path, ("background", "cat"), [white, ones])[0][255] == -1
+
+
+@pytest.mark.parametrize("place", ["{}/cat/a.png", "{}/images/a.png"])
+def test_splits_side_by_side_are_refused(tmp_path: Path, place: str) -> None:
+    for split in ("Train", "test"):
+        touched(tmp_path / place.format(split))
+    for listing in (lambda: class_folders(tmp_path, CLASSES), lambda: mask_pairs(tmp_path)):
+        with pytest.raises(InvalidInput, match="got the splits Train, test; evaluate one of them"):
+            listing()
+
+
+def test_one_split_in_images_is_evaluated_at_a_time(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for file in (f"images/{split}/a.png", f"masks/{split}/a.png", f"images/{split}/b.tif"):
+            touched(tmp_path / file)
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    with pytest.raises(InvalidInput, match=r"images holds the splits test, train; evaluate one"):
+        mask_pairs(tmp_path)
+    test = tmp_path / "images" / "test"
+    found = mask_pairs(test)
+    assert found.pairs == [MaskedImage(test / "a.png", tmp_path / "masks" / "test" / "a.png")]
+    assert found.left_out == {".tif": 1}
+    assert class_mapping(test, CLASSES, [])[0][:3].tolist() == [1, 0, -1]
+
+
+def test_message_on_missing_images_counts_the_files_that_are_left_out(tmp_path: Path) -> None:
+    touched(tmp_path / "cat" / "a.tif")
+    for listing in (lambda: class_folders(tmp_path, CLASSES), lambda: identity_folders(tmp_path)):
+        with pytest.raises(InvalidInput, match=r"found no images; files left out: 1 \.tif"):
+            listing()
