@@ -31,14 +31,16 @@ def save_network(network: nn.Module, path: Path) -> None:
 
 def load_network(path: Path) -> nn.Module:
     """Reads what save_network wrote. Only for files of one's own builds: it is a pickle, and a
-    pickle can run code. Raises BuildError for a network of another version's modules, TypeError for
-    a file that holds something else."""
+    pickle can run code. Raises BuildError for a network of another version's modules and for a file
+    that cannot be read, TypeError for one that holds something else."""
     try:
         network = torch.load(path, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         raise BuildError(
             f"{path}: saved by another version of convserve ({error}); build that run again"
         ) from error
+    except Exception as error:  # Damaged files make pickle raise almost anything.
+        raise BuildError(f"{path}: cannot be read ({error}); build that run again") from error
     if not isinstance(network, nn.Module):
         raise TypeError(f"{path}: expected a network, got {type(network).__name__}")
     return network.eval()

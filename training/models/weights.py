@@ -23,7 +23,7 @@ from training.errors import RecipeError
 from training.models import head_layers
 from training.models.architectures.segmentation import Segmenter
 from training.models.attention import Attention
-from training.models.checkpoint import NETWORK_FILE, load_network, other_version
+from training.models.checkpoint import NETWORK_FILE, STARTED_FILE, load_network, other_version
 from training.recipes.model import ModelChoice
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,11 @@ def check_weights(source: str, architecture: str) -> None:
     elif path.suffix in _FILES:
         if not path.is_file():
             raise RecipeError(f"model.pretrained: {source}: no such file")
+        if path.name == NETWORK_FILE and (path.parent / STARTED_FILE).exists():
+            raise RecipeError(
+                f"model.pretrained: {source} holds a whole network; give its run's folder, "
+                f"{path.parent.parent}"
+            )
     else:
         _torchvision_weights(source, architecture)
 

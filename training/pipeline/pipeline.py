@@ -13,7 +13,12 @@ from training.evaluation.searched import Searched
 from training.fitting.callbacks import OnEpoch
 from training.fitting.stage_folder import Results, finished, run_stage
 from training.models.networks import check_network
-from training.pipeline.run_folder import discard_other_version, write_inputs, write_outputs
+from training.pipeline.run_folder import (
+    discard_other_version,
+    refuse_own_weights,
+    write_inputs,
+    write_outputs,
+)
 from training.pipeline.stage import Stage, Step, read_until, steps
 from training.pipeline.stages import data, distill, export, prune, publish, quantize, train, verify
 from training.recipes import Recipe
@@ -78,6 +83,7 @@ def build(
     for stage in _stages_until(until):
         if stage.wanted(recipe):
             stage.check(recipe)
+    refuse_own_weights(recipe, out / recipe.name)
     current = data.new_build(recipe, out / recipe.name, repository, source, on_epoch)
     current.folder.mkdir(parents=True, exist_ok=True)
     discard_other_version(current.folder, STAGE_NAMES)

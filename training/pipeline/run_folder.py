@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from training.data.survey import SHEET_FILE
+from training.errors import RecipeError
 from training.evaluation.in_engines import PICTURES_FILE
 from training.evaluation.report.report import write_report
 from training.evaluation.searched import Searched
@@ -17,6 +18,7 @@ from training.models.checkpoint import other_version
 from training.pipeline.environment import environment
 from training.pipeline.stages.data import DATA_FILE
 from training.pipeline.stages.verify import verification_of
+from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,22 @@ def discard_other_version(run: Path, stage_names: Sequence[str]) -> None:
         log.info("%s was built by another version of convserve: it is built anew", run)
     for name in stages:
         shutil.rmtree(run / name)
+
+
+def refuse_own_weights(recipe: Recipe, run: Path) -> None:
+    """Raises RecipeError where a recipe takes weights out of the run folder that its build is going
+    to write: the train stage would delete them before it reads them."""
+    teacher = recipe.distill.teacher if recipe.distill is not None else None
+    for key, source in (
+        ("model.pretrained", recipe.model.pretrained),
+        ("distill.teacher.run", teacher.run if teacher is not None else None),
+    ):
+        path = Path(source) if source is not None else None
+        if path is not None and path.exists() and path.resolve().is_relative_to(run.resolve()):
+            raise RecipeError(
+                f"{key}: {source} belongs to the run that this build writes; give the recipe "
+                "another name"
+            )
 
 
 def write_inputs(current: Build) -> None:

@@ -28,6 +28,7 @@ from training.models.export.variants import SCHEMES, onnx_file, precision_of
 from training.models.networks import check_network
 from training.pipeline.environment import measuring_facts
 from training.pipeline.pipeline import Built, build
+from training.pipeline.run_folder import refuse_own_weights
 from training.pipeline.stages.data import new_build
 from training.recipes import Recipe
 from training.recipes.compress import Search
@@ -96,6 +97,7 @@ def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:
 
     Raises RecipeError, TargetNotReached, and as build does.
     """
+    refuse_own_weights(recipe, out / recipe.name)
     settings = recipe.search or Search(max_ratio=0.7 if recipe.prune is not None else 0.0)
     laboratory = Laboratory(recipe, settings, out / recipe.name / SEARCH_FOLDER)
     tried = laboratory.run()

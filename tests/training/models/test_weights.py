@@ -16,6 +16,7 @@ from training.models import build_model
 from training.models.attention import Attention
 from training.models.checkpoint import save_network
 from training.models.weights import check_weights, load_weights, weights_fingerprint
+from training.recipes.model import ModelChoice
 
 CHECKPOINT = (Path(__file__).parents[3] / "../shared/data/weights/resnet56_cifar10.pth").resolve()
 
@@ -228,7 +229,8 @@ def test_failing_download_is_one_clear_error(
 def test_changed_file_is_another_build(source: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(source.state_dict(), path)
-    before = weights_fingerprint(str(path))
+    choice = ModelChoice(name="resnet20_cifar", pretrained=str(path))
+    before = weights_fingerprint(choice)
     torch.save(build_model("resnet20_cifar", 5).state_dict(), path)
-    assert weights_fingerprint(str(path)) != before
+    assert weights_fingerprint(choice) != before
     assert weights_fingerprint("DEFAULT") is None

@@ -82,3 +82,51 @@ def test_network_of_a_module_that_moved_is_named(older: Path) -> None:
     file = older / "tiny-digits" / "train" / "network.pt"
     with pytest.raises(BuildError, match=rf"^{file}: saved by another version of convserve \("):
         load_network(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"name": "resnet20_cifar", "pretrained": "RUN"}}, "model.pretrained"),
+        (
+            {"model": {"name": "resnet20_cifar", "pretrained": "RUN/train/checkpoints/best.ckpt"}},
+            "model.pretrained",
+        ),
+        ({"distill": {"teacher": {"run": "RUN"}}}, "distill.teacher.run"),
+    ],
+)
+def test_build_takes_no_weights_out_of_the_run_that_it_overwrites(
+    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    run = runs / "tiny-digits"
+    recipe = digits_recipe(json.loads(json.dumps(changes).replace("RUN", str(run))))
+    with pytest.raises(RecipeError, match=f"^{said}: {run}.* belongs to the run that this build"):
+        build(recipe, runs, tmp_path / "repository")
+    assert (run / "train" / "network.pt").exists()
+
+
+def test_teacher_by_name_is_checked_before_anything_is_trained(
+    older: Path, digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    network = {"name": "resnet20_cifar", "pretrained": str(older / "tiny-digits")}
+    recipe = digits_recipe({"distill": {"teacher": {"network": network}}})
+    with pytest.raises(RecipeError, match=r"^distill\.teacher\.network: .* built by another vers"):
+        build(recipe, tmp_path / "new", tmp_path / "repository")
+    assert not (tmp_path / "new").exists()
+
+
+def test_file_of_a_whole_network_is_no_first_weights(
+    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    file = runs / "tiny-digits" / "train" / "network.pt"
+    recipe = digits_recipe({"model": {"name": "resnet20_cifar", "pretrained": str(file)}})
+    with pytest.raises(RecipeError, match=f"give its run's folder, {runs / 'tiny-digits'}$"):
+        build(recipe, tmp_path / "runs", tmp_path / "repository")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 5000])
+def test_damaged_network_is_named(runs: Path, kept: int) -> None:
+    file = runs / "tiny-digits" / "train" / "network.pt"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(BuildError, match=rf"^{file}: cannot be read \("):
+        load_network(file)

@@ -16,7 +16,7 @@ from training.fitting.stage_folder import Results
 from training.fitting.train import chosen_precision
 from training.models import build_model
 from training.models.checkpoint import NETWORK_FILE, load_network, other_version
-from training.models.weights import load_weights, weights_fingerprint
+from training.models.weights import check_weights, load_weights, weights_fingerprint
 from training.pipeline.fine_tuning import fine_tune, network_results, new_network
 from training.pipeline.stage import Stage
 from training.recipes import Recipe
@@ -126,8 +126,14 @@ def _worth(current: Build, distilled: nn.Module, teacher: nn.Module) -> Results:
 
 
 def _check(recipe: Recipe) -> None:
-    if recipe.distill is not None and recipe.distill.teacher.run is not None:
-        _run_file(recipe.distill.teacher)
+    teacher = recipe.distill.teacher if recipe.distill is not None else None
+    if teacher is not None and teacher.run is not None:
+        _run_file(teacher)
+    if teacher is not None and teacher.network is not None and teacher.network.pretrained:
+        try:
+            check_weights(teacher.network.pretrained, teacher.network.name)
+        except RecipeError as error:
+            raise RecipeError(f"distill.teacher.network: {error}") from error
 
 
 STAGE = Stage(
