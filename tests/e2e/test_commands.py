@@ -124,8 +124,12 @@ def test_predict_writes_mask_and_overlay(
 def test_predict_names_the_folder_that_takes_no_files(server: ServerProcess, scenes: Path) -> None:
     image = scenes / "images" / "0.png"
     source = ("--url", server.url)
+    below = image / "masks"
+    result = convserve("predict", image, "--model", "regions", *source, "--save", below)
+    failed(result, 1, f"--save {below}: Not a directory")
     result = convserve("predict", image, "--model", "regions", *source, "--save", image)
-    failed(result, 1, f"--save {image}: File exists")
+    assert result.returncode == 2
+    assert "is not a folder" in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_predict_goes_on_after_a_bad_image_and_exits_with_1(
