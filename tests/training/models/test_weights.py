@@ -233,4 +233,4 @@ def test_changed_file_is_another_build(source: nn.Module, tmp_path: Path) -> Non
     before = weights_fingerprint(choice)
     torch.save(build_model("resnet20_cifar", 5).state_dict(), path)
     assert weights_fingerprint(choice) != before
-    assert weights_fingerprint("DEFAULT") is None
+    assert weights_fingerprint(ModelChoice(name="resnet20_cifar")) is None
