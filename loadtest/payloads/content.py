@@ -20,6 +20,7 @@ _SYSTEM_ENTRIES = frozenset({
     "$recycle.bin", "#recycle", "@eadir", "@recycle", "__macosx", "__pycache__", "desktop.ini",
     "ehthumbs.db", "icon\r", "lost+found", "system volume information", "thumbs.db",
 })  # fmt: skip
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 # Payloads of a model, and their bytes, at most. Every worker holds them all in memory: more give
 # more variety, fewer take less memory.
 MAX_PAYLOADS = 1024
@@ -76,11 +77,18 @@ def image_folder(folder: Path, per_request: int, seed: int) -> list[Payload]:
 def labelled_folder(folder: Path, per_request: int, seed: int) -> list[Payload]:
     """The images of a folder with one folder a class, whose name is their label.
 
-    Raises LoadTestError.
+    Raises LoadTestError, also where the folders are splits of a data set.
     """
     files = [path for path in _image_files(folder) if path.parent != folder]
     if not files:
         raise LoadTestError(f"{folder}: no folders with images, one for each class")
+    places = [path.relative_to(folder).parts for path in files]
+    names = sorted({place[0] for place in places})
+    if all(name.lower() in _SPLITS for name in names) and any(len(place) > 2 for place in places):
+        raise LoadTestError(
+            f"{folder}: expected a folder a class, got the splits {', '.join(names)}; "
+            "give one of them"
+        )
     labelled = [(_read(path), path.relative_to(folder).parts[0]) for path in _sample(files, seed)]
     return grouped(labelled, per_request)
 

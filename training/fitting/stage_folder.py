@@ -42,14 +42,15 @@ def stage_key(stage: str, settings: object, before: str) -> str:
 
 
 def finished(folder: Path, key: str) -> Finished | None:
-    """The results that a former build left in a stage's folder under this key, if there are any."""
+    """The results that a former build left in a stage's folder under this key, if there are any and
+    no file of it is missing."""
     try:
         document = json.loads((folder / DONE_FILE).read_text())
-    except (OSError, ValueError):
+        if document["key"] != key or not all((folder / x).exists() for x in document["files"]):
+            return None
+        return Finished(key, dict(document["results"]), float(document["seconds"]), ran=False)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not isinstance(document, dict) or document.get("key") != key:
-        return None
-    return Finished(key, document["results"], document["seconds"], ran=False)
 
 
 def run_stage(folder: Path, key: str, work: Callable[[], Results]) -> Finished:
@@ -68,6 +69,7 @@ def run_stage(folder: Path, key: str, work: Callable[[], Results]) -> Finished:
         "key": key,
         "seconds": round(seconds, 2),
         "results": results,
+        "files": sorted(path.name for path in folder.iterdir() if path.is_file()),
     }
     partial = folder / (DONE_FILE + ".partial")
     partial.write_text(json.dumps(document, indent=2) + "\n")

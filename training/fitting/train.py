@@ -1,7 +1,9 @@
 """One training loop for every stage that trains; pytorch_lightning runs it."""
 
+import logging
 import sys
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,6 +39,8 @@ from training.recipes.data import Augment, Normalization
 from training.recipes.train import Identities as IdentitiesChoice
 from training.recipes.train import Train
 from training.recipes.train import Weighted as WeightedChoice
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
@@ -113,6 +117,10 @@ def fit(
     precision = chosen_precision(config.precision)
     trainer = _trainer(config, precision, folder, title, processes, on_epoch)
     interrupted = folder / CHECKPOINTS / "last.ckpt"
+    # A power cut may leave half of one.
+    resumes = zipfile.is_zipfile(interrupted)
+    if interrupted.exists() and not resumes:
+        log.warning("%s: %s cannot be read; training begins anew", title, interrupted)
     with warnings.catch_warnings(), distributed.process_group(processes):
         # Batches are cut from memory or decoded by threads; worker processes would only copy.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -124,7 +132,7 @@ def fit(
             trainer.fit(
                 learner,
                 *loaders,
-                ckpt_path=interrupted if interrupted.exists() else None,
+                ckpt_path=interrupted if resumes else None,
                 weights_only=False,
             )
         except SystemExit as stop:

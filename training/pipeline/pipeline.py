@@ -79,10 +79,7 @@ def build(
     Raises RecipeError, DataError, Diverged, TargetNotReached, ExportError and, with the report
     written, VerificationError.
     """
-    check_network(recipe)
-    for stage in _stages_until(until):
-        if stage.wanted(recipe):
-            stage.check(recipe)
+    check_recipe(recipe, until)
     refuse_own_weights(recipe, out / recipe.name)
     current = data.new_build(recipe, out / recipe.name, repository, source, on_epoch)
     current.folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +105,15 @@ def build(
         report=report,
         results={name: stage.results for name, stage in current.done.items()},
     )
+
+
+def check_recipe(recipe: Recipe, until: str | None) -> None:
+    """Raises RecipeError where the network, or a stage up to `until`, cannot do what a recipe asks
+    for. Nothing is trained, but pruning is tried, which takes about a second."""
+    check_network(recipe)
+    for stage in _stages_until(until):
+        if stage.wanted(recipe):
+            stage.check(recipe)
 
 
 def _stages_until(until: str | None) -> tuple[Stage, ...]:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import cv2
@@ -89,3 +90,11 @@ def test_what_tools_leave_in_a_folder_is_passed_over(folder: Path) -> None:
     assert b"junk" not in labelled
     assert b"dog new" in labelled
     assert {p.images[0] for p in image_folder(folder, 1, 0)} == set(labelled)
+
+
+def test_splits_are_no_labels(folder: Path) -> None:
+    for split in ("Train", "test"):
+        shutil.copytree(folder / "cat", folder / "data" / split / "cat")
+    with pytest.raises(LoadTestError, match="got the splits Train, test; give one of them"):
+        labelled_folder(folder / "data", 1, 0)
+    assert labelled_folder(folder / "data" / "test", 1, 0)[0].expected == ("cat",)

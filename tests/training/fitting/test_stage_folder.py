@@ -55,12 +55,31 @@ def test_stage_of_another_key_starts_in_an_empty_folder(tmp_path: Path) -> None:
     assert kept.results == {"files": []}
 
 
-def test_damaged_record_counts_as_not_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "record",
+    ["{", "[]", '{"key": "k"}', '{"key": "k", "files": [], "results": null, "seconds": 1}'],
+)
+def test_damaged_record_counts_as_not_done(tmp_path: Path, record: str) -> None:
     folder = tmp_path / "train"
     run_stage(folder, "k", dict)
-    (folder / "done.json").write_text("{")
+    (folder / "done.json").write_text(record)
     assert finished(folder, "k") is None
     assert run_stage(folder, "k", lambda: {"again": True}).results == {"again": True}
+
+
+def test_stage_that_lost_a_file_counts_as_not_done(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+
+    def work() -> Results:
+        (folder / "network.pt").write_text("weights")
+        (folder / "checkpoints").mkdir()
+        return {}
+
+    run_stage(folder, "k", work)
+    (folder / "checkpoints").rmdir()
+    assert finished(folder, "k") is not None
+    (folder / "network.pt").unlink()
+    assert finished(folder, "k") is None
 
 
 def test_stage_is_copied_whole_or_not_at_all(

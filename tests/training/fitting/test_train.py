@@ -337,3 +337,15 @@ def test_infinite_weight_is_found_though_scores_are_numbers(tmp_path: Path) -> N
     broken.register_buffer("unused", torch.tensor(float("inf")))
     with pytest.raises(Diverged, match="a weight of the network is not finite"):
         run(tmp_path, colours(32), broken)
+
+
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_half_a_checkpoint_is_told_and_not_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: int
+) -> None:
+    whole = run(tmp_path, colours(32))
+    file = tmp_path / "checkpoints" / "last.ckpt"
+    file.write_bytes(file.read_bytes()[:kept])
+    again = run(tmp_path, colours(32))
+    assert f"{file} cannot be read; training begins anew" in caplog.text
+    assert [row["loss"] for row in again.history] == [row["loss"] for row in whole.history]

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from training.errors import BuildError, Diverged, RecipeError
 from training.fitting.stage_folder import stage_key
-from training.pipeline.pipeline import keys_until
+from training.pipeline.pipeline import check_recipe, keys_until
 from training.pipeline.study.definition import (
     Choices,
     FloatRange,
@@ -26,6 +26,7 @@ from training.pipeline.study.definition import (
 from training.pipeline.study.outcome import Outcome
 from training.pipeline.study.pictures import search_pictures
 from training.pipeline.study.trials import Trials, same_training
+from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ STORAGE_FILE = "study.db"
 # Most combinations that are all checked before the first trial ; of more, each value is checked by
 # itself.
 _CHECKED_COMBINATIONS = 2000
+# Sections of which each value is tried before the first trial, as a build does before it trains.
+_STAGES_TRIED = ("distill", "model", "prune")
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -67,6 +70,9 @@ def _check(config: Search, trials: Trials, where: str) -> None:
         if path == "name":
             raise RecipeError(f"{where}.name: trials are named by their numbers")
         recipes = [trials.recipe({path: value}, where) for value in values]
+        if path.partition(".")[0] in _STAGES_TRIED:
+            for value, recipe in zip(values, recipes, strict=True):
+                _check_stages(recipe, config.until, f"{where}: {path}={text_of(value)}")
         if len(recipes) > 1 and all(
             same_training(recipes[0], other, config.until) for other in recipes[1:]
         ):
@@ -80,6 +86,13 @@ def _check(config: Search, trials: Trials, where: str) -> None:
                 raise RecipeError(
                     f"{where.removesuffix('space')}until: the recipe has no {config.until} section"
                 )
+
+
+def _check_stages(recipe: Recipe, until: str, where: str) -> None:
+    try:
+        check_recipe(recipe, until)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error
 
 
 def _opened(config: Search, trials: Trials, storage: optuna.storages.RDBStorage) -> optuna.Study:

@@ -235,3 +235,15 @@ def test_space_is_checked_before_the_first_trial(
     assert expected in str(error.value)
     assert str(error.value).startswith(f"{tmp_path / 'study.yaml'}: search.space")
     assert not (tmp_path / "runs").exists()
+
+
+def test_pruning_that_removes_nothing_is_refused_before_the_first_trial(
+    studied: RunStudy, document: dict[str, Any], tmp_path: Path
+) -> None:
+    document["prune"] = {"ratio": 0.5}
+    document["model"] = {"name": "lenet5"}
+    document["transform"] = {"resize": [32, 32]}
+    space = {"prune.importance": ["l1", "bn_scale"]}
+    with pytest.raises(RecipeError, match=r"prune\.importance=bn_scale: .* lenet5 has none"):
+        studied({"search": {"sampler": "grid", "until": "prune", "space": space}})
+    assert not (tmp_path / "runs").exists()
