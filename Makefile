@@ -22,10 +22,10 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
-	$(BIN)/python scripts/protos.py --check
+	$(BIN)/python scripts/generate_protos.py --check
 
 protos: .venv/ready
-	$(BIN)/python scripts/protos.py
+	$(BIN)/python scripts/generate_protos.py
 
 serve: .venv/ready
 	$(BIN)/convserve serve --model-repository model_repo

@@ -71,3 +71,9 @@ def test_the_rooms_in_contributing_are_the_rooms_that_are_there() -> None:
         rooms = {path.parent for path in tracked(f"{package}/*.py")} - {ROOT / package}
         for room in rooms:
             assert f"`{relative(room)}/`" in text, relative(room)
+
+
+def test_no_script_has_the_name_of_a_package() -> None:
+    """A script's folder comes first on the path: `protos.py` there would hide `protos/`."""
+    packages = {path.relative_to(ROOT).parts[0] for path in tracked("*/__init__.py")}
+    assert {path.stem for path in tracked("scripts/*.py")} & packages == set()
