@@ -362,12 +362,12 @@ class Archives:
 def archives() -> Iterator[Archives]:
     """Running for one test."""
     serving = Archives()
-    thread = threading.Thread(target=serving.server.server.serve_forever)
+    thread = threading.Thread(target=serving.server.serve_forever)
     thread.start()
     yield serving
-    serving.server.server.shutdown()
+    serving.server.shutdown()
     thread.join()
-    serving.server.server.server_close()
+    serving.server.server_close()
 
 
 def sync(archives: Archives, folder: Path, sha256: str, **env: str) -> tuple[int, str]:
