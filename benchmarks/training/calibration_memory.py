@@ -18,14 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from serving.base.machine.cpu import core_count, machine
 from serving.base.task import IMAGE_INPUT, Task
 from serving.engines import EngineOptions, load_engine
 from training.compress.calibration import choose_calibration
 from training.compress.quantize import Quantizer
-from training.data.samples import Loaded, Pair
+from training.data.samples import FileSamples, Loaded
 from training.evaluation.report.tables import print_table
 from training.models import build_model
 from training.models.export.deployed import Deployed, input_specs, output_specs
@@ -55,23 +54,14 @@ _SCHEMES: tuple[Scheme, ...] = ("s8", "u8")
 _OPSET = 20
 
 
-class Noise:
-    """Images that are made on request, as the images of a folder are decoded."""
+def noise(count: int, size: tuple[int, int]) -> FileSamples:
+    """Images that are made on request, as those of a folder are decoded."""
 
-    def __init__(self, count: int, size: tuple[int, int]) -> None:
-        self.names = [str(index) for index in range(count)]
-        self._size = size
+    def load(seed: int) -> Loaded:
+        image = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+        return Loaded(image, np.asarray(0), size)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
-        shape = (*self._size, 3)
-        images = [np.random.default_rng(int(i)).integers(0, 256, shape, np.uint8) for i in indices]
-        return np.stack(images), np.zeros(len(images), np.int64)
-
-    def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
-        raise NotImplementedError
+    return FileSamples([str(index) for index in range(count)], range(count), load)
 
 
 def main() -> int:
@@ -155,10 +145,10 @@ def _work(
         export_onnx(shown, input_specs(size), output_specs(kind, classes, size), _OPSET, file)
     elif task == "answer":
         engine = load_engine("onnxruntime", file, EngineOptions(threads=core_count()))
-        engine.infer({IMAGE_INPUT: Noise(1, size).batch([0])[0]})
+        engine.infer({IMAGE_INPUT: noise(1, size).batch([0])[0]})
         engine.close()
     else:
-        calibration = choose_calibration(Noise(count, size), count, 0)
+        calibration = choose_calibration(noise(count, size), count, 0)
         quantizer = Quantizer(
             file, "percentile" if method == "percentile" else "minmax", calibration
         )

@@ -26,8 +26,9 @@ MAX_IMAGES_PER_CALL = 256
 # Seconds of the longest google.protobuf.Duration: 10,000 years.
 _LONGEST_TIMEOUT = 315_576_000_000
 
+Request = TypeVar("Request", pb.ClassifyRequest, pb.SegmentRequest, pb.EmbedRequest)
+Response = TypeVar("Response", pb.ClassifyResponse, pb.SegmentResponse, pb.EmbedResponse)
 Result = TypeVar("Result", pb.Classification, pb.Segmentation, pb.Embedding)
-
 
 SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"]
 
@@ -62,40 +63,37 @@ class VisionService:
 
     async def ClassifyStream(self, _: AsyncIterator[bytes], context: Context) -> None:
         """Classify, many calls over one stream."""
-        deadline, caller = deadline_of(context), caller_of(context)
-
-        async def answer(data: bytes) -> pb.ClassifyResponse:
-            try:
-                with self._front.call("ClassifyStream", caller, len(data), deadline) as call:
-                    return await _classify(parsed(pb.ClassifyRequest.FromString, data), call)
-            except ServingError as error:
-                return pb.ClassifyResponse(served=_failed(pb.ClassifyRequest, data, error))
-
-        await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
+        await self._stream(
+            "ClassifyStream", context, pb.ClassifyRequest, _classify, pb.ClassifyResponse
+        )
 
     async def SegmentStream(self, _: AsyncIterator[bytes], context: Context) -> None:
         """Segment, many calls over one stream."""
-        deadline, caller = deadline_of(context), caller_of(context)
-
-        async def answer(data: bytes) -> pb.SegmentResponse:
-            try:
-                with self._front.call("SegmentStream", caller, len(data), deadline) as call:
-                    return await _segment(parsed(pb.SegmentRequest.FromString, data), call)
-            except ServingError as error:
-                return pb.SegmentResponse(served=_failed(pb.SegmentRequest, data, error))
-
-        await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
+        await self._stream(
+            "SegmentStream", context, pb.SegmentRequest, _segment, pb.SegmentResponse
+        )
 
     async def EmbedStream(self, _: AsyncIterator[bytes], context: Context) -> None:
         """Embed, many calls over one stream."""
+        await self._stream("EmbedStream", context, pb.EmbedRequest, _embed, pb.EmbedResponse)
+
+    async def _stream(
+        self,
+        method: str,
+        context: Context,
+        request: type[Request],
+        handle: Callable[[Request, InferenceCall], Awaitable[Response]],
+        response: type[Response],
+    ) -> None:
+        """Answers each request of a stream by `handle`; a call that fails says so in its answer."""
         deadline, caller = deadline_of(context), caller_of(context)
 
-        async def answer(data: bytes) -> pb.EmbedResponse:
+        async def answer(data: bytes) -> Response:
             try:
-                with self._front.call("EmbedStream", caller, len(data), deadline) as call:
-                    return await _embed(parsed(pb.EmbedRequest.FromString, data), call)
+                with self._front.call(method, caller, len(data), deadline) as call:
+                    return await handle(parsed(request.FromString, data), call)
             except ServingError as error:
-                return pb.EmbedResponse(served=_failed(pb.EmbedRequest, data, error))
+                return response(served=_failed(request, data, error))
 
         await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
 
