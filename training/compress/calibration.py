@@ -198,8 +198,7 @@ def measure_ranges(
     """Observes the float tensors that the named nodes read and write.
 
     `model` holds the shapes of all its tensors and has one input, images; its external data, where
-    it has any, lies in `folder`. Raises ExportError where
-    a value is not finite or memory runs out.
+    it has any, lies in `folder`. Raises ExportError where a value is not finite or memory runs out.
     """
     sizes = _observed_bytes(model.graph, nodes)
     observed = {name: Observed(binned=method == "percentile") for name in sizes}

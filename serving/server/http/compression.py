@@ -15,6 +15,9 @@ _CODINGS = {"deflate": ContentCoding.deflate, "gzip": ContentCoding.gzip}
 
 # zlib's wbits of each coding: with gzip's head, with zlib's, without either, as some send deflate.
 _GZIP, _ZLIB, _BARE = 31, 15, -15
+# Streams that make up one body. Each costs a copy of the rest, so that a body of millions of empty
+# ones would take minutes; senders write one.
+_MOST_STREAMS = 16
 
 
 def decompressed(body: bytes, coding: str, limit: int) -> bytes:
@@ -32,7 +35,7 @@ def decompressed(body: bytes, coding: str, limit: int) -> bytes:
         kind = _ZLIB if body[0] & 0xF == zlib.DEFLATED else _BARE
     whole = bytearray()
     left = body
-    while left:  # several gzip streams, one behind the other, are one body
+    for _ in range(_MOST_STREAMS):  # several gzip streams, one behind the other, are one body
         stream = zlib.decompressobj(kind)
         try:
             whole += stream.decompress(left, limit - len(whole) + 1)
@@ -43,7 +46,9 @@ def decompressed(body: bytes, coding: str, limit: int) -> bytes:
         if not stream.eof:
             raise InvalidInput(f"body breaks off in the middle of its {name} stream")
         left = stream.unused_data
-    return bytes(whole)
+        if not left:
+            return bytes(whole)
+    raise InvalidInput(f"body: expected at most {_MOST_STREAMS} {name} streams in a row")
 
 
 def accepted_coding(headers: Sequence[str]) -> ContentCoding | None:

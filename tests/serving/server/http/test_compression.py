@@ -44,6 +44,14 @@ def test_body_that_is_not_in_its_coding_is_bad_input(coding: str) -> None:
     assert len(str(refusal.value)) < 400
 
 
+def test_streams_in_a_row_are_one_body_up_to_a_number() -> None:
+    assert decompressed(gzip.compress(b"one ") * 2 + gzip.compress(b"two"), "gzip", 99) == (
+        b"one one two"
+    )
+    with pytest.raises(InvalidInput, match="expected at most 16 gzip streams in a row"):
+        decompressed(gzip.compress(b"") * 17, "gzip", 99)
+
+
 def test_body_past_the_limit_is_too_large_however_small_it_was_sent() -> None:
     with pytest.raises(RequestTooLarge, match="more than 1000 bytes"):
         decompressed(gzip.compress(bytes(1 << 20)), "gzip", 1000)
