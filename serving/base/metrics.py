@@ -7,6 +7,7 @@ A collector of our own yields them, since Prometheus' client would append _total
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from serving.base.collectors import Histogram, Tally
 from serving.base.machine.nvml import GpuUsage
+from serving.base.memory import USES, MemoryBudget
 
 # Bucket bounds in seconds, from 0.1 ms (a small model) to a minute (a deep queue). More buckets
 # give finer quantiles and longer scrapes.
@@ -163,9 +165,15 @@ class Metrics:
             ("model", "version"),
             registry=self.registry,
         )
-        self.inflight_bytes = Gauge(
-            "convserve_inflight_bytes",
-            "Request payload held at the moment.",
+        self.memory_held = Gauge(
+            "convserve_memory_held_bytes",
+            "Memory that calls hold at the moment, by use (message, decode, batch, answer).",
+            ("use",),
+            registry=self.registry,
+        )
+        self.memory_limit = Gauge(
+            "convserve_memory_limit_bytes",
+            "Memory that all calls together may hold.",
             registry=self.registry,
         )
 
@@ -200,6 +208,12 @@ class Metrics:
             ("model", "version", "variant"),
             registry=self.registry,
         )
+
+    def watch_memory(self, budget: MemoryBudget) -> None:
+        """Shows what calls hold of a budget."""
+        self.memory_limit.set(budget.limit)
+        for use in USES:
+            self.memory_held.labels(use).set_function(partial(budget.held, use))
 
     def watch_gpus(self, read: Callable[[], Sequence[GpuUsage]]) -> None:
         """Shows gauges for each GPU that `read` returns."""

@@ -164,25 +164,3 @@ class Admission:
         after = waiting.rows - before
         ahead = QueueAhead(before, after, calls, busy, turn_seconds, self._instances)
         check(ahead, ticket.rows, self._latency, self._max_rows, room, now, required)
-
-
-class ByteBudget:
-    """Bounds the request bytes that the server holds at a time."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-
-    def take(self, size: int) -> None:
-        """Raises QueueFull where the budget does not allow `size` more bytes. A single call is
-        always taken, since the message limit bounds it."""
-        if self.used and self.used + size > self.limit:
-            raise QueueFull(
-                f"{self.used} of {self.limit} bytes in flight are taken, {size} more do not fit",
-                retry_after=0.1,
-            )
-        self.used += size
-
-    def give_back(self, size: int) -> None:
-        """Returns the bytes that `take` took."""
-        self.used -= size

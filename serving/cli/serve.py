@@ -12,8 +12,8 @@ import uvloop
 
 from serving.base.machine import console
 from serving.cli.output import application, fail
-from serving.server.config import ConfigError, ServerConfig, load_config
-from serving.server.server import Server, StartError
+from serving.server.config import ConfigError, ServerConfig, StartError, load_config
+from serving.server.server import Server
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 # Fields that logging itself puts on a record; all others come from `extra`.

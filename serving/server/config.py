@@ -9,16 +9,25 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serving.base.machine.memory import memory_limit
 from serving.base.text import NotText, read_utf8
 
 ENVIRONMENT_PREFIX = "CONVSERVE_"
 # gRPC keeps times in milliseconds and sizes in bytes, both as signed 32-bit integers.
 _MAX_SECONDS = 2_000_000
 _MAX_MESSAGE_MIB = 2047
+_MIB = 1 << 20
+# Share of the limit that calls may hold by default. The rest is for the interpreter, the models,
+# and the messages that gRPC is still receiving.
+_MEMORY_SHARE = 0.6
 
 
 class ConfigError(Exception):
     """A setting that cannot be used; the text has its name, its source and the expected value."""
+
+
+class StartError(Exception):
+    """The server cannot start; the text names the setting, port or folder."""
 
 
 class ServerConfig(BaseModel):
@@ -76,9 +85,19 @@ class ServerConfig(BaseModel):
     threads: int = Field(0, ge=0, description="CPU threads for engines; 0 takes every core.")
     max_image_pixels: int = Field(64_000_000, gt=0, description="Largest image that is decoded.")
     max_message_mib: int = Field(
-        256, gt=0, le=_MAX_MESSAGE_MIB, description="Largest message, in MiB."
+        32, gt=0, le=_MAX_MESSAGE_MIB, description="Largest message, in MiB."
     )
-    max_inflight_mib: int = Field(1024, gt=0, description="Request bytes held at a time, in MiB.")
+    memory_mib: int = Field(
+        0,
+        ge=0,
+        description="Memory that all calls together may hold, in MiB; 0 takes 60 % of the "
+        "container's or machine's limit.",
+    )
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_mib` in bytes, or its default."""
+        return self.memory_mib * _MIB or round(_MEMORY_SHARE * memory_limit())
 
 
 def load_config(

@@ -12,20 +12,18 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import grpc
 from aiohttp import web
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import limit_arenas
 from serving.base.machine.nvml import usages
+from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
-from serving.batching.admission import ByteBudget
 from serving.images import hardware_jpeg
 from serving.models.candidates import LoadSettings
 from serving.models.plan_builder import PlanBuilding
 from serving.models.registry import Registry
-from serving.server.config import ServerConfig
+from serving.server.config import ServerConfig, StartError
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.admin_calls import AdminCalls
 from serving.server.endpoints.front import Front
@@ -35,12 +33,13 @@ from serving.server.endpoints.log_settings import LogSettings
 from serving.server.endpoints.oip import OpenInference
 from serving.server.endpoints.shared_memory import SharedMemory
 from serving.server.endpoints.tracing import Tracer
-from serving.server.http.errors import JsonRunner
 from serving.server.http.health import add_health_routes, metrics_app
+from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
-from serving.server.rpc import health, inference, vision
+from serving.server.rpc import inference, vision
 from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
+from serving.server.rpc.port import GrpcPort
 from serving.server.rpc.vision import VisionService
 
 logger = logging.getLogger(__name__)
@@ -59,10 +58,6 @@ _QUIET_SECONDS = 0.2
 # and calls get this long even when the drain time is used up: clients retry UNAVAILABLE but not
 # CANCELLED. Longer answers more of those calls and cuts stalled connections earlier.
 _LAST_SECONDS = 0.5
-
-
-class StartError(Exception):
-    """The server cannot start; the text names the setting, port or folder."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ class Server:
         self._front = Front(
             self.registry,
             self._metrics,
-            ByteBudget(config.max_inflight_mib * _MIB),
+            MemoryBudget(config.memory_bytes),
             slow_seconds=config.slow_request_ms / 1e3,
         )
         self._health = Health(self.registry, strict=config.strict_readiness)
@@ -121,9 +116,9 @@ class Server:
         self._rest = RestService(*endpoints)
         self._inference = InferenceService(*endpoints)
         self._vision = VisionService(self._front)
-        self._services = (vision.SERVICE.full_name, inference.SERVICE.full_name)
-        self._grpc_health = HealthService(self._health, self._services)
-        self._runners: list[web.AppRunner] = []
+        self._grpc_health = HealthService(
+            self._health, (vision.SERVICE.full_name, inference.SERVICE.full_name)
+        )
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> Addresses:
@@ -134,17 +129,18 @@ class Server:
             logger.info("hardware decoding", extra={"enabled": reason is None, "reason": reason})
         if not repository.is_dir():
             raise StartError(f"--model-repository: {repository} is not a folder")
-        self._grpc = grpc.aio.server(options=_channel_options(self._config))
-        self._add_services()
-        http_app = web.Application(client_max_size=self._config.max_message_mib * _MIB)
+        config = self._config
+        self._grpc = GrpcPort(config, (self._inference, self._vision, self._grpc_health))
+        http_app = web.Application(client_max_size=config.max_message_mib * _MIB)
         add_health_routes(http_app, self._health)
         self._rest.add_routes(http_app)
+        http = HttpPort("--http-port", http_app)
+        metrics = HttpPort("--metrics-port", metrics_app(self._metrics.registry))
+        self._http = (http, metrics)
         addresses = Addresses(
-            grpc=self._bind_grpc(),
-            http=await self._listen(http_app, "--http-port", self._config.http_port),
-            metrics=await self._listen(
-                metrics_app(self._metrics.registry), "--metrics-port", self._config.metrics_port
-            ),
+            grpc=self._grpc.bind(config.host, config.grpc_port),
+            http=await http.listen(config.host, config.http_port),
+            metrics=await metrics.listen(config.host, config.metrics_port),
         )
         await self._grpc.start()
         logger.info(
@@ -162,34 +158,6 @@ class Server:
             building = PlanBuilding(self.registry, repository, cache_dir)
             self._background.append(asyncio.create_task(building.run()))
         return addresses
-
-    def _add_services(self) -> None:
-        # grpc.aio asks the services for a method in this order: the most called one comes first.
-        for service in (self._inference, self._vision, self._grpc_health):
-            self._grpc.add_generic_rpc_handlers((service.handler(),))
-        names = (*self._services, health.SERVICE.full_name, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            reflection.aio.ReflectionServicer(names), self._grpc
-        )
-
-    def _bind_grpc(self) -> int:
-        address = f"{self._config.host}:{self._config.grpc_port}"
-        try:
-            return self._grpc.add_insecure_port(address)
-        except RuntimeError as error:
-            raise StartError(f"--grpc-port: cannot listen on {address}") from error
-
-    async def _listen(self, app: web.Application, flag: str, port: int) -> int:
-        runner = JsonRunner(app, access_log=None)
-        await runner.setup()
-        self._runners.append(runner)
-        try:
-            await web.TCPSite(runner, self._config.host, port).start()
-        except OSError as error:
-            raise StartError(
-                f"{flag}: cannot listen on {self._config.host}:{port}: {error.strerror}"
-            ) from error
-        return int(runner.addresses[0][1])
 
     async def _follow_repository(self) -> None:
         """Loads the models in the repository; with --model-control poll follows its changes."""
@@ -223,7 +191,7 @@ class Server:
         await self._quiet(end)
         grace = max(_LAST_SECONDS, end - _LAST_SECONDS - loop.time())
         await asyncio.gather(
-            self._grpc.stop(grace), *(_close_http(runner, grace) for runner in self._runners)
+            self._grpc.stop(grace), *(port.close(grace, _LAST_SECONDS) for port in self._http)
         )
         await self.registry.close()
         self._decoders.shutdown(wait=True)
@@ -274,39 +242,3 @@ def _end_after(seconds: float) -> None:
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
-
-
-async def _close_http(runner: web.AppRunner, seconds: float) -> None:
-    """Closes a port. After `seconds` the connections of requests under way are cut, which ends
-    them unless they wait for an engine."""
-
-    def cut() -> None:
-        for connection in runner.server.connections if runner.server is not None else ():
-            if connection.transport is not None:
-                connection.transport.abort()
-
-    alarm = asyncio.get_running_loop().call_later(seconds, cut)
-    # aiohttp's own timeout applies to each of several stages, so this one bounds their sum.
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(runner.cleanup(), seconds + _LAST_SECONDS)
-    alarm.cancel()
-
-
-def _channel_options(config: ServerConfig) -> list[tuple[str, int]]:
-    age = round(config.max_connection_age_seconds * 1e3)
-    aged = [
-        ("grpc.max_connection_age_ms", age),
-        # Streams that are open then may finish their calls.
-        ("grpc.max_connection_age_grace_ms", round(config.drain_seconds * 1e3)),
-    ]
-    return [
-        *(aged if age else ()),
-        ("grpc.max_receive_message_length", config.max_message_mib * _MIB),
-        ("grpc.max_send_message_length", config.max_message_mib * _MIB),
-        # Clients of the protocol may ping often, also between calls.
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-        ("grpc.http2.max_ping_strikes", 0),
-        # With reuse, a second server on the port would silently share its calls; it must fail.
-        ("grpc.so_reuseport", 0),
-    ]

@@ -325,7 +325,7 @@ def test_bytes_in_flight_are_bounded_for_images_and_tensors(
     config = folder.parent / "config.pbtxt"
     delay = "dynamic_batching { max_queue_delay_microseconds: 1000000 }"
     config.write_text(config.read_text().replace("dynamic_batching { }", delay))
-    server = start_server(tmp_path, "--max-inflight-mib", "1").wait_ready()
+    server = start_server(tmp_path, "--memory-mib", "1").wait_ready()
     large = np.zeros((500, 500, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(large).save(buffer, format="BMP")
@@ -344,12 +344,12 @@ def test_bytes_in_flight_are_bounded_for_images_and_tensors(
     for first, second in ((as_image, as_tensor), (as_tensor, as_image)):
         with ThreadPoolExecutor() as pool:
             waiting = pool.submit(first)
-            while server.metric("convserve_inflight_bytes") < 700_000:
+            while server.metric('convserve_memory_held_bytes{use="message"}') < 700_000:
                 assert not waiting.done()
             with pytest.raises(refused, match="bytes in flight are taken"):
                 second()
             waiting.result()
-        assert server.metric("convserve_inflight_bytes") == 0
+        assert server.metric('convserve_memory_held_bytes{use="message"}') == 0
 
 
 def test_connections_are_made_anew_when_they_are_old(

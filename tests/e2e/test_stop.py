@@ -24,7 +24,7 @@ StartServer = Callable[..., ServerProcess]
 DRAIN_SECONDS = 2.0
 # From the end of the drain to the end of a process on a busy machine.
 SLACK_SECONDS = 3.0
-LARGE = 32 << 20
+LARGE = 24 << 20
 
 
 def connect(url: str) -> socket.socket:
@@ -212,7 +212,7 @@ def test_sigterm_ends_the_server_in_time_while_an_engine_works(
     url = f"{server.http}/v2/models/counter/infer"
     with connect(url) as connection:
         connection.sendall(post(body, len(body)).replace(b"echo", b"counter"))
-        while not server.metric("convserve_inflight_bytes"):
+        while not server.metric('convserve_memory_held_bytes{use="message"}'):
             time.sleep(0.02)  # between two looks at a condition that no event tells of
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(1 + SLACK_SECONDS) == 1

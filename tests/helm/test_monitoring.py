@@ -42,7 +42,7 @@ def rules() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def loaded_server(colours: Path, cache: Path) -> Iterator[ServerProcess]:
     """A server under load, some of which it must refuse."""
-    running = ServerProcess(colours, "--max-inflight-mib", "1", cache=cache).wait_ready()
+    running = ServerProcess(colours, "--memory-mib", "1", cache=cache).wait_ready()
     load = Load(running.url, threads=3)
     stopped = threading.Event()
     senders = [threading.Thread(target=_send_too_much, args=(running.url, stopped)) for _ in "ab"]

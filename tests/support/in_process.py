@@ -15,10 +15,10 @@ from aiohttp import web
 from google.protobuf import text_format
 
 from protos.gen import model_config_pb2
+from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
 from serving.base.task import Task
 from serving.base.tensor import Array, TensorSpec
-from serving.batching.admission import ByteBudget
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreTurns
 from serving.batching.latency import LatencyTable
@@ -213,7 +213,7 @@ async def in_process(
             model = _served(name, engines[name], task, metrics, pool, labels)
             versions = {1: VersionEntry(State.READY, model=model)}
             registry.entries[name] = ModelEntry(State.READY, "", versions=versions)
-        front = Front(registry, metrics, ByteBudget(1 << 20), slow_seconds)
+        front = Front(registry, metrics, MemoryBudget(1 << 30), slow_seconds)
         failures = metrics.write_failures
         memory, tracer, logs = SharedMemory(), Tracer(failures), LogSettings(failures)
         health = Health(registry, strict=False)

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from serving.base.errors import ModelNotReady, QueueFull, ServingError
+from serving.base.memory import MemoryBudget, Use
 from serving.base.metrics import Metrics
-from serving.batching.admission import ByteBudget
 from serving.models.registry import Registry
 from serving.models.servable import CallOptions, Servable
 from serving.server.endpoints.error_status import status_of
@@ -55,7 +55,7 @@ class Call:
     ) -> None:
         self._front = front
         self._caller = caller
-        self._held = 0
+        self._held: dict[Use, int] = {}
         self.method = method
         self.deadline = deadline
         self.received = received
@@ -84,8 +84,8 @@ class Call:
         traceback: TracebackType | None,
     ) -> None:
         front = self._front
-        if self._held:
-            front.give_back(self._held)
+        for use, size in self._held.items():
+            front.give_back(use, size)
         front.running -= 1
         front.last_seen = now = time.monotonic()
         seconds = now - self.began
@@ -119,6 +119,12 @@ class Call:
             "milliseconds": round(seconds * 1e3, 1),
         }
 
+    def hold(self, use: Use, size: int) -> None:
+        """Takes `size` bytes of the server's memory budget until the call ends. Raises InvalidInput
+        where the limit does not allow that much, QueueFull where others hold too much."""
+        self._front.take(use, size)
+        self._held[use] = self._held.get(use, 0) + size
+
     async def receive(self, arriving: Awaitable[bytes]) -> bytes:
         """The message of a call that arrives after its head does; the call's time begins when it
         is there. A sender that stops halfway does not hold up the end of the server.
@@ -144,7 +150,7 @@ class Call:
 
 
 class InferenceCall(Call):
-    """A call that infers. It takes of the byte budget, and the model's counters count it."""
+    """A call that infers. The model's counters count it."""
 
     __slots__ = ()
 
@@ -152,11 +158,6 @@ class InferenceCall(Call):
         """The model that the call names. Raises ModelNotFound, ModelNotReady."""
         self.model = model = self._front.registry.get(name, version)
         return model
-
-    def hold(self, size: int) -> None:
-        """Takes `size` bytes of the server's budget until the call ends. Raises QueueFull."""
-        self._front.take(size)
-        self._held += size
 
     def options(self, priority: int, timeout: float) -> CallOptions:
         """priority 0 and timeout 0 (seconds) are the model's defaults."""
@@ -182,7 +183,7 @@ class Front:
     """
 
     def __init__(
-        self, registry: Registry, metrics: Metrics, budget: ByteBudget, slow_seconds: float = 0.0
+        self, registry: Registry, metrics: Metrics, budget: MemoryBudget, slow_seconds: float = 0.0
     ) -> None:
         self.registry = registry
         self.metrics = metrics
@@ -191,7 +192,7 @@ class Front:
         self.running = 0
         self.last_seen = -math.inf
         self._budget = budget
-        metrics.inflight_bytes.set_function(lambda: budget.used)
+        metrics.watch_memory(budget)
         self.give_back = budget.give_back
         self._readers: set[asyncio.Task[None]] = set()
 
@@ -217,10 +218,10 @@ class Front:
         for reader in self._readers:
             reader.cancel()
 
-    def take(self, size: int) -> None:
-        """Takes of the byte budget. Raises QueueFull, and counts that."""
+    def take(self, use: Use, size: int) -> None:
+        """Takes of the memory budget. Raises InvalidInput, and QueueFull, which it counts."""
         try:
-            self._budget.take(size)
+            self._budget.take(use, size)
         except QueueFull:
             self.metrics.shed.labels("", "bytes").inc()
             raise

@@ -82,7 +82,7 @@ class OpenInference:
         size = 0
         for array in request.inputs.values():
             size += _size(array)
-        call.hold(size)
+        call.hold("message", size)
         options = _options(request.parameters, call)
         for wanted in request.wanted:
             if wanted.name not in facts.output_types:

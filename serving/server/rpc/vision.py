@@ -185,7 +185,7 @@ def _opened(
             f"images: expected 1 to {MAX_IMAGES_PER_CALL} in a call, got {len(request.images)}"
         )
     sources = [_source(image, index) for index, image in enumerate(request.images)]
-    call.hold(sum(len(source.data) for source in sources))
+    call.hold("message", sum(len(source.data) for source in sources))
     return model, sources
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from serving.base.errors import QueueFull, Shed
-from serving.batching.admission import ByteBudget, QueueAhead, check, longest_wait, predicted_wait
+from serving.batching.admission import QueueAhead, check, longest_wait, predicted_wait
 from serving.batching.latency import LatencyTable
 
 # A batch of 8 takes 80 ms, one of 4 takes 50 ms, a single row 20 ms.
@@ -134,30 +134,6 @@ def test_full_queue_tells_when_there_will_be_room() -> None:
 def test_full_queue_comes_before_a_deadline_that_cannot_be_met() -> None:
     with pytest.raises(QueueFull):
         enter(queue_ahead(calls=100), room=100, now=100.0, deadline=100.001)
-
-
-def test_budget_is_used_up_and_given_back() -> None:
-    budget = ByteBudget(100)
-    budget.take(60)
-    budget.take(40)
-    with pytest.raises(QueueFull, match="100 of 100 bytes in flight are taken, 1 more") as refusal:
-        budget.take(1)
-    assert refusal.value.retry_after > 0
-    assert budget.used == 100
-    budget.give_back(40)
-    budget.take(40)
-    assert budget.used == 100
-
-
-def test_one_call_over_the_budget_is_taken_when_it_is_alone() -> None:
-    budget = ByteBudget(100)
-    budget.take(500)
-    with pytest.raises(QueueFull):
-        budget.take(1)
-    budget.give_back(500)
-    budget.take(1)
-    with pytest.raises(QueueFull):
-        budget.take(500)
 
 
 def test_no_call_is_predicted_to_wait_past_the_longest_wait() -> None:

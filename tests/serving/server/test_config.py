@@ -119,7 +119,7 @@ def test_wrong_value_names_the_source_it_came_from(tmp_path: Path) -> None:
     ("name", "value"),
     [
         ("http_port", -1), ("metrics_port", 65536), ("poll_seconds", 0), ("drain_seconds", -1),
-        ("threads", -1), ("max_image_pixels", 0), ("max_message_mib", 0), ("max_inflight_mib", 0),
+        ("threads", -1), ("max_image_pixels", 0), ("max_message_mib", 0), ("memory_mib", -1),
         ("model_control", "sometimes"), ("allow_admin", "maybe"), ("max_message_mib", 2048),
         ("drain_seconds", math.inf), ("poll_seconds", math.inf), ("drain_seconds", math.nan),
         ("max_connection_age_seconds", 1e9),

@@ -6,14 +6,14 @@ from typing import cast
 import pytest
 
 from serving.base.errors import InvalidInput, QueueFull
+from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
-from serving.batching.admission import ByteBudget
 from serving.models.registry import Registry
 from serving.server.endpoints.front import Front, InferenceCall
 
 
 def test_bytes_of_a_call_are_held_until_it_has_ended() -> None:
-    budget = ByteBudget(100)
+    budget = MemoryBudget(100)
     # Neither call gets as far as a model.
     front = Front(cast("Registry", None), Metrics(), budget)
 
@@ -22,22 +22,22 @@ def test_bytes_of_a_call_are_held_until_it_has_ended() -> None:
 
         async def stays() -> None:
             with call() as held:
-                held.hold(60)
+                held.hold("message", 60)
                 inside.set()
                 await leave.wait()
 
         def comes() -> None:
             with call() as held:
-                held.hold(60)
+                held.hold("message", 60)
 
         def fails() -> None:
             with call() as held:
-                held.hold(30)
+                held.hold("message", 30)
                 raise InvalidInput("no image")
 
         first = asyncio.create_task(stays())
         await inside.wait()
-        with pytest.raises(QueueFull, match="60 of 100 bytes in flight are taken, 60 more"):
+        with pytest.raises(QueueFull, match="60 of 100 bytes are held, 60 more"):
             comes()
         with pytest.raises(InvalidInput):
             fails()

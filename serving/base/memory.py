@@ -1,0 +1,104 @@
+"""The budget of bytes that requests may take of this process, whatever they take them for."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+from serving.base.errors import DeadlineExpired, InvalidInput, QueueFull
+
+# message: requests as they came. decode: pixels of images at full size, and the decoder's own
+# memory. batch: rows at the network's size, and their results. answer: masks, pictures, responses.
+Use = Literal["message", "decode", "batch", "answer"]
+USES: tuple[Use, ...] = get_args(Use)
+
+_MIB = 1 << 20
+# Seconds after which a refused call may try again. Shorter costs more refusals, longer leaves
+# memory idle.
+_RETRY_SECONDS = 0.1
+
+
+class MemoryBudget:
+    """Bounds the bytes that all calls together hold. Every thread may use it.
+
+    limit: bytes that may be held at a time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._held = dict.fromkeys(USES, 0)
+        self._used = 0
+        self._changed = threading.Condition(threading.Lock())
+
+    @property
+    def used(self) -> int:
+        """Bytes that are held."""
+        return self._used
+
+    def held(self, use: Use) -> int:
+        """Bytes that are held for one use."""
+        return self._held[use]
+
+    def take(self, use: Use, size: int) -> None:
+        """Takes `size` bytes, to be given back. Raises InvalidInput where the limit is smaller than
+        `size`, QueueFull where others hold too much at the moment."""
+        with self._changed:
+            self._check_possible(use, size)
+            if self._used + size > self.limit:
+                raise self._full(use, size)
+            self._add(use, size)
+
+    def give_back(self, use: Use, size: int) -> None:
+        """Returns bytes that `take` took."""
+        with self._changed:
+            self._add(use, -size)
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def decoding(self, size: int, deadline: float) -> Iterator[None]:
+        """Holds `size` bytes for an image that is decoded on the current thread. Waits for them
+        while others decode, since those end soon; `deadline` is in monotonic seconds.
+
+        Raises InvalidInput, QueueFull as `take` does, and DeadlineExpired.
+        """
+        with self._changed:
+            self._check_possible("decode", size)
+            while self._used + size > self.limit:
+                if not self._held["decode"]:
+                    raise self._full("decode", size)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise DeadlineExpired("the deadline passed before its image was decoded")
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+            self._add("decode", size)
+        try:
+            yield
+        finally:
+            self.give_back("decode", size)
+
+    def _add(self, use: Use, size: int) -> None:
+        self._held[use] += size
+        self._used += size
+
+    def _check_possible(self, use: Use, size: int) -> None:
+        if size > self.limit:
+            raise InvalidInput(
+                f"too large: {size} bytes of memory are needed for its {_NAMES[use]}, the limit of "
+                f"all calls together is {self.limit} (--memory-mib {self.limit // _MIB})"
+            )
+
+    def _full(self, use: Use, size: int) -> QueueFull:
+        return QueueFull(
+            f"memory is short: {self._used} of {self.limit} bytes are held, {size} more for its "
+            f"{_NAMES[use]} do not fit",
+            retry_after=_RETRY_SECONDS,
+        )
+
+
+_NAMES: dict[Use, str] = {
+    "message": "message",
+    "decode": "decoded image",
+    "batch": "rows",
+    "answer": "answer",
+}

@@ -1,0 +1,43 @@
+"""A port that serves an application over HTTP."""
+
+import asyncio
+import contextlib
+
+from aiohttp import web
+
+from serving.server.config import StartError
+from serving.server.http.errors import JsonRunner
+
+
+class HttpPort:
+    """Serves `app`. `flag` is the setting of its port, for errors."""
+
+    def __init__(self, flag: str, app: web.Application) -> None:
+        self._flag = flag
+        self._runner = JsonRunner(app, access_log=None)
+
+    async def listen(self, host: str, port: int) -> int:
+        """Opens the port and returns its number. Raises StartError."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            raise StartError(
+                f"{self._flag}: cannot listen on {host}:{port}: {error.strerror}"
+            ) from error
+        return int(self._runner.addresses[0][1])
+
+    async def close(self, grace: float, last: float) -> None:
+        """Closes the port. After `grace` seconds the connections of requests under way are cut,
+        which ends them unless they wait for an engine; it all takes `last` seconds more at most."""
+        alarm = asyncio.get_running_loop().call_later(grace, self._cut)
+        # aiohttp's own timeout applies to each of several stages, so this one bounds their sum.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._runner.cleanup(), grace + last)
+        alarm.cancel()
+
+    def _cut(self) -> None:
+        server = self._runner.server
+        for connection in server.connections if server is not None else ():
+            if connection.transport is not None:
+                connection.transport.abort()
