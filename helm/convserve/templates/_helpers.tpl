@@ -66,6 +66,8 @@ readOnlyRootFilesystem: true
 runAsNonRoot: true
 capabilities:
   drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
 {{- end -}}
 
 {{/* Whole cores of the CPU limit; without a limit 0, which takes every core of the node. */}}
