@@ -7,7 +7,7 @@ ServingError
 ├── ModelNotReady         known, but loading, failed or draining
 ├── WrongTask             a classifier asked to segment, ...
 ├── NotOffered            part of a protocol that this server does not offer
-├── NotAllowed            admin call from off the machine
+├── NotAllowed            admin call of somebody who may not
 ├── QueueFull             bounded queue or byte budget is used up
 ├── Shed                  cannot be met within its deadline; carries a retry delay
 ├── DeadlineExpired       its time ran out while it waited
@@ -73,7 +73,7 @@ class NotOffered(ServingError):
 
 
 class NotAllowed(ServingError):
-    """An admin call that only loopback may make unless --allow-admin is given."""
+    """An admin call that its caller may not make; the text names the flag that permits it."""
 
 
 class QueueFull(ServingError):

@@ -4,10 +4,10 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from serving.base.machine.memory import memory_limit
 from serving.base.text import NotText, read_utf8
@@ -20,6 +20,12 @@ _MIB = 1 << 20
 # Share of the limit that calls may hold by default. The rest is for the interpreter, the models,
 # and the messages that gRPC is still receiving.
 _MEMORY_SHARE = 0.6
+
+# off: nobody. socket: who can reach the admin socket. token: also who has the token. open: all.
+AdminMode = Literal["off", "socket", "token", "open"]
+# repository: loads and unloads. settings: traces and the log. memory: regions of shared memory,
+# their use too.
+AdminGroup = Literal["repository", "settings", "memory"]
 
 
 class ConfigError(Exception):
@@ -65,7 +71,34 @@ class ServerConfig(BaseModel):
         description="How long accepted calls may take to finish after SIGTERM.",
     )
     allow_ungated: bool = Field(False, description="Also serve models without a passed gate.")
-    allow_admin: bool = Field(False, description="Take admin calls from off this machine.")
+    admin: AdminMode = Field(
+        "socket",
+        description="Who may change the running server. off: nobody; socket: who can reach the "
+        "admin socket; token: also who has the token; open: everybody, as in Triton.",
+    )
+    admin_open: str = Field(
+        "",
+        description="Of repository, settings and memory those that everybody may change over the "
+        "ports, separated by commas.",
+    )
+    admin_socket: Path | None = Field(
+        None,
+        description="Folder of the admin sockets grpc.sock and http.sock, for this server alone; "
+        "by default one of the user's by the gRPC port.",
+    )
+    admin_token_file: Path | None = Field(
+        None, description="File with the token of --admin token; read again when it changes."
+    )
+    files_dir: Path | None = Field(
+        None,
+        description="Folder for the trace and log files that callers name; without it there are "
+        "none.",
+    )
+    shared_memory: str | None = Field(
+        None,
+        pattern=r"^/?[^/\0]+\Z",
+        description="Take tensors in shared memory objects whose names begin with this.",
+    )
     strict_config: bool = Field(
         False,
         description="Refuse a model whose config.pbtxt is missing or leaves out its tensors, "
@@ -93,6 +126,18 @@ class ServerConfig(BaseModel):
         description="Memory that all calls together may hold, in MiB; 0 takes 60 % of the "
         "container's or machine's limit.",
     )
+
+    @field_validator("admin_open")
+    @classmethod
+    def _known_groups(cls, value: str) -> str:
+        if not set(_listed(value)) <= set(get_args(AdminGroup)):
+            raise ValueError(f"expected some of {', '.join(get_args(AdminGroup))}")
+        return value
+
+    @property
+    def opened_groups(self) -> frozenset[str]:
+        """The admin calls of `admin_open`."""
+        return frozenset(_listed(self.admin_open))
 
     @property
     def memory_bytes(self) -> int:
@@ -123,13 +168,28 @@ def load_config(
         if value is not None:
             values[key], sources[key] = value, "--" + key.replace("_", "-")
     try:
-        return ServerConfig.model_validate(values)
+        config = ServerConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
         if first["type"] == "missing":
             raise ConfigError(f"--{key.replace('_', '-')}: missing") from error
         raise ConfigError(f"{sources[key]}: {first['msg']}, got {first['input']!r}") from error
+    _check_admin(config)
+    return config
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check_admin(config: ServerConfig) -> None:
+    """Raises ConfigError for settings of which one makes the other useless."""
+    if (config.admin == "token") != (config.admin_token_file is not None):
+        raise ConfigError("--admin token and --admin-token-file: neither goes without the other")
+    if config.admin == "off" and (config.opened_groups or config.admin_socket):
+        name = "--admin-open" if config.opened_groups else "--admin-socket"
+        raise ConfigError(f"{name}: --admin off takes no admin call")
 
 
 def _read_file(file: Path | None) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from serving.models.candidates import LoadSettings
 from serving.models.plan_builder import PlanBuilding
 from serving.models.registry import Registry
 from serving.server.config import ServerConfig, StartError
-from serving.server.endpoints.admin import Admin
+from serving.server.endpoints.admin import admin_of
 from serving.server.endpoints.admin_calls import AdminCalls
+from serving.server.endpoints.file_writer import FilesFolder
 from serving.server.endpoints.front import Front
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
@@ -41,6 +42,7 @@ from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
 from serving.server.rpc.port import GrpcPort
 from serving.server.rpc.vision import VisionService
+from serving.server.sockets import AdminFolder
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +107,14 @@ class Server:
             slow_seconds=config.slow_request_ms / 1e3,
         )
         self._health = Health(self.registry, strict=config.strict_readiness)
-        memory = SharedMemory()
-        self._tracer = Tracer(self._metrics.write_failures)
-        self._logs = LogSettings(self._metrics.write_failures)
-        open_inference = OpenInference(memory, self._tracer)
-        inspection = Inspection(self.registry, importlib.metadata.version("convserve"))
-        admin = Admin(allow_remote=config.allow_admin, explicit=config.model_control == "explicit")
+        admin = admin_of(config)
+        memory = SharedMemory(config.shared_memory or "")
+        files = FilesFolder(config.files_dir)
+        self._tracer = Tracer(files, self._metrics.write_failures)
+        self._logs = LogSettings(files, self._metrics.write_failures)
+        open_inference = OpenInference(memory, self._tracer, admin, config.max_message_mib * _MIB)
+        version = importlib.metadata.version("convserve")
+        inspection = Inspection(self.registry, version, shared_memory=admin.memory)
         admin_calls = AdminCalls(self.registry, admin, memory, self._tracer, self._logs)
         endpoints = (self._front, open_inference, inspection, admin_calls, self._health)
         self._rest = RestService(*endpoints)
@@ -120,6 +124,7 @@ class Server:
             self._health, (vision.SERVICE.full_name, inference.SERVICE.full_name)
         )
         self._background: list[asyncio.Task[None]] = []
+        self._admin_folder: AdminFolder | None = None
 
     async def start(self) -> Addresses:
         """Opens the ports, then begins to load models. Raises StartError."""
@@ -142,6 +147,11 @@ class Server:
             http=await http.listen(config.host, config.http_port),
             metrics=await metrics.listen(config.host, config.metrics_port),
         )
+        if config.admin != "off":
+            self._admin_folder = AdminFolder(config.admin_socket, addresses.grpc)
+            with self._admin_folder.binding():
+                self._grpc.bind_socket(self._admin_folder.grpc)
+                await http.listen_on_socket(self._admin_folder.http)
         await self._grpc.start()
         logger.info(
             "listening",
@@ -150,6 +160,7 @@ class Server:
                 "grpc_port": addresses.grpc,
                 "http_port": addresses.http,
                 "metrics_port": addresses.metrics,
+                "admin_socket": str(self._admin_folder.path) if self._admin_folder else "",
             },
         )
         self._background.append(asyncio.create_task(self._follow_repository()))
@@ -193,6 +204,8 @@ class Server:
         await asyncio.gather(
             self._grpc.stop(grace), *(port.close(grace, _LAST_SECONDS) for port in self._http)
         )
+        if self._admin_folder is not None:
+            self._admin_folder.close()
         await self.registry.close()
         self._decoders.shutdown(wait=True)
         self._tracer.flush(_LAST_SECONDS)

@@ -1,15 +1,23 @@
 """Calls that change a running server: loading, shared memory, traces, logs. Knows no wire."""
 
+import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 
 from serving.base.errors import InvalidInput, ModelNotFound, NotOffered
 from serving.models.registry import Registry
+from serving.server.config import AdminGroup
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.front import Call
 from serving.server.endpoints.guard import parsed, plain_text
 from serving.server.endpoints.log_settings import LogSettings, Setting
 from serving.server.endpoints.shared_memory import Region, SharedMemory
 from serving.server.endpoints.tracing import Tracer
+
+logger = logging.getLogger(__name__)
+
+# Characters of a model's or region's name in the log.
+_LOGGED = 200
 
 
 class AdminCalls:
@@ -30,12 +38,17 @@ class AdminCalls:
         self._tracer = tracer
         self._logs = logs
 
+    def permit(self, call: Call, group: AdminGroup) -> None:
+        """Raises NotAllowed where the caller may not make calls of a group: for wires that read a
+        body only then."""
+        self._admin.require(call, group)
+
     async def load(self, call: Call, name: str, override: Mapping[str, str | bytes]) -> None:
         """Loads or reloads a model, with another config or other files where `override` has them.
 
         Raises InvalidInput for a bad override, and what Registry.load raises.
         """
-        self._require_explicit(call)
+        self._changes(call, "repository", name)
         for key in override:
             plain_text("load parameter", key)
         await self._registry.load(_model_name(name), override)
@@ -43,47 +56,53 @@ class AdminCalls:
     async def unload(self, call: Call, name: str) -> None:
         """Takes a model out of service once its accepted calls are answered. Raises
         ModelNotFound."""
-        self._require_explicit(call)
+        self._changes(call, "repository", name)
         await self._registry.unload(name)
 
     def regions(self, call: Call, name: str) -> list[Region]:
-        """One region of shared memory, or all. Raises InvalidInput for an unknown one."""
-        self._admin.require_local(call.address)
-        return self._memory.regions(name)
+        """One region of shared memory of the caller's, or all. Raises InvalidInput for an unknown
+        one."""
+        return self._memory.regions(self._admin.require(call, "memory"), name)
 
     def register(self, call: Call, name: str, key: str, offset: int, byte_size: int) -> None:
         """Registers a region that the caller has made on this machine. Raises InvalidInput."""
-        self._admin.require_local(call.address)
-        parsed(self._memory.register, name, key, offset, byte_size)
+        owner = self._changes(call, "memory", name)
+        parsed(self._memory.register, owner, name, key, offset, byte_size)
 
     def unregister(self, call: Call, name: str) -> None:
-        """Forgets a region, or all."""
-        self._admin.require_local(call.address)
-        self._memory.unregister(name)
+        """Forgets a region of the caller's, or all."""
+        self._memory.unregister(self._changes(call, "memory", name), name)
 
-    def trace_settings(
+    async def trace_settings(
         self, call: Call, model: str, changes: Mapping[str, Sequence[str]]
     ) -> dict[str, list[str]]:
         """Changes the trace settings of a model, or the server's, and reads all. Reading alone is
-        anybody's. Raises ModelNotFound, InvalidInput."""
+        anybody's, but for the name of the file. Raises ModelNotFound, InvalidInput."""
+        if changes:
+            self._changes(call, "settings", model)
         if model:
             self._registry.get(model)
         if changes:
-            self._admin.require_local(call.address)
-            parsed(self._tracer.update, changes, model)
-        return self._tracer.read(model)
+            await self._tracer.update(changes, model)
+            await asyncio.to_thread(self._tracer.wait)
+        settings = self._tracer.read(model)
+        return settings if self._admin.allows(call, "settings") else settings | {"trace_file": [""]}
 
-    def log_settings(self, call: Call, changes: Mapping[str, Setting]) -> dict[str, Setting]:
-        """Changes the log settings and reads all. Reading alone is anybody's. Raises
-        InvalidInput."""
+    async def log_settings(self, call: Call, changes: Mapping[str, Setting]) -> dict[str, Setting]:
+        """Changes the log settings and reads all. Reading alone is anybody's, but for the name of
+        the file. Raises InvalidInput."""
         if changes:
-            self._admin.require_local(call.address)
-            parsed(self._logs.update, changes)
-        return self._logs.read()
+            self._changes(call, "settings")
+            await self._logs.update(changes)
+        settings = self._logs.read()
+        return settings if self._admin.allows(call, "settings") else settings | {"log_file": ""}
 
-    def _require_explicit(self, call: Call) -> None:
-        self._admin.require_local(call.address)
-        self._admin.require_explicit()
+    def _changes(self, call: Call, group: AdminGroup, subject: str = "") -> str:
+        """Who makes a call that changes the server; it stands in the log. Raises NotAllowed."""
+        who = self._admin.require(call, group)
+        about = {"method": call.method, "by": who, "of": subject[:_LOGGED]}
+        logger.info("admin call", extra=about)
+        return who
 
 
 def no_cuda_memory() -> NotOffered:

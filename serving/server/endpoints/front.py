@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from serving.base.errors import ModelNotReady, QueueFull, ServingError
 from serving.base.memory import MemoryBudget, Use
@@ -22,8 +22,20 @@ logger = logging.getLogger(__name__)
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# Gives the caller's address, None on a Unix socket. Called only where somebody wants to know.
-Caller = Callable[[], str | None]
+
+class Caller(NamedTuple):
+    """Who calls.
+
+    address: None on the admin socket alone, empty where it is not known any more.
+    authorization: the header, or metadata, of that name; empty where there is none.
+    """
+
+    address: str | None
+    authorization: str = ""
+
+
+# Called only where somebody wants to know.
+GetCaller = Callable[[], Caller]
 
 # Requests of one stream that may be under way; the next is read when the oldest is answered. More
 # fill larger batches, and let one stream hold more memory.
@@ -51,7 +63,7 @@ class Call:
     )  # fmt: skip
 
     def __init__(
-        self, front: "Front", method: str, caller: Caller, received: int, deadline: float
+        self, front: "Front", method: str, caller: GetCaller, received: int, deadline: float
     ) -> None:
         self._front = front
         self._caller = caller
@@ -64,8 +76,8 @@ class Call:
         self.began = time.monotonic()
 
     @property
-    def address(self) -> str | None:
-        """The caller's address; None on a Unix socket."""
+    def caller(self) -> Caller:
+        """Who calls."""
         return self._caller()
 
     def __enter__(self) -> Self:
@@ -112,7 +124,7 @@ class Call:
         return {
             "method": self.method,
             "request_id": self.id[:_LOGGED_ID],
-            "caller": self.address,
+            "caller": self.caller.address,
             "model": self.model.facts.name if self.model else "",
             "bytes": self.received,
             "code": code,
@@ -197,13 +209,13 @@ class Front:
         self._readers: set[asyncio.Task[None]] = set()
 
     def call(
-        self, method: str, caller: Caller, received: int = 0, deadline: float = math.inf
+        self, method: str, caller: GetCaller, received: int = 0, deadline: float = math.inf
     ) -> InferenceCall:
         """A call that infers, to be entered by `with`. Entering raises ModelNotReady once the
         server shuts down."""
         return InferenceCall(self, method, caller, received, deadline)
 
-    def control(self, method: str, caller: Caller, received: int = 0) -> Call:
+    def control(self, method: str, caller: GetCaller, received: int = 0) -> Call:
         """A call that infers nothing: metadata, statistics, repository, settings, memory."""
         return Call(self, method, caller, received, math.inf)
 

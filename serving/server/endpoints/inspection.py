@@ -18,7 +18,6 @@ EXTENSIONS = (
     "model_repository",
     "schedule_policy",
     "model_configuration",
-    "system_shared_memory",
     "binary_tensor_data",
     "parameters",
     "statistics",
@@ -91,13 +90,15 @@ class ModelStatistics:
 class Inspection:
     """Answers every question about the server and its models."""
 
-    def __init__(self, registry: Registry, version: str) -> None:
+    def __init__(self, registry: Registry, version: str, *, shared_memory: bool) -> None:
+        """shared_memory: it is on, and so among the extensions."""
         self._registry = registry
-        self._version = version
+        memory = ("system_shared_memory",) if shared_memory else ()
+        self._server = ServerMetadata(SERVER_NAME, version, EXTENSIONS + memory)
 
     def server(self) -> ServerMetadata:
         """Metadata of the server."""
-        return ServerMetadata(SERVER_NAME, self._version, EXTENSIONS)
+        return self._server
 
     def model(self, name: str, version: str) -> ModelMetadata:
         """Versions, inputs and outputs of a model. Raises ModelNotFound, ModelNotReady."""

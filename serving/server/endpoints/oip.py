@@ -9,6 +9,7 @@ from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import Array, datatype_of
 from serving.images.postprocess import top_k
 from serving.models.servable import ENCODED_INPUT, CallOptions, ModelFacts, Servable
+from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.raw_tensors import to_raw
 from serving.server.endpoints.shared_memory import Place, SharedMemory
@@ -66,19 +67,64 @@ class InferAnswer(NamedTuple):
     outputs: Sequence[OutputTensor]
 
 
-class OpenInference:
-    """Answers inference requests of both wires. `memory` holds the regions that their tensors may
-    lie in."""
+class CallMemory:
+    """Shared memory as one call may use it: the regions of its caller."""
 
-    def __init__(self, memory: SharedMemory, tracer: Tracer) -> None:
-        self.memory = memory
+    __slots__ = ("_admin", "_call", "_largest", "_memory", "_taken")
+
+    def __init__(
+        self, call: InferenceCall, memory: SharedMemory, admin: Admin, largest: int
+    ) -> None:
+        self._call = call
+        self._memory = memory
+        self._admin = admin
+        self._largest = largest
+        self._taken = 0
+
+    def read(self, place: Place) -> bytes:
+        """The bytes of an input, which count to the call's message. Raises NotAllowed for a caller
+        who may use no shared memory, InvalidInput, QueueFull."""
+        owner = self._admin.require(self._call, "memory")
+        return self._memory.read(owner, place, self._take)
+
+    def _take(self, size: int) -> None:
+        self._taken += size
+        if self._taken > self._largest:
+            raise InvalidInput(
+                f"inputs in shared memory take {self._taken} bytes or more, a call may have "
+                f"{self._largest} (--max-message-mib)"
+            )
+        self._call.hold("message", size)
+
+
+class OpenInference:
+    """Answers inference requests of both wires.
+
+    memory: the regions that their tensors may lie in.
+    largest: bytes that the inputs of a call may take there.
+    """
+
+    def __init__(self, memory: SharedMemory, tracer: Tracer, admin: Admin, largest: int) -> None:
+        self._memory = memory
         self._tracer = tracer
+        self._admin = admin
+        self._largest = largest
+
+    def memory_of(self, call: InferenceCall) -> CallMemory:
+        """What the inputs of a call are read from."""
+        return CallMemory(call, self._memory, self._admin, self._largest)
 
     async def infer(
         self, call: InferenceCall, model: Servable, request: InferRequest
     ) -> InferAnswer:
-        """Runs a request on the model that the call has resolved. Raises ServingError."""
+        """Runs a request on the model that the call has resolved. Raises ServingError, NotAllowed
+        for a caller who may use no shared memory and wants outputs there."""
         facts = model.facts
+        owner = ""
+        for wanted in request.wanted:
+            if wanted.place is not None:
+                owner = self._admin.require(call, "memory")
+                break
         size = 0
         for array in request.inputs.values():
             size += _size(array)
@@ -103,7 +149,7 @@ class OpenInference:
             ]
             for output in outputs:
                 if output.place is not None:
-                    self.memory.write(output.place, to_raw(output.array))
+                    self._memory.write(owner, output.place, to_raw(output.array))
         else:
             outputs = [
                 OutputTensor(name, datatype, answer.outputs[name])

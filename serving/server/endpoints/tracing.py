@@ -1,15 +1,15 @@
 """Traces of calls, in the format of NVIDIA Triton's."""
 
+import asyncio
 import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from prometheus_client import Counter
 
 from serving.base.errors import InvalidInput
-from serving.server.endpoints.file_writer import FileWriter
+from serving.server.endpoints.file_writer import WRITE_SECONDS, FilesFolder, FileWriter
 
 _DEFAULTS: dict[str, list[str]] = {
     "trace_level": ["OFF"],
@@ -22,36 +22,55 @@ _DEFAULTS: dict[str, list[str]] = {
 _LEVELS = ("OFF", "TIMESTAMPS")
 _LOWEST = {"trace_rate": 1, "trace_count": -1, "log_frequency": 0}
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-# Seconds for which a change of settings waits for the traces so far to be in their file. Larger
-# holds up the event loop longer when the disk hangs, smaller may answer before a slow disk is done.
-_WRITE_SECONDS = 0.2
+# Traces that are collected for their files, some 600 bytes each. More let a longer run be traced
+# into one file, and hold more memory; one that does not fit is lost and counted.
+MOST_COLLECTED = 10_000
+# Files of one name that log_frequency begins; then they are written anew from the first. More keep
+# traces longer and take more of the disk.
+_MOST_FILES = 100
+# Characters of a call's id in its trace; a caller may give it megabytes.
+_TRACED_ID = 200
+# How every trace file begins.
+_BEGINS = b'[{"id": '
 
 
 class Tracer:
     """Writes when one call in `trace_rate` passed each stage. Settings are the server's, or those
-    of one model. Traces that cannot be written are lost and counted in `write_failures`."""
+    of one model. Traces that cannot be written, or held until they are, are lost and counted in
+    `write_failures`."""
 
-    def __init__(self, write_failures: Counter) -> None:
+    def __init__(self, folder: FilesFolder, write_failures: Counter) -> None:
         self._settings: dict[str, dict[str, list[str]]] = {"": dict(_DEFAULTS)}
         # Whether any of these settings traces at all; asked with every call.
         self._on = False
         self._seen = 0
         self._id = 0
-        self._collected: dict[str, list[dict[str, object]]] = {}
+        # Traces as JSON, by file.
+        self._collected: dict[str, list[str]] = {}
+        self._held = 0
         self._files = 0
-        self._writer = FileWriter("trace", write_failures)
+        self._folder = folder
+        self._writer = FileWriter("trace", folder, _BEGINS, write_failures)
 
     def read(self, model: str = "") -> dict[str, list[str]]:
         """The settings that hold for a model, or the server's."""
         return {**self._settings[""], **self._settings.get(model, {})}
 
-    def update(self, changes: Mapping[str, Sequence[str]], model: str = "") -> None:
+    async def update(self, changes: Mapping[str, Sequence[str]], model: str = "") -> None:
         """Changes those that are named; an empty value falls back to the default, or for a model to
-        the server's. Traces so far are written first. Raises InvalidInput; then nothing is
+        the server's. Traces so far go to their files. Raises InvalidInput; then nothing is
         changed."""
         for name, value in changes.items():
             _check(name, value)
-        before = self.read(model)
+        file = (changes.get("trace_file") or [""])[0]
+        self._folder.check_name("trace setting 'trace_file'", file)
+        # A file that is named already may be named again, whatever has become of it.
+        if file and [file] != self.read(model)["trace_file"]:
+            reason = await asyncio.to_thread(self._writer.check, file)
+            if reason:
+                raise InvalidInput(
+                    f"trace setting 'trace_file': {file} cannot be written: {reason}"
+                )
         held = dict(self._settings.get(model, {}))
         for name, value in changes.items():
             if value:
@@ -63,12 +82,7 @@ class Tracer:
         settings = self._settings | {model: held}
         for of_model in settings.values():
             _check_file_is_named(settings[""] | of_model)
-        after = settings[""] | held
-        # Switching off is allowed whatever has become of the file.
-        switched_on = after["trace_level"] != ["OFF"] and before["trace_level"] == ["OFF"]
-        if after["trace_file"] != before["trace_file"] or switched_on:
-            _check_folder(after["trace_file"][0])
-        self.flush()
+        self._write(numbered=False)
         self._settings[model] = held
         self._on = any(
             held.get("trace_level", ["OFF"]) != ["OFF"] for held in self._settings.values()
@@ -107,9 +121,13 @@ class Tracer:
             "timestamps": [{"name": k, "ns": int(v * 1e9)} for k, v in stages.items()],
         }
         if request_id:
-            trace["request_id"] = request_id
+            trace["request_id"] = request_id[:_TRACED_ID]
         file = settings["trace_file"][0]
-        self._collected.setdefault(file, []).append(trace)
+        if self._held < MOST_COLLECTED:
+            self._collected.setdefault(file, []).append(json.dumps(trace))
+            self._held += 1
+        else:
+            self._writer.lost(file, f"{MOST_COLLECTED} traces are collected, the most")
         count = int(settings["trace_count"][0])
         if count > 0:
             held = self._settings[model if "trace_count" in self._settings.get(model, {}) else ""]
@@ -118,19 +136,26 @@ class Tracer:
         if count == 1 or (frequency and len(self._collected[file]) >= frequency):
             self._write(numbered=bool(frequency))
 
-    def flush(self, seconds: float = _WRITE_SECONDS) -> None:
+    def wait(self, seconds: float = WRITE_SECONDS) -> None:
+        """Returns when the traces that went to their files are there or lost, or after so many
+        seconds."""
+        self._writer.wait(seconds)
+
+    def flush(self, seconds: float) -> None:
         """Writes what was collected, and waits for so many seconds at most."""
         self._write(numbered=False)
-        self._writer.wait(seconds)
+        self.wait(seconds)
 
     def _write(self, *, numbered: bool) -> None:
         """Has the writer write what was collected; with log_frequency into FILE.0, FILE.1, ..."""
         for file, traces in self._collected.items():
             if file:
-                name = f"{file}.{self._files}" if numbered else file
+                name = f"{file}.{self._files % _MOST_FILES}" if numbered else file
                 self._files += numbered
-                self._writer.write(name, json.dumps(traces), append=False)
+                parts = [part for trace in traces for part in (", ", trace)]
+                self._writer.write(name, ("[", *parts[1:], "]"), append=False)
         self._collected.clear()
+        self._held = 0
 
 
 def _check(name: str, value: Sequence[str]) -> None:
@@ -144,7 +169,7 @@ def _check(name: str, value: Sequence[str]) -> None:
         raise InvalidInput(f"{where}: expected one of {_LEVELS}, got {got}")
     if name == "trace_mode" and list(value) != ["triton"]:
         raise InvalidInput(f"{where}: expected triton, got {got}")
-    if name == "trace_file" and (len(value) != 1 or "\0" in value[0]):
+    if name == "trace_file" and len(value) != 1:
         raise InvalidInput(f"{where}: expected the name of one file, got {got}")
     if name in _LOWEST:
         lowest = _LOWEST[name]
@@ -158,13 +183,3 @@ def _check_file_is_named(settings: Mapping[str, Sequence[str]]) -> None:
     """Raises InvalidInput where these settings trace, but into no file."""
     if settings["trace_level"] != ["OFF"] and settings["trace_file"] == [""]:
         raise InvalidInput("trace setting 'trace_level': needs a 'trace_file' to write into")
-
-
-def _check_folder(file: str) -> None:
-    """Raises InvalidInput for a trace file in a folder that does not exist."""
-    try:
-        found = not file or Path(file).parent.is_dir()
-    except OSError:
-        found = False
-    if not found:
-        raise InvalidInput(f"trace setting 'trace_file': {file:.200} is in no folder that exists")

@@ -11,6 +11,7 @@ import numpy as np
 from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, Array
 from serving.server.endpoints.oip import (
+    CallMemory,
     InferAnswer,
     InferRequest,
     OutputTensor,
@@ -19,14 +20,13 @@ from serving.server.endpoints.oip import (
     place_of,
 )
 from serving.server.endpoints.raw_tensors import check_shape, from_raw, shaped_bytes, to_raw
-from serving.server.endpoints.shared_memory import SharedMemory
 
 # Length of the JSON part of a body; binary tensors follow it.
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 
 
 def decode_request(
-    body: bytes, json_length: str | None, memory: SharedMemory
+    body: bytes, json_length: str | None, memory: CallMemory
 ) -> tuple[InferRequest, set[str]]:
     """A body as a request, and the names of the outputs wanted in binary ("*" for all).
     json_length: the header of this meaning, None where it is not given.
@@ -142,9 +142,7 @@ def decode_override(data: bytes) -> dict[str, str | bytes]:
     return override
 
 
-def _inputs(
-    document: Mapping[str, Any], rest: memoryview, memory: SharedMemory
-) -> dict[str, Array]:
+def _inputs(document: Mapping[str, Any], rest: memoryview, memory: CallMemory) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     position = 0
     for index, tensor in enumerate(_list(document, "inputs")):

@@ -2,11 +2,24 @@
 
 import asyncio
 import contextlib
+import socket
+from pathlib import Path
 
 from aiohttp import web
 
 from serving.server.config import StartError
+from serving.server.endpoints.front import Caller
 from serving.server.http.errors import JsonRunner
+
+
+def caller_of(request: web.BaseRequest) -> Caller:
+    """Who sent a request. A connection that is gone is not taken for one on the admin socket."""
+    authorization = ",".join(request.headers.getall("Authorization", ()))
+    transport = request.transport
+    connection = None if transport is None else transport.get_extra_info("socket")
+    if connection is not None and connection.family == socket.AF_UNIX:
+        return Caller(None, authorization)
+    return Caller(request.remote or "", authorization)
 
 
 class HttpPort:
@@ -26,6 +39,10 @@ class HttpPort:
                 f"{self._flag}: cannot listen on {host}:{port}: {error.strerror}"
             ) from error
         return int(self._runner.addresses[0][1])
+
+    async def listen_on_socket(self, path: Path) -> None:
+        """Also listens on a Unix socket, once the port is open. Raises OSError."""
+        await web.UnixSite(self._runner, path).start()
 
     async def close(self, grace: float, last: float) -> None:
         """Closes the port. After `grace` seconds the connections of requests under way are cut,

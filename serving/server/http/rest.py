@@ -1,6 +1,7 @@
 """The Open Inference Protocol v2 over REST."""
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -8,6 +9,7 @@ from aiohttp import web
 
 from serving.models.registry import VersionStatus
 from serving.repository.config_fields import plain
+from serving.server.config import AdminGroup
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
 from serving.server.endpoints.front import Call, Front
 from serving.server.endpoints.guard import parsed
@@ -25,6 +27,7 @@ from serving.server.http.codec import (
 )
 from serving.server.http.compression import accepted_coding
 from serving.server.http.errors import read_body
+from serving.server.http.port import caller_of
 
 _MODEL = "/v2/models/{model}"
 _VERSION = _MODEL + "/versions/{version}"
@@ -87,17 +90,26 @@ class RestService:
         app.router.add_post(base + "/unregister", unregister)
 
     def _control(self, method: str, request: web.Request) -> Call:
-        return self._front.control(method, lambda: request.remote)
+        return self._front.control(method, lambda: caller_of(request))
+
+    @contextlib.contextmanager
+    def _admin_call(self, method: str, request: web.Request, group: AdminGroup) -> Iterator[Call]:
+        """A call that its caller may make, before its body is read."""
+        with self._control(method, request) as call:
+            self._admin.permit(call, group)
+            yield call
 
     # Inference.
 
     async def infer(self, request: web.Request) -> web.Response:
         """Tensors in, tensors out, as JSON or behind it in binary."""
-        with self._front.call("RestInfer", lambda: request.remote) as call:
+        with self._front.call("RestInfer", lambda: caller_of(request)) as call:
             body = await call.receive(read_body(request))
             model = call.resolve(*_model(request))
             given_length = request.headers.get(JSON_LENGTH_HEADER)
-            tensors, binary = parsed(decode_request, body, given_length, self._inference.memory)
+            tensors, binary = parsed(
+                decode_request, body, given_length, self._inference.memory_of(call)
+            )
             call.id = tensors.id
             answer = await self._inference.infer(call, model, tensors)
             content, json_length = encode_answer(answer, binary)
@@ -161,14 +173,14 @@ class RestService:
 
     async def load(self, request: web.Request) -> web.Response:
         """Loads or reloads a model from the repository."""
-        with self._control("RepositoryModelLoad", request) as call:
+        with self._admin_call("RepositoryModelLoad", request, "repository") as call:
             override = parsed(decode_override, await call.receive(read_body(request)))
             await self._admin.load(call, request.match_info["model"], override)
             return web.Response()
 
     async def unload(self, request: web.Request) -> web.Response:
         """Takes a model out of service once its accepted calls are answered."""
-        with self._control("RepositoryModelUnload", request) as call:
+        with self._admin_call("RepositoryModelUnload", request, "repository") as call:
             await _document(call, request)
             await self._admin.unload(call, request.match_info["model"])
             return web.Response()
@@ -181,14 +193,14 @@ class RestService:
 
     async def register(self, request: web.Request) -> web.Response:
         """Registers a region that the caller has made on this machine."""
-        with self._control("SystemSharedMemoryRegister", request) as call:
+        with self._admin_call("SystemSharedMemoryRegister", request, "memory") as call:
             asked = parsed(decode_registration, await call.receive(read_body(request)))
             self._admin.register(call, _region(request), asked.key, asked.offset, asked.byte_size)
             return web.Response()
 
     async def unregister(self, request: web.Request) -> web.Response:
         """Forgets a region, or all."""
-        with self._control("SystemSharedMemoryUnregister", request) as call:
+        with self._admin_call("SystemSharedMemoryUnregister", request, "memory") as call:
             await _document(call, request)
             self._admin.unregister(call, _region(request))
             return web.Response()
@@ -213,20 +225,26 @@ class RestService:
             return web.Response()
 
     async def trace_settings(self, request: web.Request) -> web.Response:
-        """Changes the settings that are named and reads all."""
+        """Changes the settings that a POST names, and reads all."""
         with self._control("TraceSetting", request) as call:
-            body = await call.receive(_changes(request))
-            changes = parsed(decode_trace_settings, body)
-            found = self._admin.trace_settings(call, _model(request)[0], changes)
+            changes = parsed(decode_trace_settings, await self._changes(call, request))
+            found = await self._admin.trace_settings(call, _model(request)[0], changes)
             return web.json_response(
                 {name: v if name == "trace_level" else v[0] for name, v in found.items()}
             )
 
     async def log_settings(self, request: web.Request) -> web.Response:
-        """Changes the settings that are named and reads all."""
+        """Changes the settings that a POST names, and reads all."""
         with self._control("LogSettings", request) as call:
-            changes = parsed(parse_object, await call.receive(_changes(request)))
-            return web.json_response(self._admin.log_settings(call, changes))
+            changes = parsed(parse_object, await self._changes(call, request))
+            return web.json_response(await self._admin.log_settings(call, changes))
+
+    async def _changes(self, call: Call, request: web.Request) -> bytes:
+        """The body of a POST; a GET reads settings alone, whatever it brings."""
+        if request.method != "POST":
+            return b""
+        self._admin.permit(call, "settings")
+        return await call.receive(read_body(request))
 
 
 _Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -245,11 +263,6 @@ async def _document(call: Call, request: web.Request) -> dict[str, Any]:
     """The JSON object that a POST brings, also where nothing is asked of it: what cannot be parsed
     is bad input on every route. Raises InvalidInput."""
     return parsed(parse_object, await call.receive(read_body(request)))
-
-
-async def _changes(request: web.Request) -> bytes:
-    """The body of a POST; a GET reads settings alone, whatever it brings."""
-    return await read_body(request) if request.method == "POST" else b""
 
 
 def _index_line(line: VersionStatus) -> dict[str, str]:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import grpc
 
 from serving.base.errors import ServingError
-from serving.server.endpoints.front import Call, Caller, Front, InferenceCall
+from serving.server.endpoints.front import Call, Caller, Front, GetCaller, InferenceCall
 from serving.server.rpc.errors import abort
 
 Response = TypeVar("Response")
@@ -44,9 +44,14 @@ def control_call(front: Front, method: str, data: bytes, context: Context) -> Ca
     return front.control(method, caller_of(context), len(data))
 
 
-def caller_of(context: Context) -> Caller:
-    """Gives the caller's address when asked: to find it out costs more than a call can spare."""
-    return lambda: _address(context.peer())
+def caller_of(context: Context) -> GetCaller:
+    """Gives the caller when asked: to find it out costs more than a call can spare."""
+    return lambda: Caller(_address(context.peer()), _authorization(context))
+
+
+def _authorization(context: Context) -> str:
+    values = [v for k, v in context.invocation_metadata() or () if k == "authorization"]
+    return ",".join(map(str, values))
 
 
 def _address(peer: str) -> str | None:

@@ -11,6 +11,7 @@ from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, Array
 from serving.server.endpoints.oip import (
+    CallMemory,
     InferAnswer,
     InferRequest,
     Parameters,
@@ -25,7 +26,7 @@ from serving.server.endpoints.raw_tensors import (
     shaped_bytes,
     to_buffer,
 )
-from serving.server.endpoints.shared_memory import Place, SharedMemory
+from serving.server.endpoints.shared_memory import Place
 from serving.server.rpc.wire import LENGTH_DELIMITED, WireRequest, parse_request
 
 InputTensor = pb.ModelInferRequest.InferInputTensor
@@ -130,7 +131,7 @@ def read_head(request: WireRequest) -> Head:
     return _remembered_head(request.head) if small else Head(request.head)
 
 
-def decode_request(request: WireRequest, head: Head, memory: SharedMemory) -> InferRequest:
+def decode_request(request: WireRequest, head: Head, memory: CallMemory) -> InferRequest:
     """The tensors of a request. Raw ones of fixed-size elements are views of the request.
 
     Raises InvalidInput naming the tensor, the expected and the given.
@@ -141,7 +142,7 @@ def decode_request(request: WireRequest, head: Head, memory: SharedMemory) -> In
 
 
 def _decode_inputs(
-    inputs: Sequence[_Input], raws: Sequence[memoryview], memory: SharedMemory
+    inputs: Sequence[_Input], raws: Sequence[memoryview], memory: CallMemory
 ) -> dict[str, Array]:
     given = len(raws)
     taken = 0

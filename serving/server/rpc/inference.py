@@ -90,7 +90,7 @@ class InferenceService:
         call.id = request.id
         head = parsed(read_head, request)
         model = call.resolve(head.model, head.version)
-        return model, parsed(decode_request, request, head, self._inference.memory)
+        return model, parsed(decode_request, request, head, self._inference.memory_of(call))
 
     # Health.
 
@@ -245,7 +245,7 @@ class InferenceService:
             request = parsed(pb.TraceSettingRequest.FromString, data)
             changes = {name: list(given.value) for name, given in request.settings.items()}
             response = pb.TraceSettingResponse()
-            settings = self._admin.trace_settings(call, request.model_name, changes)
+            settings = await self._admin.trace_settings(call, request.model_name, changes)
             for name, values in settings.items():
                 response.settings[name].value.extend(values)
             return response
@@ -257,7 +257,7 @@ class InferenceService:
             request = parsed(pb.LogSettingsRequest.FromString, data)
             changes = parsed(decode_log_settings, request.settings)
             response = pb.LogSettingsResponse()
-            for name, value in self._admin.log_settings(call, changes).items():
+            for name, value in (await self._admin.log_settings(call, changes)).items():
                 kind = {bool: "bool_param", int: "uint32_param", str: "string_param"}[type(value)]
                 setattr(response.settings[name], kind, value)
             return response

@@ -1,6 +1,7 @@
 """The port that serves gRPC."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import grpc
@@ -40,6 +41,13 @@ class GrpcPort:
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise StartError(f"--grpc-port: cannot listen on {address}") from error
+
+    def bind_socket(self, path: Path) -> None:
+        """Also listens on a Unix socket. Raises StartError."""
+        try:
+            self._server.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise StartError(f"--admin-socket: cannot listen on {path}") from error
 
     async def start(self) -> None:
         """Begins to take calls."""
