@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.process import ServerProcess
+from tests.support.process import ServerProcess, token_flags
 from tests.support.published import publish
 
 
@@ -27,8 +27,8 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(colours: Path, cache: Path) -> Iterator[ServerProcess]:
-    """A server of `colours` for tests that leave it as it is."""
-    running = ServerProcess(colours, cache=cache).wait_ready()
+    """A server of `colours` for tests that leave it as it is. Who has the token is admin."""
+    running = ServerProcess(colours, *token_flags(cache), cache=cache).wait_ready()
     yield running
     running.kill()
 

@@ -180,9 +180,9 @@ def main() -> None:
         models = repository(Path(folder))
         server = ServerProcess(models, "--model-control", "explicit", cache=Path(folder) / "cache")
         try:
-            with triton.InferenceServerClient(server.url) as client:
+            with triton.InferenceServerClient(server.admin) as client:
                 client.load_model("neighbour")
-            reloader = Reloader(models, server.url)
+            reloader = Reloader(models, server.admin)
             wrong = asyncio.run(reload_under_load(server, reloader, arguments.reloads))
             wrong += beside_loads(
                 server, reloader, arguments.rate, arguments.seconds, arguments.rounds

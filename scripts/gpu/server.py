@@ -87,6 +87,7 @@ class Server:
         command = [sys.executable, "-m", "convserve", "serve", "--allow-ungated"]
         command += ["--model-repository", str(repository), "--cache-dir", str(cache)]
         command += ["--engine", row["engine"], "--variant", row["variant"]]
+        command += ["--shared-memory", "convserve", "--admin-open", "memory"]
         command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self._lines: list[dict[str, Any]] = []

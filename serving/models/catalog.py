@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from serving.base.errors import ModelNotFound, ModelNotReady, quoted
 from serving.models.servable import Servable
@@ -84,9 +85,18 @@ class ModelEntry:
 class Catalog:
     """All entries by name. Code that changes an entry calls `changed`."""
 
-    def __init__(self) -> None:
+    def __init__(self, repository: Path) -> None:
+        folders = {repository, repository.resolve(), Path(tempfile.gettempdir())}
+        self._places = [f"{folder}/" for folder in folders if folder.is_absolute()]
         self.entries: dict[str, ModelEntry] = {}
         self._listeners: list[Callable[[], None]] = []
+
+    def told(self, reason: str) -> str:
+        """A reason as callers get it: without the place of the repository, or of the files of an
+        override, on this machine."""
+        for place in self._places:
+            reason = reason.replace(place, "")
+        return reason
 
     def entry(self, name: str) -> ModelEntry:
         """The entry of a name. Raises ModelNotFound."""
@@ -107,7 +117,7 @@ class Catalog:
                 if held.model is not None and number > newest:
                     newest, model = number, held.model
             if model is None:
-                raise ModelNotReady(f"model {name!r} is not ready: {entry.why_not()}")
+                raise ModelNotReady(f"model {name!r} is not ready: {self.told(entry.why_not())}")
             return model
         # No folder has a name of more digits, and Python refuses to convert 5,000 of them.
         number = int(version) if version.isdecimal() and len(version) <= 255 else -1
@@ -119,7 +129,8 @@ class Catalog:
             )
         if asked.model is None:
             raise ModelNotReady(
-                f"model {name!r} version {version} is not ready: {asked.reason or asked.state}"
+                f"model {name!r} version {version} is not ready: "
+                f"{self.told(asked.reason or asked.state)}"
             )
         return asked.model
 
@@ -134,9 +145,11 @@ class Catalog:
         lines = []
         for name, entry in sorted(self.entries.items()):
             for version, held in sorted(entry.versions.items()):
-                lines.append(VersionStatus(name, str(version), held.state, held.reason, held.model))
+                reason = self.told(held.reason)
+                lines.append(VersionStatus(name, str(version), held.state, reason, held.model))
             if entry.problem or not entry.versions:
-                problem = entry.problem or "no version folder that the version policy selects"
+                problem = self.told(entry.problem)
+                problem = problem or "no version folder that the version policy selects"
                 lines.append(VersionStatus(name, "", entry.state, problem, is_model=entry.is_model))
         return lines
 

@@ -54,7 +54,7 @@ class Registry(Catalog):
         decoders: Executor,
         drain_seconds: float,
     ) -> None:
-        super().__init__()
+        super().__init__(repository)
         self._repository = repository
         self._settings = settings
         self._metrics = metrics
@@ -106,7 +106,9 @@ class Registry(Catalog):
             logger.error("repository cannot be read", extra={"reason": str(error)})
             folders = {}
         idle = [
-            VersionStatus(name, "", State.UNKNOWN, folder.problem, is_model=folder.is_model)
+            VersionStatus(
+                name, "", State.UNKNOWN, self.told(folder.problem), is_model=folder.is_model
+            )
             for name, folder in folders.items()
             if name not in self.entries
         ]

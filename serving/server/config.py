@@ -96,7 +96,7 @@ class ServerConfig(BaseModel):
     )
     shared_memory: str | None = Field(
         None,
-        pattern=r"^/?[^/\0]+\Z",
+        pattern=r"^/?[A-Za-z0-9._-]+$",
         description="Take tensors in shared memory objects whose names begin with this.",
     )
     strict_config: bool = Field(

@@ -18,7 +18,7 @@ import tritonclient.grpc
 import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
-from tests.support.process import ServerProcess
+from tests.support.process import TOKEN, ServerProcess, token_flags
 from tests.support.protocol_calls import (
     CALLS,
     GAIN,
@@ -44,7 +44,9 @@ from tests.support.triton_clients import (
 # A server with gRPC's own settings says goodbye at the third ping; the library sends one a second.
 PINGS_SECONDS = 4.0
 HTTP_STATUS = {"INVALID_ARGUMENT": "400", "NOT_FOUND": "404", "UNIMPLEMENTED": "501"}
-METHODS = [(wire, method) for wire in WIRES for method in sorted(public_methods(wire))]
+# How a client is admin. tritonclient reaches no Unix socket over HTTP.
+WAYS = [(wire, "token") for wire in WIRES] + [("grpc", "socket"), ("grpc.aio", "socket")]
+METHODS = [(*way, method) for way in WAYS for method in sorted(public_methods(way[0]))]
 
 
 @dataclass(frozen=True)
@@ -371,8 +373,9 @@ def explicit_server(
     repository = tmp_path_factory.mktemp("compatibility")
     for name in (SERVED, SPARE, IDLE):
         publish(repository, name, gain=GAIN)
-    server = ServerProcess(repository, "--model-control", "explicit", cache=cache)
-    with closing(Session("grpc", server.url, server.http)) as session:
+    flags = ("--model-control", "explicit", *token_flags(repository))
+    server = ServerProcess(repository, *flags, cache=cache)
+    with closing(Session("grpc", server.admin, server.http)) as session:
         for name in (SERVED, SPARE):
             session.call("load_model", name)
     yield server
@@ -380,26 +383,28 @@ def explicit_server(
 
 
 @pytest.fixture(scope="module")
-def sessions(explicit_server: ServerProcess) -> Iterator[Callable[[str], Session]]:
-    """One session a wire."""
-    opened: dict[str, Session] = {}
+def sessions(explicit_server: ServerProcess) -> Iterator[Callable[..., Session]]:
+    """One session a wire and a way to be admin."""
+    opened: dict[tuple[str, str], Session] = {}
 
-    def session(wire: str) -> Session:
-        if wire not in opened:
-            opened[wire] = Session(wire, explicit_server.url, explicit_server.http)
-        return opened[wire]
+    def session(wire: str, way: str = "token") -> Session:
+        if (wire, way) not in opened:
+            by_token = way == "token"
+            url = explicit_server.url if by_token else explicit_server.admin
+            opened[wire, way] = Session(wire, url, explicit_server.http, TOKEN if by_token else "")
+        return opened[wire, way]
 
     yield session
     for one in opened.values():
         one.close()
 
 
-@pytest.mark.parametrize(("wire", "method"), METHODS)
+@pytest.mark.parametrize(("wire", "way", "method"), METHODS)
 def test_method_answers_as_documented(
-    sessions: Callable[[str], Session], wire: str, method: str
+    sessions: Callable[..., Session], wire: str, way: str, method: str
 ) -> None:
     assert method in CALLS, f"{wire}: {method} has no case"
-    session = sessions(wire)
+    session = sessions(wire, way)
     for about, call in CALLS[method].items():
         found = outcome(call, session)
         expected = EXPECTED[method][about]
@@ -427,7 +432,7 @@ def image_input(session: Session, rows: int) -> Any:
 
 @pytest.mark.parametrize("wire", ["grpc", "http"])
 def test_statistics_before_and_after_differ_by_what_ran_between(
-    sessions: Callable[[str], Session], wire: str
+    sessions: Callable[..., Session], wire: str
 ) -> None:
     session = sessions(wire)
 
@@ -495,7 +500,7 @@ def batches(statistics: dict[str, Any]) -> Counter[int]:
     ],
 )
 def test_timeout_is_kept_to_and_checked(
-    sessions: Callable[[str], Session], wire: str, named: dict[str, int], code: set[str], said: str
+    sessions: Callable[..., Session], wire: str, named: dict[str, int], code: set[str], said: str
 ) -> None:
     session = sessions(wire)
     found = outcome(session.call, "infer", SERVED, [image_input(session, 1)], **named)
@@ -507,7 +512,7 @@ def test_timeout_is_kept_to_and_checked(
 @pytest.mark.parametrize("wire", ["grpc", "http"])
 @pytest.mark.parametrize("priority", [1, 2, 3, 99])
 def test_every_priority_is_answered(
-    sessions: Callable[[str], Session], wire: str, priority: int
+    sessions: Callable[..., Session], wire: str, priority: int
 ) -> None:
     session = sessions(wire)
     result = session.call("infer", SERVED, [image_input(session, 2)], priority=priority)
@@ -548,7 +553,7 @@ def test_outputs_in_shared_memory_and_on_the_wire_do_not_mix_up(server: ServerPr
     """Clients find an output's data by its place among the outputs."""
     mask_bytes = 2 * 8 * 8
     handle = shm.create_shared_memory_region("mask", REGION_KEY, mask_bytes)
-    client = tritonclient.grpc.InferenceServerClient(server.url)
+    client = tritonclient.grpc.InferenceServerClient(server.admin)
     try:
         client.register_system_shared_memory("mask", REGION_KEY, mask_bytes)
         tensor = tritonclient.grpc.InferInput("image", [2, 8, 8, 3], "UINT8")

@@ -215,7 +215,7 @@ def test_explicit_control_loads_and_unloads_by_call(
 ) -> None:
     publish(tmp_path)
     server = start_server(tmp_path, "--model-control", "explicit")
-    client = triton.InferenceServerClient(server.url)
+    client = triton.InferenceServerClient(server.admin)
     assert not client.is_server_ready()
     with grpc.insecure_channel(server.url) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -236,7 +236,7 @@ def test_explicit_control_loads_and_unloads_by_call(
 
 
 def test_load_calls_are_refused_without_explicit_control(server: ServerProcess) -> None:
-    client = triton.InferenceServerClient(server.url)
+    client = triton.InferenceServerClient(server.admin)
     with pytest.raises(InferenceServerException, match="explicit"):
         client.unload_model("colours")
     assert client.is_model_ready("colours")
@@ -281,7 +281,7 @@ def test_reloads_under_load_fail_no_call_and_answer_from_one_version_or_the_othe
     config = tmp_path / "colours" / "config.pbtxt"
     text = config.read_text()
     server = start_server(tmp_path, "--model-control", "explicit")
-    admin = triton.InferenceServerClient(server.url)
+    admin = triton.InferenceServerClient(server.admin)
     admin.load_model("colours")
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 100

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.support.process import ServerProcess
+from tests.support.process import TOKEN, ServerProcess
 from tests.support.published import publish, samples
 
 LOGITS = samples().mean(axis=(1, 2)) * 10 / 255
@@ -161,7 +161,8 @@ def test_unknown_model_is_404(client: triton.InferenceServerClient, server: Serv
 
 
 def test_models_are_not_loaded_by_call_without_explicit_control(server: ServerProcess) -> None:
-    status, answer = post(f"{server.http}/v2/repository/models/colours/unload", {})
+    token = {"Authorization": f"Bearer {TOKEN}"}
+    status, answer = post(f"{server.http}/v2/repository/models/colours/unload", {}, **token)
     assert status == 403
     assert "explicit" in answer["error"]
 

@@ -14,7 +14,7 @@ import pytest
 from tests.helm.tools import free_ports
 from tests.peers.triton import COLOURS, IDENTITY, ROOT, TritonProcess, missing, write_python_model
 from tests.support.identity import VALUES, identity_config, publish_identity
-from tests.support.process import ServerProcess
+from tests.support.process import TOKEN, ServerProcess, token_flags
 from tests.support.protocol_calls import CALLS, GAIN, IDLE, SERVED, SPARE
 from tests.support.published import config, publish
 from tests.support.triton_clients import WIRES, Failed, Session, outcome, public_methods
@@ -68,8 +68,8 @@ def ours(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Serv
         publish(repository, name, gain=GAIN, engines=("onnxruntime",))
     publish_identity(repository, "identity", KINDS)
     flags = ("--model-control", "explicit", "--allow-ungated", "--engine", "onnxruntime")
-    server = ServerProcess(repository, *flags, cache=cache)
-    with closing(Session("grpc", server.url, server.http)) as session:
+    server = ServerProcess(repository, *flags, *token_flags(repository), cache=cache)
+    with closing(Session("grpc", server.admin, server.http)) as session:
         for name in (SERVED, SPARE, "identity"):
             session.call("load_model", name)
     yield server
@@ -77,9 +77,9 @@ def ours(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Serv
 
 
 def observe(wire: str, server: TritonProcess | ServerProcess) -> dict[tuple[str, str], Any]:
-    """What every call comes to, by method and what it is about."""
+    """What every call comes to, by method and what it is about. Triton passes over the token."""
     found = {}
-    with closing(Session(wire, server.url, server.http)) as session:
+    with closing(Session(wire, server.url, server.http, TOKEN)) as session:
         for method in sorted(public_methods(wire)):
             for about, call in CALLS[method].items():
                 answer = outcome(call, session)

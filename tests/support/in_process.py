@@ -31,6 +31,7 @@ from serving.repository.manifest import EvalTransform, Manifest, Normalization, 
 from serving.repository.model_config import from_proto
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.admin_calls import AdminCalls
+from serving.server.endpoints.file_writer import FilesFolder
 from serving.server.endpoints.front import Front
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
@@ -191,11 +192,13 @@ async def in_process(
     repository: Path,
     *,
     labels_of: Mapping[str, tuple[str, ...]] | None = None,
-    explicit: bool = True,
+    admin: Admin | None = None,
+    files: Path | None = None,
     max_body: int = 1 << 20,
     slow_seconds: float = 0.0,
 ) -> AsyncIterator[InProcess]:
-    """Serves the models colours, regions, points (of the three tasks) and plain (tensors only)."""
+    """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
+    admin: by default every caller may do everything."""
     metrics = Metrics()
     tasks: dict[str, Task | None] = {
         "colours": "classification",
@@ -215,13 +218,15 @@ async def in_process(
             registry.entries[name] = ModelEntry(State.READY, "", versions=versions)
         front = Front(registry, metrics, MemoryBudget(1 << 30), slow_seconds)
         failures = metrics.write_failures
-        memory, tracer, logs = SharedMemory(), Tracer(failures), LogSettings(failures)
+        folder = FilesFolder(files)
+        memory = SharedMemory("convserve")
+        tracer, logs = Tracer(folder, failures), LogSettings(folder, failures)
         health = Health(registry, strict=False)
-        admin = AdminCalls(
-            registry, Admin(allow_remote=False, explicit=explicit), memory, tracer, logs
-        )
+        admin = admin or Admin("open", explicit=True, memory=True)
         endpoints = (
-            front, OpenInference(memory, tracer), Inspection(registry, "0"), admin, health,
+            front, OpenInference(memory, tracer, admin, max_body),
+            Inspection(registry, "0", shared_memory=True),
+            AdminCalls(registry, admin, memory, tracer, logs), health,
         )  # fmt: skip
         app = web.Application(client_max_size=max_body)
         RestService(*endpoints).add_routes(app)

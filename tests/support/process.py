@@ -13,6 +13,16 @@ from pathlib import Path
 from typing import Any
 
 START_SECONDS = 60.0
+TOKEN = "token-of-the-tests"
+
+
+def token_flags(folder: Path) -> tuple[str, ...]:
+    """Flags of a server that takes admin calls by TOKEN, and system shared memory."""
+    file = folder / "admin-token"
+    file.write_text(TOKEN + "\n")
+    file.chmod(0o600)
+    token = ("--admin", "token", "--admin-token-file", str(file))
+    return (*token, "--shared-memory", "convserve")
 
 
 class ServerProcess:
@@ -30,7 +40,12 @@ class ServerProcess:
             stderr=subprocess.PIPE,
             text=True,
             # A server that is killed leaves its temporary files in the folder of the tests.
-            env={**(env or os.environ), "PYTHONUNBUFFERED": "1", "TMPDIR": str(cache.parent)},
+            env={
+                **(env or os.environ),
+                "PYTHONUNBUFFERED": "1",
+                "TMPDIR": str(cache.parent),
+                "XDG_RUNTIME_DIR": str(cache.parent),
+            },
         )
         self.log: list[dict[str, Any]] = []
         self._lines = threading.Condition()
@@ -39,6 +54,10 @@ class ServerProcess:
         started = self.wait_for_log("listening")
         self.url = f"127.0.0.1:{started['grpc_port']}"
         self.http = f"http://127.0.0.1:{started['http_port']}"
+        # The admin sockets: a gRPC target and a path; empty with --admin off.
+        folder = started["admin_socket"]
+        self.admin = f"unix:{folder}/grpc.sock" if folder else ""
+        self.admin_http = f"{folder}/http.sock" if folder else ""
         self.metrics_url = f"http://127.0.0.1:{started['metrics_port']}/metrics"
 
     def _read(self) -> None:

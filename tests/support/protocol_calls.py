@@ -284,7 +284,7 @@ def _types(value: Any) -> Any:
 
 
 def _closed(session: Session) -> str:
-    other = Session(session.wire, session.grpc_url, session.http_url)
+    other = Session(session.wire, session.grpc_url, session.http_url, session.token)
     other.call("is_server_live")
     other.call("close")
     other.close()

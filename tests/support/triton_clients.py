@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import queue
 from collections.abc import AsyncIterator, Callable, Mapping, MutableSequence
 from dataclasses import dataclass
@@ -35,10 +36,12 @@ class Failed:
 
 
 class Session:
-    """One client of one server. `call` runs a method of the client, whichever kind it is."""
+    """One client of one server. `call` runs a method of the client, whichever kind it is, with
+    the admin token where there is one."""
 
-    def __init__(self, wire: str, grpc_url: str, http_url: str) -> None:
+    def __init__(self, wire: str, grpc_url: str, http_url: str, token: str = "") -> None:
         self.wire = wire
+        self.token = token
         self.triton = WIRES[wire]
         self.over_grpc = wire.startswith("grpc")
         self.grpc_url = grpc_url
@@ -55,7 +58,10 @@ class Session:
 
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         """What the method returns, awaited where it has to be."""
-        returned = getattr(self.client, method)(*arguments, **named)
+        made = getattr(self.client, method)
+        if self.token and "headers" in inspect.signature(made).parameters:
+            named.setdefault("headers", {"authorization": f"Bearer {self.token}"})
+        returned = made(*arguments, **named)
         if self._runner is not None and asyncio.iscoroutine(returned):
             return self._runner.run(returned)
         return returned

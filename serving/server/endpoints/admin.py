@@ -138,14 +138,16 @@ class Admin:
     def _refusal(self, caller: Caller, group: AdminGroup) -> str:
         if self._mode == "off":
             return "admin calls are off: --admin socket, token or open permits them"
-        came = f"admin call ({group}) from {quoted(caller.address)}"
         if self._token is None:
-            ways = "the admin socket takes it, --admin token would from who has the token"
+            ways = "the admin socket takes it; so does a server with --admin token"
         elif caller.authorization:
             ways = "'authorization' has not the token of --admin-token-file"
         else:
             ways = "it needs 'authorization: Bearer TOKEN'"
-        return f"{came}: {ways}; --admin-open {group} permits it to everybody"
+        return (
+            f"admin call refused to {quoted(caller.address)}: {ways}, or to everybody with "
+            f"--admin-open {group}"
+        )
 
 
 def admin_of(config: ServerConfig) -> Admin:

@@ -23,7 +23,8 @@ def test_defaults_are_tritons_ports_on_loopback() -> None:
     assert (config.grpc_port, config.http_port, config.metrics_port) == (8001, 8000, 8002)
     assert config.host == "127.0.0.1"
     assert config.model_control == "none"
-    assert not config.allow_admin
+    assert config.admin == "socket"
+    assert not config.opened_groups
     assert config.model_repository == Path("models")
 
 
@@ -35,34 +36,35 @@ def test_flags_go_before_environment_and_environment_before_file(tmp_path: Path)
 
 
 def test_flag_that_was_not_given_leaves_the_other_sources_alone(tmp_path: Path) -> None:
-    file = file_with(tmp_path, "allow_admin: true\nmodel_repository: from-file\n")
-    flags = {"allow_admin": None, "model_repository": None, "host": None}
+    file = file_with(tmp_path, "strict_config: true\nmodel_repository: from-file\n")
+    flags = {"strict_config": None, "model_repository": None, "host": None}
     config = load_config(flags, {"CONVSERVE_HOST": "::1"}, file)
-    assert config.allow_admin
+    assert config.strict_config
     assert config.model_repository == Path("from-file")
     assert config.host == "::1"
 
 
 def test_flag_that_is_false_is_given(tmp_path: Path) -> None:
-    file = file_with(tmp_path, "allow_admin: true\n")
-    assert not load_config({**REPOSITORY, "allow_admin": False}, {}, file).allow_admin
+    file = file_with(tmp_path, "strict_config: true\n")
+    assert not load_config({**REPOSITORY, "strict_config": False}, {}, file).strict_config
 
 
 @pytest.mark.parametrize("name", ServerConfig.model_fields)
 def test_every_setting_is_a_variable_and_a_key(name: str, tmp_path: Path) -> None:
     values = {"bool": "true", "float": "7.0", "int": "7"}
     annotation = ServerConfig.model_fields[name].annotation
-    value = (
-        "poll" if name == "model_control" else values.get(getattr(annotation, "__name__", ""), "x")
-    )
+    chosen = {"model_control": "poll", "admin": "token", "admin_open": "memory"}
+    value = chosen.get(name) or values.get(getattr(annotation, "__name__", ""), "x")
+    needed = {**REPOSITORY, "admin": "token", "admin_token_file": "t"}
+    if name not in ("admin_token_file", "admin"):
+        needed = REPOSITORY
+    needed = {key: given for key, given in needed.items() if key != name}
     expected = getattr(ServerConfig.model_validate({**REPOSITORY, name: value}), name)
     assert expected != ServerConfig.model_fields[name].default
-    from_environment = load_config(
-        {} if name == "model_repository" else REPOSITORY, {"CONVSERVE_" + name.upper(): value}
-    )
+    from_environment = load_config(needed, {"CONVSERVE_" + name.upper(): value})
     assert getattr(from_environment, name) == expected
     file = file_with(tmp_path, f"{name}: {value}\n")
-    from_file = load_config({} if name == "model_repository" else REPOSITORY, {}, file)
+    from_file = load_config(needed, {}, file)
     assert getattr(from_file, name) == expected
 
 
@@ -120,7 +122,9 @@ def test_wrong_value_names_the_source_it_came_from(tmp_path: Path) -> None:
     [
         ("http_port", -1), ("metrics_port", 65536), ("poll_seconds", 0), ("drain_seconds", -1),
         ("threads", -1), ("max_image_pixels", 0), ("max_message_mib", 0), ("memory_mib", -1),
-        ("model_control", "sometimes"), ("allow_admin", "maybe"), ("max_message_mib", 2048),
+        ("model_control", "sometimes"), ("strict_config", "maybe"), ("admin", "everybody"),
+        ("admin_open", "repository,files"), ("shared_memory", ""), ("shared_memory", "a/b"),
+        ("max_message_mib", 2048),
         ("drain_seconds", math.inf), ("poll_seconds", math.inf), ("drain_seconds", math.nan),
         ("max_connection_age_seconds", 1e9),
     ],
@@ -129,6 +133,28 @@ def test_value_out_of_range_is_refused(name: str, value: object) -> None:
     flag = "--" + name.replace("_", "-")
     with pytest.raises(ConfigError, match=f"^{flag}: .*got {value!r}$"):
         load_config({**REPOSITORY, name: value}, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"admin": "token"}, "neither goes without the other"),
+        ({"admin_token_file": "t"}, "neither goes without the other"),
+        ({"admin": "off", "admin_open": "memory"}, "--admin-open: --admin off takes no"),
+        ({"admin": "off", "admin_socket": "s"}, "--admin-socket: --admin off takes no"),
+    ],
+)
+def test_admin_settings_of_which_one_makes_the_other_useless_are_refused(
+    settings: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config({**REPOSITORY, **settings}, {})
+
+
+@pytest.mark.parametrize("given", ["memory,repository", " memory , repository,"])
+def test_groups_of_admin_calls_are_opened_by_name(given: str) -> None:
+    config = load_config({**REPOSITORY, "admin_open": given}, {})
+    assert config.opened_groups == {"memory", "repository"}
 
 
 @pytest.mark.parametrize("name", ["grpc_port", "http_port", "metrics_port"])

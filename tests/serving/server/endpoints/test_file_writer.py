@@ -1,15 +1,20 @@
-"""Files written beside the calls: faults are counted and said once, and hold up nobody."""
+"""Files written beside the calls: only what is ours, faults counted and said once, nobody held
+up."""
 
 import logging
 import os
 import shutil
+import stat
 import threading
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from serving.server.endpoints.file_writer import FileWriter, check_writable
+from serving.base.errors import InvalidInput
+from serving.server.config import StartError
+from serving.server.endpoints import file_writer
+from serving.server.endpoints.file_writer import FilesFolder, FileWriter
 
 
 @pytest.fixture
@@ -18,82 +23,115 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def writer(registry: CollectorRegistry) -> FileWriter:
-    return FileWriter("trace", Counter("failures", "Failures.", ("kind",), registry=registry))
+def writer(registry: CollectorRegistry, tmp_path: Path) -> FileWriter:
+    """Writes files that begin with "[" into tmp_path/files."""
+    (tmp_path / "files").mkdir()
+    counter = Counter("failures", "Failures.", ("kind",), registry=registry)
+    return FileWriter("trace", FilesFolder(tmp_path / "files"), b"[", counter)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "files" / "file"
 
 
 def failures(registry: CollectorRegistry) -> float | None:
     return registry.get_sample_value("failures_total", {"kind": "trace"})
 
 
-def test_texts_are_appended_or_take_the_place_of_the_others(
-    writer: FileWriter, tmp_path: Path
-) -> None:
-    file = tmp_path / "file"
-    for text, append in (("old", True), ("new", False), ("er \ud800", True)):
-        writer.write(str(file), text, append=append)
+def test_texts_are_appended_or_take_the_place_of_the_others(writer: FileWriter, file: Path) -> None:
+    for parts, append in ((("[", "old"), True), (("[new",), False), (("er \ud800",), True)):
+        writer.write("file", parts, append=append)
     writer.wait(10)
-    assert file.read_text() == "newer ?"
+    assert file.read_text() == "[newer ?"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("fault", ["no folder", "full disk", "a folder", "a pipe", "a null byte"])
-def test_faults_are_counted_each_and_logged_once(
-    fault: str,
-    writer: FileWriter,
-    registry: CollectorRegistry,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    file = str(tmp_path / "file")
+FAULTS = ["no folder", "a folder", "a pipe", "a link", "a hard link", "another file", "of another"]
+
+
+def put(fault: str, file: Path) -> Path:
+    """Something in the way of a file. Returns a file of somebody else that must stay."""
+    victim = file.parent.parent / "victim"
+    victim.write_text("[victim")
     match fault:
         case "no folder":
-            file = str(tmp_path / "gone" / "file")
-        case "full disk":
-            file = "/dev/full"
+            shutil.rmtree(file.parent)
         case "a folder":
-            Path(file).mkdir()
+            file.mkdir()
         case "a pipe":
             os.mkfifo(file)
-        case "a null byte":
-            file += "\0"
+        case "a link":
+            file.symlink_to(victim)
+        case "a hard link":
+            file.hardlink_to(victim)
+        case "another file":
+            file.write_text("#!/bin/sh\n")
+        case "of another":
+            if os.geteuid() != 0:
+                pytest.skip("only root may give a file away")
+            file.write_text("[theirs")
+            os.chown(file, 10001, 10001)
+    return victim
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("append", [True, False])
+def test_faults_are_counted_each_and_logged_once_and_nothing_foreign_is_written(
+    fault: str,
+    append: bool,
+    writer: FileWriter,
+    registry: CollectorRegistry,
+    file: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    victim = put(fault, file)
+    before = file.read_bytes() if file.is_file() else b""
     for _ in range(5):
-        writer.write(file, "text", append=True)
+        writer.write("file", ("[text",), append=append)
     writer.wait(10)
+    assert writer.check("file")
     assert failures(registry) == 5
     [record] = caplog.records
     assert record.message == "file cannot be written"
     assert record.levelno == logging.ERROR
-    assert vars(record)["file"] == file
+    assert vars(record)["file"] == "file"
     assert vars(record)["reason"]
+    assert victim.read_text() == "[victim"
+    assert (file.read_bytes() if file.is_file() else b"") == before
 
 
 def test_fault_that_comes_back_is_logged_again(
-    writer: FileWriter, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    writer: FileWriter, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "folder"
     for _ in range(2):
-        folder.mkdir()
-        writer.write(str(folder / "file"), "text", append=True)
+        file.parent.mkdir(exist_ok=True)
+        writer.write("file", ("[",), append=True)
         writer.wait(10)
-        shutil.rmtree(folder)
+        shutil.rmtree(file.parent)
         for _ in range(3):
-            writer.write(str(folder / "file"), "text", append=True)
+            writer.write("file", ("[",), append=True)
         writer.wait(10)
     assert len(caplog.records) == 2
 
 
-def test_disk_that_hangs_holds_up_nobody(
+@pytest.mark.parametrize(
+    ("text", "lost"), [("text", 199), ("x" * (8 << 20), 10_191)], ids=["many", "large"]
+)
+def test_disk_that_hangs_holds_up_nobody_and_takes_bounded_memory(
+    text: str,
+    lost: int,
     writer: FileWriter,
     registry: CollectorRegistry,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     free = threading.Event()
-    monkeypatch.setattr("serving.server.endpoints.file_writer._write", lambda _: free.wait(10))
+    monkeypatch.setattr(writer, "_write", lambda _: free.wait(10))
     for _ in range(10_200):
-        writer.write(str(tmp_path / "file"), "text", append=True)
-    assert failures(registry) == pytest.approx(199, abs=1)
+        writer.write("file", (text,), append=True)
+    assert failures(registry) == pytest.approx(lost, abs=1)
     writer.wait(0.01)
+    assert writer.check("file") == "the disk does not answer"
     free.set()
 
 
@@ -101,8 +139,64 @@ def test_without_a_text_there_is_nothing_to_wait_for(writer: FileWriter) -> None
     writer.wait(60)
 
 
-def test_file_is_made_where_it_can_be_written(tmp_path: Path) -> None:
-    check_writable(str(tmp_path / "new"))
-    assert (tmp_path / "new").read_bytes() == b""
-    with pytest.raises(OSError, match="No such file"):
-        check_writable(str(tmp_path / "gone" / "file"))
+def test_check_makes_the_file(writer: FileWriter, file: Path) -> None:
+    assert writer.check("file") == ""
+    assert file.read_bytes() == b""
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_file_that_grows_is_set_aside_once(
+    writer: FileWriter, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_writer, "_LARGEST", 10)
+    for number in range(7):
+        writer.write("file", (f"[{number}xx",), append=True)
+    writer.wait(10)
+    assert file.read_text() == "[6xx"
+    assert file.with_name("file.1").read_text() == "[3xx[4xx[5xx"
+    assert len(list(file.parent.iterdir())) == 2
+
+
+def test_file_is_not_set_aside_onto_another(
+    writer: FileWriter,
+    registry: CollectorRegistry,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(file_writer, "_LARGEST", 4)
+    file.with_name("file.1").write_text("theirs")
+    for _ in range(2):
+        writer.write("file", ("[text",), append=True)
+    writer.wait(10)
+    assert file.with_name("file.1").read_text() == "theirs"
+    assert failures(registry) == 1
+
+
+def test_full_folder_gets_no_further_file(
+    writer: FileWriter, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_writer, "_MOST_ENTRIES", 3)
+    reasons = [writer.check(f"file{number}") for number in range(5)]
+    assert reasons == ["", "", "", *["its folder has 3 entries"] * 2]
+    assert writer.check("file0") == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd", "../x", "a/b", ".", "..", ".bashrc", "a\0b", "a\n", "-rf", "a b", "x" * 101,
+        "\ud800", "é", "a/../b", "$(x)",
+    ],
+)  # fmt: skip
+def test_name_that_is_not_plain_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="setting: expected a plain name") as refusal:
+        FilesFolder(tmp_path).check_name("setting", name)
+    assert len(str(refusal.value)) < 400
+
+
+def test_without_a_folder_no_name_will_do(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="--files-dir DIR"):
+        FilesFolder(None).check_name("setting", "plain")
+    FilesFolder(None).check_name("setting", "")
+    with pytest.raises(StartError, match=r"--files-dir: .*gone is not a folder"):
+        FilesFolder(tmp_path / "gone")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.base.errors import InvalidInput
-from serving.server.endpoints.shared_memory import Place, Region, SharedMemory
+from serving.base.errors import InvalidInput, QueueFull
+from serving.server.endpoints.shared_memory import MOST_REGIONS, Place, Region, SharedMemory
 
 SIZE = 8192
+ME = "socket"
 
 
 @pytest.fixture
@@ -24,10 +25,14 @@ def file() -> Iterator[Path]:
 @pytest.fixture
 def memory(file: Path) -> Iterator[SharedMemory]:
     """The object as the region "r"."""
-    memory = SharedMemory()
-    memory.register("r", f"/{file.name}", 0, SIZE)
+    memory = SharedMemory("convserve-test")
+    memory.register(ME, "r", f"/{file.name}", 0, SIZE)
     yield memory
-    memory.unregister("")
+    memory.unregister(ME, "")
+
+
+def read(memory: SharedMemory, place: Place) -> bytes:
+    return memory.read(ME, place, lambda _: None)
 
 
 def open_descriptors() -> int:
@@ -35,17 +40,17 @@ def open_descriptors() -> int:
 
 
 def test_tensor_is_read_and_written_at_its_place(memory: SharedMemory, file: Path) -> None:
-    assert memory.read(Place("r", 4097, 3)) == b"\x01\x02\x03"
-    memory.write(Place("r", 4096, 8), b"abc")
-    assert memory.read(Place("r", 4096, 4)) == b"abc\x03"
+    assert read(memory, Place("r", 4097, 3)) == b"\x01\x02\x03"
+    memory.write(ME, Place("r", 4096, 8), b"abc")
+    assert read(memory, Place("r", 4096, 4)) == b"abc\x03"
     assert file.read_bytes()[4096:4100] == b"abc\x03"
 
 
 def test_region_begins_at_its_offset(memory: SharedMemory, file: Path) -> None:
-    memory.register("behind", file.name, 4096, 4096)
-    memory.write(Place("behind", 1, 1), b"x")
+    memory.register(ME, "behind", file.name, 4096, 4096)
+    memory.write(ME, Place("behind", 1, 1), b"x")
     assert file.read_bytes()[4097:4098] == b"x"
-    assert memory.regions("behind") == [Region("behind", file.name, 4096, 4096)]
+    assert memory.regions(ME, "behind") == [Region("behind", file.name, 4096, 4096)]
 
 
 @pytest.mark.parametrize("left", [0, 100, 4096, SIZE - 1])
@@ -54,9 +59,9 @@ def test_object_that_was_cut_short_is_bad_input(
 ) -> None:
     os.truncate(file, left)
     with pytest.raises(InvalidInput, match=f"which was cut to {left}"):
-        memory.read(Place("r", 4096, 4096))
+        read(memory, Place("r", 4096, 4096))
     with pytest.raises(InvalidInput, match=f"which was cut to {left}"):
-        memory.write(Place("r", 4096, 4096), bytes(4096))
+        memory.write(ME, Place("r", 4096, 4096), bytes(4096))
     assert file.stat().st_size == left
 
 
@@ -70,7 +75,7 @@ def test_object_that_is_cut_short_while_it_is_written_harms_nobody(
         return write(descriptor, data[:1000], begin)
 
     monkeypatch.setattr("os.pwrite", cut_first)
-    memory.write(Place("r", 4096, 4096), bytes(4096))
+    memory.write(ME, Place("r", 4096, 4096), bytes(4096))
 
 
 def test_full_memory_is_bad_input(memory: SharedMemory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,14 +84,14 @@ def test_full_memory_is_bad_input(memory: SharedMemory, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("os.pwrite", full)
     with pytest.raises(InvalidInput, match="region 'r' cannot be written: No space left"):
-        memory.write(Place("r", 0, 4), bytes(4))
+        memory.write(ME, Place("r", 0, 4), bytes(4))
 
 
 def test_region_outlives_the_name_of_its_object(memory: SharedMemory, file: Path) -> None:
     file.unlink()
     file.write_bytes(b"another")
-    assert memory.read(Place("r", 1, 2)) == b"\x01\x02"
-    memory.write(Place("r", 0, 1), b"x")
+    assert read(memory, Place("r", 1, 2)) == b"\x01\x02"
+    memory.write(ME, Place("r", 0, 1), b"x")
     assert file.read_bytes() == b"another"
 
 
@@ -111,9 +116,9 @@ def test_region_outside_its_object_is_refused(
 ) -> None:
     before = open_descriptors()
     with pytest.raises(InvalidInput, match="shared memory region 'new'") as refusal:
-        memory.register("new", file.name, offset, size)
+        memory.register(ME, "new", file.name, offset, size)
     assert len(str(refusal.value)) < 300
-    assert [region.name for region in memory.regions()] == ["r"]
+    assert [region.name for region in memory.regions(ME)] == ["r"]
     assert open_descriptors() == before
 
 
@@ -122,10 +127,10 @@ def test_region_outside_its_object_is_refused(
 )
 def test_place_outside_its_region_is_refused(offset: int, size: int, memory: SharedMemory) -> None:
     with pytest.raises(InvalidInput, match=r"asked for, shared memory region 'r' has 8192"):
-        memory.read(Place("r", offset, size))
+        read(memory, Place("r", offset, size))
     if size >= 0:
         with pytest.raises(InvalidInput, match=r"asked for, shared memory region 'r' has 8192"):
-            memory.write(Place("r", offset, size), b"")
+            memory.write(ME, Place("r", offset, size), b"")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ def test_place_outside_its_region_is_refused(offset: int, size: int, memory: Sha
 )
 def test_key_that_is_no_name_is_refused(key: str) -> None:
     with pytest.raises(InvalidInput, match=r"expected the name|cannot be opened") as refusal:
-        SharedMemory().register("r", key, 0, 1)
+        SharedMemory("convserve-test").register(ME, "r", key, 0, 1)
     assert len(str(refusal.value)) < 400
 
 
@@ -155,7 +160,7 @@ def test_only_a_shared_memory_object_can_be_a_region(kind: str, file: Path) -> N
     before = open_descriptors()
     try:
         with pytest.raises(InvalidInput, match=r"expected the name|cannot be opened"):
-            SharedMemory().register("r", f"/{path.name}", 0, 1)
+            SharedMemory("convserve-test").register(ME, "r", f"/{path.name}", 0, 1)
         assert open_descriptors() == before
     finally:
         if kind == "folder":
@@ -165,19 +170,94 @@ def test_only_a_shared_memory_object_can_be_a_region(kind: str, file: Path) -> N
 
 
 def test_unregistering_closes_the_objects(file: Path) -> None:
-    memory = SharedMemory()
+    memory = SharedMemory("convserve-test")
     before = open_descriptors()
     for name in ("a", "b", "c"):
-        memory.register(name, file.name, 0, SIZE)
-    memory.unregister("a")
-    memory.unregister("a")
-    assert [region.name for region in memory.regions()] == ["b", "c"]
-    memory.unregister("")
-    assert memory.regions() == []
+        memory.register(ME, name, file.name, 0, SIZE)
+    memory.unregister(ME, "a")
+    memory.unregister(ME, "a")
+    assert [region.name for region in memory.regions(ME)] == ["b", "c"]
+    memory.unregister(ME, "")
+    assert memory.regions(ME) == []
     assert open_descriptors() == before
 
 
 def test_region_without_a_name_is_refused(memory: SharedMemory, file: Path) -> None:
     with pytest.raises(InvalidInput, match="expected a name"):
-        memory.register("", file.name, 0, SIZE)
-    assert [region.name for region in memory.regions()] == ["r"]
+        memory.register(ME, "", file.name, 0, SIZE)
+    assert [region.name for region in memory.regions(ME)] == ["r"]
+
+
+def test_region_is_there_for_its_owner_alone(memory: SharedMemory, file: Path) -> None:
+    place = Place("r", 0, 1)
+    assert memory.regions("token") == []
+    with pytest.raises(InvalidInput, match="no shared memory region 'r' is registered"):
+        memory.regions("token", "r")
+    with pytest.raises(InvalidInput, match="no shared memory region 'r' is registered"):
+        memory.read("token", place, lambda _: None)
+    with pytest.raises(InvalidInput, match="no shared memory region 'r' is registered"):
+        memory.write("token", place, b"x")
+    memory.register("token", "r", file.name, 1, 1)
+    memory.unregister("token", "")
+    memory.unregister("token", "r")
+    assert read(memory, place) == b"\0"
+
+
+def test_regions_and_their_names_are_bounded(file: Path) -> None:
+    memory = SharedMemory("convserve-test")
+    before = open_descriptors()
+    with pytest.raises(InvalidInput, match="up to 255 characters"):
+        memory.register(ME, "x" * 256, file.name, 0, 1)
+    for number in range(MOST_REGIONS):
+        memory.register(ME, str(number), file.name, 0, 1)
+    for number in range(3):
+        with pytest.raises(InvalidInput, match="256 regions are registered"):
+            memory.register("token", str(number), file.name, 0, 1)
+    assert open_descriptors() == before + MOST_REGIONS
+    memory.unregister(ME, "")
+    assert open_descriptors() == before
+
+
+def test_bytes_are_taken_before_they_are_read_and_after_their_place_is_checked(
+    memory: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(size: int) -> None:
+        taken.append(size)
+        raise QueueFull("full", 1.0)
+
+    taken: list[int] = []
+    with pytest.raises(InvalidInput, match="asked for"):
+        memory.read(ME, Place("r", 0, 10**30), refuse)
+    assert not taken
+    monkeypatch.setattr("os.pread", lambda *_: pytest.fail("was read"))
+    with pytest.raises(QueueFull):
+        memory.read(ME, Place("r", 0, 100), refuse)
+    assert taken == [100]
+
+
+@pytest.mark.parametrize("key", ["another", "/another", "convserve-tes", "Xconvserve-test"])
+def test_key_without_the_prefix_is_refused_before_it_is_opened(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.open", lambda *_: pytest.fail("was opened"))
+    with pytest.raises(InvalidInput, match="from 'convserve-test' on"):
+        SharedMemory("/convserve-test").register(ME, "r", key, 0, 1)
+
+
+def test_object_with_a_second_name_is_refused(file: Path) -> None:
+    other = file.with_name(f"{file.name}-other")
+    other.hardlink_to(file)
+    try:
+        with pytest.raises(InvalidInput, match="expected the name of an object"):
+            SharedMemory("convserve-test").register(ME, "r", file.name, 0, 1)
+    finally:
+        other.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give an object away")
+def test_object_of_another_user_is_refused_although_it_could_be_opened(file: Path) -> None:
+    os.chown(file, 10001, 10001)
+    before = open_descriptors()
+    with pytest.raises(InvalidInput, match="the object is of user 10001, the server runs as 0"):
+        SharedMemory("convserve-test").register(ME, "r", file.name, 0, 1)
+    assert open_descriptors() == before

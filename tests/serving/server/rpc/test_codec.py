@@ -23,7 +23,7 @@ from serving.server.endpoints.oip import (
     top_classes,
 )
 from serving.server.endpoints.raw_tensors import to_raw
-from serving.server.endpoints.shared_memory import Place, SharedMemory
+from serving.server.endpoints.shared_memory import Place
 from serving.server.rpc.codec import decode_request, encode_answer, encode_stream_answer, read_head
 from serving.server.rpc.wire import read_request
 
@@ -76,7 +76,8 @@ def typed_request(datatype: str, shape: list[int], **contents: list[Any]) -> pb.
 
 def call_of(request: pb.ModelInferRequest) -> InferRequest:
     read = read_request(request.SerializeToString())
-    return decode_request(read, read_head(read), SharedMemory())
+    no_memory: Any = None
+    return decode_request(read, read_head(read), no_memory)
 
 
 def decoded(request: pb.ModelInferRequest) -> Array:
