@@ -1,4 +1,5 @@
-"""Shared memory, log and trace settings, and load overrides, by tritonclient over both wires."""
+"""Shared memory, log and trace settings, and load overrides, by tritonclient over both wires: over
+gRPC on the admin socket, over HTTP with the admin token."""
 
 import base64
 import json
@@ -15,12 +16,14 @@ import pytest
 import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 import tritonclient.utils.shared_memory as shm
+from tritonclient.grpc import InferenceServerClientPlugin
 from tritonclient.utils import InferenceServerException
 
-from tests.support.process import ServerProcess
+from tests.support.process import TOKEN, ServerProcess, token_flags
 from tests.support.published import graph, publish, samples
 
 StartServer = Callable[..., ServerProcess]
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
 WIRES = {"grpc": over_grpc, "http": over_http}
 
 
@@ -30,9 +33,20 @@ def wire(request: pytest.FixtureRequest) -> Any:
     return WIRES[request.param]
 
 
+class _Token(InferenceServerClientPlugin):  # type: ignore[misc]
+    """Sends the token with every call."""
+
+    def __call__(self, request: Any) -> None:
+        request.headers.update(BEARER)
+
+
 def connect(wire: Any, server: ServerProcess) -> Any:
-    url = server.url if wire is over_grpc else server.http.removeprefix("http://")
-    return wire.InferenceServerClient(url)
+    """A client that is admin."""
+    if wire is over_grpc:
+        return wire.InferenceServerClient(server.admin)
+    client = wire.InferenceServerClient(server.http.removeprefix("http://"))
+    client.register_plugin(_Token())
+    return client
 
 
 @pytest.fixture
@@ -43,9 +57,10 @@ def client(wire: Any, server: ServerProcess) -> Iterator[Any]:
 
 
 def post(url: str, body: str) -> tuple[int, str]:
-    """Status and text of the answer to a POST."""
+    """Status and text of the answer to a POST with the token."""
+    request = urllib.request.Request(url, body.encode(), BEARER)
     try:
-        with urllib.request.urlopen(url, body.encode(), timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=10) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -87,8 +102,9 @@ def test_tensors_travel_through_shared_memory(wire: Any, client: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "offset", "size", "said"),
     [
-        ("/no_such_object", 0, 4, "cannot be opened"),
+        ("/convserve_none", 0, 4, "cannot be opened"),
         ("/../etc/passwd", 0, 4, "expected the name of an object"),
+        ("/another_object", 0, 4, "from 'convserve' on"),
         ("/convserve_small", 60, 8, "the object '/convserve_small' has 64"),
     ],
 )
@@ -141,8 +157,8 @@ def test_region_of_impossible_bytes_is_refused_over_rest(
         status, text = post(f"{server.http}/v2/systemsharedmemory/region/odd/register", body)
         assert status == 400
         assert "shared memory region 'odd'" in json.loads(text)["error"]
-        client = connect(over_grpc, server)
-        assert not client.get_system_shared_memory_status().regions
+        client = connect(over_http, server)
+        assert not client.get_system_shared_memory_status()
         client.close()
     finally:
         shm.destroy_shared_memory_region(handle)
@@ -190,34 +206,52 @@ def test_cuda_memory_is_unimplemented_with_a_reason(client: Any) -> None:
     )
 
 
-def test_log_settings_are_read_changed_and_checked(
-    wire: Any, tmp_path: Path, start_server: StartServer
-) -> None:
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The folder for files."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def writing(tmp_path: Path, files: Path, start_server: StartServer) -> ServerProcess:
+    """A server that writes into `files`."""
     publish(tmp_path / "models")
-    server = start_server(tmp_path / "models").wait_ready()
-    client = connect(wire, server)
-    file = tmp_path / "server.log"
-    client.update_log_settings({"log_file": str(file), "log_verbose_level": 1})
-    assert str(file) in str(client.get_log_settings())
+    flags = (*token_flags(tmp_path), "--files-dir", str(files))
+    return start_server(tmp_path / "models", *flags).wait_ready()
+
+
+def test_log_settings_are_read_changed_and_checked(
+    wire: Any, files: Path, writing: ServerProcess
+) -> None:
+    client = connect(wire, writing)
+    client.update_log_settings({"log_file": "server.log", "log_verbose_level": 1})
+    assert "server.log" in str(client.get_log_settings())
     with pytest.raises(InferenceServerException, match="log_vebose_level"):
         client.update_log_settings({"log_vebose_level": 1})
-    with pytest.raises(InferenceServerException, match="cannot be written"):
+    with pytest.raises(InferenceServerException, match="expected a plain name in --files-dir"):
         client.update_log_settings({"log_file": "/no/such/folder/file"})
+    os.mkfifo(files / "pipe")
+    with pytest.raises(InferenceServerException, match="pipe cannot be written"):
+        client.update_log_settings({"log_file": "pipe"})
+    client.update_log_settings({"log_error": False, "log_warning": False, "log_verbose_level": 0})
+    assert "server.log" not in writing.get(f"{writing.http}/v2/logging")[1]
     client.close()
-    assert server.terminate() == 0
-    assert any(json.loads(line)["message"] == "draining" for line in file.read_text().splitlines())
+    assert writing.terminate() == 0
+    lines = [
+        json.loads(line)["message"] for line in (files / "server.log").read_text().splitlines()
+    ]
+    assert "draining" in lines
 
 
 def test_traces_are_written_in_tritons_format(
-    wire: Any, tmp_path: Path, start_server: StartServer
+    wire: Any, files: Path, writing: ServerProcess
 ) -> None:
-    publish(tmp_path / "models")
-    server = start_server(tmp_path / "models").wait_ready()
-    client = connect(wire, server)
-    file = tmp_path / "trace.json"
+    client = connect(wire, writing)
     client.update_trace_settings(
         settings={
-            "trace_file": str(file),
+            "trace_file": "trace.json",
             "trace_level": ["TIMESTAMPS"],
             "trace_rate": "2",
             "trace_count": "3",
@@ -225,56 +259,51 @@ def test_traces_are_written_in_tritons_format(
     )
     for _ in range(10):
         logits_of(wire, client)
-    traces = json.loads(file.read_text())
+    client.update_trace_settings(settings={"trace_rate": "1"})  # waits for the file
+    traces = json.loads((files / "trace.json").read_text())
     assert len(traces) == 3
     stamps = {stamp["name"]: stamp["ns"] for stamp in traces[0]["timestamps"]}
     assert stamps["REQUEST_START"] <= stamps["QUEUE_START"] <= stamps["COMPUTE_START"]
     assert stamps["COMPUTE_START"] < stamps["COMPUTE_END"]
     assert traces[0]["model_name"] == "colours"
-    assert "1000" in str(client.get_trace_settings()) or "2" in str(client.get_trace_settings())
+    assert "trace.json" in str(client.get_trace_settings())
+    assert "trace.json" not in writing.get(f"{writing.http}/v2/trace/setting")[1]
     with pytest.raises(InferenceServerException, match="trace_rate"):
         client.update_trace_settings(settings={"trace_rate": "none"})
     client.close()
 
 
-@pytest.mark.parametrize("fault", ["folder removed", "full disk"])
 def test_traces_and_logs_that_cannot_be_written_harm_no_call(
-    fault: str, wire: Any, tmp_path: Path, start_server: StartServer
+    wire: Any, files: Path, writing: ServerProcess
 ) -> None:
-    publish(tmp_path / "models")
-    server = start_server(tmp_path / "models").wait_ready()
-    client = connect(wire, server)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    removed = fault == "folder removed"
-    traces, log = (str(folder / "t"), str(folder / "log")) if removed else ["/dev/full"] * 2
-    client.update_log_settings({"log_file": log, "log_verbose_level": 1})
+    client = connect(wire, writing)
+    client.update_log_settings({"log_file": "log", "log_verbose_level": 1})
     client.update_trace_settings(
         settings={
-            "trace_file": traces,
+            "trace_file": "t",
             "trace_level": ["TIMESTAMPS"],
             "trace_rate": "1",
-            "trace_count": "1",
+            "log_frequency": "1",
         }
     )
-    shutil.rmtree(folder)
+    shutil.rmtree(files)
     for _ in range(4):
         assert logits_of(wire, client).shape == (6, 3)
-    client.update_trace_settings(settings={"trace_level": ["OFF"], "trace_file": traces})
-    assert server.metric('convserve_write_failures_total{kind="trace"}') == 1
-    server.wait_for_log("file cannot be written", kind="trace")
+    client.update_trace_settings(settings={"trace_level": ["OFF"], "trace_file": "t"})
+    assert writing.metric('convserve_write_failures_total{kind="trace"}') == 4
+    writing.wait_for_log("file cannot be written", kind="trace")
     assert logits_of(wire, client).shape == (6, 3)
     client.close()
-    assert server.terminate() == 0
-    said = [line["kind"] for line in server.log if line["message"] == "file cannot be written"]
+    assert writing.terminate() == 0
+    said = [line["kind"] for line in writing.log if line["message"] == "file cannot be written"]
     assert sorted(said) == ["log", "trace"]
 
 
 def test_load_with_another_config_and_back(
-    wire: Any, tmp_path: Path, start_server: StartServer
+    wire: Any, tmp_path: Path, cache: Path, start_server: StartServer
 ) -> None:
     publish(tmp_path)
-    server = start_server(tmp_path, "--model-control", "explicit")
+    server = start_server(tmp_path, "--model-control", "explicit", *token_flags(cache))
     client = connect(wire, server)
     client.load_model("colours")
     assert logits_of(wire, client).shape == (6, 3)
@@ -295,9 +324,10 @@ def test_load_with_another_config_and_back(
 
 
 def test_load_with_files_that_no_repository_has(
-    wire: Any, tmp_path: Path, start_server: StartServer
+    wire: Any, tmp_path: Path, cache: Path, start_server: StartServer
 ) -> None:
-    server = start_server(tmp_path, "--model-control", "explicit", "--allow-ungated")
+    flags = ("--model-control", "explicit", "--allow-ungated", *token_flags(cache))
+    server = start_server(tmp_path, *flags)
     client = connect(wire, server)
     described = {
         "max_batch_size": 8,

@@ -346,7 +346,7 @@ def test_bytes_in_flight_are_bounded_for_images_and_tensors(
             waiting = pool.submit(first)
             while server.metric('convserve_memory_held_bytes{use="message"}') < 700_000:
                 assert not waiting.done()
-            with pytest.raises(refused, match="bytes in flight are taken"):
+            with pytest.raises(refused, match="memory is short"):
                 second()
             waiting.result()
         assert server.metric('convserve_memory_held_bytes{use="message"}') == 0

@@ -378,7 +378,7 @@ CALLS: dict[str, dict[str, Call]] = {
         "a part of an object": _registered({"byte_size": 8, "offset": PAGE}),
         "a name in use": _registered({}, {}),
         "past the end": _registered({"byte_size": REGION_BYTES + (1 << 20)}),
-        "an object that is not there": _registered({"key": "/no_such_object"}),
+        "an object that is not there": _registered({"key": "/convserve_none"}),
         "tensors": _through_memory,
     },
     "get_system_shared_memory_status": {
