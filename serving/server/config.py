@@ -127,6 +127,11 @@ class ServerConfig(BaseModel):
         "container's or machine's limit.",
     )
 
+    @field_validator("admin", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return "off" if value is False else value  # as YAML reads the word
+
     @field_validator("admin_open")
     @classmethod
     def _known_groups(cls, value: str) -> str:

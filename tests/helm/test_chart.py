@@ -118,6 +118,9 @@ def summary(resource: Resource) -> dict[str, object]:
         ("replcas=3", "replcas"),
         ("server.drainSecond=3", "drainSecond"),
         ("server.modelControl=always", "server/modelControl"),
+        ("server.admin=loopback", "server/admin"),
+        ("server.admin=token", "server.adminTokenSecret"),
+        ("server.adminOpen=files", "server/adminOpen"),
         ("replicas=two", "replicas"),
         ("image.digest=latest", "image/digest"),
         ("models.source=bucket", "models/source"),
@@ -181,6 +184,24 @@ def test_server_reads_the_settings_that_the_chart_writes(tmp_path: Path) -> None
     assert (config.model_control, config.poll_seconds, config.variant) == ("poll", 3, "fp32")
     assert (config.drain_seconds, config.max_image_pixels) == (12, 120_000_000)
     assert config.strict_readiness
+    assert config.admin == "socket"
+
+
+@pytest.mark.parametrize("admin", ["off", "socket", "token", "open"])
+def test_pods_have_the_token_of_admin_calls_where_there_is_one(admin: str, tmp_path: Path) -> None:
+    resources = render(f"server.admin={admin}", "server.adminTokenSecret=mine")
+    file = tmp_path / "server.yaml"
+    file.write_text(only(resources, "ConfigMap")["data"]["server.yaml"])
+    config = load_config({}, {"CONVSERVE_MODEL_REPOSITORY": "/models"}, file)
+    assert config.admin == admin
+    pod = pod_of(only(resources, "Deployment"))
+    secrets = {v["name"]: v["secret"] for v in pod["volumes"] if "secret" in v}
+    mounts = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    if admin == "token":
+        assert secrets == {"admin-token": {"secretName": "mine", "defaultMode": 0o440}}
+        assert str(config.admin_token_file) == mounts["admin-token"] + "/token"
+    else:
+        assert not secrets
 
 
 def test_grace_period_covers_the_wait_and_the_drain() -> None:
