@@ -82,5 +82,5 @@ def test_help_of_serve_shows_the_defaults_of_the_settings() -> None:
         flag = "--" + name.replace("_", "-")
         if isinstance(field.default, bool):
             assert told[flag] == ("" if field.default else "no-") + flag.removeprefix("--")
-        elif not field.is_required():
+        elif not field.is_required() and field.default not in (None, ""):
             assert told[flag] == str(field.default)
