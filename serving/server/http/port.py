@@ -19,7 +19,8 @@ def caller_of(request: web.BaseRequest) -> Caller:
     connection = None if transport is None else transport.get_extra_info("socket")
     if connection is not None and connection.family == socket.AF_UNIX:
         return Caller(None, authorization)
-    return Caller(request.remote or "", authorization)
+    # An address of IPv4 as itself, also on a socket of IPv6: it is the owner of regions.
+    return Caller((request.remote or "").removeprefix("::ffff:"), authorization)
 
 
 class HttpPort:

@@ -57,7 +57,12 @@ def _authorization(context: Context) -> str:
 def _address(peer: str) -> str | None:
     """The address in gRPC's "ipv4:127.0.0.1:80", "ipv6:%5B::1%5D:80"; None on a Unix socket."""
     kind, _, rest = unquote(peer).partition(":")
-    return None if kind == "unix" else rest.rpartition(":")[0].strip("[]")
+    return None if kind == "unix" else _plain(rest.rpartition(":")[0].strip("[]"))
+
+
+def _plain(address: str) -> str:
+    """An address of IPv4 as itself, also on a socket of IPv6."""
+    return address.removeprefix("::ffff:")
 
 
 def deadline_of(context: Context) -> float:
