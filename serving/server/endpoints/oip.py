@@ -1,6 +1,6 @@
 """The Open Inference Protocol's inference: tensors in, tensors out. Knows no wire."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +10,15 @@ from serving.base.tensor import Array, datatype_of
 from serving.images.postprocess import top_k
 from serving.models.servable import ENCODED_INPUT, CallOptions, ModelFacts, Servable
 from serving.server.endpoints.admin import Admin
-from serving.server.endpoints.front import InferenceCall
+from serving.server.endpoints.front import Call, InferenceCall
 from serving.server.endpoints.raw_tensors import to_raw
 from serving.server.endpoints.shared_memory import Place, SharedMemory
 from serving.server.endpoints.tracing import Tracer
 
 _LARGEST = (1 << 64) - 1
 
+# Gives the bytes of an input in shared memory.
+ReadMemory = Callable[[Place], bytes]
 Parameters = Mapping[str, bool | int | float | str]
 
 
@@ -67,52 +69,32 @@ class InferAnswer(NamedTuple):
     outputs: Sequence[OutputTensor]
 
 
-class CallMemory:
-    """Shared memory as one call may use it: the regions of its caller."""
-
-    __slots__ = ("_admin", "_call", "_largest", "_memory", "_taken")
-
-    def __init__(
-        self, call: InferenceCall, memory: SharedMemory, admin: Admin, largest: int
-    ) -> None:
-        self._call = call
-        self._memory = memory
-        self._admin = admin
-        self._largest = largest
-        self._taken = 0
-
-    def read(self, place: Place) -> bytes:
-        """The bytes of an input, which count to the call's message. Raises NotAllowed for a caller
-        who may use no shared memory, InvalidInput, QueueFull."""
-        owner = self._admin.require(self._call, "memory")
-        return self._memory.read(owner, place, self._take)
-
-    def _take(self, size: int) -> None:
-        self._taken += size
-        if self._taken > self._largest:
-            raise InvalidInput(
-                f"inputs in shared memory take {self._taken} bytes or more, a call may have "
-                f"{self._largest} (--max-message-mib)"
-            )
-        self._call.hold("message", size)
-
-
 class OpenInference:
     """Answers inference requests of both wires.
 
     memory: the regions that their tensors may lie in.
-    largest: bytes that the inputs of a call may take there.
+    admin: decides who may use them.
+    max_message: bytes that an input may have there.
     """
 
-    def __init__(self, memory: SharedMemory, tracer: Tracer, admin: Admin, largest: int) -> None:
+    def __init__(
+        self, memory: SharedMemory, tracer: Tracer, admin: Admin, max_message: int
+    ) -> None:
         self._memory = memory
         self._tracer = tracer
         self._admin = admin
-        self._largest = largest
+        self._max_message = max_message
 
-    def memory_of(self, call: InferenceCall) -> CallMemory:
-        """What the inputs of a call are read from."""
-        return CallMemory(call, self._memory, self._admin, self._largest)
+    def read_memory(self, call: Call, place: Place) -> bytes:
+        """The bytes of an input in shared memory, which the call holds. Raises NotAllowed for a
+        caller who may use none, InvalidInput, QueueFull, and then none is read."""
+        owner = self._admin.require(call, "memory")
+        if place.byte_size > self._max_message:
+            raise InvalidInput(
+                f"an input in shared memory takes {quoted(place.byte_size)} bytes, the limit is "
+                f"{self._max_message} (--max-message-mib)"
+            )
+        return self._memory.read(owner, place, lambda size: call.hold("message", size))
 
     async def infer(
         self, call: InferenceCall, model: Servable, request: InferRequest

@@ -11,10 +11,10 @@ import numpy as np
 from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, Array
 from serving.server.endpoints.oip import (
-    CallMemory,
     InferAnswer,
     InferRequest,
     OutputTensor,
+    ReadMemory,
     WantedOutput,
     class_count_of,
     place_of,
@@ -26,7 +26,7 @@ JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 
 
 def decode_request(
-    body: bytes, json_length: str | None, memory: CallMemory
+    body: bytes, json_length: str | None, read_memory: ReadMemory
 ) -> tuple[InferRequest, set[str]]:
     """A body as a request, and the names of the outputs wanted in binary ("*" for all).
     json_length: the header of this meaning, None where it is not given.
@@ -51,7 +51,7 @@ def decode_request(
         )
     request = InferRequest(
         id=str(document.get("id", "")),
-        inputs=_inputs(document, memoryview(body)[length:], memory),
+        inputs=_inputs(document, memoryview(body)[length:], read_memory),
         wanted=wanted,
         parameters=parameters,
     )
@@ -142,7 +142,9 @@ def decode_override(data: bytes) -> dict[str, str | bytes]:
     return override
 
 
-def _inputs(document: Mapping[str, Any], rest: memoryview, memory: CallMemory) -> dict[str, Array]:
+def _inputs(
+    document: Mapping[str, Any], rest: memoryview, read_memory: ReadMemory
+) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     position = 0
     for index, tensor in enumerate(_list(document, "inputs")):
@@ -157,7 +159,7 @@ def _inputs(document: Mapping[str, Any], rest: memoryview, memory: CallMemory) -
         place = place_of(parameters, name)
         size = parameters.get("binary_data_size")
         if place is not None:
-            arrays[name] = from_raw(name, datatype, shape, memory.read(place))
+            arrays[name] = from_raw(name, datatype, shape, read_memory(place))
         elif size is not None:
             if type(size) is not int or not 0 <= size <= len(rest) - position:
                 raise InvalidInput(

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -107,9 +108,8 @@ class RestService:
             body = await call.receive(read_body(request))
             model = call.resolve(*_model(request))
             given_length = request.headers.get(JSON_LENGTH_HEADER)
-            tensors, binary = parsed(
-                decode_request, body, given_length, self._inference.memory_of(call)
-            )
+            read_memory = partial(self._inference.read_memory, call)
+            tensors, binary = parsed(decode_request, body, given_length, read_memory)
             call.id = tensors.id
             answer = await self._inference.infer(call, model, tensors)
             content, json_length = encode_answer(answer, binary)

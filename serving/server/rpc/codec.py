@@ -11,10 +11,10 @@ from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, Array
 from serving.server.endpoints.oip import (
-    CallMemory,
     InferAnswer,
     InferRequest,
     Parameters,
+    ReadMemory,
     WantedOutput,
     class_count_of,
     place_of,
@@ -131,18 +131,18 @@ def read_head(request: WireRequest) -> Head:
     return _remembered_head(request.head) if small else Head(request.head)
 
 
-def decode_request(request: WireRequest, head: Head, memory: CallMemory) -> InferRequest:
+def decode_request(request: WireRequest, head: Head, read_memory: ReadMemory) -> InferRequest:
     """The tensors of a request. Raw ones of fixed-size elements are views of the request.
 
     Raises InvalidInput naming the tensor, the expected and the given.
     """
     tensors = head.tensors
-    inputs = _decode_inputs(tensors.inputs, request.raws, memory)
+    inputs = _decode_inputs(tensors.inputs, request.raws, read_memory)
     return InferRequest(request.id, inputs, tensors.wanted, tensors.parameters)
 
 
 def _decode_inputs(
-    inputs: Sequence[_Input], raws: Sequence[memoryview], memory: CallMemory
+    inputs: Sequence[_Input], raws: Sequence[memoryview], read_memory: ReadMemory
 ) -> dict[str, Array]:
     given = len(raws)
     taken = 0
@@ -150,7 +150,7 @@ def _decode_inputs(
     for tensor in inputs:
         name, datatype, dims, contents, place, _ = tensor
         if place is not None:
-            arrays[name] = of_shape(name, datatype, dims, memory.read(place))
+            arrays[name] = of_shape(name, datatype, dims, read_memory(place))
         elif not given:
             arrays[name] = _from_contents(tensor)
         elif taken == given:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from functools import partial
 
 import grpc
 
@@ -90,7 +91,8 @@ class InferenceService:
         call.id = request.id
         head = parsed(read_head, request)
         model = call.resolve(head.model, head.version)
-        return model, parsed(decode_request, request, head, self._inference.memory_of(call))
+        read_memory = partial(self._inference.read_memory, call)
+        return model, parsed(decode_request, request, head, read_memory)
 
     # Health.
 
