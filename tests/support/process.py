@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,20 @@ def token_flags(folder: Path) -> tuple[str, ...]:
 
 
 class ServerProcess:
-    """`convserve serve` on free ports; its log lines are kept, parsed."""
+    """`convserve serve` on free ports; its log lines are kept, parsed.
+
+    prefix: words before its command, such as those of a program that limits it and becomes it.
+    """
 
     def __init__(
-        self, repository: Path, *flags: str, cache: Path, env: dict[str, str] | None = None
+        self,
+        repository: Path,
+        *flags: str,
+        cache: Path,
+        env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
-        command = [sys.executable, "-m", "convserve", "serve"]
+        command = [*prefix, sys.executable, "-m", "convserve", "serve"]
         command += ["--model-repository", str(repository), "--cache-dir", str(cache)]
         for port in ("grpc", "http", "metrics"):
             command += [f"--{port}-port", "0"]
