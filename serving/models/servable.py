@@ -170,6 +170,20 @@ class ModelFacts:
         return {spec.name: spec.datatype for spec in self.outputs}
 
     @cached_property
+    def row_elements(self) -> Mapping[str, int | None]:
+        """The elements in one row of each output; None where each call may have another number."""
+        begin = 1 if self.batches else 0
+        return {
+            spec.name: None if -1 in spec.shape[begin:] else math.prod(spec.shape[begin:])
+            for spec in self.outputs
+        }
+
+    @cached_property
+    def row_elements_in_all(self) -> float:
+        """The elements in one row of all outputs; inf where each call may have another number."""
+        return sum(math.inf if size is None else size for size in self.row_elements.values())
+
+    @cached_property
     def takes_text(self) -> bool:
         """Whether an input holds strings."""
         return any(spec.datatype == "BYTES" for spec in self.inputs)

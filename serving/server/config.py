@@ -120,6 +120,9 @@ class ServerConfig(BaseModel):
     max_message_mib: int = Field(
         32, gt=0, le=_MAX_MESSAGE_MIB, description="Largest message, in MiB."
     )
+    max_json_mib: int = Field(
+        8, gt=0, le=_MAX_MESSAGE_MIB, description="Largest JSON of a REST body, in MiB."
+    )
     memory_mib: int = Field(
         0,
         ge=0,

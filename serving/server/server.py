@@ -117,7 +117,7 @@ class Server:
         inspection = Inspection(self.registry, version, shared_memory=admin.memory)
         admin_calls = AdminCalls(self.registry, admin, memory, self._tracer, self._logs)
         endpoints = (self._front, open_inference, inspection, admin_calls, self._health)
-        self._rest = RestService(*endpoints)
+        self._rest = RestService(*endpoints, max_json=config.max_json_mib * _MIB)
         self._inference = InferenceService(*endpoints)
         self._vision = VisionService(self._front)
         self._grpc_health = HealthService(

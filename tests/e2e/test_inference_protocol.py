@@ -182,7 +182,7 @@ def test_statistics_count_requests_rows_and_batches(
         ("nothing", [image_input(samples())], "'colours'"),
         ("colours", [], "missing"),
         ("colours", [image_input(samples(), "picture")], "no input 'picture'"),
-        ("colours", [image_input(samples()[:, :4])], "[-1, 8, 8, 3], got uint8 [6, 4, 8, 3]"),
+        ("colours", [image_input(samples()[:, :4])], "[-1, 8, 8, 3], got UINT8 [6, 4, 8, 3]"),
         ("colours", [image_input(np.zeros((9, 8, 8, 3), np.uint8))], "expected 1 to 8 rows"),
         ("colours", [encoded_input(b"broken")], "not an image"),
         ("colours", [encoded_input(RED_PNG.getvalue()), image_input(samples())], "takes the place"),

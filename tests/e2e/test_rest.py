@@ -105,6 +105,9 @@ def test_statistics_agree_with_metrics(
     assert found["inference_stats"]["success"]["count"] > 0
 
 
+IMAGE: dict[str, Any] = {"name": "image", "datatype": "UINT8", "shape": [1, 8, 8, 3]}
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -113,31 +116,11 @@ def test_statistics_agree_with_metrics(
         ({"inputs": 3}, "inputs: expected a list"),
         ({"inputs": [{"name": "image"}]}, "inputs[0].datatype"),
         ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": "x"}]}, "inputs[0].shape"),
-        (
-            {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1], "data": [300]}]},
-            "does not fit UINT8",
-        ),
-        (
-            {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [2], "data": [1]}]},
-            "takes 2 elements, got 1",
-        ),
-        (
-            {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1], "data": ["a"]}]},
-            "inputs[0].data",
-        ),
-        (
-            {
-                "inputs": [
-                    {
-                        "name": "image",
-                        "datatype": "UINT8",
-                        "shape": [4],
-                        "parameters": {"binary_data_size": 4},
-                    }
-                ]
-            },
-            "binary_data_size",
-        ),
+        ({"inputs": [IMAGE | {"shape": [1], "data": [3]}]}, "expected UINT8 [-1, 8, 8, 3]"),
+        ({"inputs": [IMAGE | {"data": [300] * 192}]}, "does not fit UINT8"),
+        ({"inputs": [IMAGE | {"data": [1]}]}, "takes 192 elements, got 1"),
+        ({"inputs": [IMAGE | {"data": ["a"]}]}, "inputs[0].data"),
+        ({"inputs": [IMAGE | {"parameters": {"binary_data_size": 192}}]}, "binary_data_size"),
         ({"inputs": []}, "missing"),
     ],
 )
@@ -184,12 +167,12 @@ def test_large_bodies_are_taken_up_to_the_message_limit(
 ) -> None:
     publish(tmp_path)
     server = start_server(tmp_path, "--max-message-mib", "3").wait_ready()
-    padding = {"parameters": {"padding": "x" * (2 << 20)}}
-    status, answer = post(f"{server.http}/v2/models/colours/infer", {"inputs": [], **padding})
+    url = f"{server.http}/v2/models/colours/infer"
+    header = {"Inference-Header-Content-Length": "2"}
+    status, answer = post(url, b"{}" + bytes(2 << 20), **header)
     assert status == 400
     assert "missing" in answer["error"]
-    padding = {"parameters": {"padding": "x" * (4 << 20)}}
-    status, answer = post(f"{server.http}/v2/models/colours/infer", {"inputs": [], **padding})
+    status, answer = post(url, b"{}" + bytes(4 << 20), **header)
     assert status == 413
     assert "exceeded" in answer["error"]
 

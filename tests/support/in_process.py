@@ -195,6 +195,8 @@ async def in_process(
     admin: Admin | None = None,
     files: Path | None = None,
     max_body: int = 1 << 20,
+    max_json: int = 8 << 20,
+    max_answer: int = 1 << 20,
     slow_seconds: float = 0.0,
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
@@ -224,12 +226,12 @@ async def in_process(
         health = Health(registry, strict=False)
         admin = admin or Admin("open", explicit=True, memory=True)
         endpoints = (
-            front, OpenInference(memory, tracer, admin, max_body),
+            front, OpenInference(memory, tracer, admin, max_answer),
             Inspection(registry, "0", shared_memory=True),
             AdminCalls(registry, admin, memory, tracer, logs), health,
         )  # fmt: skip
         app = web.Application(client_max_size=max_body)
-        RestService(*endpoints).add_routes(app)
+        RestService(*endpoints, max_json=max_json).add_routes(app)
         runner = JsonRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,6 +1,6 @@
 """The guard between a wire's bytes and the handlers: what cannot be parsed is bad input."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar, TypeVarTuple
 
 from serving.base.errors import InvalidInput, ServingError, quoted
@@ -17,6 +17,16 @@ def parsed(parse: Callable[[*Given], Parsed], *given: *Given) -> Parsed:
     """
     try:
         return parse(*given)
+    except ServingError:
+        raise
+    except Exception as error:
+        raise unreadable(error) from error
+
+
+async def parsed_in_turns(parsing: Awaitable[Parsed]) -> Parsed:
+    """`parsed` for what gives way to other work on the event loop."""
+    try:
+        return await parsing
     except ServingError:
         raise
     except Exception as error:

@@ -1,34 +1,31 @@
 """The Open Inference Protocol's inference: tensors in, tensors out. Knows no wire."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from serving.base.errors import InvalidInput, quoted
-from serving.base.tensor import Array, datatype_of
+from serving.base.tensor import NUMPY_TYPES, Array, datatype_of
+from serving.base.turns import Turns
 from serving.images.postprocess import top_k
 from serving.models.servable import ENCODED_INPUT, CallOptions, ModelFacts, Servable
 from serving.server.endpoints.admin import Admin
+from serving.server.endpoints.declared import UNCOUNTED_BYTES, Expected, WantedOutput, output_bytes
 from serving.server.endpoints.front import Call, InferenceCall
-from serving.server.endpoints.raw_tensors import to_raw
+from serving.server.endpoints.raw_tensors import (
+    TEXT_BYTES,
+    TEXTS_IN_A_TURN,
+    check_length,
+    to_raw,
+)
 from serving.server.endpoints.shared_memory import Place, SharedMemory
 from serving.server.endpoints.tracing import Tracer
 
 _LARGEST = (1 << 64) - 1
 
-# Gives the bytes of an input in shared memory.
-ReadMemory = Callable[[Place], bytes]
 Parameters = Mapping[str, bool | int | float | str]
-
-
-class WantedOutput(NamedTuple):
-    """An output that a call asks for: as numbers, or as the best `class_count` classes; in the
-    answer, or at a place in shared memory."""
-
-    name: str
-    class_count: int = 0
-    place: Place | None = None
 
 
 class InferRequest(NamedTuple):
@@ -38,12 +35,16 @@ class InferRequest(NamedTuple):
     inputs: tensors by name, batch dimension included.
     wanted: the outputs asked for; empty for all.
     parameters: plain values by name.
+    expected: the memory of its answer.
+    as_text: outputs that travel as text.
     """
 
     id: str
     inputs: Mapping[str, Array]
     wanted: Sequence[WantedOutput]
     parameters: Parameters
+    expected: Expected
+    as_text: Container[str] = ()
 
 
 class OutputTensor(NamedTuple):
@@ -74,21 +75,56 @@ class OpenInference:
 
     memory: the regions that their tensors may lie in.
     admin: decides who may use them.
-    max_message: bytes that an input may have there.
+    max_message: bytes that an answer may have, and an input in shared memory.
+    turns: of the event loop, for tensors that take long to read or to write.
     """
 
     def __init__(
         self, memory: SharedMemory, tracer: Tracer, admin: Admin, max_message: int
     ) -> None:
+        self.turns = Turns()
         self._memory = memory
         self._tracer = tracer
         self._admin = admin
         self._max_message = max_message
 
-    def read_memory(self, call: Call, place: Place) -> bytes:
+    def accept(self, call: Call, expected: Expected) -> None:
+        """Holds the memory of an answer, where all of it is known. Raises InvalidInput where a
+        message cannot have that many bytes, QueueFull where others hold too much."""
+        self.check_answer(expected.message)
+        size = expected.arrays + expected.message
+        if expected.complete and size > UNCOUNTED_BYTES:
+            call.hold("answer", size)
+
+    def check_answer(self, size: int) -> None:
+        """Raises InvalidInput for an answer of more bytes than a message may have."""
+        if size > self._max_message:
+            raise InvalidInput(
+                f"the answer takes up to {size} bytes, the limit is {self._max_message} "
+                "(--max-message-mib): ask for fewer rows, fewer outputs or fewer classes, and over "
+                "REST for binary data"
+            )
+
+    def hold_elements(self, call: Call, datatype: str, dims: tuple[int, ...], size: int) -> None:
+        """Holds the memory of elements that are read out of `size` bytes, and not used where they
+        lie. Raises InvalidInput, QueueFull."""
+        elements = min(math.prod(dims), size)
+        if datatype == "BYTES":
+            size += elements * TEXT_BYTES
+        else:
+            size = elements * NUMPY_TYPES[datatype].itemsize
+        if size > UNCOUNTED_BYTES:
+            call.hold("batch", size)
+
+    def read_memory(
+        self, call: Call, place: Place, name: str, datatype: str, dims: tuple[int, ...]
+    ) -> bytes:
         """The bytes of an input in shared memory, which the call holds. Raises NotAllowed for a
-        caller who may use none, InvalidInput, QueueFull, and then none is read."""
+        caller who may use none, InvalidInput, also where they are not as many as its shape takes,
+        and QueueFull, and then none is read."""
         owner = self._admin.require(call, "memory")
+        if datatype != "BYTES":
+            check_length(name, datatype, dims, place.byte_size)
         if place.byte_size > self._max_message:
             raise InvalidInput(
                 f"an input in shared memory takes {quoted(place.byte_size)} bytes, the limit is "
@@ -103,38 +139,28 @@ class OpenInference:
         for a caller who may use no shared memory and wants outputs there."""
         facts = model.facts
         owner = ""
-        for wanted in request.wanted:
-            if wanted.place is not None:
-                owner = self._admin.require(call, "memory")
-                break
-        size = 0
-        for array in request.inputs.values():
-            size += _size(array)
-        call.hold("message", size)
+        if any(wanted.place is not None for wanted in request.wanted):
+            owner = self._admin.require(call, "memory")
         options = _options(request.parameters, call)
-        for wanted in request.wanted:
-            if wanted.name not in facts.output_types:
-                raise InvalidInput(
-                    f"model {facts.name!r} has no output {quoted(wanted.name)}; "
-                    f"its outputs are {sorted(facts.output_types)}"
-                )
         if ENCODED_INPUT in request.inputs and ENCODED_INPUT not in facts.input_names:
-            answer = await model.infer_encoded(_images(facts, request.inputs), options)
+            images = list(request.inputs[ENCODED_INPUT].reshape(-1))
+            answer = await model.infer_encoded(images, options)
         else:
             inputs = request.inputs
             if facts.takes_text:
-                inputs = {name: _as_text(name, array) for name, array in inputs.items()}
+                inputs = {name: await self._as_text(name, inputs[name]) for name in inputs}
             answer = await model.infer(inputs, options)
+        arrays = answer.outputs
+        if not request.expected.complete:
+            self.accept(call, _found(facts, request, arrays))
         if request.wanted:
             outputs = [
-                _output(facts, asked, answer.outputs[asked.name]) for asked in request.wanted
+                await self._output(facts, owner, asked, arrays[asked.name])
+                for asked in request.wanted
             ]
-            for output in outputs:
-                if output.place is not None:
-                    self._memory.write(owner, output.place, to_raw(output.array))
         else:
             outputs = [
-                OutputTensor(name, datatype, answer.outputs[name])
+                OutputTensor(name, datatype, arrays[name])
                 for name, datatype in facts.output_types.items()
             ]
         timing = answer.timing
@@ -142,6 +168,36 @@ class OpenInference:
             facts.name, facts.version, request.id, call.began, timing.queue, timing.infer
         )
         return InferAnswer(facts.name, facts.version, request.id, outputs)
+
+    async def _output(
+        self, facts: ModelFacts, owner: str, wanted: WantedOutput, array: Array
+    ) -> OutputTensor:
+        name, place = wanted.name, wanted.place
+        if wanted.class_count:
+            count, labels = wanted.class_count, facts.labels_of(name)
+            found = await top_classes(name, array, count, labels, facts.batches, self.turns)
+            return OutputTensor(name, "BYTES", found)
+        if place is not None:
+            self._memory.write(owner, place, bytes(await to_raw(array, self.turns)))
+        return OutputTensor(name, facts.output_types[name], array, place)
+
+    async def _as_text(self, name: str, array: Array) -> Array:
+        """Elements of BYTES as engines take them: text. Checked here, since bytes that are none
+        would fail in the engine and take their batch with them. Raises InvalidInput."""
+        if not array.dtype.hasobject:
+            return array
+        text = np.empty(array.size, np.object_)
+        for position, element in enumerate(array.reshape(-1)):
+            if position % TEXTS_IN_A_TURN == TEXTS_IN_A_TURN - 1:
+                await self.turns.next()
+            try:
+                text[position] = element.decode()
+            except UnicodeDecodeError as error:
+                index = [int(at) for at in np.unravel_index(position, array.shape)]
+                raise InvalidInput(
+                    f"input {quoted(name)}: element {index} is not UTF-8 text: {error}"
+                ) from error
+        return text.reshape(array.shape)
 
 
 def place_of(parameters: Parameters, name: str) -> Place | None:
@@ -197,57 +253,19 @@ def _whole_number(parameters: Parameters, name: str) -> int:
     return value
 
 
-def _size(array: Array) -> int:
-    """The bytes of a tensor's elements."""
-    if array.dtype.hasobject:
-        return sum(len(element) for element in array.flat)
-    return array.nbytes
+def _found(facts: ModelFacts, request: InferRequest, arrays: Mapping[str, Array]) -> Expected:
+    """The memory of an answer whose outputs are there."""
+    message = 0
+    for output in request.wanted or [WantedOutput(name) for name in facts.output_types]:
+        array = arrays[output.name]
+        rows = len(array) if facts.batches else 1
+        message += output_bytes(facts, output, rows, array.size, request.as_text)
+    return Expected(sum(array.nbytes for array in arrays.values()), message, complete=True)
 
 
-def _images(facts: ModelFacts, inputs: Mapping[str, Array]) -> list[bytes]:
-    """The image files of the input `encoded`, BYTES [n] or [n, 1]."""
-    encoded = inputs[ENCODED_INPUT]
-    if len(inputs) > 1:
-        raise InvalidInput(
-            f"input {ENCODED_INPUT!r} takes the place of every other, got {quoted(sorted(inputs))}"
-        )
-    if encoded.dtype != object or encoded.ndim not in (1, 2) or encoded.size != len(encoded):
-        raise InvalidInput(
-            f"input {ENCODED_INPUT!r} of model {facts.name!r}: expected BYTES [n] or [n, 1], "
-            f"got {encoded.dtype} {list(encoded.shape)}"
-        )
-    return list(encoded.reshape(-1))
-
-
-def _as_text(name: str, array: Array) -> Array:
-    """Elements of BYTES as engines take them: text. Checked here, since bytes that are none would
-    fail in the engine and take their batch with them. Raises InvalidInput."""
-    if not array.dtype.hasobject:
-        return array
-    text = np.empty(array.shape, np.object_)
-    for index, element in np.ndenumerate(array):
-        try:
-            text[index] = element.decode()
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"input {quoted(name)}: element {list(index)} is not UTF-8 text: {error}"
-            ) from error
-    return text
-
-
-def _output(facts: ModelFacts, wanted: WantedOutput, array: Array) -> OutputTensor:
-    if not wanted.class_count:
-        return OutputTensor(wanted.name, facts.output_types[wanted.name], array, wanted.place)
-    if wanted.place is not None:
-        raise InvalidInput(
-            f"output {wanted.name!r}: classification cannot be combined with shared memory"
-        )
-    labels = facts.labels_of(wanted.name)
-    found = top_classes(wanted.name, array, wanted.class_count, labels, facts.batches)
-    return OutputTensor(wanted.name, "BYTES", found)
-
-
-def top_classes(name: str, array: Array, count: int, labels: Sequence[str], batched: bool) -> Array:
+async def top_classes(
+    name: str, array: Array, count: int, labels: Sequence[str], batched: bool, turns: Turns
+) -> Array:
     """The `count` largest values of each row as "value:index[:label]", largest first; object array
     [rows, count], without the rows where the model does not batch. The output as it is: logits.
 
@@ -256,12 +274,17 @@ def top_classes(name: str, array: Array, count: int, labels: Sequence[str], batc
     if array.dtype.kind not in "iuf" or array.dtype == np.float16:
         raise InvalidInput(f"output {name!r}: {datatype_of(array)} has no classification")
     rows = array.reshape(array.shape[0], -1) if batched else array.reshape(1, -1)
-    best = np.array([top_k(row, count) for row in rows.astype(np.float64)])
-    found = np.empty(best.shape, np.object_)
-    for row, column in np.ndindex(best.shape):
-        index = int(best[row, column])
-        value = rows[row, index]
-        number = f"{value:f}" if array.dtype.kind == "f" else str(value)
-        label = f":{labels[index]}" if index < len(labels) else ""
-        found[row, column] = f"{number}:{index}{label}".encode()
+    # With `f`, Python writes a number as numpy does: both have the digits of the double.
+    kind = "f" if array.dtype.kind == "f" else "d"
+    found = np.empty((len(rows), min(count, rows.shape[1])), np.object_)
+    for number, row in enumerate(rows):
+        if number and array.size > TEXTS_IN_A_TURN:
+            await turns.next()
+        best = top_k(row.astype(np.float64), count)
+        pairs = zip(best.tolist(), row[best].tolist(), strict=True)
+        for column, (index, value) in enumerate(pairs):
+            if column % TEXTS_IN_A_TURN == TEXTS_IN_A_TURN - 1:
+                await turns.next()
+            label = f":{labels[index]}" if index < len(labels) else ""
+            found[number, column] = f"{value:{kind}}:{index}{label}".encode()
     return found if batched else found[0]

@@ -1,61 +1,166 @@
 """Between the protocol's JSON, with its binary extension, and requests of tensors."""
 
-import base64
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from serving.base.errors import InvalidInput, quoted
-from serving.base.tensor import NUMPY_TYPES, Array
+from serving.base.errors import InvalidInput, RequestTooLarge, quoted
+from serving.base.tensor import Array
+from serving.models.servable import ModelFacts
+from serving.server.endpoints.declared import (
+    HAVE_TEXT,
+    WantedOutput,
+    check_inputs,
+    check_number,
+    check_wanted,
+    expected,
+)
+from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.oip import (
     InferAnswer,
     InferRequest,
+    OpenInference,
     OutputTensor,
-    ReadMemory,
-    WantedOutput,
     class_count_of,
     place_of,
 )
-from serving.server.endpoints.raw_tensors import check_shape, from_raw, shaped_bytes, to_raw
+from serving.server.endpoints.raw_tensors import (
+    Buffer,
+    check_shape,
+    of_shape,
+    shaped_texts,
+    texts_of_shape,
+    to_raw,
+    wrong_count,
+)
+from serving.server.endpoints.shared_memory import Place
+from serving.server.http.json_text import (
+    ELEMENTS_IN_A_TURN,
+    LEFT_OUT,
+    Span,
+    elements,
+    filled_in,
+    flat,
+    member_object,
+    read_document,
+    read_numbers,
+    to_array,
+)
 
 # Length of the JSON part of a body; binary tensors follow it.
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+# Characters of a call's id, which its answer repeats.
+_MAX_ID = 64 << 10
 
 
-def decode_request(
-    body: bytes, json_length: str | None, read_memory: ReadMemory
-) -> tuple[InferRequest, set[str]]:
-    """A body as a request, and the names of the outputs wanted in binary ("*" for all).
+class _Input(NamedTuple):
+    """An input tensor as a request declares it.
+
+    where: its place in the document.
+    place: it lies there in shared memory.
+    size: bytes of it behind the JSON; None where its elements are in `data`.
+    data: its elements, or the name of a list that was taken out.
+    """
+
+    where: str
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    place: Place | None
+    size: Any
+    data: Any
+
+
+async def decode_request(
+    body: bytes,
+    json_length: str | None,
+    call: InferenceCall,
+    facts: ModelFacts,
+    server: OpenInference,
+    max_json: int,
+) -> InferRequest:
+    """A body as a request, once its model takes what it declares and the memory for it is held.
+
     json_length: the header of this meaning, None where it is not given.
-
-    Raises InvalidInput naming the field, the expected and the given.
+    max_json: bytes that its JSON part may have.
+    Raises InvalidInput naming the field, the expected and the given, and QueueFull.
     """
     length = _json_length(json_length, len(body))
-    document = parse_object(body[:length])
-    parameters = _object(document, "parameters")
-    binary: set[str] = {"*"} if parameters.pop("binary_data_output", False) else set()
-    wanted = []
-    for index, output in enumerate(_list(document, "outputs")):
-        where = f"outputs[{index}]"
-        name = _text(output, "name", where)
-        of_output = _object(output, "parameters", where)
-        if of_output.get("binary_data", bool(binary)):
-            binary.add(name)
-        wanted.append(
-            WantedOutput(
-                name, class_count=class_count_of(of_output, name), place=place_of(of_output, name)
-            )
+    if length > max_json:
+        raise RequestTooLarge(
+            f"body: JSON of {length} bytes, the limit is {max_json} (--max-json-mib): larger "
+            "tensors travel as binary data"
         )
-    request = InferRequest(
-        id=str(document.get("id", "")),
-        inputs=_inputs(document, memoryview(body)[length:], read_memory),
-        wanted=wanted,
-        parameters=parameters,
-    )
-    return request, binary
+    members, lists = await read_document(body[:length], server.turns)
+    call.id = _id(members)
+    parameters = member_object(members, "parameters")
+    binary = bool(parameters.pop("binary_data_output", False))
+    check_number("parameters", len(parameters))
+    inputs = _declared(members, facts)
+    rows = check_inputs(facts, inputs)
+    wanted, as_text = _wanted(members, facts, binary)
+    check_wanted(facts, wanted)
+    answer = expected(facts, rows, wanted, as_text)
+    server.accept(call, answer)
+    rest = memoryview(body)[length:]
+    arrays: dict[str, Array] = {}
+    for tensor in inputs.values():
+        data, rest = _place_of_elements(tensor, lists, rest)
+        arrays[tensor.name] = await _read(tensor, data, body, call, server)
+    if rest:
+        raise InvalidInput(f"body: {len(rest)} binary bytes are left that belong to no input")
+    return InferRequest(call.id, arrays, wanted, parameters, answer, as_text)
+
+
+def _place_of_elements(
+    tensor: _Input, lists: Mapping[str, Span], rest: memoryview
+) -> tuple[Any, memoryview]:
+    """Where the elements of an input are: its part of the bytes behind the JSON, of which the rest
+    is returned too, the list that was taken out, its place in shared memory, or what its member
+    `data` is."""
+    if tensor.place is not None:
+        return tensor.place, rest
+    size = tensor.size
+    if size is None:
+        data = tensor.data
+        return lists.get(data, data) if isinstance(data, str) else data, rest
+    if type(size) is not int or not 0 <= size <= len(rest):
+        raise InvalidInput(
+            f"{tensor.where}.parameters.binary_data_size: expected 0 to {len(rest)} (bytes that "
+            f"are left), got {quoted(size)}"
+        )
+    return rest[:size], rest[size:]
+
+
+async def _read(
+    tensor: _Input, data: Any, body: bytes, call: InferenceCall, server: OpenInference
+) -> Array:
+    """The elements of an input, from where they are. Raises InvalidInput, QueueFull."""
+    where, name, datatype, dims, *_ = tensor
+    if isinstance(data, Place):
+        data = server.read_memory(call, data, name, datatype, dims)
+    if isinstance(data, bytes | memoryview):
+        if datatype != "BYTES":
+            return of_shape(name, datatype, dims, data)
+        server.hold_elements(call, datatype, dims, len(data))
+        return await texts_of_shape(name, dims, data, server.turns)
+    if datatype not in HAVE_TEXT:
+        raise InvalidInput(f"input {quoted(name)}: {datatype} can only be sent as binary data")
+    if isinstance(data, Span) and datatype != "BYTES":
+        server.hold_elements(call, datatype, dims, data.end - data.start)
+        return await read_numbers(body, data, name, datatype, dims, where, server.turns)
+    if not isinstance(data, list):
+        raise InvalidInput(f"{where}.data: expected a list, got {type(data).__name__}")
+    if datatype == "BYTES":
+        texts = flat(data)
+        if not all(isinstance(text, str) for text in texts):
+            raise InvalidInput(f"{where}.data: expected BYTES elements as text")
+        return shaped_texts(name, [text.encode() for text in texts], dims)
+    array = to_array(data, datatype, where)
+    if array.size != math.prod(dims):
+        raise wrong_count(name, datatype, dims, array.size)
+    return array.reshape(dims)
 
 
 def _json_length(given: str | None, size: int) -> int:
@@ -70,157 +175,95 @@ def _json_length(given: str | None, size: int) -> int:
     return int(given)
 
 
-def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object; an empty body is an empty one, and a member that is null is absent. Raises
-    InvalidInput."""
-    return _parse(data, _without_nulls)
-
-
-def _parse(data: bytes, hook: Callable[[dict[str, Any]], dict[str, Any]] | None) -> dict[str, Any]:
-    if not data.strip():
-        return {}
-    try:
-        document = json.loads(data, object_hook=hook)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"body is not valid JSON: {quoted(str(error))}") from error
-    if not isinstance(document, dict):
-        raise InvalidInput(f"body: expected a JSON object, got {type(document).__name__}")
-    return document
-
-
-def _without_nulls(members: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in members.items() if value is not None}
-
-
-def decode_trace_settings(data: bytes) -> dict[str, list[str]]:
-    """Trace settings as REST clients send them: text, a list of texts, or null to clear one.
-    Raises InvalidInput."""
-    settings = {}
-    for name, value in _parse(data, None).items():
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        if any(isinstance(item, dict | list) or item is None for item in values):
-            raise InvalidInput(
-                f"trace setting {quoted(name)}: expected text or a list of texts, "
-                f"got {quoted(value)}"
-            )
-        settings[name] = [str(item) for item in values]
-    return settings
-
-
-class Registration(NamedTuple):
-    """A region of shared memory to be registered: bytes [offset, offset + byte_size) of `key`."""
-
-    key: str
-    offset: int
-    byte_size: int
-
-
-def decode_registration(data: bytes) -> Registration:
-    """The body of a register call. Raises InvalidInput."""
-    document = parse_object(data)
-    key, size = document.get("key"), document.get("byte_size")
-    offset = document.get("offset", 0)
-    if not isinstance(key, str) or type(offset) is not int or type(size) is not int:
+def _id(members: Mapping[str, Any]) -> str:
+    found = members.get("id", "")
+    text = str(found) if type(found) is int else found
+    if not isinstance(text, str) or len(text) > _MAX_ID:
         raise InvalidInput(
-            f"expected key as text, offset and byte_size as integers, got {quoted(document)}"
+            f"id: expected text of at most {_MAX_ID} characters, got {quoted(found)}"
         )
-    return Registration(key, offset, size)
+    return text
 
 
-def decode_override(data: bytes) -> dict[str, str | bytes]:
-    """The parameters of a load call: files travel in base64. Raises InvalidInput."""
-    override: dict[str, str | bytes] = {}
-    for name, value in _object(parse_object(data), "parameters").items():
-        if name == "unload_dependents":
-            continue
-        if not isinstance(value, str):
-            raise InvalidInput(f"load parameter {quoted(name)}: expected text")
-        try:
-            override[name] = base64.b64decode(value, validate=True) if ":" in name else value
-        except ValueError as error:
-            raise InvalidInput(f"load parameter {quoted(name)}: not base64: {error}") from error
-    return override
-
-
-def _inputs(
-    document: Mapping[str, Any], rest: memoryview, read_memory: ReadMemory
-) -> dict[str, Array]:
-    arrays: dict[str, Array] = {}
-    position = 0
-    for index, tensor in enumerate(_list(document, "inputs")):
+def _declared(members: Mapping[str, Any], facts: ModelFacts) -> dict[str, _Input]:
+    """The inputs as a document declares them."""
+    tensors = _list(members, "inputs")
+    check_number("inputs", len(tensors), facts.inputs)
+    inputs: dict[str, _Input] = {}
+    for index, tensor in enumerate(tensors):
         where = f"inputs[{index}]"
         name, datatype = _text(tensor, "name", where), _text(tensor, "datatype", where)
         shape = tensor.get("shape")
         if not isinstance(shape, list) or any(type(dim) is not int for dim in shape):
             raise InvalidInput(f"{where}.shape: expected a list of integers, got {quoted(shape)}")
-        if name in arrays:
+        if name in inputs:
             raise InvalidInput(f"input {quoted(name)} is given twice")
-        parameters = _object(tensor, "parameters", where)
-        place = place_of(parameters, name)
-        size = parameters.get("binary_data_size")
-        if place is not None:
-            arrays[name] = from_raw(name, datatype, shape, read_memory(place))
-        elif size is not None:
-            if type(size) is not int or not 0 <= size <= len(rest) - position:
-                raise InvalidInput(
-                    f"{where}.parameters.binary_data_size: expected 0 to "
-                    f"{len(rest) - position} (bytes that are left), got {quoted(size)}"
-                )
-            arrays[name] = from_raw(name, datatype, shape, rest[position : position + size])
-            position += size
-        else:
-            arrays[name] = _from_json(name, datatype, shape, tensor.get("data"), where)
-    if position != len(rest):
-        raise InvalidInput(
-            f"body: {len(rest) - position} binary bytes are left that belong to no input"
+        dims = check_shape(name, datatype, shape)
+        parameters = member_object(tensor, "parameters", where)
+        place, size = place_of(parameters, name), parameters.get("binary_data_size")
+        inputs[name] = _Input(where, name, datatype, dims, place, size, tensor.get("data"))
+    return inputs
+
+
+def _wanted(
+    members: Mapping[str, Any], facts: ModelFacts, binary: bool
+) -> tuple[list[WantedOutput], set[str]]:
+    """The outputs that a document asks for, and the names of those that travel as text. `binary`
+    says how an output travels that does not say it itself."""
+    outputs = _list(members, "outputs")
+    check_number("outputs", len(outputs), facts.outputs)
+    as_text = {name for name, datatype in facts.output_types.items() if datatype in HAVE_TEXT}
+    if not outputs and binary:
+        as_text.clear()
+    wanted = []
+    for index, output in enumerate(outputs):
+        where = f"outputs[{index}]"
+        name, parameters = _text(output, "name", where), member_object(output, "parameters", where)
+        check_number(f"parameters of output {quoted(name)}", len(parameters))
+        if parameters.get("binary_data", binary):
+            as_text.discard(name)
+        wanted.append(
+            WantedOutput(
+                name,
+                class_count=class_count_of(parameters, name),
+                place=place_of(parameters, name),
+            )
         )
-    return arrays
+    return wanted, as_text
 
 
-def _from_json(name: str, datatype: str, shape: list[int], data: Any, where: str) -> Array:
-    """Nested or flat lists of elements."""
-    dims = check_shape(name, datatype, shape)
-    if not isinstance(data, list):
-        raise InvalidInput(f"{where}.data: expected a list, got {type(data).__name__}")
-    if datatype == "BYTES":
-        return shaped_bytes(name, [str(element).encode() for element in _flat(data)], dims)
-    if datatype in ("FP16", "BF16"):
-        raise InvalidInput(f"input {quoted(name)}: {datatype} can only be sent as binary data")
-    dtype = NUMPY_TYPES[datatype]
-    try:
-        wide = np.array(data)
-        if dtype == np.uint64 and wide.dtype == np.float64:
-            # Below and above 2**63 together: numpy finds no integer type for both by itself.
-            integers = all(type(element) is int for element in _flat(data))
-            wide = np.array(data, dtype) if integers else wide
-        array = wide.astype(dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidInput(
-            f"{where}.data: not {datatype} elements: {quoted(str(error))}"
-        ) from error
-    if wide.dtype.kind not in "biuf" or (dtype.kind in "iub" and not np.array_equal(wide, array)):
-        raise InvalidInput(f"{where}.data: an element does not fit {datatype}")
-    if array.size != math.prod(dims):
-        raise InvalidInput(
-            f"{where}.data: {datatype} {quoted(shape)} takes {math.prod(dims)} elements, "
-            f"got {array.size}"
-        )
-    return array.reshape(dims)
+async def encode_answer(
+    answer: InferAnswer, as_text: Container[str], server: OpenInference
+) -> tuple[bytes, int | None]:
+    """The body of an answer, and the length of its JSON part where binary tensors follow.
 
-
-def _flat(data: list[Any]) -> list[Any]:
-    return [x for item in data for x in (_flat(item) if isinstance(item, list) else [item])]
-
-
-def encode_answer(answer: InferAnswer, binary: set[str]) -> tuple[bytes, int | None]:
-    """The body of an answer, and the length of its JSON part where binary tensors follow."""
-    tensors = []
-    parts = []
+    as_text: the outputs that are in the JSON itself.
+    Raises InvalidInput for more bytes than a message may have.
+    """
+    tensors: list[dict[str, Any]] = []
+    long: list[OutputTensor] = []
+    parts: list[Buffer] = []
     for output in answer.outputs:
-        tensor, data = _encode_output(output, "*" in binary or output.name in binary)
+        tensor: dict[str, Any] = {
+            "name": output.name,
+            "datatype": output.datatype,
+            "shape": list(output.array.shape),
+        }
         tensors.append(tensor)
-        if data is not None:
-            parts.append(data)
+        if output.place is not None:
+            tensor["parameters"] = {
+                "shared_memory_region": output.place.region,
+                "shared_memory_byte_size": output.place.byte_size,
+                "shared_memory_offset": output.place.offset,
+            }
+        elif output.name not in as_text:
+            parts.append(await to_raw(output.array, server.turns))
+            tensor["parameters"] = {"binary_data_size": len(parts[-1])}
+        elif output.array.size <= ELEMENTS_IN_A_TURN:
+            tensor["data"] = elements(output.array.reshape(-1))
+        else:
+            tensor["data"] = LEFT_OUT
+            long.append(output)
     document: dict[str, Any] = {
         "model_name": answer.model,
         "model_version": answer.version,
@@ -229,41 +272,10 @@ def encode_answer(answer: InferAnswer, binary: set[str]) -> tuple[bytes, int | N
     if answer.id:
         document["id"] = answer.id
     head = json.dumps(document).encode()
+    if long:
+        head = await filled_in(head, [output.array for output in long], server.turns)
+    server.check_answer(len(head) + sum(map(len, parts)))
     return b"".join([head, *parts]), len(head) if parts else None
-
-
-def _encode_output(output: OutputTensor, binary: bool) -> tuple[dict[str, Any], bytes | None]:
-    tensor: dict[str, Any] = {
-        "name": output.name,
-        "datatype": output.datatype,
-        "shape": list(output.array.shape),
-    }
-    if output.place is not None:
-        tensor["parameters"] = {
-            "shared_memory_region": output.place.region,
-            "shared_memory_byte_size": output.place.byte_size,
-            "shared_memory_offset": output.place.offset,
-        }
-        return tensor, None
-    if binary or output.datatype in ("FP16", "BF16"):
-        data = to_raw(output.array)
-        tensor["parameters"] = {"binary_data_size": len(data)}
-        return tensor, data
-    if output.datatype == "BYTES":
-        tensor["data"] = [
-            e.decode(errors="replace") if isinstance(e, bytes) else str(e)
-            for e in output.array.reshape(-1)
-        ]
-    else:
-        tensor["data"] = output.array.reshape(-1).tolist()
-    return tensor, None
-
-
-def _object(document: Mapping[str, Any], key: str, where: str = "") -> dict[str, Any]:
-    value = document.get(key, {})
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{where + '.' if where else ''}{key}: expected an object")
-    return dict(value)
 
 
 def _list(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -13,21 +12,23 @@ from serving.repository.config_fields import plain
 from serving.server.config import AdminGroup
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
 from serving.server.endpoints.front import Call, Front
-from serving.server.endpoints.guard import parsed
+from serving.server.endpoints.guard import parsed, parsed_in_turns
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import OpenInference
 from serving.server.http.codec import (
     JSON_LENGTH_HEADER,
-    decode_override,
-    decode_registration,
     decode_request,
-    decode_trace_settings,
     encode_answer,
-    parse_object,
 )
 from serving.server.http.compression import accepted_coding
+from serving.server.http.control import (
+    decode_override,
+    decode_registration,
+    decode_trace_settings,
+)
 from serving.server.http.errors import read_body
+from serving.server.http.json_text import parse_object
 from serving.server.http.port import caller_of
 
 _MODEL = "/v2/models/{model}"
@@ -35,7 +36,8 @@ _VERSION = _MODEL + "/versions/{version}"
 
 
 class RestService:
-    """Converts, calls, converts. Its errors are answered by JsonRunner."""
+    """Converts, calls, converts. Its errors are answered by JsonRunner. `max_json`: bytes that the
+    JSON of a call that infers may have."""
 
     def __init__(
         self,
@@ -44,12 +46,14 @@ class RestService:
         inspection: Inspection,
         admin: AdminCalls,
         health: Health,
+        max_json: int,
     ) -> None:
         self._front = front
         self._inference = inference
         self._inspection = inspection
         self._admin = admin
         self._health = health
+        self._max_json = max_json
 
     def add_routes(self, app: web.Application) -> None:
         """Adds every route below /v2."""
@@ -107,12 +111,18 @@ class RestService:
         with self._front.call("RestInfer", lambda: caller_of(request)) as call:
             body = await call.receive(read_body(request))
             model = call.resolve(*_model(request))
-            given_length = request.headers.get(JSON_LENGTH_HEADER)
-            read_memory = partial(self._inference.read_memory, call)
-            tensors, binary = parsed(decode_request, body, given_length, read_memory)
-            call.id = tensors.id
+            call.hold("message", len(body))
+            decoding = decode_request(
+                body,
+                request.headers.get(JSON_LENGTH_HEADER),
+                call,
+                model.facts,
+                self._inference,
+                self._max_json,
+            )
+            tensors = await parsed_in_turns(decoding)
             answer = await self._inference.infer(call, model, tensors)
-            content, json_length = encode_answer(answer, binary)
+            content, json_length = await encode_answer(answer, tensors.as_text, self._inference)
         response = web.Response(
             body=content,
             content_type="application/json" if json_length is None else "application/octet-stream",

@@ -1,21 +1,27 @@
 """Between the protocol's messages and requests of tensors."""
 
 import functools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, quoted
-from serving.base.tensor import NUMPY_TYPES, Array
+from serving.base.tensor import Array
+from serving.models.servable import ModelFacts
+from serving.server.endpoints.declared import (
+    Expected,
+    WantedOutput,
+    check_inputs,
+    check_number,
+    check_wanted,
+    expected,
+)
+from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.oip import (
     InferAnswer,
     InferRequest,
+    OpenInference,
     Parameters,
-    ReadMemory,
-    WantedOutput,
     class_count_of,
     place_of,
 )
@@ -23,13 +29,12 @@ from serving.server.endpoints.raw_tensors import (
     Buffer,
     check_shape,
     of_shape,
-    shaped_bytes,
-    to_buffer,
+    texts_of_shape,
+    to_raw,
 )
 from serving.server.endpoints.shared_memory import Place
-from serving.server.rpc.wire import LENGTH_DELIMITED, WireRequest, parse_request
-
-InputTensor = pb.ModelInferRequest.InferInputTensor
+from serving.server.rpc.contents import from_contents
+from serving.server.rpc.wire import WireRequest, bytes_field, parse_request
 
 # Heads of requests and parts of answers that are kept, each in a cache of its own: callers send the
 # same again and again. More take more memory, fewer are read anew where many shapes take turns.
@@ -43,82 +48,81 @@ _INFER_RESPONSE = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_r
 _FINAL = pb.ModelInferResponse(
     parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
 ).SerializeToString()
-
-# By datatype, the list of InferTensorContents that holds its elements and the numpy type of that
-# list. FP16 and BF16 have none.
-_CONTENTS = {
-    "BOOL": ("bool_contents", np.bool_),
-    "INT8": ("int_contents", np.int32),
-    "INT16": ("int_contents", np.int32),
-    "INT32": ("int_contents", np.int32),
-    "INT64": ("int64_contents", np.int64),
-    "UINT8": ("uint_contents", np.uint32),
-    "UINT16": ("uint_contents", np.uint32),
-    "UINT32": ("uint_contents", np.uint32),
-    "UINT64": ("uint64_contents", np.uint64),
-    "FP32": ("fp32_contents", np.float32),
-    "FP64": ("fp64_contents", np.float64),
-    "BYTES": ("bytes_contents", np.object_),
-}
+_NO_CONTENTS = memoryview(b"")
+_bytes_field = functools.lru_cache(_REMEMBERED)(bytes_field)
 
 
 class _Input(NamedTuple):
-    """An input tensor as a request declares it.
-
-    contents: its elements lie in the message itself.
-    place: they lie there in shared memory.
-    message: the declaration.
-    """
+    """An input tensor as a request declares it; `place` says that it lies in shared memory."""
 
     name: str
     datatype: str
     dims: tuple[int, ...]
-    contents: bool
     place: Place | None
-    message: InputTensor
 
 
 class _Tensors(NamedTuple):
-    """A request's tensors without their elements.
+    """A request's tensors without their elements, which its model takes.
 
+    facts: the model's.
     inputs: in the order of the message.
     wanted: the outputs asked for; empty for all.
     parameters: plain values by name.
+    expected: the memory of the answer.
     """
 
+    facts: ModelFacts
     inputs: tuple[_Input, ...]
     wanted: tuple[WantedOutput, ...]
     parameters: Parameters
+    expected: Expected
 
 
 class Head:
-    """A request without its id and its raw tensors. Its model is known before its tensors are
-    looked at, so that a fault in them counts as a failure of that model."""
+    """A request without its id and its tensors. Its model is known before its tensors are looked
+    at, so that a fault in them counts as a failure of that model."""
 
     def __init__(self, data: bytes) -> None:
         """Raises InvalidInput where the bytes are no message."""
         self._message = parse_request(data)
+        if self._message.id or self._message.raw_input_contents:
+            raise InvalidInput("not a ModelInferRequest: a field's number is written too long")
         self.model = self._message.model_name
         self.version = self._message.model_version
+        self._tensors: _Tensors | None = None
 
-    @functools.cached_property
-    def tensors(self) -> _Tensors:
-        """Raises InvalidInput naming the tensor, the expected and the given."""
+    def tensors(self, facts: ModelFacts) -> _Tensors:
+        """What it declares. Raises InvalidInput, naming the tensor, the expected and the given,
+        where the model does not take it."""
+        if self._tensors is None or self._tensors.facts is not facts:
+            self._tensors = self._checked(facts)
+        return self._tensors
+
+    def _checked(self, facts: ModelFacts) -> _Tensors:
+        message = self._message
+        check_number("inputs", len(message.inputs), facts.inputs)
+        check_number("outputs", len(message.outputs), facts.outputs)
         inputs: dict[str, _Input] = {}
-        for tensor in self._message.inputs:
+        for tensor in message.inputs:
             name, datatype = tensor.name, tensor.datatype
             if name in inputs:
                 raise InvalidInput(f"input {quoted(name)} is given twice")
+            if tensor.HasField("contents"):
+                raise InvalidInput("not a ModelInferRequest: a field's number is written too long")
             place = None
             if tensor.parameters:
                 place = place_of(decode_parameters(tensor.parameters), name)
             dims = check_shape(name, datatype, tensor.shape)
-            contents = tensor.HasField("contents")
-            inputs[name] = _Input(name, datatype, dims, contents, place, tensor)
+            inputs[name] = _Input(name, datatype, dims, place)
+        rows = check_inputs(facts, inputs)
+        wanted = tuple(_wanted(output) for output in message.outputs)
+        check_wanted(facts, wanted)
         return _Tensors(
+            facts=facts,
             inputs=tuple(inputs.values()),
-            wanted=tuple(_wanted(output) for output in self._message.outputs),
-            parameters=decode_parameters(self._message.parameters),
+            wanted=wanted,
+            parameters=decode_parameters(message.parameters),
+            expected=expected(facts, rows, wanted, ()),
         )
 
 
@@ -131,69 +135,52 @@ def read_head(request: WireRequest) -> Head:
     return _remembered_head(request.head) if small else Head(request.head)
 
 
-def decode_request(request: WireRequest, head: Head, read_memory: ReadMemory) -> InferRequest:
-    """The tensors of a request. Raw ones of fixed-size elements are views of the request.
+async def decode_request(
+    request: WireRequest, head: Head, call: InferenceCall, facts: ModelFacts, server: OpenInference
+) -> InferRequest:
+    """The tensors of a request, once its model takes what it declares and the memory for them and
+    for the answer is held. Those of fixed-size elements are views of the request.
 
-    Raises InvalidInput naming the tensor, the expected and the given.
+    Raises InvalidInput naming the tensor, the expected and the given, and QueueFull.
     """
-    tensors = head.tensors
-    inputs = _decode_inputs(tensors.inputs, request.raws, read_memory)
-    return InferRequest(request.id, inputs, tensors.wanted, tensors.parameters)
-
-
-def _decode_inputs(
-    inputs: Sequence[_Input], raws: Sequence[memoryview], read_memory: ReadMemory
-) -> dict[str, Array]:
-    given = len(raws)
-    taken = 0
-    arrays: dict[str, Array] = {}
-    for tensor in inputs:
-        name, datatype, dims, contents, place, _ = tensor
+    _, declared, wanted, parameters, expected = head.tensors(facts)
+    server.accept(call, expected)
+    raws, contents = request.raws, request.contents
+    given, taken = len(raws), 0
+    inputs: dict[str, Array] = {}
+    for number, (name, datatype, dims, place) in enumerate(declared):
+        data: bytes | memoryview
         if place is not None:
-            arrays[name] = of_shape(name, datatype, dims, read_memory(place))
+            data = server.read_memory(call, place, name, datatype, dims)
         elif not given:
-            arrays[name] = _from_contents(tensor)
+            listed = contents.get(number, _NO_CONTENTS)
+            server.hold_elements(call, datatype, dims, len(listed))
+            inputs[name] = await from_contents(name, datatype, dims, listed, server.turns)
+            continue
         elif taken == given:
             raise InvalidInput(
                 f"raw_input_contents: {given} given, none is left for input {quoted(name)}"
             )
-        elif contents:
+        elif number in contents:
             raise InvalidInput(
                 f"input {quoted(name)} has contents although raw_input_contents are given"
             )
         else:
-            arrays[name] = of_shape(name, datatype, dims, raws[taken])
+            data = raws[taken]
             taken += 1
+        if datatype == "BYTES":
+            server.hold_elements(call, datatype, dims, len(data))
+            inputs[name] = await texts_of_shape(name, dims, data, server.turns)
+        else:
+            inputs[name] = of_shape(name, datatype, dims, data)
     if taken < given:
         raise InvalidInput(f"raw_input_contents: {given - taken} more than there are inputs")
-    return arrays
+    return InferRequest(request.id, inputs, wanted, parameters, expected)
 
 
 def decode_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters:
     """Parameters as plain values. Raises InvalidInput for one without a value."""
     return _plain_values("parameter", parameters)
-
-
-def _from_contents(tensor: _Input) -> Array:
-    shape = tensor.dims
-    if tensor.datatype not in _CONTENTS:
-        raise InvalidInput(f"input {quoted(tensor.name)}: {tensor.datatype} can only be sent raw")
-    field, listed = _CONTENTS[tensor.datatype]
-    values = getattr(tensor.message.contents, field)
-    if tensor.datatype == "BYTES":
-        return shaped_bytes(tensor.name, list(values), shape)
-    wide: Array = np.array(values, dtype=listed)
-    if wide.size != math.prod(shape):
-        raise InvalidInput(
-            f"input {quoted(tensor.name)}: {tensor.datatype} {quoted(list(shape))} takes "
-            f"{math.prod(shape)} elements in {field}, got {wide.size}"
-        )
-    array = wide.astype(NUMPY_TYPES[tensor.datatype])
-    if wide.dtype.kind in "iu" and not np.array_equal(array, wide):
-        raise InvalidInput(
-            f"input {quoted(tensor.name)}: an element does not fit {tensor.datatype}"
-        )
-    return array.reshape(shape)
 
 
 def _wanted(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> WantedOutput:
@@ -207,10 +194,13 @@ def _wanted(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> WantedOu
     )
 
 
-def encode_answer(answer: InferAnswer) -> list[Buffer]:
+async def encode_answer(answer: InferAnswer, server: OpenInference) -> list[Buffer]:
     """An answer as the parts of a serialised ModelInferResponse, which one copy joins: messages one
     behind the other are one message with the fields of all. Data is in raw_output_contents, one
-    entry for each output; clients count them, so what lies in shared memory has an empty one."""
+    entry for each output; clients count them, so what lies in shared memory has an empty one.
+
+    Raises InvalidInput for more bytes than a message may have.
+    """
     parts: list[Buffer] = [_served(answer.model, answer.version)]
     if answer.id:
         encoded = answer.id.encode()
@@ -220,8 +210,9 @@ def encode_answer(answer: InferAnswer) -> list[Buffer]:
         for output in answer.outputs
     ]
     for output in answer.outputs:
-        data = to_buffer(output.array) if output.place is None else b""
+        data = b"" if output.place is not None else await to_raw(output.array, server.turns)
         parts += (_bytes_field(_RAW_OUTPUT, len(data)), data)
+    server.check_answer(sum(map(len, parts)))
     return parts
 
 
@@ -249,17 +240,6 @@ def _described(name: str, datatype: str, shape: tuple[int, ...], place: Place | 
     return response.SerializeToString()
 
 
-@functools.lru_cache(_REMEMBERED)
-def _bytes_field(number: int, size: int) -> bytes:
-    """The tag and the length before the `size` bytes of a field."""
-    written = bytearray([number << 3 | LENGTH_DELIMITED])
-    while size > 0x7F:
-        written.append(size & 0x7F | 0x80)
-        size >>= 7
-    written.append(size)
-    return bytes(written)
-
-
 def decode_log_settings(
     settings: Mapping[str, pb.LogSettingsRequest.SettingValue],
 ) -> dict[str, bool | int | str]:
@@ -279,6 +259,7 @@ def decode_load_parameters(
 
 
 def _plain_values(what: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    check_number(f"{what}s", len(given))
     values = {}
     for name, value in given.items():
         kind = value.WhichOneof("parameter_choice")

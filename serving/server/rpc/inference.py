@@ -3,20 +3,18 @@
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from functools import partial
 
 import grpc
 
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, ServingError
-from serving.models.servable import Servable
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
 from serving.server.endpoints.error_status import message_of
 from serving.server.endpoints.front import Front, InferenceCall
-from serving.server.endpoints.guard import parsed
+from serving.server.endpoints.guard import parsed, parsed_in_turns
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
-from serving.server.endpoints.oip import InferRequest, OpenInference
+from serving.server.endpoints.oip import InferAnswer, OpenInference
 from serving.server.rpc.call import (
     Context,
     caller_of,
@@ -68,8 +66,8 @@ class InferenceService:
     async def infer(self, data: bytes, context: Context) -> bytes:
         """One ModelInferRequest, answered by a ModelInferResponse."""
         with inference_call(self._front, "ModelInfer", data, context) as call:
-            model, request = self._read(call, data)
-            return b"".join(encode_answer(await self._inference.infer(call, model, request)))
+            answer = await self._answer(call, data)
+            return b"".join(await encode_answer(answer, self._inference))
 
     async def stream_infer(self, _: AsyncIterator[bytes], context: Context) -> None:
         """Many requests over one stream, answered in their order."""
@@ -78,21 +76,21 @@ class InferenceService:
         async def answered(data: bytes) -> bytes:
             try:
                 with self._front.call("ModelStreamInfer", caller, len(data), deadline) as call:
-                    model, request = self._read(call, data)
-                    answer = await self._inference.infer(call, model, request)
-                    return encode_stream_answer(encode_answer(answer))
+                    answer = await self._answer(call, data)
+                    return encode_stream_answer(await encode_answer(answer, self._inference))
             except ServingError as error:
                 return _failed(data, error)
 
         await self._front.stream(context.read, grpc.aio.EOF, context.write, answered)
 
-    def _read(self, call: InferenceCall, data: bytes) -> tuple[Servable, InferRequest]:
+    async def _answer(self, call: InferenceCall, data: bytes) -> InferAnswer:
+        call.hold("message", len(data))
         request = parsed(read_request, data)
         call.id = request.id
         head = parsed(read_head, request)
         model = call.resolve(head.model, head.version)
-        read_memory = partial(self._inference.read_memory, call)
-        return model, parsed(decode_request, request, head, read_memory)
+        decoding = decode_request(request, head, call, model.facts, self._inference)
+        return await self._inference.infer(call, model, await parsed_in_turns(decoding))
 
     # Health.
 

@@ -1,6 +1,11 @@
 """The protocol's tensors to numpy and back: every datatype, raw and typed, and every mistake."""
 
+import asyncio
+import math
 import struct
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,17 +18,27 @@ from tritonclient.utils import (
 )
 
 from protos.gen import grpc_service_pb2 as pb
+from protos.gen import model_config_pb2
 from serving.base.errors import InvalidInput
-from serving.base.tensor import NUMPY_TYPES, Array
+from serving.base.metrics import Metrics
+from serving.base.tensor import NUMPY_TYPES, Array, TensorSpec
+from serving.base.turns import Turns
+from serving.models.servable import ModelFacts
+from serving.repository.model_config import from_proto
+from serving.server.endpoints import oip, raw_tensors
+from serving.server.endpoints.admin import Admin
+from serving.server.endpoints.declared import WantedOutput
+from serving.server.endpoints.file_writer import FilesFolder
+from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.oip import (
     InferAnswer,
     InferRequest,
+    OpenInference,
     OutputTensor,
-    WantedOutput,
-    top_classes,
 )
-from serving.server.endpoints.raw_tensors import to_raw
-from serving.server.endpoints.shared_memory import Place
+from serving.server.endpoints.raw_tensors import Buffer
+from serving.server.endpoints.shared_memory import Place, SharedMemory
+from serving.server.endpoints.tracing import Tracer
 from serving.server.rpc.codec import decode_request, encode_answer, encode_stream_answer, read_head
 from serving.server.rpc.wire import read_request
 
@@ -74,10 +89,45 @@ def typed_request(datatype: str, shape: list[int], **contents: list[Any]) -> pb.
     return request
 
 
+def model_for(request: pb.ModelInferRequest) -> ModelFacts:
+    """A model that takes what a request declares; only its outputs are given."""
+    kinds = {tensor.name: tensor for tensor in request.inputs}
+    inputs = tuple(
+        TensorSpec(name, tensor.datatype, (-1,) * len(tensor.shape))
+        for name, tensor in kinds.items()
+    )
+    outputs = tuple(TensorSpec(name, "FP32", (4,)) for name in ("logits", "mask"))
+    config = from_proto(model_config_pb2.ModelConfig(platform="fake"), Path("m") / "config.pbtxt")
+    return ModelFacts(config, "3", "fake", "fp32", None, inputs, outputs)
+
+
+def server(max_message: int = 1 << 20) -> OpenInference:
+    everybody = Admin("open", explicit=True, memory=True)
+    tracer = Tracer(FilesFolder(None), Metrics().write_failures)
+    return OpenInference(SharedMemory("convserve"), tracer, everybody, max_message)
+
+
+def to_raw(array: Array) -> bytes:
+    return bytes(asyncio.run(raw_tensors.to_raw(array, Turns())))
+
+
+def top_classes(name: str, array: Array, count: int, labels: Sequence[str], batched: bool) -> Array:
+    return asyncio.run(oip.top_classes(name, array, count, labels, batched, Turns()))
+
+
+def decoded_of(request: pb.ModelInferRequest, facts: ModelFacts) -> InferRequest:
+    async def run() -> InferRequest:
+        front: Any = SimpleNamespace(take=lambda use, size: None)
+        read = read_request(request.SerializeToString())
+        head = read_head(read)
+        call = InferenceCall(front, "ModelInfer", lambda: None, 0, math.inf)
+        return await decode_request(read, head, call, facts, server())
+
+    return asyncio.run(run())
+
+
 def call_of(request: pb.ModelInferRequest) -> InferRequest:
-    read = read_request(request.SerializeToString())
-    no_memory: Any = None
-    return decode_request(read, read_head(read), no_memory)
+    return decoded_of(request, model_for(request))
 
 
 def decoded(request: pb.ModelInferRequest) -> Array:
@@ -286,9 +336,9 @@ def test_bytes_that_end_in_an_element_are_refused(data: bytes) -> None:
     )
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_another_number_of_bytes_elements_is_refused(count: int) -> None:
-    message = rf"input 'x': BYTES \[2\] takes 2 elements, got {count}"
+@pytest.mark.parametrize(("count", "got"), [(0, "0"), (1, "1"), (3, "more")])
+def test_another_number_of_bytes_elements_is_refused(count: int, got: str) -> None:
+    message = rf"input 'x': BYTES \[2\] takes 2 elements, got {got}"
     assert_refused(raw_request("BYTES", [2], b"\x01\x00\x00\x00a" * count), message)
     assert_refused(typed_request("BYTES", [2], bytes_contents=[b"a"] * count), message)
 
@@ -313,8 +363,12 @@ def answer(*outputs: OutputTensor) -> InferAnswer:
     return InferAnswer(model="m", version="3", id="call", outputs=outputs)
 
 
+def parts_of(answer: InferAnswer, **limits: int) -> list[Buffer]:
+    return asyncio.run(encode_answer(answer, server(**limits)))
+
+
 def encoded(answer: InferAnswer) -> pb.ModelInferResponse:
-    return pb.ModelInferResponse.FromString(b"".join(encode_answer(answer)))
+    return pb.ModelInferResponse.FromString(b"".join(parts_of(answer)))
 
 
 def test_answer_describes_each_output_beside_its_data() -> None:
@@ -331,7 +385,7 @@ def test_answer_describes_each_output_beside_its_data() -> None:
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 20_000, 3_000_000])
 def test_answer_of_any_size_is_a_whole_message(size: int) -> None:
     data = np.arange(size, dtype=np.uint8)
-    parts = encode_answer(answer(OutputTensor("y", "UINT8", data)))
+    parts = parts_of(answer(OutputTensor("y", "UINT8", data)), max_message=4_000_000)
     [raw] = pb.ModelInferResponse.FromString(b"".join(parts)).raw_output_contents
     assert raw == data.tobytes()
     response = pb.ModelStreamInferResponse.FromString(encode_stream_answer(parts)).infer_response
