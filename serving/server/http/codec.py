@@ -50,6 +50,8 @@ from serving.server.http.json_text import (
 
 # Length of the JSON part of a body; binary tensors follow it.
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+# What a caller is told whose JSON is too large.
+LARGER_THAN_JSON = "--max-json-mib; larger tensors travel as binary data"
 # Characters of a call's id, which its answer repeats.
 _MAX_ID = 64 << 10
 
@@ -89,8 +91,7 @@ async def decode_request(
     length = _json_length(json_length, len(body))
     if length > max_json:
         raise RequestTooLarge(
-            f"body: JSON of {length} bytes, the limit is {max_json} (--max-json-mib): larger "
-            "tensors travel as binary data"
+            f"body: JSON of {length} bytes, the limit is {max_json} ({LARGER_THAN_JSON})"
         )
     members, lists = await read_document(body[:length], server.turns)
     call.id = _id(members)

@@ -87,15 +87,19 @@ class JsonRunner(web.AppRunner):
         return _Server(handle, request_factory=factory, loop=made._loop, **settings)
 
 
-async def read_body(request: web.Request) -> bytes:
-    """The whole body, decompressed. Raises RequestTooLarge, InvalidInput, and what reading
-    raises."""
+async def read_body(request: web.Request, limit: int | None = None) -> bytes:
+    """The whole body, decompressed, of up to `limit` bytes. Raises RequestTooLarge, InvalidInput,
+    and what reading raises."""
+    most = request.client_max_size if limit is None else min(limit, request.client_max_size)
     try:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise RequestTooLarge(error.text or error.reason) from error
     coding = request.headers.get("Content-Encoding")
-    return body if coding is None else decompressed(body, coding, request.client_max_size)
+    whole = body if coding is None else decompressed(body, coding, most)
+    if len(whole) > most:
+        raise RequestTooLarge(f"body: more than {most} bytes")
+    return whole
 
 
 def _failure(error: ServingError) -> web.Response:

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from serving.base.errors import RequestTooLarge
 from serving.models.registry import VersionStatus
 from serving.repository.config_fields import plain
 from serving.server.config import AdminGroup
@@ -18,6 +19,7 @@ from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import OpenInference
 from serving.server.http.codec import (
     JSON_LENGTH_HEADER,
+    LARGER_THAN_JSON,
     decode_request,
     encode_answer,
 )
@@ -109,7 +111,7 @@ class RestService:
     async def infer(self, request: web.Request) -> web.Response:
         """Tensors in, tensors out, as JSON or behind it in binary."""
         with self._front.call("RestInfer", lambda: caller_of(request)) as call:
-            body = await call.receive(read_body(request))
+            body = await call.receive(self._tensors(request))
             model = call.resolve(*_model(request))
             call.hold("message", len(body))
             decoding = decode_request(
@@ -133,6 +135,16 @@ class RestService:
         if coding is not None:
             response.enable_compression(coding)
         return response
+
+    async def _tensors(self, request: web.Request) -> bytes:
+        """The body of a call that infers. One that is all JSON is not taken beyond the limit of
+        that. Raises RequestTooLarge."""
+        if JSON_LENGTH_HEADER in request.headers:
+            return await read_body(request)
+        try:
+            return await read_body(request, self._max_json)
+        except RequestTooLarge as error:
+            raise RequestTooLarge(f"{error} ({LARGER_THAN_JSON})") from error
 
     # Health.
 
