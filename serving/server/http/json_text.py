@@ -191,7 +191,7 @@ def to_array(data: list[Any], datatype: str, where: str) -> Array:
         if wide.dtype.kind not in "biuf":
             raise _does_not_fit(datatype, where)
         if dtype.kind == "f":
-            if np.abs(wide).max(initial=0) <= _LARGEST[datatype]:
+            if wide.dtype.kind != "f" or np.abs(wide).max(initial=0) <= _LARGEST[datatype]:
                 return wide.astype(dtype)
             return _with_constants(data, wide, datatype, where)
         if dtype == np.uint64 and wide.dtype == np.float64:
