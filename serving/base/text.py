@@ -70,11 +70,29 @@ def one_line(text: str, length: int = REASON_LENGTH) -> str:
     """
     if len(text) <= length and text.isprintable():
         return text
-    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    if len(flat) <= length:
-        return flat
+    return _cut(" ".join(_without_controls(text).split()), length)
+
+
+def printable(text: str, length: int = REASON_LENGTH) -> str:
+    """As `one_line`, with its blanks as they are: a text of another machine for a terminal.
+
+    Control characters (escape sequences, line ends, marks that turn the direction of writing)
+    become blanks, so that it can neither steer the terminal nor pass for lines of ours.
+    """
+    if len(text) <= length and text.isprintable():
+        return text
+    return _cut(_without_controls(text), length)
+
+
+def _without_controls(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
+
+
+def _cut(text: str, length: int) -> str:
+    if len(text) <= length:
+        return text
     head = (length - 3) // 2
-    return f"{flat[:head]} … {flat[len(flat) - (length - 3 - head) :]}"
+    return f"{text[:head]} … {text[len(text) - (length - 3 - head) :]}"
 
 
 def summary(beginning: str, reasons: list[str]) -> str:

@@ -16,7 +16,7 @@ from serving.base.errors import InvalidInput, ServingError, WrongTask
 from serving.base.evaluation import Estimate
 from serving.base.folders import IMAGE_SUFFIXES, told
 from serving.cli.labelled import class_folders, class_mapping, identity_folders, mask_pairs
-from serving.cli.output import application, fail, print_json, warn
+from serving.cli.output import application, fail, print_json, say, warn
 from serving.cli.predictor import Predictor, open_predictor
 from serving.cli.table import print_table
 from serving.client import CallFailed
@@ -230,15 +230,15 @@ def _estimate(estimate: Estimate) -> dict[str, float]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    typer.echo(f"{report['model']}: {report['task']}, {report['n']} images")
+    say(f"{report['model']}: {report['task']}, {report['n']} images")
     for measure, found in report.items():
         if isinstance(found, dict) and found.keys() == {"value", "low", "high"}:
-            typer.echo(
+            say(
                 f"{measure:>13}  {found['value']:.2%}  (95 %: {found['low']:.2%} to "
                 f"{found['high']:.2%})"
             )
     if "eer" in report:
-        typer.echo(
+        say(
             f"{'eer':>13}  {report['eer']:.2%}  ({report['pairs']['genuine']} genuine and "
             f"{report['pairs']['impostor']} impostor pairs)"
         )
@@ -250,7 +250,7 @@ def _print(report: dict[str, Any]) -> None:
         ]
         print_table(["class", *columns], rows)
     if report["failed"]:
-        typer.echo(f"{len(report['failed'])} images could not be evaluated (named above)")
+        say(f"{len(report['failed'])} images could not be evaluated (named above)")
 
 
 app = application(evaluate)

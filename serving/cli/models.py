@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.cli.output import application, fail, print_json
+from serving.cli.output import application, fail, print_json, say
 from serving.cli.table import print_table
 from serving.client import AsyncVisionClient, CallFailed
 from serving.models.candidates import LoadSettings
@@ -66,10 +66,10 @@ def models(
             str(line[key]) for key in ("name", "version", "variant", "engine") if line.get(key)
         )
         if line.get("reason"):
-            typer.echo(f"{where}: {line['reason']}")
+            say(f"{where}: {line['reason']}")
     completed = {(line["name"], tuple(line["completed"])) for line in lines if "completed" in line}
     for name, fields in sorted(completed):
-        typer.echo(f"{name}: config.pbtxt completed from the file: {', '.join(fields)}")
+        say(f"{name}: config.pbtxt completed from the file: {', '.join(fields)}")
 
 
 async def _of_server(url: str) -> list[dict[str, Any]]:

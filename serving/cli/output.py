@@ -6,6 +6,11 @@ from typing import Any, NoReturn
 
 import typer
 
+from serving.base.text import one_line, printable
+
+# Characters of a line. Longer ones come from a server that fills the screen, or name long paths.
+_LINE_LENGTH = 2000
+
 
 def application(command: Callable[..., None]) -> typer.Typer:
     """The app of one sub-command, whose first argument is the sub-command's name."""
@@ -16,17 +21,25 @@ def application(command: Callable[..., None]) -> typer.Typer:
     return app
 
 
+def say(line: str) -> None:
+    """Prints one line on stdout. Names and reasons in it may be those of a server."""
+    typer.echo(printable(line, _LINE_LENGTH))
+
+
 def fail(message: str) -> NoReturn:
     """Prints one line on stderr and ends with exit status 1."""
-    typer.echo(f"convserve: {' '.join(message.split())}", err=True)
+    warn(message)
     raise typer.Exit(1)
 
 
 def warn(message: str) -> None:
     """Prints one line on stderr."""
-    typer.echo(f"convserve: {' '.join(message.split())}", err=True)
+    typer.echo(f"convserve: {one_line(message, _LINE_LENGTH)}", err=True)
 
 
 def print_json(document: Any) -> None:
-    """Prints one JSON document on stdout."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Prints one JSON document on stdout; what a terminal would obey is escaped in it."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    if not text.replace("\n", "").isprintable():
+        text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    typer.echo(text)

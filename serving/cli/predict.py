@@ -9,7 +9,7 @@ import typer
 from PIL import Image
 
 from serving.base.errors import InvalidInput, ServingError
-from serving.cli.output import application, fail, print_json, warn
+from serving.cli.output import application, fail, print_json, say, warn
 from serving.cli.predictor import Labels, MaskResult, Predictor, open_predictor
 from serving.client import CallFailed
 from serving.images.postprocess import palette
@@ -135,21 +135,21 @@ def _print(result: dict[str, Any]) -> None:
         return
     if "embedding" in result:
         similarity = result["similarity"]
-        typer.echo(
+        say(
             f"{result['image']}  {len(result['embedding'])} values, "
             f"cosine {similarity['cosine']:.4f} with {similarity['to']}"
         )
         return
-    typer.echo(f"{result['image']} ({result['variant']})")
+    say(f"{result['image']} ({result['variant']})")
     for label in result.get("labels", ()):
-        typer.echo(f"  {label['score']:7.2%}  {label['name']}")
+        say(f"  {label['score']:7.2%}  {label['name']}")
     for area in result.get("areas", ()):
-        typer.echo(
+        say(
             f"  {area['fraction']:7.2%}  {area['name']} (confidence {area['confidence']:.2f})"
         )
     for kind in ("mask", "overlay"):
         if kind in result:
-            typer.echo(f"  {kind} -> {result[kind]}")
+            say(f"  {kind} -> {result[kind]}")
 
 
 app = application(predict)

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from serving.base.text import printable
+
 # Columns of a table in a file or a pipe. Narrower would fold long cells.
 _PLAIN_WIDTH = 200
 
@@ -18,6 +20,6 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        # As Text, so that "[cpu]" in a cell is not read as markup.
-        table.add_row(*(Text(cell) for cell in row))
+        # As Text, so that "[cpu]" in a cell is not read as markup. Cells may be a server's names.
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)

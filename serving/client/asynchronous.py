@@ -10,12 +10,13 @@ from typing import Any, Unpack
 import grpc
 
 from protos.gen import grpc_service_pb2 as oip
-from protos.gen import grpc_service_pb2_grpc, vision_pb2_grpc
+from protos.gen import grpc_service_pb2_grpc
 from protos.gen import vision_pb2 as pb
 from serving.client import many
-from serving.client.calls import AnyRequest, CallFailed, Tries
+from serving.client.calls import CallFailed, Tries, serialised
 from serving.client.images import ImageInput, as_messages
 from serving.client.requests import (
+    AnyRequest,
     ClassifyOptions,
     EmbedOptions,
     SegmentOptions,
@@ -30,8 +31,15 @@ DEFAULT_TIMEOUT = 30.0
 # Images of classify_many and the like that are under way at a time. Fewer leave batches unfilled,
 # more hold more of the server's queue and memory.
 DEFAULT_CONCURRENCY = 64
-# Bytes of the largest message that is sent or taken; the server's default limit.
-MAX_MESSAGE_BYTES = 256 << 20
+# MiB of the largest message that is sent or taken: the server's own default.
+DEFAULT_MAX_MESSAGE_MIB = 32
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"].full_name
+_RESPONSES: dict[str, Any] = {
+    "Classify": pb.ClassifyResponse,
+    "Segment": pb.SegmentResponse,
+    "Embed": pb.EmbedResponse,
+}
 
 
 @dataclass(frozen=True)
@@ -55,32 +63,40 @@ class AsyncVisionClient:
     retries: further tries of a call that was refused for the moment (RESOURCE_EXHAUSTED,
         UNAVAILABLE). Each comes after the delay that the server names, or a growing one, and goes
         to the next server where there are several.
+    max_message_mib: the largest message that is sent or taken, as the servers' setting of that
+        name. A larger one fails with INVALID_ARGUMENT before it is sent.
     """
 
     def __init__(
-        self, urls: str | Sequence[str], *, timeout: float = DEFAULT_TIMEOUT, retries: int = 2
+        self,
+        urls: str | Sequence[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        retries: int = 2,
+        max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
     ) -> None:
         self._tries = Tries(timeout, retries)
-        options = [
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ]
+        self._most = max_message_mib << 20
+        # What is sent is measured here, since gRPC would end a whole stream for one message.
+        options = [("grpc.max_receive_message_length", self._most)]
         self._channels = [
             grpc.aio.insecure_channel(url, options=options)
             for url in ([urls] if isinstance(urls, str) else urls)
         ]
-        self._stubs = [vision_pb2_grpc.VisionServiceStub(channel) for channel in self._channels]
         self._inference = grpc_service_pb2_grpc.GRPCInferenceServiceStub(self._channels[0])
         self._turn = 0
-        self._classify_stream: SharedStream[AnyRequest, pb.ClassifyResponse] = SharedStream(
-            [stub.ClassifyStream for stub in self._stubs]
-        )
-        self._segment_stream: SharedStream[AnyRequest, pb.SegmentResponse] = SharedStream(
-            [stub.SegmentStream for stub in self._stubs]
-        )
-        self._embed_stream: SharedStream[AnyRequest, pb.EmbedResponse] = SharedStream(
-            [stub.EmbedStream for stub in self._stubs]
-        )
+        self._unary_calls: dict[str, list[Any]] = {
+            name: [
+                channel.unary_unary(
+                    f"/{_SERVICE}/{name}", response_deserializer=response.FromString
+                )
+                for channel in self._channels
+            ]
+            for name, response in _RESPONSES.items()
+        }
+        self._classify_stream = self._stream("Classify")
+        self._segment_stream = self._stream("Segment")
+        self._embed_stream = self._stream("Embed")
 
     async def __aenter__(self) -> "AsyncVisionClient":
         return self
@@ -94,7 +110,8 @@ class AsyncVisionClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection; calls that are under way fail with CANCELLED."""
+        self._tries.close()
         for stream in (self._classify_stream, self._segment_stream, self._embed_stream):
             await stream.close()
         for channel in self._channels:
@@ -237,9 +254,26 @@ class AsyncVisionClient:
     # The call itself.
 
     async def _unary(self, method: str, request: AnyRequest) -> Any:
-        async def call(left: float) -> Any:
-            stub = self._stubs[self._turn % len(self._stubs)]
-            self._turn += 1
-            return await getattr(stub, method)(request, timeout=left)
+        data = serialised(request, self._most)
+        calls = self._unary_calls[method]
 
-        return await self._tries.run(call)
+        async def call(left: float) -> Any:
+            turn = self._turn
+            self._turn += 1
+            return await calls[turn % len(calls)](data, timeout=left)
+
+        response = await self._tries.run(call)
+        many.check_count(response, len(request.images))
+        return response
+
+    def _stream(self, method: str) -> SharedStream[Any]:
+        return SharedStream(
+            [
+                channel.stream_stream(
+                    f"/{_SERVICE}/{method}Stream",
+                    response_deserializer=_RESPONSES[method].FromString,
+                )
+                for channel in self._channels
+            ],
+            self._most,
+        )

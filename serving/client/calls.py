@@ -1,24 +1,23 @@
-"""One call: its tries, its failures, and its way over a shared stream."""
+"""One call: its tries and its failures."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from protos.gen import vision_pb2 as pb
-from serving.client.streams import SharedStream, StreamBroken
 
 Response = TypeVar("Response")
-Answer = TypeVar("Answer", pb.ClassifyResponse, pb.SegmentResponse, pb.EmbedResponse)
-AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
 
 # Codes of calls that were refused for the moment.
 _RETRIED = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+# gRPC's words for a message over a limit, which is RESOURCE_EXHAUSTED and stays so.
+_TOO_LARGE = "message larger than max"
 # Seconds before the second try where the server names no delay; each further one doubles. Shorter
 # answers sooner, longer spares a busy server.
 _FIRST_BACKOFF = 0.05
@@ -45,7 +44,8 @@ class CallFailed(Exception):
     @property
     def for_now(self) -> bool:
         """Whether the same call may succeed a little later."""
-        return self.code in _RETRIED
+        too_large = self.code == "RESOURCE_EXHAUSTED" and _TOO_LARGE in self.message
+        return self.code in _RETRIED and not too_large
 
 
 class Tries:
@@ -58,60 +58,79 @@ class Tries:
     def __init__(self, timeout: float, retries: int) -> None:
         self._timeout = timeout
         self._retries = retries
+        self._closed = False
 
     async def run(self, call: Callable[[float], Awaitable[Response]]) -> Response:
         """The answer of `call`, which gets the seconds that are left. Raises CallFailed once no try
-        or no time is left."""
-        end = time.monotonic() + self._timeout
+        or no time is left, and for calls that the end of the client cut off."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + self._timeout
         attempt = 0
-        while True:
+        while not self._closed:
             try:
-                return await call(max(0.0, end - time.monotonic()))
-            except (grpc.aio.AioRpcError, StreamBroken, CallFailed) as error:
+                return await call(max(0.0, end - clock()))
+            except (grpc.aio.AioRpcError, CallFailed) as error:
                 failure = _failure(error)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                # A channel that is closed cancels its calls; nobody has cancelled their callers.
+                if not self._closed or task is None or task.cancelling():
+                    raise
+            if self._closed:
+                break
             delay = failure.retry_after
             if delay is None:
                 delay = _FIRST_BACKOFF * 2.0**attempt
             again = failure.for_now and attempt < self._retries
-            if not again or time.monotonic() + delay >= end:
+            if not again or clock() + delay >= end:
                 raise failure
             attempt += 1
             await asyncio.sleep(delay)
+        raise CallFailed("CANCELLED", "the client was closed")
+
+    def close(self) -> None:
+        """Lets no further try begin."""
+        self._closed = True
 
 
-async def ask(stream: SharedStream[AnyRequest, Answer], request: AnyRequest, left: float) -> Answer:
-    """One call over a stream. Its timeout of `left` seconds and its status travel in the messages.
-    Raises CallFailed, StreamBroken."""
-    request.options.timeout.FromNanoseconds(int(left * 1e9))
-    response = await stream.ask(request)
-    if response.served.status.code:
-        raise failed(response.served.status)
-    return response
+def serialised(
+    request: pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest, most: int
+) -> bytes:
+    """The bytes of a request. Raises CallFailed where they are more than `most`."""
+    data = request.SerializeToString()
+    if len(data) > most:
+        raise CallFailed(
+            "INVALID_ARGUMENT",
+            f"a message of {len(data)} bytes: the client's max_message_mib allows {most}",
+        )
+    return data
 
 
 def failed(status: pb.Status) -> CallFailed:
     """The failure that a status in a message stands for."""
     delay = _seconds(status.retry_delay) if status.HasField("retry_delay") else None
-    return CallFailed(_CODE_NAMES[status.code], status.message, delay)
+    return CallFailed(_CODE_NAMES.get(status.code, "UNKNOWN"), status.message, delay)
 
 
-def _failure(error: grpc.aio.AioRpcError | StreamBroken | CallFailed) -> CallFailed:
+def _failure(error: grpc.aio.AioRpcError | CallFailed) -> CallFailed:
     if isinstance(error, CallFailed):
         return error
-    if isinstance(error, StreamBroken):
-        return CallFailed("UNAVAILABLE", str(error))
-    failure = CallFailed(error.code().name, error.details() or "", _retry_after(error))
+    failure = CallFailed(error.code().name, error.details() or "", retry_after(error))
     failure.__cause__ = error
     return failure
 
 
-def _retry_after(error: grpc.aio.AioRpcError) -> float | None:
+def retry_after(error: grpc.aio.AioRpcError) -> float | None:
+    """Seconds that the server asked to wait; None where it named none."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            for detail in Status.FromString(value).details:
-                info = RetryInfo()
-                if detail.Unpack(info):
-                    return _seconds(info.retry_delay)
+            try:
+                for detail in Status.FromString(value).details:
+                    info = RetryInfo()
+                    if detail.Unpack(info):
+                        return _seconds(info.retry_delay)
+            except DecodeError:
+                return None
     return None
 
 

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,9 @@ ImageInput = str | Path | bytes | NDArray[np.uint8]
 
 # Equal to the names in serving.base.folders, which the client cannot import.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp")
+# Pixels of the largest mask that is unpacked, 128 MiB of them: a few bytes of run lengths may stand
+# for any number. The largest image that a server decodes by default has 64 million.
+MAX_MASK_PIXELS = 1 << 26
 _SYSTEM_ENTRIES = frozenset({
     "$recycle.bin", "#recycle", "@eadir", "@recycle", "__macosx", "__pycache__", "desktop.ini",
     "ehthumbs.db", "icon\r", "lost+found", "system volume information", "thumbs.db",
@@ -76,16 +79,46 @@ def _is_passed_over(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM_ENTRIES
 
 
-def mask_of(result: pb.Segmentation) -> NDArray[np.uint16]:
-    """The class map [height, width] of a result in any mask format."""
+def mask_of(result: pb.Segmentation, *, max_pixels: int = MAX_MASK_PIXELS) -> NDArray[np.uint16]:
+    """The class map [height, width] of a result in any mask format.
+
+    max_pixels: the largest mask that is unpacked.
+    Raises ValueError for a mask of more pixels, and where it does not fill its height and width.
+    """
+    height, width = result.height, result.width
+    if height * width > max_pixels:
+        raise ValueError(f"mask of {height}x{width}: more than {max_pixels} pixels")
     match result.WhichOneof("mask"):
         case "palette_png":
-            with PillowImage.open(io.BytesIO(result.palette_png)) as image:
-                return np.asarray(image).astype(np.uint16)
+            return _from_png(result.palette_png, height, width)
         case "rle":
-            runs = np.array(result.rle.runs, dtype=np.uint32).reshape(-1, 2)
-            flat = np.repeat(runs[:, 0].astype(np.uint16), runs[:, 1])
+            flat = _from_runs(result.rle.runs, height * width)
         case _:
-            wide = len(result.raw) > result.height * result.width
+            if len(result.raw) not in (height * width, 2 * height * width):
+                raise ValueError(f"raw mask of {height}x{width}: got {len(result.raw)} bytes")
+            wide = len(result.raw) > height * width
             flat = np.frombuffer(result.raw, "<u2" if wide else "u1").astype(np.uint16)
-    return flat.reshape(result.height, result.width)
+    return flat.reshape(height, width)
+
+
+def _from_png(data: bytes, height: int, width: int) -> NDArray[np.uint16]:
+    try:
+        with PillowImage.open(io.BytesIO(data), formats=["PNG"]) as image:
+            found = f"{image.height}x{image.width}, mode {image.mode}"
+            # Pixels take memory only once they are asked for.
+            if image.size == (width, height) and image.mode in ("P", "L"):
+                return np.asarray(image).astype(np.uint16)
+    except Exception as error:
+        raise ValueError(f"mask of {height}x{width}: its PNG cannot be read: {error}") from error
+    raise ValueError(f"mask of {height}x{width}: got a PNG of {found}")
+
+
+def _from_runs(runs: Sequence[int], pixels: int) -> NDArray[np.uint16]:
+    if len(runs) % 2 or len(runs) > 2 * pixels:
+        raise ValueError(f"mask of {pixels} pixels: got {len(runs)} run lengths and indices")
+    pairs = np.array(runs, dtype=np.uint32).reshape(-1, 2)
+    if (total := int(pairs[:, 1].sum(dtype=np.uint64))) != pixels:
+        raise ValueError(f"mask of {pixels} pixels: its run lengths add up to {total}")
+    if len(pairs) and pairs[:, 0].max() > np.iinfo(np.uint16).max:
+        raise ValueError(f"mask of {pixels} pixels: class index {pairs[:, 0].max()} is past 65535")
+    return np.repeat(pairs[:, 0].astype(np.uint16), pairs[:, 1])

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from protos.gen import vision_pb2 as pb
-from serving.client.calls import Answer, AnyRequest, CallFailed, Tries, ask, failed
+from serving.client.calls import CallFailed, Tries, failed
 from serving.client.images import ImageInput, as_message, each_image
+from serving.client.requests import Answer, AnyRequest
 from serving.client.streams import SharedStream
 
 # Bytes of images that share a message. Larger delays the first images of a message and saves
@@ -30,7 +31,7 @@ _Outcomes = list[Answer | CallFailed]
 async def answers(
     images: str | Path | Iterable[ImageInput],
     concurrency: int,
-    stream: SharedStream[AnyRequest, Answer],
+    stream: SharedStream[Answer],
     request_for: Callable[[list[pb.Image]], AnyRequest],
     tries: Tries,
 ) -> AsyncIterator[tuple[ImageInput, Answer | CallFailed]]:
@@ -90,7 +91,7 @@ def _size(image: pb.Image) -> int:
 
 async def _exchange(
     messages: list[pb.Image | CallFailed],
-    stream: SharedStream[AnyRequest, Answer],
+    stream: SharedStream[Answer],
     request_for: Callable[[list[pb.Image]], AnyRequest],
     tries: Tries,
 ) -> _Outcomes[Answer]:
@@ -106,12 +107,8 @@ async def _exchange(
             for index, message in enumerate(messages)
             if isinstance(message, pb.Image) and _is_open(outcomes.get(index))
         }
-        response = await ask(stream, request_for(list(sent.values())), left)
-        if len(response.results) != len(sent):
-            raise CallFailed(
-                "INTERNAL",
-                f"expected {len(sent)} results of the server, got {len(response.results)}",
-            )
+        response = await stream.ask(request_for(list(sent.values())), left)
+        check_count(response, len(sent))
         for index, result in zip(sent, response.results, strict=True):
             outcomes[index] = _alone(response, result)
         refused = [o for o in outcomes.values() if isinstance(o, CallFailed) and o.for_now]
@@ -129,6 +126,16 @@ async def _exchange(
                     if _is_open(outcomes.get(index)):
                         outcomes[index] = failure
     return [outcomes[index] for index in range(len(messages))]
+
+
+def check_count(
+    response: pb.ClassifyResponse | pb.SegmentResponse | pb.EmbedResponse, count: int
+) -> None:
+    """Raises CallFailed where a response has not one result for each image."""
+    if len(response.results) != count:
+        raise CallFailed(
+            "INTERNAL", f"expected {count} results of the server, got {len(response.results)}"
+        )
 
 
 def _is_open(outcome: Answer | CallFailed | None) -> bool:

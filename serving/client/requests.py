@@ -1,9 +1,12 @@
 """The options of a call, and the messages that carry them."""
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, TypeVar
 
 from protos.gen import vision_pb2 as pb
+
+AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
+Answer = TypeVar("Answer", pb.ClassifyResponse, pb.SegmentResponse, pb.EmbedResponse)
 
 _MASK_FORMATS = {
     "png": pb.MASK_FORMAT_PALETTE_PNG,
@@ -18,10 +21,12 @@ class EmbedOptions(TypedDict, total=False):
 
     version: empty for the newest.
     priority: 1 is the most urgent, 0 the model's default.
+    id: comes back in the answer's served.id, and stands in the server's log.
     """
 
     version: str
     priority: int
+    id: str
 
 
 class ClassifyOptions(EmbedOptions, total=False):
@@ -56,7 +61,7 @@ def classify_request(
         model=model,
         version=options.get("version", ""),
         images=images,
-        options=pb.CallOptions(priority=options.get("priority", 0)),
+        options=_call_options(options),
         top_k=options.get("top_k", 0),
         threshold=options.get("threshold", 0.0),
     )
@@ -70,7 +75,7 @@ def segment_request(
         model=model,
         version=options.get("version", ""),
         images=images,
-        options=pb.CallOptions(priority=options.get("priority", 0)),
+        options=_call_options(options),
         mask_format=_MASK_FORMATS[options.get("mask_format", "png")],
         mask_size=_MASK_SIZES[options.get("mask_size", "image")],
         overlay=options.get("overlay", False),
@@ -78,10 +83,14 @@ def segment_request(
 
 
 def embed_request(model: str, images: Sequence[pb.Image], options: EmbedOptions) -> pb.EmbedRequest:
-    """The message of a embed call; an absent option takes the server's default."""
+    """The message of an embed call; an absent option takes the server's default."""
     return pb.EmbedRequest(
         model=model,
         version=options.get("version", ""),
         images=images,
-        options=pb.CallOptions(priority=options.get("priority", 0)),
+        options=_call_options(options),
     )
+
+
+def _call_options(options: EmbedOptions) -> pb.CallOptions:
+    return pb.CallOptions(id=options.get("id", ""), priority=options.get("priority", 0))

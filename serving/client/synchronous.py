@@ -9,6 +9,7 @@ from typing import TypeVar, Unpack
 from protos.gen import vision_pb2 as pb
 from serving.client.asynchronous import (
     DEFAULT_CONCURRENCY,
+    DEFAULT_MAX_MESSAGE_MIB,
     DEFAULT_TIMEOUT,
     AsyncVisionClient,
     ModelInfo,
@@ -24,10 +25,15 @@ class VisionClient:
     """AsyncVisionClient on an event loop of its own; not to be shared between threads."""
 
     def __init__(
-        self, urls: str | Sequence[str], *, timeout: float = DEFAULT_TIMEOUT, retries: int = 2
+        self,
+        urls: str | Sequence[str],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        retries: int = 2,
+        max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
     ) -> None:
         self._runner = asyncio.Runner()
-        self._client = self._runner.run(_connect(urls, timeout, retries))
+        self._client = self._runner.run(_connect(urls, timeout, retries, max_message_mib))
 
     def __enter__(self) -> "VisionClient":
         return self
@@ -128,12 +134,19 @@ class VisionClient:
     def _each(self, items: AsyncIterator[Item]) -> Iterator[Item]:
         async def following() -> list[Item]:
             """The next item; none at the end."""
-            return [item] if (item := await anext(items, None)) is not None else []
+            item = await anext(items, None)
+            # What was queued meanwhile is sent before the loop stops until the next item.
+            await asyncio.sleep(0)
+            return [] if item is None else [item]
 
         while found := self._runner.run(following()):
             yield from found
 
 
-async def _connect(urls: str | Sequence[str], timeout: float, retries: int) -> AsyncVisionClient:
+async def _connect(
+    urls: str | Sequence[str], timeout: float, retries: int, max_message_mib: int
+) -> AsyncVisionClient:
     """Runs on the event loop, since a channel belongs to the loop on which it is made."""
-    return AsyncVisionClient(urls, timeout=timeout, retries=retries)
+    return AsyncVisionClient(
+        urls, timeout=timeout, retries=retries, max_message_mib=max_message_mib
+    )

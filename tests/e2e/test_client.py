@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -106,19 +107,20 @@ def test_streams_are_renewed_by_age(server: ServerProcess) -> None:
 
     async def body() -> None:
         channel = grpc.aio.insecure_channel(server.url)
-        stub = vision_pb2_grpc.VisionServiceStub(channel)
+        method: Any = channel.stream_stream(
+            "/convserve.vision.v1.VisionService/ClassifyStream",
+            response_deserializer=pb.ClassifyResponse.FromString,
+        )
 
         def opener() -> object:
             nonlocal opened
             opened += 1
-            return stub.ClassifyStream()
+            return method()
 
-        shared: SharedStream[pb.ClassifyRequest, pb.ClassifyResponse] = SharedStream(
-            [opener], max_age=0.0
-        )
+        shared: SharedStream[pb.ClassifyResponse] = SharedStream([opener], 1 << 20, max_age=0.0)
         raw = pb.RawImage(height=8, width=8, rgb=shade(1).tobytes())
         request = pb.ClassifyRequest(model="colours", images=[pb.Image(raw=raw)])
-        answers = await asyncio.gather(*(shared.ask(request) for _ in range(5)))
+        answers = await asyncio.gather(*(shared.ask(request, 10.0) for _ in range(5)))
         assert [best(answer) for answer in answers] == [1] * 5
         await shared.close()
         await channel.close()
@@ -143,7 +145,8 @@ class RefusesOnce(vision_pb2_grpc.VisionServiceServicer):
         self.called.append(time.monotonic())
         if len(self.called) == 1:
             await abort(context, Shed("later", self.delay))
-        return pb.ClassifyResponse(served=pb.Served(model=request.model))
+        served = pb.Served(model=request.model)
+        return pb.ClassifyResponse(served=served, results=[pb.Classification()])
 
 
 @pytest.mark.parametrize(("delay", "timeout", "answered"), [(0.2, 10.0, True), (5.0, 1.0, False)])
@@ -186,7 +189,8 @@ class TakesTwo(vision_pb2_grpc.VisionServiceServicer):
         async for request in requests:
             names = [image.encoded for image in request.images]
             self.messages.append(names)
-            response = pb.ClassifyResponse(served=pb.Served(model=request.model))
+            served = pb.Served(model=request.model, id=request.options.id)
+            response = pb.ClassifyResponse(served=served)
             for name in names[:2]:
                 response.results.add().labels.add(name=name[:9].decode())
             for _ in names[2:]:
@@ -249,7 +253,8 @@ def test_image_that_is_wrong_when_sent_again_says_so() -> None:
             async for response in super().ClassifyStream(requests, context):
                 if len(self.messages) > 1:
                     status = pb.Status(code=3, message="not an image")
-                    response = pb.ClassifyResponse(served=pb.Served(status=status))
+                    served = pb.Served(id=response.served.id, status=status)
+                    response = pb.ClassifyResponse(served=served)
                 yield response
 
     *_, last = many_of(TurnsBad(), [b"a", b"b", b"c"], concurrency=10, retries=2)
