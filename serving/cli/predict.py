@@ -144,9 +144,7 @@ def _print(result: dict[str, Any]) -> None:
     for label in result.get("labels", ()):
         say(f"  {label['score']:7.2%}  {label['name']}")
     for area in result.get("areas", ()):
-        say(
-            f"  {area['fraction']:7.2%}  {area['name']} (confidence {area['confidence']:.2f})"
-        )
+        say(f"  {area['fraction']:7.2%}  {area['name']} (confidence {area['confidence']:.2f})")
     for kind in ("mask", "overlay"):
         if kind in result:
             say(f"  {kind} -> {result[kind]}")

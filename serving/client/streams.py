@@ -23,6 +23,10 @@ MAX_AGE_SECONDS = 60.0
 # Messages of a stream that are sent and not answered. A server reads 64 ahead: fewer would let it
 # wait, more would only wait in its buffers. Further ones wait here, and go when their callers do.
 _WINDOW = 128
+# Bytes of the largest message that shares a stream. A larger one has its own: others would wait
+# behind it, and a server or a proxy that refuses its size ends the stream. Beside the cost of so
+# many bytes that of a stream is small.
+_ALONE = 1 << 20
 # Seconds that a timer may ring late before it counts as one of an event loop that stood still, as
 # VisionClient's does between two calls. Answers that came meanwhile get as long to be read.
 _LATE = 0.1
@@ -63,25 +67,44 @@ class SharedStream(Generic[Answer]):
         self._closed = False
 
     async def ask(self, request: AnyRequest, left: float) -> Answer:
-        """The answer to a request, within `left` seconds; both travel in its options, the id beside
+        """The answer to a request, within `left` seconds; both travel in its options, the id before
         the caller's own. Raises CallFailed, and its StreamBroken."""
         if self._closed:
             raise StreamBroken("CANCELLED", "the client was closed")
         if left <= 0:
             raise _too_late(left)
+        options = request.options
+        own_id = options.id
+        options.id = key = f"{next(self._ids)} {own_id}"
+        # At least a nanosecond: a timeout of zero is none.
+        options.timeout.FromNanoseconds(int(left * 1e9) + 1)
+        try:
+            data = serialised(request, self._most)
+        finally:
+            options.id = own_id
+        response = await self._stream_for(data).ask(key, data, left)
+        response.served.id = own_id
+        if response.served.status.code:
+            raise failed(response.served.status)
+        return response
+
+    def _stream_for(self, data: bytes) -> "_Stream[Answer]":
+        if len(data) > _ALONE:
+            return self._open(last=True)
         stream = self._current
         now = asyncio.get_running_loop().time()
         if stream is None or stream.broken or now - stream.opened > self._max_age:
             if stream is not None:
                 stream.finish()
-            opener = self._openers[self._opened % len(self._openers)]
-            self._opened += 1
-            stream = self._current = _Stream(opener(), self._most, self._all.discard)
-            self._all.add(stream)
-        response = await stream.ask(f"{next(self._ids)} {request.options.id}", request, left)
-        if response.served.status.code:
-            raise failed(response.served.status)
-        return response
+            stream = self._current = self._open(last=False)
+        return stream
+
+    def _open(self, last: bool) -> "_Stream[Answer]":
+        opener = self._openers[self._opened % len(self._openers)]
+        self._opened += 1
+        stream: _Stream[Answer] = _Stream(opener(), last, self._all.discard)
+        self._all.add(stream)
+        return stream
 
     async def close(self) -> None:
         """Ends every stream; calls that are under way fail."""
@@ -90,37 +113,25 @@ class SharedStream(Generic[Answer]):
             await stream.close()
 
 
-class _Message(Generic[Answer]):
-    """A request whose caller waits.
+class _Stream(Generic[Answer]):
+    """One stream.
 
-    due: when its time runs out, on the loop's clock.
-    own_id: the id that its caller gave it.
+    last: it ends with the first moment at which nobody waits for an answer of it.
+    ended: called with the stream once it has ended.
     """
 
-    __slots__ = ("answer", "due", "own_id", "request", "timer")
-
-    def __init__(self, request: AnyRequest, due: float, answer: "asyncio.Future[Answer]") -> None:
-        self.request = request
-        self.due = due
-        self.own_id = request.options.id
-        self.answer: asyncio.Future[Answer] = answer
-        self.timer: asyncio.TimerHandle | None = None
-
-
-class _Stream(Generic[Answer]):
-    def __init__(self, call: Any, most: int, ended: Callable[[Any], None]) -> None:
+    def __init__(self, call: Any, last: bool, ended: Callable[[Any], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self.opened = self._loop.time()
         self.broken = False
         self._call = call
-        self._most = most
+        self._last = last
         self._ended = ended
-        # By id. A message is in one of them while its caller waits; an id without a message is that
-        # of a caller who has left.
-        self._unsent: OrderedDict[str, _Message[Answer]] = OrderedDict()
-        self._sent: dict[str, _Message[Answer] | None] = {}
         self._callers = 0
-        self._finishing = False
+        # By id. Futures of callers who have left are done; their messages are not sent any more, or
+        # their answers are dropped.
+        self._unsent: OrderedDict[str, tuple[bytes, asyncio.Future[Answer]]] = OrderedDict()
+        self._sent: dict[str, asyncio.Future[Answer]] = {}
         self._fault: Exception | None = None
         # There is something to write, or a place in the window.
         self._news = asyncio.Event()
@@ -129,48 +140,39 @@ class _Stream(Generic[Answer]):
         # A callback, since a task that is cancelled before its first step runs no `finally`.
         self._reader.add_done_callback(self._end)
 
-    async def ask(self, key: str, request: AnyRequest, left: float) -> Answer:
+    async def ask(self, key: str, data: bytes, left: float) -> Answer:
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        message = _Message(request, self._loop.time() + left, answer)
-        message.timer = self._loop.call_at(message.due, self._expire, message, left)
-        self._unsent[key] = message
+        due = self._loop.time() + left
+        timer = self._loop.call_at(due, self._expire, answer, due, left)
+        self._unsent[key] = data, answer
         self._callers += 1
         self._news.set()
         try:
-            response = await answer
+            return await answer
         finally:
-            message.timer.cancel()
+            timer.cancel()
             self._unsent.pop(key, None)
-            if key in self._sent:
-                self._sent[key] = None
             self._callers -= 1
-            if self._finishing and not self._callers:
+            if self._last and not self._callers:
                 self._cancel()
-        response.served.id = message.own_id
-        return response
 
-    def _expire(self, message: _Message[Answer], left: float) -> None:
+    def _expire(self, answer: "asyncio.Future[Answer]", due: float, left: float) -> None:
+        if answer.done():
+            return
         now = self._loop.time()
-        assert message.timer is not None
-        if now - message.timer.when() > _LATE:
-            message.timer = self._loop.call_at(now + _LATE, self._expire, message, left)
-        elif not message.answer.done():
-            message.answer.set_exception(_too_late(left))
+        if now - due > _LATE:
+            self._loop.call_at(now + _LATE, self._expire, answer, now + _LATE, left)
+        else:
+            answer.set_exception(_too_late(left))
 
     async def _write(self) -> None:
         try:
             while True:
                 while self._unsent and len(self._sent) < _WINDOW:
-                    key, message = self._unsent.popitem(last=False)
-                    if message.answer.done():
-                        continue
-                    try:
-                        data = self._serialised(key, message)
-                    except Exception as error:
-                        message.answer.set_exception(error)
-                        continue
-                    self._sent[key] = message
-                    await self._call.write(data)
+                    key, (data, answer) = self._unsent.popitem(last=False)
+                    if not answer.done():
+                        self._sent[key] = answer
+                        await self._call.write(data)
                 self._news.clear()
                 await self._news.wait()
         except Exception as error:
@@ -179,19 +181,6 @@ class _Stream(Generic[Answer]):
         finally:
             self._call.cancel()
 
-    def _serialised(self, key: str, message: _Message[Answer]) -> bytes:
-        left = message.due - self._loop.time()
-        if left <= 0:
-            raise _too_late(left)
-        options = message.request.options
-        options.id = key
-        # At least a nanosecond: a timeout of zero is none.
-        options.timeout.FromNanoseconds(int(left * 1e9) + 1)
-        try:
-            return serialised(message.request, self._most)
-        finally:
-            options.id = message.own_id
-
     async def _read(self) -> None:
         async for response in self._call:
             if response is None:
@@ -199,27 +188,27 @@ class _Stream(Generic[Answer]):
             key = response.served.id
             if key not in self._sent:
                 raise _StrangeAnswer(f"an answer with id {key[:_SHOWN_ID]!r}, which no request has")
-            message = self._sent.pop(key)
+            answer = self._sent.pop(key)
             if self._unsent:
                 self._news.set()
-            if message is not None and not message.answer.done():
-                message.answer.set_result(response)
+            if not answer.done():
+                answer.set_result(response)
 
     def _end(self, reader: "asyncio.Task[None]") -> None:
         self.broken = True
         self._call.cancel()
         self._writer.cancel()
         reason = self._fault if reader.cancelled() else reader.exception()
-        for message in (*self._unsent.values(), *self._sent.values()):
-            if message is not None and not message.answer.done():
-                message.answer.set_exception(_broken(reason))
+        for answer in (*self._sent.values(), *(answer for _, answer in self._unsent.values())):
+            if not answer.done():
+                answer.set_exception(_broken(reason))
         self._unsent.clear()
         self._sent.clear()
         self._ended(self)
 
     def finish(self) -> None:
         """No more requests; the stream ends with its last caller."""
-        self._finishing = True
+        self._last = True
         if not self._callers:
             self._cancel()
 

@@ -287,3 +287,43 @@ def test_wrong_pixels_are_refused_before_they_are_sent(server: ServerProcess) ->
         pytest.raises(ValueError, match=r"expected uint8 \[height, width, 3\]"),
     ):
         client.classify("colours", np.zeros((8, 8), np.uint8))
+
+
+def test_message_over_the_limit_of_the_client_says_so_and_fails_alone() -> None:
+    service = TakesTwo()
+    found = many_of(service, [b"a", bytes(33 << 20), b"b"], concurrency=10, retries=2)
+    assert (found[0], found[2]) == ("a", "b")
+    assert isinstance(found[1], CallFailed)
+    assert found[1].code == "INVALID_ARGUMENT"
+    assert "max_message_mib allows 33554432" in found[1].message
+    assert len(service.messages) == 2
+
+
+def test_message_over_the_limit_of_the_server_says_so_and_is_not_sent_again(
+    server: ServerProcess,
+) -> None:
+    with VisionClient(server.url, max_message_mib=64, retries=2) as client:
+        begin = time.monotonic()
+        with pytest.raises(CallFailed, match="larger than max") as failure:
+            client.classify("colours", bytes(33 << 20))
+        assert failure.value.code == "RESOURCE_EXHAUSTED"
+        assert not failure.value.for_now
+        assert time.monotonic() - begin < 30.0
+        assert best(client.classify("colours", shade(1))) == 1
+        answers = [a for _, a in client.classify_many("colours", [bytes(33 << 20), shade(2)])]
+        assert isinstance(answers[0], CallFailed)
+        assert "larger than max" in answers[0].message
+        assert best(answers[1]) == 2
+    with VisionClient(server.url) as client, pytest.raises(CallFailed, match="33554432"):
+        client.classify("colours", bytes(33 << 20))
+
+
+def test_id_of_the_caller_comes_back(server: ServerProcess) -> None:
+    with VisionClient(server.url) as client:
+        assert client.classify("colours", shade(0), id="mine").served.id == "mine"
+        for _, answer in client.classify_many("colours", map(shade, range(3)), id="mine"):
+            assert isinstance(answer, pb.ClassifyResponse)
+            assert answer.served.id == "mine"
+        for _, answer in client.classify_many("colours", map(shade, range(3))):
+            assert isinstance(answer, pb.ClassifyResponse)
+            assert answer.served.id == ""

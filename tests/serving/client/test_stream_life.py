@@ -20,6 +20,8 @@ from tests.support.stepped_loop import SteppedLoop
 MAX_AGE = 4.0
 # Small, so that it is full now and then.
 WINDOW = 3
+# Bytes of messages that share a stream, and that are sent at all.
+ALONE, MOST = 500, 1000
 # More rounds than anything needs from its cause to its effect.
 SETTLED = 12
 # Seconds that a caller may wait past his time: a timer that rings late gives answers this long.
@@ -40,10 +42,10 @@ class StreamLife(RuleBasedStateMachine):
         ] = []
         self.cancelled: set[asyncio.Task[Any]] = set()
         self.closing: asyncio.Task[None] | None = None
-        self.window = patch.object(streams, "_WINDOW", WINDOW)
-        self.window.start()
+        self.limits = patch.multiple(streams, _WINDOW=WINDOW, _ALONE=ALONE)
+        self.limits.start()
         self.shared: SharedStream[pb.ClassifyResponse] = SharedStream(
-            [self.open_stream], max_message_bytes=1000, max_age=MAX_AGE
+            [self.open_stream], max_message_bytes=MOST, max_age=MAX_AGE
         )
 
     def open_stream(self) -> FakeStream:
@@ -61,7 +63,7 @@ class StreamLife(RuleBasedStateMachine):
     @rule(
         left=st.sampled_from([0.0, 0.5, 5.0, 50.0, 50.0]),
         own_id=st.sampled_from(["", "mine", "1 ", "2 mine"]),
-        size=st.sampled_from([0, 0, 0, 0, 0, 0, 2000]),
+        size=st.sampled_from([0, 0, 0, 0, 0, ALONE + 50, MOST + 50]),
         count=st.integers(1, 4),
         rounds=st.integers(0, 3),
     )
@@ -183,7 +185,9 @@ class StreamLife(RuleBasedStateMachine):
     def nobody_waits_past_his_time(self) -> None:
         self.pass_time(LATE)
         now = self.loop.now
-        late = [caller for caller in self.callers if not caller[4].done() and caller[3] + LATE < now]
+        late = [
+            caller for caller in self.callers if not caller[4].done() and caller[3] + LATE < now
+        ]
         assert not late
 
     def teardown(self) -> None:
@@ -204,7 +208,7 @@ class StreamLife(RuleBasedStateMachine):
         self.callers.clear()
         self.loop.rounds()
         assert not self.loop.errors
-        self.window.stop()
+        self.limits.stop()
         self.loop.close()
 
 
