@@ -1,6 +1,7 @@
 """`convserve predict`."""
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,10 @@ def predict(
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels an image.")] = DEFAULT_TOP_K,
     save: Annotated[
-        Path | None, typer.Option(help="Folder for NAME.mask.png and NAME.overlay.png.")
+        Path | None,
+        typer.Option(
+            help="Folder for NAME.mask.png and NAME.overlay.png; images of one name are numbered."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
@@ -59,10 +63,11 @@ async def _predict_all(
     save: Path | None,
 ) -> list[dict[str, Any]]:
     results = []
+    places = _places(images, save) if save is not None else [None] * len(images)
     async with open_predictor(model, url, repository) as predictor:
-        for path in images:
+        for path, place in zip(images, places, strict=True):
             try:
-                results.append(await _predict(predictor, path, top_k, save))
+                results.append(await _predict(predictor, path, top_k, place))
             except (ServingError, CallFailed, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 warn(f"{path}: {reason}")
@@ -70,13 +75,37 @@ async def _predict_all(
     return results
 
 
+def _places(images: list[Path], folder: Path) -> list[Path]:
+    """Where the files of each image go: its name without the suffix, to which `_save` adds its own.
+    A name that was taken before, or whose file would replace one of the images, gets a number."""
+    sources = {path.resolve() for path in images}
+    taken: set[str] = set()
+    tried: Counter[str] = Counter()
+    places = []
+    for path in images:
+        place = folder / path.stem
+        # Some file systems take no note of case.
+        while place.name.casefold() in taken or any(
+            file.resolve() in sources for file in _files(place).values()
+        ):
+            tried[path.stem] += 1
+            place = folder / f"{path.stem}-{tried[path.stem] + 1}"
+        taken.add(place.name.casefold())
+        places.append(place)
+    return places
+
+
+def _files(place: Path) -> dict[str, Path]:
+    return {kind: place.with_name(f"{place.name}.{kind}.png") for kind in ("mask", "overlay")}
+
+
 async def _predict(
-    predictor: Predictor, path: Path, top_k: int, save: Path | None
+    predictor: Predictor, path: Path, top_k: int, place: Path | None
 ) -> dict[str, Any]:
     data = await asyncio.to_thread(path.read_bytes)
     if predictor.info.task == "segmentation":
-        found = await predictor.segment(data, overlay=save is not None)
-        files = _save(found, path, save) if save is not None else {}
+        found = await predictor.segment(data, overlay=place is not None)
+        files = _save(found, place) if place is not None else {}
         return _mask_document(path, found, files)
     if predictor.info.task == "embedding":
         return {"image": str(path), "embedding": (await predictor.embed(data)).tolist()}
@@ -104,22 +133,22 @@ def _mask_document(path: Path, found: MaskResult, files: dict[str, str]) -> dict
     }
 
 
-def _save(found: MaskResult, path: Path, folder: Path) -> dict[str, str]:
+def _save(found: MaskResult, place: Path) -> dict[str, str]:
     """Writes the mask (class indices with a palette) and the overlay. Returns the paths by kind.
     Raises InvalidInput where the folder takes no files."""
-    mask, overlay = folder / f"{path.stem}.mask.png", folder / f"{path.stem}.overlay.png"
-    if found.mask.max() < 256:
+    files = _files(place)
+    if found.mask.max(initial=0) < 256:
         image = Image.fromarray(found.mask.astype("uint8"))
         image.putpalette(palette(256).tobytes())
     else:
         image = Image.fromarray(found.mask)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        image.save(mask)
-        overlay.write_bytes(found.overlay_png)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        image.save(files["mask"])
+        files["overlay"].write_bytes(found.overlay_png)
     except OSError as error:
-        raise InvalidInput(f"--save {folder}: {error.strerror}") from error
-    return {"mask": str(mask), "overlay": str(overlay)}
+        raise InvalidInput(f"--save {place.parent}: {error.strerror}") from error
+    return {kind: str(file) for kind, file in files.items()}
 
 
 def _compare(results: list[dict[str, Any]]) -> None:

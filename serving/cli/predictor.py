@@ -15,7 +15,7 @@ from protos.gen import vision_pb2 as pb
 from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
-from serving.client import AsyncVisionClient, ModelInfo, mask_of
+from serving.client import AsyncVisionClient, CallFailed, ModelInfo, mask_of
 from serving.models.candidates import LoadSettings
 from serving.models.registry import Registry
 from serving.models.servable import CallOptions, EncodedImage, Servable
@@ -67,16 +67,20 @@ class Predictor(Protocol):
 
 
 class RemotePredictor:
-    """A model of a running server."""
+    """A model of a running server. Answers that do not fit the model fail as INTERNAL."""
 
     def __init__(self, client: AsyncVisionClient, info: ModelInfo) -> None:
         self._client = client
+        self._length = 0
         self.info = info
 
     async def classify(self, image: bytes, top_k: int) -> Labels:
         """The `top_k` best classes."""
         response = await self._client.classify(self.info.name, image, top_k=top_k)
         labels = [(x.index, x.name, x.score) for x in response.results[0].labels]
+        if not labels:
+            raise CallFailed("INTERNAL", "the server's answer has no labels")
+        self._check_classes(max(index for index, _, _ in labels))
         return Labels(labels, response.served.variant)
 
     async def segment(self, image: bytes, overlay: bool) -> MaskResult:
@@ -85,13 +89,31 @@ class RemotePredictor:
             self.info.name, image, mask_format="rle", overlay=overlay
         )
         result: pb.Segmentation = response.results[0]
+        try:
+            mask = mask_of(result)
+        except ValueError as error:
+            raise CallFailed("INTERNAL", f"the server's answer cannot be read: {error}") from error
+        self._check_classes(int(mask.max(initial=0)))
         areas = [(x.index, x.name, x.fraction, x.confidence) for x in result.areas]
-        return MaskResult(mask_of(result), areas, result.overlay_png, response.served.variant)
+        return MaskResult(mask, areas, result.overlay_png, response.served.variant)
 
     async def embed(self, image: bytes) -> NDArray[np.float32]:
         """The point on the unit sphere, float32 [D]."""
         response = await self._client.embed(self.info.name, image)
-        return np.array(response.results[0].values, np.float32)
+        values = np.array(response.results[0].values, np.float32)
+        self._length = self._length or len(values)
+        if not len(values) or len(values) != self._length or not np.isfinite(values).all():
+            raise CallFailed(
+                "INTERNAL", "the server's answer is no embedding, or one of other length"
+            )
+        return values
+
+    def _check_classes(self, highest: int) -> None:
+        if self.info.labels and highest >= len(self.info.labels):
+            raise CallFailed(
+                "INTERNAL",
+                f"the server's answer names class {highest}, its model has {len(self.info.labels)}",
+            )
 
 
 class LocalPredictor:

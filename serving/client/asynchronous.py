@@ -1,7 +1,7 @@
 """AsyncVisionClient: VisionService from asyncio."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -230,9 +230,7 @@ class AsyncVisionClient:
         """Every model of the server: name, version, state and reason. Models that serve also have
         task, variant, engine, accuracy and latency (ms by batch size). Raises CallFailed."""
         request = oip.RepositoryIndexRequest()
-        index = await self._tries.run(
-            lambda left: self._inference.RepositoryIndex(request, timeout=left)
-        )
+        index = await self._run(lambda left: self._inference.RepositoryIndex(request, timeout=left))
         lines = []
         for found in index.models:
             line: dict[str, Any] = {"name": found.name, "version": found.version}
@@ -241,14 +239,12 @@ class AsyncVisionClient:
                 config = await self._config(wanted)
                 for key in ("task", "variant", "engine", "accuracy"):
                     line[key] = config.get(key, "")
-                line["latency"] = json.loads(config["latency_ms"])
+                line["latency"] = _latency(config.get("latency_ms", "{}"))
             lines.append({**line, "state": found.state or "not loaded", "reason": found.reason})
         return lines
 
     async def _config(self, request: oip.ModelConfigRequest) -> dict[str, str]:
-        response = await self._tries.run(
-            lambda left: self._inference.ModelConfig(request, timeout=left)
-        )
+        response = await self._run(lambda left: self._inference.ModelConfig(request, timeout=left))
         return {key: value.string_value for key, value in response.config.parameters.items()}
 
     # The call itself.
@@ -262,8 +258,15 @@ class AsyncVisionClient:
             self._turn += 1
             return await calls[turn % len(calls)](data, timeout=left)
 
-        response = await self._tries.run(call)
+        response = await self._run(call)
         many.check_count(response, len(request.images))
+        return response
+
+    async def _run(self, call: Callable[[float], Awaitable[Any]]) -> Any:
+        response = await self._tries.run(call)
+        if response is None:
+            # As gRPC hands out what is no message.
+            raise CallFailed("INTERNAL", "the server's answer cannot be read")
         return response
 
     def _stream(self, method: str) -> SharedStream[Any]:
@@ -277,3 +280,11 @@ class AsyncVisionClient:
             ],
             self._most,
         )
+
+
+def _latency(text: str) -> dict[str, float]:
+    """Milliseconds by batch size. Raises CallFailed for a text of another form."""
+    try:
+        return {size: float(milliseconds) for size, milliseconds in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise CallFailed("INTERNAL", "the server's latency_ms cannot be read") from error

@@ -90,19 +90,19 @@ class SharedStream(Generic[Answer]):
 
     def _stream_for(self, data: bytes) -> "_Stream[Answer]":
         if len(data) > _ALONE:
-            return self._open(last=True)
+            return self._open(alone=True)
         stream = self._current
         now = asyncio.get_running_loop().time()
         if stream is None or stream.broken or now - stream.opened > self._max_age:
             if stream is not None:
                 stream.finish()
-            stream = self._current = self._open(last=False)
+            stream = self._current = self._open(alone=False)
         return stream
 
-    def _open(self, last: bool) -> "_Stream[Answer]":
+    def _open(self, alone: bool) -> "_Stream[Answer]":
         opener = self._openers[self._opened % len(self._openers)]
         self._opened += 1
-        stream: _Stream[Answer] = _Stream(opener(), last, self._all.discard)
+        stream: _Stream[Answer] = _Stream(opener(), alone, self._all.discard)
         self._all.add(stream)
         return stream
 
@@ -116,16 +116,18 @@ class SharedStream(Generic[Answer]):
 class _Stream(Generic[Answer]):
     """One stream.
 
-    last: it ends with the first moment at which nobody waits for an answer of it.
+    alone: it is for one message.
     ended: called with the stream once it has ended.
     """
 
-    def __init__(self, call: Any, last: bool, ended: Callable[[Any], None]) -> None:
+    def __init__(self, call: Any, alone: bool, ended: Callable[[Any], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self.opened = self._loop.time()
         self.broken = False
         self._call = call
-        self._last = last
+        self._alone = alone
+        # It ends once nobody waits for an answer of it.
+        self._last = alone
         self._ended = ended
         self._callers = 0
         # By id. Futures of callers who have left are done; their messages are not sent any more, or
@@ -201,7 +203,7 @@ class _Stream(Generic[Answer]):
         reason = self._fault if reader.cancelled() else reader.exception()
         for answer in (*self._sent.values(), *(answer for _, answer in self._unsent.values())):
             if not answer.done():
-                answer.set_exception(_broken(reason))
+                answer.set_exception(_broken(reason, self._alone))
         self._unsent.clear()
         self._sent.clear()
         self._ended(self)
@@ -226,12 +228,14 @@ class _StrangeAnswer(Exception):
     """The server broke the protocol; none of its further answers can be trusted."""
 
 
-def _broken(reason: BaseException | None) -> StreamBroken:
+def _broken(reason: BaseException | None, alone: bool) -> StreamBroken:
     match reason:
         case grpc.aio.AioRpcError():
             code = reason.code().name
+            # Alone, its message may be the one that is refused; on a shared stream it is another.
+            final = code in _REFUSALS or (alone and code == "RESOURCE_EXHAUSTED")
             return StreamBroken(
-                code if code in _REFUSALS else "UNAVAILABLE",
+                code if final else "UNAVAILABLE",
                 f"the stream broke: {code}: {reason.details()}",
                 retry_after(reason),
             )

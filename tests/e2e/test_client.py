@@ -313,6 +313,7 @@ def test_message_over_the_limit_of_the_server_says_so_and_is_not_sent_again(
         answers = [a for _, a in client.classify_many("colours", [bytes(33 << 20), shade(2)])]
         assert isinstance(answers[0], CallFailed)
         assert "larger than max" in answers[0].message
+        assert not answers[0].for_now
         assert best(answers[1]) == 2
     with VisionClient(server.url) as client, pytest.raises(CallFailed, match="33554432"):
         client.classify("colours", bytes(33 << 20))
