@@ -14,7 +14,7 @@ from loadtest.report.checks import Condition, check
 from loadtest.report.html_page import render_page
 from loadtest.report.junit import write_junit
 from loadtest.report.summary import summarise
-from loadtest.report.text import render
+from loadtest.report.text import printable, render
 from loadtest.results import Run, write_run
 
 Parameters = ParamSpec("Parameters")
@@ -39,7 +39,7 @@ class Reports:
 
 def fail(message: str) -> NoReturn:
     """Prints one line to stderr and exits with 1."""
-    typer.echo(f"convserve: {' '.join(message.split())}", err=True)
+    typer.echo(f"convserve: {' '.join(printable(message).split())}", err=True)
     raise typer.Exit(1)
 
 
@@ -72,13 +72,19 @@ def deliver(run: Run, reports: Reports) -> None:
         write_junit(document, checks, reports.junit)
     if reports.as_json:
         document["failures"] = failures
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        typer.echo(_json(document))
     else:
         typer.echo(render(document))
     for failure in failures:
-        typer.echo(f"convserve: {failure}", err=True)
+        typer.echo(f"convserve: {printable(failure)}", err=True)
     if failures:
         raise typer.Exit(1)
+
+
+def _json(document: dict[str, Any]) -> str:
+    """JSON in which what a terminal would obey is escaped."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def _write(path: Path, content: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from loadtest.errors import LoadTestError
 from loadtest.report.checks import Check
+from loadtest.report.text import printable
 
 _PROPERTIES = ("requests_per_second", "error_rate", "mean_batch_size", "goodput_per_second")
 
@@ -19,7 +20,7 @@ def write_junit(document: dict[str, Any], checks: Sequence[Check], path: Path) -
         suite = ElementTree.SubElement(
             root,
             "testsuite",
-            name=phase["label"],
+            name=printable(phase["label"]),
             tests=str(len(own)),
             failures=str(sum(bool(c.failure) for c in own)),
             errors="0",
@@ -30,10 +31,13 @@ def write_junit(document: dict[str, Any], checks: Sequence[Check], path: Path) -
             ElementTree.SubElement(properties, "property", name=name, value=f"{value:.6g}")
         for each in own:
             case = ElementTree.SubElement(
-                suite, "testcase", classname=f"loadtest.{phase['label']}", name=each.name
+                suite,
+                "testcase",
+                classname=printable(f"loadtest.{phase['label']}"),
+                name=printable(each.name),
             )
             if each.failure:
-                ElementTree.SubElement(case, "failure", message=each.failure)
+                ElementTree.SubElement(case, "failure", message=printable(each.failure))
     ElementTree.indent(root)
     try:
         ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)

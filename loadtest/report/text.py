@@ -3,12 +3,15 @@
 from typing import Any
 
 _NAME_WIDTH = 17
+# Characters of a line. Only names of a server that fills the screen make longer ones.
+_LINE_LENGTH = 2000
 # The p99 of a caller that waits for answers is shown where the real one is this many times higher.
 _NAIVE = 2
 
 
 def render(document: dict[str, Any]) -> str:
-    """Text of a document of `summarise`."""
+    """Text of a document of `summarise`. Its names may be those of a server, or of a file."""
+    document = _printable(document)
     if not document["phases"]:
         return "no phase was run"
     # Steps of a search have a line each in the table.
@@ -16,6 +19,25 @@ def render(document: dict[str, Any]) -> str:
     if len(document["phases"]) > 1:
         blocks.append(_table(document["phases"]))
     return "\n\n".join([*blocks, *conclusions(document)])
+
+
+def _printable(value: Any) -> Any:
+    match value:
+        case str():
+            return printable(value)
+        case dict():
+            return {_printable(key): _printable(each) for key, each in value.items()}
+        case list():
+            return [_printable(each) for each in value]
+    return value
+
+
+def printable(line: str) -> str:
+    """A line as a terminal and XML may have it: blanks for control characters (escape sequences,
+    marks that turn the direction of writing), and no more than 2000 characters."""
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else " " for c in line)
+    return line if len(line) <= _LINE_LENGTH else f"{line[: _LINE_LENGTH - 2]} …"
 
 
 def conclusions(document: dict[str, Any]) -> list[str]:

@@ -29,6 +29,9 @@ INFER = "ModelInfer"
 Outcome = tuple[int, int, int, int, int, int, int]
 
 _UNKNOWN = 2
+_HIGHEST_STATUS = 16
+# The largest batch that a record holds.
+_LARGEST_BATCH = 65_535
 _Result = vision.Classification | vision.Segmentation | vision.Embedding
 _Response = vision.ClassifyResponse | vision.SegmentResponse | vision.EmbedResponse
 
@@ -249,16 +252,21 @@ def read_embedded(content: bytes, expected: Sequence[str]) -> Outcome:
 def _vision_answer(response: _Response, right: int) -> Outcome:
     served = response.served
     if served.status.code != OK:
-        return failed(served.status.code)
+        return failed(_known(served.status.code))
     results: Sequence[_Result] = response.results
     if len(results) == 1:
         result = results[0]
         timing = result.timing
         return (
-            result.status.code, right, timing.batch_size, timing.decode_us, timing.queue_us,
-            timing.infer_us, timing.postprocess_us,
+            _known(result.status.code), right, min(timing.batch_size, _LARGEST_BATCH),
+            timing.decode_us, timing.queue_us, timing.infer_us, timing.postprocess_us,
         )  # fmt: skip
     return _of_several(results, right)
+
+
+def _known(status: int) -> int:
+    """A number of a server, as one that gRPC has and a record holds."""
+    return status if OK <= status <= _HIGHEST_STATUS else _UNKNOWN
 
 
 def _of_several(results: Sequence[_Result], right: int) -> Outcome:
@@ -267,9 +275,9 @@ def _of_several(results: Sequence[_Result], right: int) -> Outcome:
         return failed(_UNKNOWN)
     timings = [result.timing for result in results]
     return (
-        next((r.status.code for r in results if r.status.code != OK), OK),
+        next((_known(r.status.code) for r in results if r.status.code != OK), OK),
         right,
-        max(t.batch_size for t in timings),
+        min(max(t.batch_size for t in timings), _LARGEST_BATCH),
         max(t.decode_us for t in timings),
         max(t.queue_us for t in timings),
         max(t.infer_us for t in timings),
@@ -298,6 +306,8 @@ def read_streamed(content: bytes, expected: Sequence[str]) -> Outcome:
 def _right_classes(response: oip.ModelInferResponse, expected: Sequence[str]) -> Outcome:
     """Compares the best classes, BYTES "score:index:label", one a row."""
     raw = response.raw_output_contents
+    if not raw and not response.outputs:
+        return failed(_UNKNOWN)
     found = _split(raw[0]) if raw else list(response.outputs[0].contents.bytes_contents)
     return (OK, count_right(found, expected), 0, 0, 0, 0, 0)
 

@@ -3,7 +3,9 @@ import pytest
 
 from loadtest.errors import LoadTestError
 from loadtest.payloads.content import Payload, TensorInput
+from loadtest.results import pack_record
 from loadtest.wire.messages import (
+    READERS,
     ModelFacts,
     infer_options,
     infer_request,
@@ -45,3 +47,21 @@ def test_a_tensor_of_the_wrong_type_is_refused() -> None:
             Payload(images=(b"x",)),
             binary=False,
         )
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("code", [-1, 17, 300, 2**31 - 1])
+def test_numbers_of_a_server_that_no_record_holds_are_unknown_or_cut(
+    code: int, images: int
+) -> None:
+    timing = vision.Timing(batch_size=2**32 - 1, decode_us=2**32 - 1)
+    result = vision.Classification(status=vision.Status(code=code), timing=timing)
+    whole = vision.ClassifyResponse(served=vision.Served(status=vision.Status(code=code)))
+    for response in (whole, vision.ClassifyResponse(results=[result] * images)):
+        status, right, *rest = READERS["Classify"](response.SerializeToString(), ())
+        assert status == 2
+        assert pack_record(0, 0, 0, 0, status, 0, 0, 1, right, *rest)
+
+
+def test_answer_without_outputs_is_a_failure() -> None:
+    assert READERS["ModelInfer"](b"", ("red",))[0] == 2
