@@ -8,21 +8,24 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
 
-from serving.base.errors import InvalidInput
-from serving.images.metadata import UPRIGHT, jpeg_has_end, orientation, without_texts
+from serving.base.errors import InvalidInput, ServingError
+from serving.images import cost, jpeg, metadata
+from serving.images.cost import Plan
 
 Pixels = NDArray[np.uint8]
 # Maps the (height, width) of an upright image to the (height, width) after its resize.
 TargetSize = Callable[[int, int], tuple[int, int]]
+# Is told of a decode before it takes memory; an error that it raises prevents the decode. A decoder
+# that gives up is followed by another one, whose plan takes the place of the first.
+Reserve = Callable[[Plan], None]
 
 # Pixels of an image, at most. More lets larger photographs in, and lets a small file claim more
 # memory.
 DEFAULT_MAX_PIXELS = 64_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_END = b"\xff\xd9"
 _KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM")
 # The transposition that turns an image of each EXIF orientation upright.
 _TURNS = {
@@ -35,6 +38,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_THEIR_SIDE = (5, 6, 7, 8)
+# The orientations that put the first row of the file last: at the bottom or on the right.
+_LAST_ROW_FIRST = (3, 4, 6, 7)
 
 # Pixels a side that a JPEG must keep when it is reduced while it is decoded, as a multiple of the
 # target. Larger is closer to a full decode, smaller is faster. At 2 a camera's photograph differs
@@ -68,35 +73,59 @@ def use_jpeg_decoder(decoder: Callable[[bytes], Pixels | None] | None) -> None:
     _other_jpeg_decoder = decoder
 
 
-def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+def _unlimited(_: Plan) -> None:
+    """For a process that decodes its own files."""
+
+
+def decode(
+    data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, reserve: Reserve = _unlimited
+) -> Pixels:
     """Decodes a JPEG, PNG, WebP or BMP file to uint8 HWC RGB.
 
     The image is turned upright by its EXIF or else its XMP, by the rule of
     `serving.images.metadata`. Greyscale, palette and CMYK are converted, 16-bit samples keep their
-    high byte, and an alpha channel is dropped. The pixel count in the header is checked before
-    memory of that size is allocated. Texts and colour profiles of any size are passed over.
+    high byte, and an alpha channel is dropped. The pixel count in the header is checked, and
+    `reserve` called, before memory of that size is allocated. Texts and colour profiles of any size
+    are passed over.
 
     A JPEG without its end marker is truncated. Faults that libjpeg only warns about, such as stray
     bytes before a marker, are passed over.
 
-    Raises InvalidInput where the file is empty, truncated, corrupt, too large or of another format.
+    Raises InvalidInput where the file is empty, truncated, corrupt, too large, of another format or
+    made to take far longer than an image of its size does.
     """
-    return decode_for(data, None, max_pixels).pixels
+    return decode_for(data, None, max_pixels, reserve).pixels
 
 
 def decode_for(
-    data: bytes, target_size: TargetSize | None, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes,
+    target_size: TargetSize | None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    reserve: Reserve = _unlimited,
 ) -> LoadedImage:
     """Like `decode`, but a JPEG far larger than its target is reduced by 2, 4 or 8 while it is
     decoded. Without a `target_size` nothing is reduced. Raises the same errors as `decode`."""
     if not data:
         raise InvalidInput("image is empty (0 bytes)")
-    told = orientation(data)
-    if told == UPRIGHT and data.startswith(_JPEG_START):
-        image = _decode_plain_jpeg(data, target_size, max_pixels)
+    if not data.startswith(jpeg.START):
+        told, bare = metadata.orientation(data), metadata.pixels_only(data)
+        return _decode_with_pillow(bare, None, told, target_size, max_pixels, reserve)
+    parts = jpeg.segments(data)
+    told = metadata.orientation(data, parts)
+    frame = jpeg.frame_of(data, parts)
+    if frame is None:
+        raise _damaged_header(data)
+    _check_size(frame.height, frame.width, max_pixels)
+    if frame.scanned:
+        cost.check_scans(frame, jpeg.scan_count(data, parts))
+    if told == metadata.UPRIGHT:
+        image = _decode_plain_jpeg(data, frame, target_size, reserve)
         if image is not None:
             return image
-    return _decode_with_pillow(data, told, target_size, max_pixels)
+    if not jpeg.has_end(data, parts):
+        raise InvalidInput("cannot decode image: it is truncated, its end marker is missing")
+    bare = jpeg.pixels_only(data, parts)
+    return _decode_with_pillow(bare, frame, told, target_size, max_pixels, reserve)
 
 
 def from_raw(data: bytes, height: int, width: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
@@ -114,7 +143,7 @@ def from_raw(data: bytes, height: int, width: int, max_pixels: int = DEFAULT_MAX
 
 
 def _decode_plain_jpeg(
-    data: bytes, target_size: TargetSize | None, max_pixels: int
+    data: bytes, frame: jpeg.Frame, target_size: TargetSize | None, reserve: Reserve
 ) -> LoadedImage | None:
     """The fast path. None for CMYK, rare chroma subsampling, and every file that libjpeg warns
     about, since Pillow's path distinguishes truncated files from files with stray bytes."""
@@ -122,18 +151,21 @@ def _decode_plain_jpeg(
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    _check_size(height, width, max_pixels)
+    _check_same((height, width), frame)
     if colorspace in ("CMYK", "YCCK"):
         return None
     # Another decoder may not notice that the end is missing.
     if _other_jpeg_decoder is not None and data.endswith(_JPEG_END):
+        reserve(cost.of_other_decoder(frame))
         found = _other_jpeg_decoder(data)
         if found is not None:
             return LoadedImage(found, (height, width))
     factor = _reduction(height, width, target_size)
+    rows, columns = -(-height // factor), -(-width // factor)
+    reserve(cost.of_jpeg(frame, rows, columns))
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(
-            data, colorspace="RGB", min_height=-(-height // factor), min_width=-(-width // factor)
+            data, colorspace="RGB", min_height=rows, min_width=columns
         )
     except ValueError:
         return None
@@ -142,38 +174,38 @@ def _decode_plain_jpeg(
 
 
 def _decode_with_pillow(
-    data: bytes, told: int, target_size: TargetSize | None, max_pixels: int
+    data: bytes,
+    frame: jpeg.Frame | None,
+    told: int,
+    target_size: TargetSize | None,
+    max_pixels: int,
+    reserve: Reserve,
 ) -> LoadedImage:
+    """The path of every other file. `frame` is that of a JPEG."""
     try:
-        with Image.open(io.BytesIO(_readable(data)), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             _check_size(height, width, max_pixels)
+            cost.check_rle(image, len(data))
             size = (width, height) if told in _ON_THEIR_SIDE else (height, width)
             factor = 1
-            if isinstance(image, JpegImageFile):
-                if not jpeg_has_end(data):
-                    raise InvalidInput(
-                        "cannot decode image: it is truncated, its end marker is missing"
-                    )
+            if frame is not None:
+                _check_same((height, width), frame)
                 factor = _reduction(*size, target_size)
-            image.draft(None, (width // factor, height // factor))
+                image.draft(None, (width // factor, height // factor))
+            # The last row and column cover less where the size is no multiple of the factor.
+            rows, columns = round(height / factor), round(width / factor)
+            shape = (columns, rows) if told in _ON_THEIR_SIDE else (rows, columns)
+            reserve(cost.of_pillow(image, len(data), frame, *shape))
             image.load()
             # The colour that stands for "transparent" is dropped, as an alpha channel is.
             image.info.pop("transparency", None)
-            rgb = _rgb(image)
-            if factor > 1:
-                # The last row and column cover less where the size is no multiple of the factor.
-                rgb = rgb.crop((0, 0, round(width / factor), round(height / factor)))
-            turn = _TURNS.get(told)
-            return LoadedImage(np.asarray(rgb if turn is None else rgb.transpose(turn)), size)
-    except (InvalidInput, MemoryError):
+            return LoadedImage(_upright(image, rows, columns, told), size)
+    except (ServingError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         if data.startswith(_KNOWN_STARTS):
-            raise InvalidInput(
-                f"cannot decode image: its header is damaged, cut off or claims no pixels "
-                f"({len(data)} bytes that start with {data[:8].hex(' ')})"
-            ) from error
+            raise _damaged_header(data) from error
         raise InvalidInput(
             f"not an image of a known format: expected {', '.join(FORMATS)}, "
             f"got {len(data)} bytes that start with {data[:8].hex(' ')}"
@@ -182,12 +214,24 @@ def _decode_with_pillow(
         raise InvalidInput(f"cannot decode image: {error}") from error
 
 
-def _readable(data: bytes) -> bytes:
-    """The file without the parts that Pillow refuses although the pixels do not need them."""
-    if data.startswith(_JPEG_START) and data[2:3] != b"\xff":
-        # Pillow refuses stray bytes before the first marker, and passes over all later ones.
-        return _JPEG_START + data[max(2, data.find(b"\xff", 2)) :]
-    return without_texts(data)
+def _upright(image: Image.Image, rows: int, columns: int, told: int) -> Pixels:
+    """The first `rows` and `columns` of an image as uint8 HWC RGB, turned upright, a band of rows
+    at a time: in one piece each step would take 3 to 8 bytes a pixel."""
+    turn = _TURNS.get(told)
+    on_side = told in _ON_THEIR_SIDE
+    found = np.empty((columns, rows, 3) if on_side else (rows, columns, 3), np.uint8)
+    height = max(1, cost.BAND_PIXELS // columns)
+    for top in range(0, rows, height):
+        bottom = min(rows, top + height)
+        band = _rgb(image.crop((0, top, columns, bottom)))
+        if turn is not None:
+            band = band.transpose(turn)
+        if bottom - top == rows:
+            return np.asarray(band)
+        begin, end = (rows - bottom, rows - top) if told in _LAST_ROW_FIRST else (top, bottom)
+        place = found[:, begin:end] if on_side else found[begin:end]
+        place[...] = np.asarray(band)
+    return found
 
 
 def _reduction(height: int, width: int, target_size: TargetSize | None) -> int:
@@ -202,9 +246,26 @@ def _reduction(height: int, width: int, target_size: TargetSize | None) -> int:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit greyscale; Pillow's own conversion would clip instead of scale.
-        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _damaged_header(data: bytes) -> InvalidInput:
+    return InvalidInput(
+        f"cannot decode image: its header is damaged, cut off or claims no pixels "
+        f"({len(data)} bytes that start with {data[:8].hex(' ')})"
+    )
+
+
+def _check_same(size: tuple[int, int], frame: jpeg.Frame) -> None:
+    """Raises InvalidInput where a decoder reads another size than we do: the memory was reckoned
+    from ours."""
+    if size != (frame.height, frame.width):
+        raise InvalidInput(
+            f"cannot decode image: its header is ambiguous, {frame.width}x{frame.height} or "
+            f"{size[1]}x{size[0]}"
+        )
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:

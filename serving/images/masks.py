@@ -19,7 +19,7 @@ from serving.base.errors import InvalidInput
 from serving.base.folders import list_images
 from serving.base.machine.cpu import core_count
 from serving.base.text import NotText, lines_of, read_utf8
-from serving.images.metadata import without_texts
+from serving.images.metadata import pixels_only
 
 CLASSES_FILE = "classes.txt"
 # The value of the foreground in masks that hold only black and white.
@@ -113,7 +113,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     image.
     """
     try:
-        with Image.open(io.BytesIO(without_texts(path.read_bytes()))) as image:
+        with Image.open(io.BytesIO(pixels_only(path.read_bytes()))) as image:
             if image.mode in ("1", "L", "P"):
                 return np.array(image, dtype=np.uint8)
             mode = image.mode

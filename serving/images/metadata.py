@@ -8,23 +8,26 @@ outside 1 to 8 counts as upright. The order of the blocks in the file does not m
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from serving.base.errors import InvalidInput
+from serving.images import jpeg
 
 UPRIGHT = 1
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _EXIF_HEADER = b"Exif\x00\x00"
+_EXIF_HEADERS = re.compile(rb"(?:Exif\x00\x00)*")
 _XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\x00"
-_APP1, _START_OF_SCAN, _END_OF_IMAGE = 0xE1, 0xDA, 0xD9
-# Markers that no length follows: stuffing, TEM and RST0 to RST7 (ITU-T T.81, B.1.1.3).
-_WITHOUT_LENGTH = (0x00, 0x01, *range(0xD0, 0xD8))
-# JPEG segments that are read, at most. Real files have some dozens. Larger lets a hostile file of
-# 4-byte segments take more time, smaller might miss the orientation.
-_MOST_SEGMENTS = 10_000
+# Chunks of a PNG or WebP file, at most. Photographs have one for each 8 KB or less, and each takes
+# about 5 us. Larger lets a hostile file of empty chunks take more time.
+_MOST_CHUNKS = 1 << 15
+# An entry of a TIFF directory: tag, type, number of values, then the value or its offset (TIFF 6.0,
+# section 2). The types that are whole numbers, by their form in `struct`.
+_ENTRY_BYTES = 12
+_WHOLE_NUMBERS = {3: "H", 4: "I", 8: "h", 9: "i"}
+_ORIENTATION_TAG = 0x0112
 
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([0-9]+)")
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
@@ -32,7 +35,8 @@ _RAW_EXIF_KEYWORD = b"Raw profile type exif"
 # Bytes of a compressed PNG text that are inflated, at most. Cameras put the orientation into the
 # first 10 KB. Larger lets a zip bomb take more memory, smaller might miss the orientation.
 _INFLATED_BYTES = 1 << 20
-_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
 class _Block(NamedTuple):
@@ -46,11 +50,15 @@ class _Block(NamedTuple):
     data: bytes
 
 
-def orientation(data: bytes) -> int:
+def orientation(data: bytes, parts: Sequence[jpeg.Segment] | None = None) -> int:
     """The EXIF orientation, 1 to 8, of a JPEG, PNG or WebP file by the rule above; 1 for every
-    other file. Damaged metadata is passed over."""
-    if data.startswith(_JPEG_START):
-        blocks = _of_jpeg(data)
+    other file. Damaged metadata is passed over.
+
+    parts: the segments of a JPEG, where the caller has them.
+    Raises InvalidInput for a file of far more parts than any real one has.
+    """
+    if data.startswith(jpeg.START):
+        blocks = _of_jpeg(data, jpeg.segments(data) if parts is None else parts)
     elif data.startswith(_PNG_START):
         blocks = _of_png(data)
     elif data.startswith(b"RIFF") and data.startswith(b"WEBP", 8):
@@ -69,24 +77,18 @@ def orientation(data: bytes) -> int:
     return _existing(told_by_xmp)
 
 
-def jpeg_has_end(data: bytes) -> bool:
-    """Whether an end marker follows the first scan of a JPEG. Entropy-coded data never contains
-    one."""
-    return any(
-        marker == _START_OF_SCAN and data.rfind(_JPEG_END, end) >= 0
-        for marker, _, end in _segments(data)
-    )
+def pixels_only(data: bytes) -> bytes:
+    """A PNG without the chunks that its pixels do not need: Pillow would inflate texts and profiles
+    and refuse them past 1 MB. Any other file, or a PNG that has no others, as it is.
 
-
-def without_texts(data: bytes) -> bytes:
-    """A PNG without its texts and colour profile, which Pillow would inflate and refuse past 1 MB;
-    any other file, or a PNG that has none of them, as it is."""
+    Raises InvalidInput for a file of far more chunks than any real one has.
+    """
     if not data.startswith(_PNG_START):
         return data
     kept = [_PNG_START]
     begin = len(_PNG_START)
     for kind, start, end in _chunks(data):
-        if kind in _PNG_TEXTS:
+        if kind not in _PNG_PIXELS:
             kept.append(data[begin:start])
             begin = end
     return data if len(kept) == 1 else b"".join([*kept, data[begin:]])
@@ -97,49 +99,38 @@ def _existing(value: int | None) -> int:
 
 
 def _told_by_exif(exif: bytes) -> int | None:
-    """The orientation tag; None where there is none that can be read."""
-    tags = Image.Exif()
-    try:
-        tags.load(exif)
-        told = tags.get(ExifTags.Base.Orientation)
-        return None if told is None else int(told)
-    except Exception:  # Damaged EXIF makes Pillow's readers raise almost anything.
+    """The orientation tag of the first directory; None where there is none that can be read. Other
+    tags are not read: each may claim all of the block as its value."""
+    headers = _EXIF_HEADERS.match(exif)
+    tiff = exif[headers.end() :] if headers else exif
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
+    if order is None or len(tiff) < 8:
         return None
+    (place,) = struct.unpack_from(order + "I", tiff, 4)
+    entries = tiff[place : place + 2 + _ENTRY_BYTES * 0xFFFF]
+    if len(entries) < 2:
+        return None
+    (count,) = struct.unpack_from(order + "H", entries)
+    whole = min(count, (len(entries) - 2) // _ENTRY_BYTES)
+    found = None
+    for tag, kind, values, value in struct.iter_unpack(
+        order + "HHI4s", entries[2 : 2 + whole * _ENTRY_BYTES]
+    ):
+        if tag == _ORIENTATION_TAG:
+            form = _WHOLE_NUMBERS.get(kind)
+            found = struct.unpack_from(order + form, value)[0] if form and values == 1 else None
+    return found
 
 
-def _of_jpeg(data: bytes) -> Iterator[_Block]:
+def _of_jpeg(data: bytes, parts: Sequence[jpeg.Segment]) -> Iterator[_Block]:
     """The APP1 segments before the first scan that hold EXIF or XMP."""
-    for marker, begin, end in _segments(data):
-        if marker == _APP1:
+    for marker, begin, end in parts:
+        if marker == jpeg.APP1:
             segment = data[begin:end]
             if segment.startswith(_EXIF_HEADER):
                 yield _Block(exif=True, data=segment)
             elif segment.startswith(_XMP_HEADER):
                 yield _Block(exif=False, data=segment)
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, begin, end) of the content of each segment of a JPEG up to the head of its first
-    scan. A segment is a marker of two bytes, a length, and the content. Stray bytes
-    before a marker are passed over, as libjpeg does."""
-    position = len(_JPEG_START)
-    for _ in range(_MOST_SEGMENTS):
-        position = data.find(b"\xff", position) + 1
-        while data[position : position + 1] == b"\xff":  # may be repeated
-            position += 1
-        if not 0 < position < len(data):
-            return
-        marker = data[position]
-        position += 1
-        if marker in _WITHOUT_LENGTH:
-            continue
-        end = position + int.from_bytes(data[position : position + 2], "big")
-        if end < position + 2 or marker == _END_OF_IMAGE:
-            return
-        yield marker, position + 2, end
-        if marker == _START_OF_SCAN:
-            return
-        position = end
 
 
 def _of_png(data: bytes) -> Iterator[_Block]:
@@ -149,7 +140,7 @@ def _of_png(data: bytes) -> Iterator[_Block]:
     for kind, start, end in _chunks(data):
         if kind == b"eXIf":
             yield _Block(exif=True, data=data[start + 8 : end - 4])
-        if kind not in _PNG_TEXTS or kind == b"iCCP":
+        if kind not in _PNG_TEXTS:
             continue
         text = data[start + 8 : end - 4] if end - start < _INFLATED_BYTES else b""
         keyword, _, rest = text.partition(b"\x00")
@@ -194,21 +185,31 @@ def _of_webp(data: bytes) -> Iterator[_Block]:
     """The chunks EXIF and "XMP ". A chunk is its name, its length, and data padded to even
     length."""
     position = 12
-    while position + 8 <= len(data):
-        name, length = data[position : position + 4], *struct.unpack_from("<I", data, position + 4)
+    for _ in range(_MOST_CHUNKS):
+        if position + 8 > len(data):
+            return
+        name, length = struct.unpack_from("<4sI", data, position)
         if name in (b"EXIF", b"XMP "):
             yield _Block(exif=name == b"EXIF", data=data[position + 8 : position + 8 + length])
         position += 8 + length + length % 2
+    raise _too_many_chunks()
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(kind, start, end) of each whole chunk of a PNG up to its end: length, kind, data, checksum
     (PNG, 5.3)."""
     start = len(_PNG_START)
-    while start + 12 <= len(data):
+    for _ in range(_MOST_CHUNKS):
+        if start + 12 > len(data):
+            return
         length, kind = struct.unpack_from(">I4s", data, start)
         end = start + 12 + length
         if end > len(data) or kind == b"IEND":
             return
         yield kind, start, end
         start = end
+    raise _too_many_chunks()
+
+
+def _too_many_chunks() -> InvalidInput:
+    return InvalidInput(f"cannot decode image: it has more than {_MOST_CHUNKS} chunks")

@@ -5,6 +5,7 @@ measured on the pixels that it is served with. Normalisation is inside the graph
 pure; the native calls release the GIL.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from serving.base.errors import InvalidInput
+from serving.images.cost import Plan
 from serving.images.decoding import DEFAULT_MAX_PIXELS, LoadedImage, Pixels, decode_for
 from serving.repository.manifest import EvalTransform
 
@@ -28,21 +30,50 @@ _EDGES = 16
 # cropping the full resize.
 _CUT_PIXELS = 1 / 16
 
+# A crop that is smaller than the image that it was cut from by more than this factor is copied.
+# Larger holds more memory, smaller copies more often.
+_KEPT_WHOLE = 2
+
 
 def load_image(
-    data: bytes, eval_transform: EvalTransform, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes,
+    eval_transform: EvalTransform,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    reserve: Callable[[int], None] = lambda _: None,
 ) -> LoadedImage:
     """Decodes and transforms an image file: uint8 [height, width, 3] as the network sees it.
 
     A JPEG far larger than the network's input is reduced while it is decoded, by 2, 4 or 8, which
     costs a fraction of the time and memory. Raises the errors of `decode` and `transform`.
+
+    reserve: is told the bytes that this will take at most before they are taken, once more where a
+        second decoder takes the place of the first; an error that it raises prevents the decode.
     """
 
     def target_size(height: int, width: int) -> tuple[int, int]:
-        return _resized(height, width, eval_transform.resize)
+        return _target(height, width, eval_transform)
 
-    decoded = decode_for(data, target_size, max_pixels)
+    def planned(plan: Plan) -> None:
+        transformed = transform_bytes(plan.height, plan.width, eval_transform)
+        reserve(max(plan.peak, plan.kept + transformed))
+
+    decoded = decode_for(data, target_size, max_pixels, planned)
     return LoadedImage(_transformed(decoded.pixels, decoded.size, eval_transform), decoded.size)
+
+
+def transform_bytes(height: int, width: int, eval_transform: EvalTransform) -> int:
+    """The bytes that `transform` takes at most beside an image of this size, its result included.
+
+    "area" resizes to as much as the whole target. The other filters go by Pillow, which copies the
+    image to 4 bytes a pixel, resizes its width and then its height. Raises the errors of
+    `transform`.
+    """
+    rows, columns = _target(height, width, eval_transform)
+    crop = eval_transform.crop or (rows, columns)
+    result = 2 * 3 * crop[0] * crop[1]
+    if eval_transform.filter == "area":
+        return result + 3 * rows * columns
+    return result + 4 * (height * width + height * crop[1] + crop[0] * crop[1])
 
 
 def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:
@@ -60,26 +91,35 @@ def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:
 
 def _transformed(image: Pixels, sent: tuple[int, int], eval_transform: EvalTransform) -> Pixels:
     """`transform` of an image whose size was `sent` (height, width) before it was reduced."""
-    height, width = sent
-    target = _resized(height, width, eval_transform.resize)
-    if target[0] * target[1] > DEFAULT_MAX_PIXELS:
-        raise InvalidInput(
-            f"image is too long and thin: {width}x{height} becomes {target[1]}x{target[0]} when "
-            f"resized, the limit is {DEFAULT_MAX_PIXELS} pixels"
-        )
+    target = _target(*sent, eval_transform)
     crop = eval_transform.crop or target
     rows, columns = _shown(target[0], crop[0]), _shown(target[1], crop[1])
     if target == image.shape[:2]:
         image = image[rows.start : rows.stop, columns.start : columns.stop]
     else:
         image = _resize(image, target, rows, columns, eval_transform.filter)
-    return image if image.shape[:2] == crop else _with_black_edge(image, crop)
+    if image.shape[:2] != crop:
+        return _with_black_edge(image, crop)
+    # A view would keep the whole image in memory until its batch has run.
+    whole = image if image.base is None else image.base
+    return image if getattr(whole, "nbytes", 0) <= _KEPT_WHOLE * image.nbytes else image.copy()
 
 
 def keeps(height: int, width: int, eval_transform: EvalTransform) -> bool:
     """Whether `transform` leaves images of this size as they are."""
     size = (height, width)
     return _resized(*size, eval_transform.resize) == size and eval_transform.crop in (None, size)
+
+
+def _target(height: int, width: int, eval_transform: EvalTransform) -> tuple[int, int]:
+    """The (height, width) to which an image is resized. Raises InvalidInput where that is huge."""
+    target = _resized(height, width, eval_transform.resize)
+    if target[0] * target[1] > DEFAULT_MAX_PIXELS:
+        raise InvalidInput(
+            f"image is too long and thin: {width}x{height} becomes {target[1]}x{target[0]} when "
+            f"resized, the limit is {DEFAULT_MAX_PIXELS} pixels"
+        )
+    return target
 
 
 def _resized(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:

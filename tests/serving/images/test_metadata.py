@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from serving.images.decoding import decode
-from serving.images.metadata import orientation, without_texts
+from serving.images.metadata import orientation, pixels_only
 from tests.support.pictures import (
     encoded,
     exif,
@@ -155,6 +155,6 @@ def test_cut_off_files_have_an_orientation_or_none(data: bytes) -> None:
         assert orientation(data[:end]) == 1
 
 
-def test_png_without_texts_is_not_copied() -> None:
-    assert without_texts(PNG) is PNG
-    assert without_texts(with_chunks(PNG, itxt(xmp(6)))) == PNG
+def test_png_pixels_only_is_not_copied() -> None:
+    assert pixels_only(PNG) is PNG
+    assert pixels_only(with_chunks(PNG, itxt(xmp(6)))) == PNG

@@ -1,0 +1,125 @@
+"""The memory and the time that decoding a file takes, from its header: known before either is spent.
+
+`benchmarks.serving.decode_memory` measures the memory against these figures.
+"""
+
+from typing import NamedTuple
+
+from PIL import Image
+from PIL.ImageFile import ImageFile
+
+from serving.base.errors import InvalidInput
+from serving.images.jpeg import Frame
+
+# Pixels that are converted at a time. More need more memory, fewer cost more calls; at 2**18 the
+# conversion of a large image is as fast as in one piece, and its memory stays in the cache.
+BAND_PIXELS = 1 << 18
+
+# Bytes of a pixel in the result, in one band on its way there, and in Pillow's image by its mode.
+_RESULT = 3
+_BAND = 20
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
+_STORED_OTHERWISE = 4
+# Bytes of a pixel that a decoder has besides: libwebp the canvas twice and the copy that Pillow
+# reads; Pillow's reader of BMP run lengths the unpacked bytes twice.
+_WEBP = 13
+_BMP_RLE = 2
+# libjpeg's rows in work, bytes for each pixel of the width; and what every decode takes.
+_JPEG_COLUMN = 256
+_FIXED = 1 << 18
+
+# Scans of a JPEG, at most. Progressive files of common encoders have 10, with optimised scripts
+# some 20; libjpeg goes over the whole image with each.
+_MOST_SCANS = 64
+# Pixels times scans of a JPEG, at most. A scan takes at least 1.3 ns a pixel, with data 5 to 10.
+# Larger lets a file hold a thread longer, smaller refuses large progressive photographs.
+_MOST_SCANNED = 1_000_000_000
+# Bytes and pixels of a BMP with run lengths, at most. Pillow unpacks them in Python: 0.3 us a byte,
+# 0.05 us a pixel.
+_MOST_RLE_BYTES = 1 << 20
+_MOST_RLE_PIXELS = 4_000_000
+
+
+class Plan(NamedTuple):
+    """A decode that is about to begin.
+
+    height, width: pixels that it gives; they may be fewer than the file has.
+    peak: bytes that it takes at most, the pixels included.
+    """
+
+    height: int
+    width: int
+    peak: int
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the pixels that it gives."""
+        return self.height * self.width * _RESULT
+
+
+def of_jpeg(frame: Frame, height: int, width: int) -> Plan:
+    """Decoding a JPEG to height x width by libjpeg-turbo, straight to the result."""
+    return Plan(height, width, height * width * _RESULT + _of_libjpeg(frame))
+
+
+def of_other_decoder(frame: Frame) -> Plan:
+    """Decoding a JPEG in full on a device: its copy in host memory, and a contiguous one."""
+    pixels = frame.height * frame.width * _RESULT
+    return Plan(frame.height, frame.width, 2 * pixels + _FIXED)
+
+
+def of_pillow(
+    image: ImageFile, size: int, frame: Frame | None, height: int, width: int
+) -> Plan:
+    """Decoding a file of `size` bytes that Pillow has opened to height x width.
+
+    frame: of a JPEG.
+    """
+    columns, rows = image.size
+    pixels = columns * rows
+    stored = _STORED.get(image.mode, _STORED_OTHERWISE)
+    if image.format == "WEBP":
+        stored += _WEBP
+    elif is_rle(image):
+        stored += _BMP_RLE
+    result = pixels * _RESULT + min(pixels, max(columns, BAND_PIXELS)) * _BAND
+    libjpeg = _of_libjpeg(frame) if frame is not None else 0
+    # Pillow has dropped its decoder before we convert, and may have read a copy of the file.
+    return Plan(height, width, size + pixels * stored + max(libjpeg, result) + _FIXED)
+
+
+def _of_libjpeg(frame: Frame) -> int:
+    coefficients = frame.coefficients if frame.scanned else 0
+    return coefficients + frame.width * _JPEG_COLUMN + _FIXED
+
+
+def check_scans(frame: Frame, scans: int) -> None:
+    """Raises InvalidInput for a JPEG that takes too long to decode."""
+    if scans > _MOST_SCANS:
+        raise InvalidInput(
+            f"cannot decode image: it has {scans} JPEG scans, the limit is {_MOST_SCANS}"
+        )
+    pixels = frame.height * frame.width
+    if pixels * scans > _MOST_SCANNED:
+        raise InvalidInput(
+            f"cannot decode image: {frame.width}x{frame.height} in {scans} JPEG scans are "
+            f"{pixels * scans} pixels to go over, the limit is {_MOST_SCANNED}; send it with fewer "
+            "scans, or smaller"
+        )
+
+
+def check_rle(image: Image.Image, size: int) -> None:
+    """Raises InvalidInput for a BMP of `size` bytes whose run lengths take too long to unpack."""
+    pixels = image.size[0] * image.size[1]
+    if is_rle(image) and (size > _MOST_RLE_BYTES or pixels > _MOST_RLE_PIXELS):
+        raise InvalidInput(
+            f"cannot decode image: a BMP with run lengths of {size} bytes and {pixels} pixels; the "
+            f"limits are {_MOST_RLE_BYTES} and {_MOST_RLE_PIXELS}"
+        )
+
+
+def is_rle(image: Image.Image) -> bool:
+    """Whether a BMP is compressed by run lengths."""
+    return isinstance(image, ImageFile) and any(
+        tile.codec_name == "bmp_rle" for tile in image.tile
+    )
