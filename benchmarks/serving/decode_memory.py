@@ -15,7 +15,7 @@ import multiprocessing
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ from serving.base.machine.cpu import machine
 from serving.images.decoding import DEFAULT_MAX_PIXELS, decode
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
-from training.evaluation.report.tables import print_table
 
 AREA = EvalTransform(resize=256, crop=(224, 224))
 BICUBIC = EvalTransform(resize=256, crop=(224, 224), filter="bicubic")
@@ -58,8 +57,11 @@ def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
 
 def interlaced(side: int) -> bytes:
     """An interlaced RGBA PNG; OpenCV and Pillow write none."""
+
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     passes = ((8, 8), (8, 8), (4, 8), (4, 4), (2, 4), (2, 2), (1, 2))  # columns, rows; all divide
     rows = b"".join(
@@ -157,22 +159,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megapixels", type=float, default=16.0)
     side = round(math.sqrt(parser.parse_args().megapixels * 1e6) / 64) * 64
-    rows = []
     fits = True
+    print(machine(), flush=True)
+    print("| file | bytes | taken, bytes a pixel | reserved | reserved, times |")
+    print("| --- | --- | --- | --- | --- |")
     for case in cases(side):
         reserved, taken = measured(case)
         pixels = side * side
         fits &= 0 < taken <= reserved + SLACK
-        rows.append(
-            {
-                "file": case.name,
-                "bytes": f"{len(case.data):,}",
-                "taken, bytes a pixel": f"{taken / pixels:.1f}",
-                "reserved": f"{reserved / pixels:.1f}",
-                "reserved, times": f"{reserved / max(1, taken):.2f}",
-            }
-        )
-    print_table(machine(), rows)
+        figures = (taken / pixels, reserved / pixels)
+        share = reserved / max(1, taken)
+        print(f"| {case.name} | {len(case.data):,} | ", end="")
+        print(f"{figures[0]:.1f} | {figures[1]:.1f} | {share:.2f} |", flush=True)
     return 0 if fits else 1
 
 

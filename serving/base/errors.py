@@ -56,6 +56,10 @@ class RequestTooLarge(InvalidInput):
     """A body of more bytes than a message may have."""
 
 
+class AnswerTooLarge(InvalidInput):
+    """A request whose answer would have more bytes than a message may have."""
+
+
 class ModelNotFound(ServingError):
     """The repository has no model, or no version of it, by this name."""
 

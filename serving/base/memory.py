@@ -4,7 +4,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import Literal, get_args
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Literal, Protocol, Self, get_args
 
 from serving.base.errors import DeadlineExpired, InvalidInput, QueueFull
 
@@ -94,6 +96,70 @@ class MemoryBudget:
             f"{_NAMES[use]} do not fit",
             retry_after=_RETRY_SECONDS,
         )
+
+
+class CallMemory(Protocol):
+    """What one call may take of a budget."""
+
+    def hold(self, use: Use, size: int) -> None:
+        """Takes `size` bytes until the call ends; on the event loop. Raises InvalidInput,
+        QueueFull."""
+
+    def decoding(self, size: int, deadline: float) -> AbstractContextManager[None]:
+        """`MemoryBudget.decoding`, on a worker thread."""
+
+
+class Unlimited:
+    """The memory of calls of one's own process."""
+
+    def hold(self, use: Use, size: int) -> None:
+        """Does nothing."""
+
+    def decoding(self, size: int, deadline: float) -> AbstractContextManager[None]:
+        """Does nothing."""
+        return contextlib.nullcontext()
+
+
+UNLIMITED = Unlimited()
+
+
+class Reservation:
+    """The bytes of one piece of work on a worker thread: `with Reservation(...) as reserve`.
+
+    Entering raises DeadlineExpired where nobody waits for the work any more. `reserve(size)` takes
+    bytes until the block ends, in the place of those that it took before: two threads that each
+    wait for more while they hold some would wait for each other.
+    """
+
+    def __init__(self, memory: CallMemory, deadline: float) -> None:
+        self._memory = memory
+        self._deadline = deadline
+        self._held: AbstractContextManager[None] | None = None
+
+    def __call__(self, size: int) -> None:
+        """Takes `size` bytes. Raises InvalidInput, QueueFull, DeadlineExpired."""
+        self._give_back()
+        held = self._memory.decoding(size, self._deadline)
+        held.__enter__()
+        self._held = held
+
+    def __enter__(self) -> Self:
+        if time.monotonic() > self._deadline:
+            raise DeadlineExpired("the deadline passed before its image was processed")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.__exit__(None, None, None)
 
 
 _NAMES: dict[Use, str] = {

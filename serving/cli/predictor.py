@@ -1,5 +1,6 @@
 """A model that answers the commands, on a server or loaded into this process."""
 
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -131,10 +132,15 @@ class LocalPredictor:
     async def segment(self, image: bytes, overlay: bool) -> MaskResult:
         """The class map; `overlay` asks for the PNG too."""
         found = await vision.segment(
-            self._model, EncodedImage(image), CallOptions(), overlay=overlay
+            self._model,
+            EncodedImage(image),
+            CallOptions(),
+            lambda mask: mask.astype(np.uint16),
+            overlay=overlay,
+            most=sys.maxsize,
         )
         return MaskResult(
-            found.mask.astype(np.uint16),
+            found.mask,
             [(x.index, x.name, x.fraction, x.confidence) for x in found.areas],
             found.overlay_png or b"",
             self._model.facts.variant,

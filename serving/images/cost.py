@@ -1,4 +1,4 @@
-"""The memory and the time that decoding a file takes, from its header: known before either is spent.
+"""The memory and the time that decoding a file takes, told by its header before either is spent.
 
 `benchmarks.serving.decode_memory` measures the memory against these figures.
 """
@@ -68,9 +68,7 @@ def of_other_decoder(frame: Frame) -> Plan:
     return Plan(frame.height, frame.width, 2 * pixels + _FIXED)
 
 
-def of_pillow(
-    image: ImageFile, size: int, frame: Frame | None, height: int, width: int
-) -> Plan:
+def of_pillow(image: ImageFile, size: int, frame: Frame | None, height: int, width: int) -> Plan:
     """Decoding a file of `size` bytes that Pillow has opened to height x width.
 
     frame: of a JPEG.
@@ -120,6 +118,4 @@ def check_rle(image: Image.Image, size: int) -> None:
 
 def is_rle(image: Image.Image) -> bool:
     """Whether a BMP is compressed by run lengths."""
-    return isinstance(image, ImageFile) and any(
-        tile.codec_name == "bmp_rle" for tile in image.tile
-    )
+    return isinstance(image, ImageFile) and any(tile.codec_name == "bmp_rle" for tile in image.tile)

@@ -128,6 +128,20 @@ def decode_for(
     return _decode_with_pillow(bare, frame, told, target_size, max_pixels, reserve)
 
 
+def sent_size(data: bytes) -> tuple[int, int]:
+    """The (height, width) in the header of an image file, as it is stored; (0, 0) where it cannot
+    be read."""
+    try:
+        if data.startswith(jpeg.START):
+            frame = jpeg.frame_of(data, jpeg.segments(data))
+            return (frame.height, frame.width) if frame is not None else (0, 0)
+        bare = metadata.pixels_only(data)
+        with Image.open(io.BytesIO(bare), formats=FORMATS) as image:
+            return image.size[1], image.size[0]
+    except Exception:  # As in decoding; to decode it will say what is wrong.
+        return 0, 0
+
+
 def from_raw(data: bytes, height: int, width: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Raw RGB bytes as uint8 [height, width, 3], without a copy.
 

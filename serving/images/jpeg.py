@@ -24,8 +24,8 @@ _TEXTS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 # Markers before the first scan, at most. Real files have some dozens. Larger lets a hostile file of
 # 4-byte segments take more time, smaller might refuse a file with many comments.
 _MOST_MARKERS = 10_000
-# Bytes of tables before the first scan, at most: quantisation, Huffman, restart interval. Real files
-# have 3 KB. Pillow reads tables in Python, 1 MiB of them in 0.1 s.
+# Bytes of tables before the first scan, at most: quantisation, Huffman, restart interval. Real
+# files have 3 KB. Pillow reads tables in Python, 1 MiB of them in 0.1 s.
 _MOST_TABLES = 1 << 16
 
 _FILL = re.compile(rb"\xff+")
@@ -61,7 +61,7 @@ def segments(data: bytes) -> list[Segment]:
 
     Raises InvalidInput where there are more than _MOST_MARKERS.
     """
-    found = []
+    found: list[Segment] = []
     position = len(START)
     for _ in range(_MOST_MARKERS):
         fill = _FILL.search(data, position)
@@ -97,7 +97,10 @@ def frame_of(data: bytes, parts: Sequence[Segment]) -> Frame | None:
         return None
     # A byte each: the number of 8x8 blocks of a component in a unit, across and down.
     sampling = data[begin + 7 : end : 3]
-    across, down = [max(1, byte >> 4) for byte in sampling], [max(1, byte & 15) for byte in sampling]
+    across, down = (
+        [max(1, byte >> 4) for byte in sampling],
+        [max(1, byte & 15) for byte in sampling],
+    )
     units = -(-width // (8 * max(across))) * -(-height // (8 * max(down)))
     blocks = sum(a * d for a, d in zip(across, down, strict=True))
     scanned = marker in _PROGRESSIVE or data[scan] != components

@@ -1,6 +1,7 @@
 """One network in one engine behind a batcher: the Servable that most models are."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -9,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from serving.base.errors import InvalidInput, WrongTask, quoted
+from serving.base.memory import UNLIMITED, CallMemory, Reservation
 from serving.base.metrics import Metrics, ModelCounters
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
+from serving.base.together import together
 from serving.batching.batch import BatchRecord
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.ticket import Answer, Ticket
@@ -61,6 +64,7 @@ class Model:
         self._inputs = facts.inputs
         self._batches = facts.batches
         self._max_rows = facts.max_rows
+        self._row_bytes = facts.row_bytes
 
     # Running.
 
@@ -95,14 +99,18 @@ class Model:
         if eval_transform is None:
             raise WrongTask(f"model {self.facts.name!r} takes tensors only: it has no manifest")
         self._check_rows(len(sources))
+        expected = len(sources) * self._row_bytes
+        options.memory.hold("batch", expected)
         # The place is reserved before decoding, so that a refused call is not decoded.
         ticket = self._admit(len(sources), options)
         try:
+            memory, deadline = options.memory, ticket.deadline
             if len(sources) == 1:
-                loaded = [await self._loaded(sources[0], eval_transform)]
+                loaded = [await self._loaded(sources[0], eval_transform, memory, deadline)]
             else:
-                each = (self._loaded(source, eval_transform) for source in sources)
-                loaded = await asyncio.gather(*each)
+                loaded = await together(
+                    self._loaded(source, eval_transform, memory, deadline) for source in sources
+                )
             # One part an image: they are copied once, into the batch.
             parts = [{IMAGE_INPUT: item.image.pixels[np.newaxis]} for item in loaded]
         except BaseException:
@@ -110,17 +118,27 @@ class Model:
             raise
         ticket.timing.decode = max(item.seconds for item in loaded)
         answer = self._observed(await self._batcher.submit(ticket, *parts))
+        size = sum([array.nbytes for array in answer.outputs.values()])
+        size += sum([item.image.pixels.nbytes for item in loaded])
+        if size > expected:
+            options.memory.hold("batch", size - expected)
         for item in loaded:
             self.observe("decode", item.seconds)
         return answer, loaded
 
-    async def _loaded(self, source: ImageSource, eval_transform: EvalTransform) -> "_Loaded":
+    async def _loaded(
+        self,
+        source: ImageSource,
+        eval_transform: EvalTransform,
+        memory: CallMemory,
+        deadline: float,
+    ) -> "_Loaded":
         max_pixels = self.facts.max_image_pixels
         if isinstance(source, RawPixels) and keeps(source.height, source.width, eval_transform):
             # Pixels of the right size need no work, so no thread is worth its cost.
-            return _load(source, eval_transform, max_pixels)
+            return _load(source, eval_transform, max_pixels, UNLIMITED, math.inf)
         return await asyncio.get_running_loop().run_in_executor(
-            self._decoders, _load, source, eval_transform, max_pixels
+            self._decoders, _load, source, eval_transform, max_pixels, memory, deadline
         )
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
@@ -210,8 +228,15 @@ class _Loaded(NamedTuple):
     seconds: float
 
 
-def _load(source: ImageSource, eval_transform: EvalTransform, max_pixels: int) -> _Loaded:
-    """Runs on a worker thread."""
+def _load(
+    source: ImageSource,
+    eval_transform: EvalTransform,
+    max_pixels: int,
+    memory: CallMemory,
+    deadline: float,
+) -> _Loaded:
+    """Runs on a worker thread. Raises DeadlineExpired where nobody waits for the image any more."""
     begin = time.monotonic()
-    image = source.load(eval_transform, max_pixels)
+    with Reservation(memory, deadline) as reserve:
+        image = source.load(eval_transform, max_pixels, reserve)
     return _Loaded(image, time.monotonic() - begin)

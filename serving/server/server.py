@@ -119,7 +119,7 @@ class Server:
         endpoints = (self._front, open_inference, inspection, admin_calls, self._health)
         self._rest = RestService(*endpoints, max_json=config.max_json_mib * _MIB)
         self._inference = InferenceService(*endpoints)
-        self._vision = VisionService(self._front)
+        self._vision = VisionService(self._front, config.max_message_mib * _MIB)
         self._grpc_health = HealthService(
             self._health, (vision.SERVICE.full_name, inference.SERVICE.full_name)
         )

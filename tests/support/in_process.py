@@ -198,6 +198,7 @@ async def in_process(
     max_json: int = 8 << 20,
     max_answer: int = 1 << 20,
     slow_seconds: float = 0.0,
+    max_answer: int = 1 << 20,
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
     admin: by default every caller may do everything."""
@@ -237,8 +238,10 @@ async def in_process(
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         server = grpc.aio.server()
         for service in (
-            InferenceService(*endpoints), VisionService(front), HealthService(health, ()),
-        ):  # fmt: skip
+            InferenceService(*endpoints),
+            VisionService(front, max_answer),
+            HealthService(health, ()),
+        ):
             server.add_generic_rpc_handlers((service.handler(),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -5,7 +5,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -137,6 +138,10 @@ class Call:
         self._front.take(use, size)
         self._held[use] = self._held.get(use, 0) + size
 
+    def decoding(self, size: int, deadline: float) -> AbstractContextManager[None]:
+        """Holds `size` bytes for work on the current worker thread; `MemoryBudget.decoding`."""
+        return self._front.decoding(size, deadline)
+
     async def receive(self, arriving: Awaitable[bytes]) -> bytes:
         """The message of a call that arrives after its head does; the call's time begins when it
         is there. A sender that stops halfway does not hold up the end of the server.
@@ -173,7 +178,7 @@ class InferenceCall(Call):
 
     def options(self, priority: int, timeout: float) -> CallOptions:
         """priority 0 and timeout 0 (seconds) are the model's defaults."""
-        return CallOptions(priority, self.deadline, timeout if timeout > 0 else math.inf)
+        return CallOptions(priority, self.deadline, timeout if timeout > 0 else math.inf, self)
 
     def _count(self, code: str, seconds: float) -> None:
         model = self.model
@@ -237,6 +242,18 @@ class Front:
         except QueueFull:
             self.metrics.shed.labels("", "bytes").inc()
             raise
+
+    @contextmanager
+    def decoding(self, size: int, deadline: float) -> Iterator[None]:
+        """Holds memory for work on the current worker thread. Raises InvalidInput, DeadlineExpired,
+        and QueueFull, which it counts."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._budget.decoding(size, deadline))
+            except QueueFull:
+                self.metrics.shed.labels("", "bytes").inc()
+                raise
+            yield
 
     async def stream(
         self,

@@ -1,19 +1,24 @@
 """The three vision tasks on a loaded model: an image in, a typed answer out. Knows no wire."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.base.errors import InvalidInput, WrongTask
-from serving.base.task import PROBABILITY_OUTPUT, Task
+from serving.base.errors import AnswerTooLarge, InvalidInput, WrongTask
+from serving.base.memory import Reservation
+from serving.base.task import PROBABILITY_OUTPUT, TASKS, Task
 from serving.batching.ticket import Timing
 from serving.images import postprocess
 from serving.models.servable import CallOptions, ImageAnswer, ImageSource, ModelFacts, Servable
 
 DEFAULT_TOP_K = 5
+
+# The form in which a wire sends a mask.
+Form = TypeVar("Form")
 
 
 @dataclass(slots=True)
@@ -42,12 +47,14 @@ class ClassArea:
     confidence: float
 
 
-class Segmentation(NamedTuple):
-    """A class map [H, W] and, on request, a PNG of it drawn over the image."""
+class Segmentation(NamedTuple, Generic[Form]):
+    """A class map of height x width in the form that was asked for and, on request, a PNG of it
+    drawn over the image."""
 
-    mask: postprocess.Mask
+    mask: Form
+    height: int
+    width: int
     areas: tuple[ClassArea, ...]
-    palette_png: bytes | None
     overlay_png: bytes | None
     timing: Timing
 
@@ -101,40 +108,73 @@ async def segment(
     model: Servable,
     source: ImageSource,
     options: CallOptions,
+    form: Callable[[postprocess.Mask], Form],
     *,
     mask_size: Literal["image", "model"] = "image",
-    png: bool = False,
     overlay: bool = False,
-) -> Segmentation:
+    most: int,
+) -> Segmentation[Form]:
     """Gives each pixel its class, at the size of the image or of the model.
 
-    Raises WrongTask, and ServingErrors of the model.
+    form: makes the form in which the mask is sent, of `most` bytes at most, on a worker thread; it
+        takes the memory of `postprocess.mask_bytes`.
+    most: bytes of an answer.
+    Raises WrongTask, AnswerTooLarge, and ServingErrors of the model.
     """
     require_task(model, "segmentation")
     answer = await model.infer_image(source, options)
 
-    def finish() -> Segmentation:
+    def finish() -> Segmentation[Form]:
         begin = time.monotonic()
-        mask, confidence = _mask_and_confidence(answer)
-        areas = tuple(
-            ClassArea(index, class_name(model.facts, index), fraction, mean)
-            for index, fraction, mean in postprocess.class_areas(mask, confidence)
-        )
-        at_image = postprocess.resize_mask(mask, *answer.size)
-        shown = at_image if mask_size == "image" else mask
-        palette_png = postprocess.palette_png(shown) if png else None
-        overlay_png = None
-        if overlay:
-            # Decoded once more, in full: not every image that waits for its batch is kept as well.
-            image = source.decode(model.facts.max_image_pixels)
-            overlay_png = postprocess.overlay_png(image, at_image)
+        with Reservation(options.memory, options.deadline) as reserve:
+            mask, confidence = _mask_and_confidence(answer)
+            areas = tuple(
+                ClassArea(index, class_name(model.facts, index), fraction, mean)
+                for index, fraction, mean in postprocess.class_areas(mask, confidence)
+            )
+            height, width = answer.size if mask_size == "image" else mask.shape
+            needed = postprocess.mask_bytes(height, width, mask.itemsize, most)
+            if not overlay:
+                reserve(needed)
+                formed = form(postprocess.resize_mask(mask, height, width))
+                overlay_png = None
+            else:
+                needed += postprocess.overlay_bytes(*answer.size, mask.itemsize, most)
+                # Decoded once more, in full: not every image that waits for its batch is kept.
+                image = source.decode(
+                    model.facts.max_image_pixels, lambda decoding: reserve(needed + decoding)
+                )
+                at_image = postprocess.resize_mask(mask, *answer.size)
+                formed = form(at_image if mask_size == "image" else mask)
+                overlay_png = postprocess.overlay_png(image, at_image, most)
         answer.timing.postprocess = time.monotonic() - begin
-        return Segmentation(shown, areas, palette_png, overlay_png, answer.timing)
+        return Segmentation(formed, height, width, areas, overlay_png, answer.timing)
 
     # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
     result = await model.run_aside(finish)
     model.observe("postprocess", result.timing.postprocess)
     return result
+
+
+async def check_raw_masks(
+    model: Servable, sources: Sequence[ImageSource], most: int, instead: str
+) -> None:
+    """Refuses a call for raw masks at the size of its images by their headers, before they are
+    decoded. Raises WrongTask, and AnswerTooLarge where the masks have over `most` bytes.
+
+    instead: what the caller may do.
+    """
+    require_task(model, "segmentation")
+
+    def total() -> int:
+        return sum(source.pixel_count() for source in sources)
+
+    size = await model.run_aside(total) * _item_size(model.facts)
+    if size > most:
+        raise AnswerTooLarge(
+            f"the raw masks of {len(sources)} images take {size} bytes, an answer holds {most}; "
+            f"{instead}"
+        )
 
 
 async def embed(model: Servable, source: ImageSource, options: CallOptions) -> Embedding:
@@ -148,6 +188,12 @@ async def embed(model: Servable, source: ImageSource, options: CallOptions) -> E
 def class_name(facts: ModelFacts, index: int) -> str:
     """The name of a class, or its number where the model names none."""
     return facts.labels[index] if index < len(facts.labels) else str(index)
+
+
+def _item_size(facts: ModelFacts) -> int:
+    """Bytes of a pixel of a mask."""
+    output = TASKS["segmentation"].output
+    return next((spec.dtype.itemsize for spec in facts.outputs if spec.name == output), 1)
 
 
 def _mask_and_confidence(answer: ImageAnswer) -> tuple[postprocess.Mask, NDArray[np.uint8]]:

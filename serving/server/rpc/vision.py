@@ -1,18 +1,16 @@
 """VisionService: images in; labels, masks and embeddings out."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from protos.gen import vision_pb2 as pb
-from serving.base.errors import InvalidInput, ServingError
+from serving.base.errors import AnswerTooLarge, InvalidInput, ServingError
 from serving.base.task import Task
+from serving.base.together import together
 from serving.batching.ticket import Timing
-from serving.images.postprocess import run_lengths
 from serving.models.servable import CallOptions, EncodedImage, ImageSource, RawPixels, Servable
 from serving.server.endpoints import vision
 from serving.server.endpoints.error_status import message_of
@@ -21,42 +19,55 @@ from serving.server.endpoints.guard import parsed
 from serving.server.rpc.call import Context, caller_of, deadline_of, inference_call, unary
 from serving.server.rpc.errors import code_of, retry_delay
 from serving.server.rpc.handlers import service_handler
+from serving.server.rpc.masks import (
+    INSTEAD,
+    SMALL,
+    AnswerSize,
+    Parts,
+    check_form,
+    failed_field,
+    mask_field,
+    result_field,
+    segment_response,
+)
 
 MAX_IMAGES_PER_CALL = 256
 # Seconds of the longest google.protobuf.Duration: 10,000 years.
 _LONGEST_TIMEOUT = 315_576_000_000
 
 Request = TypeVar("Request", pb.ClassifyRequest, pb.SegmentRequest, pb.EmbedRequest)
-Response = TypeVar("Response", pb.ClassifyResponse, pb.SegmentResponse, pb.EmbedResponse)
-Result = TypeVar("Result", pb.Classification, pb.Segmentation, pb.Embedding)
+Result = TypeVar("Result")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"]
 
 
 class VisionService:
-    """Converts, calls, converts. Each method takes a serialised request."""
+    """Converts, calls, converts. Each method takes a serialised request and gives a serialised
+    answer, of `max_answer` bytes at most."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Front, max_answer: int) -> None:
         self._front = front
+        self._max_answer = max_answer
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service, to be added to a server."""
-        return service_handler(SERVICE, self)
+        methods = {method.name: getattr(self, method.name) for method in SERVICE.methods}
+        return service_handler(SERVICE, self, **methods)
 
     @unary
-    async def Classify(self, data: bytes, context: Context) -> pb.ClassifyResponse:
+    async def Classify(self, data: bytes, context: Context) -> bytes:
         """Ranks the classes of each image."""
         with inference_call(self._front, "Classify", data, context) as call:
             return await _classify(parsed(pb.ClassifyRequest.FromString, data), call)
 
     @unary
-    async def Segment(self, data: bytes, context: Context) -> pb.SegmentResponse:
+    async def Segment(self, data: bytes, context: Context) -> bytes:
         """Gives each pixel of each image its class."""
         with inference_call(self._front, "Segment", data, context) as call:
-            return await _segment(parsed(pb.SegmentRequest.FromString, data), call)
+            return await self._segment(parsed(pb.SegmentRequest.FromString, data), call)
 
     @unary
-    async def Embed(self, data: bytes, context: Context) -> pb.EmbedResponse:
+    async def Embed(self, data: bytes, context: Context) -> bytes:
         """Gives each image a point on the unit sphere."""
         with inference_call(self._front, "Embed", data, context) as call:
             return await _embed(parsed(pb.EmbedRequest.FromString, data), call)
@@ -70,7 +81,7 @@ class VisionService:
     async def SegmentStream(self, _: AsyncIterator[bytes], context: Context) -> None:
         """Segment, many calls over one stream."""
         await self._stream(
-            "SegmentStream", context, pb.SegmentRequest, _segment, pb.SegmentResponse
+            "SegmentStream", context, pb.SegmentRequest, self._segment, pb.SegmentResponse
         )
 
     async def EmbedStream(self, _: AsyncIterator[bytes], context: Context) -> None:
@@ -82,23 +93,52 @@ class VisionService:
         method: str,
         context: Context,
         request: type[Request],
-        handle: Callable[[Request, InferenceCall], Awaitable[Response]],
-        response: type[Response],
+        handle: Callable[[Request, InferenceCall], Awaitable[bytes]],
+        response: Callable[..., pb.ClassifyResponse | pb.SegmentResponse | pb.EmbedResponse],
     ) -> None:
         """Answers each request of a stream by `handle`; a call that fails says so in its answer."""
         deadline, caller = deadline_of(context), caller_of(context)
 
-        async def answer(data: bytes) -> Response:
+        async def answer(data: bytes) -> bytes:
             try:
                 with self._front.call(method, caller, len(data), deadline) as call:
                     return await handle(parsed(request.FromString, data), call)
             except ServingError as error:
-                return response(served=_failed(request, data, error))
+                return response(served=_failed(request, data, error)).SerializeToString()
 
         await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
 
+    async def _segment(self, request: pb.SegmentRequest, call: InferenceCall) -> bytes:
+        model, sources = _opened(request, call, "segmentation")
+        options = _options(request, call)
+        mask_format = _named(request.mask_format, "mask_format", pb.MaskFormat)
+        at_model = _named(request.mask_size, "mask_size", pb.MaskSize) == pb.MASK_SIZE_MODEL
+        check_form(mask_format, model.facts)
+        most, overlay = self._max_answer, request.overlay
+        size = AnswerSize(call, most)
+        if mask_format == pb.MASK_FORMAT_RAW and not at_model:
+            await vision.check_raw_masks(model, sources, most, INSTEAD)
 
-async def _classify(request: pb.ClassifyRequest, call: InferenceCall) -> pb.ClassifyResponse:
+        async def one(source: ImageSource) -> Parts:
+            found = await vision.segment(
+                model,
+                source,
+                options,
+                lambda mask: mask_field(mask, mask_format, most),
+                mask_size="model" if at_model else "image",
+                overlay=overlay,
+                most=most,
+            )
+            return size.add(result_field(found, _timing(found.timing)))
+
+        results = await _each(sources, one, failed_field)
+        served = _served(model, request)
+        if size.total <= SMALL:
+            return segment_response(served, results)
+        return await model.run_aside(lambda: segment_response(served, results))
+
+
+async def _classify(request: pb.ClassifyRequest, call: InferenceCall) -> bytes:
     model, sources = _opened(request, call, "classification")
     options = _options(request, call)
     top_k = request.top_k or vision.DEFAULT_TOP_K
@@ -110,55 +150,12 @@ async def _classify(request: pb.ClassifyRequest, call: InferenceCall) -> pb.Clas
         labels = [{"index": x.index, "name": x.name, "score": x.score} for x in found.labels]
         return pb.Classification(timing=_timing(found.timing), labels=labels)
 
-    results = await _each(sources, one, pb.Classification)
-    return pb.ClassifyResponse(served=_served(model, request), results=results)
+    results = await _each(sources, one, lambda status: pb.Classification(status=status))
+    response = pb.ClassifyResponse(served=_served(model, request), results=results)
+    return response.SerializeToString()
 
 
-async def _segment(request: pb.SegmentRequest, call: InferenceCall) -> pb.SegmentResponse:
-    model, sources = _opened(request, call, "segmentation")
-    options = _options(request, call)
-    mask_format = _named(request.mask_format, "mask_format", pb.MaskFormat)
-    mask_size = _named(request.mask_size, "mask_size", pb.MaskSize)
-    png = mask_format in (pb.MASK_FORMAT_UNSPECIFIED, pb.MASK_FORMAT_PALETTE_PNG)
-    if png and len(model.facts.labels) > 256:
-        raise InvalidInput(
-            f"mask_format: a palette PNG holds 256 classes, model {model.facts.name!r} has "
-            f"{len(model.facts.labels)}; ask for RLE or raw"
-        )
-
-    async def one(source: ImageSource) -> pb.Segmentation:
-        found = await vision.segment(
-            model,
-            source,
-            options,
-            mask_size="model" if mask_size == pb.MASK_SIZE_MODEL else "image",
-            png=png,
-            overlay=request.overlay,
-        )
-        height, width = found.mask.shape
-        result = pb.Segmentation(
-            timing=_timing(found.timing), height=height, width=width, overlay_png=found.overlay_png
-        )
-        for area in found.areas:
-            result.areas.add(
-                index=area.index,
-                name=area.name,
-                fraction=area.fraction,
-                confidence=area.confidence,
-            )
-        if found.palette_png is not None:
-            result.palette_png = found.palette_png
-        elif mask_format == pb.MASK_FORMAT_RLE:
-            result.rle.runs.extend(run_lengths(found.mask).tolist())
-        else:
-            result.raw = np.ascontiguousarray(found.mask).tobytes()
-        return result
-
-    results = await _each(sources, one, pb.Segmentation)
-    return pb.SegmentResponse(served=_served(model, request), results=results)
-
-
-async def _embed(request: pb.EmbedRequest, call: InferenceCall) -> pb.EmbedResponse:
+async def _embed(request: pb.EmbedRequest, call: InferenceCall) -> bytes:
     model, sources = _opened(request, call, "embedding")
     options = _options(request, call)
 
@@ -166,8 +163,8 @@ async def _embed(request: pb.EmbedRequest, call: InferenceCall) -> pb.EmbedRespo
         found = await vision.embed(model, source, options)
         return pb.Embedding(timing=_timing(found.timing), values=found.values.tolist())
 
-    results = await _each(sources, one, pb.Embedding)
-    return pb.EmbedResponse(served=_served(model, request), results=results)
+    results = await _each(sources, one, lambda status: pb.Embedding(status=status))
+    return pb.EmbedResponse(served=_served(model, request), results=results).SerializeToString()
 
 
 _AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
@@ -220,21 +217,23 @@ def _named(number: int, field: str, values: Any) -> int:
 
 async def _each(
     sources: Sequence[ImageSource],
-    one: Callable[[ImageSource], Awaitable[Result]],
-    empty: Callable[..., Result],
+    one: Callable[[ImageSource], Coroutine[Any, Any, Result]],
+    failed: Callable[[pb.Status], Result],
 ) -> list[Result]:
     """The result of every image. A single one that fails fails the call; of several, each carries
-    its own status."""
+    its own status, unless the answer as a whole becomes too large."""
     if len(sources) == 1:
         return [await one(sources[0])]
 
     async def guarded(source: ImageSource) -> Result:
         try:
             return await one(source)
+        except AnswerTooLarge:
+            raise
         except ServingError as error:
-            return empty(status=_status(error))
+            return failed(_status(error))
 
-    return list(await asyncio.gather(*(guarded(source) for source in sources)))
+    return await together(guarded(source) for source in sources)
 
 
 def _status(error: ServingError) -> pb.Status:
