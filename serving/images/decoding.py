@@ -116,7 +116,7 @@ def decode_for(
     if frame is None:
         raise _damaged_header(data)
     _check_size(frame.height, frame.width, max_pixels)
-    if frame.scanned:
+    if frame.coefficients:
         cost.check_scans(frame, jpeg.scan_count(data, parts))
     if told == metadata.UPRIGHT:
         image = _decode_plain_jpeg(data, frame, target_size, reserve)

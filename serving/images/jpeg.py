@@ -45,13 +45,12 @@ class Frame(NamedTuple):
     """The frame header of a JPEG.
 
     height, width: pixels.
-    scanned: the image comes in several scans, so that a decoder keeps all of its coefficients.
-    coefficients: their bytes, 16 bits each.
+    coefficients: bytes of the coefficients of the whole image, which a decoder keeps where the
+        image comes in several scans; 0 where it comes in one.
     """
 
     height: int
     width: int
-    scanned: bool
     coefficients: int
 
 
@@ -62,16 +61,20 @@ def segments(data: bytes) -> list[Segment]:
     Raises InvalidInput where there are more than _MOST_MARKERS.
     """
     found: list[Segment] = []
-    position = len(START)
+    position, size = len(START), len(data)
     for _ in range(_MOST_MARKERS):
-        fill = _FILL.search(data, position)
-        if fill is None or fill.end() == len(data):
+        position = data.find(b"\xff", position) + 1
+        if not position:
             return found
-        marker = data[fill.end()]
-        position = fill.end() + 1
+        if data.startswith(b"\xff", position):
+            position = _end_of_fill(data, position)
+        if position + 3 > size:
+            return found
+        marker = data[position]
+        position += 1
         if marker in _WITHOUT_LENGTH:
             continue
-        end = position + int.from_bytes(data[position : position + 2], "big")
+        end = position + (data[position] << 8) + data[position + 1]
         if end < position + 2 or marker == _END_OF_IMAGE:
             return found
         found.append(Segment(marker, position + 2, end))
@@ -83,9 +86,15 @@ def segments(data: bytes) -> list[Segment]:
     )
 
 
+def _end_of_fill(data: bytes, position: int) -> int:
+    """The end of a run of 0xff."""
+    fill = _FILL.match(data, position)
+    return fill.end() if fill else position
+
+
 def frame_of(data: bytes, parts: Sequence[Segment]) -> Frame | None:
     """The frame header among the segments; None where there is not exactly one, or no scan."""
-    frames = [part for part in parts if part.marker in _FRAMES]
+    frames = [part for part in parts if part[0] in _FRAMES]
     if len(frames) != 1 or parts[-1].marker != _START_OF_SCAN:
         return None
     marker, begin, end = frames[0]
@@ -95,16 +104,14 @@ def frame_of(data: bytes, parts: Sequence[Segment]) -> Frame | None:
     _, height, width, components = struct.unpack_from(">BHHB", data, begin)
     if end - begin != 6 + 3 * components or end > len(data) or not components:
         return None
-    # A byte each: the number of 8x8 blocks of a component in a unit, across and down.
-    sampling = data[begin + 7 : end : 3]
-    across, down = (
-        [max(1, byte >> 4) for byte in sampling],
-        [max(1, byte & 15) for byte in sampling],
-    )
-    units = -(-width // (8 * max(across))) * -(-height // (8 * max(down)))
-    blocks = sum(a * d for a, d in zip(across, down, strict=True))
     scanned = marker in _PROGRESSIVE or data[scan] != components
-    return Frame(height, width, scanned, units * blocks * _BLOCK)
+    if not scanned:
+        return Frame(height, width, coefficients=0)
+    # A byte each: the number of 8x8 blocks of a component in a unit, across and down.
+    sampling = [(max(1, byte >> 4), max(1, byte & 15)) for byte in data[begin + 7 : end : 3]]
+    across, down = max(a for a, _ in sampling), max(d for _, d in sampling)
+    units = -(-width // (8 * across)) * -(-height // (8 * down))
+    return Frame(height, width, units * sum(a * d for a, d in sampling) * _BLOCK)
 
 
 def scan_count(data: bytes, parts: Sequence[Segment]) -> int:
