@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Literal, Protocol, Self, get_args
 
@@ -16,6 +16,12 @@ Use = Literal["message", "decode", "batch", "answer"]
 USES: tuple[Use, ...] = get_args(Use)
 
 _MIB = 1 << 20
+# Bytes of a piece of work, above which it is large: that of some 4 million pixels, 0.1 s. Large
+# work waits for its turn, so that small calls find a free thread and free memory beside it. A
+# larger bound lets them wait longer, a smaller one lets fewer cores share the work.
+LARGE = 32 * _MIB
+# Share of the limit that large work leaves to the rest, one in so many.
+_LEFT_FREE = 8
 # Seconds after which a refused call may try again. Shorter costs more refusals, longer leaves
 # memory idle.
 _RETRY_SECONDS = 0.1
@@ -46,7 +52,7 @@ class MemoryBudget:
         """Takes `size` bytes, to be given back. Raises InvalidInput where the limit is smaller than
         `size`, QueueFull where others hold too much at the moment."""
         with self._changed:
-            self._check_possible(use, size)
+            self._check_possible(use, size, self.limit)
             if self._used + size > self.limit:
                 raise self._full(use, size)
             self._add(use, size)
@@ -60,13 +66,15 @@ class MemoryBudget:
     @contextlib.contextmanager
     def decoding(self, size: int, deadline: float) -> Iterator[None]:
         """Holds `size` bytes for an image that is decoded on the current thread. Waits for them
-        while others decode, since those end soon; `deadline` is in monotonic seconds.
+        while others decode, since those end soon; `deadline` is in monotonic seconds. Large work
+        leaves an eighth of the limit to others.
 
         Raises InvalidInput, QueueFull as `take` does, and DeadlineExpired.
         """
+        limit = self.limit - (self.limit // _LEFT_FREE if size > LARGE else 0)
         with self._changed:
-            self._check_possible("decode", size)
-            while self._used + size > self.limit:
+            self._check_possible("decode", size, limit)
+            while self._used + size > limit:
                 if not self._held["decode"]:
                     raise self._full("decode", size)
                 left = deadline - time.monotonic()
@@ -83,11 +91,11 @@ class MemoryBudget:
         self._held[use] += size
         self._used += size
 
-    def _check_possible(self, use: Use, size: int) -> None:
-        if size > self.limit:
+    def _check_possible(self, use: Use, size: int, limit: int) -> None:
+        if size > limit:
             raise InvalidInput(
-                f"too large: {size} bytes of memory are needed for its {_NAMES[use]}, the limit of "
-                f"all calls together is {self.limit} (--memory-mib {self.limit // _MIB})"
+                f"too large: {size} bytes of memory are needed for its {_NAMES[use]}, the limit is "
+                f"{limit} (--memory-mib {self.limit // _MIB})"
             )
 
     def _full(self, use: Use, size: int) -> QueueFull:
@@ -108,6 +116,13 @@ class CallMemory(Protocol):
     def decoding(self, size: int, deadline: float) -> AbstractContextManager[None]:
         """`MemoryBudget.decoding`, on a worker thread."""
 
+    def large(self) -> AbstractAsyncContextManager[object]:
+        """A turn of LARGE work, on the event loop."""
+
+
+class LargeWork(QueueFull):
+    """A piece of work is LARGE and has no turn."""
+
 
 class Unlimited:
     """The memory of calls of one's own process."""
@@ -116,6 +131,10 @@ class Unlimited:
         """Does nothing."""
 
     def decoding(self, size: int, deadline: float) -> AbstractContextManager[None]:
+        """Does nothing."""
+        return contextlib.nullcontext()
+
+    def large(self) -> AbstractAsyncContextManager[object]:
         """Does nothing."""
         return contextlib.nullcontext()
 
@@ -129,15 +148,20 @@ class Reservation:
     Entering raises DeadlineExpired where nobody waits for the work any more. `reserve(size)` takes
     bytes until the block ends, in the place of those that it took before: two threads that each
     wait for more while they hold some would wait for each other.
+
+    most: bytes that may be taken; LargeWork is raised for more.
     """
 
-    def __init__(self, memory: CallMemory, deadline: float) -> None:
+    def __init__(self, memory: CallMemory, deadline: float, most: float) -> None:
         self._memory = memory
         self._deadline = deadline
+        self._most = most
         self._held: AbstractContextManager[None] | None = None
 
     def __call__(self, size: int) -> None:
-        """Takes `size` bytes. Raises InvalidInput, QueueFull, DeadlineExpired."""
+        """Takes `size` bytes. Raises InvalidInput, QueueFull, LargeWork, DeadlineExpired."""
+        if size > self._most:
+            raise LargeWork("its turn has not come", _RETRY_SECONDS)
         self._give_back()
         held = self._memory.decoding(size, self._deadline)
         held.__enter__()

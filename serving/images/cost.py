@@ -31,8 +31,8 @@ _FIXED = 1 << 18
 # Scans of a JPEG, at most. Progressive files of common encoders have 10, with optimised scripts
 # some 20; libjpeg goes over the whole image with each.
 _MOST_SCANS = 64
-# Pixels times scans of a JPEG, at most. A scan takes 0.1 ns a pixel where it is empty, with noise 3.
-# Larger lets a file hold a thread longer, smaller refuses large progressive photographs.
+# Pixels times scans of a JPEG, at most. An empty scan takes 0.1 ns a pixel, one of noise 3. Larger
+# lets a file hold a thread longer, smaller refuses large progressive photographs.
 _MOST_SCANNED = 1_000_000_000
 # Bytes and pixels of a BMP with run lengths, at most. Pillow unpacks them in Python: 0.3 us a byte,
 # 0.05 us a pixel.

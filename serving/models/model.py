@@ -5,12 +5,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from serving.base.errors import InvalidInput, WrongTask, quoted
-from serving.base.memory import UNLIMITED, CallMemory, Reservation
+from serving.base.memory import LARGE, CallMemory, LargeWork, Reservation
 from serving.base.metrics import Metrics, ModelCounters
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
@@ -28,6 +29,7 @@ from serving.models.servable import (
     ImageSource,
     ModelFacts,
     RawPixels,
+    Reserve,
     Result,
 )
 from serving.repository.manifest import EvalTransform
@@ -88,9 +90,16 @@ class Model:
         answer, _ = await self._infer_images([EncodedImage(data) for data in images], options)
         return answer
 
-    async def run_aside(self, work: Callable[[], Result]) -> Result:
-        """Runs work on one of the threads that decode."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+    async def run_aside(
+        self, work: Callable[[Reserve], Result], memory: CallMemory, deadline: float
+    ) -> Result:
+        """Runs work on one of the threads that decode, as `Servable.run_aside`."""
+        run = asyncio.get_running_loop().run_in_executor
+        try:
+            return await run(self._decoders, _reserved, work, memory, deadline, LARGE)
+        except LargeWork:
+            async with memory.large():
+                return await run(self._decoders, _reserved, work, memory, deadline, math.inf)
 
     async def _infer_images(
         self, sources: Sequence[ImageSource], options: CallOptions
@@ -136,9 +145,9 @@ class Model:
         max_pixels = self.facts.max_image_pixels
         if isinstance(source, RawPixels) and keeps(source.height, source.width, eval_transform):
             # Pixels of the right size need no work, so no thread is worth its cost.
-            return _load(source, eval_transform, max_pixels, UNLIMITED, math.inf)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._decoders, _load, source, eval_transform, max_pixels, memory, deadline
+            return _load(source, eval_transform, max_pixels, lambda _: None)
+        return await self.run_aside(
+            partial(_load, source, eval_transform, max_pixels), memory, deadline
         )
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
@@ -229,14 +238,16 @@ class _Loaded(NamedTuple):
 
 
 def _load(
-    source: ImageSource,
-    eval_transform: EvalTransform,
-    max_pixels: int,
-    memory: CallMemory,
-    deadline: float,
+    source: ImageSource, eval_transform: EvalTransform, max_pixels: int, reserve: Reserve
 ) -> _Loaded:
-    """Runs on a worker thread. Raises DeadlineExpired where nobody waits for the image any more."""
     begin = time.monotonic()
-    with Reservation(memory, deadline) as reserve:
-        image = source.load(eval_transform, max_pixels, reserve)
+    image = source.load(eval_transform, max_pixels, reserve)
     return _Loaded(image, time.monotonic() - begin)
+
+
+def _reserved(
+    work: Callable[[Reserve], Result], memory: CallMemory, deadline: float, most: float
+) -> Result:
+    """Runs on a worker thread."""
+    with Reservation(memory, deadline, most) as reserve:
+        return work(reserve)

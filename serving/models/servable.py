@@ -245,9 +245,17 @@ class Servable(Protocol):
         """Runs image files as the rows of one call; one that cannot be decoded fails the call.
         Raises the errors of `infer_image`."""
 
-    async def run_aside(self, work: Callable[[], Result]) -> Result:
+    async def run_aside(
+        self, work: Callable[[Reserve], Result], memory: CallMemory, deadline: float
+    ) -> Result:
         """Runs work that takes milliseconds on a worker thread. Returns its result or raises its
-        error."""
+        error.
+
+        work: tells the bytes that it will take before it takes them. Work that would take much is
+            begun again when it has its turn.
+        memory: of the call.
+        deadline: in monotonic seconds; work that has not begun then raises DeadlineExpired.
+        """
 
     def observe(self, stage: str, seconds: float) -> None:
         """Counts the time of one inference in one stage ("decode", "queue", "infer",

@@ -81,7 +81,7 @@ class Server:
         gc.collect()
         gc.freeze()  # collections skip the imported objects, which stay anyway
         gc.set_threshold(_COLLECT_AFTER)
-        self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(max(2, core_count()), "decode")
         self._metrics = Metrics()
         self._metrics.watch_gpus(usages)
         self.registry = Registry(

@@ -6,11 +6,17 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+)
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from serving.base.errors import ModelNotReady, QueueFull, ServingError
+from serving.base.machine.cpu import core_count
 from serving.base.memory import MemoryBudget, Use
 from serving.base.metrics import Metrics
 from serving.models.registry import Registry
@@ -142,6 +148,10 @@ class Call:
         """Holds `size` bytes for work on the current worker thread; `MemoryBudget.decoding`."""
         return self._front.decoding(size, deadline)
 
+    def large(self) -> AbstractAsyncContextManager[object]:
+        """A turn of large work."""
+        return self._front.large
+
     async def receive(self, arriving: Awaitable[bytes]) -> bytes:
         """The message of a call that arrives after its head does; the call's time begins when it
         is there. A sender that stops halfway does not hold up the end of the server.
@@ -197,6 +207,7 @@ class Front:
     last_seen: when the last call ended, seconds on the monotonic clock.
     closing: new calls are refused.
     slow_seconds: calls that take longer are logged; 0 logs none.
+    large: turns of work that takes much memory and time. They leave one worker thread to the rest.
     """
 
     def __init__(
@@ -211,6 +222,7 @@ class Front:
         self._budget = budget
         metrics.watch_memory(budget)
         self.give_back = budget.give_back
+        self.large = asyncio.Semaphore(max(1, core_count() - 1))
         self._readers: set[asyncio.Task[None]] = set()
 
     def call(

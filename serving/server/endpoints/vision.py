@@ -9,11 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.errors import AnswerTooLarge, InvalidInput, WrongTask
-from serving.base.memory import Reservation
 from serving.base.task import PROBABILITY_OUTPUT, TASKS, Task
 from serving.batching.ticket import Timing
 from serving.images import postprocess
-from serving.models.servable import CallOptions, ImageAnswer, ImageSource, ModelFacts, Servable
+from serving.models.servable import (
+    CallOptions,
+    ImageAnswer,
+    ImageSource,
+    ModelFacts,
+    Reserve,
+    Servable,
+)
 
 DEFAULT_TOP_K = 5
 
@@ -124,40 +130,43 @@ async def segment(
     require_task(model, "segmentation")
     answer = await model.infer_image(source, options)
 
-    def finish() -> Segmentation[Form]:
+    def finish(reserve: Reserve) -> Segmentation[Form]:
         begin = time.monotonic()
-        with Reservation(options.memory, options.deadline) as reserve:
-            mask, confidence = _mask_and_confidence(answer)
-            areas = tuple(
-                ClassArea(index, class_name(model.facts, index), fraction, mean)
-                for index, fraction, mean in postprocess.class_areas(mask, confidence)
+        mask, confidence = _mask_and_confidence(answer)
+        areas = tuple(
+            ClassArea(index, class_name(model.facts, index), fraction, mean)
+            for index, fraction, mean in postprocess.class_areas(mask, confidence)
+        )
+        height, width = answer.size if mask_size == "image" else mask.shape
+        needed = postprocess.mask_bytes(height, width, mask.itemsize, most)
+        if not overlay:
+            reserve(needed)
+            formed = form(postprocess.resize_mask(mask, height, width))
+            overlay_png = None
+        else:
+            needed += postprocess.overlay_bytes(*answer.size, mask.itemsize, most)
+            # Decoded once more, in full: not every image that waits for its batch is kept as well.
+            image = source.decode(
+                model.facts.max_image_pixels, lambda decoding: reserve(needed + decoding)
             )
-            height, width = answer.size if mask_size == "image" else mask.shape
-            needed = postprocess.mask_bytes(height, width, mask.itemsize, most)
-            if not overlay:
-                reserve(needed)
-                formed = form(postprocess.resize_mask(mask, height, width))
-                overlay_png = None
-            else:
-                needed += postprocess.overlay_bytes(*answer.size, mask.itemsize, most)
-                # Decoded once more, in full: not every image that waits for its batch is kept.
-                image = source.decode(
-                    model.facts.max_image_pixels, lambda decoding: reserve(needed + decoding)
-                )
-                at_image = postprocess.resize_mask(mask, *answer.size)
-                formed = form(at_image if mask_size == "image" else mask)
-                overlay_png = postprocess.overlay_png(image, at_image, most)
+            at_image = postprocess.resize_mask(mask, *answer.size)
+            formed = form(at_image if mask_size == "image" else mask)
+            overlay_png = postprocess.overlay_png(image, at_image, most)
         answer.timing.postprocess = time.monotonic() - begin
         return Segmentation(formed, height, width, areas, overlay_png, answer.timing)
 
     # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
-    result = await model.run_aside(finish)
+    result = await model.run_aside(finish, options.memory, options.deadline)
     model.observe("postprocess", result.timing.postprocess)
     return result
 
 
 async def check_raw_masks(
-    model: Servable, sources: Sequence[ImageSource], most: int, instead: str
+    model: Servable,
+    sources: Sequence[ImageSource],
+    options: CallOptions,
+    most: int,
+    instead: str,
 ) -> None:
     """Refuses a call for raw masks at the size of its images by their headers, before they are
     decoded. Raises WrongTask, and AnswerTooLarge where the masks have over `most` bytes.
@@ -166,10 +175,11 @@ async def check_raw_masks(
     """
     require_task(model, "segmentation")
 
-    def total() -> int:
+    def total(_: Reserve) -> int:
         return sum(source.pixel_count() for source in sources)
 
-    size = await model.run_aside(total) * _item_size(model.facts)
+    pixels = await model.run_aside(total, options.memory, options.deadline)
+    size = pixels * _item_size(model.facts)
     if size > most:
         raise AnswerTooLarge(
             f"the raw masks of {len(sources)} images take {size} bytes, an answer holds {most}; "

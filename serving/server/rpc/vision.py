@@ -117,7 +117,7 @@ class VisionService:
         most, overlay = self._max_answer, request.overlay
         size = AnswerSize(call, most)
         if mask_format == pb.MASK_FORMAT_RAW and not at_model:
-            await vision.check_raw_masks(model, sources, most, INSTEAD)
+            await vision.check_raw_masks(model, sources, options, most, INSTEAD)
 
         async def one(source: ImageSource) -> Parts:
             found = await vision.segment(
@@ -135,7 +135,9 @@ class VisionService:
         served = _served(model, request)
         if size.total <= SMALL:
             return segment_response(served, results)
-        return await model.run_aside(lambda: segment_response(served, results))
+        return await model.run_aside(
+            lambda _: segment_response(served, results), options.memory, options.deadline
+        )
 
 
 async def _classify(request: pb.ClassifyRequest, call: InferenceCall) -> bytes:

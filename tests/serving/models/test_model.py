@@ -1,6 +1,7 @@
 """One network behind its batcher: what a call is checked for, and what is counted of it."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 
 from serving.base.errors import EngineError, InvalidInput, ModelNotReady, WrongTask
+from serving.base.memory import UNLIMITED
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
 from serving.models.candidates import LoadSettings
 from serving.models.config_completion import read_config
 from serving.models.loading import load_model
 from serving.models.model import Model
-from serving.models.servable import CallOptions, EncodedImage, Servable
+from serving.models.servable import CallOptions, EncodedImage, Reserve, Servable
 from serving.repository.layout import scan_model
 from tests.serving.models.conftest import FakeEngines, write_model
 
@@ -121,12 +123,12 @@ def test_a_drained_model_takes_no_calls(drive: Callable[[Work], None]) -> None:
 
 
 def test_work_is_done_aside_and_its_error_comes_back(drive: Callable[[Work], None]) -> None:
-    def fail() -> None:
+    def fail(_: Reserve) -> None:
         raise InvalidInput("not an image")
 
     async def work(model: Model) -> None:
-        assert await model.run_aside(lambda: 3) == 3
+        assert await model.run_aside(lambda _: 3, UNLIMITED, math.inf) == 3
         with pytest.raises(InvalidInput, match="not an image"):
-            await model.run_aside(fail)
+            await model.run_aside(fail, UNLIMITED, math.inf)
 
     drive(work)
