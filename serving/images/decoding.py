@@ -142,7 +142,9 @@ def sent_size(data: bytes) -> tuple[int, int]:
         return 0, 0
 
 
-def from_raw(data: bytes, height: int, width: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
+def from_raw(
+    data: bytes | memoryview, height: int, width: int, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Pixels:
     """Raw RGB bytes as uint8 [height, width, 3], without a copy.
 
     Raises InvalidInput where the length does not fit the size.

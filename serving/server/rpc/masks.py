@@ -23,8 +23,8 @@ INSTEAD = "send fewer or smaller images, ask for masks of the model's size, or f
 # the way to a thread and back, some 0.1 ms.
 SMALL = 1 << 18
 
-# A part of an answer is held by itself, in the whole answer and in gRPC's copy.
-_COPIES = 3
+# A part of an answer is there by itself and in the whole answer.
+_COPIES = 2
 # Bytes that are copied at a time. More keep the GIL for longer, fewer cost more calls.
 _SLICE = 1 << 20
 _LENGTH_DELIMITED = 2

@@ -4,14 +4,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from protos.gen import vision_pb2 as pb
 from serving.base.errors import AnswerTooLarge, InvalidInput, ServingError
 from serving.base.task import Task
 from serving.base.together import together
 from serving.batching.ticket import Timing
-from serving.models.servable import CallOptions, EncodedImage, ImageSource, RawPixels, Servable
+from serving.models.servable import CallOptions, ImageSource, Servable
 from serving.server.endpoints import vision
 from serving.server.endpoints.error_status import message_of
 from serving.server.endpoints.front import Front, InferenceCall
@@ -19,6 +18,13 @@ from serving.server.endpoints.guard import parsed
 from serving.server.rpc.call import Context, caller_of, deadline_of, inference_call, unary
 from serving.server.rpc.errors import code_of, retry_delay
 from serving.server.rpc.handlers import service_handler
+from serving.server.rpc.images import (
+    MAX_IMAGES_PER_CALL,
+    Request,
+    read_request,
+    source_of,
+    wrong_number,
+)
 from serving.server.rpc.masks import (
     INSTEAD,
     SMALL,
@@ -31,11 +37,10 @@ from serving.server.rpc.masks import (
     segment_response,
 )
 
-MAX_IMAGES_PER_CALL = 256
 # Seconds of the longest google.protobuf.Duration: 10,000 years.
 _LONGEST_TIMEOUT = 315_576_000_000
 
-Request = TypeVar("Request", pb.ClassifyRequest, pb.SegmentRequest, pb.EmbedRequest)
+Images = Sequence[pb.Image | memoryview]
 Result = TypeVar("Result")
 
 SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"]
@@ -58,19 +63,19 @@ class VisionService:
     async def Classify(self, data: bytes, context: Context) -> bytes:
         """Ranks the classes of each image."""
         with inference_call(self._front, "Classify", data, context) as call:
-            return await _classify(parsed(pb.ClassifyRequest.FromString, data), call)
+            return await _classify(*read_request(pb.ClassifyRequest, data), call)
 
     @unary
     async def Segment(self, data: bytes, context: Context) -> bytes:
         """Gives each pixel of each image its class."""
         with inference_call(self._front, "Segment", data, context) as call:
-            return await self._segment(parsed(pb.SegmentRequest.FromString, data), call)
+            return await self._segment(*read_request(pb.SegmentRequest, data), call)
 
     @unary
     async def Embed(self, data: bytes, context: Context) -> bytes:
         """Gives each image a point on the unit sphere."""
         with inference_call(self._front, "Embed", data, context) as call:
-            return await _embed(parsed(pb.EmbedRequest.FromString, data), call)
+            return await _embed(*read_request(pb.EmbedRequest, data), call)
 
     async def ClassifyStream(self, _: AsyncIterator[bytes], context: Context) -> None:
         """Classify, many calls over one stream."""
@@ -93,23 +98,27 @@ class VisionService:
         method: str,
         context: Context,
         request: type[Request],
-        handle: Callable[[Request, InferenceCall], Awaitable[bytes]],
+        handle: Callable[[Request, Images, InferenceCall], Awaitable[bytes]],
         response: Callable[..., pb.ClassifyResponse | pb.SegmentResponse | pb.EmbedResponse],
     ) -> None:
         """Answers each request of a stream by `handle`; a call that fails says so in its answer."""
         deadline, caller = deadline_of(context), caller_of(context)
 
         async def answer(data: bytes) -> bytes:
+            given = None
             try:
                 with self._front.call(method, caller, len(data), deadline) as call:
-                    return await handle(parsed(request.FromString, data), call)
+                    given, images = read_request(request, data)
+                    return await handle(given, images, call)
             except ServingError as error:
-                return response(served=_failed(request, data, error)).SerializeToString()
+                return response(served=_failed(given, error)).SerializeToString()
 
         await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
 
-    async def _segment(self, request: pb.SegmentRequest, call: InferenceCall) -> bytes:
-        model, sources = _opened(request, call, "segmentation")
+    async def _segment(
+        self, request: pb.SegmentRequest, images: Images, call: InferenceCall
+    ) -> bytes:
+        model, sources = _opened(request, images, call, "segmentation")
         options = _options(request, call)
         mask_format = _named(request.mask_format, "mask_format", pb.MaskFormat)
         at_model = _named(request.mask_size, "mask_size", pb.MaskSize) == pb.MASK_SIZE_MODEL
@@ -140,8 +149,8 @@ class VisionService:
         )
 
 
-async def _classify(request: pb.ClassifyRequest, call: InferenceCall) -> bytes:
-    model, sources = _opened(request, call, "classification")
+async def _classify(request: pb.ClassifyRequest, images: Images, call: InferenceCall) -> bytes:
+    model, sources = _opened(request, images, call, "classification")
     options = _options(request, call)
     top_k = request.top_k or vision.DEFAULT_TOP_K
 
@@ -157,8 +166,8 @@ async def _classify(request: pb.ClassifyRequest, call: InferenceCall) -> bytes:
     return response.SerializeToString()
 
 
-async def _embed(request: pb.EmbedRequest, call: InferenceCall) -> bytes:
-    model, sources = _opened(request, call, "embedding")
+async def _embed(request: pb.EmbedRequest, images: Images, call: InferenceCall) -> bytes:
+    model, sources = _opened(request, images, call, "embedding")
     options = _options(request, call)
 
     async def one(source: ImageSource) -> pb.Embedding:
@@ -173,29 +182,17 @@ _AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
 
 
 def _opened(
-    request: _AnyRequest, call: InferenceCall, task: Task
+    request: _AnyRequest, images: Images, call: InferenceCall, task: Task
 ) -> tuple[Servable, list[ImageSource]]:
     """The model and the images of a request. Raises ServingError for either."""
     call.id = request.options.id
     model = call.resolve(request.model, request.version)
     vision.require_task(model, task)
-    if not 1 <= len(request.images) <= MAX_IMAGES_PER_CALL:
-        raise InvalidInput(
-            f"images: expected 1 to {MAX_IMAGES_PER_CALL} in a call, got {len(request.images)}"
-        )
-    sources = [_source(image, index) for index, image in enumerate(request.images)]
+    if not 1 <= len(images) <= MAX_IMAGES_PER_CALL:
+        raise wrong_number(len(images))
+    sources = [parsed(source_of, image, index) for index, image in enumerate(images)]
     call.hold("message", sum(len(source.data) for source in sources))
     return model, sources
-
-
-def _source(image: pb.Image, index: int) -> ImageSource:
-    match image.WhichOneof("source"):
-        case "encoded":
-            return EncodedImage(image.encoded)
-        case "raw":
-            return RawPixels(image.raw.rgb, image.raw.height, image.raw.width)
-        case _:
-            raise InvalidInput(f"images[{index}]: expected encoded or raw, got neither")
 
 
 def _options(request: _AnyRequest, call: InferenceCall) -> CallOptions:
@@ -253,12 +250,10 @@ def _served(model: Servable, request: _AnyRequest) -> pb.Served:
     )
 
 
-def _failed(kind: type[_AnyRequest], data: bytes, error: ServingError) -> pb.Served:
+def _failed(request: _AnyRequest | None, error: ServingError) -> pb.Served:
     """The answer to a call of a stream that failed; it names no model where the request is no
     message."""
-    try:
-        request = kind.FromString(data)
-    except DecodeError:
+    if request is None:
         return pb.Served(status=_status(error))
     return pb.Served(
         model=request.model,
