@@ -18,7 +18,8 @@ UPRIGHT = 1
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _EXIF_HEADER = b"Exif\x00\x00"
-_EXIF_HEADERS = re.compile(rb"(?:Exif\x00\x00)*")
+# Possessive, since the matcher would keep every one to go back to.
+_EXIF_HEADERS = re.compile(rb"(?:Exif\x00\x00)*+")
 _XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\x00"
 # Chunks of a PNG or WebP file, at most. Photographs have one for each 8 KB or less, and each takes
 # about 5 us. Larger lets a hostile file of empty chunks take more time.

@@ -199,6 +199,7 @@ async def in_process(
     max_answer: int = 1 << 20,
     slow_seconds: float = 0.0,
     max_answer: int = 1 << 20,
+    memory_bytes: int = 1 << 30,
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
     admin: by default every caller may do everything."""
@@ -219,7 +220,7 @@ async def in_process(
             model = _served(name, engines[name], task, metrics, pool, labels)
             versions = {1: VersionEntry(State.READY, model=model)}
             registry.entries[name] = ModelEntry(State.READY, "", versions=versions)
-        front = Front(registry, metrics, MemoryBudget(1 << 30), slow_seconds)
+        front = Front(registry, metrics, MemoryBudget(memory_bytes), slow_seconds)
         failures = metrics.write_failures
         folder = FilesFolder(files)
         memory = SharedMemory("convserve")

@@ -1,5 +1,6 @@
 """The budget of bytes, and the limit that it is derived from."""
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from serving.base.errors import DeadlineExpired, InvalidInput, QueueFull
 from serving.base.machine.memory import memory_limit
-from serving.base.memory import MemoryBudget
+from serving.base.memory import LARGE, UNLIMITED, LargeWork, MemoryBudget, Reservation, Unlimited
 
 
 def test_budget_is_used_up_by_all_uses_together_and_given_back() -> None:
@@ -80,3 +81,45 @@ def test_without_a_container_limit_it_is_the_machines(tmp_path: Path, content: s
     (tmp_path / "memory.max").write_text(content)
     assert (1 << 20) < memory_limit(tmp_path) < 1 << 50
     assert memory_limit(tmp_path) == memory_limit(tmp_path / "absent")
+
+
+def test_large_decode_leaves_an_eighth_to_small_ones() -> None:
+    budget = MemoryBudget(8 * LARGE)
+    with pytest.raises(InvalidInput, match=f"the limit is {7 * LARGE}"):
+        budget.decoding(7 * LARGE + 1, 0.0).__enter__()
+    with budget.decoding(7 * LARGE, 0.0), budget.decoding(LARGE, 0.0):
+        assert budget.used == budget.limit
+
+
+class Lender(Unlimited):
+    """Lends of a budget, as calls do."""
+
+    def __init__(self, limit: int) -> None:
+        self.budget = MemoryBudget(limit)
+        self.decoding = self.budget.decoding  # type: ignore[method-assign]
+
+
+def test_reservation_takes_the_place_of_the_one_before_and_ends_with_its_block() -> None:
+    lender = Lender(100)
+    with Reservation(lender, math.inf, math.inf) as reserve:
+        reserve(80)
+        reserve(90)
+        assert lender.budget.held("decode") == 90
+        with pytest.raises(InvalidInput):
+            reserve(101)
+    assert lender.budget.used == 0
+
+
+def test_reservation_of_large_work_waits_for_its_turn() -> None:
+    with Reservation(UNLIMITED, math.inf, LARGE) as reserve:
+        reserve(LARGE)
+        with pytest.raises(LargeWork):
+            reserve(LARGE + 1)
+
+
+def test_reservation_for_nobody_is_refused() -> None:
+    with (
+        pytest.raises(DeadlineExpired, match="before its image was processed"),
+        Reservation(UNLIMITED, time.monotonic() - 0.001, LARGE),
+    ):
+        pass

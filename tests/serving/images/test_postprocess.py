@@ -3,12 +3,15 @@
 import io
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from serving.base.errors import AnswerTooLarge
+from serving.images import postprocess
 from serving.images.postprocess import (
     binary_mask,
     class_areas,
@@ -119,6 +122,17 @@ def test_runs_go_along_rows_and_past_their_ends() -> None:
     assert runs.tolist() == [0, 2, 1, 3, 2, 1]
 
 
+@pytest.mark.parametrize("band", [1, 7, 50, 1000])
+def test_runs_are_the_same_in_pieces_of_any_size(
+    band: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = np.random.default_rng(4).integers(0, 2, (13, 29), np.uint8)
+    mask[4:9] = 1
+    whole = run_lengths(mask)
+    monkeypatch.setattr(postprocess, "BAND_PIXELS", band)
+    assert np.array_equal(run_lengths(mask), whole)
+
+
 def test_mask_of_one_class_is_one_run() -> None:
     assert run_lengths(np.full((300, 500), 9, np.uint16)).tolist() == [9, 150_000]
 
@@ -172,6 +186,37 @@ def test_overlay_leaves_the_background_and_blends_regions() -> None:
     assert (shown[outline] == colour).all()
     blend = (100 * 0.5 + colour * 0.5).astype(np.uint8)
     assert (shown[3:6, 3:6] == blend).all()
+
+
+@pytest.mark.parametrize("band", [1, 100, 1 << 16])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_overlay_in_bands_is_that_of_floating_point(
+    band: int, dtype: type[np.unsignedinteger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    image = rng.integers(0, 256, (40, 30, 3), np.uint8)
+    mask = np.repeat(np.repeat(rng.integers(0, 3, (8, 6)), 5, 0), 5, 1).astype(dtype)
+    colours = palette(256)[mask]
+    shown = mask > 0
+    expected = image.copy()
+    expected[shown] = (image[shown] * 0.5 + colours[shown] * 0.5).astype(np.uint8)
+    kernel = np.ones((3, 3), np.uint8)
+    edge = cv2.morphologyEx(mask.astype(np.uint16), cv2.MORPH_GRADIENT, kernel) > 0
+    expected[edge & shown] = colours[edge & shown]
+    monkeypatch.setattr(postprocess, "BAND_PIXELS", band)
+    assert np.array_equal(overlaid(image, mask), expected)
+
+
+def test_pictures_larger_than_an_answer_are_given_up() -> None:
+    noise = np.random.default_rng(6).integers(0, 255, (100, 100, 3), np.uint8)
+    for draw in (
+        lambda most: palette_png(noise[..., 0], most),
+        lambda most: overlay_png(noise, noise[..., 0], most),
+    ):
+        size = len(draw(1 << 20))
+        assert len(draw(size)) == size
+        with pytest.raises(AnswerTooLarge, match="a picture has over"):
+            draw(size - 1)
 
 
 def test_overlay_does_not_change_the_image_it_is_given() -> None:

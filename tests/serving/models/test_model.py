@@ -2,15 +2,17 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from serving.base.errors import EngineError, InvalidInput, ModelNotReady, WrongTask
-from serving.base.memory import UNLIMITED
+from serving.base.errors import DeadlineExpired, EngineError, InvalidInput, ModelNotReady, WrongTask
+from serving.base.memory import LARGE, UNLIMITED, Unlimited
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
 from serving.models.candidates import LoadSettings
@@ -118,6 +120,47 @@ def test_a_drained_model_takes_no_calls(drive: Callable[[Work], None]) -> None:
         assert await model.drain(1)
         with pytest.raises(ModelNotReady):
             await model.infer({"x": np.ones((1, 2), np.float32)}, OPTIONS)
+
+    drive(work)
+
+
+class Turns(Unlimited):
+    """Counts the turns of large work."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    @asynccontextmanager
+    async def large(self) -> AsyncIterator[None]:
+        self.taken += 1
+        yield
+
+
+def test_large_work_begins_anew_when_it_has_its_turn(drive: Callable[[Work], None]) -> None:
+    begun: list[int] = []
+    turns = Turns()
+
+    def work_of(size: int) -> Callable[[Reserve], int]:
+        def work(reserve: Reserve) -> int:
+            begun.append(size)
+            reserve(size)
+            return size
+
+        return work
+
+    async def work(model: Model) -> None:
+        for size in (LARGE, LARGE + 1):
+            assert await model.run_aside(work_of(size), turns, math.inf) == size
+        assert begun == [LARGE, LARGE + 1, LARGE + 1]
+        assert turns.taken == 1
+
+    drive(work)
+
+
+def test_work_that_nobody_waits_for_is_not_begun(drive: Callable[[Work], None]) -> None:
+    async def work(model: Model) -> None:
+        with pytest.raises(DeadlineExpired):
+            await model.run_aside(lambda _: pytest.fail("it began"), UNLIMITED, time.monotonic())
 
     drive(work)
 

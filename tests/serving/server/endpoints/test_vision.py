@@ -11,16 +11,20 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from protos.gen import vision_pb2 as pb
+from serving.base.memory import USES
 from tests.support.in_process import SIDE, InProcess, in_process
+from tests.support.pictures import encoded, smooth
 
 SERVICE = "/convserve.vision.v1.VisionService/"
 Scenario = Callable[[InProcess], Awaitable[None]]
 
 
-def serve(folder: Path, scenario: Scenario) -> None:
+def serve(folder: Path, scenario: Scenario, **options: int) -> None:
     async def run() -> None:
-        async with in_process(folder) as served:
+        async with in_process(folder, **options) as served:
             await scenario(served)
+            for use in USES:
+                assert served.value("convserve_memory_held_bytes", use=use) == 0
 
     asyncio.run(run())
 
@@ -164,5 +168,112 @@ def test_numbers_past_the_end_of_a_scale_are_its_end(tmp_path: Path) -> None:
 def test_text_that_is_not_utf8_is_refused(tmp_path: Path, method: str) -> None:
     async def scenario(served: InProcess) -> None:
         assert "DecodeError" in await refused(served, method, b"\x0a\x01\xff")
+
+    serve(tmp_path, scenario)
+
+
+IMAGE = pb.Image(encoded=encoded(smooth(20, 30), "PNG"))
+NOISE = pb.Image(
+    encoded=encoded(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8), "PNG")
+)
+
+
+@pytest.mark.parametrize("images", [[IMAGE] * 3, [IMAGE, GREEN, IMAGE, IMAGE]])
+def test_raw_masks_larger_than_an_answer_are_refused_before_work(
+    tmp_path: Path, images: list[pb.Image]
+) -> None:
+    size = sum(600 if image is IMAGE else SIDE * SIDE for image in images)
+
+    async def scenario(served: InProcess) -> None:
+        served.engines["regions"].failure = AssertionError("it worked")
+        request = pb.SegmentRequest(model="regions", images=images, mask_format=pb.MASK_FORMAT_RAW)
+        said = await refused(served, "Segment", request)
+        assert (
+            f"the raw masks of {len(images)} images take {size} bytes, an answer holds 1700" in said
+        )
+        assert "send fewer or smaller images" in said
+
+    serve(tmp_path, scenario, max_answer=1700)
+
+
+def test_raw_masks_of_the_models_size_count_as_those(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        request = pb.SegmentRequest(
+            model="regions",
+            images=[IMAGE] * 3,
+            mask_format=pb.MASK_FORMAT_RAW,
+            mask_size=pb.MASK_SIZE_MODEL,
+        )
+        answer = pb.SegmentResponse.FromString(await served.rpc(SERVICE + "Segment", request))
+        assert [len(result.raw) for result in answer.results] == [SIDE * SIDE] * 3
+
+    serve(tmp_path, scenario, max_answer=1700)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mask_format": pb.MASK_FORMAT_RLE},
+        {"mask_format": pb.MASK_FORMAT_RLE, "overlay": True},
+        {"mask_size": pb.MASK_SIZE_MODEL, "overlay": True},
+    ],
+)
+def test_answer_that_becomes_too_large_fails_the_call(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    async def scenario(served: InProcess) -> None:
+        one = pb.SegmentRequest(model="regions", images=[NOISE], **options)
+        size = len(await served.rpc(SERVICE + "Segment", one))
+        many = pb.SegmentRequest(model="regions", images=[NOISE] * (30_000 // size + 1), **options)
+        assert "has over 20000 bytes; send fewer" in await refused(served, "Segment", many)
+
+    serve(tmp_path, scenario, max_answer=20_000)
+
+
+def test_bad_image_among_masks_fails_alone(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        images = [IMAGE, pb.Image(encoded=b"none"), IMAGE]
+        request = pb.SegmentRequest(model="regions", images=images)
+        answer = pb.SegmentResponse.FromString(await served.rpc(SERVICE + "Segment", request))
+        assert [result.status.code for result in answer.results] == [0, 3, 0]
+        assert (answer.results[2].height, answer.results[2].width) == (20, 30)
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("method", ["Classify", "Segment"])
+def test_image_that_the_memory_never_holds_is_bad_input(tmp_path: Path, method: str) -> None:
+    async def scenario(served: InProcess) -> None:
+        kind = pb.ClassifyRequest if method == "Classify" else pb.SegmentRequest
+        model = "colours" if method == "Classify" else "regions"
+        said = await refused(served, method, kind(model=model, images=[IMAGE]))
+        assert "bytes of memory are needed for its decoded image, the limit is 100000" in said
+
+    serve(tmp_path, scenario, memory_bytes=100_000)
+
+
+def test_rows_and_answer_are_held_for_the_call(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        request = pb.SegmentRequest(model="regions", images=[GREEN], mask_format=pb.MASK_FORMAT_RAW)
+        row = SIDE * SIDE * (3 + 2)
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await served.rpc(SERVICE + "Segment", request)
+        assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert f"{row} more for its rows do not fit" in (failure.value.details() or "")
+
+    serve(tmp_path, scenario, memory_bytes=90)
+
+
+def test_mask_of_megabytes_arrives_whole(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        request = pb.SegmentRequest(
+            model="regions",
+            images=[pb.Image(encoded=encoded(smooth(90, 100), "PNG"))] * 40,
+            mask_format=pb.MASK_FORMAT_RAW,
+        )
+        answer = pb.SegmentResponse.FromString(await served.rpc(SERVICE + "Segment", request))
+        assert [len(result.raw) for result in answer.results] == [9000] * 40
+        assert len({result.raw for result in answer.results}) == 1
 
     serve(tmp_path, scenario)
