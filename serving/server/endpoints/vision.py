@@ -175,7 +175,8 @@ async def check_raw_masks(
     """
     require_task(model, "segmentation")
 
-    def total(_: Reserve) -> int:
+    def total(reserve: Reserve) -> int:
+        reserve(max(len(source.data) for source in sources))
         return sum(source.pixel_count() for source in sources)
 
     pixels = await model.run_aside(total, options.memory, options.deadline)
