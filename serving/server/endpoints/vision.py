@@ -176,8 +176,7 @@ async def check_raw_masks(
     require_task(model, "segmentation")
 
     def total(reserve: Reserve) -> int:
-        reserve(max(len(source.data) for source in sources))
-        return sum(source.pixel_count() for source in sources)
+        return sum(source.pixel_count(reserve) for source in sources)
 
     pixels = await model.run_aside(total, options.memory, options.deadline)
     size = pixels * _item_size(model.facts)
