@@ -62,6 +62,7 @@ def attacked(
 ) -> list[tuple[grpc.StatusCode, str]]:
     """The statuses, of a server that kept its bound, holds nothing any more and whose honest
     callers were answered."""
+    assert server.healthy(), server.log[-5:]
     server.reset_peak()
     with Honest(server.url, deadline=2.0) as honest:
         found = asyncio.run(statuses(server.url, requests, calls, timeout))
