@@ -198,7 +198,6 @@ async def in_process(
     max_json: int = 8 << 20,
     max_answer: int = 1 << 20,
     slow_seconds: float = 0.0,
-    max_answer: int = 1 << 20,
     memory_bytes: int = 1 << 30,
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).

@@ -8,6 +8,7 @@ from protos.gen import vision_pb2 as pb
 from serving.base.errors import InvalidInput
 from serving.models.servable import EncodedImage, ImageSource, RawPixels
 from serving.server.endpoints.guard import parsed
+from serving.server.rpc.wire import LENGTH_DELIMITED, after_field, long_length, too_many_fields
 
 MAX_IMAGES_PER_CALL = 256
 
@@ -20,12 +21,10 @@ _SMALL = 4 << 10
 # others, of some hundred bytes. More let one take longer on the event loop.
 _MOST_FIELDS = 1024
 _MOST_BYTES = 64 << 10
-_LENGTH_DELIMITED = 2
-_LONGEST_VARINT = 10
-_IMAGES = pb.ClassifyRequest.DESCRIPTOR.fields_by_name["images"].number << 3 | _LENGTH_DELIMITED
-_ENCODED = pb.Image.DESCRIPTOR.fields_by_name["encoded"].number << 3 | _LENGTH_DELIMITED
-_RAW = pb.Image.DESCRIPTOR.fields_by_name["raw"].number << 3 | _LENGTH_DELIMITED
-_RGB = pb.RawImage.DESCRIPTOR.fields_by_name["rgb"].number << 3 | _LENGTH_DELIMITED
+_IMAGES = pb.ClassifyRequest.DESCRIPTOR.fields_by_name["images"].number << 3 | LENGTH_DELIMITED
+_ENCODED = pb.Image.DESCRIPTOR.fields_by_name["encoded"].number << 3 | LENGTH_DELIMITED
+_RAW = pb.Image.DESCRIPTOR.fields_by_name["raw"].number << 3 | LENGTH_DELIMITED
+_RGB = pb.RawImage.DESCRIPTOR.fields_by_name["rgb"].number << 3 | LENGTH_DELIMITED
 
 
 class _Field(NamedTuple):
@@ -99,7 +98,7 @@ def _without(data: memoryview, tag: int) -> tuple[bytes, list[memoryview]]:
             begin = field.end
         position = field.end
     else:
-        raise InvalidInput(f"the request has more than {_MOST_FIELDS} fields")
+        raise too_many_fields("a request of images", _MOST_FIELDS)
     kept.append(data[begin:position])
     size = sum(len(part) for part in kept)
     if size > _MOST_BYTES:
@@ -110,33 +109,14 @@ def _without(data: memoryview, tag: int) -> tuple[bytes, list[memoryview]]:
 
 
 def _field(data: memoryview, position: int) -> _Field:
-    """The field that begins at a position
-    (https://protobuf.dev/programming-guides/encoding/). Raises IndexError where it does not end,
-    InvalidInput for a kind that is no longer used."""
-    tag, begin = _varint(data, position)
-    match tag & 7:
-        case 0:
-            _, end = _varint(data, begin)
-        case 1:
-            end = begin + 8
-        case 2:
-            length, begin = _varint(data, begin)
-            end = begin + length
-        case 5:
-            end = begin + 4
-        case kind:
-            raise InvalidInput(f"the request has a field of the unknown wire type {kind}")
+    """The field that begins at a position. Raises IndexError where it does not end, InvalidInput
+    for a kind that is no longer used."""
+    tag, begin = long_length(data, position)
+    if tag & 7 == LENGTH_DELIMITED:
+        length, begin = long_length(data, begin)
+        end = begin + length
+    else:
+        end = after_field(data, position)
     if end > len(data):
         raise IndexError("a field is longer than its message")
     return _Field(tag, begin, end)
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """A number, 7 bits a byte, and where it ends. Raises IndexError where it does not end."""
-    number = 0
-    for place in range(_LONGEST_VARINT):
-        byte = data[position + place]
-        number |= (byte & 0x7F) << 7 * place
-        if byte < 0x80:
-            return number, position + place + 1
-    raise IndexError("a number has more than 10 bytes")

@@ -13,6 +13,7 @@ from serving.images.postprocess import Mask, palette_png, runs_of
 from serving.models.servable import ModelFacts
 from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.vision import Segmentation
+from serving.server.rpc.wire import bytes_field
 
 # A piece of a message, in the parts that follow one another.
 Parts = list[bytes | memoryview]
@@ -27,7 +28,6 @@ SMALL = 1 << 18
 _COPIES = 2
 # Bytes that are copied at a time. More keep the GIL for longer, fewer cost more calls.
 _SLICE = 1 << 20
-_LENGTH_DELIMITED = 2
 _MASK = pb.Segmentation.DESCRIPTOR.fields_by_name
 _RUNS = pb.RunLengths.DESCRIPTOR.fields_by_name["runs"].number
 _RESULTS = pb.SegmentResponse.DESCRIPTOR.fields_by_name["results"].number
@@ -128,8 +128,7 @@ def varints(values: NDArray[np.uint32]) -> bytes:
 
 def _field(number: int, parts: Parts) -> Parts:
     """A field of bytes: its head, then its content."""
-    head = np.array([number << 3 | _LENGTH_DELIMITED, _size(parts)], np.uint32)
-    return [varints(head), *parts]
+    return [bytes_field(number, _size(parts)), *parts]
 
 
 def _size(parts: Parts) -> int:

@@ -103,7 +103,7 @@ def _take_apart(data: bytes) -> WireRequest:
                 continue
             start = position + 2
             if length > 0x7F:
-                length, start = _long_length(data, position + 1)
+                length, start = long_length(data, position + 1)
             after = start + length
             if tag == _INPUT:
                 # Looking for the byte is quicker than walking over the fields of every input.
@@ -149,7 +149,7 @@ def _without_contents(data: bytes, start: int, end: int) -> tuple[bytes, memoryv
             raise IndexError
         if data[position] == _CONTENTS:
             kept.append(data[begin:position])
-            _, first = _long_length(data, position + 1)
+            _, first = long_length(data, position + 1)
             lists.append(memoryview(data)[first:after])
             begin = after
         position = after
@@ -168,10 +168,10 @@ def _without_contents(data: bytes, start: int, end: int) -> tuple[bytes, memoryv
 def after_field(data: bytes | memoryview, position: int) -> int:
     """Where the field that begins at `position` ends, which may be behind the end of `data`. Raises
     IndexError where its tag or its length do not end, InvalidInput for a group."""
-    tag, position = _long_length(data, position)
+    tag, position = long_length(data, position)
     kind = tag & 7
     if kind == LENGTH_DELIMITED:
-        length, position = _long_length(data, position)
+        length, position = long_length(data, position)
         return position + length
     if kind == VARINT:
         for step in range(_LONGEST_VARINT):
@@ -180,10 +180,10 @@ def after_field(data: bytes | memoryview, position: int) -> int:
         raise IndexError
     if kind in (FIXED64, FIXED32):
         return position + (8 if kind == FIXED64 else 4)
-    raise InvalidInput("not a ModelInferRequest: groups and unknown kinds of fields are not read")
+    raise InvalidInput("not a message: groups and unknown kinds of fields are not read")
 
 
-def _long_length(data: bytes | memoryview, position: int) -> tuple[int, int]:
+def long_length(data: bytes | memoryview, position: int) -> tuple[int, int]:
     """A length of up to five bytes, and where the field begins behind it. Raises IndexError where
     it does not end."""
     length = shift = 0
