@@ -4,6 +4,8 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from serving.base.files import open_file
+
 
 def sha256(file: Path) -> str:
     """Hex digits of a file's content. Raises OSError."""
@@ -14,5 +16,5 @@ def sha256(file: Path) -> str:
 @lru_cache(maxsize=256)
 def _sha256(file: Path, stamp: tuple[int, ...]) -> str:
     """`stamp` makes a changed file a new key."""
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -3,6 +3,8 @@
 import codecs
 from pathlib import Path
 
+from serving.base.files import TEXT_BYTES, find_file, read_file
+
 # Characters of a reason in /readyz, the index and errors. Longer would break their lines and fill
 # gRPC's trailers; the log holds the whole text.
 REASON_LENGTH = 300
@@ -33,6 +35,12 @@ def read_utf8(file: Path) -> str:
     Raises OSError, and NotText, naming file and line, for another encoding.
     """
     return decode_utf8(file, file.read_bytes())
+
+
+def read_text(folder: Path, name: str, *homes: Path, limit: int = TEXT_BYTES) -> str:
+    """As `read_utf8`, for a file that somebody else put into `folder`: it has to be a regular file
+    of at most `limit` bytes, and a link may lead no further than `find_file` allows."""
+    return decode_utf8(folder / name, read_file(find_file(folder, name, *homes), limit))
 
 
 def decode_utf8(file: Path, content: bytes) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from serving.base.errors import EngineUnavailable, ModelLoadError
 from serving.base.machine import nvml
 from serving.base.machine.cpu import core_count
+from serving.base.machine.memory import memory_limit
 from serving.engines import ENGINES, EngineOptions, installed_version, unavailable_reason
 from serving.engines.measure import device_name
 from serving.models.local_plans import ENGINE as PLAN_ENGINE
@@ -29,6 +30,7 @@ class LoadSettings:
     build_plans: TensorRT plans are made in the background, and served once they are there.
     strict_config: config.pbtxt must exist and be complete; nothing is taken from the model file.
     max_image_pixels: the largest image that is decoded.
+    memory_bytes: memory that all calls together may hold, and so the buffers of a model's batches.
     """
 
     engine: str = "auto"
@@ -39,6 +41,7 @@ class LoadSettings:
     build_plans: bool = False
     strict_config: bool = False
     max_image_pixels: int = 64_000_000
+    memory_bytes: int = field(default_factory=memory_limit)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def find_candidates(
             f"{folder}: no variant {pinned!r}; it has {[v.id for v in manifest.variants]}"
         )
     found = [
-        Candidate(variant.id, engine, variant.precision, folder / variant.file)
+        Candidate(variant.id, engine, variant.precision, variant.path_in(folder))
         for variant in listed
         for engine in engines
         if Path(variant.file).suffix in ENGINES[engine].suffixes

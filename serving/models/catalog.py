@@ -1,7 +1,6 @@
 """The models by name and version, with the state of each. Read from the event loop."""
 
 import asyncio
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -59,7 +58,7 @@ class ModelEntry:
 
     state: state of the folder as a whole.
     problem: its fault; empty where there is none.
-    staged: the folder of the override that serves; None where the repository's own serves.
+    overridden: whether a version of an override serves, and not the repository's own.
     lock: held during a load or unload.
     """
 
@@ -67,7 +66,7 @@ class ModelEntry:
     problem: str = "waiting to be loaded"
     is_model: bool = True
     versions: dict[int, VersionEntry] = field(default_factory=dict)
-    staged: "tempfile.TemporaryDirectory[str] | None" = None
+    overridden: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

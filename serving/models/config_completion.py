@@ -1,14 +1,25 @@
 """The config of a served model: config.pbtxt, completed from the model file."""
 
-from dataclasses import replace
+import itertools
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from protos.gen import model_config_pb2 as pb
-from serving.base.errors import EngineUnavailable, InvalidModelConfig, ModelLoadError
+from serving.base.errors import (
+    EngineUnavailable,
+    InvalidModelConfig,
+    ModelLoadError,
+    ModelNotFound,
+    quoted,
+)
 from serving.engines import describe
 from serving.repository.config_checks import check_offered
+from serving.repository.config_limits import check_bounds
 from serving.repository.config_tensors import complete
-from serving.repository.layout import ModelFolder
+from serving.repository.layout import ModelFolder, can_be_folder, scan_model
 from serving.repository.model_config import (
     CONFIG_FILE,
     ONNX_FILE,
@@ -19,6 +30,45 @@ from serving.repository.model_config import (
     read_proto,
     version_policy_of,
 )
+from serving.repository.model_file import check_model_file, find_in_version
+from serving.repository.override import stage_override
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The files that a load has read before it brings versions up.
+
+    config: the config, or the error that it cannot be served with.
+    staged: the folder of the override, if one was given; it is not needed after the load.
+    """
+
+    folder: ModelFolder
+    config: ModelConfig | ModelLoadError
+    staged: "tempfile.TemporaryDirectory[str] | None" = None
+
+
+def prepare(
+    repository: Path, name: str, override: Mapping[str, str | bytes], *, strict: bool
+) -> Prepared:
+    """Reads the folder and the config of a model, or writes and reads those of an override.
+    Blocking. Raises ModelNotFound, and InvalidInput for a bad override."""
+    path = repository / name
+    brings_files = any(key.startswith("file:") for key in override)
+    if not can_be_folder(name) or not (brings_files or path.is_dir()):
+        raise ModelNotFound(f"no folder {quoted(name)} in the model repository {repository}")
+    staged = stage_override(name, override, repository) if override else None
+    folder = scan_model(path if staged is None else Path(staged.name) / name)
+    config: ModelConfig | ModelLoadError
+    try:
+        config = read_config(folder, strict=strict)
+    except ModelLoadError as error:
+        config = error
+    except Exception as error:  # what nobody foresaw must not take the other models with it
+        logger.exception("config not read", extra={"model": name})
+        config = ModelLoadError(f"{folder.path}: {type(error).__name__}: {error}")
+    return Prepared(folder, config, staged)
 
 
 def read_config(folder: ModelFolder, *, strict: bool = False) -> ModelConfig:
@@ -34,6 +84,8 @@ def read_config(folder: ModelFolder, *, strict: bool = False) -> ModelConfig:
         raise ModelLoadError(folder.problem)
     path = folder.path / CONFIG_FILE
     proto = read_proto(path)
+    if proto is not None:
+        check_bounds(proto, path)
     completed: tuple[str, ...] = ()
     if strict:
         if proto is None:
@@ -64,6 +116,7 @@ def _completed(
             )
         return proto, ()
     try:
+        check_model_file(file)
         facts = describe(file)
     except EngineUnavailable:
         if proto is None:
@@ -83,5 +136,13 @@ def _file(folder: ModelFolder, proto: pb.ModelConfig | None) -> Path | None:
     if proto is not None:
         names = [model_file_of(proto)]
     selected = policy.select(list(folder.versions))
-    files = [folder.path / str(version) / name for version in selected[-1:] for name in names]
-    return next((file for file in files if file.exists()), None)
+    for version, name in itertools.product(selected[-1:], names):
+        place = folder.path / str(version)
+        try:
+            find_in_version(place, name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ModelLoadError(f"{place / name}: cannot be read: {error.strerror}") from error
+        return place / name
+    return None

@@ -31,11 +31,12 @@ from serving.models.candidates import (
 from serving.models.choice import Choice, choose
 from serving.models.local_plans import check_fits
 from serving.models.model import Model
-from serving.models.selfcheck import check_answers, check_checksum, check_gate, on_this_machine
+from serving.models.selfcheck import check_answers, check_files, check_gate, on_this_machine
 from serving.models.servable import ModelFacts
 from serving.models.timing_shapes import (
     Specs,
     are_fixed,
+    check_memory,
     given_shapes,
     guessed_shapes,
     timing_key,
@@ -43,6 +44,7 @@ from serving.models.timing_shapes import (
 from serving.repository.labels import read_labels
 from serving.repository.manifest import Evidence, Manifest, Variant, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
+from serving.repository.model_file import check_model_file
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +109,15 @@ class VersionLoader:
     # The steps of a choice.
 
     def admit(self, candidate: Candidate) -> None:
-        """Raises ModelLoadError unless the file may be loaded: its checksum is the published one,
-        it passed its gate, and it fits this machine."""
+        """Raises ModelLoadError unless the file may be loaded: it is the version's own, its
+        checksum is the published one, it passed its gate, and it fits this machine."""
         if self._manifest is None:
+            check_model_file(candidate.file)
             return
         variant = self._variants[candidate.variant]
         check_fits(variant, self._options[candidate].devices)
         with self._counted(candidate):
-            check_checksum(candidate.file, variant.sha256)
+            check_files(candidate.file, variant)
             if not self._settings.allow_ungated:
                 check_gate(variant, candidate.engine)
 
@@ -136,6 +139,8 @@ class VersionLoader:
 
     def _check(self, candidate: Candidate, engine: Engine) -> None:
         check_against_engine(self._config, engine.inputs, engine.outputs, candidate.file)
+        rows = self._options[candidate].max_batch_size * self._options[candidate].instances
+        check_memory((*engine.inputs, *engine.outputs), rows, self._settings.memory_bytes)
         if self._manifest is not None:
             variant = self._variants[candidate.variant]
             rows = self._options[candidate].max_batch_size
@@ -176,7 +181,7 @@ class VersionLoader:
         given = given_shapes(self._config, inputs)
         if given is not None or are_fixed(inputs):
             try:
-                return _seconds(engine, given or inputs, sizes)
+                return self._seconds(engine, given or inputs, sizes)
             except EngineError as error:
                 said = "" if given is None else " with the shapes that config.pbtxt gives"
                 raise ModelLoadError(
@@ -185,7 +190,7 @@ class VersionLoader:
         reason = ""
         for shapes in guessed_shapes(inputs) if self._shapes is None else [self._shapes]:
             try:
-                found = _seconds(engine, shapes, sizes)
+                found = self._seconds(engine, shapes, sizes)
             except EngineError as error:
                 reason = error.detail
                 continue
@@ -196,6 +201,12 @@ class VersionLoader:
             extra={"model": self._config.name, "candidate": str(candidate), "reason": reason},
         )
         return {}
+
+    def _seconds(self, engine: Engine, shapes: Specs, sizes: Sequence[int]) -> dict[int, float]:
+        """Seconds by batch size. Raises EngineError."""
+        check_memory(shapes, max(sizes), self._settings.memory_bytes)
+        milliseconds = measure_latency(engine, shapes, sizes, _MEASURE_SECONDS)
+        return {size: value / 1e3 for size, value in milliseconds.items()}
 
     def _cache_file(self, candidate: Candidate) -> Path | None:
         """The file in which a latency is cached; None for a model file without a checksum."""
@@ -334,9 +345,3 @@ def load_model(
     except BaseException:
         choice.engine.close()
         raise
-
-
-def _seconds(engine: Engine, shapes: Specs, sizes: Sequence[int]) -> dict[int, float]:
-    """Seconds by batch size. Raises EngineError."""
-    milliseconds = measure_latency(engine, shapes, sizes, _MEASURE_SECONDS)
-    return {size: value / 1e3 for size, value in milliseconds.items()}

@@ -43,6 +43,19 @@ class PlanRecord:
     created: str
 
 
+class BuiltPlan(Variant):
+    """A plan as a variant of its version, whose file lies in the cache.
+
+    folder: its folder there.
+    """
+
+    folder: Path
+
+    def path_in(self, folder: Path) -> Path:
+        """The place of its file, whatever the version's folder."""
+        return self.folder / self.file
+
+
 @dataclass(frozen=True)
 class PlanRequest:
     """A plan that this machine could make.
@@ -111,7 +124,7 @@ def plan_requests(
     return [
         PlanRequest(
             source=source,
-            onnx=folder / source.file,
+            onnx=source.path_in(folder),
             profile=profile,
             gpu=device,
             folder=cache_dir / "plans" / _key(source, profile, version, device),
@@ -131,6 +144,7 @@ def _key(source: Variant, profile: PlanProfile, version: str, device: Gpu) -> st
         version,
         device.compute_capability,
         device.name,
+        *(f"{name} {digest}" for name, digest in sorted(source.data.items())),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -176,10 +190,10 @@ def built(request: PlanRequest) -> Variant | None:
         return None
     if not request.is_built:
         return None
-    return Variant(
+    return BuiltPlan(
         id=request.variant,
-        # Absolute, so that joining it to the version's folder leaves it as it is.
-        file=str((request.folder / PLAN_FILE).resolve()),
+        folder=request.folder.resolve(),
+        file=PLAN_FILE,
         sha256=record.sha256,
         precision=request.source.precision,
         evidence={},

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from serving.base.errors import ModelLoadError, ServingError
+from serving.base.files import read_file
 from serving.engines import unavailable_reason
 from serving.models import local_plans
 from serving.models.config_completion import read_config
 from serving.models.helper import Helper, HelperFailed
 from serving.models.local_plans import ENGINE, PlanRequest
 from serving.models.registry import Registry, State, VersionStatus
+from serving.models.selfcheck import check_files
 from serving.repository.layout import scan_model
 from serving.repository.manifest import MANIFEST_FILE, read_manifest
 
@@ -66,6 +68,7 @@ def _build_plan(request: PlanRequest, workspace_mib: int | None, *, force: bool)
     if request.is_built and not force:
         return {"state": "there already"}
     try:
+        check_files(request.onnx, request.source)
         record = local_plans.build(request, workspace_mib)
     except ModelLoadError as error:
         return {"state": "failed", "reason": error.detail}
@@ -113,7 +116,7 @@ class PlanBuilding:
     def _digest(self, line: VersionStatus) -> str:
         """SHA-256 of a version's manifest; empty where it has none."""
         try:
-            content = (self._repository / line.name / line.version / MANIFEST_FILE).read_bytes()
+            content = read_file(self._repository / line.name / line.version / MANIFEST_FILE)
         except OSError:
             return ""
         return hashlib.sha256(content).hexdigest()

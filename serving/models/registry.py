@@ -2,44 +2,29 @@
 
 import asyncio
 import logging
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from serving.base.errors import ModelLoadError, ModelNotFound, ServingError, quoted
+from serving.base.errors import ModelLoadError, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
 from serving.models.candidates import LoadSettings
 from serving.models.catalog import Catalog, ModelEntry, State, VersionEntry, VersionStatus
-from serving.models.config_completion import read_config
+from serving.models.config_completion import Prepared, prepare
 from serving.models.loading import load_model
 from serving.models.servable import Servable
 from serving.models.timing_process import time_apart
-from serving.repository.layout import ModelFolder, Stamp, can_be_folder, compare, scan, scan_model
+from serving.repository.layout import ModelFolder, Stamp, compare, scan
 from serving.repository.model_config import ModelConfig
-from serving.repository.override import stage_override
 
 __all__ = ["Registry", "State", "VersionStatus"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """The files that a load has read.
-
-    config: the config, or the error that it cannot be served with.
-    staged: the folder of the override, if one was given.
-    """
-
-    folder: ModelFolder
-    config: ModelConfig | ModelLoadError
-    staged: "tempfile.TemporaryDirectory[str] | None" = None
 
 
 class Registry(Catalog):
@@ -65,6 +50,8 @@ class Registry(Catalog):
         # One load at a time, since two would distort each other's latencies.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._loads: set[asyncio.Task[None]] = set()
+        # One override at a time lies in the temporary folder, which may be small.
+        self._staging = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
 
     # Following the repository.
@@ -92,11 +79,18 @@ class Registry(Catalog):
             self.entries.pop(name, None)
 
     async def _load_reporting(self, name: str) -> None:
+        folder = self._scanned[name]
         try:
+            if folder.path.name != name:  # no call can carry its name, which is escaped
+                raise ModelLoadError(folder.problem)
             await self.load(name)
         except ServingError as error:
             reason = error.detail if isinstance(error, ModelLoadError) else str(error)
             logger.error("model not loaded", extra={"model": name, "reason": reason})
+            entry = self.entries.setdefault(name, ModelEntry())
+            if entry.state is State.LOADING:  # it failed before its load began
+                entry.state, entry.problem = State.UNAVAILABLE, str(error)
+                self.changed()
 
     async def repository_index(self) -> list[VersionStatus]:
         """`index`, and a line for each model that lies in the repository but was never loaded."""
@@ -138,54 +132,41 @@ class Registry(Catalog):
         """Loads the selected versions again for new plans, although their files are the same. A
         model that serves an override is left alone. Raises the errors of `load`."""
         entry = self.entries.get(name)
-        if entry is None or entry.staged is not None:
+        if entry is None or entry.overridden:
             return
         for held in entry.versions.values():
             held.stamp = ((), ())
         await self.load(name)
 
     async def _load(self, name: str, override: dict[str, str | bytes]) -> None:
-        prepared = await asyncio.to_thread(self._prepare, name, override)
-        staged = prepared.staged
+        async with self._staging if override else nullcontext():
+            strict = self._settings.strict_config
+            prepared = await asyncio.to_thread(
+                prepare, self._repository, name, override, strict=strict
+            )
+            try:
+                await self._load_prepared(name, prepared)
+            finally:
+                # The engines have read its files, or keep them mapped.
+                if prepared.staged is not None:
+                    await asyncio.to_thread(prepared.staged.cleanup)
+
+    async def _load_prepared(self, name: str, prepared: Prepared) -> None:
         entry = self.entries.setdefault(name, ModelEntry())
         async with entry.lock:
             entry.is_model = prepared.folder.is_model
             entry.state = State.UNAVAILABLE
+            if isinstance(prepared.config, ModelLoadError):
+                entry.problem = str(prepared.config)
+                self.changed()
+                raise prepared.config
+            self._log_config(prepared.config)
+            entry.problem = ""
             try:
-                if isinstance(prepared.config, ModelLoadError):
-                    entry.problem = str(prepared.config)
-                    self.changed()
-                    raise prepared.config
-                self._log_config(prepared.config)
-                entry.problem = ""
-                # The former override's folder may be removed once no version is loaded from it.
-                try:
-                    await self._bring_up(entry, prepared.folder, prepared.config)
-                finally:
-                    entry.staged, staged = staged, entry.staged
+                await self._bring_up(entry, prepared.folder, prepared.config)
             finally:
-                if staged is not None:
-                    await asyncio.to_thread(staged.cleanup)
-
-    def _prepare(self, name: str, override: dict[str, str | bytes]) -> _Prepared:
-        """Reads and writes the files that a load needs before it brings versions up. Blocking."""
-        path = self._repository / name
-        brings_files = any(key.startswith("file:") for key in override)
-        if not can_be_folder(name) or not (brings_files or path.is_dir()):
-            raise ModelNotFound(
-                f"no folder {quoted(name)} in the model repository {self._repository}"
-            )
-        staged = None
-        if override:
-            staged = stage_override(name, override, self._repository)
-            path = Path(staged.name) / name
-        folder = scan_model(path)
-        config: ModelConfig | ModelLoadError
-        try:
-            config = read_config(folder, strict=self._settings.strict_config)
-        except ModelLoadError as error:
-            config = error
-        return _Prepared(folder, config, staged)
+                if any(_is_from(prepared.folder, *item) for item in entry.versions.items()):
+                    entry.overridden = prepared.staged is not None
 
     def _log_config(self, config: ModelConfig) -> None:
         for warning in config.warnings:
@@ -347,3 +328,9 @@ def _served(model: Servable) -> tuple[str, str, str, str]:
     """The labels of a model's accuracy gauge: name, version, variant, engine."""
     facts = model.facts
     return facts.name, facts.version, facts.variant, facts.engine_name
+
+
+def _is_from(folder: ModelFolder, version: int, held: VersionEntry) -> bool:
+    """Whether a version serves out of the files of a scanned folder."""
+    stamp = (folder.config_stamp, folder.versions.get(version))
+    return held.model is not None and held.stamp == stamp

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from serving.base.digest import sha256
-from serving.base.errors import SelfCheckFailed
+from serving.base.errors import SelfCheckFailed, quoted
 from serving.base.evaluation import output_distance
 from serving.base.task import IMAGE_INPUT, answer_output
 from serving.base.tensor import Array
@@ -20,6 +20,8 @@ from serving.engines import ENGINES, Engine, unavailable_reason
 from serving.engines.engine import infer_in_parts
 from serving.models import local_plans
 from serving.repository.manifest import SAMPLES_FILE, Evidence, Manifest, Variant
+from serving.repository.model_file import check_model_file, find_in_version
+from serving.repository.samples import read_samples
 
 
 def on_this_machine(
@@ -89,29 +91,28 @@ def check_gate(variant: Variant, engine: str) -> Evidence:
 
 
 def check_checksum(file: Path, expected: str) -> None:
-    """Raises SelfCheckFailed where the file is missing or differs from the published one."""
+    """Raises SelfCheckFailed where the file is missing, lies elsewhere, or differs from the
+    published one."""
     try:
-        actual = sha256(file)
+        actual = sha256(find_in_version(file.parent, file.name))
     except OSError as error:
         raise SelfCheckFailed(f"{file}: cannot be read: {error.strerror}") from error
     if actual != expected:
         raise SelfCheckFailed(f"{file}: sha256 is {actual}, the manifest says {expected}")
 
 
-def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
-    """The sample images, uint8 [n, H, W, 3], and FP32's answers to them in one output, [n, ...];
-    None where none were published.
-
-    Raises SelfCheckFailed where the file does not hold them.
-    """
-    path = folder / SAMPLES_FILE
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as samples:
-            return samples[IMAGE_INPUT], samples[output]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise SelfCheckFailed(f"{path}: cannot be read: {error}") from error
+def check_files(file: Path, variant: Variant) -> None:
+    """Raises SelfCheckFailed where the file of a variant, or a file that holds its weights, is not
+    the published one, and the errors of `check_model_file`."""
+    check_checksum(file, variant.sha256)
+    unknown = set(check_model_file(file)) - set(variant.data)
+    if unknown:
+        raise SelfCheckFailed(
+            f"{file}: its weights lie in {quoted(sorted(unknown))}, of which the manifest has no "
+            "checksum; publish it again"
+        )
+    for name, expected in variant.data.items():
+        check_checksum(file.parent / name, expected)
 
 
 def check_answers(
@@ -132,6 +133,11 @@ def check_answers(
     images, expected = (np.concatenate([array] * times) for array in (images, expected))
     what = f"{variant.id} in {engine.name}"
     answers = infer_in_parts(engine, IMAGE_INPUT, images, max_batch_size)[output]
+    if answers.shape != expected.shape:
+        raise SelfCheckFailed(
+            f"{what} answers with {list(answers.shape)} to samples whose published answers are "
+            f"{list(expected.shape)}"
+        )
     check_samples(output, answers, expected, evidence, what)
     answers[:1] = infer_in_parts(engine, IMAGE_INPUT, images[:1], max_batch_size)[output]
     check_samples(output, answers, expected, evidence, what)

@@ -5,10 +5,11 @@ config.pbtxt may set it for timing, in model_warmup or in the parameter `timing_
 few usual sizes are tried; where none of them runs, the model is served untimed.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from serving.base.errors import InvalidModelConfig
+from serving.base.errors import EngineError, InvalidModelConfig
 from serving.base.tensor import TensorSpec
 from serving.repository.model_config import ModelConfig
 
@@ -66,6 +67,21 @@ def guessed_shapes(inputs: Specs) -> Iterator[Specs]:
 def are_fixed(inputs: Specs) -> bool:
     """Whether only the batch may vary."""
     return all(-1 not in spec.shape[1:] for spec in inputs)
+
+
+def check_memory(specs: Specs, rows: int, limit: int) -> None:
+    """Raises EngineError where `rows` of these tensors, those of all batches at a time, take more
+    than `limit` bytes. A dimension that calls may choose counts as 1."""
+    row = sum(
+        spec.dtype.itemsize * math.prod(max(1, size) for size in spec.shape[1:])
+        for spec in specs
+        if spec.datatype != "BYTES"
+    )
+    if row * rows > limit:
+        raise EngineError(
+            f"batches of {rows} rows in all instances take {row * rows:,} bytes, more than calls "
+            f"may hold ({limit:,}); a smaller max_batch_size may fit"
+        )
 
 
 def _parsed(config: ModelConfig, text: str, inputs: Specs) -> Specs:

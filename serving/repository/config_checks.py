@@ -8,6 +8,7 @@ from pathlib import Path
 
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidModelConfig
+from serving.base.files import find_file
 from serving.base.tensor import NUMPY_TYPES
 from serving.repository.config_fields import data_type
 from serving.repository.model_config import CONFIG_FILE, ModelConfig
@@ -84,7 +85,7 @@ def _check_warmup(config: ModelConfig, folder: Path, where: str, warmup: pb.Mode
 def _check_data(folder: Path, field: str, given: pb.ModelWarmup.Input, datatype: str) -> None:
     file = folder / WARMUP_FOLDER / given.input_data_file
     try:
-        size = file.stat().st_size
+        size = find_file(folder / WARMUP_FOLDER, given.input_data_file, folder).stat().st_size
     except OSError as error:
         raise InvalidModelConfig(f"{field}: {file}: cannot be read: {error.strerror}") from error
     expected = math.prod(given.dims) * NUMPY_TYPES[datatype].itemsize

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from serving.base.errors import ModelLoadError
 from serving.base.task import TASKS
-from serving.base.text import NotText, lines_of, read_utf8
+from serving.base.text import NotText, lines_of, read_text
 from serving.repository.manifest import Manifest
 from serving.repository.model_config import ModelConfig
 
@@ -24,7 +24,7 @@ def read_labels(
             continue
         file = model_folder / filename
         try:
-            labels[output] = lines_of(read_utf8(file))
+            labels[output] = lines_of(read_text(model_folder, filename))
         except OSError as error:
             raise ModelLoadError(f"{file}: cannot be read: {error.strerror}") from error
         except NotText as error:

@@ -1,20 +1,30 @@
 """The model repository on disk: NAME/config.pbtxt and NAME/<version>/, and their changes.
 
-Reads names, sizes and times; loads nothing.
+Reads names, sizes and times; loads nothing. A folder that cannot be read, or that would take long
+to, is a model with a problem, and no other model is the worse for it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import errno
+import itertools
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serving.base.errors import quoted
+from serving.base.files import is_plain_name
 from serving.repository.model_config import CONFIG_FILE
 
-# One entry a file: name below the folder, size, mtime and ctime in ns, inode. Size and mtime alone
+# One entry a file: name in the folder, size, mtime and ctime in ns, inode. Size and mtime alone
 # would miss a file that is replaced by one of the same size with the times of its copy.
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
-# Bytes of a file's name on every file system in use.
-_NAME_BYTES = 255
+# Entries of the repository, and of one folder of a model: with so many, a scan takes half a second.
+# They are looked at in every poll.
+_MAX_MODELS = 100_000
+_MAX_ENTRIES = 10_000
+# Versions of a model; all of them may be served.
+_MAX_VERSIONS = 1000
 
 NO_MODEL = f"no model: neither {CONFIG_FILE} nor a numbered version folder"
 
@@ -61,49 +71,45 @@ def compare(before: Mapping[str, ModelFolder], after: Mapping[str, ModelFolder])
 def scan(repository: Path) -> dict[str, ModelFolder]:
     """Every folder of the repository by name, in order. Files beside the folders are passed over.
 
-    A folder that cannot be read, or is no model, is listed with its problem. Raises OSError where
-    the repository itself cannot be read.
+    A folder that cannot be read, or is no model, is listed with its problem; so is one whose name
+    no call can carry, with that name escaped. Names that start with a dot or an underscore are
+    passed over, since publishing builds there. Raises OSError where the repository itself cannot be
+    read.
     """
-    return {name: scan_model(repository / name) for name in model_names(repository)}
-
-
-def model_names(repository: Path) -> list[str]:
-    """The folders that `scan` looks into, in order. Raises OSError.
-
-    Names that start with a dot or an underscore are passed over (publishing builds there), and so
-    are names that are not UTF-8, which no wire can carry.
-    """
-    return sorted(
-        path.name
-        for path in repository.iterdir()
-        if not path.name.startswith((".", "_")) and _is_utf8(path.name) and _is_folder(path)
+    folders = sorted(
+        path
+        for path in _children(repository, _MAX_MODELS)
+        if not path.name.startswith((".", "_")) and (_is_folder(path) or _leads_nowhere(path))
     )
+    scanned = (scan_model(path) for path in folders)
+    return {folder.name: folder for folder in scanned}
 
 
 def can_be_folder(name: str) -> bool:
     """Whether a model's folder may have this name."""
-    return (
-        _is_utf8(name)
-        and 0 < len(name.encode()) <= _NAME_BYTES
-        and not name.startswith(".")
-        and "/" not in name
-        and "\0" not in name
-    )
+    return is_plain_name(name) and not name.startswith(".")
 
 
 def scan_model(path: Path) -> ModelFolder:
     """One model folder. Its versions are the folders whose names are numbers from 1, without
     leading zeros."""
+    if not can_be_folder(path.name):
+        name = quoted(path.name)[1:-1]
+        problem = f"{name}: no name for a model: expected printable characters without a backslash"
+        return ModelFolder(name, path, problem=problem)
     versions: dict[int, Stamp] = {}
     beside: list[Path] = []
     try:
-        for child in sorted(path.iterdir()):
-            if not _is_folder(child):
+        for child in sorted(_children(path, _MAX_ENTRIES)):
+            if _is_version(child.name) and (_is_folder(child) or _leads_nowhere(child)):
+                versions[int(child.name)] = _version_stamp(child)
+            elif not _is_folder(child):
                 beside.append(child)
-            elif _is_version(child.name):
-                versions[int(child.name)] = _stamp(_below(child), child)
     except OSError as error:
         return ModelFolder(path.name, path, problem=f"{path}: cannot be read: {error.strerror}")
+    if len(versions) > _MAX_VERSIONS:
+        problem = f"{path}: expected at most {_MAX_VERSIONS} versions, got {len(versions)}"
+        return ModelFolder(path.name, path, problem=problem)
     if not versions and not any(file.name == CONFIG_FILE for file in beside):
         return ModelFolder(path.name, path, problem=NO_MODEL)
     # Hidden files are left out: editors keep their own beside an edited file.
@@ -116,12 +122,13 @@ def _is_version(name: str) -> bool:
     return name.isascii() and name.isdecimal() and not name.startswith("0") and len(name) <= 18
 
 
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _children(folder: Path, most: int) -> list[Path]:
+    """The entries of a folder. Raises OSError, also where there are more than `most`."""
+    with os.scandir(folder) as entries:
+        found = [Path(entry.path) for entry in itertools.islice(entries, most + 1)]
+    if len(found) > most:
+        raise OSError(errno.EFBIG, f"has more than {most:,} entries", str(folder))
+    return found
 
 
 def _is_folder(path: Path) -> bool:
@@ -131,16 +138,23 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Every path below a version folder, in order; a folder that cannot be read has none."""
+def _leads_nowhere(path: Path) -> bool:
+    """Whether a path is a link in a circle, to nothing, or into a folder that may not be entered.
+    It is taken for a folder, so that its owner learns why it is none."""
     try:
-        children = sorted(folder.iterdir())
+        path.stat()
     except OSError:
-        return
-    for child in children:
-        yield child
-        if _is_folder(child) and not child.is_symlink():
-            yield from _below(child)
+        return path.is_symlink()
+    return False
+
+
+def _version_stamp(folder: Path) -> Stamp:
+    """The stamp of the files of a version, which lie in its folder itself. One that cannot be read
+    has none; loading says why."""
+    try:
+        return _stamp(sorted(_children(folder, _MAX_ENTRIES)), folder)
+    except OSError:
+        return ()
 
 
 def _stamp(files: Iterable[Path], base: Path) -> Stamp:

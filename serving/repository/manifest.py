@@ -1,22 +1,48 @@
 """manifest.json: the description of an artefact, with its measured accuracy and latency."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from serving.base.errors import InvalidManifest
+from serving.base.errors import InvalidManifest, quoted
 from serving.base.evaluation import Estimate
+from serving.base.files import is_plain_name
 from serving.base.task import Task
-from serving.base.text import NotText, read_utf8
+from serving.base.text import NotText, read_text
 
 SCHEMA_VERSION = "1.0"
 MANIFEST_FILE = "manifest.json"
 SAMPLES_FILE = "samples.npz"
 
+# Pixels of a transform's result: as many as the largest image that is decoded by default. Larger
+# would let one manifest ask for more memory than all callers together.
+_MAX_PIXELS = 64_000_000
+# Variants of a version, and data files of a variant. A build makes a dozen at most; each one is
+# hashed and may be loaded and timed.
+_MAX_VARIANTS = 64
+_MAX_DATA_FILES = 1024
+
+
+def _plain(name: str) -> str:
+    if not is_plain_name(name):
+        raise ValueError(f"expected the name of a file in the version's folder, got {quoted(name)}")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_plain)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Side = Annotated[int, Field(ge=1, le=_MAX_PIXELS)]
 
 
 class _Frozen(BaseModel):
@@ -33,9 +59,17 @@ class EvalTransform(_Frozen):
     filter: interpolation of the resize.
     """
 
-    resize: int | tuple[int, int]
-    crop: tuple[int, int] | None = None
+    resize: Side | tuple[Side, Side]
+    crop: tuple[Side, Side] | None = None
     filter: Literal["area", "bilinear", "bicubic"] = "area"
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        for name in ("resize", "crop"):
+            size = getattr(self, name)
+            if isinstance(size, tuple) and math.prod(size) > _MAX_PIXELS:
+                raise ValueError(f"{name}: {list(size)} has more than {_MAX_PIXELS:,} pixels")
+        return self
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,7 +136,8 @@ class Variant(_Frozen):
     """One file and the precision that it runs in.
 
     id: its name in the manifest ("int8-u8").
-    file: its name below the version folder.
+    file: its name in the version folder.
+    data: SHA-256 of the files beside it that hold its weights, by name; an ONNX file names them.
     evidence: its measurements, by engine name.
     calibration_sha256: SHA-256 of the images that an INT8 variant was calibrated with.
     tensorrt_version, compute_capability, driver: set for a TensorRT plan alone: the TensorRT that
@@ -110,14 +145,19 @@ class Variant(_Frozen):
     """
 
     id: str
-    file: str
+    file: FileName
     sha256: str
+    data: Annotated[Mapping[FileName, str], Field(max_length=_MAX_DATA_FILES)] = {}
     precision: Literal["fp32", "bf16", "fp16", "int8"]
     evidence: Mapping[str, Evidence]
     calibration_sha256: str | None = None
     tensorrt_version: str | None = None
     compute_capability: str | None = None
     driver: str | None = None
+
+    def path_in(self, folder: Path) -> Path:
+        """The place of its file, for a version in `folder`."""
+        return folder / self.file
 
     @property
     def symmetric(self) -> bool:
@@ -151,7 +191,7 @@ class Manifest(_Frozen):
     gmacs: float
     pruning_ratio: float = 0.0
     provenance: Provenance
-    variants: tuple[Variant, ...]
+    variants: Annotated[tuple[Variant, ...], Field(max_length=_MAX_VARIANTS)]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -161,11 +201,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / MANIFEST_FILE
     try:
-        text = read_utf8(path)
+        text = read_text(folder, MANIFEST_FILE, folder, folder.parent)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InvalidManifest(f"{path}: {error.strerror}") from error
+        raise InvalidManifest(f"{path}: cannot be read: {error.strerror}") from error
     except NotText as error:
         raise InvalidManifest(f"{path}: cannot be read: {error.reason}") from error
     try:

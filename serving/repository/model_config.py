@@ -9,9 +9,10 @@ from google.protobuf import text_format
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidModelConfig, quoted
 from serving.base.tensor import TensorSpec
-from serving.base.text import NotText, read_utf8
+from serving.base.text import NotText, read_text
 from serving.repository.config_fields import data_type as data_type
 from serving.repository.config_fields import unused
+from serving.repository.config_limits import CONFIG_BYTES, check_bounds, instances_of
 from serving.repository.config_tensors import declared
 from serving.repository.placement import Placement, placement_of
 
@@ -20,11 +21,8 @@ ONNX_FILE = "model.onnx"
 PLAN_FILE = "model.plan"
 # Calls that may wait where the config sets no maximum. More wait longer before they are refused.
 DEFAULT_MAX_QUEUE_SIZE = 1024
-# Instances of a model. Each holds buffers and a thread; far more than there are cores or GPUs only
-# take memory.
-_MAX_INSTANCES = 1024
-# Bytes of a file's name on every file system in use.
-_NAME_BYTES = 255
+# Fields that are passed over with a line in the log each. More lines would hide the others.
+_MAX_WARNINGS = 100
 # Parameter of config.pbtxt: milliseconds within which calls ought to be answered.
 SLO_PARAMETER = "slo_ms"
 
@@ -140,7 +138,7 @@ def read_proto(path: Path) -> pb.ModelConfig | None:
     """Parses NAME/config.pbtxt; None where there is none. Raises InvalidModelConfig naming the file
     and the line."""
     try:
-        text = read_utf8(path)
+        text = read_text(path.parent, path.name, limit=CONFIG_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -175,12 +173,14 @@ def from_proto(proto: pb.ModelConfig, path: Path) -> ModelConfig:
         label_filenames={t.name: t.label_filename for t in proto.output if t.label_filename},
         batching=_batching(path, proto),
         version_policy=version_policy_of(path, proto),
-        instances=_instances(proto),
+        instances=instances_of(proto),
         placement=placement_of(path, proto),
         model_file=model_file_of(proto),
         slo=_slo(path, proto),
         parameters={key: value.string_value for key, value in proto.parameters.items()},
-        warnings=tuple(f"{path}: {name}: not supported, ignored" for name in unused(proto)),
+        warnings=tuple(
+            f"{path}: {name}: not supported, ignored" for name in unused(proto)[:_MAX_WARNINGS]
+        ),
         proto=proto,
     )
 
@@ -190,39 +190,14 @@ def _check(proto: pb.ModelConfig, path: Path) -> None:
     if proto.name and proto.name != folder_name:
         raise InvalidModelConfig(
             f"{path}: name: expected {folder_name!r} (the folder's name) or none, "
-            f"got {proto.name!r}"
+            f"got {quoted(proto.name)}"
         )
-    if proto.max_batch_size < 0:
-        raise InvalidModelConfig(
-            f"{path}: max_batch_size: expected 0 or more, got {proto.max_batch_size}"
-        )
-    for index, group in enumerate(proto.instance_group):
-        if group.count < 0:
-            raise InvalidModelConfig(
-                f"{path}: instance_group[{index}].count: expected 1 or more, got {group.count}"
-            )
-    if _instances(proto) > _MAX_INSTANCES:
-        raise InvalidModelConfig(
-            f"{path}: instance_group: expected at most {_MAX_INSTANCES} instances, "
-            f"got {_instances(proto)}"
-        )
+    check_bounds(proto, path)
     for kind, tensors in (("input", proto.input), ("output", proto.output)):
         names = [tensor.name for tensor in tensors]
         for index, name in enumerate(names):
             if name and name in names[:index]:
                 raise InvalidModelConfig(f"{path}: {kind}[{index}].name: {name!r} is given twice")
-    file = proto.default_model_filename
-    parts = Path(file).parts
-    too_long = any(len(part.encode()) > _NAME_BYTES for part in parts)
-    if "\0" in file or ".." in parts or Path(file).is_absolute() or too_long:
-        raise InvalidModelConfig(
-            f"{path}: default_model_filename: expected a file in the version's folder, "
-            f"got {quoted(file)}"
-        )
-
-
-def _instances(proto: pb.ModelConfig) -> int:
-    return sum((g.count or 1) * max(1, len(g.gpus)) for g in proto.instance_group) or 1
 
 
 def model_file_of(proto: pb.ModelConfig) -> str:
@@ -242,7 +217,7 @@ def _slo(path: Path, proto: pb.ModelConfig) -> float:
         milliseconds = math.nan
     if not milliseconds > 0:
         raise InvalidModelConfig(
-            f"{path}: parameters.{SLO_PARAMETER}: expected milliseconds above 0, got {text!r}"
+            f"{path}: parameters.{SLO_PARAMETER}: expected milliseconds above 0, got {quoted(text)}"
         )
     return milliseconds / 1e3
 

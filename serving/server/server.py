@@ -95,6 +95,7 @@ class Server:
                 build_plans=config.build_plans,
                 strict_config=config.strict_config,
                 max_image_pixels=config.max_image_pixels,
+                memory_bytes=config.memory_bytes,
             ),
             self._metrics,
             self._decoders,

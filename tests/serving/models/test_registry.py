@@ -213,7 +213,7 @@ def test_files_are_read_and_written_off_the_event_loop(
 
         monkeypatch.setattr(module, name, work)
 
-    names = ("scan", "scan_model", "read_config", "stage_override", "load_model", "trim_heap")
+    names = ("scan", "prepare", "load_model", "trim_heap")
     for name in names:
         watched(name)
 
@@ -234,7 +234,7 @@ def test_files_are_read_and_written_off_the_event_loop(
 
 
 @pytest.mark.usefixtures("engines")
-def test_an_override_goes_with_the_load_that_replaces_it(
+def test_nothing_stays_of_an_override_once_it_is_loaded(
     tmp_path: Path, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model(tmp_path)
@@ -244,15 +244,17 @@ def test_an_override_goes_with_the_load_that_replaces_it(
 
     async def work(registry: Registry) -> None:
         await registry.load("doubles", {"config": '{"max_batch_size": 2}'})
-        assert len(list(staged.iterdir())) == 1
+        assert list(staged.iterdir()) == []
+        assert registry.entries["doubles"].overridden
         with pytest.raises(InvalidInput, match="config and file:"):
             await registry.load("doubles", {"other": "x"})
         with pytest.raises(ModelLoadError):
             await registry.load("doubles", {"config": '{"platform": "ensemble"}'})
         assert registry.get("doubles").facts.max_rows == 2
-        assert len(list(staged.iterdir())) == 1
-        await registry.load("doubles")
+        assert registry.entries["doubles"].overridden
         assert list(staged.iterdir()) == []
+        await registry.load("doubles")
+        assert not registry.entries["doubles"].overridden
 
     drive(work)
 

@@ -1,18 +1,19 @@
 """What lies in a repository: models, folders that are none, and every way in which files change."""
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from serving.repository.layout import NO_MODEL, compare, model_names, scan, scan_model
+from serving.repository.layout import NO_MODEL, compare, scan, scan_model
 
 
 def model(repository: Path, name: str = "m") -> Path:
     folder = repository / name
-    (folder / "1" / "data").mkdir(parents=True)
-    for file in ("config.pbtxt", "labels.names", "1/model.onnx", "1/manifest.json", "1/data/w.bin"):
+    (folder / "1").mkdir(parents=True)
+    for file in ("config.pbtxt", "labels.names", "1/model.onnx", "1/manifest.json", "1/w.bin"):
         (folder / file).write_bytes(b"0123456789")
     return folder
 
@@ -25,7 +26,7 @@ def test_versions_are_numbered_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["config.pbtxt", "labels.names", "1/model.onnx", "1/manifest.json", "1/data/w.bin"]
+    "file", ["config.pbtxt", "labels.names", "1/model.onnx", "1/manifest.json", "1/w.bin"]
 )
 def test_a_file_replaced_by_one_of_its_size_and_time_is_seen(file: str, tmp_path: Path) -> None:
     path = model(tmp_path) / file
@@ -70,15 +71,71 @@ def test_a_folder_with_a_config_or_a_version_is_a_model(tmp_path: Path) -> None:
     assert all(folder.is_model and not folder.problem for folder in scan(tmp_path).values())
 
 
-def test_names_that_no_wire_can_carry_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_entries_and_files_are_passed_over(tmp_path: Path) -> None:
     model(tmp_path)
-    (tmp_path / os.fsdecode(b"m\xff")).mkdir()
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "_building").mkdir()
     (tmp_path / "file").touch()
-    (tmp_path / "dangling").symlink_to("nowhere")
-    (tmp_path / "round").symlink_to("round")
-    assert model_names(tmp_path) == ["m"]
+    (tmp_path / "link").symlink_to("file")
+    assert list(scan(tmp_path)) == ["m"]
+
+
+@pytest.mark.parametrize(
+    "name", [b"m\xff", b"a\nb", b"\x1b[31mred", b"back\\slash", b"\xe2\x80\xae"]
+)
+def test_a_name_that_no_call_can_carry_is_a_problem_in_one_line(
+    name: bytes, tmp_path: Path
+) -> None:
+    model(tmp_path)
+    (model(tmp_path, "other")).rename(tmp_path / os.fsdecode(name))
+    found = scan(tmp_path)
+    [odd] = found.keys() - {"m"}
+    assert odd.isprintable()
+    assert "no name for a model" in found[odd].problem
+    assert found[odd].problem.isprintable()
+    assert not found["m"].problem
+
+
+@pytest.mark.parametrize("target", ["round", "nowhere", "x" * 255 + "/" + "y" * 300])
+def test_a_link_that_leads_nowhere_is_a_problem_of_its_own(target: str, tmp_path: Path) -> None:
+    model(tmp_path)
+    (tmp_path / "round").symlink_to(target)
+    (tmp_path / "m" / "2").symlink_to(target.replace("round", "2"))
+    found = scan(tmp_path)
+    assert "round: cannot be read: " in found["round"].problem
+    assert list(found["m"].versions) == [1, 2]
+    assert not found["m"].problem
+
+
+def test_a_deep_tree_in_a_version_is_not_walked(tmp_path: Path) -> None:
+    deep = model(tmp_path) / "1" / "d"
+    at = os.open(deep.parent, os.O_RDONLY)
+    try:
+        for _ in range(1100):  # more than Python may nest calls
+            os.mkdir("d", dir_fd=at)
+            at, above = os.open("d", os.O_RDONLY, dir_fd=at), at
+            os.close(above)
+        os.close(at)
+        assert not scan(tmp_path)["m"].problem
+    finally:
+        subprocess.run(["rm", "-rf", str(deep)], check=True)  # pytest cannot
+
+
+def test_a_huge_folder_is_a_problem_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.repository.layout._MAX_ENTRIES", 100)
+    monkeypatch.setattr("serving.repository.layout._MAX_VERSIONS", 10)
+    for name in ("files", "versions", "good"):
+        model(tmp_path, name)
+    for number in range(101):
+        (tmp_path / "files" / f"{number}.txt").touch()
+    for number in range(2, 12):
+        (tmp_path / "versions" / str(number)).mkdir()
+    found = scan(tmp_path)
+    assert "files: cannot be read: has more than 100 entries" in found["files"].problem
+    assert "versions: expected at most 10 versions, got 11" in found["versions"].problem
+    assert not found["good"].problem
 
 
 def as_nobody(work: Callable[[], None]) -> None:
@@ -98,7 +155,7 @@ def as_nobody(work: Callable[[], None]) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
-@pytest.mark.parametrize("closed", ["locked", "m/1", "m/1/data"])
+@pytest.mark.parametrize("closed", ["locked", "m/1"])
 def test_a_folder_that_cannot_be_read_harms_nobody(closed: str, tmp_path: Path) -> None:
     for parent in (tmp_path, *tmp_path.parents[:2]):
         parent.chmod(0o755)
@@ -111,7 +168,7 @@ def test_a_folder_that_cannot_be_read_harms_nobody(closed: str, tmp_path: Path) 
         found = scan(tmp_path)
         assert set(found) == {"m", "good", "locked"}
         assert not found["good"].problem
-        assert len(found["good"].versions[1]) == 4
+        assert len(found["good"].versions[1]) == 3
         if closed == "locked":
             assert "locked: cannot be read: Permission denied" in found["locked"].problem
             assert found["locked"].is_model

@@ -129,7 +129,7 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
 
 def test_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").mkdir()
-    with pytest.raises(InvalidManifest, match=r"manifest\.json: Is a directory"):
+    with pytest.raises(InvalidManifest, match=r"manifest\.json: cannot be read: Is a directory"):
         read_manifest(tmp_path)
 
 

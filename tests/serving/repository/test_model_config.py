@@ -377,7 +377,7 @@ def test_default_priority_is_the_middle_level(levels: int, middle: int) -> None:
     ("text", "field"),
     [
         ('name: "other"', r"name: expected 'digits' .* got 'other'"),
-        ("max_batch_size: -1", "max_batch_size: expected 0 or more, got -1"),
+        ("max_batch_size: -1", "max_batch_size: expected 0 to 16384, got -1"),
         ("input { data_type: TYPE_FP32 dims: 1 }", r"input\[0\]\.name: missing"),
         ('output { name: "y" dims: 1 }', r"output\[0\]\.data_type: missing, for 'y'"),
         ('input { name: "x" data_type: 99 dims: 1 }', r"input\[0\]\.data_type: unknown number 99"),

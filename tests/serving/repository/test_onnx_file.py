@@ -74,7 +74,7 @@ def test_digest_follows_the_file_and_the_weights_beside_it(tmp_path: Path) -> No
         graph("classification"), file, save_as_external_data=True, location="w.bin",
         size_threshold=0,
     )  # fmt: skip
-    assert external_files(file) == ["w.bin"]
+    assert list(external_files(file)) == ["w.bin"]
     before = content_digest(file)
     content = (tmp_path / "w.bin").read_bytes()
     (tmp_path / "w.bin").write_bytes(bytes(reversed(content)))

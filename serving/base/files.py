@@ -1,0 +1,72 @@
+"""Files that others wrote: names that stay in their folder, and reads that end.
+
+Everything here raises OSError, whose `strerror` says what is wrong.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+# Bytes of a file's name on every file system in use.
+_NAME_BYTES = 255
+# Bytes of a text that is read whole: a manifest, a list of classes. A million names fit.
+TEXT_BYTES = 16 << 20
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a text can name one entry of a folder, and nothing outside of it, on every system:
+    printable, no separator, not `.` or `..`, 255 bytes in UTF-8 at most."""
+    return (
+        name not in ("", ".", "..")
+        and name.isprintable()  # a surrogate, which has no UTF-8, is not
+        and not {"/", "\\"} & set(name)
+        and len(name.encode()) <= _NAME_BYTES
+    )
+
+
+def find_file(folder: Path, name: str, *homes: Path) -> Path:
+    """The place of a regular file in `folder`, with links resolved.
+
+    homes: the folders in which links may end, `folder` itself by default. They are resolved too, so
+        that a whole folder may be a link; Kubernetes mounts files as links to a folder beside them.
+    """
+    path = folder / name
+    if not is_plain_name(name):
+        raise OSError(errno.EINVAL, "is no plain name of a file", str(path))
+    place = os.path.realpath(path, strict=True)
+    if not any(Path(place).is_relative_to(os.path.realpath(home)) for home in homes or (folder,)):
+        raise OSError(errno.EXDEV, "is a link that leads out of its folder", str(path))
+    _require_file(os.stat(place), path)  # noqa: PTH116 - the path is a text here
+    return Path(place)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens a regular file for reading. Nothing else is opened: a pipe would wait for a writer, and
+    a device may act."""
+    _require_file(path.stat(), path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _require_file(os.fstat(descriptor), path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: Path, limit: int = TEXT_BYTES) -> bytes:
+    """The content of a regular file of at most `limit` bytes."""
+    with open_file(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        content = b"" if size > limit else stream.read(limit + 1)
+    if max(size, len(content)) > limit:
+        raise OSError(errno.EFBIG, f"has more than {limit:,} bytes", str(path))
+    return content
+
+
+def _require_file(found: os.stat_result, path: Path) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))

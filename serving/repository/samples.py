@@ -1,0 +1,77 @@
+"""samples.npz: images, and the answers to them that were published with a version."""
+
+import math
+import os
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from serving.base.errors import SelfCheckFailed
+from serving.base.files import open_file
+from serving.base.task import IMAGE_INPUT
+from serving.base.tensor import Array
+from serving.repository.manifest import SAMPLES_FILE
+from serving.repository.model_file import find_in_version
+
+# Bytes of the images, and of the answers to them. Eight images of 1,000 x 1,000 pixels take 24 MB.
+_MAX_BYTES = 256 << 20
+# Bytes of the file's list of arrays, of which there are a handful.
+_MAX_LIST = 1 << 16
+# The end of a zip file: a signature, and at 12 the bytes of its list of members.
+_END = 22
+
+
+def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
+    """The sample images, uint8 [n, H, W, 3], and FP32's answers to them in one output, [n, ...];
+    None where none were published.
+
+    Raises SelfCheckFailed where the file does not hold them, or more than they may take.
+    """
+    path = folder / SAMPLES_FILE
+    try:
+        with open_file(find_in_version(folder, SAMPLES_FILE)) as stream:
+            _check_list(stream)
+            with zipfile.ZipFile(stream) as archive:
+                images, answers = (_array(archive, name) for name in (IMAGE_INPUT, output))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SelfCheckFailed(f"{path}: cannot be read: {error.strerror or error}") from error
+    # What zipfile and numpy raise for damaged files is of many kinds.
+    except Exception as error:
+        raise SelfCheckFailed(f"{path}: cannot be read: {error}") from error
+    if images.ndim != 4 or images.dtype != np.uint8 or not 0 < len(images) == len(answers):
+        raise SelfCheckFailed(
+            f"{path}: expected uint8 images [n, height, width, 3] and as many answers, got "
+            f"{images.dtype} {list(images.shape)} and {list(answers.shape)}"
+        )
+    return images, answers
+
+
+def _check_list(stream: BinaryIO) -> None:
+    """Raises ValueError where a zip file has a long list of members, which zipfile reads whole."""
+    size = os.fstat(stream.fileno()).st_size
+    stream.seek(max(0, size - _END))
+    end = stream.read(_END)
+    if not end.startswith(b"PK\5\6") or int.from_bytes(end[12:16], "little") > _MAX_LIST:
+        raise ValueError("is no archive of a few arrays, as numpy writes it")
+    stream.seek(0)
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> Array:
+    """One array. Raises ValueError, and the errors of zipfile and numpy."""
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as stream:
+        version = npy.read_magic(stream)
+        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[
+            version
+        ]
+        shape, fortran, dtype = read_header(stream)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.kind not in "biuf" or fortran or size > _MAX_BYTES:
+            raise ValueError(f"{name}: {dtype} {list(shape)}: expected numbers of 256 MiB at most")
+        content = stream.read(size)
+    return np.frombuffer(content, dtype).reshape(shape)
