@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import importlib.metadata
+import os
 import sys
 
 # By name: the module that holds the typer app of the sub-command, and its line in the help.
@@ -20,6 +21,9 @@ COMMANDS = {
 
 def main() -> None:
     """Runs `convserve COMMAND ...`. Exit status: 0 done, 1 failed, 2 wrong usage."""
+    # Processes that libraries start (multiprocessing, torch) would look for modules in the folder
+    # in which this one was started; whoever filled it could put code there.
+    os.environ["PYTHONSAFEPATH"] = "1"
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())  # noqa: T201

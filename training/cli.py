@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from serving.base.text import escaped
 from training.errors import BuildError, RecipeError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -71,7 +72,9 @@ def build(
     ] = False,
 ) -> None:
     """Train, prune, quantise, export, verify and publish a network, as a recipe says."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(_Escaping("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[terminal])
     if list_networks:
         _list_networks(as_json)
         return
@@ -98,8 +101,15 @@ def build(
         _fail("interrupted; the same command goes on from where this one stopped")
 
 
+class _Escaping(logging.Formatter):
+    """Names of files and classes are those of a data set, which others may have made."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))
+
+
 def _fail(reason: str) -> None:
-    typer.echo(f"convserve build: {reason}", err=True)
+    typer.echo(f"convserve build: {escaped(reason)}", err=True)
     raise typer.Exit(1)
 
 
@@ -175,7 +185,7 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
         typer.echo(json.dumps(studied.outcome.document, indent=2))
         return
     print_table(studied.outcome.title, studied.outcome.rows)
-    typer.echo(studied.outcome.note)
+    typer.echo(escaped(studied.outcome.note))
     typer.echo(f"Report: {studied.report}")
     if studied.best is not None:
         typer.echo(f"Best recipe: {studied.best}")

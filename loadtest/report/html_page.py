@@ -105,7 +105,7 @@ def _curve(phases: Sequence[dict[str, Any]]) -> str:
                 Series(
                     f"{name} of {url}" if several else name,
                     [(p["requests_per_second"], p["latency_ms"][name]["value"]) for p in ordered],
-                    COLOURS[url_number * 2 + number],
+                    COLOURS[(url_number * 2 + number) % len(COLOURS)],
                     marked=True,
                     # Rounds of a comparison have the same load, so that a line means nothing.
                     joined=not several,

@@ -20,6 +20,8 @@ from serving.base.tensor import TensorSpec
 from serving.engines import ENGINES
 from serving.repository.model_config import read_model_config
 
+# As a script: `-m` would look for modules in the folder in which this is started.
+COMMAND = Path(__file__).parents[2] / "convserve.py"
 # Seconds for the server to load the model; the budget may leave less.
 START_SECONDS = 300.0
 # Threads that call the server.
@@ -84,7 +86,7 @@ class Server:
     """
 
     def __init__(self, repository: Path, row: Row, cache: Path, seconds: float) -> None:
-        command = [sys.executable, "-m", "convserve", "serve", "--allow-ungated"]
+        command = [sys.executable, str(COMMAND), "serve", "--allow-ungated"]
         command += ["--model-repository", str(repository), "--cache-dir", str(cache)]
         command += ["--engine", row["engine"], "--variant", row["variant"]]
         command += ["--shared-memory", "convserve", "--admin-open", "memory"]
@@ -166,7 +168,7 @@ def served_rates(
 
 def evaluate(url: str, model: str, data: Path) -> Any:
     """Accuracy on a labelled folder by `convserve evaluate`, or its error."""
-    command = [sys.executable, "-m", "convserve", "evaluate", "--json", "--url", url]
+    command = [sys.executable, str(COMMAND), "evaluate", "--json", "--url", url]
     command += ["--model", model, "--data", str(data)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     return json.loads(finished.stdout) if finished.returncode == 0 else finished.stderr.strip()

@@ -6,8 +6,8 @@ Everything here raises OSError, whose `strerror` says what is wrong.
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 # Bytes of a file's name on every file system in use.
 _NAME_BYTES = 255
@@ -42,7 +42,7 @@ def find_file(folder: Path, name: str, *homes: Path) -> Path:
     return Path(place)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Opens a regular file for reading. Nothing else is opened: a pipe would wait for a writer, and
     a device may act."""
     _require_file(path.stat(), path)
@@ -63,6 +63,29 @@ def read_file(path: Path, limit: int = TEXT_BYTES) -> bytes:
     if max(size, len(content)) > limit:
         raise OSError(errno.EFBIG, f"has more than {limit:,} bytes", str(path))
     return content
+
+
+def own_folder(path: Path) -> Path:
+    """A folder that nobody else may write, for files that are run later: `path`, which is made
+    where it is missing; where others may write there, a folder of this user's own in it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if _is_closed(path.stat()):
+        return path
+    own = path / f"user-{os.geteuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    if not _is_closed(own.lstat()):
+        raise PermissionError(errno.EPERM, "is another user's, or others may write there", str(own))
+    return own
+
+
+def _is_closed(found: os.stat_result) -> bool:
+    """Whether only this user, or root, may write into a folder."""
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and found.st_uid in (0, os.geteuid())
+        and not found.st_mode & others
+    )
 
 
 def _require_file(found: os.stat_result, path: Path) -> None:

@@ -70,6 +70,14 @@ def lines_of(text: str) -> tuple[str, ...]:
     return tuple(lines[:-1] if lines[-1] == "" else lines)
 
 
+def escaped(text: str) -> str:
+    """The text as a terminal may show it: control characters, which could steer it, are spelled out
+    (\\x1b); line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 def one_line(text: str, length: int = REASON_LENGTH) -> str:
     """The text in one line of at most `length` characters.
 

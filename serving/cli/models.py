@@ -9,7 +9,7 @@ import typer
 from serving.cli.output import application, fail, print_json, say
 from serving.cli.table import print_table
 from serving.client import AsyncVisionClient, CallFailed
-from serving.models.candidates import LoadSettings
+from serving.models.candidates import LoadSettings, open_cache
 from serving.models.outlook import Prospect, prospects
 from serving.repository.layout import scan
 from serving.server.config import ServerConfig
@@ -50,7 +50,7 @@ def models(
         settings = LoadSettings(
             engine=engine,
             variant=variant,
-            cache_dir=cache_dir.expanduser(),
+            cache_dir=open_cache(cache_dir),
             allow_ungated=allow_ungated,
             strict_config=strict_config,
         )

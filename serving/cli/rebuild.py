@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from serving.base.errors import ModelLoadError
+from serving.base.files import own_folder
 from serving.cli.output import application, fail, print_json, warn
 from serving.cli.table import print_table
 from serving.engines import unavailable_reason
@@ -47,9 +48,12 @@ def rebuild(
     unknown = sorted(set(model or ()) - set(folders))
     if unknown:
         fail(f"{model_repository}: no model {unknown[0]!r}; it has {sorted(folders)}")
+    try:
+        cache = own_folder(cache_dir.expanduser())
+    except OSError as error:
+        fail(f"--cache-dir: {error.filename}: {error.strerror}")
     lines: list[dict[str, Any]] = []
     for name in model or sorted(folders):
-        cache = cache_dir.expanduser()
         try:
             lines += build_plans(folders[name].path, cache, workspace_mib, force=force)
         except ModelLoadError as error:

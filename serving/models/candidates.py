@@ -1,10 +1,12 @@
 """The files and engines that could serve a version on this machine, the simplest first."""
 
 import hashlib
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from serving.base.errors import EngineUnavailable, ModelLoadError
+from serving.base.files import own_folder
 from serving.base.machine import nvml
 from serving.base.machine.cpu import core_count
 from serving.base.machine.memory import memory_limit
@@ -13,6 +15,8 @@ from serving.engines.measure import device_name
 from serving.models.local_plans import ENGINE as PLAN_ENGINE
 from serving.repository.manifest import Manifest
 from serving.repository.model_config import ModelConfig
+
+logger = logging.getLogger(__name__)
 
 # Instances on each GPU where the config leaves the number to the server. With two, the copies of
 # one batch overlap the kernels of the other; more take more GPU memory.
@@ -42,6 +46,17 @@ class LoadSettings:
     strict_config: bool = False
     max_image_pixels: int = 64_000_000
     memory_bytes: int = field(default_factory=memory_limit)
+
+
+def open_cache(path: Path) -> Path | None:
+    """The folder of a cache, in which nobody else may write: compiled networks in it are run, and
+    what would tell that they were replaced lies beside them. None where there can be none."""
+    try:
+        return own_folder(path.expanduser())
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        logger.warning("nothing is cached", extra={"reason": reason})
+        return None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ TASKS = {
     "plans": "serving.models.plan_builder:build_plans",
 }
 
-# The helper uses this process's sys.path, without the folder in which it is started.
+# The helper uses this process's sys.path. -I: until then it looks into no folder that the
+# environment or the place where it is started names, and a module there cannot take a name's place.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from serving.models.helper import main; main()"
@@ -55,7 +56,7 @@ class Helper:
         path = json.dumps([entry for entry in sys.path if entry])
         try:
             self._process = process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, path],
+                [sys.executable, "-I", "-c", _START, path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

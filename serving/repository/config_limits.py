@@ -82,9 +82,8 @@ def _lists(proto: pb.ModelConfig) -> Iterator[tuple[str, Sized, int]]:
     yield "instance_group", proto.instance_group, _MAX_ENTRIES
     for index, group in enumerate(proto.instance_group):
         yield f"instance_group[{index}].gpus", group.gpus, _MAX_ENTRIES
-    for kind, tensors in (("input", proto.input), ("output", proto.output)):
-        for index, tensor in enumerate(tensors):
-            yield f"{kind}[{index}].dims", tensor.dims, _MAX_SIZES
+    yield from ((f"input[{i}].dims", t.dims, _MAX_SIZES) for i, t in enumerate(proto.input))
+    yield from ((f"output[{i}].dims", t.dims, _MAX_SIZES) for i, t in enumerate(proto.output))
     yield "version_policy.specific.versions", proto.version_policy.specific.versions, _MAX_ENTRIES
     yield "model_warmup", proto.model_warmup, _MAX_ENTRIES
     dynamic = proto.dynamic_batching

@@ -20,7 +20,7 @@ from serving.base.machine.nvml import usages
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
 from serving.images import hardware_jpeg
-from serving.models.candidates import LoadSettings
+from serving.models.candidates import LoadSettings, open_cache
 from serving.models.plan_builder import PlanBuilding
 from serving.models.registry import Registry
 from serving.server.config import ServerConfig, StartError
@@ -76,6 +76,7 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
+        self._cache_dir = open_cache(config.cache_dir)
         limit_arenas(max(2, core_count()))
         sys.setswitchinterval(_SWITCH_SECONDS)
         gc.collect()
@@ -90,7 +91,7 @@ class Server:
                 engine=config.engine,
                 variant=config.variant,
                 threads=config.threads,
-                cache_dir=config.cache_dir.expanduser(),
+                cache_dir=self._cache_dir,
                 allow_ungated=config.allow_ungated,
                 build_plans=config.build_plans,
                 strict_config=config.strict_config,
@@ -165,9 +166,8 @@ class Server:
             },
         )
         self._background.append(asyncio.create_task(self._follow_repository()))
-        if self._config.build_plans:
-            cache_dir = self._config.cache_dir.expanduser()
-            building = PlanBuilding(self.registry, repository, cache_dir)
+        if self._config.build_plans and self._cache_dir is not None:
+            building = PlanBuilding(self.registry, repository, self._cache_dir)
             self._background.append(asyncio.create_task(building.run()))
         return addresses
 

@@ -133,7 +133,7 @@ def fit(
                 learner,
                 *loaders,
                 ckpt_path=interrupted if resumes else None,
-                weights_only=False,
+                weights_only=True,
             )
         except SystemExit as stop:
             # Lightning turns Ctrl-C into it, after it has cleaned up.

@@ -27,6 +27,7 @@ __all__ = [
     "STEPS",
     "ModelEntry",
     "Step",
+    "blueprint_of",
     "build_model",
     "check_input_size",
     "count_macs",
@@ -166,6 +167,10 @@ MODELS: dict[str, ModelEntry] = {
 }
 
 
+# Where a network keeps the arguments of `build_model`, also in its copies.
+_BLUEPRINT = "_convserve_blueprint"
+
+
 def build_model(name: str, num_classes: int, **options: object) -> nn.Module:
     """A fresh network of `MODELS`, randomly initialised from torch's global generator.
 
@@ -184,7 +189,17 @@ def build_model(name: str, num_classes: int, **options: object) -> nn.Module:
     if unknown := sorted(options.keys() - set(entry.options)):
         accepted = ", ".join(entry.options) or "none"
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it accepts: {accepted}")
-    return entry.build(num_classes=num_classes, **options)
+    network = entry.build(num_classes=num_classes, **options)
+    network.__dict__[_BLUEPRINT] = (name, num_classes, options)
+    return network
+
+
+def blueprint_of(network: nn.Module) -> tuple[str, int, dict[str, object]]:
+    """The arguments of `build_model` that a network came from. ValueError for another network."""
+    blueprint: tuple[str, int, dict[str, object]] | None = network.__dict__.get(_BLUEPRINT)
+    if blueprint is None:
+        raise ValueError("the network is none of build_model's")
+    return blueprint
 
 
 def check_input_size(name: str, size: tuple[int, int], **options: object) -> None:

@@ -23,7 +23,7 @@ from training.errors import RecipeError
 from training.models import head_layers
 from training.models.architectures.segmentation import Segmenter
 from training.models.attention import Attention
-from training.models.checkpoint import NETWORK_FILE, STARTED_FILE, load_network, other_version
+from training.models.checkpoint import NETWORK_FILE, load_network, other_version
 from training.recipes.model import ModelChoice
 
 log = logging.getLogger(__name__)
@@ -44,21 +44,16 @@ def check_weights(source: str, architecture: str) -> None:
     weights for the network called `architecture`. Downloads and reads nothing."""
     path = Path(source)
     if path.is_dir():
-        if not (path / _RUN_NETWORK).is_file():
-            raise RecipeError(f"model.pretrained: {source} is no run: it holds no {_RUN_NETWORK}")
         if other_version(path / _RUN_NETWORK.parent):
             raise RecipeError(
                 f"model.pretrained: {source} was built by another version of convserve; build it "
                 "again"
             )
+        if not (path / _RUN_NETWORK).is_file():
+            raise RecipeError(f"model.pretrained: {source} is no run: it holds no {_RUN_NETWORK}")
     elif path.suffix in _FILES:
         if not path.is_file():
             raise RecipeError(f"model.pretrained: {source}: no such file")
-        if path.name == NETWORK_FILE and (path.parent / STARTED_FILE).exists():
-            raise RecipeError(
-                f"model.pretrained: {source} holds a whole network; give its run's folder, "
-                f"{path.parent.parent}"
-            )
     else:
         _torchvision_weights(source, architecture)
 

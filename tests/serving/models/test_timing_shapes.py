@@ -114,11 +114,11 @@ def test_shapes_that_the_config_gives_are_timed(
 ) -> None:
     timed = []
 
-    def seconds(engine: object, shapes: Any, sizes: Any) -> dict[int, float]:
+    def measure(engine: object, shapes: Any, sizes: Any, seconds: float) -> dict[int, float]:
         timed.append([spec.shape for spec in shapes])
-        return dict.fromkeys(sizes, 0.01)
+        return dict.fromkeys(sizes, 10.0)
 
-    monkeypatch.setattr(loading, "_seconds", seconds)
+    monkeypatch.setattr(loading, "measure_latency", measure)
     (detector / "config.pbtxt").write_text("max_batch_size: 8\n" + text)
     load(detector, decoders).close()
     assert set(map(str, timed)) == {"[(-1, 3, 96, 64)]"}

@@ -201,21 +201,21 @@ def test_targets_that_cannot_be_are_refused(changes: dict[str, object], said: st
 def test_pruned_network_loads_without_what_pruned_it(tmp_path: Path) -> None:
     network = build_model("resnet20_cifar", 5).eval()
     prune(network, config(round_to=4), (16, 16))
-    save_network(network, tmp_path / "network.pt")
+    save_network(network, tmp_path / "network.safetensors")
     image: Tensor = torch.randn(2, 3, 16, 16)
-    assert torch.equal(load_network(tmp_path / "network.pt")(image), network(image))
+    assert torch.equal(load_network(tmp_path / "network.safetensors")(image), network(image))
     script = (
         "import sys; sys.modules['torch_pruning'] = None\n"
         "from pathlib import Path; from training.models.checkpoint import load_network\n"
-        f"load_network(Path({str(tmp_path / 'network.pt')!r}))"
+        f"load_network(Path({str(tmp_path / 'network.safetensors')!r}))"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_file_that_holds_no_network_is_refused(tmp_path: Path) -> None:
-    torch.save({"weights": 1}, tmp_path / "network.pt")
+    torch.save({"weights": 1}, tmp_path / "network.safetensors")
     with pytest.raises(TypeError, match="expected a network, got dict"):
-        load_network(tmp_path / "network.pt")
+        load_network(tmp_path / "network.safetensors")
 
 
 def asked(network: str, side: int, **prune: object) -> None:

@@ -71,14 +71,14 @@ def test_stage_that_lost_a_file_counts_as_not_done(tmp_path: Path) -> None:
     folder = tmp_path / "train"
 
     def work() -> Results:
-        (folder / "network.pt").write_text("weights")
+        (folder / "network.safetensors").write_text("weights")
         (folder / "checkpoints").mkdir()
         return {}
 
     run_stage(folder, "k", work)
     (folder / "checkpoints").rmdir()
     assert finished(folder, "k") is not None
-    (folder / "network.pt").unlink()
+    (folder / "network.safetensors").unlink()
     assert finished(folder, "k") is None
 
 
@@ -87,7 +87,7 @@ def test_stage_is_copied_whole_or_not_at_all(
 ) -> None:
     former, own = tmp_path / "beside" / "train", tmp_path / "own" / "train"
     run_stage(former, "k", lambda: {"accuracy": 0.5})
-    (former / "network.pt").write_text("weights")
+    (former / "network.safetensors").write_text("weights")
     (former / "checkpoints").mkdir()
     (former / "checkpoints" / "last.ckpt").write_text("weights")
     run_stage(own, "old", dict)
@@ -105,6 +105,6 @@ def test_stage_is_copied_whole_or_not_at_all(
     assert finished(own, "old") is not None
     copy_stage(former, own, "checkpoints")
     assert finished(own, "k") is not None
-    assert (own / "network.pt").read_text() == "weights"
+    assert (own / "network.safetensors").read_text() == "weights"
     assert not (own / "checkpoints").exists()
     assert [path.name for path in own.parent.iterdir()] == ["train"]

@@ -182,10 +182,10 @@ def test_pruned_network_is_smaller_and_survives_a_file(case: Case, tmp_path: Pat
         assert "prune" in unsupported_steps(case.name, **case.options)
         return
     assert case.kept < 0.95
-    save_network(case.network, tmp_path / "network.pt")
+    save_network(case.network, tmp_path / "network.safetensors")
     pixels = torch.from_numpy(case.images[:2]).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
-        answer = load_network(tmp_path / "network.pt")(pixels)
+        answer = load_network(tmp_path / "network.safetensors")(pixels)
         assert torch.equal(answer, case.network(pixels))
     shape = case.size if MODELS[case.name].task == "segmentation" else ()
     assert answer.shape == (2, CLASSES, *shape)

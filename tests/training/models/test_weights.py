@@ -64,7 +64,7 @@ def test_safetensors_load(source: nn.Module, tmp_path: Path) -> None:
 
 
 def test_run_folder_gives_its_trained_network(source: nn.Module, tmp_path: Path) -> None:
-    save_network(source, tmp_path / "run" / "train" / "network.pt")
+    save_network(source, tmp_path / "run" / "train" / "network.safetensors")
     network = build_model("resnet20_cifar", 4)
     load_weights(network, str(tmp_path / "run"), "resnet20_cifar")
     assert same(network, source)
@@ -195,7 +195,7 @@ def test_file_that_could_run_code_or_is_broken_is_refused(tmp_path: Path) -> Non
         ("resnet18", "ResNet34_Weights.DEFAULT", "torchvision's weights for resnet18: DEFAULT"),
         ("unet_vgg16_bn", "V1", "torchvision's weights for vgg16_bn"),
         ("resnet20_cifar", "DEFAULT", "torchvision has no weights for resnet20_cifar"),
-        ("resnet18", "/", "is no run: it holds no train/network.pt"),
+        ("resnet18", "/", "is no run: it holds no train/network.safetensors"),
     ],
 )
 def test_weights_that_are_nowhere_are_refused_before_anything_runs(

@@ -67,7 +67,7 @@ def history(out: Path) -> list[dict[str, float]]:
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    network = torch.load(out / "colours" / "train" / "network.pt", weights_only=False)
+    network = torch.load(out / "colours" / "train" / "network.safetensors", weights_only=False)
     state: dict[str, torch.Tensor] = network.state_dict()
     return state
 

@@ -21,7 +21,7 @@ def as_of_an_older_version(run: Path) -> None:
         document = json.loads(record.read_text())
         del document["format"]
         record.write_text(json.dumps(document))
-    for file in run.glob("*/network.pt"):
+    for file in run.glob("*/network.safetensors"):
         # Protocol 0: a global that cannot be imported, on its own.
         file.write_bytes(b"ctraining.models.resnet_cifar\nCifarResNet\n.")
 
@@ -79,7 +79,7 @@ def test_older_run_is_neither_first_weights_nor_teacher(
 
 
 def test_network_of_a_module_that_moved_is_named(older: Path) -> None:
-    file = older / "tiny-digits" / "train" / "network.pt"
+    file = older / "tiny-digits" / "train" / "network.safetensors"
     with pytest.raises(BuildError, match=rf"^{file}: saved by another version of convserve \("):
         load_network(file)
 
@@ -102,7 +102,7 @@ def test_build_takes_no_weights_out_of_the_run_that_it_overwrites(
     recipe = digits_recipe(json.loads(json.dumps(changes).replace("RUN", str(run))))
     with pytest.raises(RecipeError, match=f"^{said}: {run}.* belongs to the run that this build"):
         build(recipe, runs, tmp_path / "repository")
-    assert (run / "train" / "network.pt").exists()
+    assert (run / "train" / "network.safetensors").exists()
 
 
 def test_teacher_by_name_is_checked_before_anything_is_trained(
@@ -118,7 +118,7 @@ def test_teacher_by_name_is_checked_before_anything_is_trained(
 def test_file_of_a_whole_network_is_no_first_weights(
     runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    file = runs / "tiny-digits" / "train" / "network.pt"
+    file = runs / "tiny-digits" / "train" / "network.safetensors"
     recipe = digits_recipe({"model": {"name": "resnet20_cifar", "pretrained": str(file)}})
     with pytest.raises(RecipeError, match=f"give its run's folder, {runs / 'tiny-digits'}$"):
         build(recipe, tmp_path / "runs", tmp_path / "repository")
@@ -126,7 +126,7 @@ def test_file_of_a_whole_network_is_no_first_weights(
 
 @pytest.mark.parametrize("kept", [0, 4, 5000])
 def test_damaged_network_is_named(runs: Path, kept: int) -> None:
-    file = runs / "tiny-digits" / "train" / "network.pt"
+    file = runs / "tiny-digits" / "train" / "network.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(BuildError, match=rf"^{file}: cannot be read \("):
         load_network(file)

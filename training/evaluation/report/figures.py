@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,6 +20,9 @@ from serving.images.postprocess import overlay_png
 from training.evaluation.class_measures import GRID
 from training.fitting.lightning_module import History
 from training.recipes.tasks import MEASURE_TITLES, TRAINED_TASKS
+
+# Otherwise "$" in the names of classes would begin a formula, or an error.
+matplotlib.rcParams["text.parse_math"] = False
 
 BLUE, ORANGE, GREY = "#1f77b4", "#e07a1f", "#8a8f98"
 # Most classes of a matrix in which numbers are still readable.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader
 from numpy.typing import NDArray
 
 from training.evaluation.report.answer_figures import answer_pictures
@@ -54,7 +54,7 @@ def write_report(
     """
     templates = Environment(
         loader=PackageLoader("training.evaluation.report"),
-        autoescape=select_autoescape(),
+        autoescape=True,  # by its ending, a template would be no HTML
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -6,8 +6,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from serving.base.evaluation import Estimate
+from serving.base.text import escaped
 from training.evaluation.verification import Verification
 from training.recipes.tasks import MEASURE_TITLES
 
@@ -94,11 +96,12 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if not sys.stdout.isatty():
         _print_plain(title, rows)
         return
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(escaped(title)), title_justify="left")
     for key in rows[0]:
         table.add_column(key, justify="left" if _is_text(rows, key) else "right")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        # As Text, so that "[red]" in a name is not read as markup.
+        table.add_row(*(Text(escaped(str(value))) for value in row.values()))
     Console().print(table)
 
 
@@ -113,7 +116,7 @@ def _print_plain(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         return "  ".join(cells).rstrip()
 
     text = "\n".join([title, line({key: key for key in widths}), *(line(row) for row in rows)])
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(escaped(text) + "\n")
 
 
 def _is_text(rows: Sequence[Mapping[str, Any]], key: str) -> bool:

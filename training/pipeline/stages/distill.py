@@ -72,12 +72,12 @@ def _run_file(teacher: Teacher) -> Path:
     if run is None:
         raise ValueError("the teacher is no run")
     for stage in _TRAINING_STAGES:
+        if other_version(run / stage):
+            raise RecipeError(
+                f"distill.teacher.run: {run} was built by another version of convserve; build it "
+                "again"
+            )
         if (run / stage / NETWORK_FILE).is_file():
-            if other_version(run / stage):
-                raise RecipeError(
-                    f"distill.teacher.run: {run} was built by another version of convserve; build "
-                    "it again"
-                )
             return run / stage / NETWORK_FILE
     raise RecipeError(
         f"distill.teacher.run: {run} holds no trained network "

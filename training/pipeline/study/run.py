@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader
 
 from training.pipeline.environment import environment
 from training.pipeline.study.ablation import ablation
@@ -68,7 +68,7 @@ def _write_page(
 ) -> None:
     templates = Environment(
         loader=PackageLoader("training.evaluation.report"),
-        autoescape=select_autoescape(),
+        autoescape=True,  # by its ending, a template would be no HTML
         trim_blocks=True,
         lstrip_blocks=True,
     )

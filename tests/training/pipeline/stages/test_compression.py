@@ -44,7 +44,7 @@ def make_hostile(file: Path) -> None:
 def test_layer_that_breaks_the_gate_in_int8_stays_in_floating_point(
     runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    make_hostile(runs / "tiny-digits" / "prune" / "network.pt")
+    make_hostile(runs / "tiny-digits" / "prune" / "network.safetensors")
     recipe = digits_recipe(
         {
             "verify.max_drop": 0.1,
@@ -69,7 +69,7 @@ def test_layer_that_breaks_the_gate_in_int8_stays_in_floating_point(
 def test_mixture_that_cannot_pass_is_given_up_with_the_numbers(
     runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    make_hostile(runs / "tiny-digits" / "prune" / "network.pt")
+    make_hostile(runs / "tiny-digits" / "prune" / "network.safetensors")
     recipe = digits_recipe(
         {
             "verify.max_drop": 0.1,
@@ -101,8 +101,8 @@ def test_groups_whose_pruning_changes_answers_keep_their_channels(
     left = set(sensitivity["left_alone"])
     assert left == {name for name, value in sensitivity["agreement"].items() if value < 0.8}
     assert 0 < len(left) < len(sensitivity["agreement"])
-    trained = load_network(runs / "tiny-digits" / "train" / "network.pt")
-    pruned = load_network(runs / "tiny-digits" / "prune" / "network.pt")
+    trained = load_network(runs / "tiny-digits" / "train" / "network.safetensors")
+    pruned = load_network(runs / "tiny-digits" / "prune" / "network.safetensors")
     for name in sensitivity["agreement"]:
         before, after = (n.get_submodule(name) for n in (trained, pruned))
         assert isinstance(before, nn.Conv2d)
@@ -165,8 +165,8 @@ def test_student_learns_from_a_teacher_and_is_compared_with_itself_alone(
     assert len(done["history"]) == 1
     assert "student alone" in done["notes"]["on test images"]
     assert "gain" in (runs / "taught" / "report.html").read_text()
-    student = load_network(runs / "taught" / "distill" / "network.pt")
-    alone = load_network(runs / "taught" / "train" / "network.pt")
+    student = load_network(runs / "taught" / "distill" / "network.safetensors")
+    alone = load_network(runs / "taught" / "train" / "network.safetensors")
     assert list(student.state_dict()) == list(alone.state_dict())
     assert not torch.equal(student.linear.weight, alone.linear.weight)
 
@@ -185,6 +185,6 @@ def test_fine_tuning_with_rounding_is_compared_with_fine_tuning_without(
     said = found["notes"]["fine-tuning"]
     assert re.search(r"^ptq: int8-s8 .*; ptq after .*; quantisation-aware .*; kept: ", said)
     assert len(found["history"]) == 1
-    network = load_network(runs / "tiny-digits" / "quantize" / "network.pt")
-    pruned = load_network(runs / "tiny-digits" / "prune" / "network.pt")
+    network = load_network(runs / "tiny-digits" / "quantize" / "network.safetensors")
+    pruned = load_network(runs / "tiny-digits" / "prune" / "network.safetensors")
     assert set(network.state_dict()) == set(pruned.state_dict())
