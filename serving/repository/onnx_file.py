@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -125,8 +125,11 @@ def content_digest(file: Path) -> str:
 
     Raises EngineUnavailable where one of them cannot be read.
     """
+    parts = [file]
+    with suppress(EngineUnavailable):  # other files are refused before this, or by the runtime
+        parts += [file.parent / name for name in external_files(file)]
     digests = []
-    for part in (file, *(file.parent / name for name in external_files(file))):
+    for part in parts:
         try:
             digests.append(sha256(part))
         except OSError as error:

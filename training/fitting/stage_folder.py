@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.base.files import read_file
 from training.models.checkpoint import DONE_FILE, RUN_FORMAT, STARTED_FILE
 
 Results = dict[str, Any]
@@ -45,11 +46,11 @@ def finished(folder: Path, key: str) -> Finished | None:
     """The results that a former build left in a stage's folder under this key, if there are any and
     no file of it is missing."""
     try:
-        document = json.loads((folder / DONE_FILE).read_text())
+        document = json.loads(read_file(folder / DONE_FILE))
         if document["key"] != key or not all((folder / x).exists() for x in document["files"]):
             return None
         return Finished(key, dict(document["results"]), float(document["seconds"]), ran=False)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -89,6 +90,6 @@ def copy_stage(former: Path, own: Path, *ignored: str) -> None:
 
 def _has_key(path: Path, key: str) -> bool:
     try:
-        return bool(json.loads(path.read_text())["key"] == key)
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(json.loads(read_file(path))["key"] == key)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

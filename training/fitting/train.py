@@ -117,8 +117,7 @@ def fit(
     precision = chosen_precision(config.precision)
     trainer = _trainer(config, precision, folder, title, processes, on_epoch)
     interrupted = folder / CHECKPOINTS / "last.ckpt"
-    # A power cut may leave half of one.
-    resumes = zipfile.is_zipfile(interrupted)
+    resumes = _is_checkpoint(interrupted)
     if interrupted.exists() and not resumes:
         log.warning("%s: %s cannot be read; training begins anew", title, interrupted)
     with warnings.catch_warnings(), distributed.process_group(processes):
@@ -149,6 +148,18 @@ def fit(
         unfreeze_backbone(network)
     network = network.cpu().to(memory_format=torch.contiguous_format).eval()
     return Fitted(network, learner.history, precision)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint that holds nothing but data. A power cut may leave half of
+    one; and where runs share a folder, another user may have put a pickle there."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # damaged files make the unpickler raise almost anything
+        return False
+    return True
 
 
 def _check_sharing(config: Train, validation_images: int, share: Share) -> None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from serving.base.files import open_file, read_file
 from training.errors import BuildError
 from training.models import blueprint_of, build_model, drop_auxiliary_heads
 
@@ -47,6 +48,7 @@ def load_network(path: Path) -> nn.Module:
     """Reads what save_network wrote. Raises BuildError for a file that cannot be read, and for one
     that holds something else or the network of another version."""
     try:
+        open_file(path).close()  # the library would wait for a pipe's writer
         with safe_open(path, "pt") as file:
             blueprint = json.loads((file.metadata() or {})[_BLUEPRINT])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
@@ -117,8 +119,8 @@ def other_version(stage: Path) -> bool:
     """Whether another version of convserve began or finished the stage in this folder."""
     for name in (DONE_FILE, STARTED_FILE):
         try:
-            document = json.loads((stage / name).read_text())
-        except (OSError, ValueError):
+            document = json.loads(read_file(stage / name))
+        except (OSError, ValueError, RecursionError):
             continue
         if not isinstance(document, dict) or document.get("format", 1) != RUN_FORMAT:
             return True

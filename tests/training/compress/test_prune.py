@@ -17,7 +17,7 @@ from training.compress.prune import (
     ignored_layers,
     require_smaller,
 )
-from training.errors import RecipeError, TargetNotReached
+from training.errors import BuildError, RecipeError, TargetNotReached
 from training.fitting.losses import build_loss
 from training.fitting.objective import Supervised
 from training.models import build_model, count_macs, count_parameters
@@ -214,7 +214,7 @@ def test_pruned_network_loads_without_what_pruned_it(tmp_path: Path) -> None:
 
 def test_file_that_holds_no_network_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": 1}, tmp_path / "network.safetensors")
-    with pytest.raises(TypeError, match="expected a network, got dict"):
+    with pytest.raises(BuildError, match="cannot be read"):
         load_network(tmp_path / "network.safetensors")
 
 

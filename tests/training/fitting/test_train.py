@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from tests.support.hostile_pickle import plant
 from training.data.samples import ArraySamples, Pair
 from training.errors import Diverged, RecipeError
 from training.fitting.train import Fitted, chosen_precision, fit
@@ -131,6 +132,16 @@ def test_killed_training_resumes_on_the_same_curve(tmp_path: Path, keys: dict[st
         resumed.network.parameters(), unbroken.network.parameters(), strict=True
     ):
         assert torch.equal(left, right)
+
+
+def test_a_checkpoint_that_would_run_code_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plant(tmp_path / "PWNED", tmp_path / "checkpoints" / "last.ckpt")
+    fitted = run(tmp_path, colours(64), epochs=1)
+    assert [row["epoch"] for row in fitted.history] == [1]
+    assert "last.ckpt cannot be read; training begins anew" in caplog.text
+    assert not (tmp_path / "PWNED").exists()
 
 
 def test_finished_training_is_not_repeated(tmp_path: Path) -> None:

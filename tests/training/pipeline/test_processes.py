@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
+from training.models.checkpoint import load_network
 from training.pipeline.pipeline import build
 from training.recipes import parse_recipe
 
@@ -67,9 +68,7 @@ def history(out: Path) -> list[dict[str, float]]:
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    network = torch.load(out / "colours" / "train" / "network.safetensors", weights_only=False)
-    state: dict[str, torch.Tensor] = network.state_dict()
-    return state
+    return dict(load_network(out / "colours" / "train" / "network.safetensors").state_dict())
 
 
 def test_killed_build_resumes_to_the_same_weights(photos: Path, tmp_path: Path) -> None:

@@ -6,24 +6,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from tests.support.hostile_pickle import plant
 from training.errors import BuildError, RecipeError
-from training.models.checkpoint import load_network, other_version
+from training.models import build_model
+from training.models.checkpoint import RUN_FORMAT, load_network, other_version
+from training.models.weights import load_weights
 from training.pipeline.pipeline import build
+from training.pipeline.stages.distill import teacher_file
 from training.recipes import Recipe
+from training.recipes.compress import Teacher
 
 MakeRecipe = Callable[..., Recipe]
 
 
 def as_of_an_older_version(run: Path) -> None:
-    """Takes the format out of every record, and puts a network of a module that moved."""
+    """Takes the format out of every record, and leaves networks as they were saved then."""
     for record in [*run.glob("*/done.json"), *run.glob("*/started.json")]:
         document = json.loads(record.read_text())
         del document["format"]
         record.write_text(json.dumps(document))
     for file in run.glob("*/network.safetensors"):
-        # Protocol 0: a global that cannot be imported, on its own.
-        file.write_bytes(b"ctraining.models.resnet_cifar\nCifarResNet\n.")
+        file.with_name("network.pt").write_bytes(b"a pickle")
+        file.unlink()
 
 
 @pytest.fixture
@@ -78,12 +84,6 @@ def test_older_run_is_neither_first_weights_nor_teacher(
     assert str(error.value) == expected
 
 
-def test_network_of_a_module_that_moved_is_named(older: Path) -> None:
-    file = older / "tiny-digits" / "train" / "network.safetensors"
-    with pytest.raises(BuildError, match=rf"^{file}: saved by another version of convserve \("):
-        load_network(file)
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -115,13 +115,34 @@ def test_teacher_by_name_is_checked_before_anything_is_trained(
     assert not (tmp_path / "new").exists()
 
 
-def test_file_of_a_whole_network_is_no_first_weights(
-    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("record", [False, True])
+def test_nothing_of_another_run_is_ever_unpickled(tmp_path: Path, record: bool) -> None:
+    mark, stage = tmp_path / "PWNED", tmp_path / "theirs" / "train"
+    names = ("network.pt", "network.safetensors", "checkpoints/best.ckpt")
+    plant(mark, *(stage / name for name in names))
+    if record:
+        (stage / "done.json").write_text(json.dumps({"format": RUN_FORMAT, "key": "k"}))
+    with pytest.raises(BuildError, match="cannot be read"):
+        load_weights(build_model("lenet5", 10), str(stage.parent), "lenet5")
+    with pytest.raises(BuildError, match="cannot be read"):
+        load_network(teacher_file(Teacher(run=stage.parent)))
+    for file in (stage / "network.pt", stage / "checkpoints" / "best.ckpt"):
+        with pytest.raises(BuildError, match="cannot be read as tensors"):
+            load_weights(build_model("lenet5", 10), str(file), "lenet5")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "blueprint",
+    ["", "[]", "{}", "[1, 2, 3]", '["no", 2, {}]', '["resnet20_cifar", -1, {}]', "[" * 100_000,
+     '["resnet20_cifar", 10, {"x": 1}]', '["resnet20_cifar", 10, {"attention": [1]}]',
+     '["lenet5", 10, {}]', '["unet_slim", 10, {"width": 1000000}]'],
+)  # fmt: skip
+def test_a_file_that_tells_nonsense_of_its_network_is_named(runs: Path, blueprint: str) -> None:
     file = runs / "tiny-digits" / "train" / "network.safetensors"
-    recipe = digits_recipe({"model": {"name": "resnet20_cifar", "pretrained": str(file)}})
-    with pytest.raises(RecipeError, match=f"give its run's folder, {runs / 'tiny-digits'}$"):
-        build(recipe, tmp_path / "runs", tmp_path / "repository")
+    save_file(load_file(file), file, {"convserve": blueprint})
+    with pytest.raises(BuildError, match=rf"^{file}: holds no network of this version"):
+        load_network(file)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 5000])

@@ -64,10 +64,11 @@ def _teacher_fingerprint(teacher: Teacher) -> str | None:
     """Changes when the teacher's weights do."""
     if teacher.network is not None:
         return weights_fingerprint(teacher.network)
-    return hashlib.sha256(_run_file(teacher).read_bytes()).hexdigest()
+    return hashlib.sha256(teacher_file(teacher).read_bytes()).hexdigest()
 
 
-def _run_file(teacher: Teacher) -> Path:
+def teacher_file(teacher: Teacher) -> Path:
+    """The trained network of the run that is the teacher. Raises RecipeError where it has none."""
     run = teacher.run
     if run is None:
         raise ValueError("the teacher is no run")
@@ -88,7 +89,7 @@ def _run_file(teacher: Teacher) -> Path:
 def _load_teacher(config: Teacher, channels: int) -> nn.Module:
     choice = config.network
     if choice is None or choice.pretrained is None:
-        return load_network(_run_file(config))
+        return load_network(teacher_file(config))
     try:
         network = build_model(choice.name, channels, **choice.options)
     except (ValueError, TypeError) as error:
@@ -128,7 +129,7 @@ def _worth(current: Build, distilled: nn.Module, teacher: nn.Module) -> Results:
 def _check(recipe: Recipe) -> None:
     teacher = recipe.distill.teacher if recipe.distill is not None else None
     if teacher is not None and teacher.run is not None:
-        _run_file(teacher)
+        teacher_file(teacher)
     if teacher is not None and teacher.network is not None and teacher.network.pretrained:
         try:
             check_weights(teacher.network.pretrained, teacher.network.name)
