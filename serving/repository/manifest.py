@@ -21,7 +21,8 @@ from serving.base.files import is_plain_name
 from serving.base.task import Task
 from serving.base.text import NotText, read_text
 
-SCHEMA_VERSION = "1.0"
+# 1.1: `data` of a variant.
+SCHEMA_VERSION = "1.1"
 MANIFEST_FILE = "manifest.json"
 SAMPLES_FILE = "samples.npz"
 

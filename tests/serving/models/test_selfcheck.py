@@ -1,16 +1,25 @@
 """What vouches for a variant here, checked with an engine whose answers the test decides."""
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from serving.base.errors import SelfCheckFailed
+from serving.base.digest import sha256
+from serving.base.errors import InvalidManifest, SelfCheckFailed
 from serving.base.tensor import Array, TensorSpec
-from serving.models.selfcheck import check_answers, check_checksum, check_gate, on_this_machine
-from serving.repository.manifest import Gate, Manifest, read_manifest
+from serving.models.selfcheck import (
+    check_answers,
+    check_checksum,
+    check_files,
+    check_gate,
+    on_this_machine,
+)
+from serving.repository.manifest import Gate, Manifest, Variant, read_manifest
 from tests.support.published import publish
 
 
@@ -115,3 +124,51 @@ def test_the_gate_is_that_of_the_engine(tmp_path: Path, folder: Path) -> None:
 def test_a_machine_without_a_gpu_adds_nothing(folder: Path) -> None:
     manifest = manifest_of(folder)
     assert on_this_machine(folder, manifest, 8, folder) is manifest
+
+
+def with_data(folder: Path) -> Variant:
+    """The published variant with its weights in a file of their own, which its manifest lists."""
+    model = onnx.load(folder / "model.onnx")
+    onnx.save(
+        model, folder / "model.onnx", save_as_external_data=True, location="w.bin",
+        size_threshold=0,
+    )  # fmt: skip
+    sums = {name: sha256(folder / name) for name in ("model.onnx", "w.bin")}
+    update = {"sha256": sums["model.onnx"], "data": {"w.bin": sums["w.bin"]}}
+    return manifest_of(folder).variants[0].model_copy(update=update)
+
+
+def test_weights_in_another_file_are_part_of_what_was_published(folder: Path) -> None:
+    variant = with_data(folder)
+    check_files(folder / "model.onnx", variant)
+    (folder / "w.bin").write_bytes(bytes((folder / "w.bin").stat().st_size))
+    with pytest.raises(SelfCheckFailed, match=r"w\.bin: sha256 is"):
+        check_files(folder / "model.onnx", variant)
+
+
+def test_weights_that_the_manifest_does_not_list_are_refused(folder: Path) -> None:
+    variant = with_data(folder).model_copy(update={"data": {}})
+    with pytest.raises(SelfCheckFailed, match=r"\['w\.bin'\], of which the manifest"):
+        check_files(folder / "model.onnx", variant)
+
+
+def test_a_link_out_of_the_version_tells_nothing_of_its_target(
+    tmp_path: Path, folder: Path
+) -> None:
+    secret = tmp_path / "secret.onnx"
+    (folder / "model.onnx").rename(secret)
+    (folder / "model.onnx").symlink_to(secret)
+    variant = manifest_of(folder).variants[0].model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(SelfCheckFailed, match="is a link that leads out") as refusal:
+        check_files(folder / "model.onnx", variant)
+    assert sha256(secret) not in refusal.value.detail
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../2/model.onnx", "a/b.onnx", "..", "x\0"])
+def test_a_manifest_names_files_of_its_version(name: str, folder: Path) -> None:
+    text = (folder / "manifest.json").read_text()
+    document = json.loads(text)
+    document["variants"][0]["file"] = name
+    (folder / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(InvalidManifest, match=r"variants\.0\.file: .* a file in the version's"):
+        read_manifest(folder)

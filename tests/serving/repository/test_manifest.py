@@ -141,6 +141,13 @@ def test_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
         (lambda d: d.update(classes="digits"), "classes: "),
         (lambda d: d["transform"].update(filter="lanczos"), "transform.filter: "),
         (lambda d: d["transform"].update(crop=[32]), r"transform\.crop\.1: "),
+        (lambda d: d["transform"].update(resize=[100_000, 100_000]), "transform: .*more than 64,0"),
+        (lambda d: d["transform"].update(resize=10**30), r"transform\.resize"),
+        (lambda d: d["transform"].update(crop=[0, 1]), r"transform\.crop\.0: "),
+        (lambda d: d["transform"].update(crop=[9000, 9000]), "transform: .*more than 64,000,000"),
+        (lambda d: d.update(variants=d["variants"] * 50), "variants: .*at most 64"),
+        (lambda d: d["variants"][0].update(file="../2/x"), r"variants\.0\.file: .*'../2/x'"),
+        (lambda d: d["variants"][0].update(data={"/etc/passwd": ""}), r"variants\.0\.data\."),
         (lambda d: d["variants"][1].update(precision="fp8"), r"variants\.1\.precision: "),
         (
             lambda d: d["variants"][0]["evidence"]["ort"].update(agreement=1.5),

@@ -425,6 +425,37 @@ def test_default_priority_is_the_middle_level(levels: int, middle: int) -> None:
         ("default_model_filename: '/etc/passwd'", "default_model_filename"),
         ("default_model_filename: 'a\\0b'", "default_model_filename"),
         (f"default_model_filename: '{'a' * 400}'", "default_model_filename"),
+        ("default_model_filename: 'sub/model.onnx'", "default_model_filename"),
+        (
+            "output { name: 'y' data_type: TYPE_FP32 dims: 1 label_filename: '/etc/passwd' }",
+            r"output\[0\].label_filename",
+        ),
+        (
+            "model_warmup { inputs { key: 'x' value { input_data_file: '../../../etc/passwd' } } }",
+            r"model_warmup\[0\].inputs\['x'\].input_data_file",
+        ),
+        ("max_batch_size: 2147483647", "max_batch_size: expected 0 to 16384, got 2147483647"),
+        (
+            "dynamic_batching { priority_levels: 18446744073709551615 }",
+            "priority_levels: expected at most 256",
+        ),
+        (
+            "dynamic_batching { default_queue_policy { max_queue_size: 4294967295 } }",
+            "max_queue_size: expected at most 1000000",
+        ),
+        (
+            "dynamic_batching { priority_levels: 1 priority_queue_policy { key: 1 "
+            "value { max_queue_size: 4294967295 } } }",
+            "max_queue_size: expected at most 1000000",
+        ),
+        ("input { name: 'x' } " * 1025, "input: expected at most 1024 entries, got 1025"),
+        (f"input {{ name: 'x' dims: {[1] * 65} }}", r"input\[0\].dims: expected at most 64"),
+        (
+            f"max_batch_size: 4 dynamic_batching {{ preferred_batch_size: {[1] * 65} }}",
+            "preferred_batch_size: expected at most 64",
+        ),
+        (f"instance_group {{ gpus: {[0] * 1025} }}", "instance_group"),
+        (f"version_policy {{ specific {{ versions: {[1] * 1025} }} }}", "at most 1024 entries"),
     ],
 )
 def test_wrong_value_names_file_field_and_value(text: str, field: str) -> None:
@@ -537,3 +568,9 @@ def test_file_that_breaks_the_promise_is_refused_by_name(
     with pytest.raises(InvalidModelConfig, match=said) as refusal:
         check_against_engine(parsed(TYPICAL), inputs, outputs, MODEL_FILE)
     assert str(refusal.value).startswith("digits/1/model.onnx: ")
+
+
+def test_a_config_of_megabytes_is_not_parsed(tmp_path: Path) -> None:
+    folder = written(tmp_path, "# " + "x" * (1 << 20))
+    with pytest.raises(InvalidModelConfig, match="has more than 1,048,576 bytes"):
+        read_model_config(folder)

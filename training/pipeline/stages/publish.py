@@ -13,6 +13,7 @@ from pathlib import Path
 from google.protobuf import text_format
 
 from protos.gen import model_config_pb2 as pb
+from serving.base.digest import sha256
 from serving.base.tensor import TensorSpec
 from serving.repository.manifest import (
     SAMPLES_FILE,
@@ -22,6 +23,7 @@ from serving.repository.manifest import (
     write_manifest,
 )
 from serving.repository.model_config import CONFIG_FILE, data_type, read_model_config
+from serving.repository.onnx_file import external_files
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
 from training.models.export.deployed import input_specs, output_specs
@@ -73,6 +75,7 @@ def work(current: Build) -> Results:
                 id=result.id,
                 file=result.file,
                 sha256=result.sha256,
+                data={name: sha256(folder / name) for name in _weights(folder / result.file)},
                 precision=result.precision,
                 evidence=result.evidence,
                 calibration_sha256=result.calibration_sha256,
@@ -88,11 +91,20 @@ def work(current: Build) -> Results:
         input_specs(current.size),
         output_specs(recipe.task, recipe.channels(len(classes)), current.size),
         manifest,
-        [folder / name for name in dict.fromkeys(result.file for result in chosen)],
+        [
+            folder / name
+            for file in dict.fromkeys(result.file for result in chosen)
+            for name in (file, *_weights(folder / file))
+        ],
         current.stage_folder("verify") / SAMPLES_FILE,
     )
     log.info("publish: %s version %d in %s", recipe.name, version, current.repository)
     return {"version": version, "variants": [result.id for result in chosen]}
+
+
+def _weights(file: Path) -> Sequence[str]:
+    """The files beside a file that hold its weights. What a build writes has none, so far."""
+    return tuple(external_files(file)) if file.suffix == ".onnx" else ()
 
 
 def recipe_sha256(recipe: Recipe) -> str:
@@ -114,7 +126,8 @@ def publish(
 ) -> int:
     """Writes the next version of model `name` and gives its number.
 
-    `files` are the variants' files under the names that the manifest gives them. The version folder
+    `files` are the variants' files, and those of their weights, under the names that the manifest
+    gives them. The version folder
     appears by one rename; for a new model that is the whole model folder. Where config.pbtxt
     changes, it and labels.txt are replaced, each in one step, right after the folder has appeared.
     """
