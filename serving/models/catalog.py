@@ -1,6 +1,7 @@
 """The models by name and version, with the state of each. Read from the event loop."""
 
 import asyncio
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -56,7 +56,7 @@ def prepare(
     Blocking. Raises ModelNotFound, and InvalidInput for a bad override."""
     path = repository / name
     brings_files = any(key.startswith("file:") for key in override)
-    if not can_be_folder(name) or not (brings_files or path.is_dir()):
+    if not can_be_folder(name) or not (brings_files or path.is_symlink() or path.is_dir()):
         raise ModelNotFound(f"no folder {quoted(name)} in the model repository {repository}")
     staged = stage_override(name, override, repository) if override else None
     folder = scan_model(path if staged is None else Path(staged.name) / name)
