@@ -29,6 +29,10 @@ from serving.base.text import one_line
 # values, fewer would make them hard to recognise.
 _QUOTED = 200
 
+# Characters of the whole account of an error in the log. It may hold a line of a runtime for each
+# variant and engine; a file of somebody else could make it megabytes.
+_DETAIL = 10_000
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = _QUOTED
 _short.maxlist = _short.maxtuple = _short.maxdict = 16
@@ -127,7 +131,8 @@ class ModelLoadError(ServingError):
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(one_line(message))
-        self.detail = detail or message
+        whole = detail or message
+        self.detail = whole if len(whole) <= _DETAIL else f"{whole[:_DETAIL]} …"
 
 
 class InvalidModelConfig(ModelLoadError):

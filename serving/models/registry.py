@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from serving.base.errors import ModelLoadError, ServingError
+from serving.base.errors import InvalidInput, ModelLoadError, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import Metrics
@@ -25,6 +25,10 @@ from serving.repository.model_config import ModelConfig
 __all__ = ["Registry", "State", "VersionStatus"]
 
 logger = logging.getLogger(__name__)
+
+# Names that a server knows, beyond which load calls may bring no new ones: unloaded models stay in
+# the index.
+_MAX_MODELS = 10_000
 
 
 class Registry(Catalog):
@@ -118,6 +122,10 @@ class Registry(Catalog):
         where there is no such folder, InvalidInput for a bad override, ModelLoadError where a
         version could not be loaded.
         """
+        if override and name not in self.entries and len(self.entries) >= _MAX_MODELS:
+            raise InvalidInput(
+                f"this server has {len(self.entries)} models; no load call may add one"
+            )
         task = asyncio.get_running_loop().create_task(self._load(name, dict(override or {})))
         self._loads.add(task)
         task.add_done_callback(self._loaded)

@@ -216,7 +216,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     version = str(document.get("schema_version")) if isinstance(document, dict) else "none"
     if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
         raise InvalidManifest(
-            f"{path}: schema_version: expected {SCHEMA_VERSION.split('.')[0]}.x, got {version}"
+            f"{path}: schema_version: expected {SCHEMA_VERSION.split('.')[0]}.x, got {version[:20]}"
         )
     try:
         return Manifest.model_validate_json(text)

@@ -101,3 +101,13 @@ def test_a_search_that_sent_nothing_says_so() -> None:
     search = {"p99_limit_ms": 50.0, "error_rate_limit": 0.0, "best": None, "next": step}
     text = render(summarise(run_of(EMPTY, search={**search, "steps": [step]})))
     assert text.endswith("(at 0.5 requests/s: no request was due)")
+
+
+def test_names_in_a_page_stay_text() -> None:
+    attack = "</title><script>alert(1)</script>\" onload='alert(2)"
+    phase = replace(PHASES["one answer"], label=attack, url=attack)
+    run = run_of(phase, replace(phase, url=f"{attack}2"), models=(attack,))
+    page = render_page(run, summarise(run), [attack])
+    assert "alert(1)" in page
+    assert "<script" not in page
+    assert "\" onload='" not in page
