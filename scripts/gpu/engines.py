@@ -62,7 +62,7 @@ def examine(
             try:
                 options = options_for(name, variant.precision, config, args.cache)
                 local_plans.check_fits(variant, options.devices)
-                engine = load_engine(name, folder / variant.file, options)
+                engine = load_engine(name, variant.path_in(folder), options)
             except ServingError as error:
                 row["why_not"] = str(error)
                 continue
