@@ -25,19 +25,28 @@ _LEFT_FREE = 8
 # Seconds after which a refused call may try again. Shorter costs more refusals, longer leaves
 # memory idle.
 _RETRY_SECONDS = 0.1
+# Bytes that are given also while memory is short. More lets more of it be taken, fewer refuses
+# callers that hardly need any.
+_SMALL = 64 << 10
 
 
 class MemoryBudget:
     """Bounds the bytes that all calls together hold. Every thread may use it.
 
     limit: bytes that may be held at a time.
+    short: set while the process has less memory left than the budget says; then only small pieces
+        are to be had.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.short = False
         self._held = dict.fromkeys(USES, 0)
         self._used = 0
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        # Threads that wait for bytes.
+        self._waiting = 0
 
     @property
     def used(self) -> int:
@@ -51,17 +60,26 @@ class MemoryBudget:
     def take(self, use: Use, size: int) -> None:
         """Takes `size` bytes, to be given back. Raises InvalidInput where the limit is smaller than
         `size`, QueueFull where others hold too much at the moment."""
-        with self._changed:
-            self._check_possible(use, size, self.limit)
-            if self._used + size > self.limit:
+        with self._lock:
+            if self._used + size > self.limit or (self.short and size > _SMALL):
+                self._check_possible(use, size, self.limit)
                 raise self._full(use, size)
-            self._add(use, size)
+            self._held[use] += size
+            self._used += size
+
+    def keep(self, use: Use, size: int) -> None:
+        """Counts bytes that are there already, whatever the limit says."""
+        with self._lock:
+            self._held[use] += size
+            self._used += size
 
     def give_back(self, use: Use, size: int) -> None:
-        """Returns bytes that `take` took."""
-        with self._changed:
-            self._add(use, -size)
-            self._changed.notify_all()
+        """Returns bytes that `take` took, or `keep` counted."""
+        with self._lock:
+            self._held[use] -= size
+            self._used -= size
+            if self._waiting:
+                self._changed.notify_all()
 
     @contextlib.contextmanager
     def decoding(self, size: int, deadline: float) -> Iterator[None]:
@@ -74,22 +92,21 @@ class MemoryBudget:
         limit = self.limit - (self.limit // _LEFT_FREE if size > LARGE else 0)
         with self._changed:
             self._check_possible("decode", size, limit)
-            while self._used + size > limit:
+            while self._used + size > limit or (self.short and size > _SMALL):
                 if not self._held["decode"]:
                     raise self._full("decode", size)
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise DeadlineExpired("the deadline passed before its image was decoded")
+                self._waiting += 1
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
-            self._add("decode", size)
+                self._waiting -= 1
+            self._held["decode"] += size
+            self._used += size
         try:
             yield
         finally:
             self.give_back("decode", size)
-
-    def _add(self, use: Use, size: int) -> None:
-        self._held[use] += size
-        self._used += size
 
     def _check_possible(self, use: Use, size: int, limit: int) -> None:
         if size > limit:

@@ -149,10 +149,21 @@ class Metrics:
     def _declare_queue(self) -> None:
         self.shed = Counter(
             "convserve_shed",
-            "Calls refused on arrival (deadline, queue_full, bytes) or expired in the queue.",
+            "Calls refused on arrival (deadline, queue_full, bytes, memory) or expired in the "
+            "queue (expired).",
             ("model", "reason"),
             registry=self.registry,
         )
+        self.cut = Counter(
+            "convserve_cut",
+            "Callers of the gRPC port that were cut: their message did not come (receive), their "
+            "answer was not read (send), memory was short (memory), or their address had too many "
+            "connections (connections).",
+            ("reason",),
+            registry=self.registry,
+        )
+        for reason in ("receive", "send", "memory", "connections"):
+            self.cut.labels(reason)
         self.cancelled = Counter(
             "convserve_cancelled",
             "Calls whose caller went away while they waited.",

@@ -317,19 +317,20 @@ class Registry(Catalog):
         await asyncio.to_thread(trim_heap)
         logger.info("model retired", extra={"model": facts.name, "version": facts.version})
 
+    async def refuse(self) -> None:
+        """Fails the calls that wait for a batch with ModelNotReady, and all that come."""
+        await asyncio.gather(*(model.drain(0.0) for model in self._models()))
+
     async def close(self) -> None:
         """Drains and frees every model."""
         for load in self._loads:
             load.cancel()
-        models = [
-            held.model
-            for entry in self.entries.values()
-            for held in entry.versions.values()
-            if held.model is not None
-        ]
-        await asyncio.gather(*(self._drain_and_close(model) for model in models))
-        await asyncio.gather(*self._retiring)
+        await asyncio.gather(*map(self._drain_and_close, self._models()), *self._retiring)
         await asyncio.to_thread(self._loader.shutdown, wait=True)
+
+    def _models(self) -> list[Servable]:
+        held = (version for entry in self.entries.values() for version in entry.versions.values())
+        return [version.model for version in held if version.model is not None]
 
 
 def _served(model: Servable) -> tuple[str, str, str, str]:

@@ -16,6 +16,7 @@ ENVIRONMENT_PREFIX = "CONVSERVE_"
 # gRPC keeps times in milliseconds and sizes in bytes, both as signed 32-bit integers.
 _MAX_SECONDS = 2_000_000
 _MAX_MESSAGE_MIB = 2047
+_MAX_CONNECTIONS = 1_000_000
 _MIB = 1 << 20
 # Share of the limit that calls may hold by default. The rest is for the interpreter, the models,
 # and the messages that gRPC is still receiving.
@@ -112,6 +113,39 @@ class ServerConfig(BaseModel):
         description="Callers are told to connect anew after this, so that they find added servers; "
         "0 never.",
     )
+    max_connections: int = Field(
+        1024,
+        gt=0,
+        le=_MAX_CONNECTIONS,
+        description="Connections to each API port; fewer where the limit of open files is low.",
+    )
+    max_connections_per_address: int = Field(
+        0,
+        ge=0,
+        le=_MAX_CONNECTIONS,
+        description="Connections of one address to an API port; 0 takes half of max_connections.",
+    )
+    grpc_max_streams: int = Field(
+        1024, gt=0, le=_MAX_CONNECTIONS, description="Calls of one gRPC connection at a time."
+    )
+    grpc_receive_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=_MAX_SECONDS,
+        description="How long the message of a gRPC call may take to arrive; streams may wait.",
+    )
+    grpc_send_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=_MAX_SECONDS,
+        description="How long a gRPC caller may leave an answer unread.",
+    )
+    grpc_idle_seconds: float = Field(
+        900.0,
+        ge=0,
+        le=_MAX_SECONDS,
+        description="gRPC connections without a call are closed after this; 0 never.",
+    )
     slow_request_ms: float = Field(
         0.0, ge=0, description="Log calls that take longer; 0 logs none."
     )
@@ -151,6 +185,11 @@ class ServerConfig(BaseModel):
     def memory_bytes(self) -> int:
         """`memory_mib` in bytes, or its default."""
         return self.memory_mib * _MIB or round(_MEMORY_SHARE * memory_limit())
+
+    @property
+    def connections_per_address(self) -> int:
+        """`max_connections_per_address`, or its default."""
+        return self.max_connections_per_address or max(1, self.max_connections // 2)
 
 
 def load_config(

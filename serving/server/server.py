@@ -102,10 +102,11 @@ class Server:
             self._decoders,
             config.drain_seconds,
         )
+        self._budget = MemoryBudget(config.memory_bytes)
         self._front = Front(
             self.registry,
             self._metrics,
-            MemoryBudget(config.memory_bytes),
+            self._budget,
             slow_seconds=config.slow_request_ms / 1e3,
         )
         self._health = Health(self.registry, strict=config.strict_readiness)
@@ -137,7 +138,8 @@ class Server:
         if not repository.is_dir():
             raise StartError(f"--model-repository: {repository} is not a folder")
         config = self._config
-        self._grpc = GrpcPort(config, (self._inference, self._vision, self._grpc_health))
+        services = (self._inference, self._vision, self._grpc_health)
+        self._grpc = GrpcPort(config, self._front, self._budget, services)
         http_app = web.Application(client_max_size=config.max_message_mib * _MIB)
         add_health_routes(http_app, self._health)
         self._rest.add_routes(http_app)
@@ -201,6 +203,8 @@ class Server:
         # grpc.stop cancels calls that it has received but not handed over: answer them first.
         self._front.close()
         await self._quiet(end)
+        # Those that wait still are told so: grpc.stop would cancel them without a reason.
+        await self.registry.refuse()
         grace = max(_LAST_SECONDS, end - _LAST_SECONDS - loop.time())
         await asyncio.gather(
             self._grpc.stop(grace), *(port.close(grace, _LAST_SECONDS) for port in self._http)

@@ -5,7 +5,9 @@ import json
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -218,3 +220,77 @@ def test_sigterm_ends_the_server_in_time_while_an_engine_works(
         assert server.process.wait(1 + SLACK_SECONDS) == 1
     server.wait()
     server.wait_for_log("ended with work under way")
+
+
+# Counts for about 50 ms, so that calls wait for one another.
+SLOW = 1 << 17
+
+
+def ask_counter(server: ServerProcess, stack: contextlib.ExitStack) -> list[Future[str]]:
+    """30 calls of the counter by gRPC and 10 by REST, which take seconds together; what ended each
+    of them."""
+    channel = stack.enter_context(grpc.insecure_channel(server.url))
+    infer = pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+    request = pb.ModelInferRequest(model_name="counter")
+    request.inputs.add(name="number", datatype="INT64", shape=[1])
+    request.raw_input_contents.append(np.array([SLOW]).tobytes())
+    tensor = {"name": "number", "datatype": "INT64", "shape": [1], "data": [SLOW]}
+    body = json.dumps({"inputs": [tensor]}).encode()
+
+    def by_grpc() -> str:
+        try:
+            infer(request)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return "OK"
+
+    def by_rest() -> str:
+        with connect(f"{server.http}/v2/models/counter/infer") as connection:
+            connection.settimeout(60)
+            connection.sendall(post(body, len(body)).replace(b"echo", b"counter"))
+            return connection.recv(12).decode()
+
+    threads = ThreadPoolExecutor(40)
+    stack.callback(threads.shutdown)
+    asked = [threads.submit(by_grpc) for _ in range(30)]
+    asked += [threads.submit(by_rest) for _ in range(10)]
+    while server.metric('convserve_queue_depth{model="counter",version="1"}') < 20:
+        time.sleep(0.02)  # between two looks at a condition that no event tells of
+    return asked
+
+
+def test_every_caller_gets_an_answer_from_a_server_that_has_no_time_to_drain(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    publish_counter(tmp_path)
+    flags = ("--allow-ungated", "--engine", "onnxruntime", "--drain-seconds", "0")
+    server = start_server(tmp_path, *flags).wait_ready()
+    with contextlib.ExitStack() as stack:
+        asked = ask_counter(server, stack)
+        server.process.send_signal(signal.SIGTERM)
+        ends = Counter(one.result(timeout=20) for one in asked)
+        assert {"UNAVAILABLE", "HTTP/1.1 503"} <= set(ends)
+        for answered in ("OK", "UNAVAILABLE", "HTTP/1.1 200", "HTTP/1.1 503"):
+            del ends[answered]
+        # The one in the engine, and any that a busy machine has not come to, is cancelled.
+        assert ends.total() < 10, ends
+    server.wait()
+
+
+def test_every_caller_gets_an_answer_from_a_model_that_is_unloaded_without_a_drain(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    publish_counter(tmp_path)
+    flags = ("--allow-ungated", "--engine", "onnxruntime", "--drain-seconds", "0")
+    flags += ("--model-control", "explicit", "--admin-open", "repository")
+    server = start_server(tmp_path, *flags)
+    with contextlib.ExitStack() as stack:
+        channel = stack.enter_context(grpc.insecure_channel(server.url))
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="counter"))
+        asked = ask_counter(server, stack)
+        stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="counter"))
+        ends = {one.result(timeout=20) for one in asked}
+        assert ends <= {"OK", "UNAVAILABLE", "HTTP/1.1 200", "HTTP/1.1 503"}
+        assert "UNAVAILABLE" in ends
+        assert server.metric('convserve_memory_held_bytes{use="message"}') == 0

@@ -43,6 +43,7 @@ from serving.server.http.errors import JsonRunner
 from serving.server.http.rest import RestService
 from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
+from serving.server.rpc.traffic.transfers import Transfers
 from serving.server.rpc.vision import VisionService
 
 CLASSES = ("red", "green", "blue")
@@ -219,7 +220,8 @@ async def in_process(
             model = _served(name, engines[name], task, metrics, pool, labels)
             versions = {1: VersionEntry(State.READY, model=model)}
             registry.entries[name] = ModelEntry(State.READY, "", versions=versions)
-        front = Front(registry, metrics, MemoryBudget(memory_bytes), slow_seconds)
+        budget = MemoryBudget(memory_bytes)
+        front = Front(registry, metrics, budget, slow_seconds)
         failures = metrics.write_failures
         folder = FilesFolder(files)
         memory = SharedMemory("convserve")
@@ -236,13 +238,13 @@ async def in_process(
         runner = JsonRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        server = grpc.aio.server()
+        server, transfers = grpc.aio.server(), Transfers(front, budget)
         for service in (
             InferenceService(*endpoints),
             VisionService(front, max_answer),
             HealthService(health, ()),
         ):
-            server.add_generic_rpc_handlers((service.handler(),))
+            server.add_generic_rpc_handlers((service.handler(transfers),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         host, http_port = runner.addresses[0][:2]

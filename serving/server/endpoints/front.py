@@ -4,8 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -13,7 +12,7 @@ from contextlib import (
     contextmanager,
 )
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 from serving.base.errors import ModelNotReady, QueueFull, ServingError
 from serving.base.machine.cpu import core_count
@@ -25,9 +24,6 @@ from serving.server.endpoints.error_status import status_of
 from serving.server.endpoints.guard import unreadable
 
 logger = logging.getLogger(__name__)
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 
 
 class Caller(NamedTuple):
@@ -44,9 +40,6 @@ class Caller(NamedTuple):
 # Called only where somebody wants to know.
 GetCaller = Callable[[], Caller]
 
-# Requests of one stream that may be under way; the next is read when the oldest is answered. More
-# fill larger batches, and let one stream hold more memory.
-STREAM_WINDOW = 64
 # Characters of a call's id in the log; a caller may give it megabytes.
 _LOGGED_ID = 200
 
@@ -60,7 +53,7 @@ class Call:
     method: its name in metrics and logs.
     deadline: when its caller gives up, seconds on the monotonic clock, inf for never.
     began: when it arrived, on the same clock.
-    received: bytes of its message.
+    received: bytes of its message. Where it has come by the start, it holds them from there on.
     id: the name that its caller gave it.
     model: the model that it infers with, once that is known.
     """
@@ -90,10 +83,14 @@ class Call:
     def __enter__(self) -> Self:
         front = self._front
         front.running += 1
-        if front.closing:
-            refused = ModelNotReady("the server is shutting down")
-            self.__exit__(ModelNotReady, refused, None)
-            raise refused
+        try:
+            if front.closing:
+                raise ModelNotReady("the server is shutting down")
+            if self.received:
+                self.hold("message", self.received)
+        except ServingError as refusal:
+            self.__exit__(type(refusal), refusal, None)
+            raise
         return self
 
     def __exit__(
@@ -157,7 +154,7 @@ class Call:
         is there. A sender that stops halfway does not hold up the end of the server.
 
         Raises InvalidInput for whatever goes wrong on the way, ModelNotReady where the server has
-        begun to shut down meanwhile.
+        begun to shut down meanwhile, QueueFull where the message finds no memory.
         """
         front = self._front
         front.running -= 1
@@ -173,6 +170,7 @@ class Call:
         if front.closing:
             raise ModelNotReady("the server is shutting down")
         self.received = len(message)
+        self.hold("message", self.received)
         return message
 
 
@@ -219,17 +217,17 @@ class Front:
         self.closing = False
         self.running = 0
         self.last_seen = -math.inf
-        self._budget = budget
+        self.budget = budget
         metrics.watch_memory(budget)
         self.give_back = budget.give_back
         self.large = asyncio.Semaphore(max(1, core_count() - 1))
-        self._readers: set[asyncio.Task[None]] = set()
+        self.readers: set[asyncio.Task[None]] = set()
 
     def call(
         self, method: str, caller: GetCaller, received: int = 0, deadline: float = math.inf
     ) -> InferenceCall:
         """A call that infers, to be entered by `with`. Entering raises ModelNotReady once the
-        server shuts down."""
+        server shuts down, QueueFull and InvalidInput where its message finds no memory."""
         return InferenceCall(self, method, caller, received, deadline)
 
     def control(self, method: str, caller: GetCaller, received: int = 0) -> Call:
@@ -244,13 +242,13 @@ class Front:
         """Refuses new calls as UNAVAILABLE, which callers may retry elsewhere; those under way are
         finished, and a stream ends when its requests so far are answered."""
         self.closing = True
-        for reader in self._readers:
+        for reader in self.readers:
             reader.cancel()
 
     def take(self, use: Use, size: int) -> None:
         """Takes of the memory budget. Raises InvalidInput, and QueueFull, which it counts."""
         try:
-            self._budget.take(use, size)
+            self.budget.take(use, size)
         except QueueFull:
             self.metrics.shed.labels("", "bytes").inc()
             raise
@@ -261,53 +259,8 @@ class Front:
         and QueueFull, which it counts."""
         with ExitStack() as held:
             try:
-                held.enter_context(self._budget.decoding(size, deadline))
+                held.enter_context(self.budget.decoding(size, deadline))
             except QueueFull:
                 self.metrics.shed.labels("", "bytes").inc()
                 raise
             yield
-
-    async def stream(
-        self,
-        receive: Callable[[], Awaitable[Request]],
-        end: object,
-        send: Callable[[Response], Awaitable[None]],
-        answer: Callable[[Request], Coroutine[Any, Any, Response]],
-    ) -> None:
-        """Answers the requests of a stream in their order, up to STREAM_WINDOW at a time, until it
-        receives `end`. `answer` must not raise: it says in its response that a call failed, and the
-        stream goes on."""
-        window: deque[asyncio.Task[Response]] = deque()
-        # news: a task was added to the window, or the reader ended. place: a task has left it.
-        news, place = asyncio.Event(), asyncio.Event()
-
-        async def read() -> None:
-            try:
-                while (request := await receive()) is not end:
-                    while len(window) >= STREAM_WINDOW:
-                        place.clear()
-                        await place.wait()
-                    window.append(asyncio.create_task(answer(request)))
-                    news.set()
-            finally:
-                self._readers.discard(reader)
-                news.set()
-
-        reader = asyncio.create_task(read())
-        self._readers.add(reader)
-        try:
-            while window or reader in self._readers:
-                if window:
-                    response = await window[0]
-                    window.popleft()
-                    place.set()
-                    await send(response)
-                else:
-                    news.clear()
-                    await news.wait()
-        finally:
-            # Where the caller went away, nobody waits for the tasks that are under way.
-            self._readers.discard(reader)
-            reader.cancel()
-            for task in window:
-                task.cancel()

@@ -116,7 +116,6 @@ class RestService:
         with self._front.call("RestInfer", lambda: caller_of(request)) as call:
             body = await call.receive(self._tensors(request))
             model = call.resolve(*_model(request))
-            call.hold("message", len(body))
             decoding = decode_request(
                 body,
                 request.headers.get(JSON_LENGTH_HEADER),

@@ -1,37 +1,11 @@
-"""Between a gRPC call and the front: its deadline, its caller, and errors turned to statuses."""
+"""Between a gRPC call and the front: its deadline and its caller."""
 
-import functools
 import math
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
-from urllib.parse import unquote
 
-import grpc
-
-from serving.base.errors import ServingError
 from serving.server.endpoints.front import Call, Caller, Front, GetCaller, InferenceCall
-from serving.server.rpc.errors import abort
-
-Response = TypeVar("Response")
-Service = TypeVar("Service")
-Context = grpc.aio.ServicerContext[Any, Any]
-# A unary method of a servicer. It takes its request as it came, so that bytes that are no message
-# meet our guard and not grpc's, which calls them the server's fault.
-Method = Callable[[Service, bytes, Context], Awaitable[Response]]
-
-
-def unary(method: Method[Service, Response]) -> Method[Service, Response]:
-    """A unary method whose ServingErrors end the call with their status."""
-
-    @functools.wraps(method)
-    async def ending(service: Service, data: bytes, context: Context) -> Response:
-        try:
-            return await method(service, data, context)
-        except ServingError as error:
-            await abort(context, error)
-
-    return ending
+from serving.server.rpc.traffic.connections import peer_of
+from serving.server.rpc.traffic.transfers import Context
 
 
 def inference_call(front: Front, method: str, data: bytes, context: Context) -> InferenceCall:
@@ -54,15 +28,9 @@ def _authorization(context: Context) -> str:
     return ",".join(map(str, values))
 
 
-def _address(peer: str) -> str | None:
-    """The address in gRPC's "ipv4:127.0.0.1:80", "ipv6:%5B::1%5D:80"; None on a Unix socket."""
-    kind, _, rest = unquote(peer).partition(":")
-    return None if kind == "unix" else _plain(rest.rpartition(":")[0].strip("[]"))
-
-
-def _plain(address: str) -> str:
-    """An address of IPv4 as itself, also on a socket of IPv6."""
-    return address.removeprefix("::ffff:")
+def _address(text: str) -> str | None:
+    peer = peer_of(text)
+    return None if peer is None else peer[0]
 
 
 def deadline_of(context: Context) -> float:

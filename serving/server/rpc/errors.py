@@ -30,6 +30,8 @@ def retry_delay(error: ServingError) -> Duration | None:
 
 async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: ServingError) -> NoReturn:
     """Ends a call with the status of an error; the retry delay travels as google.rpc.RetryInfo."""
+    # It would keep the frames that it came through, and with them the message, until the end.
+    error.__traceback__ = error.__cause__ = error.__context__ = None
     code, delay, message = code_of(error), retry_delay(error), message_of(error)
     if delay is None:
         await context.abort(code, message)

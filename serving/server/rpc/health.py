@@ -1,7 +1,6 @@
 """grpc.health.v1: of the server (service ""), of each service, and of each model by its name."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import cast
 
 import grpc
@@ -11,9 +10,9 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthChec
 from serving.base.errors import InvalidInput, ModelNotFound, quoted
 from serving.server.endpoints.guard import parsed
 from serving.server.endpoints.health import Health
-from serving.server.rpc.call import Context, unary
 from serving.server.rpc.errors import abort
 from serving.server.rpc.handlers import service_handler
+from serving.server.rpc.traffic.transfers import Context, Stream, Transfers
 
 SERVICE = cast("ServiceDescriptor", DESCRIPTOR.services_by_name["Health"])
 # Asked for by name: whether the process works at all. It does while models load and calls drain.
@@ -30,9 +29,9 @@ class HealthService:
         self._changed = asyncio.Event()
         health.registry.on_change(self._wake)
 
-    def handler(self) -> grpc.GenericRpcHandler:
+    def handler(self, transfers: Transfers) -> grpc.GenericRpcHandler:
         """The service, to be added to a server."""
-        return service_handler(SERVICE, self)
+        return service_handler(SERVICE, self, transfers)
 
     def drain(self) -> None:
         """Tells every watcher that nothing serves from now on."""
@@ -57,7 +56,6 @@ class HealthService:
             return None
         return HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
 
-    @unary
     async def Check(self, data: bytes, context: Context) -> HealthCheckResponse:
         """The state now; NOT_FOUND for an unknown name."""
         request = parsed(HealthCheckRequest.FromString, data)
@@ -66,10 +64,10 @@ class HealthService:
             raise ModelNotFound(f"no service or model {quoted(request.service)}")
         return HealthCheckResponse(status=status)
 
-    async def Watch(self, data: bytes, context: Context) -> AsyncIterator[HealthCheckResponse]:
+    async def Watch(self, stream: Stream, context: Context) -> None:
         """The state now and after every change; SERVICE_UNKNOWN for an unknown name."""
         try:
-            request = parsed(HealthCheckRequest.FromString, data)
+            request = parsed(HealthCheckRequest.FromString, await stream.read())
         except InvalidInput as error:
             await abort(context, error)
         last = None
@@ -78,6 +76,6 @@ class HealthService:
             status = self._status(request.service)
             current = HealthCheckResponse.SERVICE_UNKNOWN if status is None else status
             if current != last:
-                yield HealthCheckResponse(status=current)
+                await stream.write(HealthCheckResponse(status=current).SerializeToString())
                 last = current
             await changed.wait()

@@ -1,7 +1,6 @@
 """GRPCInferenceService: the Open Inference Protocol v2 with Triton's extensions."""
 
 import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import asdict
 
 import grpc
@@ -16,12 +15,10 @@ from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import InferAnswer, OpenInference
 from serving.server.rpc.call import (
-    Context,
     caller_of,
     control_call,
     deadline_of,
     inference_call,
-    unary,
 )
 from serving.server.rpc.codec import (
     decode_load_parameters,
@@ -32,6 +29,8 @@ from serving.server.rpc.codec import (
     read_head,
 )
 from serving.server.rpc.handlers import service_handler
+from serving.server.rpc.traffic.conversation import Conversation
+from serving.server.rpc.traffic.transfers import Context, Stream, Transfers
 from serving.server.rpc.wire import read_request
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -54,22 +53,21 @@ class InferenceService:
         self._admin = admin
         self._health = health
 
-    def handler(self) -> grpc.GenericRpcHandler:
+    def handler(self, transfers: Transfers) -> grpc.GenericRpcHandler:
         """The service, to be added to a server."""
         return service_handler(
-            SERVICE, self, ModelInfer=self.infer, ModelStreamInfer=self.stream_infer
+            SERVICE, self, transfers, ModelInfer=self.infer, ModelStreamInfer=self.stream_infer
         )
 
     # Inference.
 
-    @unary
     async def infer(self, data: bytes, context: Context) -> bytes:
         """One ModelInferRequest, answered by a ModelInferResponse."""
         with inference_call(self._front, "ModelInfer", data, context) as call:
             answer = await self._answer(call, data)
             return b"".join(await encode_answer(answer, self._inference))
 
-    async def stream_infer(self, _: AsyncIterator[bytes], context: Context) -> None:
+    async def stream_infer(self, stream: Stream, context: Context) -> None:
         """Many requests over one stream, answered in their order."""
         deadline, caller = deadline_of(context), caller_of(context)
 
@@ -81,10 +79,9 @@ class InferenceService:
             except ServingError as error:
                 return _failed(data, error)
 
-        await self._front.stream(context.read, grpc.aio.EOF, context.write, answered)
+        await Conversation(self._front, stream, answered).run()
 
     async def _answer(self, call: InferenceCall, data: bytes) -> InferAnswer:
-        call.hold("message", len(data))
         request = parsed(read_request, data)
         call.id = request.id
         head = parsed(read_head, request)
@@ -102,7 +99,6 @@ class InferenceService:
         """True where calls should be sent here."""
         return pb.ServerReadyResponse(ready=self._health.ready())
 
-    @unary
     async def ModelReady(self, data: bytes, context: Context) -> pb.ModelReadyResponse:
         """True where this model, or this version of it, serves; false for an unknown one."""
         request = parsed(pb.ModelReadyRequest.FromString, data)
@@ -111,14 +107,12 @@ class InferenceService:
 
     # The server and its models.
 
-    @unary
     async def ServerMetadata(self, data: bytes, context: Context) -> pb.ServerMetadataResponse:
         """Name, version and the protocol extensions on offer."""
         with control_call(self._front, "ServerMetadata", data, context):
             parsed(pb.ServerMetadataRequest.FromString, data)
             return pb.ServerMetadataResponse(**asdict(self._inspection.server()))
 
-    @unary
     async def ModelMetadata(self, data: bytes, context: Context) -> pb.ModelMetadataResponse:
         """Inputs and outputs with their shapes."""
         with control_call(self._front, "ModelMetadata", data, context):
@@ -126,7 +120,6 @@ class InferenceService:
             found = self._inspection.model(request.name, request.version)
             return pb.ModelMetadataResponse(**asdict(found))
 
-    @unary
     async def ModelConfig(self, data: bytes, context: Context) -> pb.ModelConfigResponse:
         """config.pbtxt as it was read; `parameters` say also what serves and how good it is."""
         with control_call(self._front, "ModelConfig", data, context):
@@ -134,7 +127,6 @@ class InferenceService:
             config = self._inspection.config(request.name, request.version)
             return pb.ModelConfigResponse(config=config)
 
-    @unary
     async def ModelStatistics(self, data: bytes, context: Context) -> pb.ModelStatisticsResponse:
         """Counters and times of one model, or of all."""
         with control_call(self._front, "ModelStatistics", data, context):
@@ -142,7 +134,6 @@ class InferenceService:
             found = self._inspection.statistics(request.name, request.version)
             return pb.ModelStatisticsResponse(model_stats=[asdict(line) for line in found])
 
-    @unary
     async def RepositoryIndex(self, data: bytes, context: Context) -> pb.RepositoryIndexResponse:
         """Every model with its state and, where it does not serve, the reason."""
         with control_call(self._front, "RepositoryIndex", data, context):
@@ -156,7 +147,6 @@ class InferenceService:
 
     # Administration.
 
-    @unary
     async def RepositoryModelLoad(
         self, data: bytes, context: Context
     ) -> pb.RepositoryModelLoadResponse:
@@ -167,7 +157,6 @@ class InferenceService:
             await self._admin.load(call, request.model_name, override)
             return pb.RepositoryModelLoadResponse()
 
-    @unary
     async def RepositoryModelUnload(
         self, data: bytes, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
@@ -177,7 +166,6 @@ class InferenceService:
             await self._admin.unload(call, request.model_name)
             return pb.RepositoryModelUnloadResponse()
 
-    @unary
     async def SystemSharedMemoryStatus(
         self, data: bytes, context: Context
     ) -> pb.SystemSharedMemoryStatusResponse:
@@ -190,7 +178,6 @@ class InferenceService:
                 regions={region.name: status(**asdict(region)) for region in regions}
             )
 
-    @unary
     async def SystemSharedMemoryRegister(
         self, data: bytes, context: Context
     ) -> pb.SystemSharedMemoryRegisterResponse:
@@ -200,7 +187,6 @@ class InferenceService:
             self._admin.register(call, asked.name, asked.key, asked.offset, asked.byte_size)
             return pb.SystemSharedMemoryRegisterResponse()
 
-    @unary
     async def SystemSharedMemoryUnregister(
         self, data: bytes, context: Context
     ) -> pb.SystemSharedMemoryUnregisterResponse:
@@ -210,7 +196,6 @@ class InferenceService:
             self._admin.unregister(call, request.name)
             return pb.SystemSharedMemoryUnregisterResponse()
 
-    @unary
     async def CudaSharedMemoryStatus(
         self, data: bytes, context: Context
     ) -> pb.CudaSharedMemoryStatusResponse:
@@ -219,7 +204,6 @@ class InferenceService:
             parsed(pb.CudaSharedMemoryStatusRequest.FromString, data)
             return pb.CudaSharedMemoryStatusResponse()
 
-    @unary
     async def CudaSharedMemoryRegister(
         self, data: bytes, context: Context
     ) -> pb.CudaSharedMemoryRegisterResponse:
@@ -228,7 +212,6 @@ class InferenceService:
             parsed(pb.CudaSharedMemoryRegisterRequest.FromString, data)
             raise no_cuda_memory()
 
-    @unary
     async def CudaSharedMemoryUnregister(
         self, data: bytes, context: Context
     ) -> pb.CudaSharedMemoryUnregisterResponse:
@@ -238,7 +221,6 @@ class InferenceService:
                 raise no_cuda_memory()
             return pb.CudaSharedMemoryUnregisterResponse()
 
-    @unary
     async def TraceSetting(self, data: bytes, context: Context) -> pb.TraceSettingResponse:
         """Changes the settings that are named and reads all."""
         with control_call(self._front, "TraceSetting", data, context) as call:
@@ -250,7 +232,6 @@ class InferenceService:
                 response.settings[name].value.extend(values)
             return response
 
-    @unary
     async def LogSettings(self, data: bytes, context: Context) -> pb.LogSettingsResponse:
         """Changes the settings that are named and reads all."""
         with control_call(self._front, "LogSettings", data, context) as call:

@@ -1,6 +1,6 @@
 """VisionService: images in; labels, masks and embeddings out."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -15,7 +15,7 @@ from serving.server.endpoints import vision
 from serving.server.endpoints.error_status import message_of
 from serving.server.endpoints.front import Front, InferenceCall
 from serving.server.endpoints.guard import parsed
-from serving.server.rpc.call import Context, caller_of, deadline_of, inference_call, unary
+from serving.server.rpc.call import caller_of, deadline_of, inference_call
 from serving.server.rpc.errors import code_of, retry_delay
 from serving.server.rpc.handlers import service_handler
 from serving.server.rpc.images import (
@@ -36,6 +36,8 @@ from serving.server.rpc.masks import (
     result_field,
     segment_response,
 )
+from serving.server.rpc.traffic.conversation import Conversation
+from serving.server.rpc.traffic.transfers import Context, Stream, Transfers
 
 # Seconds of the longest google.protobuf.Duration: 10,000 years.
 _LONGEST_TIMEOUT = 315_576_000_000
@@ -54,48 +56,47 @@ class VisionService:
         self._front = front
         self._max_answer = max_answer
 
-    def handler(self) -> grpc.GenericRpcHandler:
+    def handler(self, transfers: Transfers) -> grpc.GenericRpcHandler:
         """The service, to be added to a server."""
-        methods = {method.name: getattr(self, method.name) for method in SERVICE.methods}
-        return service_handler(SERVICE, self, **methods)
+        return service_handler(SERVICE, self, transfers)
 
-    @unary
     async def Classify(self, data: bytes, context: Context) -> bytes:
         """Ranks the classes of each image."""
         with inference_call(self._front, "Classify", data, context) as call:
             return await _classify(*read_request(pb.ClassifyRequest, data), call)
 
-    @unary
     async def Segment(self, data: bytes, context: Context) -> bytes:
         """Gives each pixel of each image its class."""
         with inference_call(self._front, "Segment", data, context) as call:
             return await self._segment(*read_request(pb.SegmentRequest, data), call)
 
-    @unary
     async def Embed(self, data: bytes, context: Context) -> bytes:
         """Gives each image a point on the unit sphere."""
         with inference_call(self._front, "Embed", data, context) as call:
             return await _embed(*read_request(pb.EmbedRequest, data), call)
 
-    async def ClassifyStream(self, _: AsyncIterator[bytes], context: Context) -> None:
+    async def ClassifyStream(self, stream: Stream, context: Context) -> None:
         """Classify, many calls over one stream."""
         await self._stream(
-            "ClassifyStream", context, pb.ClassifyRequest, _classify, pb.ClassifyResponse
+            "ClassifyStream", stream, context, pb.ClassifyRequest, _classify, pb.ClassifyResponse
         )
 
-    async def SegmentStream(self, _: AsyncIterator[bytes], context: Context) -> None:
+    async def SegmentStream(self, stream: Stream, context: Context) -> None:
         """Segment, many calls over one stream."""
         await self._stream(
-            "SegmentStream", context, pb.SegmentRequest, self._segment, pb.SegmentResponse
+            "SegmentStream", stream, context, pb.SegmentRequest, self._segment, pb.SegmentResponse
         )
 
-    async def EmbedStream(self, _: AsyncIterator[bytes], context: Context) -> None:
+    async def EmbedStream(self, stream: Stream, context: Context) -> None:
         """Embed, many calls over one stream."""
-        await self._stream("EmbedStream", context, pb.EmbedRequest, _embed, pb.EmbedResponse)
+        await self._stream(
+            "EmbedStream", stream, context, pb.EmbedRequest, _embed, pb.EmbedResponse
+        )
 
     async def _stream(
         self,
         method: str,
+        stream: Stream,
         context: Context,
         request: type[Request],
         handle: Callable[[Request, Images, InferenceCall], Awaitable[bytes]],
@@ -113,7 +114,7 @@ class VisionService:
             except ServingError as error:
                 return response(served=_failed(given, error)).SerializeToString()
 
-        await self._front.stream(context.read, grpc.aio.EOF, context.write, answer)
+        await Conversation(self._front, stream, answer).run()
 
     async def _segment(
         self, request: pb.SegmentRequest, images: Images, call: InferenceCall
@@ -191,7 +192,6 @@ def _opened(
     if not 1 <= len(images) <= MAX_IMAGES_PER_CALL:
         raise wrong_number(len(images))
     sources = [parsed(source_of, image, index) for index, image in enumerate(images)]
-    call.hold("message", sum(len(source.data) for source in sources))
     return model, sources
 
 

@@ -34,6 +34,27 @@ def test_what_can_never_fit_is_bad_input_that_says_the_limit() -> None:
     assert budget.used == 0
 
 
+def test_short_memory_gives_only_small_pieces() -> None:
+    budget = MemoryBudget(100 << 20)
+    budget.short = True
+    budget.take("message", 64 << 10)
+    with pytest.raises(QueueFull, match="memory is short"):
+        budget.take("message", (64 << 10) + 1)
+    with pytest.raises(QueueFull), budget.decoding(1 << 20, time.monotonic() + 10):
+        pass
+    budget.short = False
+    budget.take("message", 1 << 20)
+
+
+def test_bytes_that_are_there_count_whatever_the_limit() -> None:
+    budget = MemoryBudget(100)
+    budget.keep("answer", 150)
+    with pytest.raises(QueueFull):
+        budget.take("message", 1)
+    budget.give_back("answer", 150)
+    assert budget.used == 0
+
+
 def test_decode_waits_for_another_decode_and_gives_its_bytes_back() -> None:
     budget = MemoryBudget(100)
     inside, leave = threading.Event(), threading.Event()

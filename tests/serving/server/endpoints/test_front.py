@@ -51,3 +51,13 @@ def test_bytes_of_a_call_are_held_until_it_has_ended() -> None:
         return front.call("Test", lambda: None)
 
     asyncio.run(meet())
+
+
+def test_message_that_has_come_is_held_from_the_start() -> None:
+    budget = MemoryBudget(100)
+    front = Front(cast("Registry", None), Metrics(), budget)
+    with front.call("Test", lambda: None, received=90):
+        assert budget.held("message") == 90
+        with pytest.raises(QueueFull), front.control("Test", lambda: None, received=20):
+            pass
+    assert budget.used == front.running == 0

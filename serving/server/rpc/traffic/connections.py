@@ -1,0 +1,112 @@
+"""The connections of the gRPC port. gRPC opens and closes them by itself and tells nothing of them;
+on Linux the process's own table of descriptors does."""
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from urllib.parse import unquote
+
+# One entry for each descriptor of this process.
+_DESCRIPTORS = "/proc/self/fd"
+
+# Address and port of the other side.
+Peer = tuple[str, int]
+
+
+def peer_of(text: str) -> Peer | None:
+    """The peer that gRPC writes as "ipv4:127.0.0.1:80" or "ipv6:%5B::1%5D:80"; None for one on a
+    Unix socket."""
+    kind, _, rest = unquote(text).partition(":")
+    if kind == "unix":
+        return None
+    address, _, port = rest.rpartition(":")
+    return _plain(address.strip("[]")), int(port)
+
+
+def address_of(text: str) -> str:
+    """The address of a peer as gRPC writes it; "" on a Unix socket."""
+    peer = peer_of(text)
+    return peer[0] if peer else ""
+
+
+def _descriptors() -> list[int]:
+    """The descriptors of this process; none where the system has no /proc."""
+    try:
+        return list(map(int, os.listdir(_DESCRIPTORS)))  # noqa: PTH208
+    except OSError:
+        return []
+
+
+def _plain(address: str) -> str:
+    """An address of IPv4 as itself, also on a socket of IPv6."""
+    return address.removeprefix("::ffff:")
+
+
+class Connections:
+    """The connections that others have opened to a port of this process.
+
+    Descriptors are used as they are and never duplicated: gRPC relies on a socket being gone once
+    it has closed it. A connection that is opened within the microseconds between a look and a cut,
+    with the number of one that has just closed, may be cut in its place; its caller connects again.
+
+    port: of this side.
+    per_address: connections that one address may have.
+    """
+
+    def __init__(self, port: int, per_address: int) -> None:
+        self._port = port
+        self._per_address = per_address
+        self._known: set[Peer] = set()
+
+    def cut_excess(self) -> int:
+        """Closes the youngest connections of each address that has more than its share, and returns
+        their number. Takes 5 us a connection, and next to nothing while there are few."""
+        if len(_descriptors()) <= self._per_address:
+            return 0
+        peers = [peer for _, peer in self._open()]
+        peers.sort(key=lambda peer: peer not in self._known)
+        counts, excess = Counter[str](), set[Peer]()
+        for peer in peers:
+            counts[peer[0]] += 1
+            if counts[peer[0]] > self._per_address:
+                excess.add(peer)
+        self._known = set(peers) - excess
+        return self.cut(excess) if excess else 0
+
+    def cut(self, peers: Collection[Peer]) -> int:
+        """Closes the connections of these peers and returns their number."""
+        count = 0
+        for connection, peer in self._open():
+            if peer in peers:
+                with suppress(OSError):  # it has closed by itself
+                    connection.shutdown(socket.SHUT_RDWR)
+                    count += 1
+        return count
+
+    def _open(self) -> Iterator[tuple[socket.socket, Peer]]:
+        """Each connection, to be used before the next is asked for."""
+        for number in _descriptors():
+            try:
+                connection = socket.socket(fileno=number)
+            except OSError:  # no socket
+                continue
+            try:
+                peer = self._peer(connection)
+                if peer is not None:
+                    yield connection, peer
+            finally:
+                connection.detach()
+
+    def _peer(self, connection: socket.socket) -> Peer | None:
+        """The other side; None where the socket is no connection of the port."""
+        if connection.family not in (socket.AF_INET, socket.AF_INET6):
+            return None
+        try:
+            if connection.getsockname()[1] != self._port:
+                return None
+            address, port = connection.getpeername()[:2]
+        except OSError:  # it listens, or has closed
+            return None
+        return _plain(address), port

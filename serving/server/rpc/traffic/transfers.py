@@ -1,0 +1,208 @@
+"""The messages that are on their way over the gRPC port.
+
+gRPC collects a message before any code of ours sees it, up to max_message_mib for every call that
+asks for one. So every method asks for its messages here, also one that takes a single one: then it
+is known who receives since when, and whoever takes too long or too much can be cut.
+"""
+
+import asyncio
+import functools
+import threading
+import time
+import types
+from collections.abc import Awaitable, Generator
+from typing import Any, NamedTuple
+
+import grpc
+
+from serving.base.errors import InvalidInput, QueueFull
+from serving.base.memory import MemoryBudget
+from serving.server.endpoints.front import Front
+from serving.server.rpc.traffic.connections import address_of
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# An answer is there twice until it is written: ours, and the copy that gRPC writes.
+ANSWER_COPIES = 2
+# Bytes from which on an answer counts as held until it is written. Fewer costs small calls 2 us,
+# more lets the answers of a stream take more unseen: 64 of them at most.
+LARGE_ANSWER = 64 << 10
+# Seconds of a copy after which the next ones wait for another round of the event loop: about 1 MiB.
+# Shorter puts off messages of common sizes, longer adds up to longer pauses.
+_LONG_COPY = 0.0005
+# Seconds after which a stream looks again whether memory is short.
+_SHORT_SECONDS = 0.02
+# Seconds after which a caller that was cut or refused for memory may try again.
+_RETRY_SECONDS = 1.0
+
+
+class Waiting(NamedTuple):
+    """Something that waits for its caller.
+
+    since: when that began, seconds on the monotonic clock.
+    peer: of its connection, as gRPC writes it.
+    """
+
+    context: Context
+    since: float
+    peer: str
+
+
+# A Waiting; as a plain tuple it is made in a fifth of the time.
+_Waits = tuple[Context, float, str]
+
+
+class Transfers:
+    """Receives the messages of all calls, and follows their answers until they are written. Other
+    threads may look at who waits, in the order in which that began.
+
+    begun: set when something is on its way; whoever waits for that clears it.
+    refused: addresses whose messages are not received for now, "" for Unix sockets.
+    """
+
+    def __init__(self, front: Front, budget: MemoryBudget) -> None:
+        self._front = front
+        self.budget = budget
+        # Calls that wait for their message, streams that wait for their next one, answers that wait
+        # for their reader.
+        self._calls: dict[Context, _Waits] = {}
+        self._streams: dict[Context, _Waits] = {}
+        self._answers: dict[Context, _Waits] = {}
+        self.begun = threading.Event()
+        self.refused: frozenset[str] = frozenset()
+        self._round_is_full = False
+
+    @property
+    def any(self) -> bool:
+        """Whether something is on its way, or a stream waits for it."""
+        return bool(self._calls or self._streams or self._answers)
+
+    def receiving(self) -> list[Waiting]:
+        """Calls and streams that wait for a message."""
+        return [*map(Waiting._make, [*self._calls.values(), *self._streams.values()])]
+
+    def is_receiving(self, call: Waiting) -> bool:
+        """Whether it still waits for the same message."""
+        return call in (self._calls.get(call.context), self._streams.get(call.context))
+
+    def late(self, before: float) -> list[Waiting]:
+        """Calls that wait for their one message since before a time."""
+        return _since(self._calls, before)
+
+    def sending(self, before: float) -> list[Waiting]:
+        """Answers that wait for their reader since before a time."""
+        return _since(self._answers, before)
+
+    async def message(self, context: Context) -> bytes:
+        """The message of a call that takes one. Raises QueueFull where memory is short and the
+        caller's address was cut for it, and InvalidInput where he sends none."""
+        if self.refused and address_of(context.peer()) in self.refused:
+            self._front.metrics.shed.labels("", "memory").inc()
+            raise short_of_memory("its message was not received")
+        data = await self._receive(self._calls, context)
+        if data is grpc.aio.EOF:
+            # Where the caller has gone away, the call is cancelled here.
+            await asyncio.sleep(0)
+            raise InvalidInput("expected a message, got none")
+        return data  # type: ignore[no-any-return]
+
+    async def next_message(self, context: Context) -> Any:
+        """The next message of a stream, grpc.aio.EOF at its end. Waits while memory is short and
+        the caller's address was cut for it."""
+        while self.refused and address_of(context.peer()) in self.refused:
+            await asyncio.sleep(_SHORT_SECONDS)
+        return await self._receive(self._streams, context)
+
+    async def _receive(self, waiting: dict[Context, _Waits], context: Context) -> Any:
+        waiting[context] = context, time.monotonic(), context.peer()
+        if not self.begun.is_set():
+            self.begun.set()
+        try:
+            return await self._in_turn(context.read())
+        finally:
+            del waiting[context]
+
+    @types.coroutine
+    def _in_turn(self, reading: Awaitable[Any]) -> Generator[Any, None, Any]:
+        """The message that `reading` gives. When it has come, gRPC copies it twice on the event
+        loop, 32 MiB in 20 ms, and would so copy all that have come meanwhile in one go. Here
+        a long copy is the last one of its round of the loop."""
+        steps = reading.__await__()
+        try:
+            arrival = next(steps)
+        except StopIteration as end:
+            return end.value
+        try:
+            yield arrival
+        except BaseException as error:  # the call was cancelled
+            steps.throw(error)
+            raise
+        while self._round_is_full:
+            yield
+        began = time.monotonic()
+        message = yield from steps
+        if time.monotonic() - began > _LONG_COPY:
+            self._round_is_full = True
+            asyncio.get_running_loop().call_soon(self._next_round)
+        return message
+
+    def _next_round(self) -> None:
+        self._round_is_full = False
+
+    def answer(self, context: Context, data: bytes) -> bytes:
+        """The answer to a call of one message, which gRPC writes next. A large one is held until
+        then."""
+        if len(data) >= LARGE_ANSWER:
+            size = ANSWER_COPIES * len(data)
+            self.budget.keep("answer", size)
+            self._send(context)
+            done: Any = functools.partial(self._written, size)
+            context.add_done_callback(done)
+        return data
+
+    def _written(self, size: int, context: Context) -> None:
+        del self._answers[context]
+        self.budget.give_back("answer", size)
+
+    async def write(self, context: Context, data: bytes) -> None:
+        """Sends an answer of a stream; returns when it is written."""
+        self._send(context)
+        try:
+            await context.write(data)
+        finally:
+            del self._answers[context]
+
+    def _send(self, context: Context) -> None:
+        self._answers[context] = context, time.monotonic(), context.peer()
+        if not self.begun.is_set():
+            self.begun.set()
+
+
+class Stream:
+    """One stream's messages."""
+
+    __slots__ = ("_context", "_transfers")
+
+    def __init__(self, transfers: Transfers, context: Context) -> None:
+        self._transfers = transfers
+        self._context = context
+
+    async def read(self) -> Any:
+        """The next message, grpc.aio.EOF at the end."""
+        return await self._transfers.next_message(self._context)
+
+    async def write(self, data: bytes) -> None:
+        """Sends an answer; returns when it is written."""
+        await self._transfers.write(self._context, data)
+
+
+def _since(waiting: dict[Context, _Waits], before: float) -> list[Waiting]:
+    return [Waiting(*one) for one in [*waiting.values()] if one[1] < before]
+
+
+def short_of_memory(consequence: str) -> QueueFull:
+    """The error for a caller who is refused or cut since too much is being received."""
+    return QueueFull(
+        f"memory is short, since too many or too large messages are being received: {consequence}",
+        _RETRY_SECONDS,
+    )

@@ -1,0 +1,71 @@
+"""The connections of a port of this process, found and cut by their descriptors."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from serving.server.rpc.traffic.connections import Connections, peer_of
+
+
+class Port:
+    """A port of this process and the connections that were made to it, both sides."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self.number = self._listener.getsockname()[1]
+
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        made = socket.create_connection(("127.0.0.1", self.number), 5, source_address=(source, 0))
+        accepted, _ = self._listener.accept()
+        self._stack.enter_context(made)
+        self._stack.enter_context(accepted)
+        return made
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    with ExitStack() as stack:
+        yield Port(stack)
+
+
+def is_open(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) != b""
+    except BlockingIOError:
+        return True
+
+
+def test_only_the_youngest_connections_of_the_address_with_too_many_are_cut(port: Port) -> None:
+    connections = Connections(port.number, per_address=3)
+    old = [port.connect() for _ in range(3)]
+    assert connections.cut_excess() == 0
+    young = [port.connect() for _ in range(2)]
+    others = [port.connect(f"127.0.0.{number}") for number in range(2, 6)]
+    assert connections.cut_excess() == 2
+    assert not any(map(is_open, young))
+    assert all(map(is_open, [*old, *others]))
+
+
+def test_named_peers_are_cut_and_nobody_else(port: Port) -> None:
+    first, second = port.connect(), port.connect()
+    assert Connections(port.number, 1).cut({first.getsockname()}) == 1
+    assert not is_open(first)
+    assert is_open(second)
+
+
+@pytest.mark.parametrize(
+    ("text", "peer"),
+    [
+        ("ipv4:127.0.0.1:80", ("127.0.0.1", 80)),
+        ("ipv6:%5B::1%5D:80", ("::1", 80)),
+        ("ipv6:[::ffff:10.0.0.1]:443", ("10.0.0.1", 443)),
+        ("unix:/run/socket", None),
+        ("unix:", None),
+    ],
+)
+def test_peers_are_read_as_grpc_writes_them(text: str, peer: tuple[str, int] | None) -> None:
+    assert peer_of(text) == peer
