@@ -325,9 +325,8 @@ def test_bytes_in_flight_are_bounded_for_images_and_tensors(
     config = folder.parent / "config.pbtxt"
     delay = "dynamic_batching { max_queue_delay_microseconds: 1000000 }"
     config.write_text(config.read_text().replace("dynamic_batching { }", delay))
-    # An image that comes as such is there three times.
-    server = start_server(tmp_path, "--memory-mib", "3").wait_ready()
-    large = np.zeros((520, 520, 3), np.uint8)
+    server = start_server(tmp_path, "--memory-mib", "1").wait_ready()
+    large = np.zeros((500, 500, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(large).save(buffer, format="BMP")
     file = triton.InferInput("encoded", [1], "BYTES")
