@@ -12,6 +12,9 @@ from training.errors import RecipeError
 from training.recipes.problems import INHERITING, problems, shown
 from training.recipes.recipe import Recipe
 
+# Beside its own errors, YAML passes on those of the values that it makes.
+_BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="task")])
 
 
@@ -34,7 +37,7 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise RecipeError(f"{path}: no such file") from error
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
+    except _BAD_YAML as error:
         raise RecipeError(f"{path}: not valid YAML: {_one_line(error)}") from error
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: expected keys and values, got {shown(document)}")
@@ -76,7 +79,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: expected KEY.KEY=VALUE")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except _BAD_YAML as error:
         raise RecipeError(f"--set {override}: not valid YAML: {_one_line(error)}") from error
     try:
         replace(document, path, value)
@@ -116,5 +119,5 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _one_line(error: yaml.YAMLError) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

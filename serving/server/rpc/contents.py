@@ -51,6 +51,17 @@ async def from_contents(
     """
     if datatype not in _LISTS:
         raise InvalidInput(f"input {quoted(name)}: {datatype} can only be sent raw")
+    try:
+        return await _elements(name, datatype, dims, contents, turns)
+    except IndexError as error:
+        raise _unfinished() from error
+
+
+async def _elements(
+    name: str, datatype: str, dims: tuple[int, ...], contents: memoryview, turns: Turns
+) -> Array:
+    """`from_contents` for a type that has a list. Raises IndexError where the last field has no
+    end."""
     listed, dtype = _LISTS[datatype]
     number = _FIELDS[listed].number
     if datatype == "BYTES":
@@ -127,7 +138,11 @@ def _value(contents: memoryview, position: int) -> int:
 
 def _check_end(position: int, contents: memoryview) -> None:
     if position != len(contents):
-        raise InvalidInput("not an InferTensorContents: a field does not end within it")
+        raise _unfinished()
+
+
+def _unfinished() -> InvalidInput:
+    return InvalidInput("not an InferTensorContents: a field does not end within it")
 
 
 async def _integers(

@@ -82,8 +82,8 @@ def wrong_number(images: int) -> InvalidInput:
 def _without(data: memoryview, tag: int) -> tuple[bytes, list[memoryview]]:
     """A message without its fields of one tag, and their contents, at most MAX_IMAGES_PER_CALL + 1.
 
-    Raises InvalidInput where the rest is larger than that of any call, IndexError where a field
-    does not end.
+    Raises InvalidInput where the rest is larger than that of any call, and where a field does not
+    end.
     """
     kept: list[memoryview] = []
     found: list[memoryview] = []
@@ -109,14 +109,17 @@ def _without(data: memoryview, tag: int) -> tuple[bytes, list[memoryview]]:
 
 
 def _field(data: memoryview, position: int) -> _Field:
-    """The field that begins at a position. Raises IndexError where it does not end, InvalidInput
-    for a kind that is no longer used."""
-    tag, begin = long_length(data, position)
-    if tag & 7 == LENGTH_DELIMITED:
-        length, begin = long_length(data, begin)
-        end = begin + length
-    else:
-        end = after_field(data, position)
+    """The field that begins at a position. Raises InvalidInput where it does not end, and for a
+    kind that is no longer used."""
+    try:
+        tag, begin = long_length(data, position)
+        if tag & 7 == LENGTH_DELIMITED:
+            length, begin = long_length(data, begin)
+            end = begin + length
+        else:
+            end = after_field(data, position)
+    except IndexError:
+        end = len(data) + 1
     if end > len(data):
-        raise IndexError("a field is longer than its message")
+        raise InvalidInput(f"not a message: a field does not end within its {len(data)} bytes")
     return _Field(tag, begin, end)
