@@ -5,7 +5,9 @@ Where none can be made, as in most containers, it is RLIMIT_AS of the process, s
 """
 
 import contextlib
+import os
 import resource
+import shlex
 import time
 import uuid
 from pathlib import Path
@@ -14,6 +16,7 @@ from unittest import SkipTest
 from tests.support.process import ServerProcess
 
 _MIB = 1 << 20
+_ROOT = Path(__file__).parents[2]
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
 # The share of the limit that calls may hold, as the server's own default is.
@@ -105,8 +108,9 @@ class LimitedServer(ServerProcess):
             self.group: MemoryGroup | None = MemoryGroup(mib * _MIB)
         except NoGroup as error:
             self.group, self._reason = None, str(error)
-        # The shell bounds itself, then becomes the server, with the same process id.
-        steps = []
+        # The shell bounds itself, then becomes the server, with the same process id. Files that an
+        # attack has the server write by plain names land beside its cache.
+        steps = [f"cd {shlex.quote(str(cache.parent))}"]
         if self.group is not None:
             steps.append('echo $$ > "$0"')
         if files is not None:
@@ -115,7 +119,11 @@ class LimitedServer(ServerProcess):
         procs = "sh" if self.group is None else str(self.group.procs)
         try:
             super().__init__(
-                repository, *flags, cache=cache, prefix=("/bin/sh", "-c", script, procs)
+                repository,
+                *flags,
+                cache=cache,
+                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+                prefix=("/bin/sh", "-c", script, procs),
             )
             self.wait_ready()
         except BaseException:

@@ -1,0 +1,166 @@
+"""Where attack and server meet: servers with a memory limit, and what is watched meanwhile."""
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.serving.hostile.session import Session
+from benchmarks.serving.hostile.table import Row
+from tests.support.beside import Honest, LoopProbe, Tally
+from tests.support.limited import LimitedServer
+
+# Honest calls a second: a tenth of what one core answers.
+RATE = 40.0
+# Deadlines of honest calls, seconds; the first that none misses at twice their number holds.
+DEADLINES = (1.0, 2.0, 4.0)
+# MiB for what no call holds in the budget: messages that gRPC is receiving, buffers of sockets.
+BESIDE_BUDGET = 256
+# Seconds that an attack may take longer than it should, before it is given up.
+_OVERTIME = 60.0
+# Seconds after an attack within which the server must serve.
+_RECOVERY = 10.0
+
+
+class Attack:
+    """An attack, by the name of its function.
+
+    files: descriptors that its server may have; None for the machine's limit.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Session], Awaitable[None]],
+        *,
+        name: str = "",
+        files: int | None = None,
+    ) -> None:
+        self.run = run
+        self.name = name or getattr(run, "__name__", "").replace("_", "-")
+        self.files = files
+
+
+class Ground:
+    """Starts servers and lets attacks meet them.
+
+    folder: has the models in `models`.
+    mib: memory limit of each server.
+    seconds: how long attacks go on.
+    """
+
+    def __init__(self, folder: Path, mib: int, seconds: float) -> None:
+        self._folder = folder
+        self._mib = mib
+        self._seconds = seconds
+        self._server: LimitedServer | None = None
+        self._files: int | None = None
+        self._idle = 0.0
+        self._alone = Tally()
+        self._deadline = DEADLINES[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+            self._server = None
+
+    def _ready(self, attack: Attack) -> LimitedServer:
+        """A server that serves: the last one, or a new one where it does not, or has another limit
+        of descriptors."""
+        server = self._server
+        if server is None or self._files != attack.files or not server.healthy():
+            self._stop()
+            self._files = attack.files
+            server = self._server = LimitedServer(
+                self._folder / "models",
+                cache=self._folder / "cache",
+                mib=self._mib,
+                files=attack.files,
+            )
+            self._measure_alone(server)
+        server.reset_peak()
+        return server
+
+    def _measure_alone(self, server: LimitedServer) -> None:
+        """Honest callers without an attack, then twice as many."""
+        seconds = max(1.0, self._seconds / 2)
+        with Honest(server.url, rate=RATE, deadline=DEADLINES[-1]) as honest:
+            time.sleep(seconds)
+        self._alone = honest.tally
+        for deadline in DEADLINES:
+            self._deadline = deadline
+            with Honest(server.url, rate=2 * RATE, deadline=deadline) as honest:
+                time.sleep(seconds)
+            if not honest.tally.late:
+                break
+        server.reset_peak()
+        self._idle = server.peak_mib()
+
+    def meet(self, attack: Attack) -> Row:
+        """Lets an attack meet a server."""
+        server = self._ready(attack)
+        folder = self._folder / "attack"
+        folder.mkdir()
+        session = Session(server, folder, self._seconds)
+        probe = LoopProbe(server)
+        honest = Honest(server.url, rate=RATE, deadline=self._deadline)
+        began = time.monotonic()
+        try:
+            with probe, honest:
+                asyncio.run(_attack(attack, session))
+        finally:
+            shutil.rmtree(folder)
+        budget = round(self._mib * 0.6)
+        row: dict[str, Any] = {
+            "attack": attack.name,
+            "seconds": time.monotonic() - began,
+            "sent": session.sent,
+            "statuses": dict(session.statuses),
+            "pauses": probe.pauses,
+            "peak": server.peak_mib() if server.group or server.alive else self._mib,
+            "bound": min(self._mib, self._idle + budget + BESIDE_BUDGET),
+            "alone": self._alone,
+            "beside": honest.tally,
+            "alive": server.alive,
+            "healthy": _recovers(server),
+            "kills": server.kills,
+            "harm": session.harm,
+        }
+        if row["kills"] or not row["healthy"]:
+            self._stop()
+        return Row(**row)
+
+
+async def _attack(attack: Attack, session: Session) -> None:
+    session.connect()
+    try:
+        async with asyncio.timeout(session.seconds + _OVERTIME):
+            await attack.run(session)
+    except TimeoutError:
+        session.harm.append(f"it took {_OVERTIME:.0f} s longer than it was to")
+    finally:
+        with contextlib.suppress(Exception):
+            await session.close()
+
+
+def _recovers(server: LimitedServer) -> bool:
+    end = time.monotonic() + _RECOVERY
+    while server.alive and time.monotonic() < end:
+        if server.healthy():
+            return True
+        time.sleep(0.1)  # between two looks at a condition that no event tells of
+    return False

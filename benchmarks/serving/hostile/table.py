@@ -1,0 +1,93 @@
+"""What an attack came to, as a row of the table, and what of it is a fault."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tests.support.beside import Pauses, Tally
+
+# Longest pause of the event loop, milliseconds.
+PAUSE_MS = 50.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack.
+
+    attack: its name.
+    seconds: how long it took.
+    sent, statuses: calls, messages or connections, and what came of them.
+    pauses: of the event loop.
+    peak, bound: memory in MiB.
+    alone, beside: honest callers without the attack and with it.
+    alive, healthy: the process runs, and its models serve, soon after the attack.
+    kills: processes that the kernel killed for their memory.
+    harm: what the attack achieved.
+    """
+
+    attack: str
+    seconds: float
+    sent: int
+    statuses: Mapping[str, int]
+    pauses: Pauses
+    peak: float
+    bound: float
+    alone: Tally
+    beside: Tally
+    alive: bool
+    healthy: bool
+    kills: int
+    harm: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def refused(self) -> float:
+        """The share of honest calls that were refused."""
+        return self.beside.refused / max(1, self.beside.sent)
+
+    @property
+    def faults(self) -> list[str]:
+        """What must not be."""
+        beside = self.beside
+        checks = (
+            (not self.alive, "the server ended"),
+            (self.alive and not self.healthy, "the server does not serve any more"),
+            (self.kills > 0, f"the kernel killed {self.kills} processes for their memory"),
+            (
+                self.pauses.longest * 1e3 > PAUSE_MS,
+                f"the event loop stood still for {self.pauses.longest * 1e3:.0f} ms",
+            ),
+            (self.peak > self.bound, f"{self.peak:.0f} MiB, the bound is {self.bound:.0f}"),
+            (beside.late > 0, f"{beside.late} of {beside.sent} honest calls were late"),
+            (beside.wrong > 0, f"{beside.wrong} honest calls got a wrong answer"),
+            (beside.lost > 0, f"honest calls ended with {beside.failed}"),
+        )
+        return [*(text for fault, text in checks if fault), *self.harm]
+
+    def line(self) -> str:
+        """The row."""
+        statuses = " ".join(f"{name}:{n}" for name, n in sorted(self.statuses.items()))
+        cells = (
+            self.attack,
+            f"{self.sent}",
+            statuses,
+            f"{self.pauses.longest * 1e3:.0f}",
+            f"{self.peak:.0f} of {self.bound:.0f}",
+            f"{self.alone.p99 * 1e3:.0f} / {self.beside.p99 * 1e3:.0f}",
+            f"{self.refused:.0%}",
+            f"{self.beside.late}",
+            "yes" if self.healthy else "NO",
+        )
+        return f"| {' | '.join(cells)} |"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {**asdict(self), "statuses": dict(self.statuses), "faults": self.faults}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All rows, in Markdown."""
+    head = (
+        "| attack | sent | statuses | longest pause, ms | peak memory, MiB "
+        "| honest p99 alone / beside, ms | refused | late | healthy |"
+    )
+    return "\n".join([head, "| --- " * 9 + "|", *(row.line() for row in rows)])
