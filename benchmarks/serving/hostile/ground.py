@@ -20,6 +20,10 @@ RATE = 40.0
 DEADLINES = (1.0, 2.0, 4.0)
 # MiB for what no call holds in the budget: messages that gRPC is receiving, buffers of sockets.
 BESIDE_BUDGET = 256
+# Identity models have no manifest; ready is a server all of whose models serve.
+_FLAGS = ("--allow-ungated", "--strict-readiness")
+# MiB that a server may keep after an attack and still meet the next, whose peak is to be its own.
+_HELD = 200
 # Seconds that an attack may take longer than it should, before it is given up.
 _OVERTIME = 60.0
 # Seconds after an attack within which the server must serve.
@@ -59,7 +63,7 @@ class Ground:
         self._server: LimitedServer | None = None
         self._files: int | None = None
         self._idle = 0.0
-        self._alone = Tally()
+        self._alone: Tally | None = None
         self._deadline = DEADLINES[0]
 
     def __enter__(self) -> Self:
@@ -80,13 +84,19 @@ class Ground:
 
     def _ready(self, attack: Attack) -> LimitedServer:
         """A server that serves: the last one, or a new one where it does not, or has another limit
-        of descriptors."""
+        of descriptors, or holds on to what an attack had it take."""
         server = self._server
-        if server is None or self._files != attack.files or not server.healthy():
-            self._stop()
+        if server is not None:
+            server.reset_peak()
+            holds = server.peak_mib() > self._idle + _HELD
+            if holds or self._files != attack.files or not server.healthy():
+                self._stop()
+                server = None
+        if server is None:
             self._files = attack.files
             server = self._server = LimitedServer(
                 self._folder / "models",
+                *_FLAGS,
                 cache=self._folder / "cache",
                 mib=self._mib,
                 files=attack.files,
@@ -96,17 +106,18 @@ class Ground:
         return server
 
     def _measure_alone(self, server: LimitedServer) -> None:
-        """Honest callers without an attack, then twice as many."""
-        seconds = max(1.0, self._seconds / 2)
-        with Honest(server.url, rate=RATE, deadline=DEADLINES[-1]) as honest:
-            time.sleep(seconds)
-        self._alone = honest.tally
-        for deadline in DEADLINES:
-            self._deadline = deadline
-            with Honest(server.url, rate=2 * RATE, deadline=deadline) as honest:
+        """Honest callers without an attack, then twice as many, once; memory each time."""
+        if self._alone is None:
+            seconds = max(1.0, self._seconds)
+            with Honest(server.url, rate=RATE, deadline=DEADLINES[-1]) as honest:
                 time.sleep(seconds)
-            if not honest.tally.late:
-                break
+            self._alone = honest.tally
+            for deadline in DEADLINES:
+                self._deadline = deadline
+                with Honest(server.url, rate=2 * RATE, deadline=deadline) as honest:
+                    time.sleep(seconds)
+                if not honest.tally.late:
+                    break
         server.reset_peak()
         self._idle = server.peak_mib()
 
@@ -119,6 +130,7 @@ class Ground:
         probe = LoopProbe(server)
         honest = Honest(server.url, rate=RATE, deadline=self._deadline)
         began = time.monotonic()
+        assert self._alone is not None
         try:
             with probe, honest:
                 asyncio.run(_attack(attack, session))

@@ -219,7 +219,7 @@ async def pings(session: Session) -> None:
     await _flood(session, begun(), lambda _: many, 1000)
 
 
-async def settings(session: Session) -> None:
+async def settings_frames(session: Session) -> None:
     """Settings without end, each of which changes every stream's window."""
     many = b"".join(
         frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 65_535 + n % 2)) for n in range(1000)
@@ -291,7 +291,7 @@ ATTACKS = (
     many_streams,
     trickled_messages,
     pings,
-    settings,
+    settings_frames,
     continuations,
     headers_bombs,
     windows,
