@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.hostile.session import INFERENCE, Session
-from benchmarks.serving.hostile.tensors import image_document, image_request
 from protos.gen import grpc_service_pb2 as oip
 from tests.support.published import SIDE
+from tests.support.valid_requests import image_document, image_request
 
 _SHM = Path("/dev/shm")
 _TRACE, _LOG = "/v2/trace/setting", "/v2/logging"

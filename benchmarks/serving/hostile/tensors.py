@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.serving.hostile.session import INFERENCE, Session
 from protos.gen import grpc_service_pb2 as oip
-from tests.support.published import SIDE
+from tests.support.valid_requests import image_document, image_request, raw_request
 
 _MIB = 1 << 20
 # MiB of the largest messages: just below the server's default limit of 32.
@@ -22,29 +22,6 @@ _COLOURS = "/v2/models/colours/infer"
 _IDENTITY = "/v2/models/identity-{}/infer"
 # Datatypes of the models that give back what they get.
 KINDS = ("UINT8", "FP32", "INT64", "BYTES")
-_ELEMENT = np.zeros((1, SIDE, SIDE, 3), np.uint8)
-
-
-def image_request(**fields: Any) -> oip.ModelInferRequest:
-    """An image as a raw tensor for `colours`."""
-    request = oip.ModelInferRequest(model_name="colours", **fields)
-    request.inputs.add(name="image", datatype="UINT8", shape=_ELEMENT.shape)
-    request.raw_input_contents.append(_ELEMENT.tobytes())
-    return request
-
-
-def image_document(**fields: Any) -> dict[str, Any]:
-    """The same as JSON."""
-    tensor = {"name": "image", "datatype": "UINT8", "shape": list(_ELEMENT.shape)}
-    return {"inputs": [{**tensor, "data": _ELEMENT.reshape(-1).tolist()}], **fields}
-
-
-def raw_request(kind: str, data: bytes, elements: int) -> bytes:
-    """A tensor as raw bytes for the model that gives back its kind."""
-    request = oip.ModelInferRequest(model_name=f"identity-{kind}")
-    request.inputs.add(name=f"in_{kind}", datatype=kind, shape=[elements])
-    request.raw_input_contents.append(data)
-    return request.SerializeToString()
 
 
 async def outputs_20000(session: Session) -> None:

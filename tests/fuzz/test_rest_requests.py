@@ -1,0 +1,152 @@
+"""Whatever bytes come as a body over REST are a request of the shapes that it states, or bad
+input."""
+
+import gzip
+import json
+import math
+import zlib
+
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from serving.base.errors import InvalidInput, RequestTooLarge
+from serving.base.tensor import NUMPY_TYPES
+from serving.server.endpoints.guard import parsed
+from serving.server.endpoints.shared_memory import SharedMemory
+from serving.server.http.codec import (
+    decode_override,
+    decode_registration,
+    decode_request,
+    decode_trace_settings,
+    parse_object,
+)
+from serving.server.http.compression import accepted_coding, decompressed
+from tests.fuzz.changed import changed, check_text
+from tests.support import valid_requests
+from tests.support.mutation import EXTREMES, changed_bytes, changed_json
+
+DOCUMENTS = [document for _, _, document in valid_requests.documents() if document is not None]
+BINARY = json.dumps(
+    {
+        "inputs": [
+            {
+                "name": "image",
+                "datatype": "BYTES",
+                "shape": [2],
+                "parameters": {"binary_data_size": 10},
+            }
+        ]
+    }
+).encode()
+LIMIT = 1 << 20
+LENGTHS = st.one_of(
+    st.none(),
+    st.sampled_from([str(len(BINARY)), "0", "", " 5", "+5", "1e3", "9" * 5000, "٣", "0x10"]),
+    st.integers().map(str),
+)
+
+
+def infer(data: str) -> bytes:
+    """A body whose one tensor has this text as its elements."""
+    tensor = '{"name":"image","datatype":"UINT8","shape":[1,8,8,3],"data":%s}'
+    return ('{"inputs":[' + tensor % data + "]}").encode()
+
+
+def deep(size: int) -> str:
+    return "[" * size + "]" * size
+
+
+@settings(settings.get_profile("fuzz"))
+@given(changed(DOCUMENTS, changed_json), st.none())
+@example(infer(deep(100_000)), None)
+@example(b"[" * 200_000, None)
+@example(b'{"a":' * 100_000, None)
+@example(infer("[" + "1.5," * 50_000 + "0]"), None)
+@example(infer("[" + "[[]]," * 50_000 + "0]"), None)
+@example(infer("[" + "9" * 5000 + "]"), None)
+@example(infer("[1e400, NaN, -Infinity]"), None)
+@example(infer('["\\ud800"]'), None)
+@example(b" " * 250_000, None)
+@example(b'{"inputs":[' + b"{}," * 50_000 + b"{}]}", None)
+@example(b'{"parameters":{"timeout":' + b"9" * 400 + b"}}", None)
+@example(BINARY + bytes(10), str(len(BINARY)))
+def test_a_body_is_a_request_of_its_shapes_or_refused(body: bytes, length: str | None) -> None:
+    try:
+        request, binary = parsed(decode_request, body, length, SharedMemory())
+    except InvalidInput as error:
+        check_text(error)
+        return
+    assert isinstance(request.id, str)
+    assert all(isinstance(name, str) for name in binary)
+    told = body[: int(length)] if length is not None else body
+    document = json.loads(told) if told.strip() else {}
+    for tensor, (name, array) in zip(
+        document.get("inputs") or (), request.inputs.items(), strict=True
+    ):
+        assert name == tensor["name"]
+        assert list(array.shape) == tensor["shape"]
+        assert array.size == math.prod(tensor["shape"])
+        if tensor["datatype"] == "BYTES":
+            assert all(isinstance(element, bytes) for element in array.reshape(-1))
+            continue
+        assert array.dtype == NUMPY_TYPES[tensor["datatype"]]
+        if "data" in tensor:
+            told = np.array(tensor["data"], np.object_).reshape(-1)
+            assert all(
+                float(a) == float(np.float32(b)) for a, b in zip(array.flat, told, strict=True)
+            )
+
+
+@settings(settings.get_profile("fuzz"))
+@given(changed([BINARY + b"\1\0\0\0a\1\0\0\0b"], changed_bytes), LENGTHS)
+@example(BINARY + bytes(60_000), str(len(BINARY)))
+@example(BINARY + b"\xff" * 10, str(len(BINARY)))
+def test_a_binary_body_is_read_or_refused(body: bytes, length: str | None) -> None:
+    test_a_body_is_a_request_of_its_shapes_or_refused.hypothesis.inner_test(body, length)
+
+
+@settings(settings.get_profile("fuzz"))
+@given(changed(DOCUMENTS, changed_json))
+@example(json.dumps({"key": "a\0b", "offset": -1, "byte_size": 1 << 70}).encode())
+@example(json.dumps({"trace_rate": "--5", "trace_count": "9" * 5000}).encode())
+@example(json.dumps({"parameters": {"file:1/" + "a" * 300: "=", "config": 1}}).encode())
+@example(b'{"a":' * 100_000)
+def test_other_bodies_are_plain_values_or_refused(body: bytes) -> None:
+    for decode in (parse_object, decode_registration, decode_override, decode_trace_settings):
+        try:
+            found = parsed(decode, body)
+        except InvalidInput as error:
+            check_text(error)
+        else:
+            assert isinstance(found, dict | tuple)
+
+
+@settings(settings.get_profile("fuzz"))
+@given(
+    changed(
+        [gzip.compress(b"text" * 100), zlib.compress(b"text" * 100), gzip.compress(bytes(1000))],
+        changed_bytes,
+    ),
+    st.sampled_from(["gzip", "x-gzip", "deflate", " GZIP ", "br", "gzip, gzip", ""]),
+)
+@example(gzip.compress(bytes(50 << 20)), "gzip")
+@example(zlib.compress(bytes(50 << 20)), "deflate")
+@example(gzip.compress(b"") * 10_000, "gzip")
+@example(gzip.compress(gzip.compress(bytes(50 << 20))), "gzip, gzip")
+def test_a_compressed_body_is_whole_and_within_the_limit_or_refused(
+    body: bytes, coding: str
+) -> None:
+    try:
+        found = parsed(decompressed, body, coding, LIMIT)
+    except (InvalidInput, RequestTooLarge):
+        return
+    assert len(found) <= max(LIMIT, len(body))
+
+
+@settings(settings.get_profile("fuzz"))
+@given(st.lists(st.text(max_size=200), max_size=3), st.sampled_from(EXTREMES))
+@example(["gzip;q=" + "9" * 5000, "*;q=nan"], 0)
+@example(["," * 10_000 + "gzip;" * 1000], 0)
+def test_what_a_caller_accepts_never_fails(headers: list[str], weight: int) -> None:
+    accepted_coding([*headers, f"gzip;q={weight}"])
