@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 LOCK := requirements.lock
 
-.PHONY: demo test test-deploy check protos serve lock clean
+.PHONY: demo test test-deploy fuzz check protos serve lock clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
@@ -15,6 +15,11 @@ test: .venv/ready
 test-deploy: .venv/ready
 	$(if $(CI),$(BIN)/python scripts/install_deploy_tools.py --system)
 	$(BIN)/python -m pytest tests/helm
+
+# Each target for so many seconds; `make test` gives each a few examples.
+SECONDS ?= 600
+fuzz: .venv/ready
+	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -1,7 +1,8 @@
 """How long targets run, and what they may take.
 
-`make test` draws a few examples of each. With FUZZ_SECONDS a target is repeated, with other
-examples each time, until that many seconds are over (`make fuzz SECONDS=...`).
+A target is a file here. `make test` draws a few examples for each of its tests. With FUZZ_SECONDS
+they are repeated, with other examples each time, until that many seconds are over, in equal shares
+(`make fuzz SECONDS=...`).
 """
 
 import os
@@ -14,31 +15,32 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
-# MiB that a target's process may grow by. The largest input has 256 KB, an image 300,000 pixels.
+# MiB that the process may grow by in a target. Inputs have 256 KB at most, images 300,000 pixels.
 GROWTH_MIB = 200
 # A decoder that hangs takes far longer, a busy machine does not.
 _PATIENCE = timedelta(seconds=10)
 
 settings.register_profile(
     "fuzz",
-    max_examples=2000 if SECONDS else 60,
+    max_examples=300 if SECONDS else 40,
     deadline=_PATIENCE,
     suppress_health_check=list(HealthCheck),
 )
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
-    """Repeats a target until its time is up; pytest then runs it once more."""
+    """Repeats a test until its time is up; pytest then runs it once more."""
+    sharing = sum(item.path == pyfuncitem.path for item in pyfuncitem.session.items)
     arguments = pyfuncitem._fixtureinfo.argnames
     given = {name: pyfuncitem.funcargs[name] for name in arguments}
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + SECONDS / sharing
     while time.monotonic() < end:
         pyfuncitem.obj(**given)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory() -> Iterator[None]:
-    """Fails where the targets of a module have taken too much memory at any moment."""
+    """Fails where a target has taken too much memory at any moment."""
     reset = Path("/proc/self/clear_refs")
     if not os.access(reset, os.W_OK):
         yield
