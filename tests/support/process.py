@@ -148,4 +148,4 @@ class ServerProcess:
         """Ends the process if a test has not."""
         if self.process.poll() is None:
             self.process.kill()
-            self.wait()
+        self.wait()
