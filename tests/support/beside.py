@@ -43,6 +43,7 @@ class Pauses:
 
     longest: the longest pause; the probe's connection being closed, or not accepted, is one too.
     when: seconds from the probe's start to the end of the longest.
+    queued: how long of the longest the loop was ready to run, but others had the cores.
     long: how many were longer than LONG.
     jitter: the longest pause of the twin, a process that does nothing but echo.
     pings: answers.
@@ -51,6 +52,7 @@ class Pauses:
 
     longest: float = 0.0
     when: float = 0.0
+    queued: float = 0.0
     long: int = 0
     jitter: float = 0.0
     pings: int = 0
@@ -129,7 +131,8 @@ class LoopProbe(_Beside):
 
     def __init__(self, server: ServerProcess, *, period: float = PERIOD) -> None:
         split = urlsplit(server.http)
-        super().__init__("probe", host=split.hostname, port=split.port, period=period)
+        options = {"host": split.hostname, "port": split.port, "pid": server.process.pid}
+        super().__init__("probe", **options, period=period)
         self.pauses = Pauses()
 
     def _take(self, result: Mapping[str, Any]) -> None:
@@ -204,7 +207,19 @@ def _whole(answer: bytes) -> bool:
     return bool(end) and len(body) >= int(length or 0)
 
 
-def _probe(host: str, port: int, period: float) -> Pauses:
+def _probe(host: str, port: int, pid: int, period: float) -> Pauses:
+    # The loop runs on the main thread, whose second number here is nanoseconds without a core.
+    waits = Path(f"/proc/{pid}/schedstat").open("rb", buffering=0)  # noqa: SIM115 until it ends
+
+    def queued() -> float:
+        try:
+            waits.seek(0)
+            return int(waits.read().split()[1]) / 1e9
+        except (OSError, IndexError):  # the process has ended
+            return waited
+
+    waited = 0.0
+    waited = queued()
     echo, far = socket.socketpair()
     if os.fork() == 0:
         echo.close()
@@ -232,6 +247,7 @@ def _probe(host: str, port: int, period: float) -> Pauses:
         found.long += took > LONG
         if took > found.longest:
             found.longest, found.when = took, now - start
+            found.queued = queued() - waited
 
     start = twin.answered = server.answered = time.perf_counter()
     ended = False
@@ -252,6 +268,7 @@ def _probe(host: str, port: int, period: float) -> Pauses:
             twin.answered, twin.due = now, now + period
         if server.socket in readable and server.read(now):
             note(now)
+            waited = queued()
             found.pings += 1
             server.answered, server.due = now, now + period
         ended = sys.stdin in readable

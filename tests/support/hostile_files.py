@@ -62,8 +62,10 @@ def png(
 
 def _passes(width: int, height: int) -> list[tuple[int, int]]:
     """(width, height) of the passes of an interlaced PNG that have pixels."""
-    starts = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4))
-    starts += ((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    starts = (
+        *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+        *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+    )
     sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in starts]
     return [size for size in sizes if min(size) > 0]
 

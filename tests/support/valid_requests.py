@@ -59,7 +59,11 @@ def messages() -> list[tuple[str, Any]]:
     asked: dict[str, Any] = {"images": images, "options": options}
     classify = vision.ClassifyRequest(model=name, top_k=2, threshold=0.1, **asked)
     masks = vision.SegmentRequest(
-        model="regions", mask_size=1, mask_format=3, overlay=True, **asked
+        model="regions",
+        mask_size=vision.MASK_SIZE_IMAGE,
+        mask_format=vision.MASK_FORMAT_RAW,
+        overlay=True,
+        **asked,
     )
     embed = vision.EmbedRequest(model="points", **asked)
     infer = image_request(id="id", model_version="1")
@@ -139,8 +143,8 @@ def documents() -> list[tuple[str, str, Any]]:
         ("/v2/models/colours/trace/setting", {"trace_count": "-1"}),
         ("/v2/logging", {"log_verbose_level": 0, "log_info": True}),
     ]
-    asked = ("", "/health/ready", "/models/colours", "/models/colours/config", "/models/stats")
-    asked += ("/models/colours/versions/1/ready", "/systemsharedmemory/status", "/logging")
+    read = ["", "/health/ready", "/models/colours", "/models/colours/config", "/models/stats"]
+    read += ["/models/colours/versions/1/ready", "/systemsharedmemory/status", "/logging"]
     return [("POST", path, body) for path, body in bodies] + [
-        ("GET", f"/v2{path}", None) for path in asked
+        ("GET", f"/v2{path}", None) for path in read
     ]

@@ -22,8 +22,8 @@ _FAULTS = ("500", "INTERNAL", "UNKNOWN")
 async def web_page(session: Session) -> None:
     """What a page of the web may send from the browser of who runs the server: writes a file by
     the settings of traces and logs, and changes settings."""
-    page = {"Origin": "http://evil.example", "Sec_Fetch_Site": "cross-site"}
-    page |= {"Host": "evil.example", "Content_Type": "text/plain"}
+    page = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
+    page |= {"Host": "evil.example", "Content-Type": "text/plain"}
     trace, log = session.folder / "trace", session.folder / "log"
     before = await _settings(session)
     changes: list[tuple[str, dict[str, Any]]] = [
@@ -32,12 +32,12 @@ async def web_page(session: Session) -> None:
         (_LOG, {"log_file": str(log)}),
         (_LOG, {"log_error": False}),
     ]
-    calls = [session.rest("POST", path, _json(body), **page) for path, body in changes]
+    calls = [session.rest("POST", path, _json(body), headers=page) for path, body in changes]
     infer = json.dumps(image_document(id="$(touch PWNED)")).encode()
-    calls.append(session.rest("POST", "/v2/models/colours/infer", infer, **page))
+    calls.append(session.rest("POST", "/v2/models/colours/infer", infer, headers=page))
     off = _json({"trace_level": ["OFF"]})
-    calls.append(session.rest("POST", _TRACE, off, **page))
-    calls.append(session.rest("POST", "/v2/repository/models/colours/unload", b"{}", **page))
+    calls.append(session.rest("POST", _TRACE, off, headers=page))
+    calls.append(session.rest("POST", "/v2/repository/models/colours/unload", b"{}", headers=page))
     await session.repeat(*calls, workers=1, most=len(calls))
     await _note_harm(session, before)
 
@@ -164,14 +164,14 @@ async def huge_numbers(session: Session) -> None:
         calls.append(session.rest("POST", infer, _json(image_document(parameters=parameters))))
     body = _json(image_document(id=1))
     for number in (digits, "-1", "1e9", "0x10", "٣"):
-        header = {"Inference_Header_Content_Length": number}
-        calls.append(session.rest("POST", infer, body, **header))
-    for number in (b"1e400", b"-1e400", b"NaN", b"9" * 5000, b"true", b'"\\ud800"'):
+        header = {"Inference-Header-Content-Length": number}
+        calls.append(session.rest("POST", infer, body, headers=header))
+    for value in (b"1e400", b"-1e400", b"NaN", b"9" * 5000, b"true", b'"\\ud800"'):
         tensor = b'{"inputs":[{"name":"image","datatype":"UINT8","shape":[1,8,8,3],"data":[%s]}]}'
-        calls.append(session.rest("POST", infer, tensor % number))
+        calls.append(session.rest("POST", infer, tensor % value))
         tensor = tensor.replace(b"image", b"in_BYTES").replace(b"UINT8", b"BYTES")
         tensor = tensor.replace(b"[1,8,8,3]", b"[1]")
-        calls.append(session.rest("POST", "/v2/models/identity-BYTES/infer", tensor % number))
+        calls.append(session.rest("POST", "/v2/models/identity-BYTES/infer", tensor % value))
     for fields in ({"model_version": digits}, {"id": "\x1b[2J" * 1000}):
         calls.append(session.unary(INFERENCE + "ModelInfer", _message(**fields)))
     for method in (

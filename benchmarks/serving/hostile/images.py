@@ -1,6 +1,7 @@
 """Attacks by image files: small to send, large or slow to decode or to answer."""
 
 import math
+from typing import Any
 
 from benchmarks.serving.hostile.session import VISION, Session
 from protos.gen import vision_pb2 as vision
@@ -23,7 +24,7 @@ def classify(*files: bytes) -> bytes:
     return vision.ClassifyRequest(model="colours", images=images).SerializeToString()
 
 
-def segment(*files: bytes, **options: int) -> bytes:
+def segment(*files: bytes, **options: Any) -> bytes:
     """A call to Segment."""
     images = [_image(file) for file in files]
     request = vision.SegmentRequest(model="regions", images=images, **options)

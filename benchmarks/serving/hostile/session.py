@@ -4,8 +4,9 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -94,7 +95,7 @@ class Session:
         self, method: str, message: bytes, *, timeout: float = PATIENCE, **options: Any
     ) -> Callable[[], Awaitable[str]]:
         """An attempt to make a gRPC call; its status code."""
-        call = self._channel.unary_unary(method)
+        call: Any = self._channel.unary_unary(method)
 
         async def attempt() -> str:
             try:
@@ -107,7 +108,7 @@ class Session:
 
     def stream(self, method: str, messages: list[bytes]) -> Callable[[], Awaitable[str]]:
         """An attempt to send the messages over one stream and to read every answer."""
-        call = self._channel.stream_stream(method)
+        call: Any = self._channel.stream_stream(method)
 
         async def attempt() -> str:
             try:
@@ -126,18 +127,17 @@ class Session:
         body: bytes = b"",
         *,
         port: tuple[str, int] | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
         read: Callable[[bytes], None] | None = None,
-        **headers: str,
     ) -> Callable[[], Awaitable[str]]:
-        """An attempt to make a call over REST; its HTTP status. Underscores in the names of headers
-        stand for hyphens; `read` gets what was answered."""
+        """An attempt to make a call over REST; its HTTP status. `read` gets what was answered."""
         host, number = port or self.http
         given = {
             "Host": f"{host}:{number}",
             "Content-Length": str(len(body)),
             "Connection": "close",
         }
-        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        given |= headers
         lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
         head = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1", "replace")
 

@@ -71,9 +71,9 @@ async def bytes_empties(session: Session) -> None:
     head = {"name": "in_BYTES", "datatype": "BYTES", "shape": [len(data) // 4]}
     parameters = {"binary_data_size": len(data)}
     document = json.dumps({"inputs": [{**head, "parameters": parameters}]}).encode()
-    length = {"Inference_Header_Content_Length": str(len(document))}
+    length = {"Inference-Header-Content-Length": str(len(document))}
     await session.repeat(
-        *calls, session.rest("POST", _IDENTITY.format("BYTES"), document + data, **length)
+        *calls, session.rest("POST", _IDENTITY.format("BYTES"), document + data, headers=length)
     )
 
 
@@ -119,8 +119,8 @@ async def large_messages(session: Session) -> None:
     head = {"name": "in_UINT8", "datatype": "UINT8", "shape": [size]}
     tensor = {**head, "parameters": {"binary_data_size": size}}
     document = json.dumps({"inputs": [tensor]}).encode()
-    length = {"Inference_Header_Content_Length": str(len(document))}
-    rest = session.rest("POST", _IDENTITY.format("UINT8"), document + bytes(size), **length)
+    length = {"Inference-Header-Content-Length": str(len(document))}
+    rest = session.rest("POST", _IDENTITY.format("UINT8"), document + bytes(size), headers=length)
     await session.repeat(session.unary(_INFER, message), rest, workers=16)
 
 
@@ -130,10 +130,12 @@ async def large_answers(session: Session) -> None:
     tensor: dict[str, Any] = {"name": "in_FP32", "datatype": "FP32", "shape": [array.size]}
     tensor["parameters"] = {"binary_data_size": array.nbytes}
     document = json.dumps({"inputs": [tensor]}).encode()
-    options = {"Inference_Header_Content_Length": str(len(document))}
+    options = {"Inference-Header-Content-Length": str(len(document))}
     body = document + array.tobytes()
-    plain = session.rest("POST", _IDENTITY.format("FP32"), body, **options)
-    packed = session.rest("POST", _IDENTITY.format("FP32"), body, Accept_Encoding="gzip", **options)
+    plain = session.rest("POST", _IDENTITY.format("FP32"), body, headers=options)
+    packed = session.rest(
+        "POST", _IDENTITY.format("FP32"), body, headers={**options, "Accept-Encoding": "gzip"}
+    )
     await session.repeat(plain, packed)
 
 
@@ -143,15 +145,18 @@ async def gzip_bombs(session: Session) -> None:
     calls = []
     blanks = {mib: _packed(b" ", mib) for mib in (LARGE, 512)}
     for packed in blanks.values():
-        calls.append(session.rest("POST", _COLOURS, packed, Content_Encoding="gzip"))
+        calls.append(session.rest("POST", _COLOURS, packed, headers={"Content-Encoding": "gzip"}))
         bare = packed[10:-8]  # gzip's head and checksum around the same stream
-        calls.append(session.rest("POST", _COLOURS, bare, Content_Encoding="deflate"))
+        calls.append(session.rest("POST", _COLOURS, bare, headers={"Content-Encoding": "deflate"}))
         others = ("/v2/repository/index", "/v2/logging")
-        calls += [session.rest("POST", path, packed, Content_Encoding="gzip") for path in others]
+        calls += [
+            session.rest("POST", path, packed, headers={"Content-Encoding": "gzip"})
+            for path in others
+        ]
     streams = gzip.compress(b"") * 100_000
-    calls.append(session.rest("POST", _COLOURS, streams, Content_Encoding="gzip"))
+    calls.append(session.rest("POST", _COLOURS, streams, headers={"Content-Encoding": "gzip"}))
     twice = gzip.compress(blanks[512])
-    calls.append(session.rest("POST", _COLOURS, twice, Content_Encoding="gzip, gzip"))
+    calls.append(session.rest("POST", _COLOURS, twice, headers={"Content-Encoding": "gzip, gzip"}))
     message = raw_request("UINT8", bytes(LARGE * _MIB), LARGE * _MIB)
     calls.append(session.unary(_INFER, message, compression=grpc.Compression.Gzip))
     large = raw_request("UINT8", bytes(96 * _MIB), 96 * _MIB)
@@ -185,7 +190,9 @@ async def json_wide_packed(session: Session) -> None:
     tensor = b'{"inputs":[{"name":"image","datatype":"UINT8","shape":[1,8,8,3],"data":['
     body = tensor + b"1.5," * ((LARGE * _MIB - 100) // 4) + b"0]}]}"
     packed = gzip.compress(body)
-    await session.repeat(session.rest("POST", _COLOURS, packed, Content_Encoding="gzip"))
+    await session.repeat(
+        session.rest("POST", _COLOURS, packed, headers={"Content-Encoding": "gzip"})
+    )
 
 
 async def json_deep(session: Session) -> None:
@@ -219,9 +226,9 @@ async def shapes(session: Session) -> None:
         tensor = {"name": "image", "datatype": "UINT8", "shape": shape, "data": []}
         body = json.dumps({"inputs": [tensor]}).encode()
         calls.append(session.rest("POST", _COLOURS, body))
-    for shape in ('["1"]', "[1e400]", "[1.5]", "[true]", "1", "[" + "9" * 5000 + "]"):
+    for text in ('["1"]', "[1e400]", "[1.5]", "[true]", "1", "[" + "9" * 5000 + "]"):
         body = b'{"inputs":[{"name":"image","datatype":"UINT8","data":[],"shape":%s}]}'
-        calls.append(session.rest("POST", _COLOURS, body % shape.encode()))
+        calls.append(session.rest("POST", _COLOURS, body % text.encode()))
     await session.repeat(*calls)
 
 
