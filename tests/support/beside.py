@@ -39,11 +39,13 @@ _PATIENCE = 60.0
 
 @dataclass
 class Pauses:
-    """How long the server's event loop answered nobody, seconds beyond the probe's own jitter.
+    """How long the server's event loop answered nobody, seconds beyond the probe's own jitter and
+    without the time in which the loop was ready to run, but others had the cores: attacks take
+    theirs from the same machine here.
 
     longest: the longest pause; the probe's connection being closed, or not accepted, is one too.
     when: seconds from the probe's start to the end of the longest.
-    queued: how long of the longest the loop was ready to run, but others had the cores.
+    starved: the longest time without a core between two answers.
     long: how many were longer than LONG.
     jitter: the longest pause of the twin, a process that does nothing but echo.
     pings: answers.
@@ -52,7 +54,7 @@ class Pauses:
 
     longest: float = 0.0
     when: float = 0.0
-    queued: float = 0.0
+    starved: float = 0.0
     long: int = 0
     jitter: float = 0.0
     pings: int = 0
@@ -243,11 +245,12 @@ def _probe(host: str, port: int, pid: int, period: float) -> Pauses:
             return
         waiting = (twin.answered, now, now - twin.answered - period)
         own = max((x for begin, end, x in (*late, waiting) if end > server.answered), default=0.0)
-        took -= max(0.0, own)
+        starved = queued() - waited
+        found.starved = max(found.starved, starved)
+        took -= max(0.0, own, starved)
         found.long += took > LONG
         if took > found.longest:
             found.longest, found.when = took, now - start
-            found.queued = queued() - waited
 
     start = twin.answered = server.answered = time.perf_counter()
     ended = False

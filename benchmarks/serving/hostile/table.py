@@ -54,8 +54,7 @@ class Row:
             (self.kills > 0, f"the kernel killed {self.kills} processes for their memory"),
             (
                 self.pauses.longest * 1e3 > PAUSE_MS,
-                f"the event loop stood still for {self.pauses.longest * 1e3:.0f} ms, "
-                f"{self.pauses.queued * 1e3:.0f} of them for want of a core",
+                f"the event loop stood still for {self.pauses.longest * 1e3:.0f} ms",
             ),
             (self.peak > self.bound, f"{self.peak:.0f} MiB, the bound is {self.bound:.0f}"),
             (beside.late > 0, f"{beside.late} of {beside.sent} honest calls were late"),

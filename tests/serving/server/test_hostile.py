@@ -14,8 +14,8 @@ MIB = 1024
 SECONDS = 0.5
 # Mutated requests.
 COUNT = 300
-# Longest pause of the event loop, seconds, without the time in which it had no core. The benchmark,
-# which has the machine to itself, is held to 0.05.
+# Longest pause of the event loop, seconds. The benchmark, which has the machine to itself, is held
+# to 0.05.
 PAUSE_SECONDS = 0.25
 ATTACKS = {attack.name: attack for attack in attacks(COUNT, seed=0)}
 
@@ -48,6 +48,6 @@ def test_an_attack_hurts_nobody(ground: Ground, name: str) -> None:
     assert row.kills == 0
     assert row.harm == []
     assert row.peak <= row.bound
-    assert row.pauses.longest - row.pauses.queued <= PAUSE_SECONDS
+    assert row.pauses.longest <= PAUSE_SECONDS
     assert row.beside.answered > 0
     assert row.beside.late == row.beside.wrong == row.beside.lost == 0, row.beside
