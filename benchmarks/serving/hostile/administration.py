@@ -22,8 +22,10 @@ _FAULTS = ("500", "INTERNAL", "UNKNOWN")
 async def web_page(session: Session) -> None:
     """What a page of the web may send from the browser of who runs the server: writes a file by
     the settings of traces and logs, and changes settings."""
-    page = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
-    page |= {"Host": "evil.example", "Content-Type": "text/plain"}
+    # A page that posts to this machine, and one whose name was made to mean this machine.
+    posting = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
+    posting["Content-Type"] = "text/plain"
+    rebound = {"Host": "evil.example", "Content-Type": "application/json"}
     trace, log = session.folder / "trace", session.folder / "log"
     before = await _settings(session)
     changes: list[tuple[str, dict[str, Any]]] = [
@@ -32,12 +34,14 @@ async def web_page(session: Session) -> None:
         (_LOG, {"log_file": str(log)}),
         (_LOG, {"log_error": False}),
     ]
-    calls = [session.rest("POST", path, _json(body), headers=page) for path, body in changes]
-    infer = json.dumps(image_document(id="$(touch PWNED)")).encode()
-    calls.append(session.rest("POST", "/v2/models/colours/infer", infer, headers=page))
-    off = _json({"trace_level": ["OFF"]})
-    calls.append(session.rest("POST", _TRACE, off, headers=page))
-    calls.append(session.rest("POST", "/v2/repository/models/colours/unload", b"{}", headers=page))
+    changes.append(("/v2/models/colours/infer", image_document(id="$(touch PWNED)")))
+    changes.append((_TRACE, {"trace_level": ["OFF"]}))
+    changes.append(("/v2/repository/models/colours/unload", {}))
+    calls = [
+        session.rest("POST", path, _json(body), headers=page)
+        for page in (posting, rebound)
+        for path, body in changes
+    ]
     await session.repeat(*calls, workers=1, most=len(calls))
     await _note_harm(session, before)
 

@@ -95,7 +95,7 @@ async def half_heads(session: Session) -> None:
     """2,000 heads of requests that never end, and 300 connections that say nothing."""
     async with held(session) as sockets:
         await sockets.open(session.http, 300)
-        await sockets.open(session.http, 2000, b"GET /livez HTTP/1.1\r\nHost: a\r\nX: ")
+        await sockets.open(session.http, 2000, b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ")
         await until_over(session)
 
 
@@ -132,7 +132,9 @@ async def _idle(session: Session, address: tuple[str, int]) -> None:
 async def held_bodies(session: Session) -> None:
     """64 bodies of which 30 of 31 MiB come, and nothing more; and 64 of which a byte comes now and
     then."""
-    head = b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    head = (
+        b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
+    )
     begun = head % (LARGE * _MIB)
 
     async def hold() -> None:
@@ -156,9 +158,7 @@ async def held_bodies(session: Session) -> None:
 
 async def chunked_bodies(session: Session) -> None:
     """Bodies in chunks without end, of one byte each and of one MiB each."""
-    head = (
-        b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
+    head = b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     async def send(chunk: bytes, most: int) -> None:
         wait = max(1.0, session.seconds)
@@ -184,11 +184,11 @@ async def slow_readers(session: Session) -> None:
         }
     ).encode()
     head = (
-        f"POST /v2/models/identity-UINT8/infer HTTP/1.1\r\nHost: a\r\n"
+        f"POST /v2/models/identity-UINT8/infer HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         f"Content-Length: {len(document) + size}\r\n"
         f"Inference-Header-Content-Length: {len(document)}\r\n\r\n"
     ).encode()
-    line = b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n"
+    line = b"GET /v2 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
     async def ask(*parts: bytes) -> None:
         with contextlib.suppress(OSError, TimeoutError):
@@ -213,12 +213,12 @@ async def slow_readers(session: Session) -> None:
 async def header_floods(session: Session) -> None:
     """10,000 headers, a header and a path of one MiB, 10,000 requests in a row of bytes that are no
     HTTP."""
-    host = b"GET /v2 HTTP/1.1\r\nHost: a\r\n"
+    host = b"GET /v2 HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     lines = b"".join(b"X-%d: a\r\n" % number for number in range(10_000))
     heads = (
         host + lines + b"\r\n",
         host + b"X: " + b"a" * _MIB + b"\r\n\r\n",
-        b"GET /" + b"a" * _MIB + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /" + b"a" * _MIB + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
         host + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
         host + b"Content-Length: -1\r\n\r\n",
         host + b"Transfer-Encoding: gzip, chunked\r\nContent-Length: 5\r\n\r\n",
