@@ -158,7 +158,8 @@ async def held_bodies(session: Session) -> None:
 
 async def chunked_bodies(session: Session) -> None:
     """Bodies in chunks without end, of one byte each and of one MiB each."""
-    head = b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /v2/models/colours/infer HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
 
     async def send(chunk: bytes, most: int) -> None:
         wait = max(1.0, session.seconds)
