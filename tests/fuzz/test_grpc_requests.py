@@ -7,11 +7,11 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 
 from protos.gen import grpc_service_pb2 as pb
-from serving.base.errors import InvalidInput
+from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES
 from serving.server.endpoints.guard import parsed
 from serving.server.endpoints.oip import InferRequest
-from serving.server.endpoints.shared_memory import SharedMemory
+from serving.server.endpoints.shared_memory import Place
 from serving.server.rpc.codec import Head, decode_request
 from serving.server.rpc.wire import read_request
 from tests.fuzz.changed import changed, check_text
@@ -25,11 +25,16 @@ MESSAGES = [
 ]
 
 
+def no_region(place: Place) -> bytes:
+    """What lies in shared memory where nothing is registered."""
+    raise InvalidInput(f"no region {quoted(place.region)}")
+
+
 def read(data: bytes) -> tuple[Head, InferRequest]:
     """As the server reads it."""
     request = parsed(read_request, data)
     head = parsed(Head, request.head)
-    return head, parsed(decode_request, request, head, SharedMemory())
+    return head, parsed(decode_request, request, head, no_region)
 
 
 def with_dims(*dims: int) -> bytes:

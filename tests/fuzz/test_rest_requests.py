@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from serving.base.errors import InvalidInput, RequestTooLarge
 from serving.base.tensor import NUMPY_TYPES
 from serving.server.endpoints.guard import parsed
-from serving.server.endpoints.shared_memory import SharedMemory
 from serving.server.http.codec import (
     decode_override,
     decode_registration,
@@ -23,6 +22,7 @@ from serving.server.http.codec import (
 )
 from serving.server.http.compression import accepted_coding, decompressed
 from tests.fuzz.changed import changed, check_text
+from tests.fuzz.test_grpc_requests import no_region
 from tests.support import valid_requests
 from tests.support.mutation import EXTREMES, changed_bytes, changed_json
 
@@ -73,7 +73,7 @@ def deep(size: int) -> str:
 @example(BINARY + bytes(10), str(len(BINARY)))
 def test_a_body_is_a_request_of_its_shapes_or_refused(body: bytes, length: str | None) -> None:
     try:
-        request, binary = parsed(decode_request, body, length, SharedMemory())
+        request, binary = parsed(decode_request, body, length, no_region)
     except InvalidInput as error:
         check_text(error)
         return

@@ -16,6 +16,8 @@ from tests.fuzz.changed import check_text
 from tests.support.mutation import EXTREMES
 
 SIZE = 64
+PREFIX = "convserve-fuzz"
+OWNER = "somebody"
 _ROOT = Path("/dev/shm")
 NUMBERS = st.one_of(st.integers(-2, SIZE + 2), st.sampled_from(EXTREMES))
 
@@ -23,7 +25,7 @@ NUMBERS = st.one_of(st.integers(-2, SIZE + 2), st.sampled_from(EXTREMES))
 @pytest.fixture(scope="module")
 def key() -> Iterator[str]:
     """The name of an object of SIZE bytes."""
-    name = f"convserve-fuzz-{uuid.uuid4().hex[:8]}"
+    name = f"{PREFIX}-{uuid.uuid4().hex[:8]}"
     (_ROOT / name).write_bytes(bytes(SIZE))
     yield name
     (_ROOT / name).unlink()
@@ -47,30 +49,34 @@ def test_a_tensor_lies_in_its_region_or_is_refused(
 ) -> None:
     whole = bytes(range(SIZE))
     (_ROOT / key).write_bytes(whole)
-    memory = SharedMemory()
+    memory = SharedMemory(PREFIX)
+    taken: list[int] = []
     try:
-        memory.register("r", key, start, size)
+        memory.register(OWNER, "r", key, start, size)
         os.truncate(_ROOT / key, left)
         expected = bytearray(whole[:left])
         begin = start + offset
         place = Place("r", offset, count)
         try:
-            assert memory.read(place) == expected[begin : begin + count]
+            assert memory.read(OWNER, place, taken.append) == expected[begin : begin + count]
             assert 0 <= offset <= offset + count <= size
+            assert taken == [count]
             assert count == 0 or begin + count <= left
         except InvalidInput:
             pass
         try:
-            memory.write(place, data)
+            memory.write(OWNER, place, data)
             assert len(data) <= count
             expected[begin : begin + len(data)] = data
         except InvalidInput:
             pass
+        with pytest.raises(InvalidInput):
+            memory.read("somebody else", place, taken.append)
         assert (_ROOT / key).read_bytes() == expected
     except InvalidInput as error:
         check_text(error)
     finally:
-        memory.unregister("")
+        memory.unregister(OWNER, "")
 
 
 @settings(settings.get_profile("fuzz"))
@@ -81,15 +87,16 @@ def test_a_tensor_lies_in_its_region_or_is_refused(
 @example(name="\ud800", key="\ud800")
 @example(name="a" * 300, key="a" * 5000)
 @example(name="", key=".")
+@example(name="a", key=f"{PREFIX}/../a")
 def test_a_key_that_names_no_object_is_refused(name: str, key: str) -> None:
-    memory = SharedMemory()
+    memory = SharedMemory(PREFIX)
     before = _descriptors()
     try:
         with pytest.raises(InvalidInput) as refused:
-            memory.register(name, key, 0, 1)
+            memory.register(OWNER, name, key, 0, 1)
         assert len(str(refused.value)) < 2000
     finally:
-        memory.unregister("")
+        memory.unregister(OWNER, "")
     assert _descriptors() == before
 
 

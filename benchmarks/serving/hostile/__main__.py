@@ -39,7 +39,7 @@ TIME_LIMIT = 540.0
 # One of each kind.
 QUICK = (
     "webp", "jpeg-scans", "segment-24", "outputs-20000", "bytes-empties", "gzip-bombs", "json-deep",
-    "held-bodies", "idle", "web-page", "shared-memory", "huge-numbers", "rapid-reset",
+    "held-bodies", "idle", "web-page", "opened-shared-memory", "huge-numbers", "rapid-reset",
     "mutations",
 )  # fmt: skip
 
@@ -53,6 +53,8 @@ def attacks(count: int, seed: int) -> list[Attack]:
         for room in rooms
         for run in room.ATTACKS
     ]
+    opened = ("--admin-open", "settings,memory")
+    found += [Attack(run, flags=opened) for run in administration.OPENED]
     return [*found, Attack(partial(mutations, count=count, seed=seed), name="mutations")]
 
 

@@ -1,6 +1,7 @@
 """Attacks by the calls that change the server: settings, files, shared memory, and by values that
 no parser expects."""
 
+import contextlib
 import json
 import mmap
 import os
@@ -8,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.hostile.session import INFERENCE, Session
+from benchmarks.serving.hostile.session import INFERENCE, SHARED_MEMORY, Session
 from protos.gen import grpc_service_pb2 as oip
 from tests.support.published import SIDE
 from tests.support.valid_requests import image_document, image_request
@@ -47,21 +48,41 @@ async def web_page(session: Session) -> None:
 
 
 async def settings(session: Session) -> None:
-    """A caller of the ports sets files that cannot be written, a pipe, and numbers without end;
-    whatever of it is allowed must not break another call."""
+    """A caller of the ports sets files that cannot be written, a pipe, and numbers without end."""
     before = await _settings(session)
+    await _set(session)
+    await _note_harm(session, before)
+
+
+async def opened_settings(session: Session) -> None:
+    """The same where the operator lets everybody change settings: whatever of it is taken must not
+    write elsewhere or break another call."""
+    await _set(session)
+    _note_files(session, session.folder)
+    infer = session.rest("POST", "/v2/models/colours/infer", _json(image_document()))
+    status = await infer()
+    if status != "200":
+        session.harm.append(f"inference got {status} afterwards")
+
+
+async def _set(session: Session) -> None:
     fifo = session.folder / "fifo"
     os.mkfifo(fifo)
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(session.written / "pipe")
+        (session.written / "link").symlink_to(session.folder / "linked")
     changes: list[tuple[str, dict[str, Any]]] = [
-        (_LOG, {"log_file": str(fifo)}),
-        (_LOG, {"log_file": "/proc/self/mem"}),
-        (_LOG, {"log_file": "a\0b"}),
-        (_LOG, {"log_file": "a" * 70_000}),
+        (_LOG, {"log_file": name})
+        for name in (str(fifo), "pipe", "link", "../x", "/proc/self/mem", "a\0b", "a" * 70_000)
+    ]
+    changes += [
         (_LOG, {"log_verbose_level": 10**400}),
         (_LOG, {"log_verbose_level": -1}),
         (_TRACE, {"trace_level": ["TIMESTAMPS"], "trace_rate": "1", "log_frequency": "1"}),
         (_TRACE, {"trace_file": "/nowhere/at/all"}),
         (_TRACE, {"trace_file": str(fifo)}),
+        (_TRACE, {"trace_file": "pipe", "trace_level": ["TIMESTAMPS"], "trace_rate": "1"}),
+        (_TRACE, {"trace_file": "link", "trace_level": ["TIMESTAMPS"], "trace_rate": "1"}),
         (_TRACE, {"trace_rate": "--5", "trace_count": "9" * 5000}),
     ]
     calls = [session.rest("POST", path, _json(body)) for path, body in changes]
@@ -75,11 +96,6 @@ async def settings(session: Session) -> None:
         calls.append(session.unary(INFERENCE + "LogSettings", log.SerializeToString()))
         calls.append(session.unary(INFERENCE + "TraceSetting", trace.SerializeToString()))
     await session.repeat(*calls, workers=1, most=len(calls))
-    await _note_harm(session, before)
-    infer = session.rest("POST", "/v2/models/colours/infer", _json(image_document()))
-    status = await infer()
-    if status != "200":
-        session.harm.append(f"inference got {status} afterwards")
     _note_faults(session)
 
 
@@ -93,13 +109,18 @@ async def _settings(session: Session) -> list[bytes]:
 
 async def _note_harm(session: Session, before: list[bytes]) -> None:
     """Harm is: a file written, settings changed, a model gone."""
-    written = [p.name for p in session.folder.iterdir() if p.is_file()]
-    if written:
-        session.harm.append(f"wrote {', '.join(written)}")
+    _note_files(session, session.folder)
+    _note_files(session, session.written)
     if await _settings(session) != before:
         session.harm.append("settings changed")
     if await session.rest("GET", "/v2/models/colours/ready")() != "200":
         session.harm.append("unloaded a model")
+
+
+def _note_files(session: Session, folder: Path) -> None:
+    written = [path.name for path in folder.iterdir() if path.is_file()]
+    if written:
+        session.harm.append(f"wrote {', '.join(written)} in {folder.name}")
 
 
 def _note_faults(session: Session) -> None:
@@ -113,9 +134,20 @@ def _json(document: Any) -> bytes:
 
 
 async def shared_memory(session: Session) -> None:
-    """Regions by the names of all objects, by negative and endless offsets, 30,000 of them, and one
-    that is cut while it is read and written."""
-    key = f"convserve-hostile-{uuid.uuid4().hex[:8]}"
+    """A caller of the ports registers regions, though none but admins may."""
+    await _register(session)
+    if session.statuses["200"]:
+        session.harm.append("registered a region")
+
+
+async def opened_shared_memory(session: Session) -> None:
+    """The same where the operator lets everybody: regions by the names of all objects, by negative
+    and endless offsets, 2,000 of them, and one that is cut while it is read and written."""
+    await _register(session)
+
+
+async def _register(session: Session) -> None:
+    key = f"{SHARED_MEMORY}-{uuid.uuid4().hex[:8]}"
     object_ = _SHM / key
     object_.write_bytes(bytes(mmap.PAGESIZE))
     register = "/v2/systemsharedmemory/region/{}/register"
@@ -203,3 +235,5 @@ def _message(**fields: Any) -> bytes:
 
 
 ATTACKS = (web_page, settings, shared_memory, huge_numbers)
+# Those whose server lets everybody change settings, and register regions.
+OPENED = (opened_settings, opened_shared_memory)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.serving.hostile.session import Session
+from benchmarks.serving.hostile.session import SHARED_MEMORY, Session
 from benchmarks.serving.hostile.table import Row
 from tests.support.beside import Honest, LoopProbe, Tally
 from tests.support.limited import LimitedServer
@@ -20,8 +20,9 @@ RATE = 40.0
 DEADLINES = (1.0, 2.0, 4.0)
 # MiB for what no call holds in the budget: messages that gRPC is receiving, buffers of sockets.
 BESIDE_BUDGET = 256
-# Identity models have no manifest; ready is a server all of whose models serve.
-_FLAGS = ("--allow-ungated", "--strict-readiness")
+# Identity models have no manifest; ready is a server all of whose models serve; some attacks make
+# objects of shared memory of this name, which others must not reach.
+_FLAGS = ("--allow-ungated", "--strict-readiness", "--shared-memory", SHARED_MEMORY)
 # MiB that a server may keep after an attack and still meet the next, whose peak is to be its own.
 _HELD = 200
 # Seconds that an attack may take longer than it should, before it is given up.
@@ -34,6 +35,7 @@ class Attack:
     """An attack, by the name of its function.
 
     files: descriptors that its server may have; None for the machine's limit.
+    flags: further flags of its server.
     """
 
     def __init__(
@@ -42,10 +44,17 @@ class Attack:
         *,
         name: str = "",
         files: int | None = None,
+        flags: tuple[str, ...] = (),
     ) -> None:
         self.run = run
         self.name = name or getattr(run, "__name__", "").replace("_", "-")
         self.files = files
+        self.flags = flags
+
+    @property
+    def server(self) -> tuple[int | None, tuple[str, ...]]:
+        """What tells its server from that of other attacks."""
+        return self.files, self.flags
 
 
 class Ground:
@@ -60,8 +69,10 @@ class Ground:
         self._folder = folder
         self._mib = mib
         self._seconds = seconds
+        self._written = folder / "written"
+        self._written.mkdir()
         self._server: LimitedServer | None = None
-        self._files: int | None = None
+        self._met: tuple[int | None, tuple[str, ...]] | None = None
         self._idle = 0.0
         self._alone: Tally | None = None
         self._deadline = DEADLINES[0]
@@ -83,20 +94,22 @@ class Ground:
             self._server = None
 
     def _ready(self, attack: Attack) -> LimitedServer:
-        """A server that serves: the last one, or a new one where it does not, or has another limit
-        of descriptors, or holds on to what an attack had it take."""
+        """A server that serves: the last one, or a new one where it does not, or has other limits
+        and flags, or holds on to what an attack had it take."""
         server = self._server
         if server is not None:
             server.reset_peak()
             holds = server.peak_mib() > self._idle + _HELD
-            if holds or self._files != attack.files or not server.healthy():
+            if holds or self._met != attack.server or not server.healthy():
                 self._stop()
                 server = None
         if server is None:
-            self._files = attack.files
+            self._met = attack.server
             server = self._server = LimitedServer(
                 self._folder / "models",
                 *_FLAGS,
+                *("--files-dir", str(self._written)),
+                *attack.flags,
                 cache=self._folder / "cache",
                 mib=self._mib,
                 files=attack.files,
@@ -126,7 +139,7 @@ class Ground:
         server = self._ready(attack)
         folder = self._folder / "attack"
         folder.mkdir()
-        session = Session(server, folder, self._seconds)
+        session = Session(server, folder, self._written, self._seconds)
         probe = LoopProbe(server)
         honest = Honest(server.url, rate=RATE, deadline=self._deadline)
         began = time.monotonic()

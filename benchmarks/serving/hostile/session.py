@@ -18,6 +18,8 @@ from tests.support.limited import LimitedServer
 ATTACKER = "127.0.0.66"
 # Seconds that an attacker waits for an answer, at most.
 PATIENCE = 15.0
+# Names of objects of shared memory that the server takes begin with this.
+SHARED_MEMORY = "convserve-hostile"
 VISION = "/convserve.vision.v1.VisionService/"
 INFERENCE = "/inference.GRPCInferenceService/"
 
@@ -33,14 +35,16 @@ class Session:
 
     server: the server.
     folder: an empty folder, which the server's user may write.
+    written: the folder that the server's operator named for files.
     seconds: how long the attack goes on.
     sent, statuses: calls or messages, and what came of them.
     harm: what the attack achieved and ought not to have, in words.
     """
 
-    def __init__(self, server: LimitedServer, folder: Path, seconds: float) -> None:
+    def __init__(self, server: LimitedServer, folder: Path, written: Path, seconds: float) -> None:
         self.server = server
         self.folder = folder
+        self.written = written
         self.seconds = seconds
         self._end: float | None = None
         self.sent = 0
