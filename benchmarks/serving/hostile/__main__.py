@@ -53,9 +53,11 @@ def attacks(count: int, seed: int) -> list[Attack]:
         for room in rooms
         for run in room.ATTACKS
     ]
-    opened = ("--admin-open", "settings,memory")
+    # Admin calls are refused before they are read unless everybody may make them.
+    opened = ("--admin-open", "repository,settings,memory")
     found += [Attack(run, flags=opened) for run in administration.OPENED]
-    return [*found, Attack(partial(mutations, count=count, seed=seed), name="mutations")]
+    changed = partial(mutations, count=count, seed=seed)
+    return [*found, Attack(changed, name="mutations", flags=opened)]
 
 
 def main() -> None:
