@@ -42,6 +42,7 @@ def key() -> Iterator[str]:
 )
 @example(start=0, size=SIZE, offset=0, count=SIZE, left=0, data=b"x")
 @example(start=0, size=SIZE, offset=-4, count=4, left=SIZE, data=b"x")
+@example(start=8, size=8, offset=-4, count=4, left=SIZE, data=b"x")
 @example(start=0, size=1 << 70, offset=0, count=4, left=SIZE, data=b"")
 @example(start=4, size=8, offset=4, count=8, left=SIZE, data=b"12345678")
 def test_a_tensor_lies_in_its_region_or_is_refused(
