@@ -33,3 +33,9 @@ def check_line(error: Exception) -> None:
     """It is one line, too."""
     check_text(error)
     assert "\n" not in str(error)
+
+
+def check_foreseen(error: Exception) -> None:
+    """It is one of our own, and not what the guard makes of a parser's surprise."""
+    check_text(error)
+    assert "cannot be read" not in str(error)

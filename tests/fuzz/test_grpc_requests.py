@@ -1,20 +1,21 @@
 """Whatever bytes come as a ModelInferRequest are a request that protobuf reads alike, or bad
 input."""
 
+import asyncio
 import math
 
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 
 from protos.gen import grpc_service_pb2 as pb
-from serving.base.errors import InvalidInput, quoted
+from serving.base.errors import ServingError
 from serving.base.tensor import NUMPY_TYPES
-from serving.server.endpoints.guard import parsed
+from serving.server.endpoints.guard import parsed, parsed_in_turns
 from serving.server.endpoints.oip import InferRequest
-from serving.server.endpoints.shared_memory import Place
 from serving.server.rpc.codec import Head, decode_request
 from serving.server.rpc.wire import read_request
-from tests.fuzz.changed import changed, check_text
+from tests.fuzz.changed import changed, check_foreseen
+from tests.fuzz.decoding import facts_of, new_call, new_server
 from tests.support import valid_requests
 from tests.support.mutation import changed_message
 
@@ -25,16 +26,15 @@ MESSAGES = [
 ]
 
 
-def no_region(place: Place) -> bytes:
-    """What lies in shared memory where nothing is registered."""
-    raise InvalidInput(f"no region {quoted(place.region)}")
+SERVER = new_server()
 
 
 def read(data: bytes) -> tuple[Head, InferRequest]:
     """As the server reads it."""
     request = parsed(read_request, data)
     head = parsed(Head, request.head)
-    return head, parsed(decode_request, request, head, no_region)
+    decoding = decode_request(request, head, new_call(), facts_of(head.model), SERVER)
+    return head, asyncio.run(parsed_in_turns(decoding))
 
 
 def with_dims(*dims: int) -> bytes:
@@ -61,8 +61,8 @@ def with_dims(*dims: int) -> bytes:
 def test_a_request_is_what_protobuf_reads_or_refused(data: bytes) -> None:
     try:
         head, request = read(data)
-    except InvalidInput as error:
-        check_text(error)
+    except ServingError as error:
+        check_foreseen(error)
         return
     try:
         message = pb.ModelInferRequest.FromString(data)
@@ -95,11 +95,5 @@ def test_what_protobuf_reads_is_read_or_refused_for_a_reason(data: bytes) -> Non
         return
     try:
         read(data)
-    except InvalidInput as error:
+    except ServingError as error:
         check_foreseen(error)
-
-
-def check_foreseen(error: InvalidInput) -> None:
-    """It is one of our own, and not what the guard makes of a parser's surprise."""
-    check_text(error)
-    assert "cannot be read" not in str(error)
