@@ -10,11 +10,16 @@ import numpy as np
 
 from benchmarks.serving.hostile.session import INFERENCE, Session
 from protos.gen import grpc_service_pb2 as oip
+from serving.server.config import ServerConfig
 from tests.support.valid_requests import image_document, image_request, raw_request
 
 _MIB = 1 << 20
 # MiB of the largest messages: just below the server's default limit of 32.
 LARGE = 31
+# Bytes of JSON that the server takes by default.
+_JSON_BYTES = ServerConfig.model_fields["max_json_mib"].default * _MIB
+_IMAGE = b'{"inputs":[{"name":"image","datatype":"UINT8","shape":[1,8,8,3],"data":['
+_TEXTS = b'{"inputs":[{"name":"in_BYTES","datatype":"BYTES","shape":[1],"data":['
 # Outputs that one request asks for.
 _OUTPUTS = 20_000
 _INFER = INFERENCE + "ModelInfer"
@@ -125,8 +130,8 @@ async def large_messages(session: Session) -> None:
 
 
 async def large_answers(session: Session) -> None:
-    """A million numbers, answered as JSON: 8 MB in, 25 out, compressed where asked for."""
-    array = np.full(2 * _MIB, 0.123456789, np.float32)
+    """A million numbers, answered as JSON: 5 MB in, 25 out, compressed where asked for."""
+    array = np.full(1_200_000, 0.123456789, np.float32)
     tensor: dict[str, Any] = {"name": "in_FP32", "datatype": "FP32", "shape": [array.size]}
     tensor["parameters"] = {"binary_data_size": array.nbytes}
     document = json.dumps({"inputs": [tensor]}).encode()
@@ -171,28 +176,34 @@ def _packed(byte: bytes, mib: int) -> bytes:
 
 
 async def json_wide(session: Session) -> None:
-    """31 MiB of numbers, of one-letter texts, of empty lists and objects, of keys."""
-    size = LARGE * _MIB
-    tensor = b'{"inputs":[{"name":"image","datatype":"UINT8","shape":[1,8,8,3],"data":['
-    floats = tensor + b"1.5," * ((size - 100) // 4) + b"0]}]}"
-    nested = tensor + b"[[]]," * ((size - 100) // 5) + b"0]}]}"
-    objects = b'{"inputs":[' + b"{}," * ((size - 100) // 3) + b"{}]}"
-    keys = b"{" + b'"a":0,' * ((size - 100) // 6) + b'"b":0}'
-    texts = b'{"inputs":[{"name":"in_BYTES","datatype":"BYTES","shape":[1],"data":['
-    texts += b'"",' * ((size - 100) // 3) + b'""]}]}'
-    calls = [session.rest("POST", _COLOURS, body) for body in (floats, nested, objects, keys)]
-    calls.append(session.rest("POST", _IDENTITY.format("BYTES"), texts))
+    """Numbers, one-letter texts, empty lists and objects, and keys: 31 MiB of each, and just below
+    what JSON may have."""
+    calls = []
+    for size in (LARGE * _MIB, _JSON_BYTES):
+        numbers = _wide(size, _IMAGE, b"1.5,", b"0]}]}")
+        nested = _wide(size, _IMAGE, b"[[]],", b"0]}]}")
+        objects = _wide(size, b'{"inputs":[', b"{},", b"{}]}")
+        keys = _wide(size, b"{", b'"a":0,', b'"b":0}')
+        texts = _wide(size, _TEXTS, b'"",', b'""]}]}')
+        bodies = (numbers, nested, objects, keys)
+        calls += [session.rest("POST", _COLOURS, body) for body in bodies]
+        calls.append(session.rest("POST", _IDENTITY.format("BYTES"), texts))
     await session.repeat(*calls)
 
 
 async def json_wide_packed(session: Session) -> None:
-    """The same floats, out of 40 KB of gzip."""
-    tensor = b'{"inputs":[{"name":"image","datatype":"UINT8","shape":[1,8,8,3],"data":['
-    body = tensor + b"1.5," * ((LARGE * _MIB - 100) // 4) + b"0]}]}"
-    packed = gzip.compress(body)
-    await session.repeat(
-        session.rest("POST", _COLOURS, packed, headers={"Content-Encoding": "gzip"})
-    )
+    """The same numbers, out of 40 KB of gzip."""
+    calls = []
+    for size in (LARGE * _MIB, _JSON_BYTES):
+        packed = gzip.compress(_wide(size, _IMAGE, b"1.5,", b"0]}]}"))
+        coding = {"Content-Encoding": "gzip"}
+        calls.append(session.rest("POST", _COLOURS, packed, headers=coding))
+    await session.repeat(*calls)
+
+
+def _wide(size: int, begin: bytes, item: bytes, end: bytes) -> bytes:
+    """A document of `size` bytes at most."""
+    return begin + item * ((size - len(begin) - len(end)) // len(item)) + end
 
 
 async def json_deep(session: Session) -> None:
