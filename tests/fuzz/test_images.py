@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from serving.base.errors import InvalidInput
 from serving.images.decoding import decode, decode_for, from_raw
-from serving.images.metadata import orientation, without_texts
+from serving.images.metadata import orientation, pixels_only
 from tests.fuzz.changed import changed, check_text
 from tests.support import hostile_files, valid_requests
 from tests.support.mutation import EXTREMES, changed_bytes
@@ -49,7 +49,7 @@ def test_a_file_is_pixels_within_the_limit_or_refused(data: bytes) -> None:
     assert pixels.dtype == np.uint8
     assert 1 <= height * width <= MAX_PIXELS
     assert orientation(data) in range(1, 9)
-    assert len(without_texts(data)) <= len(data)
+    assert len(pixels_only(data)) <= len(data)
 
 
 @settings(settings.get_profile("fuzz"))
