@@ -15,6 +15,9 @@ from training.recipes.recipe import Recipe
 # Beside its own errors, YAML passes on those of the values that it makes.
 _BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
+# Characters of an override that an error repeats.
+_NAMED = 200
+
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="task")])
 
 
@@ -75,16 +78,17 @@ def replace(document: dict[str, Any], path: str, value: object) -> None:
 
 def _apply(document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
+    named = override if len(override) <= _NAMED else override[: _NAMED - 3] + "..."
     if not equals or not all(path.split(".")):
-        raise RecipeError(f"--set {override}: expected KEY.KEY=VALUE")
+        raise RecipeError(f"--set {named}: expected KEY.KEY=VALUE")
     try:
         value = yaml.safe_load(text)
     except _BAD_YAML as error:
-        raise RecipeError(f"--set {override}: not valid YAML: {_one_line(error)}") from error
+        raise RecipeError(f"--set {named}: not valid YAML: {_one_line(error)}") from error
     try:
         replace(document, path, value)
     except RecipeError as error:
-        raise RecipeError(f"--set {override}: {error}") from error
+        raise RecipeError(f"--set {named}: {error}") from error
 
 
 def _with_inherited_training(document: dict[str, Any]) -> dict[str, Any]:
