@@ -17,6 +17,10 @@ _BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 # Characters of an override that an error repeats.
 _NAMED = 200
+# Characters of one problem of a recipe, which may hold keys and values of any length, and of all
+# problems that an error lists.
+_PROBLEM = 500
+_LISTED = 1500
 
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="task")])
 
@@ -55,7 +59,7 @@ def parse_recipe(document: dict[str, Any], name: str = "recipe") -> Recipe:
     try:
         return _ADAPTER.validate_python(document)
     except ValidationError as error:
-        raise RecipeError(f"{name}: " + "; ".join(problems(document, error))) from error
+        raise RecipeError(f"{name}: {_listed(problems(document, error))}") from error
 
 
 def replace(document: dict[str, Any], path: str, value: object) -> None:
@@ -78,7 +82,7 @@ def replace(document: dict[str, Any], path: str, value: object) -> None:
 
 def _apply(document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    named = override if len(override) <= _NAMED else override[: _NAMED - 3] + "..."
+    named = _cut(override, _NAMED)
     if not equals or not all(path.split(".")):
         raise RecipeError(f"--set {named}: expected KEY.KEY=VALUE")
     try:
@@ -89,6 +93,16 @@ def _apply(document: dict[str, Any], override: str) -> None:
         replace(document, path, value)
     except RecipeError as error:
         raise RecipeError(f"--set {named}: {error}") from error
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """The problems of a recipe, as many as fit in _LISTED characters."""
+    listed = _cut(texts[0], _PROBLEM)
+    for index, text in enumerate((_cut(text, _PROBLEM) for text in texts[1:]), start=1):
+        if len(listed) + len(text) > _LISTED:
+            return f"{listed}; and {len(texts) - index} more"
+        listed += f"; {text}"
+    return listed
 
 
 def _with_inherited_training(document: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +135,10 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
             same_kind = value.get("name", below.get("name")) == below.get("name")
             merged[key] = {**below, **value} if same_kind else value
     return merged
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _one_line(error: Exception) -> str:

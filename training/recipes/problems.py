@@ -3,7 +3,7 @@
 import difflib
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -78,7 +78,7 @@ def _document_path(document: Any, problem: Any) -> str:
 
 def _nearest(root: Any, location: tuple[int | str, ...]) -> str:
     sections = _members(_annotation_at(root, location[:-1]))
-    names = [name for section in sections for name in section.model_fields]
+    names = [name for section in sections if _is_model(section) for name in section.model_fields]
     near = difflib.get_close_matches(str(location[-1]), names, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; valid here: {', '.join(names)}"
 
@@ -102,12 +102,14 @@ def _step(annotation: Any, part: int | str) -> Any:
         if len(members) > 1 and str(part) in _literals(member):
             return member
     for member in members:
-        if isinstance(member, type) and issubclass(member, BaseModel):
+        if _is_model(member):
             field = member.model_fields.get(str(part))
             if field is not None:
                 return field.annotation
         if get_origin(member) is Mapping:
             return get_args(member)[1]
+        if get_origin(member) in (list, tuple, Sequence):
+            return get_args(member)[0]
     return None
 
 
@@ -122,13 +124,17 @@ def _members(annotation: Any) -> list[Any]:
 
 def _literals(member: Any) -> list[str]:
     """The fixed words of a model's fields, such as its `name`."""
-    if not (isinstance(member, type) and issubclass(member, BaseModel)):
+    if not _is_model(member):
         return []
     return [
         str(get_args(field.annotation)[0])
         for name, field in member.model_fields.items()
         if name in ("task", "source", "name", "type") and _is_one_word(field.annotation)
     ]
+
+
+def _is_model(member: Any) -> bool:
+    return isinstance(member, type) and issubclass(member, BaseModel)
 
 
 def _is_one_word(annotation: Any) -> bool:
