@@ -56,6 +56,8 @@ class Transfers:
     """Receives the messages of all calls, and follows their answers until they are written. Other
     threads may look at who waits, in the order in which that began.
 
+    calls, streams, answers: calls that wait for their message, streams that wait for the next one,
+        answers that wait for their reader.
     begun: set when something is on its way; whoever waits for that clears it.
     refused: addresses whose messages are not received for now, "" for Unix sockets.
     """
@@ -63,11 +65,9 @@ class Transfers:
     def __init__(self, front: Front, budget: MemoryBudget) -> None:
         self._front = front
         self.budget = budget
-        # Calls that wait for their message, streams that wait for their next one, answers that wait
-        # for their reader.
-        self._calls: dict[Context, _Waits] = {}
-        self._streams: dict[Context, _Waits] = {}
-        self._answers: dict[Context, _Waits] = {}
+        self.calls: dict[Context, _Waits] = {}
+        self.streams: dict[Context, _Waits] = {}
+        self.answers: dict[Context, _Waits] = {}
         self.begun = threading.Event()
         self.refused: frozenset[str] = frozenset()
         self._round_is_full = False
@@ -75,55 +75,46 @@ class Transfers:
     @property
     def any(self) -> bool:
         """Whether something is on its way, or a stream waits for it."""
-        return bool(self._calls or self._streams or self._answers)
+        return bool(self.calls or self.streams or self.answers)
 
     def receiving(self) -> list[Waiting]:
         """Calls and streams that wait for a message."""
-        return [*map(Waiting._make, [*self._calls.values(), *self._streams.values()])]
+        return [*map(Waiting._make, [*self.calls.values(), *self.streams.values()])]
 
     def is_receiving(self, call: Waiting) -> bool:
         """Whether it still waits for the same message."""
-        return call in (self._calls.get(call.context), self._streams.get(call.context))
+        return call in (self.calls.get(call.context), self.streams.get(call.context))
 
     def late(self, before: float) -> list[Waiting]:
         """Calls that wait for their one message since before a time."""
-        return _since(self._calls, before)
+        return _since(self.calls, before)
 
     def sending(self, before: float) -> list[Waiting]:
         """Answers that wait for their reader since before a time."""
-        return _since(self._answers, before)
+        return _since(self.answers, before)
 
     async def message(self, context: Context) -> bytes:
         """The message of a call that takes one. Raises QueueFull where memory is short and the
         caller's address was cut for it, and InvalidInput where he sends none."""
-        if self.refused and address_of(context.peer()) in self.refused:
+        peer = context.peer()
+        if self.refused and address_of(peer) in self.refused:
             self._front.metrics.shed.labels("", "memory").inc()
             raise short_of_memory("its message was not received")
-        data = await self._receive(self._calls, context)
+        self.calls[context] = context, time.monotonic(), peer
+        if not self.begun.is_set():
+            self.begun.set()
+        try:
+            data = await self.in_turn(context.read())
+        finally:
+            del self.calls[context]
         if data is grpc.aio.EOF:
             # Where the caller has gone away, the call is cancelled here.
             await asyncio.sleep(0)
             raise InvalidInput("expected a message, got none")
         return data  # type: ignore[no-any-return]
 
-    async def next_message(self, context: Context) -> Any:
-        """The next message of a stream, grpc.aio.EOF at its end. Waits while memory is short and
-        the caller's address was cut for it."""
-        while self.refused and address_of(context.peer()) in self.refused:
-            await asyncio.sleep(_SHORT_SECONDS)
-        return await self._receive(self._streams, context)
-
-    async def _receive(self, waiting: dict[Context, _Waits], context: Context) -> Any:
-        waiting[context] = context, time.monotonic(), context.peer()
-        if not self.begun.is_set():
-            self.begun.set()
-        try:
-            return await self._in_turn(context.read())
-        finally:
-            del waiting[context]
-
     @types.coroutine
-    def _in_turn(self, reading: Awaitable[Any]) -> Generator[Any, None, Any]:
+    def in_turn(self, reading: Awaitable[Any]) -> Generator[Any, None, Any]:
         """The message that `reading` gives. When it has come, gRPC copies it twice on the event
         loop, 32 MiB in 20 ms, and would so copy all that have come meanwhile in one go. Here
         a long copy is the last one of its round of the loop."""
@@ -155,45 +146,51 @@ class Transfers:
         if len(data) >= LARGE_ANSWER:
             size = ANSWER_COPIES * len(data)
             self.budget.keep("answer", size)
-            self._send(context)
+            self.answers[context] = context, time.monotonic(), context.peer()
+            self.begun.set()
             done: Any = functools.partial(self._written, size)
             context.add_done_callback(done)
         return data
 
     def _written(self, size: int, context: Context) -> None:
-        del self._answers[context]
+        del self.answers[context]
         self.budget.give_back("answer", size)
-
-    async def write(self, context: Context, data: bytes) -> None:
-        """Sends an answer of a stream; returns when it is written."""
-        self._send(context)
-        try:
-            await context.write(data)
-        finally:
-            del self._answers[context]
-
-    def _send(self, context: Context) -> None:
-        self._answers[context] = context, time.monotonic(), context.peer()
-        if not self.begun.is_set():
-            self.begun.set()
 
 
 class Stream:
     """One stream's messages."""
 
-    __slots__ = ("_context", "_transfers")
+    __slots__ = ("_context", "_peer", "_transfers")
 
     def __init__(self, transfers: Transfers, context: Context) -> None:
         self._transfers = transfers
         self._context = context
+        self._peer = context.peer()
 
     async def read(self) -> Any:
-        """The next message, grpc.aio.EOF at the end."""
-        return await self._transfers.next_message(self._context)
+        """The next message, grpc.aio.EOF at the end. Waits while memory is short and the caller's
+        address was cut for it."""
+        transfers, context = self._transfers, self._context
+        while transfers.refused and address_of(self._peer) in transfers.refused:
+            await asyncio.sleep(_SHORT_SECONDS)
+        transfers.streams[context] = context, time.monotonic(), self._peer
+        if not transfers.begun.is_set():
+            transfers.begun.set()
+        try:
+            return await transfers.in_turn(context.read())
+        finally:
+            del transfers.streams[context]
 
     async def write(self, data: bytes) -> None:
         """Sends an answer; returns when it is written."""
-        await self._transfers.write(self._context, data)
+        transfers, context = self._transfers, self._context
+        transfers.answers[context] = context, time.monotonic(), self._peer
+        if not transfers.begun.is_set():
+            transfers.begun.set()
+        try:
+            await context.write(data)
+        finally:
+            del transfers.answers[context]
 
 
 def _since(waiting: dict[Context, _Waits], before: float) -> list[Waiting]:
