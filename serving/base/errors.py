@@ -2,7 +2,8 @@
 
 ServingError
 ├── InvalidInput          bad image, tensor, parameter
-│   └── RequestTooLarge   a body beyond the message limit
+│   ├── RequestTooLarge   a body beyond the message limit
+│   └── RequestTooSlow    a body that did not arrive in time
 ├── ModelNotFound         no such model or version
 ├── ModelNotReady         known, but loading, failed or draining
 ├── WrongTask             a classifier asked to segment, ...
@@ -58,6 +59,10 @@ class InvalidInput(ServingError):
 
 class RequestTooLarge(InvalidInput):
     """A body of more bytes than a message may have."""
+
+
+class RequestTooSlow(InvalidInput):
+    """A body that stood still, or did not arrive in the time that its size allows."""
 
 
 class AnswerTooLarge(InvalidInput):

@@ -107,6 +107,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.models: dict[tuple[str, str], ModelCounters] = {}
         self._declare_calls()
+        self._declare_connections()
         self._declare_queue()
         self._declare_models()
         self.registry.register(_TritonCollector(self.models))
@@ -143,6 +144,22 @@ class Metrics:
             "convserve_control_calls",
             "Calls that infer nothing (metadata, repository, settings, memory) by how they ended.",
             ("method", "code"),
+            registry=self.registry,
+        )
+
+    def _declare_connections(self) -> None:
+        self.connections = Gauge(
+            "convserve_http_connections",
+            "Open connections of an HTTP port (http, metrics).",
+            ("port",),
+            registry=self.registry,
+        )
+        self.http_refused = Tally(
+            "convserve_http_refused",
+            "What an HTTP port refused or cut before a call began or after it ended: connections "
+            "(too many), idle (closed for a newer one), head, body, answer (too slow), malformed, "
+            "host, origin, content_type.",
+            ("port", "reason"),
             registry=self.registry,
         )
 

@@ -18,6 +18,11 @@ from serving.server.server import Server
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 # Fields that logging itself puts on a record; all others come from `extra`.
 _RECORD_FIELDS = set(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
+# Tracebacks a minute in the log, characters of one, and of a message. Less leaves out what a fault
+# needs to be found, more lets a caller who causes one write more of the log.
+_TRACEBACKS = 20
+_TRACEBACK_LENGTH = 8000
+_MESSAGE_LENGTH = 2000
 
 
 def serve(context: typer.Context, **_: Any) -> None:
@@ -78,7 +83,16 @@ def _log_as_json(stream: TextIO) -> None:
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the fields of `extra`, traceback."""
+    """One JSON object a line: time, level, logger, message, the fields of `extra`, traceback.
+
+    Tracebacks are few and short: a fault that callers know how to cause must not fill the disk.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # When the minute began whose tracebacks are counted, in seconds since 1970.
+        self._minute = 0.0
+        self._tracebacks = 0
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -86,12 +100,21 @@ class _JsonFormatter(logging.Formatter):
             "time": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": record.getMessage()[:_MESSAGE_LENGTH],
         }
         line |= {k: v for k, v in vars(record).items() if k not in _RECORD_FIELDS}
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = self._traceback(record, record.exc_info)
         return json.dumps(line, default=str)
+
+    def _traceback(self, record: logging.LogRecord, error: Any) -> str:
+        if record.created - self._minute >= 60:
+            self._minute, self._tracebacks = record.created, 0
+        self._tracebacks += 1
+        if self._tracebacks > _TRACEBACKS:
+            return f"left out: the minute has had {_TRACEBACKS}"
+        text = self.formatException(error)
+        return text if len(text) <= _TRACEBACK_LENGTH else "... " + text[-_TRACEBACK_LENGTH:]
 
 
 serve.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -146,6 +146,40 @@ class ServerConfig(BaseModel):
         le=_MAX_SECONDS,
         description="gRPC connections without a call are closed after this; 0 never.",
     )
+    http_hosts: str = Field(
+        "",
+        description="Names by which callers reach the REST port, with commas between: a.example, "
+        "*.b.example; * any. Addresses, localhost and this machine's name need no entry.",
+    )
+    http_head_seconds: float = Field(
+        10.0, gt=0, le=_MAX_SECONDS, description="How long the head of a REST request may take."
+    )
+    http_idle_seconds: float = Field(
+        75.0,
+        gt=0,
+        le=_MAX_SECONDS,
+        description="How long a REST connection may wait for its next request.",
+    )
+    http_transfer_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=_MAX_SECONDS,
+        description="How long a REST body may take to arrive, and an answer to be read, beside a "
+        "second for every 64 KiB.",
+    )
+    http_stall_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=_MAX_SECONDS,
+        description="How long a REST caller may send nothing of a body, or read nothing of an "
+        "answer.",
+    )
+    rest_timeout_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=_MAX_SECONDS,
+        description="How long a REST call that infers may take once its body is there; 0 for ever.",
+    )
     slow_request_ms: float = Field(
         0.0, ge=0, description="Log calls that take longer; 0 logs none."
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from serving.base.machine.cpu import core_count
+from serving.base.machine.files import connections_within, raise_file_limit
 from serving.base.machine.heap import limit_arenas
 from serving.base.machine.nvml import usages
 from serving.base.memory import MemoryBudget
@@ -34,7 +35,10 @@ from serving.server.endpoints.log_settings import LogSettings
 from serving.server.endpoints.oip import OpenInference
 from serving.server.endpoints.shared_memory import SharedMemory
 from serving.server.endpoints.tracing import Tracer
-from serving.server.http.health import add_health_routes, metrics_app
+from serving.server.http.body import LARGEST
+from serving.server.http.connections import HttpLimits
+from serving.server.http.health import add_batches, add_probes, metrics_app
+from serving.server.http.origin import Hosts
 from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
 from serving.server.rpc import inference, vision
@@ -53,6 +57,8 @@ _SWITCH_SECONDS = 5e-4
 # gc.set_threshold, objects: more makes collections rarer. A call holds a few hundred objects and
 # leaves hardly any cycles, so Python's default of 700 collects every few calls for nothing.
 _COLLECT_AFTER = 7000
+# Connections to the metrics port, whose descriptors nobody else can take.
+_METRICS_CONNECTIONS = 64
 # Seconds without a call after which callers count as gone. Longer misses fewer slow callers, but
 # delays the stop of an idle server by as much.
 _QUIET_SECONDS = 0.2
@@ -75,7 +81,7 @@ class Server:
     """The whole server. It runs on the event loop that is current in `start`."""
 
     def __init__(self, config: ServerConfig) -> None:
-        self._config = config
+        self._config = config = _within_file_limit(config)
         self._cache_dir = open_cache(config.cache_dir)
         limit_arenas(max(2, core_count()))
         sys.setswitchinterval(_SWITCH_SECONDS)
@@ -120,7 +126,11 @@ class Server:
         inspection = Inspection(self.registry, version, shared_memory=admin.memory)
         admin_calls = AdminCalls(self.registry, admin, memory, self._tracer, self._logs)
         endpoints = (self._front, open_inference, inspection, admin_calls, self._health)
-        self._rest = RestService(*endpoints, max_json=config.max_json_mib * _MIB)
+        self._rest = RestService(
+            *endpoints,
+            max_json=config.max_json_mib * _MIB,
+            timeout_seconds=config.rest_timeout_seconds,
+        )
         self._inference = InferenceService(*endpoints)
         self._vision = VisionService(self._front, config.max_message_mib * _MIB)
         self._grpc_health = HealthService(
@@ -140,12 +150,7 @@ class Server:
         config = self._config
         services = (self._inference, self._vision, self._grpc_health)
         self._grpc = GrpcPort(config, self._front, self._budget, services)
-        http_app = web.Application(client_max_size=config.max_message_mib * _MIB)
-        add_health_routes(http_app, self._health)
-        self._rest.add_routes(http_app)
-        http = HttpPort("--http-port", http_app)
-        metrics = HttpPort("--metrics-port", metrics_app(self._metrics.registry))
-        self._http = (http, metrics)
+        http, metrics = self._http = self._http_ports()
         addresses = Addresses(
             grpc=self._grpc.bind(config.host, config.grpc_port),
             http=await http.listen(config.host, config.http_port),
@@ -172,6 +177,29 @@ class Server:
             building = PlanBuilding(self.registry, repository, self._cache_dir)
             self._background.append(asyncio.create_task(building.run()))
         return addresses
+
+    def _http_ports(self) -> tuple[HttpPort, HttpPort]:
+        """The ports of REST and of the metrics. The latter has few connections, and a page that
+        calls it by any name learns the metrics at most."""
+        config = self._config
+        app = web.Application()
+        app[LARGEST] = config.max_message_mib * _MIB
+        add_probes(app, self._health)
+        add_batches(app, self.registry)
+        self._rest.add_routes(app)
+        limits = HttpLimits.of(config)
+        few = limits._replace(connections=_METRICS_CONNECTIONS, per_address=_METRICS_CONNECTIONS)
+        hosts = Hosts((*config.http_hosts.split(","), config.host))
+        return (
+            HttpPort("http", app, limits, self._metrics, self._budget, hosts),
+            HttpPort(
+                "metrics",
+                metrics_app(self._metrics.registry, self._health),
+                few,
+                self._metrics,
+                self._budget,
+            ),
+        )
 
     async def _follow_repository(self) -> None:
         """Loads the models in the repository; with --model-control poll follows its changes."""
@@ -247,6 +275,21 @@ class Server:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+
+
+def _within_file_limit(config: ServerConfig) -> ServerConfig:
+    """The settings with no more connections than the limit of open files allows: each of the two
+    ports of callers may take its share, and neither all."""
+    wanted = config.max_connections
+    files = raise_file_limit()
+    found = connections_within(files, wanted, ports=2)
+    if found == wanted:
+        return config
+    logger.warning(
+        "fewer connections: the limit of open files is low",
+        extra={"max_connections": wanted, "taken": found, "open_files": files},
+    )
+    return config.model_copy(update={"max_connections": found})
 
 
 def _end_after(seconds: float) -> None:

@@ -27,6 +27,7 @@ DRAIN_SECONDS = 2.0
 # From the end of the drain to the end of a process on a busy machine.
 SLACK_SECONDS = 3.0
 LARGE = 24 << 20
+HEAD = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def connect(url: str) -> socket.socket:
@@ -42,10 +43,7 @@ def connect(url: str) -> socket.socket:
 
 
 def post(body: bytes, length: int, headers: str = "") -> bytes:
-    head = (
-        f"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{headers}"
-    )
-    return head.encode() + b"\r\n" + body
+    return HEAD + f"Content-Length: {length}\r\n{headers}\r\n".encode() + body
 
 
 def half_a_body(server: ServerProcess) -> socket.socket:
@@ -56,8 +54,7 @@ def half_a_body(server: ServerProcess) -> socket.socket:
 
 def half_a_body_in_chunks(server: ServerProcess) -> socket.socket:
     connection = connect(server.http)
-    head = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    connection.sendall(head + b"5\r\n{'inp")
+    connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{'inp")
     return connection
 
 
@@ -73,7 +70,7 @@ def nothing_sent(server: ServerProcess) -> socket.socket:
 
 def kept_alive(server: ServerProcess) -> socket.socket:
     connection = connect(server.http)
-    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert connection.recv(4096).startswith(b"HTTP/1.1 200")
     return connection
 
@@ -100,14 +97,16 @@ def large_answer_unread(server: ServerProcess) -> socket.socket:
 
 def metrics_idle(server: ServerProcess) -> socket.socket:
     connection = connect(server.metrics_url)
-    connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert connection.recv(12) == b"HTTP/1.1 200"
     return connection
 
 
 def metrics_half_a_body(server: ServerProcess) -> socket.socket:
     connection = connect(server.metrics_url)
-    connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf")
+    connection.sendall(
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nhalf"
+    )
     return connection
 
 

@@ -39,7 +39,10 @@ from serving.server.endpoints.log_settings import LogSettings
 from serving.server.endpoints.oip import OpenInference
 from serving.server.endpoints.shared_memory import SharedMemory
 from serving.server.endpoints.tracing import Tracer
-from serving.server.http.errors import JsonRunner
+from serving.server.http.body import LARGEST
+from serving.server.http.connections import HttpLimits
+from serving.server.http.origin import Hosts
+from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
 from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
@@ -130,7 +133,10 @@ class InProcess:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
     async def rest(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
-        """Status and JSON of an answer, None where it has no body."""
+        """Status and JSON of an answer, None where it has no body. What it sends is said to be
+        JSON."""
+        headers = {"Content-Type": "application/json"} | options.pop("headers", {})
+        options["headers"] = headers
         async with self.http.request(method, path, **options) as response:
             body = await response.read()
             return response.status, await response.json(content_type=None) if body else None
@@ -200,6 +206,7 @@ async def in_process(
     max_answer: int = 1 << 20,
     slow_seconds: float = 0.0,
     memory_bytes: int = 1 << 30,
+    rest_timeout: float = 0.0,
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
     admin: by default every caller may do everything."""
@@ -233,11 +240,10 @@ async def in_process(
             Inspection(registry, "0", shared_memory=True),
             AdminCalls(registry, admin, memory, tracer, logs), health,
         )  # fmt: skip
-        app = web.Application(client_max_size=max_body)
-        RestService(*endpoints, max_json=max_json).add_routes(app)
-        runner = JsonRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        app = web.Application()
+        app[LARGEST] = max_body
+        RestService(*endpoints, max_json=max_json, timeout_seconds=rest_timeout).add_routes(app)
+        http_port = HttpPort("http", app, HttpLimits(), metrics, budget, Hosts())
         server, transfers = grpc.aio.server(), Transfers(front, budget)
         for service in (
             InferenceService(*endpoints),
@@ -247,13 +253,13 @@ async def in_process(
             server.add_generic_rpc_handlers((service.handler(transfers),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        host, http_port = runner.addresses[0][:2]
+        address = f"http://127.0.0.1:{await http_port.listen('127.0.0.1', 0)}"
         async with (
-            aiohttp.ClientSession(f"http://{host}:{http_port}") as http,
+            aiohttp.ClientSession(address) as http,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             yield InProcess(http, channel, engines, front, metrics, logs, memory)
         await server.stop(0)
-        await runner.cleanup()
+        await http_port.close(1.0, 1.0)
         await registry.close()
         await asyncio.sleep(0)

@@ -22,8 +22,9 @@ _INTERNAL = WireStatus("INTERNAL", 500)
 
 STATUSES: dict[type[errors.ServingError], WireStatus] = {
     errors.InvalidInput: WireStatus("INVALID_ARGUMENT", 400),
-    # The HTTP status alone tells it from other bad input.
+    # The HTTP status alone tells these from other bad input.
     errors.RequestTooLarge: WireStatus("INVALID_ARGUMENT", 413),
+    errors.RequestTooSlow: WireStatus("INVALID_ARGUMENT", 408),
     errors.ModelNotFound: WireStatus("NOT_FOUND", 404),
     errors.ModelNotReady: WireStatus("UNAVAILABLE", 503),
     errors.WrongTask: WireStatus("FAILED_PRECONDITION", 400),

@@ -150,11 +150,12 @@ class Call:
         return self._front.large
 
     async def receive(self, arriving: Awaitable[bytes]) -> bytes:
-        """The message of a call that arrives after its head does; the call's time begins when it
-        is there. A sender that stops halfway does not hold up the end of the server.
+        """The message of a call that arrives after its head does, held by whoever reads it; the
+        call's time begins when it is there. A sender that stops halfway does not hold up the end of
+        the server.
 
         Raises InvalidInput for whatever goes wrong on the way, ModelNotReady where the server has
-        begun to shut down meanwhile, QueueFull where the message finds no memory.
+        begun to shut down meanwhile.
         """
         front = self._front
         front.running -= 1
@@ -170,7 +171,6 @@ class Call:
         if front.closing:
             raise ModelNotReady("the server is shutting down")
         self.received = len(message)
-        self.hold("message", self.received)
         return message
 
 

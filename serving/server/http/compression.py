@@ -4,7 +4,7 @@ Bodies are decompressed here: aiohttp takes a gzip stream that breaks off for a 
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from aiohttp.web import ContentCoding
 
@@ -18,37 +18,81 @@ _GZIP, _ZLIB, _BARE = 31, 15, -15
 # Streams that make up one body. Each costs a copy of the rest, so that a body of millions of empty
 # ones would take minutes; senders write one.
 _MOST_STREAMS = 16
+# Bytes that one byte may become, beyond the first _ANY_RATIO bytes of a body. Deflate reaches 1030;
+# tensors and JSON of images stay below 20. Higher lets callers cause more work by less sending.
+_MOST_RATIO = 200
+_ANY_RATIO = 1 << 20
+# Bytes inflated at a time: 0.4 ms on a 2.5 GHz core. More hold up the event loop for longer, less
+# cost more turns of it.
+_PIECE = 128 << 10
+# Compressed bytes given to zlib at a time; it copies what a piece leaves of them.
+_SLICE = 16 << 10
 
 
-def decompressed(body: bytes, coding: str, limit: int) -> bytes:
-    """The body that was sent with this Content-Encoding header, as it came where that names another
-    coding than gzip and deflate: then parsing it fails.
+class Inflater:
+    """Inflates a body piece by piece, by gzip or deflate."""
 
-    Raises InvalidInput for a stream that is damaged or breaks off, RequestTooLarge for more than
-    `limit` bytes.
-    """
-    name = coding.strip().lower()
-    if not body or name not in ("gzip", "x-gzip", "deflate"):
-        return body
-    kind = _GZIP
-    if name == "deflate":
-        kind = _ZLIB if body[0] & 0xF == zlib.DEFLATED else _BARE
-    whole = bytearray()
-    left = body
-    for _ in range(_MOST_STREAMS):  # several gzip streams, one behind the other, are one body
-        stream = zlib.decompressobj(kind)
-        try:
-            whole += stream.decompress(left, limit - len(whole) + 1)
-        except zlib.error as error:
-            raise InvalidInput(f"body is no {name} stream: {error}") from error
-        if len(whole) > limit:
-            raise RequestTooLarge(f"body: more than {limit} bytes when decompressed")
-        if not stream.eof:
-            raise InvalidInput(f"body breaks off in the middle of its {name} stream")
-        left = stream.unused_data
-        if not left:
-            return bytes(whole)
-    raise InvalidInput(f"body: expected at most {_MOST_STREAMS} {name} streams in a row")
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._stream: zlib._Decompress | None = None
+        self._streams = 0
+        self._received = 0
+        self._size = 0
+
+    @classmethod
+    def of(cls, coding: str) -> "Inflater | None":
+        """That of a Content-Encoding header; None where it names another coding than gzip and
+        deflate: the body is left as it came then, and parsing it fails."""
+        name = coding.strip().lower()
+        return cls(name) if name in ("gzip", "x-gzip", "deflate") else None
+
+    def inflate(self, data: bytes) -> Iterator[bytes]:
+        """The next pieces of the body, each of up to 128 KiB and made when it is asked for.
+
+        Raises InvalidInput for a stream that is damaged or that grows too much.
+        """
+        for start in range(0, len(data), _SLICE):
+            part = data[start : start + _SLICE]
+            self._received += len(part)
+            while True:
+                stream = self._stream or self._next(part)
+                try:
+                    piece = stream.decompress(part, _PIECE)
+                except zlib.error as error:
+                    raise InvalidInput(f"body is no {self._name} stream: {error}") from error
+                self._size += len(piece)
+                if self._size > _ANY_RATIO + _MOST_RATIO * self._received:
+                    raise RequestTooLarge(
+                        f"body: {self._received} bytes become more than {self._size}; expected at "
+                        f"most {_MOST_RATIO} for each beyond the first {_ANY_RATIO}"
+                    )
+                if piece:
+                    yield piece
+                if stream.eof:
+                    part, self._stream = stream.unused_data, None
+                    if not part:
+                        break
+                    continue
+                part = stream.unconsumed_tail
+                # A whole piece may have left more inside zlib, although it took all of the part.
+                if not part and len(piece) < _PIECE:
+                    break
+
+    def _next(self, start: bytes) -> "zlib._Decompress":
+        """Begins a stream: several of them, one behind the other, are one body."""
+        self._streams += 1
+        if self._streams > _MOST_STREAMS:
+            raise InvalidInput(f"body: expected at most {_MOST_STREAMS} {self._name} streams")
+        kind = _GZIP
+        if self._name == "deflate":
+            kind = _ZLIB if start[0] & 0xF == zlib.DEFLATED else _BARE
+        self._stream = zlib.decompressobj(kind)
+        return self._stream
+
+    def close(self) -> None:
+        """The body is over. Raises InvalidInput where its stream is not."""
+        if self._stream is not None:
+            raise InvalidInput(f"body breaks off in the middle of its {self._name} stream")
 
 
 def accepted_coding(headers: Sequence[str]) -> ContentCoding | None:

@@ -5,13 +5,14 @@ from dataclasses import asdict
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from serving.models.registry import State
+from serving.models.registry import Registry, State
 from serving.server.endpoints.health import Health
+from serving.server.http.body import LARGEST
 
 
-def add_health_routes(app: web.Application, health: Health) -> None:
-    """Adds probes and the last batches. /readyz is 503 while not ready, with a line for each model
-    that does not serve."""
+def add_probes(app: web.Application, health: Health) -> None:
+    """Adds probes. /readyz is 503 while not ready, with a line for each model that does not
+    serve."""
 
     registry = health.registry
 
@@ -30,6 +31,13 @@ def add_health_routes(app: web.Application, health: Health) -> None:
         text = "\n".join(["ready" if ready else "not ready", *lines]) + "\n"
         return web.Response(text=text, status=200 if ready else 503)
 
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+
+
+def add_batches(app: web.Application, registry: Registry) -> None:
+    """Adds the last batches of every model."""
+
     async def batches(_: web.Request) -> web.Response:
         recent = {
             f"{line.name}/{line.version}": [
@@ -41,12 +49,11 @@ def add_health_routes(app: web.Application, health: Health) -> None:
         return web.json_response(recent)
 
     app.router.add_get("/debug/batches", batches)
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/readyz", readyz)
 
 
-def metrics_app(registry: CollectorRegistry) -> web.Application:
-    """An application that serves /metrics in Prometheus' text format."""
+def metrics_app(registry: CollectorRegistry, health: Health) -> web.Application:
+    """An application that serves /metrics in Prometheus' text format, and the probes, which answer
+    here also while callers have taken every connection of the other ports."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(
@@ -54,5 +61,7 @@ def metrics_app(registry: CollectorRegistry) -> web.Application:
         )
 
     app = web.Application()
+    app[LARGEST] = 0
     app.router.add_get("/metrics", metrics)
+    add_probes(app, health)
     return app

@@ -3,13 +3,34 @@
 import asyncio
 import contextlib
 import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
+from serving.base.errors import RequestTooLarge, RequestTooSlow
+from serving.base.memory import MemoryBudget
+from serving.base.metrics import Metrics
 from serving.server.config import StartError
 from serving.server.endpoints.front import Caller
-from serving.server.http.errors import JsonRunner
+from serving.server.http.body import LARGEST
+from serving.server.http.connections import Connection, Connections, HttpLimits
+from serving.server.http.errors import failure
+from serving.server.http.origin import Hosts, check_origin
+
+_Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+# Of a connection that is one too many, these are answered.
+_HEALTH = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+# Reasons for the metric by the status of a refusal. Others are the call's own, which counts them.
+_REASONS = {403: "origin", 408: "body", 415: "content_type", 421: "host"}
+_COUNTED = (web.HTTPException, RequestTooSlow)
+# Seconds for which a body that nobody wants is read on, so that its sender sees the answer.
+_LINGER_SECONDS = 1.0
+# Answers of fewer bytes are not counted in the memory budget: a connection has one at a time.
+_SMALL = 64 << 10
 
 
 def caller_of(request: web.BaseRequest) -> Caller:
@@ -24,11 +45,30 @@ def caller_of(request: web.BaseRequest) -> Caller:
 
 
 class HttpPort:
-    """Serves `app`. `flag` is the setting of its port, for errors."""
+    """Serves `app`. Its requests pass a door: their connections keep `limits`, they call the port
+    by one of `hosts` (None: any), and no web page of another origin sends them; large answers are
+    held in the budget until they are read.
 
-    def __init__(self, flag: str, app: web.Application) -> None:
-        self._flag = flag
-        self._runner = JsonRunner(app, access_log=None)
+    name: the port's in the metrics; its flag, for errors, is --NAME-port.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        app: web.Application,
+        limits: HttpLimits,
+        metrics: Metrics,
+        budget: MemoryBudget,
+        hosts: Hosts | None = None,
+    ) -> None:
+        self._name = name
+        self._budget = budget
+        self._hosts = hosts
+        self._largest = app[LARGEST]
+        self._refused: Callable[[str], None] = partial(metrics.http_refused.count, name)
+        connections = Connections(limits, self._refused)
+        metrics.connections.labels(name).set_function(connections.__len__)
+        self._runner = _Runner(app, self._answer, connections)
 
     async def listen(self, host: str, port: int) -> int:
         """Opens the port and returns its number. Raises StartError."""
@@ -37,7 +77,7 @@ class HttpPort:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
             raise StartError(
-                f"{self._flag}: cannot listen on {host}:{port}: {error.strerror}"
+                f"--{self._name}-port: cannot listen on {host}:{port}: {error.strerror}"
             ) from error
         return int(self._runner.addresses[0][1])
 
@@ -59,3 +99,85 @@ class HttpPort:
         for connection in server.connections if server is not None else ():
             if connection.transport is not None:
                 connection.transport.abort()
+
+    async def _answer(self, handle: _Handle, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer of the application, or to whatever stood in its way."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.begin(request)
+        response: web.StreamResponse
+        try:
+            self._check(connection, request)
+            response = await handle(request)
+            self._hold(connection, response)
+        except Exception as error:
+            response = failure(error, request.path)
+            if response.status in _REASONS and isinstance(error, _COUNTED):
+                self._refused(_REASONS[response.status])
+            if not request.content.is_eof():
+                response.force_close()
+        if connection.spare:
+            response.force_close()
+        if request.content.exception() is not None:
+            # Nobody knows where the next request begins: the caller is told to connect anew, and
+            # aiohttp that there is no rest of the body to wait for.
+            response.force_close()
+            request.content.feed_eof()
+        return response
+
+    def _check(self, connection: Connection, request: web.BaseRequest) -> None:
+        if connection.spare and request.path not in _HEALTH:
+            raise web.HTTPServiceUnavailable(reason="too many connections: try again later")
+        check_origin(request, self._hosts)
+        if (request.content_length or 0) > self._largest:
+            raise RequestTooLarge(f"body: more than {self._largest} bytes")
+
+    def _hold(self, connection: Connection, response: web.StreamResponse) -> None:
+        """Holds a large answer until it is read. Raises QueueFull."""
+        body = response.body if isinstance(response, web.Response) else None
+        if isinstance(body, bytes) and len(body) > _SMALL:
+            self._budget.take("answer", len(body))
+            connection.when_sent = partial(self._budget.give_back, "answer", len(body))
+
+
+class _Server(web.Server):
+    def __init__(self, connections: Connections, handle: _Handle, **settings: Any) -> None:
+        # A call ends where its caller leaves: what it waits for and holds is for others then.
+        super().__init__(handle, handler_cancellation=True, **settings)
+        self._of_port = connections
+
+    def __call__(self) -> Connection:
+        return Connection(self, self._of_port, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    """Runs an application on our connections. aiohttp has no public way to choose their class."""
+
+    __slots__ = ("_answer", "_connections")
+
+    def __init__(
+        self,
+        app: web.Application,
+        answer: Callable[[_Handle, web.BaseRequest], Awaitable[web.StreamResponse]],
+        connections: Connections,
+    ) -> None:
+        limits = connections.limits
+        super().__init__(
+            app,
+            access_log=None,
+            auto_decompress=False,  # read_body does it
+            keepalive_timeout=limits.idle,
+            lingering_time=_LINGER_SECONDS,
+        )
+        self._answer = answer
+        self._connections = connections
+
+    async def _make_server(self) -> _Server:
+        made = await super()._make_server()
+        return _Server(
+            self._connections,
+            partial(self._answer, made.request_handler),
+            request_factory=made.request_factory,
+            loop=made._loop,
+            **made._kwargs,
+        )

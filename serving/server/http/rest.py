@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -13,11 +14,12 @@ from serving.models.registry import VersionStatus
 from serving.repository.config_fields import plain
 from serving.server.config import AdminGroup
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
-from serving.server.endpoints.front import Call, Front
+from serving.server.endpoints.front import Call, Front, InferenceCall
 from serving.server.endpoints.guard import parsed, parsed_in_turns
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import OpenInference
+from serving.server.http.body import CONTROL_BYTES, read_body
 from serving.server.http.codec import (
     JSON_LENGTH_HEADER,
     LARGER_THAN_JSON,
@@ -30,8 +32,9 @@ from serving.server.http.control import (
     decode_registration,
     decode_trace_settings,
 )
-from serving.server.http.errors import read_body
+from serving.server.http.deadline import Deadlines, timeout_of
 from serving.server.http.json_text import parse_object
+from serving.server.http.origin import json_only
 from serving.server.http.port import caller_of
 
 _MODEL = "/v2/models/{model}"
@@ -41,8 +44,11 @@ _accepted_coding = functools.lru_cache(64)(accepted_coding)
 
 
 class RestService:
-    """Converts, calls, converts. Its errors are answered by JsonRunner. `max_json`: bytes that the
-    JSON of a call that infers may have."""
+    """Converts, calls, converts. Its errors are answered by HttpPort.
+
+    max_json: bytes that the JSON of a call that infers may have.
+    timeout_seconds: how long such a call may take once its body is there; 0 for ever.
+    """
 
     def __init__(
         self,
@@ -51,7 +57,9 @@ class RestService:
         inspection: Inspection,
         admin: AdminCalls,
         health: Health,
+        *,
         max_json: int,
+        timeout_seconds: float = 0.0,
     ) -> None:
         self._front = front
         self._inference = inference
@@ -59,10 +67,16 @@ class RestService:
         self._admin = admin
         self._health = health
         self._max_json = max_json
+        self._timeout = timeout_seconds or math.inf
+        self._deadlines = Deadlines()
 
     def add_routes(self, app: web.Application) -> None:
         """Adds every route below /v2."""
         get, post = app.router.add_get, app.router.add_post
+
+        def change(path: str, handler: _Handler) -> None:
+            post(path, json_only(handler))
+
         get("/v2", self.server_metadata)
         get("/v2/health/live", self.live)
         get("/v2/health/ready", self.ready)
@@ -74,30 +88,23 @@ class RestService:
             get(model + "/stats", self.statistics)
             post(model + "/infer", self.infer)
         post("/v2/repository/index", self.repository_index)
-        post("/v2/repository/models/{model}/load", self.load)
-        post("/v2/repository/models/{model}/unload", self.unload)
-        self._add_memory(app, "system", self.memory_status, self.register, self.unregister)
-        self._add_memory(app, "cuda", self.cuda_status, self.cuda_register, self.cuda_unregister)
+        change("/v2/repository/models/{model}/load", self.load)
+        change("/v2/repository/models/{model}/unload", self.unload)
+        for kind, status, register, unregister in (
+            ("system", self.memory_status, self.register, self.unregister),
+            ("cuda", self.cuda_status, self.cuda_register, self.cuda_unregister),
+        ):
+            base = f"/v2/{kind}sharedmemory"
+            get(base + "/status", status)
+            get(base + "/region/{region}/status", status)
+            change(base + "/region/{region}/register", register)
+            change(base + "/region/{region}/unregister", unregister)
+            change(base + "/unregister", unregister)
         for settings in ("/v2/trace/setting", _MODEL + "/trace/setting"):
             get(settings, self.trace_settings)
-            post(settings, self.trace_settings)
+            change(settings, self.trace_settings)
         get("/v2/logging", self.log_settings)
-        post("/v2/logging", self.log_settings)
-
-    def _add_memory(
-        self,
-        app: web.Application,
-        kind: str,
-        status: "_Handler",
-        register: "_Handler",
-        unregister: "_Handler",
-    ) -> None:
-        base = f"/v2/{kind}sharedmemory"
-        app.router.add_get(base + "/status", status)
-        app.router.add_get(base + "/region/{region}/status", status)
-        app.router.add_post(base + "/region/{region}/register", register)
-        app.router.add_post(base + "/region/{region}/unregister", unregister)
-        app.router.add_post(base + "/unregister", unregister)
+        change("/v2/logging", self.log_settings)
 
     def _control(self, method: str, request: web.Request) -> Call:
         return self._front.control(method, lambda: caller_of(request))
@@ -114,19 +121,10 @@ class RestService:
     async def infer(self, request: web.Request) -> web.Response:
         """Tensors in, tensors out, as JSON or behind it in binary."""
         with self._front.call("RestInfer", lambda: caller_of(request)) as call:
-            body = await call.receive(self._tensors(request))
-            model = call.resolve(*_model(request))
-            decoding = decode_request(
-                body,
-                request.headers.get(JSON_LENGTH_HEADER),
-                call,
-                model.facts,
-                self._inference,
-                self._max_json,
-            )
-            tensors = await parsed_in_turns(decoding)
-            answer = await self._inference.infer(call, model, tensors)
-            content, json_length = await encode_answer(answer, tensors.as_text, self._inference)
+            seconds = min(self._timeout, parsed(timeout_of, request.headers))
+            body = await call.receive(self._tensors(call, request))
+            work = self._answered(call, request, body)
+            content, json_length = await self._deadlines.within(call, seconds, work)
         response = web.Response(
             body=content,
             content_type="application/json" if json_length is None else "application/octet-stream",
@@ -138,13 +136,30 @@ class RestService:
             response.enable_compression(coding)
         return response
 
-    async def _tensors(self, request: web.Request) -> bytes:
+    async def _answered(
+        self, call: InferenceCall, request: web.Request, body: bytes
+    ) -> tuple[bytes, int | None]:
+        """The body of the answer, and the length of its JSON where tensors follow it."""
+        model = call.resolve(*_model(request))
+        decoding = decode_request(
+            body,
+            request.headers.get(JSON_LENGTH_HEADER),
+            call,
+            model.facts,
+            self._inference,
+            self._max_json,
+        )
+        tensors = await parsed_in_turns(decoding)
+        answer = await self._inference.infer(call, model, tensors)
+        return await encode_answer(answer, tensors.as_text, self._inference)
+
+    async def _tensors(self, call: Call, request: web.Request) -> bytes:
         """The body of a call that infers. One that is all JSON is not taken beyond the limit of
         that. Raises RequestTooLarge."""
         if JSON_LENGTH_HEADER in request.headers:
-            return await read_body(request)
+            return await read_body(call, request)
         try:
-            return await read_body(request, self._max_json)
+            return await read_body(call, request, self._max_json)
         except RequestTooLarge as error:
             raise RequestTooLarge(f"{error} ({LARGER_THAN_JSON})") from error
 
@@ -198,7 +213,7 @@ class RestService:
     async def load(self, request: web.Request) -> web.Response:
         """Loads or reloads a model from the repository."""
         with self._admin_call("RepositoryModelLoad", request, "repository") as call:
-            override = parsed(decode_override, await call.receive(read_body(request)))
+            override = parsed(decode_override, await call.receive(read_body(call, request)))
             await self._admin.load(call, request.match_info["model"], override)
             return web.Response()
 
@@ -218,7 +233,7 @@ class RestService:
     async def register(self, request: web.Request) -> web.Response:
         """Registers a region that the caller has made on this machine."""
         with self._admin_call("SystemSharedMemoryRegister", request, "memory") as call:
-            asked = parsed(decode_registration, await call.receive(read_body(request)))
+            asked = parsed(decode_registration, await _control_body(call, request))
             self._admin.register(call, _region(request), asked.key, asked.offset, asked.byte_size)
             return web.Response()
 
@@ -268,7 +283,7 @@ class RestService:
         if request.method != "POST":
             return b""
         self._admin.permit(call, "settings")
-        return await call.receive(read_body(request))
+        return await _control_body(call, request)
 
 
 _Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -286,7 +301,11 @@ def _region(request: web.Request) -> str:
 async def _document(call: Call, request: web.Request) -> dict[str, Any]:
     """The JSON object that a POST brings, also where nothing is asked of it: what cannot be parsed
     is bad input on every route. Raises InvalidInput."""
-    return parsed(parse_object, await call.receive(read_body(request)))
+    return parsed(parse_object, await _control_body(call, request))
+
+
+async def _control_body(call: Call, request: web.Request) -> bytes:
+    return await call.receive(read_body(call, request, CONTROL_BYTES))
 
 
 def _index_line(line: VersionStatus) -> dict[str, str]:

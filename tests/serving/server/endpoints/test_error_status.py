@@ -25,6 +25,7 @@ def subclasses(kind: type[ServingError]) -> Iterator[type[ServingError]]:
 EXPECTED = {
     "InvalidInput": (grpc.StatusCode.INVALID_ARGUMENT, 400),
     "RequestTooLarge": (grpc.StatusCode.INVALID_ARGUMENT, 413),
+    "RequestTooSlow": (grpc.StatusCode.INVALID_ARGUMENT, 408),
     "ModelNotFound": (grpc.StatusCode.NOT_FOUND, 404),
     "ModelNotReady": (grpc.StatusCode.UNAVAILABLE, 503),
     "WrongTask": (grpc.StatusCode.FAILED_PRECONDITION, 400),

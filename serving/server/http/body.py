@@ -1,0 +1,100 @@
+"""Bodies of requests: read in pieces, each of which the memory budget has room for."""
+
+import asyncio
+import io
+
+from aiohttp import web
+
+from serving.base.errors import RequestTooLarge, RequestTooSlow
+from serving.server.endpoints.front import Call
+from serving.server.http.compression import Inflater
+from serving.server.http.connections import SLOWEST_RATE, Connection
+
+_MIB = 1 << 20
+# The largest body of a call that carries neither tensors nor files.
+CONTROL_BYTES = _MIB
+# The largest body of any other call.
+LARGEST = web.AppKey("largest", int)
+
+
+async def read_body(call: Call, request: web.Request, limit: int | None = None) -> bytes:
+    """The whole body, decompressed. The call holds it in the memory budget from the moment that it
+    arrives. limit: bytes that it may have, beside LARGEST of the application.
+
+    Raises RequestTooLarge, RequestTooSlow, InvalidInput, QueueFull, and what reading raises.
+    """
+    largest = request.app[LARGEST]
+    limit = largest if limit is None else min(limit, largest)
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    body = _Body(call, limit)
+    coding = request.headers.get("Content-Encoding")
+    inflater = None if coding is None else Inflater.of(coding)
+    content = request.content
+    if content.is_eof() and inflater is None:
+        return body.take(content.read_nowait())
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    limits = connection.limits
+    loop = asyncio.get_running_loop()
+    began, received = loop.time(), 0
+    try:
+        async with asyncio.timeout(None) as alarm:
+            while True:
+                end = began + limits.transfer + received / SLOWEST_RATE
+                alarm.reschedule(min(loop.time() + limits.stall, end))
+                data = await content.readany()
+                if not data:
+                    break
+                received += len(data)
+                if inflater is None:
+                    body.add(data)
+                    continue
+                for piece in inflater.inflate(data):
+                    body.add(piece)
+                    # A few KB may become megabytes: others are answered between two pieces.
+                    await asyncio.sleep(0)
+    except TimeoutError as error:
+        raise RequestTooSlow(
+            f"body: {received} bytes came in {loop.time() - began:.1f} s; expected no pause above "
+            f"{limits.stall:g} s, and {limits.transfer:g} s in all beside one for every "
+            f"{SLOWEST_RATE} bytes"
+        ) from error
+    if inflater is not None:
+        inflater.close()
+    return body.whole()
+
+
+class _Body:
+    """The bytes so far, held by the call."""
+
+    def __init__(self, call: Call, limit: int) -> None:
+        self._call = call
+        self._limit = limit
+        self._size = 0
+        # Unlike a list of pieces, it grows in place and hands out what it has without a copy.
+        self._bytes = io.BytesIO()
+
+    def take(self, data: bytes) -> bytes:
+        """A body that is there as a whole."""
+        self._hold(len(data))
+        return data
+
+    def add(self, data: bytes) -> None:
+        """Appends a piece. Raises RequestTooLarge, QueueFull."""
+        self._hold(len(data))
+        self._bytes.write(data)
+
+    def whole(self) -> bytes:
+        """All of it."""
+        return self._bytes.getvalue()
+
+    def _hold(self, size: int) -> None:
+        self._size += size
+        if self._size > self._limit:
+            raise _too_large(self._limit)
+        self._call.hold("message", size)
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"body: more than {limit} bytes")
