@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from serving.server.config import load_config
+from serving.server.http.origin import Hosts
 from tests.helm.chart import (
     KINDS_WITH_PODS,
     KUBERNETES,
@@ -121,6 +122,8 @@ def summary(resource: Resource) -> dict[str, object]:
         ("server.admin=loopback", "server/admin"),
         ("server.admin=token", "server.adminTokenSecret"),
         ("server.adminOpen=files", "server/adminOpen"),
+        ("server.httpHosts={a b}", "server/httpHosts"),
+        ("server.httpHosts={http://a}", "server/httpHosts"),
         ("replicas=two", "replicas"),
         ("image.digest=latest", "image/digest"),
         ("models.source=bucket", "models/source"),
@@ -202,6 +205,36 @@ def test_pods_have_the_token_of_admin_calls_where_there_is_one(admin: str, tmp_p
         assert str(config.admin_token_file) == mounts["admin-token"] + "/token"
     else:
         assert not secrets
+
+
+def test_rest_callers_reach_pods_by_the_names_of_the_service_and_of_the_values(
+    tmp_path: Path,
+) -> None:
+    resources = render("server.httpHosts={vision.example.com,*.inner.example}")
+    file = tmp_path / "server.yaml"
+    file.write_text(only(resources, "ConfigMap")["data"]["server.yaml"])
+    config = load_config({}, {"CONVSERVE_MODEL_REPOSITORY": "/models"}, file)
+    hosts = Hosts(config.http_hosts.split(","))
+    service = only(resources, "Service", "rel-convserve")["metadata"]["name"]
+    for name in (service, f"{service}.default", f"{service}.default.svc"):
+        assert hosts.allows(name)
+        assert hosts.allows(f"{name}:8000")
+    assert hosts.allows(f"{service}.default.svc.cluster.local")
+    assert hosts.allows("vision.example.com")
+    assert hosts.allows("a.inner.example")
+    assert not hosts.allows("evil.example")
+
+
+@pytest.mark.parametrize(
+    ("values", "hosts"),
+    [([], "*"), (["server.httpHosts={a.example,b.example}"], "a.example,b.example")],
+)
+def test_runtime_for_kserve_is_called_by_any_name_unless_the_values_have_some(
+    values: list[str], hosts: str
+) -> None:
+    [container] = only(render("mode=kserve", *values), "ServingRuntime")["spec"]["containers"]
+    variables = {one["name"]: one["value"] for one in container["env"]}
+    assert variables["CONVSERVE_HTTP_HOSTS"] == hosts
 
 
 def test_grace_period_covers_the_wait_and_the_drain() -> None:

@@ -83,6 +83,14 @@ seccompProfile:
 {{- end -}}
 {{- end -}}
 
+{{/* The names of the Service, from its namespace and from others, and those of the values. */}}
+{{- define "convserve.httpHosts" -}}
+{{- $name := include "convserve.fullname" . -}}
+{{- $space := printf "%s.%s" $name .Release.Namespace -}}
+{{- $names := list $name $space (printf "%s.svc" $space) (printf "%s.svc.cluster.local" $space) -}}
+{{- concat $names .Values.server.httpHosts | join "," -}}
+{{- end -}}
+
 {{- define "convserve.resources" -}}
 {{- $resources := deepCopy .Values.resources -}}
 {{- if .Values.gpu.enabled -}}
