@@ -48,7 +48,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Li
         "--allow-ungated",
         "--http-hosts=front.example, *.inner.example",
     ]
-    server = LimitedServer(repository, *flags, cache=cache, mib=600)
+    # 60 % of the limit, and 100 MiB more than that for what glibc keeps of large tensors.
+    server = LimitedServer(repository, *flags, "--memory-mib", "360", cache=cache, mib=700)
     yield server
     server.kill()
 
@@ -293,7 +294,8 @@ def test_compressed_body_of_the_largest_size_does_not_hold_up_the_others(
 ) -> None:
     """31 MiB that become less than 200 for one, for a model that is not there."""
     body = b"".join(bytes([n % 251, n % 13]) + bytes(98) for n in range(31 * MIB // 100))
-    request = post(gzip.compress(body), "Content-Encoding: gzip\r\n")
+    headers = "Content-Encoding: gzip\r\nInference-Header-Content-Length: 2\r\n"
+    request = post(gzip.compress(body), headers)
     with LoopProbe(served) as probe, connected(served.http) as caller:
         answer = ask(caller, request.replace(b"/echo/", b"/none/"))
         assert status_of(answer) == 404
@@ -334,7 +336,7 @@ def test_answers_that_nobody_reads_share_the_budget(served: LimitedServer) -> No
                 caller.sendall(infer(b"x" * 24 * MIB))
         wait_until(lambda: held(served, "answer") == 0)
     assert served.kills == 0
-    assert served.peak_mib() < before + 500
+    assert served.peak_mib() < before + 560
 
 
 def test_requests_sent_ahead_of_unread_answers_are_held_back(served: LimitedServer) -> None:
