@@ -1,6 +1,7 @@
 """REST calls end: by a header, by the server's setting, or with their caller."""
 
 import asyncio
+import json
 import math
 import threading
 from collections.abc import Awaitable, Callable
@@ -75,7 +76,9 @@ def test_caller_that_leaves_takes_his_call_out_of_the_queue(tmp_path: Path) -> N
         await until(lambda: served.front.running == 1)
         second = asyncio.create_task(served.rest("POST", INFER, json=GOOD))
         await until(lambda: served.front.running == 2)
-        await until(lambda: served.value("convserve_memory_held_bytes", use="message") > 0)
+        # Each body is held once.
+        size = 2 * len(json.dumps(GOOD))
+        await until(lambda: served.value("convserve_memory_held_bytes", use="message") == size)
         second.cancel()
         await until(lambda: served.front.running == 1)
         assert served.value("convserve_cancelled_total", model="plain") == 1
