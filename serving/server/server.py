@@ -16,7 +16,7 @@ from aiohttp import web
 
 from serving.base.machine.cpu import core_count
 from serving.base.machine.files import connections_within, raise_file_limit
-from serving.base.machine.heap import limit_arenas
+from serving.base.machine.heap import limit_arenas, map_large_blocks
 from serving.base.machine.nvml import usages
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
@@ -84,6 +84,7 @@ class Server:
         self._config = config = _within_file_limit(config)
         self._cache_dir = open_cache(config.cache_dir)
         limit_arenas(max(2, core_count()))
+        map_large_blocks()
         sys.setswitchinterval(_SWITCH_SECONDS)
         gc.collect()
         gc.freeze()  # collections skip the imported objects, which stay anyway

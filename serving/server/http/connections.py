@@ -139,12 +139,13 @@ class Connection(web.RequestHandler):
     address: the caller's, of IPv6 its network, which one caller has whole; empty on a Unix socket.
     used: it has asked for something since it was last looked at.
     spare: it is one too many, and is answered about health alone.
+    answer_size: bytes of the answer under way, where it is large.
     when_sent: called when the answer under way has been read, or its caller has left.
     """
 
     __slots__ = (
         "_ahead", "_connections", "_head_alarm", "_pipe", "_read_by", "_request", "_unread",
-        "_write_alarm", "address", "spare", "used", "when_sent",
+        "_write_alarm", "address", "answer_size", "spare", "used", "when_sent",
     )  # fmt: skip
 
     def __init__(self, manager: web.Server, connections: Connections, **settings: Any) -> None:
@@ -159,6 +160,7 @@ class Connection(web.RequestHandler):
         self.address = ""
         self.used = False
         self.spare = False
+        self.answer_size = 0
         self.when_sent: Callable[[], None] | None = None
 
     @property
@@ -207,6 +209,8 @@ class Connection(web.RequestHandler):
         self.used = True
         self._request = request
         self._ahead = 0
+        self._read_by = 0.0
+        self.answer_size = 0
 
     def data_received(self, data: bytes) -> None:
         """Reads on, and sees to it that a head comes to its end."""
@@ -272,13 +276,19 @@ class Connection(web.RequestHandler):
             super().log_exception(*args, **kw)
 
     def pause_writing(self) -> None:
-        """From here on the caller's reading is timed."""
+        """From here on the caller's reading is timed: that of the whole answer, however often the
+        system takes a part of it."""
         super().pause_writing()
         self._unread = self._pipe.get_write_buffer_size()
-        seconds = self.limits.transfer + self._unread / SLOWEST_RATE
-        self._read_by = self._loop.time() + seconds
+        now = self._loop.time()
+        if not self._read_by:
+            size = max(self._unread, self.answer_size)
+            self._read_by = now + self.limits.transfer + size / SLOWEST_RATE
+        self._watch_reader(self._read_by - now)
+
+    def _watch_reader(self, left: float) -> None:
         self._write_alarm = self._loop.call_later(
-            min(self.limits.stall, seconds), self._look_at_reader
+            min(self.limits.stall, left), self._look_at_reader
         )
 
     def resume_writing(self) -> None:
@@ -289,17 +299,15 @@ class Connection(web.RequestHandler):
             self._write_alarm = None
 
     def _look_at_reader(self) -> None:
+        self._write_alarm = None
         unread = self._pipe.get_write_buffer_size()
         left = self._read_by - self._loop.time()
         if unread >= self._unread or left <= 0:
-            self._write_alarm = None
             self._connections.refused("answer")
             self._pipe.abort()
             return
         self._unread = unread
-        self._write_alarm = self._loop.call_later(
-            min(self.limits.stall, left), self._look_at_reader
-        )
+        self._watch_reader(left)
 
     def _refuse(self, status: int, text: str) -> None:
         """Answers without aiohttp, which has no request to answer, and closes."""

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
+from aiohttp import Payload, web
+from aiohttp.abc import AbstractStreamWriter
 
 from serving.base.errors import RequestTooLarge, RequestTooSlow
 from serving.base.memory import MemoryBudget
@@ -31,6 +32,8 @@ _COUNTED = (web.HTTPException, RequestTooSlow)
 _LINGER_SECONDS = 1.0
 # Answers of fewer bytes are not counted in the memory budget: a connection has one at a time.
 _SMALL = 64 << 10
+# Bytes of a large answer that are written at a time.
+_PIECE = 256 << 10
 
 
 def caller_of(request: web.BaseRequest) -> Caller:
@@ -135,9 +138,32 @@ class HttpPort:
     def _hold(self, connection: Connection, response: web.StreamResponse) -> None:
         """Holds a large answer until it is read. Raises QueueFull."""
         body = response.body if isinstance(response, web.Response) else None
-        if isinstance(body, bytes) and len(body) > _SMALL:
+        if isinstance(response, web.Response) and isinstance(body, bytes) and len(body) > _SMALL:
             self._budget.take("answer", len(body))
             connection.when_sent = partial(self._budget.give_back, "answer", len(body))
+            connection.answer_size = len(body)
+            response.body = _Pieces(body)
+
+
+class _Pieces(Payload):
+    """A body that is written a piece at a time: of one that is written whole, aiohttp makes a
+    copy, for which the event loop stands still."""
+
+    _value: bytes
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value)
+        self._size = len(value)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Its text."""
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Each piece is written when the system has taken the one before."""
+        body = memoryview(self._value)
+        for start in range(0, len(body), _PIECE):
+            await writer.write(body[start : start + _PIECE])
 
 
 class _Server(web.Server):
