@@ -263,6 +263,33 @@ def test_body_in_chunks_is_cut_where_it_passes_the_limit(served: LimitedServer) 
     assert served.peak_mib() < before + 48
 
 
+@pytest.mark.parametrize("size", [1, 16, 100])
+def test_bodies_in_tiny_chunks_are_cut_and_hold_up_nobody(served: LimitedServer, size: int) -> None:
+    chunk = b"%x\r\n" % size + b" " * size + b"\r\n"
+    head = f"{INFER}Transfer-Encoding: chunked\r\n\r\n".encode()
+    with LoopProbe(served) as probe:
+        for _ in range(2):
+            with connected(served.http) as caller, contextlib.suppress(ConnectionError):
+                caller.sendall(head + chunk * (4 * MIB // len(chunk)))
+                answer = answer_of(caller)
+                assert status_of(answer) == 400
+                assert "chunks in" in error_of(answer)
+    assert probe.pauses.longest < 0.05, probe.pauses
+
+
+def test_body_in_small_chunks_is_whole(served: LimitedServer) -> None:
+    head, _, body = infer(bytes(range(256)) * 200).partition(b"\r\n\r\n")
+    length = head.split(b"Content-Length: ")[1].split(b"\r\n")[0]
+    head = head.replace(b"Content-Length: " + length, b"Transfer-Encoding: chunked", 1)
+    chunks = [body[start : start + 7] for start in range(0, len(body), 7)]
+    sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    with connected(served.http) as caller:
+        for _ in range(2):
+            answer = ask(caller, head + b"\r\n\r\n" + sent + b"0\r\n\r\n")
+            assert status_of(answer) == 200
+            assert bytes(range(256)) * 200 in answer
+
+
 def test_memory_of_a_body_is_given_back_when_its_caller_leaves(served: LimitedServer) -> None:
     with connected(served.http) as caller:
         caller.sendall(post(b"x" * MIB)[: MIB // 2])

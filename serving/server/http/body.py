@@ -8,11 +8,14 @@ from aiohttp import web
 from serving.base.errors import RequestTooLarge, RequestTooSlow
 from serving.server.endpoints.front import Call
 from serving.server.http.compression import Inflater
-from serving.server.http.connections import SLOWEST_RATE, Connection
+from serving.server.http.connection import Connection
+from serving.server.http.connections import SLOWEST_RATE
 
 _MIB = 1 << 20
 # The largest body of a call that carries neither tensors nor files.
 CONTROL_BYTES = _MIB
+# Bytes from which a piece of a body takes a turn.
+_PIECE = 32 << 10
 # The largest body of any other call.
 LARGEST = web.AppKey("largest", int)
 
@@ -47,13 +50,12 @@ async def read_body(call: Call, request: web.Request, limit: int | None = None) 
                 if not data:
                     break
                 received += len(data)
-                if inflater is None:
-                    body.add(data)
-                    continue
-                for piece in inflater.inflate(data):
+                for piece in (data,) if inflater is None else inflater.inflate(data):
                     body.add(piece)
-                    # A few KB may become megabytes: others are answered between two pieces.
-                    await asyncio.sleep(0)
+                    # Of many large bodies, also of one that was small, each adds a piece in turn,
+                    # and others are answered between two.
+                    if len(piece) > _PIECE:
+                        await connection.turns.next()
     except TimeoutError as error:
         raise RequestTooSlow(
             f"body: {received} bytes came in {loop.time() - began:.1f} s; expected no pause above "

@@ -235,8 +235,9 @@ def _wanted(
 
 async def encode_answer(
     answer: InferAnswer, as_text: Container[str], server: OpenInference
-) -> tuple[bytes, int | None]:
-    """The body of an answer, and the length of its JSON part where binary tensors follow.
+) -> tuple[list[Buffer], int | None]:
+    """The parts of an answer's body, and the length of the first, its JSON, where binary tensors
+    follow it.
 
     as_text: the outputs that are in the JSON itself.
     Raises InvalidInput for more bytes than a message may have.
@@ -276,7 +277,7 @@ async def encode_answer(
     if long:
         head = await filled_in(head, [output.array for output in long], server.turns)
     server.check_answer(len(head) + sum(map(len, parts)))
-    return b"".join([head, *parts]), len(head) if parts else None
+    return [head, *parts], len(head) if parts else None
 
 
 def _list(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aiohttp import Payload, web
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp import web
 
 from serving.base.errors import RequestTooLarge, RequestTooSlow
 from serving.base.memory import MemoryBudget
@@ -17,9 +16,11 @@ from serving.base.metrics import Metrics
 from serving.server.config import StartError
 from serving.server.endpoints.front import Caller
 from serving.server.http.body import LARGEST
-from serving.server.http.connections import Connection, Connections, HttpLimits
+from serving.server.http.connection import Connection
+from serving.server.http.connections import Connections, HttpLimits
 from serving.server.http.errors import failure
 from serving.server.http.origin import Hosts, check_origin
+from serving.server.http.pieces import SMALL, Pieces
 
 _Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -30,10 +31,6 @@ _REASONS = {403: "origin", 408: "body", 415: "content_type", 421: "host"}
 _COUNTED = (web.HTTPException, RequestTooSlow)
 # Seconds for which a body that nobody wants is read on, so that its sender sees the answer.
 _LINGER_SECONDS = 1.0
-# Answers of fewer bytes are not counted in the memory budget: a connection has one at a time.
-_SMALL = 64 << 10
-# Bytes of a large answer that are written at a time.
-_PIECE = 256 << 10
 
 
 def caller_of(request: web.BaseRequest) -> Caller:
@@ -137,33 +134,15 @@ class HttpPort:
 
     def _hold(self, connection: Connection, response: web.StreamResponse) -> None:
         """Holds a large answer until it is read. Raises QueueFull."""
-        body = response.body if isinstance(response, web.Response) else None
-        if isinstance(response, web.Response) and isinstance(body, bytes) and len(body) > _SMALL:
-            self._budget.take("answer", len(body))
-            connection.when_sent = partial(self._budget.give_back, "answer", len(body))
-            connection.answer_size = len(body)
-            response.body = _Pieces(body)
-
-
-class _Pieces(Payload):
-    """A body that is written a piece at a time: of one that is written whole, aiohttp makes a
-    copy, for which the event loop stands still."""
-
-    _value: bytes
-
-    def __init__(self, value: bytes) -> None:
-        super().__init__(value)
-        self._size = len(value)
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Its text."""
-        return self._value.decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Each piece is written when the system has taken the one before."""
-        body = memoryview(self._value)
-        for start in range(0, len(body), _PIECE):
-            await writer.write(body[start : start + _PIECE])
+        if not isinstance(response, web.Response):
+            return
+        body = response.body
+        if isinstance(body, bytes) and len(body) > SMALL:
+            body = response.body = Pieces([body])
+        if isinstance(body, Pieces):
+            self._budget.take("answer", body.length)
+            connection.when_sent = partial(self._budget.give_back, "answer", body.length)
+            connection.answer_size = body.length
 
 
 class _Server(web.Server):

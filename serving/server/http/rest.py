@@ -19,6 +19,7 @@ from serving.server.endpoints.guard import parsed, parsed_in_turns
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import OpenInference
+from serving.server.endpoints.raw_tensors import Buffer
 from serving.server.http.body import CONTROL_BYTES, read_body
 from serving.server.http.codec import (
     JSON_LENGTH_HEADER,
@@ -35,6 +36,7 @@ from serving.server.http.control import (
 from serving.server.http.deadline import Deadlines, timeout_of
 from serving.server.http.json_text import parse_object
 from serving.server.http.origin import json_only
+from serving.server.http.pieces import body_of
 from serving.server.http.port import caller_of
 
 _MODEL = "/v2/models/{model}"
@@ -124,9 +126,9 @@ class RestService:
             seconds = min(self._timeout, parsed(timeout_of, request.headers))
             body = await call.receive(self._tensors(call, request))
             work = self._answered(call, request, body)
-            content, json_length = await self._deadlines.within(call, seconds, work)
+            parts, json_length = await self._deadlines.within(call, seconds, work)
         response = web.Response(
-            body=content,
+            body=body_of(parts),
             content_type="application/json" if json_length is None else "application/octet-stream",
         )
         if json_length is not None:
@@ -138,8 +140,8 @@ class RestService:
 
     async def _answered(
         self, call: InferenceCall, request: web.Request, body: bytes
-    ) -> tuple[bytes, int | None]:
-        """The body of the answer, and the length of its JSON where tensors follow it."""
+    ) -> tuple[list[Buffer], int | None]:
+        """The parts of the answer's body, and the length of its JSON where tensors follow it."""
         model = call.resolve(*_model(request))
         decoding = decode_request(
             body,
