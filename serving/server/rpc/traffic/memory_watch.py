@@ -41,8 +41,9 @@ class MemoryWatch:
 
     @property
     def allowed(self) -> int:
-        """Bytes that it may have beside those at rest."""
-        return self.budget.limit + SLACK - min(self.budget.limit // 3, ARRIVING)
+        """Bytes that it may have beside those at rest: never less than what calls rightly hold."""
+        limit, held = self.budget.limit, self.budget.used
+        return max(limit + SLACK - min(limit // 3, ARRIVING), held + SLACK // 2)
 
     def at_rest(self) -> int:
         """Bytes that it has now without calls, to be called while no message is on its way: all

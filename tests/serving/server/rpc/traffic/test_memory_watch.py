@@ -48,6 +48,15 @@ def test_held_bytes_are_not_the_servers_own() -> None:
     assert process.watch.rest == 200 * MIB
 
 
+def test_calls_may_hold_all_of_the_budget() -> None:
+    process = Process(300 * MIB)
+    process.budget.take("answer", 300 * MIB)
+    process.bytes += 300 * MIB
+    assert process.watch.excess() == -SLACK // 2
+    process.bytes += SLACK
+    assert process.watch.excess() == SLACK // 2
+
+
 def test_memory_of_the_process_grows_by_what_it_takes() -> None:
     before = own_bytes()
     taken = bytearray(b"x" * (64 * MIB))
