@@ -126,7 +126,7 @@ class ServerConfig(BaseModel):
         description="Connections of one address to an API port; 0 takes half of max_connections.",
     )
     grpc_max_streams: int = Field(
-        1024, gt=0, le=_MAX_CONNECTIONS, description="Calls of one gRPC connection at a time."
+        256, gt=0, le=_MAX_CONNECTIONS, description="Calls of one gRPC connection at a time."
     )
     grpc_receive_seconds: float = Field(
         30.0,

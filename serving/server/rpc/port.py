@@ -23,6 +23,10 @@ from serving.server.rpc.traffic.supervision import Supervision
 from serving.server.rpc.traffic.transfers import Context, Stream, Transfers
 
 _MIB = 1 << 20
+# Calls that gRPC has received and not handed over yet. Beyond it, it cancels new ones at random, up
+# to all at twice as many. Fewer (its default: 1,000) cancels honest calls in a flood of others,
+# more lets them wait behind it: 4,096 take 60 MiB and a second.
+_MOST_PENDING = 4096
 # Seconds that a connection may take until it speaks HTTP/2.
 _HANDSHAKE_SECONDS = 10
 # Bytes of a call's headers. More than the first are refused at random, more than the second always.
@@ -133,6 +137,8 @@ def _channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", config.max_message_mib * _MIB),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         ("grpc.max_concurrent_streams", config.grpc_max_streams),
+        ("grpc.server.max_pending_requests", _MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _MOST_PENDING),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1000),
         ("grpc.max_metadata_size", _SOFT_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
