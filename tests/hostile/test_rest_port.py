@@ -290,6 +290,37 @@ def test_body_in_small_chunks_is_whole(served: LimitedServer) -> None:
             assert bytes(range(256)) * 200 in answer
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"\n" + b"2" * 9, b"text line\r\n", b"\r\n", b"1\r\na\r\n", bytes(range(256))],
+    ids=["pixels", "lines", "ends of lines", "chunks", "any byte"],
+)
+def test_body_in_chunks_is_whole_whatever_it_holds(served: LimitedServer, data: bytes) -> None:
+    data *= 8 * MIB // len(data)
+    head, _, body = infer(data).partition(b"\r\n\r\n")
+    length = head.split(b"Content-Length: ")[1].split(b"\r\n")[0]
+    head = head.replace(b"Content-Length: " + length, b"Transfer-Encoding: chunked", 1)
+    parts = [body[start : start + (64 << 10)] for start in range(0, len(body), 64 << 10)]
+    sent = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    with LoopProbe(served) as probe, connected(served.http) as caller:
+        answer = ask(caller, head + b"\r\n\r\n" + sent + b"0\r\n\r\n")
+        assert status_of(answer) == 200
+        assert data in answer
+    assert probe.pauses.longest < 0.05, probe.pauses
+
+
+def test_json_in_chunks_may_have_a_number_a_line(served: LimitedServer) -> None:
+    numbers = b",\n".join([b"0.123456"] * 60_000)
+    body = (
+        b'{"inputs": [{"name": "in_UINT8", "datatype": "UINT8", "shape": [1], "data": [1]}, '
+        b'{"name": "in_FP32", "datatype": "FP32", "shape": [60000], "data": [' + numbers + b"]}]}"
+    )
+    sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    with connected(served.http) as caller:
+        head = f"{INFER}Transfer-Encoding: chunked\r\n\r\n".encode()
+        assert status_of(ask(caller, head + sent)) == 200
+
+
 def test_memory_of_a_body_is_given_back_when_its_caller_leaves(served: LimitedServer) -> None:
     with connected(served.http) as caller:
         caller.sendall(post(b"x" * MIB)[: MIB // 2])

@@ -46,7 +46,7 @@ def answer_of(connection: socket.socket) -> bytes:
 def is_whole(answer: bytes) -> bool:
     """Whether it is all of an answer."""
     head, end, body = answer.partition(b"\r\n\r\n")
-    length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+    length = head.lower().partition(b"\r\ncontent-length:")[2].split(b"\r\n")[0]
     return bool(end) and len(body) >= int(length or 0)
 
 

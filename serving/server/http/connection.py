@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from serving.base.errors import InvalidInput
 from serving.base.turns import Turns
@@ -24,10 +24,10 @@ _MOST_AHEAD = 64 << 10
 # large bodies in small chunks.
 _SLICE = 2 << 10
 _DENSE = 1000
-# Ends of lines that a body in chunks may have, and one more for so many bytes. More let callers
-# cause more work by less sending; clients send chunks of kilobytes.
-_MOST_LINES = 20_000
-_BYTES_A_LINE = 256
+# Chunks that a body may have, and one more for so many bytes. More let callers cause more work by
+# less sending; clients send chunks of kilobytes.
+_MOST_CHUNKS = 10_000
+_BYTES_A_CHUNK = 512
 
 
 class Connection(web.RequestHandler):
@@ -41,8 +41,8 @@ class Connection(web.RequestHandler):
     """
 
     __slots__ = (
-        "_ahead", "_backlog", "_connections", "_head_alarm", "_in_chunks", "_lines", "_next_slice",
-        "_pipe", "_read_by", "_received", "_request", "_unread", "_write_alarm", "address",
+        "_ahead", "_backlog", "_chunks", "_connections", "_head_alarm", "_in_chunks",
+        "_next_slice", "_pipe", "_read_by", "_received", "_request", "_unread", "_write_alarm", "address",
         "answer_size", "spare", "used", "when_sent",
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class Connection(web.RequestHandler):
         self._backlog = memoryview(b"")
         self._next_slice: asyncio.Handle | None = None
         self._in_chunks = False
-        self._ahead = self._lines = self._received = 0
+        self._ahead = self._chunks = self._received = 0
         self._unread = 0
         self._read_by = 0.0
         self.address = ""
@@ -115,7 +115,7 @@ class Connection(web.RequestHandler):
         self.used = True
         self._request = request
         self._in_chunks = "Transfer-Encoding" in request.headers
-        self._ahead = self._lines = self._received = 0
+        self._ahead = self._chunks = self._received = 0
         self._read_by = 0.0
         self.answer_size = 0
 
@@ -166,7 +166,8 @@ class Connection(web.RequestHandler):
         if self._request_in_progress:
             request = self._request
             ahead = request is not None and request.content.is_eof()
-            if self._in_chunks and not ahead and self._has_too_many_chunks(data):
+            if self._in_chunks and request is not None and not ahead:
+                self._take_chunks(data, request.content)
                 return
             super().data_received(data)
             self._ahead += len(data) if ahead else 0
@@ -187,17 +188,24 @@ class Connection(web.RequestHandler):
             elif self._head_alarm is None:
                 self._head_alarm = self._loop.call_later(self.limits.head, self._head_is_late)
 
-    def _has_too_many_chunks(self, data: bytes) -> bool:
-        """Whether a body is no longer read, for the number of its chunks."""
-        self._lines += data.count(b"\n")
+    def _take_chunks(self, data: bytes, content: StreamReader) -> None:
+        """Gives a part of a body to the parser, unless the body has too many chunks."""
+        if self._chunks > self._most_chunks():
+            return
         self._received += len(data)
-        most = _MOST_LINES + self._received // _BYTES_A_LINE
-        request = self._request
-        if self._lines > most and request is not None and request.content.exception() is None:
-            request.content.set_exception(
-                InvalidInput(f"body: more than {most // 2} chunks in {self._received} bytes")
+        # aiohttp keeps the ends of chunks that are not read yet, and nobody reads meanwhile.
+        before = len(content._http_chunk_splits or ())
+        super().data_received(data)
+        self._chunks += len(content._http_chunk_splits or ()) - before
+        if self._chunks > self._most_chunks() and content.exception() is None:
+            content.set_exception(
+                InvalidInput(
+                    f"body: more than {self._most_chunks()} chunks in {self._received} bytes"
+                )
             )
-        return self._lines > most
+
+    def _most_chunks(self) -> int:
+        return _MOST_CHUNKS + self._received // _BYTES_A_CHUNK
 
     def _head_is_late(self) -> None:
         self._head_alarm = None
