@@ -180,8 +180,8 @@ class Server:
         return addresses
 
     def _http_ports(self) -> tuple[HttpPort, HttpPort]:
-        """The ports of REST and of the metrics. The latter has few connections, and a page that
-        calls it by any name learns the metrics at most."""
+        """The ports of REST and of the metrics. The latter has few connections and answers also
+        while memory is short; a page that calls it by any name learns the metrics at most."""
         config = self._config
         app = web.Application()
         app[LARGEST] = config.max_message_mib * _MIB
@@ -198,7 +198,7 @@ class Server:
                 metrics_app(self._metrics.registry, self._health),
                 few,
                 self._metrics,
-                self._budget,
+                None,
             ),
         )
 

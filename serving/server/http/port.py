@@ -24,7 +24,7 @@ from serving.server.http.pieces import SMALL, Pieces
 
 _Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-# Of a connection that is one too many, these are answered.
+# Paths that a spare connection, one beyond the limit, may ask for.
 _HEALTH = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 # Reasons for the metric by the status of a refusal. Others are the call's own, which counts them.
 _REASONS = {403: "origin", 408: "body", 415: "content_type", 421: "host"}
@@ -46,8 +46,8 @@ def caller_of(request: web.BaseRequest) -> Caller:
 
 class HttpPort:
     """Serves `app`. Its requests pass a door: their connections keep `limits`, they call the port
-    by one of `hosts` (None: any), and no web page of another origin sends them; large answers are
-    held in the budget until they are read.
+    by one of `hosts` (None: any), and no web page of another origin sends them; large answers count
+    in the budget (None: in none) until they are read.
 
     name: the port's in the metrics; its flag, for errors, is --NAME-port.
     """
@@ -58,7 +58,7 @@ class HttpPort:
         app: web.Application,
         limits: HttpLimits,
         metrics: Metrics,
-        budget: MemoryBudget,
+        budget: MemoryBudget | None,
         hosts: Hosts | None = None,
     ) -> None:
         self._name = name
@@ -109,7 +109,7 @@ class HttpPort:
         try:
             self._check(connection, request)
             response = await handle(request)
-            self._hold(connection, response)
+            self._count(connection, response)
         except Exception as error:
             response = failure(error, request.path)
             if response.status in _REASONS and isinstance(error, _COUNTED):
@@ -132,17 +132,18 @@ class HttpPort:
         if (request.content_length or 0) > self._largest:
             raise RequestTooLarge(f"body: more than {self._largest} bytes")
 
-    def _hold(self, connection: Connection, response: web.StreamResponse) -> None:
-        """Holds a large answer until it is read. Raises QueueFull."""
+    def _count(self, connection: Connection, response: web.StreamResponse) -> None:
+        """Counts a large answer until it is read. It is there already, and its call has ended."""
         if not isinstance(response, web.Response):
             return
         body = response.body
         if isinstance(body, bytes) and len(body) > SMALL:
             body = response.body = Pieces([body])
         if isinstance(body, Pieces):
-            self._budget.take("answer", body.length)
-            connection.when_sent = partial(self._budget.give_back, "answer", body.length)
             connection.answer_size = body.length
+            if self._budget is not None:
+                self._budget.keep("answer", body.length)
+                connection.when_sent = partial(self._budget.give_back, "answer", body.length)
 
 
 class _Server(web.Server):

@@ -370,3 +370,23 @@ def test_overrides_that_cannot_be_are_bad_input(tmp_path: Path, parameters: dict
         assert (await served.rest("GET", "/v2/models/new"))[0] == 404
 
     serve(tmp_path, scenario)
+
+
+def test_answer_is_given_although_memory_is_full_when_it_is_ready(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        engine, budget = served.engines["plain"], served.front.budget
+        infer = engine.infer
+
+        def filling(inputs: Any) -> Any:
+            budget.keep("message", budget.limit)
+            return infer(inputs)
+
+        engine.infer = filling  # type: ignore[method-assign]
+        rows = 8
+        document = with_input(shape=[rows, 3], data=[1.0] * rows * 3) | {"id": "i" * 65_000}
+        status, answer = await served.rest("POST", INFER, json=document)
+        assert (status, answer["id"]) == (200, document["id"])
+        budget.give_back("message", budget.limit)
+        assert budget.used == 0
+
+    serve(tmp_path, scenario)
