@@ -207,6 +207,7 @@ async def in_process(
     slow_seconds: float = 0.0,
     memory_bytes: int = 1 << 30,
     rest_timeout: float = 0.0,
+    limits: HttpLimits | None = None,
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
     admin: by default every caller may do everything."""
@@ -243,7 +244,7 @@ async def in_process(
         app = web.Application()
         app[LARGEST] = max_body
         RestService(*endpoints, max_json=max_json, timeout_seconds=rest_timeout).add_routes(app)
-        http_port = HttpPort("http", app, HttpLimits(), metrics, budget, Hosts())
+        http_port = HttpPort("http", app, limits or HttpLimits(), metrics, budget, Hosts())
         server, transfers = grpc.aio.server(), Transfers(front, budget)
         for service in (
             InferenceService(*endpoints),

@@ -49,13 +49,17 @@ async def read_body(call: Call, request: web.Request, limit: int | None = None) 
                 data = await content.readany()
                 if not data:
                     break
+                # The time until the next read is the server's, and does not count.
+                alarm.reschedule(None)
+                came = loop.time()
                 received += len(data)
                 for piece in (data,) if inflater is None else inflater.inflate(data):
                     body.add(piece)
-                    # Of many large bodies, also of one that was small, each adds a piece in turn,
-                    # and others are answered between two.
+                    # Large bodies, also inflated ones, add their pieces in turns; the event loop
+                    # answers other calls in between.
                     if len(piece) > _PIECE:
                         await connection.turns.next()
+                began += loop.time() - came
     except TimeoutError as error:
         raise RequestTooSlow(
             f"body: {received} bytes came in {loop.time() - began:.1f} s; expected no pause above "

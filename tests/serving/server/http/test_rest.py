@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from serving.base.turns import Turns
+from serving.server.http.connections import HttpLimits
 from tests.support.in_process import InProcess, in_process
 
 INFER = "/v2/models/plain/infer"
@@ -388,5 +390,38 @@ def test_answer_is_given_although_memory_is_full_when_it_is_ready(tmp_path: Path
         assert (status, answer["id"]) == (200, document["id"])
         budget.give_back("message", budget.limit)
         assert budget.used == 0
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_waiting_for_a_turn_does_not_count_as_the_senders_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    async def late(_: Turns) -> None:
+        await asyncio.sleep(0.15)  # other bodies have their turns
+
+    async def scenario(served: InProcess) -> None:
+        body = as_json(GOOD) + b" " * (256 << 10)
+        headers = {"Content-Encoding": "gzip"} if packed else {}
+        data = gzip.compress(body) if packed else body
+        status, _ = await served.rest("POST", INFER, data=data, headers=headers)
+        assert status == 200
+
+    monkeypatch.setattr(Turns, "next", late)
+    serve(tmp_path, scenario, limits=HttpLimits(transfer=0.1, stall=0.1))
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [({}, "an object"), (3, "a number"), (None, "nothing"), ("x", "a string"), (True, "a boolean")],
+)
+def test_elements_that_are_no_list_are_told_in_the_words_of_json(
+    tmp_path: Path, data: Any, kind: str
+) -> None:
+    async def scenario(served: InProcess) -> None:
+        status, answer = await served.rest("POST", INFER, json=with_input(data=data))
+        assert status == 400
+        assert answer["error"] == f"inputs[0].data: expected a list, got {kind}"
 
     serve(tmp_path, scenario)
