@@ -42,6 +42,7 @@ from serving.server.http.json_text import (
     elements,
     filled_in,
     flat,
+    kind_of,
     member_object,
     read_document,
     read_numbers,
@@ -50,7 +51,7 @@ from serving.server.http.json_text import (
 
 # Length of the JSON part of a body; binary tensors follow it.
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
-# What a caller is told whose JSON is too large.
+# Advice in the error about JSON that is too large.
 LARGER_THAN_JSON = "--max-json-mib; larger tensors travel as binary data"
 # Characters of a call's id, which its answer repeats.
 _MAX_ID = 64 << 10
@@ -151,8 +152,10 @@ async def _read(
     if isinstance(data, Span) and datatype != "BYTES":
         server.hold_elements(call, datatype, dims, data.end - data.start)
         return await read_numbers(body, data, name, datatype, dims, where, server.turns)
+    if isinstance(data, Span):
+        raise InvalidInput(f"{where}.data: expected BYTES elements as text, got a list of numbers")
     if not isinstance(data, list):
-        raise InvalidInput(f"{where}.data: expected a list, got {type(data).__name__}")
+        raise InvalidInput(f"{where}.data: expected a list, got {kind_of(data)}")
     if datatype == "BYTES":
         texts = flat(data)
         if not all(isinstance(text, str) for text in texts):

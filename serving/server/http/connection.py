@@ -14,7 +14,7 @@ from aiohttp import StreamReader, web
 from serving.base.errors import InvalidInput
 from serving.base.turns import Turns
 from serving.server.http.connections import SLOWEST_RATE, Connections, HttpLimits, site_of
-from serving.server.http.errors import unreadable
+from serving.server.http.errors import malformed
 
 # The bytes of a head that comes in pieces, and of requests sent ahead of an answer. More let a
 # connection hold more memory that no budget counts; heads of clients have a few hundred.
@@ -42,8 +42,8 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_ahead", "_backlog", "_chunks", "_connections", "_head_alarm", "_in_chunks",
-        "_next_slice", "_pipe", "_read_by", "_received", "_request", "_unread", "_write_alarm", "address",
-        "answer_size", "spare", "used", "when_sent",
+        "_next_slice", "_pipe", "_read_by", "_received", "_request", "_unread", "_write_alarm",
+        "address", "answer_size", "spare", "used", "when_sent",
     )  # fmt: skip
 
     def __init__(self, manager: web.Server, connections: Connections, **settings: Any) -> None:
@@ -227,7 +227,7 @@ class Connection(web.RequestHandler):
         """The answer to a request that cannot be read: lines that are too long, codings that are
         not there, bytes that are no HTTP. The connection closes after it."""
         self._connections.refused("malformed")
-        return unreadable(status, message, exc)
+        return malformed(status, message, exc)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

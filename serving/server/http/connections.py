@@ -19,7 +19,7 @@ _LOOKED_AT = 16
 
 
 class HttpLimits(NamedTuple):
-    """What callers of a port may take.
+    """Limits on the callers of a port.
 
     connections, per_address: connections at a time, in all and of one address.
     head: seconds from the first byte of a request, or from connecting, to the end of its head.

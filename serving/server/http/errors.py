@@ -30,7 +30,7 @@ def failure(error: Exception, path: str) -> web.Response:
     return response
 
 
-def unreadable(status: int, message: str | None, error: BaseException | None) -> web.Response:
+def malformed(status: int, message: str | None, error: BaseException | None) -> web.Response:
     """The answer to what is no request; the connection closes after it."""
     if status >= 500:
         logger.error("request failed", exc_info=error)

@@ -50,6 +50,15 @@ _CONSTANTS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _LARGEST = {name: float(np.finfo(NUMPY_TYPES[name]).max) for name in ("FP32", "FP64")}
 
 
+_KINDS = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    type(None): "nothing",
+}
+
+
 class Span(NamedTuple):
     """A list of numbers in a body: it begins at `start` and ends before `end`."""
 
@@ -90,6 +99,11 @@ def parse_object(data: bytes, *, nulls: bool = False, limit: int = _TEXT_BYTES) 
     member that is null is absent. Raises InvalidInput."""
     _check_text(data, limit)
     return _parse(data, _WITH_NULLS if nulls else _WITHOUT_NULLS)
+
+
+def kind_of(value: Any) -> str:
+    """What JSON calls a value."""
+    return _KINDS.get(type(value), "a number")
 
 
 def member_object(document: Mapping[str, Any], key: str, where: str = "") -> dict[str, Any]:
@@ -141,7 +155,7 @@ def _parse(data: bytes, decoder: json.JSONDecoder) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"body is not valid JSON: {quoted(str(error))}") from error
     if not isinstance(document, dict):
-        raise InvalidInput(f"body: expected a JSON object, got {type(document).__name__}")
+        raise InvalidInput(f"body: expected a JSON object, got {kind_of(document)}")
     return document
 
 

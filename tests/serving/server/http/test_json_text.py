@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from serving.base.errors import InvalidInput
 from serving.base.tensor import Array
 from serving.base.turns import Turns
-from serving.server.http import json_text
+from serving.server.http import codec, json_text
 from serving.server.http.json_text import Span, parse_object, read_document, read_numbers, to_array
 
 
@@ -195,3 +195,10 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
 
 def test_characters_beyond_sixteen_bits_are_text() -> None:
     assert parse_object(b'{"a": "\\ud83d\\ude00", "b": "\\\\ud800"}') == {"a": "😀", "b": "\\ud800"}
+
+
+def test_long_list_of_numbers_is_no_text() -> None:
+    tensor = codec._Input("inputs[0]", "x", "BYTES", (600,), None, None, None)
+    unused: Any = None
+    with pytest.raises(InvalidInput, match=r"^inputs\[0\].data: expected BYTES .* of numbers$"):
+        asyncio.run(codec._read(tensor, Span(0, 1200), b"", unused, unused))
