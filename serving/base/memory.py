@@ -3,8 +3,8 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Literal, Protocol, Self, get_args
 
@@ -28,6 +28,9 @@ _RETRY_SECONDS = 0.1
 # Bytes that are given also while memory is short. More lets more of it be taken, fewer refuses
 # callers that hardly need any.
 _SMALL = 64 << 10
+# Seconds after which a thread that waits for bytes looks whether its call has ended. Longer keeps
+# the thread from others, shorter costs more looks.
+_LOOK_SECONDS = 0.2
 
 
 class MemoryBudget:
@@ -82,12 +85,16 @@ class MemoryBudget:
                 self._changed.notify_all()
 
     @contextlib.contextmanager
-    def decoding(self, size: int, deadline: float) -> Iterator[None]:
+    def decoding(
+        self, size: int, deadline: float, ended: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
         """Holds `size` bytes for an image that is decoded on the current thread. Waits for them
         while others decode, since those end soon; `deadline` is in monotonic seconds. Large work
         leaves an eighth of the limit to others.
 
-        Raises InvalidInput, QueueFull as `take` does, and DeadlineExpired.
+        ended: says that the call has ended, and nobody waits for the image any more.
+        Raises InvalidInput, QueueFull as `take` does, and DeadlineExpired, also where the call has
+        ended.
         """
         limit = self.limit - (self.limit // _LEFT_FREE if size > LARGE else 0)
         with self._changed:
@@ -96,10 +103,10 @@ class MemoryBudget:
                 if not self._held["decode"]:
                     raise self._full("decode", size)
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or ended():
                     raise DeadlineExpired("the deadline passed before its image was decoded")
                 self._waiting += 1
-                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+                self._changed.wait(min(left, _LOOK_SECONDS))
                 self._waiting -= 1
             self._held["decode"] += size
             self._used += size
@@ -123,6 +130,16 @@ class MemoryBudget:
         )
 
 
+class LargeTurns(Protocol):
+    """The turns of LARGE work, on the event loop."""
+
+    async def acquire(self) -> object:
+        """Returns with a turn, when there is one."""
+
+    def release(self) -> None:
+        """Gives a turn back."""
+
+
 class CallMemory(Protocol):
     """What one call may take of a budget."""
 
@@ -133,25 +150,34 @@ class CallMemory(Protocol):
     def decoding(self, size: int, deadline: float) -> AbstractContextManager[None]:
         """`MemoryBudget.decoding`, on a worker thread."""
 
-    def large(self) -> AbstractAsyncContextManager[object]:
-        """A turn of LARGE work, on the event loop."""
+    @property
+    def large(self) -> LargeTurns:
+        """The turns that LARGE work needs."""
 
 
 class LargeWork(QueueFull):
     """A piece of work is LARGE and has no turn."""
 
 
+class _Unlimited:
+    """Turns for all."""
+
+    async def acquire(self) -> None:
+        """Does nothing."""
+
+    def release(self) -> None:
+        """Does nothing."""
+
+
 class Unlimited:
     """The memory of calls of one's own process."""
+
+    large: LargeTurns = _Unlimited()
 
     def hold(self, use: Use, size: int) -> None:
         """Does nothing."""
 
     def decoding(self, size: int, deadline: float) -> AbstractContextManager[None]:
-        """Does nothing."""
-        return contextlib.nullcontext()
-
-    def large(self) -> AbstractAsyncContextManager[object]:
         """Does nothing."""
         return contextlib.nullcontext()
 

@@ -1,6 +1,7 @@
 """One network in one engine behind a batcher: the Servable that most models are."""
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -98,8 +99,27 @@ class Model:
         try:
             return await run(self._decoders, _reserved, work, memory, deadline, LARGE)
         except LargeWork:
-            async with memory.large():
-                return await run(self._decoders, _reserved, work, memory, deadline, math.inf)
+            return await self._run_large(
+                partial(_reserved, work, memory, deadline, math.inf), memory
+            )
+
+    async def _run_large(self, work: Callable[[], Result], memory: CallMemory) -> Result:
+        turns = memory.large
+        await turns.acquire()
+        try:
+            job = self._decoders.submit(work)
+        except BaseException:
+            turns.release()
+            raise
+        loop = asyncio.get_running_loop()
+
+        def release(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed.
+                loop.call_soon_threadsafe(turns.release)
+
+        # A thread goes on when its call is cancelled, and keeps the turn until it ends.
+        job.add_done_callback(release)
+        return await asyncio.wrap_future(job)
 
     async def _infer_images(
         self, sources: Sequence[ImageSource], options: CallOptions

@@ -5,18 +5,13 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    ExitStack,
-    contextmanager,
-)
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from serving.base.errors import ModelNotReady, QueueFull, ServingError
 from serving.base.machine.cpu import core_count
-from serving.base.memory import MemoryBudget, Use
+from serving.base.memory import LargeTurns, MemoryBudget, Use
 from serving.base.metrics import Metrics
 from serving.models.registry import Registry
 from serving.models.servable import CallOptions, Servable
@@ -56,10 +51,12 @@ class Call:
     received: bytes of its message. Where it has come by the start, it holds them from there on.
     id: the name that its caller gave it.
     model: the model that it infers with, once that is known.
+    ended: it has left the block; threads may still work for it.
     """
 
     __slots__ = (
-        "_caller", "_front", "_held", "began", "deadline", "id", "method", "model", "received",
+        "_caller", "_front", "_held", "began", "deadline", "ended", "id", "method", "model",
+        "received",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +69,7 @@ class Call:
         self.deadline = deadline
         self.received = received
         self.id = ""
+        self.ended = False
         self.model: Servable | None = None
         self.began = time.monotonic()
 
@@ -99,6 +97,7 @@ class Call:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.ended = True
         front = self._front
         for use, size in self._held.items():
             front.give_back(use, size)
@@ -143,10 +142,11 @@ class Call:
 
     def decoding(self, size: int, deadline: float) -> AbstractContextManager[None]:
         """Holds `size` bytes for work on the current worker thread; `MemoryBudget.decoding`."""
-        return self._front.decoding(size, deadline)
+        return self._front.decoding(size, deadline, lambda: self.ended)
 
-    def large(self) -> AbstractAsyncContextManager[object]:
-        """A turn of large work."""
+    @property
+    def large(self) -> LargeTurns:
+        """The turns of large work."""
         return self._front.large
 
     async def receive(self, arriving: Awaitable[bytes]) -> bytes:
@@ -254,12 +254,12 @@ class Front:
             raise
 
     @contextmanager
-    def decoding(self, size: int, deadline: float) -> Iterator[None]:
+    def decoding(self, size: int, deadline: float, ended: Callable[[], bool]) -> Iterator[None]:
         """Holds memory for work on the current worker thread. Raises InvalidInput, DeadlineExpired,
         and QueueFull, which it counts."""
         with ExitStack() as held:
             try:
-                held.enter_context(self.budget.decoding(size, deadline))
+                held.enter_context(self.budget.decoding(size, deadline, ended))
             except QueueFull:
                 self.metrics.shed.labels("", "bytes").inc()
                 raise

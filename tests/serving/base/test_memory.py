@@ -82,6 +82,18 @@ def test_decode_does_not_wait_for_calls_that_may_take_long() -> None:
         pass
 
 
+def test_decode_of_a_call_that_ends_does_not_wait_on() -> None:
+    budget = MemoryBudget(100)
+    answers = iter([False, False, True])
+    with (
+        budget.decoding(80, 0.0),
+        pytest.raises(DeadlineExpired),
+        budget.decoding(80, math.inf, lambda: next(answers)),
+    ):
+        pytest.fail("it got the bytes")
+    assert budget.used == 0
+
+
 def test_decode_past_its_deadline_does_not_wait() -> None:
     budget = MemoryBudget(100)
     expired = pytest.raises(DeadlineExpired)

@@ -1,11 +1,12 @@
 """One network behind its batcher: what a call is checked for, and what is counted of it."""
 
 import asyncio
+import contextlib
 import math
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -128,12 +129,17 @@ class Turns(Unlimited):
     """Counts the turns of large work."""
 
     def __init__(self) -> None:
-        self.taken = 0
+        self.taken = self.given_back = 0
 
-    @asynccontextmanager
-    async def large(self) -> AsyncIterator[None]:
+    @property
+    def large(self) -> "Turns":  # type: ignore[override]
+        return self
+
+    async def acquire(self) -> None:
         self.taken += 1
-        yield
+
+    def release(self) -> None:
+        self.given_back += 1
 
 
 def test_large_work_begins_anew_when_it_has_its_turn(drive: Callable[[Work], None]) -> None:
@@ -152,7 +158,62 @@ def test_large_work_begins_anew_when_it_has_its_turn(drive: Callable[[Work], Non
         for size in (LARGE, LARGE + 1):
             assert await model.run_aside(work_of(size), turns, math.inf) == size
         assert begun == [LARGE, LARGE + 1, LARGE + 1]
-        assert turns.taken == 1
+        assert (turns.taken, turns.given_back) == (1, 1)
+
+    drive(work)
+
+
+def test_cancelled_large_work_keeps_its_turn_until_its_thread_ends(
+    drive: Callable[[Work], None],
+) -> None:
+    turns = Turns()
+    begun, end = asyncio.Event(), threading.Event()
+
+    async def work(model: Model) -> None:
+        loop = asyncio.get_running_loop()
+
+        def large(reserve: Reserve) -> None:
+            reserve(LARGE + 1)
+            loop.call_soon_threadsafe(begun.set)
+            end.wait(20)
+
+        call = asyncio.create_task(model.run_aside(large, turns, math.inf))
+        await asyncio.wait_for(begun.wait(), 20)
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call
+        assert (turns.taken, turns.given_back) == (1, 0)
+        end.set()
+        async with asyncio.timeout(20):
+            while not turns.given_back:
+                await asyncio.sleep(0.01)
+
+    drive(work)
+
+
+def test_cancelled_large_work_that_has_not_begun_gives_its_turn_back(
+    drive: Callable[[Work], None], decoders: ThreadPoolExecutor
+) -> None:
+    turns = Turns()
+    end = threading.Event()
+
+    async def work(model: Model) -> None:
+        def large(reserve: Reserve) -> None:
+            # The other threads are busy from here on.
+            busy.extend(decoders.submit(end.wait, 20) for _ in range(32))
+            reserve(LARGE + 1)
+
+        busy: list[object] = []
+        call = asyncio.create_task(model.run_aside(large, turns, math.inf))
+        async with asyncio.timeout(20):
+            while not turns.taken:
+                await asyncio.sleep(0.01)
+            call.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await call
+            while not turns.given_back:
+                await asyncio.sleep(0.01)
+        end.set()
 
     drive(work)
 
