@@ -76,11 +76,6 @@ def runs_of(mask: Mask) -> Iterator[NDArray[np.uint32]]:
     yield _pairs(flat[begin : begin + 1], np.array([flat.size - begin]))
 
 
-def run_lengths(mask: Mask) -> NDArray[np.uint32]:
-    """`runs_of` in one piece."""
-    return np.concatenate(list(runs_of(mask)))
-
-
 def _pairs(classes: Mask, lengths: NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
     return np.stack([classes.astype(np.uint32), lengths.astype(np.uint32)], axis=1).reshape(-1)
 

@@ -83,8 +83,9 @@ class RawPixels(NamedTuple):
     width: int
 
     def pixel_count(self, _: Reserve) -> int:
-        """Pixels that it claims to have."""
-        return self.height * self.width
+        """Pixels by its size; 0 where it has not as many."""
+        pixels = self.height * self.width
+        return pixels if len(self.data) == 3 * pixels else 0
 
     def decode(self, max_pixels: int, reserve: Reserve) -> Pixels:
         """uint8 HWC RGB; raises InvalidInput."""

@@ -13,7 +13,7 @@ from PIL import Image
 from protos.gen import vision_pb2 as pb
 from protos.gen import vision_pb2_grpc
 from serving.client import CallFailed, VisionClient, mask_of
-from serving.images.postprocess import run_lengths
+from serving.images.postprocess import runs_of
 from tests.support.process import ServerProcess
 
 RED, BLUE = (220, 30, 20), (10, 20, 200)
@@ -88,7 +88,7 @@ def test_every_mask_format_carries_the_same_mask(client: VisionClient, mask_form
     result = client.segment("regions", half_red_half_blue(), mask_format=mask_format).results[0]
     assert np.array_equal(mask_of(result), reference)
     if mask_format == "rle":
-        assert list(result.rle.runs) == run_lengths(reference).tolist()
+        assert list(result.rle.runs) == np.concatenate(list(runs_of(reference))).tolist()
 
 
 def test_mask_at_the_size_of_the_model(client: VisionClient) -> None:

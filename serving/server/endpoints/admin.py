@@ -151,8 +151,8 @@ class Admin:
 
 
 def admin_of(config: ServerConfig) -> Admin:
-    """What the settings say. Warns where strangers may change the server. Raises StartError for a
-    token that cannot be used."""
+    """The admin access that the settings give. Warns where strangers may change the server. Raises
+    StartError for a token that cannot be used."""
     token = TokenFile(config.admin_token_file) if config.admin_token_file else None
     opened = config.opened_groups
     if config.admin == "open" or opened:

@@ -174,9 +174,12 @@ async def check_raw_masks(
     instead: what the caller may do.
     """
     require_task(model, "segmentation")
+    most_pixels = model.facts.max_image_pixels
 
     def total(reserve: Reserve) -> int:
-        return sum(source.pixel_count(reserve) for source in sources)
+        counts = [source.pixel_count(reserve) for source in sources]
+        # A larger image fails alone, without a mask.
+        return sum(count for count in counts if count <= most_pixels)
 
     pixels = await model.run_aside(total, options.memory, options.deadline)
     size = pixels * _item_size(model.facts)

@@ -15,10 +15,10 @@ from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.vision import Segmentation
 from serving.server.rpc.wire import bytes_field
 
-# A piece of a message, in the parts that follow one another.
+# A piece of a message: parts, in their order.
 Parts = list[bytes | memoryview]
 
-# What a caller may do about an answer that is too large.
+# Advice to the caller whose answer is too large.
 INSTEAD = "send fewer or smaller images, ask for masks of the model's size, or for PNG or RLE"
 # Bytes of an answer that the event loop puts together itself. More hold it up, fewer cost a call
 # the way to a thread and back, some 0.1 ms.

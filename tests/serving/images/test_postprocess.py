@@ -19,7 +19,7 @@ from serving.images.postprocess import (
     palette,
     palette_png,
     resize_mask,
-    run_lengths,
+    runs_of,
     softmax,
     top_k,
 )
@@ -116,8 +116,12 @@ def test_mask_of_the_wanted_size_is_returned_as_it_is() -> None:
     assert resize_mask(MASK, 2, 3) is MASK
 
 
+def whole_runs(mask: postprocess.Mask) -> NDArray[np.uint32]:
+    return np.concatenate(list(runs_of(mask)))
+
+
 def test_runs_go_along_rows_and_past_their_ends() -> None:
-    runs = run_lengths(MASK)
+    runs = whole_runs(MASK)
     assert runs.dtype == np.uint32
     assert runs.tolist() == [0, 2, 1, 3, 2, 1]
 
@@ -128,13 +132,13 @@ def test_runs_are_the_same_in_pieces_of_any_size(
 ) -> None:
     mask = np.random.default_rng(4).integers(0, 2, (13, 29), np.uint8)
     mask[4:9] = 1
-    whole = run_lengths(mask)
+    whole = whole_runs(mask)
     monkeypatch.setattr(postprocess, "BAND_PIXELS", band)
-    assert np.array_equal(run_lengths(mask), whole)
+    assert np.array_equal(whole_runs(mask), whole)
 
 
 def test_mask_of_one_class_is_one_run() -> None:
-    assert run_lengths(np.full((300, 500), 9, np.uint16)).tolist() == [9, 150_000]
+    assert whole_runs(np.full((300, 500), 9, np.uint16)).tolist() == [9, 150_000]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -142,7 +146,7 @@ def test_runs_repeated_are_the_mask(dtype: type[np.unsignedinteger]) -> None:
     rng = np.random.default_rng(3)
     mask = rng.integers(0, np.iinfo(dtype).max, (13, 29), dtype=dtype, endpoint=True)
     mask[4:9] = 1
-    classes, lengths = run_lengths(mask).reshape(-1, 2).T
+    classes, lengths = whole_runs(mask).reshape(-1, 2).T
     assert np.array_equal(np.repeat(classes, lengths), mask.reshape(-1))
 
 

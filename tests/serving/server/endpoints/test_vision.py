@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from protos.gen import vision_pb2 as pb
 from serving.base.memory import USES
+from tests.support.hostile_files import bmp
 from tests.support.in_process import SIDE, InProcess, in_process
 from tests.support.pictures import encoded, smooth
 
@@ -194,6 +195,28 @@ def test_raw_masks_larger_than_an_answer_are_refused_before_work(
             f"the raw masks of {len(images)} images take {size} bytes, an answer holds 1700" in said
         )
         assert "send fewer or smaller images" in said
+
+    serve(tmp_path, scenario, max_answer=1700)
+
+
+@pytest.mark.parametrize(
+    "liar",
+    [
+        pb.Image(encoded=bmp(60_000, 60_000)),
+        pb.Image(raw=pb.RawImage(height=40, width=50, rgb=b"\0")),
+        pb.Image(raw=pb.RawImage(height=2**32 - 1, width=2**32 - 1, rgb=b"\0")),
+    ],
+    ids=["file", "raw", "huge raw"],
+)
+def test_image_that_lies_about_its_size_fails_alone(tmp_path: Path, liar: pb.Image) -> None:
+    async def scenario(served: InProcess) -> None:
+        request = pb.SegmentRequest(
+            model="regions", images=[IMAGE, liar], mask_format=pb.MASK_FORMAT_RAW
+        )
+        answer = pb.SegmentResponse.FromString(await served.rpc(SERVICE + "Segment", request))
+        good, bad = answer.results
+        assert (len(good.raw), good.status.code) == (600, 0)
+        assert bad.status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
     serve(tmp_path, scenario, max_answer=1700)
 

@@ -6,7 +6,7 @@ import pytest
 from protos.gen import vision_pb2 as pb
 from serving.base.errors import AnswerTooLarge
 from serving.batching.ticket import Timing
-from serving.images.postprocess import run_lengths
+from serving.images.postprocess import runs_of
 from serving.server.endpoints.vision import ClassArea, Segmentation
 from serving.server.rpc.masks import (
     failed_field,
@@ -43,7 +43,7 @@ def test_answer_is_that_of_protobuf(mask_format: int) -> None:
     if mask_format == pb.MASK_FORMAT_RAW:
         assert result.raw == mask.tobytes()
     elif mask_format == pb.MASK_FORMAT_RLE:
-        assert list(result.rle.runs) == run_lengths(mask).tolist()
+        assert list(result.rle.runs) == np.concatenate(list(runs_of(mask))).tolist()
     else:
         assert result.palette_png.startswith(b"\x89PNG")
 
