@@ -1,6 +1,7 @@
 """Whatever a caller says of shared memory, it reads and writes bytes of its own region or is
 refused."""
 
+import asyncio
 import os
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serving.base.errors import InvalidInput
+from serving.base.turns import Turns
 from serving.server.endpoints.shared_memory import Place, SharedMemory
 from tests.fuzz.changed import check_text
 from tests.support.mutation import EXTREMES
@@ -59,20 +61,23 @@ def test_a_tensor_lies_in_its_region_or_is_refused(
         begin = start + offset
         place = Place("r", offset, count)
         try:
-            assert memory.read(OWNER, place, taken.append) == expected[begin : begin + count]
+            assert (
+                asyncio.run(memory.read(OWNER, place, taken.append, Turns()))
+                == expected[begin : begin + count]
+            )
             assert 0 <= offset <= offset + count <= size
             assert taken == [count]
             assert count == 0 or begin + count <= left
         except InvalidInput:
             pass
         try:
-            memory.write(OWNER, place, data)
+            asyncio.run(memory.write(OWNER, place, data, Turns()))
             assert len(data) <= count
             expected[begin : begin + len(data)] = data
         except InvalidInput:
             pass
         with pytest.raises(InvalidInput):
-            memory.read("somebody else", place, taken.append)
+            asyncio.run(memory.read("somebody else", place, taken.append, Turns()))
         assert (_ROOT / key).read_bytes() == expected
     except InvalidInput as error:
         check_text(error)

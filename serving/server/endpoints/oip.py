@@ -116,9 +116,9 @@ class OpenInference:
         if size > UNCOUNTED_BYTES:
             call.hold("batch", size)
 
-    def read_memory(
+    async def read_memory(
         self, call: Call, place: Place, name: str, datatype: str, dims: tuple[int, ...]
-    ) -> bytes:
+    ) -> memoryview:
         """The bytes of an input in shared memory, which the call holds. Raises NotAllowed for a
         caller who may use none, InvalidInput, also where they are not as many as its shape takes,
         and QueueFull, and then none is read."""
@@ -130,7 +130,9 @@ class OpenInference:
                 f"an input in shared memory takes {quoted(place.byte_size)} bytes, the limit is "
                 f"{self._max_message} (--max-message-mib)"
             )
-        return self._memory.read(owner, place, lambda size: call.hold("message", size))
+        return await self._memory.read(
+            owner, place, lambda size: call.hold("message", size), self.turns
+        )
 
     async def infer(
         self, call: InferenceCall, model: Servable, request: InferRequest
@@ -178,7 +180,8 @@ class OpenInference:
             found = await top_classes(name, array, count, labels, facts.batches, self.turns)
             return OutputTensor(name, "BYTES", found)
         if place is not None:
-            self._memory.write(owner, place, bytes(await to_raw(array, self.turns)))
+            raw = await to_raw(array, self.turns)
+            await self._memory.write(owner, place, raw, self.turns)
         return OutputTensor(name, facts.output_types[name], array, place)
 
     async def _as_text(self, name: str, array: Array) -> Array:

@@ -141,7 +141,7 @@ async def _read(
     """The elements of an input, from where they are. Raises InvalidInput, QueueFull."""
     where, name, datatype, dims, *_ = tensor
     if isinstance(data, Place):
-        data = server.read_memory(call, data, name, datatype, dims)
+        data = await server.read_memory(call, data, name, datatype, dims)
     if isinstance(data, bytes | memoryview):
         if datatype != "BYTES":
             return of_shape(name, datatype, dims, data)

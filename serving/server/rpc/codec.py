@@ -151,7 +151,7 @@ async def decode_request(
     for number, (name, datatype, dims, place) in enumerate(declared):
         data: bytes | memoryview
         if place is not None:
-            data = server.read_memory(call, place, name, datatype, dims)
+            data = await server.read_memory(call, place, name, datatype, dims)
         elif not given:
             listed = contents.get(number, _NO_CONTENTS)
             server.hold_elements(call, datatype, dims, len(listed))

@@ -1,15 +1,19 @@
 """Regions of shared memory, whatever callers do to the objects behind them."""
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import pytest
 
 from serving.base.errors import InvalidInput, QueueFull
+from serving.base.turns import Turns
 from serving.server.endpoints.shared_memory import MOST_REGIONS, Place, Region, SharedMemory
 
 SIZE = 8192
+LONG = 1 << 20
+ZEROS = bytes(LONG)
 ME = "socket"
 
 
@@ -31,8 +35,17 @@ def memory(file: Path) -> Iterator[SharedMemory]:
     memory.unregister(ME, "")
 
 
-def read(memory: SharedMemory, place: Place) -> bytes:
-    return memory.read(ME, place, lambda _: None)
+def read(
+    memory: SharedMemory,
+    place: Place,
+    take: Callable[[int], None] = lambda _: None,
+    owner: str = ME,
+) -> memoryview:
+    return asyncio.run(memory.read(owner, place, take, Turns()))
+
+
+def write(memory: SharedMemory, place: Place, data: bytes, owner: str = ME) -> None:
+    asyncio.run(memory.write(owner, place, data, Turns()))
 
 
 def open_descriptors() -> int:
@@ -41,14 +54,14 @@ def open_descriptors() -> int:
 
 def test_tensor_is_read_and_written_at_its_place(memory: SharedMemory, file: Path) -> None:
     assert read(memory, Place("r", 4097, 3)) == b"\x01\x02\x03"
-    memory.write(ME, Place("r", 4096, 8), b"abc")
+    write(memory, Place("r", 4096, 8), b"abc")
     assert read(memory, Place("r", 4096, 4)) == b"abc\x03"
     assert file.read_bytes()[4096:4100] == b"abc\x03"
 
 
 def test_region_begins_at_its_offset(memory: SharedMemory, file: Path) -> None:
     memory.register(ME, "behind", file.name, 4096, 4096)
-    memory.write(ME, Place("behind", 1, 1), b"x")
+    write(memory, Place("behind", 1, 1), b"x")
     assert file.read_bytes()[4097:4098] == b"x"
     assert memory.regions(ME, "behind") == [Region("behind", file.name, 4096, 4096)]
 
@@ -61,21 +74,75 @@ def test_object_that_was_cut_short_is_bad_input(
     with pytest.raises(InvalidInput, match=f"which was cut to {left}"):
         read(memory, Place("r", 4096, 4096))
     with pytest.raises(InvalidInput, match=f"which was cut to {left}"):
-        memory.write(ME, Place("r", 4096, 4096), bytes(4096))
+        write(memory, Place("r", 4096, 4096), bytes(4096))
     assert file.stat().st_size == left
 
 
 def test_object_that_is_cut_short_while_it_is_written_harms_nobody(
     memory: SharedMemory, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = os.pwrite
+    pwrite = os.pwrite
 
     def cut_first(descriptor: int, data: memoryview, begin: int) -> int:
         os.truncate(file, 100)
-        return write(descriptor, data[:1000], begin)
+        return pwrite(descriptor, data[:1000], begin)
 
     monkeypatch.setattr("os.pwrite", cut_first)
-    memory.write(ME, Place("r", 4096, 4096), bytes(4096))
+    with pytest.raises(InvalidInput, match="which was cut to 5096"):
+        write(memory, Place("r", 4096, 4096), bytes(4096))
+
+
+@pytest.fixture
+def long_region(memory: SharedMemory, file: Path) -> Place:
+    """A megabyte as the region "long"."""
+    file.write_bytes(os.urandom(LONG))
+    memory.register(ME, "long", file.name, 0, LONG)
+    return Place("long", 0, LONG)
+
+
+def test_others_have_their_turns_while_a_long_tensor_is_read_and_written(
+    memory: SharedMemory, file: Path, long_region: Place
+) -> None:
+    async def work() -> None:
+        turns = Turns()
+        for begun in (
+            memory.read(ME, long_region, lambda _: None, turns),
+            memory.write(ME, long_region, ZEROS, turns),
+        ):
+            rounds = 0
+            task = asyncio.create_task(begun)
+            while not task.done():
+                await asyncio.sleep(0)
+                rounds += 1
+            assert rounds >= LONG >> 18
+            results.append(task.result())
+
+    results: list[memoryview | None] = []
+    before = file.read_bytes()
+    asyncio.run(work())
+    assert results == [before, None]
+    assert file.read_bytes() == ZEROS
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "another"])
+def test_region_that_is_unregistered_while_it_is_in_use_fails_the_call_alone(
+    memory: SharedMemory, file: Path, long_region: Place, again: bool
+) -> None:
+    async def work(begun: Coroutine[None, None, object]) -> None:
+        task = asyncio.create_task(begun)
+        await asyncio.sleep(0)
+        memory.unregister(ME, "long")
+        # The descriptor's number is used again.
+        memory.register(ME, "long" if again else "other", file.name, 0, LONG)
+        with pytest.raises(InvalidInput, match="region 'long' was unregistered"):
+            await task
+
+    turns = Turns()
+    asyncio.run(work(memory.read(ME, long_region, lambda _: None, turns)))
+    memory.unregister(ME, "")
+    memory.register(ME, "long", file.name, 0, LONG)
+    asyncio.run(work(memory.write(ME, long_region, ZEROS, turns)))
+    assert file.read_bytes() != ZEROS
 
 
 def test_full_memory_is_bad_input(memory: SharedMemory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,14 +151,14 @@ def test_full_memory_is_bad_input(memory: SharedMemory, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("os.pwrite", full)
     with pytest.raises(InvalidInput, match="region 'r' cannot be written: No space left"):
-        memory.write(ME, Place("r", 0, 4), bytes(4))
+        write(memory, Place("r", 0, 4), bytes(4))
 
 
 def test_region_outlives_the_name_of_its_object(memory: SharedMemory, file: Path) -> None:
     file.unlink()
     file.write_bytes(b"another")
     assert read(memory, Place("r", 1, 2)) == b"\x01\x02"
-    memory.write(ME, Place("r", 0, 1), b"x")
+    write(memory, Place("r", 0, 1), b"x")
     assert file.read_bytes() == b"another"
 
 
@@ -130,7 +197,7 @@ def test_place_outside_its_region_is_refused(offset: int, size: int, memory: Sha
         read(memory, Place("r", offset, size))
     if size >= 0:
         with pytest.raises(InvalidInput, match=r"asked for, shared memory region 'r' has 8192"):
-            memory.write(ME, Place("r", offset, size), b"")
+            write(memory, Place("r", offset, size), b"")
 
 
 @pytest.mark.parametrize(
@@ -194,9 +261,9 @@ def test_region_is_there_for_its_owner_alone(memory: SharedMemory, file: Path) -
     with pytest.raises(InvalidInput, match="no shared memory region 'r' is registered"):
         memory.regions("token", "r")
     with pytest.raises(InvalidInput, match="no shared memory region 'r' is registered"):
-        memory.read("token", place, lambda _: None)
+        read(memory, place, owner="token")
     with pytest.raises(InvalidInput, match="no shared memory region 'r' is registered"):
-        memory.write("token", place, b"x")
+        write(memory, place, b"x", owner="token")
     memory.register("token", "r", file.name, 1, 1)
     memory.unregister("token", "")
     memory.unregister("token", "r")
@@ -227,11 +294,11 @@ def test_bytes_are_taken_before_they_are_read_and_after_their_place_is_checked(
 
     taken: list[int] = []
     with pytest.raises(InvalidInput, match="asked for"):
-        memory.read(ME, Place("r", 0, 10**30), refuse)
+        read(memory, Place("r", 0, 10**30), refuse)
     assert not taken
-    monkeypatch.setattr("os.pread", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr("os.preadv", lambda *_: pytest.fail("was read"))
     with pytest.raises(QueueFull):
-        memory.read(ME, Place("r", 0, 100), refuse)
+        read(memory, Place("r", 0, 100), refuse)
     assert taken == [100]
 
 
