@@ -1,11 +1,12 @@
 """What every call goes through, whatever wire it came by."""
 
 import asyncio
+import math
 from typing import cast
 
 import pytest
 
-from serving.base.errors import InvalidInput, QueueFull
+from serving.base.errors import DeadlineExpired, InvalidInput, QueueFull
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
 from serving.models.registry import Registry
@@ -61,3 +62,12 @@ def test_message_that_has_come_is_held_from_the_start() -> None:
         with pytest.raises(QueueFull), front.control("Test", lambda: None, received=20):
             pass
     assert budget.used == front.running == 0
+
+
+def test_thread_does_not_wait_for_memory_once_its_call_has_ended() -> None:
+    budget = MemoryBudget(100)
+    front = Front(cast("Registry", None), Metrics(), budget)
+    with front.call("Test", lambda: None) as call:
+        pass
+    with budget.decoding(80, 0.0), pytest.raises(DeadlineExpired), call.decoding(80, math.inf):
+        pytest.fail("it got the bytes")
