@@ -97,10 +97,21 @@ def _of_user() -> Path:
     if found is not None and found.st_uid == os.geteuid() and not found.st_mode & 0o022:
         folder = Path(given) / "convserve"
     else:
-        folder = Path(tempfile.gettempdir()) / f"convserve-{os.geteuid()}"
+        folder = _temporary() / f"convserve-{os.geteuid()}"
     _make(folder)
     os.close(_opened(folder))
     return folder
+
+
+def _temporary() -> Path:
+    """The folder for temporary files. Raises StartError where there is none to write to."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise StartError(
+            "--admin-socket: neither XDG_RUNTIME_DIR nor a folder for temporary files can be "
+            "written; --admin-socket FOLDER names another, --admin off does without"
+        ) from error
 
 
 def _make(path: Path) -> None:

@@ -13,7 +13,8 @@ from aiohttp import StreamReader, web
 
 from serving.base.errors import InvalidInput
 from serving.base.turns import Turns
-from serving.server.http.connections import SLOWEST_RATE, Connections, HttpLimits, site_of
+from serving.server.endpoints.front import site_of
+from serving.server.http.connections import SLOWEST_RATE, Connections, HttpLimits
 from serving.server.http.errors import malformed
 
 # The bytes of a head that comes in pieces, and of requests sent ahead of an answer. More let a

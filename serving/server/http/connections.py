@@ -1,6 +1,5 @@
 """How many connections an HTTP port may have."""
 
-import ipaddress
 from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -142,11 +141,3 @@ class Connections:
         self.leave(chosen)
         chosen.force_close()
         return True
-
-
-def site_of(address: str) -> str:
-    """An IPv4 address, also one written as IPv6, or the /64 network of an IPv6 address."""
-    if ":" not in address:
-        return address
-    whole = ipaddress.IPv6Address(address.partition("%")[0])
-    return str(whole.ipv4_mapped or ipaddress.IPv6Network((int(whole) >> 64 << 64, 64)))

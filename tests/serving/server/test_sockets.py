@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -154,3 +155,15 @@ def test_path_that_no_socket_can_have_is_refused(tmp_path: Path) -> None:
 def test_socket_that_is_missing_is_said(folder: AdminFolder) -> None:
     with pytest.raises(StartError, match=r"cannot listen on .*http\.sock"), folder.binding():
         listening(folder.grpc).close()
+
+
+def test_user_without_a_folder_to_write_to_is_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(StartError, match=r"folder for temporary files.*--admin off"):
+        AdminFolder(None, 8001)

@@ -8,27 +8,33 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from urllib.parse import unquote
 
+from serving.server.endpoints.front import plain_address, site_of
+
 # One entry for each descriptor of this process.
 _DESCRIPTORS = "/proc/self/fd"
 
 # Address and port of the other side.
 Peer = tuple[str, int]
+# No socket has it, and no right goes with it.
+_UNKNOWN: Peer = ("", 0)
 
 
 def peer_of(text: str) -> Peer | None:
     """The peer that gRPC writes as "ipv4:127.0.0.1:80" or "ipv6:%5B::1%5D:80"; None for one on a
-    Unix socket."""
+    Unix socket, `_UNKNOWN` for one that gRPC does not know any more."""
     kind, _, rest = unquote(text).partition(":")
     if kind == "unix":
         return None
     address, _, port = rest.rpartition(":")
-    return _plain(address.strip("[]")), int(port)
+    if kind not in ("ipv4", "ipv6") or not port.isdecimal():
+        return _UNKNOWN
+    return plain_address(address.strip("[]")), int(port)
 
 
 def address_of(text: str) -> str:
-    """The address of a peer as gRPC writes it; "" on a Unix socket."""
+    """The address, or network, of a peer as gRPC writes it; "unix" on a Unix socket."""
     peer = peer_of(text)
-    return peer[0] if peer else ""
+    return site_of(peer[0]) if peer else "unix"
 
 
 def _descriptors() -> list[int]:
@@ -39,11 +45,6 @@ def _descriptors() -> list[int]:
         return []
 
 
-def _plain(address: str) -> str:
-    """An address of IPv4 as itself, also on a socket of IPv6."""
-    return address.removeprefix("::ffff:")
-
-
 class Connections:
     """The connections that others have opened to a port of this process.
 
@@ -52,7 +53,7 @@ class Connections:
     with the number of one that has just closed, may be cut in its place; its caller connects again.
 
     port: of this side.
-    per_address: connections that one address may have.
+    per_address: connections that one address of IPv4, or /64 network of IPv6, may have.
     """
 
     def __init__(self, port: int, per_address: int) -> None:
@@ -69,8 +70,9 @@ class Connections:
         peers.sort(key=lambda peer: peer not in self._known)
         counts, excess = Counter[str](), set[Peer]()
         for peer in peers:
-            counts[peer[0]] += 1
-            if counts[peer[0]] > self._per_address:
+            site = site_of(peer[0])
+            counts[site] += 1
+            if counts[site] > self._per_address:
                 excess.add(peer)
         self._known = set(peers) - excess
         return self.cut(excess) if excess else 0
@@ -109,4 +111,4 @@ class Connections:
             address, port = connection.getpeername()[:2]
         except OSError:  # it listens, or has closed
             return None
-        return _plain(address), port
+        return plain_address(address), port

@@ -59,7 +59,7 @@ class Transfers:
     calls, streams, answers: calls that wait for their message, streams that wait for the next one,
         answers that wait for their reader.
     begun: set when something is on its way; whoever waits for that clears it.
-    refused: addresses whose messages are not received for now, "" for Unix sockets.
+    refused: addresses whose messages are not received for now, "unix" for Unix sockets.
     """
 
     def __init__(self, front: Front, budget: MemoryBudget) -> None:
