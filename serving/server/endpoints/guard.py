@@ -3,7 +3,13 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, TypeVarTuple
 
-from serving.base.errors import InvalidInput, ServingError, quoted
+from serving.base.errors import InvalidInput, RequestTooLarge, ServingError, quoted
+
+# The most bytes of a call that carries neither tensors nor files. Protobuf and JSON take 40 ms for
+# so many in the worst case, and 20 times the memory.
+CONTROL_BYTES = 1 << 20
+# The most bytes of a question of health or reflection: a name.
+PROBE_BYTES = 64 << 10
 
 Given = TypeVarTuple("Given")
 Parsed = TypeVar("Parsed")
@@ -21,6 +27,13 @@ def parsed(parse: Callable[[*Given], Parsed], *given: *Given) -> Parsed:
         raise
     except Exception as error:
         raise unreadable(error) from error
+
+
+def bounded(data: bytes, most: float) -> bytes:
+    """The message itself. Raises RequestTooLarge for one of more than `most` bytes."""
+    if len(data) > most:
+        raise RequestTooLarge(f"message: expected at most {most} bytes, got {len(data)}")
+    return data
 
 
 async def parsed_in_turns(parsing: Awaitable[Parsed]) -> Parsed:

@@ -11,9 +11,6 @@ from serving.server.http.compression import Inflater
 from serving.server.http.connection import Connection
 from serving.server.http.connections import SLOWEST_RATE
 
-_MIB = 1 << 20
-# The largest body of a call that carries neither tensors nor files.
-CONTROL_BYTES = _MIB
 # Bytes from which a piece of a body takes a turn.
 _PIECE = 32 << 10
 # The largest body of any other call.

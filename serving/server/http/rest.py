@@ -15,12 +15,12 @@ from serving.repository.config_fields import plain
 from serving.server.config import AdminGroup
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
 from serving.server.endpoints.front import Call, Front, InferenceCall
-from serving.server.endpoints.guard import parsed, parsed_in_turns
+from serving.server.endpoints.guard import CONTROL_BYTES, parsed, parsed_in_turns
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import OpenInference
 from serving.server.endpoints.raw_tensors import Buffer
-from serving.server.http.body import CONTROL_BYTES, read_body
+from serving.server.http.body import read_body
 from serving.server.http.codec import (
     JSON_LENGTH_HEADER,
     LARGER_THAN_JSON,

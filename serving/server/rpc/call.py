@@ -2,8 +2,11 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from serving.server.endpoints.front import Call, Caller, Front, GetCaller, InferenceCall
+from serving.server.endpoints.guard import CONTROL_BYTES, bounded
 from serving.server.rpc.traffic.connections import peer_of
 from serving.server.rpc.traffic.transfers import Context
 
@@ -13,9 +16,15 @@ def inference_call(front: Front, method: str, data: bytes, context: Context) -> 
     return front.call(method, caller_of(context), len(data), deadline_of(context))
 
 
-def control_call(front: Front, method: str, data: bytes, context: Context) -> Call:
-    """A call that infers nothing, for the request `data`."""
-    return front.control(method, caller_of(context), len(data))
+@contextmanager
+def control_call(
+    front: Front, method: str, data: bytes, context: Context, most: float = CONTROL_BYTES
+) -> Iterator[Call]:
+    """A call that infers nothing, for the request `data`. Raises RequestTooLarge where that has
+    more than `most` bytes."""
+    with front.control(method, caller_of(context), len(data)) as call:
+        bounded(data, most)
+        yield call
 
 
 def caller_of(context: Context) -> GetCaller:

@@ -8,7 +8,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
 
 from serving.base.errors import InvalidInput, ModelNotFound, quoted
-from serving.server.endpoints.guard import parsed
+from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed
 from serving.server.endpoints.health import Health
 from serving.server.rpc.errors import abort
 from serving.server.rpc.handlers import service_handler
@@ -58,7 +58,7 @@ class HealthService:
 
     async def Check(self, data: bytes, context: Context) -> HealthCheckResponse:
         """The state now; NOT_FOUND for an unknown name."""
-        request = parsed(HealthCheckRequest.FromString, data)
+        request = parsed(HealthCheckRequest.FromString, bounded(data, PROBE_BYTES))
         status = self._status(request.service)
         if status is None:
             raise ModelNotFound(f"no service or model {quoted(request.service)}")
@@ -67,7 +67,8 @@ class HealthService:
     async def Watch(self, stream: Stream, context: Context) -> None:
         """The state now and after every change; SERVICE_UNKNOWN for an unknown name."""
         try:
-            request = parsed(HealthCheckRequest.FromString, await stream.read())
+            data = bounded(await stream.read(), PROBE_BYTES)
+            request = parsed(HealthCheckRequest.FromString, data)
         except InvalidInput as error:
             await abort(context, error)
         last = None

@@ -1,6 +1,7 @@
 """GRPCInferenceService: the Open Inference Protocol v2 with Triton's extensions."""
 
 import contextlib
+import math
 from dataclasses import asdict
 
 import grpc
@@ -10,7 +11,7 @@ from serving.base.errors import InvalidInput, ServingError
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
 from serving.server.endpoints.error_status import message_of
 from serving.server.endpoints.front import Front, InferenceCall
-from serving.server.endpoints.guard import parsed, parsed_in_turns
+from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed, parsed_in_turns
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import InferAnswer, OpenInference
@@ -31,7 +32,7 @@ from serving.server.rpc.codec import (
 from serving.server.rpc.handlers import service_handler
 from serving.server.rpc.traffic.conversation import Conversation
 from serving.server.rpc.traffic.transfers import Context, Stream, Transfers
-from serving.server.rpc.wire import read_request
+from serving.server.rpc.wire import check_fields, read_request
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -101,7 +102,7 @@ class InferenceService:
 
     async def ModelReady(self, data: bytes, context: Context) -> pb.ModelReadyResponse:
         """True where this model, or this version of it, serves; false for an unknown one."""
-        request = parsed(pb.ModelReadyRequest.FromString, data)
+        request = parsed(pb.ModelReadyRequest.FromString, bounded(data, PROBE_BYTES))
         ready = self._health.model_ready(request.name, request.version)
         return pb.ModelReadyResponse(ready=ready)
 
@@ -151,7 +152,10 @@ class InferenceService:
         self, data: bytes, context: Context
     ) -> pb.RepositoryModelLoadResponse:
         """Loads or reloads a model from the repository."""
-        with control_call(self._front, "RepositoryModelLoad", data, context) as call:
+        # Whoever may load may send files, as large as a message.
+        with control_call(self._front, "RepositoryModelLoad", data, context, math.inf) as call:
+            self._admin.permit(call, "repository")
+            check_fields("RepositoryModelLoadRequest", data)
             request = parsed(pb.RepositoryModelLoadRequest.FromString, data)
             override = parsed(decode_load_parameters, request.parameters)
             await self._admin.load(call, request.model_name, override)

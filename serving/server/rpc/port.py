@@ -13,7 +13,7 @@ from serving.base.errors import ServingError
 from serving.base.memory import MemoryBudget
 from serving.server.config import ServerConfig, StartError
 from serving.server.endpoints.front import Front
-from serving.server.endpoints.guard import parsed
+from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed
 from serving.server.rpc import health, inference, vision
 from serving.server.rpc.errors import abort
 from serving.server.rpc.handlers import stream_handler
@@ -110,7 +110,7 @@ def _reflection(transfers: Transfers) -> grpc.GenericRpcHandler:
     async def reflect(stream: Stream, context: Context) -> None:
         async def requests() -> AsyncIterator[ServerReflectionRequest]:
             while (data := await stream.read()) is not grpc.aio.EOF:
-                yield parsed(ServerReflectionRequest.FromString, data)
+                yield parsed(ServerReflectionRequest.FromString, bounded(data, PROBE_BYTES))
 
         try:
             async for answer in servicer.ServerReflectionInfo(requests(), context):

@@ -1,6 +1,7 @@
 """VisionService: images in; labels, masks and embeddings out."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -21,6 +22,7 @@ from serving.server.rpc.handlers import service_handler
 from serving.server.rpc.images import (
     MAX_IMAGES_PER_CALL,
     Request,
+    read_names,
     read_request,
     source_of,
     wrong_number,
@@ -112,6 +114,9 @@ class VisionService:
                     given, images = read_request(request, data)
                     return await handle(given, images, call)
             except ServingError as error:
+                if given is None:  # it was refused before it was read
+                    with suppress(InvalidInput):
+                        given = read_names(request, data)
                 return response(served=_failed(given, error)).SerializeToString()
 
         await Conversation(self._front, stream, answer).run()

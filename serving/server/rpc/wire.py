@@ -165,6 +165,22 @@ def _without_contents(data: bytes, start: int, end: int) -> tuple[bytes, memoryv
     )
 
 
+def check_fields(message: str, data: bytes) -> None:
+    """Raises InvalidInput for a serialised message of more fields than any call needs."""
+    position = 0
+    try:
+        for _ in range(_MAX_FIELDS):
+            if position >= len(data):
+                break
+            position = after_field(data, position)
+        else:
+            raise too_many_fields(message, _MAX_FIELDS)
+    except IndexError:
+        position = len(data) + 1
+    if position > len(data):
+        raise InvalidInput(f"not a {message}: a field does not end within its {len(data)} bytes")
+
+
 def after_field(data: bytes | memoryview, position: int) -> int:
     """Where the field that begins at `position` ends, which may be behind the end of `data`. Raises
     IndexError where its tag or its length do not end, InvalidInput for a group."""
