@@ -89,6 +89,7 @@ class GrpcPort:
             Connections(self._number, config.connections_per_address),
             self._watch,
             self._front.metrics,
+            largest=config.max_message_mib * _MIB,
             receive_seconds=config.grpc_receive_seconds,
             send_seconds=config.grpc_send_seconds,
         )

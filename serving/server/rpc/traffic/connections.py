@@ -3,6 +3,7 @@ on Linux the process's own table of descriptors does."""
 
 import os
 import socket
+import struct
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -13,6 +14,8 @@ from serving.server.endpoints.front import plain_address, site_of
 # One entry for each descriptor of this process.
 _DESCRIPTORS = "/proc/self/fd"
 
+# tcpi_bytes_received of Linux's tcp_info.
+_TCP_INFO = struct.Struct("=128xQ")
 # Address and port of the other side.
 Peer = tuple[str, int]
 # No socket has it, and no right goes with it.
@@ -86,6 +89,15 @@ class Connections:
                     connection.shutdown(socket.SHUT_RDWR)
                     count += 1
         return count
+
+    def received(self) -> dict[Peer, int]:
+        """Bytes that have come over each connection; none where the system does not tell."""
+        found = {}
+        for connection, peer in self._open():
+            with suppress(OSError, AttributeError, struct.error):
+                state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+                found[peer] = _TCP_INFO.unpack(state)[0]
+        return found
 
     def _open(self) -> Iterator[tuple[socket.socket, Peer]]:
         """Each connection, to be used before the next is asked for."""

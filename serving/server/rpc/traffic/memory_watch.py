@@ -45,13 +45,14 @@ class MemoryWatch:
         limit, held = self.budget.limit, self.budget.used
         return max(limit + SLACK - min(limit // 3, ARRIVING), held + SLACK // 2)
 
-    def at_rest(self) -> int:
-        """Bytes that it has now without calls, to be called while no message is on its way: all
-        that calls do not hold then is the server's own, such as a model that was loaded. May block
-        for as long as it takes to give freed memory back."""
+    def at_rest(self, arriving: Callable[[], int] = int) -> int:
+        """Bytes that it has now without calls, to be called while no message is on its way, but for
+        `arriving` bytes at most: all else that calls do not hold then is the server's own, such as
+        a model that was loaded. May block for as long as it takes to give freed memory back."""
         if self._measure() - self.budget.used > self.rest + _GROWTH:
             trim_heap()
         used = self.budget.used
         found = self._measure() - used
-        # Held bytes are estimates, so that less may only seem to be left.
-        return max(self.rest, found) if used else found
+        used += (more := arriving())
+        # These bytes are estimates, so that less may only seem to be left.
+        return max(self.rest, found - more) if used else found

@@ -12,7 +12,7 @@ from serving.base.errors import DeadlineExpired, ServingError
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import Metrics
 from serving.server.rpc.errors import abort
-from serving.server.rpc.traffic.connections import Connections, address_of, peer_of
+from serving.server.rpc.traffic.connections import Connections, Peer, address_of, peer_of
 from serving.server.rpc.traffic.memory_watch import MemoryWatch
 from serving.server.rpc.traffic.transfers import Transfers, Waiting, short_of_memory
 
@@ -30,6 +30,8 @@ _SWEEP_SECONDS = 1.0
 # Seconds with nothing on its way, after which all memory that calls do not hold is the server's
 # own. Fewer might count messages that gRPC has not freed yet.
 _REST_SECONDS = 1.0
+# Bytes of memory that a byte of an unfinished message takes at most, in small frames.
+_PER_BYTE = 4
 # Seconds that an answer has waited for its reader, after which he is cut where memory is short.
 _SLOW_READER_SECONDS = 1.0
 # Seconds between two lines of the log for one reason; callers cause as many as they like.
@@ -40,6 +42,7 @@ class Supervision:
     """Watches over transfers, on a thread of its own: the event loop may be busy for longer than
     it takes to fill the memory.
 
+    largest: bytes of a message at most.
     receive_seconds: a call that takes one message is ended where it has not come by then. A stream
         may wait as long as it likes.
     send_seconds: the connection of a caller who has not read an answer by then is closed.
@@ -52,6 +55,7 @@ class Supervision:
         watch: MemoryWatch,
         metrics: Metrics,
         *,
+        largest: int,
         receive_seconds: float,
         send_seconds: float,
     ) -> None:
@@ -59,6 +63,7 @@ class Supervision:
         self._connections = connections
         self._watch = watch
         self._metrics = metrics
+        self._largest = largest
         self._receive_seconds = receive_seconds
         self._send_seconds = send_seconds
         self._stopped = threading.Event()
@@ -77,20 +82,22 @@ class Supervision:
         self._transfers.begun.set()
 
     def _run(self) -> None:
-        swept = rested = time.monotonic()
+        swept = rested = busy = time.monotonic()
         while not self._stopped.is_set():
             try:
                 now = time.monotonic()
+                if self._transfers.busy(now):
+                    busy = now
+                before = now - _REST_SECONDS
+                still = busy <= before and not self._transfers.busy(before)
+                if still and (now - rested >= _REST_SECONDS or self._watch.excess() > 0):
+                    rested = now
+                    self._rest()
                 if self._watch.excess() > 0:
                     self._make_room()
                 if now - swept >= _SWEEP_SECONDS:
                     swept = now
                     self._sweep(now)
-                if self._transfers.any:
-                    rested = now
-                elif now - rested >= _REST_SECONDS:
-                    rested = now
-                    self._rest()
             except Exception:
                 logger.exception("supervision of the gRPC port failed")
             self._pause()
@@ -140,9 +147,29 @@ class Supervision:
         self._count("connections", self._connections.cut_excess())
 
     def _rest(self) -> None:
-        found = self._watch.at_rest()
-        if not self._transfers.any:
+        """Finds what the server has for itself. Streams may wait meanwhile, since they may do so
+        for ever and models are loaded; a message that they have in part is none of the server's."""
+        since = time.monotonic()
+        found = self._watch.at_rest(self._arriving)
+        if not self._transfers.busy(since):
             self._watch.rest = found
+
+    def _arriving(self) -> int:
+        """The most memory that messages of waiting streams may have by now: as much as has come
+        over their connections and was not taken."""
+        taken, count = Counter[Peer | None](), Counter[Peer | None]()
+        for stream in self._transfers.waiting_streams():
+            peer = peer_of(stream.peer)
+            taken[peer] += stream.taken
+            count[peer] += 1
+        received = self._connections.received() if count else {}
+        total = 0
+        for peer, number in count.items():
+            # Of a Unix socket, and elsewhere than on Linux, it is not known what has come.
+            most = number * self._largest
+            come = received[peer] - taken[peer] if peer and peer in received else most
+            total += min(_PER_BYTE * max(0, come), most)
+        return total
 
     def _end(self, calls: Collection[Waiting], reason: str, error: ServingError) -> None:
         """Ends calls that wait for a message, with a status. Their reading is not cancelled, since

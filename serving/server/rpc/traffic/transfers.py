@@ -41,15 +41,17 @@ class Waiting(NamedTuple):
 
     since: when that began, seconds on the monotonic clock.
     peer: of its connection, as gRPC writes it.
+    taken: bytes of messages that its stream has had.
     """
 
     context: Context
     since: float
     peer: str
+    taken: int = 0
 
 
 # A Waiting; as a plain tuple it is made in a fifth of the time.
-_Waits = tuple[Context, float, str]
+_Waits = tuple[Context, float, str, int]
 
 
 class Transfers:
@@ -81,9 +83,18 @@ class Transfers:
         """Calls and streams that wait for a message."""
         return [*map(Waiting._make, [*self.calls.values(), *self.streams.values()])]
 
+    def waiting_streams(self) -> list[Waiting]:
+        """Streams that wait for a message."""
+        return [*map(Waiting._make, [*self.streams.values()])]
+
     def is_receiving(self, call: Waiting) -> bool:
         """Whether it still waits for the same message."""
         return call in (self.calls.get(call.context), self.streams.get(call.context))
+
+    def busy(self, since: float) -> bool:
+        """Whether something is on its way, but for streams that wait since before a time."""
+        waiting = [*self.streams.values()]
+        return bool(self.calls or self.answers or any(one[1] >= since for one in waiting))
 
     def late(self, before: float) -> list[Waiting]:
         """Calls that wait for their one message since before a time."""
@@ -100,7 +111,7 @@ class Transfers:
         if self.refused and address_of(peer) in self.refused:
             self._front.metrics.shed.labels("", "memory").inc()
             raise short_of_memory("its message was not received")
-        self.calls[context] = context, time.monotonic(), peer
+        self.calls[context] = context, time.monotonic(), peer, 0
         if not self.begun.is_set():
             self.begun.set()
         try:
@@ -146,7 +157,7 @@ class Transfers:
         if len(data) >= LARGE_ANSWER:
             size = ANSWER_COPIES * len(data)
             self.budget.keep("answer", size)
-            self.answers[context] = context, time.monotonic(), context.peer()
+            self.answers[context] = context, time.monotonic(), context.peer(), 0
             self.begun.set()
             done: Any = functools.partial(self._written, size)
             context.add_done_callback(done)
@@ -160,12 +171,13 @@ class Transfers:
 class Stream:
     """One stream's messages."""
 
-    __slots__ = ("_context", "_peer", "_transfers")
+    __slots__ = ("_context", "_peer", "_taken", "_transfers")
 
     def __init__(self, transfers: Transfers, context: Context) -> None:
         self._transfers = transfers
         self._context = context
         self._peer = context.peer()
+        self._taken = 0
 
     async def read(self) -> Any:
         """The next message, grpc.aio.EOF at the end. Waits while memory is short and the caller's
@@ -173,18 +185,21 @@ class Stream:
         transfers, context = self._transfers, self._context
         while transfers.refused and address_of(self._peer) in transfers.refused:
             await asyncio.sleep(_SHORT_SECONDS)
-        transfers.streams[context] = context, time.monotonic(), self._peer
+        transfers.streams[context] = context, time.monotonic(), self._peer, self._taken
         if not transfers.begun.is_set():
             transfers.begun.set()
         try:
-            return await transfers.in_turn(context.read())
+            data = await transfers.in_turn(context.read())
         finally:
             del transfers.streams[context]
+        if data is not grpc.aio.EOF:
+            self._taken += len(data)
+        return data
 
     async def write(self, data: bytes) -> None:
         """Sends an answer; returns when it is written."""
         transfers, context = self._transfers, self._context
-        transfers.answers[context] = context, time.monotonic(), self._peer
+        transfers.answers[context] = context, time.monotonic(), self._peer, 0
         if not transfers.begun.is_set():
             transfers.begun.set()
         try:
