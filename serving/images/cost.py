@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from serving.base.errors import InvalidInput
+from serving.base.memory import LARGE
 from serving.images.jpeg import Frame
 
 # Pixels that are converted at a time. More need more memory, fewer cost more calls; at 2**18 the
@@ -32,6 +33,8 @@ _STORED_OTHERWISE = 4
 # reads; Pillow's reader of BMP run lengths the unpacked bytes twice.
 _WEBP = 13
 _BMP_RLE = 2
+# Bytes that Pillow has for each row of an image and of its copy: a pointer, and alignment.
+_ROW = 24
 # libjpeg's rows in work, bytes for each pixel of the width; and what every decode takes.
 _JPEG_COLUMN = 256
 _FIXED = 1 << 18
@@ -39,9 +42,11 @@ _FIXED = 1 << 18
 # Scans of a JPEG, at most. Progressive files of common encoders have 10, with optimised scripts
 # some 20; libjpeg goes over the whole image with each.
 _MOST_SCANS = 64
-# Pixels times scans of a JPEG, at most. An empty scan takes 0.1 ns a pixel, one of noise 3. Larger
-# lets a file hold a thread longer, smaller refuses large progressive photographs.
-_MOST_SCANNED = 1_000_000_000
+# Pixels times scans of a JPEG, at most, and those above which it takes turns as large work does. An
+# empty scan takes 0.1 ns a pixel, one of noise 3 to 8. Larger lets a file hold a thread longer,
+# smaller refuses large progressive photographs, or has them wait for each other.
+_MOST_SCANNED = 500_000_000
+_QUICKLY_SCANNED = 30_000_000
 # Bytes and pixels of a BMP with run lengths, at most. Pillow unpacks them in Python: 0.3 us a byte,
 # 0.05 us a pixel.
 _MOST_RLE_BYTES = 1 << 20
@@ -91,25 +96,32 @@ def of_pillow(image: ImageFile, size: int, frame: Frame | None, height: int, wid
     result = pixels * _RESULT + min(pixels, max(columns, BAND_PIXELS)) * _BAND
     libjpeg = _of_libjpeg(frame) if frame is not None else 0
     # Pillow has dropped its decoder before we convert, and may have read a copy of the file.
-    return Plan(height, width, size + pixels * stored + max(libjpeg, result) + _FIXED)
+    peak = size + pixels * stored + max(libjpeg, result) + max(rows, columns) * _ROW + _FIXED
+    return Plan(height, width, peak)
 
 
 def _of_libjpeg(frame: Frame) -> int:
-    return frame.coefficients + frame.width * _JPEG_COLUMN + _FIXED
+    peak = frame.coefficients + frame.width * _JPEG_COLUMN + _FIXED
+    # A file that takes long counts as large, so that small images find a free thread beside it.
+    return max(peak, LARGE + 1) if _scanned(frame) > _QUICKLY_SCANNED else peak
 
 
-def check_scans(frame: Frame, scans: int) -> None:
+def _scanned(frame: Frame) -> int:
+    """Pixels that libjpeg goes over; 0 where an image comes in one scan."""
+    return frame.height * frame.width * frame.scans if frame.coefficients else 0
+
+
+def check_scans(frame: Frame) -> None:
     """Raises InvalidInput for a JPEG that takes too long to decode."""
-    if scans > _MOST_SCANS:
+    if frame.scans > _MOST_SCANS:
         raise InvalidInput(
-            f"cannot decode image: it has {scans} JPEG scans, the limit is {_MOST_SCANS}"
+            f"cannot decode image: it has {frame.scans} JPEG scans, the limit is {_MOST_SCANS}"
         )
-    pixels = frame.height * frame.width
-    if pixels * scans > _MOST_SCANNED:
+    if _scanned(frame) > _MOST_SCANNED:
         raise InvalidInput(
-            f"cannot decode image: {frame.width}x{frame.height} in {scans} JPEG scans are "
-            f"{pixels * scans} pixels to go over, the limit is {_MOST_SCANNED}; send it with fewer "
-            "scans, or smaller"
+            f"cannot decode image: {frame.width}x{frame.height} in {frame.scans} JPEG scans are "
+            f"{_scanned(frame)} pixels to go over, the limit is {_MOST_SCANNED}; send it with "
+            "fewer scans, or smaller"
         )
 
 

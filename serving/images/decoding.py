@@ -23,6 +23,9 @@ Reserve = Callable[[Plan], None]
 # Pixels of an image, at most. More lets larger photographs in, and lets a small file claim more
 # memory.
 DEFAULT_MAX_PIXELS = 64_000_000
+# Pixels of a side, at most: those of a JPEG. Longer ones take far more memory a pixel, as decoders
+# keep something for each row.
+_LONGEST_SIDE = 65_535
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 _JPEG_END = b"\xff\xd9"
@@ -117,7 +120,7 @@ def decode_for(
         raise _damaged_header(data)
     _check_size(frame.height, frame.width, max_pixels)
     if frame.coefficients:
-        cost.check_scans(frame, jpeg.scan_count(data, parts))
+        cost.check_scans(frame)
     if told == metadata.UPRIGHT:
         image = _decode_plain_jpeg(data, frame, target_size, reserve)
         if image is not None:
@@ -291,4 +294,8 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
         raise InvalidInput(
             f"image is too large: {width}x{height} is {height * width} pixels, "
             f"the limit is {max_pixels}"
+        )
+    if max(height, width) > _LONGEST_SIDE:
+        raise InvalidInput(
+            f"image is too long: {width}x{height}, a side has at most {_LONGEST_SIDE} pixels"
         )

@@ -16,6 +16,8 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xD8)))
 # Frame headers: SOF0 to SOF15, without DHT, JPG and DAC, which stand between them.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Those with arithmetic coding, which no common encoder writes: decoding takes ten times as long.
+_ARITHMETIC = frozenset(range(0xC9, 0xD0))
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 # JFIF (APP0) and Adobe's segment (APP14) say which colours the components are.
 _COLOURS = frozenset((0xE0, 0xEE))
@@ -47,11 +49,13 @@ class Frame(NamedTuple):
     height, width: pixels.
     coefficients: bytes of the coefficients of the whole image, which a decoder keeps where the
         image comes in several scans; 0 where it comes in one.
+    scans: at most, where there are coefficients.
     """
 
     height: int
     width: int
     coefficients: int
+    scans: int = 1
 
 
 def segments(data: bytes) -> list[Segment]:
@@ -93,11 +97,14 @@ def _end_of_fill(data: bytes, position: int) -> int:
 
 
 def frame_of(data: bytes, parts: Sequence[Segment]) -> Frame | None:
-    """The frame header among the segments; None where there is not exactly one, or no scan."""
+    """The frame header among the segments; None where there is not exactly one, or no scan. Raises
+    InvalidInput for one with arithmetic coding."""
     frames = [part for part in parts if part[0] in _FRAMES]
     if len(frames) != 1 or parts[-1].marker != _START_OF_SCAN:
         return None
     marker, begin, end = frames[0]
+    if marker in _ARITHMETIC:
+        raise InvalidInput("cannot decode image: a JPEG with arithmetic coding is not read")
     scan = parts[-1].begin
     if end - begin < 6 or scan >= len(data):
         return None
@@ -111,12 +118,9 @@ def frame_of(data: bytes, parts: Sequence[Segment]) -> Frame | None:
     sampling = [(max(1, byte >> 4), max(1, byte & 15)) for byte in data[begin + 7 : end : 3]]
     across, down = max(a for a, _ in sampling), max(d for _, d in sampling)
     units = -(-width // (8 * across)) * -(-height // (8 * down))
-    return Frame(height, width, units * sum(a * d for a, d in sampling) * _BLOCK)
-
-
-def scan_count(data: bytes, parts: Sequence[Segment]) -> int:
-    """The scans of a JPEG, at most: other segments between them may hold the same two bytes."""
-    return 1 + data.count(_SCAN, parts[-1].begin)
+    # Other segments between the scans may hold the same two bytes.
+    scans = 1 + data.count(_SCAN, scan)
+    return Frame(height, width, units * sum(a * d for a, d in sampling) * _BLOCK, scans)
 
 
 def has_end(data: bytes, parts: Sequence[Segment]) -> bool:

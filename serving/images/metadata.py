@@ -30,7 +30,9 @@ _ENTRY_BYTES = 12
 _WHOLE_NUMBERS = {3: "H", 4: "I", 8: "h", 9: "i"}
 _ORIENTATION_TAG = 0x0112
 
-_XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([0-9]+)")
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s{0,64}(?:=\s{0,64}[\"']|>)\s{0,64}([0-9]+)")
+# Bytes of an XMP block that are searched for it. Searching holds the GIL: 1 ms for so many.
+_SEARCHED_BYTES = 1 << 20
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _RAW_EXIF_KEYWORD = b"Raw profile type exif"
 # Bytes of a compressed PNG text that are inflated, at most. Cameras put the orientation into the
@@ -73,7 +75,7 @@ def orientation(data: bytes, parts: Sequence[jpeg.Segment] | None = None) -> int
             if told is not None:
                 return _existing(told)
         elif told_by_xmp is None:
-            match = _XMP_ORIENTATION.search(block.data)
+            match = _XMP_ORIENTATION.search(block.data, 0, _SEARCHED_BYTES)
             told_by_xmp = int(match[1][:4]) if match else None
     return _existing(told_by_xmp)
 

@@ -56,7 +56,7 @@ def bounded_memory() -> Iterator[None]:
 @settings(max_examples=1, database=None)
 @given(st.text())
 def _tables(_: str) -> None:
-    """Has hypothesis make its tables of Unicode, which take 300 MiB where no earlier run left any."""
+    """Has hypothesis make its tables of Unicode, which take 300 MiB where no run left any."""
 
 
 def _peak_mib() -> float:

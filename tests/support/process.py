@@ -64,7 +64,7 @@ class ServerProcess:
         self.url = f"127.0.0.1:{started['grpc_port']}"
         self.http = f"http://127.0.0.1:{started['http_port']}"
         # The admin sockets: a gRPC target and a path; empty with --admin off.
-        folder = started["admin_socket"]
+        folder = started.get("admin_socket", "")
         self.admin = f"unix:{folder}/grpc.sock" if folder else ""
         self.admin_http = f"{folder}/http.sock" if folder else ""
         self.metrics_url = f"http://127.0.0.1:{started['metrics_port']}/metrics"

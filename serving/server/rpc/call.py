@@ -9,6 +9,7 @@ from serving.server.endpoints.front import Call, Caller, Front, GetCaller, Infer
 from serving.server.endpoints.guard import CONTROL_BYTES, bounded
 from serving.server.rpc.traffic.connections import peer_of
 from serving.server.rpc.traffic.transfers import Context
+from serving.server.rpc.wire import check_fields
 
 
 def inference_call(front: Front, method: str, data: bytes, context: Context) -> InferenceCall:
@@ -21,9 +22,9 @@ def control_call(
     front: Front, method: str, data: bytes, context: Context, most: float = CONTROL_BYTES
 ) -> Iterator[Call]:
     """A call that infers nothing, for the request `data`. Raises RequestTooLarge where that has
-    more than `most` bytes."""
+    more than `most` bytes, InvalidInput where it has more fields than any call."""
     with front.control(method, caller_of(context), len(data)) as call:
-        bounded(data, most)
+        check_fields(method, bounded(data, most))
         yield call
 
 

@@ -32,7 +32,7 @@ from serving.server.rpc.codec import (
 from serving.server.rpc.handlers import service_handler
 from serving.server.rpc.traffic.conversation import Conversation
 from serving.server.rpc.traffic.transfers import Context, Stream, Transfers
-from serving.server.rpc.wire import check_fields, read_request
+from serving.server.rpc.wire import read_request
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -155,7 +155,6 @@ class InferenceService:
         # Whoever may load may send files, as large as a message.
         with control_call(self._front, "RepositoryModelLoad", data, context, math.inf) as call:
             self._admin.permit(call, "repository")
-            check_fields("RepositoryModelLoadRequest", data)
             request = parsed(pb.RepositoryModelLoadRequest.FromString, data)
             override = parsed(decode_load_parameters, request.parameters)
             await self._admin.load(call, request.model_name, override)

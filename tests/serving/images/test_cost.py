@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.serving.decode_memory import BICUBIC, SLACK, Case, measured
 from serving.base.errors import InvalidInput, QueueFull
+from serving.base.memory import LARGE
 from serving.images import cost
 from serving.images.decoding import decode, sent_size
 from serving.images.metadata import orientation
@@ -120,6 +121,28 @@ def test_jpeg_of_too_many_scans_is_refused(scans: int, side: int, said: str) -> 
     begun: list[cost.Plan] = []
     with pytest.raises(InvalidInput, match=said):
         decode(hostile_files.progressive_jpeg(side, side, scans), reserve=begun.append)
+    assert not begun
+
+
+def test_jpeg_that_takes_long_takes_its_turn_as_large_work_does() -> None:
+    begun: list[cost.Plan] = []
+    decode(hostile_files.progressive_jpeg(1000, 1000, 40), reserve=begun.append)
+    decode(hostile_files.progressive_jpeg(500, 500, 40), reserve=begun.append)
+    slow, quick = begun
+    assert slow.peak > LARGE > quick.peak
+
+
+def test_jpeg_with_arithmetic_coding_is_refused() -> None:
+    data = encoded(PHOTO, "JPEG", progressive=True).replace(b"\xff\xc2", b"\xff\xca")
+    with pytest.raises(InvalidInput, match="arithmetic coding"):
+        decode(data)
+
+
+@pytest.mark.parametrize("size", [(1, 65_536), (65_536, 1)])
+def test_image_of_a_side_that_no_camera_has_is_refused(size: tuple[int, int]) -> None:
+    begun: list[cost.Plan] = []
+    with pytest.raises(InvalidInput, match="a side has at most 65535 pixels"):
+        decode(hostile_files.png(*size), reserve=begun.append)
     assert not begun
 
 
