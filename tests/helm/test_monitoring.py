@@ -42,10 +42,10 @@ def rules() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def loaded_server(colours: Path, cache: Path) -> Iterator[ServerProcess]:
     """A server under load, some of which it must refuse."""
-    running = ServerProcess(colours, "--memory-mib", "1", cache=cache).wait_ready()
+    running = ServerProcess(colours, "--memory-mib", "5", cache=cache).wait_ready()
     load = Load(running.url, threads=3)
     stopped = threading.Event()
-    senders = [threading.Thread(target=_send_too_much, args=(running.url, stopped)) for _ in "ab"]
+    senders = [threading.Thread(target=_send_too_much, args=(running.url, stopped)) for _ in "abc"]
     for sender in senders:
         sender.start()
     yield running
@@ -57,13 +57,13 @@ def loaded_server(colours: Path, cache: Path) -> Iterator[ServerProcess]:
 
 
 def _send_too_much(url: str, stopped: threading.Event) -> None:
-    """Calls that are larger than all that the server may hold: it takes one only when idle."""
-    pixels = np.zeros((700, 700, 3), np.uint8).tobytes()
-    image = pb.Image(raw=pb.RawImage(height=700, width=700, rgb=pixels))
+    """Calls of which the server may hold one at a time."""
+    pixels = np.zeros((1000, 1000, 3), np.uint8).tobytes()
+    image = pb.Image(raw=pb.RawImage(height=1000, width=1000, rgb=pixels))
     request = pb.ClassifyRequest(model="colours", images=[image])
     with grpc.insecure_channel(url) as channel:
         stub = vision_pb2_grpc.VisionServiceStub(channel)
-        while not stopped.wait(0.05):
+        while not stopped.wait(0.002):
             with contextlib.suppress(grpc.RpcError):
                 stub.Classify(request, timeout=10)
 
