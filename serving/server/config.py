@@ -255,7 +255,9 @@ def load_config(
         key = str(first["loc"][0])
         if first["type"] == "missing":
             raise ConfigError(f"--{key.replace('_', '-')}: missing") from error
-        raise ConfigError(f"{sources[key]}: {first['msg']}, got {first['input']!r}") from error
+        raise ConfigError(
+            f"{sources[key]}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
+        ) from error
     _check_admin(config)
     return config
 
