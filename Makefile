@@ -40,9 +40,9 @@ serve: .venv/ready
 COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header \
   --no-emit-index-url --python-version 3.11
 lock: .venv/ready
-	$(COMPILE) --extra cpu --extra train --extra dev --output-file $(LOCK) pyproject.toml
+	$(COMPILE) --extra cpu --extra train --extra cloud --extra dev --output-file $(LOCK) pyproject.toml
 	$(COMPILE) --constraint $(LOCK) --extra cpu --output-file requirements-serving.lock pyproject.toml
-	$(COMPILE) --constraint $(LOCK) --extra cpu --extra train \
+	$(COMPILE) --constraint $(LOCK) --extra cpu --extra train --extra cloud \
 	  --output-file requirements-train.lock pyproject.toml
 	$(COMPILE) --constraint $(LOCK) --extra gpu \
 	  --output-file requirements-serving-gpu.lock pyproject.toml
