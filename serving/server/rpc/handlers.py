@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from serving.base.errors import ServingError
 from serving.server.rpc.errors import abort
-from serving.server.rpc.traffic.transfers import Context, Stream, Transfers
+from serving.server.rpc.traffic.transfers import LARGE_ANSWER, Context, Stream, Transfers
 
 Unary = Callable[[bytes, Context], Awaitable[bytes | Message]]
 Streaming = Callable[[Stream, Context], Awaitable[None]]
@@ -53,7 +53,9 @@ def _handler(
         except ServingError as error:
             await abort(context, error)
         data = answer.SerializeToString() if isinstance(answer, Message) else answer
-        return transfers.answer(context, data)
+        if len(data) >= LARGE_ANSWER:
+            await transfers.large_answer(context, data)
+        return data
 
     # As a stream of one message, which is the same on the wire: gRPC would receive the message of a
     # unary method before it calls it.

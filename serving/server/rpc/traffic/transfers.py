@@ -30,6 +30,8 @@ LARGE_ANSWER = 64 << 10
 # Seconds of a copy after which the next ones wait for another round of the event loop: about 1 MiB.
 # Shorter puts off messages of common sizes, longer adds up to longer pauses.
 _LONG_COPY = 0.0005
+# Bytes of an answer whose copy is as long.
+_LONG_COPY_BYTES = 1 << 20
 # Seconds after which a stream looks again whether memory is short.
 _SHORT_SECONDS = 0.02
 # Seconds after which a caller that was cut or refused for memory may try again.
@@ -128,7 +130,8 @@ class Transfers:
     def in_turn(self, reading: Awaitable[Any]) -> Generator[Any, None, Any]:
         """The message that `reading` gives. When it has come, gRPC copies it twice on the event
         loop, 32 MiB in 20 ms, and would so copy all that have come meanwhile in one go. Here
-        a long copy is the last one of its round of the loop."""
+        a long copy is the last one of its round of the loop, and the work on the message begins
+        in the next."""
         steps = reading.__await__()
         try:
             arrival = next(steps)
@@ -144,24 +147,36 @@ class Transfers:
         began = time.monotonic()
         message = yield from steps
         if time.monotonic() - began > _LONG_COPY:
-            self._round_is_full = True
-            asyncio.get_running_loop().call_soon(self._next_round)
+            self._fill_round()
+            yield
         return message
+
+    async def turn_to_copy(self, data: bytes) -> None:
+        """Returns when gRPC may copy an answer, as it will in the same step."""
+        if len(data) < _LONG_COPY_BYTES:
+            return
+        # The answer was put together in this round.
+        await asyncio.sleep(0)
+        while self._round_is_full:
+            await asyncio.sleep(0)
+        self._fill_round()
+
+    def _fill_round(self) -> None:
+        self._round_is_full = True
+        asyncio.get_running_loop().call_soon(self._next_round)
 
     def _next_round(self) -> None:
         self._round_is_full = False
 
-    def answer(self, context: Context, data: bytes) -> bytes:
-        """The answer to a call of one message, which gRPC writes next. A large one is held until
-        then."""
-        if len(data) >= LARGE_ANSWER:
-            size = ANSWER_COPIES * len(data)
-            self.budget.keep("answer", size)
-            self.answers[context] = context, time.monotonic(), context.peer(), 0
-            self.begun.set()
-            done: Any = functools.partial(self._written, size)
-            context.add_done_callback(done)
-        return data
+    async def large_answer(self, context: Context, data: bytes) -> None:
+        """Holds the answer to a call of one message until it is written, which gRPC begins next."""
+        size = ANSWER_COPIES * len(data)
+        self.budget.keep("answer", size)
+        self.answers[context] = context, time.monotonic(), context.peer(), 0
+        self.begun.set()
+        done: Any = functools.partial(self._written, size)
+        context.add_done_callback(done)
+        await self.turn_to_copy(data)
 
     def _written(self, size: int, context: Context) -> None:
         del self.answers[context]
@@ -203,6 +218,7 @@ class Stream:
         if not transfers.begun.is_set():
             transfers.begun.set()
         try:
+            await transfers.turn_to_copy(data)
             await context.write(data)
         finally:
             del transfers.answers[context]
