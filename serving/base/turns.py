@@ -1,6 +1,7 @@
 """Long work on the event loop, slice by slice, with everything else in between."""
 
 import asyncio
+import time
 
 
 class Turns:
@@ -18,3 +19,39 @@ class Turns:
         """Returns when the next slice may run. A slice should take less than a millisecond."""
         async with self._turn:
             await asyncio.sleep(0)
+
+
+class Copies:
+    """Bounds the bytes that are copied in one round of the event loop: the first long copy of a
+    round is its last."""
+
+    # Bytes of a long copy; it takes about _LONG_SECONDS. Fewer put off messages of common sizes,
+    # more add up to longer pauses.
+    _LONG_BYTES = 1 << 20
+    _LONG_SECONDS = 0.0005
+
+    def __init__(self) -> None:
+        self.round_is_full = False
+
+    async def turn(self, size: int) -> None:
+        """Returns when `size` bytes may be copied in one go, in the same step of the event loop."""
+        if size < self._LONG_BYTES:
+            return
+        while self.round_is_full:
+            await asyncio.sleep(0)
+        self._fill_round()
+
+    def took(self, began: float) -> bool:
+        """Says whether a copy that began then, in monotonic seconds, was a long one. It is the last
+        one of this round."""
+        if time.monotonic() - began < self._LONG_SECONDS:
+            return False
+        self._fill_round()
+        return True
+
+    def _fill_round(self) -> None:
+        self.round_is_full = True
+        asyncio.get_running_loop().call_soon(self._begin_round)
+
+    def _begin_round(self) -> None:
+        self.round_is_full = False

@@ -15,6 +15,7 @@ from serving.base.errors import ModelNotReady, QueueFull, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.memory import LargeTurns, MemoryBudget, Use
 from serving.base.metrics import Metrics
+from serving.base.turns import Copies
 from serving.models.registry import Registry
 from serving.models.servable import CallOptions, Servable
 from serving.server.endpoints.error_status import status_of
@@ -225,6 +226,7 @@ class Front:
     closing: new calls are refused.
     slow_seconds: calls that take longer are logged; 0 logs none.
     large: turns of work that takes much memory and time. They leave one worker thread to the rest.
+    copies: turns of long copies on the event loop.
     """
 
     def __init__(
@@ -240,6 +242,7 @@ class Front:
         metrics.watch_memory(budget)
         self.give_back = budget.give_back
         self.large = asyncio.Semaphore(max(1, core_count() - 1))
+        self.copies = Copies()
         self.readers: set[asyncio.Task[None]] = set()
 
     def call(

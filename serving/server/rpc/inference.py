@@ -15,6 +15,7 @@ from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed, parsed_
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import InferAnswer, OpenInference
+from serving.server.endpoints.raw_tensors import Buffer
 from serving.server.rpc.call import (
     caller_of,
     control_call,
@@ -66,7 +67,7 @@ class InferenceService:
         """One ModelInferRequest, answered by a ModelInferResponse."""
         with inference_call(self._front, "ModelInfer", data, context) as call:
             answer = await self._answer(call, data)
-            return b"".join(await encode_answer(answer, self._inference))
+            return b"".join(await self._encoded(answer))
 
     async def stream_infer(self, stream: Stream, context: Context) -> None:
         """Many requests over one stream, answered in their order."""
@@ -76,7 +77,7 @@ class InferenceService:
             try:
                 with self._front.call("ModelStreamInfer", caller, len(data), deadline) as call:
                     answer = await self._answer(call, data)
-                    return encode_stream_answer(await encode_answer(answer, self._inference))
+                    return encode_stream_answer(await self._encoded(answer))
             except ServingError as error:
                 return _failed(data, error)
 
@@ -89,6 +90,12 @@ class InferenceService:
         model = call.resolve(head.model, head.version)
         decoding = decode_request(request, head, call, model.facts, self._inference)
         return await self._inference.infer(call, model, await parsed_in_turns(decoding))
+
+    async def _encoded(self, answer: InferAnswer) -> list[Buffer]:
+        """The parts of an answer, which may be joined in this step of the event loop."""
+        parts = await encode_answer(answer, self._inference)
+        await self._front.copies.turn(sum(map(len, parts)))
+        return parts
 
     # Health.
 

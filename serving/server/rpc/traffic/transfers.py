@@ -27,11 +27,6 @@ ANSWER_COPIES = 2
 # Bytes from which on an answer counts as held until it is written. Fewer costs small calls 2 us,
 # more lets the answers of a stream take more unseen: 64 of them at most.
 LARGE_ANSWER = 64 << 10
-# Seconds of a copy after which the next ones wait for another round of the event loop: about 1 MiB.
-# Shorter puts off messages of common sizes, longer adds up to longer pauses.
-_LONG_COPY = 0.0005
-# Bytes of an answer whose copy is as long.
-_LONG_COPY_BYTES = 1 << 20
 # Seconds after which a stream looks again whether memory is short.
 _SHORT_SECONDS = 0.02
 # Seconds after which a caller that was cut or refused for memory may try again.
@@ -64,6 +59,7 @@ class Transfers:
         answers that wait for their reader.
     begun: set when something is on its way; whoever waits for that clears it.
     refused: addresses whose messages are not received for now, "unix" for Unix sockets.
+    copies: turns of the copies that gRPC makes.
     """
 
     def __init__(self, front: Front, budget: MemoryBudget) -> None:
@@ -74,7 +70,7 @@ class Transfers:
         self.answers: dict[Context, _Waits] = {}
         self.begun = threading.Event()
         self.refused: frozenset[str] = frozenset()
-        self._round_is_full = False
+        self.copies = front.copies
 
     @property
     def any(self) -> bool:
@@ -142,31 +138,14 @@ class Transfers:
         except BaseException as error:  # the call was cancelled
             steps.throw(error)
             raise
-        while self._round_is_full:
+        copies = self.copies
+        while copies.round_is_full:
             yield
         began = time.monotonic()
         message = yield from steps
-        if time.monotonic() - began > _LONG_COPY:
-            self._fill_round()
+        if copies.took(began):
             yield
         return message
-
-    async def turn_to_copy(self, data: bytes) -> None:
-        """Returns when gRPC may copy an answer, as it will in the same step."""
-        if len(data) < _LONG_COPY_BYTES:
-            return
-        # The answer was put together in this round.
-        await asyncio.sleep(0)
-        while self._round_is_full:
-            await asyncio.sleep(0)
-        self._fill_round()
-
-    def _fill_round(self) -> None:
-        self._round_is_full = True
-        asyncio.get_running_loop().call_soon(self._next_round)
-
-    def _next_round(self) -> None:
-        self._round_is_full = False
 
     async def large_answer(self, context: Context, data: bytes) -> None:
         """Holds the answer to a call of one message until it is written, which gRPC begins next."""
@@ -176,7 +155,7 @@ class Transfers:
         self.begun.set()
         done: Any = functools.partial(self._written, size)
         context.add_done_callback(done)
-        await self.turn_to_copy(data)
+        await self.copies.turn(len(data))
 
     def _written(self, size: int, context: Context) -> None:
         del self.answers[context]
@@ -218,7 +197,7 @@ class Stream:
         if not transfers.begun.is_set():
             transfers.begun.set()
         try:
-            await transfers.turn_to_copy(data)
+            await transfers.copies.turn(len(data))
             await context.write(data)
         finally:
             del transfers.answers[context]
