@@ -34,7 +34,8 @@ from serving.server.endpoints.raw_tensors import (
 )
 from serving.server.endpoints.shared_memory import Place
 from serving.server.rpc.contents import from_contents
-from serving.server.rpc.wire import WireRequest, bytes_field, parse_request
+from serving.server.rpc.fields import bytes_field
+from serving.server.rpc.wire import WireRequest, parse_request
 
 # Heads of requests and parts of answers that are kept, each in a cache of its own: callers send the
 # same again and again. More take more memory, fewer are read anew where many shapes take turns.

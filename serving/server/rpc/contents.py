@@ -1,6 +1,7 @@
 """InferTensorContents to arrays, from the bytes of the message: the lists of Python's protobuf are
 read element by element, and take eight times the memory."""
 
+import itertools
 import math
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,7 @@ from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, Array
 from serving.base.turns import Turns
 from serving.server.endpoints.raw_tensors import TEXTS_IN_A_TURN, shaped_texts, wrong_count
-from serving.server.rpc.wire import LENGTH_DELIMITED, after_field, too_many_fields
+from serving.server.rpc.fields import LENGTH_DELIMITED, LONGEST_VARINT, fields
 
 # By datatype, the list that holds its elements and the numpy type of that list. FP16 and BF16 have
 # none.
@@ -29,6 +30,7 @@ _LISTS = {
     "FP64": ("fp64_contents", np.float64),
     "BYTES": ("bytes_contents", np.object_),
 }
+_MESSAGE = "InferTensorContents"
 _FIELDS = pb.InferTensorContents.DESCRIPTOR.fields_by_name
 # Bytes of numbers that are decoded in one turn, 0.5 ms. More hold up other calls, fewer cost more
 # rounds of the event loop.
@@ -38,7 +40,6 @@ _MAX_FIELDS = 64
 # Bytes of contents that protobuf rewrites, where a list has a field for each number. Senders pack
 # them into one.
 _REWRITTEN_BYTES = 16 << 10
-_LONGEST_VARINT = 10
 
 
 async def from_contents(
@@ -51,17 +52,6 @@ async def from_contents(
     """
     if datatype not in _LISTS:
         raise InvalidInput(f"input {quoted(name)}: {datatype} can only be sent raw")
-    try:
-        return await _elements(name, datatype, dims, contents, turns)
-    except IndexError as error:
-        raise _unfinished() from error
-
-
-async def _elements(
-    name: str, datatype: str, dims: tuple[int, ...], contents: memoryview, turns: Turns
-) -> Array:
-    """`from_contents` for a type that has a list. Raises IndexError where the last field has no
-    end."""
     listed, dtype = _LISTS[datatype]
     number = _FIELDS[listed].number
     if datatype == "BYTES":
@@ -83,21 +73,15 @@ async def _texts(
 ) -> Array:
     count = math.prod(dims)
     elements: list[bytes] = []
-    others = position = 0
-    while position < len(contents):
-        after = after_field(contents, position)
-        if contents[position] == number << 3 | LENGTH_DELIMITED:
-            if len(elements) == count:
-                raise wrong_count(name, "BYTES", dims, "more")
-            elements.append(bytes(contents[_value(contents, position) : after]))
-            if len(elements) % TEXTS_IN_A_TURN == 0:
-                await turns.next()
-        else:
-            others += 1
-            if others > _MAX_FIELDS:
-                raise too_many_fields("InferTensorContents", len(elements) + _MAX_FIELDS)
-        position = after
-    _check_end(position, contents)
+    tag = number << 3 | LENGTH_DELIMITED
+    for field in fields(contents, _MESSAGE, count + _MAX_FIELDS):
+        if field.tag != tag:
+            continue
+        if len(elements) == count:
+            raise wrong_count(name, "BYTES", dims, "more")
+        elements.append(bytes(contents[field.begin : field.end]))
+        if len(elements) % TEXTS_IN_A_TURN == 0:
+            await turns.next()
     return shaped_texts(name, elements, dims)
 
 
@@ -105,18 +89,14 @@ def _packed(name: str, contents: memoryview, number: int) -> memoryview:
     """The bytes of a list of numbers. protobuf may cut a list into several fields, and may even
     write a field for each number."""
     parts: list[memoryview] = []
-    position = fields = 0
-    while position < len(contents):
-        fields += 1
-        if fields > _MAX_FIELDS:
-            break
-        after = after_field(contents, position)
-        if contents[position] >> 3 == number:
-            if contents[position] & 7 != LENGTH_DELIMITED:
+    end = 0
+    for field in itertools.islice(fields(contents, _MESSAGE, _MAX_FIELDS + 1), _MAX_FIELDS):
+        if field.tag >> 3 == number:
+            if field.tag & 7 != LENGTH_DELIMITED:
                 break
-            parts.append(contents[_value(contents, position) : after])
-        position = after
-    if position < len(contents):
+            parts.append(contents[field.begin : field.end])
+        end = field.end
+    if end < len(contents):
         if len(contents) > _REWRITTEN_BYTES:
             raise InvalidInput(
                 f"input {quoted(name)}: expected the elements of a list in one field (packed)"
@@ -124,25 +104,7 @@ def _packed(name: str, contents: memoryview, number: int) -> memoryview:
         message = pb.InferTensorContents.FromString(bytes(contents))
         message.DiscardUnknownFields()
         return _packed(name, memoryview(message.SerializeToString()), number)
-    _check_end(position, contents)
     return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
-
-
-def _value(contents: memoryview, position: int) -> int:
-    """Where the bytes of a field begin, behind its tag of one byte and its length."""
-    position += 1
-    while contents[position] > 0x7F:
-        position += 1
-    return position + 1
-
-
-def _check_end(position: int, contents: memoryview) -> None:
-    if position != len(contents):
-        raise _unfinished()
-
-
-def _unfinished() -> InvalidInput:
-    return InvalidInput("not an InferTensorContents: a field does not end within it")
 
 
 async def _integers(
@@ -186,7 +148,7 @@ async def _varints(octets: Array, turns: Turns) -> AsyncIterator[Array]:
             continue
         starts = np.concatenate(([0], ends[:-1] + 1))
         lengths = ends - starts + 1
-        if lengths.max() > _LONGEST_VARINT:
+        if lengths.max() > LONGEST_VARINT:
             raise InvalidInput("not an InferTensorContents: an integer does not end")
         values = np.zeros(ends.size, np.uint64)
         for step in range(int(lengths.max())):

@@ -1,14 +1,15 @@
 """Takes the images out of a request of the vision service without copying them. Python's protobuf
 copies them twice, and makes a message of each, also where there are millions of empty ones."""
 
+import itertools
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from protos.gen import vision_pb2 as pb
 from serving.base.errors import InvalidInput
 from serving.models.servable import EncodedImage, ImageSource, RawPixels
 from serving.server.endpoints.guard import parsed
-from serving.server.rpc.wire import LENGTH_DELIMITED, after_field, long_length, too_many_fields
+from serving.server.rpc.fields import LENGTH_DELIMITED, field_at, fields
 
 MAX_IMAGES_PER_CALL = 256
 
@@ -21,18 +22,11 @@ _SMALL = 4 << 10
 # others, of some hundred bytes. More let one take longer on the event loop.
 _MOST_FIELDS = 1024
 _MOST_BYTES = 64 << 10
+_MESSAGE = "request of images"
 _IMAGES = pb.ClassifyRequest.DESCRIPTOR.fields_by_name["images"].number << 3 | LENGTH_DELIMITED
 _ENCODED = pb.Image.DESCRIPTOR.fields_by_name["encoded"].number << 3 | LENGTH_DELIMITED
 _RAW = pb.Image.DESCRIPTOR.fields_by_name["raw"].number << 3 | LENGTH_DELIMITED
 _RGB = pb.RawImage.DESCRIPTOR.fields_by_name["rgb"].number << 3 | LENGTH_DELIMITED
-
-
-class _Field(NamedTuple):
-    """A field of a message: its tag, where its content begins, and where it ends."""
-
-    tag: int
-    begin: int
-    end: int
 
 
 def read_request(
@@ -52,22 +46,18 @@ def read_request(
 def read_names(kind: type[Request], data: bytes) -> Request:
     """The message without its images, as far as it can be read in little time: model and id of
     a request that is refused. Raises InvalidInput."""
-    view, kept, size, position = memoryview(data), list[memoryview](), 0, 0
-    for _ in range(_MOST_FIELDS):
-        if position == len(data):
-            break
-        field = _field(view, position)
-        if field.tag != _IMAGES and size + field.end - position <= _MOST_BYTES:
-            kept.append(view[position : field.end])
-            size += field.end - position
-        position = field.end
+    view, kept, size = memoryview(data), list[memoryview](), 0
+    for field in itertools.islice(fields(view, _MESSAGE, _MOST_FIELDS + 1), _MOST_FIELDS):
+        if field.tag != _IMAGES and size + field.end - field.at <= _MOST_BYTES:
+            kept.append(view[field.at : field.end])
+            size += field.end - field.at
     return parsed(kind.FromString, b"".join(kept))
 
 
 def source_of(image: pb.Image | memoryview, index: int) -> ImageSource:
     """The image at a place of a request. Raises InvalidInput where it is none."""
     if isinstance(image, memoryview):
-        field = _field(image, 0) if image else None
+        field = field_at(image, 0, "Image") if image else None
         if field is not None and field.tag == _ENCODED and field.end == len(image):
             return EncodedImage(image[field.begin :])
         if field is not None and field.tag == _RAW and field.end == len(image):
@@ -102,39 +92,19 @@ def _without(data: memoryview, tag: int) -> tuple[bytes, list[memoryview]]:
     """
     kept: list[memoryview] = []
     found: list[memoryview] = []
-    position = begin = 0
-    for _ in range(_MOST_FIELDS):
-        if position == len(data) or len(found) > MAX_IMAGES_PER_CALL:
+    begin = end = 0
+    for field in fields(data, _MESSAGE, _MOST_FIELDS):
+        if len(found) > MAX_IMAGES_PER_CALL:
             break
-        field = _field(data, position)
         if field.tag == tag:
-            kept.append(data[begin:position])
+            kept.append(data[begin : field.at])
             found.append(data[field.begin : field.end])
             begin = field.end
-        position = field.end
-    else:
-        raise too_many_fields("a request of images", _MOST_FIELDS)
-    kept.append(data[begin:position])
+        end = field.end
+    kept.append(data[begin:end])
     size = sum(len(part) for part in kept)
     if size > _MOST_BYTES:
         raise InvalidInput(
             f"the request has {size} bytes beside its images, the limit is {_MOST_BYTES}"
         )
     return b"".join(kept), found
-
-
-def _field(data: memoryview, position: int) -> _Field:
-    """The field that begins at a position. Raises InvalidInput where it does not end, and for a
-    kind that is no longer used."""
-    try:
-        tag, begin = long_length(data, position)
-        if tag & 7 == LENGTH_DELIMITED:
-            length, begin = long_length(data, begin)
-            end = begin + length
-        else:
-            end = after_field(data, position)
-    except IndexError:
-        end = len(data) + 1
-    if end > len(data):
-        raise InvalidInput(f"not a message: a field does not end within its {len(data)} bytes")
-    return _Field(tag, begin, end)

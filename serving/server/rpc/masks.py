@@ -13,7 +13,7 @@ from serving.images.postprocess import Mask, palette_png, runs_of
 from serving.models.servable import ModelFacts
 from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.vision import Segmentation
-from serving.server.rpc.wire import bytes_field
+from serving.server.rpc.fields import bytes_field
 
 # A piece of a message: parts, in their order.
 Parts = list[bytes | memoryview]

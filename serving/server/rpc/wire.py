@@ -8,9 +8,17 @@ from google.protobuf.message import DecodeError
 
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput
+from serving.server.rpc.fields import (
+    LENGTH_DELIMITED,
+    bytes_field,
+    field_at,
+    fields,
+    long_length,
+    too_many_fields,
+    unfinished,
+)
 
-VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
-
+_MESSAGE = "ModelInferRequest"
 _FIELDS = pb.ModelInferRequest.DESCRIPTOR.fields_by_name
 _ID = _FIELDS["id"].number << 3 | LENGTH_DELIMITED
 _INPUT = _FIELDS["inputs"].number << 3 | LENGTH_DELIMITED
@@ -19,9 +27,6 @@ _CONTENTS = (
     pb.ModelInferRequest.InferInputTensor.DESCRIPTOR.fields_by_name["contents"].number << 3
     | LENGTH_DELIMITED
 )
-# Bits: a length has five bytes of seven bits at most, and a number ten.
-_MAX_SHIFT = 28
-_LONGEST_VARINT = 10
 # Fields of a message and of an input; one takes 0.2 us. A request has one for each of its inputs,
 # outputs and parameters, and one for each tensor.
 _MAX_FIELDS = 1024
@@ -85,8 +90,8 @@ def read_request(data: bytes) -> WireRequest:
 
 
 def _take_apart(data: bytes) -> WireRequest:
-    """Walks the fields of a message. Each begins with its number and wire type; a field of bytes
-    then has its length (https://protobuf.dev/programming-guides/encoding/)."""
+    """Walks the fields of a message. Most have a tag and a length of one byte, and are read here:
+    it takes half as long."""
     view, end = memoryview(data), len(data)
     found, inputs = "", 0
     kept: list[bytes] = []
@@ -99,7 +104,7 @@ def _take_apart(data: bytes) -> WireRequest:
                 break
             tag, length = data[position], data[position + 1]
             if tag & 0x87 != LENGTH_DELIMITED:
-                position = after_field(data, position)
+                position = field_at(data, position, _MESSAGE).end
                 continue
             start = position + 2
             if length > 0x7F:
@@ -108,7 +113,7 @@ def _take_apart(data: bytes) -> WireRequest:
             if tag == _INPUT:
                 # Looking for the byte is quicker than walking over the fields of every input.
                 if data.find(_CONTENTS, start, after) >= 0 and after <= end:
-                    declared, lists = _without_contents(data, start, after)
+                    declared, lists = _without_contents(view[start:after])
                     if lists is not None:
                         kept += (data[begin:position], declared)
                         begin = after
@@ -126,8 +131,8 @@ def _take_apart(data: bytes) -> WireRequest:
         position = end + 1
     if position != end:
         if position < end:
-            raise too_many_fields("ModelInferRequest", _MAX_FIELDS)
-        raise InvalidInput(f"not a ModelInferRequest: a field does not end within its {end} bytes")
+            raise too_many_fields(_MESSAGE, _MAX_FIELDS)
+        raise unfinished(_MESSAGE, end)
     kept.append(data[begin:end])
     head = b"".join(kept)
     if begin == end and len(raws) == 1 and not found and not contents:
@@ -135,27 +140,16 @@ def _take_apart(data: bytes) -> WireRequest:
     return WireRequest(found, head, raws, contents)
 
 
-def _without_contents(data: bytes, start: int, end: int) -> tuple[bytes, memoryview | None]:
+def _without_contents(tensor: memoryview) -> tuple[bytes, memoryview | None]:
     """An input without its contents, as a field of the request, and the contents; None where it has
-    none. Several are one, as protobuf merges messages. Raises IndexError where a field does not
-    end."""
-    kept, lists = [], []
-    position = begin = start
-    for _ in range(_MAX_FIELDS):
-        if position >= end:
-            break
-        after = after_field(data, position)
-        if after > end:
-            raise IndexError
-        if data[position] == _CONTENTS:
-            kept.append(data[begin:position])
-            _, first = long_length(data, position + 1)
-            lists.append(memoryview(data)[first:after])
-            begin = after
-        position = after
-    if position < end:
-        raise too_many_fields("InferInputTensor", _MAX_FIELDS)
-    kept.append(data[begin:end])
+    none. Several are one, as protobuf merges messages."""
+    kept, lists, begin = [], [], 0
+    for field in fields(tensor, "InferInputTensor", _MAX_FIELDS):
+        if field.tag == _CONTENTS:
+            kept.append(tensor[begin : field.at])
+            lists.append(tensor[field.begin : field.end])
+            begin = field.end
+    kept.append(tensor[begin:])
     declared = b"".join(kept)
     if not lists:
         return declared, None
@@ -167,64 +161,8 @@ def _without_contents(data: bytes, start: int, end: int) -> tuple[bytes, memoryv
 
 def check_fields(message: str, data: bytes) -> None:
     """Raises InvalidInput for a serialised message of more fields than any call needs."""
-    position = 0
-    try:
-        for _ in range(_MAX_FIELDS):
-            if position >= len(data):
-                break
-            position = after_field(data, position)
-        else:
-            raise too_many_fields(message, _MAX_FIELDS)
-    except IndexError:
-        position = len(data) + 1
-    if position > len(data):
-        raise InvalidInput(f"not a {message}: a field does not end within its {len(data)} bytes")
-
-
-def after_field(data: bytes | memoryview, position: int) -> int:
-    """Where the field that begins at `position` ends, which may be behind the end of `data`. Raises
-    IndexError where its tag or its length do not end, InvalidInput for a group."""
-    tag, position = long_length(data, position)
-    kind = tag & 7
-    if kind == LENGTH_DELIMITED:
-        length, position = long_length(data, position)
-        return position + length
-    if kind == VARINT:
-        for step in range(_LONGEST_VARINT):
-            if data[position + step] < 0x80:
-                return position + step + 1
-        raise IndexError
-    if kind in (FIXED64, FIXED32):
-        return position + (8 if kind == FIXED64 else 4)
-    raise InvalidInput("not a message: groups and unknown kinds of fields are not read")
-
-
-def long_length(data: bytes | memoryview, position: int) -> tuple[int, int]:
-    """A length of up to five bytes, and where the field begins behind it. Raises IndexError where
-    it does not end."""
-    length = shift = 0
-    while (byte := data[position]) > 0x7F:
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        position += 1
-        if shift > _MAX_SHIFT:
-            raise IndexError
-    return length | byte << shift, position + 1
-
-
-def bytes_field(number: int, size: int) -> bytes:
-    """The tag and the length before the `size` bytes of a field."""
-    written = bytearray([number << 3 | LENGTH_DELIMITED])
-    while size > 0x7F:
-        written.append(size & 0x7F | 0x80)
-        size >>= 7
-    written.append(size)
-    return bytes(written)
-
-
-def too_many_fields(message: str, most: int) -> InvalidInput:
-    """The error of a message that has more fields than any call needs."""
-    return InvalidInput(f"{message}: expected at most {most} fields")
+    for _ in fields(memoryview(data), message, _MAX_FIELDS):
+        pass
 
 
 def _remember(start: bytes, head: bytes, size: int) -> None:
