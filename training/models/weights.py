@@ -65,7 +65,7 @@ def weights_fingerprint(choice: ModelChoice) -> str | None:
         return None
     file = _local_file(choice.pretrained)
     if file is None:
-        return str(_torchvision_weights(choice.pretrained, choice.name).url)
+        return str(_torchvision_weights(choice.pretrained, choice.architecture).url)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
