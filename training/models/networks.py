@@ -87,3 +87,8 @@ def check_network(recipe: Recipe) -> None:
             raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
     if recipe.model.pretrained is not None:
         check_weights(recipe.model.pretrained, name)
+    elif recipe.train is None:
+        raise RecipeError(
+            "train: none needs a trained network: give model.pretrained, a file of weights or a "
+            "run folder"
+        )

@@ -20,7 +20,8 @@ def new_network(current: Build) -> nn.Module:
     network = build_model(choice.architecture, current.channels, **choice.options)
     initialize(network, choice.init)
     if choice.pretrained is not None:
-        load_weights(network, choice.pretrained, choice.architecture)
+        whole = current.recipe.train is None
+        load_weights(network, choice.pretrained, choice.architecture, whole=whole)
     return network
 
 

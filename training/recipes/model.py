@@ -35,6 +35,8 @@ class ModelChoice(Strict):
     pretrained: first weights from a state_dict (.pth, .safetensors), a folder of the Hugging Face
         hub for networks of timm, a run folder, or torchvision or timm by name, such as DEFAULT;
         random without it.
+    classes: a file with the classes of the network's answer in their order, one a line. The data
+        may show a part of them; without it they are the data's.
     """
 
     name: str | None = None
@@ -45,6 +47,7 @@ class ModelChoice(Strict):
     options: Mapping[str, Option] = {}
     init: Literal["default", "xavier", "kaiming"] = "default"
     pretrained: str | None = None
+    classes: Path | None = None
 
     @property
     def architecture(self) -> str:
