@@ -234,7 +234,9 @@ def measure_ranges(
     """Observes the float tensors that the named nodes read and write.
 
     `model` holds the shapes of its tensors, as far as they can be told, and takes the inputs of
-    `calibration`; its external data, where it has any, lies in `folder`. Raises ExportError where a value is not finite or memory runs out.
+    `calibration`; its external data, where it has any, lies in `folder`.
+
+    Raises ExportError where a value is not finite or memory runs out.
     """
     sizes = _observed_bytes(model.graph, nodes)
     observed = {name: Observed(binned=method == "percentile") for name in sizes}

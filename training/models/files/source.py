@@ -93,7 +93,7 @@ def prepared(file: Path, model: onnx.ModelProto) -> onnx.ModelProto:
 
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that a graph is written in."""
-    return max((part.version for part in model.opset_import if part.domain in _OWN_DOMAINS))
+    return max(part.version for part in model.opset_import if part.domain in _OWN_DOMAINS)
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
