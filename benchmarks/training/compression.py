@@ -90,8 +90,8 @@ def run(name: str, overrides: list[str]) -> bool:
 def fine_tuned_is_better(recipe: Recipe, results: dict[str, Any]) -> bool:
     """Compares the fine-tuned network with the weights that it started from."""
     data = load_dataset(recipe)
-    network = build_model(recipe.model.name, len(data.classes))
-    load_weights(network, str(recipe.model.pretrained), recipe.model.name)
+    network = build_model(recipe.model.architecture, len(data.classes))
+    load_weights(network, str(recipe.model.pretrained), recipe.model.architecture)
     deployed = Deployed(network, recipe.task, recipe.normalization)
     right = 0
     for start in range(0, len(data.test), 500):

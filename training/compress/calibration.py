@@ -10,15 +10,17 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 
+from serving.base.task import IMAGE_INPUT
+from serving.base.tensor import Array
 from training.data.samples import Pixels, Samples
 from training.errors import ExportError
 
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 Method = Literal["minmax", "percentile"]
 Values = NDArray[np.float32]
+
+_RUN_ERRORS = (Fail, InvalidArgument, RuntimeException)
 
 # Percent of the values of a tensor that lie within its range; the rest is cut.
 PERCENTILE = 99.99
@@ -44,6 +48,34 @@ _BLOCK = 1 << 16
 # The finest histogram reaches to 2**-100: finer ones would need factors beyond float32. Tensors
 # whose values are all smaller keep their extremes.
 _LEAST_EXPONENT = -100
+
+
+class Feeds(Protocol):
+    """Inputs on which ranges are measured."""
+
+    def __len__(self) -> int:
+        """Number of images, or of runs where a run is not cut."""
+
+    def feeds(self, size: int) -> Iterator[Mapping[str, Array]]:
+        """The inputs of one run after another, by name, with at most `size` images each where they
+        can be cut."""
+
+
+@dataclass(frozen=True)
+class GivenRuns:
+    """Runs of a network with any inputs: the arrays of each by name, as the file takes them.
+
+    More rows in a run need more memory: every float tensor of the network is returned.
+    """
+
+    runs: Sequence[Mapping[str, Array]]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def feeds(self, size: int) -> Iterator[Mapping[str, Array]]:
+        """The runs as they were given."""
+        return iter(self.runs)
 
 
 @dataclass(frozen=True)
@@ -65,6 +97,10 @@ class Calibration:
     def batches(self, size: int = _BATCH) -> Iterator[Pixels]:
         """Contiguous uint8 [n, H, W, 3] with n at most `size`, read when they are asked for."""
         return _batches(self.samples, self.rows, size)
+
+    def feeds(self, size: int) -> Iterator[Mapping[str, Array]]:
+        """The batches as inputs of a network that a build made."""
+        return ({IMAGE_INPUT: images} for images in self.batches(size))
 
 
 def choose_calibration(samples: Samples, count: int, seed: int) -> Calibration:
@@ -193,12 +229,14 @@ def measure_ranges(
     folder: Path,
     nodes: Collection[str],
     method: Method,
-    calibration: Calibration,
+    calibration: Feeds,
 ) -> Ranges:
     """Observes the float tensors that the named nodes read and write.
 
-    `model` holds the shapes of all its tensors and has one input, images; its external data, where
-    it has any, lies in `folder`. Raises ExportError where a value is not finite or memory runs out.
+    `model` holds the shapes of its tensors, as far as they can be told, and takes the inputs of
+    `calibration`; its external data, where it has any, lies in `folder`.
+
+    Raises ExportError where a value is not finite or memory runs out.
     """
     sizes = _observed_bytes(model.graph, nodes)
     observed = {name: Observed(binned=method == "percentile") for name in sizes}
@@ -207,8 +245,8 @@ def measure_ranges(
     _tell(model, sizes, groups, images, len(calibration))
     for group in groups:
         session = _session(model, folder, group)
-        for batch in calibration.batches(images):
-            _observe(session, group, batch, observed)
+        for feed in calibration.feeds(images):
+            _observe(session, group, feed, observed)
     return Ranges(method, observed)
 
 
@@ -261,18 +299,19 @@ def _session(
 def _observe(
     session: onnxruntime.InferenceSession,
     names: Sequence[str],
-    images: Pixels,
+    feed: Mapping[str, Array],
     observed: Mapping[str, Observed],
 ) -> None:
     """Runs one batch and merges the tensors into `observed`; nothing of it outlives the call."""
     try:
-        answers = session.run(list(names), {session.get_inputs()[0].name: images})
+        answers = session.run(list(names), dict(feed))
         for name, values in zip(names, answers, strict=True):
             observed[name].add(values)
     except ValueError as error:
         raise ExportError(f"calibration: tensor {name} {error}") from error
-    except (MemoryError, RuntimeException) as error:
-        raise ExportError(f"calibration on {len(images)} images at a time: {error}") from error
+    except (MemoryError, *_RUN_ERRORS) as error:
+        shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in feed.items())
+        raise ExportError(f"calibration on {shapes}: {error}") from error
 
 
 def _tell(

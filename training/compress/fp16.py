@@ -24,7 +24,8 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 def to_half(float_file: Path, path: Path) -> None:
-    """Writes the FP16 form of an FP32 file. Raises ExportError where a weight is too large."""
+    """Writes the FP16 form of an FP32 file. Raises ExportError where a weight is too large, or
+    where an operator has no form in FP16."""
     model = onnx.shape_inference.infer_shapes(onnx.load(float_file))
     graph = model.graph
     # Nodes that stay in FP32 are known by name, and an exporter may leave nodes without one.
@@ -33,7 +34,11 @@ def to_half(float_file: Path, path: Path) -> None:
     _Halving(graph).run()
     # The types of the tensors in between follow from the nodes.
     del graph.value_info[:]
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise ExportError(f"{float_file}: not all of it can be computed in FP16: {said}") from error
     onnx.save(model, path)
 
 

@@ -122,8 +122,8 @@ def check_prune(recipe: Recipe) -> None:
     kept = ignored_layers(network, config.ignore)
     if config.importance == "bn_scale" and not _has_batch_norm(network):
         raise RecipeError(
-            f"prune.importance: bn_scale reads the scales of batch norms, and {recipe.model.name} "
-            "has none; take l1, l2, taylor or random"
+            "prune.importance: bn_scale reads the scales of batch norms, and "
+            f"{recipe.model.architecture} has none; take l1, l2, taylor or random"
         )
     # A taylor ranking would need data; how many channels go does not depend on the ranking.
     importance = "bn_scale" if config.importance == "bn_scale" else "l2"
@@ -139,7 +139,7 @@ def check_prune(recipe: Recipe) -> None:
 def _unlearnt(recipe: Recipe) -> nn.Module:
     """The recipe's network with equal weights everywhere: drawing them would take seconds."""
     with torch.device("meta"):
-        network = build_model(recipe.model.name, _ANY_CLASSES, **recipe.model.options)
+        network = build_model(recipe.model.architecture, _ANY_CLASSES, **recipe.model.options)
     drop_auxiliary_heads(network)
     network.to_empty(device="cpu")
     with torch.no_grad():

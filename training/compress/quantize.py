@@ -16,7 +16,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from training.compress.calibration import Calibration, Method, measure_ranges
+from training.compress.calibration import Feeds, Method, measure_ranges
 
 Scheme = Literal["s8", "u8", "u8-rr"]
 
@@ -37,7 +37,7 @@ class Quantizer:
     Raises ExportError where the ranges cannot be measured.
     """
 
-    def __init__(self, float_file: Path, calibrate: Method, calibration: Calibration) -> None:
+    def __init__(self, float_file: Path, calibrate: Method, calibration: Feeds) -> None:
         self._model = onnx.load(float_file)
         with tempfile.TemporaryDirectory() as folder:
             # Weights stay in a file: shape inference and the runtime would copy them several times.
@@ -110,7 +110,7 @@ class Quantizer:
 
 
 def quantize(
-    float_file: Path, path: Path, scheme: Scheme, calibrate: Method, calibration: Calibration
+    float_file: Path, path: Path, scheme: Scheme, calibrate: Method, calibration: Feeds
 ) -> None:
     """Writes the INT8 form of an FP32 file. Raises ExportError where its ranges cannot be
     measured."""

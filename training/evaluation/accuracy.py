@@ -112,7 +112,8 @@ def chance_of(measure: Measure, answers: Answers) -> float:
     if not counts.any():
         return 1.0
     # Column k of a confusion matrix holds the images, or pixels, that were answered with class k.
-    constant = (counts[:, None] * (np.arange(len(counts)) == k) for k in range(len(counts)))
+    # A class that is not there is never the best answer.
+    constant = (counts[:, None] * (np.arange(len(counts)) == k) for k in np.flatnonzero(counts))
     return max(pooled(confusion) for confusion in constant)
 
 

@@ -6,11 +6,13 @@ It stands this low because compress and evaluation take one; the pipeline makes 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
 
 from training.data import Dataset
+from training.data.class_names import as_classes_of, read_class_names
 from training.fitting.callbacks import OnEpoch
 from training.fitting.stage_folder import Finished
 from training.models.checkpoint import NETWORK_FILE
@@ -39,10 +41,12 @@ class Build:
     on_epoch: OnEpoch | None = None
     done: dict[str, Finished] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def data(self) -> Dataset:
-        """Loaded when the first stage that runs asks for it."""
-        return self.load()
+        """Loaded when the first stage that runs asks for it, with the network's classes."""
+        names = self.recipe.model.classes
+        data = self.load()
+        return data if names is None else as_classes_of(data, read_class_names(names), names)
 
     def stage_folder(self, stage: str) -> Path:
         return self.folder / stage

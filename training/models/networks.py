@@ -62,7 +62,7 @@ def coverage(name: str) -> dict[str, str]:
 def check_network(recipe: Recipe) -> None:
     """Raises RecipeError where no network has the recipe's name, task and options, takes images of
     its size and every step it asks for, or where the weights to begin with are nowhere."""
-    name, options = recipe.model.name, recipe.model.options
+    name, options = recipe.model.architecture, recipe.model.options
     try:
         # Without memory for weights: only the structure is tried.
         with torch.device("meta"):
@@ -87,3 +87,8 @@ def check_network(recipe: Recipe) -> None:
             raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
     if recipe.model.pretrained is not None:
         check_weights(recipe.model.pretrained, name)
+    elif recipe.train is None:
+        raise RecipeError(
+            "train: none needs a trained network: give model.pretrained, a file of weights or a "
+            "run folder"
+        )

@@ -35,6 +35,8 @@ _RUN_NETWORK = Path("train") / NETWORK_FILE
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 _PREFIXES = ("module.", "model.", "network.", "net.", "state_dict.", "_orig_mod.")
 _SHOWN = 6
+# Names of the layers of heads that only help training.
+_AUXILIARY = ("auxiliary.", "aux1.", "aux2.")
 
 State = dict[str, Tensor]
 
@@ -65,16 +67,19 @@ def weights_fingerprint(choice: ModelChoice) -> str | None:
         return None
     file = _local_file(choice.pretrained)
     if file is None:
-        return str(_torchvision_weights(choice.pretrained, choice.name).url)
+        return str(_torchvision_weights(choice.pretrained, choice.architecture).url)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def load_weights(network: nn.Module, source: str, architecture: str) -> None:
+def load_weights(
+    network: nn.Module, source: str, architecture: str, *, whole: bool = False
+) -> None:
     """Puts the weights of `source` into a network of `MODELS`, in place.
 
     Heads of another number of classes stay as they are, as do auxiliary heads and attention that
     the weights lack, and the log says so. Weights of a backbone alone go into the encoder of a
     segmentation network; the layers behind it there are left out.
+    `whole` refuses that: the network will not be trained.
     Raises RecipeError where weights cannot be had, or where anything else differs, naming keys and
     shapes.
     """
@@ -88,9 +93,13 @@ def load_weights(network: nn.Module, source: str, architecture: str) -> None:
         target = network.encoder
         left_out = [key for key in state if _is_behind(key, target)]
         state = {key: value for key, value in state.items() if key not in left_out}
+    answers = {key: len(value) for key, value in state.items() if value.ndim}
     fresh = _fitting_heads(network, target, state)
     state, attention = _fitting_attention(target, state)
     _require_match(source, target, state, fresh | attention)
+    if whole:
+        new = {key for key in fresh if not key.startswith(_AUXILIARY)} | attention
+        _require_whole(source, network, target, answers, new)
     target.load_state_dict(state, strict=False)
     part = "the backbone" if target is not network else "all layers"
     log.info("pretrained: %s from %s", part, source)
@@ -201,9 +210,28 @@ def _fitting_heads(network: nn.Module, target: nn.Module, state: State) -> set[s
     }
     for key in fresh:
         del state[key]
-    auxiliary = ("auxiliary.", "aux1.", "aux2.")
-    lacks_auxiliary = not any(key.startswith(auxiliary) for key in state)
-    return fresh | {key for key in own if lacks_auxiliary and key.startswith(auxiliary)}
+    lacks_auxiliary = not any(key.startswith(_AUXILIARY) for key in state)
+    return fresh | {key for key in own if lacks_auxiliary and key.startswith(_AUXILIARY)}
+
+
+def _require_whole(
+    source: str, network: nn.Module, target: nn.Module, answers: dict[str, int], new: set[str]
+) -> None:
+    """Raises RecipeError where a part of a network stays as chance made it. `answers` are the
+    values that each layer of the weights answers with."""
+    said = f"train: none, but model.pretrained: {source}"
+    if target is not network:
+        raise RecipeError(f"{said} holds a backbone alone: what is behind it must be trained")
+    if not new:
+        return
+    key = sorted(new)[0]
+    if key not in answers:
+        raise RecipeError(f"{said} lacks {', '.join(sorted(new)[:_SHOWN])}, which must be trained")
+    raise RecipeError(
+        f"{said} answers with {answers[key]} values, and the data have "
+        f"{len(target.state_dict()[key])} classes; model.classes may name a file with the "
+        f"{answers[key]} classes of the network, one a line, of which the data show some"
+    )
 
 
 def _fitting_attention(target: nn.Module, state: State) -> tuple[State, set[str]]:

@@ -17,10 +17,11 @@ def new_network(current: Build) -> nn.Module:
     """The recipe's network before training, from the recipe's seed."""
     torch.manual_seed(current.recipe.seed)
     choice = current.recipe.model
-    network = build_model(choice.name, current.channels, **choice.options)
+    network = build_model(choice.architecture, current.channels, **choice.options)
     initialize(network, choice.init)
     if choice.pretrained is not None:
-        load_weights(network, choice.pretrained, choice.name)
+        whole = current.recipe.train is None
+        load_weights(network, choice.pretrained, choice.architecture, whole=whole)
     return network
 
 

@@ -33,6 +33,7 @@ from training.pipeline.stages.data import new_build
 from training.recipes import Recipe
 from training.recipes.compress import Search
 from training.recipes.deliver import TensorRt
+from training.recipes.model import ModelChoice
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class Laboratory:
         self._recipe = recipe
         self._settings = settings
         self._folder = folder
-        self._networks = tuple(dict.fromkeys((recipe.model.name, *settings.networks)))
+        self._networks = tuple(dict.fromkeys((recipe.model.architecture, *settings.networks)))
         for network in self._networks:
             most = Point(network=network, ratio=settings.max_ratio, variant="fp32")
             check_network(_recipe_of(recipe, most))
@@ -218,7 +219,7 @@ class Laboratory:
     @cached_property
     def _reference(self) -> Answers:
         """The answers of the recipe's own network, trained, in FP32."""
-        own = Point(network=self._recipe.model.name, ratio=0.0, variant="fp32")
+        own = Point(network=self._recipe.model.architecture, ratio=0.0, variant="fp32")
         recipe = _recipe_of(self._recipe, own)
         folder = self._folder / own.network
         current = new_build(recipe, folder / recipe.name, self._folder)
@@ -245,11 +246,11 @@ class Laboratory:
 
 def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
     """The recipe of one point. Weights to begin with fit the recipe's own network only."""
-    own = point.network == recipe.model.name
+    own = point.network == recipe.model.architecture
     model = (
         recipe.model
         if own
-        else recipe.model.model_copy(update={"name": point.network, "pretrained": None})
+        else ModelChoice(name=point.network, options=recipe.model.options, init=recipe.model.init)
     )
     prune = None
     if point.ratio > 0 and recipe.prune is not None:

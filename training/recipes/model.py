@@ -1,23 +1,71 @@
 """The network and its first weights."""
 
 from collections.abc import Mapping
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
 
 from training.recipes.fields import Strict
 
+Scalar = int | float | bool | str
+Option = Scalar | list[Scalar | list[Scalar]]
+
+TIMM = "timm/"
+"""Begins the names of networks that timm makes."""
+
+# The keys of which a recipe gives one: they say where the network comes from.
+_ORIGINS = ("name", "factory")
+
 
 class ModelChoice(Strict):
-    """The network and its first weights.
+    """The network and its first weights; one of name and factory.
 
-    name: from `convserve build --list-networks`.
+    name: from `convserve build --list-networks`; timm/NAME for a network of timm; with `encoder`
+        the decoder: unet, fpn, pspnet, deeplabv3plus or fcn.
+    encoder: timm/NAME of the network under a segmentation decoder.
+    factory: package.module:function that makes the user's own network, from `folder` or an
+        installed package. It is called with the options, and with num_classes where it takes that.
+    folder: where the module of `factory` is looked for first; the recipe's folder where it is left
+        out.
+    output: name, or index, of the answer among several of a factory's network.
     options: arguments of this network.
     init: initial weights of convolutions and linear layers: "default" is the network's own way,
         "xavier" Glorot & Bengio 2010, "kaiming" He et al. (arXiv 1502.01852).
-    pretrained: first weights from a state_dict (.pth, .safetensors), a run folder, or torchvision
-        by name, such as DEFAULT; random without it.
+    pretrained: first weights from a state_dict (.pth, .safetensors), a folder of the Hugging Face
+        hub for networks of timm, a run folder, or torchvision or timm by name, such as DEFAULT;
+        random without it.
+    classes: a file with the classes of the network's answer in their order, one a line. The data
+        may show a part of them; without it they are the data's.
     """
 
-    name: str
-    options: Mapping[str, int | float | bool | str] = {}
+    name: str | None = None
+    encoder: Annotated[str, Field(pattern=r"^timm/.+$")] | None = None
+    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
+    folder: Path | None = None
+    output: str | int | None = None
+    options: Mapping[str, Option] = {}
     init: Literal["default", "xavier", "kaiming"] = "default"
     pretrained: str | None = None
+    classes: Path | None = None
+
+    @property
+    def architecture(self) -> str:
+        """The network in one word, for people, manifests and `build_model`: resnet18,
+        timm/resnet18, unet_timm/resnet18, mine.nets:small, mine.nets:small#logits."""
+        if self.factory is not None:
+            return self.factory if self.output is None else f"{self.factory}#{self.output}"
+        assert self.name is not None  # one of _ORIGINS is given
+        return self.name if self.encoder is None else f"{self.name}_{self.encoder}"
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "ModelChoice":
+        given = [key for key in _ORIGINS if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected one of {', '.join(_ORIGINS)}; got {' and '.join(given) or 'none'}"
+            )
+        for key, owner in (("encoder", "name"), ("folder", "factory"), ("output", "factory")):
+            if getattr(self, key) is not None and given != [owner]:
+                raise ValueError(f"{key}: belongs to a {owner}, got a {given[0]}")
+        return self

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from serving.base.task import Measure, Task, measure_of
 from training.recipes.compress import Distill, Prune, Quantize, Search
@@ -23,7 +23,16 @@ from training.recipes.tasks import TRAINED_TASKS
 from training.recipes.train import Train
 
 
+def _none_as_null(value: object) -> object:
+    return None if value == "none" else value
+
+
 class _Recipe(Strict):
+    """What all recipes share.
+
+    train: "none" (or null) takes the network as its weights make it.
+    """
+
     task: Task
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: int = 0
@@ -32,7 +41,7 @@ class _Recipe(Strict):
     normalization: Normalization = Normalization()
     augment: Augment = Augment()
     model: ModelChoice
-    train: Train
+    train: Annotated[Train | None, BeforeValidator(_none_as_null)]
     distill: Distill | None = None
     prune: Prune | None = None
     quantize: Quantize | None = None
@@ -110,6 +119,13 @@ class _Recipe(Strict):
                     f"{path}: mixup_alpha and cutmix_alpha blend the classes of whole images, "
                     "which only classification has"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _named_classes_are_answers(self) -> "_Recipe":
+        if self.model.classes is not None and (self.task == "embedding" or self.single_logit):
+            kind = "a binary segmentation" if self.single_logit else "an embedding"
+            raise ValueError(f"model.classes: the answer of {kind} has no classes to name")
         return self
 
     @model_validator(mode="after")
@@ -215,7 +231,7 @@ Recipe = ClassificationRecipe | SegmentationRecipe | EmbeddingRecipe
 
 
 def _train_sections(recipe: _Recipe) -> list[tuple[str, Train]]:
-    sections = [("train", recipe.train)]
+    sections = [("train", recipe.train)] if recipe.train is not None else []
     if recipe.distill is not None:
         sections.append(("distill.train", recipe.distill.train))
     if recipe.prune is not None:

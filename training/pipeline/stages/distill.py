@@ -91,10 +91,10 @@ def _load_teacher(config: Teacher, channels: int) -> nn.Module:
     if choice is None or choice.pretrained is None:
         return load_network(teacher_file(config))
     try:
-        network = build_model(choice.name, channels, **choice.options)
+        network = build_model(choice.architecture, channels, **choice.options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"distill.teacher.network: {error}") from error
-    load_weights(network, choice.pretrained, choice.name)
+    load_weights(network, choice.pretrained, choice.architecture)
     return network.eval()
 
 
@@ -132,7 +132,7 @@ def _check(recipe: Recipe) -> None:
         teacher_file(teacher)
     if teacher is not None and teacher.network is not None and teacher.network.pretrained:
         try:
-            check_weights(teacher.network.pretrained, teacher.network.name)
+            check_weights(teacher.network.pretrained, teacher.network.architecture)
         except RecipeError as error:
             raise RecipeError(f"distill.teacher.network: {error}") from error
 

@@ -158,7 +158,7 @@ def _backward(current: Build, network: nn.Module) -> None:
     deployed = current.deployed(network)
     objective = build_objective(
         network,
-        current.recipe.train,
+        _section(current).train,
         samples,
         current.loss_classes,
         current.data.ignore_index,

@@ -54,7 +54,7 @@ def work(current: Build) -> Results:
     classes = verified.results["classes"]
     manifest = Manifest(
         task=recipe.task,
-        architecture=recipe.model.name,
+        architecture=recipe.model.architecture,
         measure=verification.measure,
         transform=recipe.transform,
         normalization=recipe.normalization,

@@ -1,5 +1,6 @@
-"""The stage that trains the recipe's network."""
+"""The stage that trains the recipe's network, or takes it as its weights make it."""
 
+from training.data.class_names import read_class_names
 from training.fitting import distributed
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
@@ -11,12 +12,23 @@ from training.pipeline.stage import Stage
 
 def fitted(current: Build) -> Fitted:
     """The network after training, in as many processes as torchrun started."""
-    network, processes = new_network(current), distributed.processes()
-    return fine_tune(current, "train", network, current.recipe.train, processes=processes)
+    network, config = new_network(current), current.recipe.train
+    if config is None:
+        return Fitted(network.eval(), [], "fp32")
+    return fine_tune(current, "train", network, config, processes=distributed.processes())
 
 
 def work(current: Build) -> Results:
     return network_results(current, "train", fitted(current))
+
+
+def _facts(current: Build) -> object:
+    config, classes = current.recipe.train, current.recipe.model.classes
+    return [
+        weights_fingerprint(current.recipe.model),
+        chosen_precision(config.precision) if config is not None else None,
+        read_class_names(classes) if classes is not None else None,
+    ]
 
 
 STAGE = Stage(
@@ -29,9 +41,6 @@ STAGE = Stage(
         "embedding_size",
         "train",
     ),
-    facts=lambda build: [
-        weights_fingerprint(build.recipe.model),
-        chosen_precision(build.recipe.train.precision),
-    ],
+    facts=_facts,
     work=work,
 )

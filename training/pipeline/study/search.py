@@ -25,7 +25,7 @@ from training.pipeline.study.definition import (
 )
 from training.pipeline.study.outcome import Outcome
 from training.pipeline.study.pictures import search_pictures
-from training.pipeline.study.trials import Trials, same_training
+from training.pipeline.study.trials import Trials, same_training, training_of
 from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -192,12 +192,13 @@ def _run(config: Search, trials: Trials, study: optuna.Study, trial: Trial) -> N
     name = f"trials/{trial.number:04}"
     try:
         recipe = trials.recipe(overrides, where)
+        epochs = training_of(recipe, config.until).epochs
 
         def on_epoch(epoch: int, score: float) -> None:
             # The last epoch before a kill may come again; Optuna counts steps from 0.
             if epoch - 1 not in recorded:
                 trial.report(score, epoch - 1)
-            if epoch < recipe.train.epochs and trial.should_prune():
+            if epoch < epochs and trial.should_prune():
                 raise optuna.TrialPruned
 
         if config.until == "train":

@@ -99,6 +99,7 @@ class Trials:
         keys = keys_until(recipe, until)
         if until not in keys:
             raise RecipeError(f"{until}: missing, and it is what is scored")
+        config = training_of(recipe, until)
         place = self.folder / name
         for stage, key in keys.items():
             if stage != until and finished(place / stage, key) is None:
@@ -116,7 +117,7 @@ class Trials:
         scores = tuple(row[f"val_{recipe.measure}"] for row in results["history"])
         kept = scores[-results.get("last_step_epochs", len(scores)) :]
         return Trained(
-            score=max(kept) if _training(recipe, until).keep == "best" else kept[-1],
+            score=max(kept) if config.keep == "best" else kept[-1],
             scores=scores,
             seconds=round(sum(row["seconds"] for row in results["history"]), 2),
             images=(results["images"][0], results["images"][1]),
@@ -148,8 +149,11 @@ def same_training(left: Recipe, right: Recipe, until: str = "train") -> bool:
     return training_settings(left, until) == training_settings(right, until)
 
 
-def _training(recipe: Recipe, stage: str) -> Train:
-    """The training section of a stage."""
+def training_of(recipe: Recipe, stage: str) -> Train:
+    """The training section of a stage. Raises RecipeError where the recipe trains nothing."""
     sections = {"distill": recipe.distill, "prune": recipe.prune}
     section = sections.get(stage)
-    return recipe.train if section is None else section.train
+    train = recipe.train if section is None else section.train
+    if train is None:
+        raise RecipeError("--study: a study compares trainings, and the recipe has train: none")
+    return train
