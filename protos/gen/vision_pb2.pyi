@@ -39,14 +39,16 @@ class Image(_message.Message):
     def __init__(self, encoded: _Optional[bytes] = ..., raw: _Optional[_Union[RawImage, _Mapping]] = ...) -> None: ...
 
 class RawImage(_message.Message):
-    __slots__ = ("height", "width", "rgb")
+    __slots__ = ("height", "width", "rgb", "grey")
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     RGB_FIELD_NUMBER: _ClassVar[int]
+    GREY_FIELD_NUMBER: _ClassVar[int]
     height: int
     width: int
     rgb: bytes
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., rgb: _Optional[bytes] = ...) -> None: ...
+    grey: bytes
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., rgb: _Optional[bytes] = ..., grey: _Optional[bytes] = ...) -> None: ...
 
 class CallOptions(_message.Message):
     __slots__ = ("id", "priority", "timeout")

@@ -11,7 +11,8 @@ from PIL import Image as PillowImage
 
 from protos.gen import vision_pb2 as pb
 
-# A path to an image file, the bytes of one, or decoded pixels: uint8 [height, width, 3] RGB.
+# A path to an image file, the bytes of one, or decoded pixels: uint8 [height, width, 3] RGB, or grey
+# of [height, width] or [height, width, 1].
 ImageInput = str | Path | bytes | NDArray[np.uint8]
 
 # Equal to the names in serving.base.folders, which the client cannot import.
@@ -34,11 +35,17 @@ def as_message(image: ImageInput) -> pb.Image:
         return pb.Image(encoded=image)
     if isinstance(image, str | Path):
         return pb.Image(encoded=Path(image).read_bytes())
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    grey = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
+    if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] == 3)):
         raise ValueError(
-            f"pixels: expected uint8 [height, width, 3], got {image.dtype} {list(image.shape)}"
+            "pixels: expected uint8 [height, width, 3] (RGB), [height, width] or "
+            f"[height, width, 1] (grey), got {image.dtype} {list(image.shape)}"
         )
-    raw = pb.RawImage(height=image.shape[0], width=image.shape[1], rgb=image.tobytes())
+    raw = pb.RawImage(height=image.shape[0], width=image.shape[1])
+    if grey:
+        raw.grey = image.tobytes()
+    else:
+        raw.rgb = image.tobytes()
     return pb.Image(raw=raw)
 
 

@@ -86,7 +86,7 @@ def _message(image: ImageInput) -> pb.Image | CallFailed:
 
 
 def _size(image: pb.Image) -> int:
-    return len(image.encoded) or len(image.raw.rgb)
+    return len(image.encoded) or len(image.raw.rgb) or len(image.raw.grey)
 
 
 async def _exchange(

@@ -24,8 +24,7 @@ from serving.images.jpeg import Frame
 # conversion of a large image is as fast as in one piece, and its memory stays in the cache.
 BAND_PIXELS = 1 << 18
 
-# Bytes of a pixel in the result, in one band on its way there, and in Pillow's image by its mode.
-_RESULT = 3
+# Bytes of a pixel in one band on its way to the result, and in Pillow's image by its mode.
 _BAND = 20
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}
 _STORED_OTHERWISE = 4
@@ -57,31 +56,36 @@ class Plan(NamedTuple):
     """A decode that is about to begin.
 
     height, width: pixels that it gives; they may be fewer than the file has.
+    channels: bytes of each of them.
     peak: bytes that it takes at most, the pixels included.
     """
 
     height: int
     width: int
+    channels: int
     peak: int
 
     @property
     def kept(self) -> int:
         """Bytes of the pixels that it gives."""
-        return self.height * self.width * _RESULT
+        return self.height * self.width * self.channels
 
 
-def of_jpeg(frame: Frame, height: int, width: int) -> Plan:
+def of_jpeg(frame: Frame, height: int, width: int, channels: int) -> Plan:
     """Decoding a JPEG to height x width by libjpeg-turbo, straight to the result."""
-    return Plan(height, width, height * width * _RESULT + _of_libjpeg(frame))
+    return Plan(height, width, channels, height * width * channels + _of_libjpeg(frame))
 
 
 def of_other_decoder(frame: Frame) -> Plan:
-    """Decoding a JPEG in full on a device: its copy in host memory, and a contiguous one."""
-    pixels = frame.height * frame.width * _RESULT
-    return Plan(frame.height, frame.width, 2 * pixels + _FIXED)
+    """Decoding a JPEG in full to RGB on a device: its copy in host memory, and a contiguous
+    one."""
+    pixels = frame.height * frame.width * 3
+    return Plan(frame.height, frame.width, 3, 2 * pixels + _FIXED)
 
 
-def of_pillow(image: ImageFile, size: int, frame: Frame | None, height: int, width: int) -> Plan:
+def of_pillow(
+    image: ImageFile, size: int, frame: Frame | None, height: int, width: int, channels: int
+) -> Plan:
     """Decoding a file of `size` bytes that Pillow has opened to height x width.
 
     frame: of a JPEG.
@@ -93,11 +97,11 @@ def of_pillow(image: ImageFile, size: int, frame: Frame | None, height: int, wid
         stored += _WEBP
     elif is_rle(image):
         stored += _BMP_RLE
-    result = pixels * _RESULT + min(pixels, max(columns, BAND_PIXELS)) * _BAND
+    result = pixels * channels + min(pixels, max(columns, BAND_PIXELS)) * _BAND
     libjpeg = _of_libjpeg(frame) if frame is not None else 0
     # Pillow has dropped its decoder before we convert, and may have read a copy of the file.
     peak = size + pixels * stored + max(libjpeg, result) + max(rows, columns) * _ROW + _FIXED
-    return Plan(height, width, peak)
+    return Plan(height, width, channels, peak)
 
 
 def _of_libjpeg(frame: Frame) -> int:

@@ -1,4 +1,8 @@
-"""Decodes image files to upright uint8 RGB, at full size or reduced while they are decoded."""
+"""Decodes image files to upright uint8 RGB or grey, at full size or reduced while they are decoded.
+
+Grey is luma by ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, on every path: a JPEG holds it, and
+libjpeg-turbo gives it without the colours; other files are converted by Pillow.
+"""
 
 import io
 from collections.abc import Callable
@@ -12,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from serving.base.errors import InvalidInput, ServingError
 from serving.images import cost, jpeg, metadata
 from serving.images.cost import Plan
+from serving.repository.manifest import Channels
 
 Pixels = NDArray[np.uint8]
 # Maps the (height, width) of an upright image to the (height, width) after its resize.
@@ -27,6 +32,12 @@ DEFAULT_MAX_PIXELS = 64_000_000
 # keep something for each row.
 _LONGEST_SIDE = 65_535
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+
+# The names of one and of three channels: simplejpeg's, and those of messages.
+_JPEG_COLOURS = {1: "GRAY", 3: "RGB"}
+_RAW = {1: "grey", 3: "RGB"}
+# Pillow's modes from which L takes the grey levels as they are.
+_GREY = ("1", "L", "LA", "La")
 
 _JPEG_END = b"\xff\xd9"
 _KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM")
@@ -61,7 +72,7 @@ Image.MAX_IMAGE_PIXELS = None
 class LoadedImage(NamedTuple):
     """An upright image.
 
-    pixels: uint8 [height, width, 3], RGB.
+    pixels: uint8 [height, width, 3], RGB, or [height, width, 1], grey.
     size: (height, width) of the image as it was sent; `pixels` may be smaller.
     """
 
@@ -70,8 +81,8 @@ class LoadedImage(NamedTuple):
 
 
 def use_jpeg_decoder(decoder: Callable[[bytes], Pixels | None] | None) -> None:
-    """Lets `decoder` decode complete, upright JPEGs first, in the whole process; None removes it.
-    It returns uint8 HWC RGB, or None for a file that it does not take."""
+    """Lets `decoder` decode complete, upright JPEGs to RGB first, in the whole process; None
+    removes it. It returns uint8 HWC RGB, or None for a file that it does not take."""
     global _other_jpeg_decoder
     _other_jpeg_decoder = decoder
 
@@ -81,13 +92,16 @@ def _unlimited(_: Plan) -> None:
 
 
 def decode(
-    data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, reserve: Reserve = _unlimited
+    data: bytes,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    reserve: Reserve = _unlimited,
+    channels: Channels = 3,
 ) -> Pixels:
-    """Decodes a JPEG, PNG, WebP or BMP file to uint8 HWC RGB.
+    """Decodes a JPEG, PNG, WebP or BMP file to uint8 HWC RGB, or with one channel to grey.
 
     The image is turned upright by its EXIF or else its XMP, by the rule of
-    `serving.images.metadata`. Greyscale, palette and CMYK are converted, 16-bit samples keep their
-    high byte, and an alpha channel is dropped. The pixel count in the header is checked, and
+    `serving.images.metadata`. Other colours are converted, 16-bit samples keep their high byte, and
+    an alpha channel is dropped. The pixel count in the header is checked, and
     `reserve` called, before memory of that size is allocated. Texts and colour profiles of any size
     are passed over.
 
@@ -97,7 +111,7 @@ def decode(
     Raises InvalidInput where the file is empty, truncated, corrupt, too large, of another format or
     made to take far longer than an image of its size does.
     """
-    return decode_for(data, None, max_pixels, reserve).pixels
+    return decode_for(data, None, max_pixels, reserve, channels).pixels
 
 
 def decode_for(
@@ -105,6 +119,7 @@ def decode_for(
     target_size: TargetSize | None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     reserve: Reserve = _unlimited,
+    channels: Channels = 3,
 ) -> LoadedImage:
     """Like `decode`, but a JPEG far larger than its target is reduced by 2, 4 or 8 while it is
     decoded. Without a `target_size` nothing is reduced. Raises the same errors as `decode`."""
@@ -112,7 +127,7 @@ def decode_for(
         raise InvalidInput("image is empty (0 bytes)")
     if not data.startswith(jpeg.START):
         told, bare = metadata.orientation(data), metadata.pixels_only(data)
-        return _decode_with_pillow(bare, None, told, target_size, max_pixels, reserve)
+        return _decode_with_pillow(bare, None, told, target_size, max_pixels, reserve, channels)
     parts = jpeg.segments(data)
     told = metadata.orientation(data, parts)
     frame = jpeg.frame_of(data, parts)
@@ -122,13 +137,13 @@ def decode_for(
     if frame.coefficients:
         cost.check_scans(frame)
     if told == metadata.UPRIGHT:
-        image = _decode_plain_jpeg(data, frame, target_size, reserve)
+        image = _decode_plain_jpeg(data, frame, target_size, reserve, channels)
         if image is not None:
             return image
     if not jpeg.has_end(data, parts):
         raise InvalidInput("cannot decode image: it is truncated, its end marker is missing")
     bare = jpeg.pixels_only(data, parts)
-    return _decode_with_pillow(bare, frame, told, target_size, max_pixels, reserve)
+    return _decode_with_pillow(bare, frame, told, target_size, max_pixels, reserve, channels)
 
 
 def sent_size(data: bytes) -> tuple[int, int]:
@@ -146,23 +161,40 @@ def sent_size(data: bytes) -> tuple[int, int]:
 
 
 def from_raw(
-    data: bytes | memoryview, height: int, width: int, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes | memoryview,
+    height: int,
+    width: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    channels: Channels = 3,
 ) -> Pixels:
-    """Raw RGB bytes as uint8 [height, width, 3], without a copy.
+    """Raw bytes as uint8 [height, width, channels], RGB or grey, without a copy.
 
     Raises InvalidInput where the length does not fit the size.
     """
     _check_size(height, width, max_pixels)
-    if len(data) != height * width * 3:
+    if len(data) != height * width * channels:
         raise InvalidInput(
-            f"raw image of {width}x{height} needs {height * width * 3} bytes (RGB, 8 bits), "
-            f"got {len(data)}"
+            f"raw image of {width}x{height} needs {height * width * channels} bytes "
+            f"({_RAW[channels]}, 8 bits), got {len(data)}"
         )
-    return np.ndarray((height, width, 3), np.uint8, data)
+    return np.ndarray((height, width, channels), np.uint8, data)
+
+
+def with_channels(pixels: Pixels, channels: Channels) -> Pixels:
+    """uint8 HWC RGB or grey as the other, by the rule for files; as it is where it fits."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, np.newaxis]
 
 
 def _decode_plain_jpeg(
-    data: bytes, frame: jpeg.Frame, target_size: TargetSize | None, reserve: Reserve
+    data: bytes,
+    frame: jpeg.Frame,
+    target_size: TargetSize | None,
+    reserve: Reserve,
+    channels: Channels,
 ) -> LoadedImage | None:
     """The fast path. None for CMYK, rare chroma subsampling, and every file that libjpeg warns
     about, since Pillow's path distinguishes truncated files from files with stray bytes."""
@@ -174,17 +206,17 @@ def _decode_plain_jpeg(
     if colorspace in ("CMYK", "YCCK"):
         return None
     # Another decoder may not notice that the end is missing.
-    if _other_jpeg_decoder is not None and data.endswith(_JPEG_END):
+    if _other_jpeg_decoder is not None and channels == 3 and data.endswith(_JPEG_END):
         reserve(cost.of_other_decoder(frame))
         found = _other_jpeg_decoder(data)
         if found is not None:
             return LoadedImage(found, (height, width))
     factor = _reduction(height, width, target_size)
     rows, columns = -(-height // factor), -(-width // factor)
-    reserve(cost.of_jpeg(frame, rows, columns))
+    reserve(cost.of_jpeg(frame, rows, columns, channels))
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(
-            data, colorspace="RGB", min_height=rows, min_width=columns
+            data, colorspace=_JPEG_COLOURS[channels], min_height=rows, min_width=columns
         )
     except ValueError:
         return None
@@ -199,6 +231,7 @@ def _decode_with_pillow(
     target_size: TargetSize | None,
     max_pixels: int,
     reserve: Reserve,
+    channels: Channels,
 ) -> LoadedImage:
     """The path of every other file. `frame` is that of a JPEG."""
     try:
@@ -211,15 +244,17 @@ def _decode_with_pillow(
             if frame is not None:
                 _check_same((height, width), frame)
                 factor = _reduction(*size, target_size)
-                image.draft(None, (width // factor, height // factor))
+                # To "L" libjpeg gives the luma that the file holds, as on the fast path.
+                mode = "L" if channels == 1 else None
+                image.draft(mode, (width // factor, height // factor))
             # The last row and column cover less where the size is no multiple of the factor.
             rows, columns = round(height / factor), round(width / factor)
             shape = (columns, rows) if told in _ON_THEIR_SIDE else (rows, columns)
-            reserve(cost.of_pillow(image, len(data), frame, *shape))
+            reserve(cost.of_pillow(image, len(data), frame, *shape, channels))
             image.load()
             # The colour that stands for "transparent" is dropped, as an alpha channel is.
             image.info.pop("transparency", None)
-            return LoadedImage(_upright(image, rows, columns, told), size)
+            return LoadedImage(_upright(image, rows, columns, told, channels), size)
     except (ServingError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -233,23 +268,27 @@ def _decode_with_pillow(
         raise InvalidInput(f"cannot decode image: {error}") from error
 
 
-def _upright(image: Image.Image, rows: int, columns: int, told: int) -> Pixels:
-    """The first `rows` and `columns` of an image as uint8 HWC RGB, turned upright, a band of rows
-    at a time: in one piece each step would take 3 to 8 bytes a pixel."""
+def _upright(
+    image: Image.Image, rows: int, columns: int, told: int, channels: Channels
+) -> Pixels:
+    """The first `rows` and `columns` of an image as uint8 HWC, turned upright, a band of rows at a
+    time: in one piece each step would take 3 to 8 bytes a pixel."""
     turn = _TURNS.get(told)
     on_side = told in _ON_THEIR_SIDE
-    found = np.empty((columns, rows, 3) if on_side else (rows, columns, 3), np.uint8)
+    shape = (columns, rows) if on_side else (rows, columns)
+    found = np.empty((*shape, channels), np.uint8)
     height = max(1, cost.BAND_PIXELS // columns)
     for top in range(0, rows, height):
         bottom = min(rows, top + height)
-        band = _rgb(image.crop((0, top, columns, bottom)))
+        band = _converted(image.crop((0, top, columns, bottom)), channels)
         if turn is not None:
             band = band.transpose(turn)
+        pixels = np.asarray(band).reshape(band.height, band.width, channels)
         if bottom - top == rows:
-            return np.asarray(band)
+            return pixels
         begin, end = (rows - bottom, rows - top) if told in _LAST_ROW_FIRST else (top, bottom)
         place = found[:, begin:end] if on_side else found[begin:end]
-        place[...] = np.asarray(band)
+        place[...] = pixels
     return found
 
 
@@ -262,12 +301,16 @@ def _reduction(height: int, width: int, target_size: TargetSize | None) -> int:
     return next(factor for factor in (8, 4, 2, 1) if factor <= most or factor == 1)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _converted(image: Image.Image, channels: Channels) -> Image.Image:
+    """An image in Pillow's mode RGB or L."""
     if image.mode.startswith("I"):
         # 16-bit greyscale; Pillow's own conversion would clip instead of scale.
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if channels == 1 and image.mode not in ("RGB", *_GREY):
+        # Pillow's own way from CMYK or a palette to L may round twice.
+        image = image.convert("RGB")
+    mode = "RGB" if channels == 3 else "L"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _damaged_header(data: bytes) -> InvalidInput:

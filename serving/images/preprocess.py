@@ -22,6 +22,9 @@ _PILLOW_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
+# Bytes of a pixel in Pillow's image, by channels.
+_PILLOW_PIXEL = {1: 1, 3: 4}
+
 # Target pixels on each side of a crop that are searched for a border on a whole source pixel.
 # Larger may resize more pixels that the crop drops, smaller finds no border more often and then
 # resizes all.
@@ -41,7 +44,7 @@ def load_image(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     reserve: Callable[[int], None] = lambda _: None,
 ) -> LoadedImage:
-    """Decodes and transforms an image file: uint8 [height, width, 3] as the network sees it.
+    """Decodes and transforms an image file: uint8 [height, width, channels] as the network sees it.
 
     A JPEG far larger than the network's input is reduced while it is decoded, by 2, 4 or 8, which
     costs a fraction of the time and memory. Raises the errors of `decode` and `transform`.
@@ -57,7 +60,7 @@ def load_image(
         transformed = transform_bytes(plan.height, plan.width, eval_transform)
         reserve(max(plan.peak, plan.kept + transformed))
 
-    decoded = decode_for(data, target_size, max_pixels, planned)
+    decoded = decode_for(data, target_size, max_pixels, planned, eval_transform.channels)
     return LoadedImage(_transformed(decoded.pixels, decoded.size, eval_transform), decoded.size)
 
 
@@ -65,19 +68,21 @@ def transform_bytes(height: int, width: int, eval_transform: EvalTransform) -> i
     """The bytes that `transform` takes at most beside an image of this size, its result included.
 
     "area" resizes to as much as the whole target. The other filters go by Pillow, which copies the
-    image to 4 bytes a pixel, resizes its width and then its height. Raises the errors of
+    image, RGB to 4 bytes a pixel, resizes its width and then its height. Raises the errors of
     `transform`.
     """
     rows, columns = _target(height, width, eval_transform)
+    channels = eval_transform.channels
     crop = eval_transform.crop or (rows, columns)
-    result = 2 * 3 * crop[0] * crop[1]
+    result = 2 * channels * crop[0] * crop[1]
     if eval_transform.filter == "area":
-        return result + 3 * rows * columns
-    return result + 4 * (height * width + height * crop[1] + crop[0] * crop[1])
+        return result + channels * rows * columns
+    pixel = _PILLOW_PIXEL[channels]
+    return result + pixel * (height * width + height * crop[1] + crop[0] * crop[1])
 
 
 def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:
-    """Resizes and crops uint8 HWC RGB to the network's input, uint8 [height, width, 3].
+    """Resizes and crops uint8 HWC, RGB or grey, to the network's input of as many channels.
 
     "area" averages the source pixels under each target pixel (OpenCV's INTER_AREA; linear when it
     enlarges); the borders of a crop may be off by a sixteenth of a source pixel. "bilinear" and
@@ -97,7 +102,10 @@ def _transformed(image: Pixels, sent: tuple[int, int], eval_transform: EvalTrans
     if target == image.shape[:2]:
         image = image[rows.start : rows.stop, columns.start : columns.stop]
     else:
-        image = _resize(image, target, rows, columns, eval_transform.filter)
+        # Pillow and OpenCV know grey images without a dimension of channels.
+        flat = image[:, :, 0] if image.shape[2] == 1 else image
+        resized = _resize(flat, target, rows, columns, eval_transform.filter)
+        image = resized if resized.ndim == 3 else resized[:, :, np.newaxis]
     if image.shape[:2] != crop:
         return _with_black_edge(image, crop)
     # A view would keep the whole image in memory until its batch has run.
@@ -105,10 +113,14 @@ def _transformed(image: Pixels, sent: tuple[int, int], eval_transform: EvalTrans
     return image if getattr(whole, "nbytes", 0) <= _KEPT_WHOLE * image.nbytes else image.copy()
 
 
-def keeps(height: int, width: int, eval_transform: EvalTransform) -> bool:
-    """Whether `transform` leaves images of this size as they are."""
+def keeps(height: int, width: int, channels: int, eval_transform: EvalTransform) -> bool:
+    """Whether images of this size and so many channels are what the network sees already."""
     size = (height, width)
-    return _resized(*size, eval_transform.resize) == size and eval_transform.crop in (None, size)
+    return (
+        channels == eval_transform.channels
+        and _resized(*size, eval_transform.resize) == size
+        and eval_transform.crop in (None, size)
+    )
 
 
 def _target(height: int, width: int, eval_transform: EvalTransform) -> tuple[int, int]:
@@ -194,6 +206,6 @@ def _with_black_edge(image: Pixels, crop: tuple[int, int]) -> Pixels:
     """The image in the middle of a black one of the crop's size."""
     height, width = image.shape[:2]
     top, left = (crop[0] - height) // 2, (crop[1] - width) // 2
-    padded = np.zeros((*crop, 3), np.uint8)
+    padded = np.zeros((*crop, image.shape[2]), np.uint8)
     padded[top : top + height, left : left + width] = image
     return padded

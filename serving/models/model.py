@@ -163,7 +163,9 @@ class Model:
         deadline: float,
     ) -> "_Loaded":
         max_pixels = self.facts.max_image_pixels
-        if isinstance(source, RawPixels) and keeps(source.height, source.width, eval_transform):
+        if isinstance(source, RawPixels) and keeps(
+            source.height, source.width, source.channels, eval_transform
+        ):
             # Pixels of the right size need no work, so no thread is worth its cost.
             return _load(source, eval_transform, max_pixels, lambda _: None)
         return await self.run_aside(

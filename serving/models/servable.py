@@ -17,9 +17,16 @@ from serving.base.task import TASKS, Task
 from serving.base.tensor import Array, TensorSpec
 from serving.batching.batch import BatchRecord
 from serving.batching.ticket import Answer, Timing
-from serving.images.decoding import LoadedImage, Pixels, decode, from_raw, sent_size
+from serving.images.decoding import (
+    LoadedImage,
+    Pixels,
+    decode,
+    from_raw,
+    sent_size,
+    with_channels,
+)
 from serving.images.preprocess import load_image, transform, transform_bytes
-from serving.repository.manifest import EvalTransform, Evidence, Manifest
+from serving.repository.manifest import Channels, EvalTransform, Evidence, Manifest
 from serving.repository.model_config import ModelConfig
 
 # Name of the input through which tensor calls may send image files; never declared in a config.
@@ -76,28 +83,38 @@ def _whole(data: bytes | memoryview) -> bytes:
 
 
 class RawPixels(NamedTuple):
-    """Uncompressed RGB bytes with their size."""
+    """Uncompressed bytes with their size, RGB or grey."""
 
     data: bytes | memoryview
     height: int
     width: int
+    channels: Channels = 3
 
     def pixel_count(self, _: Reserve) -> int:
         """Pixels by its size; 0 where it has not as many."""
         pixels = self.height * self.width
-        return pixels if len(self.data) == 3 * pixels else 0
+        return pixels if len(self.data) == self.channels * pixels else 0
 
     def decode(self, max_pixels: int, reserve: Reserve) -> Pixels:
         """uint8 HWC RGB; raises InvalidInput."""
-        pixels = from_raw(self.data, self.height, self.width, max_pixels)
-        reserve(0)
-        return pixels
+        pixels = self._pixels(max_pixels)
+        reserve(0 if self.channels == 3 else 3 * pixels.nbytes)
+        return with_channels(pixels, 3)
 
     def load(self, eval_transform: EvalTransform, max_pixels: int, reserve: Reserve) -> LoadedImage:
         """The pixels that the network sees; raises InvalidInput."""
-        image = from_raw(self.data, self.height, self.width, max_pixels)
-        reserve(transform_bytes(self.height, self.width, eval_transform))
+        image = self._pixels(max_pixels)
+        needed = transform_bytes(self.height, self.width, eval_transform)
+        if self.channels == eval_transform.channels:
+            reserve(needed)
+        else:
+            # Between RGB and grey Pillow has a pixel in at most 4 bytes and 1, numpy in 3.
+            reserve(needed + self.height * self.width * 5)
+            image = with_channels(image, eval_transform.channels)
         return LoadedImage(transform(image, eval_transform), (self.height, self.width))
+
+    def _pixels(self, max_pixels: int) -> Pixels:
+        return from_raw(self.data, self.height, self.width, max_pixels, self.channels)
 
 
 ImageSource = EncodedImage | RawPixels

@@ -21,8 +21,8 @@ from serving.base.files import is_plain_name
 from serving.base.task import Task
 from serving.base.text import NotText, read_text
 
-# 1.1: `data` of a variant.
-SCHEMA_VERSION = "1.1"
+# 1.1: `data` of a variant. 1.2: `channels` of the transform, `normalization` of one channel.
+SCHEMA_VERSION = "1.2"
 MANIFEST_FILE = "manifest.json"
 SAMPLES_FILE = "samples.npz"
 
@@ -43,6 +43,8 @@ def _plain(name: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_plain)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+# Of an image: 1 is grey, 3 is RGB.
+Channels = Literal[1, 3]
 Side = Annotated[int, Field(ge=1, le=_MAX_PIXELS)]
 
 
@@ -52,17 +54,19 @@ class _Frozen(BaseModel):
 
 
 class EvalTransform(_Frozen):
-    """The resize and crop of a decoded image to the network's input.
+    """The way of a decoded image to the network's input: colours, resize and crop.
 
     resize: applied first. One number is the shorter side in pixels, with the aspect ratio kept; a
         pair is (height, width), stretched.
     crop: (height, width) of the centre that is then cut out.
     filter: interpolation of the resize.
+    channels: 3 for RGB, 1 for grey.
     """
 
     resize: Side | tuple[Side, Side]
     crop: tuple[Side, Side] | None = None
     filter: Literal["area", "bilinear", "bicubic"] = "area"
+    channels: Channels = 3
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -89,11 +93,14 @@ class EvalTransform(_Frozen):
         return self.resize
 
 
-class Normalization(_Frozen):
-    """(pixel / 255 - mean) / std for R, G, B. The graph computes it; this records it."""
+PerChannel = tuple[float] | tuple[float, float, float]
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+
+class Normalization(_Frozen):
+    """(pixel / 255 - mean) / std, one value a channel. The graph computes it; this records it."""
+
+    mean: PerChannel
+    std: PerChannel
 
 
 class Latency(_Frozen):

@@ -25,7 +25,7 @@ _END = 22
 
 
 def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
-    """The sample images, uint8 [n, H, W, 3], and FP32's answers to them in one output, [n, ...];
+    """The sample images, uint8 [n, H, W, channels], and FP32's answers to them in one output, [n, ...];
     None where none were published.
 
     Raises SelfCheckFailed where the file does not hold them, or more than they may take.
@@ -45,7 +45,7 @@ def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
         raise SelfCheckFailed(f"{path}: cannot be read: {error}") from error
     if images.ndim != 4 or images.dtype != np.uint8 or not 0 < len(images) == len(answers):
         raise SelfCheckFailed(
-            f"{path}: expected uint8 images [n, height, width, 3] and as many answers, got "
+            f"{path}: expected uint8 images [n, height, width, channels] and as many answers, got "
             f"{images.dtype} {list(images.shape)} and {list(answers.shape)}"
         )
     return images, answers

@@ -8,8 +8,9 @@ from typing import TypeVar
 from protos.gen import vision_pb2 as pb
 from serving.base.errors import InvalidInput
 from serving.models.servable import EncodedImage, ImageSource, RawPixels
+from serving.repository.manifest import Channels
 from serving.server.endpoints.guard import parsed
-from serving.server.rpc.fields import LENGTH_DELIMITED, field_at, fields
+from serving.server.rpc.fields import LENGTH_DELIMITED, Field, field_at, fields
 
 MAX_IMAGES_PER_CALL = 256
 
@@ -26,7 +27,9 @@ _MESSAGE = "request of images"
 _IMAGES = pb.ClassifyRequest.DESCRIPTOR.fields_by_name["images"].number << 3 | LENGTH_DELIMITED
 _ENCODED = pb.Image.DESCRIPTOR.fields_by_name["encoded"].number << 3 | LENGTH_DELIMITED
 _RAW = pb.Image.DESCRIPTOR.fields_by_name["raw"].number << 3 | LENGTH_DELIMITED
-_RGB = pb.RawImage.DESCRIPTOR.fields_by_name["rgb"].number << 3 | LENGTH_DELIMITED
+_RAW_FIELDS = pb.RawImage.DESCRIPTOR.fields_by_name
+_RGB = _RAW_FIELDS["rgb"].number << 3 | LENGTH_DELIMITED
+_GREY = _RAW_FIELDS["grey"].number << 3 | LENGTH_DELIMITED
 
 
 def read_request(
@@ -37,10 +40,11 @@ def read_request(
     if len(data) <= _SMALL:
         request = parsed(kind.FromString, data)
         return request, request.images
-    head, images = parsed(_without, memoryview(data), _IMAGES)
+    view = memoryview(data)
+    head, images = parsed(_without, view, _IMAGES)
     if len(images) > MAX_IMAGES_PER_CALL:
         raise wrong_number(len(images))
-    return parsed(kind.FromString, head), images
+    return parsed(kind.FromString, head), [view[field.begin : field.end] for field in images]
 
 
 def read_names(kind: type[Request], data: bytes) -> Request:
@@ -61,9 +65,15 @@ def source_of(image: pb.Image | memoryview, index: int) -> ImageSource:
         if field is not None and field.tag == _ENCODED and field.end == len(image):
             return EncodedImage(image[field.begin :])
         if field is not None and field.tag == _RAW and field.end == len(image):
-            size, pixels = _without(image[field.begin :], _RGB)
+            view = image[field.begin :]
+            size, pixels = _without(view, _RGB, _GREY)
             raw = pb.RawImage.FromString(size)
-            return RawPixels(pixels[-1] if pixels else b"", raw.height, raw.width)
+            if not pixels:
+                return RawPixels(b"", raw.height, raw.width)
+            # Both kinds are one oneof, whose last field counts.
+            last = pixels[-1]
+            channels: Channels = 3 if last.tag == _RGB else 1
+            return RawPixels(view[last.begin : last.end], raw.height, raw.width, channels)
         if len(image) > _SMALL:
             raise InvalidInput(
                 f"images[{index}]: expected encoded or raw and no other field, got several in "
@@ -74,7 +84,10 @@ def source_of(image: pb.Image | memoryview, index: int) -> ImageSource:
         case "encoded":
             return EncodedImage(image.encoded)
         case "raw":
-            return RawPixels(image.raw.rgb, image.raw.height, image.raw.width)
+            raw = image.raw
+            if raw.HasField("grey"):
+                return RawPixels(raw.grey, raw.height, raw.width, channels=1)
+            return RawPixels(raw.rgb, raw.height, raw.width)
         case _:
             raise InvalidInput(f"images[{index}]: expected encoded or raw, got neither")
 
@@ -84,21 +97,21 @@ def wrong_number(images: int) -> InvalidInput:
     return InvalidInput(f"images: expected 1 to {MAX_IMAGES_PER_CALL} in a call, got {images}")
 
 
-def _without(data: memoryview, tag: int) -> tuple[bytes, list[memoryview]]:
-    """A message without its fields of one tag, and their contents, at most MAX_IMAGES_PER_CALL + 1.
+def _without(data: memoryview, *tags: int) -> tuple[bytes, list[Field]]:
+    """A message without its fields of some tags, and these fields, at most MAX_IMAGES_PER_CALL + 1.
 
     Raises InvalidInput where the rest is larger than that of any call, and where a field does not
     end.
     """
     kept: list[memoryview] = []
-    found: list[memoryview] = []
+    found: list[Field] = []
     begin = end = 0
     for field in fields(data, _MESSAGE, _MOST_FIELDS):
         if len(found) > MAX_IMAGES_PER_CALL:
             break
-        if field.tag == tag:
+        if field.tag in tags:
             kept.append(data[begin : field.at])
-            found.append(data[field.begin : field.end])
+            found.append(field)
             begin = field.end
         end = field.end
     kept.append(data[begin:end])
