@@ -11,8 +11,8 @@ from PIL import Image as PillowImage
 
 from protos.gen import vision_pb2 as pb
 
-# A path to an image file, the bytes of one, or decoded pixels: uint8 [height, width, 3] RGB, or grey
-# of [height, width] or [height, width, 1].
+# A path to an image file, the bytes of one, or decoded pixels: uint8 [height, width, 3] for RGB,
+# [height, width] or [height, width, 1] for grey.
 ImageInput = str | Path | bytes | NDArray[np.uint8]
 
 # Equal to the names in serving.base.folders, which the client cannot import.

@@ -268,9 +268,7 @@ def _decode_with_pillow(
         raise InvalidInput(f"cannot decode image: {error}") from error
 
 
-def _upright(
-    image: Image.Image, rows: int, columns: int, told: int, channels: Channels
-) -> Pixels:
+def _upright(image: Image.Image, rows: int, columns: int, told: int, channels: Channels) -> Pixels:
     """The first `rows` and `columns` of an image as uint8 HWC, turned upright, a band of rows at a
     time: in one piece each step would take 3 to 8 bytes a pixel."""
     turn = _TURNS.get(told)

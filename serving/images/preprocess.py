@@ -14,7 +14,13 @@ from PIL import Image
 
 from serving.base.errors import InvalidInput
 from serving.images.cost import Plan
-from serving.images.decoding import DEFAULT_MAX_PIXELS, LoadedImage, Pixels, decode_for
+from serving.images.decoding import (
+    DEFAULT_MAX_PIXELS,
+    LoadedImage,
+    Pixels,
+    decode_for,
+    with_channels,
+)
 from serving.repository.manifest import EvalTransform
 
 _PILLOW_FILTERS = {
@@ -82,7 +88,8 @@ def transform_bytes(height: int, width: int, eval_transform: EvalTransform) -> i
 
 
 def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:
-    """Resizes and crops uint8 HWC, RGB or grey, to the network's input of as many channels.
+    """Converts, resizes and crops uint8 HWC, RGB or grey, to the network's input, uint8 [height,
+    width, channels].
 
     "area" averages the source pixels under each target pixel (OpenCV's INTER_AREA; linear when it
     enlarges); the borders of a crop may be off by a sixteenth of a source pixel. "bilinear" and
@@ -91,6 +98,7 @@ def transform(image: Pixels, eval_transform: EvalTransform) -> Pixels:
 
     Raises InvalidInput for an image so long and thin that it would not fit in memory once resized.
     """
+    image = with_channels(image, eval_transform.channels)
     return _transformed(image, (image.shape[0], image.shape[1]), eval_transform)
 
 

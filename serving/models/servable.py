@@ -110,7 +110,6 @@ class RawPixels(NamedTuple):
         else:
             # Between RGB and grey Pillow has a pixel in at most 4 bytes and 1, numpy in 3.
             reserve(needed + self.height * self.width * 5)
-            image = with_channels(image, eval_transform.channels)
         return LoadedImage(transform(image, eval_transform), (self.height, self.width))
 
     def _pixels(self, max_pixels: int) -> Pixels:

@@ -93,14 +93,20 @@ class EvalTransform(_Frozen):
         return self.resize
 
 
-PerChannel = tuple[float] | tuple[float, float, float]
-
-
 class Normalization(_Frozen):
     """(pixel / 255 - mean) / std, one value a channel. The graph computes it; this records it."""
 
-    mean: PerChannel
-    std: PerChannel
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise ValueError(
+                "expected mean and std of 3 values each, or for grey of 1, got "
+                f"{len(self.mean)} and {len(self.std)}"
+            )
+        return self
 
 
 class Latency(_Frozen):

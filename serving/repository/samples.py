@@ -25,7 +25,7 @@ _END = 22
 
 
 def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
-    """The sample images, uint8 [n, H, W, channels], and FP32's answers to them in one output, [n, ...];
+    """The sample images, uint8 [n, H, W, C], and FP32's answers to them in one output, [n, ...];
     None where none were published.
 
     Raises SelfCheckFailed where the file does not hold them, or more than they may take.

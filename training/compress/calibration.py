@@ -95,7 +95,7 @@ class Calibration:
         return len(self.rows)
 
     def batches(self, size: int = _BATCH) -> Iterator[Pixels]:
-        """Contiguous uint8 [n, H, W, 3] with n at most `size`, read when they are asked for."""
+        """Contiguous uint8 [n, H, W, C] with n at most `size`, read when they are asked for."""
         return _batches(self.samples, self.rows, size)
 
     def feeds(self, size: int) -> Iterator[Mapping[str, Array]]:

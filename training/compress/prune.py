@@ -19,6 +19,7 @@ from training.models import (
     count_macs,
     count_parameters,
     drop_auxiliary_heads,
+    input_channels,
     unprunable_layers,
 )
 from training.recipes import Recipe
@@ -96,7 +97,7 @@ def _build_pruner(
     named = dict(network.named_modules())
     return _WholeGroups(
         network,
-        torch.zeros(1, 3, *size),
+        torch.zeros(1, input_channels(network), *size),
         importance=importances[config.importance](),
         global_pruning=config.scope == "global",
         iterative_steps=config.steps,
@@ -139,7 +140,12 @@ def check_prune(recipe: Recipe) -> None:
 def _unlearnt(recipe: Recipe) -> nn.Module:
     """The recipe's network with equal weights everywhere: drawing them would take seconds."""
     with torch.device("meta"):
-        network = build_model(recipe.model.architecture, _ANY_CLASSES, **recipe.model.options)
+        network = build_model(
+            recipe.model.architecture,
+            _ANY_CLASSES,
+            channels=recipe.transform.channels,
+            **recipe.model.options,
+        )
     drop_auxiliary_heads(network)
     network.to_empty(device="cpu")
     with torch.no_grad():

@@ -174,7 +174,7 @@ def _connectors(data: ConnectorsData, transform: EvalTransform) -> Dataset:
 
 
 def _transformed(images: Pixels, targets: Targets, transform: EvalTransform) -> ArraySamples:
-    """Images uint8 [N, H, W, 3] through the evaluation transform, which the server applies too;
+    """Images uint8 [N, H, W, C] through the evaluation transform, which the server applies too;
     masks are resized to the same size."""
     height, width = transform.size
     shown = np.stack([shown_to_network(image, transform) for image in images])

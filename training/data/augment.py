@@ -26,7 +26,7 @@ _SMALLEST_SIGMA = 0.1
 def augment(
     images: Tensor, targets: Tensor, changes: Augment, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Changes each image of uint8 [N, H, W, 3] by amounts of its own. Returns images and targets.
+    """Changes each image of uint8 [N, H, W, C] by amounts of its own. Returns images and targets.
 
     Targets of shape [N, H, W] are masks and move with their image, by nearest neighbour; others
     stay. Pixels from outside the image repeat its edge. All draws come from `generator`, a CPU
@@ -99,7 +99,9 @@ def _move(
 ) -> tuple[Tensor, Tensor]:
     height, width = images.shape[1:3]
     theta = _affine(len(images), height, width, changes, generator).to(images.device)
-    grid = functional.affine_grid(theta, [len(images), 3, height, width], align_corners=False)
+    grid = functional.affine_grid(
+        theta, [len(images), images.shape[3], height, width], align_corners=False
+    )
     pixels = images.permute(0, 3, 1, 2).float()
     moved = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
     images = moved.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
@@ -222,7 +224,8 @@ def _blur(images: Tensor, limit: float, generator: torch.Generator) -> Tensor:
     reach = min(math.ceil(3 * limit), height - 1, width - 1)
     places = torch.arange(-reach, reach + 1, device=images.device)
     kernel = (-0.5 * (places / sigma[:, None]) ** 2).exp()
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)
+    channels = images.shape[3]
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
     pixels = images[chosen].permute(0, 3, 1, 2).reshape(1, -1, height, width).float()
     pixels = functional.pad(pixels, [reach] * 4, mode="reflect")
     groups = len(kernel)
@@ -230,7 +233,7 @@ def _blur(images: Tensor, limit: float, generator: torch.Generator) -> Tensor:
     pixels = functional.conv2d(pixels, kernel[:, None, :, None], groups=groups)
     blurred = pixels.round_().clamp_(0, 255).to(torch.uint8)
     images = images.clone()
-    images[chosen] = blurred.reshape(-1, 3, height, width).permute(0, 2, 3, 1)
+    images[chosen] = blurred.reshape(-1, channels, height, width).permute(0, 2, 3, 1)
     return images
 
 
@@ -247,7 +250,8 @@ def _erase(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
         wide = min(width, max(1, round(math.sqrt(float(area[index] / ratio[index])))))
         top = int(places[0, index] * (height - tall + 1))
         left = int(places[1, index] * (width - wide + 1))
-        noise = torch.randint(256, (tall, wide, 3), generator=generator, dtype=torch.uint8)
+        shape = (tall, wide, images.shape[3])
+        noise = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
         images[index, top : top + tall, left : left + wide] = noise.to(images.device)
     return images
 

@@ -22,8 +22,8 @@ Pair = tuple[int, int]
 
 
 def thumbnail(image: Pixels) -> Pixels:
-    """uint8 [8, 9], grey, of an RGB image uint8 [H, W, 3]."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    """uint8 [8, 9], grey, of an image uint8 [H, W, C]."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[:, :, 0]
     return np.asarray(cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 

@@ -13,7 +13,7 @@ def mix(
     mixup_alpha: float | None,
     cutmix_alpha: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Images [N, H, W, 3] and labels int [N] to float32 images [N, H, W, 3] and class probabilities
+    """Images [N, H, W, C] and labels int [N] to float32 images [N, H, W, C] and class probabilities
     float32 [N, classes].
 
     Each image is mixed with the image before it: mixup blends both in a proportion drawn from

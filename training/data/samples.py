@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 class Loaded(NamedTuple):
     """One image with its target.
 
-    image: uint8 [H, W, 3], of the evaluation transform's size.
+    image: uint8 [H, W, C], of the evaluation transform's size.
     size: height and width before the evaluation transform.
     """
 
@@ -50,14 +50,14 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
-        """Images uint8 [n, H, W, 3], RGB, and their targets; both belong to the caller."""
+        """Images uint8 [n, H, W, C], RGB, and their targets; both belong to the caller."""
 
     def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
         """The images one by one; a text with the reason in the place of an unusable one."""
 
 
 class ArraySamples:
-    """Images uint8 [N, H, W, 3] and targets that are already in memory.
+    """Images uint8 [N, H, W, C] and targets that are already in memory.
 
     `sizes` holds heights and widths [N, 2] as they were before the evaluation transform.
     """
@@ -132,7 +132,7 @@ class ChosenSamples:
         return len(self._rows)
 
     def batch(self, indices: Sequence[int] | NDArray[np.intp]) -> Pair:
-        """Images uint8 [n, H, W, 3] and their targets. Raises what the split raises."""
+        """Images uint8 [n, H, W, C] and their targets. Raises what the split raises."""
         return self._samples.batch(self._rows[np.asarray(indices, dtype=np.intp)])
 
     def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:

@@ -263,8 +263,8 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
 
 
 def _write_sheet(path: Path, data: Dataset, train: _Seen) -> None:
-    """Writes arrays: for classes `images` [R, C, h, w, 3], `classes` (names of the rows) and
-    `counts` (images in each row); for masks `images` [N, H, W, 3] and `masks` [N, H, W]."""
+    """Writes arrays: for classes `images` [R, C, h, w, 3 or 1], `classes` (names of the rows) and
+    `counts` (images in each row); for masks `images` [N, H, W, C] and `masks` [N, H, W]."""
     if train.pixels:
         count = min(_SHEET_COLUMNS, len(data.train))
         chosen = np.linspace(0, len(data.train) - 1, count).astype(np.intp)
@@ -298,4 +298,6 @@ def _shrunk(image: Pixels) -> Pixels:
     height, width = image.shape[:2]
     factor = min(1.0, _SHEET_SIDE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    shrunk = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    # OpenCV drops the dimension of a single channel.
+    return np.asarray(shrunk, dtype=np.uint8).reshape(*size[::-1], image.shape[2])

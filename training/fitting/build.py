@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from serving.base.tensor import TensorSpec
 from training.data import Dataset
 from training.data.class_names import as_classes_of, read_class_names
 from training.fitting.callbacks import OnEpoch
@@ -83,6 +84,11 @@ class Build:
         return self.recipe.transform.size
 
     @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs of its files."""
+        return input_specs(self.size, self.recipe.transform.channels)
+
+    @property
     def channels(self) -> int:
         """Values of the network's answer, for masks a pixel."""
         return self.recipe.channels(len(self.data.classes))
@@ -100,7 +106,7 @@ def export_fp32(current: Build, network: nn.Module, path: Path) -> None:
     """Writes a network's FP32 file."""
     export_onnx(
         current.deployed(network),
-        input_specs(current.size),
+        current.inputs,
         output_specs(current.recipe.task, current.channels, current.size),
         current.recipe.export.opset,
         path,

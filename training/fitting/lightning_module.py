@@ -67,11 +67,11 @@ class Learner(lightning.LightningModule):
         self.rate = 0.0
 
     def forward(self, images: Tensor) -> Any:
-        """uint8 [N, H, W, 3] to the network's answer."""
+        """uint8 [N, H, W, C] to the network's answer."""
         return self.network(self.normalized(images))
 
     def normalized(self, images: Tensor) -> Tensor:
-        """[N, H, W, 3] in 0 to 255 to float32 [N, 3, H, W] as networks take it."""
+        """[N, H, W, C] in 0 to 255 to float32 [N, C, H, W] as networks take it."""
         normalized = (images.float() - self.mean) / self.std
         # The permutation of a contiguous NHWC tensor is exactly a channels_last NCHW one.
         return normalized.permute(0, 3, 1, 2)

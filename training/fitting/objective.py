@@ -58,9 +58,9 @@ def build_objective(
 
     dimensions = None
     if any(isinstance(term, ArcFace | CosFace) for term in terms(config.loss)):
-        height, width = train.batch([0])[0].shape[1:3]
+        height, width, channels = train.batch([0])[0].shape[1:]
         with torch.no_grad():
-            dimensions = network.eval()(torch.zeros(1, 3, height, width)).shape[1]
+            dimensions = network.eval()(torch.zeros(1, channels, height, width)).shape[1]
     loss = build_loss(
         config.loss,
         ignore_index=ignore_index,

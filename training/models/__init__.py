@@ -19,6 +19,7 @@ from training.models.architectures.squeezenet import squeezenet1_1
 from training.models.architectures.unet_slim import SlimUNet
 from training.models.architectures.vit import vit_b_16
 from training.models.attention import NO_PRUNING_WITH_CBAM, attentive
+from training.models.channels import input_channels, take_grey
 from training.models.complexity import count_macs, count_parameters
 from training.models.entry import STEPS, ModelEntry, Step
 
@@ -34,6 +35,7 @@ __all__ = [
     "count_parameters",
     "drop_auxiliary_heads",
     "head_layers",
+    "input_channels",
     "unprunable_layers",
     "unsupported_steps",
 ]
@@ -171,9 +173,10 @@ MODELS: dict[str, ModelEntry] = {
 _BLUEPRINT = "_convserve_blueprint"
 
 
-def build_model(name: str, num_classes: int, **options: object) -> nn.Module:
+def build_model(name: str, num_classes: int, *, channels: int = 3, **options: object) -> nn.Module:
     """A fresh network of `MODELS`, randomly initialised from torch's global generator.
 
+    channels: of its images, 3 for RGB or 1 for grey.
     ValueError for a name that is not there, with the nearest ones or the reason, for fewer than one
     class, and for an option that the network does not have.
     """
@@ -190,6 +193,9 @@ def build_model(name: str, num_classes: int, **options: object) -> nn.Module:
         accepted = ", ".join(entry.options) or "none"
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it accepts: {accepted}")
     network = entry.build(num_classes=num_classes, **options)
+    if channels == 1:
+        take_grey(network)
+        options["channels"] = 1
     network.__dict__[_BLUEPRINT] = (name, num_classes, options)
     return network
 

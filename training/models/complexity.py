@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from training.models.channels import input_channels
+
 
 def count_parameters(model: nn.Module) -> int:
     """Learnable values, shared ones once; running statistics of batch normalisation are not."""
@@ -10,10 +12,10 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
-    """Multiply-accumulates of convolutions, linear layers and attention for one RGB image.
+    """Multiply-accumulates of convolutions, linear layers and attention for one image.
 
     FLOPs are twice as many. `input_size` is (height, width) in pixels; one float32 zero image
-    [1, 3, height, width] passes through `model` on its own device, in evaluation mode, without
+    [1, C, height, width] passes through `model` on its own device, in evaluation mode, without
     gradients. Weights, statistics and the mode of every module are left as they were. Biases,
     normalisation, activations and pooling are not counted, as is customary in papers.
     """
@@ -33,7 +35,8 @@ def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
             total += images * tokens * width * (4 * width + 2 * tokens)
 
     parameter = next(model.parameters())
-    image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=torch.float32)
+    channels = input_channels(model)
+    image = torch.zeros(1, channels, *input_size, device=parameter.device, dtype=torch.float32)
     modes = {module: module.training for module in model.modules()}
     hooks = [module.register_forward_hook(add) for module in modes]
     try:

@@ -16,7 +16,8 @@ STEPS: tuple[Step, ...] = ("prune", "int8", "onnxruntime", "openvino")
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One network that can be built: untrained, float32, [N, 3, H, W] in, logits out.
+    """One network that can be built: untrained, float32, [N, 3, H, W] in, logits out;
+    `build_model` makes it one of [N, 1, H, W] for grey images.
 
     In evaluation mode the answer is one tensor: [N, classes] for classification, [N, classes, H, W]
     of the input's H and W for segmentation. In training mode it may be a tuple (logits, auxiliary

@@ -66,7 +66,7 @@ def check_network(recipe: Recipe) -> None:
     try:
         # Without memory for weights: only the structure is tried.
         with torch.device("meta"):
-            build_model(name, 2, **options)
+            build_model(name, 2, channels=recipe.transform.channels, **options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model: {error}") from error
     wanted = TRAINED_TASKS[recipe.task].networks

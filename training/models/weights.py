@@ -23,6 +23,7 @@ from training.errors import RecipeError
 from training.models import head_layers
 from training.models.architectures.segmentation import Segmenter
 from training.models.attention import Attention
+from training.models.channels import input_channels, sum_colours
 from training.models.checkpoint import NETWORK_FILE, load_network, other_version
 from training.recipes.model import ModelChoice
 
@@ -93,6 +94,7 @@ def load_weights(
         target = network.encoder
         left_out = [key for key in state if _is_behind(key, target)]
         state = {key: value for key, value in state.items() if key not in left_out}
+    summed = sum_colours(target, state) if input_channels(network) == 1 else []
     answers = {key: len(value) for key, value in state.items() if value.ndim}
     fresh = _fitting_heads(network, target, state)
     state, attention = _fitting_attention(target, state)
@@ -103,6 +105,8 @@ def load_weights(
     target.load_state_dict(state, strict=False)
     part = "the backbone" if target is not network else "all layers"
     log.info("pretrained: %s from %s", part, source)
+    if summed:
+        log.info("pretrained: summed over the colours, for grey images: %s", ", ".join(summed))
     if left_out:
         log.info("pretrained: left out, behind the encoder: %s", ", ".join(left_out))
     if fresh:

@@ -17,7 +17,12 @@ def new_network(current: Build) -> nn.Module:
     """The recipe's network before training, from the recipe's seed."""
     torch.manual_seed(current.recipe.seed)
     choice = current.recipe.model
-    network = build_model(choice.architecture, current.channels, **choice.options)
+    network = build_model(
+        choice.architecture,
+        current.channels,
+        channels=current.recipe.transform.channels,
+        **choice.options,
+    )
     initialize(network, choice.init)
     if choice.pretrained is not None:
         whole = current.recipe.train is None

@@ -231,7 +231,8 @@ class Laboratory:
         options = EngineOptions(precision=precision, threads=core_count(), max_batch_size=size)
         engine = load_engine(self._settings.engine, path, options)
         try:
-            specs = input_specs(self._recipe.transform.size)
+            transform = self._recipe.transform
+            specs = input_specs(transform.size, transform.channels)
             return measure_latency(engine, specs, (size,), self._settings.seconds)[size]
         finally:
             engine.close()

@@ -12,6 +12,9 @@ from training.recipes.fields import STRICT, Fraction, Pair, PositiveInt, Strict
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 
+# What a recipe of one channel takes where it says nothing: the means of ImageNet's three values.
+GREY_NORMALIZATION = {"mean": (0.449,), "std": (0.226,)}
+
 # The column of a CSV file that says the split, where the recipe names no other.
 SPLIT_COLUMN = "split"
 
@@ -203,7 +206,10 @@ class Fold(Strict):
 
 
 class Transform(EvalTransform):
-    """The evaluation transform, which the server applies too: resize, then crop, by `filter`."""
+    """The evaluation transform, which the server applies too: resize by `filter`, then crop.
+
+    channels: 3 for RGB, 1 for grey. Colours become luma, a grey file three equal channels.
+    """
 
     model_config = STRICT
 
@@ -217,16 +223,13 @@ class Transform(EvalTransform):
 
 
 class Normalization(ManifestNormalization):
-    """(pixel / 255 - mean) / std for R, G, B; the defaults are ImageNet's."""
+    """(pixel / 255 - mean) / std, one value a channel; the defaults are ImageNet's, for grey
+    GREY_NORMALIZATION."""
 
     model_config = STRICT
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[
-        Annotated[float, Field(gt=0.0)],
-        Annotated[float, Field(gt=0.0)],
-        Annotated[float, Field(gt=0.0)],
-    ] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[PositiveFloat, ...] = (0.229, 0.224, 0.225)
 
 
 class RandomResizedCrop(Strict):
@@ -289,7 +292,8 @@ class Augment(Strict):
     flip, vertical_flip: left-right and top-bottom, for half of the images.
     quarter_turns: 0 to 3 turns by 90 degrees.
     brightness, contrast, saturation: factors in [1 - x, 1 + x].
-    hue: largest turn either way, as a share of the colour circle.
+    hue: largest turn either way, as a share of the colour circle. Grey has neither hue nor
+        saturation.
     blur: largest sigma of a Gaussian in pixels, for half of the images.
     erase: share of the images in which a rectangle of 2 to 33 % becomes noise (arXiv 1708.04896).
     """

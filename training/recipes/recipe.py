@@ -1,12 +1,13 @@
 """The recipe itself: its sections, and the rules between them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from serving.base.task import Measure, Task, measure_of
 from training.recipes.compress import Distill, Prune, Quantize, Search
 from training.recipes.data import (
+    GREY_NORMALIZATION,
     Augment,
     ClassificationData,
     Fold,
@@ -68,6 +69,37 @@ class _Recipe(Strict):
         """Classes that the loss compares, with data of so many: for embeddings the identities in
         training, not the embedding size."""
         return self.channels(classes)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grey_has_its_own_normalization(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or _channels_of(document.get("transform")) != 1:
+            return document
+        given = document.get("normalization", {})
+        if not isinstance(given, dict):
+            return document
+        return {**document, "normalization": {**GREY_NORMALIZATION, **given}}
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> "_Recipe":
+        channels, values = self.transform.channels, len(self.normalization.mean)
+        if channels != values:
+            raise ValueError(
+                f"normalization: transform.channels is {channels}, so mean and std have "
+                f"{channels} values each, got {values}"
+            )
+        if "channels" in self.model.options:
+            raise ValueError(
+                "model.options: the channels of images are not the network's alone; give "
+                "transform.channels"
+            )
+        coloured = [name for name in ("saturation", "hue") if getattr(self.augment, name)]
+        if channels == 1 and coloured:
+            raise ValueError(
+                f"augment.{coloured[0]}: changes colours, and with transform.channels: 1 there are "
+                "none; brightness and contrast change grey images"
+            )
+        return self
 
     @model_validator(mode="after")
     def _mirror_images_are_whole(self) -> "_Recipe":
@@ -228,6 +260,12 @@ class EmbeddingRecipe(_Recipe):
 
 
 Recipe = ClassificationRecipe | SegmentationRecipe | EmbeddingRecipe
+
+
+def _channels_of(transform: Any) -> Any:
+    if isinstance(transform, dict):
+        return transform.get("channels")
+    return getattr(transform, "channels", None)
 
 
 def _train_sections(recipe: _Recipe) -> list[tuple[str, Train]]:

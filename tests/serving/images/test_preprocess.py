@@ -658,7 +658,7 @@ def test_images_that_are_kept_are_those_that_transform_gives_back(
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     eval_transform = EvalTransform(resize=resize, crop=crop)
-    assert keeps(40, 60, eval_transform) is kept
+    assert keeps(40, 60, 3, eval_transform) is kept
     assert np.array_equal(transform(image, eval_transform), image) is kept
 
 

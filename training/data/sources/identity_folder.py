@@ -87,7 +87,7 @@ def _dataset(
         },
         lambda item: shown_name(item[0], root),
         lambda item: load_labelled(*item, transform),
-        height * width * 3,
+        height * width * transform.channels,
     )
     counts = ", ".join(f"{len(parts[name])} people in {name}" for name in SPLITS)
     return Dataset(

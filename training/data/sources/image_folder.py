@@ -111,7 +111,7 @@ def labelled_dataset(
         parts,
         lambda item: shown_name(item[0], root),
         lambda item: load_labelled(*item, eval_transform),
-        height * width * 3,
+        height * width * eval_transform.channels,
     )
     return Dataset(
         name=root.name,

@@ -74,8 +74,8 @@ def mask_folder(
         parts,
         lambda pair: pair.path.relative_to(root).as_posix(),
         _loading(eval_transform, len(classes), None if white else ignored),
-        # The image's three bytes a pixel and the mask's one.
-        height * width * 4,
+        # The mask has one byte a pixel.
+        height * width * (eval_transform.channels + 1),
     )
     return Dataset(
         name=root.name,

@@ -152,7 +152,11 @@ def torchvision_dataset(
         return Loaded(transform(image, eval_transform), target, (image.shape[0], image.shape[1]))
 
     samples = read_splits(
-        name, parts, lambda item: f"{item[1]}/{item[2]}", load, height * width * (4 if masks else 3)
+        name,
+        parts,
+        lambda item: f"{item[1]}/{item[2]}",
+        load,
+        height * width * (eval_transform.channels + masks),
     )
     return Dataset(
         name=name,

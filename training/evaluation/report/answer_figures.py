@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from serving.base.task import Measure
-from training.evaluation.report.figures import Arrays, Picture, overlaid, rendered
+from training.evaluation.report.figures import Arrays, Picture, as_rgb, overlaid, rendered
 from training.recipes.tasks import MEASURE_TITLES
 
 
@@ -17,6 +17,7 @@ def answer_pictures(
     """One picture of each answer in `arrays`; `measure` is the score of an answer."""
     draw = ANSWER_PICTURES[measure]
     title = MEASURE_TITLES[measure]
+    arrays = {**arrays, "images": as_rgb(arrays["images"])}
     return [draw(arrays, index, evaluated, title) for index in range(len(arrays["images"]))]
 
 

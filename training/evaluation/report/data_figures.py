@@ -13,6 +13,7 @@ from training.evaluation.report.figures import (
     ORANGE,
     Arrays,
     Picture,
+    as_rgb,
     overlaid,
     plain_axes,
     rendered,
@@ -70,17 +71,15 @@ def _sizes(sizes: Mapping[str, Any]) -> Picture:
 
 
 def _contact_sheet(sheet: Arrays) -> Picture:
+    shown = as_rgb(sheet["images"])
     if "masks" in sheet:
-        rows = [list(sheet["images"]), [
+        rows = [list(shown), [
             overlaid(image, mask) for image, mask in
-            zip(sheet["images"], sheet["masks"], strict=True)
+            zip(shown, sheet["masks"], strict=True)
         ]]  # fmt: skip
         names = ["image", "mask"]
     else:
-        rows = [
-            list(images[:count])
-            for images, count in zip(sheet["images"], sheet["counts"], strict=True)
-        ]
+        rows = [list(images[:count]) for images, count in zip(shown, sheet["counts"], strict=True)]
         names = [str(name) for name in sheet["classes"]]
     columns = max(len(row) for row in rows)
     height, width = rows[0][0].shape[:2]

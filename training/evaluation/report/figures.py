@@ -43,6 +43,11 @@ class Picture:
     caption: str
 
 
+def as_rgb(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 [..., H, W, C] as RGB: pictures show grey as grey, not in colours of a scale."""
+    return np.broadcast_to(images, (*images.shape[:-1], 3))
+
+
 def _encoded(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 

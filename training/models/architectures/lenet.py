@@ -1,9 +1,8 @@
 """LeNet-5 (LeCun et al. 1998, doi 10.1109/5.726791, figure 2).
 
-Departures from the paper: three colours, so that every network takes the same images; each map of
-C3 sees all maps of S2; S2 and S4 average without weights of their own; tanh is not scaled; the last
-layer is linear. With one colour it would have 61,706 parameters for 10 classes, the paper's sparse
-C3 has 60,000.
+Departures from the paper: each map of C3 sees all maps of S2; S2 and S4 average without weights of
+their own; tanh is not scaled; the last layer is linear. With one channel (`transform.channels: 1`),
+as the paper has it, there are 61,706 parameters for 10 classes; the paper's sparse C3 has 60,000.
 """
 
 from torch import Tensor, nn

@@ -14,9 +14,9 @@ from training.data.samples import Pixels
 from training.recipes.data import Normalization
 
 
-def input_specs(size: tuple[int, int]) -> tuple[TensorSpec, ...]:
-    """`image`, uint8 [N, height, width, 3], RGB."""
-    return (TensorSpec(IMAGE_INPUT, "UINT8", (-1, *size, 3)),)
+def input_specs(size: tuple[int, int], channels: int = 3) -> tuple[TensorSpec, ...]:
+    """`image`, uint8 [N, height, width, channels], RGB or grey."""
+    return (TensorSpec(IMAGE_INPUT, "UINT8", (-1, *size, channels)),)
 
 
 def output_specs(task: Task, channels: int, size: tuple[int, int]) -> tuple[TensorSpec, ...]:
@@ -55,7 +55,7 @@ class Deployed(nn.Module):
         return LAST_STEPS[self.task].apply(self.network(self.normalized(image)))
 
     def normalized(self, image: Tensor) -> Tensor:
-        """uint8 [N, H, W, 3] to the network's input, float32 [N, 3, H, W]."""
+        """uint8 [N, H, W, C] to the network's input, float32 [N, C, H, W]."""
         pixels = image.to(torch.float32) * self.scale + self.shift
         # Without contiguous() the export would record the strides of the permuted view.
         return pixels.permute(0, 3, 1, 2).contiguous()

@@ -99,7 +99,7 @@ def check_interface(
 def check_answers(
     path: Path, deployed: Deployed, outputs: tuple[TensorSpec, ...], images: Pixels
 ) -> None:
-    """Compares a file's answers to uint8 [N, H, W, 3] with torch's, at batch N and at batch 1.
+    """Compares a file's answers to uint8 [N, H, W, C] with torch's, at batch N and at batch 1.
 
     Raises ShapesMismatch, or ValuesMismatch where logits or embeddings differ by more than a
     relative 1e-4, masks in more than one pixel of a thousand, or confidences and probabilities by

@@ -14,7 +14,7 @@ from training.fitting.build import Build
 from training.fitting.objective import build_objective
 from training.fitting.stage_folder import Results
 from training.fitting.train import chosen_precision
-from training.models import build_model
+from training.models import build_model, input_channels
 from training.models.checkpoint import NETWORK_FILE, load_network, other_version
 from training.models.weights import check_weights, load_weights, weights_fingerprint
 from training.pipeline.fine_tuning import fine_tune, network_results, new_network
@@ -31,7 +31,7 @@ def work(current: Build) -> Results:
     stage did unless the recipe says otherwise, now from a teacher as well."""
     config = _section(current)
     student = new_network(current)
-    teacher = _load_teacher(config.teacher, current.channels)
+    teacher = _load_teacher(current, config.teacher)
     supervised = build_objective(
         student, config.train, current.data.train, current.loss_classes, current.data.ignore_index
     )
@@ -86,12 +86,20 @@ def teacher_file(teacher: Teacher) -> Path:
     )
 
 
-def _load_teacher(config: Teacher, channels: int) -> nn.Module:
+def _load_teacher(current: Build, config: Teacher) -> nn.Module:
+    """Raises RecipeError where it cannot be had, or takes images of other channels."""
+    channels = current.recipe.transform.channels
     choice = config.network
     if choice is None or choice.pretrained is None:
-        return load_network(teacher_file(config))
+        teacher = load_network(teacher_file(config))
+        if input_channels(teacher) != channels:
+            raise RecipeError(
+                f"distill.teacher.run: {config.run} takes images of {input_channels(teacher)} "
+                f"channels, the student of {channels} (transform.channels); they must see the same"
+            )
+        return teacher
     try:
-        network = build_model(choice.architecture, channels, **choice.options)
+        network = build_model(choice.architecture, current.channels, channels=channels, **choice.options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"distill.teacher.network: {error}") from error
     load_weights(network, choice.pretrained, choice.architecture)

@@ -5,7 +5,7 @@ from training.compress.fp16 import to_half
 from training.fitting.build import Build, export_fp32
 from training.fitting.stage_folder import Results
 from training.models.checkpoint import load_network
-from training.models.export.deployed import input_specs, output_specs
+from training.models.export.deployed import output_specs
 from training.models.export.to_onnx import check_answers, check_interface
 from training.models.export.variants import FP32_FILE, onnx_file
 from training.pipeline.environment import gpu_facts
@@ -26,7 +26,7 @@ def work(current: Build) -> Results:
         # The very graph that was quantised, so that all variants are one network.
         for name in (FP32_FILE, *map(onnx_file, quantized.results["variants"])):
             (folder / name).write_bytes((current.stage_folder("quantize") / name).read_bytes())
-    inputs = input_specs(current.size)
+    inputs = current.inputs
     outputs = output_specs(current.recipe.task, current.channels, current.size)
     if "fp16" in current.recipe.export.variants:
         to_half(folder / FP32_FILE, folder / onnx_file("fp16"))

@@ -30,7 +30,6 @@ from training.fitting.objective import build_objective
 from training.fitting.stage_folder import Results
 from training.fitting.train import Fitted, chosen_precision
 from training.models.checkpoint import load_network
-from training.models.export.deployed import input_specs
 from training.models.export.variants import SCHEMES, precision_of
 from training.pipeline.environment import measuring_facts
 from training.pipeline.fine_tuning import fine_tune, network_results
@@ -146,7 +145,7 @@ def _stopwatch(current: Build, network: nn.Module, config: PruneLatency) -> Stop
         network,
         config.engine,
         precision_of(config.variant),
-        input_specs(current.size)[0],
+        current.inputs[0],
         config.batch_size,
         config.seconds,
     )

@@ -26,7 +26,7 @@ from serving.repository.model_config import CONFIG_FILE, data_type, read_model_c
 from serving.repository.onnx_file import external_files
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
-from training.models.export.deployed import input_specs, output_specs
+from training.models.export.deployed import output_specs
 from training.pipeline.stage import Stage
 from training.pipeline.stages.verify import verification_of
 from training.recipes import Recipe
@@ -88,7 +88,7 @@ def work(current: Build) -> Results:
         current.repository,
         recipe.name,
         recipe.publish,
-        input_specs(current.size),
+        current.inputs,
         output_specs(recipe.task, recipe.channels(len(classes)), current.size),
         manifest,
         [

@@ -5,7 +5,7 @@ from training.evaluation.verification import NetworkSize, PlanOrigin, VariantFil
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
 from training.models.checkpoint import load_network
-from training.models.export.deployed import input_specs, output_specs
+from training.models.export.deployed import output_specs
 from training.models.export.variants import SCHEMES, onnx_file, precision_of
 from training.pipeline.environment import measuring_facts
 from training.pipeline.stage import Stage
@@ -27,7 +27,7 @@ def work(current: Build) -> Results:
         recipe.task,
         current.deployed(baseline),
         _variant_files(current),
-        input_specs(current.size),
+        current.inputs,
         output_specs(recipe.task, current.channels, current.size),
         (sizes[0], sizes[1]),
         recipe.publish.max_batch_size,
