@@ -29,6 +29,7 @@ from serving.repository.manifest import EvalTransform
 
 AREA = EvalTransform(resize=256, crop=(224, 224))
 BICUBIC = EvalTransform(resize=256, crop=(224, 224), filter="bicubic")
+GREY = EvalTransform(resize=256, crop=(224, 224), channels=1)
 # Bytes by which a decode may exceed its reservation: pages of code that is used for the first time.
 SLACK = 3 << 20
 _M_MMAP_THRESHOLD = -3
@@ -80,6 +81,7 @@ def cases(side: int) -> Iterator[Case]:
     yield Case("JPEG", jpeg)
     yield Case("JPEG, to 224 by area", jpeg, AREA)
     yield Case("JPEG, to 224 by bicubic", jpeg, BICUBIC)
+    yield Case("JPEG, to grey 224 by area", jpeg, GREY)
     yield Case("JPEG 4:4:4", encoded(image, "JPEG", subsampling="4:4:4"))
     progressive = encoded(image, "JPEG", progressive=True)
     yield Case("JPEG progressive", progressive)
@@ -95,6 +97,7 @@ def cases(side: int) -> Iterator[Case]:
     yield Case("PNG RGB", encoded(image, "PNG", compress_level=1))
     yield Case("PNG RGB, to 224 by area", encoded(image, "PNG", compress_level=1), AREA)
     yield Case("PNG RGB, to 224 by bicubic", encoded(image, "PNG", compress_level=1), BICUBIC)
+    yield Case("PNG RGB, to grey 224 by area", encoded(image, "PNG", compress_level=1), GREY)
     yield Case("PNG RGBA", encoded(image.convert("RGBA"), "PNG", compress_level=1))
     yield Case("PNG RGBA turned", encoded(image.convert("RGBA"), "PNG", exif=turned))
     yield Case("PNG RGBA interlaced", interlaced(side))

@@ -29,6 +29,9 @@ _BINS = 20
 # Images of the largest class for one of the smallest, from which on a warning is given: accuracy
 # then says little about the smallest.
 _IMBALANCE = 10
+# Level of 255 under which the brightest pixel of a data set is told. 12 or 14 bits of a camera in
+# files of 16 stay below; whole sets of other images hardly ever do.
+_DARK = 64
 _SHEET_ROWS = 20
 _SHEET_COLUMNS = 8
 _SHEET_SIDE = 96
@@ -43,6 +46,7 @@ class _Seen:
     sizes: height and width before the evaluation transform.
     labels: classification; the class.
     pixels: segmentation; the mask's pixels by class, int64 [classes].
+    brightest: the highest level of 255 in all images.
     """
 
     names: list[str] = field(default_factory=list)
@@ -51,6 +55,7 @@ class _Seen:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     pixels: list[NDArray[np.int64]] = field(default_factory=list)
+    brightest: int = 0
 
 
 def survey(data: Dataset, sheet: Path) -> Findings:
@@ -81,6 +86,7 @@ def survey(data: Dataset, sheet: Path) -> Findings:
         # Classes are counted in images or, with masks, as shares of the pixels that count.
         "unit": "pixels" if seen["train"].pixels else "images",
         "sizes": _size_summary(sizes, shown),
+        "brightest": max(found.brightest for found in seen.values()),
         "duplicates": _duplicates(seen),
         "broken": {},
         "left_out": dict(data.left_out),
@@ -101,6 +107,7 @@ def _look_at(samples: Samples, data: Dataset, broken: dict[str, str]) -> _Seen:
             found.digests.append(hashlib.sha256(loaded.image.tobytes()).digest())
             found.thumbnails.append(thumbnail(loaded.image))
             found.sizes.append(loaded.size)
+            found.brightest = max(found.brightest, int(loaded.image.max()))
             if loaded.target.ndim:
                 counts = np.bincount(loaded.target.ravel(), minlength=256)
                 if data.ignore_index is not None:
@@ -258,6 +265,11 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
         warnings.append(
             f"images that are smaller than the network's {width}x{height} and are enlarged: "
             f"{enlarged} of {total}"
+        )
+    if findings["brightest"] < _DARK:
+        warnings.append(
+            f"no pixel is above level {findings['brightest']} of 255; files of 16 bits keep their "
+            "high byte, so values of 12 or 14 bits are better spread over all 16"
         )
     return warnings
 

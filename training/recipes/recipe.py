@@ -86,7 +86,8 @@ class _Recipe(Strict):
         if channels != values:
             raise ValueError(
                 f"normalization: transform.channels is {channels}, so mean and std have "
-                f"{channels} values each, got {values}"
+                f"{'one value' if channels == 1 else 'three values'} each, got {values}; without "
+                "the section they are ImageNet's"
             )
         if "channels" in self.model.options:
             raise ValueError(

@@ -101,6 +101,27 @@ def test_newer_minor_version_with_fields_unknown_here_is_read(tmp_path: Path) ->
     assert found.model_copy(update={"schema_version": SCHEMA_VERSION}) == MANIFEST
 
 
+def test_manifest_without_channels_is_of_three(tmp_path: Path) -> None:
+    def older(document: dict[str, Any]) -> None:
+        document["schema_version"] = "1.1"
+        del document["transform"]["channels"]
+
+    found = read_manifest(edited(tmp_path, older))
+    assert found is not None
+    assert found.transform.channels == 3
+
+
+def test_grey_manifest_is_read_back_equal(tmp_path: Path) -> None:
+    grey = MANIFEST.model_copy(
+        update={
+            "transform": EvalTransform(resize=(28, 28), channels=1),
+            "normalization": Normalization(mean=(0.5,), std=(0.25,)),
+        }
+    )
+    write_manifest(tmp_path, grey)
+    assert read_manifest(tmp_path) == grey
+
+
 @pytest.mark.parametrize("version", ["2.0", "0.9", "10.0", "", "next"])
 def test_other_major_version_is_refused(tmp_path: Path, version: str) -> None:
     folder = edited(tmp_path, lambda document: document.update(schema_version=version))
@@ -137,6 +158,8 @@ def test_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     ("edit", "field"),
     [
         (lambda d: d.pop("task"), "task: Field required"),
+        (lambda d: d["transform"].update(channels=4), "transform.channels: Input should be 1 or 3"),
+        (lambda d: d["normalization"].update(mean=[0.5]), "normalization: .* got 1 and 3"),
         (lambda d: d.update(task="detection"), "task: .*'classification'"),
         (lambda d: d.update(classes="digits"), "classes: "),
         (lambda d: d["transform"].update(filter="lanczos"), "transform.filter: "),

@@ -43,6 +43,44 @@ def test_nothing_asked_changes_nothing() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        Augment(shift=3, rotate=20, scale=0.2, flip=True, shear=10),
+        Augment(random_resized_crop=RandomResizedCrop()),
+        Augment(padding_crop=PaddingCrop(pixels=4, mode="edge"), quarter_turns=True),
+        Augment(brightness=0.4, contrast=0.4),
+        Augment(blur=2.0),
+    ],
+    ids=lambda changes: "-".join(changes.model_dump(exclude_defaults=True)),
+)
+def test_grey_images_change_as_each_of_three_equal_channels(changes: Augment) -> None:
+    images, masks = batch()
+    grey = images[..., :1] + 20
+    changed, moved = augment(grey, masks, changes, generator())
+    coloured, also = augment(grey.expand(-1, -1, -1, 3), masks, changes, generator())
+    assert torch.equal(changed, coloured[..., :1])
+    assert torch.equal(moved, also)
+    assert not torch.equal(changed, grey)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        Augment(erase=0.9),
+        Augment(policy=RandAugment(name="rand_augment", operations=5)),
+        Augment(policy=TrivialAugment(name="trivial_augment")),
+    ],
+    ids=["erase", "rand_augment", "trivial_augment"],
+)
+def test_grey_images_stay_of_one_channel(changes: Augment) -> None:
+    grey = (torch.arange(32 * 400) % 251).to(torch.uint8).view(32, 20, 20, 1)
+    changed, _ = augment(grey, torch.zeros(32), changes, generator())
+    assert changed.shape == grey.shape
+    assert changed.dtype == torch.uint8
+    assert not torch.equal(changed, grey)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
         Augment(shift=3),
         Augment(flip=True),
         Augment(vertical_flip=True),

@@ -52,6 +52,29 @@ def test_counts_classes_and_sizes(tmp_path: Path) -> None:
         assert sheet["classes"].tolist() == ["a", "b", "c"]
 
 
+def test_grey_images_are_looked_at_as_colours_are(tmp_path: Path) -> None:
+    grey = {
+        name: (np.ascontiguousarray(images[..., :1]), targets)
+        for name, (images, targets) in arrays().items()
+    }
+    grey["val"][0][0] = grey["train"][0][0]
+    found = survey(dataset(grey), tmp_path / "sheet.npz")
+    assert found["duplicates"]["exact"]["count"]["train-val"] == 1
+    with np.load(tmp_path / "sheet.npz") as sheet:
+        assert sheet["images"].shape == (3, 8, 48, 48, 1)
+
+
+def test_images_that_are_all_dark_are_told(tmp_path: Path) -> None:
+    """12 bits of a thermal camera in files of 16 bits leave 16 levels."""
+    dark = {name: (images[..., :1] >> 4, targets) for name, (images, targets) in arrays().items()}
+    (warning,) = [
+        text
+        for text in survey(dataset(dark), tmp_path / "sheet.npz")["warnings"]
+        if text.startswith("no pixel is above level 15 of 255")
+    ]
+    assert "12 or 14 bits" in warning
+
+
 def test_masks_are_counted_by_pixel_and_what_is_ignored_is_not(tmp_path: Path) -> None:
     parts = {
         name: (images, np.zeros(images.shape[:3], np.uint8))

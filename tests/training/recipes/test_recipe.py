@@ -50,6 +50,11 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
             "export.tensorrt={variants: [fp32], usual_batch: 64}",
             "publish.max_batch_size (32), got 64",
         ),
+        ("transform.channels=2", "transform.channels: input should be 1 or 3, got 2"),
+        ("normalization={mean: [0.5], std: [0.5]}", "normalization: transform.channels is 3, so"),
+        ("normalization.mean=[0.5]", "normalization: expected mean and std of 3 values each, or"),
+        ("normalization={mean: [0.5], std: [0]}", "normalization.std.0: input should be greater"),
+        ("model.options={channels: 1}", "model.options: the channels of images are not"),
         ("train.optimizer={}", "train.optimizer.name: missing; expected one of sgd, adamw"),
     ],
 )
@@ -58,6 +63,30 @@ def test_wrong_value_is_refused_with_its_path(override: str, expected: str) -> N
         load_recipe(DIGITS, [override])
     assert expected in str(error.value)
     assert str(DIGITS) in str(error.value)
+
+
+def test_grey_has_normalization_of_one_value() -> None:
+    grey = load_recipe(DIGITS, ["transform.channels=1", "normalization={}"])
+    assert (grey.normalization.mean, grey.normalization.std) == ((0.449,), (0.226,))
+    own = load_recipe(DIGITS, ["transform.channels=1", "normalization={mean: [0.5]}"])
+    assert (own.normalization.mean, own.normalization.std) == ((0.5,), (0.226,))
+    colours = load_recipe(DIGITS)
+    assert colours.transform.channels == len(colours.normalization.mean) == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("normalization.mean=[0, 0, 0]", "expected mean and std of 3 values each, or for grey"),
+        ("normalization={mean: [0, 0, 0], std: [1, 1, 1]}", "transform.channels is 1, so mean and"),
+        ("augment.hue=0.1", "augment.hue: changes colours, and with transform.channels: 1"),
+        ("augment.saturation=0.1", "augment.saturation: changes colours, and"),
+    ],
+)
+def test_colours_are_refused_in_a_recipe_of_one_channel(override: str, expected: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(DIGITS, ["transform.channels=1", "normalization={}", override])
+    assert expected in str(error.value)
 
 
 def test_inherited_mistake_is_told_once() -> None:

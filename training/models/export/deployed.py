@@ -58,7 +58,7 @@ class Deployed(nn.Module):
         """uint8 [N, H, W, C] to the network's input, float32 [N, C, H, W]."""
         pixels = image.to(torch.float32) * self.scale + self.shift
         # Without a copy the export would record the strides of the permuted view. contiguous() makes
-        # none of a single channel, whose strides do not matter to it.
+        # no copy of a single channel.
         return pixels.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
 
 

@@ -87,19 +87,16 @@ def teacher_file(teacher: Teacher) -> Path:
 
 
 def _load_teacher(current: Build, config: Teacher) -> nn.Module:
-    """Raises RecipeError where it cannot be had, or takes images of other channels."""
-    channels = current.recipe.transform.channels
     choice = config.network
     if choice is None or choice.pretrained is None:
-        teacher = load_network(teacher_file(config))
-        if input_channels(teacher) != channels:
-            raise RecipeError(
-                f"distill.teacher.run: {config.run} takes images of {input_channels(teacher)} "
-                f"channels, the student of {channels} (transform.channels); they must see the same"
-            )
-        return teacher
+        return load_network(teacher_file(config))
     try:
-        network = build_model(choice.architecture, current.channels, channels=channels, **choice.options)
+        network = build_model(
+            choice.architecture,
+            current.channels,
+            channels=current.recipe.transform.channels,
+            **choice.options,
+        )
     except (ValueError, TypeError) as error:
         raise RecipeError(f"distill.teacher.network: {error}") from error
     load_weights(network, choice.pretrained, choice.architecture)
@@ -137,7 +134,12 @@ def _worth(current: Build, distilled: nn.Module, teacher: nn.Module) -> Results:
 def _check(recipe: Recipe) -> None:
     teacher = recipe.distill.teacher if recipe.distill is not None else None
     if teacher is not None and teacher.run is not None:
-        teacher_file(teacher)
+        taken = input_channels(load_network(teacher_file(teacher)))
+        if taken != recipe.transform.channels:
+            raise RecipeError(
+                f"distill.teacher.run: {teacher.run} takes images of {taken} channels, the student "
+                f"of {recipe.transform.channels} (transform.channels); both must see the same"
+            )
     if teacher is not None and teacher.network is not None and teacher.network.pretrained:
         try:
             check_weights(teacher.network.pretrained, teacher.network.architecture)

@@ -48,6 +48,39 @@ def test_large_request_is_that_of_protobuf() -> None:
         source_of(memoryview(b""), 7)
 
 
+@pytest.mark.parametrize("side", [2, 100], ids=["small", "large"])
+def test_raw_grey_is_told_from_raw_rgb(side: int) -> None:
+    pixels = bytes(range(side)) * side
+    grey = pb.RawImage(height=side, width=side, grey=pixels)
+    sent = request(pb.Image(raw=grey), pb.Image(raw=pb.RawImage(height=1, width=1, rgb=b"abc")))
+    _, found = read_request(pb.SegmentRequest, sent.SerializeToString())
+    assert [source_of(image, 0) for image in found] == [
+        RawPixels(pixels, side, side, channels=1),
+        RawPixels(b"abc", 1, 1),
+    ]
+
+
+def test_last_of_several_raw_pixels_counts_as_in_protobuf() -> None:
+    rgb = pb.RawImage(rgb=bytes(12_000)).SerializeToString()
+    grey = pb.RawImage(height=40, width=100, grey=bytes(4000)).SerializeToString()
+    for parts, channels in (((rgb, grey), 1), ((grey, rgb), 3)):
+        image = pb.Image()
+        image.raw.ParseFromString(b"".join(parts))
+        merged = b"".join(parts)
+        field = b"\x12" + _varint(len(merged)) + merged
+        source = source_of(memoryview(field), 0)
+        assert isinstance(source, RawPixels)
+        assert source.channels == channels == (1 if image.raw.HasField("grey") else 3)
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
+
+
 def test_small_request_is_that_of_protobuf() -> None:
     sent = request(pb.Image(encoded=b"x"), pb.Image())
     head, found = read_request(pb.SegmentRequest, sent.SerializeToString())

@@ -61,6 +61,26 @@ def test_graph_is_fit_for_engines(exported: tuple[Task, Path, Deployed]) -> None
     assert not any(node.metadata_props for node in model.graph.node)
 
 
+def test_grey_graph_has_the_operators_of_rgb(tmp_path: Path) -> None:
+    """A single channel leaves strides open, from which the exporter would make operators."""
+    types = []
+    for channels, normalization in (
+        (3, Normalization()),
+        (1, Normalization(mean=(0.449,), std=(0.226,))),
+    ):
+        torch.manual_seed(0)
+        network = build_model("lenet5", 4, channels=channels).eval()
+        deployed = Deployed(network, "classification", normalization)
+        inputs, outputs = input_specs((32, 32), channels), output_specs("classification", 4, (1, 1))
+        path = tmp_path / f"{channels}.onnx"
+        export_onnx(deployed, inputs, outputs, 20, path)
+        check_interface(path, inputs, outputs)
+        images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, channels), np.uint8)
+        check_answers(path, deployed, outputs, images)
+        types.append([node.op_type for node in onnx.load(path).graph.node])
+    assert types[0] == types[1]
+
+
 def test_normalisation_is_in_the_graph() -> None:
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     normalization = Normalization(mean=(0.5, 0.0, 1.0), std=(0.5, 0.25, 1.0))
