@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 from serving.base.errors import InvalidInput
 from serving.images.decoding import decode, decode_for, from_raw
 from serving.images.metadata import orientation, pixels_only
+from serving.repository.manifest import Channels
 from tests.fuzz.changed import changed, check_text
 from tests.support import hostile_files, valid_requests
 from tests.support.mutation import EXTREMES, changed_bytes
 from tests.support.pictures import encoded, exif_segment, smooth, with_segments, xmp_segment
 
 MAX_PIXELS = 300_000
+CHANNELS: tuple[Channels, ...] = (1, 3)
 _SMALL = 40
 FILES = [
     *valid_requests.files(),
@@ -40,13 +42,14 @@ FILES = [
 @example(hostile_files.png_with_text_bomb(64))
 def test_a_file_is_pixels_within_the_limit_or_refused(data: bytes) -> None:
     try:
-        pixels = decode(data, MAX_PIXELS)
+        pixels, grey = decode(data, MAX_PIXELS), decode(data, MAX_PIXELS, channels=1)
     except InvalidInput as error:
         check_text(error)
         return
     height, width, channels = pixels.shape
     assert channels == 3
-    assert pixels.dtype == np.uint8
+    assert grey.shape == (height, width, 1)
+    assert pixels.dtype == grey.dtype == np.uint8
     assert 1 <= height * width <= MAX_PIXELS
     assert orientation(data) in range(1, 9)
     assert len(pixels_only(data)) <= len(data)
@@ -67,13 +70,20 @@ def test_a_file_that_is_reduced_keeps_its_size_and_enough_pixels(
 
 
 @settings(settings.get_profile("fuzz"))
-@given(st.binary(max_size=200), *[st.one_of(st.integers(), st.sampled_from(EXTREMES))] * 2)
-@example(bytes(48), 4, 4)
-@example(b"", 0, 1 << 31)
-def test_raw_pixels_fit_their_size_or_are_refused(data: bytes, height: int, width: int) -> None:
+@given(
+    st.binary(max_size=200),
+    *[st.one_of(st.integers(), st.sampled_from(EXTREMES))] * 2,
+    st.sampled_from(CHANNELS),
+)
+@example(bytes(48), 4, 4, 3)
+@example(bytes(16), 4, 4, 1)
+@example(b"", 0, 1 << 31, 3)
+def test_raw_pixels_fit_their_size_or_are_refused(
+    data: bytes, height: int, width: int, channels: Channels
+) -> None:
     try:
-        pixels = from_raw(data, height, width, MAX_PIXELS)
+        pixels = from_raw(data, height, width, MAX_PIXELS, channels)
     except InvalidInput:
         return
-    assert pixels.shape == (height, width, 3)
+    assert pixels.shape == (height, width, channels)
     assert pixels.tobytes() == data

@@ -57,8 +57,8 @@ class Deployed(nn.Module):
     def normalized(self, image: Tensor) -> Tensor:
         """uint8 [N, H, W, C] to the network's input, float32 [N, C, H, W]."""
         pixels = image.to(torch.float32) * self.scale + self.shift
-        # Without a copy the export would record the strides of the permuted view. contiguous() makes
-        # no copy of a single channel.
+        # Without a copy the export would record the strides of the permuted view, and contiguous()
+        # copies no single channel.
         return pixels.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
 
 
