@@ -223,9 +223,9 @@ def test_commands_measure_grey_models(
         file = tmp_path / str(labels[index]) / f"{index}.png"
         Image.fromarray(images[index, :, :, 0]).save(file)
     report = command(server, "evaluate", "--model", "lenet", "--data", tmp_path)
-    assert (report["n"], report["failed"]) == (20, [])
+    assert (report["n"], report["failed"]) == (20, {})
     report = command(server, "evaluate", "--model", "masks", "--data", shapes_root)
-    assert (report["n"], report["failed"]) == (40, [])
+    assert (report["n"], report["failed"]) == (40, {})
 
 
 def test_embeddings_of_sixteen_bits_and_of_their_high_bytes_are_one(client: VisionClient) -> None:
