@@ -65,8 +65,8 @@ def _load(recipe: Recipe) -> Dataset:
             return csv_listing(
                 data.file,
                 transform,
-                path_column=data.path_column,
-                label_column=data.label_column,
+                path_column=data.path_column or "path",
+                label_column=data.label_column or "label",
                 split_column=data.split_column,
                 val_fraction=data.val_fraction,
                 test_fraction=data.test_fraction,

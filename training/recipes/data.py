@@ -7,7 +7,16 @@ from pydantic import Field, model_validator
 
 from serving.repository.manifest import EvalTransform
 from serving.repository.manifest import Normalization as ManifestNormalization
-from training.recipes.fields import STRICT, Fraction, Pair, PositiveInt, Strict
+from training.recipes.fields import (
+    STRICT,
+    Cut,
+    FolderData,
+    Fraction,
+    Pair,
+    PositiveInt,
+    Strict,
+)
+from training.recipes.masks import CocoData, LabelmeData, MaskFolderData, VocData
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
@@ -15,7 +24,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 # What a recipe of one channel takes where it says nothing: the means of ImageNet's three values.
 GREY_NORMALIZATION = {"mean": (0.449,), "std": (0.226,)}
 
-# The column of a CSV file that says the split, where the recipe names no other.
+# The column of a table that says the split, where the recipe names no other.
 SPLIT_COLUMN = "split"
 
 
@@ -43,46 +52,18 @@ class ConnectorsData(Strict):
     test: PositiveInt = 300
 
 
-class _Cut(Strict):
-    """Splits that a source lacks are cut from its training images, stratified by class.
+class ImageFolderData(FolderData):
+    """One folder of images a class, as torchvision's ImageFolder. A metadata.csv, metadata.jsonl or
+    metadata.parquet in a split's folder gives the labels instead, as Hugging Face's imagefolder has
+    it: a column file_name, and one with the label.
 
-    val_fraction, test_fraction: share of the training images that is cut.
-    split_seed: decides which images are cut.
+    root: one folder, or several, whose images are taken together.
+    label_column: of the metadata; None: label, class, category or the like.
     """
-
-    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    split_seed: int = 0
-
-
-class _FolderData(_Cut):
-    """Folders train/, val/ and test/ are used as they are; missing ones are cut from train/, or
-    from `root` where it has none of them. Valid/, validation/, Training/ and the like count too.
-
-    root: relative to the working directory.
-    test: the split that is evaluated on; with "val", validation images are cut from train.
-    """
-
-    root: Path
-    test: Literal["test", "val"] = "test"
-
-
-class ImageFolderData(_FolderData):
-    """One folder of images a class, as torchvision's ImageFolder."""
 
     source: Literal["image_folder"]
-
-
-class MaskFolderData(_FolderData):
-    """images/NAME.jpg with masks/NAME.png (8-bit class indices) and classes.txt, one class a line.
-
-    ignore_index: value of mask pixels that count neither in the loss nor in any measure. A last
-        line of classes.txt at that index names them and is no class. None: 255; but where two
-        classes are named and the masks hold 0 and 255 alone, 255 is the second class.
-    """
-
-    source: Literal["mask_folder"]
-    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
+    root: Path | Annotated[tuple[Path, ...], Field(min_length=1)]  # type: ignore[assignment]
+    label_column: str | None = None
 
 
 class IdentityFolderData(Strict):
@@ -118,23 +99,38 @@ class IdentityFolderData(Strict):
         return self
 
 
-class CsvData(_Cut):
-    """A CSV file with a heading, and a path and a label in each row.
+class TableData(Cut):
+    """Tables with a row an image: CSV, TSV, JSON lines (.jsonl) or Parquet, by the file's ending.
 
-    path_column: its paths are relative to the file.
+    file: one file, several, or a folder of them. Files of several are splits by the first word of
+        their names (train-00000-of-00002.parquet), where there is no column for it.
+    root: folder of the paths, which may not leave it; None: that of the file.
+    path_column: paths; in Parquet also bytes, or bytes and path as Hugging Face stores images.
+        None: path, file_name, filename, file, image or image_path, the first that is there.
+    label_column: None: label, class, category or target.
     split_column: holds train, val or test; a file without the default one is cut.
+    classes: names of labels that are numbers from 0: a list, or a file with one a line. None: those
+        that Hugging Face's schema names; else the labels themselves.
     test: the split that is evaluated on.
     """
 
-    source: Literal["csv"]
-    file: Path
-    path_column: str = "path"
-    label_column: str = "label"
+    source: Literal["table"]
+    file: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
+    root: Path | None = None
+    path_column: str | None = None
+    label_column: str | None = None
     split_column: str = SPLIT_COLUMN
+    classes: tuple[str, ...] | Path | None = None
     test: Literal["test", "val"] = "test"
 
 
-class _TorchvisionData(_Cut):
+class CsvData(TableData):
+    """`table` by its former name."""
+
+    source: Literal["csv"]  # type: ignore[assignment]
+
+
+class _TorchvisionData(Cut):
     """A public data set.
 
     root: the folder in which torchvision keeps the set.
@@ -178,10 +174,12 @@ class TorchvisionMasks(_TorchvisionData):
 
 
 ClassificationData = Annotated[
-    DigitsData | ImageFolderData | CsvData | TorchvisionLabels, Field(discriminator="source")
+    DigitsData | ImageFolderData | TableData | CsvData | TorchvisionLabels,
+    Field(discriminator="source"),
 ]
 SegmentationData = Annotated[
-    ConnectorsData | MaskFolderData | TorchvisionMasks, Field(discriminator="source")
+    ConnectorsData | MaskFolderData | VocData | CocoData | LabelmeData | TorchvisionMasks,
+    Field(discriminator="source"),
 ]
 
 

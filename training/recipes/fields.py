@@ -1,6 +1,7 @@
-"""The base of every section of a recipe, and types that several sections use."""
+"""The base of every section of a recipe, and fields and types that several sections use."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,3 +16,27 @@ class Strict(BaseModel):
     """A section: frozen; unknown keys are refused, and numbers that are not finite."""
 
     model_config = STRICT
+
+
+class Cut(Strict):
+    """Splits that a source lacks are cut from its training images, stratified by class.
+
+    val_fraction, test_fraction: share of the training images that is cut.
+    split_seed: decides which images are cut.
+    """
+
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    split_seed: int = 0
+
+
+class FolderData(Cut):
+    """Folders train/, val/ and test/ are used as they are; missing ones are cut from train/, or
+    from `root` where it has none of them. Valid/, validation/, Training/ and the like count too.
+
+    root: relative to the working directory.
+    test: the split that is evaluated on; with "val", validation images are cut from train.
+    """
+
+    root: Path
+    test: Literal["test", "val"] = "test"
