@@ -14,7 +14,7 @@ BuildError
 """
 
 import copyreg
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,16 +40,27 @@ class DataError(BuildError):
 
 
 class BrokenFiles(DataError):
-    """`files` holds the reason of each; the text names the first of them."""
+    """`files` holds the reason of each; the text names the first of them, after `remarks`, which
+    say what many of them share."""
 
-    def __init__(self, source: str, total: int, files: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str, total: int, files: Mapping[str, str], remarks: Sequence[str] = ()
+    ) -> None:
+        self.source = source
+        self.total = total
         self.files = dict(files)
+        shared = "".join(f"{remark}; " for remark in remarks[:_NAMED_FILES])
         named = [f"{name}: {reason}" for name, reason in files.items()][:_NAMED_FILES]
         rest = len(files) - len(named)
         more = f"; and {rest} more" if rest else ""
         super().__init__(
-            f"{source}: {len(files)} of {total} files cannot be used: {'; '.join(named)}{more}"
+            f"{source}: {shared}{len(files)} of {total} files cannot be used: "
+            f"{'; '.join(named)}{more}"
         )
+
+    def told(self, remarks: Sequence[str]) -> "BrokenFiles":
+        """The same with remarks."""
+        return BrokenFiles(self.source, self.total, self.files, remarks)
 
 
 @contextmanager

@@ -15,12 +15,14 @@ from serving.base import evaluation
 from serving.base.errors import InvalidInput, ServingError, WrongTask
 from serving.base.evaluation import Estimate
 from serving.base.folders import IMAGE_SUFFIXES, told
-from serving.cli.labelled import class_folders, class_mapping, identity_folders, mask_pairs
+from serving.cli.labelled import class_folders, identity_folders, mask_pairs, mask_reading
 from serving.cli.output import application, fail, print_json, say, warn
 from serving.cli.predictor import Predictor, open_predictor
 from serving.cli.table import print_table
 from serving.client import CallFailed
-from serving.images.masks import WHITE, read_mask
+from serving.images.masks.folders import MaskNames
+from serving.images.masks.rules import scaled
+from serving.images.masks.settings import MaskSettings
 
 # Calls under way. Fewer leave a server's batches unfilled, more only wait in its queue.
 _CONCURRENCY = 32
@@ -43,6 +45,23 @@ def evaluate(
     model_repository: Annotated[
         Path | None, typer.Option(help="Load the model into this process instead.")
     ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Folder of the images in DATA, if not a usual name.")
+    ] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="Folder of the masks in DATA, if not a usual name.")
+    ] = None,
+    mask_suffix: Annotated[
+        str | None, typer.Option(help="End of the masks' names, such as _mask.")
+    ] = None,
+    colours: Annotated[
+        str | None,
+        typer.Option(help="Table of the masks' names and colours: voc, cityscapes, ... or a file."),
+    ] = None,
+    threshold: Annotated[
+        int | None,
+        typer.Option(help="Mask values from this one on are the second of two classes.", min=1),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
     ] = False,
@@ -51,7 +70,9 @@ def evaluate(
     if (url is None) == (model_repository is None):
         raise typer.BadParameter("give either --url or --model-repository")
     try:
-        report = asyncio.run(_evaluate(model, data, url, model_repository))
+        named = MaskNames(images, masks, mask_suffix)
+        said = MaskSettings(colours=colours, threshold=threshold)
+        report = asyncio.run(_evaluate(model, data, url, model_repository, named, said))
     except (ServingError, CallFailed) as error:
         fail(str(error))
     if as_json:
@@ -61,14 +82,19 @@ def evaluate(
 
 
 async def _evaluate(
-    model: str, data: Path, url: str | None, repository: Path | None
+    model: str,
+    data: Path,
+    url: str | None,
+    repository: Path | None,
+    named: MaskNames,
+    said: MaskSettings,
 ) -> dict[str, Any]:
     async with open_predictor(model, url, repository) as predictor:
         match predictor.info.task:
             case "classification":
                 return await _classification(predictor, data)
             case "segmentation":
-                return await _segmentation(predictor, data)
+                return await _segmentation(predictor, data, named, said)
             case "embedding":
                 return await _embedding(predictor, data)
             case _:
@@ -114,33 +140,31 @@ async def _classification(predictor: Predictor, data: Path) -> dict[str, Any]:
     }
 
 
-async def _segmentation(predictor: Predictor, data: Path) -> dict[str, Any]:
+async def _segmentation(
+    predictor: Predictor, data: Path, named: MaskNames, said: MaskSettings
+) -> dict[str, Any]:
     classes = predictor.info.labels
-    pairs, left_out = mask_pairs(data)
+    pairs, left_out, *_ = mask_pairs(data, named)
     _warn_of(left_out)
     masks = [pair.mask for pair in pairs]
-    mapping, note = await asyncio.to_thread(class_mapping, data, classes, masks)
-    if note:
-        warn(note)
-    uncounted: set[int] = set()
+    reading = await asyncio.to_thread(mask_reading, data, classes, masks, said)
+    if reading.rule.note:
+        warn(reading.rule.note)
+    uncounted: set[str] = set()
 
     async def one(index: int) -> NDArray[np.int64]:
         pair = pairs[index]
         content = await asyncio.to_thread(pair.path.read_bytes)
-        values = read_mask(pair.mask)
-        truth = mapping[values]
-        uncounted.update(np.unique(values[truth < 0]).tolist())
+        truth, unnamed = await asyncio.to_thread(reading.read, pair.mask)
+        uncounted.update(unnamed)
         found = await predictor.segment(content, overlay=False)
-        if truth.shape != found.mask.shape:
-            raise InvalidInput(
-                f"mask is {truth.shape[1]}x{truth.shape[0]}, "
-                f"its image {found.mask.shape[1]}x{found.mask.shape[0]}"
-            )
+        height, width = found.mask.shape
+        truth = scaled(truth, (height, width))
         return evaluation.confusion_matrix(truth, found.mask, len(classes), ignore_index=-1)
 
     answers, failed = await _each(range(len(pairs)), one, lambda i: str(pairs[i].path))
-    if strange := sorted(uncounted - {WHITE}):
-        warn(f"values of masks that are no class and do not count: {str(strange[:10])[1:-1]}")
+    if strange := sorted(uncounted):
+        warn(f"values of masks that are no class and do not count: {', '.join(strange[:10])}")
     confusions = np.stack(list(answers.values()))
     iou = evaluation.class_iou(confusions.sum(axis=0))
     return {

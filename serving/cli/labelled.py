@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.base.errors import InvalidInput
 from serving.base.folders import (
@@ -17,14 +17,17 @@ from serving.base.folders import (
     told,
     visible_folders,
 )
-from serving.images.masks import (
-    CLASSES_FILE,
-    WHITE,
+from serving.images.masks.folders import (
+    IMAGE_FOLDERS,
     MaskedListing,
-    are_black_and_white,
+    MaskNames,
     list_masked_images,
-    read_classes,
 )
+from serving.images.masks.rules import ClassMap, MaskRule
+from serving.images.masks.settings import MaskSettings, mask_rule
+
+_ANY_NAMES = MaskNames()
+_NOTHING_SAID = MaskSettings()
 
 
 @dataclass(frozen=True)
@@ -99,25 +102,25 @@ def _besides(found: LabelledListing) -> str:
     return f"; files left out: {told(found.left_out)}" if found.left_out else ""
 
 
-def mask_pairs(root: Path) -> MaskedListing:
-    """Every root/images/NAME.* with its root/masks/NAME.png. Where images/ holds a folder a split,
-    one of these folders may be the root instead.
+def mask_pairs(root: Path, said: MaskNames = _ANY_NAMES) -> MaskedListing:
+    """Every image of `root` with its mask; see list_masked_images. Where images/ holds a folder a
+    split, one of these folders may be the root instead.
 
     Raises InvalidInput where a mask is missing, where there are no images, or where `root` holds
     several splits.
     """
     if _is_inner_split(root):
-        whole = list_masked_images(root.parent.parent)
+        whole = list_masked_images(root.parent.parent, said)
         pairs = [pair for pair in whole.pairs if pair.path.is_relative_to(root)]
-        found = MaskedListing(pairs, list_images(root).left_out)
+        found = whole._replace(pairs=pairs, left_out=list_images(root).left_out)
     else:
         if not (root / "images").is_dir() and root.is_dir():
             _refuse_splits(root, "images/", [folder.name for folder in visible_folders(root)])
-        found = list_masked_images(root)
-        inner = [folder for folder in visible_folders(root / "images") if split_named(folder.name)]
+        found = list_masked_images(root, said)
+        inner = [folder for folder in visible_folders(found.images) if split_named(folder.name)]
         if "train" in (split_named(folder.name) for folder in inner) and len(inner) > 1:
             raise InvalidInput(
-                f"{root / 'images'} holds the splits {', '.join(x.name for x in inner)}; "
+                f"{found.images} holds the splits {', '.join(x.name for x in inner)}; "
                 f"evaluate one of them, such as {inner[0]}"
             )
     if not found.pairs:
@@ -127,42 +130,53 @@ def mask_pairs(root: Path) -> MaskedListing:
 
 
 def _is_inner_split(root: Path) -> bool:
-    return root.parent.name == "images" and split_named(root.name) is not None
+    return root.parent.name.lower() in IMAGE_FOLDERS and split_named(root.name) is not None
 
 
-def class_mapping(
-    root: Path, classes: Sequence[str], masks: Sequence[Path]
-) -> tuple[NDArray[np.int64], str]:
-    """The model's class of each of 256 mask values, -1 for values that do not count, and a note
-    where the values needed an interpretation.
+class MaskReading(NamedTuple):
+    """From masks to the classes of a model.
 
-    classes.txt, in `root` or beside it, names the values by line (for a split in images/, the file
-    beside images/); without it they are the model's. Where it names all of the model's classes and
-    one more at the end, that one is ignored. Of two classes, the second is the value 255 where
-    `masks` hold 0 and 255 alone.
+    rule: what the pixels of a mask stand for.
+    numbers: int16 [classes of the rule + 2]: the model's class of each, -1 for pixels that do not
+        count; the last two places are those of UNNAMED and IGNORED.
+    """
+
+    rule: MaskRule
+    numbers: ClassMap
+
+    def read(self, file: Path) -> tuple[ClassMap, list[str]]:
+        """The model's class of each pixel, -1 for those that do not count, int16 [H, W], and values
+        that nobody named."""
+        found, unnamed = self.rule.read(file)
+        return self.numbers[found], unnamed
+
+
+def mask_reading(
+    root: Path, classes: Sequence[str], masks: Sequence[Path], said: MaskSettings = _NOTHING_SAID
+) -> MaskReading:
+    """How the masks of `root` are read for a model of `classes`.
+
+    What is said decides; else classes.txt, or a table of colours, in `root` or beside it (for a
+    split in images/, the file beside images/), which names the values by line; else the values are
+    the model's classes. Where a list names all of the model's classes and one more at the end, that
+    one is ignored. Of two classes, the second is the value 255 where `masks` hold 0 and 255 alone.
     Raises InvalidInput where the file cannot be read or names a class that the model does not have.
     """
     places = [root, root.parent]
     if _is_inner_split(root):
         places.append(root.parent.parent)
-    files = [place / CLASSES_FILE for place in places]
-    file = next((file for file in files if file.exists()), None)
-    names = list(classes) if file is None else read_classes(file)
-    mapping = np.full(256, -1, np.int64)
-    if file is None or names[:-1] == list(classes):
-        mapping[: len(classes)] = np.arange(min(256, len(classes)))
-    else:
-        for value, name in enumerate(names[:256]):
-            if name not in classes:
-                raise InvalidInput(
-                    f"{file}: {name!r} is not a class of the model; "
-                    f"its classes are {_shortened(classes)}"
-                )
-            mapping[value] = list(classes).index(name)
-    if len(names) == 2 and are_black_and_white(masks):
-        mapping[WHITE] = mapping[1]
-        return mapping, f"masks hold 0 and {WHITE} alone: {WHITE} is {names[1]!r}"
-    return mapping, ""
+    rule = mask_rule(said, places, masks, named=classes)
+    ignored = rule.classes[:-1] == tuple(classes) and len(rule.classes) > 1
+    named = rule.classes[:-1] if ignored else rule.classes
+    for name in named:
+        if name not in classes:
+            raise InvalidInput(
+                f"{rule.source}: {name!r} is not a class of the model; "
+                f"its classes are {_shortened(classes)}"
+            )
+    numbers = [list(classes).index(name) for name in named]
+    numbers += [-1] * (len(rule.classes) - len(numbers))
+    return MaskReading(rule, np.array([*numbers, -1, -1], np.int16))
 
 
 def _shortened(classes: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from training.data.sources import connectors, digits
 from training.data.sources.csv_listing import csv_listing, listed_files
 from training.data.sources.identity_folder import identity_folder
 from training.data.sources.image_folder import image_folder, shown_name
-from training.data.sources.mask_folder import mask_folder
+from training.data.sources.masks.mask_folder import mask_folder
 from training.data.sources.torchvision_sets import torchvision_dataset
 from training.errors import data_errors
 from training.recipes import Recipe, SegmentationRecipe
@@ -76,15 +76,7 @@ def _load(recipe: Recipe) -> Dataset:
         case IdentityFolderData():
             return identity_folder(data, transform)
         case MaskFolderData():
-            return mask_folder(
-                data.root,
-                transform,
-                ignore_index=data.ignore_index,
-                val_fraction=data.val_fraction,
-                test_fraction=data.test_fraction,
-                split_seed=data.split_seed,
-                test=data.test,
-            )
+            return mask_folder(data, transform)
         case TorchvisionLabels() | TorchvisionMasks():
             return torchvision_dataset(
                 data.name,

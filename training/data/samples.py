@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
 from serving.base.tensor import Array
+from training.data.remarks import Remarks
 from training.errors import BrokenFiles, DataError
 
 Pixels = NDArray[np.uint8]
@@ -150,6 +151,7 @@ class Dataset:
         `classes`.
     left_out: number of files of the source that are not used, by ending or place.
     notes: how the source was understood where its files left it open.
+    remarks: oddities of files, which are known as far as these were read.
     """
 
     name: str
@@ -162,6 +164,7 @@ class Dataset:
     open_set: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 def read_splits(

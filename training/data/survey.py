@@ -70,7 +70,9 @@ def survey(data: Dataset, sheet: Path) -> Findings:
     broken: dict[str, str] = {}
     seen = {name: _look_at(samples, data, broken) for name, samples in splits.items()}
     if broken:
-        raise BrokenFiles(data.name, sum(map(len, splits.values())), broken)
+        total = sum(map(len, splits.values()))
+        raise BrokenFiles(data.name, total, broken, data.remarks.lines())
+    remarks = data.remarks.lines()
     classes = {name: _class_counts(found, len(data.classes)) for name, found in seen.items()}
     _check_classes(data, classes["train"], masks=bool(seen["train"].pixels))
     _write_sheet(sheet, data, seen["train"])
@@ -92,7 +94,7 @@ def survey(data: Dataset, sheet: Path) -> Findings:
         "left_out": dict(data.left_out),
     }
     complete = ("train",) if data.open_set else SPLITS
-    return {**findings, "warnings": [*data.notes, *_warnings(findings, complete)]}
+    return {**findings, "warnings": [*data.notes, *remarks, *_warnings(findings, complete)]}
 
 
 def _look_at(samples: Samples, data: Dataset, broken: dict[str, str]) -> _Seen:

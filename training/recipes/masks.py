@@ -1,6 +1,5 @@
 """Sources of images with masks or outlines, and the rules by which masks are read."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -63,9 +62,9 @@ class MaskRules(Strict):
 class MaskFolderData(FolderData, MaskRules):
     """A folder of images and a folder of masks: images/NAME.jpg with masks/NAME.png.
 
-    images, masks: the folders in `root` or in each split; "." is the folder itself, and {split}
-        stands for the name of the split's folder ("{split}_labels"). None: the usual names (images,
-        img, JPEGImages, leftImg8bit; masks, labels, annotations, SegmentationClass, gtFine, ...).
+    images, masks: the folders in `root` or in each split; "." is the folder itself. None: the usual
+        names (images, img, JPEGImages, leftImg8bit; masks, labels, annotations, SegmentationClass,
+        gtFine, ...), also train_labels or train_masks beside train.
     mask_suffix, image_suffix: ends of the names, before the dot, in which the two differ, such as
         _mask or _gtFine_labelIds. None: the usual ones are tried.
     """

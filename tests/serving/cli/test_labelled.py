@@ -9,12 +9,13 @@ from PIL import Image
 from serving.base.errors import InvalidInput
 from serving.cli.labelled import (
     LabelledImage,
+    MaskReading,
     class_folders,
-    class_mapping,
     identity_folders,
     mask_pairs,
+    mask_reading,
 )
-from serving.images.masks import MaskedImage
+from serving.images.masks.folders import MaskedImage
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -114,7 +115,7 @@ def test_files_of_tools_need_no_mask(tmp_path: Path) -> None:
 
 def test_image_without_a_mask_is_named(tmp_path: Path) -> None:
     touched(tmp_path / "images/a.jpg")
-    touched(tmp_path / "masks/a.jpg")
+    touched(tmp_path / "masks/b.jpg")
     with pytest.raises(InvalidInput, match=r"masks: no mask for a\.jpg \(1 in all\)"):
         mask_pairs(tmp_path)
 
@@ -128,30 +129,28 @@ def test_masks_without_images_are_refused(tmp_path: Path) -> None:
         mask_pairs(tmp_path)
 
 
-def mapped(root: Path, classes: list[str] | tuple[str, ...] = CLASSES) -> np.ndarray:
-    mapping, note = class_mapping(root, classes, [])
-    assert note == ""
-    return mapping
+def mapped(root: Path, classes: list[str] | tuple[str, ...] = CLASSES) -> list[int]:
+    """The class of each mask value from 0 to 299; -1 for what does not count."""
+    reading = mask_reading(root, classes, [])
+    assert reading.rule.note == ""
+    return numbers(reading)
+
+
+def numbers(reading: MaskReading) -> list[int]:
+    return [int(number) for number in reading.numbers[reading.rule.values[:300]]]
 
 
 def test_without_a_list_mask_values_are_the_models_classes(tmp_path: Path) -> None:
-    mapping = mapped(tmp_path / "val")
-    assert mapping.shape == (256,)
-    assert mapping[:3].tolist() == [0, 1, 2]
-    assert (mapping[3:] == -1).all()
+    assert mapped(tmp_path / "val") == [0, 1, 2] + [-1] * 297
 
 
-def test_model_with_more_classes_than_mask_values_maps_what_a_mask_can_hold(
-    tmp_path: Path,
-) -> None:
-    assert mapped(tmp_path, [str(index) for index in range(300)]).tolist() == list(range(256))
+def test_model_with_more_classes_than_8_bits_hold_maps_values_of_16(tmp_path: Path) -> None:
+    assert mapped(tmp_path, [str(index) for index in range(300)]) == list(range(300))
 
 
 def test_list_names_mask_values_by_line(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfemu\r\n  cat \r\n\r\n")
-    mapping = mapped(tmp_path)
-    assert mapping[:2].tolist() == [2, 0]
-    assert (mapping[2:] == -1).all()
+    assert mapped(tmp_path) == [2, 0] + [-1] * 298
 
 
 def test_list_beside_the_folder_counts_and_the_one_inside_wins(tmp_path: Path) -> None:
@@ -182,17 +181,27 @@ def test_list_that_cannot_be_meant_is_named_with_its_line(
 
 def test_line_after_the_models_classes_names_what_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\nemu\nunlabelled\n")
-    assert mapped(tmp_path)[:5].tolist() == [0, 1, 2, -1, -1]
+    assert mapped(tmp_path)[:5] == [0, 1, 2, -1, -1]
 
 
 def test_white_is_the_second_of_two_classes_in_masks_of_black_and_white(tmp_path: Path) -> None:
     white = mask_file(tmp_path, np.array([[0, 255]], np.uint8), "white.png")
-    mapping, note = class_mapping(tmp_path, ("background", "cat"), [white])
-    assert (mapping[0], mapping[255]) == (0, 1)
-    assert note == "masks hold 0 and 255 alone: 255 is 'cat'"
-    assert class_mapping(tmp_path, CLASSES, [white])[0][255] == -1
+    reading = mask_reading(tmp_path, ("background", "cat"), [white])
+    found, unnamed = reading.read(white)
+    assert (found.tolist(), unnamed) == ([[0, 1]], [])
+    assert reading.rule.note == "masks hold 0 and 255 alone: 255 is 'cat'"
+    assert mask_reading(tmp_path, CLASSES, [white]).read(white)[0].tolist() == [[0, -1]]
     ones = mask_file(tmp_path, np.array([[0, 1]], np.uint8), "ones.png")
-    assert class_mapping(tmp_path, ("background", "cat"), [white, ones])[0][255] == -1
+    both = mask_reading(tmp_path, ("background", "cat"), [white, ones])
+    assert both.read(white)[0].tolist() == [[0, -1]]
+
+
+def test_table_of_colours_in_the_folder_names_the_models_classes(tmp_path: Path) -> None:
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nemu,1,2,3\ncat,0,0,9\n")
+    colours = np.array([[[0, 0, 9], [1, 2, 3], [7, 7, 8]]], np.uint8)
+    mask = mask_file(tmp_path, colours)
+    found, unnamed = mask_reading(tmp_path, CLASSES, [mask]).read(mask)
+    assert (found.tolist(), unnamed) == ([[0, 2, -1]], ["(7, 7, 8)"])
 
 
 @pytest.mark.parametrize("place", ["{}/cat/a.png", "{}/images/a.png"])
@@ -215,7 +224,7 @@ def test_one_split_in_images_is_evaluated_at_a_time(tmp_path: Path) -> None:
     found = mask_pairs(test)
     assert found.pairs == [MaskedImage(test / "a.png", tmp_path / "masks" / "test" / "a.png")]
     assert found.left_out == {".tif": 1}
-    assert class_mapping(test, CLASSES, [])[0][:3].tolist() == [1, 0, -1]
+    assert mapped(test)[:3] == [1, 0, -1]
 
 
 def test_message_on_missing_images_counts_the_files_that_are_left_out(tmp_path: Path) -> None:

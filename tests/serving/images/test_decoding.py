@@ -15,7 +15,7 @@ from PIL import Image
 from serving.base.errors import InvalidInput
 from serving.images import hardware_jpeg
 from serving.images.decoding import decode, use_jpeg_decoder
-from serving.images.masks import read_mask
+from serving.images.masks.files import read_mask
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from tests.support import fake_gpu
@@ -187,7 +187,7 @@ def test_masks_with_large_texts_are_read(tmp_path: Path) -> None:
     mask = (PHOTO[..., 0] > 100).astype(np.uint8)
     file = tmp_path / "mask.png"
     file.write_bytes(with_chunks(encoded(mask, "PNG"), large_texts(2 << 20)["zTXt"]))
-    assert np.array_equal(read_mask(file), mask)
+    assert np.array_equal(read_mask(file).values, mask)
 
 
 def test_pixels_are_those_of_the_file() -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,19 +10,14 @@ from PIL import Image
 
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset
-from training.data.sources.mask_folder import mask_folder
+from training.data.sources.masks.mask_folder import mask_folder
 from training.errors import DataError
+from training.recipes.masks import MaskFolderData
 
 
-def load(root: Path, ignore_index: int | None = None) -> Dataset:
-    return mask_folder(
-        root,
-        EvalTransform(resize=(32, 32)),
-        ignore_index=ignore_index,
-        val_fraction=0.1,
-        test_fraction=0.2,
-        split_seed=0,
-    )
+def load(root: Path, **keys: Any) -> Dataset:
+    data = MaskFolderData.model_validate({"source": "mask_folder", "root": root, **keys})
+    return mask_folder(data, EvalTransform(resize=(32, 32)))
 
 
 @pytest.fixture
@@ -48,9 +44,9 @@ def test_value_beyond_the_classes_names_file_and_value(root: Path) -> None:
         load(root)
 
 
-def test_colour_mask_is_refused(root: Path) -> None:
-    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(root / "masks" / "05.png")
-    with pytest.raises(DataError, match="expected 8-bit greyscale or palette, got RGB"):
+def test_colour_mask_without_a_table_is_refused(root: Path) -> None:
+    Image.fromarray(np.full((40, 40, 3), (9, 0, 0), np.uint8)).save(root / "masks" / "05.png")
+    with pytest.raises(DataError, match=r"05\.png: is in colours, and nothing names them"):
         load(root)
 
 
@@ -80,20 +76,13 @@ def test_last_line_at_the_ignored_index_names_what_is_ignored(root: Path) -> Non
         mask = np.asarray(Image.open(file)).copy()
         mask[mask == 255] = 3
         Image.fromarray(mask).save(file)
-    data = mask_folder(
-        root,
-        EvalTransform(resize=(32, 32)),
-        ignore_index=3,
-        val_fraction=0.1,
-        test_fraction=0.2,
-        split_seed=0,
-    )
+    data = load(root, ignore_index=3)
     assert data.classes == ("background", "red", "blue")
     assert 3 in data.train.batch([0])[1]
 
 
 def test_ignored_index_that_is_a_class_too_is_refused(root: Path) -> None:
-    with pytest.raises(DataError, match=r"classes\.txt: data\.ignore_index 1 is also .* 'red'"):
+    with pytest.raises(DataError, match=r"classes\.txt: ignore_index 1 is also .* 'red'"):
         load(root, ignore_index=1)
 
 
@@ -105,15 +94,7 @@ def test_validation_folder_can_be_what_is_evaluated_on(root: Path) -> None:
         (root / "val" / kind).mkdir()
         for file in sorted((root / "train" / kind).iterdir())[:10]:
             file.rename(root / "val" / kind / file.name)
-    data = mask_folder(
-        root,
-        EvalTransform(resize=(32, 32)),
-        ignore_index=255,
-        val_fraction=0.1,
-        test_fraction=0.2,
-        split_seed=0,
-        test="val",
-    )
+    data = load(root, ignore_index=255, test="val")
     assert (len(data.train), len(data.val), len(data.test)) == (27, 3, 10)
     assert all(name.startswith("val/") for name in data.test.names)
     assert "evaluated on val, val cut from train" in data.description
