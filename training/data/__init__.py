@@ -1,12 +1,14 @@
 """From a recipe's data section to training, validation and test images with their answers."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from serving.base.folders import visible_files
+from serving.images.masks.tables import SHIPPED
 from serving.images.postprocess import resize_mask
 from serving.images.preprocess import transform as shown_to_network
 from serving.repository.manifest import EvalTransform
@@ -14,23 +16,26 @@ from training.data.binary import as_binary
 from training.data.fold import folded
 from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
 from training.data.sources import connectors, digits
-from training.data.sources.csv_listing import csv_listing, listed_files
 from training.data.sources.identity_folder import identity_folder
 from training.data.sources.image_folder import image_folder, shown_name
+from training.data.sources.listings.table import listed_images, table_dataset, table_files
+from training.data.sources.masks.coco import coco_dataset
+from training.data.sources.masks.labelme import labelme_folder
 from training.data.sources.masks.mask_folder import mask_folder
+from training.data.sources.masks.voc import voc_folder
 from training.data.sources.torchvision_sets import torchvision_dataset
 from training.errors import data_errors
 from training.recipes import Recipe, SegmentationRecipe
 from training.recipes.data import (
     ConnectorsData,
-    CsvData,
     DigitsData,
     IdentityFolderData,
     ImageFolderData,
-    MaskFolderData,
+    TableData,
     TorchvisionLabels,
     TorchvisionMasks,
 )
+from training.recipes.masks import CocoData, LabelmeData, MaskFolderData, MaskRules, VocData
 
 __all__ = ["Dataset", "Samples", "fingerprint", "load_dataset", "load_source"]
 
@@ -53,30 +58,19 @@ def _load(recipe: Recipe) -> Dataset:
         case ConnectorsData():
             return _connectors(data, transform)
         case ImageFolderData():
-            return image_folder(
-                data.root,
-                transform,
-                val_fraction=data.val_fraction,
-                test_fraction=data.test_fraction,
-                split_seed=data.split_seed,
-                test=data.test,
-            )
-        case CsvData():
-            return csv_listing(
-                data.file,
-                transform,
-                path_column=data.path_column or "path",
-                label_column=data.label_column or "label",
-                split_column=data.split_column,
-                val_fraction=data.val_fraction,
-                test_fraction=data.test_fraction,
-                split_seed=data.split_seed,
-                test=data.test,
-            )
+            return image_folder(data, transform)
+        case TableData():
+            return table_dataset(data, transform)
         case IdentityFolderData():
             return identity_folder(data, transform)
         case MaskFolderData():
             return mask_folder(data, transform)
+        case VocData():
+            return voc_folder(data, transform)
+        case CocoData():
+            return coco_dataset(data, transform)
+        case LabelmeData():
+            return labelme_folder(data, transform)
         case TorchvisionLabels() | TorchvisionMasks():
             return torchvision_dataset(
                 data.name,
@@ -107,15 +101,31 @@ def fingerprint(recipe: Recipe) -> str:
     without the entries that sources pass over. Empty for sources that are computed and for public
     sets, which their name identifies. Raises DataError where a folder or listing cannot be read."""
     match recipe.data:
-        case ImageFolderData() | MaskFolderData() | IdentityFolderData():
+        case ImageFolderData():
             root = recipe.data.root
-            return _listing_sha256(root, visible_files(root) if root.is_dir() else ())
-        case CsvData():
-            file = recipe.data.file
-            listed = listed_files(file, recipe.data.path_column)
-            return _listing_sha256(file.parent, [file, *listed])
+            return _folders_sha256((root,) if isinstance(root, Path) else root)
+        case MaskFolderData() | VocData():
+            return _folders_sha256((recipe.data.root,), _table(recipe.data))
+        case IdentityFolderData() | CocoData() | LabelmeData():
+            return _folders_sha256((recipe.data.root,))
+        case TableData():
+            files = table_files(recipe.data)
+            named = (recipe.data.classes,) if isinstance(recipe.data.classes, Path) else ()
+            listed = listed_images(recipe.data)
+            return _listing_sha256(files[0].parent, chain(files, named, listed))
         case _:
             return ""
+
+
+def _table(data: MaskRules) -> tuple[Path, ...]:
+    """The user's table of colours where it is not in the folder of the data."""
+    return () if data.colours is None or data.colours in SHIPPED else (Path(data.colours),)
+
+
+def _folders_sha256(roots: Sequence[Path], others: Sequence[Path] = ()) -> str:
+    """The fingerprint of all that lies below some folders, and of other files."""
+    files = chain.from_iterable(visible_files(root) for root in roots if root.is_dir())
+    return _listing_sha256(roots[0], chain(files, others))
 
 
 def _listing_sha256(root: Path, files: Iterable[Path]) -> str:

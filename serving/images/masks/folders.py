@@ -82,7 +82,7 @@ def list_masked_images(folder: Path, said: MaskNames) -> MaskedListing:
     """
     images, masks = _folders(folder, said)
     found = list_images(images)
-    held = _by_stem(masks)
+    held = files_by_stem(masks)
     stems = {_stem(file, images): file for file in found.images}
     ends = _ends(list(stems), held, said, together=images == masks)
     if images == masks and ends.mask:
@@ -169,7 +169,7 @@ def _holds_masks(folder: Path) -> bool:
 
 def _share_a_folder(folder: Path, said: MaskNames) -> bool:
     """Whether masks lie beside their images under names with another end."""
-    held = _by_stem(folder)
+    held = files_by_stem(folder)
     return any(
         stem.endswith(end) and stem.removesuffix(end) + begin in held
         for stem in held
@@ -179,16 +179,17 @@ def _share_a_folder(folder: Path, said: MaskNames) -> bool:
     )
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    """The masks below a folder by their path without the ending."""
+def files_by_stem(folder: Path, endings: Sequence[str] = MASK_SUFFIXES) -> dict[str, Path]:
+    """The files below a folder by their path without the ending; of two that differ in it alone,
+    the one whose ending comes first. Raises InvalidInput where a folder cannot be read."""
     held: dict[str, Path] = {}
     for file in visible_files(folder):
         ending = file.suffix.lower()
-        if ending not in MASK_SUFFIXES:
+        if ending not in endings:
             continue
         stem = _stem(file, folder)
         other = held.setdefault(stem, file)
-        if MASK_SUFFIXES.index(ending) < MASK_SUFFIXES.index(other.suffix.lower()):
+        if endings.index(ending) < endings.index(other.suffix.lower()):
             held[stem] = file
     return held
 

@@ -67,7 +67,8 @@ class MaskRule:
 
     def _classes_of(self, pixels: MaskPixels) -> ClassMap:
         if pixels.palette is not None and pixels.values is not None and self.palette_colours:
-            return self._of_colours(pixels.palette[np.newaxis])[0][pixels.values]
+            by_value = self._of_colours(pixels.palette[np.newaxis])[0]
+            return np.asarray(by_value[pixels.values], dtype=np.int16)
         if pixels.colours is not None and len(self.keys):
             return self._of_colours(pixels.colours)
         return np.asarray(self.values[pixels.values], dtype=np.int16)
@@ -116,7 +117,7 @@ class MaskRule:
 def _packed(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """0xRRGGBB of colours [..., 3]."""
     wide = colours.astype(np.uint32)
-    return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], dtype=np.uint32)
 
 
 def _unpacked(packed: NDArray[np.uint32]) -> NDArray[np.int16]:

@@ -187,7 +187,8 @@ def _first(fields: Mapping[str, Any], keys: Sequence[str], default: object) -> A
 def _colour(told: object, place: str) -> Colour:
     if isinstance(told, str):
         if match := _HEX.fullmatch(told.strip()):
-            return tuple(bytes.fromhex(match[1]))
+            red, green, blue = bytes.fromhex(match[1])
+            return red, green, blue
         told = re.split(r"[,;\s]+", told.strip(" ()[]\t"))
     if not isinstance(told, list | tuple) or len(told) != 3:
         raise _Fault(f"{place}: expected three numbers or #rrggbb, got {quoted(told)}")

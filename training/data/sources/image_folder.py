@@ -1,8 +1,10 @@
 """Folders of images, one folder a class (torchvision's ImageFolder layout)."""
 
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -10,84 +12,122 @@ from serving.base.folders import list_class_folders, told, visible_folders
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
+from training.data.sources.listings.metadata import metadata_file, metadata_labels
 from training.data.sources.split_folders import alike, beside_splits, split_folders
 from training.data.split import complete
 from training.errors import DataError, data_errors
+from training.recipes.data import ImageFolderData, TableData
 
 LabelledFile = tuple[Path, int]
+Item = TypeVar("Item")
 
 _NAMED_CLASSES = 10
 
 
 @data_errors()
-def image_folder(
-    root: Path,
-    eval_transform: EvalTransform,
-    *,
-    val_fraction: float,
-    test_fraction: float,
-    split_seed: int,
-    test: str = "test",
-) -> Dataset:
+def image_folder(data: ImageFolderData, transform: EvalTransform) -> Dataset:
     """ROOT/CLASS/*.jpg, or ROOT/train/CLASS/*.jpg with val/ and test/ beside it as far as they
-    exist; missing splits are cut from the training images, stratified by class.
+    exist; missing splits are cut from the training images, stratified by class. Of several roots
+    the images of a split and a class are taken together.
 
-    Classes are the folder names in ASCII order. `test` names the split that is evaluated on.
+    Classes are the folder names in ASCII order. `test` names the split that is evaluated on. A
+    split's folder with metadata.csv and the like is read by it; see metadata_rows.
     Raises DataError naming the folder or files that are missing or broken.
     """
-    if not root.is_dir():
-        raise DataError(f"data.root: {root} is not a folder")
-    folders = split_folders(root, lambda folder: bool(visible_folders(folder)))
-    found = {split: list_class_folders(folder) for split, folder in folders.items()}
-    classes = sorted(found["train"].images)
+    roots = (data.root,) if isinstance(data.root, Path) else data.root
+    for root in roots:
+        if not root.is_dir():
+            raise DataError(f"data.root: {root} is not a folder")
+    found = [_listed(root, data) for root in roots]
+    shared = Path(os.path.commonpath([os.path.abspath(root) for root in roots]))  # noqa: PTH100
+    top = roots[0] if len(roots) == 1 else shared
+    classes = sorted({label for listing in found for label in listing.given.get("train", {})})
     if len(classes) < 2:
         raise DataError(
-            f"{folders['train']}: expected at least two folders, one a class, got {len(classes)}"
+            f"{found[0].train}: expected at least two {found[0].unit}, got {len(classes)}"
         )
-    for split, listing in found.items():
-        if strangers := sorted(set(listing.images) - set(classes)):
-            raise DataError(
-                f"{folders[split]}: folders {strangers} are not classes of {folders['train']}"
+    given: dict[str, list[LabelledFile]] = {}
+    for root, listing in zip(roots, found, strict=True):
+        for split, images in listing.given.items():
+            if strangers := sorted(set(images) - set(classes)):
+                raise DataError(
+                    f"{root}: {split}: folders {strangers} are not classes of {found[0].train}"
+                )
+            given.setdefault(split, []).extend(
+                (file, number)
+                for number, label in enumerate(classes)
+                for file in images.get(label, ())
             )
     return labelled_dataset(
-        root,
-        {
-            split: [
-                (file, label)
-                for label, name in enumerate(classes)
-                for file in listing.images.get(name, ())
-            ]
-            for split, listing in found.items()
-        },
+        top,
+        given,
         classes,
-        f"image folder {root.name}",
-        eval_transform,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        split_seed=split_seed,
-        test=test,
-        left_out=sum((x.left_out for x in found.values()), Counter(beside_splits(root, folders))),
-        notes=alike(folders["train"]),
+        f"image folder {', '.join(root.name for root in roots)}",
+        data,
+        transform,
+        label_of=lambda item: item[1],
+        name_of=lambda item: shown_name(item[0] if len(roots) == 1 else item[0].absolute(), top),
+        content_of=lambda item: item[0].read_bytes(),
+        left_out=sum((listing.left_out for listing in found), Counter()),
+        notes=tuple(note for listing in found for note in listing.notes),
     )
+
+
+class _Listing(NamedTuple):
+    """One root.
+
+    given: images of each class by split.
+    train: the folder, or file, that names the training classes.
+    unit: what stands for a class there.
+    """
+
+    given: dict[str, dict[str, list[Path]]]
+    train: Path
+    unit: str
+    left_out: Counter[str]
+    notes: tuple[str, ...]
+
+
+def _listed(root: Path, data: ImageFolderData) -> _Listing:
+    folders = split_folders(
+        root, lambda folder: bool(visible_folders(folder)) or metadata_file(folder) is not None
+    )
+    left_out = Counter(beside_splits(root, folders))
+    given: dict[str, dict[str, list[Path]]] = {}
+    by_table = False
+    for split, folder in folders.items():
+        images = metadata_labels(folder, data.label_column)
+        if images is None:
+            listing = list_class_folders(folder)
+            images = listing.images
+            left_out += listing.left_out
+        elif split == "train":
+            by_table = True
+        given[split] = images
+    train = folders["train"]
+    if by_table:
+        return _Listing(given, metadata_file(train) or train, "labels", left_out, ())
+    return _Listing(given, train, "folders, one a class", left_out, alike(train))
 
 
 def labelled_dataset(
     root: Path,
-    given: dict[str, list[LabelledFile]],
+    given: Mapping[str, Sequence[Item]],
     classes: Sequence[str],
     described: str,
-    eval_transform: EvalTransform,
+    data: ImageFolderData | TableData,
+    transform: EvalTransform,
     *,
-    val_fraction: float,
-    test_fraction: float,
-    split_seed: int,
-    test: str,
+    label_of: Callable[[Item], int],
+    name_of: Callable[[Item], str],
+    content_of: Callable[[Item], bytes],
     left_out: Mapping[str, int],
     notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """Files below `root` with the numbers of their classes, by split; missing splits are cut as
-    split.complete does. Raises DataError, also where train has no image of a class."""
-    with_images = {label for _, label in given["train"]}
+    """Images with the numbers of their classes, by split; missing splits are cut as split.complete
+    does. `content_of` reads an image's file. Raises DataError, also where train has no image of a
+    class."""
+    with_images = {label_of(item) for item in given["train"]}
     if missing := [name for label, name in enumerate(classes) if label not in with_images]:
         named = ", ".join(missing[:_NAMED_CLASSES])
         raise DataError(
@@ -97,21 +137,21 @@ def labelled_dataset(
     try:
         parts, words = complete(
             given,
-            lambda item: item[1],
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            split_seed=split_seed,
-            test=test,
+            label_of,
+            val_fraction=data.val_fraction,
+            test_fraction=data.test_fraction,
+            split_seed=data.split_seed,
+            test=data.test,
         )
     except DataError as error:
         raise DataError(f"{root}: {error}{besides(left_out)}") from error
-    height, width = eval_transform.size
+    height, width = transform.size
     samples = read_splits(
         str(root),
         parts,
-        lambda item: shown_name(item[0], root),
-        lambda item: load_labelled(*item, eval_transform),
-        height * width * eval_transform.channels,
+        name_of,
+        lambda item: labelled(content_of(item), label_of(item), transform),
+        height * width * transform.channels,
     )
     return Dataset(
         name=root.name,
@@ -137,5 +177,10 @@ def shown_name(file: Path, root: Path) -> str:
 
 def load_labelled(file: Path, label: int, eval_transform: EvalTransform) -> Loaded:
     """An image file with the number of its class. Raises InvalidInput, OSError."""
-    image = load_image(file.read_bytes(), eval_transform)
+    return labelled(file.read_bytes(), label, eval_transform)
+
+
+def labelled(content: bytes, label: int, eval_transform: EvalTransform) -> Loaded:
+    """The content of an image file with the number of its class. Raises InvalidInput."""
+    image = load_image(content, eval_transform)
     return Loaded(image.pixels, np.asarray(label, dtype=np.int64), image.size)

@@ -1,6 +1,7 @@
 """Image folders: splits, evaluation pixels, and files that are not what they seem."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from training.data.samples import Dataset, FileSamples
 from training.data.sources.image_folder import image_folder
 from training.errors import DataError
 from training.recipes import parse_recipe
+from training.recipes.data import ImageFolderData
 
 TRANSFORM = EvalTransform(resize=(8, 8))
 
@@ -24,8 +26,10 @@ def write_images(folder: Path, count: int, value: int = 100) -> None:
         Image.fromarray(pixels).save(folder / f"{index}.png")
 
 
-def load(root: Path) -> Dataset:
-    return image_folder(root, TRANSFORM, val_fraction=0.2, test_fraction=0.2, split_seed=0)
+def load(*roots: Path, **keys: Any) -> Dataset:
+    document = {"source": "image_folder", "root": roots if len(roots) > 1 else roots[0], **keys}
+    data = ImageFolderData.model_validate({"val_fraction": 0.2, **document})
+    return image_folder(data, TRANSFORM)
 
 
 def test_splits_are_cut_by_class_where_there_are_none(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from PIL import Image
 
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset
-from training.data.sources.csv_listing import csv_listing
+from training.data.sources.listings.table import table_dataset
 from training.errors import DataError
+from training.recipes.data import TableData
 
 
 @pytest.fixture
@@ -28,19 +29,14 @@ def rows(labels: list[str], heading: str = "path,label") -> str:
     return "\n".join([heading, *lines]) + "\n"
 
 
-def load(folder: Path, text: str, encoding: str = "utf-8", **changes: Any) -> Dataset:
+def load(folder: Path, text: str, encoding: str = "utf-8", **keys: Any) -> Dataset:
     (folder / "list.csv").write_text(text, encoding=encoding)
-    settings: dict[str, Any] = {
-        "path_column": "path",
-        "label_column": "label",
-        "split_column": "split",
-        "val_fraction": 0.2,
-        "test_fraction": 0.2,
-        "split_seed": 0,
-        "test": "test",
-        **changes,
-    }
-    return csv_listing(folder / "list.csv", EvalTransform(resize=(8, 8)), **settings)
+    return loaded(folder / "list.csv", **keys)
+
+
+def loaded(file: Path, **keys: Any) -> Dataset:
+    document = {"source": "table", "file": file, "val_fraction": 0.2, "test_fraction": 0.2, **keys}
+    return table_dataset(TableData.model_validate(document), EvalTransform(resize=(8, 8)))
 
 
 def test_splits_are_cut_by_label(folder: Path) -> None:
@@ -72,7 +68,7 @@ def test_columns_may_be_called_otherwise_and_numbers_are_in_their_order(folder: 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (rows(["a", "b"], "file,label"), "no column 'path'; its columns are file, label"),
+        (rows(["a", "b"], "where,label"), r"its columns are where, label; data\.path_column says"),
         (rows(["a", "a"]), "expected at least two labels, got 1"),
         (rows(["a", ""]), "line 3: no label"),
         (rows(["a,train", "b,dev"], "path,label,split"), "expected train, val, test; got 'dev'"),
@@ -120,17 +116,7 @@ def test_label_without_an_image_for_training_is_refused(folder: Path) -> None:
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"list\.csv: cannot be read: No such file"):
-        csv_listing(
-            tmp_path / "list.csv",
-            EvalTransform(resize=(8, 8)),
-            path_column="path",
-            label_column="label",
-            split_column="split",
-            val_fraction=0.2,
-            test_fraction=0.2,
-            split_seed=0,
-            test="test",
-        )
+        loaded(tmp_path / "list.csv")
 
 
 def test_column_is_found_whatever_the_case_of_its_name(folder: Path) -> None:

@@ -1,0 +1,25 @@
+"""Paths that a listing names."""
+
+import os
+from pathlib import Path
+
+from serving.base.errors import quoted
+from training.errors import DataError
+
+
+def place_below(root: Path, folder: Path, name: object) -> Path:
+    """The file that `name`, a path relative to `folder`, stands for; Windows' separators count too.
+
+    Raises DataError where it is no text that a path can have, or leads out of `root`. Links are not
+    resolved: a folder of links to images is a common way to make a selection.
+    """
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise DataError(f"expected the path of a file, got {quoted(name)}")
+    name = name.replace("\\", "/")
+    if not name.startswith("/") and ".." not in name:
+        return folder / name
+    base = os.path.abspath(root)  # noqa: PTH100 - without resolving links
+    place = os.path.normpath(os.path.join(os.path.abspath(folder), name))  # noqa: PTH100, PTH118
+    if not place.startswith(base.rstrip("/") + "/"):
+        raise DataError(f"{quoted(name)} leads out of {root}")
+    return root / os.path.relpath(place, base)
