@@ -1,5 +1,6 @@
 """Image folders: splits, evaluation pixels, and files that are not what they seem."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,52 @@ def test_message_on_missing_images_counts_the_files_that_are_left_out(tmp_path: 
     write_images(tmp_path / "test", 3)
     with pytest.raises(DataError, match=r"no images for test; .* 3 beside the class folders"):
         load(tmp_path)
+
+
+def test_images_of_several_roots_are_taken_together(tmp_path: Path) -> None:
+    for root, count in (("a", 5), ("deep/b", 5)):
+        write_images(tmp_path / root / "cat", count)
+        write_images(tmp_path / root / "dog", count)
+    write_images(tmp_path / "c" / "emu", 5)
+    data = load(tmp_path / "a", tmp_path / "deep/b", tmp_path / "c")
+    assert data.classes == ("cat", "dog", "emu")
+    names = [*data.train.names, *data.val.names, *data.test.names]
+    assert len(set(names)) == 25
+    assert {name.split("/")[0] for name in names} == {"a", "deep", "c"}
+    labels = np.concatenate([x.batch(range(len(x)))[1] for x in (data.train, data.val, data.test)])
+    assert np.bincount(labels).tolist() == [10, 10, 5]
+
+
+def described(folder: Path, text: str, name: str = "metadata.csv") -> Path:
+    """Ten images in one folder and a table of them."""
+    write_images(folder, 10)
+    (folder / name).write_text(text)
+    return folder
+
+
+def test_metadata_gives_the_labels_as_hugging_face_has_it(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        lines = [f"a note, {i},{i}.png,{('cat', 'dog')[i % 2]}" for i in range(10)]
+        described(tmp_path / "a" / split, "\n".join(["text,n,file_name,label", *lines]))
+    data = load(tmp_path / "a")
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train), len(data.test)) == (8, 10)
+    assert data.test.names[0] == "test/0.png"
+    lines = [json.dumps({"file_name": f"{i}.png", "kind": i % 3}) for i in range(10)]
+    described(tmp_path / "b", "\n".join(lines), "metadata.jsonl")
+    assert load(tmp_path / "b", label_column="kind").classes == ("0", "1", "2")
+    with pytest.raises(DataError, match=r"metadata\.jsonl: no column 'sort'"):
+        load(tmp_path / "b", label_column="sort")
+
+
+def test_metadata_without_labels_describes_class_folders(tmp_path: Path) -> None:
+    write_images(tmp_path / "cat", 5)
+    write_images(tmp_path / "dog", 5)
+    (tmp_path / "metadata.csv").write_text("file_name,text\ncat/0.png,a cat\n")
+    assert load(tmp_path).classes == ("cat", "dog")
+
+
+def test_metadata_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    described(tmp_path / "a", "file_name,label\n../../x.png,cat\n1.png,dog\n")
+    with pytest.raises(DataError, match=r"'../../x\.png' leads out of"):
+        load(tmp_path / "a")

@@ -224,7 +224,7 @@ def _drawn(picture: Picture, size: Size, numbers: Mapping[int, int], remarks: Re
         shapes.append((not crowd, -pixel_count(area), place, area))
     found = np.zeros(size, np.int16)
     for _, _, place, area in sorted(shapes, key=lambda shape: shape[:2]):
-        found[pixels_of(area)] = place
+        found[pixels_of(area, size)] = place
     return found
 
 

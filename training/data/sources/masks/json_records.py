@@ -145,7 +145,7 @@ class _Reader:
             if held > MOST_BYTES:
                 raise self._fault(f"one value of more than {MOST_BYTES >> 20} MiB, or no JSON")
             if not self._more(wanted):
-                raise self._fault("not valid JSON")
+                raise self._fault("not valid JSON, or cut short")
             wanted *= 2
 
     def _peek(self) -> str:

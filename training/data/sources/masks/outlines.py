@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,15 @@ from training.errors import DataError
 
 # Points of one polygon. People click some hundred, programs trace some thousand; more take time.
 MOST_POINTS = 200_000
+# Pixels along one outline, to and fro. pycocotools takes 40 bytes for each.
+_MOST_LENGTH = 2_000_000
 # How far outside its image a point may lie, in sides of the image. Outlines that were cut from a
 # larger picture reach out of theirs; the rasteriser's memory grows with their length.
 _FARTHEST = 4
 
-# pycocotools' run lengths of an area: a few bytes a column instead of a byte a pixel.
-Area = Any
+# Run lengths of an area, column by column from background: a few numbers a column instead of a byte
+# a pixel.
+Area = list[int]
 Size = tuple[int, int]
 
 
@@ -47,6 +49,9 @@ def points_of(told: object, size: Size, fewest: int = 1) -> NDArray[np.float64]:
             f"the point at {value:g} is "
             + ("no number" if math.isnan(value) else f"far outside the image {size[1]}x{size[0]}")
         )
+    length = np.abs(np.diff(points, axis=0)).max(axis=1, initial=0).sum()
+    if length > _MOST_LENGTH:
+        raise DataError(f"an outline of {length:.0f} pixels, at most {_MOST_LENGTH} are drawn")
     return points
 
 
@@ -56,13 +61,13 @@ def polygons(told: Sequence[object], size: Size) -> Area:
     found = [points_of(one, size) for one in told]
     flat = [points.reshape(-1).tolist() for points in found if len(points) >= 3]
     if not flat:
-        return run_lengths([size[0] * size[1]], size)
-    return coco.merge(coco.frPyObjects(flat, *size))
+        return [size[0] * size[1]]
+    return _uncompressed(coco.merge(coco.frPyObjects(flat, *size))["counts"].decode())
 
 
 def run_lengths(counts: object, size: Size) -> Area:
-    """The area of COCO's run lengths, a list or its compressed text, column by column from
-    background. Raises DataError where they do not add up to the image."""
+    """The area of COCO's run lengths, a list or its compressed text. Raises DataError where they do
+    not add up to the image."""
     if isinstance(counts, str):
         counts = _uncompressed(counts)
     if not isinstance(counts, list) or not all(type(count) is int for count in counts):
@@ -71,17 +76,18 @@ def run_lengths(counts: object, size: Size) -> Area:
         raise DataError(
             f"counts: run lengths of {sum(counts)} pixels for an image of {size[1]}x{size[0]}"
         )
-    return coco.frPyObjects({"counts": counts, "size": list(size)}, *size)
+    return counts
 
 
 def pixel_count(area: Area) -> int:
     """Pixels of an area."""
-    return int(coco.area(area))
+    return sum(area[1::2])
 
 
-def pixels_of(area: Area) -> NDArray[np.bool_]:
+def pixels_of(area: Area, size: Size) -> NDArray[np.bool_]:
     """An area as bool [H, W]."""
-    return np.asarray(coco.decode(area), dtype=np.bool_)
+    inside = np.arange(len(area)) % 2 == 1
+    return np.repeat(inside, area).reshape(size[::-1]).T
 
 
 def _uncompressed(text: str) -> list[int]:

@@ -1,14 +1,20 @@
-"""CSV files of paths and labels."""
+"""Tables of paths, or of images, and labels."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from serving.repository.manifest import EvalTransform
+from training.data import samples
 from training.data.samples import Dataset
+from training.data.sources.listings import parquet_rows
 from training.data.sources.listings.table import table_dataset
 from training.errors import DataError
 from training.recipes.data import TableData
@@ -145,3 +151,189 @@ def test_value_past_the_last_column_is_refused(folder: Path) -> None:
 def test_too_few_images_to_cut_are_told(folder: Path) -> None:
     with pytest.raises(DataError, match="no images for val; train has too few to cut some"):
         load(folder, rows(["a", "b"]))
+
+
+def listed(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def split_sizes(data: Dataset) -> tuple[int, int, int]:
+    return len(data.train), len(data.val), len(data.test)
+
+
+def test_tabs_and_json_lines_are_tables_too(folder: Path) -> None:
+    labels = ["cat, tabby", "dog"] * 10
+    tabs = rows(labels).replace(".png,", ".png\t").replace("path,label", "path\tlabel")
+    lines = "".join(
+        json.dumps({"file_name": f"pictures/{i:02}.png", "extra": [1], "category": label}) + "\n"
+        for i, label in enumerate(labels)
+    )
+    for file in (listed(folder, "l.tsv", tabs), listed(folder, "l.jsonl", "\n" + lines)):
+        data = loaded(file)
+        assert data.classes == ("cat, tabby", "dog")
+        assert split_sizes(data) == (12, 4, 4)
+        assert data.test.names[0].startswith("pictures/")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 2: not valid JSON"),
+        ("[" * 100_000, "line 2: not valid JSON"),
+        ("[1]", r"line 2: expected an object, got \[1\]"),
+        ('{"path": "a.png"}', "line 2: label: expected a text or whole number, got None"),
+        ('{"path": "a.png", "label": NaN}', "line 2: label: .* got nan"),
+        ('{"path": ["a"], "label": 1}', "line 2: path: .* got \\['a'\\]"),
+        ('{"path": "../a.png", "label": 1}', r"line 2: '../a\.png' leads out of .*; data\.root is"),
+    ],
+)
+def test_line_that_is_no_row_is_named(folder: Path, line: str, said: str) -> None:
+    first = json.dumps({"path": "pictures/00.png", "label": 1})
+    with pytest.raises(DataError, match=rf"l\.jsonl: {said}"):
+        loaded(listed(folder, "l.jsonl", f"{first}\n{line}\n"))
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a/../../x.png", "..\\..\\x"])
+def test_path_that_leaves_the_root_is_named(folder: Path, path: str) -> None:
+    with pytest.raises(
+        DataError, match=r"line 3: .* leads out of .*data\.root is the folder of all"
+    ):
+        load(folder, f"path,label\npictures/00.png,a\n{path},b\n")
+
+
+def test_paths_may_be_absolute_or_have_a_root_of_their_own(folder: Path) -> None:
+    text = rows(["a", "b"] * 10)
+    assert split_sizes(load(folder, text.replace("pictures", f"{folder}/pictures"))) == (12, 4, 4)
+    (folder / "lists").mkdir()
+    file = listed(folder / "lists", "l.csv", text.replace("pictures/", ""))
+    assert split_sizes(loaded(file, root=folder / "pictures")) == (12, 4, 4)
+
+
+def test_numbers_have_the_names_of_a_list(folder: Path) -> None:
+    text = rows(["0", "2"] * 10)
+    names = listed(folder, "names.txt", "ant\nbee\ncat\n")
+    with pytest.raises(DataError, match=r"no images for train of bee \(1 of 3 classes\)"):
+        load(folder, text, classes=names)
+    data = load(folder, rows(["0", "1"] * 10), classes=["ant", "bee"])
+    assert data.classes == ("ant", "bee")
+    with pytest.raises(DataError, match="label 2, but 2 classes have names, from 0"):
+        load(folder, text, classes=["ant", "bee"])
+    with pytest.raises(DataError, match=r"label 'x' is none of data\.classes"):
+        load(folder, rows(["ant", "x"] * 10), classes=["ant", "bee"])
+
+
+def test_tables_of_a_folder_are_splits_by_their_names(folder: Path) -> None:
+    lines = rows(["a", "b"] * 10).splitlines()
+    (folder / "data").mkdir()
+    for name, some in (("train-0", lines[1:9]), ("train-1", lines[9:13]), ("test-0", lines[13:])):
+        listed(folder / "data", f"{name}.csv", "\n".join([lines[0], *some]) + "\n")
+    data = loaded(folder / "data", root=folder)
+    assert split_sizes(data) == (8, 4, 8)
+    files = [folder / "data" / f"{name}.csv" for name in ("train-0", "train-1", "test-0")]
+    assert split_sizes(loaded(tuple(files), root=folder)) == (8, 4, 8)
+    listed(folder / "data", "others.csv", "\n".join(lines[:2]))
+    with pytest.raises(DataError, match=r"others\.csv: its name begins with no split"):
+        loaded(folder / "data", root=folder)
+    with pytest.raises(DataError, match="pictures: no table; expected"):
+        loaded(folder / "pictures")
+
+
+def hugging_face(folder: Path, name: str, rows_of: range, *, in_bytes: bool = True) -> Path:
+    """Images as Hugging Face's datasets store them, in row groups of three."""
+    images = [
+        {"bytes": file.read_bytes() if in_bytes else None, "path": f"pictures/{file.name}"}
+        for file in sorted((folder / "pictures").iterdir())
+    ]
+    features = {"image": {"_type": "Image"}, "label": {"names": ["ant", "bee"]}}
+    table = pa.table({
+        "image": [images[i] for i in rows_of],
+        "label": [i % 2 for i in rows_of],
+        "width": [12 for _ in rows_of],
+    })  # fmt: skip
+    schema = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(schema), folder / name, row_group_size=3)
+    return folder / name
+
+
+@pytest.mark.parametrize("in_bytes", [True, False])
+def test_parquet_holds_images_and_the_names_of_labels(folder: Path, in_bytes: bool) -> None:
+    data = loaded(hugging_face(folder, "t.parquet", range(20), in_bytes=in_bytes))
+    assert data.classes == ("ant", "bee")
+    assert split_sizes(data) == (12, 4, 4)
+    images, labels = data.train.batch(range(12))
+    for image, label in zip(images, labels, strict=True):
+        assert label == image[0, 0, 0] // 10 % 2
+    assert len(set(data.train.names)) == 12
+
+
+def test_parquet_of_several_files_is_read_file_by_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "MEMORY_LIMIT_BYTES", 100)
+    hugging_face(folder, "train-00000-of-00001.parquet", range(16))
+    hugging_face(folder, "test-00000-of-00001.parquet", range(16, 20))
+    data = loaded(folder)
+    assert split_sizes(data) == (12, 4, 4)
+    images, labels = data.test.batch([3, 0])
+    assert images[:, 0, 0, 0].tolist() == [190, 160]
+    assert labels.tolist() == [1, 0]
+
+
+def test_parquet_of_bytes_and_of_paths_with_texts_as_labels(folder: Path) -> None:
+    files = sorted((folder / "pictures").iterdir())
+    kinds = ["cat", "dog"] * 10
+    columns = {
+        "img": [file.read_bytes() for file in files],
+        "path": [f"pictures/{file.name}" for file in files],
+    }
+    for column, values in columns.items():
+        pq.write_table(pa.table({column: values, "kind": kinds}), folder / "t.parquet")
+        data = loaded(folder / "t.parquet", label_column="kind")
+        assert data.classes == ("cat", "dog")
+        assert split_sizes(data) == (12, 4, 4)
+
+
+def test_fault_of_a_parquet_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = folder / "t.parquet"
+    with pytest.raises(DataError, match=r"t\.parquet: cannot be read"):
+        loaded(file)
+    file.write_bytes(b"PAR1 no table")
+    with pytest.raises(DataError, match=r"t\.parquet: not a Parquet file"):
+        loaded(file)
+    for table, said in (
+        ({"image": [1], "label": [1]}, "column 'image': expected texts, bytes or"),
+        ({"image": ["a"], "label": [1.5]}, "row 1: label: expected a label, got 1.5"),
+        ({"image": ["a", None], "label": [1, 2]}, "row 2: image: expected an image, got None"),
+        ({"image": ["/etc/passwd"], "label": [1]}, "row 1: '/etc/passwd' leads out of"),
+        ({"image": ["a"], "kind": [1]}, r"no column label, .*data\.label_column says which"),
+    ):
+        pq.write_table(pa.table(table), file)
+        with pytest.raises(DataError, match=rf"t\.parquet: {said}"):
+            loaded(file)
+    hugging_face(folder, "t.parquet", range(20))
+    damaged = bytearray(file.read_bytes())
+    damaged[200:900] = bytes(700)
+    file.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"t\.parquet: row 1: cannot be read|files cannot be used"):
+        loaded(file)
+    hugging_face(folder, "t.parquet", range(20))
+    monkeypatch.setattr(parquet_rows, "_GROUP_BYTES", 10)
+    with pytest.raises(DataError, match="row group 0 has 0 MiB, at most 0 are read at a time"):
+        loaded(file)
+
+
+def test_images_that_the_disk_cannot_hold_are_refused_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(folder)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+    with pytest.raises(DataError, match="which has 0 MiB left; TMPDIR names another folder"):
+        loaded(hugging_face(folder, "t.parquet", range(20)))
+
+
+def test_large_table_in_text_is_refused(folder: Path) -> None:
+    with (folder / "list.csv").open("wb") as stream:
+        stream.truncate(500 << 20)
+    with pytest.raises(DataError, match="has more than 268,435,456 bytes"):
+        loaded(folder / "list.csv")

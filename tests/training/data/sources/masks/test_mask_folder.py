@@ -1,6 +1,7 @@
 """Folders of images and masks."""
 
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serving.images.masks.tables import read_table
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset
 from training.data.sources.masks.mask_folder import mask_folder
@@ -243,3 +245,163 @@ def move_into(folder: Path, names: tuple[str, ...]) -> None:
         (folder / name).mkdir()
         for file in files[number :: len(names)]:
             file.rename(folder / name / file.name)
+
+
+def binary_pairs(root: Path, ending: str = ".png") -> Path:
+    """Twenty grey pictures, each with a bright square, and masks of it in black and white with soft
+    edges where the ending is a photograph's."""
+    for kind in ("imgs", "labels"):
+        (root / kind).mkdir(parents=True)
+    for index in range(20):
+        mask = np.zeros((40, 40), np.uint8)
+        mask[5 + index % 9 : 25, 8:30] = 255
+        Image.fromarray(mask // 2 + 60).convert("RGB").save(root / "imgs" / f"{index:02}.jpg")
+        Image.fromarray(mask).save(root / "labels" / f"{index:02}_mask{ending}")
+    return root
+
+
+def all_of(data: Dataset) -> dict[str, np.ndarray]:
+    """The masks of all splits by their images' names."""
+    found: dict[str, np.ndarray] = {}
+    for split in (data.train, data.val, data.test):
+        masks = split.batch(range(len(split)))[1]
+        found |= dict(zip(split.names, masks, strict=True))
+    return found
+
+
+def test_pairs_in_black_and_white_need_nothing_but_their_folder(tmp_path: Path) -> None:
+    data = load(binary_pairs(tmp_path / "d"))
+    assert data.classes == ("background", "foreground")
+    assert data.notes == ("masks hold 0 and 255 alone: 255 is 'foreground'",)
+    assert "imgs/NAME.*, labels/NAME_mask.*" in data.description
+    assert np.unique(data.train.batch([0])[1]).tolist() == [0, 1]
+
+
+def test_masks_in_jpeg_ask_for_a_threshold_and_are_told_apart_by_it(tmp_path: Path) -> None:
+    lossless = all_of(load(binary_pairs(tmp_path / "d")))
+    root = binary_pairs(tmp_path / "d2", ".jpg")
+    with pytest.raises(DataError, match="or the key classes, values or colours"):
+        load(root)
+    with pytest.raises(DataError, match="masks with soft edges need a threshold, such as 128"):
+        load(root, classes=["background", "person"])
+    data = load(root, threshold=128)
+    assert data.notes == ("values of masks from 128 on are 'foreground', lower ones 'background'",)
+    for name, mask in all_of(data).items():
+        assert (mask == lossless[name]).mean() > 0.99
+
+
+def test_values_that_nobody_named_are_counted_with_the_first_file(root: Path) -> None:
+    for name, value in (("05", 7), ("09", 7), ("11", 9)):
+        mask = np.zeros((40, 40), np.uint8)
+        mask[0, :] = value
+        Image.fromarray(mask).save(root / "masks" / f"{name}.png")
+    with pytest.raises(DataError) as raised:
+        load(root)
+    told = str(raised.value)
+    assert "masks hold 7, which nobody named (2 files, first masks/05.png); " in told
+    assert "masks hold 9, which nobody named (1 file, first masks/11.png); 3 of 40 files" in told
+    data = load(root, unnamed="ignore")
+    assert data.remarks.lines()[0] == (
+        "masks hold 7, which nobody named (2 files, first masks/05.png)"
+    )
+    assert all_of(data)["images/05.png"][0, 0] == 255
+
+
+def test_colours_give_the_same_classes_as_values(root: Path, shapes_root: Path) -> None:
+    colours = {0: (10, 20, 30), 1: (200, 0, 0), 2: (0, 0, 200), 255: (1, 1, 1)}
+    for file in (root / "masks").iterdir():
+        mask = np.asarray(Image.open(file))
+        painted = np.zeros((*mask.shape, 3), np.uint8)
+        for value, colour in colours.items():
+            painted[mask == value] = colour
+        Image.fromarray(painted).save(file)
+    (root / "classes.txt").unlink()
+    (root / "my.csv").write_text(
+        "name,r,g,b,ignored\nbackground,10,20,30,\nred,200,0,0,\nblue,0,0,200,\nedge,1,1,1,yes\n"
+    )
+    data, values = load(root, colours="my.csv"), load(shapes_root)
+    assert data.classes == values.classes
+    for name, mask in all_of(values).items():
+        assert np.array_equal(all_of(data)[name], mask)
+
+
+def test_ids_of_16_bits_become_classes(root: Path, shapes_root: Path) -> None:
+    for file in (root / "masks").iterdir():
+        mask = np.asarray(Image.open(file)).astype(np.uint16)
+        Image.fromarray(np.where(mask == 255, 65535, mask * 1000).astype(np.uint16)).save(file)
+    values = {0: "background", 1000: "red", "2000..2999": "blue", 65535: None}
+    data = load(root, values=values)
+    assert data.classes == ("background", "red", "blue")
+    expected = all_of(load(shapes_root))
+    for name, mask in all_of(data).items():
+        assert np.array_equal(mask, expected[name])
+
+
+def test_masks_of_another_size_are_scaled_and_counted(root: Path) -> None:
+    file = root / "masks" / "05.png"
+    Image.open(file).resize((121, 120), Image.Resampling.NEAREST).save(file)
+    assert load(root).remarks.lines()[0] == (
+        "masks of another size than their images, scaled to it (1 file, first images/05.png)"
+    )
+
+
+def test_labels_beside_the_splits_are_not_left_out(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        binary_pairs(tmp_path / split)
+        (tmp_path / split / "labels").rename(tmp_path / f"{split}_labels")
+        for file in (tmp_path / split / "imgs").iterdir():
+            file.rename(tmp_path / split / file.name)
+        (tmp_path / split / "imgs").rmdir()
+    data = load(tmp_path)
+    assert (len(data.test), data.left_out) == (20, {})
+
+
+def test_more_classes_than_a_class_map_holds_are_refused(root: Path) -> None:
+    with pytest.raises(DataError, match="expected 2 to 255 classes, got 300"):
+        load(root, values={index: str(index) for index in range(300)})
+
+
+CAMVID = (Path(__file__).parents[5] / "../shared/data/camvid.tar.xz").resolve()
+
+
+@pytest.mark.skipif(not CAMVID.is_file(), reason=f"{CAMVID} is not there")
+def test_camvid_rendered_in_its_colours_reads_back_equal(tmp_path: Path) -> None:
+    """Twelve pairs: values by classes.txt, then painted in the colours of our table."""
+    with tarfile.open(CAMVID) as archive:
+        wanted = 25
+        for member in archive:
+            kind = Path(member.name).parent
+            images = len(list((tmp_path / "camvid/train/images").glob("*")))
+            if (
+                member.name == "camvid/classes.txt"
+                or (kind == Path("camvid/train/images") and images < 12)
+                or (kind == Path("camvid/train/masks"))
+            ):
+                archive.extract(member, tmp_path, filter="data")
+                wanted -= 1
+            if not wanted:
+                break
+    root = tmp_path / "camvid"
+    as_values = load(root, ignore_index=11)
+    expected = all_of(as_values)
+    rows = read_table("camvid-11", root).rows
+    colours = np.array([row.colour for row in rows if row.value is not None], np.uint8)
+    for file in (root / "train/masks").iterdir():
+        Image.fromarray(colours[np.asarray(Image.open(file))]).save(file)
+    painted = load(root, colours="camvid-11")
+    assert painted.classes == (
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign_symbol",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    )
+    for name, mask in all_of(painted).items():
+        values = np.where(expected[name] == 11, 255, expected[name])
+        assert np.array_equal(mask, values)
