@@ -19,8 +19,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from serving.base.errors import InvalidInput
+from serving.base.text import one_line
 
 _NAMED_FILES = 10
+# Characters of a file's name and reason.
+_NAMED_LENGTH = 500
 
 
 class BuildError(Exception):
@@ -50,7 +53,8 @@ class BrokenFiles(DataError):
         self.total = total
         self.files = dict(files)
         shared = "".join(f"{remark}; " for remark in remarks[:_NAMED_FILES])
-        named = [f"{name}: {reason}" for name, reason in files.items()][:_NAMED_FILES]
+        first = list(files.items())[:_NAMED_FILES]
+        named = [one_line(f"{name}: {reason}", _NAMED_LENGTH) for name, reason in first]
         rest = len(files) - len(named)
         more = f"; and {rest} more" if rest else ""
         super().__init__(

@@ -165,6 +165,25 @@ def test_evaluate_measures_iou_with_classes_by_name(source: tuple[str, str], sce
     assert set(report["classes"]) == {"red", "blue"}
 
 
+def test_evaluate_reads_masks_in_colours_and_of_another_size_by_what_is_said(
+    server: ServerProcess, scenes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "table.csv").write_text("name,r,g,b\nred,9,0,0\nblue,0,0,9\n")
+    (tmp_path / "outlines").mkdir()
+    for file in (scenes / "images").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+        mask = np.zeros((8, 16, 3), np.uint8)
+        mask[:, :8], mask[:, 8:] = (9, 0, 0), (0, 0, 9)
+        mask[0, 0] = 1, 2, 3
+        Image.fromarray(mask).save(tmp_path / "outlines" / f"{file.stem}_gt.png")
+    result = convserve(
+        "evaluate", "--model", "regions", "--data", tmp_path, "--url", server.url, "--json",
+        "--images", ".", "--masks", "outlines", "--mask-suffix", "_gt", "--colours", "table.csv",
+    )  # fmt: skip
+    assert json.loads(result.stdout)["miou"]["value"] == pytest.approx(1.0)
+    assert "values of masks that are no class and do not count: (1, 2, 3)" in result.stderr
+
+
 def test_evaluate_verifies_and_identifies_by_embedding(
     source: tuple[str, str], pictures: Path
 ) -> None:

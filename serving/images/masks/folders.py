@@ -83,7 +83,12 @@ def list_masked_images(folder: Path, said: MaskNames) -> MaskedListing:
     images, masks = _folders(folder, said)
     found = list_images(images)
     held = files_by_stem(masks)
-    stems = {_stem(file, images): file for file in found.images}
+    inner = masks != images and masks.is_relative_to(images)
+    stems = {
+        _stem(file, images): file
+        for file in found.images
+        if not (inner and file.is_relative_to(masks))
+    }
     ends = _ends(list(stems), held, said, together=images == masks)
     if images == masks and ends.mask:
         stems = {stem: file for stem, file in stems.items() if not stem.endswith(ends.mask)}

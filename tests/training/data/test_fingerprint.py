@@ -11,7 +11,8 @@ from training.recipes import parse_recipe
 
 FILES = (
     "classes.txt", "images/a.png", "masks/a.png", "cat/a.jpg", "metadata.csv", "list.csv",
-    "names.txt", "labels.txt", "x.json", "annotations/train.json", "ImageSets/Segmentation/train.txt",
+    "names.txt", "labels.txt", "x.json", "annotations/train.json",
+    "ImageSets/Segmentation/train.txt",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from training.data.duplicates import dhash, near_pairs, thumbnail
+from training.data.remarks import Remarks
 from training.data.samples import ArraySamples, Dataset, FileSamples, Loaded, Pixels
 from training.data.survey import survey
 from training.errors import BrokenFiles, DataError
@@ -220,3 +221,29 @@ def test_hash_has_a_bit_for_each_rise_to_the_right() -> None:
     rising = np.broadcast_to(np.arange(9, dtype=np.uint8), (8, 9))
     hashes = dhash(np.stack([rising, rising[:, ::-1]]))
     assert np.bitwise_count(hashes).tolist() == [64, 0]
+
+
+def test_oddities_of_files_are_told_with_their_number_and_the_first(tmp_path: Path) -> None:
+    remarks = Remarks()
+    names = [f"train/{index}" for index in range(60)]
+
+    def load(index: int) -> Loaded:
+        if index % 20 == 7:
+            remarks.add("a sheep in it", names[index])
+        return Loaded(arrays()["train"][0][index], np.asarray(index % 3), (48, 48))
+
+    parts = arrays()
+    data = dataset(parts, remarks=remarks)
+    odd = replace(data, train=FileSamples(names, range(60), load))
+    assert survey(odd, tmp_path / "s.npz")["warnings"] == [
+        "a sheep in it (3 files, first train/27)"
+    ]
+
+    def refuse(index: int) -> Loaded:
+        remarks.add("a sheep in it", names[index])
+        raise DataError("no")
+
+    with pytest.raises(
+        BrokenFiles, match=r"made: a sheep in it \(60 files, .*; 60 of 90 files can"
+    ):
+        survey(replace(data, train=FileSamples(names, range(60), refuse)), tmp_path / "s.npz")

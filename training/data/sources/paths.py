@@ -7,13 +7,17 @@ from serving.base.errors import quoted
 from training.errors import DataError
 
 
+# Characters of a path; systems take some thousand.
+_MOST = 1000
+
+
 def place_below(root: Path, folder: Path, name: object) -> Path:
     """The file that `name`, a path relative to `folder`, stands for; Windows' separators count too.
 
     Raises DataError where it is no text that a path can have, or leads out of `root`. Links are not
     resolved: a folder of links to images is a common way to make a selection.
     """
-    if not isinstance(name, str) or not name.strip() or "\0" in name:
+    if not isinstance(name, str) or not name.strip() or "\0" in name or len(name) > _MOST:
         raise DataError(f"expected the path of a file, got {quoted(name)}")
     name = name.replace("\\", "/")
     if not name.startswith("/") and ".." not in name:

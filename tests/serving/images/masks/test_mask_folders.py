@@ -72,6 +72,11 @@ def test_names_that_are_said_are_taken(tmp_path: Path) -> None:
     said = MaskNames("photos", "outlines", ".y", "_x")
     found = list_masked_images(tmp_path, said)
     assert pairs(tmp_path, found) == [("photos/a_x.jpg", "outlines/a.y.png")]
+    whole = list_masked_images(tmp_path / "photos", MaskNames(".", "../outlines", ".y", "_x"))
+    assert len(whole.pairs) == 1
+    tree(tmp_path, "inner/a.png", "inner/masks/a.png")
+    inner = list_masked_images(tmp_path / "inner", MaskNames("."))
+    assert pairs(tmp_path, inner) == [("inner/a.png", "inner/masks/a.png")]
     with pytest.raises(InvalidInput, match="none: no such folder"):
         list_masked_images(tmp_path, MaskNames("photos", "none"))
 

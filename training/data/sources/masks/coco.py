@@ -1,5 +1,6 @@
 """COCO's JSON of images, categories and outlines."""
 
+import os
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -135,14 +136,17 @@ def _read(root: Path, file: Path, folders: Sequence[Path]) -> tuple[list[Picture
     if len(np.unique(known)) < len(known):
         raise DataError(f"{file}: two images have one id")
     folder = _home(root, folders, entries, file)
-    pictures = []
-    for number, name, size in entries:
-        try:
-            path = place_below(root, folder, name)
-        except DataError as error:
-            raise DataError(f"{file}: image {number}: {error}") from error
-        pictures.append(Picture(path, size, outlines, number))
-    return pictures, names
+    return [
+        Picture(_place(root, folder, name, number, file), size, outlines, number)
+        for number, name, size in entries
+    ], names
+
+
+def _place(root: Path, folder: Path, name: str, number: int, file: Path) -> Path:
+    try:
+        return place_below(root, folder, name)
+    except DataError as error:
+        raise DataError(f"{file}: image {number}: {error}") from error
 
 
 def _home(
@@ -151,9 +155,10 @@ def _home(
     """The first of `folders` that holds the first image."""
     if not entries:
         raise DataError(f"{file}: no images")
-    name = entries[0][1]
+    number, name, _ = entries[0]
     for folder in folders:
-        if (folder / name).is_file():
+        # A name may be too long for the system, of which os.path says that there is no such file.
+        if os.path.isfile(_place(root, folder, name, number, file)):  # noqa: PTH113
             return folder
     shown = ", ".join(str(folder.relative_to(root)) + "/" for folder in folders)
     raise DataError(f"{file}: no image {quoted(name)} in {shown}; data.images says where they are")
@@ -180,7 +185,10 @@ def _entry(record: Record, file: Path) -> tuple[int, str, Size | None]:
             check_size(size)
         except DataError as error:
             raise DataError(f"{file}: image {number}: {error}") from error
-    return number, as_text(record.value.get("file_name", "")), size
+    name = record.value.get("file_name")
+    if not isinstance(name, str):
+        raise DataError(f"{file}: image {number}: expected a file_name, got {quoted(name)}")
+    return number, as_text(name), size
 
 
 def _classes(data: CocoData, names: Mapping[int, str]) -> tuple[list[str], dict[int, int]]:
