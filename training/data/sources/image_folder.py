@@ -8,11 +8,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from serving.base.errors import quoted
 from serving.base.folders import list_class_folders, told, visible_folders
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
 from training.data.sources.listings.metadata import metadata_file, metadata_labels
+from training.data.sources.paths import is_text
 from training.data.sources.split_folders import alike, beside_splits, split_folders
 from training.data.split import complete
 from training.errors import DataError, data_errors
@@ -127,6 +129,7 @@ def labelled_dataset(
     """Images with the numbers of their classes, by split; missing splits are cut as split.complete
     does. `content_of` reads an image's file. Raises DataError, also where train has no image of a
     class."""
+    check_names(classes, root)
     with_images = {label_of(item) for item in given["train"]}
     if missing := [name for label, name in enumerate(classes) if label not in with_images]:
         named = ", ".join(missing[:_NAMED_CLASSES])
@@ -163,6 +166,12 @@ def labelled_dataset(
         left_out=left_out,
         notes=notes,
     )
+
+
+def check_names(classes: Sequence[str], root: Path) -> None:
+    """Raises DataError for a class that no file could name."""
+    if strange := [name for name in classes if not is_text(name)]:
+        raise DataError(f"{root}: the class {quoted(strange[0])} is no text in UTF-8")
 
 
 def besides(left_out: Mapping[str, int]) -> str:

@@ -6,9 +6,16 @@ from pathlib import Path
 from serving.base.errors import quoted
 from training.errors import DataError
 
-
 # Characters of a path; systems take some thousand.
 _MOST = 1000
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written in UTF-8, without a zero: JSON's \\ud800 cannot."""
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def place_below(root: Path, folder: Path, name: object) -> Path:
@@ -17,7 +24,7 @@ def place_below(root: Path, folder: Path, name: object) -> Path:
     Raises DataError where it is no text that a path can have, or leads out of `root`. Links are not
     resolved: a folder of links to images is a common way to make a selection.
     """
-    if not isinstance(name, str) or not name.strip() or "\0" in name or len(name) > _MOST:
+    if not isinstance(name, str) or not name.strip() or not is_text(name) or len(name) > _MOST:
         raise DataError(f"expected the path of a file, got {quoted(name)}")
     name = name.replace("\\", "/")
     if not name.startswith("/") and ".." not in name:

@@ -13,7 +13,7 @@ from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.remarks import Remarks
 from training.data.samples import Dataset, Loaded, read_splits
-from training.data.sources.image_folder import besides
+from training.data.sources.image_folder import besides, check_names
 from training.data.split import complete
 from training.errors import BrokenFiles, DataError
 from training.recipes.fields import FolderData
@@ -65,6 +65,7 @@ def mask_dataset(
     root = data.root
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise DataError(f"{root}: expected 2 to {MOST_CLASSES} classes, got {len(classes)}")
+    check_names(classes, root)
     try:
         parts, words = complete(
             given,

@@ -5,6 +5,7 @@ record is parsed when the reader passes it, and again when its image is drawn.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -20,6 +21,7 @@ MOST_BYTES = 16 << 20
 
 # Bytes pass as Latin-1, so that a character is a byte and places are those of the file.
 _ENCODING = "latin-1"
+_BYTES = re.compile("[\x80-\xff]+")
 _BLANKS = " \t\n\r"
 _DECODER = json.JSONDecoder()
 
@@ -39,11 +41,16 @@ class Record(NamedTuple):
 
 
 def as_text(value: object) -> str:
-    """A text of a record in the file's own encoding, UTF-8."""
-    try:
-        return str(value).encode(_ENCODING).decode()
-    except UnicodeError:
-        return str(value)
+    """A text of a record in the file's own encoding, UTF-8. Characters that the file spells out
+    (\\u00e9) are those already."""
+
+    def decoded(run: re.Match[str]) -> str:
+        try:
+            return run[0].encode(_ENCODING).decode()
+        except UnicodeDecodeError:
+            return run[0]
+
+    return _BYTES.sub(decoded, str(value))
 
 
 def read_records(file: Path, places: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:

@@ -194,6 +194,12 @@ FULL = SIZE * SIZE
         (changed(lambda d: d["images"][1].update(id=100)), "two images have one id"),
         (changed(lambda d: d["images"][1].update(file_name="../../x")), "leads out of"),
         (changed(lambda d: d["images"][1].update(file_name="")), "expected the path of a file"),
+        (changed(lambda d: d["images"][1].update(file_name="\ud800")), "expected the path of a"),
+        (changed(lambda d: d["images"][1].update(file_name=[1])), r"expected a file_name, got \[1"),
+        (
+            changed(lambda d: d["categories"][1].update(name="\ud800")),
+            "'.ud800' is no text in UTF-8",
+        ),
         (changed(lambda d: d["images"][1].update(height=10**6, width=10**6)), "1000000x1000000"),
         (changed(lambda d: d["images"][0].update(file_name="x.png")), "no image 'x.png' in annot"),
         (changed(lambda d: d["images"][1].update(height=SIZE * 2)), "its mask 24x48; expected the"),
@@ -233,6 +239,10 @@ def test_names_are_read_in_utf_8(tmp_path: Path) -> None:
     told = changed(lambda d: d["categories"][1].update(name="Kätzchen"))
     write(tmp_path, json.dumps(told, ensure_ascii=False))
     assert load(tmp_path).classes[1] == "Kätzchen"
+    write(tmp_path, json.dumps(told))
+    assert load(tmp_path).classes[1] == "Kätzchen"
+    write(tmp_path, json.dumps(told, ensure_ascii=False).replace("chen", "\\u4e2d"))
+    assert load(tmp_path).classes[1] == "Kätz中"
 
 
 def test_missing_document_and_several_are_told(tmp_path: Path) -> None:
