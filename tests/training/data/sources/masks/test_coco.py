@@ -38,7 +38,7 @@ def document(annotations: list[dict[str, Any]], count: int = 10) -> dict[str, An
             {"id": 100 + i, "file_name": f"{i}.png", "height": SIZE, "width": SIZE}
             for i in range(count)
         ],
-        "categories": CATEGORIES,
+        "categories": [dict(category) for category in CATEGORIES],
     }
 
 
