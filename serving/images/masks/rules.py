@@ -17,6 +17,7 @@ IGNORED, UNNAMED = -1, -2
 _BAND = 1 << 20
 # Values or colours without a name that a message lists.
 _LISTED = 5
+MORE = "..."
 # Part by which height over width of a mask may differ from its image's. A mask of a tenth of the
 # size is rounded by so much; larger would take masks that are cut or turned.
 _SHAPE = 0.01
@@ -34,6 +35,7 @@ class MaskRule:
     palette_colours: whether palette images are read by their colours.
     tolerance: largest distance of a colour from a named one, in each channel.
     expected: the values that masks may hold, for messages.
+    hint: the end of a message on other values.
     note: how the masks were understood where nothing said it.
     source: file or key that names the classes, for messages.
     ignore_index: the value that stands for IGNORED in a class map of 8 bits; None where no pixel is
@@ -47,6 +49,7 @@ class MaskRule:
     palette_colours: bool = False
     tolerance: int = 0
     expected: str = ""
+    hint: str = ""
     note: str = ""
     source: str = "classes"
     ignore_index: int | None = 255
@@ -111,7 +114,7 @@ class MaskRule:
             told = [str(value) for value in strange[:_LISTED].tolist()]
             if pixels.palette is not None and self.palette_colours:
                 told = [str(tuple(pixels.palette[value].tolist())) for value in strange[:_LISTED]]
-        return told + (["..."] if len(strange) > _LISTED else [])
+        return told + ([MORE] if len(strange) > _LISTED else [])
 
 
 def _packed(colours: NDArray[np.uint8]) -> NDArray[np.uint32]:

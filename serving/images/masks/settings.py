@@ -1,7 +1,7 @@
 """What people say about their masks, and the rule that follows from it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from serving.images.masks.tables import USUAL_FILES, Table, read_table
 DEFAULT_IGNORE_INDEX = 255
 BACKGROUND, FOREGROUND = "background", "foreground"
 _VALUES = 1 << 16
+_SOFT_EDGES = "; masks with soft edges need a threshold, such as 128"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def mask_rule(
     if names is None:
         raise InvalidInput(
             f"{folders[0] / CLASSES_FILE}: no such file; expected one class a line, or the key "
-            "classes, values or colours; masks of 0 and 255 alone need none of them"
+            f"classes, values or colours; masks of 0 and 255 alone need none of them{_SOFT_EDGES}"
         )
     return _by_index(said, names, source)
 
@@ -97,9 +98,8 @@ def _by_index(said: MaskSettings, names: Sequence[str], source: str) -> MaskRule
     values[: len(classes)] = np.arange(len(classes))
     values[ignored] = IGNORED
     expected = f"classes 0 to {len(classes) - 1} or {ignored} (ignored)"
-    if len(classes) == 2:
-        expected += "; masks with soft edges need a threshold, such as 128"
-    return _without(said, classes, values, expected=expected, source=source, ignore_index=ignored)
+    rule = _without(said, classes, values, expected=expected, source=source, ignore_index=ignored)
+    return replace(rule, hint=_SOFT_EDGES) if len(classes) == 2 else rule
 
 
 def _black_and_white(names: Sequence[str], source: str) -> MaskRule:

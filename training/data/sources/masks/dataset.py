@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from serving.images.masks.rules import IGNORED, UNNAMED, ClassMap, MaskRule, scaled
+from serving.images.masks.rules import IGNORED, MORE, UNNAMED, ClassMap, MaskRule, scaled
 from serving.images.masks.settings import MaskSettings
 from serving.images.postprocess import resize_mask
 from serving.images.preprocess import load_image
@@ -123,11 +123,15 @@ def by_rule(
         if not unnamed:
             return found
         name = file.relative_to(root).as_posix()
-        for value in unnamed:
-            remarks.add(f"masks hold {value}, which nobody named", name)
+        if MORE in unnamed:
+            remarks.add(f"masks hold more than {len(unnamed) - 1} values that nobody named", name)
+        else:
+            for value in unnamed:
+                remarks.add(f"masks hold {value}, which nobody named", name)
         if data.unnamed == "error":
             raise DataError(
                 f"mask {file.name}: expected {rule.expected}, got [{', '.join(unnamed)}]"
+                + rule.hint
             )
         found[found == UNNAMED] = IGNORED
         return found

@@ -282,8 +282,11 @@ def test_masks_in_jpeg_ask_for_a_threshold_and_are_told_apart_by_it(tmp_path: Pa
     root = binary_pairs(tmp_path / "d2", ".jpg")
     with pytest.raises(DataError, match="or the key classes, values or colours"):
         load(root)
-    with pytest.raises(DataError, match="masks with soft edges need a threshold, such as 128"):
+    with pytest.raises(DataError) as raised:
         load(root, classes=["background", "person"])
+    told = str(raised.value)
+    assert "masks hold more than 5 values that nobody named (20 files, first labels/00_" in told
+    assert "masks with soft edges need a threshold, such as 128" in told
     data = load(root, threshold=128)
     assert data.notes == ("values of masks from 128 on are 'foreground', lower ones 'background'",)
     for name, mask in all_of(data).items():
