@@ -95,7 +95,9 @@ def mask_dataset(
 
     try:
         # The mask has one byte a pixel.
-        samples = read_splits(str(root), parts, name_of, load, height * width * (transform.channels + 1))
+        samples = read_splits(
+            str(root), parts, name_of, load, height * width * (transform.channels + 1)
+        )
     except BrokenFiles as error:
         raise error.told(remarks.lines()) from error
     return Dataset(

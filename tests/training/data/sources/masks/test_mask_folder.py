@@ -328,6 +328,14 @@ def test_colours_give_the_same_classes_as_values(root: Path, shapes_root: Path) 
         assert np.array_equal(all_of(data)[name], mask)
 
 
+def test_grey_images_keep_their_masks(tmp_path: Path) -> None:
+    document = {"source": "mask_folder", "root": binary_pairs(tmp_path / "d")}
+    grey = EvalTransform(resize=(32, 32), channels=1)
+    data = mask_folder(MaskFolderData.model_validate(document), grey)
+    images, masks = data.train.batch([0, 1])
+    assert (images.shape, masks.shape) == ((2, 32, 32, 1), (2, 32, 32))
+
+
 def test_ids_of_16_bits_become_classes(root: Path, shapes_root: Path) -> None:
     for file in (root / "masks").iterdir():
         mask = np.asarray(Image.open(file)).astype(np.uint16)
