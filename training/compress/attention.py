@@ -8,7 +8,7 @@ places. What is left of a transformer is its heads and the widths of its MLPs.
 from typing import Any, TypeGuard
 
 import torch_pruning
-from timm.layers import Attention
+from timm.layers.attention import Attention
 from torch import nn
 
 PROJECTIONS = (nn.Linear, nn.Conv2d)

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.xception import legacy_xception
@@ -235,14 +236,14 @@ def deployable(network: nn.Module) -> nn.Module:
         form.__dict__[_BLUEPRINT] = (name, classes, {**options, "fused": True})
     for module in form.modules():
         # Its export reads strides that only one batch size has.
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False
+        if "fused_attn" in vars(module):
+            vars(module)["fused_attn"] = False
     return form
 
 
-def blueprint_of(network: nn.Module) -> tuple[str, int, dict[str, object]]:
+def blueprint_of(network: nn.Module) -> tuple[str, int, dict[str, Any]]:
     """The arguments of `build_model` that a network came from. ValueError for another network."""
-    blueprint: tuple[str, int, dict[str, object]] | None = network.__dict__.get(_BLUEPRINT)
+    blueprint: tuple[str, int, dict[str, Any]] | None = network.__dict__.get(_BLUEPRINT)
     if blueprint is None:
         raise ValueError("the network is none of build_model's")
     return blueprint

@@ -43,10 +43,10 @@ def save_network(network: nn.Module, path: Path) -> None:
     partial = path.with_suffix(".partial")
     state = network.cpu().eval().state_dict()
     tensors = {key: value.detach().contiguous().clone() for key, value in state.items()}
-    blueprint = blueprint_of(network)
-    fresh = _without_auxiliary(structure_of(blueprint[0], blueprint[1], **blueprint[2]), state)
+    name, classes, options = blueprint_of(network)
+    fresh = _without_auxiliary(structure_of(name, classes, **options), state)
     metadata = {
-        _BLUEPRINT: json.dumps(blueprint),
+        _BLUEPRINT: json.dumps([name, classes, options]),
         _NUMBERS: json.dumps(_other_numbers(network, fresh)),
     }
     save_file(tensors, partial, metadata)

@@ -43,7 +43,7 @@ def networks() -> list[dict[str, Any]]:
     for name, entry in MODELS.items():
         # Without memory for weights: VGG-16 alone would take half a gigabyte.
         with torch.device("meta"):
-            network = build_model(name, _CLASSES[entry.task])
+            network = build_model(name, _CLASSES[entry.task or "classification"])
         drop_auxiliary_heads(network)
         rows.append(
             {
@@ -53,7 +53,7 @@ def networks() -> list[dict[str, Any]]:
                 "parameters": count_parameters(network),
                 "gmacs": round(count_macs(network, entry.input_size) / 1e9, 3),
                 "paper": entry.paper if ":" in entry.paper else f"arXiv {entry.paper}",
-                "options": list(entry.options),
+                "options": list(entry.options or ()),
                 "tests": coverage(name),
             }
         )

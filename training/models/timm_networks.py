@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 from timm.models import byobnet, fastvit, model_entrypoint
+from timm.utils.model import reparameterize_model
 from torch import nn
 
 from training.models.architectures import segmentation
@@ -105,7 +106,7 @@ def merged(network: nn.Module) -> nn.Module:
     2206.04040), in place, for evaluation; other networks stay as they are."""
     for block in network.modules():
         _follow_pruning(block)
-    done: nn.Module = timm.utils.reparameterize_model(network.eval(), inplace=True)
+    done: nn.Module = reparameterize_model(network.eval(), inplace=True)
     return done
 
 

@@ -111,9 +111,9 @@ def _with_options(document: dict[str, Any], config: dict[str, Any]) -> dict[str,
     if "encoder" in model and isinstance(size, list | tuple):
         # Decoders pad an image to whole strides of the encoder.
         size = [-(-int(side) // _STRIDE) * _STRIDE for side in size]
-    other = isinstance(size, list | tuple) and list(size) != list(config["input_size"][1:])
+    other = isinstance(size, list | tuple) and [*size] != [*config["input_size"][1:]]
     if config.get("fixed_input_size") and other:
-        options.setdefault("img_size", list(size))
+        options.setdefault("img_size", size)
     return {**document, "model": {**model, "options": options}}
 
 
