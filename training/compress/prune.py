@@ -13,15 +13,18 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from training.compress.attention import follow_heads, head_layers_of, layers_that_stay
 from training.errors import RecipeError, TargetNotReached
 from training.models import (
-    build_model,
     count_macs,
     count_parameters,
     drop_auxiliary_heads,
+    entry_of,
     input_channels,
+    structure_of,
     unprunable_layers,
 )
+from training.models.factory import register_factory
 from training.recipes import Recipe
 from training.recipes.compress import Prune
 
@@ -66,6 +69,7 @@ class ChannelPruner:
         if self._backward is not None:
             self._backward(self.network)
         self._pruner.step()
+        follow_heads(self.network, self._pruner.num_heads)
         self.network.zero_grad()
 
 
@@ -95,7 +99,8 @@ def _build_pruner(
         "random": torch_pruning.importance.RandomImportance,
     }
     named = dict(network.named_modules())
-    return _WholeGroups(
+    heads = head_layers_of(network)
+    pruner = _WholeGroups(
         network,
         torch.zeros(1, input_channels(network), *size),
         importance=importances[config.importance](),
@@ -103,8 +108,14 @@ def _build_pruner(
         iterative_steps=config.steps,
         round_to=config.round_to,
         ignored_layers=[*unprunable_layers(network), *(named[name] for name in kept)],
+        num_heads=heads,
+        prune_num_heads=bool(heads),
+        prune_head_dims=not heads,
+        head_pruning_ratio=ratios.get("pruning_ratio", 0.0),
         **ratios,
     )
+    pruner.ignored_layers += layers_that_stay(pruner, network)
+    return pruner
 
 
 def check_prune(recipe: Recipe) -> None:
@@ -132,21 +143,31 @@ def check_prune(recipe: Recipe) -> None:
     uniform = config.ratio is not None and config.scope == "uniform"
     ratio = config.ratio if config.ratio is not None and uniform else _HUNDREDTHS[-1] / 100
     whole = count_parameters(network)
-    ChannelPruner(network, once, ratio, size, lambda pruned: None, kept).step()
+    try:
+        ChannelPruner(network, once, ratio, size, lambda pruned: None, kept).step()
+        with torch.no_grad():
+            network(torch.zeros(1, input_channels(network), *size))
+    except Exception as error:  # the graph of a network that no test knows may fail anywhere
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise RecipeError(
+            f"model: {recipe.model.architecture} does not support prune: the pruner's dependency "
+            f"graph cannot follow it ({said})"
+        ) from error
     if count_parameters(network) >= whole:
         raise RecipeError(f"prune: {_nothing_removed(config, ratio, kept)}")
 
 
 def _unlearnt(recipe: Recipe) -> nn.Module:
-    """The recipe's network with equal weights everywhere: drawing them would take seconds."""
-    with torch.device("meta"):
-        network = build_model(
-            recipe.model.architecture,
-            _ANY_CLASSES,
-            channels=recipe.transform.channels,
-            **recipe.model.options,
-        )
+    """The recipe's network with equal weights everywhere, where it can be built without: drawing
+    them would take seconds."""
+    register_factory(recipe.model)
+    name = recipe.model.architecture
+    network = structure_of(
+        name, _ANY_CLASSES, channels=recipe.transform.channels, **recipe.model.options
+    )
     drop_auxiliary_heads(network)
+    if not entry_of(name).on_meta:
+        return network.eval()
     network.to_empty(device="cpu")
     with torch.no_grad():
         for values in network.state_dict().values():
@@ -217,11 +238,18 @@ def with_one_group_pruned(
     alone = config.model_copy(update={"steps": 1, "scope": "uniform", "round_to": 1})
     layer = pruned.get_submodule(group)
     pruner = _build_pruner(
-        pruned, alone, size, (), pruning_ratio=0.0, pruning_ratio_dict={layer: ratio}
+        pruned,
+        alone,
+        size,
+        (),
+        pruning_ratio=0.0,
+        pruning_ratio_dict={layer: ratio},
+        head_pruning_ratio_dict={layer: ratio},
     )
     if config.importance == "taylor":
         backward(pruned)
     pruner.step()
+    follow_heads(pruned, pruner.num_heads)
     return pruned
 
 

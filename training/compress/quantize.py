@@ -24,14 +24,18 @@ _ACTIVATIONS = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8, "u8-rr": QuantTyp
 # Operations that gain from 8 bits. Normalisation comes before the first of them in a network,
 # softmax and argmax after the last.
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# Operations, with the position of the input that must not become 0, and those that only move, bound
+# or shift it on its way there.
+_DIVISORS = {"Div": 1, "Sqrt": 0, "Reciprocal": 0}
+_PASSING = ("Add", "Clip", "Expand", "Max", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry})
 
 
 class Quantizer:
     """Makes INT8 forms of one FP32 file; all share the ranges, which are measured once.
 
-    The normalisation before the first layer, everything after the last one and the logits
-    themselves stay in floating point.
+    The normalisation before the first layer, everything after the last one, the logits themselves
+    and divisors stay in floating point.
 
     layers: the names, in the exported network, of the layers that may be INT8, in their order.
     Raises ExportError where the ranges cannot be measured.
@@ -45,7 +49,7 @@ class Quantizer:
             self._model = onnx.shape_inference.infer_shapes(self._model)
             add_pre_process_metadata(self._model)
             graph = self._model.graph
-            self._edges = before_layers(graph) | behind_layers(graph)
+            self._edges = before_layers(graph) | behind_layers(graph) | divisors(graph)
             rounded = {
                 node.name
                 for node in graph.node
@@ -151,6 +155,22 @@ def behind_layers(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
+def divisors(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes whose results something is divided by, or a root taken of: rounded, the
+    small ones among them would become 0."""
+    makers = {output: node for node in graph.node for output in node.output}
+    waiting = [
+        node.input[_DIVISORS[node.op_type]] for node in graph.node if node.op_type in _DIVISORS
+    ]
+    names: set[str] = set()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.op_type in _PASSING and node.name not in names:
+            names.add(node.name)
+            waiting += node.input
+    return names
+
+
 def _read_by_only(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
     """Names of the nodes between layers whose every next layer is one of `layers`."""
     following: dict[str, set[str]] = {}
@@ -189,8 +209,8 @@ def _read_unrounded(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
 def _remove_needless_pairs(graph: onnx.GraphProto) -> None:
     """Removes two kinds of Q/DQ pairs that only cost accuracy.
 
-    Before a ReLU: half of the levels would go to values that the ReLU then cuts, and TensorRT could
-    not fuse the two. After the last layer: logits in 8 bits save no time, and different logits
+    Before a ReLU or ReLU6: most levels would go to values that it then cuts, and TensorRT could not
+    fuse the two. After the last layer: logits in 8 bits save no time, and different logits
     become equal before the argmax.
     """
     makers = {output: node for node in graph.node for output in node.output}
@@ -205,7 +225,7 @@ def _remove_needless_pairs(graph: onnx.GraphProto) -> None:
         if first is None or maker is None:
             continue
         behind = users.get(second.output[0], [])
-        before_relu = bool(behind) and all(user.op_type == "Relu" for user in behind)
+        before_relu = bool(behind) and all(user.op_type in ("Relu", "Clip") for user in behind)
         is_logits = maker.op_type in _LAYERS and not _feeds_layer(second, users)
         if not (before_relu or is_logits) or len(users[first.output[0]]) > 1:
             continue

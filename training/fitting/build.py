@@ -16,6 +16,7 @@ from training.data import Dataset
 from training.data.class_names import as_classes_of, read_class_names
 from training.fitting.callbacks import OnEpoch
 from training.fitting.stage_folder import Finished
+from training.models import deployable
 from training.models.checkpoint import NETWORK_FILE
 from training.models.export.deployed import Deployed, input_specs, output_specs
 from training.models.export.to_onnx import export_onnx
@@ -103,9 +104,10 @@ class Build:
 
 
 def export_fp32(current: Build, network: nn.Module, path: Path) -> None:
-    """Writes a network's FP32 file."""
+    """Writes a network's FP32 file, with parallel branches merged. Raises ExportError where torch
+    cannot export the network."""
     export_onnx(
-        current.deployed(network),
+        current.deployed(deployable(network)),
         current.inputs,
         output_specs(current.recipe.task, current.channels, current.size),
         current.recipe.export.opset,

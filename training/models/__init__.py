@@ -1,10 +1,14 @@
 """The networks that can be built by name, and the questions that other stages ask of any."""
 
+import contextlib
+import copy
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+import torch
 from timm.models.xception import legacy_xception
 from torch import nn
 from torchvision import models as torchvision_models
@@ -22,6 +26,9 @@ from training.models.attention import NO_PRUNING_WITH_CBAM, attentive
 from training.models.channels import input_channels, take_grey
 from training.models.complexity import count_macs, count_parameters
 from training.models.entry import STEPS, ModelEntry, Step
+from training.models.factory import factory_entry
+from training.models.timm_networks import merged, timm_entry, timm_heads
+from training.recipes.model import TIMM
 
 __all__ = [
     "MODELS",
@@ -33,9 +40,12 @@ __all__ = [
     "check_input_size",
     "count_macs",
     "count_parameters",
+    "deployable",
     "drop_auxiliary_heads",
+    "entry_of",
     "head_layers",
     "input_channels",
+    "structure_of",
     "unprunable_layers",
     "unsupported_steps",
 ]
@@ -173,23 +183,31 @@ MODELS: dict[str, ModelEntry] = {
 _BLUEPRINT = "_convserve_blueprint"
 
 
-def build_model(name: str, num_classes: int, *, channels: int = 3, **options: object) -> nn.Module:
-    """A fresh network of `MODELS`, randomly initialised from torch's global generator.
-
-    channels: of its images, 3 for RGB or 1 for grey.
-    ValueError for a name that is not there, with the nearest ones or the reason, for fewer than one
-    class, and for an option that the network does not have.
+def entry_of(name: str) -> ModelEntry:
+    """The entry of a network: one of `MODELS`, timm/NAME, DECODER_timm/NAME, or a factory that the
+    recipe names, module:function. ValueError for other names, with the nearest ones or the reason.
     """
     if name in IMPOSSIBLE:
         raise ValueError(f"{name} cannot be: {IMPOSSIBLE[name]}")
-    entry = MODELS.get(name)
+    entry = MODELS.get(name) or factory_entry(name) or timm_entry(name)
     if entry is None:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(MODELS)}"
-        raise ValueError(f"unknown model {name!r}; {hint}")
+        raise ValueError(f"unknown model {name!r}; {hint}; networks of timm are timm/NAME")
+    return entry
+
+
+def build_model(name: str, num_classes: int, *, channels: int = 3, **options: object) -> nn.Module:
+    """A fresh network by the name of its entry, randomly initialised from torch's global generator.
+
+    channels: of its images, 3 for RGB or 1 for grey.
+    ValueError for a name that is not there, with the nearest ones or the reason, for fewer than one
+    class, and for an option that the network does not have. RecipeError for an error of a factory.
+    """
+    entry = entry_of(name)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    if unknown := sorted(options.keys() - set(entry.options)):
+    if entry.options is not None and (unknown := sorted(options.keys() - set(entry.options))):
         accepted = ", ".join(entry.options) or "none"
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it accepts: {accepted}")
     network = entry.build(num_classes=num_classes, **options)
@@ -200,19 +218,42 @@ def build_model(name: str, num_classes: int, *, channels: int = 3, **options: ob
     return network
 
 
-def blueprint_of(network: nn.Module) -> tuple[str, int, dict[str, object]]:
+def structure_of(name: str, num_classes: int, *, channels: int = 3, **options: object) -> nn.Module:
+    """A network as build_model makes it, without memory for weights where it can be built so."""
+    with torch.device("meta") if entry_of(name).on_meta else contextlib.nullcontext():
+        return build_model(name, num_classes, channels=channels, **options)
+
+
+def deployable(network: nn.Module) -> nn.Module:
+    """A network in the form that is exported: a copy with parallel branches merged and attention in
+    plain products for networks of timm, the network itself for others."""
+    name, classes, options = blueprint_of(network)
+    if TIMM not in name or ":" in name:
+        return network
+    form = copy.deepcopy(network)
+    if not options.get("fused", False):
+        form = merged(form)
+        form.__dict__[_BLUEPRINT] = (name, classes, {**options, "fused": True})
+    for module in form.modules():
+        # Its export reads strides that only one batch size has.
+        if "fused_attn" in vars(module):
+            vars(module)["fused_attn"] = False
+    return form
+
+
+def blueprint_of(network: nn.Module) -> tuple[str, int, dict[str, Any]]:
     """The arguments of `build_model` that a network came from. ValueError for another network."""
-    blueprint: tuple[str, int, dict[str, object]] | None = network.__dict__.get(_BLUEPRINT)
+    blueprint: tuple[str, int, dict[str, Any]] | None = network.__dict__.get(_BLUEPRINT)
     if blueprint is None:
         raise ValueError("the network is none of build_model's")
     return blueprint
 
 
 def check_input_size(name: str, size: tuple[int, int], **options: object) -> None:
-    """ValueError where a network of `MODELS` with those options cannot take images of `size`
+    """ValueError where a network with those options cannot take images of `size`
     (height, width), saying which it takes."""
-    entry = MODELS[name]
-    if "image_size" in entry.options:
+    entry = entry_of(name)
+    if "image_size" in (entry.options or ()):
         side = options.get("image_size", entry.input_size[0])
         if size != (side, side):
             raise ValueError(
@@ -225,8 +266,8 @@ def check_input_size(name: str, size: tuple[int, int], **options: object) -> Non
 
 
 def unsupported_steps(name: str, **options: object) -> dict[Step, str]:
-    """The steps that a network of `MODELS` with those options cannot take, with the reason."""
-    steps = dict(MODELS[name].unsupported)
+    """The steps that a network with those options cannot take, with the reason."""
+    steps = dict(entry_of(name).unsupported)
     if options.get("attention") == "cbam":
         steps["prune"] = NO_PRUNING_WITH_CBAM
     return steps
@@ -236,6 +277,8 @@ def head_layers(model: nn.Module) -> list[nn.Module]:
     """The layers whose outputs are the classes, those of auxiliary heads included."""
     if isinstance(model, Segmenter):
         return model.head_layers()
+    if hasattr(model, "get_classifier"):
+        return timm_heads(model)
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     last: list[nn.Module] = list(layers[-1:])
     if isinstance(model, GoogLeNet):

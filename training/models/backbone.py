@@ -4,10 +4,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from training.models import head_layers
+
 
 def backbone_modules(network: nn.Module) -> list[nn.Module]:
-    """`network.encoder` and all modules in it; of a network without one, every module but the last
-    convolution or linear layer, which is the head.
+    """`network.encoder` and all modules in it; of a network without one, every module but its
+    heads.
 
     A parameter belongs to the module that holds it directly.
     """
@@ -18,7 +20,8 @@ def backbone_modules(network: nn.Module) -> list[nn.Module]:
         # The encoder of a vision transformer begins after the first layer.
         if any(layers[0] is module for module in inside):
             return inside
-    return [module for module in network.modules() if module is not layers[-1]]
+    heads = head_layers(network)
+    return [module for module in network.modules() if module not in heads]
 
 
 def backbone_parameters(network: nn.Module) -> list[nn.Parameter]:

@@ -6,6 +6,7 @@ none of its content, whoever wrote it.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +17,39 @@ from torch import Tensor, nn
 
 from serving.base.files import open_file, read_file
 from training.errors import BuildError
-from training.models import blueprint_of, build_model, drop_auxiliary_heads
+from training.models import blueprint_of, drop_auxiliary_heads, structure_of
 
 NETWORK_FILE = "network.safetensors"
 STARTED_FILE = "started.json"
 DONE_FILE = "done.json"
 
-RUN_FORMAT = 3
+RUN_FORMAT = 4
 """Written into each stage's records. To be raised when older ones can no longer be trusted: keys,
 results or files of networks hold something else. Records without one are of 1."""
 
 # Names of the tensors of heads that only help training.
 _AUXILIARY = ("auxiliary.", "aux1.", "aux2.")
 _BLUEPRINT = "convserve"
+_NUMBERS = "convserve_numbers"
 
 
 def save_network(network: nn.Module, path: Path) -> None:
     """Writes a network of `build_model`, on the CPU; it is put into evaluation mode.
 
-    Pruning changes the sizes of layers and no names, so the shapes of the tensors tell the rest.
+    Beside the tensors, whose shapes tell the sizes of layers, stand the numbers by which the
+    modules of a pruned network differ from those of a fresh one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     state = network.cpu().eval().state_dict()
     tensors = {key: value.detach().contiguous().clone() for key, value in state.items()}
-    save_file(tensors, partial, {_BLUEPRINT: json.dumps(blueprint_of(network))})
+    name, classes, options = blueprint_of(network)
+    fresh = _without_auxiliary(structure_of(name, classes, **options), state)
+    metadata = {
+        _BLUEPRINT: json.dumps([name, classes, options]),
+        _NUMBERS: json.dumps(_other_numbers(network, fresh)),
+    }
+    save_file(tensors, partial, metadata)
     partial.replace(path)
 
 
@@ -50,14 +59,11 @@ def load_network(path: Path) -> nn.Module:
     try:
         open_file(path).close()  # the library would wait for a pipe's writer
         with safe_open(path, "pt") as file:
-            blueprint = json.loads((file.metadata() or {})[_BLUEPRINT])
+            metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-        name, classes, options = blueprint
-        # Without memory for weights: those of the file take their place.
-        with torch.device("meta"):
-            network = build_model(name, classes, **options)
-        if not any(key.startswith(_AUXILIARY) for key in state):
-            drop_auxiliary_heads(network)
+        name, classes, options = json.loads(metadata[_BLUEPRINT])
+        network = _without_auxiliary(structure_of(name, classes, **options), state)
+        _set_numbers(network, json.loads(metadata[_NUMBERS]))
         _resize(network, state)
         network.load_state_dict(state, assign=True)
     except (OSError, SafetensorError) as error:
@@ -70,49 +76,74 @@ def load_network(path: Path) -> nn.Module:
     return network.eval()
 
 
-def _resize(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Gives the layers of a network on the meta device the sizes of the tensors of `state`. Raises
-    ValueError where a tensor has another type or kernel than the layer's."""
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            shape = _shape(state, f"{name}.weight", layer.weight)
-            if isinstance(layer, nn.Linear):
-                layer.out_features, layer.in_features = shape
-            else:
-                _resize_convolution(layer, shape)
-        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            key = "weight" if layer.affine else "running_mean"
-            layer.num_features = state[f"{name}.{key}"].shape[0]
-        else:
-            continue
-        for key, value in layer.state_dict().items():
-            given = torch.empty_like(state[f"{name}.{key}"], device="meta")
-            if given.dtype != value.dtype:
-                raise ValueError(f"{name}.{key}: expected {value.dtype}, got {given.dtype}")
-            setattr(layer, key, _kind(layer, key)(given))
+def _without_auxiliary(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    if not any(key.startswith(_AUXILIARY) for key in state):
+        drop_auxiliary_heads(network)
+    return network
 
 
-def _resize_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, shape: torch.Size) -> None:
-    first, second = shape[:2]
-    if layer.groups > 1:  # each channel is a group of its own
-        layer.groups = first
-    if isinstance(layer, nn.ConvTranspose2d):
-        layer.in_channels, layer.out_channels = first, second * layer.groups
-    else:
-        layer.out_channels, layer.in_channels = first, second * layer.groups
-
-
-def _shape(state: dict[str, Tensor], key: str, own: Tensor) -> torch.Size:
-    shape = state[key].shape
-    if len(shape) != own.ndim or shape[2:] != own.shape[2:]:
-        raise ValueError(
-            f"{key}: expected {list(own.shape)} but for the channels, got {list(shape)}"
+def _other_numbers(network: nn.Module, fresh: nn.Module) -> dict[str, dict[str, Any]]:
+    """By module and attribute, the numbers in which a network differs from a fresh one."""
+    others = dict(fresh.named_modules())
+    return {
+        name: found
+        for name, module in network.named_modules()
+        if (
+            found := {
+                key: value
+                for key, value in _numbers(module).items()
+                if value != _numbers(others[name]).get(key)
+            }
         )
-    return shape
+    }
 
 
-def _kind(layer: nn.Module, key: str) -> Any:
-    return nn.Parameter if key in dict(layer.named_parameters(recurse=False)) else (lambda x: x)
+def _numbers(module: nn.Module) -> dict[str, Any]:
+    """Sizes, counts and factors that a module keeps: in_channels, num_heads, normalized_shape."""
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if not key.startswith("_") and key != "training" and _is_number(value)
+    }
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return bool(value) and all(isinstance(part, int | float) for part in value)
+    return isinstance(value, int | float)
+
+
+def _set_numbers(network: nn.Module, numbers: dict[str, dict[str, Any]]) -> None:
+    """Raises ValueError where a module has no number of that name."""
+    for name, found in numbers.items():
+        module = network.get_submodule(name)
+        own = _numbers(module)
+        for key, value in found.items():
+            if key not in own or not _is_number(value):
+                raise ValueError(f"{name}.{key} is no number of the network")
+            setattr(module, key, type(own[key])(value))
+
+
+def _resize(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Gives the tensors of a network the shapes of those of `state`, without values. Raises
+    ValueError where a tensor has another type, rank or kernel."""
+    for name, module in network.named_modules():
+        direct = [*module._parameters.items(), *module._buffers.items()]
+        for key, own in direct:
+            given = state.get(f"{name}.{key}" if name else key)
+            if own is None or given is None:
+                continue
+            if given.dtype != own.dtype:
+                raise ValueError(f"{name}.{key}: expected {own.dtype}, got {given.dtype}")
+            if given.ndim != own.ndim or (own.ndim == 4 and given.shape[2:] != own.shape[2:]):
+                raise ValueError(
+                    f"{name}.{key}: expected {list(own.shape)} but for the channels, "
+                    f"got {list(given.shape)}"
+                )
+            if given.shape != own.shape:
+                empty = torch.empty_like(given, device="meta")
+                kind = nn.Parameter if key in module._parameters else (lambda values: values)
+                setattr(module, key, kind(empty))
 
 
 def other_version(stage: Path) -> bool:

@@ -30,16 +30,20 @@ class ModelEntry:
     `input_size` is the (height, width) that the network was designed for; others work too from
     `smallest_side` on, unless the option `image_size` fixes it.
     `paper` is an arXiv id, or a DOI; `options` are the names that `build_model` passes on.
+    `options` None leaves the check of options to `build`, and `task` None fits every task.
+    `on_meta` says whether the network can be built on the meta device and its buffers filled from
+    a file alone.
     `unsupported` holds the steps that the network cannot take, with the reason: recipes that ask
     for them are refused. `tested_as` names the networks of the same blocks whose tests stand for
     this one in `make test`; where it is empty, this one is tried there.
     """
 
     build: Callable[..., nn.Module]
-    task: NetworkTask
+    task: NetworkTask | None
     input_size: tuple[int, int]
     paper: str
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] | None = ()
     smallest_side: int = 1
+    on_meta: bool = True
     unsupported: Mapping[Step, str] = field(default_factory=dict)
     tested_as: tuple[str, ...] = ()

@@ -1,8 +1,11 @@
 """The networks that a recipe can name: the list for people, and the check of one recipe."""
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from training.errors import RecipeError
 from training.models import (
@@ -13,14 +16,23 @@ from training.models import (
     count_macs,
     count_parameters,
     drop_auxiliary_heads,
+    entry_of,
+    input_channels,
+    structure_of,
     unsupported_steps,
 )
+from training.models.factory import register_factory, takes_classes, user_code_of
 from training.models.weights import check_weights
 from training.recipes import Recipe
+from training.recipes.model import ModelChoice
 from training.recipes.tasks import TRAINED_TASKS, NetworkTask
 
 # The size of a head depends on the classes; papers count with those of ImageNet and Pascal VOC.
 _CLASSES: dict[NetworkTask, int] = {"classification": 1000, "segmentation": 21}
+# Classes of a network that is only tried; the data's are not known yet.
+_FEW = 2
+# Characters of an answer's shapes in a message.
+_TOLD = 200
 
 
 def networks() -> list[dict[str, Any]]:
@@ -31,7 +43,7 @@ def networks() -> list[dict[str, Any]]:
     for name, entry in MODELS.items():
         # Without memory for weights: VGG-16 alone would take half a gigabyte.
         with torch.device("meta"):
-            network = build_model(name, _CLASSES[entry.task])
+            network = build_model(name, _CLASSES[entry.task or "classification"])
         drop_auxiliary_heads(network)
         rows.append(
             {
@@ -41,7 +53,7 @@ def networks() -> list[dict[str, Any]]:
                 "parameters": count_parameters(network),
                 "gmacs": round(count_macs(network, entry.input_size) / 1e9, 3),
                 "paper": entry.paper if ":" in entry.paper else f"arXiv {entry.paper}",
-                "options": list(entry.options),
+                "options": list(entry.options or ()),
                 "tests": coverage(name),
             }
         )
@@ -61,34 +73,102 @@ def coverage(name: str) -> dict[str, str]:
 
 def check_network(recipe: Recipe) -> None:
     """Raises RecipeError where no network has the recipe's name, task and options, takes images of
-    its size and every step it asks for, or where the weights to begin with are nowhere."""
+    its size, answers as its task does and takes every step it asks for, or where the weights to
+    begin with are nowhere."""
+    check_choice(recipe, recipe.model)
     name, options = recipe.model.architecture, recipe.model.options
+    asked = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
+    for step, reason in unsupported_steps(name, **options).items():
+        # Every build exports for every engine.
+        if asked.get(step, True):
+            raise RecipeError(f"model: {name} does not support {step}: {reason}")
+    if recipe.model.pretrained is None and recipe.train is None:
+        raise RecipeError(
+            "train: none needs a trained network: give model.pretrained, a file of weights or a "
+            "run folder"
+        )
+
+
+def check_choice(recipe: Recipe, choice: ModelChoice) -> None:
+    """Raises RecipeError, without the key of `choice` in the recipe, where it is no network for
+    the recipe's task and images, or its weights are nowhere."""
+    register_factory(choice)
+    name, options = choice.architecture, choice.options
     try:
-        # Without memory for weights: only the structure is tried.
-        with torch.device("meta"):
-            build_model(name, 2, channels=recipe.transform.channels, **options)
+        entry = entry_of(name)
+        network = structure_of(name, _FEW, channels=recipe.transform.channels, **options)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model: {error}") from error
     wanted = TRAINED_TASKS[recipe.task].networks
-    if MODELS[name].task != wanted:
-        fitting = [key for key, entry in MODELS.items() if entry.task == wanted]
+    if entry.task not in (wanted, None):
+        fitting = [key for key, other in MODELS.items() if other.task == wanted]
         raise RecipeError(
-            f"model.name: {name} does {MODELS[name].task}, the recipe's task is {recipe.task}; "
+            f"model.name: {name} does {entry.task}, the recipe's task is {recipe.task}; "
             f"networks for it: {', '.join(fitting)}"
         )
     try:
         check_input_size(name, recipe.transform.size, **options)
     except ValueError as error:
         raise RecipeError(f"transform: {error}") from error
-    asked = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
-    for step, reason in unsupported_steps(name, **options).items():
-        # Every build exports for every engine.
-        if asked.get(step, True):
-            raise RecipeError(f"model.name: {name} does not support {step}: {reason}")
-    if recipe.model.pretrained is not None:
-        check_weights(recipe.model.pretrained, name)
-    elif recipe.train is None:
-        raise RecipeError(
-            "train: none needs a trained network: give model.pretrained, a file of weights or a "
-            "run folder"
+    if not entry.on_meta:
+        channels = _FEW if takes_classes(choice) else None
+        check_answers(network, choice, wanted, channels, recipe.transform.size)
+    if choice.pretrained is not None:
+        check_weights(choice.pretrained, name)
+
+
+def check_answers(
+    network: nn.Module,
+    choice: ModelChoice,
+    task: NetworkTask,
+    channels: int | None,
+    size: tuple[int, int],
+) -> None:
+    """Shows a network two black images of `size`, in evaluation and in training mode; with
+    `channels` None any number of values is right. Raises RecipeError with the shape that came and
+    the one that was expected, and for an error of its own code."""
+    network = copy.deepcopy(network)  # statistics of batch norms change in training mode
+    height, width = size
+    image = torch.zeros(2, input_channels(network), height, width)
+    space = f", {height}, {width}" if task == "segmentation" else ""
+    expected = f"[2, {'C' if channels is None else channels}{space}]"
+
+    def fits(answer: object) -> bool:
+        return (
+            isinstance(answer, Tensor)
+            and answer.is_floating_point()
+            and answer.shape[:1] + answer.shape[2:] == torch.Size([2, *(size if space else ())])
+            and (channels is None or answer.shape[1] == channels)
         )
+
+    for training in (False, True):
+        network.train(training)
+        try:
+            with torch.no_grad(), user_code_of(choice):
+                answer = network(image)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise RecipeError(
+                f"model: {choice.architecture} does not take images of {height}x{width}: {said}"
+            ) from error
+        # Heads that only help training answer beside the network's own.
+        parts = answer if training and isinstance(answer, tuple) and answer else (answer,)
+        if not all(fits(part) for part in parts):
+            mode = "in training " if training else ""
+            hint = "" if isinstance(answer, Tensor) else "; name one of them by model.output"
+            raise RecipeError(
+                f"model: {choice.architecture} answers {mode}two images of {height}x{width} with "
+                f"{_shape(answer)}; expected float32 {expected}{hint}"
+            )
+
+
+def _shape(answer: object) -> str:
+    """The shapes of an answer, of whatever kind, at most _TOLD characters."""
+    if isinstance(answer, Tensor):
+        return f"{str(answer.dtype).removeprefix('torch.')} {list(answer.shape)}"
+    if isinstance(answer, Mapping):
+        text = ", ".join(f"{key}: {_shape(value)}" for key, value in answer.items())
+        return f"{{{text}}}"[:_TOLD]
+    if isinstance(answer, tuple | list):
+        return f"({', '.join(map(_shape, answer))})"[:_TOLD]
+    return type(answer).__name__

@@ -1,7 +1,8 @@
 """A network's first weights, where they do not come from chance.
 
 A recipe's `model.pretrained` is a file (a `state_dict` in .pth, or .safetensors), the folder of a
-run, or the name of weights that torchvision offers for the network or for its backbone.
+run or, for networks of timm, one in the layout of the Hugging Face hub, or the name of weights that
+torchvision or timm offers for the network or for its backbone: only those are downloaded.
 """
 
 import hashlib
@@ -25,12 +26,16 @@ from training.models.architectures.segmentation import Segmenter
 from training.models.attention import Attention
 from training.models.channels import input_channels, sum_colours
 from training.models.checkpoint import NETWORK_FILE, load_network, other_version
-from training.recipes.model import ModelChoice
+from training.models.factory import Chosen
+from training.models.timm_weights import TimmWeights, encoder_state, hub_state, timm_weights
+from training.recipes.model import TIMM, ModelChoice
+from training.recipes.timm_settings import HUB_CONFIG
 
 log = logging.getLogger(__name__)
 
 _FILES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 _RUN_NETWORK = Path("train") / NETWORK_FILE
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 # Names that trainers give the weights among the other things that they save, and prefixes that
 # wrappers put before every key.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
@@ -43,10 +48,13 @@ State = dict[str, Tensor]
 
 
 def check_weights(source: str, architecture: str) -> None:
-    """Raises RecipeError where `source` is no file, no run folder, and no name of torchvision's
-    weights for the network called `architecture`. Downloads and reads nothing."""
+    """Raises RecipeError where `source` is no file, no run folder, no folder of the hub, and no
+    name of weights for the network called `architecture`. Downloads and reads nothing."""
     path = Path(source)
     if path.is_dir():
+        if (path / HUB_CONFIG).is_file():
+            _hub_file(path)
+            return
         if other_version(path / _RUN_NETWORK.parent):
             raise RecipeError(
                 f"model.pretrained: {source} was built by another version of convserve; build it "
@@ -58,24 +66,26 @@ def check_weights(source: str, architecture: str) -> None:
         if not path.is_file():
             raise RecipeError(f"model.pretrained: {source}: no such file")
     else:
-        _torchvision_weights(source, architecture)
+        _named_weights(source, architecture)
 
 
 def weights_fingerprint(choice: ModelChoice) -> str | None:
-    """sha256 of the file that a network's weights come from, or the address of torchvision's; None
-    where they come from chance."""
+    """sha256 of the file that a network's weights come from, or the address of those that are
+    downloaded; None where they come from chance."""
     if choice.pretrained is None:
         return None
     file = _local_file(choice.pretrained)
     if file is None:
-        return str(_torchvision_weights(choice.pretrained, choice.architecture).url)
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+        weights = _named_weights(choice.pretrained, choice.architecture)
+        return str(weights.url if isinstance(weights, WeightsEnum) else weights)
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_weights(
     network: nn.Module, source: str, architecture: str, *, whole: bool = False
 ) -> None:
-    """Puts the weights of `source` into a network of `MODELS`, in place.
+    """Puts the weights of `source` into a network of `build_model`, in place.
 
     Heads of another number of classes stay as they are, as do auxiliary heads and attention that
     the weights lack, and the log says so. Weights of a backbone alone go into the encoder of a
@@ -86,15 +96,23 @@ def load_weights(
     """
     file = _local_file(source)
     if file is not None:
-        state = _read(file, own=Path(source).is_dir())
+        state = _read(file, own=file == Path(source) / _RUN_NETWORK)
     else:
-        state = _download(_torchvision_weights(source, architecture))
+        state = _download(_named_weights(source, architecture))
+    grey = input_channels(network) == 1
+    if isinstance(network, Chosen) and not any(key.startswith("network.") for key in state):
+        network = network.network
     target, left_out = network, list[str]()
     if isinstance(network, Segmenter) and not any(key.startswith("encoder.") for key in state):
         target = network.encoder
-        left_out = [key for key in state if _is_behind(key, target)]
-        state = {key: value for key, value in state.items() if key not in left_out}
-    summed = sum_colours(target, state) if input_channels(network) == 1 else []
+        if TIMM in architecture:
+            state, left_out = encoder_state(target, state)
+        else:
+            left_out = [key for key in state if _is_behind(key, target)]
+            state = {key: value for key, value in state.items() if key not in left_out}
+    elif architecture.startswith(TIMM):
+        state = hub_state(network, state)
+    summed = sum_colours(target, state) if grey else []
     answers = {key: len(value) for key, value in state.items() if value.ndim}
     fresh = _fitting_heads(network, target, state)
     state, attention = _fitting_attention(target, state)
@@ -118,8 +136,27 @@ def load_weights(
 def _local_file(source: str) -> Path | None:
     path = Path(source)
     if path.is_dir():
-        return path / _RUN_NETWORK
+        return _hub_file(path) if (path / HUB_CONFIG).is_file() else path / _RUN_NETWORK
     return path if path.suffix in _FILES else None
+
+
+def _hub_file(folder: Path) -> Path:
+    for name in _HUB_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise RecipeError(f"model.pretrained: {folder} holds none of {', '.join(_HUB_FILES)}")
+
+
+def _named_weights(source: str, architecture: str) -> WeightsEnum | TimmWeights:
+    if TIMM not in architecture or ":" in architecture:
+        return _torchvision_weights(source, architecture)
+    try:
+        return timm_weights(architecture.partition(TIMM)[2], source)
+    except ValueError as error:
+        raise RecipeError(
+            f"model.pretrained: {source!r} is neither a file ({', '.join(_FILES)}) nor a folder, "
+            f"and {error}"
+        ) from error
 
 
 def _torchvision_weights(source: str, architecture: str) -> WeightsEnum:
@@ -144,10 +181,12 @@ def _torchvision_weights(source: str, architecture: str) -> WeightsEnum:
     return weights
 
 
-def _download(weights: WeightsEnum) -> State:
+def _download(weights: WeightsEnum | TimmWeights) -> State:
     try:
+        if isinstance(weights, TimmWeights):
+            return weights.download()
         state: State = dict(weights.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError, HTTPException) as error:
+    except (OSError, RuntimeError, ValueError, HTTPException) as error:
         raise RecipeError(
             f"model.pretrained: {weights} cannot be downloaded from {weights.url}: {error}; "
             "fetch that file by other means and give its path"

@@ -11,6 +11,7 @@ from serving.base.text import NotText, read_utf8
 from training.errors import RecipeError
 from training.recipes.problems import INHERITING, problems, shown
 from training.recipes.recipe import Recipe
+from training.recipes.timm_settings import with_timm_settings
 
 # Beside its own errors, YAML passes on those of the values that it makes.
 _BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
@@ -50,12 +51,23 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise RecipeError(f"{path}: expected keys and values, got {shown(document)}")
     for override in overrides:
         _apply(document, override)
+    return _with_folders(document, path.parent)
+
+
+def _with_folders(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The document with the recipe's folder as that of the modules of its factories."""
+    for path in ("model", "distill.teacher.network"):
+        section: Any = document
+        for key in path.split("."):
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict) and section.get("factory") is not None:
+            section.setdefault("folder", str(folder))
     return document
 
 
 def parse_recipe(document: dict[str, Any], name: str = "recipe") -> Recipe:
     """The recipe in plain dicts, checked; `name` begins every message. Raises RecipeError."""
-    document = _with_inherited_training(document)
+    document = with_timm_settings(_with_inherited_training(document))
     try:
         return _ADAPTER.validate_python(document)
     except ValidationError as error:

@@ -142,3 +142,58 @@ def test_reduced_range_keeps_weights_to_seven_bits(
     ]
     assert len(weights) == 20
     assert max(int(np.abs(part.astype(int)).max()) for part in weights) == 64
+
+
+def exported(network: torch.nn.Module, folder: Path) -> tuple[Path, Deployed]:
+    deployed = Deployed(network.eval(), "classification", Normalization())
+    path = folder / "model.onnx"
+    export_onnx(deployed, input_specs(SIZE), output_specs("classification", 4, SIZE), 20, path)
+    return path, deployed
+
+
+@pytest.mark.parametrize("scheme", ["s8", "u8"])
+@pytest.mark.parametrize("alone", [(), ("2",)])
+def test_values_are_not_rounded_before_relu6(
+    tmp_path: Path, scheme: Scheme, alone: tuple[str, ...]
+) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU6(), torch.nn.Conv2d(8, 8, 3, groups=8),
+        torch.nn.ReLU6(), torch.nn.Conv2d(8, 4, 12), torch.nn.Flatten(),
+    )  # fmt: skip
+    file, _ = exported(network, tmp_path)
+    path = tmp_path / "q.onnx"
+    Quantizer(file, "minmax", choose_calibration(SAMPLES, 8, 0)).write(path, scheme, alone)
+    graph = onnx.load(path).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    clips = [node for node in graph.node if node.op_type == "Clip"]
+    assert clips or scheme == "u8"
+    assert all(makers[clip.input[0]].op_type == "Conv" for clip in clips)
+
+
+class Normalized(torch.nn.Module):
+    """Directions of points whose lengths lie far apart, as swin_v2 has them in its attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+        self.head = torch.nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        points = self.conv(x).flatten(2).transpose(1, 2) ** 5
+        return self.head(torch.nn.functional.normalize(points, dim=2).mean(1))
+
+
+@pytest.mark.parametrize("scheme", ["s8", "u8"])
+def test_divisors_are_not_rounded_to_zero(tmp_path: Path, scheme: Scheme) -> None:
+    torch.manual_seed(0)
+    file, deployed = exported(Normalized(), tmp_path)
+    path = tmp_path / "q.onnx"
+    quantize(file, path, scheme, "minmax", choose_calibration(SAMPLES, 24, 0))
+    expected = run_deployed(deployed, ("logits",), IMAGES)["logits"]
+    for name in CPU_ENGINES:
+        engine = load_engine(name, path, EngineOptions(precision="int8", max_batch_size=32))
+        answers = engine.infer({"image": IMAGES})["logits"].copy()
+        engine.close()
+        assert np.isfinite(answers).all(), name
+        assert answer_distance(expected, answers) < 0.3, name

@@ -12,8 +12,8 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from training.models.architectures.fcn import FCNDecoder
 
-_VGG_OF_PSPNET = 3
-"""Poolings of VGG below PSPNet: it cannot be dilated, and this leaves the paper's stride of 8."""
+_SCALES_OF_PSPNET = 3
+"""Halvings of a backbone below PSPNet that cannot be dilated: the paper's stride of 8."""
 
 
 class Segmenter(nn.Module):
@@ -65,43 +65,53 @@ class Segmenter(nn.Module):
         return layers
 
 
-def unet(backbone: str, num_classes: int, auxiliary: bool = False) -> Segmenter:
-    """Skips at every scale of the backbone; nearest-neighbour upsampling."""
-    network = smp.Unet(backbone, encoder_weights=None, classes=num_classes)
+def unet(backbone: str, num_classes: int, auxiliary: bool = False, **options: Any) -> Segmenter:
+    """Skips at every scale of the backbone; nearest-neighbour upsampling.
+
+    Here and below, `backbone` is a name of segmentation-models-pytorch, where tu-NAME is a network
+    of timm, and `options` are arguments of the backbone.
+    """
+    network = smp.Unet(backbone, encoder_weights=None, classes=num_classes, **options)
     return _segmenter(network, num_classes, auxiliary)
 
 
-def fpn(backbone: str, num_classes: int, auxiliary: bool = False) -> Segmenter:
+def fpn(backbone: str, num_classes: int, auxiliary: bool = False, **options: Any) -> Segmenter:
     """Batch normalisation instead of the library's group normalisation: it costs nothing once it is
     folded into the convolutions, and does not tie the number of channels to that of the groups."""
-    network = smp.FPN(backbone, encoder_weights=None, classes=num_classes)
+    network = smp.FPN(backbone, encoder_weights=None, classes=num_classes, **options)
     for name, module in list(network.decoder.named_modules()):
         if isinstance(module, nn.GroupNorm):
             network.decoder.set_submodule(name, nn.BatchNorm2d(module.num_channels))
     return _segmenter(network, num_classes, auxiliary)
 
 
-def pspnet(backbone: str, num_classes: int, auxiliary: bool = False) -> Segmenter:
-    """Backbones are dilated to a stride of 8, as in the paper; VGG, which cannot be, ends there."""
-    if backbone.startswith("vgg"):
-        network = smp.PSPNet(backbone, None, _VGG_OF_PSPNET, classes=num_classes)
+def pspnet(backbone: str, num_classes: int, auxiliary: bool = False, **options: Any) -> Segmenter:
+    """Backbones are dilated to a stride of 8, as in the paper; VGG and those of timm, few of which
+    can be, end there."""
+    if backbone.startswith("tu-"):
+        network = smp.PSPNet(backbone, None, _SCALES_OF_PSPNET, classes=num_classes, **options)
+    elif backbone.startswith("vgg"):
+        network = smp.PSPNet(backbone, None, _SCALES_OF_PSPNET, classes=num_classes)
         # Layers that never run would be saved, counted and, over several devices, waited for.
-        last = network.encoder._out_indexes[_VGG_OF_PSPNET]
+        last = network.encoder._out_indexes[_SCALES_OF_PSPNET]
         network.encoder.features = network.encoder.features[: last + 1]
     else:
         network = smp.PSPNet(backbone, None, 5, classes=num_classes, output_stride=8)
     return _segmenter(network, num_classes, auxiliary)
 
 
-def deeplabv3plus(backbone: str, num_classes: int, auxiliary: bool = False) -> Segmenter:
-    """The last stage of the backbone is dilated to a stride of 16; VGG cannot be."""
-    network = smp.DeepLabV3Plus(backbone, encoder_weights=None, classes=num_classes)
+def deeplabv3plus(
+    backbone: str, num_classes: int, auxiliary: bool = False, **options: Any
+) -> Segmenter:
+    """The last stage of the backbone is dilated to a stride of 16; VGG cannot be, nor can many of
+    timm."""
+    network = smp.DeepLabV3Plus(backbone, encoder_weights=None, classes=num_classes, **options)
     return _segmenter(network, num_classes, auxiliary)
 
 
-def fcn(backbone: str, num_classes: int, auxiliary: bool = False) -> Segmenter:
+def fcn(backbone: str, num_classes: int, auxiliary: bool = False, **options: Any) -> Segmenter:
     """FCN-8s: scores of the strides 8, 16 and 32."""
-    encoder = smp.encoders.get_encoder(backbone, weights=None)
+    encoder = smp.encoders.get_encoder(backbone, weights=None, **options)
     decoder = FCNDecoder(encoder.out_channels, num_classes)
     head = nn.Upsample(scale_factor=8, mode="bilinear", align_corners=False)
     return Segmenter(

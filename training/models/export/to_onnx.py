@@ -1,5 +1,6 @@
 """From torch to an ONNX file, and the proof that the file does what the network does."""
 
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from serving.base.tensor import Array, TensorSpec
 from serving.engines import EngineOptions, load_engine
 from serving.engines.engine import Engine
 from training.data.samples import Pixels
-from training.errors import NamesMismatch, ShapesMismatch, ValuesMismatch
+from training.errors import ExportError, NamesMismatch, ShapesMismatch, ValuesMismatch
 from training.models.export.deployed import Deployed, run_deployed
 
 CHECK_ENGINE = "onnxruntime"
@@ -26,6 +27,8 @@ MASK_TOLERANCE = 1e-3
 CONFIDENCE_TOLERANCE = 0.5
 
 _MAX_BATCH = 4096
+# Characters of an error of torch.
+_TOLD = 300
 
 
 def export_onnx(
@@ -35,26 +38,39 @@ def export_onnx(
     opset: int,
     path: Path,
 ) -> None:
-    """Writes one self-contained file with a dynamic batch dimension and folded batch norms."""
+    """Writes one self-contained file with a dynamic batch dimension and folded batch norms. Raises
+    ExportError where torch cannot export the network."""
     # A batch of two: with one, the exporter would take the batch for a constant.
     example = torch.zeros(2, *inputs[0].shape[1:], dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     with warnings.catch_warnings():
         # torch warns about its own code; a caller can do nothing about it.
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            deployed,
-            (example,),
-            path,
-            dynamo=True,
-            external_data=False,
-            opset_version=opset,
-            input_names=[IMAGE_INPUT],
-            output_names=[spec.name for spec in outputs],
-            dynamic_shapes={IMAGE_INPUT: {0: batch}},
-            verbose=False,
-        )
+        try:
+            torch.onnx.export(
+                deployed,
+                (example,),
+                path,
+                dynamo=True,
+                external_data=False,
+                opset_version=opset,
+                input_names=[IMAGE_INPUT],
+                output_names=[spec.name for spec in outputs],
+                dynamic_shapes={IMAGE_INPUT: {0: batch}},
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(f"torch cannot export the network: {_cause(error)}") from error
     _remove_traces(path)
+
+
+def _cause(error: BaseException) -> str:
+    """The first error of a chain, in one line: the later ones say how to report it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_TOLD] + place
 
 
 def _remove_traces(path: Path) -> None:

@@ -14,10 +14,12 @@ from training.fitting.build import Build
 from training.fitting.objective import build_objective
 from training.fitting.stage_folder import Results
 from training.fitting.train import chosen_precision
-from training.models import build_model, input_channels
+from training.models import input_channels
 from training.models.checkpoint import NETWORK_FILE, load_network, other_version
-from training.models.weights import check_weights, load_weights, weights_fingerprint
-from training.pipeline.fine_tuning import fine_tune, network_results, new_network
+from training.models.factory import factory_fingerprint
+from training.models.networks import check_choice
+from training.models.weights import load_weights, weights_fingerprint
+from training.pipeline.fine_tuning import built, fine_tune, network_results, new_network
 from training.pipeline.stage import Stage
 from training.recipes import Recipe
 from training.recipes.compress import Distill, Teacher
@@ -60,10 +62,10 @@ def _section(current: Build) -> Distill:
     return config
 
 
-def _teacher_fingerprint(teacher: Teacher) -> str | None:
-    """Changes when the teacher's weights do."""
+def _teacher_fingerprint(teacher: Teacher) -> object:
+    """Changes when the teacher's weights or code do."""
     if teacher.network is not None:
-        return weights_fingerprint(teacher.network)
+        return [weights_fingerprint(teacher.network), factory_fingerprint(teacher.network)]
     return hashlib.sha256(teacher_file(teacher).read_bytes()).hexdigest()
 
 
@@ -91,13 +93,8 @@ def _load_teacher(current: Build, config: Teacher) -> nn.Module:
     if choice is None or choice.pretrained is None:
         return load_network(teacher_file(config))
     try:
-        network = build_model(
-            choice.architecture,
-            current.channels,
-            channels=current.recipe.transform.channels,
-            **choice.options,
-        )
-    except (ValueError, TypeError) as error:
+        network = built(current, choice)
+    except RecipeError as error:
         raise RecipeError(f"distill.teacher.network: {error}") from error
     load_weights(network, choice.pretrained, choice.architecture)
     return network.eval()
@@ -140,9 +137,9 @@ def _check(recipe: Recipe) -> None:
                 f"distill.teacher.run: {teacher.run} takes images of {taken} channels, the student "
                 f"of {recipe.transform.channels} (transform.channels); both must see the same"
             )
-    if teacher is not None and teacher.network is not None and teacher.network.pretrained:
+    if teacher is not None and teacher.network is not None:
         try:
-            check_weights(teacher.network.pretrained, teacher.network.architecture)
+            check_choice(recipe, teacher.network)
         except RecipeError as error:
             raise RecipeError(f"distill.teacher.network: {error}") from error
 

@@ -8,6 +8,7 @@ from training.compress.qat import fake_quantized
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
 from training.fitting.train import chosen_precision
+from training.models import deployable
 from training.models.checkpoint import NETWORK_FILE, load_network, save_network
 from training.pipeline.environment import measuring_facts
 from training.pipeline.fine_tuning import fine_tune
@@ -50,8 +51,9 @@ def _fine_tuned(
 ) -> tuple[Candidate, list[dict[str, float]], str]:
     """The best of three on validation images: the network as it is, fine-tuned in FP32 and
     fine-tuned with rounding, each quantised; ties go to the simpler. Tells the curves of the last
-    and the numbers of all."""
-    tuned, aware = copy.deepcopy(plain.network), copy.deepcopy(plain.network)
+    and the numbers of all. Parallel branches are merged first: what is rounded is what is served.
+    """
+    tuned, aware = (deployable(copy.deepcopy(plain.network)) for _ in range(2))
     fine_tune(current, "quantize", tuned, config.train, part="fp32")
     with fake_quantized(aware):
         fitted = fine_tune(current, "quantize", aware, config.train, part="qat")

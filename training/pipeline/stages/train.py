@@ -5,8 +5,14 @@ from training.fitting import distributed
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
 from training.fitting.train import Fitted, chosen_precision
+from training.models.factory import factory_fingerprint
 from training.models.weights import weights_fingerprint
-from training.pipeline.fine_tuning import fine_tune, network_results, new_network
+from training.pipeline.fine_tuning import (
+    fine_tune,
+    network_results,
+    new_network,
+    require_exportable,
+)
 from training.pipeline.stage import Stage
 
 
@@ -15,6 +21,8 @@ def fitted(current: Build) -> Fitted:
     network, config = new_network(current), current.recipe.train
     if config is None:
         return Fitted(network.eval(), [], "fp32")
+    if distributed.rank() == 0:
+        require_exportable(current, network)
     return fine_tune(current, "train", network, config, processes=distributed.processes())
 
 
@@ -26,6 +34,7 @@ def _facts(current: Build) -> object:
     config, classes = current.recipe.train, current.recipe.model.classes
     return [
         weights_fingerprint(current.recipe.model),
+        factory_fingerprint(current.recipe.model),
         chosen_precision(config.precision) if config is not None else None,
         read_class_names(classes) if classes is not None else None,
     ]

@@ -1,0 +1,393 @@
+"""Networks of timm: settings, weights, encoders, and one small member of each family with every
+step of a build."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from serving.base.evaluation import answer_distance
+from tests.training.models.test_pairs import ENGINES, SCHEMES, answers, blotches, pruned
+from training.compress.calibration import choose_calibration
+from training.compress.quantize import quantize
+from training.data.samples import ArraySamples
+from training.errors import BuildError, RecipeError
+from training.models import (
+    build_model,
+    deployable,
+    drop_auxiliary_heads,
+    head_layers,
+    unsupported_steps,
+)
+from training.models.checkpoint import load_network, save_network
+from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
+from training.models.export.to_onnx import check_interface, export_onnx
+from training.models.networks import check_network
+from training.models.weights import check_weights, load_weights
+from training.recipes import parse_recipe
+from training.recipes.data import Normalization
+
+CLASSES = 5
+NORMALIZATION = Normalization()
+FLOAT_TOLERANCE = 5e-4
+# See test_pairs: gates and random weights leave little of an answer in 8 bits, so that only a file
+# that runs and gives numbers can be asked of these.
+INT8_TOLERANCE = 0.6
+GATED = (
+    "dla", "efficientnetv2", "efficientvit", "ghostnet", "hgnet", "lcnet", "mobileone",
+    "mobilevit", "rexnet", "tf_efficientnet", "tinynet", "xcit",
+)  # fmt: skip
+
+_SWIN = {"img_size": 64, "window_size": 4, "depths": [2, 2], "embed_dim": 32, "num_heads": [2, 4]}
+# One member of each family; the first ones always, the others where there is time.
+ALWAYS: dict[str, dict[str, Any]] = {
+    "test_convnext": {},
+    "test_efficientnet": {},
+    "test_vit": {"img_size": 64},
+    "repvgg_a0": {},
+    "regnetx_002": {},
+    "swin_tiny_patch4_window7_224": _SWIN,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "beit_base_patch16_224": {"img_size": 64, "depth": 2, "embed_dim": 96, "num_heads": 3},
+    "cait_xxs24_224": {"img_size": 64, "depth": 3},
+    "coat_lite_tiny": {"img_size": 64},
+    "convnextv2_atto": {"depths": [1, 1, 1, 1]},
+    "deit_tiny_distilled_patch16_224": {"img_size": 64, "depth": 3},
+    "densenet121": {"block_config": [2, 2, 2, 2]},
+    "dla46x_c": {},
+    "dpn48b": {},
+    "edgenext_xx_small": {},
+    "efficientformerv2_s0": {"img_size": 64},
+    "efficientnetv2_rw_t": {},
+    "efficientvit_b0": {},
+    "eva02_tiny_patch14_224": {"img_size": 56, "depth": 3},
+    "fastvit_t8": {},
+    "ghostnet_050": {},
+    "hgnetv2_b0": {},
+    "hrnet_w18_small": {},
+    "inception_next_atto": {},
+    "lcnet_035": {},
+    "levit_128s": {"img_size": 64},
+    "maxvit_pico_rw_256": {"img_size": 64},
+    "mixer_s32_224": {"img_size": 64},
+    "mnasnet_small": {},
+    "mobilenetv2_035": {},
+    "mobilenetv3_small_050": {},
+    "mobilenetv4_conv_small_035": {},
+    "mobileone_s0": {},
+    "mobilevit_xxs": {},
+    "poolformerv2_s12": {},
+    "pvt_v2_b0": {},
+    "regnety_002": {},
+    "repghostnet_050": {},
+    "repvit_m0_9": {},
+    "resnest14d": {},
+    "resnext26ts": {},
+    "rexnet_100": {},
+    "seresnet18": {},
+    "skresnet18": {},
+    "starnet_s050": {},
+    "swinv2_tiny_window8_256": _SWIN,
+    "test_byobnet": {},
+    "test_mambaout": {},
+    "test_nfnet": {},
+    "test_resnet": {},
+    "tf_efficientnet_lite0": {},
+    "tiny_vit_5m_224": {},
+    "tinynet_e": {},
+    "xcit_nano_12_p8_224": {"img_size": 64, "depth": 2},
+}
+
+
+def families() -> list[Any]:
+    slow = [pytest.param(*family, marks=pytest.mark.slow) for family in FAMILIES.items()]
+    return [pytest.param(*family) for family in ALWAYS.items()] + slow
+
+
+def settle(network: nn.Module, images: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Gives batch norms the statistics of the images, as a training would; gives the images as the
+    network sees them."""
+    mean, std = np.array(NORMALIZATION.mean), np.array(NORMALIZATION.std)
+    seen = torch.from_numpy((images / 255 - mean) / std).permute(0, 3, 1, 2).float()
+    for module in network.eval().modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = None
+            module.reset_running_stats()
+            module.train()
+    with torch.no_grad():
+        network(seen)
+    network.eval()
+    return seen
+
+
+@pytest.mark.parametrize(("name", "options"), families())
+def test_family_is_pruned_saved_merged_exported_and_quantised(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    side = options.get("img_size", 64)
+    size = (side, side)
+    torch.manual_seed(0)
+    network = build_model(f"timm/{name}", CLASSES, **options).eval()
+    refused = unsupported_steps(f"timm/{name}")
+    if "prune" not in refused:
+        assert pruned(network, size) < 0.97
+    images = blotches(16, size)
+    seen = settle(network, images)
+
+    # Saved, read again and merged it answers as before.
+    file = tmp_path / "network.safetensors"
+    with torch.no_grad():
+        wanted = network(seen)
+        for form in (network, deployable(network)):
+            save_network(form, file)
+            assert answer_distance(wanted.numpy(), load_network(file)(seen).numpy()) < 2e-3
+
+    deployed = Deployed(deployable(network), "classification", NORMALIZATION)
+    outputs = output_specs("classification", CLASSES, size)
+    path = tmp_path / "model.onnx"
+    export_onnx(deployed, input_specs(size), outputs, 20, path)
+    check_interface(path, input_specs(size), outputs)
+    expected = run_deployed(deployed, ("logits",), images)["logits"]
+    samples = ArraySamples(images, np.zeros(len(images), np.int64))
+    for engine in ENGINES:
+        for batch in (3, 1):
+            got = answers(engine, path, "fp32", images[:batch])
+            assert answer_distance(expected[:batch], got) <= FLOAT_TOLERANCE, engine
+        int8 = tmp_path / "int8.onnx"
+        quantize(path, int8, SCHEMES[engine], "minmax", choose_calibration(samples, 16, 0))
+        got = answers(engine, int8, "int8", images)
+        assert np.isfinite(got).all(), engine
+        if not name.startswith(GATED):
+            assert answer_distance(expected, got) <= INT8_TOLERANCE, engine
+
+
+def test_at_least_25_families_are_tried() -> None:
+    modules = {timm.models.model_entrypoint(name).__module__ for name in (*ALWAYS, *FAMILIES)}
+    assert len(modules) >= 25
+
+
+def document(**model: Any) -> dict[str, Any]:
+    return {
+        "name": "tried",
+        "task": "classification",
+        "data": {"source": "digits"},
+        "model": model,
+        "train": {"epochs": 1, "batch_size": 2, "optimizer": {"name": "sgd", "lr": 0.1}},
+    }
+
+
+def test_settings_come_from_the_networks_own_configuration() -> None:
+    recipe = parse_recipe(document(name="timm/tf_efficientnet_lite0"))
+    assert recipe.transform.resize == 256
+    assert recipe.transform.crop == (224, 224)
+    assert recipe.transform.filter == "bicubic"
+    assert recipe.normalization.mean == recipe.normalization.std == (0.5, 0.5, 0.5)
+
+
+def test_settings_of_the_recipe_stand() -> None:
+    own = document(name="timm/test_vit") | {
+        "transform": {"resize": [64, 64]},
+        "normalization": {"mean": [0, 0, 0]},
+    }
+    recipe = parse_recipe(own)
+    assert recipe.transform.size == (64, 64)
+    assert recipe.transform.filter == "bicubic"
+    assert recipe.normalization.mean == (0, 0, 0)
+    # It has a learned value for each place, so that it is built for that size.
+    assert recipe.model.options["img_size"] == [64, 64]
+    check_network(recipe)
+
+
+def test_the_tag_of_weights_decides_the_settings() -> None:
+    recipe = parse_recipe(document(name="timm/resnet18.tv_in1k"))
+    assert recipe.transform.filter == "bilinear"
+    other = parse_recipe(document(name="timm/resnet18.a1_in1k"))
+    assert other.transform.filter == "bicubic"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"name": "timm/resnet18x"}, "timm has no network 'resnet18x'; did you mean timm/resnet18"),
+        ({"name": "timm/resnet18.nope"}, "timm has no weights 'nope' of resnet18; it has: a1_in1k"),
+        ({"name": "timm/resnet18", "factory": "a:b"}, "expected one of name, factory"),
+        ({}, "expected one of name, factory"),
+        (
+            {"factory": "a:b", "encoder": "timm/resnet18"},
+            "encoder: belongs to a name, got a factory",
+        ),
+        ({"name": "resnet18", "output": "x"}, "output: belongs to a factory, got a name"),
+    ],
+)
+def test_wrong_choices_are_refused(model: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        parse_recipe(document(**model) | {"transform": {"resize": [32, 32]}})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"checkpoint_path": "/etc/passwd"}, "checkpoint_path cannot be set here"),
+        ({"pretrained": True}, "pretrained cannot be set here"),
+        ({"wdith": 3}, "timm cannot make test_resnet with {'wdith': 3}: TypeError"),
+    ],
+)
+def test_options_that_timm_cannot_take_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        check_network(parse_recipe(document(name="timm/test_resnet", options=options)))
+
+
+def test_a_size_that_a_network_cannot_take_is_refused() -> None:
+    own = document(name="timm/test_vit", options={"img_size": 64}) | {
+        "transform": {"resize": [40, 40]}
+    }
+    with pytest.raises(RecipeError, match="timm/test_vit does not take images of 40x40"):
+        check_network(parse_recipe(own))
+
+
+def weights_of(name: str, classes: int, **options: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    network: nn.Module = timm.create_model(name, num_classes=classes, **options)
+    return dict(network.state_dict())
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A folder as save_pretrained of timm leaves it."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    save_file(weights_of("test_resnet", 7), folder / "model.safetensors")
+    config = {
+        "architecture": "test_resnet",
+        "num_classes": 7,
+        "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "crop_pct": 1.0, "input_size": [3, 96, 96]},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_hub_folder_gives_weights_and_settings(hub: Path) -> None:
+    recipe = parse_recipe(document(name="timm/test_resnet", pretrained=str(hub)))
+    assert recipe.normalization.mean == (0.1, 0.2, 0.3)
+    assert recipe.transform.resize == 96
+    check_network(recipe)
+    network = build_model("timm/test_resnet", 7)
+    load_weights(network, str(hub), "timm/test_resnet")
+    wanted = weights_of("test_resnet", 7)
+    assert all(torch.equal(value, wanted[key]) for key, value in network.state_dict().items())
+
+
+def test_hub_folder_of_another_network_is_refused(hub: Path) -> None:
+    with pytest.raises(RecipeError, match="holds test_resnet, the recipe names timm/resnet18"):
+        parse_recipe(document(name="timm/resnet18", pretrained=str(hub)))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"architecture": 3}', "[" * 100_000])
+def test_nonsense_in_a_hub_folder_is_named(hub: Path, text: str) -> None:
+    (hub / "config.json").write_text(text)
+    with pytest.raises(RecipeError, match=r"pretrained: .*hub"):
+        parse_recipe(document(name="timm/test_resnet", pretrained=str(hub)))
+
+
+def test_another_number_of_classes_gives_a_new_head(
+    hub: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    network = build_model("timm/test_resnet", 3)
+    load_weights(network, str(hub / "model.safetensors"), "timm/test_resnet")
+    assert "new, as the head is another: fc.bias, fc.weight" in caplog.text
+    wanted = weights_of("test_resnet", 7)
+    assert torch.equal(network.state_dict()["conv1.0.weight"], wanted["conv1.0.weight"])
+
+
+def test_positions_are_interpolated_to_another_size(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(weights_of("test_vit", CLASSES), file)
+    network = build_model("timm/test_vit", CLASSES, img_size=64)
+    load_weights(network, str(file), "timm/test_vit")
+    assert network.state_dict()["pos_embed"].shape[1] == 17
+
+
+def test_weights_that_nobody_has_are_refused_without_a_download() -> None:
+    check_weights("DEFAULT", "timm/resnet18")
+    check_weights("a1_in1k", "unet_timm/resnet18")
+    with pytest.raises(RecipeError, match=r"timm has no weights 'b9' of resnet18; it has: a1_in1k"):
+        check_weights("b9", "timm/resnet18")
+    with pytest.raises(RecipeError, match=r"no such file"):
+        check_weights("missing.pth", "timm/resnet18")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "encoder"),
+    [("unet", "test_resnet"), ("fpn", "test_convnext"), ("fcn", "test_byobnet")],
+)
+def test_decoder_on_an_encoder_answers_for_any_size(
+    decoder: str, encoder: str, tmp_path: Path
+) -> None:
+    name = f"{decoder}_timm/{encoder}"
+    network = build_model(name, 3, auxiliary=True).eval()
+    drop_auxiliary_heads(network)
+    kept = pruned(network, (40, 56))
+    assert kept < 0.97
+    images = blotches(4, (40, 56))
+    settle(network, images)
+    file = tmp_path / "network.safetensors"
+    save_network(network, file)
+    deployed = Deployed(deployable(load_network(file)), "segmentation", NORMALIZATION)
+    outputs = output_specs("segmentation", 3, (40, 56))
+    path = tmp_path / "model.onnx"
+    export_onnx(deployed, input_specs((40, 56)), outputs, 20, path)
+    expected = run_deployed(deployed, ("mask", "confidence"), images)["mask"]
+    for engine in ENGINES:
+        assert answer_distance(expected, answers(engine, path, "fp32", images)) <= 1e-3
+
+
+def test_encoder_takes_the_weights_of_the_classifier(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for encoder in ("test_resnet", "test_convnext", "test_efficientnet"):
+        weights = weights_of(encoder, 9)
+        torch.save(weights, tmp_path / "weights.pth")
+        network = build_model(f"unet_timm/{encoder}", 3)
+        load_weights(network, str(tmp_path / "weights.pth"), f"unet_timm/{encoder}")
+        own = [value.sum().item() for value in network.encoder.state_dict().values()]  # type: ignore[union-attr]
+        theirs = {value.sum().item() for value in weights.values()}
+        assert all(value in theirs for value in own), encoder
+    assert "left out, behind the encoder: fc.weight, fc.bias" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"name": "unet", "encoder": "timm/test_vit"}, "gives no features that unet can read"),
+        ({"name": "deeplabv3plus", "encoder": "timm/densenet121"}, "output_stride"),
+        ({"name": "unet", "encoder": "timm/resnet181"}, "did you mean timm/resnet18"),
+        ({"name": "vnet", "encoder": "timm/resnet18"}, "unknown model 'vnet_timm/resnet18'"),
+    ],
+)
+def test_encoders_that_give_no_features_are_refused(model: dict[str, Any], said: str) -> None:
+    asked = document(**model) | {"task": "segmentation", "data": {"source": "connectors"}}
+    with pytest.raises(RecipeError, match=said):
+        check_network(parse_recipe(asked))
+
+
+def test_heads_are_those_that_timm_names() -> None:
+    network = build_model("timm/test_vit", CLASSES)
+    assert [layer.out_features for layer in head_layers(network)] == [CLASSES]  # type: ignore[union-attr]
+
+
+def test_file_that_names_a_factory_runs_no_code(tmp_path: Path) -> None:
+    file = tmp_path / "network.safetensors"
+    blueprint = json.dumps(["os:getcwd", 3, {}])
+    save_file({"a": torch.zeros(1)}, file, {"convserve": blueprint, "convserve_numbers": "{}"})
+    with pytest.raises(BuildError, match="does not name the factory os:getcwd"):
+        load_network(file)
