@@ -8,7 +8,8 @@ import sys
 
 # By name: the module that holds the typer app of the sub-command, and its line in the help.
 COMMANDS = {
-    "build": ("training.cli", "train, compress, verify and publish a model from a recipe"),
+    "build": ("training.cli.build", "train, compress, verify and publish a model from a recipe"),
+    "adopt": ("training.cli.adopt", "variants and a gate for a model that is served already"),
     "serve": ("serving.cli.serve", "answer gRPC calls with the models of a repository"),
     "models": ("serving.cli.models", "list models with their accuracy, latency and state"),
     "predict": ("serving.cli.predict", "labels, masks or embeddings of image files"),

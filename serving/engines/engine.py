@@ -91,11 +91,28 @@ class Engine(Protocol):
         """Frees the runtime's memory; infer must not be running."""
 
 
-def infer_in_parts(engine: Engine, name: str, images: Array, rows: int) -> dict[str, Array]:
-    """The outputs of any number of images, run in batches of at most `rows`, since a plan takes no
-    more. `name` is the name of the only input. Raises EngineError."""
+def infer_in_parts(engine: Engine, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    """The outputs of any number of rows, run in batches of at most `rows`, since a plan takes no
+    more. Raises EngineError."""
+    count = len(next(iter(inputs.values())))
     parts = [
-        engine.infer({name: np.ascontiguousarray(images[start : start + rows])})
-        for start in range(0, len(images), rows)
+        engine.infer(
+            {
+                name: np.ascontiguousarray(array[start : start + rows])
+                for name, array in inputs.items()
+            }
+        )
+        for start in range(0, count, rows)
     ]
     return {output: np.concatenate([part[output] for part in parts]) for output in parts[0]}
+
+
+def infer_each(engine: Engine, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of calls that are run one by one; the first dimension of every array is the
+    call. Raises EngineError."""
+    count = len(next(iter(inputs.values())))
+    calls = [
+        engine.infer({name: np.asarray(array[i], order="C") for name, array in inputs.items()})
+        for i in range(count)
+    ]
+    return {output: np.stack([call[output] for call in calls]) for output in calls[0]}

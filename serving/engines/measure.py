@@ -1,14 +1,14 @@
 """Measures the time that an engine takes for a batch, and names the machine."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 import numpy as np
 
 from serving.base.machine.cpu import machine
 from serving.base.machine.nvml import gpus
-from serving.base.tensor import TensorSpec
+from serving.base.tensor import Array, TensorSpec
 from serving.engines.engine import Engine
 
 # Calls before the measurement, which allocate memory and choose kernels.
@@ -27,15 +27,27 @@ def measure_latency(
     integers, which may be indices into a table, are 0 or 1. Raises EngineError.
     """
     rng = np.random.default_rng(0)
-    milliseconds: dict[int, float] = {}
-    for size in batch_sizes:
-        batch = {}
+
+    def batch(size: int) -> dict[str, Array]:
+        arrays = {}
         for spec in inputs:
             shape = (size, *spec.shape[1:])
             array = engine.allocate(spec, shape)
             index = spec.dtype.kind in "iu" and spec.dtype.itemsize > 1
             array[...] = rng.integers(0, 2 if index else 256, shape, np.uint8)
-            batch[spec.name] = array
+            arrays[spec.name] = array
+        return arrays
+
+    return time_batches(engine, ((size, batch(size)) for size in batch_sizes), seconds)
+
+
+def time_batches(
+    engine: Engine, batches: Iterable[tuple[int, Mapping[str, Array]]], seconds: float
+) -> dict[int, float]:
+    """Median milliseconds of one call of infer with each batch, by its size, each measured for
+    about `seconds`. Raises EngineError."""
+    milliseconds: dict[int, float] = {}
+    for size, batch in batches:
         for _ in range(_WARMUP_CALLS):
             engine.infer(batch)
         times: list[float] = []

@@ -1,5 +1,6 @@
 """OpenVINO on CPU."""
 
+import contextlib
 import queue
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from serving.base.errors import EngineError, EngineUnavailable
 from serving.base.tensor import Array, TensorSpec
 from serving.engines.engine import EngineOptions
-from serving.repository.onnx_file import content_digest
+from serving.repository.onnx_file import NotTold, content_digest, read_facts
 
 # OpenVINO's package would fork a process that reports its use over the internet. It does not where
 # the module for it cannot be imported.
@@ -83,8 +84,7 @@ class OpenVinoEngine:
             compiled = options.cache_dir / "openvino" / content_digest(file)
             self._settings[properties.cache_dir()] = str(compiled)
         together = self._compile(file, options.instances)
-        self.inputs = tuple(_spec(file, port) for port in together.inputs)
-        self.outputs = tuple(_spec(file, port) for port in together.outputs)
+        self.inputs, self.outputs = _specs(file, together)
         self._together: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(options.instances):
             self._together.put(together.create_infer_request())
@@ -222,12 +222,34 @@ def _wait_for_all(requests: Sequence[openvino.InferRequest]) -> None:
         raise failures[0]
 
 
-def _spec(file: Path, port: openvino.ConstOutput) -> TensorSpec:
+def _specs(
+    file: Path, model: openvino.CompiledModel
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs under the names of the file: a tensor that OpenVINO has merged with others
+    has all of their names."""
+    inputs, outputs = list(model.inputs), list(model.outputs)
+    named: list[list[str]] = [[], []]
+    with contextlib.suppress(NotTold, EngineUnavailable):
+        facts = read_facts(file)
+        named = [[spec.name for spec in specs] for specs in (facts.inputs, facts.outputs)]
+    found = []
+    for ports, names in zip((inputs, outputs), named, strict=True):
+        told = names if len(names) == len(ports) else [""] * len(ports)
+        found.append(
+            tuple(
+                _spec(file, port, name if name in port.get_names() else port.any_name)
+                for port, name in zip(ports, told, strict=True)
+            )
+        )
+    return found[0], found[1]
+
+
+def _spec(file: Path, port: openvino.ConstOutput, name: str) -> TensorSpec:
     datatype = _DATATYPES.get(port.element_type)
     if datatype is None:
-        name = port.element_type.get_type_name()
-        raise EngineUnavailable(f"{file}: {port.any_name}: element type {name} is not served")
+        kind = port.element_type.get_type_name()
+        raise EngineUnavailable(f"{file}: {name}: element type {kind} is not served")
     if port.partial_shape.rank.is_dynamic:
-        raise EngineUnavailable(f"{file}: {port.any_name}: the number of dimensions is not known")
+        raise EngineUnavailable(f"{file}: {name}: the number of dimensions is not known")
     shape = tuple(-1 if dim.is_dynamic else dim.get_length() for dim in port.partial_shape)
-    return TensorSpec(port.any_name, datatype, shape)
+    return TensorSpec(name, datatype, shape)

@@ -31,7 +31,7 @@ from serving.models.candidates import (
 from serving.models.choice import Choice, choose
 from serving.models.local_plans import check_fits
 from serving.models.model import Model
-from serving.models.selfcheck import check_answers, check_files, check_gate, on_this_machine
+from serving.models.selfcheck import Published, check_files, check_gate, on_this_machine
 from serving.models.servable import ModelFacts
 from serving.models.timing_shapes import (
     Specs,
@@ -95,6 +95,7 @@ class VersionLoader:
             rows = config.max_batch_size
             manifest = on_this_machine(folder, manifest, rows, settings.cache_dir)
         self._manifest: Manifest | None = manifest
+        self._published = Published(folder, manifest, config, settings.memory_bytes)
         variants = manifest.variants if manifest else ()
         self._variants: dict[str, Variant] = {variant.id: variant for variant in variants}
         found = find_candidates(folder, config, manifest, settings)
@@ -145,7 +146,7 @@ class VersionLoader:
             variant = self._variants[candidate.variant]
             rows = self._options[candidate].max_batch_size
             with self._counted(candidate):
-                check_answers(self._folder, self._manifest, variant, engine, rows)
+                self._published.check(variant, engine, rows)
 
     @contextmanager
     def _counted(self, candidate: Candidate) -> Iterator[None]:
@@ -176,6 +177,8 @@ class VersionLoader:
         self, candidate: Candidate, engine: Engine, sizes: Sequence[int]
     ) -> dict[int, float]:
         inputs = engine.inputs
+        if self._published.times:
+            return self._published.seconds(engine, sizes, _MEASURE_SECONDS)
         if self._config.max_batch_size == 0 or any(s.datatype == "BYTES" for s in inputs):
             return {}
         given = given_shapes(self._config, inputs)
@@ -214,7 +217,8 @@ class VersionLoader:
         options = self._options[candidate]
         if variant is None or options.cache_dir is None:
             return None
-        key = latency_key(candidate, variant.sha256, options, timing_key(self._config))
+        shapes = timing_key(self._config) + self._published.timing_key
+        key = latency_key(candidate, variant.sha256, options, shapes)
         return options.cache_dir / "latency" / f"{key}.json"
 
     # The choice itself.

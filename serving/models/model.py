@@ -21,8 +21,8 @@ from serving.batching.batch import BatchRecord
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.ticket import Answer, Ticket
 from serving.engines import Engine
-from serving.images.decoding import LoadedImage
 from serving.images.preprocess import keeps
+from serving.images.tensor import ToTensor
 from serving.models.servable import (
     CallOptions,
     EncodedImage,
@@ -68,6 +68,8 @@ class Model:
         self._batches = facts.batches
         self._max_rows = facts.max_rows
         self._row_bytes = facts.row_bytes
+        self._to_tensor = _to_tensor(facts)
+        self._image_input = self._to_tensor.name if self._to_tensor else IMAGE_INPUT
 
     # Running.
 
@@ -80,8 +82,10 @@ class Model:
         """Runs one image; its errors are those of `Servable.infer_image`."""
         answer, [loaded] = await self._infer_images([source], options)
         return ImageAnswer(
-            outputs={name: array[0] for name, array in answer.outputs.items()},
-            size=loaded.image.size,
+            outputs={
+                name: array[0] if self._batches else array for name, array in answer.outputs.items()
+            },
+            size=loaded.size,
             timing=answer.timing,
         )
 
@@ -126,7 +130,8 @@ class Model:
     ) -> "tuple[Answer, list[_Loaded]]":
         eval_transform = self.facts.transform
         if eval_transform is None:
-            raise WrongTask(f"model {self.facts.name!r} takes tensors only: it has no manifest")
+            reason = "no manifest" if self.facts.manifest is None else "no images in its manifest"
+            raise WrongTask(f"model {self.facts.name!r} takes tensors only: it has {reason}")
         self._check_rows(len(sources))
         expected = len(sources) * self._row_bytes
         options.memory.hold("batch", expected)
@@ -141,14 +146,14 @@ class Model:
                     self._loaded(source, eval_transform, memory, deadline) for source in sources
                 )
             # One part an image: they are copied once, into the batch.
-            parts = [{IMAGE_INPUT: item.image.pixels[np.newaxis]} for item in loaded]
+            parts = [{self._image_input: item.tensor} for item in loaded]
         except BaseException:
             self._batcher.withdraw(ticket)
             raise
         ticket.timing.decode = max(item.seconds for item in loaded)
         answer = self._observed(await self._batcher.submit(ticket, *parts))
         size = sum([array.nbytes for array in answer.outputs.values()])
-        size += sum([item.image.pixels.nbytes for item in loaded])
+        size += sum([item.tensor.nbytes for item in loaded])
         if size > expected:
             options.memory.hold("batch", size - expected)
         for item in loaded:
@@ -163,13 +168,14 @@ class Model:
         deadline: float,
     ) -> "_Loaded":
         max_pixels = self.facts.max_image_pixels
-        if isinstance(source, RawPixels) and keeps(
+        whole = isinstance(source, RawPixels) and keeps(
             source.height, source.width, source.channels, eval_transform
-        ):
+        )
+        if whole and self._to_tensor is None:
             # Pixels of the right size need no work, so no thread is worth its cost.
-            return _load(source, eval_transform, max_pixels, lambda _: None)
+            return _load(source, eval_transform, max_pixels, None, lambda _: None)
         return await self.run_aside(
-            partial(_load, source, eval_transform, max_pixels), memory, deadline
+            partial(_load, source, eval_transform, max_pixels, self._to_tensor), memory, deadline
         )
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
@@ -253,18 +259,43 @@ class Model:
 
 
 class _Loaded(NamedTuple):
-    """An image at the network's size, and the seconds of decoding and resizing it."""
+    """An image on its way into a batch.
 
-    image: LoadedImage
+    tensor: as the network takes it, batch dimension included where its input has one.
+    size: (height, width) of the image as it was sent.
+    seconds: time of decoding, resizing and converting it.
+    """
+
+    tensor: Array
+    size: tuple[int, int]
     seconds: float
 
 
 def _load(
-    source: ImageSource, eval_transform: EvalTransform, max_pixels: int, reserve: Reserve
+    source: ImageSource,
+    eval_transform: EvalTransform,
+    max_pixels: int,
+    to_tensor: ToTensor | None,
+    reserve: Reserve,
 ) -> _Loaded:
     begin = time.monotonic()
-    image = source.load(eval_transform, max_pixels, reserve)
-    return _Loaded(image, time.monotonic() - begin)
+    if to_tensor is None:
+        image = source.load(eval_transform, max_pixels, reserve)
+        tensor: Array = image.pixels[np.newaxis]
+    else:
+        converting = to_tensor.working_bytes(eval_transform.size)
+        image = source.load(eval_transform, max_pixels, lambda size: reserve(size + converting))
+        tensor = to_tensor(image.pixels)
+    return _Loaded(tensor, image.size, time.monotonic() - begin)
+
+
+def _to_tensor(facts: ModelFacts) -> ToTensor | None:
+    """The conversion of images for a network with an interface of its own; None where pixels are
+    its input, or where it takes none."""
+    interface = facts.manifest.interface if facts.manifest else None
+    if interface is None or interface.image is None:
+        return None
+    return ToTensor(interface.image, facts.inputs[0])
 
 
 def _reserved(

@@ -7,21 +7,40 @@ answers here to the published samples lie within the published tolerance.
 """
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from serving.base.digest import sha256
-from serving.base.errors import SelfCheckFailed, quoted
+from serving.base.errors import (
+    EngineError,
+    InvalidManifest,
+    ModelLoadError,
+    SelfCheckFailed,
+    quoted,
+)
 from serving.base.evaluation import output_distance
-from serving.base.task import IMAGE_INPUT, answer_output
-from serving.base.tensor import Array
+from serving.base.task import answer_output
+from serving.base.tensor import Array, TensorSpec
 from serving.engines import ENGINES, Engine, unavailable_reason
-from serving.engines.engine import infer_in_parts
+from serving.engines.engine import infer_each, infer_in_parts
+from serving.engines.measure import time_batches
 from serving.models import local_plans
-from serving.repository.manifest import SAMPLES_FILE, Evidence, Manifest, Variant
+from serving.models.timing_shapes import Specs, check_memory
+from serving.repository.interface import misfit
+from serving.repository.manifest import (
+    MANIFEST_FILE,
+    SAMPLES_FILE,
+    Evidence,
+    Manifest,
+    Variant,
+)
+from serving.repository.model_config import ModelConfig
 from serving.repository.model_file import check_model_file, find_in_version
-from serving.repository.samples import read_samples
+from serving.repository.samples import Samples, read_samples
 
 
 def on_this_machine(
@@ -115,32 +134,75 @@ def check_files(file: Path, variant: Variant) -> None:
         check_checksum(file.parent / name, expected)
 
 
+def published_samples(
+    folder: Path, manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> Samples | None:
+    """The samples of a version whose model has these tensors: with the answer of the task and, of a
+    network with an interface of its own, every output. None where none were published.
+
+    Raises SelfCheckFailed where they are none of this model's.
+    """
+    names = [spec.name for spec in outputs]
+    if manifest.interface is None and manifest.task is not None:
+        names = [answer_output(manifest.task, names)]
+    samples = read_samples(folder, [spec.name for spec in inputs], names)
+    if samples is None:
+        return None
+    for spec in inputs:
+        array = samples.inputs[spec.name]
+        fits = spec.fits(array.shape) or spec.fits(array.shape[1:])
+        if array.dtype != spec.dtype or not fits:
+            raise SelfCheckFailed(
+                f"{folder / SAMPLES_FILE}: expected samples of {spec}, got {spec.name} "
+                f"{array.dtype} {list(array.shape)}"
+            )
+    return samples
+
+
+def infer_samples(
+    engine: Engine, inputs: Mapping[str, Array], specs: Sequence[TensorSpec], rows: int
+) -> dict[str, Array]:
+    """The answers to samples: run as rows in batches of `rows` at most or, where each of them is a
+    whole call, one by one. Raises EngineError."""
+    if all(spec.fits(inputs[spec.name].shape) for spec in specs):
+        return infer_in_parts(engine, inputs, rows)
+    return infer_each(engine, inputs)
+
+
 def check_answers(
-    folder: Path, manifest: Manifest, variant: Variant, engine: Engine, max_batch_size: int
+    samples: Samples,
+    variant: Variant,
+    engine: Engine,
+    specs: Sequence[TensorSpec],
+    max_batch_size: int,
 ) -> None:
     """Runs the published samples alone, and in a batch of `check_rows` rows. A variant without
     evidence has no tolerance, so it is not checked.
 
+    specs: the inputs as config.pbtxt declares them.
     Raises SelfCheckFailed where the answers differ, EngineError where a batch fails.
     """
     evidence = variant.evidence.get(engine.name)
-    output = answer_output(manifest.task, [spec.name for spec in engine.outputs])
-    samples = read_samples(folder, output)
-    if samples is None or evidence is None:
+    if evidence is None:
         return
-    images, expected = samples
-    times = math.ceil(min(max_batch_size, engine.check_rows) / len(images))
-    images, expected = (np.concatenate([array] * times) for array in (images, expected))
+    times = math.ceil(min(max_batch_size, engine.check_rows) / len(samples))
+    inputs, expected = (
+        {name: np.concatenate([array] * times) for name, array in arrays.items()}
+        for arrays in (samples.inputs, samples.answers)
+    )
     what = f"{variant.id} in {engine.name}"
-    answers = infer_in_parts(engine, IMAGE_INPUT, images, max_batch_size)[output]
-    if answers.shape != expected.shape:
-        raise SelfCheckFailed(
-            f"{what} answers with {list(answers.shape)} to samples whose published answers are "
-            f"{list(expected.shape)}"
-        )
-    check_samples(output, answers, expected, evidence, what)
-    answers[:1] = infer_in_parts(engine, IMAGE_INPUT, images[:1], max_batch_size)[output]
-    check_samples(output, answers, expected, evidence, what)
+    answers = infer_samples(engine, inputs, specs, max_batch_size)
+    alone = {name: array[:1] for name, array in inputs.items()}
+    first = infer_samples(engine, alone, specs, max_batch_size)
+    for name, wanted in expected.items():
+        if answers[name].shape != wanted.shape:
+            raise SelfCheckFailed(
+                f"{what} answers with {name} {list(answers[name].shape)} to samples whose "
+                f"published answers are {list(wanted.shape)}"
+            )
+        check_samples(name, answers[name], wanted, evidence, what)
+        answers[name][:1] = first[name]
+        check_samples(name, answers[name], wanted, evidence, what)
 
 
 def check_samples(
@@ -153,3 +215,87 @@ def check_samples(
             f"{what} answers wrongly on this machine: its distance from the published answers is "
             f"{distance:.4f}, the tolerance {evidence.samples_tolerance:.4f}"
         )
+
+
+class Published:
+    """What a manifest promises of one version; nothing where it has none.
+
+    times: whether the samples also time its candidates. A network that was made elsewhere may take
+        inputs of any size and kind: its samples are the best there is to time it with.
+    limit: bytes that the largest batch of them may take.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, config: ModelConfig, limit: int) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._config = config
+        self._limit = limit
+        self._read: Samples | None = None
+        self._is_read = False
+        foreign = manifest is not None and manifest.interface is not None
+        self.times = foreign and self._sha256 != ""
+
+    @cached_property
+    def _sha256(self) -> str:
+        try:
+            return sha256(find_in_version(self._folder, SAMPLES_FILE))
+        except OSError:
+            return ""
+
+    @property
+    def timing_key(self) -> str:
+        """A text that identifies the samples that time candidates; empty where none do."""
+        return self._sha256 if self.times else ""
+
+    def check(self, variant: Variant, engine: Engine, rows: int) -> None:
+        """Raises InvalidManifest where the manifest describes other tensors than the model has,
+        SelfCheckFailed where the answers to the samples differ, EngineError where a batch of
+        `rows` fails."""
+        inputs = self._config.inputs or engine.inputs
+        self._check_interface(inputs, self._config.outputs or engine.outputs)
+        samples = self._samples(engine)
+        if samples is not None:
+            check_answers(samples, variant, engine, inputs, rows)
+
+    def seconds(self, engine: Engine, sizes: Sequence[int], seconds: float) -> dict[int, float]:
+        """Seconds by batch size, each measured for about `seconds`, of the samples repeated as rows
+        or, where the model has no batch, of the first alone. Raises ModelLoadError where they do
+        not run, or take more memory than calls may hold."""
+        try:
+            found = time_batches(engine, self._batches(engine, sizes), seconds)
+        except EngineError as error:
+            raise ModelLoadError(
+                f"{self._folder / SAMPLES_FILE}: does not run: {error.detail}"
+            ) from error
+        return {size: milliseconds / 1e3 for size, milliseconds in found.items()}
+
+    def _batches(
+        self, engine: Engine, sizes: Sequence[int]
+    ) -> Iterator[tuple[int, dict[str, Array]]]:
+        samples = self._samples(engine)
+        assert samples is not None, "of a version that `times`"
+        if self._config.max_batch_size == 0:
+            alone = {name: np.asarray(a[0], order="C") for name, a in samples.inputs.items()}
+            yield from ((size, alone) for size in sizes)
+            return
+        arrays = samples.inputs.items()
+        specs = [replace(spec, shape=samples.inputs[spec.name].shape) for spec in engine.inputs]
+        check_memory(tuple(specs), max(sizes), self._limit)
+        for size in sizes:
+            yield size, {name: np.resize(array, (size, *array.shape[1:])) for name, array in arrays}
+
+    def _samples(self, engine: Engine) -> Samples | None:
+        if not self._is_read and self._manifest is not None:
+            inputs = self._config.inputs or engine.inputs
+            self._read = published_samples(self._folder, self._manifest, inputs, engine.outputs)
+            self._is_read = True
+        return self._read
+
+    def _check_interface(self, inputs: Specs, outputs: Specs) -> None:
+        if self._manifest is None or self._manifest.interface is None:
+            return
+        transform = self._manifest.transform
+        size = transform.size if transform is not None else None
+        reason = misfit(self._manifest.interface, size, inputs, outputs)
+        if reason:
+            raise InvalidManifest(f"{self._folder / MANIFEST_FILE}: interface: {reason}")

@@ -26,6 +26,7 @@ from serving.images.decoding import (
     with_channels,
 )
 from serving.images.preprocess import load_image, transform, transform_bytes
+from serving.repository.interface import TaskOutput
 from serving.repository.manifest import Channels, EvalTransform, Evidence, Manifest
 from serving.repository.model_config import ModelConfig
 
@@ -137,7 +138,7 @@ class CallOptions(NamedTuple):
 class ImageAnswer(NamedTuple):
     """A network's answer to one image.
 
-    outputs: arrays by output name, without the batch dimension.
+    outputs: arrays by output name, without the batch dimension where the model batches.
     size: (height, width) of the image.
     timing: every stage but the postprocessing.
     """
@@ -181,7 +182,7 @@ class ModelFacts:
 
     @property
     def task(self) -> Task | None:
-        """The task of a model with a manifest; None for one that has tensors only."""
+        """The task that its manifest names; None for a model that has tensors only."""
         return self.manifest.task if self.manifest else None
 
     @property
@@ -189,16 +190,24 @@ class ModelFacts:
         """The resize and crop of images; None where the model takes no images."""
         return self.manifest.transform if self.manifest else None
 
+    @property
+    def answer(self) -> TaskOutput | None:
+        """The output that answers the task of a network with an interface of its own; None for one
+        in the form that a build publishes."""
+        interface = self.manifest.interface if self.manifest else None
+        return interface.answer if interface else None
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """The classes of the model: the manifest's, or else those of the first labelled output."""
-        if self.manifest is not None:
+        if self.manifest is not None and self.manifest.classes:
             return self.manifest.classes
         return next(iter(self.output_labels.values()), ())
 
     def labels_of(self, output: str) -> tuple[str, ...]:
         """The class names by which one output is ranked; empty where it has none."""
-        if self.task == "classification" and output == TASKS["classification"].output:
+        deployed = self.manifest is not None and self.manifest.interface is None
+        if deployed and self.task == "classification" and output == TASKS["classification"].output:
             return self.labels
         return self.output_labels.get(output, ())
 

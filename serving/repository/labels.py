@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from serving.base.errors import ModelLoadError
-from serving.base.task import TASKS
 from serving.base.text import NotText, lines_of, read_text
 from serving.repository.manifest import Manifest
 from serving.repository.model_config import ModelConfig
@@ -19,7 +18,7 @@ def read_labels(
     """
     labels = {}
     for output, filename in config.label_filenames.items():
-        if manifest is not None and output == TASKS[manifest.task].output:
+        if manifest is not None and manifest.classes and output == manifest.answer:
             labels[output] = manifest.classes
             continue
         file = model_folder / filename

@@ -18,10 +18,12 @@ from pydantic import (
 from serving.base.errors import InvalidManifest, quoted
 from serving.base.evaluation import Estimate
 from serving.base.files import is_plain_name
-from serving.base.task import Task
+from serving.base.task import TASKS, Task
 from serving.base.text import NotText, read_text
+from serving.repository.interface import HELD, Interface
 
-# 1.1: `data` of a variant. 1.2: `channels` of the transform, `normalization` of one channel.
+# 1.1: `data` of a variant. 1.2: `channels` of the transform, `normalization` of one channel;
+# `interface`, and with one no task, transform or normalization.
 SCHEMA_VERSION = "1.2"
 MANIFEST_FILE = "manifest.json"
 SAMPLES_FILE = "samples.npz"
@@ -192,20 +194,66 @@ class Provenance(_Frozen):
 
 
 class Manifest(_Frozen):
-    """The whole of manifest.json."""
+    """The whole of manifest.json.
+
+    task: None for a network that has tensors only.
+    measure: the accuracy of its evidence; "agreement" is the share of answers that are FP32's,
+        where the data had no labels.
+    transform: None for a network that takes no images.
+    normalization: None for a network with an interface of its own.
+    gmacs: None where they were not counted.
+    interface: that of a network that was made elsewhere; None for the form that a build publishes,
+        `image` uint8 NHWC to the outputs of its task.
+    """
 
     schema_version: str = SCHEMA_VERSION
-    task: Task
+    task: Task | None = None
     architecture: str
-    measure: Literal["top1", "miou", "iou", "rank1"]
-    transform: EvalTransform
-    normalization: Normalization
+    measure: Literal["top1", "miou", "iou", "rank1", "agreement"]
+    transform: EvalTransform | None = None
+    normalization: Normalization | None = None
     classes: tuple[str, ...]
     parameters: int
-    gmacs: float
+    gmacs: float | None
     pruning_ratio: float = 0.0
     provenance: Provenance
     variants: Annotated[tuple[Variant, ...], Field(max_length=_MAX_VARIANTS)]
+    interface: Interface | None = None
+
+    @model_validator(mode="after")
+    def _described(self) -> Self:
+        interface = self.interface
+        if interface is None:
+            for name in ("task", "transform", "normalization"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"{name}: missing, and no interface takes its place")
+            return self
+        if (interface.image is None) != (self.transform is None):
+            raise ValueError("interface.image: expected together with transform, or neither")
+        if (interface.answer is None) != (self.task is None):
+            raise ValueError("interface.answer: expected together with task, or neither")
+        if self.task is not None and interface.answer is not None:
+            held = HELD[self.task]
+            if interface.answer.holds not in held:
+                raise ValueError(
+                    f"interface.answer.holds: expected {' or '.join(held)} for {self.task}, "
+                    f"got {interface.answer.holds}"
+                )
+        if self.transform is not None and interface.image is not None:
+            _ = self.transform.size
+            if self.transform.channels != interface.image.depth:
+                raise ValueError(
+                    f"transform.channels: expected {interface.image.depth} for "
+                    f"{interface.image.channels}, got {self.transform.channels}"
+                )
+        return self
+
+    @property
+    def answer(self) -> str | None:
+        """The name of the output that holds classes or scores; None without a task."""
+        if self.interface is not None:
+            return self.interface.answer.output if self.interface.answer is not None else None
+        return TASKS[self.task].output if self.task is not None else None
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -1,17 +1,17 @@
-"""samples.npz: images, and the answers to them that were published with a version."""
+"""samples.npz: inputs, and the answers to them that were published with a version."""
 
 import math
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 
 from serving.base.errors import SelfCheckFailed
 from serving.base.files import open_file
-from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
 from serving.repository.manifest import SAMPLES_FILE
 from serving.repository.model_file import find_in_version
@@ -24,9 +24,22 @@ _MAX_LIST = 1 << 16
 _END = 22
 
 
-def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
-    """The sample images, uint8 [n, H, W, C], and FP32's answers to them in one output, [n, ...];
-    None where none were published.
+class Samples(NamedTuple):
+    """A few inputs of a network, and FP32's answers to them.
+
+    inputs, answers: arrays by tensor name; the first dimension of each is the sample.
+    """
+
+    inputs: dict[str, Array]
+    answers: dict[str, Array]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+
+def read_samples(folder: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Samples | None:
+    """The samples of a version, with these inputs and the answers in these outputs; None where none
+    were published.
 
     Raises SelfCheckFailed where the file does not hold them, or more than they may take.
     """
@@ -35,7 +48,9 @@ def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
         with open_file(find_in_version(folder, SAMPLES_FILE)) as stream:
             _check_list(stream)
             with zipfile.ZipFile(stream) as archive:
-                images, answers = (_array(archive, name) for name in (IMAGE_INPUT, output))
+                given, answers = (
+                    {name: _array(archive, name) for name in names} for names in (inputs, outputs)
+                )
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -43,12 +58,12 @@ def read_samples(folder: Path, output: str) -> tuple[Array, Array] | None:
     # What zipfile and numpy raise for damaged files is of many kinds.
     except Exception as error:
         raise SelfCheckFailed(f"{path}: cannot be read: {error}") from error
-    if images.ndim != 4 or images.dtype != np.uint8 or not 0 < len(images) == len(answers):
-        raise SelfCheckFailed(
-            f"{path}: expected uint8 images [n, height, width, channels] and as many answers, got "
-            f"{images.dtype} {list(images.shape)} and {list(answers.shape)}"
-        )
-    return images, answers
+    shapes = {name: array.shape for name, array in (given | answers).items()}
+    lengths = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise SelfCheckFailed(f"{path}: expected as many answers as inputs, got {told}")
+    return Samples(given, answers)
 
 
 def _check_list(stream: BinaryIO) -> None:

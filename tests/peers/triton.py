@@ -21,11 +21,41 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".tools" / "triton"
 SYSTEM_PYTHON = Path("/usr/bin/python3.11")
-REQUIREMENTS = ("nvidia-pytriton==0.7.0", "numpy<2", "setuptools<81")
+REQUIREMENTS = ("nvidia-pytriton==0.7.0", "numpy<2", "onnxruntime", "setuptools<81")
 START_SECONDS = 60.0
 
-_SERVER = ENVIRONMENT / "lib/python3.11/site-packages/pytriton/tritonserver"
+_PACKAGES = ENVIRONMENT / "lib/python3.11/site-packages"
+_SERVER = _PACKAGES / "pytriton/tritonserver"
 _STUB = "triton_python_backend_stub"
+
+# Stands in for the ONNX Runtime backend, which the wheel does not have: it loads the file that the
+# config names, and no other.
+ONNX_BACKEND = """
+import json
+import os
+
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        folder = os.path.join(args["model_repository"], args["model_version"])
+        named = config.get("default_model_filename", "")
+        file = os.path.join(folder, named if named.endswith(".onnx") else "model.onnx")
+        self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        self.names = [output.name for output in self.session.get_outputs()]
+
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            found = zip(self.names, self.session.run(self.names, given))
+            tensors = [pb_utils.Tensor(name, array) for name, array in found]
+            answers.append(pb_utils.InferenceResponse(tensors))
+        return answers
+"""
 
 # Gives back for each input in_X what it holds as out_X.
 IDENTITY = """
@@ -79,7 +109,12 @@ def install() -> None:
 
 def missing() -> str | None:
     """Why it cannot be started here; None where it can."""
-    for file in (_SERVER / "bin" / "tritonserver", _SERVER / "backends" / "python" / _STUB):
+    needed = (
+        _SERVER / "bin" / "tritonserver",
+        _SERVER / "backends" / "python" / _STUB,
+        _PACKAGES / "onnxruntime",
+    )
+    for file in needed:
         if not file.exists():
             return f"no {file.relative_to(ROOT)}: python tests/peers/triton.py installs it"
     return None
@@ -92,19 +127,32 @@ def write_python_model(repository: Path, name: str, code: str, config: str) -> N
     (repository / name / "config.pbtxt").write_text(f'backend: "python"\n{config}')
 
 
+def write_onnx_backend(folder: Path) -> Path:
+    """A folder of backends that has one for ONNX files, in Python."""
+    (folder / "onnxruntime").mkdir(parents=True)
+    (folder / "onnxruntime" / "model.py").write_text(ONNX_BACKEND)
+    (folder / "python").symlink_to(_SERVER / "backends" / "python")
+    return folder
+
+
 class TritonProcess:
     """`tritonserver` with explicit model control on given ports (gRPC, HTTP, metrics), which loads
-    `models` at its start."""
+    `models` at its start. `backends` is the folder of its backends."""
 
     def __init__(
-        self, repository: Path, models: Sequence[str], ports: Sequence[int], log: Path
+        self,
+        repository: Path,
+        models: Sequence[str],
+        ports: Sequence[int],
+        log: Path,
+        backends: Path = _SERVER / "backends",
     ) -> None:
         grpc, http, metrics = ports
         self.url = f"127.0.0.1:{grpc}"
         self.http = f"http://127.0.0.1:{http}"
         self.log = log
         command = [str(_SERVER / "bin" / "tritonserver"), f"--model-repository={repository}"]
-        command += [f"--backend-directory={_SERVER / 'backends'}", "--model-control-mode=explicit"]
+        command += [f"--backend-directory={backends}", "--model-control-mode=explicit"]
         command += [f"--load-model={model}" for model in models]
         command += [f"--grpc-port={grpc}", f"--http-port={http}", f"--metrics-port={metrics}"]
         command += ["--grpc-address=127.0.0.1", "--http-address=127.0.0.1"]

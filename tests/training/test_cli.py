@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-import training.cli
+from training.cli import build
 from training.pipeline.pipeline import STAGE_NAMES, Built
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "training" / "recipes" / "digits-resnet20.yaml"
-COMMAND = [sys.executable, "-c", "from training.cli import app; app(prog_name='convserve')"]
+COMMAND = [sys.executable, "-c", "from training.cli.build import app; app(prog_name='convserve')"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -82,7 +82,7 @@ def test_missing_data_is_told_without_traceback(tmp_path: Path) -> None:
 
 
 def test_stages_of_the_help_are_those_of_the_pipeline() -> None:
-    assert training.cli.STAGES == STAGE_NAMES
+    assert build.STAGES == STAGE_NAMES
 
 
 def test_json_is_all_there_is_on_stdout(digits_built: Built, workplace: Path) -> None:

@@ -229,11 +229,16 @@ def _remove_needless_pairs(graph: onnx.GraphProto) -> None:
         is_logits = maker.op_type in _LAYERS and not _feeds_layer(second, users)
         if not (before_relu or is_logits) or len(users[first.output[0]]) > 1:
             continue
-        if second.output[0] in outputs:
-            # The layer takes over the name of the graph's output.
-            maker.output[0] = second.output[0]
-        for user in behind:
-            user.input[list(user.input).index(second.output[0])] = first.input[0]
+        raw, rounded = first.input[0], second.output[0]
+        readers, name = behind, raw
+        if rounded in outputs:
+            # The layer takes over the name of the graph's output, for all who read the layer.
+            maker.output[0] = rounded
+            readers, name = users[raw], rounded
+        for user in readers:
+            for position, read in enumerate(user.input):
+                if read in (raw, rounded):
+                    user.input[position] = name
         graph.node.remove(second)
         graph.node.remove(first)
 

@@ -30,7 +30,12 @@ def require_pass(verification: Verification) -> None:
 
 
 def judge(
-    config: Verify, measured: Estimate, drop: Estimate, agreeing: float, chance: float
+    config: Verify,
+    measured: Estimate,
+    drop: Estimate,
+    agreeing: float,
+    chance: float,
+    setting: str = "verify.min_accuracy: 0",
 ) -> Gate:
     """The verdict on one variant in one engine.
 
@@ -41,6 +46,8 @@ def judge(
 
     The accuracy must lie above `chance`, that of the best constant answer, with its whole interval,
     unless the recipe gives min_accuracy as 0: a network that has learnt nothing loses nothing.
+
+    setting: how the user would say so.
     """
     few = drop.n * config.max_drop < 3
     reasons = [f"drop {_points(drop)} points, allowed {100 * config.max_drop:.2f}, n={drop.n}"]
@@ -67,7 +74,7 @@ def judge(
         passed = False
         reasons.append(
             f"accuracy {_points(measured)} % is not above chance: one answer to all images gets "
-            f"{100 * chance:.2f} % (verify.min_accuracy: 0 lets it pass)"
+            f"{100 * chance:.2f} % ({setting} lets it pass)"
         )
     return Gate(passed=passed, reason="; ".join(reasons))
 

@@ -59,7 +59,7 @@ _PICTURES = 12
 # Distance from the samples' answers that a server on another CPU may have, beyond twice the one
 # measured here: other instruction sets add in another order, and a class map of 8 images has few
 # borders. Larger lets a wrong file pass the self-check, smaller refuses a right one.
-_TOLERANCE_FLOOR = 0.01
+TOLERANCE_FLOOR = 0.01
 # Instruction sets without which bf16 is emulated, and slower than FP32.
 _BF16_FEATURES = ("amx_bf16", "avx512_bf16")
 
@@ -98,7 +98,7 @@ def verify(
         evidence: dict[str, Evidence] = {}
         skipped: dict[str, str] = {}
         for name in ENGINES:
-            engine = _open(name, file, largest)
+            engine = open_engine(name, file, largest)
             if isinstance(engine, str):
                 skipped[name] = engine
                 # A laptop without a GPU would repeat it for every variant.
@@ -169,7 +169,7 @@ def _evidence(
         drop=drop,
         class_drops=class_drops(measure, reference, found, classes),
         agreement=agreeing,
-        samples_tolerance=_TOLERANCE_FLOOR + 2 * distance,
+        samples_tolerance=TOLERANCE_FLOOR + 2 * distance,
         latency=latency,
         gate=judge(config, estimate, drop, agreeing, chance_of(measure, reference)),
     )
@@ -192,7 +192,7 @@ def _result(
     )
 
 
-def _open(name: str, file: VariantFile, max_batch_size: int) -> Engine | str:
+def open_engine(name: str, file: VariantFile, max_batch_size: int) -> Engine | str:
     """The loaded engine, or why it cannot run this variant."""
     if file.path.suffix not in ENGINES[name].suffixes:
         return f"{name} does not run {file.path.suffix} files"
@@ -214,7 +214,7 @@ def _open(name: str, file: VariantFile, max_batch_size: int) -> Engine | str:
 
 def _runner(engine: Engine, largest: int) -> Run:
     """Runs any number of images, in batches that a plan was made for."""
-    return lambda images: infer_in_parts(engine, IMAGE_INPUT, images, largest)
+    return lambda images: infer_in_parts(engine, {IMAGE_INPUT: images}, largest)
 
 
 def _choose_samples(samples: Samples) -> Pixels:

@@ -19,6 +19,7 @@ MEASURE_TITLES: dict[str, str] = {
     "miou": "mean IoU",
     "iou": "foreground IoU",
     "rank1": "rank-1 identification",
+    "agreement": "agreement with FP32",
 }
 """The measures as a person reads them."""
 

@@ -144,9 +144,11 @@ def _described(facts: ModelFacts) -> dict[str, str]:
     """Parameters that say what serves, how accurate it is and how fast it was measured."""
     parameters = {"variant": facts.variant, "engine": facts.engine_name}
     if facts.manifest is not None:
-        parameters["task"] = facts.manifest.task
-        parameters["classes"] = "\n".join(facts.labels)
-        parameters[ENCODED_PARAMETER] = ENCODED_INPUT
+        if facts.task is not None:
+            parameters["task"] = facts.task
+            parameters["classes"] = "\n".join(facts.labels)
+        if facts.transform is not None:
+            parameters[ENCODED_PARAMETER] = ENCODED_INPUT
         if facts.evidence is not None:
             parameters["accuracy"] = f"{facts.manifest.measure} {facts.evidence.accuracy}"
     latency = {size: round(s * 1e3, 3) for size, s in facts.latency.items()}

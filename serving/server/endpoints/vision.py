@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.errors import AnswerTooLarge, InvalidInput, WrongTask
-from serving.base.task import PROBABILITY_OUTPUT, TASKS, Task
+from serving.base.task import TASKS, Task
 from serving.batching.ticket import Timing
-from serving.images import postprocess
+from serving.images import answers, postprocess
 from serving.models.servable import (
     CallOptions,
-    ImageAnswer,
     ImageSource,
     ModelFacts,
     Reserve,
@@ -75,7 +74,8 @@ class Embedding(NamedTuple):
 def require_task(model: Servable, task: Task) -> None:
     """Raises WrongTask where the model was made for another one, or only for tensors."""
     if model.facts.task != task:
-        made_for = model.facts.task or "plain tensors (it has no manifest)"
+        reason = "it has no manifest" if model.facts.manifest is None else "no task is described"
+        made_for = model.facts.task or f"plain tensors ({reason})"
         raise WrongTask(f"model {model.facts.name!r} is for {made_for}, not for {task}")
 
 
@@ -98,7 +98,7 @@ async def classify(
         raise InvalidInput(f"threshold: expected 0 to 1, got {threshold}")
     answer = await model.infer_image(source, options)
     begin = time.monotonic()
-    scores = postprocess.softmax(answer.outputs["logits"])
+    scores = answers.scores_of(answer.outputs, model.facts.answer)
     best = postprocess.top_k(scores, top_k)
     labels = tuple(
         Label(index, class_name(model.facts, index), score)
@@ -132,7 +132,10 @@ async def segment(
 
     def finish(reserve: Reserve) -> Segmentation[Form]:
         begin = time.monotonic()
-        mask, confidence = _mask_and_confidence(answer)
+        described = model.facts.answer
+        if described is not None:
+            reserve(answers.mask_bytes(answer.outputs, described))
+        mask, confidence = answers.mask_of(answer.outputs, described)
         areas = tuple(
             ClassArea(index, class_name(model.facts, index), fraction, mean)
             for index, fraction, mean in postprocess.class_areas(mask, confidence)
@@ -195,7 +198,7 @@ async def embed(model: Servable, source: ImageSource, options: CallOptions) -> E
     ServingErrors of the model."""
     require_task(model, "embedding")
     answer = await model.infer_image(source, options)
-    return Embedding(answer.outputs["embedding"], answer.timing)
+    return Embedding(answers.embedding_of(answer.outputs, model.facts.answer), answer.timing)
 
 
 def class_name(facts: ModelFacts, index: int) -> str:
@@ -205,12 +208,7 @@ def class_name(facts: ModelFacts, index: int) -> str:
 
 def _item_size(facts: ModelFacts) -> int:
     """Bytes of a pixel of a mask."""
+    if facts.answer is not None:
+        return 1 if 0 < len(facts.labels) <= 256 else 2
     output = TASKS["segmentation"].output
     return next((spec.dtype.itemsize for spec in facts.outputs if spec.name == output), 1)
-
-
-def _mask_and_confidence(answer: ImageAnswer) -> tuple[postprocess.Mask, NDArray[np.uint8]]:
-    probability = answer.outputs.get(PROBABILITY_OUTPUT)
-    if probability is not None:
-        return postprocess.binary_mask(probability)
-    return answer.outputs["mask"], answer.outputs["confidence"]

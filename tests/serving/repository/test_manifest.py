@@ -157,7 +157,8 @@ def test_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "field"),
     [
-        (lambda d: d.pop("task"), "task: Field required"),
+        (lambda d: d.pop("task"), "document: .*task: missing"),
+        (lambda d: d.pop("architecture"), "architecture: Field required"),
         (lambda d: d["transform"].update(channels=4), "transform.channels: Input should be 1 or 3"),
         (lambda d: d["normalization"].update(mean=[0.5]), "normalization: .* got 1 and 3"),
         (lambda d: d.update(task="detection"), "task: .*'classification'"),

@@ -33,14 +33,14 @@ ANSWERS = npy(np.zeros((2, 3), np.float32))
 def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
     images = np.arange(96, dtype=np.uint8).reshape(2, 4, 4, 3)
     np.savez(tmp_path / "samples.npz", image=images, logits=np.eye(2, dtype=np.float32))
-    found = read_samples(tmp_path, "logits")
+    found = read_samples(tmp_path, ["image"], ["logits"])
     assert found is not None
-    assert np.array_equal(found[0], images)
-    assert np.array_equal(found[1], np.eye(2))
+    assert np.array_equal(found.inputs["image"], images)
+    assert np.array_equal(found.answers["logits"], np.eye(2))
 
 
 def test_no_samples_are_none(tmp_path: Path) -> None:
-    assert read_samples(tmp_path, "logits") is None
+    assert read_samples(tmp_path, ["image"], ["logits"]) is None
 
 
 def header(shape: str, descr: str = "'|u1'") -> bytes:
@@ -62,14 +62,13 @@ def header(shape: str, descr: str = "'|u1'") -> bytes:
         b"\x93NUMPY\x03\x00\xff\xff\xff\x7f",
         b"",
         npy(np.array([{"a": 1}], dtype=object)),
-        npy(np.zeros((2, 4, 4, 3), np.float64)),
         npy(np.zeros((3, 4, 4, 3), np.uint8)),
-        npy(np.zeros(2, np.uint8)),
+        npy(np.zeros((), np.uint8)),
     ],
 )
 def test_images_that_are_none_are_refused(image: bytes, tmp_path: Path) -> None:
     with pytest.raises(SelfCheckFailed, match=r"samples\.npz: "):
-        read_samples(archive(tmp_path, image=image, logits=ANSWERS), "logits")
+        read_samples(archive(tmp_path, image=image, logits=ANSWERS), ["image"], ["logits"])
 
 
 def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
@@ -82,18 +81,18 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
     assert (tmp_path / "samples.npz").stat().st_size < 1_000_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(SelfCheckFailed, match="of 256 MiB at most"):
-        read_samples(tmp_path, "logits")
+        read_samples(tmp_path, ["image"], ["logits"])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
 def test_a_file_of_many_members_is_refused_before_they_are_listed(tmp_path: Path) -> None:
     archive(tmp_path, **{f"m{number}": b"" for number in range(2000)})
     with pytest.raises(SelfCheckFailed, match="a few arrays"):
-        read_samples(tmp_path, "logits")
+        read_samples(tmp_path, ["image"], ["logits"])
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\5\6", os.urandom(1000), b"PK\5\6" + bytes(18)])
 def test_a_file_that_is_no_archive_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "samples.npz").write_bytes(content)
     with pytest.raises(SelfCheckFailed, match=r"samples\.npz: cannot be read"):
-        read_samples(tmp_path, "logits")
+        read_samples(tmp_path, ["image"], ["logits"])

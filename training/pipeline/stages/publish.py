@@ -131,6 +131,7 @@ def publish(
     appears by one rename; for a new model that is the whole model folder. Where config.pbtxt
     changes, it and labels.txt are replaced, each in one step, right after the folder has appeared.
     """
+    assert manifest.task is not None, "a build has one"
     repository.mkdir(parents=True, exist_ok=True)
     model_folder = repository / name
     version = _next_version(model_folder)

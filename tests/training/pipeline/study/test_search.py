@@ -22,7 +22,7 @@ from training.recipes import load_recipe
 RunStudy = Callable[..., Studied]
 
 ROOT = Path(__file__).parents[4]
-COMMAND = [sys.executable, "-c", "from training.cli import app; app(prog_name='convserve')"]
+COMMAND = [sys.executable, "-c", "from training.cli.build import app; app(prog_name='convserve')"]
 # Weights stay as they were drawn.
 HOPELESS = 1e-9
 

@@ -1,15 +1,13 @@
-"""`convserve build`: parses arguments, runs the pipeline, prints the outcome; the one place of
-training that exits and sets up logging."""
+"""`convserve build`: parses arguments, runs the pipeline, prints the outcome."""
 
 import json
-import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serving.base.text import escaped
+from training.cli.terminal import fail, quiet_libraries, set_up_logging
 from training.errors import BuildError, RecipeError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -72,9 +70,7 @@ def build(
     ] = False,
 ) -> None:
     """Train, prune, quantise, export, verify and publish a network, as a recipe says."""
-    terminal = logging.StreamHandler(sys.stderr)
-    terminal.setFormatter(_Escaping("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[terminal])
+    set_up_logging()
     if list_networks:
         _list_networks(as_json)
         return
@@ -94,23 +90,11 @@ def build(
         else:
             _build(recipe, overrides or [], until, search, out, model_repository, as_json)
     except BuildError as error:
-        _fail(str(error))
+        fail("build", str(error))
     except OSError as error:
-        _fail(str(error))
+        fail("build", str(error))
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from where this one stopped")
-
-
-class _Escaping(logging.Formatter):
-    """Names of files and classes are those of a data set, which others may have made."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return escaped(super().format(record))
-
-
-def _fail(reason: str) -> None:
-    typer.echo(f"convserve build: {escaped(reason)}", err=True)
-    raise typer.Exit(1)
+        fail("build", "interrupted; the same command goes on from where this one stopped")
 
 
 def _build(
@@ -133,7 +117,7 @@ def _build(
 
     if until == "data" or bound is not None:
         _require_one_process()
-    _quiet_libraries()
+    quiet_libraries()
     if distributed.rank() > 0:
         pipeline.join_training(recipe, out, repository)
         return
@@ -179,7 +163,7 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
     from training.pipeline.study.run import run_study
 
     _require_one_process()
-    _quiet_libraries()
+    quiet_libraries()
     studied = run_study(document, definition, study, out)
     if as_json:
         typer.echo(json.dumps(studied.outcome.document, indent=2))
@@ -198,13 +182,6 @@ def _require_one_process() -> None:
         raise RecipeError(
             "torchrun shares one training; start a study, a search or --until data without it"
         )
-
-
-def _quiet_libraries() -> None:
-    for name in ("pytorch_lightning", "lightning_fabric", "torch.onnx", "onnxscript", "onnx_ir"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # quantize_static recommends, on the root logger, the preparation that has been made.
-    logging.getLogger().addFilter(lambda record: "pre-processing" not in record.getMessage())
 
 
 def _list_networks(as_json: bool) -> None:

@@ -1,0 +1,166 @@
+"""`convserve adopt`: parses arguments, does the work, prints the outcome."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from serving.base.task import TASKS
+from serving.base.text import escaped
+from training.cli.terminal import fail, quiet_libraries, set_up_logging
+from training.errors import BuildError
+
+# Told here as well, since the help must not import the work, and torch with it.
+_MEANINGS = ("logits", "probabilities", "classes", "embedding")
+_METHODS = ("minmax", "percentile")
+
+
+def adopt(
+    model: Annotated[
+        Path, typer.Argument(metavar="REPO/MODEL", help="The model's folder in a repository.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Images, with --preprocess; else .npz or .npy files with arrays named as the "
+            "inputs.",
+        ),
+    ],
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            metavar="imagenet|FILE",
+            help="How an image becomes the input; see docs/adopt.md for the file's keys.",
+            show_default="tensors only",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="classification, segmentation or embedding: typed calls are answered, and "
+            "labelled data is judged by its labels.",
+            show_default="tensors only",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="The output that answers the task.", show_default="the first"),
+    ] = None,
+    holds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MEANING",
+            help="What it holds: logits, probabilities, classes or embedding.",
+            show_default="as its answers look",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Names of the network's classes, one a line.",
+            show_default="the output's label_filename",
+        ),
+    ] = None,
+    unlabelled: Annotated[
+        bool,
+        typer.Option(
+            "--unlabelled", help="Folders are no labels: compare with FP32.", show_default="off"
+        ),
+    ] = False,
+    version: Annotated[
+        int | None, typer.Option(help="The version to adopt.", show_default="newest served")
+    ] = None,
+    variants: Annotated[
+        str, typer.Option(help="Variants to make and measure.")
+    ] = "fp32,bf16,fp16,int8-s8,int8-u8",
+    calibrate: Annotated[
+        str, typer.Option(help="Ranges of INT8: minmax or percentile.")
+    ] = "minmax",
+    calibration_items: Annotated[
+        int, typer.Option(min=1, help="Items, at most half, that ranges are measured on.")
+    ] = 256,
+    items: Annotated[int, typer.Option(min=2, help="Items that are read at most.")] = 1000,
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest loss of accuracy on labelled data.")
+    ] = 0.01,
+    min_agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="Smallest share of answers that are FP32's.")
+    ] = 0.95,
+    max_distance: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Distance up to which a tensor is FP32's, as a share of its norm."
+        ),
+    ] = 0.1,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Smallest accuracy on labelled data.", show_default="above chance"
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and end.", show_default="off")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON document and nothing else on stdout.", show_default="off"
+        ),
+    ] = False,
+) -> None:
+    """Give a model that is served already variants, a gate and a manifest; its interface stays."""
+    set_up_logging()
+    quiet_libraries()
+    if task is not None and task not in TASKS:
+        raise typer.BadParameter(f"expected one of {', '.join(TASKS)}", param_hint="--task")
+    if holds is not None and holds not in _MEANINGS:
+        raise typer.BadParameter(f"expected one of {', '.join(_MEANINGS)}", param_hint="--holds")
+    if calibrate not in _METHODS:
+        raise typer.BadParameter(f"expected {' or '.join(_METHODS)}", param_hint="--calibrate")
+    # Imported here: a wrong option is told at once, and torch takes seconds to import.
+    from training.pipeline.adopt.adopt import adopt as run
+    from training.pipeline.adopt.judging import Bounds
+    from training.pipeline.adopt.plan import Request, check_variants, plan
+
+    try:
+        request = Request(
+            model=model,
+            data=data,
+            version=version,
+            preprocess=preprocess,
+            task=task,
+            output=output,
+            holds=cast("Any", holds),
+            classes=classes,
+            unlabelled=unlabelled,
+            variants=check_variants(variants.split(",")),
+            items=items,
+            calibration_items=calibration_items,
+            calibrate=cast("Any", calibrate),
+            bounds=Bounds(max_drop, min_agreement, max_distance, min_accuracy),
+        )
+        planned = plan(request)
+        if dry_run or not as_json:
+            for line in planned.lines(request):
+                typer.echo(escaped(line), err=as_json)
+        if dry_run:
+            return
+        adopted = run(request, planned)
+    except (BuildError, OSError) as error:
+        fail("adopt", str(error))
+    except KeyboardInterrupt:
+        fail("adopt", "interrupted; what was there is as it was, and the same command begins anew")
+    if as_json:
+        typer.echo(json.dumps(adopted.document(), indent=2))
+        return
+    adopted.show()
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+# A group of one command, as `convserve` passes the command's name too.
+app.callback()(lambda: None)
+app.command()(adopt)

@@ -1,0 +1,169 @@
+"""Runs every variant in every engine here, beside the FP32 file as it is served today, and judges
+it."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from serving.base.digest import sha256
+from serving.base.errors import EngineError, ModelLoadError
+from serving.base.evaluation import Estimate, answer_distance
+from serving.base.tensor import Array
+from serving.engines import ENGINES, Engine
+from serving.engines.engine import infer_each, infer_in_parts
+from serving.engines.measure import device_name, time_batches
+from serving.repository.manifest import Evidence, Gate, Latency
+from serving.repository.model_config import check_against_engine
+from serving.repository.samples import Samples
+from training.evaluation.in_engines import TOLERANCE_FLOOR, open_engine
+from training.evaluation.verification import VariantFile, VariantResult
+from training.pipeline.adopt.items import Inputs, Items, stacked
+from training.pipeline.adopt.served import ServedModel
+
+log = logging.getLogger(__name__)
+
+# Samples that are published, and bytes that the largest array of them may take.
+_SAMPLES = 8
+_SAMPLE_BYTES = 64 << 20
+# Seconds of measuring for each batch size, as in a build.
+_LATENCY_SECONDS = 0.5
+# The largest batch whose time is measured; the server measures all of its own.
+_TIMED_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The gate.
+
+    max_drop: largest loss of accuracy on labelled data.
+    min_agreement: smallest share of answers that are FP32's.
+    max_distance: distance from FP32's answer up to which another is the same: the norm of the
+        difference over the norm, which counts as that of a usual answer at least, or the share of
+        whole numbers that differ. It judges tensors, embeddings and the share of a mask's pixels; a
+        class is the same or another.
+    min_accuracy: as in a recipe's `verify`.
+    """
+
+    max_drop: float = 0.01
+    min_agreement: float = 0.95
+    max_distance: float = 0.1
+    min_accuracy: float | None = None
+
+
+class Verdict(NamedTuple):
+    """The figures and the gate of one variant in one engine, as Evidence has them."""
+
+    accuracy: Estimate
+    drop: Estimate
+    agreement: float
+    gate: Gate
+    measures: dict[str, Estimate | float]
+    class_drops: dict[str, float]
+
+
+class Yardstick(Protocol):
+    """Labels, or FP32's answers."""
+
+    def judge(self, engine: Engine) -> Verdict:
+        """Measures the variant in `engine`. Raises EngineError."""
+
+
+def choose_samples(engine: Engine, model: ServedModel, items: Items) -> Samples:
+    """A few items of one shape, spread evenly, with the answers of `engine`, which runs the FP32
+    file. Raises EngineError."""
+    first = items.item(0)
+    answers = _alone(engine, model, first)
+    size = max(array.nbytes for array in (*first.values(), *answers.values()))
+    count = max(1, min(_SAMPLES, len(items), _SAMPLE_BYTES // max(1, size)))
+    inputs, found = [], []
+    for index in np.linspace(0, len(items) - 1, count).astype(int).tolist():
+        item = items.item(index)
+        answer = _alone(engine, model, item)
+        if _shapes(item) == _shapes(first) and _shapes(answer) == _shapes(answers):
+            inputs.append(item)
+            found.append(answer)
+    return Samples(stacked(inputs), stacked(found))
+
+
+def measure(
+    file: VariantFile, model: ServedModel, yardstick: Yardstick, samples: Samples
+) -> VariantResult:
+    """The evidence of one variant in each engine that can run it here."""
+    evidence: dict[str, Evidence] = {}
+    skipped: dict[str, str] = {}
+    for name in ENGINES:
+        engine = open_engine(name, file, max(1, model.config.max_batch_size))
+        if isinstance(engine, str):
+            skipped[name] = engine
+            level = logging.INFO if ENGINES[name].device == "cpu" else logging.DEBUG
+            log.log(level, "adopt: %s in %s skipped: %s", file.id, name, engine)
+            continue
+        try:
+            check_against_engine(model.config, engine.inputs, engine.outputs, file.path)
+            found = evidence[name] = _evidence(engine, model, yardstick, samples)
+        except (EngineError, ModelLoadError) as error:
+            skipped[name] = error.detail
+            log.warning("adopt: %s in %s failed: %s", file.id, name, error)
+            continue
+        finally:
+            engine.close()
+        verdict = "passed" if found.gate.passed else "FAILED"
+        log.info("adopt: %s in %s %s: %s", file.id, name, verdict, found.gate.reason)
+    return VariantResult(
+        id=file.id,
+        file=file.path.name,
+        precision=file.precision,
+        sha256=sha256(file.path),
+        size_bytes=file.path.stat().st_size,
+        calibration_sha256=file.calibration_sha256,
+        evidence=evidence,
+        skipped=skipped,
+    )
+
+
+def _evidence(
+    engine: Engine, model: ServedModel, yardstick: Yardstick, samples: Samples
+) -> Evidence:
+    rows = max(1, model.config.max_batch_size)
+    answers = (
+        infer_in_parts(engine, samples.inputs, rows)
+        if model.batches
+        else infer_each(engine, samples.inputs)
+    )
+    distance = max(
+        answer_distance(samples.answers[spec.name], answers[spec.name]) for spec in model.outputs
+    )
+    if not np.isfinite(distance):
+        raise EngineError("its answers are not finite, or of other shapes than FP32's")
+    verdict = yardstick.judge(engine)
+    times = time_batches(engine, _batches(model, samples), _LATENCY_SECONDS)
+    return Evidence(
+        **verdict._asdict(),
+        samples_tolerance=TOLERANCE_FLOOR + 2 * distance,
+        latency=Latency(machine=device_name(ENGINES[engine.name].device), milliseconds=times),
+    )
+
+
+def _batches(model: ServedModel, samples: Samples) -> Iterator[tuple[int, dict[str, Array]]]:
+    arrays = samples.inputs.items()
+    if not model.batches:
+        yield 1, {name: np.asarray(array[0], order="C") for name, array in arrays}
+        return
+    for size in sorted({1, min(_TIMED_ROWS, model.config.max_batch_size)}):
+        yield size, {name: np.resize(array, (size, *array.shape[1:])) for name, array in arrays}
+
+
+def _alone(engine: Engine, model: ServedModel, item: Inputs) -> Inputs:
+    """The outputs of one item, without the batch where the model batches."""
+    found = engine.infer(stacked([item]) if model.batches else item)
+    return {
+        spec.name: found[spec.name][0] if model.batches else found[spec.name]
+        for spec in model.outputs
+    }
+
+
+def _shapes(arrays: Inputs) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}

@@ -1,0 +1,186 @@
+"""The request of an adoption, and what is known of it before anything is computed."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from serving.base.digest import sha256
+from serving.base.errors import ModelLoadError
+from serving.base.task import Task
+from serving.images.tensor import ToTensor
+from serving.repository.interface import TaskOutput
+from serving.repository.labels import read_labels
+from serving.repository.model_config import CONFIG_FILE
+from training.compress.calibration import Method
+from training.data.class_names import read_class_names
+from training.errors import DataError, ExportError, RecipeError
+from training.models.export.variants import FLOATS, SCHEMES
+from training.models.files.source import file_fingerprint, opset_of
+from training.pipeline.adopt.description import Described, describe_answer, describe_images
+from training.pipeline.adopt.items import (
+    Data,
+    is_labelled,
+    read_images,
+    read_labelled,
+    read_tensors,
+)
+from training.pipeline.adopt.judging import Bounds
+from training.pipeline.adopt.publishing import is_whole
+from training.pipeline.adopt.served import ServedModel, read_served
+from training.pipeline.environment import measuring_facts
+
+# Part of the key of what was written; larger where the same request would write something else.
+_FORMAT = 1
+VARIANTS = ("fp32", "bf16", "fp16", "int8-s8", "int8-u8")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of the command.
+
+    version: None for the newest that is served.
+    preprocess: "imagenet" or a YAML file; None for tensors.
+    output, holds: the output that answers the task, and its meaning; None where it is looked for.
+    classes: a file of class names, one a line, in the network's order.
+    unlabelled: variants are compared with FP32 although folders could be labels.
+    items: the most items that are read; of labelled images, that variants are judged on.
+    """
+
+    model: Path
+    data: Path
+    version: int | None = None
+    preprocess: str | None = None
+    task: Task | None = None
+    output: str | None = None
+    holds: Literal["logits", "probabilities", "classes", "embedding"] | None = None
+    classes: Path | None = None
+    unlabelled: bool = False
+    variants: tuple[str, ...] = VARIANTS
+    items: int = 1000
+    calibration_items: int = 256
+    calibrate: Method = "minmax"
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before anything is computed.
+
+    key: identifies the request with all that it depends on.
+    done: the version holds the result of this very request.
+    """
+
+    model: ServedModel
+    data: Data
+    described: Described
+    answer: TaskOutput | None
+    classes: tuple[str, ...]
+    key: str
+    done: bool
+
+    def lines(self, request: Request) -> list[str]:
+        """The plan in words."""
+        model = self.model
+        batch = f"batches of {model.config.max_batch_size}" if model.batches else "no batches"
+        tensors = [*map(str, model.inputs), "->", *map(str, model.outputs)]
+        lines = [
+            f"{model.file}: opset {opset_of(model.graph)}, {model.parameters:,} weights, {batch}",
+            f"tensors: {' '.join(tensors)}",
+            f"data: {self.data.description}; ranges on {len(self.data.calibration)} items, "
+            f"judged on {len(self.data.measured)}"
+            f" by {'their labels' if self.data.labelled else 'their agreement with FP32'}",
+            *(f"data: {note}" for note in self.data.notes),
+        ]
+        image, transform = self.described.image, self.described.transform
+        if image is not None and transform is not None:
+            lines.append(
+                f"images: {transform.model_dump_json()} as {image.layout} {image.channels}, range "
+                f"{list(image.range)}, mean {list(image.mean)}, std {list(image.std)}"
+            )
+        if self.answer is not None:
+            lines.append(
+                f"task: {request.task}, answered by {self.answer.output!r}, which holds "
+                f"{self.answer.holds}; {len(self.classes)} class names"
+            )
+        return lines
+
+
+def plan(request: Request) -> Plan:
+    """Reads the model, the data and the description of its images. Raises BuildError."""
+    model = read_served(request.model, request.version)
+    if request.task is None and (request.output or request.holds or request.classes):
+        raise RecipeError("--output, --holds and --classes say how a task is answered: give --task")
+    if request.task is not None and request.preprocess is None:
+        raise RecipeError("--task: a task is done on images: say by --preprocess what they become")
+    described = Described()
+    answer = None
+    if request.preprocess is not None:
+        described = describe_images(request.preprocess, model)
+    if request.task is not None:
+        answer = describe_answer(request.task, request.output, request.holds, model, described)
+    data = _data(request, model, described)
+    classes = _classes(request, model, answer)
+    key = _key(request, model, data)
+    former = model.former
+    done = former is not None and former.provenance.recipe_sha256 == key and is_whole(model)
+    return Plan(model, data, described, answer, classes, key, done)
+
+
+def _data(request: Request, model: ServedModel, described: Described) -> Data:
+    if not request.data.is_dir():
+        raise DataError(f"--data: {request.data} is not a folder")
+    if described.image is None or described.transform is None:
+        return read_tensors(request.data, model, request.items, request.calibration_items)
+    to_tensor = ToTensor(described.image, model.inputs[0])
+    task = request.task
+    if task is not None and not request.unlabelled and is_labelled(request.data, task):
+        return read_labelled(
+            request.data, task, described.transform, to_tensor, model, request.items,
+            request.calibration_items,
+        )  # fmt: skip
+    return read_images(
+        request.data, described.transform, to_tensor, model, request.items,
+        request.calibration_items,
+    )  # fmt: skip
+
+
+def _classes(request: Request, model: ServedModel, answer: TaskOutput | None) -> tuple[str, ...]:
+    """The names of the network's classes: those of --classes, or of the label_filename of the
+    output; empty where neither names them."""
+    if answer is None or answer.holds == "embedding":
+        return ()
+    if request.classes is not None:
+        return read_class_names(request.classes)
+    try:
+        return read_labels(model.path, model.config, None).get(answer.output, ())
+    except ModelLoadError as error:
+        raise ExportError(error.detail) from error
+
+
+def _key(request: Request, model: ServedModel, data: Data) -> str:
+    """Hash of the request, the network, its config, the data and the engines here."""
+    given = asdict(request)
+    for name in ("preprocess", "classes"):
+        if given[name] is not None and Path(given[name]).is_file():
+            given[name] = sha256(Path(given[name]))
+    config = model.path / CONFIG_FILE
+    parts = {
+        "format": _FORMAT,
+        "request": {k: str(v) for k, v in given.items() if k not in ("model", "data", "version")},
+        "network": file_fingerprint(model.file),
+        "config": sha256(config) if config.is_file() else "",
+        "data": data.fingerprint,
+        "engines": measuring_facts(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def check_variants(given: list[str]) -> tuple[str, ...]:
+    """The variants that are asked for, FP32 first. Raises RecipeError for an unknown one."""
+    known = [*FLOATS, *SCHEMES]
+    for name in given:
+        if name not in known:
+            raise RecipeError(f"--variants: expected some of {', '.join(known)}, got {name!r}")
+    return ("fp32", *(name for name in dict.fromkeys(given) if name != "fp32"))
