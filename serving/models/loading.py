@@ -96,8 +96,9 @@ class VersionLoader:
             manifest = on_this_machine(folder, manifest, rows, settings.cache_dir)
         self._manifest: Manifest | None = manifest
         self._published = Published(folder, manifest, config, settings.memory_bytes)
-        variants = manifest.variants if manifest else ()
-        self._variants: dict[str, Variant] = {variant.id: variant for variant in variants}
+        self._variants: dict[str, Variant] = (
+            {v.id: v for v in manifest.variants} if manifest else {}
+        )
         found = find_candidates(folder, config, manifest, settings)
         self.candidates = found.found
         self.unusable = found.unusable
