@@ -39,7 +39,6 @@ from serving.models.timing_shapes import (
     check_memory,
     given_shapes,
     guessed_shapes,
-    timing_key,
 )
 from serving.repository.labels import read_labels
 from serving.repository.manifest import Evidence, Manifest, Variant, read_manifest
@@ -96,9 +95,8 @@ class VersionLoader:
             manifest = on_this_machine(folder, manifest, rows, settings.cache_dir)
         self._manifest: Manifest | None = manifest
         self._published = Published(folder, manifest, config, settings.memory_bytes)
-        self._variants: dict[str, Variant] = (
-            {v.id: v for v in manifest.variants} if manifest else {}
-        )
+        variants = manifest.variants if manifest else ()
+        self._variants: dict[str, Variant] = {variant.id: variant for variant in variants}
         found = find_candidates(folder, config, manifest, settings)
         self.candidates = found.found
         self.unusable = found.unusable
@@ -218,8 +216,7 @@ class VersionLoader:
         options = self._options[candidate]
         if variant is None or options.cache_dir is None:
             return None
-        shapes = timing_key(self._config) + self._published.timing_key
-        key = latency_key(candidate, variant.sha256, options, shapes)
+        key = latency_key(candidate, variant.sha256, options, self._published.timing_key)
         return options.cache_dir / "latency" / f"{key}.json"
 
     # The choice itself.

@@ -29,7 +29,7 @@ from serving.engines import ENGINES, Engine, unavailable_reason
 from serving.engines.engine import infer_each, infer_in_parts
 from serving.engines.measure import time_batches
 from serving.models import local_plans
-from serving.models.timing_shapes import Specs, check_memory
+from serving.models.timing_shapes import Specs, check_memory, timing_key
 from serving.repository.interface import misfit
 from serving.repository.manifest import (
     MANIFEST_FILE,
@@ -244,8 +244,9 @@ class Published:
 
     @property
     def timing_key(self) -> str:
-        """A text that identifies the samples that time candidates; empty where none do."""
-        return self._sha256 if self.times else ""
+        """A text that identifies what config and samples set for timing; empty where that is
+        nothing."""
+        return timing_key(self._config) + (self._sha256 if self.times else "")
 
     def check(self, variant: Variant, engine: Engine, rows: int) -> None:
         """Raises InvalidManifest where the manifest describes other tensors than the model has,
