@@ -16,8 +16,19 @@ with TemporaryDirectory() as _folder:
     MANIFEST = json.loads((publish(Path(_folder)) / MANIFEST_FILE).read_text())
 
 
+# Of a network that was made elsewhere.
+FOREIGN = {
+    **MANIFEST,
+    "normalization": None,
+    "interface": {
+        "image": {"input": "x", "layout": "NCHW", "range": [0, 1], "mean": [0, 0, 0]},
+        "answer": {"output": "y", "holds": "logits"},
+    },
+}
+
+
 @settings(settings.get_profile("fuzz"))
-@given(changed([MANIFEST], changed_json))
+@given(changed([MANIFEST, FOREIGN], changed_json))
 @example(b"[" * 200_000)
 @example(b"9" * 5000)
 @example(json.dumps({**MANIFEST, "parameters": 10**5000 // 10**4000}).encode())
@@ -27,6 +38,8 @@ with TemporaryDirectory() as _folder:
 @example(
     json.dumps({**MANIFEST, "variants": [{**MANIFEST["variants"][0], "file": "../x"}]}).encode()
 )
+@example(json.dumps({**FOREIGN, "interface": {"image": {"input": "x" * 10**5}}}).encode())
+@example(json.dumps({**FOREIGN, "transform": {"resize": 10**6}}).encode())
 def test_a_manifest_is_read_or_refused(text: bytes) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
