@@ -22,10 +22,11 @@ from serving.repository.manifest import EvalTransform
 from training.data.samples import ChosenSamples, Dataset, Loaded, Samples, read_splits
 from training.data.sources.identity_folder import identity_folder
 from training.data.sources.image_folder import image_folder, shown_name
-from training.data.sources.mask_folder import mask_folder
+from training.data.sources.masks.mask_folder import mask_folder
 from training.errors import DataError, data_errors
 from training.pipeline.adopt.served import ServedModel
-from training.recipes.data import IdentityFolderData
+from training.recipes.data import IdentityFolderData, ImageFolderData
+from training.recipes.masks import MaskFolderData
 
 # Seed of every choice among the items.
 _SEED = 0
@@ -186,16 +187,21 @@ def read_labelled(
     """Labelled images: ranges are measured on train, variants are judged on test; a folder that is
     not cut into splits is cut in halves. Targets are in the data's own numbers. Raises DataError.
     """
-    cut = {"val_fraction": _UNUSED, "test_fraction": 1 - _CALIBRATED, "split_seed": _SEED}
+    source = {
+        "root": folder,
+        "val_fraction": _UNUSED,
+        "test_fraction": 1 - _CALIBRATED,
+        "split_seed": _SEED,
+    }
     match task:
         case "classification":
-            dataset = image_folder(folder, transform, **cut)  # type: ignore[arg-type]
+            classes = ImageFolderData.model_validate({**source, "source": "image_folder"})
+            dataset = image_folder(classes, transform)
         case "segmentation":
-            dataset = mask_folder(folder, transform, ignore_index=None, **cut)  # type: ignore[arg-type]
+            masks = MaskFolderData.model_validate({**source, "source": "mask_folder"})
+            dataset = mask_folder(masks, transform)
         case "embedding":
-            people = IdentityFolderData.model_validate(
-                {"source": "identity_folder", "root": folder, **cut}
-            )
+            people = IdentityFolderData.model_validate({**source, "source": "identity_folder"})
             dataset = identity_folder(people, transform)
     dataset = replace(dataset, test=ChosenSamples(dataset.test, _chosen(len(dataset.test), most)))
     train = ChosenSamples(dataset.train, _chosen(len(dataset.train), calibrated))
