@@ -225,7 +225,9 @@ class Published:
     limit: bytes that the largest batch of them may take.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, config: ModelConfig, limit: int) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest | None, config: ModelConfig, limit: int
+    ) -> None:
         self._folder = folder
         self._manifest = manifest
         self._config = config
