@@ -310,8 +310,8 @@ def _observe(
     except ValueError as error:
         raise ExportError(f"calibration: tensor {name} {error}") from error
     except (MemoryError, *_RUN_ERRORS) as error:
-        shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in feed.items())
-        raise ExportError(f"calibration on {shapes}: {error}") from error
+        rows = max((len(values) for values in feed.values() if values.ndim), default=1)
+        raise ExportError(f"calibration on {rows} images at a time: {error}") from error
 
 
 def _tell(
