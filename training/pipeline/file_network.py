@@ -4,23 +4,26 @@ deployed form."""
 import logging
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 
-from serving.base.task import IMAGE_INPUT
-from training.data.samples import Samples
+from serving.base.evaluation import class_iou, confusion_matrix
+from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Task
+from serving.base.tensor import Array
+from serving.images.postprocess import binary_mask, softmax
+from training.data.samples import Samples, Targets
 from training.errors import ExportError
-from training.evaluation.accuracy import accuracy_of
-from training.evaluation.network_answers import Run, answers_of
 from training.evaluation.validation_trial import spread
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
 from training.models.export.deployed import output_specs
 from training.models.export.variants import FP32_FILE
 from training.models.files.answers import chosen_output, finished, meaning
-from training.models.files.batches import check_batches, free_batch, free_shapes
+from training.models.files.batches import check_batches, free_shapes, set_input
 from training.models.files.description import Description, chosen_input, descriptions
 from training.models.files.network import DESCRIPTION_FILE, raw_answers
 from training.models.files.original import Original, load_exported, open_original
@@ -28,13 +31,14 @@ from training.models.files.size import count_graph
 from training.models.files.source import prepared, read_source
 from training.models.files.wrap import deployed_graph
 from training.recipes.model import FileInput, ModelChoice
-from training.recipes.tasks import MEASURE_TITLES
 
 log = logging.getLogger(__name__)
 
 # Validation images on which the usual ways to take an image are tried. More tell near ones apart,
 # and take as much longer.
 _TRIED = 64
+# One wrong answer of a network that is sure of it counts as this probability, and decides nothing.
+_LEAST_LIKELY = 1e-3
 # Rows on which a batch is compared with single images.
 _ROWS = 3
 # Of a program of torch.export as ONNX.
@@ -54,7 +58,7 @@ def take_file(current: Build) -> Results:
         answers = raw_answers(original, description, images)
     finally:
         original.close()
-    graph = _free_graph(choice, description, original)
+    graph = _free_graph(choice, description, original, description.prepare(images).shape[1:])
     parameters, macs = count_graph(graph)
     answer = answers[description.output]
     named = _named_as(graph, description, original)
@@ -100,42 +104,69 @@ def _described(current: Build, original: Original) -> tuple[Description, str]:
 def _most_accurate(
     current: Build, original: Original, ways: list[Description], tried: Samples
 ) -> tuple[Description, str]:
-    """The way by which the file's answers are right most often; the likelier of equal ones."""
-    task, channels, size = current.recipe.task, current.channels, current.size
-
-    def run_as(way: Description) -> Run:
-        return lambda images: finished(
-            raw_answers(original, way, images)[way.output], way, task, channels, size
-        )
-
-    classes, ignored = len(current.data.classes), current.data.ignore_index
-    measure = current.recipe.measure
-    scores = [
-        accuracy_of(measure, answers_of(run_as(way), tried, task, classes, ignored)).value
-        for way in ways
-    ]
-    order = sorted(range(len(ways)), key=lambda index: -scores[index])
-    best, next_best = order[:2]
+    """The way by which the file's answers fit the labels best; the likelier of equal ones."""
+    images, targets = tried.batch(range(min(_TRIED, len(tried))))
+    channels, size, ignored = current.channels, current.size, current.data.ignore_index
+    task = current.recipe.task
+    fits = []
+    for way in ways:
+        raw = raw_answers(original, way, images)[way.output]
+        found = finished(raw, way, task, channels, size)
+        fits.append(_FITS[task](found, targets, len(current.data.classes), ignored))
+    best, second = sorted(range(len(ways)), key=lambda index: -fits[index])[:2]
     said = (
-        f"found on {len(tried)} validation images, of {len(ways)} ways: {MEASURE_TITLES[measure]} "
-        f"{100 * scores[best]:.1f} %, next best {100 * scores[next_best]:.1f} %; model.input sets "
-        "another"
+        f"found on {len(images)} validation images, of {len(ways)} ways: fit {fits[best]:.3f}, "
+        f"next best {fits[second]:.3f}; model.input tells another"
     )
     return ways[best], said
 
 
+def _likelihood(
+    found: dict[str, Array], labels: Targets, classes: int, ignored: int | None
+) -> float:
+    """Mean logarithm of the probability of the true class, at least _LEAST_LIKELY of an image:
+    it tells ways apart that are equally often right."""
+    probabilities = softmax(found["logits"])[np.arange(len(labels)), labels]
+    return float(np.log(np.maximum(probabilities, _LEAST_LIKELY)).mean())
+
+
+def _overlap(found: dict[str, Array], masks: Targets, classes: int, ignored: int | None) -> float:
+    """Mean IoU."""
+    if PROBABILITY_OUTPUT in found:
+        predicted, _ = binary_mask(found[PROBABILITY_OUTPUT])
+    else:
+        predicted = found["mask"]
+    return float(np.nanmean(class_iou(confusion_matrix(masks, predicted, classes, ignored))))
+
+
+def _separation(
+    found: dict[str, Array], people: Targets, classes: int, ignored: int | None
+) -> float:
+    """Mean cosine of two pictures of a person less that of two people."""
+    cosines = found["embedding"] @ found["embedding"].T
+    same = people[:, None] == people[None, :]
+    return float(cosines[same].mean() - cosines[~same].mean())
+
+
+_FITS: dict[Task, Callable[[dict[str, Array], Targets, int, int | None], float]] = {
+    "classification": _likelihood,
+    "segmentation": _overlap,
+    "embedding": _separation,
+}
+"""How well answers fit the labels; larger is better."""
+
+
 def _free_graph(
-    choice: ModelChoice, description: Description, original: Original
+    choice: ModelChoice, description: Description, original: Original, image: tuple[int, ...]
 ) -> onnx.ModelProto:
-    """The file's graph, which takes any batch as far as it can be told."""
+    """The file's graph for inputs of [any batch, *image]."""
     file = choice.file
     if file is None:
         raise ValueError("the network comes as no file")
     model = read_source(file) if choice.onnx is not None else _as_onnx(file)
     name = _named_as(model, description, original).name
     try:
-        if description.batch:
-            free_batch(model, name)
+        set_input(model, name, image)
         model = prepared(file, model)
         if description.batch:
             free_shapes(model, name, description.batch)

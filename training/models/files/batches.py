@@ -1,5 +1,6 @@
 """Files whose batch is fixed, made to take any: exporters write the size of the batch that they
-were shown into shapes."""
+were shown into shapes. The batch must stay the first axis; torch's nn.MultiheadAttention makes it
+the second, and such a file is refused unless it was exported with a dynamic batch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,22 +15,25 @@ from serving.base.machine.cpu import core_count
 from serving.base.tensor import Array
 from serving.engines import EngineOptions, load_engine
 from training.errors import ExportError
+from training.models.export.to_onnx import CHECK_ENGINE
 
 # Two orders of float32 sums differ in the last bits only.
 _TOLERANCE = 1e-3
 _BATCH = "batch"
 
 
-def free_batch(model: onnx.ModelProto, name: str) -> None:
-    """Takes the size of the batch out of the input `name`, the outputs and all shapes noted in
-    between, in place."""
+def set_input(model: onnx.ModelProto, name: str, image: tuple[int, ...]) -> None:
+    """Gives the input `name` the shape [batch, *image], with any batch, in place; shapes that are
+    noted elsewhere are taken out, as a runtime infers them anew."""
     graph = model.graph
     del graph.value_info[:]
     for value in graph.input:
         if value.name == name:
-            value.type.tensor_type.shape.dim[0].dim_param = _BATCH
+            dims = value.type.tensor_type.shape.dim
+            dims[0].dim_param = _BATCH
+            for dim, size in zip(dims[1:], image, strict=True):
+                dim.dim_value = size
     for value in graph.output:
-        # A runtime infers them anew; a wrong one would be an error.
         value.type.tensor_type.ClearField("shape")
 
 
@@ -94,7 +98,7 @@ def check_batches(
     """Runs a file on all `rows` at once and on one, and compares with the answers expected of each
     row. Raises ExportError, beginning with `named`."""
     try:
-        engine = load_engine("onnxruntime", path, EngineOptions(threads=core_count()))
+        engine = load_engine(CHECK_ENGINE, path, EngineOptions(threads=core_count()))
     except EngineUnavailable as error:
         raise ExportError(f"{named}: {_refused(str(error))}") from error
     try:
@@ -115,6 +119,6 @@ def check_batches(
 def _refused(reason: str) -> str:
     said = " ".join(reason.split())[:300]
     return (
-        f"answers to one image, and not to {3} at once ({said}); export the network with a dynamic "
-        "batch"
+        f"answers to single images, and not to several at once ({said}); export the network with "
+        "a dynamic batch"
     )

@@ -15,6 +15,7 @@ from serving.base.machine.cpu import core_count
 from serving.base.tensor import Array, TensorSpec, datatype_of
 from serving.engines import EngineOptions, load_engine
 from training.errors import ExportError
+from training.models.export.to_onnx import CHECK_ENGINE
 from training.models.files.source import read_source
 from training.recipes.model import ModelChoice
 
@@ -89,7 +90,7 @@ def open_original(choice: ModelChoice) -> Original:
         raise ValueError("the network comes as no file")
     read_source(choice.onnx)  # refuses all that the runtime should not see
     try:
-        return load_engine("onnxruntime", choice.onnx, EngineOptions(threads=core_count()))
+        return load_engine(CHECK_ENGINE, choice.onnx, EngineOptions(threads=core_count()))
     except EngineUnavailable as error:
         raise ExportError(str(error)) from error
 

@@ -5,6 +5,7 @@ from training.evaluation.verification import NetworkSize, PlanOrigin, VariantFil
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
 from training.models.export.deployed import output_specs
+from training.models.export.to_onnx import CHECK_ENGINE
 from training.models.export.variants import SCHEMES, onnx_file, precision_of
 from training.pipeline.environment import measuring_facts
 from training.pipeline.stage import Stage
@@ -32,6 +33,8 @@ def work(current: Build) -> Results:
         recipe.publish.max_batch_size,
         current.stage_folder("verify"),
     )
+    if recipe.model.onnx is not None:
+        verification = verification.model_copy(update={"baseline_engine": CHECK_ENGINE})
     return {
         "verification": verification.model_dump(mode="json"),
         "dataset": current.data.description,
