@@ -108,15 +108,17 @@ def _most_accurate(
     images, targets = tried.batch(range(min(_TRIED, len(tried))))
     channels, size, ignored = current.channels, current.size, current.data.ignore_index
     task = current.recipe.task
+    measure, fit = _FITS[task]
     fits = []
     for way in ways:
         raw = raw_answers(original, way, images)[way.output]
         found = finished(raw, way, task, channels, size)
-        fits.append(_FITS[task](found, targets, len(current.data.classes), ignored))
+        fits.append(fit(found, targets, len(current.data.classes), ignored))
     best, second = sorted(range(len(ways)), key=lambda index: -fits[index])[:2]
     said = (
-        f"found on {len(images)} validation images, of {len(ways)} ways: fit {fits[best]:.3f}, "
-        f"next best {fits[second]:.3f}; model.input tells another"
+        f"found on {len(images)} validation images, of {len(ways)} ways: {measure} "
+        f"{fits[best]:.3f}, next best {fits[second]:.3f} with {ways[second].way}; model.input sets "
+        "another"
     )
     return ways[best], said
 
@@ -148,12 +150,14 @@ def _separation(
     return float(cosines[same].mean() - cosines[~same].mean())
 
 
-_FITS: dict[Task, Callable[[dict[str, Array], Targets, int, int | None], float]] = {
-    "classification": _likelihood,
-    "segmentation": _overlap,
-    "embedding": _separation,
+_Fit = Callable[[dict[str, Array], Targets, int, int | None], float]
+
+_FITS: dict[Task, tuple[str, _Fit]] = {
+    "classification": ("log-likelihood", _likelihood),
+    "segmentation": ("mean IoU", _overlap),
+    "embedding": ("cosine of one person less that of two", _separation),
 }
-"""How well answers fit the labels; larger is better."""
+"""How well answers fit the labels, by name; larger is better."""
 
 
 def _free_graph(

@@ -177,7 +177,9 @@ class _Recipe(Strict):
                 )
         if self.quantize is not None and self.quantize.qat is not None:
             raise ValueError(f"quantize.qat: {why}; mixed_precision keeps layers in floating point")
-        if "normalization" in self.model_fields_set:
+        # A grey recipe is given that default where it says nothing.
+        unsaid = self.normalization == Normalization(**GREY_NORMALIZATION)
+        if "normalization" in self.model_fields_set and not unsaid:
             raise ValueError("normalization: that of a file is told by model.input, mean and std")
         return self
 

@@ -238,6 +238,21 @@ def test_fixed_batch_of_a_transformer_is_freed(opset: int, tmp_path: Path) -> No
     build(parse_recipe(taken({"onnx": str(file)})), tmp_path / "runs", tmp_path, until="export")
 
 
+def test_grey_file_takes_grey_images(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 10))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net.eval(), (torch.zeros(1, 1, SIDE, SIDE),), tmp_path / "net.onnx", dynamo=False,
+            opset_version=13,
+        )  # fmt: skip
+    document = taken({"onnx": str(tmp_path / "net.onnx")})
+    assert "transform makes images of 16x16 with 3 channels" in refusal(document, tmp_path)
+    document["transform"] = {"resize": [SIDE, SIDE], "channels": 1}
+    build(parse_recipe(document), tmp_path / "runs", tmp_path, until="export")
+
+
 class OneImage(nn.Module):
     """Answers to all images of a batch together."""
 

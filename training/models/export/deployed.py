@@ -35,7 +35,7 @@ class Served(Protocol):
     """A network that answers as it will be served, in FP32."""
 
     def answers(self, names: tuple[str, ...], images: Pixels) -> dict[str, Array]:
-        """The outputs `names`, those of output_specs, for images uint8 [N, H, W, 3]."""
+        """The outputs `names`, those of output_specs, for images uint8 [N, H, W, C]."""
 
 
 class Deployed(nn.Module):

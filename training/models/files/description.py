@@ -67,13 +67,17 @@ class Description(BaseModel):
             mean, std = mean[::-1], std[::-1]
         return Normalization.model_validate({"mean": mean, "std": std})
 
-    def __str__(self) -> str:
-        batch = self.batch or "any"
-        colours = f", {self.order}" if self.channels == 3 else ""
+    @property
+    def way(self) -> str:
+        """How pixels become the input, for people."""
+        colours = f"{self.order}, " if self.channels == 3 else ""
         mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
+        return f"{colours}0 to {self.range}, mean [{mean}], std [{std}]"
+
+    def __str__(self) -> str:
         return (
-            f"{self.name} {self.datatype} {self.layout}{colours}, 0 to {self.range}, mean [{mean}],"
-            f" std [{std}], batch {batch}; answer {self.output}: {self.answer}"
+            f"{self.name} {self.datatype} {self.layout}, {self.way}, batch {self.batch or 'any'}; "
+            f"answer {self.output}: {self.answer}"
         )
 
 

@@ -90,7 +90,7 @@ def deployed_graph(
     file's answer to some images."""
     wrapped = compose.add_prefix(model, PREFIX)
     graph, opset = wrapped.graph, opset_of(wrapped)
-    inputs = input_specs(size)
+    inputs = input_specs(size, description.channels)
     outputs = output_specs(task, channels, size)
     before = _Steps(IMAGE_INPUT, "image_steps", opset)
     _take(before, description)
