@@ -145,7 +145,7 @@ def test_file_is_quantised_halved_and_published_once(network: nn.Module, tmp_pat
     assert built_of(document, tmp_path).ran[0] == "train"
 
 
-@pytest.mark.parametrize("batch", [None, 1])
+@pytest.mark.parametrize("batch", [pytest.param(None, marks=pytest.mark.slow), 1])
 def test_program_of_torch_export_is_published(
     batch: int | None, network: nn.Module, tmp_path: Path
 ) -> None:
@@ -231,7 +231,7 @@ class Tokens(nn.Module):
         return found
 
 
-@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize("opset", [17, pytest.param(20, marks=pytest.mark.slow)])
 def test_fixed_batch_of_a_transformer_is_freed(opset: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     file = export_foreign(Tokens().eval(), tmp_path / "net.onnx", SIDE, opset=opset, batch=1)
