@@ -1,7 +1,8 @@
 """ONNX files of unknown authors: what is refused, in one line, and what is brought into form."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from training.compress.calibration import GivenRuns
 from training.compress.fp16 import to_half
 from training.compress.quantize import Quantizer
 from training.errors import BuildError, ExportError
@@ -24,6 +24,19 @@ from training.models.files.source import (
     prepared,
     read_source,
 )
+
+
+@dataclass(frozen=True)
+class GivenRuns:
+    """Inputs of each run, as a file takes them."""
+
+    runs: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def feeds(self, size: int) -> Iterator[dict[str, Any]]:
+        return iter(self.runs)
 
 
 def small(opset: int = 17, *, extra: tuple[onnx.NodeProto, ...] = ()) -> onnx.ModelProto:
