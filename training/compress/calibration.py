@@ -62,23 +62,6 @@ class Feeds(Protocol):
 
 
 @dataclass(frozen=True)
-class GivenRuns:
-    """Runs of a network with any inputs: the arrays of each by name, as the file takes them.
-
-    More rows in a run need more memory: every float tensor of the network is returned.
-    """
-
-    runs: Sequence[Mapping[str, Array]]
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    def feeds(self, size: int) -> Iterator[Mapping[str, Array]]:
-        """The runs as they were given."""
-        return iter(self.runs)
-
-
-@dataclass(frozen=True)
 class Calibration:
     """The images on which ranges are measured.
 
@@ -310,8 +293,8 @@ def _observe(
     except ValueError as error:
         raise ExportError(f"calibration: tensor {name} {error}") from error
     except (MemoryError, *_RUN_ERRORS) as error:
-        shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in feed.items())
-        raise ExportError(f"calibration on {shapes}: {error}") from error
+        rows = max((len(values) for values in feed.values() if values.ndim), default=1)
+        raise ExportError(f"calibration on {rows} images at a time: {error}") from error
 
 
 def _tell(

@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from torch import nn
-
 from serving.repository.manifest import Gate
 from training.compress.calibration import Calibration
 from training.compress.quantize import Quantizer
 from training.compress.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
 from training.evaluation.network_answers import Answers
 from training.evaluation.validation_trial import Comparison, Trial
-from training.fitting.build import Build, export_fp32
-from training.models.checkpoint import load_network
+from training.fitting.build import Build, Network, export_fp32
 from training.models.export.variants import FP32_FILE, SCHEMES, onnx_file
 from training.recipes.compress import Int8Sensitivity, Quantize
 
@@ -48,7 +45,7 @@ class Candidate:
         current: Build,
         config: Quantize,
         calibration: Calibration,
-        network: nn.Module,
+        network: Network,
         part: str,
         name: str,
     ) -> None:
@@ -62,7 +59,7 @@ class Candidate:
         self._float_file = self._folder / FP32_FILE
         export_fp32(current, network, self._float_file)
 
-    def of(self, network: nn.Module, part: str, name: str) -> "Candidate":
+    def of(self, network: Network, part: str, name: str) -> "Candidate":
         """A candidate with another network, and otherwise the same settings."""
         return Candidate(self._current, self._config, self._calibration, network, part, name)
 
@@ -168,7 +165,7 @@ class Candidate:
 
     @cached_property
     def _reference(self) -> Answers:
-        return self._trial.network(load_network(self._current.trained_file))
+        return self._trial.network(self._current.network(self._current.trained_file))
 
     @cached_property
     def _fp32_passes(self) -> bool:

@@ -47,7 +47,7 @@ from training.evaluation.verification import (
     VariantResult,
     Verification,
 )
-from training.models.export.deployed import Deployed, run_deployed
+from training.models.export.deployed import Served, run_deployed
 from training.recipes.deliver import Verify
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def verify(
     config: Verify,
     data: Dataset,
     task: Task,
-    baseline: Deployed,
+    baseline: Served,
     files: Sequence[VariantFile],
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from serving.base.evaluation import Estimate
 from serving.base.machine.cpu import core_count
@@ -18,8 +17,8 @@ from training.data.samples import ArraySamples, ChosenSamples, Samples
 from training.evaluation.accuracy import accuracy_of, agreement_of, chance_of, drop_of
 from training.evaluation.gate import judge
 from training.evaluation.network_answers import Answers, Run, answers_of
-from training.fitting.build import Build
-from training.models.export.deployed import Deployed, output_specs, run_deployed
+from training.fitting.build import Build, Network
+from training.models.export.deployed import output_specs, run_deployed
 from training.models.export.to_onnx import CHECK_ENGINE
 
 # Bytes of images that a trial keeps decoded. More spares the files of a large data set being
@@ -48,10 +47,10 @@ class Trial:
             spec.name for spec in output_specs(current.recipe.task, current.channels, current.size)
         )
 
-    def network(self, network: nn.Module) -> Answers:
-        """The answers of a network in torch, in FP32."""
-        deployed: Deployed = self._current.deployed(network)
-        return self._answers(lambda images: run_deployed(deployed, self._names, images))
+    def network(self, network: Network) -> Answers:
+        """The answers of a network in FP32: in torch, or those of the file that it came as."""
+        served = self._current.served(network)
+        return self._answers(lambda images: run_deployed(served, self._names, images))
 
     def file(self, path: Path, precision: str, engine: str = CHECK_ENGINE) -> Answers:
         """The answers of a file in an engine. Raises EngineUnavailable and EngineError."""

@@ -110,8 +110,9 @@ class Identification(_Frozen):
 class Verification(_Frozen):
     """The verify stage's findings.
 
-    baseline: accuracy of the trained network in FP32, before pruning, in torch; drop and agreement
-        of every variant refer to it.
+    baseline: accuracy of the trained network in FP32, before pruning; drop and agreement of every
+        variant refer to it.
+    baseline_engine: runs that network: torch, or what a file that came trained is made for.
     baseline_size, network_size: of that network, and of the exported one.
     pictured: the variant and engine whose answers the report shows.
     measures, identification: of those answers, as far as the task has them.
@@ -119,6 +120,7 @@ class Verification(_Frozen):
 
     measure: Measure
     baseline: Estimate
+    baseline_engine: str = "torch"
     baseline_size: NetworkSize
     network_size: NetworkSize
     variants: tuple[VariantResult, ...]

@@ -17,10 +17,14 @@ from training.data.class_names import as_classes_of, read_class_names
 from training.fitting.callbacks import OnEpoch
 from training.fitting.stage_folder import Finished
 from training.models import deployable
-from training.models.checkpoint import NETWORK_FILE
-from training.models.export.deployed import Deployed, input_specs, output_specs
+from training.models.checkpoint import NETWORK_FILE, load_network
+from training.models.export.deployed import Deployed, Served, input_specs, output_specs
 from training.models.export.to_onnx import export_onnx
+from training.models.files.network import FileNetwork
 from training.recipes import Recipe
+from training.recipes.data import Normalization
+
+Network = nn.Module | FileNetwork
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,38 @@ class Build:
         """Classes that the loss compares."""
         return self.recipe.loss_classes(len(self.data.classes))
 
+    @property
+    def normalization(self) -> Normalization:
+        """That of the pixels, which the file of every variant computes."""
+        taken = self._taken
+        return self.recipe.normalization if taken is None else taken.description.normalization
+
+    def network(self, file: Path) -> Network:
+        """The network in a file of the run folder; where the recipe names a file, the network that
+        the train stage took from there. Raises BuildError."""
+        return self._taken or load_network(file)
+
+    @cached_property
+    def _taken(self) -> FileNetwork | None:
+        if self.recipe.model.file is None:
+            return None
+        folder = self.stage_folder("train")
+        return FileNetwork(folder, self.recipe.model, self.recipe.task, self.channels, self.size)
+
+    def served(self, network: Network) -> Served:
+        """A network as its answers are to be."""
+        return network if isinstance(network, FileNetwork) else self.deployed(network)
+
     def deployed(self, network: nn.Module) -> Deployed:
         return Deployed(network, self.recipe.task, self.recipe.normalization)
 
 
-def export_fp32(current: Build, network: nn.Module, path: Path) -> None:
+def export_fp32(current: Build, network: Network, path: Path) -> None:
     """Writes a network's FP32 file, with parallel branches merged. Raises ExportError where torch
     cannot export the network."""
+    if isinstance(network, FileNetwork):
+        path.write_bytes(network.file.read_bytes())
+        return
     export_onnx(
         current.deployed(deployable(network)),
         current.inputs,

@@ -22,6 +22,7 @@ from training.models import (
     unsupported_steps,
 )
 from training.models.factory import register_factory, takes_classes, user_code_of
+from training.models.files.source import check_file
 from training.models.weights import check_weights
 from training.recipes import Recipe
 from training.recipes.model import ModelChoice
@@ -74,7 +75,10 @@ def coverage(name: str) -> dict[str, str]:
 def check_network(recipe: Recipe) -> None:
     """Raises RecipeError where no network has the recipe's name, task and options, takes images of
     its size, answers as its task does and takes every step it asks for, or where the weights to
-    begin with are nowhere."""
+    begin with are nowhere; ExportError where a network's file is too large."""
+    if recipe.model.file is not None:
+        check_file(recipe.model.file)
+        return
     check_choice(recipe, recipe.model)
     name, options = recipe.model.architecture, recipe.model.options
     asked = {"prune": recipe.prune is not None, "int8": recipe.quantize is not None}
@@ -82,7 +86,8 @@ def check_network(recipe: Recipe) -> None:
         # Every build exports for every engine.
         if asked.get(step, True):
             raise RecipeError(f"model: {name} does not support {step}: {reason}")
-    if recipe.model.pretrained is None and recipe.train is None:
+    weightless = recipe.model.pretrained is None and recipe.model.factory is None
+    if weightless and recipe.train is None:
         raise RecipeError(
             "train: none needs a trained network: give model.pretrained, a file of weights or a "
             "run folder"

@@ -142,7 +142,8 @@ def join_training(recipe: Recipe, out: Path, repository: Path) -> None:
     current = data.new_build(recipe, out / recipe.name, repository)
     for step in steps(STAGES, current):
         if step.stage.name == "train":
-            if finished(current.stage_folder("train"), step.key) is None:
+            done = finished(current.stage_folder("train"), step.key) is not None
+            if recipe.train is not None and not done:
                 train.fitted(step.build)
             return
 

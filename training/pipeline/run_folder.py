@@ -39,6 +39,7 @@ def refuse_own_weights(recipe: Recipe, run: Path) -> None:
     teacher = recipe.distill.teacher if recipe.distill is not None else None
     for key, source in (
         ("model.pretrained", recipe.model.pretrained),
+        ("model", recipe.model.file),
         ("distill.teacher.run", teacher.run if teacher is not None else None),
     ):
         path = Path(source) if source is not None else None

@@ -22,7 +22,7 @@ from training.evaluation.network_answers import Answers
 from training.evaluation.searched import Point, Searched, Tried
 from training.evaluation.validation_trial import Trial
 from training.fitting.stage_folder import copy_stage
-from training.models.checkpoint import RUN_FORMAT, load_network
+from training.models.checkpoint import RUN_FORMAT
 from training.models.export.deployed import input_specs
 from training.models.export.variants import SCHEMES, onnx_file, precision_of
 from training.models.networks import check_network
@@ -224,7 +224,7 @@ class Laboratory:
         folder = self._folder / own.network
         current = new_build(recipe, folder / recipe.name, self._folder)
         build(recipe, folder, self._folder, until=current.trained_stage)
-        return Trial(current, self._settings.images).network(load_network(current.trained_file))
+        return Trial(current, self._settings.images).network(current.network(current.trained_file))
 
     def _latency(self, path: Path, precision: str) -> float:
         size = self._settings.batch_size

@@ -15,11 +15,52 @@ TIMM = "timm/"
 """Begins the names of networks that timm makes."""
 
 # The keys of which a recipe gives one: they say where the network comes from.
-_ORIGINS = ("name", "factory")
+_ORIGINS = ("name", "factory", "onnx", "exported")
+_FILES = ("onnx", "exported")
+# The keys that suit some origins only.
+_BELONGS = {
+    "encoder": ("name",),
+    "folder": ("factory",),
+    "output": ("factory", *_FILES),
+    "input": _FILES,
+    "answer": _FILES,
+    "options": ("name", "factory"),
+    "init": ("name", "factory"),
+    "pretrained": ("name", "factory"),
+}
+
+Values = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
+
+
+class FileInput(Strict):
+    """The images that a file takes: (pixel * range / 255 - mean) / std, a channel after another.
+
+    The file tells some of it. The rest is found by trying the usual ways on validation images, and
+    shown.
+
+    name: of the input.
+    layout: NCHW or NHWC.
+    order: of the colours.
+    range: value of the brightest pixel before mean and std; 255 leaves pixels as they are.
+    mean, std: one a channel, in the file's order of colours and in its range; 0 and 1 where the
+        range is given alone.
+    """
+
+    name: str | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    order: Literal["RGB", "BGR"] | None = None
+    range: Literal[1, 255] | None = None
+    mean: Values | None = None
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=3)] | (
+        None
+    ) = None
+
+
+Answer = Literal["logits", "probabilities", "mask"]
 
 
 class ModelChoice(Strict):
-    """The network and its first weights; one of name and factory.
+    """The network and its first weights; one of name, factory, onnx and exported.
 
     name: from `convserve build --list-networks`; timm/NAME for a network of timm; with `encoder`
         the decoder: unet, fpn, pspnet, deeplabv3plus or fcn.
@@ -28,7 +69,13 @@ class ModelChoice(Strict):
         installed package. It is called with the options, and with num_classes where it takes that.
     folder: where the module of `factory` is looked for first; the recipe's folder where it is left
         out.
-    output: name, or index, of the answer among several of a factory's network.
+    onnx: an ONNX file of a trained network, which is compressed and published as it is.
+    exported: likewise a program that torch.export.save wrote (.pt2). Take your own only: reading
+        one may run code of its author.
+    input: the images that the file takes.
+    answer: meaning of the file's output; "mask" is the class of each pixel. The file tells it where
+        it is left out.
+    output: name, or index, of the answer among several of a factory's network or of a file.
     options: arguments of this network.
     init: initial weights of convolutions and linear layers: "default" is the network's own way,
         "xavier" Glorot & Bengio 2010, "kaiming" He et al. (arXiv 1502.01852).
@@ -43,6 +90,10 @@ class ModelChoice(Strict):
     encoder: Annotated[str, Field(pattern=r"^timm/.+$")] | None = None
     factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     folder: Path | None = None
+    onnx: Path | None = None
+    exported: Path | None = None
+    input: FileInput | None = None
+    answer: Answer | None = None
     output: str | int | None = None
     options: Mapping[str, Option] = {}
     init: Literal["default", "xavier", "kaiming"] = "default"
@@ -50,9 +101,16 @@ class ModelChoice(Strict):
     classes: Path | None = None
 
     @property
+    def file(self) -> Path | None:
+        """The file that the network comes as, which no code of a network belongs to."""
+        return self.onnx or self.exported
+
+    @property
     def architecture(self) -> str:
         """The network in one word, for people, manifests and `build_model`: resnet18,
-        timm/resnet18, unet_timm/resnet18, mine.nets:small, mine.nets:small#logits."""
+        timm/resnet18, unet_timm/resnet18, mine.nets:small, mine.nets:small#logits, net.onnx."""
+        if self.file is not None:
+            return self.file.name
         if self.factory is not None:
             return self.factory if self.output is None else f"{self.factory}#{self.output}"
         assert self.name is not None  # one of _ORIGINS is given
@@ -65,7 +123,7 @@ class ModelChoice(Strict):
             raise ValueError(
                 f"expected one of {', '.join(_ORIGINS)}; got {' and '.join(given) or 'none'}"
             )
-        for key, owner in (("encoder", "name"), ("folder", "factory"), ("output", "factory")):
-            if getattr(self, key) is not None and given != [owner]:
-                raise ValueError(f"{key}: belongs to a {owner}, got a {given[0]}")
+        for key, owners in _BELONGS.items():
+            if key in self.model_fields_set and given[0] not in owners:
+                raise ValueError(f"{key}: belongs to {' or '.join(owners)}, got {given[0]}")
         return self

@@ -162,6 +162,28 @@ class _Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _files_are_taken_as_they_are(self) -> "_Recipe":
+        file = self.model.file
+        if file is None:
+            return self
+        kind = "an ONNX file" if self.model.onnx is not None else "a program of torch.export"
+        why = f"model: {file} is {kind}, whose layers cannot be trained"
+        if self.train is not None:
+            raise ValueError(f"train: expected none; {why}")
+        for key in ("distill", "prune"):
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"{key}: {why}; take the network from model.name or model.factory for it"
+                )
+        if self.quantize is not None and self.quantize.qat is not None:
+            raise ValueError(f"quantize.qat: {why}; mixed_precision keeps layers in floating point")
+        # A grey recipe is given that default where it says nothing.
+        unsaid = self.normalization == Normalization(**GREY_NORMALIZATION)
+        if "normalization" in self.model_fields_set and not unsaid:
+            raise ValueError("normalization: that of a file is told by model.input, mean and std")
+        return self
+
+    @model_validator(mode="after")
     def _search_knows_how_to_prune(self) -> "_Recipe":
         if self.search is not None and self.search.max_ratio > 0 and self.prune is None:
             raise ValueError(

@@ -23,7 +23,7 @@ def variant_rows(verification: Verification) -> Rows:
     rows = [
         {
             "variant": "trained",
-            "engine": "torch",
+            "engine": verification.baseline_engine,
             f"{title} %": percent(verification.baseline),
             "drop, points": "",
             "agreement %": "",

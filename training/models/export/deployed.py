@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,13 @@ def output_specs(task: Task, channels: int, size: tuple[int, int]) -> tuple[Tens
     foreground's.
     """
     return LAST_STEPS[task].outputs(channels, size)
+
+
+class Served(Protocol):
+    """A network that answers as it will be served, in FP32."""
+
+    def answers(self, names: tuple[str, ...], images: Pixels) -> dict[str, Array]:
+        """The outputs `names`, those of output_specs, for images uint8 [N, H, W, C]."""
 
 
 class Deployed(nn.Module):
@@ -60,6 +68,12 @@ class Deployed(nn.Module):
         # Without a copy the export would record the strides of the permuted view, and contiguous()
         # copies no single channel.
         return pixels.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+
+    def answers(self, names: tuple[str, ...], images: Pixels) -> dict[str, Array]:
+        """As every Served."""
+        with torch.inference_mode():
+            outputs = self(torch.from_numpy(np.ascontiguousarray(images)))
+        return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -112,8 +126,6 @@ LAST_STEPS: dict[Task, LastStep] = {
 }
 
 
-def run_deployed(deployed: Deployed, names: tuple[str, ...], images: Pixels) -> dict[str, Array]:
-    """The answers of torch in FP32, by output name, as an engine would give them."""
-    with torch.inference_mode():
-        outputs = deployed(torch.from_numpy(np.ascontiguousarray(images)))
-    return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
+def run_deployed(deployed: Served, names: tuple[str, ...], images: Pixels) -> dict[str, Array]:
+    """The answers of a network in FP32, by output name, as an engine would give them."""
+    return deployed.answers(names, images)

@@ -17,7 +17,7 @@ from serving.engines import EngineOptions, load_engine
 from serving.engines.engine import Engine
 from training.data.samples import Pixels
 from training.errors import ExportError, NamesMismatch, ShapesMismatch, ValuesMismatch
-from training.models.export.deployed import Deployed, run_deployed
+from training.models.export.deployed import Deployed, Served, run_deployed
 
 CHECK_ENGINE = "onnxruntime"
 # Two kinds of float32 arithmetic differ in the last bits only.
@@ -113,9 +113,10 @@ def check_interface(
 
 
 def check_answers(
-    path: Path, deployed: Deployed, outputs: tuple[TensorSpec, ...], images: Pixels
+    path: Path, deployed: Served, outputs: tuple[TensorSpec, ...], images: Pixels
 ) -> None:
-    """Compares a file's answers to uint8 [N, H, W, C] with torch's, at batch N and at batch 1.
+    """Compares a file's answers to uint8 [N, H, W, C] with those of the network that it was made
+    of, at batch N and at batch 1.
 
     Raises ShapesMismatch, or ValuesMismatch where logits or embeddings differ by more than a
     relative 1e-4, masks in more than one pixel of a thousand, or confidences and probabilities by

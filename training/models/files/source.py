@@ -19,7 +19,7 @@ from serving.base.digest import sha256
 from serving.base.errors import EngineUnavailable
 from serving.base.files import find_file
 from serving.repository.onnx_file import external_files
-from training.errors import ExportError
+from training.errors import ExportError, RecipeError
 
 # Bytes of a graph with its weights: protobuf holds no message of 2 GiB, and Q/DQ nodes and the
 # steps around the network come on top.
@@ -32,6 +32,14 @@ _QUANTISED = (
 )  # fmt: skip
 _OWN_DOMAINS = ("", "ai.onnx")
 _SAID = 300
+
+
+def check_file(file: Path) -> None:
+    """Raises RecipeError where a network's file is none, and ExportError where it is too large.
+    Reads nothing of it."""
+    if not file.is_file():
+        raise RecipeError(f"model: {file}: no such file")
+    _require_size(file, file)
 
 
 def file_fingerprint(file: Path) -> str:
@@ -49,19 +57,13 @@ def read_source(file: Path) -> onnx.ModelProto:
     Raises ExportError where it is no sound ONNX file, is too large, is quantised already, or has
     operators that are not ONNX's.
     """
-    parts = _weights(file)
-    total = sum(part.stat().st_size for part in (file, *parts))
-    if total > MAX_BYTES:
-        raise ExportError(
-            f"{file}: has {total / 1e9:.1f} GB with its weights; at most {MAX_BYTES / 1e9:.1f} GB "
-            "can be quantised and published"
-        )
+    _weights(file)
     try:
         model = onnx.load(file)
         if model.functions:
             model = inliner.inline_local_functions(model)
         _require_own_operators(file, model)
-        onnx.checker.check_model(model)
+        _check(model)
     except ExportError:
         raise
     except Exception as error:  # protobuf, the checker and the inliner raise errors of their own
@@ -107,14 +109,16 @@ def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 def _weights(file: Path) -> list[Path]:
     """The files that hold a file's weights. Raises ExportError for a file, or a place of weights,
-    that cannot be."""
+    that cannot be, or where all of them together are too large."""
     try:
+        _require_size(file, file)
         needed = external_files(file)
         found = [find_file(file.parent, name) for name in needed]
     except EngineUnavailable as error:
         raise ExportError(str(error)) from error
     except OSError as error:
         raise ExportError(f"{error.filename or file}: {error.strerror or error}") from error
+    _require_size(file, file, *found)
     for name, place in zip(needed, found, strict=True):
         size = place.stat().st_size
         if size < needed[name]:
@@ -122,6 +126,15 @@ def _weights(file: Path) -> list[Path]:
                 f"{file}: its weights are cut off: {name} has {size:,} bytes of {needed[name]:,}"
             )
     return found
+
+
+def _require_size(file: Path, *parts: Path) -> None:
+    size = sum(part.stat().st_size for part in parts)
+    if size > MAX_BYTES:
+        raise ExportError(
+            f"{file}: has {size / 1e9:.1f} GB with its weights; at most {MAX_BYTES / 1e9:.1f} GB "
+            "can be quantised and published"
+        )
 
 
 def _require_own_operators(file: Path, model: onnx.ModelProto) -> None:
@@ -143,6 +156,18 @@ def _require_own_operators(file: Path, model: onnx.ModelProto) -> None:
         raise ExportError(
             f"{file}: is quantised already ({listed}); give the file in floating point"
         )
+
+
+def _check(model: onnx.ModelProto) -> None:
+    """Runs ONNX's checker. It insists on the shapes of outputs, which no runtime needs and some
+    exporters leave out."""
+    tensors = [value.type.tensor_type for value in model.graph.output]
+    untold = [tensor for tensor in tensors if not tensor.HasField("shape")]
+    for tensor in untold:
+        tensor.shape.SetInParent()
+    onnx.checker.check_model(model)
+    for tensor in untold:
+        tensor.ClearField("shape")
 
 
 def _drop_weights_among_inputs(graph: onnx.GraphProto) -> None:

@@ -4,7 +4,6 @@ from serving.engines import engine_version
 from training.compress.fp16 import to_half
 from training.fitting.build import Build, export_fp32
 from training.fitting.stage_folder import Results
-from training.models.checkpoint import load_network
 from training.models.export.deployed import output_specs
 from training.models.export.to_onnx import check_answers, check_interface
 from training.models.export.variants import FP32_FILE, onnx_file
@@ -21,7 +20,7 @@ def work(current: Build) -> Results:
     folder = current.stage_folder("export")
     quantized = current.done.get("quantize")
     if quantized is None:
-        export_fp32(current, load_network(current.network_file), folder / FP32_FILE)
+        export_fp32(current, current.network(current.network_file), folder / FP32_FILE)
     else:
         # The very graph that was quantised, so that all variants are one network.
         for name in (FP32_FILE, *map(onnx_file, quantized.results["variants"])):
@@ -40,7 +39,7 @@ def work(current: Build) -> Results:
         plans = export_plans(current.recipe.export.tensorrt, largest, folder)
     count = min(_CHECKED_IMAGES, len(current.data.test))
     images, _ = current.data.test.batch(range(count))
-    deployed = current.deployed(load_network(current.exported_file))
+    deployed = current.served(current.network(current.exported_file))
     check_answers(folder / FP32_FILE, deployed, outputs, images)
     return {
         "files": [file.name for file in files],

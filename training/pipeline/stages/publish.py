@@ -57,7 +57,7 @@ def work(current: Build) -> Results:
         architecture=recipe.model.architecture,
         measure=verification.measure,
         transform=recipe.transform,
-        normalization=recipe.normalization,
+        normalization=current.normalization,
         classes=tuple(classes) if TRAINED_TASKS[recipe.task].classes_served else (),
         parameters=verification.network_size.parameters,
         gmacs=verification.network_size.macs / 1e9,

@@ -1,6 +1,6 @@
 """The stage that makes the INT8 files, and fine-tunes with rounding where they would fail."""
 
-import copy
+from torch import nn
 
 from training.compress.calibration import choose_calibration
 from training.compress.int8 import Candidate
@@ -24,12 +24,13 @@ def work(current: Build) -> Results:
         current.data.train, config.calibration_images, current.recipe.seed
     )
     candidate = Candidate(
-        current, config, calibration, load_network(current.network_file), "ptq", "ptq"
+        current, config, calibration, current.network(current.network_file), "ptq", "ptq"
     )
     said: dict[str, str] = {}
     history: list[dict[str, float]] = []
     if config.qat is not None and (config.qat.when == "always" or not candidate.passes()):
         candidate, history, said["fine-tuning"] = _fine_tuned(current, config.qat, candidate)
+        assert isinstance(candidate.network, nn.Module)  # a recipe refuses it for files
         save_network(candidate.network, current.stage_folder("quantize") / NETWORK_FILE)
     written = candidate.write(current.stage_folder("quantize"))
     return {
@@ -53,7 +54,7 @@ def _fine_tuned(
     fine-tuned with rounding, each quantised; ties go to the simpler. Tells the curves of the last
     and the numbers of all. Parallel branches are merged first: what is rounded is what is served.
     """
-    tuned, aware = (deployable(copy.deepcopy(plain.network)) for _ in range(2))
+    tuned, aware = (deployable(load_network(current.network_file)) for _ in range(2))
     fine_tune(current, "quantize", tuned, config.train, part="fp32")
     with fake_quantized(aware):
         fitted = fine_tune(current, "quantize", aware, config.train, part="qat")

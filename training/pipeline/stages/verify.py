@@ -4,8 +4,8 @@ from training.evaluation.in_engines import verify
 from training.evaluation.verification import NetworkSize, PlanOrigin, VariantFile, Verification
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
-from training.models.checkpoint import load_network
 from training.models.export.deployed import output_specs
+from training.models.export.to_onnx import CHECK_ENGINE
 from training.models.export.variants import SCHEMES, onnx_file, precision_of
 from training.pipeline.environment import measuring_facts
 from training.pipeline.stage import Stage
@@ -13,7 +13,7 @@ from training.pipeline.stage import Stage
 
 def work(current: Build) -> Results:
     recipe = current.recipe
-    baseline = load_network(current.trained_file)
+    baseline = current.network(current.trained_file)
     sizes = [
         NetworkSize(
             parameters=current.done[stage].results["parameters"],
@@ -25,7 +25,7 @@ def work(current: Build) -> Results:
         recipe.verify,
         current.data,
         recipe.task,
-        current.deployed(baseline),
+        current.served(baseline),
         _variant_files(current),
         current.inputs,
         output_specs(recipe.task, current.channels, current.size),
@@ -33,6 +33,8 @@ def work(current: Build) -> Results:
         recipe.publish.max_batch_size,
         current.stage_folder("verify"),
     )
+    if recipe.model.onnx is not None:
+        verification = verification.model_copy(update={"baseline_engine": CHECK_ENGINE})
     return {
         "verification": verification.model_dump(mode="json"),
         "dataset": current.data.description,
