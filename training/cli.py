@@ -3,7 +3,6 @@ training that exits and sets up logging."""
 
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,9 @@ import typer
 
 from serving.base.text import escaped
 from training.errors import BuildError, RecipeError
+from training.progress import TerminalLog, speaks
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -72,9 +74,9 @@ def build(
     ] = False,
 ) -> None:
     """Train, prune, quantise, export, verify and publish a network, as a recipe says."""
-    terminal = logging.StreamHandler(sys.stderr)
+    terminal = TerminalLog()
     terminal.setFormatter(_Escaping("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[terminal])
+    logging.basicConfig(level=logging.INFO if speaks() else logging.ERROR, handlers=[terminal])
     if list_networks:
         _list_networks(as_json)
         return
@@ -126,6 +128,7 @@ def _build(
     from training.recipes import load_recipe
 
     recipe = load_recipe(path, overrides)
+    log.info("%s: %s of %s; loading torch", recipe.name, recipe.task, path)
 
     from training.evaluation.report.tables import print_table
     from training.fitting import distributed
@@ -174,6 +177,7 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
     document = read_document(path, overrides)
     parse_recipe(document, str(path))
     definition = load_study(study)
+    log.info("%s: study of %s; loading torch", study, path)
 
     from training.evaluation.report.tables import print_table
     from training.pipeline.study.run import run_study

@@ -4,7 +4,6 @@ Batches are merged as they come: a tensor leaves its extremes and a histogram be
 values. Peak memory depends on the network and on _RUN_BYTES, not on the number of images.
 """
 
-import contextlib
 import hashlib
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,10 +18,12 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 
+from serving.base.machine.memory import free_memory
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
 from training.data.samples import Pixels, Samples
 from training.errors import ExportError
+from training.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -243,10 +244,12 @@ def measure_ranges(
     groups = _groups(sizes)
     images = max(1, min(_BATCH, _RUN_BYTES // max(1, sum(sizes.values()))))
     _tell(model, sizes, groups, images, len(calibration))
-    for group in groups:
-        session = _session(model, folder, group)
-        for feed in calibration.feeds(images):
-            _observe(session, group, feed, observed)
+    with Progress("quantize: calibration", len(groups) * len(calibration)) as progress:
+        for group in groups:
+            session = _session(model, folder, group)
+            for feed in calibration.feeds(images):
+                _observe(session, group, feed, observed)
+                progress.advance(len(next(iter(feed.values()))))
     return Ranges(method, observed)
 
 
@@ -333,24 +336,10 @@ def _tell(
         images,
         needed / 1e9,
     )
-    free = _available_bytes()
-    if free is not None and needed > free:
+    free = free_memory()
+    if needed > free:
         log.warning(
             "quantize: warning: only %.1f GB of memory are free; if this process is killed, it "
             "needs a machine or a container with more",
             free / 1e9,
         )
-
-
-def _available_bytes() -> int | None:
-    """Memory that is free or can be freed, no more than a container may have; None where the
-    system does not tell."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):
-        return None
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit
-            free = min(free, int((Path("/sys/fs/cgroup") / limit).read_text()))
-    return free

@@ -285,7 +285,7 @@ def test_the_log_says_what_memory_is_needed_and_warns_where_it_is_short(
     measured(float_file, tmp_path, "minmax", Images(4))
     assert "tensors on 4 images, 32 at a time; takes about" in caplog.text
     assert "warning" not in caplog.text
-    monkeypatch.setattr(calibration, "_available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(calibration, "free_memory", lambda: 1_000_000)
     measured(float_file, tmp_path, "minmax", Images(4))
     assert "only 0.0 GB of memory are free" in caplog.text
 
