@@ -141,7 +141,7 @@ def _build(
         pipeline.join_training(recipe, out, repository)
         return
     if bound is None:
-        built = pipeline.build(recipe, out, repository, until)
+        built = pipeline.build(recipe, out, repository, until, tell=True)
     else:
         from training.pipeline.search import parse_bound, search
 

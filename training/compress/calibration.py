@@ -1,7 +1,7 @@
 """INT8 calibration: the images that it looks at, and the ranges of a network's tensors on them.
 
 Batches are merged as they come: a tensor leaves its extremes and a histogram behind, never its
-values. Peak memory depends on the network and on _RUN_BYTES, not on the number of images.
+values. Peak memory depends on the network and on RUN_BYTES, not on the number of images.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ _RUN_ERRORS = (Fail, InvalidArgument, RuntimeException)
 
 # Percent of the values of a tensor that lie within its range; the rest is cut.
 PERCENTILE = 99.99
-# Images a run, and images that are decoded together. More save nothing: see _RUN_BYTES.
+# Images a run, and images that are decoded together. More save nothing: see RUN_BYTES.
 _BATCH = 32
 # Bytes of observed tensors that one run may return; peak memory grows with it. Less means fewer
 # images a run and, where a single image needs more, that the network runs once for each group of
 # tensors: U-Nets on VGG-16 at 480x352 from 0.7 GB an image. More is hardly faster: ResNet-50 takes
 # the same time an image at 4 and at 8 images a run (2 cores).
-_RUN_BYTES = 1 << 30
+RUN_BYTES = 1 << 30
 # Bins of a histogram on either side of 0; a power of two, so that bins can be joined. A bin is at
 # most 1/2048 of the largest magnitude; more bins cut more exactly and take 16 bytes each a tensor.
 _HALF = 4096
@@ -242,7 +242,7 @@ def measure_ranges(
     sizes = _observed_bytes(model.graph, nodes)
     observed = {name: Observed(binned=method == "percentile") for name in sizes}
     groups = _groups(sizes)
-    images = max(1, min(_BATCH, _RUN_BYTES // max(1, sum(sizes.values()))))
+    images = max(1, min(_BATCH, RUN_BYTES // max(1, sum(sizes.values()))))
     _tell(model, sizes, groups, images, len(calibration))
     with Progress("quantize: calibration", len(groups) * len(calibration)) as progress:
         for group in groups:
@@ -270,11 +270,11 @@ def _observed_bytes(graph: onnx.GraphProto, nodes: Collection[str]) -> dict[str,
 
 
 def _groups(sizes: Mapping[str, int]) -> list[list[str]]:
-    """Tensors that are observed in one run: all, unless one image's take more than _RUN_BYTES."""
+    """Tensors that are observed in one run: all, unless one image's take more than RUN_BYTES."""
     groups: list[list[str]] = []
     filled = 0
     for name, size in sizes.items():
-        if not groups or filled + size > _RUN_BYTES:
+        if not groups or filled + size > RUN_BYTES:
             groups.append([])
             filled = 0
         groups[-1].append(name)

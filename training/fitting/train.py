@@ -146,7 +146,11 @@ def fit(
     # From the file in either case: averaged weights are in there, and in the learner only where
     # this run made them.
     kept = torch.load(
-        folder / CHECKPOINTS / f"{config.keep}.ckpt", map_location="cpu", weights_only=True
+        folder / CHECKPOINTS / f"{config.keep}.ckpt",
+        map_location="cpu",
+        weights_only=True,
+        # The states of the optimiser in it are not read.
+        mmap=True,
     )
     learner.load_state_dict(kept["state_dict"])
     if config.freeze_backbone_epochs:

@@ -201,7 +201,7 @@ def test_ranges_do_not_depend_on_how_many_images_or_tensors_a_run_holds(
     expected = ends(measured(float_file, tmp_path, method, samples))
     one_image = 4 * 16 * 16 * 16 * 60
     for run_bytes, largest in ((7 * one_image, 23), (one_image // 8, 1)):
-        monkeypatch.setattr(calibration, "_RUN_BYTES", run_bytes)
+        monkeypatch.setattr(calibration, "RUN_BYTES", run_bytes)
         samples.asked.clear()
         found = ends(measured(float_file, tmp_path, method, samples))
         assert set(found) == set(expected)
