@@ -249,7 +249,8 @@ def measure_ranges(
             session = _session(model, folder, group)
             for feed in calibration.feeds(images):
                 _observe(session, group, feed, observed)
-                progress.advance(len(next(iter(feed.values()))))
+                # One run, where runs are given.
+                progress.advance(len(feed[IMAGE_INPUT]) if IMAGE_INPUT in feed else 1)
     return Ranges(method, observed)
 
 

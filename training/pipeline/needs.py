@@ -92,7 +92,7 @@ def _require_memory(need: Need, current: Build, free: int, gpu: int) -> None:
             )  # fmt: skip
         return
     height, width = current.size
-    network = current.recipe.model.name
+    network = current.recipe.model.architecture
     device = "of the GPU's memory " if need.on_gpu else ""
     if batch is None:
         raise DoesNotFit(
@@ -202,12 +202,14 @@ def _trained(stage: str, config: Train, weights: int, memory: BatchMemory) -> Ne
     """The need of a stage that trains the recipe's network, or one that is made of it."""
     on_gpu = torch.cuda.is_available()
     images = config.batch_size // distributed.processes()
+    held = BatchMemory(weights + memory.kept, memory.image)
     return Need(
         stage,
-        memory=AROUND + weights + (0 if on_gpu else memory.of(images)),
-        # Weights, moments of the gradients and what else is kept, in two checkpoints; the network.
-        disk=2 * (weights + memory.kept) + weights,
-        batch=memory,
+        memory=AROUND + (weights if on_gpu else held.of(images)),
+        # Two checkpoints with the states of the optimiser, as large as what is kept beside the
+        # weights; and the network.
+        disk=2 * memory.kept + weights,
+        batch=held,
         on_gpu=on_gpu,
         key=f"{_SECTIONS[stage]}.batch_size",
         images=images,

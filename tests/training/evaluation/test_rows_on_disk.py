@@ -112,6 +112,8 @@ def test_verdict_on_more_images_takes_a_few_numbers_more_an_image(
     monkeypatch.setattr("training.evaluation.class_measures._SCORES", 1 << 12)
     monkeypatch.setattr("serving.base.evaluation.estimate._WEIGHTS", 1 << 16)
     few, many = (_judged(task, output, count, tmp_path) for count in (128, 640))
-    # Names, and the overlaps of 40 classes, int64 [3, 40] and float64 of both sides; a mask alone
-    # would be 4,096 bytes more, and so would an image's confusion matrix (12,800).
-    assert (many - few) / 512 < 6000 if task == "segmentation" else 600
+    # Of masks the overlaps of 40 classes, int64 [3, 40] and float64 of both sides; a mask alone
+    # would be 4,096 bytes, an image's confusion matrix 12,800. Of classes a few numbers; the
+    # probabilities would be 160 bytes for each of the two.
+    most = 600 if task == "classification" else 6000
+    assert (many - few) / 512 < most

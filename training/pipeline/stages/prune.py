@@ -164,7 +164,7 @@ def _backward(current: Build, network: nn.Module) -> None:
     )
 
     # No more than training takes at a time.
-    batch = min(_BATCH, current.recipe.train.batch_size)
+    batch = min(_BATCH, _section(current).train.batch_size)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(order), batch):
