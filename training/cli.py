@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from serving.base.machine.progress import TerminalLog, speaks
 from serving.base.text import escaped
 from training.errors import BuildError, RecipeError
-from training.progress import TerminalLog, speaks
 
 log = logging.getLogger(__name__)
 

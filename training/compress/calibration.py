@@ -19,11 +19,11 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, R
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 
 from serving.base.machine.memory import free_memory
+from serving.base.machine.progress import Progress
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
 from training.data.samples import Pixels, Samples
 from training.errors import ExportError
-from training.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
+from serving.base.machine.progress import Progress
 from training.compress.prune import Backward, prunable_groups, with_one_group_pruned
 from training.compress.quantize import Quantizer
 from training.evaluation.network_answers import Answers
 from training.evaluation.validation_trial import Trial
 from training.models.export.variants import SCHEMES
-from training.progress import Progress
 from training.recipes.compress import Prune
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from serving.base.machine.progress import Progress
 from training.data.samples import Samples, Targets
-from training.progress import Progress
 
 # Images read at a time to count labels; more need more memory.
 _READ_AT_ONCE = 64

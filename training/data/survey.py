@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.folders import IMAGE_SUFFIXES, told
+from serving.base.machine.progress import Progress
 from training.data.duplicates import near_pairs, same_pixels, thumbnail
 from training.data.samples import Dataset, Pixels, Samples
 from training.data.split import SPLITS
 from training.errors import BrokenFiles, DataError
-from training.progress import Progress
 
 Findings = dict[str, Any]
 

@@ -18,6 +18,7 @@ from serving.base.evaluation import (
     rank_gallery,
     verification,
 )
+from serving.base.machine.progress import Progress
 from serving.base.task import PROBABILITY_OUTPUT, TASKS, Task
 from serving.base.tensor import Array
 from serving.images.postprocess import binary_mask, softmax
@@ -25,7 +26,6 @@ from training.data.samples import Pixels, Samples, Targets
 from training.evaluation.class_measures import Reliability, reliability
 from training.evaluation.rows_on_disk import RowsOnDisk
 from training.evaluation.verification import Identification
-from training.progress import Progress
 
 Run = Callable[[Pixels], dict[str, Array]]
 

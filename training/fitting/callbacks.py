@@ -9,7 +9,7 @@ import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import Callback, EarlyStopping, WeightAveraging
 from torch import Tensor
 
-from training.progress import Progress, duration
+from serving.base.machine.progress import Progress, duration
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,11 @@ import os
 import pty
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from training import progress
-from training.progress import Progress, duration
-
-DIGITS = Path(__file__).parents[2] / "training" / "recipes" / "digits-resnet20.yaml"
+from serving.base.machine import progress
+from serving.base.machine.progress import Progress, duration
 
 
 @pytest.fixture
@@ -87,7 +84,7 @@ def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> Non
 
 _WORK = """
 import logging, sys
-from training.progress import Progress, TerminalLog
+from serving.base.machine.progress import Progress, TerminalLog
 logging.basicConfig(level=logging.INFO, handlers=[TerminalLog()], format="%(message)s")
 with Progress("data [of] a set", 4) as work:
     for index in range(4):
@@ -117,18 +114,3 @@ def test_terminal_gets_a_bar_below_the_lines() -> None:
     assert "data [of] a set" in text
     assert "4/4" in text
     assert text.count("a line") == 4
-
-
-def test_first_sign_comes_before_torch_is_imported(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise SystemExit(7)")
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-c", "from training.cli import app; app()", "build", str(DIGITS)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 7
-    assert done.stderr.startswith("digits: classification of ")
-    assert done.stdout == ""
