@@ -237,7 +237,7 @@ def _answering(current: Build, network: nn.Module) -> BatchMemory:
 
     def run(count: int) -> None:
         with torch.inference_mode():
-            deployed(torch.zeros((count, *current.size, 3), dtype=torch.uint8))
+            deployed(torch.zeros((count, *current.inputs[0].shape[1:]), dtype=torch.uint8))
 
     return answering_memory(run, network)
 
