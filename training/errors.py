@@ -8,6 +8,7 @@ BuildError
 │   ├── NamesMismatch
 │   ├── ShapesMismatch
 │   └── ValuesMismatch
+├── DoesNotFit            too little memory or disk for what a recipe asks for
 ├── Diverged              the loss, a score or a weight is no finite number any more
 ├── TargetNotReached      no network within a bound of size or latency
 └── VerificationError     the gate: the artefact is not accurate enough
@@ -90,6 +91,10 @@ class ShapesMismatch(ExportError):
 
 class ValuesMismatch(ExportError):
     """The answers differ by more than the stated tolerance."""
+
+
+class DoesNotFit(BuildError):
+    """A build that memory or disk is too small for; the text names a batch size that fits."""
 
 
 class Diverged(BuildError):

@@ -160,20 +160,22 @@ async def _segmentation(
         found = await predictor.segment(content, overlay=False)
         height, width = found.mask.shape
         truth = scaled(truth, (height, width))
-        return evaluation.confusion_matrix(truth, found.mask, len(classes), ignore_index=-1)
+        return evaluation.overlaps(
+            evaluation.confusion_matrix(truth, found.mask, len(classes), ignore_index=-1)
+        )
 
     answers, failed = await _each(range(len(pairs)), one, lambda i: str(pairs[i].path))
     if strange := sorted(uncounted):
         warn(f"values of masks that are no class and do not count: {', '.join(strange[:10])}")
-    confusions = np.stack(list(answers.values()))
-    iou = evaluation.class_iou(confusions.sum(axis=0))
+    counts = np.stack(list(answers.values()))
+    iou = evaluation.overlap_iou(counts.sum(axis=0))
     return {
         "model": predictor.info.name,
         "task": "segmentation",
         "n": len(answers),
-        "miou": _estimate(evaluation.mean_iou(confusions)),
+        "miou": _estimate(evaluation.mean_iou(counts)),
         # The second of two classes is the foreground.
-        **({"iou": _estimate(evaluation.foreground_iou(confusions))} if len(classes) == 2 else {}),
+        **({"iou": _estimate(evaluation.foreground_iou(counts))} if len(classes) == 2 else {}),
         "classes": {
             name: {"iou": float(value)}
             for name, value in zip(classes, iou, strict=True)

@@ -1,6 +1,7 @@
 """`convserve build`: parses arguments, runs the pipeline, prints the outcome."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 from serving.base.text import escaped
 from training.cli.terminal import fail, quiet_libraries, set_up_logging
 from training.errors import BuildError, RecipeError
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -110,6 +113,7 @@ def _build(
     from training.recipes import load_recipe
 
     recipe = load_recipe(path, overrides)
+    log.info("%s: %s of %s; loading torch", recipe.name, recipe.task, path)
 
     from training.evaluation.report.tables import print_table
     from training.fitting import distributed
@@ -122,7 +126,7 @@ def _build(
         pipeline.join_training(recipe, out, repository)
         return
     if bound is None:
-        built = pipeline.build(recipe, out, repository, until)
+        built = pipeline.build(recipe, out, repository, until, tell=True)
     else:
         from training.pipeline.search import parse_bound, search
 
@@ -158,6 +162,7 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
     document = read_document(path, overrides)
     parse_recipe(document, str(path))
     definition = load_study(study)
+    log.info("%s: study of %s; loading torch", study, path)
 
     from training.evaluation.report.tables import print_table
     from training.pipeline.study.run import run_study

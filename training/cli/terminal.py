@@ -1,19 +1,20 @@
 """The commands of training on the terminal: their log, and the one line with which they fail."""
 
 import logging
-import sys
 from typing import NoReturn
 
 import typer
 
+from serving.base.machine.progress import TerminalLog, speaks
 from serving.base.text import escaped
 
 
 def set_up_logging() -> None:
-    """Log lines go to stderr, as plain text."""
-    terminal = logging.StreamHandler(sys.stderr)
+    """Log lines go to stderr, as plain text. Of the processes of torchrun the first one alone
+    speaks."""
+    terminal = TerminalLog()
     terminal.setFormatter(_Escaping("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[terminal])
+    logging.basicConfig(level=logging.INFO if speaks() else logging.ERROR, handlers=[terminal])
 
 
 def quiet_libraries() -> None:

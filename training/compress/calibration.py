@@ -1,10 +1,9 @@
 """INT8 calibration: the images that it looks at, and the ranges of a network's tensors on them.
 
 Batches are merged as they come: a tensor leaves its extremes and a histogram behind, never its
-values. Peak memory depends on the network and on _RUN_BYTES, not on the number of images.
+values. Peak memory depends on the network and on RUN_BYTES, not on the number of images.
 """
 
-import contextlib
 import hashlib
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 
+from serving.base.machine.memory import free_memory
+from serving.base.machine.progress import Progress
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
 from training.data.samples import Pixels, Samples
@@ -33,13 +34,13 @@ _RUN_ERRORS = (Fail, InvalidArgument, RuntimeException)
 
 # Percent of the values of a tensor that lie within its range; the rest is cut.
 PERCENTILE = 99.99
-# Images a run, and images that are decoded together. More save nothing: see _RUN_BYTES.
+# Images a run, and images that are decoded together. More save nothing: see RUN_BYTES.
 _BATCH = 32
 # Bytes of observed tensors that one run may return; peak memory grows with it. Less means fewer
 # images a run and, where a single image needs more, that the network runs once for each group of
 # tensors: U-Nets on VGG-16 at 480x352 from 0.7 GB an image. More is hardly faster: ResNet-50 takes
 # the same time an image at 4 and at 8 images a run (2 cores).
-_RUN_BYTES = 1 << 30
+RUN_BYTES = 1 << 30
 # Bins of a histogram on either side of 0; a power of two, so that bins can be joined. A bin is at
 # most 1/2048 of the largest magnitude; more bins cut more exactly and take 16 bytes each a tensor.
 _HALF = 4096
@@ -224,12 +225,15 @@ def measure_ranges(
     sizes = _observed_bytes(model.graph, nodes)
     observed = {name: Observed(binned=method == "percentile") for name in sizes}
     groups = _groups(sizes)
-    images = max(1, min(_BATCH, _RUN_BYTES // max(1, sum(sizes.values()))))
+    images = max(1, min(_BATCH, RUN_BYTES // max(1, sum(sizes.values()))))
     _tell(model, sizes, groups, images, len(calibration))
-    for group in groups:
-        session = _session(model, folder, group)
-        for feed in calibration.feeds(images):
-            _observe(session, group, feed, observed)
+    with Progress("quantize: calibration", len(groups) * len(calibration)) as progress:
+        for group in groups:
+            session = _session(model, folder, group)
+            for feed in calibration.feeds(images):
+                _observe(session, group, feed, observed)
+                # One run, where runs are given.
+                progress.advance(len(feed[IMAGE_INPUT]) if IMAGE_INPUT in feed else 1)
     return Ranges(method, observed)
 
 
@@ -250,11 +254,11 @@ def _observed_bytes(graph: onnx.GraphProto, nodes: Collection[str]) -> dict[str,
 
 
 def _groups(sizes: Mapping[str, int]) -> list[list[str]]:
-    """Tensors that are observed in one run: all, unless one image's take more than _RUN_BYTES."""
+    """Tensors that are observed in one run: all, unless one image's take more than RUN_BYTES."""
     groups: list[list[str]] = []
     filled = 0
     for name, size in sizes.items():
-        if not groups or filled + size > _RUN_BYTES:
+        if not groups or filled + size > RUN_BYTES:
             groups.append([])
             filled = 0
         groups[-1].append(name)
@@ -316,24 +320,10 @@ def _tell(
         images,
         needed / 1e9,
     )
-    free = _available_bytes()
-    if free is not None and needed > free:
+    free = free_memory()
+    if needed > free:
         log.warning(
             "quantize: warning: only %.1f GB of memory are free; if this process is killed, it "
             "needs a machine or a container with more",
             free / 1e9,
         )
-
-
-def _available_bytes() -> int | None:
-    """Memory that is free or can be freed, no more than a container may have; None where the
-    system does not tell."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):
-        return None
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit
-            free = min(free, int((Path("/sys/fs/cgroup") / limit).read_text()))
-    return free

@@ -3,13 +3,14 @@ computed in INT8."""
 
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from serving.base.machine.progress import Progress
 from training.compress.prune import Backward, prunable_groups, with_one_group_pruned
 from training.compress.quantize import Quantizer
 from training.evaluation.network_answers import Answers
@@ -66,7 +67,7 @@ def pruning_sensitivity(
         return trial.compare(reference, trial.network(pruned)).agreement
 
     groups = [name for name in prunable_groups(network, config, size) if name not in skipped]
-    measured = {name: agreement(name) for name in groups}
+    measured = _measured("prune: sensitivity", groups, agreement)
     left = tuple(name for name in groups if measured[name] < settings.min_agreement)
     for name in left:
         log.info("prune: %s is left alone: alone it lowers agreement to %.4f", name, measured[name])
@@ -85,8 +86,19 @@ def int8_sensitivity(
             quantizer.write_alone(path, SCHEMES[variant], layer)
             return trial.compare(fp32, trial.file(path, "int8")).agreement
 
-        measured = {layer: agreement(layer) for layer in quantizer.layers}
+        measured = _measured(f"quantize: sensitivity of {variant}", quantizer.layers, agreement)
     return Sensitivity(f"{variant}: one layer in INT8", len(trial.samples), measured)
+
+
+def _measured(
+    title: str, layers: Sequence[str], agreement: Callable[[str], float]
+) -> dict[str, float]:
+    measured = {}
+    with Progress(title, len(layers), "layers") as progress:
+        for layer in layers:
+            measured[layer] = agreement(layer)
+            progress.advance()
+    return measured
 
 
 def fewest_float_layers(

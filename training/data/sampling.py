@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from training.data.samples import Samples
+from serving.base.machine.progress import Progress
+from training.data.samples import Samples, Targets
 
 # Images read at a time to count labels; more need more memory.
-_READ_AT_ONCE = 256
+_READ_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,33 @@ def loader(samples: Samples, sampler: Sampler[list[int]]) -> DataLoader[tuple[Te
 
 
 def labels_of(samples: Samples) -> NDArray[np.int64]:
-    """The targets of all samples, int64 [N] or [N, H, W]. Files that are not in memory are decoded
-    for it."""
-    starts = range(0, len(samples), _READ_AT_ONCE)
-    read = [
-        samples.batch(range(start, min(start + _READ_AT_ONCE, len(samples))))[1] for start in starts
-    ]
-    return np.concatenate(read).astype(np.int64)
+    """The classes of all samples of a classification, int64 [N]. Files that are not in memory are
+    decoded for it."""
+    return np.concatenate(list(_targets(samples))).astype(np.int64)
 
 
-def balancing_weights(
-    labels: NDArray[np.int64], classes: int, ignore_index: int | None
-) -> NDArray[np.float64]:
-    """N / (C · N_c) of each class, float64 [classes]: 1 where all are equally frequent. N and N_c
-    count the labels that are not ignored; a class without labels counts as one."""
-    counted = labels[labels != ignore_index] if ignore_index is not None else labels.ravel()
-    counts = np.bincount(counted, minlength=classes)
-    return len(counted) / (classes * np.maximum(counts, 1))
+def class_counts(samples: Samples, classes: int, ignore_index: int | None) -> NDArray[np.int64]:
+    """Numbers of images, or of pixels of masks, of each class that are not ignored, int64
+    [classes]."""
+    counts = np.zeros(classes, np.int64)
+    for targets in _targets(samples):
+        counted = targets[targets != ignore_index] if ignore_index is not None else targets.ravel()
+        counts += np.bincount(counted, minlength=classes)
+    return counts
+
+
+def _targets(samples: Samples) -> Iterator[Targets]:
+    with Progress("counting the classes", len(samples)) as progress:
+        for start in range(0, len(samples), _READ_AT_ONCE):
+            targets = samples.batch(range(start, min(start + _READ_AT_ONCE, len(samples))))[1]
+            yield targets
+            progress.advance(len(targets))
+
+
+def balancing_weights(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """N / (C · N_c) of each class from N_c, the numbers of its labels, float64 [C]: 1 where all are
+    equally frequent; a class without labels counts as one."""
+    return np.asarray(counts.sum() / (len(counts) * np.maximum(counts, 1)))
 
 
 class _Indices(Dataset[tuple[Tensor, Tensor]]):

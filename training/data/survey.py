@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.folders import IMAGE_SUFFIXES, told
+from serving.base.machine.progress import Progress
 from training.data.duplicates import near_pairs, same_pixels, thumbnail
 from training.data.samples import Dataset, Pixels, Samples
 from training.data.split import SPLITS
@@ -21,7 +22,8 @@ Findings = dict[str, Any]
 
 SHEET_FILE = "sheet.npz"
 
-_CHUNK = 256
+# Images that are decoded at a time; more need more memory and are hardly faster.
+_CHUNK = 64
 # Duplicates that are named; all are counted.
 _NAMED = 50
 _NAMED_CLASSES = 5
@@ -45,7 +47,7 @@ class _Seen:
     thumbnails: as near_pairs compares them.
     sizes: height and width before the evaluation transform.
     labels: classification; the class.
-    pixels: segmentation; the mask's pixels by class, int64 [classes].
+    pixels: segmentation; the pixels of all masks by class, int64 [classes].
     brightest: the highest level of 255 in all images.
     """
 
@@ -54,7 +56,7 @@ class _Seen:
     thumbnails: list[Pixels] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    pixels: list[NDArray[np.int64]] = field(default_factory=list)
+    pixels: NDArray[np.int64] | None = None
     brightest: int = 0
 
 
@@ -68,13 +70,14 @@ def survey(data: Dataset, sheet: Path) -> Findings:
     """
     splits = {name: getattr(data, name) for name in SPLITS}
     broken: dict[str, str] = {}
-    seen = {name: _look_at(samples, data, broken) for name, samples in splits.items()}
+    with Progress("data", sum(map(len, splits.values()))) as progress:
+        seen = {name: _look_at(samples, data, broken, progress) for name, samples in splits.items()}
     if broken:
         total = sum(map(len, splits.values()))
         raise BrokenFiles(data.name, total, broken, data.remarks.lines())
     remarks = data.remarks.lines()
     classes = {name: _class_counts(found, len(data.classes)) for name, found in seen.items()}
-    _check_classes(data, classes["train"], masks=bool(seen["train"].pixels))
+    _check_classes(data, classes["train"], masks=seen["train"].pixels is not None)
     _write_sheet(sheet, data, seen["train"])
     sizes = np.array([size for found in seen.values() for size in found.sizes])
     shown = data.train.batch([0])[0].shape[1:3]
@@ -86,7 +89,7 @@ def survey(data: Dataset, sheet: Path) -> Findings:
             for index, label in enumerate(data.classes)
         },
         # Classes are counted in images or, with masks, as shares of the pixels that count.
-        "unit": "pixels" if seen["train"].pixels else "images",
+        "unit": "pixels" if seen["train"].pixels is not None else "images",
         "sizes": _size_summary(sizes, shown),
         "brightest": max(found.brightest for found in seen.values()),
         "duplicates": _duplicates(seen),
@@ -97,7 +100,7 @@ def survey(data: Dataset, sheet: Path) -> Findings:
     return {**findings, "warnings": [*data.notes, *remarks, *_warnings(findings, complete)]}
 
 
-def _look_at(samples: Samples, data: Dataset, broken: dict[str, str]) -> _Seen:
+def _look_at(samples: Samples, data: Dataset, broken: dict[str, str], progress: Progress) -> _Seen:
     found = _Seen()
     for start in range(0, len(samples), _CHUNK):
         indices = range(start, min(start + _CHUNK, len(samples)))
@@ -114,15 +117,17 @@ def _look_at(samples: Samples, data: Dataset, broken: dict[str, str]) -> _Seen:
                 counts = np.bincount(loaded.target.ravel(), minlength=256)
                 if data.ignore_index is not None:
                     counts[data.ignore_index] = 0
-                found.pixels.append(counts[: len(data.classes)])
+                counted = counts[: len(data.classes)]
+                found.pixels = counted if found.pixels is None else found.pixels + counted
             else:
                 found.labels.append(int(loaded.target))
+        progress.advance(len(indices))
     return found
 
 
 def _class_counts(found: _Seen, classes: int) -> list[int] | list[float]:
-    if found.pixels:
-        pixels = np.sum(found.pixels, axis=0)
+    if found.pixels is not None:
+        pixels = found.pixels
         # Six digits instead of six decimals: the share of a rare class must not become 0.
         return [float(f"{x:.6g}") for x in pixels / max(1, pixels.sum())]
     return [int(x) for x in np.bincount(found.labels, minlength=classes)]
@@ -279,7 +284,7 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
 def _write_sheet(path: Path, data: Dataset, train: _Seen) -> None:
     """Writes arrays: for classes `images` [R, C, h, w, 3 or 1], `classes` (names of the rows) and
     `counts` (images in each row); for masks `images` [N, H, W, C] and `masks` [N, H, W]."""
-    if train.pixels:
+    if train.pixels is not None:
         count = min(_SHEET_COLUMNS, len(data.train))
         chosen = np.linspace(0, len(data.train) - 1, count).astype(np.intp)
         images, masks = data.train.batch(chosen)

@@ -1,7 +1,8 @@
 """The figures by which answers are judged: accuracy, drop, agreement, chance, and the
 further measures of a task."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +16,16 @@ from serving.base.evaluation import (
     class_iou,
     foreground_iou,
     foreground_iou_drop,
-    in_top_k,
     mean_iou,
     mean_iou_drop,
     rank_gallery,
     verification,
 )
 from serving.base.task import Measure
+from serving.base.tensor import Array
 from training.evaluation.boundary_benchmark import boundary_scores
 from training.evaluation.network_answers import Answers
+from training.evaluation.rows_on_disk import RowsOnDisk
 
 _FALSE_ACCEPT_RATE = 0.01
 _RANKS = (5, 10)
@@ -55,6 +57,12 @@ def _right(answers: Answers) -> NDArray[np.bool_]:
     return answers.scores > 0
 
 
+def _overlaps(answers: Answers) -> NDArray[np.int64]:
+    if answers.overlaps is None:
+        raise ValueError("the answers are no masks")
+    return answers.overlaps
+
+
 def _recalls(confusion: _Matrix) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
         return np.asarray(np.diagonal(confusion) / confusion.sum(axis=1))
@@ -74,14 +82,14 @@ _FIGURES: dict[Measure, _Figure] = {
         by_class=None,
     ),
     "miou": _Figure(
-        value=lambda found: mean_iou(found.confusions),
-        drop=lambda reference, found: mean_iou_drop(reference.confusions, found.confusions),
+        value=lambda found: mean_iou(_overlaps(found)),
+        drop=lambda reference, found: mean_iou_drop(_overlaps(reference), _overlaps(found)),
         pooled=lambda confusion: float(np.nanmean(class_iou(confusion))),
         by_class=class_iou,
     ),
     "iou": _Figure(
-        value=lambda found: foreground_iou(found.confusions),
-        drop=lambda reference, found: foreground_iou_drop(reference.confusions, found.confusions),
+        value=lambda found: foreground_iou(_overlaps(found)),
+        drop=lambda reference, found: foreground_iou_drop(_overlaps(reference), _overlaps(found)),
         pooled=lambda confusion: float(np.nan_to_num(class_iou(confusion)[1], nan=1.0)),
         by_class=class_iou,
     ),
@@ -108,7 +116,7 @@ def chance_of(measure: Measure, answers: Answers) -> float:
             raise ValueError(f"{measure}: the answers hold no identities")
         probes = np.unique(shown.identities[shown.probes], return_counts=True)[1]
         return float(probes.max() / probes.sum())
-    counts = answers.confusions.sum(axis=(0, 2))
+    counts = answers.confusion.sum(axis=1)
     if not counts.any():
         return 1.0
     # Column k of a confusion matrix holds the images, or pixels, that were answered with class k.
@@ -125,7 +133,7 @@ def class_drops(
     by_class = _FIGURES[measure].by_class
     if by_class is None:
         return {}
-    before, after = (by_class(one.confusions.sum(axis=0)) for one in (reference, found))
+    before, after = (by_class(one.confusion) for one in (reference, found))
     drops = {
         name: float(drop)
         for name, drop in zip(classes, before - after, strict=True)
@@ -137,7 +145,14 @@ def class_drops(
 
 def agreement_of(reference: Answers, found: Answers) -> float:
     """Share of equal answers: classes, pixels, nearest people."""
-    return agreement(reference.predictions, found.predictions)
+    here, there = reference.predictions, found.predictions
+    if not isinstance(here, RowsOnDisk) or not isinstance(there, RowsOnDisk):
+        return agreement(np.asarray(here), np.asarray(there))
+    equal = total = 0
+    for one, other in zip(here.parts(), there.parts(), strict=True):
+        equal += int(np.count_nonzero(one == other))
+        total += one.size
+    return equal / total if total else 1.0
 
 
 def other_measures(reference: Answers, found: Answers) -> dict[str, Estimate | float]:
@@ -157,18 +172,20 @@ def other_measures(reference: Answers, found: Answers) -> dict[str, Estimate | f
         f"tar@far={_FALSE_ACCEPT_RATE:g}": verified.tar_at_far[_FALSE_ACCEPT_RATE],
         "eer": verified.eer,
         "auc": verified.curve.auc,
-        **{f"rank{k}": accuracy(in_top_k(ranking.scores, ranking.labels, k)) for k in _RANKS},
+        **{f"rank{k}": accuracy(ranking.ranks < k) for k in _RANKS},
         "cosine": float((here.embeddings * there.embeddings).sum(axis=1).mean()),
     }
 
 
-def _outlines(maps: NDArray[np.uint8], truths: NDArray[np.uint8]) -> dict[str, Estimate | float]:
-    """Image by image, since a whole split in floating point would not fit into memory."""
+def _outlines(maps: RowsOnDisk, truths: RowsOnDisk) -> dict[str, Estimate | float]:
+    def images(stored: RowsOnDisk) -> Iterator[Array]:
+        return itertools.chain.from_iterable(stored.parts())
+
     scores = boundary_scores(
-        (levels.astype(np.float32) / 255 for levels in maps),
-        ([truth == 1] for truth in truths),
+        (levels.astype(np.float32) / 255 for levels in images(maps)),
+        ([truth == 1] for truth in images(truths)),
         thresholds=_THRESHOLDS,
         regions=True,
-        counted=(truth != 255 for truth in truths),
+        counted=(truth != 255 for truth in images(truths)),
     )
     return {"ods": scores.ods, "ois": scores.ois, "ods_threshold": scores.threshold}

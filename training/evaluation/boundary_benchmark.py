@@ -49,33 +49,36 @@ def boundary_scores(
     Raises ValueError where there are no images, or a map and its drawings differ in size.
     """
     levels = np.linspace(0, 1, thresholds + 2)[1:-1]
-    # By image and level: matched and all pixels of the map, matched and all of the drawings.
-    rows = []
+    # Matched and all pixels of the maps, matched and all of the drawings: at each level, and at the
+    # best level of each image.
+    pooled, best_of_each = np.zeros((thresholds, 4), np.int64), np.zeros(4, np.int64)
+    images = 0
     everywhere = repeat(None) if counted is None else counted
     pairs = zip(probabilities, truths, strict=True)
-    for image, ((probability, drawn), kept) in enumerate(
-        zip(pairs, everywhere, strict=counted is not None)
-    ):
+    for (probability, drawn), kept in zip(pairs, everywhere, strict=counted is not None):
         if any(truth.shape != probability.shape for truth in drawn):
-            raise ValueError(f"image {image}: its map and its drawings differ in size")
+            raise ValueError(f"image {images}: its map and its drawings differ in size")
         reach = tolerance * float(np.hypot(*probability.shape))
         far = None if kept is None else _far(~kept, reach)
         lines = [_line(truth, far, regions) for truth in drawn]
-        found, count = None, (0, 0, 0, 0)
+        found, rows = None, []
         for level in levels:
             above = probability >= level
             # A sure map is the same at most levels, and matching takes the time.
             if found is None or not np.array_equal(above, found):
                 found, count = above, _count(_line(above, far, regions), lines, reach)
             rows.append(count)
-    if not rows:
+        counts = np.array(rows, np.int64)
+        pooled += counts
+        best_of_each += counts[np.argmax(_f_measure(counts))]
+        images += 1
+    if not images:
         raise ValueError("expected at least one image")
-    counts = np.array(rows, np.float64).reshape(-1, thresholds, 4)
-    f_measures = _f_measure(counts.sum(axis=0))
+    f_measures = _f_measure(pooled)
     best = int(np.argmax(f_measures))
-    each = np.argmax(_f_measure(counts), axis=1)
-    ois = _f_measure(counts[np.arange(len(counts)), each].sum(axis=0))
-    return BoundaryScores(float(f_measures[best]), float(ois), float(levels[best]))
+    return BoundaryScores(
+        float(f_measures[best]), float(_f_measure(best_of_each)), float(levels[best])
+    )
 
 
 def outline(region: Mask) -> Mask:
@@ -128,7 +131,7 @@ def _count(found: Mask, drawn: Sequence[Mask], reach: float) -> tuple[int, int, 
     return int(right.sum()), int(found.sum()), covered, total
 
 
-def _f_measure(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def _f_measure(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """F-measure from counts [..., 4]; 0 where precision and recall are 0 or undefined."""
     right, found, covered, total = np.moveaxis(counts, -1, 0)
     precision = right / np.maximum(found, 1)

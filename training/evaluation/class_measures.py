@@ -1,7 +1,7 @@
 """Measures that only a build takes: each class, its ranking, and calibration. Accuracy and its
 interval are serving.base.evaluation's."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,12 @@ from serving.base.evaluation import (
     in_top_k,
 )
 from serving.base.tensor import Array
+from training.evaluation.rows_on_disk import RowsOnDisk
 from training.evaluation.verification import ClassMeasures, Measures
 
 TOP = 5
+# Probabilities that are held at a time to rank classes; more read the file less often.
+_SCORES = 1 << 23
 _BINS = 15
 # False positive rates, and recalls, at which curves are sampled for the report.
 GRID = np.linspace(0, 1, 101)
@@ -37,28 +40,31 @@ class Ranking:
     precision: NDArray[np.float64]
 
 
-def rank_classes(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Ranking:
-    """One against the rest, from probabilities [N, C] and labels [N]."""
-    members = [labels == index for index in range(probabilities.shape[1])]
-    return _ranking(
-        [
-            detection_curve(probabilities[:, index], positive)
-            if positive.any() and not positive.all()
-            else None
-            for index, positive in enumerate(members)
-        ]
-    )
+def rank_classes(probabilities: RowsOnDisk, labels: NDArray[np.int64], classes: int) -> Ranking:
+    """One against the rest, from probabilities float32 [N, C] and labels [N]. Some classes are read
+    at a time."""
+    step = max(1, _SCORES // max(1, len(labels)))
+
+    def curves() -> Iterator[Curve | None]:
+        for first in range(0, classes, step):
+            read = probabilities.columns(first, min(first + step, classes))
+            for index in range(first, first + read.shape[1]):
+                positive = labels == index
+                mixed = positive.any() and not positive.all()
+                yield detection_curve(read[:, index - first], positive) if mixed else None
+
+    return _ranking(curves(), classes)
 
 
 def rank_foreground(levels: NDArray[np.int64]) -> Ranking:
     """Ranks class 1 of two, from the numbers of pixels of either at each level of its probability
     [2, L]; class 0, whose ranking is the same turned round, has none."""
-    return _ranking([None, counted_curve(levels) if levels.any(axis=1).all() else None])
+    return _ranking([None, counted_curve(levels) if levels.any(axis=1).all() else None], 2)
 
 
-def _ranking(each: Sequence[Curve | None]) -> Ranking:
-    areas = np.full((2, len(each)), np.nan)
-    curves = np.full((2, len(each), GRID.size), np.nan)
+def _ranking(each: Iterable[Curve | None], classes: int) -> Ranking:
+    areas = np.full((2, classes), np.nan)
+    curves = np.full((2, classes, GRID.size), np.nan)
     for index, curve in enumerate(each):
         if curve is not None:
             areas[:, index] = curve.average_precision, curve.auc
@@ -101,17 +107,17 @@ def measures(
     calibration: Reliability,
     beta: float,
     labels: NDArray[np.int64] | None = None,
-    probabilities: NDArray[np.float32] | None = None,
+    probabilities: RowsOnDisk | None = None,
     levels: NDArray[np.int64] | None = None,
 ) -> tuple[Measures, Ranking | None]:
-    """Measures the classes of a confusion matrix [C, C]; where labels [N] and probabilities [N, C],
-    or the levels of a foreground [2, L] are given, their ranking too."""
+    """Measures the classes of a confusion matrix [C, C]; where labels [N] and probabilities [N, C]
+    on disk, or the levels of a foreground [2, L] are given, their ranking too."""
     iou = class_iou(confusion)
     ranking = top = None
     if labels is not None and probabilities is not None:
-        ranking = rank_classes(probabilities, labels)
+        ranking = rank_classes(probabilities, labels, len(confusion))
         if len(names) > TOP:
-            top = accuracy(in_top_k(probabilities, labels, TOP))
+            top = accuracy(_in_top(probabilities, labels))
     elif levels is not None:
         ranking = rank_foreground(levels)
     rows = []
@@ -137,6 +143,16 @@ def measures(
         classes=tuple(rows),
     )
     return found, ranking
+
+
+def _in_top(probabilities: RowsOnDisk, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each label [N] is among the five best of probabilities [N, C]; bool [N]."""
+    hits, start = np.zeros(len(labels), np.bool_), 0
+    for part in probabilities.parts():
+        end = start + len(part)
+        hits[start:end] = in_top_k(part, labels[start:end], TOP)
+        start = end
+    return hits
 
 
 def _known(value: float) -> float | None:

@@ -4,13 +4,13 @@ Accuracy is measured over the whole test split on the pixels that the server wou
 trained network before pruning, in FP32, image by image.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from serving.base.digest import sha256
 from serving.base.errors import EngineError, EngineUnavailable
 from serving.base.evaluation import output_distance
 from serving.base.machine.cpu import core_count, machine
@@ -40,6 +40,7 @@ from training.evaluation.network_answers import (
     matches,
     pair_histograms,
 )
+from training.evaluation.rows_on_disk import RowsOnDisk
 from training.evaluation.verification import (
     Measures,
     NetworkSize,
@@ -85,11 +86,13 @@ def verify(
     names = tuple(spec.name for spec in outputs)
     measure = measure_of(task, binary=names[0] == PROBABILITY_OUTPUT)
 
-    def answer(run: Run) -> Answers:
-        return answers_of(run, data.test, task, len(data.classes), data.ignore_index)
+    def answer(run: Run, title: str) -> Answers:
+        return answers_of(
+            run, data.test, task, len(data.classes), data.ignore_index, folder, f"verify: {title}"
+        )
 
     largest = max(max_batch_size, *config.batch_sizes)
-    reference = answer(lambda images: run_deployed(baseline, names, images))
+    reference = answer(lambda images: run_deployed(baseline, names, images), "reference in torch")
     samples = _choose_samples(data.test)
     expected = _write_samples(folder / SAMPLES_FILE, files[0].path, samples)[names[0]]
     results: list[VariantResult] = []
@@ -107,7 +110,7 @@ def verify(
                 continue
             try:
                 run = _runner(engine, largest)
-                found = answer(run)
+                found = answer(run, f"{file.id} in {name}")
                 distance = output_distance(names[0], expected, run(samples)[names[0]])
                 latency = measure_latency(
                     engine, inputs, config.batch_sizes, config.latency_seconds
@@ -132,7 +135,7 @@ def verify(
             verdict = "passed" if gate.passed else "FAILED"
             log.info("verify: %s in %s %s: %s", file.id, name, verdict, gate.reason)
         results.append(_result(file, evidence, skipped))
-        # Masks of a whole split take gigabytes: only those that may be drawn are kept.
+        # Masks of a whole split take gigabytes of disk: only those that may be drawn are kept.
         for other in set(answers) - {_fastest(results) or next(iter(answers), None)}:
             del answers[other]
     pictured = _fastest(results) or next(iter(answers))
@@ -178,13 +181,12 @@ def _evidence(
 def _result(
     file: VariantFile, evidence: dict[str, Evidence], skipped: dict[str, str]
 ) -> VariantResult:
-    content = file.path.read_bytes()
     return VariantResult(
         id=file.id,
         file=file.path.name,
         precision=file.precision,
-        sha256=hashlib.sha256(content).hexdigest(),
-        size_bytes=len(content),
+        sha256=sha256(file.path),
+        size_bytes=file.path.stat().st_size,
         calibration_sha256=file.calibration_sha256,
         plan=file.plan,
         evidence=evidence,
@@ -250,7 +252,7 @@ def _fastest(results: Sequence[VariantResult]) -> tuple[str, str] | None:
 def _write_pictures(path: Path, data: Dataset, answers: Answers, beta: float) -> Measures | None:
     """Writes the arrays that the report draws: the worst answers and, after them, some of the
     others; the whole confusion matrix; curves and calibration. Gives the measures of all."""
-    samples, confusion = data.test, answers.confusions.sum(axis=0)
+    samples, confusion = data.test, answers.confusion
     # Wrong before right, and among the wrong the surest first.
     order = np.lexsort((-answers.confidences, answers.scores))
     worst = order[: _PICTURES // 2]
@@ -285,7 +287,11 @@ def _write_pictures(path: Path, data: Dataset, answers: Answers, beta: float) ->
         path,
         allow_pickle=False,
         targets=_plain(targets),
-        predictions=_plain(answers.predictions[chosen]),
+        predictions=_plain(
+            answers.predictions.rows(chosen)
+            if isinstance(answers.predictions, RowsOnDisk)
+            else answers.predictions[chosen]
+        ),
         confidences=answers.confidences[chosen],
         scores=answers.scores[chosen],
         names=np.array([samples.names[i] for i in rows]),

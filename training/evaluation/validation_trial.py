@@ -85,7 +85,12 @@ class Trial:
     def _answers(self, run: Run) -> Answers:
         data = self._current.data
         return answers_of(
-            run, self.samples, self._current.recipe.task, len(data.classes), data.ignore_index
+            run,
+            self.samples,
+            self._current.recipe.task,
+            len(data.classes),
+            data.ignore_index,
+            self._current.folder,
         )
 
 

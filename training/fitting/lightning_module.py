@@ -91,7 +91,13 @@ class Learner(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         entropy = [self.seed, self.current_epoch, index, self.global_rank]
         seeds = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-        seed = int(seeds[0] >> 1)
+        loss = self.loss_of(batch, int(seeds[0] >> 1))
+        self.loss.update(loss.detach(), len(batch[0]))
+        self.log("loss", self.loss, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def loss_of(self, batch: tuple[Tensor, Tensor], seed: int) -> Tensor:
+        """The loss of a batch of training images, changed and mixed as `seed` draws."""
         # Dropout and mixing draw from the global generator: a resumed run must draw the same.
         torch.manual_seed(seed)
         images, targets = augment(*batch, self.changes, torch.Generator().manual_seed(seed))
@@ -105,8 +111,6 @@ class Learner(lightning.LightningModule):
             )
         inputs = self.normalized(images)
         loss: Tensor = self.objective(self.network(inputs), targets, inputs)
-        self.loss.update(loss.detach(), len(images))
-        self.log("loss", self.loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:

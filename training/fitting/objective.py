@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from training.data.samples import Samples
-from training.data.sampling import balancing_weights, labels_of
+from training.data.sampling import balancing_weights, class_counts
 from training.errors import RecipeError
 from training.fitting.losses import build_loss
 from training.recipes.loss import ArcFace, CosFace, CrossEntropy, terms
@@ -45,9 +45,8 @@ def build_objective(
         if term.class_weights is None:
             return None
         if term.class_weights == "balanced":
-            weights: list[float] = balancing_weights(
-                labels_of(train), classes, ignore_index
-            ).tolist()
+            counts = class_counts(train, classes, ignore_index)
+            weights: list[float] = balancing_weights(counts).tolist()
             return weights
         if len(term.class_weights) != classes:
             raise RecipeError(

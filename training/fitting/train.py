@@ -1,17 +1,17 @@
 """One training loop for every stage that trains; pytorch_lightning runs it."""
 
 import logging
-import sys
 import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytorch_lightning as lightning
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
@@ -31,7 +31,13 @@ from training.data.sampling import (
 )
 from training.errors import RecipeError
 from training.fitting import distributed
-from training.fitting.callbacks import EpochReport, OnEpoch, Patience, PlainProgress, moving_average
+from training.fitting.callbacks import (
+    EpochProgress,
+    EpochReport,
+    OnEpoch,
+    Patience,
+    moving_average,
+)
 from training.fitting.lightning_module import History, Learner
 from training.fitting.objective import build_objective
 from training.models.backbone import unfreeze_backbone
@@ -140,7 +146,11 @@ def fit(
     # From the file in either case: averaged weights are in there, and in the learner only where
     # this run made them.
     kept = torch.load(
-        folder / CHECKPOINTS / f"{config.keep}.ckpt", map_location="cpu", weights_only=True
+        folder / CHECKPOINTS / f"{config.keep}.ckpt",
+        map_location="cpu",
+        weights_only=True,
+        # The states of the optimiser in it are not read.
+        mmap=True,
     )
     learner.load_state_dict(kept["state_dict"])
     if config.freeze_backbone_epochs:
@@ -191,7 +201,8 @@ def _sampler(
                 raise RecipeError(f"sampler.{error}") from error
         case WeightedChoice():
             labels = labels_of(train)
-            weights = balancing_weights(labels, classes, None)[labels]
+            counts = np.bincount(labels, minlength=classes)
+            weights = balancing_weights(counts)[labels]
             return Shuffled(len(train), config.batch_size, seed, share, weights)
         case _:
             return Shuffled(len(train), config.batch_size, seed, share)
@@ -214,9 +225,8 @@ def _trainer(
     last = ModelCheckpoint(
         folder / CHECKPOINTS, "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    on_terminal = sys.stderr.isatty()
     callbacks: list[Callback] = [best, last]
-    callbacks.append(TQDMProgressBar() if on_terminal else PlainProgress(title))
+    callbacks.append(EpochProgress(title, config.epochs, config.batch_size))
     if config.ema_decay is not None:
         callbacks.append(moving_average(config.ema_decay))
     if config.patience is not None:
@@ -239,7 +249,7 @@ def _trainer(
         plugins=None if processes > 1 else [LightningEnvironment()],
         use_distributed_sampler=False,
         callbacks=callbacks,
-        enable_progress_bar=on_terminal,
+        enable_progress_bar=False,
         default_root_dir=folder,
         enable_model_summary=False,
         logger=TensorBoardLogger(folder, name=TENSORBOARD, version=""),

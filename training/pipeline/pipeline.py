@@ -11,8 +11,9 @@ from training.evaluation.gate import require_pass
 from training.evaluation.report.tables import Rows, measure_rows, variant_rows
 from training.evaluation.searched import Searched
 from training.fitting.callbacks import OnEpoch
-from training.fitting.stage_folder import Results, finished, run_stage
+from training.fitting.stage_folder import Finished, Results, finished, run_stage
 from training.models.networks import check_network
+from training.pipeline.needs import tell_needs
 from training.pipeline.run_folder import (
     discard_other_version,
     refuse_own_weights,
@@ -70,14 +71,16 @@ def build(
     searched: Searched | None = None,
     source: Callable[[Recipe], Dataset] = load_source,
     on_epoch: OnEpoch | None = None,
+    tell: bool = False,
 ) -> Built:
     """Runs the stages of a recipe up to and including `until`, as far as they are not done yet;
     `searched` holds the networks among which the recipe was found, for the report.
 
     Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, data.json,
     metrics.json, report.html. `source` and `on_epoch` are for studies: see load_dataset and fit.
-    Raises RecipeError, DataError, Diverged, TargetNotReached, ExportError and, with the report
-    written, VerificationError.
+    With `tell` memory and disk are held against the build's needs once the data are known.
+    Raises RecipeError, DataError, DoesNotFit, Diverged, TargetNotReached, ExportError and, with the
+    report written, VerificationError.
     """
     check_recipe(recipe, until)
     refuse_own_weights(recipe, out / recipe.name)
@@ -86,6 +89,9 @@ def build(
     discard_other_version(current.folder, STAGE_NAMES)
     write_inputs(current)
     for step in steps(_stages_until(until), current):
+        if tell and step.stage is not data.STAGE and _former(step) is None:
+            tell_needs(current, _from(step.stage, recipe, until))
+            tell = False
         _advance(step)
         if step.stage.name == "verify":
             write_outputs(current, searched)
@@ -124,14 +130,28 @@ def _advance(step: Step) -> None:
     """Takes a stage's former results where its key is the same, else does its work."""
     stage, current = step.stage, step.build
     folder = current.stage_folder(stage.name)
-    former = finished(folder, step.key)
-    if former is not None and stage.still_there(current, former.results):
+    former = _former(step)
+    if former is not None:
         log.info("%s: unchanged, kept", stage.name)
         current.done[stage.name] = former
         return
     log.info("%s: started", stage.name)
     current.done[stage.name] = run_stage(folder, step.key, lambda: stage.work(current))
     log.info("%s: done in %.1f s", stage.name, current.done[stage.name].seconds)
+
+
+def _former(step: Step) -> Finished | None:
+    """The results that a former build left, where they hold and still exist."""
+    found = finished(step.build.stage_folder(step.stage.name), step.key)
+    if found is None or not step.stage.still_there(step.build, found.results):
+        return None
+    return found
+
+
+def _from(first: Stage, recipe: Recipe, until: str | None) -> list[Stage]:
+    """The stages of a build from one on."""
+    stages = _stages_until(until)
+    return [stage for stage in stages[stages.index(first) :] if stage.wanted(recipe)]
 
 
 def join_training(recipe: Recipe, out: Path, repository: Path) -> None:

@@ -223,7 +223,7 @@ class Laboratory:
         recipe = _recipe_of(self._recipe, own)
         folder = self._folder / own.network
         current = new_build(recipe, folder / recipe.name, self._folder)
-        build(recipe, folder, self._folder, until=current.trained_stage)
+        build(recipe, folder, self._folder, until=current.trained_stage, tell=True)
         return Trial(current, self._settings.images).network(current.network(current.trained_file))
 
     def _latency(self, path: Path, precision: str) -> float:

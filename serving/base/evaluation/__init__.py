@@ -27,6 +27,8 @@ from serving.base.evaluation.masks import (
     foreground_iou_drop,
     mean_iou,
     mean_iou_drop,
+    overlap_iou,
+    overlaps,
 )
 
 __all__ = [
@@ -51,6 +53,8 @@ __all__ = [
     "mean_iou",
     "mean_iou_drop",
     "output_distance",
+    "overlap_iou",
+    "overlaps",
     "rank_gallery",
     "verification",
 ]

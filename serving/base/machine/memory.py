@@ -1,5 +1,6 @@
 """The memory that this process may use, and the memory that it uses."""
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -9,6 +10,15 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 # The limit files of control groups, version 2 and 1, below their root. A container sees its own
 # group as the root.
 _LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+# The same with the files of what the group uses, and of which part of it is cache.
+_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+    ),
+)
 
 
 def memory_limit(root: Path = Path("/sys/fs/cgroup")) -> int:
@@ -20,6 +30,22 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup")) -> int:
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return max(_MIB, min(limits))
+
+
+def free_memory(root: Path = Path("/sys/fs/cgroup"), machine: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that this process may still take: those of the machine that are free or can be freed,
+    no more than its container's limit leaves."""
+    free = memory_limit(root)
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = dict(line.split(":") for line in machine.read_text().splitlines())
+        free = min(free, int(lines["MemAvailable"].split()[0]) * 1024)
+    for limit, used, statistics in _GROUPS:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # no such group, or no limit
+            lines = dict(line.split() for line in (root / statistics).read_text().splitlines())
+            cached = int(lines.get("total_inactive_file", lines.get("inactive_file", "0")))
+            taken = int((root / used).read_text()) - cached
+            free = min(free, int((root / limit).read_text()) - taken)
+    return max(0, free)
 
 
 def own_bytes() -> int:

@@ -27,6 +27,7 @@ from serving.base.evaluation import (
     mean_iou,
     mean_iou_drop,
     output_distance,
+    overlaps,
     verification,
 )
 from serving.base.tensor import Array
@@ -264,18 +265,18 @@ def test_mean_iou_pools_all_images_as_torchmetrics_does() -> None:
     truth, predicted = random_masks(4, 12, 5)
     reference = MulticlassJaccardIndex(num_classes=5, average="macro")
     expected = reference(torch.from_numpy(predicted), torch.from_numpy(truth))
-    found = mean_iou(confusions(truth, predicted, 5))
+    found = mean_iou(overlaps(confusions(truth, predicted, 5)))
     assert found.value == pytest.approx(float(expected), abs=1e-6)
     assert found.n == 12
 
 
 def test_mean_iou_leaves_out_classes_that_are_nowhere() -> None:
     confusion = np.array([[[3, 0, 0], [1, 2, 0], [0, 0, 0]]])
-    assert mean_iou(confusion).value == pytest.approx((3 / 4 + 2 / 3) / 2)
+    assert mean_iou(overlaps(confusion)).value == pytest.approx((3 / 4 + 2 / 3) / 2)
 
 
 def test_interval_of_one_image_is_its_value() -> None:
-    found = mean_iou(np.array([[[5, 1], [2, 8]]]))
+    found = mean_iou(overlaps(np.array([[[5, 1], [2, 8]]])))
     assert found.low == found.value == found.high == pytest.approx((5 / 8 + 8 / 11) / 2)
 
 
@@ -289,13 +290,13 @@ def test_bootstrap_interval_covers_the_true_value_about_as_often_as_it_says() ->
         matrices = np.zeros((40, 2, 2), np.int64)
         matrices[:, 0, 0] = matrices[:, 1, 1] = right
         matrices[:, 0, 1] = matrices[:, 1, 0] = 5000 - right
-        found = mean_iou(matrices)
+        found = mean_iou(overlaps(matrices))
         inside += found.low <= truth_of_the_population <= found.high
     assert 0.88 <= inside / 200 <= 0.99
 
 
 def test_bootstrap_is_the_same_every_time() -> None:
-    matrices = confusions(*random_masks(6, 9, 3), 3)
+    matrices = overlaps(confusions(*random_masks(6, 9, 3), 3))
     found = mean_iou(matrices)
     assert found == mean_iou(matrices)
     assert found.low < found.value < found.high
@@ -304,6 +305,7 @@ def test_bootstrap_is_the_same_every_time() -> None:
 def test_images_of_ignored_pixels_only_leave_the_interval_finite() -> None:
     matrices = np.zeros((3, 2, 2), np.int64)
     matrices[0], matrices[1] = [[4, 1], [1, 4]], [[3, 2], [2, 3]]
+    matrices = overlaps(matrices)
     assert mean_iou(matrices) == mean_iou(matrices[:2])
     drop = mean_iou_drop(matrices, matrices)
     assert (drop.value, drop.low, drop.high, drop.n) == (0, 0, 0, 2)
@@ -318,8 +320,8 @@ def test_mean_iou_without_a_single_pixel_says_nothing() -> None:
 
 def test_mean_iou_drop_is_the_difference_and_draws_the_same_images_for_both() -> None:
     truth, predicted = random_masks(7, 20, 3)
-    reference = confusions(truth, truth, 3)
-    candidate = confusions(truth, predicted, 3)
+    reference = overlaps(confusions(truth, truth, 3))
+    candidate = overlaps(confusions(truth, predicted, 3))
     drop = mean_iou_drop(reference, candidate)
     assert drop.value == pytest.approx(1 - mean_iou(candidate).value)
     assert drop.low < drop.value < drop.high
@@ -431,16 +433,17 @@ def test_counted_curve_has_scikit_learns_areas() -> None:
 
 def test_foreground_iou_is_that_of_class_1_of_all_images() -> None:
     truth, predicted = random_masks(9, 12, 2)
-    found = foreground_iou(confusions(truth, predicted, 2))
+    counts = overlaps(confusions(truth, predicted, 2))
+    found = foreground_iou(counts)
     expected = metrics.jaccard_score(truth.ravel(), predicted.ravel())
     assert found.value == pytest.approx(expected)
     assert found.low < found.value < found.high
-    same = foreground_iou_drop(confusions(truth, predicted, 2), confusions(truth, predicted, 2))
+    same = foreground_iou_drop(counts, counts)
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
 def test_nothing_to_find_and_nothing_found_is_right() -> None:
-    found = foreground_iou(np.array([[[9, 0], [0, 0]]]))
+    found = foreground_iou(overlaps(np.array([[[9, 0], [0, 0]]])))
     assert (found.value, found.low, found.high) == (1, 1, 1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving.base.errors import DeadlineExpired, InvalidInput, QueueFull
-from serving.base.machine.memory import memory_limit
+from serving.base.machine.memory import free_memory, memory_limit
 from serving.base.memory import LARGE, UNLIMITED, LargeWork, MemoryBudget, Reservation, Unlimited
 
 
@@ -114,6 +114,31 @@ def test_without_a_container_limit_it_is_the_machines(tmp_path: Path, content: s
     (tmp_path / "memory.max").write_text(content)
     assert (1 << 20) < memory_limit(tmp_path) < 1 << 50
     assert memory_limit(tmp_path) == memory_limit(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("folder", "limit", "used", "cached"),
+    [
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+)
+def test_free_is_no_more_than_the_container_leaves(
+    tmp_path: Path, folder: str, limit: str, used: str, cached: str
+) -> None:
+    group = tmp_path / folder
+    group.mkdir(exist_ok=True)
+    (group / limit).write_text(f"{1 << 30}\n")
+    (group / used).write_text(f"{700 << 20}\n")
+    (group / "memory.stat").write_text(f"anon 5\n{cached} {100 << 20}\n")
+    machine = tmp_path / "meminfo"
+    machine.write_text("MemTotal: 9 kB\nMemAvailable:   8000000 kB\n")
+    assert free_memory(tmp_path, machine) == (1024 - 600) << 20
+    machine.write_text("MemAvailable:   1000 kB\n")
+    assert free_memory(tmp_path, machine) == 1000 << 10
+    # Past its limit, as the kernel allows for a moment.
+    (group / used).write_text(f"{3 << 30}\n")
+    assert free_memory(tmp_path, machine) == 0
 
 
 def test_large_decode_leaves_an_eighth_to_small_ones() -> None:

@@ -201,7 +201,7 @@ def test_ranges_do_not_depend_on_how_many_images_or_tensors_a_run_holds(
     expected = ends(measured(float_file, tmp_path, method, samples))
     one_image = 4 * 16 * 16 * 16 * 60
     for run_bytes, largest in ((7 * one_image, 23), (one_image // 8, 1)):
-        monkeypatch.setattr(calibration, "_RUN_BYTES", run_bytes)
+        monkeypatch.setattr(calibration, "RUN_BYTES", run_bytes)
         samples.asked.clear()
         found = ends(measured(float_file, tmp_path, method, samples))
         assert set(found) == set(expected)
@@ -285,7 +285,7 @@ def test_the_log_says_what_memory_is_needed_and_warns_where_it_is_short(
     measured(float_file, tmp_path, "minmax", Images(4))
     assert "tensors on 4 images, 32 at a time; takes about" in caplog.text
     assert "warning" not in caplog.text
-    monkeypatch.setattr(calibration, "_available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(calibration, "free_memory", lambda: 1_000_000)
     measured(float_file, tmp_path, "minmax", Images(4))
     assert "only 0.0 GB of memory are free" in caplog.text
 

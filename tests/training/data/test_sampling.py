@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from training.data.sampling import Identities, InOrder, Share, Shuffled, balancing_weights
+from training.data.samples import ArraySamples
+from training.data.sampling import (
+    Identities,
+    InOrder,
+    Share,
+    Shuffled,
+    balancing_weights,
+    class_counts,
+)
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
@@ -54,7 +62,7 @@ def test_validation_images_of_processes_one_after_another_are_in_order() -> None
 
 def test_weighted_draws_make_classes_equal() -> None:
     labels = np.array([0] * 900 + [1] * 100)
-    weights = balancing_weights(labels, 2, None)
+    weights = balancing_weights(np.bincount(labels))
     assert weights.tolist() == [pytest.approx(1000 / 1800), pytest.approx(5.0)]
     drawn = [index for batch in Shuffled(1000, 50, 1, None, weights[labels]) for index in batch]
     assert len(drawn) == 1000
@@ -62,8 +70,10 @@ def test_weighted_draws_make_classes_equal() -> None:
 
 
 def test_ignored_pixels_do_not_weigh() -> None:
-    masks = np.array([[[0, 0], [1, 255]]])
-    assert balancing_weights(masks, 2, 255).tolist() == [pytest.approx(0.75), pytest.approx(1.5)]
+    masks = np.array([[[0, 0], [1, 255]]], np.uint8)
+    counts = class_counts(ArraySamples(np.zeros((1, 2, 2, 3), np.uint8), masks), 2, 255)
+    assert counts.tolist() == [2, 1]
+    assert balancing_weights(counts).tolist() == [pytest.approx(0.75), pytest.approx(1.5)]
 
 
 def test_identities_come_with_several_pictures_each() -> None:

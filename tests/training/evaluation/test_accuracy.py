@@ -10,7 +10,7 @@ from training.evaluation.network_answers import Answers, Embedded
 
 def answers(confusion: list[list[int]]) -> Answers:
     none = np.zeros(0, np.float64)
-    return Answers(none, none.astype(np.float32), none, np.array([confusion], np.int64))
+    return Answers(none, none.astype(np.float32), none, np.array(confusion, np.int64))
 
 
 def test_classes_that_lost_most_are_named_worst_first() -> None:
@@ -57,6 +57,6 @@ def test_chance_of_identities_is_the_share_of_who_is_shown_most() -> None:
     )
     none = np.zeros(0, np.float64)
     found = Answers(
-        none, none.astype(np.float32), none, np.zeros((0, 0, 0), np.int64), embedded=embedded
+        none, none.astype(np.float32), none, np.zeros((0, 0), np.int64), embedded=embedded
     )
     assert chance_of("rank1", found) == 0.5

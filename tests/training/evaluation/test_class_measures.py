@@ -1,5 +1,7 @@
 """Ranking and calibration, against other libraries."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from sklearn import metrics
 from torchmetrics.classification import MulticlassCalibrationError
 
 from serving.base.evaluation import confusion_matrix
+from training.evaluation import class_measures
 from training.evaluation.class_measures import (
     GRID,
     measures,
@@ -15,6 +18,7 @@ from training.evaluation.class_measures import (
     reliability,
 )
 from training.evaluation.report.figures import ranking_curves
+from training.evaluation.rows_on_disk import RowsOnDisk
 
 
 def answers(classes: int = 7, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -26,9 +30,21 @@ def answers(classes: int = 7, count: int = 300) -> tuple[np.ndarray, np.ndarray]
     return probabilities.astype(np.float32), labels
 
 
-def test_areas_of_each_class_equal_scikit_learns() -> None:
+def on_disk(folder: Path, *parts: np.ndarray) -> RowsOnDisk:
+    stored = RowsOnDisk(folder)
+    for part in parts:
+        stored.append(part)
+    return stored
+
+
+@pytest.mark.parametrize("held", [1 << 23, 700])
+def test_areas_of_each_class_equal_scikit_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    # 700 values: two classes at a time.
+    monkeypatch.setattr(class_measures, "_SCORES", held)
     probabilities, labels = answers()
-    ranking = rank_classes(probabilities, labels)
+    ranking = rank_classes(on_disk(tmp_path, *np.split(probabilities, [7, 99])), labels, 7)
     for index in range(7):
         positive = labels == index
         expected = metrics.average_precision_score(positive, probabilities[:, index])
@@ -40,14 +56,15 @@ def test_areas_of_each_class_equal_scikit_learns() -> None:
         assert (np.diff(ranking.precision[index]) <= 0).all()
 
 
-def test_class_without_images_has_no_ranking() -> None:
+def test_class_without_images_has_no_ranking(tmp_path: Path) -> None:
     probabilities, labels = answers()
     labels = np.where(labels == 3, 0, labels)
     predicted = probabilities.argmax(axis=1)
     calibration = reliability(probabilities.max(axis=1), predicted == labels)
     names = [str(index) for index in range(7)]
     confusion = confusion_matrix(labels, predicted, 7)
-    found, _ = measures(names, confusion, calibration, 2.0, labels, probabilities)
+    stored = on_disk(tmp_path, probabilities)
+    found, _ = measures(names, confusion, calibration, 2.0, labels, stored)
     assert found.classes[3].auc is None
     assert found.classes[3].support == 0
     assert found.top5 is not None

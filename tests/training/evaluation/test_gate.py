@@ -1,6 +1,7 @@
 """The gate: what passes, what fails, and what it says about too few images."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,19 +158,24 @@ def test_failed_gate_stops_the_build_with_the_numbers(
     assert said in str(error.value)
 
 
-def test_answers_of_a_mask_are_scored_image_by_image() -> None:
+def test_answers_of_a_mask_are_scored_image_by_image(tmp_path: Path) -> None:
     masks = np.zeros((2, 2, 2), np.uint8)
     masks[1, 0] = 1
     samples = ArraySamples(np.zeros((2, 2, 2, 3), np.uint8), masks)
     wrong = np.zeros((2, 2, 2), np.uint8)
     confidence = np.full((2, 2, 2), 255, np.uint8)
     answers = answers_of(
-        lambda images: {"mask": wrong, "confidence": confidence}, samples, "segmentation", 2, None
+        lambda images: {"mask": wrong[: len(images)], "confidence": confidence[: len(images)]},
+        samples,
+        "segmentation",
+        2,
+        None,
+        tmp_path,
     )
     # The first is right; in the second, background is right in half of its union, class 1 nowhere.
     assert answers.scores.tolist() == [1.0, 0.25]
     assert answers.confidences.tolist() == [1.0, 1.0]
-    assert answers.confusions.sum(axis=0).tolist() == [[6, 0], [2, 0]]
+    assert answers.confusion.tolist() == [[6, 0], [2, 0]]
 
 
 @pytest.mark.parametrize("built", ["digits_built", "shapes_built"])

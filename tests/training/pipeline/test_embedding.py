@@ -169,13 +169,19 @@ def points(angles: list[float]) -> np.ndarray:
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
 
-def test_answers_name_the_nearest_of_the_gallery() -> None:
+def test_answers_name_the_nearest_of_the_gallery(tmp_path: Path) -> None:
     embeddings = points([0, 3, 90, 40, 180, 175])
     people = np.array([5, 5, 7, 7, 9, 9])
     samples = ArraySamples(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1).repeat(3, 3), people)
     answers = answers_of(
-        lambda images: {"embedding": embeddings[images[:, 0, 0, 0]]}, samples, "embedding", 2, None
+        lambda images: {"embedding": embeddings[images[:, 0, 0, 0]]},
+        samples,
+        "embedding",
+        2,
+        None,
+        tmp_path,
     )
+    assert isinstance(answers.predictions, np.ndarray)
     assert answers.predictions.tolist() == [5, 5, 9]
     assert answers.scores.tolist() == [1, 0, 1]
     assert answers.embedded is not None

@@ -127,7 +127,14 @@ def _adopt(request: Request, planned: Plan, reference: Engine, place: Staging) -
         labelled, classes = _in_numbers_of(planned, labelled, answer, samples.answers)
         to_tensor = ToTensor(planned.described.image, model.inputs[0])
         yardstick: AgainstLabels | AgainstFp32 = AgainstLabels(
-            reference, model, labelled, request.bounds, request.task, answer, to_tensor
+            reference,
+            model,
+            labelled,
+            request.bounds,
+            request.task,
+            answer,
+            to_tensor,
+            place.folder,
         )
     else:
         classes = planned.classes

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class AgainstLabels:
     """The accuracy on the test images of a data set, beside FP32's; a Yardstick.
 
     reference: an engine that runs the FP32 file.
+    folder: gets files that are gone with the measurement.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class AgainstLabels:
         task: Task,
         answer: TaskOutput,
         to_tensor: ToTensor,
+        folder: Path,
     ) -> None:
         self._reference = reference
         self._model = model
@@ -54,6 +57,7 @@ class AgainstLabels:
         self._task: Task = task
         self._answer = answer
         self._to_tensor = to_tensor
+        self._folder = folder
         self.measure = measure_of(task, binary=False)
 
     def judge(self, engine: Engine) -> Verdict:
@@ -92,7 +96,9 @@ class AgainstLabels:
             rows = self._model.config.max_batch_size
             return self._in_own_form(infer_in_parts(engine, {name: np.concatenate(tensors)}, rows))
 
-        return answers_of(run, data.test, self._task, len(data.classes), data.ignore_index)
+        return answers_of(
+            run, data.test, self._task, len(data.classes), data.ignore_index, self._folder
+        )
 
     def _in_own_form(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs, [n, ...], as those of a network that a build published."""

@@ -33,7 +33,7 @@ def work(current: Build) -> Results:
     stage did unless the recipe says otherwise, now from a teacher as well."""
     config = _section(current)
     student = new_network(current)
-    teacher = _load_teacher(current, config.teacher)
+    teacher = load_teacher(current, config.teacher)
     supervised = build_objective(
         student, config.train, current.data.train, current.loss_classes, current.data.ignore_index
     )
@@ -88,7 +88,8 @@ def teacher_file(teacher: Teacher) -> Path:
     )
 
 
-def _load_teacher(current: Build, config: Teacher) -> nn.Module:
+def load_teacher(current: Build, config: Teacher) -> nn.Module:
+    """The teacher, in evaluation mode. Raises RecipeError where it cannot be had."""
     choice = config.network
     if choice is None or choice.pretrained is None:
         return load_network(teacher_file(config))

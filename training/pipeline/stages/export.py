@@ -2,6 +2,7 @@
 
 from serving.engines import engine_version
 from training.compress.fp16 import to_half
+from training.evaluation.network_answers import images_at_once
 from training.fitting.build import Build, export_fp32
 from training.fitting.stage_folder import Results
 from training.models.export.deployed import output_specs
@@ -37,7 +38,7 @@ def work(current: Build) -> Results:
     if current.recipe.export.tensorrt is not None:
         largest = current.recipe.publish.max_batch_size
         plans = export_plans(current.recipe.export.tensorrt, largest, folder)
-    count = min(_CHECKED_IMAGES, len(current.data.test))
+    count = min(_CHECKED_IMAGES, images_at_once(current.size), len(current.data.test))
     images, _ = current.data.test.batch(range(count))
     deployed = current.served(current.network(current.exported_file))
     check_answers(folder / FP32_FILE, deployed, outputs, images)

@@ -163,9 +163,12 @@ def _backward(current: Build, network: nn.Module) -> None:
         current.data.ignore_index,
     )
 
+    # No more than training takes at a time.
+    batch = min(_BATCH, _section(current).train.batch_size)
+
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(order), _BATCH):
-            images, targets = samples.batch(order[start : start + _BATCH])
+        for start in range(0, len(order), batch):
+            images, targets = samples.batch(order[start : start + batch])
             yield deployed.normalized(torch.from_numpy(images)), torch.from_numpy(targets)
 
     gradients(network, objective, batches())
