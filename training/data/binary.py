@@ -1,12 +1,12 @@
 """Class masks as binary masks: all classes but the first are one foreground."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.samples import Dataset, Loaded, Pair, Samples, Targets
+from training.data.samples import Dataset, Loaded, Pair, Samples, StreamedSamples, Targets
 
 # The value of ignored pixels, whatever value the source has for them.
 IGNORED = 255
@@ -40,15 +40,38 @@ class ForegroundSamples:
         return foreground
 
 
+class ForegroundStream(ForegroundSamples):
+    """The same of samples that are streamed."""
+
+    def __init__(self, samples: StreamedSamples, ignore_index: int | None) -> None:
+        super().__init__(samples, ignore_index)
+        self._stream = samples.stream
+        self.groups = samples.groups
+        self.window = samples.window
+        self.held_bytes = samples.held_bytes
+        self.class_counts = None
+
+    def stream(self, reads: Iterable[int], batches: Iterable[Sequence[int]]) -> Iterator[Pair]:
+        """The batches, as every StreamedSamples."""
+        for images, masks in self._stream(reads, batches):
+            yield images, self._foreground(masks)
+
+
 def as_binary(data: Dataset) -> Dataset:
     """The data set with two classes: the first, and all others as one, which is called
     "foreground" unless it is a single class."""
     background, *others = data.classes
+
+    def foreground(samples: Samples) -> Samples:
+        if isinstance(samples, StreamedSamples):
+            return ForegroundStream(samples, data.ignore_index)
+        return ForegroundSamples(samples, data.ignore_index)
+
     return replace(
         data,
         classes=(background, others[0] if len(others) == 1 else "foreground"),
-        train=ForegroundSamples(data.train, data.ignore_index),
-        val=ForegroundSamples(data.val, data.ignore_index),
-        test=ForegroundSamples(data.test, data.ignore_index),
+        train=foreground(data.train),
+        val=foreground(data.val),
+        test=foreground(data.test),
         ignore_index=None if data.ignore_index is None else IGNORED,
     )

@@ -1,9 +1,11 @@
 """Images with their answers, in memory or decoded when they are asked for."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,13 @@ MEMORY_LIMIT_BYTES = 1 << 30
 # as long as decoding a small JPEG; fewer share the images more evenly.
 _BLOCK = 32
 
+# Images of a set larger than memory that are looked at before training. More find rarer faults,
+# and take longer; each is a request to a store.
+SAMPLED_IMAGES = 2_000
+
 Item = TypeVar("Item")
+
+_files_alone: ContextVar[bool] = ContextVar("files_alone", default=False)
 
 
 class Loaded(NamedTuple):
@@ -55,6 +63,33 @@ class Samples(Protocol):
 
     def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
         """The images one by one; a text with the reason in the place of an unusable one."""
+
+
+@runtime_checkable
+class StreamedSamples(Samples, Protocol):
+    """Samples that are read in order far faster than one by one.
+
+    groups: the numbers of the images that lie together, such as those of a shard.
+    window: images among which a shuffled stream draws its next.
+    class_counts: images of each class, int64 [classes]; None where nobody counted.
+    held_bytes: memory that a stream of training images takes, about.
+    """
+
+    @property
+    def held_bytes(self) -> int: ...
+
+    @property
+    def groups(self) -> Sequence[range]: ...
+
+    @property
+    def window(self) -> int: ...
+
+    @property
+    def class_counts(self) -> NDArray[np.int64] | None: ...
+
+    def stream(self, reads: Iterable[int], batches: Iterable[Sequence[int]]) -> Iterator[Pair]:
+        """The batches of numbers in their order; `reads` holds the same numbers in the order in
+        which they are read."""
 
 
 class ArraySamples:
@@ -92,15 +127,24 @@ class ArraySamples:
 class FileSamples:
     """Images that a thread pool reads and decodes whenever a batch asks for them.
 
-    `load` gives an item's pixels and target; it runs in threads, as decoding releases the GIL.
+    load: gives an item's pixels and target; it runs in threads, as decoding releases the GIL.
+    threads: more than there are cores where items come over a network.
+    class_counts: images of each class, int64 [classes], where the source counted them.
     """
 
+    class_counts: NDArray[np.int64] | None = None
+
     def __init__(
-        self, names: Sequence[str], items: Sequence[Item], load: Callable[[Item], Loaded]
+        self,
+        names: Sequence[str],
+        items: Sequence[Item],
+        load: Callable[[Item], Loaded],
+        threads: int | None = None,
     ) -> None:
         self.names = names
-        self._items: Sequence[Any] = items
+        self.items: Sequence[Any] = items
         self._load: Callable[[Any], Loaded] = load
+        self._threads = threads or core_count()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -117,8 +161,9 @@ class FileSamples:
 
     def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
         # At least as many blocks as threads, so that one batch keeps all threads busy.
-        block = max(1, -(-len(indices) // core_count()))
-        return list(_load_all(self._load, [self._items[i] for i in indices], min(block, _BLOCK)))
+        block = min(max(1, -(-len(indices) // self._threads)), _BLOCK)
+        chosen = [self.items[i] for i in indices]
+        return list(_load_all(self._load, chosen, block, self._threads))
 
 
 class ChosenSamples:
@@ -152,6 +197,8 @@ class Dataset:
     left_out: number of files of the source that are not used, by ending or place.
     notes: how the source was understood where its files left it open.
     remarks: oddities of files, which are known as far as these were read.
+    looked_at: images of all splits that are looked at before training; None for all.
+    skips: splits of which images that cannot be used are skipped.
     """
 
     name: str
@@ -165,6 +212,8 @@ class Dataset:
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     remarks: Remarks = field(default_factory=Remarks)
+    looked_at: int | None = None
+    skips: tuple[str, ...] = ()
 
 
 def read_splits(
@@ -173,17 +222,22 @@ def read_splits(
     name_of: Callable[[Item], str],
     load: Callable[[Item], Loaded],
     image_bytes: int,
+    threads: int | None = None,
 ) -> dict[str, Samples]:
     """The splits of a source: in memory where all of them fit, else decoded for each batch.
 
     load: gives the image and the target of an item.
     image_bytes: the size of both, decoded.
+    threads: see FileSamples.
     Raises BrokenFiles naming the files that cannot be decoded into memory.
     """
     names = {split: [name_of(item) for item in items] for split, items in splits.items()}
     total = sum(map(len, splits.values()))
-    if total * image_bytes > MEMORY_LIMIT_BYTES:
-        return {split: FileSamples(names[split], items, load) for split, items in splits.items()}
+    if total * image_bytes > MEMORY_LIMIT_BYTES or _files_alone.get():
+        return {
+            split: FileSamples(names[split], items, load, threads)
+            for split, items in splits.items()
+        }
     read: dict[str, Samples] = {}
     broken: dict[str, str] = {}
     for split, items in splits.items():
@@ -191,7 +245,9 @@ def read_splits(
         images: Pixels | None = None
         sizes = np.zeros((len(items), 2), np.int64)
         targets: Targets = np.zeros(0)
-        for index, loaded in enumerate(_load_all(load, items, _BLOCK)):
+        for index, loaded in enumerate(
+            _load_all(load, items, _BLOCK if threads is None else 1, threads or core_count())
+        ):
             if isinstance(loaded, str):
                 broken[names[split][index]] = loaded
                 continue
@@ -206,8 +262,19 @@ def read_splits(
     return read
 
 
+@contextmanager
+def files_alone() -> Iterator[None]:
+    """Sources that are loaded in the block read no image: read_splits gives FileSamples, whose
+    `items` are the source's files."""
+    token = _files_alone.set(True)
+    try:
+        yield
+    finally:
+        _files_alone.reset(token)
+
+
 def _load_all(
-    load: Callable[[Item], Loaded], items: Sequence[Item], block: int
+    load: Callable[[Item], Loaded], items: Sequence[Item], block: int, threads: int
 ) -> Iterator[Loaded | str]:
     """The loaded items in order, decoded a few blocks ahead of the reader; the reason in the place
     of an item that failed."""
@@ -216,7 +283,6 @@ def _load_all(
         return [_attempt(load, item) for item in items[first : first + block]]
 
     starts = range(0, len(items), block)
-    threads = core_count()
     with ThreadPoolExecutor(threads) as pool:
         # Executor.map submits all of its items, so that it gets a few blocks at a time.
         for group in range(0, len(starts), 8 * threads):

@@ -5,20 +5,30 @@ Where several processes train together, each gets its `Share` of every batch.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Sampler
 
 from serving.base.machine.progress import Progress
-from training.data.samples import Samples, Targets
+from training.data.samples import (
+    SAMPLED_IMAGES,
+    FileSamples,
+    Samples,
+    StreamedSamples,
+    Targets,
+)
 
 # Images read at a time to count labels; more need more memory.
 _READ_AT_ONCE = 64
+# Images from which the first of a stream are drawn, while its window grows by one an image. More
+# mix the first batches better, fewer begin sooner.
+_FIRST_WINDOW = 512
+# Random numbers drawn at a time.
+_DRAWS = 4096
 
 
 @dataclass(frozen=True)
@@ -29,11 +39,6 @@ class Share:
     processes: int = 1
 
 
-def loader(samples: Samples, sampler: Sampler[list[int]]) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of samples as tensors; `sampler` gives the indices of a whole batch at a time."""
-    return DataLoader(_Indices(samples), batch_size=None, sampler=sampler)
-
-
 def labels_of(samples: Samples) -> NDArray[np.int64]:
     """The classes of all samples of a classification, int64 [N]. Files that are not in memory are
     decoded for it."""
@@ -42,7 +47,10 @@ def labels_of(samples: Samples) -> NDArray[np.int64]:
 
 def class_counts(samples: Samples, classes: int, ignore_index: int | None) -> NDArray[np.int64]:
     """Numbers of images, or of pixels of masks, of each class that are not ignored, int64
-    [classes]."""
+    [classes]. Of a stream of masks they are those of SAMPLED_IMAGES, evenly spread."""
+    known = known_counts(samples)
+    if known is not None:
+        return known
     counts = np.zeros(classes, np.int64)
     for targets in _targets(samples):
         counted = targets[targets != ignore_index] if ignore_index is not None else targets.ravel()
@@ -51,9 +59,11 @@ def class_counts(samples: Samples, classes: int, ignore_index: int | None) -> ND
 
 
 def _targets(samples: Samples) -> Iterator[Targets]:
-    with Progress("counting the classes", len(samples)) as progress:
-        for start in range(0, len(samples), _READ_AT_ONCE):
-            targets = samples.batch(range(start, min(start + _READ_AT_ONCE, len(samples))))[1]
+    streamed = isinstance(samples, StreamedSamples)
+    rows = spread_rows(len(samples), SAMPLED_IMAGES if streamed else len(samples))
+    with Progress("counting the classes", len(rows)) as progress:
+        for start in range(0, len(rows), _READ_AT_ONCE):
+            targets = samples.batch(rows[start : start + _READ_AT_ONCE])[1]
             yield targets
             progress.advance(len(targets))
 
@@ -64,18 +74,16 @@ def balancing_weights(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(counts.sum() / (len(counts) * np.maximum(counts, 1)))
 
 
-class _Indices(Dataset[tuple[Tensor, Tensor]]):
-    """Samples for a DataLoader whose sampler gives whole batches of indices."""
+def known_counts(samples: Samples) -> NDArray[np.int64] | None:
+    """Images of each class, int64 [classes], where the source counted them."""
+    if isinstance(samples, StreamedSamples | FileSamples):
+        return samples.class_counts
+    return None
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        images, targets = self.samples.batch(indices)
-        return torch.from_numpy(images), torch.from_numpy(targets)
+def spread_rows(total: int, count: int) -> NDArray[np.intp]:
+    """`count` of `total` numbers, evenly spread; all of them where there are no more."""
+    return np.linspace(0, total - 1, min(total, count)).astype(np.intp)
 
 
 class Shuffled(Sampler[list[int]]):
@@ -181,6 +189,82 @@ class Identities(Sampler[list[int]]):
             ]
 
 
+class Windowed(Sampler[list[int]]):
+    """Every image once an epoch, for samples that are read in order: shards (`groups`) follow each
+    other in an order that changes each epoch, and the next image is drawn from a window of the
+    images that come next. The window grows from _FIRST_WINDOW, so that an epoch begins at once.
+
+    Processes share the images of an epoch by stretches of that order, which differ by one image at
+    most: a shard lies in two of them only where a border cuts it. All have the same number of
+    batches, that of the smallest stretch; a last image more, and a last batch of one, join the
+    batch before.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[range],
+        batch_size: int,
+        seed: int,
+        window: int,
+        share: Share | None = None,
+    ) -> None:
+        self.share = share or Share()
+        self.groups = groups
+        self.count = sum(map(len, groups))
+        self.batch_size = batch_size // self.share.processes
+        self.seed = seed
+        self.window = window
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        batches, rest = divmod(self.count // self.share.processes, self.batch_size)
+        return max(1, batches + (rest > 1))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed, self.epoch, self.share.rank])
+        shuffled = _shuffled(self.reads(), self.window, rng)
+        for _ in range(len(self) - 1):
+            yield list(islice(shuffled, self.batch_size))
+        yield list(shuffled)
+
+    def reads(self) -> Iterator[int]:
+        """This process's images of the epoch in the order in which they are read."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.groups))
+        first, end = (
+            rank * self.count // self.share.processes
+            for rank in (self.share.rank, self.share.rank + 1)
+        )
+        place = 0
+        for number in order:
+            group = self.groups[number]
+            yield from group[max(0, first - place) : max(0, end - place)]
+            place += len(group)
+
+    def plan(self, first: int) -> tuple[Iterator[int], Iterator[list[int]]]:
+        """The batches from number `first` on, and their images in the order of reading."""
+        batches = iter(self)
+        done = np.zeros(self.count, np.bool_)
+        for batch in islice(batches, first):
+            done[batch] = True
+        return (index for index in self.reads() if not done[index]), batches
+
+
+def _shuffled(reads: Iterator[int], window: int, rng: np.random.Generator) -> Iterator[int]:
+    held = list(islice(reads, min(window, _FIRST_WINDOW)))
+    while held:
+        for draw in rng.random(_DRAWS).tolist():
+            if not held:
+                return
+            place = int(draw * len(held))
+            held[place], held[-1] = held[-1], held[place]
+            yield held.pop()
+            held += islice(reads, min(2, window - len(held)))
+
+
 class InOrder(Sampler[list[int]]):
     """Batches of indices from first to last, each image in one process only.
 
@@ -200,3 +284,10 @@ class InOrder(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for start in range(0, len(self.own), self.batch_size):
             yield list(self.own[start : start + self.batch_size])
+
+    def plan(self, first: int) -> tuple[Iterator[int], Iterator[list[int]]]:
+        """As Windowed.plan."""
+        return iter(self.own[first * self.batch_size :]), islice(self, first, None)
+
+
+Batches = Shuffled | Windowed | Identities | InOrder

@@ -1,20 +1,22 @@
 """The look at a data set before anything is trained on it: counts, duplicates, warnings."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.folders import IMAGE_SUFFIXES, told
 from serving.base.machine.progress import Progress
+from training.data.contact_sheet import write_sheet
 from training.data.duplicates import near_pairs, same_pixels, thumbnail
 from training.data.samples import Dataset, Pixels, Samples
+from training.data.sampling import known_counts, spread_rows
 from training.data.split import SPLITS
 from training.errors import BrokenFiles, DataError
 
@@ -34,9 +36,6 @@ _IMBALANCE = 10
 # Level of 255 under which the brightest pixel of a data set is told. 12 or 14 bits of a camera in
 # files of 16 stay below; whole sets of other images hardly ever do.
 _DARK = 64
-_SHEET_ROWS = 20
-_SHEET_COLUMNS = 8
-_SHEET_SIDE = 96
 
 
 @dataclass
@@ -49,6 +48,7 @@ class _Seen:
     labels: classification; the class.
     pixels: segmentation; the pixels of all masks by class, int64 [classes].
     brightest: the highest level of 255 in all images.
+    rows: the image's number in its split.
     """
 
     names: list[str] = field(default_factory=list)
@@ -58,32 +58,50 @@ class _Seen:
     labels: list[int] = field(default_factory=list)
     pixels: NDArray[np.int64] | None = None
     brightest: int = 0
+    rows: list[int] = field(default_factory=list)
 
 
 def survey(data: Dataset, sheet: Path) -> Findings:
-    """Looks at every image once. Returns classes, sizes, duplicates across splits and warnings,
-    ready for JSON; writes a few images of each class to `sheet`.
+    """Looks at every image once, or at `data.looked_at` of them, evenly spread over the splits;
+    classes are then counted as the source counts them. Returns classes, sizes, duplicates across
+    splits and warnings, ready for JSON; writes a few images of each class to `sheet`.
 
     Exact duplicates have equal pixels after the evaluation transform, near ones similar hashes.
     Raises BrokenFiles naming every image that cannot be used, and DataError where train has images
     of no or one class, or lacks a class of a classification.
     """
     splits = {name: getattr(data, name) for name in SPLITS}
-    broken: dict[str, str] = {}
-    with Progress("data", sum(map(len, splits.values()))) as progress:
-        seen = {name: _look_at(samples, data, broken, progress) for name, samples in splits.items()}
-    if broken:
-        total = sum(map(len, splits.values()))
-        raise BrokenFiles(data.name, total, broken, data.remarks.lines())
+    broken: dict[str, dict[str, str]] = {name: {} for name in SPLITS}
+    total = sum(map(len, splits.values()))
+    share = 1.0 if data.looked_at is None else min(1.0, data.looked_at / total)
+    rows = {
+        name: spread_rows(len(samples), math.ceil(share * len(samples)))
+        for name, samples in splits.items()
+    }
+    with Progress("data", sum(map(len, rows.values()))) as progress:
+        seen = {
+            name: _look_at(samples, rows[name], data, broken[name], progress)
+            for name, samples in splits.items()
+        }
+    skipped = {name: reason for split in data.skips for name, reason in broken.pop(split).items()}
+    if any(broken.values()):
+        unusable = {name: reason for found in broken.values() for name, reason in found.items()}
+        raise BrokenFiles(data.name, total, unusable, data.remarks.lines())
     remarks = data.remarks.lines()
-    classes = {name: _class_counts(found, len(data.classes)) for name, found in seen.items()}
-    _check_classes(data, classes["train"], masks=seen["train"].pixels is not None)
-    _write_sheet(sheet, data, seen["train"])
+    classes = {
+        name: _class_counts(found, len(data.classes), splits[name]) for name, found in seen.items()
+    }
+    masks = seen["train"].pixels is not None
+    if share == 1.0 or not masks:
+        _check_classes(data, classes["train"], masks=masks)
+    found = seen["train"]
+    write_sheet(sheet, data, found.rows, found.labels)
     sizes = np.array([size for found in seen.values() for size in found.sizes])
-    shown = data.train.batch([0])[0].shape[1:3]
-    findings = {
+    shown = data.train.batch(seen["train"].rows[:1])[0].shape[1:3]
+    findings: Findings = {
         "description": data.description,
-        "images": {name: len(found.names) for name, found in seen.items()},
+        "images": {name: len(samples) for name, samples in splits.items()},
+        "looked_at": {name: len(found.names) for name, found in seen.items()},
         "classes": {
             label: {name: counts[index] for name, counts in classes.items()}
             for index, label in enumerate(data.classes)
@@ -93,21 +111,38 @@ def survey(data: Dataset, sheet: Path) -> Findings:
         "sizes": _size_summary(sizes, shown),
         "brightest": max(found.brightest for found in seen.values()),
         "duplicates": _duplicates(seen),
-        "broken": {},
+        "broken": skipped,
         "left_out": dict(data.left_out),
     }
     complete = ("train",) if data.open_set else SPLITS
-    return {**findings, "warnings": [*data.notes, *remarks, *_warnings(findings, complete)]}
+    notes = [*data.notes, *remarks]
+    if skipped:
+        name, reason = next(iter(skipped.items()))
+        notes.append(f"images that will be skipped: {len(skipped)}, such as {name}: {reason}")
+    if share < 1.0:
+        looked = sum(findings["looked_at"].values())
+        notes.append(
+            f"looked at {looked:,} of {total:,} images: sizes, duplicates and what is drawn are of "
+            "these"
+        )
+    return {**findings, "warnings": [*notes, *_warnings(findings, complete)]}
 
 
-def _look_at(samples: Samples, data: Dataset, broken: dict[str, str], progress: Progress) -> _Seen:
+def _look_at(
+    samples: Samples,
+    rows: NDArray[np.intp],
+    data: Dataset,
+    broken: dict[str, str],
+    progress: Progress,
+) -> _Seen:
     found = _Seen()
-    for start in range(0, len(samples), _CHUNK):
-        indices = range(start, min(start + _CHUNK, len(samples)))
+    for start in range(0, len(rows), _CHUNK):
+        indices = rows[start : start + _CHUNK].tolist()
         for index, loaded in zip(indices, samples.read(indices), strict=True):
             if isinstance(loaded, str):
                 broken[samples.names[index]] = loaded
                 continue
+            found.rows.append(index)
             found.names.append(samples.names[index])
             found.digests.append(hashlib.sha256(loaded.image.tobytes()).digest())
             found.thumbnails.append(thumbnail(loaded.image))
@@ -125,7 +160,10 @@ def _look_at(samples: Samples, data: Dataset, broken: dict[str, str], progress: 
     return found
 
 
-def _class_counts(found: _Seen, classes: int) -> list[int] | list[float]:
+def _class_counts(found: _Seen, classes: int, samples: Samples) -> list[int] | list[float]:
+    counts = known_counts(samples)
+    if counts is not None:
+        return [int(x) for x in counts]
     if found.pixels is not None:
         pixels = found.pixels
         # Six digits instead of six decimals: the share of a rare class must not become 0.
@@ -236,7 +274,7 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
         for pair, count in duplicates[kind]["count"].items():
             if count:
                 one, other = pair.split("-")
-                share = 100 * count / findings["images"][other]
+                share = 100 * count / findings["looked_at"][other]
                 warnings.append(
                     f"images of {other} that are {words} {one}: {count} ({share:.3g} %)"
                 )
@@ -266,7 +304,7 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
             f"classes are unequal: train has {most / fewest:.0f} times as many {findings['unit']} "
             f"of {largest} as of {least}"
         )
-    enlarged, total = findings["sizes"]["enlarged"], sum(findings["images"].values())
+    enlarged, total = findings["sizes"]["enlarged"], sum(findings["looked_at"].values())
     if enlarged:
         height, width = findings["sizes"]["shown"]
         warnings.append(
@@ -279,44 +317,3 @@ def _warnings(findings: Findings, complete: Sequence[str]) -> list[str]:
             "high byte, so values of 12 or 14 bits are better spread over all 16"
         )
     return warnings
-
-
-def _write_sheet(path: Path, data: Dataset, train: _Seen) -> None:
-    """Writes arrays: for classes `images` [R, C, h, w, 3 or 1], `classes` (names of the rows) and
-    `counts` (images in each row); for masks `images` [N, H, W, C] and `masks` [N, H, W]."""
-    if train.pixels is not None:
-        count = min(_SHEET_COLUMNS, len(data.train))
-        chosen = np.linspace(0, len(data.train) - 1, count).astype(np.intp)
-        images, masks = data.train.batch(chosen)
-        np.savez(path, allow_pickle=False, images=images, masks=masks)
-        return
-    labels = np.array(train.labels)
-    present = np.unique(labels)
-    rows = present[np.linspace(0, len(present) - 1, min(_SHEET_ROWS, len(present))).astype(int)]
-    pictures, counts = [], []
-    for label in rows:
-        members = np.flatnonzero(labels == label)
-        count = min(_SHEET_COLUMNS, len(members))
-        images, _ = data.train.batch(
-            members[np.linspace(0, len(members) - 1, count).astype(np.intp)]
-        )
-        shrunk = [_shrunk(image) for image in images]
-        shrunk += [np.zeros_like(shrunk[0])] * (_SHEET_COLUMNS - count)
-        pictures.append(np.stack(shrunk))
-        counts.append(count)
-    np.savez(
-        path,
-        allow_pickle=False,
-        images=np.stack(pictures),
-        classes=np.array([data.classes[label] for label in rows]),
-        counts=np.array(counts),
-    )
-
-
-def _shrunk(image: Pixels) -> Pixels:
-    height, width = image.shape[:2]
-    factor = min(1.0, _SHEET_SIDE / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    shrunk = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    # OpenCV drops the dimension of a single channel.
-    return np.asarray(shrunk, dtype=np.uint8).reshape(*size[::-1], image.shape[2])

@@ -2,11 +2,13 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
-from pytorch_lightning.callbacks import Callback, EarlyStopping, WeightAveraging
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, WeightAveraging
 from torch import Tensor
 
 from serving.base.machine.progress import Progress, duration
@@ -74,6 +76,9 @@ class EpochProgress(Callback):
         batch: tuple[Tensor, Tensor],
         batch_idx: int,
     ) -> None:
+        if self._shown is None:
+            # The run goes on in the middle of an epoch.
+            self._begin(self._epoch(trainer), trainer.num_training_batches - batch_idx)
         shown = self._shown
         if shown is None:
             return
@@ -167,3 +172,56 @@ class EpochReport(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         self.on_epoch(trainer.current_epoch + 1, float(trainer.callback_metrics["val_score"]))
+
+
+class MidEpoch(Checkpoint):
+    """Writes `path` about every so many minutes in the middle of an epoch, so that a run that is
+    interrupted in a long one goes on from there.
+
+    All processes have to write at the same step. The first one's clock decides, and is asked only
+    at steps that they agreed on, about a quarter of the time apart: asking at each would make them
+    wait for each other.
+    """
+
+    def __init__(self, path: Path, minutes: float) -> None:
+        self.path = path
+        self.seconds = 60 * minutes
+        self.written = self.looked = 0.0
+        self.steps = self.steps_looked = self.next_look = 0
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self.written = self.looked = time.monotonic()
+        self.steps, self.steps_looked, self.next_look = 0, 0, 1
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        # Gradients that are summed up over some batches are in no checkpoint.
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self.steps += 1
+        # The end of an epoch has a checkpoint of its own.
+        if self.steps < self.next_look or batch_idx + 1 == trainer.num_training_batches:
+            return
+        now = time.monotonic()
+        step_seconds = (now - self.looked) / (self.steps - self.steps_looked)
+        # At most as many again as there were: the first steps are the slowest.
+        ahead = int(min(self.seconds / 4 / max(step_seconds, 1e-6), self.steps))
+        due, ahead = trainer.strategy.broadcast((now - self.written >= self.seconds, ahead))
+        self.looked, self.steps_looked = now, self.steps
+        self.next_look = self.steps + max(1, ahead)
+        if due:
+            trainer.save_checkpoint(self.path)
+            self.written = time.monotonic()
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self.written = time.monotonic()

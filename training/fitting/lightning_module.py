@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 
 from serving.base.task import Task, measure_of
 from training.data.augment import augment
+from training.data.loader import Loader
 from training.data.mixing import mix
 from training.errors import Diverged
 from training.fitting.epoch_metrics import build_metric
@@ -65,6 +66,9 @@ class Learner(lightning.LightningModule):
         self.history: History = []
         self.epoch_started = 0.0
         self.rate = 0.0
+        self.in_epoch = False
+        # Of a checkpoint in the middle of an epoch: its seconds, learning rate, sums and batches.
+        self.under_way: dict[str, Any] | None = None
 
     def forward(self, images: Tensor) -> Any:
         """uint8 [N, H, W, C] to the network's answer."""
@@ -76,10 +80,32 @@ class Learner(lightning.LightningModule):
         # The permutation of a contiguous NHWC tensor is exactly a channels_last NCHW one.
         return normalized.permute(0, 3, 1, 2)
 
+    def on_train_start(self) -> None:
+        """Goes on in the middle of an epoch, where a checkpoint was written there."""
+        if self.under_way is None:
+            return
+        self.epoch_started = time.monotonic() - self.under_way["seconds"]
+        self.rate = self.under_way["rate"]
+        self.loss.mean_value += self.under_way["loss"]
+        self.loss.weight += self.under_way["weight"]
+        self.in_epoch = True
+        # Lightning would do so itself, had it not asked for the number of steps before.
+        self._loader().load_state_dict(self.under_way["loader"])
+        self._freeze()
+
     def on_train_epoch_start(self) -> None:
         self.epoch_started = time.monotonic()
         # At the epoch's end the schedule has taken the step to the next one's.
         self.rate = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        self.in_epoch = True
+        self._freeze()
+
+    def _loader(self) -> Loader:
+        loader = self.trainer.train_dataloader
+        assert isinstance(loader, Loader)
+        return loader
+
+    def _freeze(self) -> None:
         frozen = self.config.freeze_backbone_epochs
         # Not before Lightning has handed the parameters to the processes' reducer, which knows of
         # none that is frozen then.
@@ -124,6 +150,7 @@ class Learner(lightning.LightningModule):
         self.log("val_score", self.metric, on_epoch=True, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
+        self.in_epoch, self.under_way = False, None
         measured = self.trainer.callback_metrics
         # Before a checkpoint is written: a resumed run shall not begin with these weights.
         self._require_finite({key: float(value) for key, value in measured.items()})
@@ -156,9 +183,22 @@ class Learner(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        # The sums of the first process stand for all: each has a like share of the images.
+        checkpoint["under_way"] = (
+            None
+            if not self.in_epoch
+            else {
+                "seconds": time.monotonic() - self.epoch_started,
+                "rate": self.rate,
+                "loss": float(self.loss.mean_value),
+                "weight": float(self.loss.weight),
+                "loader": self._loader().state_dict(),
+            }
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint["history"])
+        self.under_way = checkpoint.get("under_way")
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(

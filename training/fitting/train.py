@@ -15,25 +15,27 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
-from torch.utils.data import Sampler
 
 from serving.base.task import Task
 from serving.engines import cpu_features
-from training.data.samples import Samples
+from training.data.loader import Loader
+from training.data.samples import Samples, StreamedSamples
 from training.data.sampling import (
+    Batches,
     Identities,
     InOrder,
     Share,
     Shuffled,
+    Windowed,
     balancing_weights,
     labels_of,
-    loader,
 )
 from training.errors import RecipeError
 from training.fitting import distributed
 from training.fitting.callbacks import (
     EpochProgress,
     EpochReport,
+    MidEpoch,
     OnEpoch,
     Patience,
     moving_average,
@@ -110,11 +112,11 @@ def fit(
     """
     lightning.seed_everything(seed, verbose=False)
     share = Share(distributed.rank() if processes > 1 else 0, processes)
-    _check_sharing(config, len(val), share)
+    _check_sharing(config, len(train), len(val), share)
     objective = objective or build_objective(network, config, train, classes, ignore_index)
     loaders = (
-        loader(train, _sampler(config, train, classes, seed, share)),
-        loader(val, InOrder(len(val), config.batch_size, share)),
+        Loader(train, _sampler(config, train, classes, seed, share)),
+        Loader(val, InOrder(len(val), config.batch_size, share)),
     )
     network.train()
     learner = Learner(
@@ -172,7 +174,9 @@ def _is_checkpoint(path: Path) -> bool:
     return True
 
 
-def _check_sharing(config: Train, validation_images: int, share: Share) -> None:
+def _check_sharing(
+    config: Train, training_images: int, validation_images: int, share: Share
+) -> None:
     sampler = config.sampler
     if config.batch_size % share.processes:
         raise RecipeError(
@@ -184,15 +188,16 @@ def _check_sharing(config: Train, validation_images: int, share: Share) -> None:
             f"sampler.people: {sampler.people} cannot be shared evenly by "
             f"{share.processes} processes"
         )
-    if validation_images < share.processes:
-        raise RecipeError(
-            f"{validation_images} validation images are too few for {share.processes} processes"
-        )
+    for images, split in ((training_images, "training"), (validation_images, "validation")):
+        if images < share.processes:
+            raise RecipeError(
+                f"{images} {split} images are too few for {share.processes} processes"
+            )
 
 
-def _sampler(
-    config: Train, train: Samples, classes: int, seed: int, share: Share
-) -> Sampler[list[int]]:
+def _sampler(config: Train, train: Samples, classes: int, seed: int, share: Share) -> Batches:
+    if isinstance(train, StreamedSamples):
+        return Windowed(train.groups, config.batch_size, seed, train.window, share)
     match config.sampler:
         case IdentitiesChoice(people=people, pictures=pictures):
             try:
@@ -225,7 +230,8 @@ def _trainer(
     last = ModelCheckpoint(
         folder / CHECKPOINTS, "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    callbacks: list[Callback] = [best, last]
+    under_way = MidEpoch(folder / CHECKPOINTS / "last.ckpt", config.checkpoint_minutes)
+    callbacks: list[Callback] = [best, last, under_way]
     callbacks.append(EpochProgress(title, config.epochs, config.batch_size))
     if config.ema_decay is not None:
         callbacks.append(moving_average(config.ema_decay))

@@ -63,6 +63,8 @@ class Train(Strict):
         with a scaled loss, is for GPUs only.
     keep: weights of the best or of the last epoch. "last" suits schedules that end near a learning
         rate of 0, where a small validation set would choose between equals by chance.
+    checkpoint_minutes: a build that is interrupted in the middle of an epoch goes on from a
+        checkpoint that is about so old at most.
     """
 
     epochs: PositiveInt
@@ -81,6 +83,7 @@ class Train(Strict):
     freeze_backbone_epochs: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     keep: Literal["best", "last"] = "best"
+    checkpoint_minutes: Annotated[float, Field(gt=0.0)] = 10.0
 
     @property
     def mixes(self) -> bool:

@@ -1,14 +1,18 @@
 """Every image is shown once an epoch, in an order that seed and epoch decide."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
+from training.data.loader import Loader
 from training.data.samples import ArraySamples
 from training.data.sampling import (
     Identities,
     InOrder,
     Share,
     Shuffled,
+    Windowed,
     balancing_weights,
     class_counts,
 )
@@ -106,3 +110,66 @@ def test_processes_share_the_people_of_a_batch() -> None:
 def test_more_identities_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match="people: 3 are wanted, there are 2"):
         Identities(np.array([0, 1]), people=3, pictures=2, seed=1)
+
+
+GROUPS = [range(25), range(25, 50), range(50, 51), range(51, 67), range(67, 83)]
+
+
+def test_stream_shows_each_image_once_in_any_number_of_processes() -> None:
+    for processes in (1, 2, 3, 7):
+        own = [
+            Windowed(GROUPS, 2 * processes, 1, window=20, share=Share(rank, processes))
+            for rank in range(processes)
+        ]
+        batches = [list(sampler) for sampler in own]
+        assert len({len(each) for each in batches}) == 1
+        assert all(len(each) == len(sampler) for each, sampler in zip(batches, own, strict=True))
+        assert min(len(batch) for each in batches for batch in each) > 1
+        seen = sorted(index for each in batches for batch in each for index in batch)
+        assert seen == list(range(83))
+
+
+def test_one_shard_is_shared_by_its_images() -> None:
+    own = [Windowed([range(11)], 4, 1, window=20, share=Share(rank, 2)) for rank in range(2)]
+    first, second = ({index for batch in sampler for index in batch} for sampler in own)
+    assert (len(first), len(second)) == (5, 6)
+    assert first | second == set(range(11))
+
+
+def test_order_of_a_stream_changes_with_the_epoch_and_stays_in_the_window() -> None:
+    sampler = Windowed([range(1000), range(1000, 2000)], 10, 1, window=50)
+    first = [index for batch in sampler for index in batch]
+    assert first == [index for batch in sampler for index in batch]
+    reads = list(sampler.reads())
+    place = {index: number for number, index in enumerate(reads)}
+    assert max(place[index] - number for number, index in enumerate(first)) < 50
+    assert sum(a > b for a, b in pairwise(first)) > 500
+    sampler.set_epoch(1)
+    assert first != [index for batch in sampler for index in batch]
+
+
+def test_window_of_one_keeps_the_order() -> None:
+    sampler = Windowed([range(10)], 2, 1, window=1)
+    assert [index for batch in sampler for index in batch] == list(range(10))
+
+
+def test_stream_that_goes_on_reads_the_rest_alone() -> None:
+    sampler = Windowed(GROUPS, 6, 3, window=20)
+    whole = list(sampler)
+    reads, batches = sampler.plan(5)
+    rest = list(batches)
+    assert rest == whole[5:]
+    assert sorted(reads) == sorted(index for batch in rest for index in batch)
+
+
+def test_loader_goes_on_at_the_next_batch() -> None:
+    numbers = np.arange(23)
+    samples = ArraySamples(np.zeros((23, 1, 1, 3), np.uint8), numbers)
+    whole = [targets.tolist() for _, targets in Loader(samples, Shuffled(23, 4, 1))]
+    loader = Loader(samples, Shuffled(23, 4, 1))
+    batches = iter(loader)
+    assert [next(batches)[1].tolist() for _ in range(2)] == whole[:2]
+    other = Loader(samples, Shuffled(23, 4, 1))
+    other.load_state_dict(loader.state_dict())
+    assert [targets.tolist() for _, targets in other] == whole[2:]
+    assert [targets.tolist() for _, targets in other] == whole
