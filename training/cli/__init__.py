@@ -1,1 +1,1 @@
-"""The commands `build` and `adopt`."""
+"""The commands `build`, `adopt` and `shards`."""

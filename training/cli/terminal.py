@@ -19,7 +19,14 @@ def set_up_logging() -> None:
 
 def quiet_libraries() -> None:
     """Leaves out what libraries log of their work."""
-    for name in ("pytorch_lightning", "lightning_fabric", "torch.onnx", "onnxscript", "onnx_ir"):
+    for name in (
+        "pytorch_lightning",
+        "lightning_fabric",
+        "torch.onnx",
+        "onnxscript",
+        "onnx_ir",
+        "gcsfs",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     # quantize_static recommends, on the root logger, the preparation that has been made.
     logging.getLogger().addFilter(lambda record: "pre-processing" not in record.getMessage())

@@ -15,6 +15,7 @@ from serving.repository.manifest import EvalTransform
 from training.data.binary import as_binary
 from training.data.fold import folded
 from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
+from training.data.shards.source import shard_set, shards_fingerprint
 from training.data.sources import connectors, digits
 from training.data.sources.identity_folder import identity_folder
 from training.data.sources.image_folder import image_folder, shown_name
@@ -23,6 +24,7 @@ from training.data.sources.masks.coco import coco_dataset
 from training.data.sources.masks.labelme import labelme_folder
 from training.data.sources.masks.mask_folder import mask_folder
 from training.data.sources.masks.voc import voc_folder
+from training.data.sources.remote_folder import remote_fingerprint, remote_folder
 from training.data.sources.torchvision_sets import torchvision_dataset
 from training.errors import data_errors
 from training.recipes import Recipe, SegmentationRecipe
@@ -36,6 +38,7 @@ from training.recipes.data import (
     TorchvisionMasks,
 )
 from training.recipes.masks import CocoData, LabelmeData, MaskFolderData, MaskRules, VocData
+from training.recipes.remote.sources import RemoteFolderData, ShardsData
 
 __all__ = ["Dataset", "Samples", "fingerprint", "load_dataset", "load_source"]
 
@@ -71,6 +74,10 @@ def _load(recipe: Recipe) -> Dataset:
             return coco_dataset(data, transform)
         case LabelmeData():
             return labelme_folder(data, transform)
+        case ShardsData():
+            return shard_set(data, transform, masks=recipe.task == "segmentation")
+        case RemoteFolderData():
+            return remote_folder(data, transform, masks=recipe.task == "segmentation")
         case TorchvisionLabels() | TorchvisionMasks():
             return torchvision_dataset(
                 data.name,
@@ -113,6 +120,10 @@ def fingerprint(recipe: Recipe) -> str:
             named = (recipe.data.classes,) if isinstance(recipe.data.classes, Path) else ()
             listed = listed_images(recipe.data)
             return _listing_sha256(files[0].parent, chain(files, named, listed))
+        case ShardsData():
+            return shards_fingerprint(recipe.data)
+        case RemoteFolderData():
+            return remote_fingerprint(recipe.data)
         case _:
             return ""
 

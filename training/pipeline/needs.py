@@ -12,6 +12,7 @@ from torch import nn
 
 from serving.base.machine.memory import free_memory
 from training.compress.calibration import RUN_BYTES
+from training.data.samples import StreamedSamples
 from training.errors import DoesNotFit
 from training.evaluation.network_answers import images_at_once
 from training.fitting import distributed
@@ -148,6 +149,8 @@ def _needs(current: Build, stages: Sequence[str]) -> list[Need]:
     files = {"fp32": weights, "fp16": weights // 2}
     exported = sum(files.get(variant, weights // 4) for variant in recipe.export.variants)
     answers = len(current.data.test) * _answer_bytes(current)
+    train = current.data.train
+    streamed = train.held_bytes if isinstance(train, StreamedSamples) else 0
     needs = []
     learning: BatchMemory | None = None
     for stage in stages:
@@ -156,7 +159,7 @@ def _needs(current: Build, stages: Sequence[str]) -> list[Need]:
             # Later stages train the same network, or a smaller one.
             learning = learning or _learning(current, config)
             memory = _taught(current, learning) if stage == "distill" else learning
-            needs.append(_trained(stage, config, weights, memory))
+            needs.append(_trained(stage, config, weights, memory, streamed))
         if stage == "quantize":
             images = recipe.quantize.calibration_images if recipe.quantize is not None else 0
             observed = min(RUN_BYTES, images * answering.image)
@@ -198,14 +201,15 @@ def _taught(current: Build, learning: BatchMemory) -> BatchMemory:
     )
 
 
-def _trained(stage: str, config: Train, weights: int, memory: BatchMemory) -> Need:
-    """The need of a stage that trains the recipe's network, or one that is made of it."""
+def _trained(stage: str, config: Train, weights: int, memory: BatchMemory, streamed: int) -> Need:
+    """The need of a stage that trains the recipe's network, or one that is made of it. `streamed`:
+    bytes that the images of a stream take in RAM."""
     on_gpu = torch.cuda.is_available()
     images = config.batch_size // distributed.processes()
     held = BatchMemory(weights + memory.kept, memory.image)
     return Need(
         stage,
-        memory=AROUND + (weights if on_gpu else held.of(images)),
+        memory=AROUND + streamed + (weights if on_gpu else held.of(images)),
         # Two checkpoints with the states of the optimiser, as large as what is kept beside the
         # weights; and the network.
         disk=2 * memory.kept + weights,

@@ -17,6 +17,7 @@ from training.recipes.fields import (
     Strict,
 )
 from training.recipes.masks import CocoData, LabelmeData, MaskFolderData, VocData
+from training.recipes.remote.sources import RemoteFolderData, ShardsData
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
@@ -174,11 +175,24 @@ class TorchvisionMasks(_TorchvisionData):
 
 
 ClassificationData = Annotated[
-    DigitsData | ImageFolderData | TableData | CsvData | TorchvisionLabels,
+    DigitsData
+    | ImageFolderData
+    | TableData
+    | CsvData
+    | TorchvisionLabels
+    | ShardsData
+    | RemoteFolderData,
     Field(discriminator="source"),
 ]
 SegmentationData = Annotated[
-    ConnectorsData | MaskFolderData | VocData | CocoData | LabelmeData | TorchvisionMasks,
+    ConnectorsData
+    | MaskFolderData
+    | VocData
+    | CocoData
+    | LabelmeData
+    | TorchvisionMasks
+    | ShardsData
+    | RemoteFolderData,
     Field(discriminator="source"),
 ]
 

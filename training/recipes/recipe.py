@@ -20,6 +20,7 @@ from training.recipes.deliver import Export, Publish, Verify
 from training.recipes.fields import Strict
 from training.recipes.loss import unfit
 from training.recipes.model import ModelChoice
+from training.recipes.remote.sources import RemoteFolderData, ShardsData
 from training.recipes.tasks import TRAINED_TASKS
 from training.recipes.train import Train
 
@@ -159,6 +160,25 @@ class _Recipe(Strict):
         if self.model.classes is not None and (self.task == "embedding" or self.single_logit):
             kind = "a binary segmentation" if self.single_logit else "an embedding"
             raise ValueError(f"model.classes: the answer of {kind} has no classes to name")
+        return self
+
+    @model_validator(mode="after")
+    def _large_sets_are_streamed(self) -> "_Recipe":
+        source = getattr(self, "data", None)
+        if not isinstance(source, RemoteFolderData | ShardsData):
+            return self
+        if self.fold is not None:
+            raise ValueError(
+                f"fold: {source.source} is read as a stream, and a fold wants images in any order; "
+                "name other shards for val instead, or copy the data to a folder here"
+            )
+        for path, train in _train_sections(self):
+            if train.sampler.name != "shuffled":
+                raise ValueError(
+                    f"{path}.sampler: {train.sampler.name} draws images in any order from the "
+                    f"whole set, and {source.source} is read as a stream; for unequal classes take "
+                    "loss.class_weights: balanced"
+                )
         return self
 
     @model_validator(mode="after")

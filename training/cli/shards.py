@@ -1,0 +1,117 @@
+"""`convserve shards`: writes tar shards from a folder or from the data of a recipe."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from training.cli.terminal import fail, set_up_logging
+from training.errors import BuildError
+
+if TYPE_CHECKING:
+    from training.data.samples import Dataset
+
+
+def shards(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER|RECIPE",
+            help="A folder with a folder a class, or with images/, masks/ and classes.txt; or a "
+            "recipe (.yaml), whose data are taken.",
+        ),
+    ],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="A folder, or a URL such as s3://BUCKET/SET.")
+    ],
+    images: Annotated[
+        int, typer.Option(min=1, help="Most images of a shard.", metavar="COUNT")
+    ] = 10_000,
+    megabytes: Annotated[
+        int, typer.Option(min=1, max=16_000, help="About the most MB of a shard.", metavar="MB")
+    ] = 256,
+    val_fraction: Annotated[
+        float, typer.Option(min=0.001, max=0.9, help="Share cut for val where it has no folder.")
+    ] = 0.1,
+    test_fraction: Annotated[
+        float, typer.Option(min=0.001, max=0.9, help="Share cut for test where it has no folder.")
+    ] = 0.2,
+    seed: Annotated[int, typer.Option(help="Decides the cut and the order of train.")] = 0,
+    endpoint_url: Annotated[
+        str | None,
+        typer.Option(help="Address of an S3- or GCS-compatible store.", metavar="URL"),
+    ] = None,
+) -> None:
+    """Write tar shards with an index from images that lie in files.
+
+    The files' bytes stay as they are. Interrupted, the same command goes on where it stopped.
+    Credentials of a store come from the environment.
+    """
+    set_up_logging()
+    try:
+        from pydantic import ValidationError
+
+        from training.data.shards.write import Limits, write_shards
+        from training.data.storage import Store
+        from training.recipes.remote.storage import Storage
+
+        try:
+            storage = Storage(endpoint_url=endpoint_url)
+        except ValidationError as error:
+            raise typer.BadParameter(
+                error.errors()[0]["msg"], param_hint="--endpoint-url"
+            ) from None
+        data = _files(source, val_fraction, test_fraction, seed)
+        limits = Limits(images, megabytes * 1_000_000)
+        index = write_shards(data, _address(out), limits, seed, Store(storage))
+    except (BuildError, OSError) as error:
+        fail("shards", str(error))
+    except KeyboardInterrupt:
+        fail("shards", "interrupted; the same command goes on from where this one stopped")
+    for name, split in index.splits.items():
+        typer.echo(f"{name}: {split.images:,} images in {len(split.shards):,} shards")
+    typer.echo(f"In a recipe: data: {{source: shards, train: {out}}}")
+
+
+def _address(out: str) -> str:
+    from pydantic import TypeAdapter, ValidationError
+
+    from training.recipes.remote.storage import Address
+
+    try:
+        return TypeAdapter(Address).validate_python(out)
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="OUT") from None
+
+
+def _files(source: str, val_fraction: float, test_fraction: float, seed: int) -> "Dataset":
+    """The data set of a folder or a recipe, of which no image is read."""
+    from training.data import load_source
+    from training.data.samples import files_alone
+    from training.errors import RecipeError
+    from training.recipes import load_recipe, parse_recipe
+
+    with files_alone():
+        if source.endswith((".yaml", ".yml")):
+            return load_source(load_recipe(Path(source)))
+        root = Path(source)
+        if not root.is_dir():
+            raise RecipeError(f"{source}: expected a folder or a recipe (.yaml)")
+        masks = any((place / "masks").is_dir() for place in (root, root / "train"))
+        cut = {"val_fraction": val_fraction, "test_fraction": test_fraction, "split_seed": seed}
+        kind = "mask_folder" if masks else "image_folder"
+        document = {
+            "name": "shards",
+            "task": "segmentation" if masks else "classification",
+            "data": {"source": kind, "root": source, **cut},
+            "transform": {"resize": [32, 32]},
+            "model": {"name": "unet" if masks else "resnet18"},
+            "train": {"epochs": 1, "batch_size": 1, "optimizer": {"name": "sgd", "lr": 0.1}},
+        }
+        return load_source(parse_recipe(document))
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+# A group of one command, as `convserve` passes the command's name too.
+app.callback()(lambda: None)
+app.command()(shards)
