@@ -1,9 +1,11 @@
 """Real processes: one that is killed, and two that train together."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +92,111 @@ def test_killed_build_resumes_to_the_same_weights(photos: Path, tmp_path: Path) 
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-def test_two_processes_train_what_one_would(photos: Path, tmp_path: Path) -> None:
+def test_build_killed_in_an_epoch_goes_on_there(photos: Path, tmp_path: Path) -> None:
+    sharded(photos, tmp_path / "shards")
+    recipe = document(
+        photos, epochs=2, batch_size=4, accumulate=2, ema_decay=0.9, checkpoint_minutes=1e-6
+    )
+    recipe |= {"data": {"source": "shards", "train": str(tmp_path / "shards"), "shuffle_window": 9}}
+    command = [sys.executable, *written(tmp_path, recipe), "train"]
+    last = tmp_path / "runs" / "colours" / "train" / "checkpoints" / "last.ckpt"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not last.exists():
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    reached = torch.load(last, weights_only=True)
+    assert reached["epoch"] == 0
+    assert 0 < reached["under_way"]["loader"]["batches"] < 12
+    for out in ("runs", "unbroken"):
+        build(parse_recipe(recipe), tmp_path / out, tmp_path / "repository", until="train")
+    resumed_rows, whole_rows = history(tmp_path / "runs"), history(tmp_path / "unbroken")
+    assert resumed_rows == [pytest.approx(row) for row in whole_rows]
+    resumed, whole = weights(tmp_path / "runs"), weights(tmp_path / "unbroken")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def sharded(photos: Path, out: Path) -> None:
+    """`photos` as shards of 20 images: 20, 20 and 8 of train, 16 of val and test."""
+    command = ["-m", "convserve", "shards", str(photos), str(out), "--images", "20"]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+
+
+# Each process writes down the images of its batches, a line a batch.
+STREAMED = """
+import sys, torch
+from training.fitting import distributed
+from training.data.loader import Loader
+from training.data.sampling import InOrder, Share, Windowed
+from training.data import load_dataset
+from training.recipes import load_recipe
+from pathlib import Path
+share = Share(distributed.rank(), 2)
+seen = open(f"{sys.argv[2]}/seen-{share.rank}", "w")
+data = load_dataset(load_recipe(Path(sys.argv[1])))
+with distributed.process_group(2):
+    for epoch in range(2):
+        sampler = Windowed(data.train.groups, 8, 3, data.train.window, share)
+        sampler.set_epoch(epoch)
+        for split, order in (("train", sampler), ("val", InOrder(len(data.val), 8, share))):
+            loader = Loader(getattr(data, split), order)
+            for images, targets in loader:
+                # Every process has to come as often as the other, as in DDP.
+                if split == "train":
+                    torch.distributed.all_reduce(torch.ones(1))
+                digests = [hash(image.numpy().tobytes()) for image in images]
+                print(epoch, split, *digests, file=seen)
+seen.close()
+"""
+
+
+def test_two_processes_see_each_image_of_shards_once(photos: Path, tmp_path: Path) -> None:
+    sharded(photos, tmp_path / "shards")
     recipe = document(photos)
+    recipe |= {"data": {"source": "shards", "train": str(tmp_path / "shards"), "shuffle_window": 9}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "streamed.py").write_text(STREAMED)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command = [*torchrun, "--nproc-per-node", "2", str(tmp_path / "streamed.py")]
+    ended = subprocess.run(
+        [sys.executable, *command, str(tmp_path / "recipe.yaml"), str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    seen = [(tmp_path / f"seen-{rank}").read_text().splitlines() for rank in range(2)]
+    for epoch in "01":
+        for split, total in (("train", 48), ("val", 16)):
+            own = [
+                [
+                    image
+                    for line in lines
+                    if line.startswith(f"{epoch} {split} ")
+                    for image in line.split()[2:]
+                ]
+                for lines in seen
+            ]
+            assert [len(images) for images in own] == [total // 2] * 2
+            assert len({*own[0], *own[1]}) == total
+
+
+@pytest.mark.slow  # The two tests around it show its parts.
+def test_two_processes_train_on_shards(photos: Path, tmp_path: Path) -> None:
+    sharded(photos, tmp_path / "shards")
+    # 24 images each: five batches, the last of 8.
+    recipe = document(photos, epochs=2, batch_size=8, checkpoint_minutes=1e-6)
+    recipe |= {"data": {"source": "shards", "train": str(tmp_path / "shards")}}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    command = [*torchrun, "--nproc-per-node", "2", *written(tmp_path, recipe), "train"]
+    ended = subprocess.run([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert len(history(tmp_path / "runs")) == 2
+
+
+def test_two_processes_train_what_one_would(photos: Path, tmp_path: Path) -> None:
+    # Both write a checkpoint at most of the steps, at the same ones.
+    recipe = document(photos, checkpoint_minutes=1e-6)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     command = [*torchrun, "--nproc-per-node", "2", *written(tmp_path, recipe), "prune"]
     ended = subprocess.run([sys.executable, *command], stderr=subprocess.PIPE, text=True)

@@ -1,0 +1,170 @@
+"""Shards and folders in a real object store, over connections that break."""
+
+import functools
+import http.server
+import logging
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.object_store import BUCKET, SECRET, CuttingProxy, files, upload, web_server
+from tests.training.data.shards.conftest import recipe, written
+from training.data import fingerprint, load_source
+from training.data.loader import Loader
+from training.data.samples import Samples, StreamedSamples
+from training.data.sampling import Windowed
+from training.data.storage import Store, _told
+from training.errors import DataError
+from training.recipes.remote.storage import Storage
+
+
+def everything(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    return samples.batch(range(len(samples)))
+
+
+def test_store_gives_the_images_that_a_folder_gives(
+    remote_shards: str, shard_folder: Path, store_endpoint: str
+) -> None:
+    storage = {"endpoint_url": store_endpoint}
+    far = load_source(recipe({"source": "shards", "train": remote_shards, "storage": storage}))
+    near = load_source(recipe({"source": "shards", "train": str(shard_folder)}))
+    assert far.classes == near.classes == ("blue", "red")
+    for split in ("train", "val", "test"):
+        ours, theirs = getattr(far, split), getattr(near, split)
+        assert list(ours.names) == list(theirs.names)
+        for one, other in zip(everything(ours), everything(theirs), strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_cut_connections_are_taken_up_where_they_broke(
+    store_endpoint: str, environment: None, proxy: CuttingProxy, tmp_path: Path
+) -> None:
+    content = np.random.default_rng(0).bytes(1_123_457)
+    (tmp_path / "file").write_bytes(content)
+    url = f"s3://{BUCKET}/large"
+    files(store_endpoint).put(str(tmp_path / "file"), url)
+    proxy.cut_after = 200_000
+    store = Store(Storage(endpoint_url=proxy.endpoint, timeout_seconds=30, attempts=6))
+    assert store.read(url, 5, len(content) - 7) == content[5:-7]
+    assert proxy.cuts > 1
+
+
+def test_training_reads_on_over_cut_connections(
+    remote_shards: str, shard_folder: Path, proxy: CuttingProxy
+) -> None:
+    storage = {"endpoint_url": proxy.endpoint}
+    far = load_source(recipe({"source": "shards", "train": remote_shards, "storage": storage}))
+    near = load_source(recipe({"source": "shards", "train": str(shard_folder)}))
+    # Less than a shard, so that each request of a whole one breaks.
+    proxy.cut_after = 66_000
+    assert shard_folder.joinpath("train-000000.tar").stat().st_size > proxy.cut_after
+    for ours, theirs in zip(*map(shuffled, (far.train, near.train)), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert proxy.cuts
+
+
+def shuffled(samples: Samples) -> list[tuple[np.ndarray, np.ndarray]]:
+    assert isinstance(samples, StreamedSamples)
+    loader = Loader(samples, Windowed(samples.groups, 8, seed=1, window=30))
+    return [(images.numpy(), targets.numpy()) for images, targets in loader]
+
+
+def test_store_that_answers_nothing_is_waited_for_and_named(
+    remote_shards: str, proxy: CuttingProxy
+) -> None:
+    proxy.stalled = True
+    store = Store(Storage(endpoint_url=proxy.endpoint, timeout_seconds=0.3, attempts=2))
+    with pytest.raises(DataError, match=r"train-000000\.tar: .*no answer in storage\.timeout_s"):
+        store.read(f"{remote_shards}/train-000000.tar", 0, 1000)
+
+
+def test_store_that_is_slow_is_waited_for(remote_shards: str, proxy: CuttingProxy) -> None:
+    proxy.stalled = True
+    store = Store(Storage(endpoint_url=proxy.endpoint, timeout_seconds=0.5, attempts=100))
+    answered = threading.Thread(target=lambda: proxy.asked.wait() and proxy.answer())
+    answered.start()
+    assert len(store.read(f"{remote_shards}/train-000000.tar", 0, 1000)) == 1000
+    answered.join()
+
+
+def test_missing_object_is_named_and_no_credential(
+    remote_shards: str, store_endpoint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "training")
+    wanted = {"source": "shards", "train": f"{remote_shards}/train-{{000000..000007}}.tar"}
+    with pytest.raises(DataError, match=r"s3://pictures/shards/train-000003\.tar: is not th") as no:
+        load_source(recipe({**wanted, "storage": {"endpoint_url": store_endpoint}}))
+    assert SECRET not in str(no.value) + caplog.text
+
+
+def test_store_that_is_not_there_ends_in_one_line(environment: None) -> None:
+    store = Store(Storage(endpoint_url="http://127.0.0.1:1", timeout_seconds=5, attempts=2))
+    with pytest.raises(DataError, match=r"^s3://pictures/x\.tar: after 2 tries: ") as error:
+        store.entry("s3://pictures/x.tar")
+    assert SECRET not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_shards_are_written_to_a_store(pictures: Path, store_endpoint: str) -> None:
+    url = f"s3://{BUCKET}/written"
+    storage = Storage(endpoint_url=store_endpoint)
+    written(pictures, url, Store(storage))
+    data = {"source": "shards", "train": url, "storage": {"endpoint_url": store_endpoint}}
+    loaded = load_source(recipe(data))
+    assert [len(x) for x in (loaded.train, loaded.val, loaded.test)] == [60, 12, 12]
+    first = files(store_endpoint).info(f"{url}/train-000000.tar")["LastModified"]
+    written(pictures, url, Store(storage))
+    assert files(store_endpoint).info(f"{url}/train-000000.tar")["LastModified"] == first
+
+
+def test_folder_behind_a_url_is_read_as_one_here(pictures: Path, store_endpoint: str) -> None:
+    url = upload(store_endpoint, pictures, "folder")
+    remote = recipe({
+        "source": "remote_folder", "root": url, "storage": {"endpoint_url": store_endpoint}
+    })  # fmt: skip
+    far = load_source(remote)
+    near = load_source(recipe({"source": "image_folder", "root": str(pictures)}))
+    assert far.classes == near.classes
+    for split in ("train", "val", "test"):
+        assert list(getattr(far, split).names) == list(getattr(near, split).names)
+        for one, other in zip(
+            *map(everything, (getattr(far, split), getattr(near, split))), strict=True
+        ):
+            assert np.array_equal(one, other)
+    before = fingerprint(remote)
+    files(store_endpoint).pipe_file(f"{url}/train/red/00.png", b"other")
+    assert fingerprint(remote) != before
+
+
+def test_secrets_of_the_environment_are_no_part_of_a_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    told = str(_told("s3://b/k", ValueError(f"signed with {SECRET}")))
+    assert told == "s3://b/k: ValueError signed with ***"
+
+
+def test_shards_behind_a_web_server(shard_folder: Path) -> None:
+    with web_server(shard_folder) as web:
+        data = {"train": f"{web}/train-{{000000..000002}}.tar", "val": f"{web}/val-000000.tar"}
+        loaded = load_source(recipe({"source": "shards", **data, "test": data["val"]}))
+        assert [len(x) for x in (loaded.train, loaded.val, loaded.test)] == [60, 12, 12]
+        indexed = load_source(recipe({"source": "shards", "train": web}))
+        for one, other in zip(*map(everything, (loaded.val, indexed.val)), strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_web_server_without_ranges_is_told(shard_folder: Path) -> None:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    handler = functools.partial(Quiet, directory=str(shard_folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/train-000000.tar"
+        with pytest.raises(DataError, match="sends whole files instead of the range asked for"):
+            Store().read(url, 0, 1000)
+        server.shutdown()
