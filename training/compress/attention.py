@@ -11,6 +11,8 @@ import torch_pruning
 from timm.layers.attention import Attention
 from torch import nn
 
+from training.errors import TargetNotReached
+
 PROJECTIONS = (nn.Linear, nn.Conv2d)
 
 
@@ -53,9 +55,21 @@ def layers_that_stay(pruner: torch_pruning.pruner.BasePruner, network: nn.Module
     return stay - heads.keys()
 
 
+def head_ratio(heads: dict[nn.Module, int], ratio: float) -> float:
+    """The share of the heads that goes, at most so many that each layer keeps one."""
+    # A little less than all but one: the pruner rounds what is left down.
+    return min(ratio, 1 - 1.001 / min(heads.values())) if heads else 0.0
+
+
 def follow_heads(network: nn.Module, heads: dict[Any, int]) -> None:
-    """Tells attention layers how many heads they have left."""
+    """Tells attention layers how many heads they have left. Raises TargetNotReached where one has
+    none."""
     for module in network.modules():
         if _is_known(module) and module.qkv in heads:
+            if heads[module.qkv] < 1:
+                raise TargetNotReached(
+                    "prune: an attention layer would lose all its heads; take a smaller ratio, or "
+                    "scope uniform"
+                )
             module.num_heads = heads[module.qkv]
             module.attn_dim = module.qkv.out_features // 3

@@ -6,6 +6,7 @@ sum joins, and those that a concatenated skip feeds.
 
 import copy
 import logging
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
 
@@ -13,7 +14,12 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from training.compress.attention import follow_heads, head_layers_of, layers_that_stay
+from training.compress.attention import (
+    follow_heads,
+    head_layers_of,
+    head_ratio,
+    layers_that_stay,
+)
 from training.errors import RecipeError, TargetNotReached
 from training.models import (
     count_macs,
@@ -62,7 +68,7 @@ class ChannelPruner:
     ) -> None:
         self.network = network.eval()
         self._backward = backward if config.importance == "taylor" else None
-        self._pruner = _build_pruner(network, config, size, kept, pruning_ratio=ratio)
+        self._pruner = _build_pruner(network, config, size, kept, ratio)
 
     def step(self) -> None:
         """Prunes to the next of the equal steps."""
@@ -87,6 +93,7 @@ def _build_pruner(
     config: Prune,
     size: tuple[int, int],
     kept: Collection[str],
+    ratio: float,
     **ratios: object,
 ) -> torch_pruning.pruner.BasePruner:
     for parameter in network.parameters():
@@ -100,20 +107,24 @@ def _build_pruner(
     }
     named = dict(network.named_modules())
     heads = head_layers_of(network)
-    pruner = _WholeGroups(
-        network,
-        torch.zeros(1, input_channels(network), *size),
-        importance=importances[config.importance](),
-        global_pruning=config.scope == "global",
-        iterative_steps=config.steps,
-        round_to=config.round_to,
-        ignored_layers=[*unprunable_layers(network), *(named[name] for name in kept)],
-        num_heads=heads,
-        prune_num_heads=bool(heads),
-        prune_head_dims=not heads,
-        head_pruning_ratio=ratios.get("pruning_ratio", 0.0),
-        **ratios,
-    )
+    with warnings.catch_warnings():
+        # It tells of learned values outside of layers, which stay as they are.
+        warnings.simplefilter("ignore")
+        pruner = _WholeGroups(
+            network,
+            torch.zeros(1, input_channels(network), *size),
+            importance=importances[config.importance](),
+            global_pruning=config.scope == "global",
+            iterative_steps=config.steps,
+            round_to=config.round_to,
+            ignored_layers=[*unprunable_layers(network), *(named[name] for name in kept)],
+            num_heads=heads,
+            prune_num_heads=bool(heads),
+            prune_head_dims=not heads,
+            head_pruning_ratio=head_ratio(heads, ratio),
+            pruning_ratio=ratio,
+            **ratios,
+        )
     pruner.ignored_layers += layers_that_stay(pruner, network)
     return pruner
 
@@ -217,7 +228,7 @@ def ignored_layers(network: nn.Module, patterns: Iterable[str]) -> set[str]:
 
 def prunable_groups(network: nn.Module, config: Prune, size: tuple[int, int]) -> list[str]:
     """The groups of layers that lose channels together, each named by its first layer."""
-    pruner = _build_pruner(network, config, size, (), pruning_ratio=0.0)
+    pruner = _build_pruner(network, config, size, (), 0.0)
     names = {module: name for name, module in network.named_modules()}
     groups = pruner.DG.get_all_groups(
         ignored_layers=pruner.ignored_layers, root_module_types=pruner.root_module_types
@@ -242,9 +253,9 @@ def with_one_group_pruned(
         alone,
         size,
         (),
-        pruning_ratio=0.0,
+        0.0,
         pruning_ratio_dict={layer: ratio},
-        head_pruning_ratio_dict={layer: ratio},
+        head_pruning_ratio_dict={layer: head_ratio(head_layers_of(pruned), ratio)},
     )
     if config.importance == "taylor":
         backward(pruned)

@@ -14,13 +14,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from serving.base.evaluation import answer_distance
-from tests.training.models.test_pairs import ENGINES, SCHEMES, answers, blotches, pruned
+from tests.training.models.test_pairs import ENGINES, SCHEMES, answers, blotches
 from training.compress.calibration import choose_calibration
+from training.compress.prune import ChannelPruner
 from training.compress.quantize import quantize
 from training.data.samples import ArraySamples
 from training.errors import BuildError, RecipeError
 from training.models import (
     build_model,
+    count_macs,
     deployable,
     drop_auxiliary_heads,
     head_layers,
@@ -32,6 +34,7 @@ from training.models.export.to_onnx import check_interface, export_onnx
 from training.models.networks import check_network
 from training.models.weights import check_weights, load_weights
 from training.recipes import parse_recipe
+from training.recipes.compress import Prune
 from training.recipes.data import Normalization
 
 CLASSES = 5
@@ -110,6 +113,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def families() -> list[Any]:
     slow = [pytest.param(*family, marks=pytest.mark.slow) for family in FAMILIES.items()]
     return [pytest.param(*family) for family in ALWAYS.items()] + slow
+
+
+def pruned(network: nn.Module, size: tuple[int, int]) -> float:
+    """Takes half of what can go; gives the share of the multiply-accumulates that stays."""
+    before = count_macs(network, size)
+    train = {"epochs": 1, "batch_size": 2, "optimizer": {"name": "sgd", "lr": 1}}
+    config = Prune.model_validate({"ratio": 0.5, "train": train})
+    ChannelPruner(network, config, 0.5, size, lambda _: None).step()
+    return count_macs(network, size) / before
 
 
 def settle(network: nn.Module, images: np.ndarray[Any, Any]) -> torch.Tensor:

@@ -54,7 +54,7 @@ def counting(num_classes):
 """
 OWN = {"factory": "ownnets:small", "output": "logits"}
 TIMM = {"name": "timm/test_resnet"}
-OUT = ("runs", "repository")
+SMALL = {"transform.resize": [32, 32], "train.optimizer.lr": 0.005}
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def taught(folder: Path, student: dict[str, Any], teacher: dict[str, Any]) -> No
     asked = recipe(
         folder,
         student,
-        **{"transform.resize": [32, 32], "train.optimizer.lr": 0.005},
+        **SMALL,
         distill={"teacher": {"network": teacher}, "train": {"epochs": 1}},
         prune={"ratio": 0.3, "round_to": 4, "train": {"epochs": 1}},
         verify={"max_drop": 1.0, "min_agreement": 0, "min_accuracy": 0, "batch_sizes": [1],
@@ -95,7 +95,7 @@ def test_own_network_is_taught_by_timm_pruned_and_published(folder: Path) -> Non
     # Another body of the network is another training.
     with (folder / "ownnets.py").open("a") as stream:
         stream.write("\n# changed\n")
-    changed = build(recipe(folder, OWN), folder / "runs", folder / "repository", "train")
+    changed = build(recipe(folder, OWN, **SMALL), folder / "runs", folder / "repository", "train")
     assert changed.ran == ("train",)
 
 
@@ -122,7 +122,7 @@ def test_a_network_that_torch_cannot_export_is_refused_before_it_is_trained(fold
 
 def test_an_error_in_training_is_told_with_its_line(folder: Path) -> None:
     asked = recipe(folder, {"factory": "ownnets:counting"})
-    with pytest.raises(RecipeError, match=r"no attribute 'gone' \(.*ownnets.py, line 36\)"):
+    with pytest.raises(RecipeError, match=r"no attribute 'gone' \(.*ownnets.py, line 33\)"):
         build(asked, folder / "runs", folder / "repository", "train")
 
 
