@@ -1,0 +1,233 @@
+"""From a folder to a recipe on disk: look, ask, plan, write, try."""
+
+import os
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.base.task import Task
+from training.data import load_source
+from training.errors import BrokenFiles, RecipeError
+from training.initial.answers import Answers
+from training.initial.ask import Dialogue, on_terminal
+from training.initial.costs import counts
+from training.initial.document import as_yaml
+from training.initial.facts import Found, Labelled, Look
+from training.initial.find import find
+from training.initial.first_weights import FirstWeights, downloadable_weights, local_weights
+from training.initial.labelled import unlabelled
+from training.initial.look import look
+from training.initial.plan import Plan, plan, usable_name
+from training.initial.walk import walk
+from training.pipeline.pipeline import check_recipe
+from training.recipes import load_recipe
+from training.recipes.tasks import TRAINED_TASKS
+
+# Broken files that are named.
+_NAMED = 10
+# Seconds that reading every image may take: for longer ones it is left to the build.
+_READING = 10.0
+
+
+@dataclass(frozen=True)
+class Given:
+    """The options of the command; None is found out."""
+
+    folder: Path
+    out: Path | None = None
+    name: str | None = None
+    task: Task | None = None
+    size: tuple[int, int] | None = None
+    network: str | None = None
+    minutes: float | None = None
+    mirrors: bool | None = None
+    download: bool = True
+    quiet: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found, chosen and written, ready for JSON.
+
+    recipe: the file; empty where no recipe is needed.
+    found: a line on the data or the network.
+    chosen: a line on each choice, by its subject.
+    seconds: that the build will take here, by part.
+    assumed: answers that were taken without a question.
+    warnings: what is wrong with the data, and what could not be looked at.
+    commands: what to do next.
+    """
+
+    recipe: str
+    found: str
+    chosen: Mapping[str, str]
+    seconds: Mapping[str, float]
+    assumed: tuple[str, ...]
+    warnings: tuple[str, ...]
+    commands: tuple[str, ...]
+
+    def lines(self) -> Iterator[str]:
+        """For a terminal."""
+        yield self.found
+        for subject, words in self.chosen.items():
+            yield f"  {subject + ':':<12} {words}"
+        for line in self.assumed:
+            yield f"assumed: {line}"
+        for line in self.warnings:
+            yield f"warning: {line}"
+        if self.recipe:
+            yield f"Recipe: {self.recipe}"
+        yield "Next:"
+        for command in self.commands:
+            yield f"  {command}"
+
+
+def first_recipe(given: Given) -> Outcome:
+    """Writes a recipe for what a folder holds.
+
+    Raises RecipeError and DataError where nothing can be built from it, where a person has to tell,
+    or where the file exists.
+    """
+    tree = walk(given.folder)
+    found = find(tree)
+    labelled = found.labelled
+    if labelled is None:
+        raise unlabelled(tree.root, "")
+    name = given.name or usable_name(given.folder)
+    out = given.out or Path(f"{name}.yaml")
+    _require_free(out, force=given.force)
+    dialogue = Dialogue(asks=on_terminal() and not given.quiet)
+    seen = look(labelled.sample, given.folder)
+    answers = _answered(given, dialogue, found, labelled)
+    images = counts(labelled)
+    planned = plan(name, labelled, seen, answers, images)
+    _write(out, _heading(given, planned), planned, force=given.force)
+    recipe = load_recipe(out)
+    check_recipe(recipe, None)
+    warnings = [*found.notes, *labelled.notes, *_broken(seen.broken)]
+    if planned.seconds["data"] < _READING:
+        try:
+            load_source(recipe)
+        except BrokenFiles as error:
+            warnings = [*found.notes, *labelled.notes, *_broken(error.files)]
+    return Outcome(
+        str(out),
+        _found_line(given.folder, labelled, seen),
+        _chosen_lines(planned, answers),
+        {part: round(value, 1) for part, value in planned.seconds.items()},
+        tuple(dialogue.assumed),
+        tuple(warnings),
+        _commands(out, name, labelled, answers),
+    )
+
+
+def _answered(given: Given, dialogue: Dialogue, found: Found, labelled: Labelled) -> Answers:
+    task = dialogue.task(labelled, given.task)
+    mirrors = dialogue.mirrors(labelled, given.mirrors)
+    minutes = dialogue.minutes(given.minutes)
+    return Answers(
+        task,
+        minutes,
+        mirrors,
+        given.size,
+        given.network,
+        tuple(_first_weights(given, dialogue, found, task)) if task != "embedding" else (),
+    )
+
+
+def _first_weights(
+    given: Given, dialogue: Dialogue, found: Found, task: Task
+) -> list[FirstWeights]:
+    networks = TRAINED_TASKS[task].networks
+    if here := local_weights(found.weights, networks):
+        return here
+    offered = downloadable_weights(networks) if given.download else []
+    return offered if offered and dialogue.download(offered[0]) else []
+
+
+def _require_free(out: Path, *, force: bool) -> None:
+    if out.exists() and not force:
+        raise RecipeError(f"{out} exists already; --force writes over it, --out names another file")
+
+
+def _write(out: Path, heading: str, planned: Plan, *, force: bool) -> None:
+    """Whole or not at all, and over no file that came meanwhile."""
+    text = as_yaml(heading, planned.document)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=out.parent, prefix=f".{out.name}.", delete=False
+    ) as file:
+        written = Path(file.name)
+        file.write(text)
+    try:
+        written.chmod(0o644)
+        if force:
+            written.replace(out)
+        else:
+            os.link(written, out)
+    except FileExistsError:
+        _require_free(out, force=False)
+        raise
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def _heading(given: Given, planned: Plan) -> str:
+    total = sum(planned.seconds.values())
+    return (
+        f"Written by `convserve init` for {given.folder}. `convserve build` takes about "
+        f"{_words(total)} with it on the machine on which it was written: a few steps of training "
+        f"were measured there, {planned.images_per_second:.0f} images/s."
+    )
+
+
+def _found_line(folder: Path, labelled: Labelled, seen: Look) -> str:
+    size = f"{seen.width}x{seen.height}" if seen.one_size else f"about {seen.width}x{seen.height}"
+    classes = f" in {len(labelled.classes)} classes" if labelled.classes else ""
+    colour = "grey" if seen.grey else "colour"
+    return f"{folder}: {labelled.images:,} images{classes}, {size}, {colour}: {labelled.how}"
+
+
+def _chosen_lines(planned: Plan, answers: Answers) -> dict[str, str]:
+    draft = planned.draft
+    begins = f"begins with weights: {draft.weights.how}" if draft.weights else "from scratch"
+    height, width = draft.size
+    lines = {
+        "task": answers.task,
+        "network": f"{draft.network}, sees {width}x{height}, {begins}",
+        "training": (
+            f"{planned.epochs} epochs, {planned.images_per_second:.0f} images/s measured here"
+        ),
+        "build": f"about {_words(sum(planned.seconds.values()))} here, all stages",
+    }
+    if not planned.enough:
+        lines["training"] += (
+            f"; that is short, {draft.enough} epochs would be right: --minutes gives more time"
+        )
+    return lines
+
+
+def _commands(out: Path, name: str, labelled: Labelled, answers: Answers) -> tuple[str, ...]:
+    image = shlex.quote(str(labelled.sample[0]))
+    return (
+        f"convserve build {shlex.quote(str(out))}",
+        "convserve serve --model-repository model_repo &",
+        f"convserve predict {image} --model {name} --url localhost:8001",
+    )
+
+
+def _broken(files: Mapping[str, str]) -> list[str]:
+    named = [f"{file}: {reason}; the build refuses it" for file, reason in files.items()]
+    rest = len(named) - _NAMED
+    return named[:_NAMED] + ([f"and {rest} more files that cannot be used"] if rest > 0 else [])
+
+
+def _words(taken: float) -> str:
+    if taken < 90:
+        return f"{max(1, round(taken / 10)) * 10} s"
+    if taken < 90 * 60:
+        return f"{round(taken / 60)} min"
+    return f"{taken / 3600:.1f} h"
