@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -22,6 +24,8 @@ Pair = tuple[Pixels, Targets]
 # Sources whose decoded images need more than this are decoded anew for each batch. More saves
 # decoding, less saves memory; every process of a distributed training keeps its own copy.
 MEMORY_LIMIT_BYTES = 1 << 30
+# Whether images are decoded into memory at all.
+_held: ContextVar[bool] = ContextVar("held", default=True)
 # Images that a thread takes at a time. More spread the cost of handing work to a thread, which is
 # as long as decoding a small JPEG; fewer share the images more evenly.
 _BLOCK = 32
@@ -167,6 +171,17 @@ class Dataset:
     remarks: Remarks = field(default_factory=Remarks)
 
 
+@contextmanager
+def left_in_files() -> Iterator[None]:
+    """Sources that are opened within decode no image before it is asked for, however few they
+    are."""
+    token = _held.set(False)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
 def read_splits(
     source: str,
     splits: Mapping[str, Sequence[Item]],
@@ -182,7 +197,7 @@ def read_splits(
     """
     names = {split: [name_of(item) for item in items] for split, items in splits.items()}
     total = sum(map(len, splits.values()))
-    if total * image_bytes > MEMORY_LIMIT_BYTES:
+    if not _held.get() or total * image_bytes > MEMORY_LIMIT_BYTES:
         return {split: FileSamples(names[split], items, load) for split, items in splits.items()}
     read: dict[str, Samples] = {}
     broken: dict[str, str] = {}

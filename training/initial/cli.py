@@ -97,7 +97,7 @@ def init(
     from training.initial.first_recipe import Given, first_recipe
 
     given = Given(
-        folder, out, name, cast(Task | None, task), _size(size), network, minutes, mirrors,
+        folder, out, name, cast("Task | None", task), _size(size), network, minutes, mirrors,
         download, yes or as_json, force,
     )  # fmt: skip
     try:

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.initial.answers import Answers
-from training.initial.costs import Counts
 from training.initial.document import Said, Section
 from training.initial.drafts import Draft
-from training.initial.facts import Labelled, Look
+from training.initial.facts import Counts, Labelled, Look
 
 # Epochs from which on a network that begins from chance has learnt its few images by heart, so that
 # it gains from blends of them.
@@ -23,9 +22,9 @@ def compose(
     answers: Answers,
     draft: Draft,
     epochs: int,
-    images: Counts,
 ) -> Section:
     """The recipe, every key of which says why it is so."""
+    images = labelled.images
     binary = answers.task == "segmentation" and len(labelled.classes) == 2
     document: dict[str, Any] = {
         "name": Said(name, "The model is published and asked for under this name."),
@@ -75,8 +74,8 @@ def _data(labelled: Labelled) -> Section:
 
 
 def _told(labelled: Labelled, images: Counts) -> str:
-    cut = [split for split in ("val", "test") if split not in labelled.splits]
-    words = f"{labelled.images:,} images: {labelled.how}."
+    cut = [split for split in ("val", "test") if split not in labelled.given]
+    words = f"{images.all:,} images: {labelled.how}."
     if cut:
         words += (
             f" {' and '.join(cut)} {'is' if len(cut) == 1 else 'are'} cut from train, by "

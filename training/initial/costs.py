@@ -1,12 +1,10 @@
 """The time that a build takes here, from a few measured steps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from serving.base.machine.cpu import core_count
 from training.data.samples import MEMORY_LIMIT_BYTES
 from training.initial.drafts import Draft
-from training.initial.facts import Labelled, Look
+from training.initial.facts import Counts, Look
 from training.initial.speed import Timing
 
 # Seconds of a build that hardly depend on the data: imports, export, timing of every variant in
@@ -19,33 +17,6 @@ _CALIBRATIONS, _VERIFICATIONS = 8.0, 7.0
 _LOOP, _EPOCH_SECONDS = 1.1, 0.3
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Images of each split."""
-
-    train: int
-    val: int
-    test: int
-
-    @property
-    def all(self) -> int:
-        return self.train + self.val + self.test
-
-
-def counts(labelled: Labelled) -> Counts:
-    """The splits of a source as the build will cut them: a fifth for test and then a tenth of the
-    rest for validation, where it has none."""
-    given = dict(labelled.splits)
-    train = given["train"]
-    if "test" not in given:
-        given["test"] = -(-train // 5)
-        train -= given["test"]
-    if "val" not in given:
-        given["val"] = -(-train // 10)
-        train -= given["val"]
-    return Counts(max(1, train), given["val"], given["test"])
-
-
 def seconds(
     draft: Draft, timing: Timing, look: Look, images: Counts, epochs: int
 ) -> Mapping[str, float]:
@@ -53,7 +24,7 @@ def seconds(
     epoch = _epoch_seconds(draft, timing, look, images)
     calibrated = min(images.train, 256) + min(images.val, 1000)
     return {
-        "data": images.all * (look.seconds / core_count() + 0.001),
+        "data": images.all * (look.seconds + 0.001),
         "train": epochs * epoch,
         "the rest": _FIXED
         + _CALIBRATIONS * calibrated * timing.forward
@@ -71,8 +42,6 @@ def epochs_within(limit: float, draft: Draft, timing: Timing, look: Look, images
 
 def _epoch_seconds(draft: Draft, timing: Timing, look: Look, images: Counts) -> float:
     height, width = draft.size
-    again = (
-        look.seconds / core_count() if images.all * height * width * 3 > MEMORY_LIMIT_BYTES else 0.0
-    )
+    again = look.seconds if images.all * height * width * 3 > MEMORY_LIMIT_BYTES else 0.0
     steps = images.train * (timing.step + again) + images.val * (timing.forward + again)
     return steps * _LOOP + _EPOCH_SECONDS

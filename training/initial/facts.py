@@ -6,23 +6,65 @@ from pathlib import Path
 from typing import Any
 
 from serving.base.task import Task
+from training.data.samples import Loaded, Samples
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images of each split, as the build will have them."""
+
+    train: int
+    val: int
+    test: int
+
+    @property
+    def all(self) -> int:
+        return self.train + self.val + self.test
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with labels.
+
+    data: the section of a recipe that reads them.
+    how: the layout in words.
+    tasks: those that the labels can be used for; the likely one first.
+    sure: the layout leaves no doubt about the task.
+    classes: names; of embeddings the people in training.
+    images: number of images by split.
+    given: the splits that exist; the others are cut from train.
+    samples: training images, decoded when they are asked for.
+    example: an image file, to be asked about later; empty where images lie in tables.
+    notes: how the source was understood, and oddities of its files.
+    """
+
+    data: Mapping[str, Any]
+    how: str
+    tasks: tuple[Task, ...]
+    sure: bool
+    classes: tuple[str, ...]
+    images: Counts
+    given: tuple[str, ...]
+    samples: Samples
+    example: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Look:
     """A sample of the images.
 
-    count: images that were looked at.
+    loaded: some of them, for trying networks.
     height, width: medians, in pixels.
     one_size: all of them have the same size.
     grey: none of them has a colour.
     detail: side from which on more pixels show no more; at most the shorter side.
     mean, std: of the pixels over all images, 0 to 1; for R, G and B.
-    seconds: to read and decode an image, as a network sees it.
-    broken: images that cannot be decoded, with the reason.
+    seconds: to read and decode an image, with all cores.
+    broken: images that cannot be used, with the reason.
     """
 
-    count: int
+    loaded: tuple[Loaded, ...]
     height: int
     width: int
     one_size: bool
@@ -40,37 +82,6 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images with labels.
-
-    data: the section of a recipe that reads them.
-    how: the layout in words.
-    tasks: those that the labels can be used for; with more than one the first is the likely one.
-    sure: the layout leaves no doubt about the task.
-    classes: names, where they are known before the images are read.
-    smallest: number of images of the smallest class; None where it is not known.
-    splits: number of images by split; those that are missing will be cut from train.
-    sample: some of the images, over all classes.
-    notes: how the source was understood where its files left it open.
-    """
-
-    data: Mapping[str, Any]
-    how: str
-    tasks: tuple[Task, ...]
-    sure: bool
-    classes: tuple[str, ...]
-    smallest: int | None
-    splits: Mapping[str, int]
-    sample: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def images(self) -> int:
-        """Their number, over all splits."""
-        return sum(self.splits.values())
-
-
-@dataclass(frozen=True)
 class Found:
     """All that a folder holds.
 
@@ -78,7 +89,6 @@ class Found:
     onnx, exported: networks in files, .onnx and .pt2.
     weights: files of a state_dict.
     triton: models of a Triton repository, as REPOSITORY/MODEL.
-    complete: everything was seen.
     notes: one line each on what was passed over.
     """
 
@@ -88,5 +98,4 @@ class Found:
     exported: tuple[Path, ...]
     weights: tuple[Path, ...]
     triton: tuple[Path, ...]
-    complete: bool
     notes: tuple[str, ...]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from serving.base.task import Task
 from serving.base.text import escaped
 from training.initial.facts import Found
 from training.initial.first_weights import ENDINGS
@@ -14,7 +15,7 @@ _KEPT = 20
 _CONFIG = "config.pbtxt"
 
 
-def find(tree: Tree) -> Found:
+def find(tree: Tree, task: Task | None) -> Found:
     """Labelled images, networks in files, models of a repository. Raises DataError as
     find_labelled does."""
     models = tuple(_triton_models(tree.root))
@@ -29,12 +30,11 @@ def find(tree: Tree) -> Found:
         )
     return Found(
         root=tree.root.path,
-        labelled=find_labelled(tree),
+        labelled=find_labelled(tree, task),
         onnx=onnx,
         exported=exported,
         weights=tuple(file for ending in ENDINGS for file in _ending(files, ending)),
         triton=models,
-        complete=tree.complete,
         notes=tuple(notes),
     )
 

@@ -6,14 +6,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from serving.base.task import Task
 from training.data import load_source
 from training.errors import BrokenFiles, RecipeError
 from training.initial.answers import Answers
 from training.initial.ask import Dialogue, on_terminal
-from training.initial.costs import counts
 from training.initial.document import as_yaml
 from training.initial.facts import Found, Labelled, Look
 from training.initial.find import find
@@ -93,18 +91,17 @@ def first_recipe(given: Given) -> Outcome:
     or where the file exists.
     """
     tree = walk(given.folder)
-    found = find(tree)
+    found = find(tree, given.task)
     labelled = found.labelled
     if labelled is None:
-        raise unlabelled(tree.root, "")
+        raise unlabelled(tree.root)
     name = given.name or usable_name(given.folder)
     out = given.out or Path(f"{name}.yaml")
     _require_free(out, force=given.force)
     dialogue = Dialogue(asks=on_terminal() and not given.quiet)
-    seen = look(labelled.sample, given.folder)
+    seen = look(labelled.samples, given.folder)
     answers = _answered(given, dialogue, found, labelled)
-    images = counts(labelled)
-    planned = plan(name, labelled, seen, answers, images)
+    planned = plan(name, labelled, seen, answers)
     _write(out, _heading(given, planned), planned, force=given.force)
     recipe = load_recipe(out)
     check_recipe(recipe, None)
@@ -188,7 +185,7 @@ def _found_line(folder: Path, labelled: Labelled, seen: Look) -> str:
     size = f"{seen.width}x{seen.height}" if seen.one_size else f"about {seen.width}x{seen.height}"
     classes = f" in {len(labelled.classes)} classes" if labelled.classes else ""
     colour = "grey" if seen.grey else "colour"
-    return f"{folder}: {labelled.images:,} images{classes}, {size}, {colour}: {labelled.how}"
+    return f"{folder}: {labelled.images.all:,} images{classes}, {size}, {colour}: {labelled.how}"
 
 
 def _chosen_lines(planned: Plan, answers: Answers) -> dict[str, str]:
@@ -211,7 +208,7 @@ def _chosen_lines(planned: Plan, answers: Answers) -> dict[str, str]:
 
 
 def _commands(out: Path, name: str, labelled: Labelled, answers: Answers) -> tuple[str, ...]:
-    image = shlex.quote(str(labelled.sample[0]))
+    image = shlex.quote(labelled.example or "IMAGE.jpg")
     return (
         f"convserve build {shlex.quote(str(out))}",
         "convserve serve --model-repository model_repo &",

@@ -67,15 +67,16 @@ def local_weights(files: Sequence[Path], task: NetworkTask) -> list[FirstWeights
 
 def downloadable_weights(task: NetworkTask) -> list[FirstWeights]:
     """torchvision's weights, where the server that has them answers within _ANSWER_SECONDS."""
-    found = []
+    found: list[FirstWeights] = []
     for backbone, url in _urls():
         size = _bytes_there(url)
         if size is None:
             break
-        for network in _networks_on(backbone, task):
-            found.append(
-                FirstWeights(network, "DEFAULT", f"torchvision's, {size / 1e6:.0f} MB", size / 1e6)
-            )
+        how = f"torchvision's, {size / 1e6:.0f} MB"
+        found += [
+            FirstWeights(network, "DEFAULT", how, size / 1e6)
+            for network in _networks_on(backbone, task)
+        ]
     return found
 
 

@@ -1,117 +1,122 @@
-"""Images with labels: which source of a recipe reads a folder."""
+"""Images with labels: the source that reads a folder, and what it finds there."""
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-from serving.base.folders import visible_folders
-from serving.base.task import Task
-from training.data.sources.split_folders import split_folders
+from training.data import Dataset, load_source
+from training.data.samples import left_in_files
 from training.errors import DataError
-from training.initial.facts import Labelled
+from training.initial.facts import Counts, Labelled
+from training.initial.kinds import Kind, kinds
+from training.initial.look import SEEN
+from training.initial.mask_values import named_masks
 from training.initial.walk import Folder, Tree
+from training.recipes import parse_recipe
 
 # Folders around the data that are entered, such as those an archive brings along.
 _WRAPPERS = 3
-# Images that are kept as a sample.
-_SAMPLED = 512
-# From so many folders on, with at most so many images each, folders may be people.
-_PEOPLE, _PICTURES = 10, 20
-_NUMBERED = re.compile(r"[A-Za-z_ -]*\d+")
-_NAMED = 5
-
-Detector = Callable[[Folder], Labelled | None]
 
 
-def find_labelled(tree: Tree) -> Labelled | None:
+def find_labelled(tree: Tree, task: str | None) -> Labelled | None:
     """The labelled images of a folder, or of the one folder in it that holds everything; None
-    where there are none. Raises DataError where they are laid out in a way that no source reads."""
-    folder = tree.root
+    where there are none. `task` is the one that is wanted, where it is known.
+
+    Raises DataError where a layout is recognised and no source can read it.
+    """
+    folder, failure = tree.root, None
     for _ in range(_WRAPPERS):
-        for detector in DETECTORS:
-            found = detector(folder)
-            if found is not None:
-                return found
+        for kind in kinds(folder):
+            if task is not None and task not in kind.tasks:
+                continue
+            try:
+                return opened(kind, folder, task)
+            except DataError as error:
+                failure = failure or error
         if folder.image_count or len(folder.folders) != 1:
             break
         folder = next(iter(folder.folders.values()))
+    if failure is not None:
+        raise failure
     return None
 
 
-def class_folders(top: Folder) -> Labelled | None:
-    """ROOT/CLASS/*.jpg, or ROOT/train/CLASS/*.jpg with val/ and test/ beside it."""
-    if not any(folder.images_below() for folder in top.folders.values()):
-        return None
-    paths = split_folders(top.path, lambda path: bool(visible_folders(path)))
-    splits = (
-        {"train": top}
-        if paths == {"train": top.path}
-        else {split: top.folders[path.name] for split, path in paths.items()}
-    )
-    counts = {name: folder.images_below() for name, folder in splits["train"].folders.items()}
-    filled = {name: count for name, count in counts.items() if count}
-    if len(filled) < 2:
-        return None
-    notes = [
-        f"{splits['train'].path / name} holds no image; the build refuses a class without one"
-        for name in counts.keys() - filled.keys()
-    ][:_NAMED]
-    task: Task = "classification"
-    sure = True
-    others = {
-        name for split, folder in splits.items() if split != "train" for name in folder.folders
-    }
-    if others and not others & filled.keys():
-        task = "embedding"
-        notes.append("no folder of train is in another split, as with people to be told apart")
-    elif len(filled) >= _PEOPLE and median(filled.values()) <= _PICTURES:
-        sure = not all(_NUMBERED.fullmatch(name) for name in filled)
-    source = "identity_folder" if task == "embedding" else "image_folder"
-    return Labelled(
-        data={"source": source, "root": str(top.path)},
-        how="a folder of images for each class",
-        tasks=("classification", "embedding") if task == "classification" else (task,),
-        sure=sure,
-        classes=tuple(filled),
-        smallest=min(filled.values()),
-        splits={split: folder.images_below() for split, folder in splits.items()},
-        sample=spread(splits["train"].folders.values()),
-        notes=tuple(notes),
-    )
-
-
-def spread(folders: Iterable[Folder], most: int = _SAMPLED) -> tuple[Path, ...]:
-    """Some images below each of the folders, one of each in turn, so that any beginning has images
-    of many."""
-    held = [
-        [inner.path / name for inner in folder.all() for name in sorted(inner.images)]
-        for folder in folders
+def opened(kind: Kind, folder: Folder, task: str | None = None) -> Labelled:
+    """What the source finds that reads a layout. Raises DataError where it cannot."""
+    data = dict(kind.data)
+    wanted = task or kind.tasks[0]
+    if wanted == "embedding":
+        data["source"] = "identity_folder"
+    notes: tuple[str, ...] = ()
+    try:
+        found = _opened(wanted, data)
+    except DataError:
+        if data["source"] != "mask_folder":
+            raise
+        named = named_masks(folder.path)
+        if named is None:
+            raise
+        data |= named.data
+        notes = named.notes
+        found = _opened(wanted, data)
+    given = ["train"] + [
+        split for split in ("val", "test") if f"{split} cut" not in found.description
     ]
-    chosen: list[Path] = []
-    for place in range(most):
-        row = [files[place] for files in held if place < len(files)]
-        if not row or len(chosen) >= most:
-            break
-        chosen += row
-    return tuple(chosen[:most])
+    return Labelled(
+        data=data,
+        how=kind.how,
+        tasks=kind.tasks,
+        sure=kind.sure,
+        classes=found.classes,
+        images=Counts(len(found.train), len(found.val), len(found.test)),
+        given=tuple(given),
+        samples=found.train,
+        example=_example(folder.path, found),
+        notes=(*notes, *found.notes),
+    )
 
 
-def unlabelled(top: Folder, found: str) -> DataError:
-    """The error for a folder in which nothing can be built from."""
+def _opened(task: str, data: Mapping[str, Any]) -> Dataset:
+    document = {
+        "name": "look",
+        "task": task,
+        "data": dict(data),
+        "transform": {"resize": [SEEN, SEEN]},
+        "model": {"name": "resnet18"},
+        "train": {
+            "epochs": 1,
+            "batch_size": 1,
+            "optimizer": {"name": "sgd", "lr": 1},
+            **({"loss": {"name": "arcface"}} if task == "embedding" else {}),
+        },
+    }
+    with left_in_files():
+        return load_source(parse_recipe(document))
+
+
+def _example(root: Path, found: Dataset) -> str:
+    for samples in (found.test, found.train):
+        if len(samples) and (root / samples.names[0]).is_file():
+            return str(root / samples.names[0])
+    return ""
+
+
+def unlabelled(top: Folder) -> DataError:
+    """The error for a folder from which nothing can be built."""
     images = top.images_below()
     if not images:
-        return DataError(f"{top.path}: no images, and no network in a file{found}")
+        others = sum((folder.endings for folder in top.all()), start=type(top.endings)())
+        seen = ", ".join(f"{count} {ending}" for ending, count in others.most_common(5))
+        return DataError(
+            f"{top.path}: no images, and no network in a file (.onnx, .pt2); got "
+            f"{seen or 'an empty folder'}"
+        )
     with_images = [name for name, folder in top.folders.items() if folder.images_below()]
     if len(with_images) == 1 and not top.image_count:
-        seen = f"{images} images in one folder, {with_images[0]}/"
+        told = f"{images} images in one folder, {with_images[0]}/, are one class"
     else:
-        seen = f"{images} images, and nothing that says the class of each"
+        told = f"{images} images, and nothing that says the class of each"
     return DataError(
-        f"{top.path}: {seen}; expected a folder of images for each class (at least two), images/ "
-        f"with masks/, or a table with their labels{found}"
+        f"{top.path}: {told}; expected a folder of images for each class (at least two), images/ "
+        "with masks/, COCO's or labelme's JSON, or a table with their labels"
     )
-
-
-DETECTORS: tuple[Detector, ...] = (class_folders,)
-"""In their order: the first that recognises a folder is taken."""

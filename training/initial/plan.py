@@ -5,21 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from serving.base.errors import InvalidInput
-from serving.images.preprocess import load_image
+from serving.images.postprocess import resize_mask
 from training.data.samples import ArraySamples
-from training.errors import DataError, RecipeError
+from training.errors import RecipeError
 from training.initial.answers import Answers
 from training.initial.compose import compose
-from training.initial.costs import Counts, epochs_within, seconds
+from training.initial.costs import epochs_within, seconds
 from training.initial.document import Section, plain
 from training.initial.drafts import Draft, drafts
 from training.initial.facts import Labelled, Look
 from training.initial.speed import Timing, timed
 from training.models.networks import check_network
-from training.recipes import Recipe, parse_recipe
+from training.recipes import parse_recipe
 
 # Images of a timed step, and those where they are large.
 _TIMED, _TIMED_LARGE, _LARGE = 32, 16, 96
@@ -46,18 +46,19 @@ class Plan:
     enough: bool
 
 
-def plan(name: str, labelled: Labelled, look: Look, answers: Answers, images: Counts) -> Plan:
+def plan(name: str, labelled: Labelled, look: Look, answers: Answers) -> Plan:
     """The best of the candidates that can be trained long enough in the time that is given; where
     none can, the one that comes closest.
 
     Raises RecipeError where the answers do not fit the data.
     """
+    images = labelled.images
+    classes = max(2, len(labelled.classes))
     best: tuple[float, Draft, Timing] | None = None
     for draft in drafts(answers, look, images.train):
-        recipe = parse_recipe(plain(_composed(name, labelled, look, answers, draft, images)))
+        recipe = parse_recipe(plain(compose(name, labelled, look, answers, draft, draft.enough)))
         check_network(recipe)
-        classes = max(2, len(labelled.classes))
-        timing = timed(recipe, _samples(recipe, labelled, draft, classes), classes)
+        timing = timed(recipe, _samples(look, draft), classes)
         epochs = epochs_within(answers.minutes * 60, draft, timing, look, images)
         share = epochs / draft.enough
         if best is None or share > best[0]:
@@ -70,7 +71,7 @@ def plan(name: str, labelled: Labelled, look: Look, answers: Answers, images: Co
     epochs = max(1, min(int(share * draft.enough), _PLENTY * draft.enough))
     return Plan(
         draft,
-        _composed(name, labelled, look, answers, draft, images, epochs),
+        compose(name, labelled, look, answers, draft, epochs),
         epochs,
         seconds(draft, timing, look, images, epochs),
         1 / timing.step,
@@ -78,36 +79,18 @@ def plan(name: str, labelled: Labelled, look: Look, answers: Answers, images: Co
     )
 
 
-def _composed(
-    name: str,
-    labelled: Labelled,
-    look: Look,
-    answers: Answers,
-    draft: Draft,
-    images: Counts,
-    epochs: int | None = None,
-) -> Section:
-    return compose(name, labelled, look, answers, draft, epochs or draft.enough, images)
-
-
-def _samples(recipe: Recipe, labelled: Labelled, draft: Draft, classes: int) -> ArraySamples:
-    """Images of the data as the network sees them; their targets only have the right form."""
+def _samples(look: Look, draft: Draft) -> ArraySamples:
+    """Images and targets of the data, at the size that a candidate sees; stretched, as only time
+    is measured with them."""
+    height, width = draft.size
     count = min(draft.batch_size, _TIMED_LARGE if min(draft.size) > _LARGE else _TIMED)
-    images = []
-    for file in labelled.sample:
-        try:
-            images.append(load_image(file.read_bytes(), recipe.transform).pixels)
-        except (InvalidInput, OSError):
-            continue
-        if len(images) == count:
-            break
-    if not images:
-        raise DataError(f"{labelled.data['root']}: no image can be decoded")
-    pixels = np.resize(np.stack(images), (count, *images[0].shape))
-    if recipe.task == "segmentation":
-        targets = np.random.default_rng(0).integers(0, classes, pixels.shape[:3], np.uint8)
-        return ArraySamples(pixels, targets)
-    return ArraySamples(pixels, np.arange(count, dtype=np.int64) % classes)
+    chosen = [look.loaded[index % len(look.loaded)] for index in range(count)]
+    images = [cv2.resize(one.image, (width, height)) for one in chosen]
+    targets = [
+        one.target if not one.target.ndim else resize_mask(one.target, height, width)
+        for one in chosen
+    ]
+    return ArraySamples(np.stack(images), np.stack(targets))
 
 
 def usable_name(folder: Path) -> str:
