@@ -63,11 +63,11 @@ class Dialogue:
             return given
         likely = looks_mirrored(labelled.classes)
         return self._yes_or_no(
-            "Is a mirrored image still what its label says? Not so for text, digits, left and right",
+            "Is a mirrored image still what its label says? Not so for text, digits, left, right",
             likely,
             "a mirrored image is still what its label says: --no-mirrors if not"
             if likely
-            else "a mirrored image is something else, by the names of the classes: --mirrors if not",
+            else "a mirrored image is something else, as the classes are called: --mirrors if not",
         )
 
     def minutes(self, given: float | None) -> float:
@@ -86,8 +86,8 @@ class Dialogue:
     def download(self, offered: FirstWeights) -> bool:
         """Whether weights may be downloaded when the build begins."""
         return self._yes_or_no(
-            f"Begin with {offered.network}'s weights, trained on ImageNet ({offered.how})? They make "
-            "most photographs far easier to learn",
+            f"Begin with {offered.network}'s weights, trained on ImageNet ({offered.how})? They "
+            "make most photographs far easier to learn",
             True,
             f"{offered.network}'s weights are downloaded by the build ({offered.how}): "
             "--no-download if not",

@@ -1,4 +1,5 @@
-"""`convserve init`: looks at a folder, asks, writes a recipe, says what it takes and what is next."""
+"""`convserve init`: looks at a folder, asks, writes a recipe, says how long it takes and what is
+next."""
 
 import json
 import logging
@@ -53,7 +54,7 @@ def init(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A network of `convserve build --list-networks`.",
+            help="A network of `convserve build --list-networks`, or a file (.onnx, .pt2).",
             show_default="by the images and the time",
         ),
     ] = None,

@@ -5,8 +5,10 @@ from typing import Any
 
 from training.initial.answers import Answers
 from training.initial.document import Said, Section
-from training.initial.drafts import Draft
+from training.initial.drafts import SHOWN, Draft
 from training.initial.facts import Counts, Labelled, Look
+from training.initial.network_file import ENDINGS, NetworkFile
+from training.recipes.data import Transform
 
 # Epochs from which on a network that begins from chance has learnt its few images by heart, so that
 # it gains from blends of them.
@@ -26,23 +28,66 @@ def compose(
     """The recipe, every key of which says why it is so."""
     images = labelled.images
     binary = answers.task == "segmentation" and len(labelled.classes) == 2
-    document: dict[str, Any] = {
+    return {
+        **_beginning(name, labelled, answers, binary=binary),
+        "transform": Said(_transform(look, draft), _size_reason(answers, look, draft)),
+        "normalization": Said(*_normalization(look, draft)),
+        "augment": Said(_augment(answers, look, draft), _AUGMENTED),
+        "model": Said(_model(draft), _network_reason(draft)),
+        "train": _train(answers, draft, epochs, images, binary=binary),
+        **_delivery(images),
+    }
+
+
+def compose_file(
+    name: str, labelled: Labelled, look: Look, answers: Answers, network: NetworkFile
+) -> Section:
+    """The recipe for a trained network in a file, every key of which says why it is so."""
+    binary = answers.task == "segmentation" and len(labelled.classes) == 2
+    size = answers.side or network.size or _same(look)
+    transform = {"resize": Said(list(size))}
+    if not look.one_size and size[0] == size[1]:
+        transform = {"resize": Said(round(size[0] / SHOWN)), "crop": Said(list(size))}
+    if network.channels == 1:
+        transform["channels"] = Said(1)
+    why = "The file takes images of this size" if network.size else "The file takes any size"
+    return {
+        **_beginning(name, labelled, answers, binary=binary),
+        "transform": Said(transform, f"{why}. The server does exactly the same."),
+        "model": Said(
+            {ENDINGS[network.path.suffix.lower()]: Said(str(network.path))},
+            "A trained network as a file. How it takes an image (order of colours, range, mean and "
+            "std) is found by trying the usual ways on validation images, and shown; model.input "
+            "says it where the guess is wrong.",
+        ),
+        "train": Said("none", "The network is taken as it is: compressed, verified, published."),
+        **_delivery(images=labelled.images),
+    }
+
+
+def _same(look: Look) -> tuple[int, int]:
+    """The images' own size, up to that of ImageNet."""
+    shrink = max(1.0, look.side / 224)
+    return round(look.height / shrink), round(look.width / shrink)
+
+
+def _beginning(name: str, labelled: Labelled, answers: Answers, *, binary: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {
         "name": Said(name, "The model is published and asked for under this name."),
         "task": Said(answers.task, _TASKS[answers.task]),
     }
     if binary:
-        document["binary"] = Said(
+        found["binary"] = Said(
             True,
             f"Two classes: the answer is the probability of the second, {labelled.classes[1]!r}.",
         )
-    document |= {
-        "seed": Said(1, "Another seed draws other first weights, batches and changes."),
-        "data": Said(_data(labelled), _told(labelled, images)),
-        "transform": Said(_transform(draft), _size_reason(answers, look, draft)),
-        "normalization": Said(*_normalization(look, draft)),
-        "augment": Said(_augment(answers, look, draft, epochs), _AUGMENTED),
-        "model": Said(_model(draft), _network_reason(draft)),
-        "train": _train(answers, draft, epochs, images, binary=binary),
+    found["seed"] = Said(1, "Another seed draws other first weights, batches and changes.")
+    found["data"] = Said(_data(labelled), _told(labelled, labelled.images))
+    return found
+
+
+def _delivery(images: Counts) -> dict[str, Any]:
+    return {
         "quantize": Said(
             {"calibration_images": Said(min(256, images.train))},
             "INT8 files are made from the trained network; the ranges of its values are measured "
@@ -58,7 +103,6 @@ def compose(
             "max_batch_size": Said(32, "Calls that the server may run together."),
         },
     }
-    return document
 
 
 _TASKS = {
@@ -85,14 +129,21 @@ def _told(labelled: Labelled, images: Counts) -> str:
     return words + " Paths are relative to the folder in which the build is started."
 
 
-def _transform(draft: Draft) -> Section:
+def _transform(look: Look, draft: Draft) -> Section:
     height, width = draft.size
     resize = draft.resize if isinstance(draft.resize, int) else list(draft.resize)
     found: dict[str, Said] = {"resize": Said(resize)}
     if isinstance(draft.resize, int):
         found["crop"] = Said([height, width])
     found["filter"] = Said("area")
+    if _sees_grey(look, draft):
+        found["channels"] = Said(1, "No image has a colour: the network sees one channel.")
     return found
+
+
+def _sees_grey(look: Look, draft: Draft) -> bool:
+    """Whether the network sees one channel. First weights are those of three."""
+    return look.grey and draft.weights is None and "channels" in Transform.model_fields
 
 
 def _size_reason(answers: Answers, look: Look, draft: Draft) -> str:
@@ -121,13 +172,14 @@ def _normalization(look: Look, draft: Draft) -> tuple[Section, str]:
             {"mean": Said([0.485, 0.456, 0.406]), "std": Said([0.229, 0.224, 0.225])},
             "ImageNet's, with which the first weights were trained; inside the exported graph.",
         )
+    shown = slice(1 if _sees_grey(look, draft) else 3)
     return (
-        {"mean": Said(list(look.mean)), "std": Said(list(look.std))},
+        {"mean": Said(list(look.mean[shown])), "std": Said(list(look.std[shown]))},
         "Of these images, measured on a sample; inside the exported graph.",
     )
 
 
-def _augment(answers: Answers, look: Look, draft: Draft, epochs: int) -> Section:
+def _augment(answers: Answers, look: Look, draft: Draft) -> Section:
     found: dict[str, Any] = {}
     side = min(draft.size)
     if answers.mirrors:
@@ -223,7 +275,10 @@ def _optimizer(answers: Answers, draft: Draft) -> Mapping[str, Any]:
 
 def _verify(images: Counts) -> tuple[Section, str]:
     drop = 0.01 if images.test >= _PROVING else round(3 / max(3, images.test), 3)
-    why = "The gate: a variant may lose so much accuracy (0.01 is one point) against the trained network."
+    why = (
+        "The gate: a variant may lose so much accuracy (0.01 is one point) against the trained "
+        "network."
+    )
     if drop > 0.01:
         why += f" {images.test} test images cannot prove less."
     return {"max_drop": Said(drop), "batch_sizes": Said([1, 8, 32])}, why

@@ -21,14 +21,20 @@ def seconds(
     draft: Draft, timing: Timing, look: Look, images: Counts, epochs: int
 ) -> Mapping[str, float]:
     """Seconds of each part of a build."""
-    epoch = _epoch_seconds(draft, timing, look, images)
+    return {
+        **seconds_without_training(timing.forward, look, images),
+        "train": epochs * _epoch_seconds(draft, timing, look, images),
+    }
+
+
+def seconds_without_training(forward: float, look: Look, images: Counts) -> Mapping[str, float]:
+    """Seconds of each part of a build but its training; `forward` of them answer for an image."""
     calibrated = min(images.train, 256) + min(images.val, 1000)
     return {
         "data": images.all * (look.seconds + 0.001),
-        "train": epochs * epoch,
-        "the rest": _FIXED
-        + _CALIBRATIONS * calibrated * timing.forward
-        + _VERIFICATIONS * images.test * timing.forward,
+        "compress and verify": _FIXED
+        + _CALIBRATIONS * calibrated * forward
+        + _VERIFICATIONS * images.test * forward,
     }
 
 

@@ -12,6 +12,9 @@ from training.initial.first_weights import FirstWeights
 
 Size = tuple[int, int]
 
+SHOWN = 0.875
+"""Share of the shorter side that a crop from the centre shows."""
+
 # Shorter sides that are tried, from those that show the most.
 _SIDES = (224, 192, 160, 128, 96, 64, 48, 32)
 # The shorter side up to which an image is small, as those of CIFAR and of digits.
@@ -26,8 +29,6 @@ _LARGE_NETWORKS = (
     ("resnet20_cifar", 48),
     ("resnet20_cifar", 32),
 )
-# Share of the shorter side that a crop from the centre shows.
-_SHOWN = 0.875
 # Sides of masks are multiples of it, so that no network pads them.
 _STRIDE = 32
 _MASK_SIDES = (320, 256, 224, 192, 160, 128, 96, 64, 32)
@@ -103,6 +104,7 @@ def _classifiers(answers: Answers, look: Look, images: int) -> list[Draft]:
     ]
     if answers.network is None:
         networks = _SMALL_NETWORKS if look.side <= _SMALL else _LARGE_NETWORKS
+        networks = tuple(pair for pair in networks if pair[1] <= shown) or networks[-1:]
     else:
         networks = () if found else ((answers.network, 32),)
     found += [
@@ -129,7 +131,7 @@ def _classifier(
         size = side, side
     # The border of a photograph rarely shows what it is of.
     cut = not look.one_size and look.side > _SMALL
-    resize = round(min(size) / _SHOWN) if cut and size[0] == size[1] else size
+    resize = round(min(size) / SHOWN) if cut and size[0] == size[1] else size
     if weights is not None:
         return Draft(
             network, size, resize, _epochs(images, 12_000, 5, 30), _batch(images, 32), weights

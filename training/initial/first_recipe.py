@@ -3,22 +3,23 @@
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving.base.task import Task
 from training.data import load_source
-from training.errors import BrokenFiles, RecipeError
+from training.errors import BrokenFiles, DataError, RecipeError
 from training.initial.answers import Answers
 from training.initial.ask import Dialogue, on_terminal
 from training.initial.document import as_yaml
 from training.initial.facts import Found, Labelled, Look
 from training.initial.find import find
 from training.initial.first_weights import FirstWeights, downloadable_weights, local_weights
-from training.initial.labelled import unlabelled
+from training.initial.labelled import find_labelled, unlabelled
 from training.initial.look import look
-from training.initial.plan import Plan, plan, usable_name
+from training.initial.network_file import ENDINGS, network_file
+from training.initial.plan import Plan, plan, plan_file, usable_name
 from training.initial.walk import walk
 from training.pipeline.pipeline import check_recipe
 from training.recipes import load_recipe
@@ -94,46 +95,108 @@ def first_recipe(given: Given) -> Outcome:
     found = find(tree, given.task)
     labelled = found.labelled
     if labelled is None:
-        raise unlabelled(tree.root)
+        return _without_labels(given, found, unlabelled(tree.root))
     name = given.name or usable_name(given.folder)
     out = given.out or Path(f"{name}.yaml")
     _require_free(out, force=given.force)
     dialogue = Dialogue(asks=on_terminal() and not given.quiet)
     seen = look(labelled.samples, given.folder)
-    answers = _answered(given, dialogue, found, labelled)
-    planned = plan(name, labelled, seen, answers)
+    file = _file(given, found, dialogue)
+    task = dialogue.task(labelled, given.task)
+    if task != labelled.tasks[0] and given.task is None:
+        # Another source reads them.
+        labelled = find_labelled(tree, task) or labelled
+    if file is not None:
+        answers = Answers(task, 0.0, mirrors=False, side=given.size)
+        planned = plan_file(name, labelled, seen, answers, network_file(file))
+    else:
+        answers = _answered(given, dialogue, found, labelled, task)
+        planned = plan(name, labelled, seen, answers)
     _write(out, _heading(given, planned), planned, force=given.force)
     recipe = load_recipe(out)
     check_recipe(recipe, None)
-    warnings = [*found.notes, *labelled.notes, *_broken(seen.broken)]
+    broken = seen.broken
     if planned.seconds["data"] < _READING:
         try:
             load_source(recipe)
         except BrokenFiles as error:
-            warnings = [*found.notes, *labelled.notes, *_broken(error.files)]
+            broken = error.files
     return Outcome(
         str(out),
         _found_line(given.folder, labelled, seen),
-        _chosen_lines(planned, answers),
+        {**planned.chosen, "build": f"about {_words(sum(planned.seconds.values()))} here"},
         {part: round(value, 1) for part, value in planned.seconds.items()},
         tuple(dialogue.assumed),
-        tuple(warnings),
-        _commands(out, name, labelled, answers),
+        (*found.notes, *labelled.notes, *_broken(broken)),
+        (
+            f"convserve build {shlex.quote(str(out))}",
+            "convserve serve --model-repository model_repo &",
+            f"convserve predict {shlex.quote(labelled.example or 'IMAGE.jpg')} --model {name} "
+            "--url localhost:8001",
+            *_adopting(found, given.folder),
+        ),
     )
 
 
-def _answered(given: Given, dialogue: Dialogue, found: Found, labelled: Labelled) -> Answers:
-    task = dialogue.task(labelled, given.task)
+def _without_labels(given: Given, found: Found, nothing: DataError) -> Outcome:
+    """For a Triton repository the command that adopts its models. Raises DataError for all else:
+    what is built has to be verified on labelled images."""
+    if found.triton:
+        return Outcome(
+            "",
+            f"{given.folder}: a Triton repository, {_count(found.triton, 'model')} in ONNX",
+            {},
+            {},
+            (),
+            found.notes,
+            _adopting(found, Path("FOLDER")),
+        )
+    files = (*found.onnx, *found.exported)
+    if files:
+        raise DataError(
+            f"{given.folder}: {files[0].name} is a network, and nothing here shows how good it is; "
+            f"expected labelled images, too: convserve init IMAGES --network {files[0]}"
+        )
+    raise nothing
+
+
+def _adopting(found: Found, data: Path) -> tuple[str, ...]:
+    return tuple(
+        f"convserve adopt {shlex.quote(str(model))} --data {shlex.quote(str(data))}"
+        for model in found.triton
+    )
+
+
+def _count(things: Sized, word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
+
+
+def _file(given: Given, found: Found, dialogue: Dialogue) -> Path | None:
+    """The file of a trained network that shall be compressed; None where one is to be trained."""
+    if given.network is not None:
+        file = Path(given.network)
+        return file if file.suffix.lower() in ENDINGS else None
+    files = (*found.onnx, *found.exported)
+    if not files:
+        return None
+    if len(files) > 1:
+        raise RecipeError(
+            f"{given.folder}: {_count(files, 'file')} of networks; --network {files[0]} says "
+            "which, or --network NAME which to train"
+        )
+    dialogue.assumed.append(
+        f"{files[0]} is the network: --network NAME to train one on the images instead"
+    )
+    return files[0]
+
+
+def _answered(
+    given: Given, dialogue: Dialogue, found: Found, labelled: Labelled, task: Task
+) -> Answers:
     mirrors = dialogue.mirrors(labelled, given.mirrors)
     minutes = dialogue.minutes(given.minutes)
-    return Answers(
-        task,
-        minutes,
-        mirrors,
-        given.size,
-        given.network,
-        tuple(_first_weights(given, dialogue, found, task)) if task != "embedding" else (),
-    )
+    weights = () if task == "embedding" else _first_weights(given, dialogue, found, task)
+    return Answers(task, minutes, mirrors, given.size, given.network, tuple(weights))
 
 
 def _first_weights(
@@ -176,8 +239,7 @@ def _heading(given: Given, planned: Plan) -> str:
     total = sum(planned.seconds.values())
     return (
         f"Written by `convserve init` for {given.folder}. `convserve build` takes about "
-        f"{_words(total)} with it on the machine on which it was written: a few steps of training "
-        f"were measured there, {planned.images_per_second:.0f} images/s."
+        f"{_words(total)} with it on the machine on which it was written: {planned.measured}."
     )
 
 
@@ -186,34 +248,6 @@ def _found_line(folder: Path, labelled: Labelled, seen: Look) -> str:
     classes = f" in {len(labelled.classes)} classes" if labelled.classes else ""
     colour = "grey" if seen.grey else "colour"
     return f"{folder}: {labelled.images.all:,} images{classes}, {size}, {colour}: {labelled.how}"
-
-
-def _chosen_lines(planned: Plan, answers: Answers) -> dict[str, str]:
-    draft = planned.draft
-    begins = f"begins with weights: {draft.weights.how}" if draft.weights else "from scratch"
-    height, width = draft.size
-    lines = {
-        "task": answers.task,
-        "network": f"{draft.network}, sees {width}x{height}, {begins}",
-        "training": (
-            f"{planned.epochs} epochs, {planned.images_per_second:.0f} images/s measured here"
-        ),
-        "build": f"about {_words(sum(planned.seconds.values()))} here, all stages",
-    }
-    if not planned.enough:
-        lines["training"] += (
-            f"; that is short, {draft.enough} epochs would be right: --minutes gives more time"
-        )
-    return lines
-
-
-def _commands(out: Path, name: str, labelled: Labelled, answers: Answers) -> tuple[str, ...]:
-    image = shlex.quote(labelled.example or "IMAGE.jpg")
-    return (
-        f"convserve build {shlex.quote(str(out))}",
-        "convserve serve --model-repository model_repo &",
-        f"convserve predict {image} --model {name} --url localhost:8001",
-    )
 
 
 def _broken(files: Mapping[str, str]) -> list[str]:

@@ -16,6 +16,8 @@ from training.recipes import parse_recipe
 
 # Folders around the data that are entered, such as those an archive brings along.
 _WRAPPERS = 3
+# Sources whose folders nobody has for another reason, and those that take any folders for classes.
+_MASKS, _CLASSES = ("mask_folder", "voc"), ("image_folder", "identity_folder")
 
 
 def find_labelled(tree: Tree, task: str | None) -> Labelled | None:
@@ -26,7 +28,7 @@ def find_labelled(tree: Tree, task: str | None) -> Labelled | None:
     """
     folder, failure = tree.root, None
     for _ in range(_WRAPPERS):
-        for kind in kinds(folder):
+        for kind in _possible(folder):
             if task is not None and task not in kind.tasks:
                 continue
             try:
@@ -39,6 +41,14 @@ def find_labelled(tree: Tree, task: str | None) -> Labelled | None:
     if failure is not None:
         raise failure
     return None
+
+
+def _possible(folder: Folder) -> list[Kind]:
+    found = list(kinds(folder))
+    if any(kind.data["source"] in _MASKS for kind in found):
+        # Folders of images and masks are no classes, even where the masks cannot be read.
+        found = [kind for kind in found if kind.data["source"] not in _CLASSES]
+    return found
 
 
 def opened(kind: Kind, folder: Folder, task: str | None = None) -> Labelled:

@@ -12,11 +12,12 @@ from serving.images.postprocess import resize_mask
 from training.data.samples import ArraySamples
 from training.errors import RecipeError
 from training.initial.answers import Answers
-from training.initial.compose import compose
-from training.initial.costs import epochs_within, seconds
+from training.initial.compose import compose, compose_file
+from training.initial.costs import epochs_within, seconds, seconds_without_training
 from training.initial.document import Section, plain
 from training.initial.drafts import Draft, drafts
 from training.initial.facts import Labelled, Look
+from training.initial.network_file import NetworkFile
 from training.initial.speed import Timing, timed
 from training.models.networks import check_network
 from training.recipes import parse_recipe
@@ -26,6 +27,8 @@ _TIMED, _TIMED_LARGE, _LARGE = 32, 16, 96
 # Where a network would be trained for more than so many times the epochs that it needs, more would
 # gain little.
 _PLENTY = 2
+# Share of the time in which other processes had the cores from which on that is said.
+_BUSY = 0.3
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,31 @@ class Plan:
     """A recipe for a folder.
 
     document: with the reason of each key.
+    chosen: a line on each choice, by its subject.
     seconds: of each part of the build.
-    images_per_second: of training.
-    enough: there is time to train as long as such data needs.
+    measured: what was timed, in words.
     """
 
-    draft: Draft
     document: Section
-    epochs: int
+    chosen: Mapping[str, str]
     seconds: Mapping[str, float]
-    images_per_second: float
-    enough: bool
+    measured: str
+
+
+def plan_file(
+    name: str, labelled: Labelled, look: Look, answers: Answers, network: NetworkFile
+) -> Plan:
+    """The recipe for a trained network in a file. Raises RecipeError where it does not fit."""
+    taken = seconds_without_training(network.seconds, look, labelled.images)
+    return Plan(
+        compose_file(name, labelled, look, answers, network),
+        {
+            "task": answers.task,
+            "network": f"{network.path}, compressed and published without training",
+        },
+        taken,
+        f"an answer of the file was measured there, {1000 * network.seconds:.1f} ms",
+    )
 
 
 def plan(name: str, labelled: Labelled, look: Look, answers: Answers) -> Plan:
@@ -69,13 +86,25 @@ def plan(name: str, labelled: Labelled, look: Look, answers: Answers) -> Plan:
         raise RecipeError(f"--network: {answers.network} suits no candidate")
     share, draft, timing = best
     epochs = max(1, min(int(share * draft.enough), _PLENTY * draft.enough))
+    rate = 1 / timing.step
+    training = f"{epochs} epochs, {rate:.0f} images/s measured here"
+    if share < 1:
+        training += (
+            f"; that is short, {draft.enough} epochs would be right: --minutes gives more time"
+        )
+    if timing.busy > _BUSY:
+        training += "; other work has the cores now, and the figure is of a machine without it"
+    begins = f"begins with weights, {draft.weights.how}" if draft.weights else "from scratch"
+    height, width = draft.size
     return Plan(
-        draft,
         compose(name, labelled, look, answers, draft, epochs),
-        epochs,
+        {
+            "task": answers.task,
+            "network": f"{draft.network}, sees {width}x{height}, {begins}",
+            "training": training,
+        },
         seconds(draft, timing, look, images, epochs),
-        1 / timing.step,
-        share >= 1,
+        f"a few steps of training were measured there, {rate:.0f} images/s",
     )
 
 
