@@ -8,7 +8,6 @@ from training.initial.document import Said, Section
 from training.initial.drafts import SHOWN, Draft
 from training.initial.facts import Counts, Labelled, Look
 from training.initial.network_file import ENDINGS, NetworkFile
-from training.recipes.data import Transform
 
 # Epochs from which on a network that begins from chance has learnt its few images by heart, so that
 # it gains from blends of them.
@@ -143,7 +142,7 @@ def _transform(look: Look, draft: Draft) -> Section:
 
 def _sees_grey(look: Look, draft: Draft) -> bool:
     """Whether the network sees one channel. First weights are those of three."""
-    return look.grey and draft.weights is None and "channels" in Transform.model_fields
+    return look.grey and draft.weights is None
 
 
 def _size_reason(answers: Answers, look: Look, draft: Draft) -> str:

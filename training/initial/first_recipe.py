@@ -100,12 +100,12 @@ def first_recipe(given: Given) -> Outcome:
     out = given.out or Path(f"{name}.yaml")
     _require_free(out, force=given.force)
     dialogue = Dialogue(asks=on_terminal() and not given.quiet)
-    seen = look(labelled.samples, given.folder)
     file = _file(given, found, dialogue)
     task = dialogue.task(labelled, given.task)
     if task != labelled.tasks[0] and given.task is None:
         # Another source reads them.
         labelled = find_labelled(tree, task) or labelled
+    seen = look(labelled.samples, given.folder)
     if file is not None:
         answers = Answers(task, 0.0, mirrors=False, side=given.size)
         planned = plan_file(name, labelled, seen, answers, network_file(file))

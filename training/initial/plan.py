@@ -75,7 +75,7 @@ def plan(name: str, labelled: Labelled, look: Look, answers: Answers) -> Plan:
     for draft in drafts(answers, look, images.train):
         recipe = parse_recipe(plain(compose(name, labelled, look, answers, draft, draft.enough)))
         check_network(recipe)
-        timing = timed(recipe, _samples(look, draft), classes)
+        timing = timed(recipe, _samples(look, draft, recipe.transform.channels), classes)
         epochs = epochs_within(answers.minutes * 60, draft, timing, look, images)
         share = epochs / draft.enough
         if best is None or share > best[0]:
@@ -108,13 +108,13 @@ def plan(name: str, labelled: Labelled, look: Look, answers: Answers) -> Plan:
     )
 
 
-def _samples(look: Look, draft: Draft) -> ArraySamples:
+def _samples(look: Look, draft: Draft, channels: int) -> ArraySamples:
     """Images and targets of the data, at the size that a candidate sees; stretched, as only time
     is measured with them."""
     height, width = draft.size
     count = min(draft.batch_size, _TIMED_LARGE if min(draft.size) > _LARGE else _TIMED)
     chosen = [look.loaded[index % len(look.loaded)] for index in range(count)]
-    images = [cv2.resize(one.image, (width, height)) for one in chosen]
+    images = [cv2.resize(one.image, (width, height))[:, :, :channels] for one in chosen]
     targets = [
         one.target if not one.target.ndim else resize_mask(one.target, height, width)
         for one in chosen

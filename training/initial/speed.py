@@ -45,7 +45,12 @@ def timed(recipe: Recipe, samples: ArraySamples, classes: int) -> Timing:
     config = recipe.train
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)
-    network = build_model(recipe.model.name, recipe.channels(classes), **recipe.model.options)
+    network = build_model(
+        recipe.model.architecture,
+        recipe.channels(classes),
+        channels=recipe.transform.channels,
+        **recipe.model.options,
+    )
     loss_classes = recipe.loss_classes(classes)
     objective = build_objective(network, config, samples, loss_classes, 255).to(device)
     network = network.to(device, memory_format=torch.channels_last).train()

@@ -20,7 +20,8 @@ def fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates take times that follow from their multiply-accumulates."""
 
     def timed(recipe: Recipe, samples: object, classes: int) -> Timing:
-        network = build_model(recipe.model.name, recipe.channels(classes), **recipe.model.options)
+        channels = recipe.transform.channels
+        network = build_model(recipe.model.architecture, classes, channels=channels)
         macs = count_macs(network, recipe.transform.size)
         return Timing(3 * macs / _MACS, macs / _MACS)
 
