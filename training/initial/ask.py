@@ -12,8 +12,8 @@ from serving.base.task import Task
 from serving.base.text import escaped
 from training.errors import RecipeError
 from training.initial.drafts import looks_mirrored
-from training.initial.facts import Labelled
-from training.initial.first_weights import FirstWeights
+from training.initial.found.facts import Labelled
+from training.initial.found.first_weights import FirstWeights
 
 MINUTES = 10.0
 _MOST_MINUTES = 10_000.0

@@ -6,8 +6,8 @@ from typing import Any
 from training.initial.answers import Answers
 from training.initial.document import Said, Section
 from training.initial.drafts import SHOWN, Draft
-from training.initial.facts import Counts, Labelled, Look
-from training.initial.network_file import ENDINGS, NetworkFile
+from training.initial.found.facts import Counts, Labelled, Look
+from training.initial.found.network_file import ENDINGS, NetworkFile
 
 # Epochs from which on a network that begins from chance has learnt its few images by heart, so that
 # it gains from blends of them.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from training.data.samples import MEMORY_LIMIT_BYTES
 from training.initial.drafts import Draft
-from training.initial.facts import Counts, Look
+from training.initial.found.facts import Counts, Look
 from training.initial.speed import Timing
 
 # Seconds of a build that hardly depend on the data: imports, export, timing of every variant in

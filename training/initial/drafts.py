@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from training.initial.answers import Answers
-from training.initial.facts import Look
-from training.initial.first_weights import FirstWeights
+from training.initial.found.facts import Look
+from training.initial.found.first_weights import FirstWeights
 
 Size = tuple[int, int]
 

@@ -13,14 +13,14 @@ from training.errors import BrokenFiles, DataError, RecipeError
 from training.initial.answers import Answers
 from training.initial.ask import Dialogue, on_terminal
 from training.initial.document import as_yaml
-from training.initial.facts import Found, Labelled, Look
-from training.initial.find import find
-from training.initial.first_weights import FirstWeights, downloadable_weights, local_weights
-from training.initial.labelled import find_labelled, unlabelled
-from training.initial.look import look
-from training.initial.network_file import ENDINGS, network_file
+from training.initial.found.facts import Found, Labelled, Look
+from training.initial.found.find import find
+from training.initial.found.first_weights import FirstWeights, downloadable_weights, local_weights
+from training.initial.found.labelled import find_labelled, unlabelled
+from training.initial.found.look import look
+from training.initial.found.network_file import ENDINGS, network_file
+from training.initial.found.walk import walk
 from training.initial.plan import Plan, plan, plan_file, usable_name
-from training.initial.walk import walk
 from training.pipeline.pipeline import check_recipe
 from training.recipes import load_recipe
 from training.recipes.tasks import TRAINED_TASKS

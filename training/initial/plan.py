@@ -16,8 +16,8 @@ from training.initial.compose import compose, compose_file
 from training.initial.costs import epochs_within, seconds, seconds_without_training
 from training.initial.document import Section, plain
 from training.initial.drafts import Draft, drafts
-from training.initial.facts import Labelled, Look
-from training.initial.network_file import NetworkFile
+from training.initial.found.facts import Labelled, Look
+from training.initial.found.network_file import NetworkFile
 from training.initial.speed import Timing, timed
 from training.models.networks import check_network
 from training.recipes import parse_recipe
