@@ -65,9 +65,9 @@ class Dialogue:
         return self._yes_or_no(
             "Is a mirrored image still what its label says? Not so for text, digits, left, right",
             likely,
-            "a mirrored image is still what its label says: --no-mirrors if not"
+            "a mirrored image is still what its label says: --mirrors no if not"
             if likely
-            else "a mirrored image is something else, as the classes are called: --mirrors if not",
+            else "a mirrored image is something else, by the classes: --mirrors yes if not",
         )
 
     def minutes(self, given: float | None) -> float:

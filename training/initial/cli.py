@@ -65,9 +65,9 @@ def init(
         ),
     ] = None,
     mirrors: Annotated[
-        bool | None,
+        str | None,
         typer.Option(
-            "--mirrors/--no-mirrors",
+            metavar="yes|no",
             help="Whether a mirrored image is still what its label says.",
             show_default="by the names of the classes",
         ),
@@ -94,12 +94,16 @@ def init(
         raise typer.BadParameter(
             f"expected {', '.join(_TASKS)}; got {task[:40]!r}", param_hint="--task"
         )
+    if mirrors not in (None, "yes", "no"):
+        raise typer.BadParameter(
+            f"expected yes or no; got {mirrors[:40]!r}", param_hint="--mirrors"
+        )
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
     from training.initial.first_recipe import Given, first_recipe
 
     given = Given(
-        folder, out, name, cast("Task | None", task), _size(size), network, minutes, mirrors,
-        download, yes or as_json, force,
+        folder, out, name, cast("Task | None", task), _size(size), network, minutes,
+        None if mirrors is None else mirrors == "yes", download, yes or as_json, force,
     )  # fmt: skip
     try:
         outcome = first_recipe(given)

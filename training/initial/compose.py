@@ -8,6 +8,7 @@ from training.initial.document import Said, Section
 from training.initial.drafts import SHOWN, Draft
 from training.initial.found.facts import Counts, Labelled, Look
 from training.initial.found.network_file import ENDINGS, NetworkFile
+from training.recipes.model import TIMM
 
 # Epochs from which on a network that begins from chance has learnt its few images by heart, so that
 # it gains from blends of them.
@@ -30,7 +31,7 @@ def compose(
     return {
         **_beginning(name, labelled, answers, binary=binary),
         "transform": Said(_transform(look, draft), _size_reason(answers, look, draft)),
-        "normalization": Said(*_normalization(look, draft)),
+        **_normalization(look, draft),
         "augment": Said(_augment(answers, look, draft), _AUGMENTED),
         "model": Said(_model(draft), _network_reason(draft)),
         "train": _train(answers, draft, epochs, images, binary=binary),
@@ -165,17 +166,18 @@ def _size_reason(answers: Answers, look: Look, draft: Draft) -> str:
     return words + " The server does exactly the same."
 
 
-def _normalization(look: Look, draft: Draft) -> tuple[Section, str]:
+def _normalization(look: Look, draft: Draft) -> dict[str, Any]:
+    if draft.network.startswith(TIMM):
+        # timm says itself which its networks were trained with.
+        return {}
     if draft.weights is not None:
-        return (
-            {"mean": Said([0.485, 0.456, 0.406]), "std": Said([0.229, 0.224, 0.225])},
-            "ImageNet's, with which the first weights were trained; inside the exported graph.",
-        )
+        values = {"mean": Said([0.485, 0.456, 0.406]), "std": Said([0.229, 0.224, 0.225])}
+        why = "ImageNet's, with which the first weights were trained; inside the exported graph."
+        return {"normalization": Said(values, why)}
     shown = slice(1 if _sees_grey(look, draft) else 3)
-    return (
-        {"mean": Said(list(look.mean[shown])), "std": Said(list(look.std[shown]))},
-        "Of these images, measured on a sample; inside the exported graph.",
-    )
+    values = {"mean": Said(list(look.mean[shown])), "std": Said(list(look.std[shown]))}
+    why = "Of these images, measured on a sample; inside the exported graph."
+    return {"normalization": Said(values, why)}
 
 
 def _augment(answers: Answers, look: Look, draft: Draft) -> Section:

@@ -102,6 +102,7 @@ def _classifiers(answers: Answers, look: Look, images: int) -> list[Draft]:
         if answers.network in (None, weights.network)
         for side in _ladder(_ENLARGED, max(look.side, _ENLARGED))
     ]
+    networks: tuple[tuple[str, int], ...]
     if answers.network is None:
         networks = _SMALL_NETWORKS if look.side <= _SMALL else _LARGE_NETWORKS
         networks = tuple(pair for pair in networks if pair[1] <= shown) or networks[-1:]

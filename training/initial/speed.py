@@ -43,6 +43,8 @@ def timed(recipe: Recipe, samples: ArraySamples, classes: int) -> Timing:
     Raises RecipeError where the recipe does not fit them.
     """
     config = recipe.train
+    if config is None:
+        raise ValueError("the recipe trains nothing")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)
     network = build_model(
@@ -53,7 +55,7 @@ def timed(recipe: Recipe, samples: ArraySamples, classes: int) -> Timing:
     )
     loss_classes = recipe.loss_classes(classes)
     objective = build_objective(network, config, samples, loss_classes, 255).to(device)
-    network = network.to(device, memory_format=torch.channels_last).train()
+    network = network.to(device).to(memory_format=torch.channels_last).train()
     optimizer = build_optimizer(network, config.optimizer, objective.parameters())
     images, targets = (
         torch.from_numpy(held).to(device) for held in samples.batch(range(len(samples)))

@@ -1,5 +1,6 @@
 """From facts and answers to a recipe: size, network and epochs fit the data and the time."""
 
+import json
 import os
 import pty
 import subprocess
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from typer.testing import CliRunner
 
 from tests.training.initial import folders
 from tests.training.initial.conftest import Init
 from training.errors import DataError, RecipeError
+from training.initial.cli import app
 from training.initial.first_recipe import Given, first_recipe
 from training.models import build_model
+from training.pipeline.pipeline import build
 from training.recipes import load_recipe
 
 
@@ -32,7 +35,7 @@ def test_two_thousand_small_images_train_within_the_minutes_given(init: Init) ->
 
 
 def test_more_minutes_train_longer(init: Init) -> None:
-    folders.class_folders(Path("things"), per_class=100)
+    folders.class_folders(Path("things"), per_class=30)
     short, recipe = init("things", minutes=1.2)
     longer, patient = init("things", minutes=3.0, force=True)
     assert patient.train.epochs > recipe.train.epochs
@@ -191,30 +194,55 @@ def converse(arguments: list[str], answers: dict[str, str], folder: Path) -> tup
     return shown, process.wait()
 
 
-def test_the_written_recipe_builds(tmp_path: Path) -> None:
-    """With steps that are really measured; the rest as a person runs it, only shorter."""
-    folders.class_folders(tmp_path / "things")
-    command = [sys.executable, "-m", "convserve"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-
-    initial = run("init", "things", "--json", "--no-download", "--size", "32", "--minutes", "0.1")
-    assert initial.returncode == 0, initial.stderr
-    outcome = yaml.safe_load(initial.stdout)
-    assert outcome["recipe"] == "things.yaml"
+def test_the_written_recipe_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With steps that are really measured; the build only shorter."""
+    monkeypatch.chdir(tmp_path)
+    folders.class_folders(Path("things"))
+    given = Given(Path("things"), size=(32, 32), minutes=0.1, quiet=True, download=False)
+    outcome = first_recipe(given)
     shorter = {
-        "train.epochs": "2",
+        "train.epochs": 2,
         "export.variants": "[fp32, int8-u8]",
-        "verify.latency_seconds": "0.02",
-        "verify.max_drop": "1.0",
-        "verify.min_accuracy": "0",
+        "verify.latency_seconds": 0.02,
+        "verify.batch_sizes": "[1]",
+        "verify.max_drop": 1.0,
+        "verify.min_accuracy": 0,
     }
-    sets = [part for key, value in shorter.items() for part in ("--set", f"{key}={value}")]
-    built = run("build", "things.yaml", *sets)
-    assert built.returncode == 0, built.stderr
-    assert (tmp_path / "model_repo" / "things" / "1" / "manifest.json").is_file()
+    recipe = load_recipe(Path(outcome.recipe), [f"{key}={value}" for key, value in shorter.items()])
+    built = build(recipe, Path("runs"), Path("repository"))
+    assert built.version == 1
+    assert Path("repository/things/1/manifest.json").is_file()
+
+
+def test_masks_of_a_foreground_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders.masks(Path("things"))
+    given = Given(Path("things"), size=(32, 32), minutes=0.1, quiet=True, download=False)
+    recipe = load_recipe(Path(first_recipe(given).recipe), ["train.epochs=1"])
+    built = build(recipe, Path("runs"), Path("repository"), "train")
+    assert built.ran == ("data", "train")
+
+
+def test_the_command_prints_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders.class_folders(Path("things"))
+    options = ["--json", "--no-download", "--size", "32", "--minutes", "0.1", "--mirrors", "no"]
+    done = CliRunner().invoke(app, ["init", "things", *options])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["recipe"] == "things.yaml"
+    assert load_recipe(Path("things.yaml")).augment.flip is False
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--task", "tea"], "expected classification, segmentation, embedding"),
+        (["--size", "0x3"], "expected HEIGHTxWIDTH"),
+        (["--mirrors", "perhaps"], "expected yes or no"),
+    ],
+)
+def test_wrong_options_are_status_2(options: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, ["init", "nowhere", *options], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert said in done.output

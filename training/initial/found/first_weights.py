@@ -1,20 +1,24 @@
 """Weights to begin with, that can be had on this machine."""
 
+import functools
 import importlib.metadata
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+import timm
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from torchvision import models as torchvision_models
 
 from training.errors import RecipeError
 from training.models import MODELS, build_model
-from training.models.weights import load_weights
+from training.models.weights import check_weights, load_weights
+from training.recipes.model import TIMM
 from training.recipes.tasks import NetworkTask
 
 ENDINGS = (".pth", ".pt", ".safetensors")
@@ -55,6 +59,8 @@ def local_weights(files: Sequence[Path], task: NetworkTask) -> list[FirstWeights
         if _cached(url).is_file()
         for network in _networks_on(backbone, task)
     ]
+    if task == "classification":
+        found += list(_in_hub_cache())
     if found:
         return found
     installed = (
@@ -99,16 +105,32 @@ def _bytes_there(url: str) -> int | None:
         return None
 
 
+def _in_hub_cache() -> Iterator[FirstWeights]:
+    """timm's networks in the cache of the Hugging Face hub: models--timm--NAME/snapshots/COMMIT."""
+    for folder in sorted(Path(HF_HUB_CACHE).glob("models--timm--*/snapshots/*")):
+        network = TIMM + folder.parent.parent.name.removeprefix("models--timm--")
+        try:
+            check_weights(str(folder), network)
+            build_model(network, 2)
+        except (RecipeError, ValueError):
+            continue
+        yield FirstWeights(network, str(folder), "in the cache of the Hugging Face hub")
+
+
 def _networks_on(backbone: str, task: NetworkTask) -> list[str]:
     names = (backbone, f"unet_{backbone}")
     return [name for name in names if name in MODELS and MODELS[name].task == task]
 
 
-def _installed_files() -> Iterator[tuple[str, Path]]:
-    for package in importlib.metadata.distributions():
-        for file in package.files or ():
-            if file.suffix in ENDINGS:
-                yield package.name, Path(str(package.locate_file(file)))
+@functools.cache
+def _installed_files() -> tuple[tuple[str, Path], ...]:
+    """Files of weights in installed packages, with the package."""
+    return tuple(
+        (package.name, Path(str(package.locate_file(file))))
+        for package in importlib.metadata.distributions()
+        for file in package.files or ()
+        if file.suffix in ENDINGS
+    )
 
 
 def _fitting(file: Path, task: NetworkTask, how: str) -> list[FirstWeights]:
@@ -121,7 +143,7 @@ def _fitting(file: Path, task: NetworkTask, how: str) -> list[FirstWeights]:
     for network in _called(file.stem, task)[:_TRIED]:
         try:
             load_weights(build_model(network, 2), str(file), network)
-        except RecipeError:
+        except (RecipeError, ValueError):
             continue
         return [FirstWeights(network, str(file), how)]
     return []
@@ -129,14 +151,16 @@ def _fitting(file: Path, task: NetworkTask, how: str) -> list[FirstWeights]:
 
 def _called(stem: str, task: NetworkTask) -> list[str]:
     """The networks whose names, or those of their backbones, are part of a file's name; the longest
-    first."""
+    first, ours before timm's."""
     bare = _bare(stem)
-    names: Iterable[str] = (name for name, entry in MODELS.items() if entry.task == task)
-    parts = {
-        name: _bare(name.partition("_")[2] if task == "segmentation" else name) for name in names
-    }
+    names = [name for name, entry in MODELS.items() if entry.task == task]
+    parts = {n: _bare(n.partition("_")[2] if task == "segmentation" else n) for n in names}
+    if task == "classification":
+        # Google's weights are timm's under another beginning: efficientnet_lite0.
+        parts |= {TIMM + n: _bare(n.removeprefix("tf_")) for n in timm.list_models()}
     fitting = [name for name, part in parts.items() if part and part in bare]
-    return sorted(fitting, key=lambda name: (-len(parts[name]), list(MODELS).index(name)))
+    order = list(parts)
+    return sorted(fitting, key=lambda name: (-len(parts[name]), order.index(name)))
 
 
 def _bare(name: str) -> str:

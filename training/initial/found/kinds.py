@@ -41,6 +41,7 @@ class Kind(NamedTuple):
 def kinds(top: Folder) -> Iterator[Kind]:
     """The layouts that a folder may have, the most telling first."""
     root = str(top.path)
+    data: dict[str, Any]
     places = [top, *(folder for name, folder in top.folders.items() if split_named(name))]
     if {IMAGES, MASKS} <= top.folders.keys():
         yield Kind({"source": "voc", "root": root}, "a VOC folder", ("segmentation",))
