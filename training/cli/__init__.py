@@ -1,1 +1,1 @@
-"""The commands `build` and `adopt`."""
+"""The commands `init`, `build` and `adopt`."""

@@ -10,17 +10,21 @@ from pathlib import Path
 from serving.base.task import Task
 from training.data import load_source
 from training.errors import BrokenFiles, DataError, RecipeError
-from training.initial.answers import Answers
-from training.initial.ask import Dialogue, on_terminal
-from training.initial.document import as_yaml
-from training.initial.found.facts import Found, Labelled, Look
-from training.initial.found.find import find
-from training.initial.found.first_weights import FirstWeights, downloadable_weights, local_weights
-from training.initial.found.labelled import find_labelled, unlabelled
-from training.initial.found.look import look
-from training.initial.found.network_file import ENDINGS, network_file
-from training.initial.found.walk import walk
-from training.initial.plan import Plan, plan, plan_file, usable_name
+from training.pipeline.initial.answers import Answers
+from training.pipeline.initial.ask import Dialogue, on_terminal
+from training.pipeline.initial.document import as_yaml
+from training.pipeline.initial.found.facts import Found, Labelled, Look
+from training.pipeline.initial.found.find import find
+from training.pipeline.initial.found.first_weights import (
+    FirstWeights,
+    downloadable_weights,
+    local_weights,
+)
+from training.pipeline.initial.found.labelled import find_labelled, unlabelled
+from training.pipeline.initial.found.look import look
+from training.pipeline.initial.found.network_file import ENDINGS, network_file
+from training.pipeline.initial.found.walk import walk
+from training.pipeline.initial.plan import Plan, plan, plan_file, usable_name
 from training.pipeline.pipeline import check_recipe
 from training.recipes import load_recipe
 from training.recipes.tasks import TRAINED_TASKS

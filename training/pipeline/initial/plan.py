@@ -11,15 +11,15 @@ import numpy as np
 from serving.images.postprocess import resize_mask
 from training.data.samples import ArraySamples
 from training.errors import RecipeError
-from training.initial.answers import Answers
-from training.initial.compose import compose, compose_file
-from training.initial.costs import epochs_within, seconds, seconds_without_training
-from training.initial.document import Section, plain
-from training.initial.drafts import Draft, drafts
-from training.initial.found.facts import Labelled, Look
-from training.initial.found.network_file import NetworkFile
-from training.initial.speed import Timing, timed
 from training.models.networks import check_network
+from training.pipeline.initial.answers import Answers
+from training.pipeline.initial.compose import compose, compose_file
+from training.pipeline.initial.costs import epochs_within, seconds, seconds_without_training
+from training.pipeline.initial.document import Section, plain
+from training.pipeline.initial.drafts import Draft, drafts
+from training.pipeline.initial.found.facts import Labelled, Look
+from training.pipeline.initial.found.network_file import NetworkFile
+from training.pipeline.initial.speed import Timing, timed
 from training.recipes import parse_recipe
 
 # Images of a timed step, and those where they are large.

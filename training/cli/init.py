@@ -2,9 +2,7 @@
 next."""
 
 import json
-import logging
 import re
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
@@ -13,6 +11,7 @@ import typer
 
 from serving.base.task import Task
 from serving.base.text import escaped
+from training.cli.terminal import fail
 from training.errors import BuildError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -89,7 +88,6 @@ def init(
     ] = False,
 ) -> None:
     """Look at a folder and write a recipe that works on it, with the time that it takes here."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     if task is not None and task not in _TASKS:
         raise typer.BadParameter(
             f"expected {', '.join(_TASKS)}; got {task[:40]!r}", param_hint="--task"
@@ -99,7 +97,7 @@ def init(
             f"expected yes or no; got {mirrors[:40]!r}", param_hint="--mirrors"
         )
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
-    from training.initial.first_recipe import Given, first_recipe
+    from training.pipeline.initial.first_recipe import Given, first_recipe
 
     given = Given(
         folder, out, name, cast("Task | None", task), _size(size), network, minutes,
@@ -108,11 +106,9 @@ def init(
     try:
         outcome = first_recipe(given)
     except (BuildError, OSError) as error:
-        typer.echo(f"convserve init: {escaped(str(error))}", err=True)
-        raise typer.Exit(1) from error
+        fail("init", str(error))
     except KeyboardInterrupt:
-        typer.echo("convserve init: interrupted; nothing was written", err=True)
-        raise typer.Exit(1) from None
+        fail("init", "interrupted")
     if as_json:
         typer.echo(json.dumps(asdict(outcome), indent=2))
         return

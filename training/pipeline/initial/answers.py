@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from serving.base.task import Task
-from training.initial.found.first_weights import FirstWeights
+from training.pipeline.initial.found.first_weights import FirstWeights
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.initial import folders
-from tests.training.initial.conftest import Init
+from tests.training.pipeline.initial import folders
+from tests.training.pipeline.initial.conftest import Init
 from training.data import load_source
 from training.errors import DataError, RecipeError
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from training.data.samples import MEMORY_LIMIT_BYTES
-from training.initial.drafts import Draft
-from training.initial.found.facts import Counts, Look
-from training.initial.speed import Timing
+from training.pipeline.initial.drafts import Draft
+from training.pipeline.initial.found.facts import Counts, Look
+from training.pipeline.initial.speed import Timing
 
 # Seconds of a build that hardly depend on the data: imports, export, timing of every variant in
 # every engine.

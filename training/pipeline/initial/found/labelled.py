@@ -7,11 +7,11 @@ from typing import Any
 from training.data import Dataset, load_source
 from training.data.samples import left_in_files
 from training.errors import DataError
-from training.initial.found.facts import Counts, Labelled
-from training.initial.found.kinds import Kind, kinds
-from training.initial.found.look import SEEN
-from training.initial.found.mask_values import named_masks
-from training.initial.found.walk import Folder, Tree
+from training.pipeline.initial.found.facts import Counts, Labelled
+from training.pipeline.initial.found.kinds import Kind, kinds
+from training.pipeline.initial.found.look import SEEN
+from training.pipeline.initial.found.mask_values import named_masks
+from training.pipeline.initial.found.walk import Folder, Tree
 from training.recipes import parse_recipe
 
 # Folders around the data that are entered, such as those an archive brings along.

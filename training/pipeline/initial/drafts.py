@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from training.initial.answers import Answers
-from training.initial.found.facts import Look
-from training.initial.found.first_weights import FirstWeights
+from training.pipeline.initial.answers import Answers
+from training.pipeline.initial.found.facts import Look
+from training.pipeline.initial.found.first_weights import FirstWeights
 
 Size = tuple[int, int]
 

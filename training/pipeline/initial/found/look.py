@@ -9,7 +9,7 @@ import numpy as np
 from serving.images.decoding import Pixels
 from training.data.samples import Loaded, Samples
 from training.errors import DataError
-from training.initial.found.facts import Look
+from training.pipeline.initial.found.facts import Look
 
 SEEN = 256
 """The side, in pixels, at which images are looked at: more than the networks here see."""

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import training.initial.plan
-from training.initial.first_recipe import Given, Outcome, first_recipe
-from training.initial.speed import Timing
+import training.pipeline.initial.plan
 from training.models import build_model, count_macs
+from training.pipeline.initial.first_recipe import Given, Outcome, first_recipe
+from training.pipeline.initial.speed import Timing
 from training.recipes import Recipe, load_recipe
 
 # Multiply-accumulates a second of a machine of two cores, in training.
@@ -25,7 +25,7 @@ def fixed_speed(monkeypatch: pytest.MonkeyPatch) -> None:
         macs = count_macs(network, recipe.transform.size)
         return Timing(3 * macs / _MACS, macs / _MACS)
 
-    monkeypatch.setattr(training.initial.plan, "timed", timed)
+    monkeypatch.setattr(training.pipeline.initial.plan, "timed", timed)
 
 
 Init = Callable[..., tuple[Outcome, Recipe]]

@@ -11,9 +11,9 @@ import typer
 from serving.base.task import Task
 from serving.base.text import escaped
 from training.errors import RecipeError
-from training.initial.drafts import looks_mirrored
-from training.initial.found.facts import Labelled
-from training.initial.found.first_weights import FirstWeights
+from training.pipeline.initial.drafts import looks_mirrored
+from training.pipeline.initial.found.facts import Labelled
+from training.pipeline.initial.found.first_weights import FirstWeights
 
 MINUTES = 10.0
 _MOST_MINUTES = 10_000.0

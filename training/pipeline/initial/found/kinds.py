@@ -11,7 +11,7 @@ from serving.base.task import Task
 from serving.images.masks.folders import IMAGE_FOLDERS, MASK_ENDS, MASK_FOLDERS
 from training.data.sources.listings.metadata import METADATA_FILES
 from training.data.sources.masks.voc import IMAGES, MASKS
-from training.initial.found.walk import Folder
+from training.pipeline.initial.found.walk import Folder
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 # Tables that a set has beside those of its images.

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from training.initial.answers import Answers
-from training.initial.document import Said, Section
-from training.initial.drafts import SHOWN, Draft
-from training.initial.found.facts import Counts, Labelled, Look
-from training.initial.found.network_file import ENDINGS, NetworkFile
+from training.pipeline.initial.answers import Answers
+from training.pipeline.initial.document import Said, Section
+from training.pipeline.initial.drafts import SHOWN, Draft
+from training.pipeline.initial.found.facts import Counts, Labelled, Look
+from training.pipeline.initial.found.network_file import ENDINGS, NetworkFile
 from training.recipes.model import TIMM
 
 # Epochs from which on a network that begins from chance has learnt its few images by heart, so that

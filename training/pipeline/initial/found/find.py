@@ -5,10 +5,10 @@ from pathlib import Path
 
 from serving.base.task import Task
 from serving.base.text import escaped
-from training.initial.found.facts import Found
-from training.initial.found.first_weights import ENDINGS
-from training.initial.found.labelled import find_labelled
-from training.initial.found.walk import Folder, Tree
+from training.pipeline.initial.found.facts import Found
+from training.pipeline.initial.found.first_weights import ENDINGS
+from training.pipeline.initial.found.labelled import find_labelled
+from training.pipeline.initial.found.walk import Folder, Tree
 
 # Files of each kind that are kept.
 _KEPT = 20

@@ -11,12 +11,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.training.initial import folders
-from tests.training.initial.conftest import Init
+from tests.training.pipeline.initial import folders
+from tests.training.pipeline.initial.conftest import Init
+from training.cli.init import app
 from training.errors import DataError, RecipeError
-from training.initial.cli import app
-from training.initial.first_recipe import Given, first_recipe
 from training.models import build_model
+from training.pipeline.initial.first_recipe import Given, first_recipe
 from training.pipeline.pipeline import build
 from training.recipes import load_recipe
 
@@ -168,7 +168,7 @@ def converse(arguments: list[str], answers: dict[str, str], folder: Path) -> tup
     """Runs a command on a terminal; types each answer when its words have come. Returns all that
     the terminal showed, and the exit status."""
     ours, theirs = pty.openpty()
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     process = subprocess.Popen(
         [sys.executable, "-m", "convserve", *arguments],
         cwd=folder,
