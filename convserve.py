@@ -8,6 +8,7 @@ import sys
 
 # By name: the module that holds the typer app of the sub-command, and its line in the help.
 COMMANDS = {
+    "init": ("training.cli.init", "look at a folder and write a recipe that works on it"),
     "build": ("training.cli.build", "train, compress, verify and publish a model from a recipe"),
     "adopt": ("training.cli.adopt", "variants and a gate for a model that is served already"),
     "shards": ("training.cli.shards", "put labelled images into tar shards, for large sets"),

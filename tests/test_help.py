@@ -15,6 +15,7 @@ from serving.server.config import ServerConfig
 
 # Options without a default of their own, and the one that the command takes for them.
 IMPLIED = {
+    ("init", "--minutes"): "10",
     ("build", "--until"): "publish",
     ("loadtest run", "--concurrency"): "1",
     ("loadtest run", "--duration"): "10s",

@@ -1,0 +1,128 @@
+"""`convserve init`: looks at a folder, asks, writes a recipe, says how long it takes and what is
+next."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from serving.base.task import Task
+from serving.base.text import escaped
+from training.cli.terminal import fail
+from training.errors import BuildError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+# A group of one command, as `convserve` passes the command's name too.
+app.callback()(lambda: None)
+
+_TASKS = ("classification", "segmentation", "embedding")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Images with labels or masks, or a network.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The recipe.", show_default="NAME.yaml"),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of the model.", show_default="the folder's"),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="classification, segmentation or embedding.",
+            show_default="as the labels are",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEIGHTxWIDTH",
+            help="What the network sees; one number for a square.",
+            show_default="by the images and the time",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A network of `convserve build --list-networks`, or a file (.onnx, .pt2).",
+            show_default="by the images and the time",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES", help="For the whole build on this machine.", show_default="10"
+        ),
+    ] = None,
+    mirrors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="yes|no",
+            help="Whether a mirrored image is still what its label says.",
+            show_default="by the names of the classes",
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option(help="Look for weights that the build could download.")
+    ] = True,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask nothing: take the defaults.", show_default="off")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over a file.", show_default="off")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON document and nothing else on stdout.", show_default="off"
+        ),
+    ] = False,
+) -> None:
+    """Look at a folder and write a recipe that works on it, with the time that it takes here."""
+    if task is not None and task not in _TASKS:
+        raise typer.BadParameter(
+            f"expected {', '.join(_TASKS)}; got {task[:40]!r}", param_hint="--task"
+        )
+    if mirrors not in (None, "yes", "no"):
+        raise typer.BadParameter(
+            f"expected yes or no; got {mirrors[:40]!r}", param_hint="--mirrors"
+        )
+    # Imported here: a wrong option is told at once, and torch takes seconds to import.
+    from training.pipeline.initial.first_recipe import Given, first_recipe
+
+    given = Given(
+        folder, out, name, cast("Task | None", task), _size(size), network, minutes,
+        None if mirrors is None else mirrors == "yes", download, yes or as_json, force,
+    )  # fmt: skip
+    try:
+        outcome = first_recipe(given)
+    except (BuildError, OSError) as error:
+        fail("init", str(error))
+    except KeyboardInterrupt:
+        fail("init", "interrupted")
+    if as_json:
+        typer.echo(json.dumps(asdict(outcome), indent=2))
+        return
+    for line in outcome.lines():
+        typer.echo(escaped(line))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """ "96" or "96x128" as (height, width)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,3})(?:x([1-9]\d{0,3}))?", text)
+    if match is None:
+        raise typer.BadParameter(
+            f"expected HEIGHTxWIDTH or one number, got {text[:40]!r}", param_hint="--size"
+        )
+    return int(match[1]), int(match[2] or match[1])
