@@ -24,7 +24,6 @@ Pair = tuple[Pixels, Targets]
 # Sources whose decoded images need more than this are decoded anew for each batch. More saves
 # decoding, less saves memory; every process of a distributed training keeps its own copy.
 MEMORY_LIMIT_BYTES = 1 << 30
-# Whether images are decoded into memory at all.
 # Images that a thread takes at a time. More spread the cost of handing work to a thread, which is
 # as long as decoding a small JPEG; fewer share the images more evenly.
 _BLOCK = 32
@@ -35,6 +34,7 @@ SAMPLED_IMAGES = 2_000
 
 Item = TypeVar("Item")
 
+# Whether sources read no image while they are loaded.
 _files_alone: ContextVar[bool] = ContextVar("files_alone", default=False)
 
 
