@@ -339,7 +339,11 @@ def test_weights_that_nobody_has_are_refused_without_a_download() -> None:
 
 @pytest.mark.parametrize(
     ("decoder", "encoder"),
-    [("unet", "test_resnet"), ("fpn", "test_convnext"), ("fcn", "test_byobnet")],
+    [
+        ("unet", "test_convnext"),
+        pytest.param("fpn", "test_resnet", marks=pytest.mark.slow),
+        pytest.param("fcn", "test_byobnet", marks=pytest.mark.slow),
+    ],
 )
 def test_decoder_on_an_encoder_answers_for_any_size(
     decoder: str, encoder: str, tmp_path: Path
