@@ -205,7 +205,14 @@ def _require_one_process() -> None:
 
 
 def _quiet_libraries() -> None:
-    for name in ("pytorch_lightning", "lightning_fabric", "torch.onnx", "onnxscript", "onnx_ir"):
+    for name in (
+        "pytorch_lightning",
+        "lightning_fabric",
+        "torch.onnx",
+        "onnxscript",
+        "onnx_ir",
+        "gcsfs",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     # quantize_static recommends, on the root logger, the preparation that has been made.
     logging.getLogger().addFilter(lambda record: "pre-processing" not in record.getMessage())
