@@ -14,6 +14,7 @@ from serving.base.digest import sha256
 from serving.base.errors import EngineError, EngineUnavailable
 from serving.base.evaluation import output_distance
 from serving.base.machine.cpu import core_count, machine
+from serving.base.machine.progress import Progress
 from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Measure, Task, measure_of
 from serving.base.tensor import Array, TensorSpec
 from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine, unavailable_reason
@@ -112,9 +113,7 @@ def verify(
                 run = _runner(engine, largest)
                 found = answer(run, f"{file.id} in {name}")
                 distance = output_distance(names[0], expected, run(samples)[names[0]])
-                latency = measure_latency(
-                    engine, inputs, config.batch_sizes, config.latency_seconds
-                )
+                latency = _timed(engine, inputs, config, f"verify: timing {file.id} in {name}")
             except EngineError as error:
                 skipped[name] = str(error)
                 log.warning("verify: %s in %s failed: %s", file.id, name, error)
@@ -212,6 +211,18 @@ def open_engine(name: str, file: VariantFile, max_batch_size: int) -> Engine | s
         return load_engine(name, file.path, options)
     except EngineUnavailable as error:
         return str(error)
+
+
+def _timed(
+    engine: Engine, inputs: tuple[TensorSpec, ...], config: Verify, title: str
+) -> dict[int, float]:
+    """Milliseconds of a call by batch size."""
+    latency: dict[int, float] = {}
+    with Progress(title, len(config.batch_sizes), "batch sizes") as progress:
+        for size in config.batch_sizes:
+            latency |= measure_latency(engine, inputs, (size,), config.latency_seconds)
+            progress.advance()
+    return latency
 
 
 def _runner(engine: Engine, largest: int) -> Run:
