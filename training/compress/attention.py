@@ -10,8 +10,12 @@ from typing import Any, TypeGuard
 import torch_pruning
 from timm.layers.attention import Attention
 from torch import nn
+from torch_pruning.dependency import Group, graph
 
 from training.errors import TargetNotReached
+
+# Indices of channels in one group, about 100 bytes each. DenseNets and ResNet-152 have a tenth.
+_MOST_INDICES = 4_000_000
 
 PROJECTIONS = (nn.Linear, nn.Conv2d)
 
@@ -73,3 +77,21 @@ def follow_heads(network: nn.Module, heads: dict[Any, int]) -> None:
                 )
             module.num_heads = heads[module.qkv]
             module.attn_dim = module.qkv.out_features // 3
+
+
+class _BoundedGroup(Group):  # type: ignore[misc]
+    """Ends the search for dependent channels where their indices multiply without end, as reshapes
+    in some attention make them do upstream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._indices = 0
+
+    def add_dep(self, dep: Any, idxs: Any) -> None:
+        self._indices += len(idxs)
+        if self._indices > _MOST_INDICES:
+            raise OverflowError("the indices of dependent channels multiply without end")
+        super().add_dep(dep, idxs)
+
+
+graph.Group = _BoundedGroup

@@ -110,6 +110,8 @@ def _build_pruner(
     with warnings.catch_warnings():
         # It tells of learned values outside of layers, which stay as they are.
         warnings.simplefilter("ignore")
+        # Groups would be torn apart.
+        warnings.filterwarnings("error", message="Maximum recursive depth")
         pruner = _WholeGroups(
             network,
             torch.zeros(1, input_channels(network), *size),

@@ -29,10 +29,13 @@ _RESERVED = frozenset(
 
 _BRANCHED = (byobnet.MobileOneBlock, byobnet.RepVggBlock, fastvit.MobileOneBlock)
 
+_RESHAPES = "the pruner's graph does not come to an end over the reshapes of its attention"
 UNSUPPORTED: dict[str, Mapping[Step, str]] = {
+    "dpn": {"prune": "its dense paths nest deeper than the pruner's graph follows"},
+    "efficientformer_v2": {"prune": _RESHAPES},
     "eva": {"prune": "its attention and gated MLPs hold several projections in one layer each"},
     "mambaout": {"prune": "its blocks split one layer into three parts of fixed widths"},
-    "maxxvit": {"prune": "windows and grids of places are more than the pruner's graph can hold"},
+    "maxxvit": {"prune": _RESHAPES},
     "nfnet": {"prune": "its weights are standardised by layers that the pruner does not know"},
     "sknet": {"prune": "it stacks its branches, which the pruner takes for channels"},
 }

@@ -187,8 +187,9 @@ def _download(weights: WeightsEnum | TimmWeights) -> State:
             return weights.download()
         state: State = dict(weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError, ValueError, HTTPException) as error:
+        place = weights.url or "the Hugging Face hub"
         raise RecipeError(
-            f"model.pretrained: {weights} cannot be downloaded from {weights.url}: {error}; "
+            f"model.pretrained: {weights} cannot be downloaded from {place}: {error}; "
             "fetch that file by other means and give its path"
         ) from error
     return state

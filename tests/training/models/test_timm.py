@@ -234,9 +234,12 @@ def test_the_tag_of_weights_decides_the_settings() -> None:
         ({}, "expected one of name, factory"),
         (
             {"factory": "a:b", "encoder": "timm/resnet18"},
-            "encoder: belongs to a name, got a factory",
+            "encoder: belongs to name, got factory",
         ),
-        ({"name": "resnet18", "output": "x"}, "output: belongs to a factory, got a name"),
+        (
+            {"name": "resnet18", "output": "x"},
+            "output: belongs to factory or onnx",
+        ),
     ],
 )
 def test_wrong_choices_are_refused(model: dict[str, Any], said: str) -> None:
