@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serving.base.task import Task
-from serving.base.text import escaped
 from training.pipeline.initial.found.facts import Found
 from training.pipeline.initial.found.first_weights import ENDINGS
 from training.pipeline.initial.found.labelled import find_labelled
@@ -25,7 +24,7 @@ def find(tree: Tree, task: Task | None) -> Found:
     notes = list(tree.notes)
     if not tree.complete:
         notes.append(
-            f"{escaped(str(tree.root))}: too much to look at all of it; counts are of the first "
+            f"{tree.root.path}: too much to look at all of it; its layout is told by the first "
             f"{tree.root.images_below():,} images that were seen"
         )
     return Found(
