@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from serving.base.folders import list_images, visible_files, visible_folders
 from serving.base.task import Task
 from serving.base.tensor import Array, TensorSpec
+from serving.images.masks.folders import IMAGE_FOLDERS, MASK_FOLDERS
 from serving.images.preprocess import load_image
 from serving.images.tensor import ToTensor
 from serving.repository.manifest import EvalTransform
@@ -164,14 +165,15 @@ def read_images(
 
 
 def is_labelled(folder: Path, task: Task) -> bool:
-    """Whether a folder is laid out with labels for a task: a folder a class or person, or images/
-    and masks/; below train/, val/ and test/ too."""
+    """Whether a folder is laid out with labels for a task: a folder a class or person, or one of
+    images and one of masks by their usual names; below train/, val/ and test/ too."""
     if not folder.is_dir():
         return False
     inner = visible_folders(folder)
     if task == "segmentation":
-        names = {path.name for place in (folder, *inner) for path in visible_folders(place)}
-        return {"images", "masks"} <= names | {path.name for path in inner}
+        places = (folder, *inner)
+        names = {path.name.lower() for place in places for path in visible_folders(place)}
+        return not names.isdisjoint(IMAGE_FOLDERS) and not names.isdisjoint(MASK_FOLDERS)
     return len(inner) > 1
 
 
