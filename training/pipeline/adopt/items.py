@@ -82,7 +82,7 @@ def calls(items: Items, indices: Sequence[int], model: ServedModel, rows: int) -
     waiting: list[Inputs] = []
     for index in indices:
         item = items.item(index)
-        if waiting and (len(waiting) == rows or _shapes(item) != _shapes(waiting[0])):
+        if waiting and (len(waiting) == rows or shapes(item) != shapes(waiting[0])):
             yield stacked(waiting)
             waiting = []
         waiting.append(item)
@@ -95,7 +95,8 @@ def stacked(items: Sequence[Inputs]) -> dict[str, Array]:
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
-def _shapes(item: Inputs) -> dict[str, tuple[int, ...]]:
+def shapes(item: Inputs) -> dict[str, tuple[int, ...]]:
+    """The shape of each array."""
     return {name: array.shape for name, array in item.items()}
 
 
