@@ -60,5 +60,6 @@ def with_targets(
     samples: Samples, change: Change, class_counts: NDArray[np.int64] | None = None
 ) -> Samples:
     """The samples with `change` of their targets; a stream stays one."""
-    kind = ChangedStream if isinstance(samples, StreamedSamples) else ChangedTargets
-    return kind(samples, change, class_counts)
+    if isinstance(samples, StreamedSamples):
+        return ChangedStream(samples, change, class_counts)
+    return ChangedTargets(samples, change, class_counts)
