@@ -5,11 +5,11 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from serving.base.task import TASKS, Task
+from serving.base.task import TASKS
 from serving.base.text import escaped
 from training.cli.terminal import fail
 from training.errors import BuildError
@@ -98,7 +98,7 @@ def init(
     from training.pipeline.initial.first_recipe import Given, first_recipe
 
     given = Given(
-        folder, out, name, cast("Task | None", task), _size(size), network, minutes,
+        folder, out, name, task, _size(size), network, minutes,
         None if mirrors is None else mirrors == "yes", download, yes or as_json, force,
     )  # fmt: skip
     try:
