@@ -24,7 +24,7 @@ class NotText(Exception):
     reason: the line of the fault, and the encoding that the file may have instead.
     """
 
-    def __init__(self, file: Path, reason: str) -> None:
+    def __init__(self, file: Path | str, reason: str) -> None:
         super().__init__(f"{file}: {reason}")
         self.reason = reason
 
@@ -43,7 +43,7 @@ def read_text(folder: Path, name: str, *homes: Path, limit: int = TEXT_BYTES) ->
     return decode_utf8(folder / name, read_file(find_file(folder, name, *homes), limit))
 
 
-def decode_utf8(file: Path, content: bytes) -> str:
+def decode_utf8(file: Path | str, content: bytes) -> str:
     """As `read_utf8`, for content that was read already."""
     for mark, encoding in _FOREIGN_MARKS:
         if content.startswith(mark):

@@ -5,11 +5,11 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from serving.base.task import Task
+from serving.base.task import TASKS
 from serving.base.text import escaped
 from training.cli.terminal import fail
 from training.errors import BuildError
@@ -18,8 +18,6 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 # A group of one command, as `convserve` passes the command's name too.
 app.callback()(lambda: None)
-
-_TASKS = ("classification", "segmentation", "embedding")
 
 
 @app.command()
@@ -88,9 +86,9 @@ def init(
     ] = False,
 ) -> None:
     """Look at a folder and write a recipe that works on it, with the time that it takes here."""
-    if task is not None and task not in _TASKS:
+    if task is not None and task not in TASKS:
         raise typer.BadParameter(
-            f"expected {', '.join(_TASKS)}; got {task[:40]!r}", param_hint="--task"
+            f"expected {', '.join(TASKS)}; got {task[:40]!r}", param_hint="--task"
         )
     if mirrors not in (None, "yes", "no"):
         raise typer.BadParameter(
@@ -100,7 +98,7 @@ def init(
     from training.pipeline.initial.first_recipe import Given, first_recipe
 
     given = Given(
-        folder, out, name, cast("Task | None", task), _size(size), network, minutes,
+        folder, out, name, task, _size(size), network, minutes,
         None if mirrors is None else mirrors == "yes", download, yes or as_json, force,
     )  # fmt: skip
     try:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serving.base.text import escaped
 from training.cli.terminal import fail, set_up_logging
 from training.errors import BuildError
 
@@ -70,7 +71,7 @@ def shards(
         fail("shards", "interrupted; the same command goes on from where this one stopped")
     for name, split in index.splits.items():
         typer.echo(f"{name}: {split.images:,} images in {len(split.shards):,} shards")
-    typer.echo(f"In a recipe: data: {{source: shards, train: {out}}}")
+    typer.echo(escaped(f"In a recipe: data: {{source: shards, train: {out}}}"))
 
 
 def _address(out: str) -> str:
@@ -89,11 +90,15 @@ def _files(source: str, val_fraction: float, test_fraction: float, seed: int) ->
     from training.data import load_source
     from training.data.samples import files_alone
     from training.errors import RecipeError
-    from training.recipes import load_recipe, parse_recipe
+    from training.recipes import SegmentationRecipe, load_recipe, parse_recipe
 
     with files_alone():
         if source.endswith((".yaml", ".yml")):
-            return load_source(load_recipe(Path(source)))
+            recipe = load_recipe(Path(source))
+            if isinstance(recipe, SegmentationRecipe):
+                # Shards hold the classes of the files, which a recipe may read as two.
+                recipe = recipe.model_copy(update={"binary": False})
+            return load_source(recipe)
         root = Path(source)
         if not root.is_dir():
             raise RecipeError(f"{source}: expected a folder or a recipe (.yaml)")
@@ -106,7 +111,7 @@ def _files(source: str, val_fraction: float, test_fraction: float, seed: int) ->
             "data": {"source": kind, "root": source, **cut},
             "transform": {"resize": [32, 32]},
             "model": {"name": "unet" if masks else "resnet18"},
-            "train": {"epochs": 1, "batch_size": 1, "optimizer": {"name": "sgd", "lr": 0.1}},
+            "train": "none",
         }
         return load_source(parse_recipe(document))
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from serving.base.machine.progress import Progress
+from training.data.changed_targets import ChangedTargets
 from training.data.samples import (
     SAMPLED_IMAGES,
     FileSamples,
@@ -76,7 +77,7 @@ def balancing_weights(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def known_counts(samples: Samples) -> NDArray[np.int64] | None:
     """Images of each class, int64 [classes], where the source counted them."""
-    if isinstance(samples, StreamedSamples | FileSamples):
+    if isinstance(samples, StreamedSamples | FileSamples | ChangedTargets):
         return samples.class_counts
     return None
 

@@ -133,7 +133,7 @@ def verify(
             gate = evidence[name].gate
             verdict = "passed" if gate.passed else "FAILED"
             log.info("verify: %s in %s %s: %s", file.id, name, verdict, gate.reason)
-        results.append(_result(file, evidence, skipped))
+        results.append(result_of(file, evidence, skipped))
         # Masks of a whole split take gigabytes of disk: only those that may be drawn are kept.
         for other in set(answers) - {_fastest(results) or next(iter(answers), None)}:
             del answers[other]
@@ -177,9 +177,10 @@ def _evidence(
     )
 
 
-def _result(
+def result_of(
     file: VariantFile, evidence: dict[str, Evidence], skipped: dict[str, str]
 ) -> VariantResult:
+    """A variant with its evidence, or the reason against it, by engine."""
     return VariantResult(
         id=file.id,
         file=file.path.name,

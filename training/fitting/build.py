@@ -52,7 +52,11 @@ class Build:
         """Loaded when the first stage that runs asks for it, with the network's classes."""
         names = self.recipe.model.classes
         data = self.load()
-        return data if names is None else as_classes_of(data, read_class_names(names), names)
+        return (
+            data
+            if names is None
+            else as_classes_of(data, read_class_names(names), f"model.classes: {names}")
+        )
 
     def stage_folder(self, stage: str) -> Path:
         return self.folder / stage

@@ -2,6 +2,7 @@
 deployed form."""
 
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from serving.base.evaluation import class_iou, confusion_matrix
 from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Task
 from serving.base.tensor import Array
 from serving.images.postprocess import binary_mask, softmax
-from training.data.samples import Samples, Targets
+from training.data.samples import ChosenSamples, Samples, Targets
+from training.data.sampling import spread_rows
 from training.errors import ExportError
 from training.evaluation.validation_trial import spread
 from training.fitting.build import Build
@@ -84,7 +86,7 @@ def _described(current: Build, original: Original) -> tuple[Description, str]:
     """What the file takes and answers, and a sentence on how that was found."""
     choice, task = current.recipe.model, current.recipe.task
     named, given = str(choice.file), choice.input or FileInput()
-    tried = spread(current.data.val, _TRIED)
+    tried = _tried(current.data.val, task)
     images, _ = tried.batch(range(min(_TRIED, len(tried))))
     spec = chosen_input(given, original.inputs, named)
     shown = images.shape[1:]
@@ -101,6 +103,15 @@ def _described(current: Build, original: Original) -> tuple[Description, str]:
     return _most_accurate(current, original, ways, tried)
 
 
+def _tried(samples: Samples, task: Task) -> Samples:
+    """Some of the samples, evenly spread; of an embedding neighbours, two and two, since images of
+    one person lie together."""
+    if task != "embedding":
+        return spread(samples, _TRIED)
+    first = spread_rows(len(samples), _TRIED // 2)
+    return ChosenSamples(samples, np.union1d(first, np.minimum(first + 1, len(samples) - 1)))
+
+
 def _most_accurate(
     current: Build, original: Original, ways: list[Description], tried: Samples
 ) -> tuple[Description, str]:
@@ -113,7 +124,8 @@ def _most_accurate(
     for way in ways:
         raw = raw_answers(original, way, images)[way.output]
         found = finished(raw, way, task, channels, size)
-        fits.append(fit(found, targets, len(current.data.classes), ignored))
+        value = fit(found, targets, len(current.data.classes), ignored)
+        fits.append(value if math.isfinite(value) else -math.inf)
     best, second = sorted(range(len(ways)), key=lambda index: -fits[index])[:2]
     said = (
         f"found on {len(images)} validation images, of {len(ways)} ways: {measure} "

@@ -18,6 +18,8 @@ from training.evaluation.network_answers import images_at_once
 from training.fitting import distributed
 from training.fitting.build import Build
 from training.fitting.step_memory import BatchMemory, answering_memory, training_memory
+from training.models.factory import user_forward
+from training.models.files.source import file_bytes
 from training.pipeline.fine_tuning import new_network
 from training.pipeline.stage import Stage
 from training.pipeline.stages.distill import load_teacher
@@ -57,7 +59,8 @@ class Need:
 def tell_needs(current: Build, stages: Sequence[Stage]) -> None:
     """Logs what the `stages`, which are about to run, will need. Raises DoesNotFit where memory or
     disk is too small for one of them, naming the largest batch that fits."""
-    needs = list(_needs(current, [stage.name for stage in stages]))
+    with user_forward(current.recipe.model):
+        needs = list(_needs(current, [stage.name for stage in stages]))
     free = free_memory() // distributed.processes_here()
     gpu = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     shown = ", ".join(
@@ -141,9 +144,12 @@ def _require_disk(current: Build, needs: Sequence[Need]) -> None:
 
 def _needs(current: Build, stages: Sequence[str]) -> list[Need]:
     recipe = current.recipe
-    network = new_network(current)
-    weights = _weights(network)
-    answering = _answering(current, network)
+    if recipe.model.file is not None:
+        # What it takes beside its weights shows when it is run.
+        weights, answering = file_bytes(recipe.model), BatchMemory(0, 0)
+    else:
+        network = new_network(current)
+        weights, answering = _weights(network), _answering(current, network)
     batch = images_at_once(current.size)
     evaluated = _COPIES * weights + answering.of(batch)
     files = {"fp32": weights, "fp16": weights // 2}

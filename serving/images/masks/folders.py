@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from serving.base.errors import InvalidInput
 from serving.base.folders import is_image, is_passed_over, list_images, visible_files
-from serving.base.text import NotText, lines_of, read_utf8
+from serving.base.text import NotText, decode_utf8, lines_of
 from serving.images.masks.files import MASK_SUFFIXES
 
 CLASSES_FILE = "classes.txt"
@@ -244,11 +244,17 @@ def read_classes(file: Path) -> list[str]:
     not UTF-8.
     """
     try:
-        names = [line.strip() for line in lines_of(read_utf8(file).rstrip())]
-    except NotText as error:
-        raise InvalidInput(str(error)) from error
+        return classes_in(file, file.read_bytes())
     except OSError as error:
         raise InvalidInput(f"{file}: {error.strerror}; expected one class a line") from error
+
+
+def classes_in(file: Path | str, content: bytes) -> list[str]:
+    """As `read_classes`, for content that was read already."""
+    try:
+        names = [line.strip() for line in lines_of(decode_utf8(file, content).rstrip())]
+    except NotText as error:
+        raise InvalidInput(str(error)) from error
     if not names:
         raise InvalidInput(f"{file}: empty; expected one class a line")
     first_lines: dict[str, int] = {}

@@ -56,7 +56,7 @@ def taken(model: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def built_of(document: dict[str, Any], folder: Path) -> Built:
-    return build(parse_recipe(document), folder / "runs", folder / "repository")
+    return build(parse_recipe(document), folder / "runs", folder / "repository", tell=True)
 
 
 def answers(built: Built, file: str = "model.onnx") -> np.ndarray[Any, Any]:

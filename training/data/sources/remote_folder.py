@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from serving.base.folders import IMAGE_SUFFIXES, is_passed_over, split_named
+from serving.images.masks.folders import CLASSES_FILE, classes_in
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import SAMPLED_IMAGES, Dataset, FileSamples, Loaded, read_splits
@@ -117,8 +118,8 @@ def remote_folder(data: RemoteFolderData, transform: EvalTransform, *, masks: bo
     given: dict[str, list[_Item]]
     load: Callable[[_Item], Loaded]
     if masks:
-        text = store.read_file(joined(data.root, "classes.txt"), _MOST_TEXT_BYTES)
-        classes = [line.strip() for line in text.decode(errors="replace").splitlines()]
+        named = joined(data.root, CLASSES_FILE)
+        classes = classes_in(named, store.read_file(named, _MOST_TEXT_BYTES))
         given = {split: list(pairs) for split, pairs in listed.masks().items()}
         load = _masked(store, transform, len(classes), data.ignore_index)
     else:
@@ -169,10 +170,12 @@ def remote_folder(data: RemoteFolderData, transform: EvalTransform, *, masks: bo
 
 
 def remote_fingerprint(data: RemoteFolderData) -> str:
-    """sha256 over the names, sizes and marks of change of all files."""
+    """sha256 over the names, sizes and marks of change of all images and masks, and of the file
+    that names the classes."""
     listed = _Listed(Store(data.storage), data.root)
+    named = (entry for entry in listed.top if entry.name == CLASSES_FILE)
     digest = hashlib.sha256()
-    for entry in listed.files(listed.root):
+    for entry in (*named, *listed.files(listed.root)):
         digest.update(f"{entry.address}\t{entry.size}\t{entry.changed}\n".encode())
     return digest.hexdigest()
 

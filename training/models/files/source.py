@@ -20,6 +20,7 @@ from serving.base.errors import EngineUnavailable
 from serving.base.files import find_file
 from serving.repository.onnx_file import external_files
 from training.errors import ExportError, RecipeError
+from training.recipes.model import ModelChoice
 
 # Bytes of a graph with its weights: protobuf holds no message of 2 GiB, and Q/DQ nodes and the
 # steps around the network come on top.
@@ -48,6 +49,15 @@ def file_fingerprint(file: Path) -> str:
     for part in (file, *_weights(file)):
         digest.update(sha256(part).encode())
     return digest.hexdigest()
+
+
+def file_bytes(choice: ModelChoice) -> int:
+    """Bytes of the file that a network comes as, and of those that hold its weights. Raises
+    ExportError."""
+    parts = [path for path in (choice.onnx, choice.exported) if path is not None]
+    if choice.onnx is not None:
+        parts += _weights(choice.onnx)
+    return sum(part.stat().st_size for part in parts)
 
 
 def read_source(file: Path) -> onnx.ModelProto:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from serving.base.digest import sha256
@@ -176,10 +175,9 @@ def _in_numbers_of(
         return data, ()
     if planned.classes:
         try:
-            return as_classes_of(data, planned.classes, Path("its classes")), planned.classes
+            return as_classes_of(data, planned.classes, "the list of its classes"), planned.classes
         except DataError as error:
-            told = str(error).removeprefix("model.classes: ")
-            raise DataError(f"{told}; --unlabelled compares with FP32 instead") from error
+            raise DataError(f"{error}; --unlabelled compares with FP32 instead") from error
     values = answers[answer.output]
     if answer.holds == "classes":
         return data, data.classes

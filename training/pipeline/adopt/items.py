@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from serving.base.folders import list_images, visible_files, visible_folders
 from serving.base.task import Task
 from serving.base.tensor import Array, TensorSpec
+from serving.images.masks.folders import IMAGE_FOLDERS, MASK_FOLDERS
 from serving.images.preprocess import load_image
 from serving.images.tensor import ToTensor
 from serving.repository.manifest import EvalTransform
@@ -81,7 +82,7 @@ def calls(items: Items, indices: Sequence[int], model: ServedModel, rows: int) -
     waiting: list[Inputs] = []
     for index in indices:
         item = items.item(index)
-        if waiting and (len(waiting) == rows or _shapes(item) != _shapes(waiting[0])):
+        if waiting and (len(waiting) == rows or shapes(item) != shapes(waiting[0])):
             yield stacked(waiting)
             waiting = []
         waiting.append(item)
@@ -94,7 +95,8 @@ def stacked(items: Sequence[Inputs]) -> dict[str, Array]:
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
-def _shapes(item: Inputs) -> dict[str, tuple[int, ...]]:
+def shapes(item: Inputs) -> dict[str, tuple[int, ...]]:
+    """The shape of each array."""
     return {name: array.shape for name, array in item.items()}
 
 
@@ -164,14 +166,15 @@ def read_images(
 
 
 def is_labelled(folder: Path, task: Task) -> bool:
-    """Whether a folder is laid out with labels for a task: a folder a class or person, or images/
-    and masks/; below train/, val/ and test/ too."""
+    """Whether a folder is laid out with labels for a task: a folder a class or person, or one of
+    images and one of masks by their usual names; below train/, val/ and test/ too."""
     if not folder.is_dir():
         return False
     inner = visible_folders(folder)
     if task == "segmentation":
-        names = {path.name for place in (folder, *inner) for path in visible_folders(place)}
-        return {"images", "masks"} <= names | {path.name for path in inner}
+        places = (folder, *inner)
+        names = {path.name.lower() for place in places for path in visible_folders(place)}
+        return not names.isdisjoint(IMAGE_FOLDERS) and not names.isdisjoint(MASK_FOLDERS)
     return len(inner) > 1
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from serving.base.digest import sha256
 from serving.base.errors import EngineError, ModelLoadError
 from serving.base.evaluation import Estimate, answer_distance
 from serving.base.tensor import Array
@@ -18,9 +17,9 @@ from serving.engines.measure import device_name, time_batches
 from serving.repository.manifest import Evidence, Gate, Latency
 from serving.repository.model_config import check_against_engine
 from serving.repository.samples import Samples
-from training.evaluation.in_engines import TOLERANCE_FLOOR, open_engine
+from training.evaluation.in_engines import TOLERANCE_FLOOR, open_engine, result_of
 from training.evaluation.verification import VariantFile, VariantResult
-from training.pipeline.adopt.items import Inputs, Items, stacked
+from training.pipeline.adopt.items import Inputs, Items, shapes, stacked
 from training.pipeline.adopt.served import ServedModel
 
 log = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ def choose_samples(engine: Engine, model: ServedModel, items: Items) -> Samples:
     for index in np.linspace(0, len(items) - 1, count).astype(int).tolist():
         item = items.item(index)
         answer = _alone(engine, model, item)
-        if _shapes(item) == _shapes(first) and _shapes(answer) == _shapes(answers):
+        if shapes(item) == shapes(first) and shapes(answer) == shapes(answers):
             inputs.append(item)
             found.append(answer)
     return Samples(stacked(inputs), stacked(found))
@@ -112,16 +111,7 @@ def measure(
             engine.close()
         verdict = "passed" if found.gate.passed else "FAILED"
         log.info("adopt: %s in %s %s: %s", file.id, name, verdict, found.gate.reason)
-    return VariantResult(
-        id=file.id,
-        file=file.path.name,
-        precision=file.precision,
-        sha256=sha256(file.path),
-        size_bytes=file.path.stat().st_size,
-        calibration_sha256=file.calibration_sha256,
-        evidence=evidence,
-        skipped=skipped,
-    )
+    return result_of(file, evidence, skipped)
 
 
 def _evidence(
@@ -163,7 +153,3 @@ def _alone(engine: Engine, model: ServedModel, item: Inputs) -> Inputs:
         spec.name: found[spec.name][0] if model.batches else found[spec.name]
         for spec in model.outputs
     }
-
-
-def _shapes(arrays: Inputs) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in arrays.items()}

@@ -152,7 +152,7 @@ def _classes(request: Request, model: ServedModel, answer: TaskOutput | None) ->
     if answer is None or answer.holds == "embedding":
         return ()
     if request.classes is not None:
-        return read_class_names(request.classes)
+        return read_class_names(request.classes, "--classes")
     try:
         return read_labels(model.path, model.config, None).get(answer.output, ())
     except ModelLoadError as error:

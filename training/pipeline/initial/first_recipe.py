@@ -180,7 +180,13 @@ def _file(given: Given, found: Found, dialogue: Dialogue) -> Path | None:
     if given.network is not None:
         file = Path(given.network)
         return file if file.suffix.lower() in ENDINGS else None
-    files = (*found.onnx, *found.exported)
+    # Reading a program of torch.export may run code of its author: only where a person names it.
+    dialogue.assumed += [
+        f"{file} is left alone, as reading it may run code of its author: --network {file} to "
+        "compress it"
+        for file in found.exported
+    ]
+    files = found.onnx
     if not files:
         return None
     if len(files) > 1:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.training.data.shards.conftest import recipe, written
 from training.data import Samples, fingerprint, load_source
+from training.data.class_names import as_classes_of
 from training.data.loader import Loader
 from training.data.samples import StreamedSamples
 from training.data.sampling import InOrder, Windowed, class_counts
@@ -429,3 +430,13 @@ def test_shards_of_webdataset_are_read_and_ours_by_it(tmp_path: Path, shard_fold
     read = load_source(recipe({"source": "shards", "train": str(shard_folder)})).val
     assert [f"val-000000.tar/{key}" for key, _, _ in theirs] == list(read.names)
     assert [label for _, _, label in theirs] == read.batch(range(12))[1].tolist()
+
+
+def test_stream_with_the_classes_of_a_network_stays_a_stream(shard_folder: Path) -> None:
+    data = load_source(recipe({"source": "shards", "train": str(shard_folder)}))
+    renamed = as_classes_of(data, ("green", "red", "blue"), "names.txt")
+    assert isinstance(renamed.train, StreamedSamples)
+    loader = Loader(renamed.train, Windowed(renamed.train.groups, 8, 0, renamed.train.window))
+    seen = np.concatenate([targets.numpy() for _, targets in loader])
+    counted = class_counts(renamed.train, 3, None).tolist()
+    assert np.bincount(seen, minlength=3).tolist() == counted == [0, 30, 30]

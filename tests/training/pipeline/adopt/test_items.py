@@ -124,3 +124,9 @@ def test_labelled_folders_are_known_by_their_layout(task: str, tmp_path: Path) -
     assert (len(data.calibration), len(data.measured)) == (3, 4 if task == "segmentation" else 5)
     assert data.labelled is not None
     assert len(data.labelled.test) == len(data.measured)
+
+
+def test_masks_are_known_by_the_usual_names_of_folders(tmp_path: Path) -> None:
+    for name in ("img", "Annotations"):
+        (tmp_path / "set" / "train" / name).mkdir(parents=True)
+    assert is_labelled(tmp_path / "set", "segmentation")

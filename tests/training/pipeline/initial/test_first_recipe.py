@@ -125,7 +125,10 @@ def test_weights_beside_the_images_are_begun_with(init: Init) -> None:
 def test_a_network_in_a_file_is_published_without_training(init: Init) -> None:
     folders.class_folders(Path("things"))
     folders.network(Path("things/net.onnx"))
+    # A program of torch.export is not read, as that may run code of its author.
+    Path("things/other.pt2").write_bytes(b"no program")
     outcome, recipe = init("things")
+    assert any("things/other.pt2 is left alone" in line for line in outcome.assumed)
     assert (recipe.train, recipe.model.onnx) == (None, Path("things/net.onnx"))
     assert recipe.transform.size == (32, 32)
     assert any("--network NAME to train one" in line for line in outcome.assumed)
