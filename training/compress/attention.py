@@ -94,4 +94,5 @@ class _BoundedGroup(Group):  # type: ignore[misc]
         super().add_dep(dep, idxs)
 
 
+# The library makes its groups by this name.
 graph.Group = _BoundedGroup

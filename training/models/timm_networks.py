@@ -33,10 +33,14 @@ _RESHAPES = "the pruner's graph does not come to an end over the reshapes of its
 UNSUPPORTED: dict[str, Mapping[Step, str]] = {
     "dpn": {"prune": "its dense paths nest deeper than the pruner's graph follows"},
     "efficientformer_v2": {"prune": _RESHAPES},
+    "efficientvit_mit": {"prune": "its attention joins projections of several scales in one layer"},
     "eva": {"prune": "its attention and gated MLPs hold several projections in one layer each"},
     "mambaout": {"prune": "its blocks split one layer into three parts of fixed widths"},
     "maxxvit": {"prune": _RESHAPES},
+    "metaformer": {"prune": "its norm layers have no shift, which the pruner looks for"},
+    "mlp_mixer": {"prune": "its MLPs mix places, which the pruner takes for channels"},
     "nfnet": {"prune": "its weights are standardised by layers that the pruner does not know"},
+    "resnest": {"prune": _RESHAPES},
     "sknet": {"prune": "it stacks its branches, which the pruner takes for channels"},
 }
 """By timm's module: the steps that its networks cannot take, with the reason."""
