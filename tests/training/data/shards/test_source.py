@@ -440,3 +440,13 @@ def test_stream_with_the_classes_of_a_network_stays_a_stream(shard_folder: Path)
     seen = np.concatenate([targets.numpy() for _, targets in loader])
     counted = class_counts(renamed.train, 3, None).tolist()
     assert np.bincount(seen, minlength=3).tolist() == counted == [0, 30, 30]
+
+
+def test_numbers_among_names_are_names(tmp_path: Path) -> None:
+    labels = ("10", "2", "cat") * 4
+    file = tar(tmp_path / "x.tar", *labelled(*labels))
+    data = load_source(recipe({"source": "shards", "train": str(file)}))
+    assert data.classes == ("10", "2", "cat")
+    for samples in (data.train, data.val, data.test):
+        answers = samples.batch(range(len(samples)))[1].tolist()
+        assert [data.classes[x] for x in answers] == [labels[x] for x in values(samples)]
