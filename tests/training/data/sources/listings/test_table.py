@@ -362,3 +362,10 @@ def test_label_of_thousands_of_digits_is_told(folder: Path) -> None:
 def test_two_classes_of_one_name_are_told(folder: Path) -> None:
     with pytest.raises(DataError, match="two classes are called 'cat'"):
         load(folder, rows(["0", "1"] * 10), classes=["cat", "cat"])
+
+
+def test_semicolons_part_columns_where_the_heading_has_no_comma(folder: Path) -> None:
+    data = load(folder, rows(["cat, small", "dog"] * 10).replace(".png,", ".png;").replace(
+        "path,", "path;"
+    ))  # fmt: skip
+    assert data.classes == ("cat, small", "dog")
