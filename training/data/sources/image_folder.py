@@ -10,7 +10,7 @@ import numpy as np
 
 from serving.base.errors import quoted
 from serving.base.files import read_file
-from serving.base.folders import list_class_folders, told, visible_folders
+from serving.base.folders import list_class_folders, list_images, told, visible_folders
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
@@ -108,13 +108,23 @@ def _listed(root: Path, data: ImageFolderData) -> _Listing:
             listing = list_class_folders(folder)
             images = listing.images
             left_out += listing.left_out
-        elif split == "train":
-            by_table = True
+        else:
+            by_table = by_table or split == "train"
+            left_out += _unnamed(folder, images)
         given[split] = images
     train = folders["train"]
     if by_table:
         return _Listing(given, metadata_file(train) or train, "labels", left_out, ())
     return _Listing(given, train, "folders, one a class", left_out, alike(train))
+
+
+def _unnamed(folder: Path, images: Mapping[str, Sequence[Path]]) -> Counter[str]:
+    """The number of images below a split's folder that its table does not name."""
+    named = {os.path.normpath(file) for files in images.values() for file in files}
+    others = sum(os.path.normpath(file) not in named for file in list_images(folder).images)
+    return Counter(
+        {f"in no row of {(metadata_file(folder) or folder).name}": others} if others else {}
+    )
 
 
 def labelled_dataset(

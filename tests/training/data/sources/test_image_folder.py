@@ -326,3 +326,12 @@ def test_links_to_devices_and_pipes_are_told_and_not_read(tmp_path: Path) -> Non
     assert told.value.files == dict.fromkeys(
         ("cat/x.png", "dog/y.png"), "cannot be read: is no regular file"
     )
+
+
+def test_images_that_metadata_do_not_name_are_counted(tmp_path: Path) -> None:
+    write_images(tmp_path / "all", 20)
+    rows = [f"all/{index}.png,{'ab'[index % 2]}" for index in range(12)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    data = load(tmp_path)
+    assert len(data.train) + len(data.val) + len(data.test) == 12
+    assert data.left_out == {"in no row of metadata.csv": 8}
