@@ -14,7 +14,7 @@ from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import SAMPLED_IMAGES, Dataset, Loaded
 from training.data.shards.index import INDEX_FILE, Index, IndexedSplit, read_index, shard_addresses
-from training.data.shards.masks import mask_reader
+from training.data.shards.masks import MOST_CLASSES, mask_reader
 from training.data.shards.samples import STREAM_BYTES, Encoded, Part, ShardSamples
 from training.data.shards.tables import Layout, Tables
 from training.data.split import SPLITS
@@ -224,6 +224,10 @@ def _classes(
         raise DataError("data.classes: names a class twice")
     if len(names) < 2:
         raise DataError(f"{train[0].address}: expected at least two classes, got {list(names)}")
+    if masks and len(names) > MOST_CLASSES:
+        raise DataError(
+            f"{train[0].address}: {len(names):,} classes of masks; expected at most {MOST_CLASSES}"
+        )
     numbers = {name: number for number, name in enumerate(names)}
 
     def class_of(label: str) -> int:

@@ -450,3 +450,12 @@ def test_numbers_among_names_are_names(tmp_path: Path) -> None:
     for samples in (data.train, data.val, data.test):
         answers = samples.batch(range(len(samples)))[1].tolist()
         assert [data.classes[x] for x in answers] == [labels[x] for x in values(samples)]
+
+
+def test_more_classes_than_masks_hold_are_told(tmp_path: Path) -> None:
+    pairs = [((f"{x}.png", picture()), (f"{x}.seg.png", mask(0, 1))) for x in range(20)]
+    file = tar(tmp_path / "x.tar", *chain.from_iterable(pairs))
+    data = {"source": "shards", "train": str(file), "classes": [str(x) for x in range(300)]}
+    segmenter = {"task": "segmentation", "model": {"name": "unet_slim"}}
+    with pytest.raises(DataError, match="300 classes of masks; expected at most 255"):
+        load_source(recipe(data, **segmenter))
