@@ -31,6 +31,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # A listing of many pages may take so many times as long as one request.
 _LISTING = 10
 _SHOWN_ERROR = 200
+# What follows a URL's ?: stores answer with the address of a copy, whose signature lets anybody in.
+_QUERY = re.compile(r"\?[^\s'\"<>)]+")
 _SECRET_NAMES = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|SAS", re.I)
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
 _PACKAGES |= dict.fromkeys(("abfs", "abfss", "adl"), "adlfs")
@@ -300,4 +302,5 @@ def _one_line(error: Exception) -> str:
     for name, value in os.environ.items():
         if len(value) >= 6 and _SECRET_NAMES.search(name):
             text = text.replace(value, "***")
+    text = _QUERY.sub("?***", text)
     return text if len(text) <= _SHOWN_ERROR else text[: _SHOWN_ERROR - 3] + "..."

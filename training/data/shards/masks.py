@@ -15,6 +15,8 @@ from training.errors import DataError
 
 # The value of the foreground in masks that hold only black and white.
 _WHITE = 255
+# As many as a mask of 8 bits holds beside the value that is ignored.
+MOST_CLASSES = 255
 
 Pixels = NDArray[np.uint8]
 # From a mask's file and its image's height and width to the target, of the transform's size.

@@ -14,7 +14,7 @@ from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import SAMPLED_IMAGES, Dataset, Loaded
 from training.data.shards.index import INDEX_FILE, Index, IndexedSplit, read_index, shard_addresses
-from training.data.shards.masks import mask_reader
+from training.data.shards.masks import MOST_CLASSES, mask_reader
 from training.data.shards.samples import STREAM_BYTES, Encoded, Part, ShardSamples
 from training.data.shards.tables import Layout, Tables
 from training.data.split import SPLITS
@@ -197,6 +197,7 @@ def _classes(
 ) -> tuple[tuple[str, ...], Callable[[str], int]]:
     """The names of the classes, and the class of each label as tables have it."""
     names: Sequence[str]
+    by_name = False
     if index is not None:
         if data.classes is not None and data.classes != index.classes:
             raise DataError("data.classes: the shards' index names the classes; leave it out")
@@ -217,18 +218,24 @@ def _classes(
                 )
             names = [str(number) for number in range(largest + 1)]
         else:
-            names = sorted({label[1:] for label in labels})
+            # Numbers among names are names too: "7" beside "7b".
+            names, by_name = sorted({label[1:] for label in labels}), True
     if len(set(names)) < len(names):
         raise DataError("data.classes: names a class twice")
     if len(names) < 2:
         raise DataError(f"{train[0].address}: expected at least two classes, got {list(names)}")
+    if masks and len(names) > MOST_CLASSES:
+        raise DataError(
+            f"{train[0].address}: {len(names):,} classes of masks; expected at most {MOST_CLASSES}"
+        )
     numbers = {name: number for number, name in enumerate(names)}
 
     def class_of(label: str) -> int:
-        if label.startswith("#") and int(label[1:]) < len(names):
+        is_number = label.startswith("#") and not by_name
+        if is_number and int(label[1:]) < len(names):
             return int(label[1:])
         shown = label[1:]
-        if label.startswith("#") or shown not in numbers:
+        if is_number or shown not in numbers:
             some = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
             raise DataError(
                 f"label {shown[:60]!r}: expected 0 to {len(names) - 1} or one of {some}; "

@@ -80,7 +80,8 @@ def members(read: Read, total: int, shown: str) -> Iterator[Member]:
             yield Member(name, at, at + BLOCK, size)
         elif kind not in (*_FILES, _FOLDER):
             raise DataError(f"{shown}: {named} is of the unknown kind {kind!r}")
-        at += BLOCK + _padded(size)
+        # The size of a folder is that of its content, which does not follow.
+        at += BLOCK + (0 if kind == _FOLDER else _padded(size))
         extended, headers = {}, 0
     if at == 0 or at < total or headers:
         raise DataError(f"{shown}: is cut off at byte {total:,}, or no tar file")

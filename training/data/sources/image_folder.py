@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from serving.base.errors import quoted
-from serving.base.folders import list_class_folders, told, visible_folders
+from serving.base.files import read_file
+from serving.base.folders import list_class_folders, list_images, told, visible_folders
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset, Loaded, read_splits
@@ -24,6 +25,10 @@ LabelledFile = tuple[Path, int]
 Item = TypeVar("Item")
 
 _NAMED_CLASSES = 10
+# Bytes of an image's file: more than the largest image takes uncompressed.
+_IMAGE_BYTES = 256 << 20
+# Characters of a class's name; longer ones are captions.
+_NAME_LENGTH = 256
 
 
 @data_errors()
@@ -69,7 +74,7 @@ def image_folder(data: ImageFolderData, transform: EvalTransform) -> Dataset:
         transform,
         label_of=lambda item: item[1],
         name_of=lambda item: shown_name(item[0] if len(roots) == 1 else item[0].absolute(), top),
-        content_of=lambda item: item[0].read_bytes(),
+        content_of=lambda item: image_bytes(item[0]),
         left_out=sum((listing.left_out for listing in found), Counter()),
         notes=tuple(note for listing in found for note in listing.notes),
     )
@@ -103,13 +108,23 @@ def _listed(root: Path, data: ImageFolderData) -> _Listing:
             listing = list_class_folders(folder)
             images = listing.images
             left_out += listing.left_out
-        elif split == "train":
-            by_table = True
+        else:
+            by_table = by_table or split == "train"
+            left_out += _unnamed(folder, images)
         given[split] = images
     train = folders["train"]
     if by_table:
         return _Listing(given, metadata_file(train) or train, "labels", left_out, ())
     return _Listing(given, train, "folders, one a class", left_out, alike(train))
+
+
+def _unnamed(folder: Path, images: Mapping[str, Sequence[Path]]) -> Counter[str]:
+    """The number of images below a split's folder that its table does not name."""
+    named = {os.path.normpath(file) for files in images.values() for file in files}
+    others = sum(os.path.normpath(file) not in named for file in list_images(folder).images)
+    return Counter(
+        {f"in no row of {(metadata_file(folder) or folder).name}": others} if others else {}
+    )
 
 
 def labelled_dataset(
@@ -169,9 +184,16 @@ def labelled_dataset(
 
 
 def check_names(classes: Sequence[str], root: Path) -> None:
-    """Raises DataError for a class that no file could name."""
+    """Raises DataError for a class that no file could name, and for two that have one name."""
     if strange := [name for name in classes if not is_text(name)]:
         raise DataError(f"{root}: the class {quoted(strange[0])} is no text in UTF-8")
+    if long := [name for name in classes if len(name) > _NAME_LENGTH]:
+        raise DataError(
+            f"{root}: the class {quoted(long[0])} has {len(long[0]):,} characters; expected at "
+            f"most {_NAME_LENGTH}: is it a caption?"
+        )
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise DataError(f"{root}: two classes are called {quoted(twice[0])}")
 
 
 def besides(left_out: Mapping[str, int]) -> str:
@@ -184,9 +206,15 @@ def shown_name(file: Path, root: Path) -> str:
     return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
 
 
+def image_bytes(file: Path) -> bytes:
+    """The content of an image's file; of nothing else, as a device or a pipe would never end.
+    Raises OSError."""
+    return read_file(file, _IMAGE_BYTES)
+
+
 def load_labelled(file: Path, label: int, eval_transform: EvalTransform) -> Loaded:
     """An image file with the number of its class. Raises InvalidInput, OSError."""
-    return labelled(file.read_bytes(), label, eval_transform)
+    return labelled(image_bytes(file), label, eval_transform)
 
 
 def labelled(content: bytes, label: int, eval_transform: EvalTransform) -> Loaded:

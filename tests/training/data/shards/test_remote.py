@@ -170,3 +170,11 @@ def test_web_server_without_ranges_is_told(shard_folder: Path) -> None:
         with pytest.raises(DataError, match="sends whole files instead of the range asked for"):
             Store().read(url, 0, 1000)
         server.shutdown()
+
+
+def test_signature_of_a_copys_address_is_in_no_message() -> None:
+    """Stores answer with the signed address of a copy, which the error then names."""
+    error = OSError("403, url='https://cdn.example/x.tar?X-Amz-Signature=5ec7e7&a=b'")
+    told = str(_told("https://example/x.tar", error))
+    assert "5ec7e7" not in told
+    assert "https://cdn.example/x.tar?***" in told

@@ -440,3 +440,22 @@ def test_stream_with_the_classes_of_a_network_stays_a_stream(shard_folder: Path)
     seen = np.concatenate([targets.numpy() for _, targets in loader])
     counted = class_counts(renamed.train, 3, None).tolist()
     assert np.bincount(seen, minlength=3).tolist() == counted == [0, 30, 30]
+
+
+def test_numbers_among_names_are_names(tmp_path: Path) -> None:
+    labels = ("10", "2", "cat") * 4
+    file = tar(tmp_path / "x.tar", *labelled(*labels))
+    data = load_source(recipe({"source": "shards", "train": str(file)}))
+    assert data.classes == ("10", "2", "cat")
+    for samples in (data.train, data.val, data.test):
+        answers = samples.batch(range(len(samples)))[1].tolist()
+        assert [data.classes[x] for x in answers] == [labels[x] for x in values(samples)]
+
+
+def test_more_classes_than_masks_hold_are_told(tmp_path: Path) -> None:
+    pairs = [((f"{x}.png", picture()), (f"{x}.seg.png", mask(0, 1))) for x in range(20)]
+    file = tar(tmp_path / "x.tar", *chain.from_iterable(pairs))
+    data = {"source": "shards", "train": str(file), "classes": [str(x) for x in range(300)]}
+    segmenter = {"task": "segmentation", "model": {"name": "unet_slim"}}
+    with pytest.raises(DataError, match="300 classes of masks; expected at most 255"):
+        load_source(recipe(data, **segmenter))

@@ -231,3 +231,8 @@ def test_table_is_kept_as_it_is_and_damage_is_noticed(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=r"x\.idx: is damaged"):
             parsed(wrong, len(data), "x.idx")
+
+
+def test_folder_with_a_size_hides_no_member() -> None:
+    folder = info("a", size=1 << 20, type=tarfile.DIRTYPE)
+    assert read(archive(folder, ("a/b.jpg", b"one"))) == [("a/b.jpg", b"one")]

@@ -1,6 +1,7 @@
 """Image folders: splits, evaluation pixels, and files that are not what they seem."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from serving.repository.manifest import EvalTransform
 from training.data import fingerprint, samples
 from training.data.samples import Dataset, FileSamples
 from training.data.sources.image_folder import image_folder
-from training.errors import DataError
+from training.errors import BrokenFiles, DataError
 from training.recipes import parse_recipe
 from training.recipes.data import ImageFolderData
 
@@ -313,3 +314,24 @@ def test_metadata_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     described(tmp_path / "a", "file_name,label\n../../x.png,cat\n1.png,dog\n")
     with pytest.raises(DataError, match=r"'../../x\.png' leads out of"):
         load(tmp_path / "a")
+
+
+def test_links_to_devices_and_pipes_are_told_and_not_read(tmp_path: Path) -> None:
+    write_images(tmp_path / "cat", 10)
+    write_images(tmp_path / "dog", 10)
+    (tmp_path / "cat" / "x.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "dog" / "y.png")
+    with pytest.raises(BrokenFiles) as told:
+        load(tmp_path)
+    assert told.value.files == dict.fromkeys(
+        ("cat/x.png", "dog/y.png"), "cannot be read: is no regular file"
+    )
+
+
+def test_images_that_metadata_do_not_name_are_counted(tmp_path: Path) -> None:
+    write_images(tmp_path / "all", 20)
+    rows = [f"all/{index}.png,{'ab'[index % 2]}" for index in range(12)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    data = load(tmp_path)
+    assert len(data.train) + len(data.val) + len(data.test) == 12
+    assert data.left_out == {"in no row of metadata.csv": 8}

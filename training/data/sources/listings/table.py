@@ -10,7 +10,7 @@ from serving.base.folders import split_named, visible_files
 from serving.images.masks.folders import read_classes
 from serving.repository.manifest import EvalTransform
 from training.data.samples import Dataset
-from training.data.sources.image_folder import labelled_dataset, shown_name
+from training.data.sources.image_folder import image_bytes, labelled_dataset, shown_name
 from training.data.sources.listings.columns import (
     LABEL_COLUMNS,
     PATH_COLUMNS,
@@ -31,6 +31,9 @@ from training.errors import DataError, data_errors
 from training.recipes.data import SPLIT_COLUMN, TableData
 
 _ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+# Digits of a label that is a number.
+_DIGITS = 18
 
 
 class _Listed(NamedTuple):
@@ -79,7 +82,7 @@ def table_dataset(data: TableData, transform: EvalTransform) -> Dataset:
     classes, numbers = _classes(data, files[0], found)
 
     def content_of(item: _Listed) -> bytes:
-        return item.path.read_bytes() if item.spot is None else contents.read(item.spot)
+        return image_bytes(item.path) if item.spot is None else contents.read(item.spot)
 
     return labelled_dataset(
         top,
@@ -166,22 +169,24 @@ def _classes(
     data: TableData, first: Path, labels: set[str]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """The classes, and the number of each label."""
-    numeric = all(label.isascii() and label.isdecimal() for label in labels)
+    numeric = all(
+        label.isascii() and label.isdecimal() and len(label) <= _DIGITS for label in labels
+    )
     names = _names(data, first)
-    if names is None or not numeric:
-        if isinstance(data.classes, tuple):
-            if strange := sorted(labels - set(data.classes)):
-                raise DataError(f"{first}: label {quoted(strange[0])} is none of data.classes")
-            names = data.classes
-        else:
-            names = tuple(sorted(labels, key=(lambda x: (int(x), x)) if numeric else None))
+    # Names that a person gives may be numbers themselves: years, house numbers.
+    if names is not None and data.classes is not None and (not numeric or labels <= set(names)):
+        if strange := sorted(labels - set(names)):
+            raise DataError(f"{first}: label {quoted(strange[0])} is none of data.classes")
         numbers = {name: index for index, name in enumerate(names)}
-    else:
+    elif names is not None and numeric:
         numbers = {label: int(label) for label in labels}
         if strange := [label for label, number in numbers.items() if number >= len(names)]:
             raise DataError(
-                f"{first}: label {strange[0][:20]}, but {len(names)} classes have names, from 0"
+                f"{first}: label {strange[0]}, but {len(names)} classes have names, from 0"
             )
+    else:
+        names = tuple(sorted(labels, key=(lambda x: (int(x), x)) if numeric else None))
+        numbers = {name: index for index, name in enumerate(names)}
     if len(names) < 2:
         raise DataError(f"{first}: expected at least two labels, got {len(names)}")
     return tuple(names), numbers

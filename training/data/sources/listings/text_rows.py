@@ -17,10 +17,18 @@ from training.errors import DataError
 _FILE_BYTES = 256 << 20
 
 
-def csv_rows(file: Path, wanted: Columns, delimiter: str = ",") -> Iterator[Row]:
+def csv_rows(file: Path, wanted: Columns, delimiter: str | None = None) -> Iterator[Row]:
     """The rows of a table with a heading, without white space around names and values. Rows without
-    any value do not count. Raises DataError naming the line."""
-    reader = csv.reader(io.StringIO(_text(file), newline=""), delimiter=delimiter)
+    any value do not count. Raises DataError naming the line.
+
+    delimiter: None: a comma, or a semicolon where the heading has no comma but one of them, as
+        spreadsheets write it where a comma is in every number.
+    """
+    text = _text(file)
+    if delimiter is None:
+        heading_line = text.partition("\n")[0]
+        delimiter = ";" if ";" in heading_line and "," not in heading_line else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         heading = [name.strip() for name in next(reader, [])]
         found = find_columns(heading, wanted, file)

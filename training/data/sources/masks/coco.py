@@ -124,7 +124,12 @@ def _read(root: Path, file: Path, folders: Sequence[Path]) -> tuple[list[Picture
             case "images":
                 entries.append(_entry(record, file))
             case _:
-                names[_id(record, "id", file)] = as_text(record.value.get("name", "")).strip()
+                number, name = _id(record, "id", file), as_text(record.value.get("name", ""))
+                if names.setdefault(number, name.strip()) != name.strip():
+                    raise DataError(
+                        f"{file}: category {number} is {quoted(names[number])} and "
+                        f"{quoted(name.strip())}"
+                    )
     if not names or not all(names.values()):
         raise DataError(f"{file}: no categories with names; expected COCO's JSON")
     images = np.array(owners, np.int64)

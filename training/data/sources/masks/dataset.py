@@ -13,7 +13,7 @@ from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.remarks import Remarks
 from training.data.samples import Dataset, Loaded, read_splits
-from training.data.sources.image_folder import besides, check_names
+from training.data.sources.image_folder import besides, check_names, image_bytes
 from training.data.split import complete
 from training.errors import BrokenFiles, DataError
 from training.recipes.fields import FolderData
@@ -81,7 +81,7 @@ def mask_dataset(
     ignored = IGNORE_INDEX if ignore_index is None else ignore_index
 
     def load(item: Item) -> Loaded:
-        image = load_image(path_of(item).read_bytes(), transform)
+        image = load_image(image_bytes(path_of(item)), transform)
         found = class_map(item, image.size)
         if found.shape != image.size:
             found = scaled(found, image.size)

@@ -337,3 +337,35 @@ def test_large_table_in_text_is_refused(folder: Path) -> None:
         stream.truncate(500 << 20)
     with pytest.raises(DataError, match="has more than 268,435,456 bytes"):
         loaded(folder / "list.csv")
+
+
+def test_given_names_that_are_numbers_are_names_of_the_labels(folder: Path) -> None:
+    data = load(folder, rows(["1", "2"] * 10), classes=["2", "1"])
+    assert data.classes == ("2", "1")
+    _, labels = data.train.batch(range(len(data.train)))
+    assert labels.tolist() == [1 - int(Path(name).stem) % 2 for name in data.train.names]
+
+
+def test_names_in_a_file_give_the_order_of_labels_in_words(folder: Path) -> None:
+    (folder / "names.txt").write_text("dog\ncat\n")
+    data = load(folder, rows(["cat", "dog"] * 10), classes=folder / "names.txt")
+    assert data.classes == ("dog", "cat")
+    with pytest.raises(DataError, match=r"label 'cow' is none of data\.classes"):
+        load(folder, rows(["cat", "cow"] * 10), classes=folder / "names.txt")
+
+
+def test_label_of_thousands_of_digits_is_told(folder: Path) -> None:
+    with pytest.raises(DataError, match="has 5,000 characters; expected at most 256"):
+        load(folder, rows(["1", "2" * 5000] * 10))
+
+
+def test_two_classes_of_one_name_are_told(folder: Path) -> None:
+    with pytest.raises(DataError, match="two classes are called 'cat'"):
+        load(folder, rows(["0", "1"] * 10), classes=["cat", "cat"])
+
+
+def test_semicolons_part_columns_where_the_heading_has_no_comma(folder: Path) -> None:
+    data = load(folder, rows(["cat, small", "dog"] * 10).replace(".png,", ".png;").replace(
+        "path,", "path;"
+    ))  # fmt: skip
+    assert data.classes == ("cat, small", "dog")

@@ -255,3 +255,10 @@ def test_missing_document_and_several_are_told(tmp_path: Path) -> None:
     write(tmp_path, told, "annotations/b_train.json")
     with pytest.raises(DataError, match=r"a_train\.json and b_train\.json are both JSON for train"):
         load(tmp_path)
+
+
+def test_category_with_two_names_is_told(tmp_path: Path) -> None:
+    told = document([])
+    told["categories"].append({"id": 3, "name": "dog"})
+    with pytest.raises(DataError, match="category 3 is 'cat' and 'dog'"):
+        load(write(tmp_path, told))
