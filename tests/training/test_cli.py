@@ -101,6 +101,31 @@ def test_json_is_all_there_is_on_stdout(digits_built: Built, workplace: Path) ->
     assert document["published_version"] is None
 
 
+def test_a_network_that_prints_leaves_stdout_alone(tmp_path: Path) -> None:
+    (tmp_path / "talking.py").write_text(
+        "from torch import nn\n"
+        "class Talking(nn.Linear):\n"
+        "    def forward(self, images):\n"
+        "        print('on the way')\n"
+        "        return super().forward(images.mean((2, 3)))\n"
+        "def net(num_classes):\n"
+        "    return Talking(3, num_classes)\n"
+    )
+    document = {
+        "name": "talking",
+        "task": "classification",
+        "data": {"source": "digits"},
+        "transform": {"resize": [8, 8]},
+        "model": {"factory": "talking:net"},
+        "train": {"epochs": 1, "batch_size": 512, "optimizer": {"name": "sgd", "lr": 0.1}},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(document))
+    done = run(str(recipe), "--json", "--until", "train", "--out", str(tmp_path / "runs"))
+    assert json.loads(done.stdout)["name"] == "talking"
+    assert "on the way" in done.stderr
+
+
 def test_networks_are_listed() -> None:
     done = run("--list-networks", "--json")
     assert done.returncode == 0

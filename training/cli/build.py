@@ -1,7 +1,9 @@
 """`convserve build`: parses arguments, runs the pipeline, prints the outcome."""
 
+import contextlib
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -100,6 +102,11 @@ def build(
         fail("build", "interrupted; the same command goes on from where this one stopped")
 
 
+def _stdout_kept() -> contextlib.AbstractContextManager[object]:
+    """Sends to stderr what the network of a recipe prints: stdout belongs to the command."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
 def _build(
     path: Path,
     overrides: list[str],
@@ -122,15 +129,16 @@ def _build(
     if until == "data" or bound is not None:
         _require_one_process()
     quiet_libraries()
-    if distributed.rank() > 0:
-        pipeline.join_training(recipe, out, repository)
-        return
-    if bound is None:
-        built = pipeline.build(recipe, out, repository, until, tell=True)
-    else:
-        from training.pipeline.search import parse_bound, search
+    with _stdout_kept():
+        if distributed.rank() > 0:
+            pipeline.join_training(recipe, out, repository)
+            return
+        if bound is None:
+            built = pipeline.build(recipe, out, repository, until, tell=True)
+        else:
+            from training.pipeline.search import parse_bound, search
 
-        built = search(recipe, parse_bound(bound), out, repository)
+            built = search(recipe, parse_bound(bound), out, repository)
     if as_json:
         document = {
             "name": recipe.name,
@@ -169,7 +177,8 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
 
     _require_one_process()
     quiet_libraries()
-    studied = run_study(document, definition, study, out)
+    with _stdout_kept():
+        studied = run_study(document, definition, study, out)
     if as_json:
         typer.echo(json.dumps(studied.outcome.document, indent=2))
         return
