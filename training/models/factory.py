@@ -121,16 +121,11 @@ def user_code_of(choice: ModelChoice) -> contextlib.AbstractContextManager[None]
     return contextlib.nullcontext() if factory is None else user_code(factory.name, factory.root)
 
 
-def takes_classes(choice: ModelChoice) -> bool:
-    """Whether the network has as many answers as it is asked for: a factory may make one kind."""
-    factory = register_factory(choice)
-    return factory is None or _takes(factory.function, "num_classes")
-
-
 def _call(factory: Factory, output: str, classes: int, options: dict[str, Any]) -> nn.Module:
     arguments = dict(options)
     if _takes(factory.function, "num_classes"):
         arguments.setdefault("num_classes", classes)
+    _require_taken(factory, arguments)
     with _importing_from(factory.root), user_code(factory.name, factory.root):
         network = factory.function(**arguments)
     if not isinstance(network, nn.Module):
@@ -141,7 +136,23 @@ def _call(factory: Factory, output: str, classes: int, options: dict[str, Any]) 
     return Chosen(network, output) if output else network
 
 
+def _require_taken(factory: Factory, arguments: dict[str, Any]) -> None:
+    """Raises RecipeError where the options are not those of the function."""
+    try:
+        signature = inspect.signature(factory.function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise RecipeError(
+            f"model.options: {factory.name} takes {str(signature)[:300]}: {error}"
+        ) from error
+
+
 def _takes(function: Callable[..., Any], argument: str) -> bool:
+    if getattr(function, "__init__", None) is nn.Module.__init__:
+        return False  # a class without one of its own: torch's takes any name, and refuses it
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):

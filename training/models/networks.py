@@ -21,7 +21,7 @@ from training.models import (
     structure_of,
     unsupported_steps,
 )
-from training.models.factory import register_factory, takes_classes, user_code_of
+from training.models.factory import register_factory, user_code_of
 from training.models.files.source import check_file
 from training.models.weights import check_weights
 from training.recipes import Recipe
@@ -116,8 +116,13 @@ def check_choice(recipe: Recipe, choice: ModelChoice) -> None:
     except ValueError as error:
         raise RecipeError(f"transform: {error}") from error
     if not entry.on_meta:
-        channels = _FEW if takes_classes(choice) else None
-        check_answers(network, choice, wanted, channels, recipe.transform.size)
+        # The number of classes is held against the data's, once they are known.
+        check_answers(network, choice, wanted, None, recipe.transform.size)
+        if recipe.train is not None and not any(p.requires_grad for p in network.parameters()):
+            raise RecipeError(
+                f"model: {name} has no parameters that training could change; train: none takes a "
+                "network as it is"
+            )
     if choice.pretrained is not None:
         check_weights(choice.pretrained, name)
 
@@ -141,7 +146,8 @@ def check_answers(
     def fits(answer: object) -> bool:
         return (
             isinstance(answer, Tensor)
-            and answer.is_floating_point()
+            and answer.dtype == torch.float32
+            and answer.ndim > 1
             and answer.shape[:1] + answer.shape[2:] == torch.Size([2, *(size if space else ())])
             and (channels is None or answer.shape[1] == channels)
         )

@@ -66,6 +66,25 @@ def no_network():
 def leaving():
     raise SystemExit(2)
 
+class Otherwise(Net):
+    def __init__(self, how):
+        super().__init__(10, 8)
+        self.how = how
+
+    def forward(self, x):
+        found = super().forward(x)
+        return {"row": found[0], "half": found.half(), "double": found.double()}[self.how]
+
+def otherwise(how):
+    return Otherwise(how)
+
+def any_options(**options):
+    return Net(10, 8)
+
+class Means(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
 def masks(num_classes):
     return nn.Conv2d(3, num_classes, 1)
 """
@@ -104,6 +123,7 @@ def recipe(folder: Path, model: str, task: str = "classification") -> Any:
     [
         "{factory: 'mynets:small', options: {width: 4}}",
         "{factory: 'mynets:ten'}",
+        "{factory: 'mynets:any_options'}",
         "{factory: 'mynets:several', output: logits}",
         "{factory: 'mynets:pair', output: 1}",
         "{factory: 'torchvision.models:shufflenet_v2_x0_5'}",
@@ -116,7 +136,7 @@ def test_a_network_of_the_recipes_folder_or_a_package_is_taken(folder: Path, mod
 def test_a_network_for_masks_is_taken_by_its_answer(folder: Path) -> None:
     check_network(recipe(folder, "{factory: 'mynets:masks'}", "segmentation"))
     with pytest.raises(
-        RecipeError, match=r"with float32 \[2, 2, 16, 20\]; expected float32 \[2, 2\]"
+        RecipeError, match=r"with float32 \[2, 2, 16, 20\]; expected float32 \[2, C\]"
     ):
         check_network(recipe(folder, "{factory: 'mynets:masks'}"))
 
@@ -127,7 +147,7 @@ def test_a_network_for_masks_is_taken_by_its_answer(folder: Path) -> None:
         (
             "{factory: 'mynets:several'}",
             "answers two images of 16x20 with {features: float32 [2, 8, 14, 18], logits: float32 "
-            "[2, 2]}; expected float32 [2, 2]; name one of them by model.output",
+            "[2, 2]}; expected float32 [2, C]; name one of them by model.output",
         ),
         ("{factory: 'mynets:several', output: x}", "mynets:several: KeyError: 'x'"),
         ("{factory: 'mynets:pair', output: 5}", "mynets:pair: IndexError"),
@@ -137,10 +157,21 @@ def test_a_network_for_masks_is_taken_by_its_answer(folder: Path) -> None:
         ("{factory: 'mynets:leaving'}", "SystemExit: 2 (FOLDER/mynets.py"),
         ("{factory: 'mynets:smal'}", "has no function smal; it has Net, Several, Pair, Rais"),
         ("{factory: 'nowhere:net'}", "ModuleNotFoundError: No module named 'nowhere'"),
-        ("{factory: 'mynets:small', options: {depth: 2}}", "unexpected keyword argument 'depth'"),
+        ("{factory: 'mynets:small', options: {depth: 2}}", "mynets:small takes (num_classes, "
+            "width=8): got an unexpected keyword argument 'depth'"),
+        ("{factory: 'mynets:otherwise'}", "model.options: mynets:otherwise takes (how): missing a "
+            "required argument: 'how'"),
+        ("{factory: 'mynets:otherwise', options: {how: row}}", "with float32 [10]; expected float32"
+            " [2, C]"),
+        ("{factory: 'mynets:otherwise', options: {how: half}}", "with float16 [2, 10]; expected "
+            "float32 [2, C]"),
+        ("{factory: 'mynets:otherwise', options: {how: double}}", "with float64 [2, 10]; expected "
+            "float32 [2, C]"),
+        ("{factory: 'mynets:Means'}", "mynets:Means has no parameters that training could change"),
         ("{factory: 'json:small'}", "has no function small"),
         ("{factory: 'small'}", "model.factory: string should match pattern"),
-        ("{factory: 'a:b', name: resnet18}", "expected one of name, factory; got name and factory"),
+        ("{factory: 'a:b', name: resnet18}", "expected one of name, factory, onnx, exported; got "
+            "name and factory"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_in_one_line(folder: Path, model: str, said: str) -> None:
