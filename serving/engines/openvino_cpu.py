@@ -4,6 +4,7 @@ import contextlib
 import queue
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -129,7 +130,11 @@ class OpenVinoEngine:
     def _compile(self, file: Path, streams: int) -> openvino.CompiledModel:
         settings = self._settings | {"NUM_STREAMS": streams}
         try:
-            return openvino.Core().compile_model(str(file), "CPU", settings)
+            # On CPUs with AMX the library gives the thread that compiles a signal stack, and unmaps
+            # it with the network. On the main thread the next Ctrl-C would then end the process.
+            with ThreadPoolExecutor(1) as thread:
+                compiling = thread.submit(openvino.Core().compile_model, str(file), "CPU", settings)
+                return compiling.result()
         except RuntimeError as error:
             raise EngineUnavailable(f"{file}: OpenVINO cannot load it: {error}") from error
 

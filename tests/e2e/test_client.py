@@ -286,7 +286,7 @@ def test_wrong_pixels_are_refused_before_they_are_sent(server: ServerProcess) ->
         VisionClient(server.url) as client,
         pytest.raises(ValueError, match=r"expected uint8 \[height, width, 3\]"),
     ):
-        client.classify("colours", np.zeros((8, 8), np.uint8))
+        client.classify("colours", np.zeros((8, 8, 4), np.uint8))
 
 
 def test_message_over_the_limit_of_the_client_says_so_and_fails_alone() -> None:

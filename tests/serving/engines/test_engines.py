@@ -1,5 +1,6 @@
 """Both runtimes behind the one interface, on a real file."""
 
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -32,6 +33,31 @@ def test_engine_describes_its_tensors(name: str, model: Path) -> None:
     assert [str(spec) for spec in engine.inputs] == ["image UINT8[-1, 8, 8, 3]"]
     assert [str(spec) for spec in engine.outputs] == ["logits FP32[-1, 3]"]
     engine.close()
+
+
+_INTERRUPTED = """
+import gc, signal, sys
+from pathlib import Path
+import numpy as np
+from serving.engines import EngineOptions, load_engine
+
+engine = load_engine(sys.argv[1], Path(sys.argv[2]), EngineOptions())
+engine.infer({"image": np.zeros((1, 8, 8, 3), np.uint8)})
+engine.close()
+del engine
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_interrupt_after_an_engine_was_closed_is_an_exception(name: str, model: Path) -> None:
+    command = [sys.executable, "-c", _INTERRUPTED, name, str(model)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
 
 
 @pytest.mark.parametrize("name", ALL)
