@@ -37,15 +37,19 @@ def test_engine_describes_its_tensors(name: str, model: Path) -> None:
 
 _INTERRUPTED = """
 import gc, signal, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from serving.engines import EngineOptions, load_engine
 
-engine = load_engine(sys.argv[1], Path(sys.argv[2]), EngineOptions())
-engine.infer({"image": np.zeros((1, 8, 8, 3), np.uint8)})
-engine.close()
-del engine
-gc.collect()
+def forget(engines):
+    engines.pop().close()
+    gc.collect()
+
+engines = [load_engine(sys.argv[1], Path(sys.argv[2]), EngineOptions())]
+engines[0].infer({"image": np.zeros((1, 8, 8, 3), np.uint8)})
+with ThreadPoolExecutor(1) as thread:
+    thread.submit(forget, engines).result()
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:
