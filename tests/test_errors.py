@@ -10,6 +10,7 @@ import loadtest.errors
 import serving.base.errors
 import serving.base.machine.nvml
 import serving.server.config
+import training.data.sources.listings.columns
 import training.errors
 from serving.client.calls import CallFailed
 from serving.client.streams import StreamBroken
@@ -31,6 +32,8 @@ ARGUMENTS = {
     "detail": "the whole of it",
     "source": "folder",
     "total": 7,
+    "key": "label_column",
+    "remarks": ("masks hold 0 and 255",),
     "files": {"a.png": "not an image", "b.png": "empty"},
 }
 
