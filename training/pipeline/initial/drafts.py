@@ -137,7 +137,9 @@ def _classifier(
         return Draft(
             network, size, resize, _epochs(images, 12_000, 5, 30), _batch(images, 32), weights
         )
-    return Draft(network, size, resize, _epochs(images, 150_000, 15), _batch(images, 64))
+    # Of larger images the next larger size shows more than as many epochs again.
+    shown = 150_000 if look.side <= _SMALL else 40_000
+    return Draft(network, size, resize, _epochs(images, shown, 15), _batch(images, 64))
 
 
 def _same_shape(look: Look, side: int, stride: int = 1) -> Size:
