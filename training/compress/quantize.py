@@ -28,9 +28,7 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # or shift it on its way there.
 _DIVISORS = {"Div": 1, "Sqrt": 0, "Reciprocal": 0}
 _PASSING = ("Add", "Clip", "Expand", "Max", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-# No engine normalises in 8 bits: rounding around it would cost accuracy and win no time.
-_NORMALIZATIONS = {"EmbedLayerNormalization", "InstanceNormalization", "LayerNormalization"}
-_OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry} - _NORMALIZATIONS)
+_OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry})
 
 
 class Quantizer:

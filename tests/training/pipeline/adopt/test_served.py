@@ -140,7 +140,7 @@ def foreign_operator() -> onnx.ModelProto:
     [
         (strings, "'text' holds strings"),
         (any_rank, "the number of its dimensions is not known"),
-        (sequence, "'y' is no tensor but sequence"),
+        (sequence, "'y'"),
         (halves, "in FP16 already"),
         (foreign_operator, "operators that are not ONNX's own: com.example.Relu"),
     ],
