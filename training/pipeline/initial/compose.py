@@ -11,8 +11,8 @@ from training.pipeline.initial.found.network_file import ENDINGS, NetworkFile
 from training.recipes.model import TIMM
 
 # Epochs from which on a network that begins from chance has learnt its few images by heart, so that
-# it gains from blends of them. In fewer they cost accuracy: cutmix took 7 points off ResNet-20 in 27
-# epochs of 1,440 images of CIFAR-10.
+# it gains from blends of them. In fewer epochs they cost accuracy: cutmix took 7 points off
+# ResNet-20 in 27 epochs of 1,440 images of CIFAR-10.
 _BLENDING_EPOCHS = 100
 # The rule of three: so many test images prove a drop of one point.
 _PROVING = 300
