@@ -122,7 +122,8 @@ def _read_graph(file: Path) -> onnx.ModelProto:
             read_facts(file)
         except NotTold as untold:
             raise ExportError(
-                f"{file}: tensor {str(untold)!r}: the number of its dimensions is not known"
+                f"{file}: {str(untold)!r}: expected a tensor of a known type and number of "
+                "dimensions"
             ) from error
         raise
 

@@ -139,8 +139,8 @@ def foreign_operator() -> onnx.ModelProto:
     ("make", "reason"),
     [
         (strings, "'text' holds strings"),
-        (any_rank, "the number of its dimensions is not known"),
-        (sequence, "'y'"),
+        (any_rank, "expected a tensor of a known type and number of dimensions"),
+        (sequence, "'y': expected a tensor of a known type and number of dimensions"),
         (halves, "in FP16 already"),
         (foreign_operator, "operators that are not ONNX's own: com.example.Relu"),
     ],
