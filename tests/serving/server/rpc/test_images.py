@@ -135,3 +135,13 @@ def test_large_image_of_several_fields_is_refused() -> None:
     image = pb.Image(encoded=LARGE).SerializeToString() * 2
     with pytest.raises(InvalidInput, match=r"images\[3\]: expected encoded or raw and no other"):
         source_of(memoryview(image), 3)
+
+
+def test_large_raw_image_of_too_many_fields_is_refused() -> None:
+    raw = RAW.SerializeToString() + b"\x08\x01" * 20  # its height, over and over
+    message = pb.Image(raw=RAW).SerializeToString()
+    assert isinstance(source_of(memoryview(message), 0), RawPixels)
+    size = len(raw)
+    length = bytes([size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14])
+    with pytest.raises(InvalidInput, match="at most 16 fields"):
+        source_of(memoryview(b"\x12" + length + raw), 0)
