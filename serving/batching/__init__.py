@@ -1,6 +1,7 @@
 """Groups single calls into batches, and decides which calls to take at all.
 
-batcher: the surface for callers, and the loop of a batch: fill, decide, run, answer.
+port: the surface for callers.
+batcher: the loop of a batch: fill, decide, run, answer.
 admission: may a call enter?
 waiting: who waits?
 queue: in which order?

@@ -23,6 +23,7 @@ from serving.batching.batch import RECENT_BATCHES, Batch, BatchRecord
 from serving.batching.core_turns import CoreShare, CoreTurns
 from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
+from serving.batching.port import BatchPort
 from serving.batching.sizing import QUIET_ROUNDS, QUIET_SECONDS, rows_to_run
 from serving.batching.ticket import RESERVED, WITHDRAWN, Answer, Ticket, row_shapes
 from serving.batching.waiting import RETRY_SECONDS, QueueDelay, Waiting
@@ -31,8 +32,8 @@ from serving.repository.model_config import Batching
 logger = logging.getLogger(__name__)
 
 
-class DynamicBatcher:
-    """The batcher of one loaded version. Everything but `close` must be called from one event loop.
+class DynamicBatcher(BatchPort):
+    """The batcher of one loaded version, in this process.
 
     max_batch_size: rows; 0 for a model without a batch dimension, whose calls run alone.
     instances: batches that may run at a time.
@@ -42,8 +43,7 @@ class DynamicBatcher:
     inline_seconds: batches that were shorter when measured run inline on the event loop, since
         handing them to a thread would take longer.
     threads: run the other batches; `close` shuts them down. By default a pool of its own.
-    recent: the last RECENT_BATCHES batches, oldest first.
-    measured: seconds of a batch by its rows, as measured at load.
+    recent: the last RECENT_BATCHES batches.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class DynamicBatcher:
         self._max_rows = max(1, max_batch_size)
         self._instances = instances
         self._latency = latency
-        self.measured: Mapping[int, float] = latency.measured
+        self.latency = latency.measured
         self.recent: deque[BatchRecord] = deque(maxlen=RECENT_BATCHES)
         self._turns, self._cores = turns, cores
         self._share = CoreShare()
@@ -99,14 +99,7 @@ class DynamicBatcher:
     # Calls: admit -> submit (or withdraw), in this order.
 
     def admit(self, rows: int, priority: int, deadline: float, timeout: float = math.inf) -> Ticket:
-        """Reserves a place before anything is spent on the call.
-
-        priority: 1 is the most urgent, 0 takes the model's default.
-        deadline: when the caller gives up, in monotonic seconds; inf for never.
-        timeout: seconds that the caller asks for in place of the model's, which count where they
-            are more and its queue policy allows that; inf for none.
-        Raises QueueFull, Shed, ModelNotReady.
-        """
+        """`BatchPort.admit`."""
         if self._closed:
             raise ModelNotReady(self._unloaded)
         try:
@@ -117,18 +110,12 @@ class DynamicBatcher:
             raise
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Gives a reserved place back: the call failed before it had inputs."""
+        """`BatchPort.withdraw`."""
         if ticket.state is RESERVED:
             self._waiting.leave(ticket, WITHDRAWN)
 
     async def submit(self, ticket: Ticket, *parts: Mapping[str, Array]) -> Answer:
-        """Queues an admitted call and waits for its answer. Its inputs, [rows, ...] each, may come
-        in parts whose rows follow one another.
-
-        Raises DeadlineExpired at the deadline itself, EngineError where the batch failed,
-        ModelNotReady where the model is unloaded first. Cancelling it takes the call out of the
-        queue and affects no other call.
-        """
+        """`BatchPort.submit`."""
         if ticket.state is not RESERVED:
             raise ModelNotReady(self._unloaded)
         try:
@@ -147,11 +134,7 @@ class DynamicBatcher:
             raise
 
     async def drain(self, seconds: float) -> bool:
-        """Takes no new calls and waits until the accepted ones are answered.
-
-        Returns False on time-out. Calls that still wait then, or when it is cancelled, fail with
-        ModelNotReady: the threads are stopped next.
-        """
+        """`BatchPort.drain`. Calls that are left fail: the threads are stopped next."""
         self._closed = True
         self._delay.stop()
         try:
@@ -165,13 +148,12 @@ class DynamicBatcher:
         return True
 
     def close(self) -> None:
-        """Stops the threads. It blocks while a batch runs, so call it on a worker thread, after
-        `drain`. Calls that are left fail with ModelNotReady."""
+        """`BatchPort.close`: stops the threads."""
         self._closed = True
         self._execution.close()
 
     def stuck_for(self) -> float:
-        """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
+        """`BatchPort.stuck_for`."""
         return max((batch.stuck_for(self._clock()) for batch in self._running), default=0.0)
 
     def _busy_seconds(self, now: float) -> float:

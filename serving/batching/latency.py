@@ -3,7 +3,7 @@
 import bisect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # Weight of the newest batch in the correction: larger follows faster, smaller is smoother. At 0.1
@@ -12,6 +12,9 @@ _WEIGHT = 0.1
 # Time per row of a good size, as a multiple of that of all waiting rows, at most. Larger makes
 # smaller batches, 1 would follow the noise of the measurement.
 _HARDLY_LONGER = 1.1
+# Seconds a row that are assumed for a model that could not be timed, until its first batch. Larger
+# might shed all calls, and no batch would ever correct it; smaller accepts calls that expire.
+_UNMEASURED_SECONDS = 0.001
 
 
 class LatencyTable:
@@ -21,14 +24,16 @@ class LatencyTable:
     sizes follows the batches that run, since a shared machine slows down as a whole.
 
     sizes: measured sizes in rows, ascending.
-    measured: seconds of a batch, by ascending size.
+    measured: seconds of a batch, by ascending size; empty where they are assumed.
     factor: ratio of the time now to the time at load.
     """
 
-    def __init__(self, seconds: Mapping[int, float]) -> None:
+    def __init__(self, seconds: Mapping[int, float], sizes: Sequence[int] = ()) -> None:
+        """sizes: those of a model that could not be timed, for which there are no seconds."""
+        self.measured = dict(sorted(seconds.items()))
+        seconds = seconds or {size: size * _UNMEASURED_SECONDS for size in sizes}
         self.sizes = sorted(seconds)
         self._seconds = [seconds[size] for size in self.sizes]
-        self.measured = dict(sorted(seconds.items()))
         self._by_rows = [self._between(rows) for rows in range(self.sizes[-1] + 1)]
         self._good_sizes = [self._good_size(rows) for rows in range(self.sizes[-1] + 1)]
         self.factor = 1.0

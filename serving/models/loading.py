@@ -57,9 +57,6 @@ _INLINE_SECONDS = 2e-4
 # Seconds. A network that is faster for its smallest batch gets one thread: a second wakes too late
 # to help, then spins, and doubles the CPU of a call.
 _LIGHT_SECONDS = 5e-5
-# Seconds a row that are assumed for a model that could not be timed, until its first batch. Larger
-# might shed all calls, and no batch would ever correct it; smaller accepts calls that expire.
-_UNMEASURED_SECONDS = 0.001
 # Bytes of the files that are to be timed, above which a helper process times them. Runtimes keep
 # memory of every network that they have loaded; for smaller files the process costs more.
 _TIMED_APART_BYTES = 8 << 20
@@ -282,6 +279,21 @@ class VersionLoader:
         """The chosen candidate behind a batcher. Raises ModelLoadError for labels that cannot be
         read."""
         config, options, engine = self._config, self._options[choice.candidate], choice.engine
+        batcher = DynamicBatcher(
+            engine,
+            model=config.name,
+            version=self._version,
+            max_batch_size=config.max_batch_size,
+            batching=config.batching,
+            instances=options.instances,
+            latency=LatencyTable(choice.latency, self._sizes()),
+            metrics=self._metrics,
+            turns=turns,
+            # Work on a GPU takes no turn on the cores.
+            cores=0 if options.devices else options.threads,
+            slo=config.slo,
+            inline_seconds=_INLINE_SECONDS,
+        )
         facts = ModelFacts(
             config=config,
             version=self._version,
@@ -292,29 +304,11 @@ class VersionLoader:
             outputs=config.outputs or engine.outputs,
             output_labels=self.labels(),
             rejected=(*choice.rejected, *self.unusable),
-            latency=choice.latency,
+            latency=batcher.latency,
             device_bytes=engine.device_bytes,
             max_image_pixels=self._settings.max_image_pixels,
         )
-        guess = {size: size * _UNMEASURED_SECONDS for size in self._sizes()}
-        batcher = DynamicBatcher(
-            engine,
-            model=config.name,
-            version=self._version,
-            max_batch_size=config.max_batch_size,
-            batching=config.batching,
-            instances=options.instances,
-            latency=LatencyTable(choice.latency or guess),
-            metrics=self._metrics,
-            turns=turns,
-            # Work on a GPU takes no turn on the cores.
-            cores=0 if options.devices else options.threads,
-            slo=config.slo,
-            inline_seconds=_INLINE_SECONDS,
-        )
-        return Model(
-            facts, engine=engine, batcher=batcher, decoders=decoders, metrics=self._metrics
-        )
+        return Model(facts, engine=engine, port=batcher, decoders=decoders, metrics=self._metrics)
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Class names by output. Raises ModelLoadError."""

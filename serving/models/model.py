@@ -18,7 +18,7 @@ from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
 from serving.base.together import together
 from serving.batching.batch import BatchRecord
-from serving.batching.batcher import DynamicBatcher
+from serving.batching.port import BatchPort
 from serving.batching.ticket import Answer, Ticket
 from serving.engines import Engine
 from serving.images.preprocess import keeps
@@ -47,14 +47,14 @@ class Model:
         facts: ModelFacts,
         *,
         engine: Engine,
-        batcher: DynamicBatcher,
+        port: BatchPort,
         decoders: Executor,
         metrics: Metrics,
     ) -> None:
         self.facts = facts
         self.counters: ModelCounters = metrics.counters(facts.name, facts.version)
         self._engine = engine
-        self._batcher = batcher
+        self._port = port
         self._decoders = decoders
         self._request_seconds = metrics.request_seconds.labels(facts.name, facts.version)
         self._seconds = {
@@ -76,7 +76,7 @@ class Model:
     async def infer(self, inputs: Mapping[str, Array], options: CallOptions) -> Answer:
         """Runs one call of tensors; its errors are those of `Servable.infer`."""
         ticket = self._admit(self._check(inputs), options)
-        return self._observed(await self._batcher.submit(ticket, inputs))
+        return self._observed(await self._port.submit(ticket, inputs))
 
     async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
         """Runs one image; its errors are those of `Servable.infer_image`."""
@@ -148,10 +148,10 @@ class Model:
             # One part an image: they are copied once, into the batch.
             parts = [{self._image_input: item.tensor} for item in loaded]
         except BaseException:
-            self._batcher.withdraw(ticket)
+            self._port.withdraw(ticket)
             raise
         ticket.timing.decode = max(item.seconds for item in loaded)
-        answer = self._observed(await self._batcher.submit(ticket, *parts))
+        answer = self._observed(await self._port.submit(ticket, *parts))
         size = sum([array.nbytes for array in answer.outputs.values()])
         size += sum([item.tensor.nbytes for item in loaded])
         if size > expected:
@@ -179,7 +179,7 @@ class Model:
         )
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
-        return self._batcher.admit(rows, options.priority, options.deadline, options.timeout)
+        return self._port.admit(rows, options.priority, options.deadline, options.timeout)
 
     def _check(self, inputs: Mapping[str, Array]) -> int:
         """The number of rows of a call; raises InvalidInput where it does not fit the model."""
@@ -240,21 +240,21 @@ class Model:
 
     def recent_batches(self) -> Sequence[BatchRecord]:
         """The newest batches, oldest first."""
-        return list(self._batcher.recent)
+        return list(self._port.recent)
 
     def stuck_for(self) -> float:
         """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
-        return self._batcher.stuck_for()
+        return self._port.stuck_for()
 
     # Ending.
 
     async def drain(self, seconds: float) -> bool:
         """Takes no new calls and answers the accepted ones; False on time-out."""
-        return await self._batcher.drain(seconds)
+        return await self._port.drain(seconds)
 
     def close(self) -> None:
         """Stops the batcher's threads and frees the engine."""
-        self._batcher.close()
+        self._port.close()
         self._engine.close()
 
 

@@ -188,10 +188,10 @@ def _served(
         inputs=engine.inputs,
         outputs=engine.outputs,
         output_labels=labels_of,
-        latency=batcher.measured,
+        latency=batcher.latency,
         max_image_pixels=10_000,
     )
-    return Model(facts, engine=engine, batcher=batcher, decoders=pool, metrics=metrics)
+    return Model(facts, engine=engine, port=batcher, decoders=pool, metrics=metrics)
 
 
 @asynccontextmanager

@@ -1,0 +1,59 @@
+"""The seam between those who face callers and those who batch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from serving.base.tensor import Array
+from serving.batching.batch import BatchRecord
+from serving.batching.ticket import Answer, Ticket
+
+
+class BatchPort(Protocol):
+    """The batches of one served version, as those see them who face its callers.
+
+    A call goes `admit`, then `submit` or `withdraw`. Everything but `close` belongs to one event
+    loop.
+
+    latency: seconds of a batch by its rows, as measured at load; empty where nothing was.
+    recent: the newest batches, oldest first.
+    """
+
+    latency: Mapping[int, float]
+    recent: Sequence[BatchRecord]
+
+    def admit(self, rows: int, priority: int, deadline: float, timeout: float = math.inf) -> Ticket:
+        """Reserves a place before anything is spent on the call.
+
+        priority: 1 is the most urgent, 0 takes the model's default.
+        deadline: when the caller gives up, in monotonic seconds; inf for never.
+        timeout: seconds that the caller asks for in place of the model's, which count where they
+            are more and its queue policy allows that; inf for none.
+        Raises QueueFull, Shed, ModelNotReady.
+        """
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Gives a reserved place back: the call failed before it had inputs."""
+
+    async def submit(self, ticket: Ticket, *parts: Mapping[str, Array]) -> Answer:
+        """Queues an admitted call and waits for its answer. Its inputs, [rows, ...] each, may come
+        in parts whose rows follow one another.
+
+        Raises DeadlineExpired at the deadline itself, EngineError where the batch failed,
+        ModelNotReady where the model is unloaded first. Cancelling it takes the call out of the
+        queue and affects no other call.
+        """
+
+    async def drain(self, seconds: float) -> bool:
+        """Takes no new calls and waits until the accepted ones are answered.
+
+        Returns False on time-out. Calls that still wait then, or when it is cancelled, fail with
+        ModelNotReady.
+        """
+
+    def close(self) -> None:
+        """Ends what runs the batches, after `drain`. It blocks while one runs. Calls that are left
+        fail with ModelNotReady."""
+
+    def stuck_for(self) -> float:
+        """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
