@@ -28,6 +28,7 @@ from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreTurns
 from serving.batching.execution import BatchExecution
 from serving.batching.latency import LatencyTable
+from serving.batching.port import answered
 from serving.engines import ENGINES, Engine, EngineOptions, load_engine
 from serving.repository.model_config import Batching, QueuePolicy
 
@@ -77,7 +78,7 @@ def cpu_of_batcher(engine: Engine, images: np.ndarray, seconds: float) -> float:
             nonlocal count
             while time.monotonic() < end:
                 ticket = batcher.admit(1, 0, float("inf"))
-                await batcher.submit(ticket, {"image": image[np.newaxis]})
+                await answered(batcher, ticket, [{"image": image[np.newaxis]}])
                 count += 1
 
         await asyncio.gather(*(caller(images[i % len(images)]) for i in range(3 * BATCH)))
@@ -175,7 +176,7 @@ def integrity(calls: int) -> bool:
                 timeout = chance.choice([0.0005, 0.01, 30.0, 30.0])
                 ticket = batcher.admit(1, 0, time.monotonic() + timeout)
                 inputs = {"x": np.full((1, 2), value, np.float32)}
-                task = asyncio.create_task(batcher.submit(ticket, inputs))
+                task = asyncio.create_task(answered(batcher, ticket, [inputs]))
                 if chance.random() < 0.1:
                     await asyncio.sleep(0)
                     task.cancel()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from serving.base.errors import EngineError
 from serving.batching.core_turns import Turn
 from serving.batching.execution import Executed
-from serving.batching.ticket import ANSWERED, Answer, Ticket
+from serving.batching.ticket import ANSWERED, RUNNING, Answer, Ticket
 
 # Batches that a batcher remembers for /debug/batches. More show a longer past and take more memory.
 RECENT_BATCHES = 64
@@ -68,7 +68,7 @@ class Batch(Turn):
         for ticket in self.tickets:
             end = begin + ticket.rows
             # A cancelled call has no caller any more.
-            if not ticket.answer.done():
+            if ticket.state is RUNNING:
                 outputs = executed.outputs
                 if len(self.tickets) > 1:
                     outputs = {name: array[begin:end] for name, array in outputs.items()}
@@ -78,19 +78,19 @@ class Batch(Turn):
                 timing.batch_size = self.rows
                 waits.append(timing.queue)
                 ticket.state = ANSWERED
-                ticket.answer.set_result(Answer(outputs, timing))
+                ticket.done(Answer(outputs, timing))
             begin = end
         return waits
 
     def fail(self, error: BaseException) -> None:
         """Fails each call that has no answer yet."""
         if isinstance(error, StopIteration) or not isinstance(error, Exception):
-            # A future refuses StopIteration; SystemExit and its like would end the caller's task.
+            # A coroutine cannot raise StopIteration; SystemExit and its like would end its task.
             error = EngineError(f"the batch ended with {type(error).__name__}: {error}")
         for ticket in self.tickets:
-            if not ticket.answer.done():
+            if ticket.state is RUNNING:
                 ticket.state = ANSWERED
-                ticket.answer.set_exception(error)
+                ticket.done(error)
 
     def record(self, answered: float) -> BatchRecord:
         """The record of the batch, which ended at `answered`, in monotonic seconds."""

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 
@@ -25,7 +25,7 @@ from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
 from serving.batching.port import BatchPort
 from serving.batching.sizing import QUIET_ROUNDS, QUIET_SECONDS, rows_to_run
-from serving.batching.ticket import RESERVED, WITHDRAWN, Answer, Ticket, row_shapes
+from serving.batching.ticket import RESERVED, WITHDRAWN, Done, Ticket, row_shapes
 from serving.batching.waiting import RETRY_SECONDS, QueueDelay, Waiting
 from serving.repository.model_config import Batching
 
@@ -96,8 +96,6 @@ class DynamicBatcher(BatchPort):
         name = f"infer-{model}-{version}"
         self._execution = BatchExecution(engine, max_batch_size, instances, clock, threads, name)
 
-    # Calls: admit -> submit (or withdraw), in this order.
-
     def admit(self, rows: int, priority: int, deadline: float, timeout: float = math.inf) -> Ticket:
         """`BatchPort.admit`."""
         if self._closed:
@@ -109,29 +107,26 @@ class DynamicBatcher(BatchPort):
             self._metrics.shed.labels(self._name, reason).inc()
             raise
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """`BatchPort.withdraw`."""
-        if ticket.state is RESERVED:
-            self._waiting.leave(ticket, WITHDRAWN)
-
-    async def submit(self, ticket: Ticket, *parts: Mapping[str, Array]) -> Answer:
+    def submit(self, ticket: Ticket, parts: Sequence[Mapping[str, Array]], done: Done) -> None:
         """`BatchPort.submit`."""
         if ticket.state is not RESERVED:
             raise ModelNotReady(self._unloaded)
         try:
             ticket.parts = parts
             ticket.key = row_shapes(parts[0])
-            ticket.answer = asyncio.get_running_loop().create_future()
+            ticket.done = done
             self._waiting.ready(ticket)
             self._pump()
-            return await ticket.answer
-        except asyncio.CancelledError:
-            self._waiting.cancel(ticket)
-            self._metrics.cancelled.labels(self._name).inc()
-            raise
         except BaseException:
             self._waiting.leave(ticket, WITHDRAWN)
             raise
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """`BatchPort.withdraw`."""
+        submitted = ticket.state not in (RESERVED, WITHDRAWN)
+        self._waiting.withdraw(ticket)
+        if submitted:
+            self._metrics.cancelled.labels(self._name).inc()
 
     async def drain(self, seconds: float) -> bool:
         """`BatchPort.drain`. Calls that are left fail: the threads are stopped next."""

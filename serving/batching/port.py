@@ -1,19 +1,20 @@
 """The seam between those who face callers and those who batch."""
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from serving.base.tensor import Array
 from serving.batching.batch import BatchRecord
-from serving.batching.ticket import Answer, Ticket
+from serving.batching.ticket import Answer, Done, Ticket
 
 
 class BatchPort(Protocol):
     """The batches of one served version, as those see them who face its callers.
 
-    A call goes `admit`, then `submit` or `withdraw`. Everything but `close` belongs to one event
-    loop.
+    A call goes `admit`, then `submit`; `withdraw` ends it early. Everything but `close` belongs to
+    one event loop.
 
     latency: seconds of a batch by its rows, as measured at load; empty where nothing was.
     recent: the newest batches, oldest first.
@@ -32,17 +33,18 @@ class BatchPort(Protocol):
         Raises QueueFull, Shed, ModelNotReady.
         """
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Gives a reserved place back: the call failed before it had inputs."""
+    def submit(self, ticket: Ticket, parts: Sequence[Mapping[str, Array]], done: Done) -> None:
+        """Queues an admitted call. Its inputs, [rows, ...] each, may come in parts whose rows
+        follow one another.
 
-    async def submit(self, ticket: Ticket, *parts: Mapping[str, Array]) -> Answer:
-        """Queues an admitted call and waits for its answer. Its inputs, [rows, ...] each, may come
-        in parts whose rows follow one another.
-
-        Raises DeadlineExpired at the deadline itself, EngineError where the batch failed,
-        ModelNotReady where the model is unloaded first. Cancelling it takes the call out of the
-        queue and affects no other call.
+        done: called with the answer; or with DeadlineExpired at the deadline itself, EngineError
+            where the batch failed, ModelNotReady where the model is unloaded first.
+        Raises ModelNotReady where it is unloaded already.
         """
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Gives a call up, at any time: it leaves the queue, and no other call feels it. One that
+        runs stays in its batch. Its `done` is not called any more."""
 
     async def drain(self, seconds: float) -> bool:
         """Takes no new calls and waits until the accepted ones are answered.
@@ -57,3 +59,23 @@ class BatchPort(Protocol):
 
     def stuck_for(self) -> float:
         """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
+
+
+async def answered(port: BatchPort, ticket: Ticket, parts: Sequence[Mapping[str, Array]]) -> Answer:
+    """Submits a call and waits for its answer. Raises the errors of `BatchPort.submit`.
+    Cancelling it withdraws the call."""
+    future: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
+
+    def done(outcome: Answer | Exception) -> None:
+        if not future.done():  # its task was cancelled and has not run since
+            future.set_result(outcome)
+
+    try:
+        port.submit(ticket, parts, done)
+        outcome = await future
+    except BaseException:
+        port.withdraw(ticket)
+        raise
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome

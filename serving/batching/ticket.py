@@ -1,8 +1,7 @@
 """One call on its way through the batcher, and its answer."""
 
-import asyncio
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -68,6 +67,10 @@ class Answer(NamedTuple):
     timing: Timing
 
 
+# Called once, on the event loop, with the answer of a call or the reason why it has none.
+Done = Callable[[Answer | Exception], None]
+
+
 class Ticket:
     """An admitted call. Times are seconds on the monotonic clock, inf for never.
 
@@ -82,17 +85,18 @@ class Ticket:
     key: the shapes of its inputs; only calls with equal keys can share a batch.
     parts: inputs by name, [rows, ...] each, whose rows follow one another.
     timing: its times so far.
-    answer: the future of its answer; unset while RESERVED.
+    done: called with its answer, or the error; unset while RESERVED. Nobody calls it once the call
+        is CANCELLED.
     standing: its number in Waiting; -1 for none.
     place: its number in BatchQueue; -1 for none.
     """
 
     __slots__ = (
-        "answer", "arrived", "deadline", "delay_at", "due", "key", "parts", "place", "priority",
+        "arrived", "deadline", "delay_at", "done", "due", "key", "parts", "place", "priority",
         "rank", "rows", "standing", "state", "timing",
     )  # fmt: skip
 
-    answer: asyncio.Future[Answer]
+    done: Done
     parts: Sequence[Mapping[str, Array]]
 
     def __init__(

@@ -76,7 +76,7 @@ class Waiting:
         self.idle.clear()
 
     def ready(self, ticket: Ticket) -> None:
-        """Queues a call that has its inputs and the future of its answer."""
+        """Queues a call that has its inputs and its `done`."""
         self._wake_at(min(ticket.deadline, ticket.delay_at))
         self.queue.push(ticket)
         ticket.state = QUEUED
@@ -95,9 +95,10 @@ class Waiting:
         self._settle()
         return True
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Takes out a call whose caller went away; a call that runs stays in its batch."""
-        if not self.leave(ticket, CANCELLED) and ticket.state is RUNNING:
+    def withdraw(self, ticket: Ticket) -> None:
+        """Takes out a call that its caller gives up; a call that runs stays in its batch."""
+        state = WITHDRAWN if ticket.state is RESERVED else CANCELLED
+        if not self.leave(ticket, state) and ticket.state is RUNNING:
             ticket.state = CANCELLED
 
     def take(self, max_rows: int) -> list[Ticket]:
@@ -124,8 +125,7 @@ class Waiting:
                 self.leave(ticket, WITHDRAWN)
             else:
                 self.leave(ticket, ANSWERED)
-                if not ticket.answer.done():
-                    ticket.answer.set_exception(error)
+                ticket.done(error)
         self._set_alarm(None, math.inf)
 
     def rows_before(self, rank: tuple[int, float]) -> int:
@@ -171,10 +171,8 @@ class Waiting:
         """Answers a call that still waits at its deadline. A call that runs may finish, since its
         answer costs nothing more."""
         self.leave(ticket, EXPIRED)
-        if not ticket.answer.done():
-            waited = (now - ticket.arrived) * 1e3
-            error = DeadlineExpired(f"deadline passed after {waited:.1f} ms in the queue")
-            ticket.answer.set_exception(error)
+        waited = (now - ticket.arrived) * 1e3
+        ticket.done(DeadlineExpired(f"deadline passed after {waited:.1f} ms in the queue"))
         self._count_expired()
 
     def _put_behind(self, ticket: Ticket) -> None:

@@ -18,7 +18,7 @@ from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
 from serving.base.together import together
 from serving.batching.batch import BatchRecord
-from serving.batching.port import BatchPort
+from serving.batching.port import BatchPort, answered
 from serving.batching.ticket import Answer, Ticket
 from serving.engines import Engine
 from serving.images.preprocess import keeps
@@ -76,7 +76,7 @@ class Model:
     async def infer(self, inputs: Mapping[str, Array], options: CallOptions) -> Answer:
         """Runs one call of tensors; its errors are those of `Servable.infer`."""
         ticket = self._admit(self._check(inputs), options)
-        return self._observed(await self._port.submit(ticket, inputs))
+        return self._observed(await answered(self._port, ticket, (inputs,)))
 
     async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
         """Runs one image; its errors are those of `Servable.infer_image`."""
@@ -151,7 +151,7 @@ class Model:
             self._port.withdraw(ticket)
             raise
         ticket.timing.decode = max(item.seconds for item in loaded)
-        answer = self._observed(await self._port.submit(ticket, *parts))
+        answer = self._observed(await answered(self._port, ticket, parts))
         size = sum([array.nbytes for array in answer.outputs.values()])
         size += sum([item.tensor.nbytes for item in loaded])
         if size > expected:

@@ -13,6 +13,7 @@ from serving.base.metrics import Metrics
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.latency import LatencyTable
+from serving.batching.port import answered
 from serving.batching.ticket import Answer
 from serving.repository.model_config import Batching, QueuePolicy
 from tests.serving.batching.fake_engine import FakeEngine
@@ -63,7 +64,7 @@ def call(
     """A call whose input is `value` everywhere, on its way."""
     ticket = batcher.admit(rows, priority, time.monotonic() + timeout)
     inputs = {"x": np.full((rows, 2), value, np.float32)}
-    return asyncio.create_task(batcher.submit(ticket, inputs))
+    return asyncio.create_task(answered(batcher, ticket, [inputs]))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -148,7 +149,7 @@ def test_call_that_comes_in_parts_is_answered_as_one() -> None:
         mate = call(batcher, 9)
         ticket = batcher.admit(3, 0, math.inf)
         parts = [{"x": np.full((rows, 2), rows, np.float32)} for rows in (1, 2)]
-        parted = asyncio.create_task(batcher.submit(ticket, *parts))
+        parted = asyncio.create_task(answered(batcher, ticket, parts))
         await asyncio.sleep(0)
         engine.hold.set()
         assert (await parted).outputs["y"][:, 0].tolist() == [2, 4, 4]
@@ -384,7 +385,9 @@ def test_timeout_that_delays_puts_a_call_behind_the_others_of_its_priority() -> 
         timeouts = (0.01, math.inf, math.inf, math.inf, math.inf)
         tickets = [batcher.admit(1, 0, math.inf, timeout) for timeout in timeouts]
         tasks = [
-            asyncio.create_task(batcher.submit(ticket, {"x": np.full((1, 2), value, np.float32)}))
+            asyncio.create_task(
+                answered(batcher, ticket, [{"x": np.full((1, 2), value, np.float32)}])
+            )
             for value, ticket in enumerate(tickets, 1)
         ]
         await until(lambda: tickets[0].rank[1] == math.inf)
@@ -441,6 +444,31 @@ def test_drain_answers_what_was_accepted_and_takes_no_more() -> None:
         assert await drained
         assert first.done()
         assert waiting.done()
+
+    run(body)
+
+
+def test_outcome_of_a_call_is_told_once_and_never_after_its_withdrawal() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        outcomes: dict[float, list[Answer | Exception]] = {1: [], 2: [], 3: [], 4: []}
+        tickets = {value: batcher.admit(1, 0, math.inf) for value in outcomes}
+        engine.hold.clear()
+        for value, ticket in tickets.items():
+            inputs = {"x": np.full((1, 2), value, np.float32)}
+            batcher.submit(ticket, [inputs], outcomes[value].append)
+            if value == 1:
+                await until(lambda: engine.running == 1)
+        batcher.withdraw(tickets[1])
+        batcher.withdraw(tickets[3])
+        engine.hold.set()
+        await until(lambda: bool(outcomes[2] and outcomes[4]))
+        batcher.withdraw(tickets[2])
+        assert engine.batches == [[1], [2, 4]]
+        assert (outcomes[1], outcomes[3]) == ([], [])
+        for value in (2, 4):
+            [answer] = outcomes[value]
+            assert isinstance(answer, Answer)
+            assert answer.outputs["y"].tolist() == [[2 * value] * 2]
 
     run(body)
 

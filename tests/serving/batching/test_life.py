@@ -18,6 +18,7 @@ from serving.base.tensor import TensorSpec
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.latency import LatencyTable
+from serving.batching.port import answered
 from serving.batching.ticket import Answer, State, Ticket
 from serving.repository.model_config import Batching, QueuePolicy
 from tests.serving.batching.fake_engine import FakeEngine
@@ -151,7 +152,7 @@ class BatcherLife(RuleBasedStateMachine):
         inputs = np.full((ticket.rows, width), value, np.float32)
         cuts = range(ticket.rows) if parted and self.max_rows > 1 else [0]
         parts = [{"x": part} for part in np.split(inputs, list(cuts)[1:])]
-        task = self.loop.create_task(self.batcher.submit(ticket, *parts))
+        task = self.loop.create_task(answered(self.batcher, ticket, parts))
         self.loop.rounds()
         self.calls.append((ticket, task, value))
 

@@ -19,6 +19,7 @@ from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.execution import BatchExecution
 from serving.batching.latency import LatencyTable
+from serving.batching.port import answered
 from serving.batching.queue import BatchQueue
 from serving.batching.ticket import Answer, State, Ticket
 from serving.batching.waiting import Waiting
@@ -104,7 +105,7 @@ class House:
     def submit(self, name: str, ticket: Ticket) -> None:
         value = float(len(self.calls) + 1)
         inputs = {"x": np.full((1, 2), value, np.float32)}
-        task = self.loop.create_task(self.batchers[name].submit(ticket, inputs))
+        task = self.loop.create_task(answered(self.batchers[name], ticket, [inputs]))
         self.calls.append((ticket, task, value))
 
     def advance(self, seconds: float = 0.0) -> None:
@@ -414,7 +415,7 @@ def test_call_that_cannot_be_queued_gives_its_place_back(house: Callable[[], Hou
     built = house()
     batcher = built.batchers["threaded"]
     ticket = built.admit("threaded")
-    task = built.loop.create_task(batcher.submit(ticket))
+    task = built.loop.create_task(answered(batcher, ticket, []))
     built.loop.rounds(3)
     assert isinstance(task.exception(), IndexError)
     assert ticket.state is State.WITHDRAWN
@@ -441,7 +442,7 @@ async def four_calls(batcher: DynamicBatcher, engine: FakeEngine) -> list[asynci
     engine.hold.clear()
     inputs = {"x": np.ones((1, 2), np.float32)}
     tickets = [batcher.admit(1, 0, math.inf) for _ in range(4)]
-    calls = [asyncio.create_task(batcher.submit(ticket, inputs)) for ticket in tickets]
+    calls = [asyncio.create_task(answered(batcher, ticket, [inputs])) for ticket in tickets]
     while not engine.running:
         await asyncio.sleep(0.001)
     return calls
@@ -473,7 +474,7 @@ def test_calls_that_wait_when_a_drain_ends_early_fail_and_the_cores_come_back(
         waiting = await asyncio.gather(*calls[1:], return_exceptions=True)
         assert [type(error) for error in waiting] == [ModelNotReady] * 3
         with pytest.raises(ModelNotReady):
-            await batcher.submit(decoding, {"x": np.zeros((1, 2), np.float32)})
+            await answered(batcher, decoding, [{"x": np.zeros((1, 2), np.float32)}])
         batcher.withdraw(decoding)
         assert engine.running == 1
         engine.hold.set()

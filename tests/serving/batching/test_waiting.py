@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from serving.base.errors import DeadlineExpired, ModelNotReady
 from serving.base.metrics import ModelCounters
-from serving.batching.ticket import State, Ticket
+from serving.batching.ticket import Answer, State, Ticket
 from serving.batching.waiting import QueueDelay, Waiting
 from serving.repository.model_config import Batching
 from tests.support.stepped_loop import SteppedLoop
@@ -20,6 +21,7 @@ class Calls:
         self.loop = loop
         self.counters = ModelCounters()
         self.expired = 0
+        self.outcomes: dict[Ticket, Answer | Exception] = {}
         self.waiting = Waiting(self.counters, loop.time, self.count_expired)
 
     def count_expired(self) -> None:
@@ -39,7 +41,7 @@ class Calls:
         return ticket
 
     def ready(self, ticket: Ticket) -> Ticket:
-        ticket.answer = self.loop.create_future()
+        ticket.done = partial(self.outcomes.__setitem__, ticket)
         self.loop.call(lambda: self.waiting.ready(ticket))
         return ticket
 
@@ -93,7 +95,7 @@ def test_call_can_leave_only_while_it_waits(calls: Calls) -> None:
     assert not calls.waiting.leave(first, State.CANCELLED)
     assert calls.waiting.leave(second, State.WITHDRAWN)
     assert not calls.waiting.leave(second, State.WITHDRAWN)
-    calls.waiting.cancel(first)
+    calls.waiting.withdraw(first)
     assert (first.state, second.state) == (State.CANCELLED, State.WITHDRAWN)
 
 
@@ -105,7 +107,7 @@ def test_calls_expire_at_their_own_deadlines(calls: Calls) -> None:
         assert calls.expired == expired
     for ticket, waited in ((early, "100.5"), (late, "200.5")):
         assert ticket.state is State.EXPIRED
-        assert isinstance(error := ticket.answer.exception(), DeadlineExpired)
+        assert isinstance(error := calls.outcomes[ticket], DeadlineExpired)
         assert waited in str(error)
     assert calls.waiting.idle.is_set()
 
@@ -143,7 +145,7 @@ def test_delayed_call_falls_behind_once_and_keeps_waiting(calls: Calls) -> None:
 def test_refusal_answers_everybody_who_waits(calls: Calls) -> None:
     queued, decoded = calls.ready(calls.reserved()), calls.reserved()
     calls.waiting.refuse(ModelNotReady("m is being unloaded"))
-    assert isinstance(queued.answer.exception(), ModelNotReady)
+    assert isinstance(calls.outcomes[queued], ModelNotReady)
     assert (queued.state, decoded.state) == (State.ANSWERED, State.WITHDRAWN)
     assert calls.waiting.idle.is_set()
     assert calls.counters.pending == calls.waiting.rows == 0
