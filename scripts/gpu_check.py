@@ -33,8 +33,8 @@ from serving.base.errors import ServingError
 from serving.base.machine import nvml as gpu
 from serving.engines import ENGINES, unavailable_reason
 from serving.engines.measure import device_name
-from serving.models import local_plans
-from serving.models.selfcheck import on_this_machine
+from serving.models.loading import local_plans
+from serving.models.loading.selfcheck import on_this_machine
 from serving.repository.manifest import read_manifest
 from serving.repository.model_config import read_model_config
 

@@ -22,7 +22,7 @@ from serving.images import hardware_jpeg
 from serving.images.decoding import use_jpeg_decoder
 from serving.images.postprocess import binary_mask
 from serving.images.preprocess import load_image
-from serving.models import local_plans
+from serving.models.loading import local_plans
 from serving.repository.manifest import EvalTransform, Manifest
 from serving.repository.model_config import ModelConfig
 

@@ -9,8 +9,8 @@ import typer
 from serving.cli.output import application, fail, print_json, say
 from serving.cli.table import print_table
 from serving.client import AsyncVisionClient, CallFailed
-from serving.models.candidates import LoadSettings, open_cache
-from serving.models.outlook import Prospect, prospects
+from serving.models.loading.candidates import LoadSettings, open_cache
+from serving.models.loading.outlook import Prospect, prospects
 from serving.repository.layout import scan
 from serving.server.config import ServerConfig
 

@@ -17,8 +17,8 @@ from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
 from serving.client import AsyncVisionClient, CallFailed, ModelInfo, mask_of
-from serving.models.candidates import LoadSettings
-from serving.models.registry import Registry
+from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.loader import Registry
 from serving.models.servable import CallOptions, EncodedImage, Servable
 from serving.server.endpoints import vision
 

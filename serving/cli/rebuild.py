@@ -10,8 +10,8 @@ from serving.base.files import own_folder
 from serving.cli.output import application, fail, print_json, warn
 from serving.cli.table import print_table
 from serving.engines import unavailable_reason
-from serving.models.local_plans import ENGINE
-from serving.models.plan_builder import build_plans
+from serving.models.loading.local_plans import ENGINE
+from serving.models.loading.plan_builder import build_plans
 from serving.repository.layout import scan
 from serving.server.config import ServerConfig
 

@@ -1,1 +1,1 @@
-"""Loaded models: how a version is chosen, loaded, proven and run."""
+"""Loaded models, as those see them who face the callers."""

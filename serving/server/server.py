@@ -21,9 +21,9 @@ from serving.base.machine.nvml import usages
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
 from serving.images import hardware_jpeg
-from serving.models.candidates import LoadSettings, open_cache
-from serving.models.plan_builder import PlanBuilding
-from serving.models.registry import Registry
+from serving.models.loading.candidates import LoadSettings, open_cache
+from serving.models.loading.loader import Registry
+from serving.models.loading.plan_builder import PlanBuilding
 from serving.server.config import ServerConfig, StartError
 from serving.server.endpoints.admin import admin_of
 from serving.server.endpoints.admin_calls import AdminCalls

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from serving.models.helper import Helper
+from serving.models.loading.helper import Helper
 from tests.support.process import ServerProcess
 from tests.support.published import graph, publish
 

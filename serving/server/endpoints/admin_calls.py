@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from serving.base.errors import InvalidInput, ModelNotFound, NotOffered
-from serving.models.registry import Registry
+from serving.models.loading.loader import Registry
 from serving.server.config import AdminGroup
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.front import Call

@@ -16,7 +16,7 @@ from serving.base.machine.cpu import core_count
 from serving.base.memory import LargeTurns, MemoryBudget, Use
 from serving.base.metrics import Metrics
 from serving.base.turns import Copies
-from serving.models.registry import Registry
+from serving.models.loading.loader import Registry
 from serving.models.servable import CallOptions, Servable
 from serving.server.endpoints.error_status import status_of
 from serving.server.endpoints.guard import unreadable

@@ -1,6 +1,6 @@
 """The one answer behind every probe of every wire: should calls be sent here?"""
 
-from serving.models.registry import Registry
+from serving.models.loading.loader import Registry
 
 
 class Health:

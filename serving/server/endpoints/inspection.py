@@ -9,7 +9,7 @@ from typing import Any
 from protos.gen import model_config_pb2
 from serving.base.metrics import BatchCounters, Duration, ModelCounters
 from serving.base.tensor import TensorSpec
-from serving.models.registry import Registry, State, VersionStatus
+from serving.models.loading.loader import Registry, State, VersionStatus
 from serving.models.servable import ENCODED_INPUT, ModelFacts
 
 SERVER_NAME = "convserve"

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from serving.models.registry import Registry, State
+from serving.models.loading.loader import Registry, State
 from serving.server.endpoints.health import Health
 from serving.server.http.body import LARGEST
 

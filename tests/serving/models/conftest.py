@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from serving.engines import EngineOptions
-from serving.models import loading
+from serving.models.loading import version as loading
 from tests.serving.batching.fake_engine import FakeEngine
 
 

@@ -16,9 +16,9 @@ from serving.base.errors import DeadlineExpired, EngineError, InvalidInput, Mode
 from serving.base.memory import LARGE, UNLIMITED, Unlimited
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
-from serving.models.candidates import LoadSettings
-from serving.models.config_completion import read_config
-from serving.models.loading import load_model
+from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.config_completion import read_config
+from serving.models.loading.version import load_model
 from serving.models.model import Model
 from serving.models.servable import CallOptions, EncodedImage, Reserve, Servable
 from serving.repository.layout import scan_model

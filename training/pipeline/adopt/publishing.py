@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 from serving.base.digest import sha256
 from serving.base.errors import ModelLoadError
 from serving.base.tensor import Array
-from serving.models.config_completion import read_config
+from serving.models.loading.config_completion import read_config
 from serving.repository.interface import misfit
 from serving.repository.layout import scan_model
 from serving.repository.manifest import (

@@ -9,7 +9,7 @@ import onnx
 from serving.base.errors import ModelLoadError
 from serving.base.tensor import TensorSpec
 from serving.engines import describe
-from serving.models.config_completion import read_config
+from serving.models.loading.config_completion import read_config
 from serving.repository.layout import scan_model
 from serving.repository.manifest import Manifest, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine

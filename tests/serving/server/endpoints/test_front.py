@@ -9,7 +9,7 @@ import pytest
 from serving.base.errors import DeadlineExpired, InvalidInput, QueueFull
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
-from serving.models.registry import Registry
+from serving.models.loading.loader import Registry
 from serving.server.endpoints.front import Front, InferenceCall
 
 

@@ -10,7 +10,7 @@ import pytest
 from serving.base.errors import QueueFull
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
-from serving.models.registry import Registry
+from serving.models.loading.loader import Registry
 from serving.server.endpoints.front import Front
 from serving.server.rpc.traffic.conversation import STREAM_WINDOW, Conversation
 from serving.server.rpc.traffic.transfers import LARGE_ANSWER

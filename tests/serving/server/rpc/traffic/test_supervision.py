@@ -8,7 +8,7 @@ import pytest
 
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
-from serving.models.registry import Registry
+from serving.models.loading.loader import Registry
 from serving.server.endpoints.front import Front
 from serving.server.rpc.traffic.connections import Connections, Peer
 from serving.server.rpc.traffic.memory_watch import MemoryWatch

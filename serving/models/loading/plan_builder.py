@@ -14,12 +14,12 @@ from typing import Any
 from serving.base.errors import ModelLoadError, ServingError
 from serving.base.files import read_file
 from serving.engines import unavailable_reason
-from serving.models import local_plans
-from serving.models.config_completion import read_config
-from serving.models.helper import Helper, HelperFailed
-from serving.models.local_plans import ENGINE, PlanRequest
-from serving.models.registry import Registry, State, VersionStatus
-from serving.models.selfcheck import check_files
+from serving.models.loading import local_plans
+from serving.models.loading.config_completion import read_config
+from serving.models.loading.helper import Helper, HelperFailed
+from serving.models.loading.loader import Registry, State, VersionStatus
+from serving.models.loading.local_plans import ENGINE, PlanRequest
+from serving.models.loading.selfcheck import check_files
 from serving.repository.layout import scan_model
 from serving.repository.manifest import MANIFEST_FILE, read_manifest
 

@@ -10,8 +10,8 @@ import pytest
 from serving.base.errors import EngineUnavailable, SelfCheckFailed
 from serving.engines import Engine, EngineOptions, load_engine
 from serving.engines.onnxruntime_cpu import OnnxRuntimeEngine
-from serving.models.candidates import Candidate, latency_key
-from serving.models.choice import choose, score
+from serving.models.loading.candidates import Candidate, latency_key
+from serving.models.loading.choice import choose, score
 from tests.support.published import graph
 
 

@@ -28,8 +28,8 @@ from serving.base.tensor import Array, TensorSpec
 from serving.engines import ENGINES, Engine, unavailable_reason
 from serving.engines.engine import infer_each, infer_in_parts
 from serving.engines.measure import time_batches
-from serving.models import local_plans
-from serving.models.timing_shapes import Specs, check_memory, timing_key
+from serving.models.loading import local_plans
+from serving.models.loading.timing_shapes import Specs, check_memory, timing_key
 from serving.repository.interface import misfit
 from serving.repository.manifest import (
     MANIFEST_FILE,

@@ -19,15 +19,15 @@ from serving.base.errors import ServingError
 # The functions that a request may call, by name. Each takes the request's fields as keywords and
 # returns a value that JSON can hold.
 TASKS = {
-    "time": "serving.models.timing_process:time_candidates",
-    "plans": "serving.models.plan_builder:build_plans",
+    "time": "serving.models.loading.timing_process:time_candidates",
+    "plans": "serving.models.loading.plan_builder:build_plans",
 }
 
 # The helper uses this process's sys.path. -I: until then it looks into no folder that the
 # environment or the place where it is started names, and a module there cannot take a name's place.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from serving.models.helper import main; main()"
+    "from serving.models.loading.helper import main; main()"
 )
 
 

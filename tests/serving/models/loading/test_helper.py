@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from serving.base.errors import InvalidModelConfig
-from serving.models import helper
-from serving.models.helper import Helper, HelperFailed
+from serving.models.loading import helper
+from serving.models.loading.helper import Helper, HelperFailed
 
 TASKS = """
 import ctypes, os, sys, time
@@ -37,7 +37,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "helper_tasks.py").write_text(TASKS)
     monkeypatch.syspath_prepend(str(tmp_path / "lib"))
-    start = "from serving.models import helper; helper.TASKS |= {names!r}; helper.main()"
+    start = "from serving.models.loading import helper; helper.TASKS |= {names!r}; helper.main()"
     names = {name: f"helper_tasks:{name}" for name in ("echo", "refuse", "crash", "wait")}
     monkeypatch.setattr(
         helper, "_START", helper._START.split("from")[0] + start.format(names=names)

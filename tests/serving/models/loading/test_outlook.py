@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from serving.engines import ENGINES
-from serving.models import loading
-from serving.models.candidates import LoadSettings
-from serving.models.outlook import prospects
+from serving.models.loading import version as loading
+from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.outlook import prospects
 from serving.repository.layout import scan_model
 from serving.repository.manifest import Gate
 from tests.support.published import publish

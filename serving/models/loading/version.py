@@ -21,25 +21,25 @@ from serving.batching.core_turns import CoreTurns
 from serving.batching.latency import LatencyTable, read_cached, write_cached
 from serving.engines import ENGINES, Engine, load_engine
 from serving.engines.measure import measure_latency
-from serving.models.candidates import (
+from serving.models.loading.candidates import (
     Candidate,
     LoadSettings,
     find_candidates,
     latency_key,
     options_for,
 )
-from serving.models.choice import Choice, choose
-from serving.models.local_plans import check_fits
-from serving.models.model import Model
-from serving.models.selfcheck import Published, check_files, check_gate, on_this_machine
-from serving.models.servable import ModelFacts
-from serving.models.timing_shapes import (
+from serving.models.loading.choice import Choice, choose
+from serving.models.loading.local_plans import check_fits
+from serving.models.loading.selfcheck import Published, check_files, check_gate, on_this_machine
+from serving.models.loading.timing_shapes import (
     Specs,
     are_fixed,
     check_memory,
     given_shapes,
     guessed_shapes,
 )
+from serving.models.model import Model
+from serving.models.servable import ModelFacts
 from serving.repository.labels import read_labels
 from serving.repository.manifest import Evidence, Manifest, Variant, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine

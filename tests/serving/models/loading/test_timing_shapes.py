@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from serving.base.errors import EngineUnavailable
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
-from serving.models import loading
-from serving.models.candidates import LoadSettings
-from serving.models.config_completion import read_config
-from serving.models.loading import load_model
+from serving.models.loading import version as loading
+from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.config_completion import read_config
+from serving.models.loading.version import load_model
 from serving.models.model import Model
 from serving.models.servable import CallOptions
 from serving.repository.layout import scan_model

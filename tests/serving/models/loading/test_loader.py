@@ -21,9 +21,9 @@ from serving.base.errors import (
     ModelNotReady,
 )
 from serving.base.metrics import Metrics
-from serving.models import registry as module
-from serving.models.candidates import LoadSettings
-from serving.models.registry import Registry, State
+from serving.models.loading import loader as module
+from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.loader import Registry, State
 from serving.models.servable import CallOptions
 from tests.serving.models.conftest import FakeEngines, write_model
 

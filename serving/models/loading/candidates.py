@@ -12,7 +12,7 @@ from serving.base.machine.cpu import core_count
 from serving.base.machine.memory import memory_limit
 from serving.engines import ENGINES, EngineOptions, installed_version, unavailable_reason
 from serving.engines.measure import device_name
-from serving.models.local_plans import ENGINE as PLAN_ENGINE
+from serving.models.loading.local_plans import ENGINE as PLAN_ENGINE
 from serving.repository.manifest import Manifest
 from serving.repository.model_config import ModelConfig
 

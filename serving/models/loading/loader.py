@@ -13,12 +13,12 @@ from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
-from serving.models.candidates import LoadSettings
-from serving.models.catalog import Catalog, ModelEntry, State, VersionEntry, VersionStatus
-from serving.models.config_completion import Prepared, prepare
-from serving.models.loading import load_model
+from serving.models.catalogue import Catalog, ModelEntry, State, VersionEntry, VersionStatus
+from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.config_completion import Prepared, prepare
+from serving.models.loading.timing_process import time_apart
+from serving.models.loading.version import load_model
 from serving.models.servable import Servable
-from serving.models.timing_process import time_apart
 from serving.repository.layout import ModelFolder, Stamp, compare, scan
 from serving.repository.model_config import ModelConfig
 

@@ -12,11 +12,11 @@ from serving.base.errors import EngineUnavailable
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
 from serving.engines import Engine, EngineOptions, load_engine
-from serving.models import loading
-from serving.models.candidates import LoadSettings
-from serving.models.loading import load_model
+from serving.models.loading import version as loading
+from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.timing_process import time_apart
+from serving.models.loading.version import load_model
 from serving.models.model import Model
-from serving.models.timing_process import time_apart
 from serving.repository.manifest import Gate, read_manifest, write_manifest
 from serving.repository.model_config import read_model_config
 from tests.support.published import CPU_ENGINES, publish

@@ -24,9 +24,10 @@ from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
 from serving.engines import Engine, EngineOptions
 from serving.engines import load_engine as load_real_engine
-from serving.models import candidates, loading
-from serving.models.candidates import LoadSettings
-from serving.models.loading import load_model
+from serving.models.loading import candidates
+from serving.models.loading import version as loading
+from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.version import load_model
 from serving.models.model import Model
 from serving.models.servable import CallOptions
 from serving.repository.manifest import Gate

@@ -7,9 +7,9 @@ from pathlib import Path
 from serving.base.errors import ModelLoadError
 from serving.base.metrics import Metrics
 from serving.engines import ENGINES, describe
-from serving.models.candidates import Candidate, LoadSettings
-from serving.models.config_completion import read_config
-from serving.models.loading import VersionLoader
+from serving.models.loading.candidates import Candidate, LoadSettings
+from serving.models.loading.config_completion import read_config
+from serving.models.loading.version import VersionLoader
 from serving.repository.layout import ModelFolder
 from serving.repository.manifest import Evidence, Manifest, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine

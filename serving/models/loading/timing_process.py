@@ -14,10 +14,10 @@ from serving.base.errors import ModelLoadError
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
-from serving.models.candidates import LoadSettings
-from serving.models.config_completion import read_config
-from serving.models.helper import Helper, HelperFailed
-from serving.models.loading import load_model
+from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.config_completion import read_config
+from serving.models.loading.helper import Helper, HelperFailed
+from serving.models.loading.version import load_model
 from serving.repository.layout import scan_model
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from serving.base.errors import ModelLoadError
-from serving.models.config_completion import read_config
+from serving.models.loading.config_completion import read_config
 from serving.repository.layout import scan_model
 from serving.repository.model_config import ModelConfig
 from tests.support import fake_gpu

@@ -12,7 +12,7 @@ import pytest
 from serving.base.digest import sha256
 from serving.base.errors import InvalidManifest, SelfCheckFailed
 from serving.base.tensor import Array, TensorSpec
-from serving.models.selfcheck import (
+from serving.models.loading.selfcheck import (
     check_answers,
     check_checksum,
     check_files,

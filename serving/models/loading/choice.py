@@ -8,7 +8,7 @@ from typing import Protocol
 from serving.base.errors import EngineError, EngineUnavailable, ModelLoadError
 from serving.base.text import summary
 from serving.engines import Engine
-from serving.models.candidates import Candidate
+from serving.models.loading.candidates import Candidate
 
 # Share of a simpler candidate's time that another may need at most to take its place. Closer to 1,
 # the noise of a measurement would decide, and replicas of one service would differ; smaller keeps
