@@ -23,12 +23,12 @@ from serving.batching.ticket import Answer, Ticket
 from serving.engines import Engine
 from serving.images.preprocess import keeps
 from serving.images.tensor import ToTensor
+from serving.models.facts import ModelFacts
 from serving.models.servable import (
     CallOptions,
     EncodedImage,
     ImageAnswer,
     ImageSource,
-    ModelFacts,
     RawPixels,
     Reserve,
     Result,

@@ -52,7 +52,7 @@ Side = Annotated[int, Field(ge=1, le=_MAX_PIXELS)]
 
 class _Frozen(BaseModel):
     # A newer minor version may add fields, so only an unknown major version is refused.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
 class EvalTransform(_Frozen):

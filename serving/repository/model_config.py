@@ -1,10 +1,13 @@
 """Parses config.pbtxt, in NVIDIA Triton's grammar: name, tensors, batching, versions."""
 
+import base64
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from google.protobuf import text_format
+from pydantic import ConfigDict, PlainSerializer, PlainValidator
 
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidModelConfig, quoted
@@ -92,6 +95,14 @@ class VersionPolicy:
         return ordered[-self.latest :] if self.latest else ordered
 
 
+# In JSON a parsed message is its bytes in base64.
+_Proto = Annotated[
+    pb.ModelConfig,
+    PlainValidator(lambda text: pb.ModelConfig.FromString(base64.b64decode(text))),
+    PlainSerializer(lambda proto: base64.b64encode(proto.SerializeToString()).decode()),
+]
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The part of one config.pbtxt that the server acts on.
@@ -105,6 +116,8 @@ class ModelConfig:
     proto: the parsed message.
     completed: names of the fields that were taken from the model file.
     """
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
 
     name: str
     platform: str
@@ -120,7 +133,7 @@ class ModelConfig:
     slo: float
     parameters: dict[str, str]
     warnings: tuple[str, ...]
-    proto: pb.ModelConfig
+    proto: _Proto
     completed: tuple[str, ...] = ()
 
 

@@ -9,7 +9,7 @@ from protos.gen import model_config_pb2
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
 from serving.base.tensor import TensorSpec
-from serving.models.servable import ModelFacts
+from serving.models.facts import ModelFacts
 from serving.repository.model_config import from_proto
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.file_writer import FilesFolder

@@ -23,10 +23,10 @@ from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreTurns
 from serving.batching.latency import LatencyTable
 from serving.models.catalogue import ModelEntry, State, VersionEntry
+from serving.models.facts import ModelFacts
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Registry
 from serving.models.model import Model
-from serving.models.servable import ModelFacts
 from serving.repository.manifest import EvalTransform, Manifest, Normalization, Provenance
 from serving.repository.model_config import from_proto
 from serving.server.endpoints.admin import Admin

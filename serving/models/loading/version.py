@@ -21,6 +21,7 @@ from serving.batching.core_turns import CoreTurns
 from serving.batching.latency import LatencyTable, read_cached, write_cached
 from serving.engines import ENGINES, Engine, load_engine
 from serving.engines.measure import measure_latency
+from serving.models.facts import ModelFacts
 from serving.models.loading.candidates import (
     Candidate,
     LoadSettings,
@@ -39,7 +40,6 @@ from serving.models.loading.timing_shapes import (
     guessed_shapes,
 )
 from serving.models.model import Model
-from serving.models.servable import ModelFacts
 from serving.repository.labels import read_labels
 from serving.repository.manifest import Evidence, Manifest, Variant, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine

@@ -6,7 +6,8 @@ from typing import NamedTuple, Protocol
 
 from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, TensorSpec
-from serving.models.servable import ENCODED_INPUT, ModelFacts
+from serving.models.facts import ModelFacts
+from serving.models.servable import ENCODED_INPUT
 from serving.server.endpoints.raw_tensors import MAX_TEXTS
 from serving.server.endpoints.shared_memory import Place
 

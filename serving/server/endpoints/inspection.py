@@ -9,8 +9,9 @@ from typing import Any
 from protos.gen import model_config_pb2
 from serving.base.metrics import BatchCounters, Duration, ModelCounters
 from serving.base.tensor import TensorSpec
+from serving.models.facts import ModelFacts
 from serving.models.loading.loader import Registry, State, VersionStatus
-from serving.models.servable import ENCODED_INPUT, ModelFacts
+from serving.models.servable import ENCODED_INPUT
 
 SERVER_NAME = "convserve"
 EXTENSIONS = (

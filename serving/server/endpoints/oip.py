@@ -10,7 +10,8 @@ from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, Array, datatype_of
 from serving.base.turns import Turns
 from serving.images.postprocess import top_k
-from serving.models.servable import ENCODED_INPUT, CallOptions, ModelFacts, Servable
+from serving.models.facts import ModelFacts
+from serving.models.servable import ENCODED_INPUT, CallOptions, Servable
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.declared import UNCOUNTED_BYTES, Expected, WantedOutput, output_bytes
 from serving.server.endpoints.front import Call, InferenceCall

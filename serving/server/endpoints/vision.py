@@ -12,13 +12,8 @@ from serving.base.errors import AnswerTooLarge, InvalidInput, WrongTask
 from serving.base.task import TASKS, Task
 from serving.batching.ticket import Timing
 from serving.images import answers, postprocess
-from serving.models.servable import (
-    CallOptions,
-    ImageSource,
-    ModelFacts,
-    Reserve,
-    Servable,
-)
+from serving.models.facts import ModelFacts
+from serving.models.servable import CallOptions, ImageSource, Reserve, Servable
 
 DEFAULT_TOP_K = 5
 

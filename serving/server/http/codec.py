@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from serving.base.errors import InvalidInput, RequestTooLarge, quoted
 from serving.base.tensor import Array
-from serving.models.servable import ModelFacts
+from serving.models.facts import ModelFacts
 from serving.server.endpoints.declared import (
     HAVE_TEXT,
     WantedOutput,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import Array
-from serving.models.servable import ModelFacts
+from serving.models.facts import ModelFacts
 from serving.server.endpoints.declared import (
     Expected,
     WantedOutput,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from protos.gen import vision_pb2 as pb
 from serving.base.errors import AnswerTooLarge, InvalidInput
 from serving.images.postprocess import Mask, palette_png, runs_of
-from serving.models.servable import ModelFacts
+from serving.models.facts import ModelFacts
 from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.vision import Segmentation
 from serving.server.rpc.fields import bytes_field

@@ -23,7 +23,7 @@ from serving.base.errors import InvalidInput
 from serving.base.metrics import Metrics
 from serving.base.tensor import NUMPY_TYPES, Array, TensorSpec
 from serving.base.turns import Turns
-from serving.models.servable import ModelFacts
+from serving.models.facts import ModelFacts
 from serving.repository.model_config import from_proto
 from serving.server.endpoints import oip, raw_tensors
 from serving.server.endpoints.admin import Admin
