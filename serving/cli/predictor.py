@@ -17,8 +17,9 @@ from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import Metrics
 from serving.client import AsyncVisionClient, CallFailed, ModelInfo, mask_of
+from serving.models.catalogue import Catalogue
 from serving.models.loading.candidates import LoadSettings
-from serving.models.loading.loader import Registry
+from serving.models.loading.loader import Loader
 from serving.models.servable import CallOptions, EncodedImage, Servable
 from serving.server.endpoints import vision
 
@@ -171,9 +172,11 @@ async def open_predictor(
         tempfile.TemporaryDirectory() as cache,
     ):
         settings = LoadSettings(cache_dir=Path(cache))
-        registry = Registry(repository, settings, Metrics(), decoders, _TIMEOUT)
+        metrics = Metrics()
+        catalogue = Catalogue(repository, decoders, metrics)
+        loader = Loader(repository, settings, metrics, catalogue, _TIMEOUT)
         try:
-            await registry.load(model)
-            yield LocalPredictor(registry.get(model))
+            await loader.load(model)
+            yield LocalPredictor(catalogue.get(model))
         finally:
-            await registry.close()
+            await loader.close()

@@ -1,15 +1,23 @@
 """The models by name and version, with the state of each. Read from the event loop."""
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from serving.base.errors import ModelNotFound, ModelNotReady, quoted
+from serving.base.metrics import Metrics
+from serving.batching.port import BatchPort
+from serving.models.facts import ModelFacts
+from serving.models.model import Model
 from serving.models.servable import Servable
-from serving.repository.layout import Stamp
+from serving.repository.layout import scan
+
+logger = logging.getLogger(__name__)
 
 
 class State(StrEnum):
@@ -28,7 +36,6 @@ class VersionStatus:
 
     version: empty for a line about the whole model.
     reason: one line; empty where it serves.
-    model: the version, where it serves.
     is_model: False for a folder that holds something else; readiness does not wait for it.
     """
 
@@ -36,7 +43,6 @@ class VersionStatus:
     version: str
     state: State
     reason: str
-    model: Servable | None = None
     is_model: bool = True
 
 
@@ -44,12 +50,11 @@ class VersionStatus:
 class VersionEntry:
     """A version that was selected.
 
-    stamp: the stamps of the config and of the version folder that serve.
+    model: set while it serves.
     """
 
     state: State = State.LOADING
     reason: str = ""
-    stamp: tuple[Stamp, Stamp] = ((), ())
     model: Servable | None = None
 
 
@@ -59,21 +64,12 @@ class ModelEntry:
 
     state: state of the folder as a whole.
     problem: its fault; empty where there is none.
-    overridden: whether a version of an override serves, and not the repository's own.
-    lock: held during a load or unload.
     """
 
     state: State = State.LOADING
     problem: str = "waiting to be loaded"
     is_model: bool = True
     versions: dict[int, VersionEntry] = field(default_factory=dict)
-    overridden: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def serves(self) -> bool:
-        """Whether any version serves."""
-        return any(held.model is not None for held in self.versions.values())
 
     def why_not(self) -> str:
         """The reasons why no version serves, in one line."""
@@ -82,14 +78,39 @@ class ModelEntry:
         return "; ".join(reasons) or "it has no versions"
 
 
-class Catalog:
-    """All entries by name. Code that changes an entry calls `changed`."""
+class Catalogue:
+    """All models of a repository as they stand. A Loader keeps the entries; everybody else reads.
 
-    def __init__(self, repository: Path) -> None:
+    entries: by name. Code that changes one calls `changed`.
+    decoders: the worker threads of its models.
+    """
+
+    def __init__(self, repository: Path, decoders: Executor, metrics: Metrics) -> None:
+        self._repository = repository
+        self._decoders = decoders
+        self._metrics = metrics
         folders = {repository, repository.resolve(), Path(tempfile.gettempdir())}
         self._places = [f"{folder}/" for folder in folders if folder.is_absolute()]
         self.entries: dict[str, ModelEntry] = {}
         self._listeners: list[Callable[[], None]] = []
+
+    # What loading tells.
+
+    def serve(self, entry: ModelEntry, facts: ModelFacts, port: BatchPort) -> None:
+        """Lets a version serve from now on, in the place of the one that did."""
+        model = Model(facts, port, self._decoders, self._metrics)
+        entry.versions[int(facts.version)] = VersionEntry(State.READY, model=model)
+
+    def changed(self) -> None:
+        """Calls the listeners."""
+        for listener in self._listeners:
+            listener()
+
+    # What everybody reads.
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` after every change of a state."""
+        self._listeners.append(listener)
 
     def told(self, reason: str) -> str:
         """A reason as callers get it: without the place of the repository, or of the files of an
@@ -140,18 +161,40 @@ class Catalog:
         versions = sorted(entry.versions.items()) if entry else []
         return [str(v) for v, held in versions if held.model is not None]
 
+    def models(self) -> list[Servable]:
+        """Every version that serves, by name and version."""
+        return [
+            held.model
+            for _, entry in sorted(self.entries.items())
+            for _, held in sorted(entry.versions.items())
+            if held.model is not None
+        ]
+
     def index(self) -> list[VersionStatus]:
         """Every known version with its state; a model without any has one line of its own."""
         lines = []
         for name, entry in sorted(self.entries.items()):
             for version, held in sorted(entry.versions.items()):
-                reason = self.told(held.reason)
-                lines.append(VersionStatus(name, str(version), held.state, reason, held.model))
+                lines.append(VersionStatus(name, str(version), held.state, self.told(held.reason)))
             if entry.problem or not entry.versions:
                 problem = self.told(entry.problem)
                 problem = problem or "no version folder that the version policy selects"
-                lines.append(VersionStatus(name, "", entry.state, problem, is_model=entry.is_model))
+                lines.append(VersionStatus(name, "", entry.state, problem, entry.is_model))
         return lines
+
+    async def repository_index(self) -> list[VersionStatus]:
+        """`index`, and a line for each model that lies in the repository but was never loaded."""
+        try:
+            folders = await asyncio.to_thread(scan, self._repository)
+        except OSError as error:
+            logger.error("repository cannot be read", extra={"reason": str(error)})
+            folders = {}
+        idle = [
+            VersionStatus(name, "", State.UNKNOWN, self.told(folder.problem), folder.is_model)
+            for name, folder in folders.items()
+            if name not in self.entries
+        ]
+        return sorted(self.index() + idle, key=lambda line: line.name)
 
     def ready(self, strict: bool) -> bool:
         """At least one model serves and none is loading; when strict, every one serves."""
@@ -165,16 +208,8 @@ class Catalog:
     def stuck(self) -> list[str]:
         """A line for each model with a batch that is stuck."""
         return [
-            f"{line.name}/{line.version}: a batch has been running for {seconds:.0f} s"
-            for line in self.index()
-            if line.model is not None and (seconds := line.model.stuck_for())
+            f"{model.facts.name}/{model.facts.version}: a batch has been running for "
+            f"{seconds:.0f} s"
+            for model in self.models()
+            if (seconds := model.stuck_for())
         ]
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` after every change of a state."""
-        self._listeners.append(listener)
-
-    def changed(self) -> None:
-        """Calls the listeners."""
-        for listener in self._listeners:
-            listener()

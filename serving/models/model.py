@@ -1,4 +1,4 @@
-"""One network in one engine behind a batcher: the Servable that most models are."""
+"""One network behind the port of its batches: the Servable that most models are."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,6 @@ from serving.base.together import together
 from serving.batching.batch import BatchRecord
 from serving.batching.port import BatchPort, answered
 from serving.batching.ticket import Answer, Ticket
-from serving.engines import Engine
 from serving.images.preprocess import keeps
 from serving.images.tensor import ToTensor
 from serving.models.facts import ModelFacts
@@ -45,15 +44,12 @@ class Model:
     def __init__(
         self,
         facts: ModelFacts,
-        *,
-        engine: Engine,
         port: BatchPort,
         decoders: Executor,
         metrics: Metrics,
     ) -> None:
         self.facts = facts
         self.counters: ModelCounters = metrics.counters(facts.name, facts.version)
-        self._engine = engine
         self._port = port
         self._decoders = decoders
         self._request_seconds = metrics.request_seconds.labels(facts.name, facts.version)
@@ -245,17 +241,6 @@ class Model:
     def stuck_for(self) -> float:
         """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
         return self._port.stuck_for()
-
-    # Ending.
-
-    async def drain(self, seconds: float) -> bool:
-        """Takes no new calls and answers the accepted ones; False on time-out."""
-        return await self._port.drain(seconds)
-
-    def close(self) -> None:
-        """Stops the batcher's threads and frees the engine."""
-        self._port.close()
-        self._engine.close()
 
 
 class _Loaded(NamedTuple):

@@ -194,9 +194,3 @@ class Servable(Protocol):
 
     def stuck_for(self) -> float:
         """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
-
-    async def drain(self, seconds: float) -> bool:
-        """Takes no new calls and answers the accepted ones; False on time-out."""
-
-    def close(self) -> None:
-        """Frees its engine and its threads. Blocking; called after `drain`."""

@@ -21,8 +21,9 @@ from serving.base.machine.nvml import usages
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
 from serving.images import hardware_jpeg
+from serving.models.catalogue import Catalogue
 from serving.models.loading.candidates import LoadSettings, open_cache
-from serving.models.loading.loader import Registry
+from serving.models.loading.loader import Loader
 from serving.models.loading.plan_builder import PlanBuilding
 from serving.server.config import ServerConfig, StartError
 from serving.server.endpoints.admin import admin_of
@@ -92,7 +93,8 @@ class Server:
         self._decoders = ThreadPoolExecutor(max(2, core_count()), "decode")
         self._metrics = Metrics()
         self._metrics.watch_gpus(usages)
-        self.registry = Registry(
+        self.catalogue = Catalogue(config.model_repository, self._decoders, self._metrics)
+        self._loader = Loader(
             config.model_repository,
             LoadSettings(
                 engine=config.engine,
@@ -106,17 +108,13 @@ class Server:
                 memory_bytes=config.memory_bytes,
             ),
             self._metrics,
-            self._decoders,
+            self.catalogue,
             config.drain_seconds,
         )
         self._budget = MemoryBudget(config.memory_bytes)
-        self._front = Front(
-            self.registry,
-            self._metrics,
-            self._budget,
-            slow_seconds=config.slow_request_ms / 1e3,
-        )
-        self._health = Health(self.registry, strict=config.strict_readiness)
+        slow_seconds = config.slow_request_ms / 1e3
+        self._front = Front(self.catalogue, self._metrics, self._budget, slow_seconds)
+        self._health = Health(self.catalogue, strict=config.strict_readiness)
         admin = admin_of(config)
         memory = SharedMemory(config.shared_memory or "")
         files = FilesFolder(config.files_dir)
@@ -124,8 +122,10 @@ class Server:
         self._logs = LogSettings(files, self._metrics.write_failures)
         open_inference = OpenInference(memory, self._tracer, admin, config.max_message_mib * _MIB)
         version = importlib.metadata.version("convserve")
-        inspection = Inspection(self.registry, version, shared_memory=admin.memory)
-        admin_calls = AdminCalls(self.registry, admin, memory, self._tracer, self._logs)
+        inspection = Inspection(self.catalogue, version, shared_memory=admin.memory)
+        admin_calls = AdminCalls(
+            self.catalogue, self._loader, admin, memory, self._tracer, self._logs
+        )
         endpoints = (self._front, open_inference, inspection, admin_calls, self._health)
         self._rest = RestService(
             *endpoints,
@@ -175,7 +175,7 @@ class Server:
         )
         self._background.append(asyncio.create_task(self._follow_repository()))
         if self._config.build_plans and self._cache_dir is not None:
-            building = PlanBuilding(self.registry, repository, self._cache_dir)
+            building = PlanBuilding(self.catalogue, self._loader, repository, self._cache_dir)
             self._background.append(asyncio.create_task(building.run()))
         return addresses
 
@@ -186,7 +186,7 @@ class Server:
         app = web.Application()
         app[LARGEST] = config.max_message_mib * _MIB
         add_probes(app, self._health)
-        add_batches(app, self.registry)
+        add_batches(app, self.catalogue)
         self._rest.add_routes(app)
         limits = HttpLimits.of(config)
         few = limits._replace(connections=_METRICS_CONNECTIONS, per_address=_METRICS_CONNECTIONS)
@@ -206,7 +206,7 @@ class Server:
         """Loads the models in the repository; with --model-control poll follows its changes."""
         if self._config.model_control == "explicit":
             return
-        look = self.registry.load_all
+        look = self._loader.load_all
         while True:
             try:
                 await look()
@@ -214,7 +214,7 @@ class Server:
                 logger.error("repository cannot be read", extra={"reason": str(error)})
             if self._config.model_control != "poll":
                 return
-            look = self.registry.poll
+            look = self._loader.poll
             await asyncio.sleep(self._config.poll_seconds)
 
     async def stop(self) -> None:
@@ -233,14 +233,14 @@ class Server:
         self._front.close()
         await self._quiet(end)
         # Those that wait still are told so: grpc.stop would cancel them without a reason.
-        await self.registry.refuse()
+        await self._loader.refuse()
         grace = max(_LAST_SECONDS, end - _LAST_SECONDS - loop.time())
         await asyncio.gather(
             self._grpc.stop(grace), *(port.close(grace, _LAST_SECONDS) for port in self._http)
         )
         if self._admin_folder is not None:
             self._admin_folder.close()
-        await self.registry.close()
+        await self._loader.close()
         self._decoders.shutdown(wait=True)
         self._tracer.flush(_LAST_SECONDS)
         logger.info("stopped")

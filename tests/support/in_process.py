@@ -22,11 +22,11 @@ from serving.base.tensor import Array, TensorSpec
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreTurns
 from serving.batching.latency import LatencyTable
-from serving.models.catalogue import ModelEntry, State, VersionEntry
+from serving.batching.port import BatchPort
+from serving.models.catalogue import Catalogue, ModelEntry, State
 from serving.models.facts import ModelFacts
 from serving.models.loading.candidates import LoadSettings
-from serving.models.loading.loader import Registry
-from serving.models.model import Model
+from serving.models.loading.loader import Loader
 from serving.repository.manifest import EvalTransform, Manifest, Normalization, Provenance
 from serving.repository.model_config import from_proto
 from serving.server.endpoints.admin import Admin
@@ -160,9 +160,8 @@ def _served(
     engine: ColourEngine,
     task: Task | None,
     metrics: Metrics,
-    pool: ThreadPoolExecutor,
     labels_of: Mapping[str, tuple[str, ...]],
-) -> Model:
+) -> tuple[ModelFacts, BatchPort]:
     proto = text_format.Parse(
         'max_batch_size: 8 platform: "fake" dynamic_batching { }', model_config_pb2.ModelConfig()
     )
@@ -191,7 +190,7 @@ def _served(
         latency=batcher.latency,
         max_image_pixels=10_000,
     )
-    return Model(facts, engine=engine, port=batcher, decoders=pool, metrics=metrics)
+    return facts, batcher
 
 
 @asynccontextmanager
@@ -220,26 +219,29 @@ async def in_process(
     }
     engines = {name: ColourEngine(task) for name, task in tasks.items()}
     with ThreadPoolExecutor(1) as pool:
-        registry = Registry(repository, LoadSettings(), metrics, pool, drain_seconds=1.0)
+        catalogue = Catalogue(repository, pool, metrics)
+        loader = Loader(repository, LoadSettings(), metrics, catalogue, drain_seconds=1.0)
+        batchers = []
         for name, task in tasks.items():
             labels = labels_of or {}
             if task == "classification":
                 labels = {"logits": CLASSES}
-            model = _served(name, engines[name], task, metrics, pool, labels)
-            versions = {1: VersionEntry(State.READY, model=model)}
-            registry.entries[name] = ModelEntry(State.READY, "", versions=versions)
+            facts, batcher = _served(name, engines[name], task, metrics, labels)
+            batchers.append(batcher)
+            entry = catalogue.entries[name] = ModelEntry(State.READY, "")
+            catalogue.serve(entry, facts, batcher)
         budget = MemoryBudget(memory_bytes)
-        front = Front(registry, metrics, budget, slow_seconds)
+        front = Front(catalogue, metrics, budget, slow_seconds)
         failures = metrics.write_failures
         folder = FilesFolder(files)
         memory = SharedMemory("convserve")
         tracer, logs = Tracer(folder, failures), LogSettings(folder, failures)
-        health = Health(registry, strict=False)
+        health = Health(catalogue, strict=False)
         admin = admin or Admin("open", explicit=True, memory=True)
         endpoints = (
             front, OpenInference(memory, tracer, admin, max_answer),
-            Inspection(registry, "0", shared_memory=True),
-            AdminCalls(registry, admin, memory, tracer, logs), health,
+            Inspection(catalogue, "0", shared_memory=True),
+            AdminCalls(catalogue, loader, admin, memory, tracer, logs), health,
         )  # fmt: skip
         app = web.Application()
         app[LARGEST] = max_body
@@ -262,5 +264,8 @@ async def in_process(
             yield InProcess(http, channel, engines, front, metrics, logs, memory)
         await server.stop(0)
         await http_port.close(1.0, 1.0)
-        await registry.close()
+        for batcher in batchers:
+            await batcher.drain(1.0)
+            batcher.close()
+        await loader.close()
         await asyncio.sleep(0)

@@ -3,26 +3,24 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from serving.base.errors import InvalidInput, ModelLoadError, ServingError
 from serving.base.machine.cpu import core_count
-from serving.base.machine.heap import trim_heap
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
-from serving.models.catalogue import Catalog, ModelEntry, State, VersionEntry, VersionStatus
+from serving.models.catalogue import Catalogue, ModelEntry, State, VersionEntry
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.config_completion import Prepared, prepare
+from serving.models.loading.loaded import LoadedVersion
 from serving.models.loading.timing_process import time_apart
 from serving.models.loading.version import load_model
-from serving.models.servable import Servable
 from serving.repository.layout import ModelFolder, Stamp, compare, scan
 from serving.repository.model_config import ModelConfig
-
-__all__ = ["Registry", "State", "VersionStatus"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,28 +29,46 @@ logger = logging.getLogger(__name__)
 _MAX_MODELS = 10_000
 
 
-class Registry(Catalog):
-    """All models of a repository. States change on one event loop; files are read and written on
-    threads, and loading has a thread of its own."""
+@dataclass
+class _Holding:
+    """What is loaded of one name.
+
+    entry: its place in the catalogue.
+    serving: versions that serve.
+    stamps: those of the config and of the folder that each of them comes from.
+    overridden: whether a version of an override serves, and not the repository's own.
+    lock: held during a load or unload.
+    """
+
+    entry: ModelEntry
+    serving: dict[int, LoadedVersion] = field(default_factory=dict)
+    stamps: dict[int, tuple[Stamp, Stamp]] = field(default_factory=dict)
+    overridden: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Loader:
+    """Keeps a catalogue by loading and unloading the models of a repository. States change on one
+    event loop; files are read and written on threads, and loading has a thread of its own."""
 
     def __init__(
         self,
         repository: Path,
         settings: LoadSettings,
         metrics: Metrics,
-        decoders: Executor,
+        catalogue: Catalogue,
         drain_seconds: float,
     ) -> None:
-        super().__init__(repository)
         self._repository = repository
         self._settings = settings
         self._metrics = metrics
-        self._decoders = decoders
+        self._catalogue = catalogue
         self._drain_seconds = drain_seconds
         self._turns = CoreTurns(settings.threads or core_count())
         self._scanned: dict[str, ModelFolder] = {}
+        self._held: dict[str, _Holding] = {}
         # One load at a time, since two would distort each other's latencies.
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._loads: set[asyncio.Task[None]] = set()
         # One override at a time lies in the temporary folder, which may be small.
         self._staging = asyncio.Lock()
@@ -65,7 +81,7 @@ class Registry(Catalog):
         over. Raises OSError where the repository cannot be read."""
         self._scanned = await asyncio.to_thread(scan, self._repository)
         for name in self._scanned:
-            self.entries.setdefault(name, ModelEntry())
+            self._holding(name)
         for name in self._scanned:
             await self._load_reporting(name)
 
@@ -80,7 +96,8 @@ class Registry(Catalog):
         for name in changes.removed:
             logger.info("model removed from repository", extra={"model": name})
             await self.unload(name)
-            self.entries.pop(name, None)
+            self._catalogue.entries.pop(name, None)
+            self._held.pop(name, None)
 
     async def _load_reporting(self, name: str) -> None:
         folder = self._scanned[name]
@@ -91,26 +108,18 @@ class Registry(Catalog):
         except ServingError as error:
             reason = error.detail if isinstance(error, ModelLoadError) else str(error)
             logger.error("model not loaded", extra={"model": name, "reason": reason})
-            entry = self.entries.setdefault(name, ModelEntry())
+            entry = self._holding(name).entry
             if entry.state is State.LOADING:  # it failed before its load began
                 entry.state, entry.problem = State.UNAVAILABLE, str(error)
-                self.changed()
+                self._catalogue.changed()
 
-    async def repository_index(self) -> list[VersionStatus]:
-        """`index`, and a line for each model that lies in the repository but was never loaded."""
-        try:
-            folders = await asyncio.to_thread(scan, self._repository)
-        except OSError as error:
-            logger.error("repository cannot be read", extra={"reason": str(error)})
-            folders = {}
-        idle = [
-            VersionStatus(
-                name, "", State.UNKNOWN, self.told(folder.problem), is_model=folder.is_model
-            )
-            for name, folder in folders.items()
-            if name not in self.entries
-        ]
-        return sorted(self.index() + idle, key=lambda line: line.name)
+    def _holding(self, name: str) -> _Holding:
+        """What is loaded of a name, which the catalogue has from now on."""
+        holding = self._held.get(name)
+        if holding is None:
+            entry = self._catalogue.entries.setdefault(name, ModelEntry())
+            holding = self._held[name] = _Holding(entry)
+        return holding
 
     # Loading.
 
@@ -122,10 +131,9 @@ class Registry(Catalog):
         where there is no such folder, InvalidInput for a bad override, ModelLoadError where a
         version could not be loaded.
         """
-        if override and name not in self.entries and len(self.entries) >= _MAX_MODELS:
-            raise InvalidInput(
-                f"this server has {len(self.entries)} models; no load call may add one"
-            )
+        known = self._catalogue.entries
+        if override and name not in known and len(known) >= _MAX_MODELS:
+            raise InvalidInput(f"this server has {len(known)} models; no load call may add one")
         task = asyncio.get_running_loop().create_task(self._load(name, dict(override or {})))
         self._loads.add(task)
         task.add_done_callback(self._loaded)
@@ -139,11 +147,10 @@ class Registry(Catalog):
     async def reload(self, name: str) -> None:
         """Loads the selected versions again for new plans, although their files are the same. A
         model that serves an override is left alone. Raises the errors of `load`."""
-        entry = self.entries.get(name)
-        if entry is None or entry.overridden:
+        holding = self._held.get(name)
+        if holding is None or holding.overridden:
             return
-        for held in entry.versions.values():
-            held.stamp = ((), ())
+        holding.stamps.clear()
         await self.load(name)
 
     async def _load(self, name: str, override: dict[str, str | bytes]) -> None:
@@ -160,21 +167,22 @@ class Registry(Catalog):
                     await asyncio.to_thread(prepared.staged.cleanup)
 
     async def _load_prepared(self, name: str, prepared: Prepared) -> None:
-        entry = self.entries.setdefault(name, ModelEntry())
-        async with entry.lock:
+        holding = self._holding(name)
+        entry = holding.entry
+        async with holding.lock:
             entry.is_model = prepared.folder.is_model
             entry.state = State.UNAVAILABLE
             if isinstance(prepared.config, ModelLoadError):
                 entry.problem = str(prepared.config)
-                self.changed()
+                self._catalogue.changed()
                 raise prepared.config
             self._log_config(prepared.config)
             entry.problem = ""
             try:
-                await self._bring_up(entry, prepared.folder, prepared.config)
+                await self._bring_up(holding, prepared.folder, prepared.config)
             finally:
-                if any(_is_from(prepared.folder, *item) for item in entry.versions.items()):
-                    entry.overridden = prepared.staged is not None
+                if any(_is_from(prepared.folder, *item) for item in holding.stamps.items()):
+                    holding.overridden = prepared.staged is not None
 
     def _log_config(self, config: ModelConfig) -> None:
         for warning in config.warnings:
@@ -183,25 +191,25 @@ class Registry(Catalog):
             fields = list(config.completed)
             logger.info("config completed", extra={"model": config.name, "fields": fields})
 
-    async def _bring_up(self, entry: ModelEntry, folder: ModelFolder, config: ModelConfig) -> None:
+    async def _bring_up(self, holding: _Holding, folder: ModelFolder, config: ModelConfig) -> None:
         selected = config.version_policy.select(list(folder.versions))
         if not selected:
             logger.warning("no version to load", extra={"model": folder.name})
         failures = [
-            await self._load_version(entry, folder, config, version) for version in selected
+            await self._load_version(holding, folder, config, version) for version in selected
         ]
         failed = [error for error in failures if error is not None]
-        if failed and not entry.serves and config.version_policy.latest:
+        if failed and not holding.serving and config.version_policy.latest:
             # No new version can serve and none served before: an older version is better than
             # none, and other replicas still serve it.
             older = [v for v in sorted(folder.versions, reverse=True) if v not in selected]
             for version in older:
-                if await self._load_version(entry, folder, config, version) is None:
+                if await self._load_version(holding, folder, config, version) is None:
                     break
         if not failed:
-            for version in [v for v in entry.versions if v not in selected]:
-                self._retire(entry, folder.name, version)
-        self.changed()
+            for version in [v for v in holding.entry.versions if v not in selected]:
+                self._retire(holding, folder.name, version)
+        self._catalogue.changed()
         if len(failed) == 1:
             raise failed[0]
         if failed:
@@ -210,62 +218,54 @@ class Registry(Catalog):
             )
 
     async def _load_version(
-        self, entry: ModelEntry, folder: ModelFolder, config: ModelConfig, version: int
+        self, holding: _Holding, folder: ModelFolder, config: ModelConfig, version: int
     ) -> ModelLoadError | None:
         """Loads one version beside the one that serves, then switches. Returns the error where that
         failed."""
         stamp = (folder.config_stamp, folder.versions[version])
-        held = entry.versions.setdefault(version, VersionEntry())
-        if held.model is not None and held.stamp == stamp:
+        if holding.stamps.get(version) == stamp:
             return None
-        if held.model is None:
+        held = holding.entry.versions.setdefault(version, VersionEntry())
+        old = holding.serving.get(version)
+        if old is None:
             held.state, held.reason = State.LOADING, ""
-            self.changed()
+            self._catalogue.changed()
         try:
-            model = await asyncio.get_running_loop().run_in_executor(
-                self._loader,
+            loaded = await asyncio.get_running_loop().run_in_executor(
+                self._thread,
                 load_model,
                 folder.path,
                 config,
                 version,
                 self._settings,
                 self._metrics,
-                self._decoders,
                 self._turns,
                 partial(time_apart, folder.path, version, self._settings),
             )
         except Exception as problem:  # a broken file must not take the other models with it
-            return self._failed(folder, version, held, problem)
-        self._take_over(held, model, stamp)
+            error = _load_error(problem, folder, version)
+            held.reason = str(error)
+            if old is None:
+                held.state = State.UNAVAILABLE
+                self._metrics.model_ready.labels(folder.name, str(version)).set(0)
+            self._catalogue.changed()
+            return error
+        holding.serving[version], holding.stamps[version] = loaded, stamp
+        self._take_over(holding.entry, loaded, old)
         return None
 
-    def _failed(
-        self, folder: ModelFolder, version: int, held: VersionEntry, problem: Exception
-    ) -> ModelLoadError:
-        error = problem
-        if not isinstance(error, ModelLoadError):
-            # Where memory runs out says nothing: the line that follows has the size and the shape.
-            if not isinstance(problem, MemoryError):
-                logger.error("loading failed", extra={"model": folder.name}, exc_info=problem)
-            error = ModelLoadError(f"{folder.path}/{version}: {type(error).__name__}: {error}")
-        held.reason = str(error)
-        if held.model is None:
-            held.state = State.UNAVAILABLE
-            self._metrics.model_ready.labels(folder.name, str(version)).set(0)
-        self.changed()
-        return error
-
-    def _take_over(self, held: VersionEntry, model: Servable, stamp: tuple[Stamp, Stamp]) -> None:
-        old, held.model = held.model, model
-        facts = model.facts
-        held.state, held.reason, held.stamp = State.READY, "", stamp
+    def _take_over(
+        self, entry: ModelEntry, loaded: LoadedVersion, old: LoadedVersion | None
+    ) -> None:
+        facts = loaded.facts
+        self._catalogue.serve(entry, facts, loaded.port)
         self._metrics.model_ready.labels(facts.name, facts.version).set(1)
         self._metrics.model_device_memory.labels(facts.name, facts.version).set(facts.device_bytes)
         if old is not None:
             self._metrics.model_accuracy.remove(*_served(old))
         if facts.evidence is not None:
             accuracy = facts.evidence.accuracy.value
-            self._metrics.model_accuracy.labels(*_served(model)).set(accuracy)
+            self._metrics.model_accuracy.labels(*_served(loaded)).set(accuracy)
         logger.info(
             "model ready",
             extra={
@@ -276,9 +276,9 @@ class Registry(Catalog):
                 "not_chosen": list(facts.rejected),
             },
         )
-        self.changed()
+        self._catalogue.changed()
         if old is not None:
-            self._close_later(old)
+            self._retire_later(old)
 
     # Unloading.
 
@@ -287,59 +287,61 @@ class Registry(Catalog):
 
         Raises ModelNotFound.
         """
-        entry = self.entry(name)
-        async with entry.lock:
-            retired = [self._retire(entry, name, version) for version in list(entry.versions)]
+        entry = self._catalogue.entry(name)
+        holding = self._holding(name)
+        async with holding.lock:
+            retired = [self._retire(holding, name, version) for version in list(entry.versions)]
             entry.state, entry.problem = State.UNAVAILABLE, "unloaded"
-            self.changed()
+            self._catalogue.changed()
         await asyncio.gather(*(task for task in retired if task is not None))
 
-    def _retire(self, entry: ModelEntry, name: str, version: int) -> asyncio.Task[None] | None:
-        model = entry.versions.pop(version).model
+    def _retire(self, holding: _Holding, name: str, version: int) -> asyncio.Task[None] | None:
+        del holding.entry.versions[version]
+        holding.stamps.pop(version, None)
         self._metrics.forget(name, str(version))
-        if model is None:
+        loaded = holding.serving.pop(version, None)
+        if loaded is None:
             return None
-        self._metrics.model_accuracy.remove(*_served(model))
-        return self._close_later(model)
+        self._metrics.model_accuracy.remove(*_served(loaded))
+        return self._retire_later(loaded)
 
-    def _close_later(self, model: Servable) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(self._drain_and_close(model))
+    def _retire_later(self, loaded: LoadedVersion) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(loaded.retire(self._drain_seconds))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
         return task
 
-    async def _drain_and_close(self, model: Servable) -> None:
-        facts = model.facts
-        if not await model.drain(self._drain_seconds):
-            logger.warning("calls left when drained", extra={"model": facts.name})
-        await asyncio.to_thread(model.close)
-        # Freed memory of a network lies between other blocks, so the heap would grow by reloads.
-        await asyncio.to_thread(trim_heap)
-        logger.info("model retired", extra={"model": facts.name, "version": facts.version})
-
     async def refuse(self) -> None:
         """Fails the calls that wait for a batch with ModelNotReady, and all that come."""
-        await asyncio.gather(*(model.drain(0.0) for model in self._models()))
+        await asyncio.gather(*(loaded.port.drain(0.0) for loaded in self._loaded_versions()))
 
     async def close(self) -> None:
         """Drains and frees every model."""
         for load in self._loads:
             load.cancel()
-        await asyncio.gather(*map(self._drain_and_close, self._models()), *self._retiring)
-        await asyncio.to_thread(self._loader.shutdown, wait=True)
+        retired = (loaded.retire(self._drain_seconds) for loaded in self._loaded_versions())
+        await asyncio.gather(*retired, *self._retiring)
+        await asyncio.to_thread(self._thread.shutdown, wait=True)
 
-    def _models(self) -> list[Servable]:
-        held = (version for entry in self.entries.values() for version in entry.versions.values())
-        return [version.model for version in held if version.model is not None]
+    def _loaded_versions(self) -> list[LoadedVersion]:
+        return [loaded for held in self._held.values() for loaded in held.serving.values()]
 
 
-def _served(model: Servable) -> tuple[str, str, str, str]:
-    """The labels of a model's accuracy gauge: name, version, variant, engine."""
-    facts = model.facts
+def _load_error(problem: Exception, folder: ModelFolder, version: int) -> ModelLoadError:
+    if isinstance(problem, ModelLoadError):
+        return problem
+    # Where memory runs out says nothing: the line that follows has the size and the shape.
+    if not isinstance(problem, MemoryError):
+        logger.error("loading failed", extra={"model": folder.name}, exc_info=problem)
+    return ModelLoadError(f"{folder.path}/{version}: {type(problem).__name__}: {problem}")
+
+
+def _served(loaded: LoadedVersion) -> tuple[str, str, str, str]:
+    """The labels of a version's accuracy gauge: name, version, variant, engine."""
+    facts = loaded.facts
     return facts.name, facts.version, facts.variant, facts.engine_name
 
 
-def _is_from(folder: ModelFolder, version: int, held: VersionEntry) -> bool:
+def _is_from(folder: ModelFolder, version: int, stamp: tuple[Stamp, Stamp]) -> bool:
     """Whether a version serves out of the files of a scanned folder."""
-    stamp = (folder.config_stamp, folder.versions.get(version))
-    return held.model is not None and held.stamp == stamp
+    return stamp == (folder.config_stamp, folder.versions.get(version))

@@ -14,10 +14,11 @@ from typing import Any
 from serving.base.errors import ModelLoadError, ServingError
 from serving.base.files import read_file
 from serving.engines import unavailable_reason
+from serving.models.catalogue import Catalogue, State, VersionStatus
 from serving.models.loading import local_plans
 from serving.models.loading.config_completion import read_config
 from serving.models.loading.helper import Helper, HelperFailed
-from serving.models.loading.loader import Registry, State, VersionStatus
+from serving.models.loading.loader import Loader
 from serving.models.loading.local_plans import ENGINE, PlanRequest
 from serving.models.loading.selfcheck import check_files
 from serving.repository.layout import scan_model
@@ -81,17 +82,20 @@ def _build_plan(request: PlanRequest, workspace_mib: int | None, *, force: bool)
 class PlanBuilding:
     """Builds the missing plans of every version that serves, one model at a time."""
 
-    def __init__(self, registry: Registry, repository: Path, cache_dir: Path) -> None:
-        self._registry = registry
+    def __init__(
+        self, catalogue: Catalogue, loader: Loader, repository: Path, cache_dir: Path
+    ) -> None:
+        self._catalogue = catalogue
+        self._loader = loader
         self._repository = repository
         self._cache_dir = cache_dir
         # (model, version, digest of its manifest): another build may reuse a version's number.
         self._tried: set[tuple[str, str, str]] = set()
         self._changed = asyncio.Event()
-        registry.on_change(self._changed.set)
+        catalogue.on_change(self._changed.set)
 
     async def run(self) -> None:
-        """Follows the registry until cancelled; ends at once where TensorRT cannot run here."""
+        """Follows the catalogue until cancelled; ends at once where TensorRT cannot run here."""
         loop = asyncio.get_running_loop()
         reason = await loop.run_in_executor(None, unavailable_reason, ENGINE)
         if reason is not None:
@@ -100,7 +104,7 @@ class PlanBuilding:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            lines = self._registry.index()
+            lines = self._catalogue.index()
             # A load measures latencies, which a build beside it would distort.
             if any(line.state is State.LOADING for line in lines):
                 continue
@@ -140,6 +144,6 @@ class PlanBuilding:
             log.info("no new plans", extra={"model": name})
             return
         try:
-            await self._registry.reload(name)
+            await self._loader.reload(name)
         except ServingError as error:
             log.error("model not reloaded", extra={"model": name, "reason": str(error)})

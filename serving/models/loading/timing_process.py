@@ -5,7 +5,6 @@ candidate that serves.
 """
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,4 @@ def time_candidates(path: str, version: int, settings: dict[str, Any]) -> None:
     cache_dir = settings["cache_dir"]
     given = LoadSettings(**{**settings, "cache_dir": cache_dir and Path(cache_dir)})
     config = read_config(scan_model(Path(path)), strict=given.strict_config)
-    with ThreadPoolExecutor(1) as decoders:
-        turns = CoreTurns(core_count())
-        load_model(Path(path), config, version, given, Metrics(), decoders, turns).close()
+    load_model(Path(path), config, version, given, Metrics(), CoreTurns(core_count())).close()

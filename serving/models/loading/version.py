@@ -1,8 +1,7 @@
-"""Makes a Model from a version folder: reads, chooses, checks and times it. Blocking."""
+"""Makes a LoadedVersion from a version folder: reads, chooses, checks and times it. Blocking."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from serving.models.loading.candidates import (
     options_for,
 )
 from serving.models.loading.choice import Choice, choose
+from serving.models.loading.loaded import LoadedVersion
 from serving.models.loading.local_plans import check_fits
 from serving.models.loading.selfcheck import Published, check_files, check_gate, on_this_machine
 from serving.models.loading.timing_shapes import (
@@ -39,7 +39,6 @@ from serving.models.loading.timing_shapes import (
     given_shapes,
     guessed_shapes,
 )
-from serving.models.model import Model
 from serving.repository.labels import read_labels
 from serving.repository.manifest import Evidence, Manifest, Variant, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
@@ -273,9 +272,9 @@ class VersionLoader:
         sizes = [2**i for i in range(max(1, largest).bit_length())]
         return sizes if sizes[-1] >= largest else [*sizes, largest]
 
-    # The model.
+    # The loaded version.
 
-    def model(self, choice: Choice, decoders: Executor, turns: CoreTurns) -> Model:
+    def behind_batcher(self, choice: Choice, turns: CoreTurns) -> LoadedVersion:
         """The chosen candidate behind a batcher. Raises ModelLoadError for labels that cannot be
         read."""
         config, options, engine = self._config, self._options[choice.candidate], choice.engine
@@ -308,7 +307,7 @@ class VersionLoader:
             device_bytes=engine.device_bytes,
             max_image_pixels=self._settings.max_image_pixels,
         )
-        return Model(facts, engine=engine, port=batcher, decoders=decoders, metrics=self._metrics)
+        return LoadedVersion(facts, batcher, engine)
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Class names by output. Raises ModelLoadError."""
@@ -321,10 +320,9 @@ def load_model(
     version: int,
     settings: LoadSettings,
     metrics: Metrics,
-    decoders: Executor,
     turns: CoreTurns,
     time_apart: Callable[[], None] | None = None,
-) -> Model:
+) -> LoadedVersion:
     """Loads NAME/<version>.
 
     time_apart: called first where timing the candidates in this process would leave much memory
@@ -337,7 +335,7 @@ def load_model(
         time_apart()
     choice = loader.choose()
     try:
-        return loader.model(choice, decoders, turns)
+        return loader.behind_batcher(choice, turns)
     except BaseException:
         choice.engine.close()
         raise

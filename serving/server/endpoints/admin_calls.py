@@ -5,7 +5,8 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from serving.base.errors import InvalidInput, ModelNotFound, NotOffered
-from serving.models.loading.loader import Registry
+from serving.models.catalogue import Catalogue
+from serving.models.loading.loader import Loader
 from serving.server.config import AdminGroup
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.front import Call
@@ -26,13 +27,15 @@ class AdminCalls:
 
     def __init__(
         self,
-        registry: Registry,
+        catalogue: Catalogue,
+        loader: Loader,
         admin: Admin,
         memory: SharedMemory,
         tracer: Tracer,
         logs: LogSettings,
     ) -> None:
-        self._registry = registry
+        self._catalogue = catalogue
+        self._loader = loader
         self._admin = admin
         self._memory = memory
         self._tracer = tracer
@@ -46,18 +49,18 @@ class AdminCalls:
     async def load(self, call: Call, name: str, override: Mapping[str, str | bytes]) -> None:
         """Loads or reloads a model, with another config or other files where `override` has them.
 
-        Raises InvalidInput for a bad override, and what Registry.load raises.
+        Raises InvalidInput for a bad override, and what Loader.load raises.
         """
         self._changes(call, "repository", name)
         for key in override:
             plain_text("load parameter", key)
-        await self._registry.load(_model_name(name), override)
+        await self._loader.load(_model_name(name), override)
 
     async def unload(self, call: Call, name: str) -> None:
         """Takes a model out of service once its accepted calls are answered. Raises
         ModelNotFound."""
         self._changes(call, "repository", name)
-        await self._registry.unload(name)
+        await self._loader.unload(name)
 
     def regions(self, call: Call, name: str) -> list[Region]:
         """One region of shared memory of the caller's, or all. Raises InvalidInput for an unknown
@@ -81,7 +84,7 @@ class AdminCalls:
         if changes:
             self._changes(call, "settings", model)
         if model:
-            self._registry.get(model)
+            self._catalogue.get(model)
         if changes:
             await self._tracer.update(changes, model)
             await asyncio.to_thread(self._tracer.wait)

@@ -16,7 +16,7 @@ from serving.base.machine.cpu import core_count
 from serving.base.memory import LargeTurns, MemoryBudget, Use
 from serving.base.metrics import Metrics
 from serving.base.turns import Copies
-from serving.models.loading.loader import Registry
+from serving.models.catalogue import Catalogue
 from serving.models.servable import CallOptions, Servable
 from serving.server.endpoints.error_status import status_of
 from serving.server.endpoints.guard import unreadable
@@ -201,7 +201,7 @@ class InferenceCall(Call):
 
     def resolve(self, name: str, version: str) -> Servable:
         """The model that the call names. Raises ModelNotFound, ModelNotReady."""
-        self.model = model = self._front.registry.get(name, version)
+        self.model = model = self._front.catalogue.get(name, version)
         return model
 
     def options(self, priority: int, timeout: float) -> CallOptions:
@@ -230,9 +230,13 @@ class Front:
     """
 
     def __init__(
-        self, registry: Registry, metrics: Metrics, budget: MemoryBudget, slow_seconds: float = 0.0
+        self,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        budget: MemoryBudget,
+        slow_seconds: float = 0.0,
     ) -> None:
-        self.registry = registry
+        self.catalogue = catalogue
         self.metrics = metrics
         self.slow_seconds = slow_seconds or math.inf
         self.closing = False

@@ -9,8 +9,8 @@ from typing import Any
 from protos.gen import model_config_pb2
 from serving.base.metrics import BatchCounters, Duration, ModelCounters
 from serving.base.tensor import TensorSpec
+from serving.models.catalogue import Catalogue, State, VersionStatus
 from serving.models.facts import ModelFacts
-from serving.models.loading.loader import Registry, State, VersionStatus
 from serving.models.servable import ENCODED_INPUT
 
 SERVER_NAME = "convserve"
@@ -91,9 +91,9 @@ class ModelStatistics:
 class Inspection:
     """Answers every question about the server and its models."""
 
-    def __init__(self, registry: Registry, version: str, *, shared_memory: bool) -> None:
+    def __init__(self, catalogue: Catalogue, version: str, *, shared_memory: bool) -> None:
         """shared_memory: it is on, and so among the extensions."""
-        self._registry = registry
+        self._catalogue = catalogue
         memory = ("system_shared_memory",) if shared_memory else ()
         self._server = ServerMetadata(SERVER_NAME, version, EXTENSIONS + memory)
 
@@ -103,8 +103,8 @@ class Inspection:
 
     def model(self, name: str, version: str) -> ModelMetadata:
         """Versions, inputs and outputs of a model. Raises ModelNotFound, ModelNotReady."""
-        facts = self._registry.get(name, version).facts
-        versions = self._registry.ready_versions(facts.name)
+        facts = self._catalogue.get(name, version).facts
+        versions = self._catalogue.ready_versions(facts.name)
         return ModelMetadata(
             facts.name, versions, facts.config.platform, facts.inputs, facts.outputs
         )
@@ -114,7 +114,7 @@ class Inspection:
 
         Raises ModelNotFound, ModelNotReady.
         """
-        facts = self._registry.get(name, version).facts
+        facts = self._catalogue.get(name, version).facts
         config = model_config_pb2.ModelConfig()
         config.CopyFrom(facts.config.proto)
         config.name = facts.name
@@ -128,16 +128,16 @@ class Inspection:
         Raises ModelNotFound, ModelNotReady for a name or version that does not serve.
         """
         if name:
-            self._registry.get(name, version)
+            self._catalogue.get(name, version)
         return [
-            _statistics(line.name, line.version, line.model.counters)
-            for line in self._registry.index()
-            if line.model is not None and name in ("", line.name) and version in ("", line.version)
+            _statistics(model.facts.name, model.facts.version, model.counters)
+            for model in self._catalogue.models()
+            if name in ("", model.facts.name) and version in ("", model.facts.version)
         ]
 
     async def index(self, *, ready_only: bool) -> list[VersionStatus]:
         """Every version with its state and, where it does not serve, the reason."""
-        lines = await self._registry.repository_index()
+        lines = await self._catalogue.repository_index()
         return [line for line in lines if line.state is State.READY or not ready_only]
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from serving.models.loading.loader import Registry, State
+from serving.models.catalogue import Catalogue, State
 from serving.server.endpoints.health import Health
 from serving.server.http.body import LARGEST
 
@@ -14,17 +14,17 @@ def add_probes(app: web.Application, health: Health) -> None:
     """Adds probes. /readyz is 503 while not ready, with a line for each model that does not
     serve."""
 
-    registry = health.registry
+    catalogue = health.catalogue
 
     async def livez(_: web.Request) -> web.Response:
         # A stuck event loop does not answer at all, which a probe counts as a failure too.
-        stuck = registry.stuck()
+        stuck = catalogue.stuck()
         return web.Response(text="\n".join(stuck or ["ok"]) + "\n", status=503 if stuck else 200)
 
     async def readyz(_: web.Request) -> web.Response:
         lines = [
             f"{line.name}{'/' + line.version if line.version else ''}: {line.state} {line.reason}"
-            for line in registry.index()
+            for line in catalogue.index()
             if line.state is not State.READY
         ]
         ready = health.ready()
@@ -35,16 +35,15 @@ def add_probes(app: web.Application, health: Health) -> None:
     app.router.add_get("/readyz", readyz)
 
 
-def add_batches(app: web.Application, registry: Registry) -> None:
+def add_batches(app: web.Application, catalogue: Catalogue) -> None:
     """Adds the last batches of every model."""
 
     async def batches(_: web.Request) -> web.Response:
         recent = {
-            f"{line.name}/{line.version}": [
-                asdict(record) for record in line.model.recent_batches()
+            f"{model.facts.name}/{model.facts.version}": [
+                asdict(record) for record in model.recent_batches()
             ]
-            for line in registry.index()
-            if line.model is not None
+            for model in catalogue.models()
         }
         return web.json_response(recent)
 

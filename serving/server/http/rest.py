@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from serving.base.errors import RequestTooLarge
-from serving.models.loading.loader import VersionStatus
+from serving.models.catalogue import VersionStatus
 from serving.repository.config_fields import plain
 from serving.server.config import AdminGroup
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory

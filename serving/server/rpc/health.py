@@ -27,7 +27,7 @@ class HealthService:
         self._health = health
         self._services = services
         self._changed = asyncio.Event()
-        health.registry.on_change(self._wake)
+        health.catalogue.on_change(self._wake)
 
     def handler(self, transfers: Transfers) -> grpc.GenericRpcHandler:
         """The service, to be added to a server."""
@@ -47,10 +47,10 @@ class HealthService:
         """A ServingStatus; None for a name that is neither a service nor a model."""
         health = self._health
         if service == LIVENESS:
-            serving = not health.registry.stuck()
+            serving = not health.catalogue.stuck()
         elif not service or service in self._services:
             serving = health.ready()
-        elif any(line.name == service for line in health.registry.index()):
+        elif any(line.name == service for line in health.catalogue.index()):
             serving = health.model_ready(service) and not health.draining
         else:
             return None

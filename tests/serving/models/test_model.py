@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.base.errors import DeadlineExpired, EngineError, InvalidInput, ModelNotReady, WrongTask
+from serving.base.errors import DeadlineExpired, EngineError, InvalidInput, WrongTask
 from serving.base.memory import LARGE, UNLIMITED, Unlimited
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
@@ -40,12 +40,12 @@ def drive(
             settings = LoadSettings(engine="onnxruntime", allow_ungated=True, threads=1)
             config = read_config(scan_model(folder))
             turns = CoreTurns(1)
-            model = load_model(folder, config, 1, settings, Metrics(), decoders, turns)
+            metrics = Metrics()
+            loaded = load_model(folder, config, 1, settings, metrics, turns)
             try:
-                await work(model)
+                await work(Model(loaded.facts, loaded.port, decoders, metrics))
             finally:
-                await model.drain(5)
-                model.close()
+                await loaded.retire(5)
 
         asyncio.run(main())
         assert engines.closed == engines.loaded
@@ -112,15 +112,6 @@ def test_a_failed_batch_fails_its_call_and_the_next_is_answered(
         assert (model.counters.success.count, model.counters.fail.ns) == (1, 250_000_000)
         assert model.recent_batches()[-1].rows == 2
         assert model.stuck_for() == 0
-
-    drive(work)
-
-
-def test_a_drained_model_takes_no_calls(drive: Callable[[Work], None]) -> None:
-    async def work(model: Model) -> None:
-        assert await model.drain(1)
-        with pytest.raises(ModelNotReady):
-            await model.infer({"x": np.ones((1, 2), np.float32)}, OPTIONS)
 
     drive(work)
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,12 @@ from serving.base.errors import (
     ModelNotReady,
 )
 from serving.base.metrics import Metrics
+from serving.models import catalogue as catalogue_module
+from serving.models.catalogue import Catalogue, State
+from serving.models.loading import loaded as loaded_module
 from serving.models.loading import loader as module
 from serving.models.loading.candidates import LoadSettings
-from serving.models.loading.loader import Registry, State
+from serving.models.loading.loader import Loader
 from serving.models.servable import CallOptions
 from tests.serving.models.conftest import FakeEngines, write_model
 
@@ -32,28 +36,30 @@ Drive = Callable[..., None]
 
 @pytest.fixture
 def drive(tmp_path: Path, decoders: ThreadPoolExecutor) -> Drive:
-    """Runs a coroutine of a registry over tmp_path, and closes it."""
+    """Runs a coroutine of a loader over tmp_path and of its catalogue, and closes it."""
 
-    def run(work: Callable[[Registry], Any], drain_seconds: float = 5.0) -> None:
+    def run(work: Callable[[Catalogue, Loader], Any], drain_seconds: float = 5.0) -> None:
         async def main() -> None:
             settings = LoadSettings(engine="onnxruntime", allow_ungated=True, threads=1)
-            registry = Registry(tmp_path, settings, Metrics(), decoders, drain_seconds)
+            metrics = Metrics()
+            catalogue = Catalogue(tmp_path, decoders, metrics)
+            loader = Loader(tmp_path, settings, metrics, catalogue, drain_seconds)
             try:
-                await work(registry)
+                await work(catalogue, loader)
             finally:
-                await registry.close()
+                await loader.close()
 
         asyncio.run(main())
 
     return run
 
 
-def states(registry: Registry) -> dict[str, State]:
-    return {f"{line.name}/{line.version}": line.state for line in registry.index()}
+def states(catalogue: Catalogue) -> dict[str, State]:
+    return {f"{line.name}/{line.version}": line.state for line in catalogue.index()}
 
 
-async def doubled(registry: Registry, value: float, version: str = "") -> float:
-    model = registry.get("doubles", version)
+async def doubled(catalogue: Catalogue, value: float, version: str = "") -> float:
+    model = catalogue.get("doubles", version)
     answer = await model.infer({"x": np.full((1, 2), value, np.float32)}, CallOptions())
     return float(answer.outputs["y"][0, 0])
 
@@ -65,24 +71,24 @@ def test_everything_is_loaded_and_the_broken_are_named(tmp_path: Path, drive: Dr
     (tmp_path / "typo" / "config.pbtxt").write_text("max_batch_sise: 4\n")
     (tmp_path / "lost+found").mkdir()
 
-    async def work(registry: Registry) -> None:
-        assert not registry.ready(strict=False)
-        await registry.load_all()
-        assert states(registry) == {
+    async def work(catalogue: Catalogue, loader: Loader) -> None:
+        assert not catalogue.ready(strict=False)
+        await loader.load_all()
+        assert states(catalogue) == {
             "doubles/1": State.READY,
             "lost+found/": State.UNAVAILABLE,
             "typo/": State.UNAVAILABLE,
         }
-        assert registry.ready(strict=False)
-        assert not registry.ready(strict=True)
-        assert await doubled(registry, 3) == 6
+        assert catalogue.ready(strict=False)
+        assert not catalogue.ready(strict=True)
+        assert await doubled(catalogue, 3) == 6
         with pytest.raises(ModelNotReady, match="max_batch_sise"):
-            registry.get("typo")
+            catalogue.get("typo")
         (tmp_path / "typo" / "config.pbtxt").unlink()
         (tmp_path / "typo").rmdir()
-        await registry.poll()
+        await loader.poll()
         # A folder that is no model keeps nobody waiting.
-        assert registry.ready(strict=True)
+        assert catalogue.ready(strict=True)
 
     drive(work)
 
@@ -94,16 +100,16 @@ def test_versions_that_are_asked_for_are_told_apart(
     write_model(tmp_path, version=2)
     (folder / "config.pbtxt").write_text("max_batch_size: 4 version_policy { all { } }")
 
-    async def work(registry: Registry) -> None:
-        await registry.load_all()
-        assert registry.ready_versions("doubles") == ["1", "2"]
-        assert registry.get("doubles").facts.version == "2"
-        assert await doubled(registry, 1, "1") == 2
+    async def work(catalogue: Catalogue, loader: Loader) -> None:
+        await loader.load_all()
+        assert catalogue.ready_versions("doubles") == ["1", "2"]
+        assert catalogue.get("doubles").facts.version == "2"
+        assert await doubled(catalogue, 1, "1") == 2
         for version in ("3", "x", "9" * 5000, "²"):
             with pytest.raises(ModelNotFound, match="has no version"):
-                registry.get("doubles", version)
+                catalogue.get("doubles", version)
         with pytest.raises(ModelNotFound, match="no model 'none'"):
-            registry.get("none")
+            catalogue.get("none")
 
     drive(work)
     assert len(engines.closed) == len(engines.loaded) == 2
@@ -114,11 +120,11 @@ def test_a_changed_file_takes_over_and_the_old_one_drains(
 ) -> None:
     folder = write_model(tmp_path)
 
-    async def work(registry: Registry) -> None:
-        await registry.load_all()
+    async def work(catalogue: Catalogue, loader: Loader) -> None:
+        await loader.load_all()
         [first] = engines.loaded
         first.hold.clear()
-        under_way = asyncio.ensure_future(doubled(registry, 5))
+        under_way = asyncio.ensure_future(doubled(catalogue, 5))
         while not first.running:
             await asyncio.sleep(0)
         file = folder / "1" / "model.onnx"
@@ -127,12 +133,12 @@ def test_a_changed_file_takes_over_and_the_old_one_drains(
         other.write_bytes(file.read_bytes())
         os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         other.replace(file)
-        await registry.poll()
+        await loader.poll()
         assert len(engines.loaded) == 2
         timed = len(engines.loaded[1].batches)
         assert engines.closed == []
         first.hold.set()
-        assert await doubled(registry, 1) == 2
+        assert await doubled(catalogue, 1) == 2
         assert len(engines.loaded[1].batches) > timed
         assert await under_way == 10
 
@@ -145,20 +151,20 @@ def test_a_bad_change_leaves_what_serves(
 ) -> None:
     folder = write_model(tmp_path)
 
-    async def work(registry: Registry) -> None:
-        await registry.load_all()
+    async def work(catalogue: Catalogue, loader: Loader) -> None:
+        await loader.load_all()
         engines.failure = EngineUnavailable("first line\n" + "trace\n" * 200)
         (folder / "1" / "model.onnx").touch()
         with caplog.at_level(logging.ERROR):
-            await registry.poll()
-        [line] = registry.index()
+            await loader.poll()
+        [line] = catalogue.index()
         assert line.state is State.READY
         assert 0 < len(line.reason) <= 300
         assert "\n" not in line.reason
-        assert await doubled(registry, 1) == 2
+        assert await doubled(catalogue, 1) == 2
         engines.failure = None
-        await registry.load("doubles")
-        assert registry.index()[0].reason == ""
+        await loader.load("doubles")
+        assert catalogue.index()[0].reason == ""
 
     drive(work)
     [record] = [r for r in caplog.records if r.message == "model not loaded"]
@@ -179,18 +185,18 @@ def test_a_load_whose_caller_goes_away_goes_on(
 
     monkeypatch.setattr(module, "load_model", slow)
 
-    async def work(registry: Registry) -> None:
+    async def work(catalogue: Catalogue, loader: Loader) -> None:
         ready = asyncio.Event()
-        registry.on_change(lambda: registry.ready(strict=True) and ready.set())
-        caller = asyncio.ensure_future(registry.load("doubles"))
+        catalogue.on_change(lambda: catalogue.ready(strict=True) and ready.set())
+        caller = asyncio.ensure_future(loader.load("doubles"))
         await asyncio.to_thread(entered.wait, 10)
         caller.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await caller
-        assert states(registry) == {"doubles/1": State.LOADING}
+        assert states(catalogue) == {"doubles/1": State.LOADING}
         go_on.set()
         await asyncio.wait_for(ready.wait(), 10)
-        assert await doubled(registry, 2) == 4
+        assert await doubled(catalogue, 2) == 4
 
     drive(work)
     assert engines.closed == engines.loaded
@@ -203,31 +209,32 @@ def test_files_are_read_and_written_off_the_event_loop(
     write_model(tmp_path)
     on_loop: list[str] = []
 
-    def watched(name: str) -> None:
-        real = getattr(module, name)
+    def watched(place: ModuleType, name: str) -> None:
+        real = getattr(place, name)
 
         def work(*arguments: Any, **options: Any) -> Any:
             if threading.current_thread() is threading.main_thread():
                 on_loop.append(name)
             return real(*arguments, **options)
 
-        monkeypatch.setattr(module, name, work)
+        monkeypatch.setattr(place, name, work)
 
-    names = ("scan", "prepare", "load_model", "trim_heap")
-    for name in names:
-        watched(name)
+    for name in ("scan", "prepare", "load_model"):
+        watched(module, name)
+    watched(catalogue_module, "scan")
+    watched(loaded_module, "trim_heap")
 
-    async def work(registry: Registry) -> None:
-        await registry.load_all()
-        await registry.poll()
-        await registry.repository_index()
+    async def work(catalogue: Catalogue, loader: Loader) -> None:
+        await loader.load_all()
+        await loader.poll()
+        await catalogue.repository_index()
         content = (tmp_path / "doubles" / "1" / "model.onnx").read_bytes()
         override = {"config": '{"max_batch_size": 2}', "file:1/model.onnx": content}
-        await registry.load("doubles", override)
-        assert registry.get("doubles").facts.max_rows == 2
-        await registry.load("doubles")
-        assert registry.get("doubles").facts.max_rows == 4
-        await registry.unload("doubles")
+        await loader.load("doubles", override)
+        assert catalogue.get("doubles").facts.max_rows == 2
+        await loader.load("doubles")
+        assert catalogue.get("doubles").facts.max_rows == 4
+        await loader.unload("doubles")
 
     drive(work)
     assert on_loop == []
@@ -242,19 +249,22 @@ def test_nothing_stays_of_an_override_once_it_is_loaded(
     staged.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(staged))
 
-    async def work(registry: Registry) -> None:
-        await registry.load("doubles", {"config": '{"max_batch_size": 2}'})
+    async def work(catalogue: Catalogue, loader: Loader) -> None:
+        await loader.load("doubles", {"config": '{"max_batch_size": 2}'})
         assert list(staged.iterdir()) == []
-        assert registry.entries["doubles"].overridden
         with pytest.raises(InvalidInput, match="config and file:"):
-            await registry.load("doubles", {"other": "x"})
+            await loader.load("doubles", {"other": "x"})
         with pytest.raises(ModelLoadError):
-            await registry.load("doubles", {"config": '{"platform": "ensemble"}'})
-        assert registry.get("doubles").facts.max_rows == 2
-        assert registry.entries["doubles"].overridden
+            await loader.load("doubles", {"config": '{"platform": "ensemble"}'})
+        assert catalogue.get("doubles").facts.max_rows == 2
+        served = catalogue.get("doubles")
+        await loader.reload("doubles")
+        assert catalogue.get("doubles") is served
         assert list(staged.iterdir()) == []
-        await registry.load("doubles")
-        assert not registry.entries["doubles"].overridden
+        await loader.load("doubles")
+        served = catalogue.get("doubles")
+        await loader.reload("doubles")
+        assert catalogue.get("doubles") is not served
 
     drive(work)
 
@@ -264,10 +274,10 @@ def test_nothing_stays_of_an_override_once_it_is_loaded(
 def test_names_that_are_no_folder_are_not_found(name: str, tmp_path: Path, drive: Drive) -> None:
     write_model(tmp_path, ".hidden")
 
-    async def work(registry: Registry) -> None:
+    async def work(catalogue: Catalogue, loader: Loader) -> None:
         with pytest.raises(ModelNotFound):
-            await registry.load(name)
-        assert registry.index() == []
+            await loader.load(name)
+        assert catalogue.index() == []
 
     drive(work)
 
@@ -277,17 +287,17 @@ def test_unloading_answers_what_was_accepted(
 ) -> None:
     write_model(tmp_path)
 
-    async def work(registry: Registry) -> None:
-        await registry.load_all()
+    async def work(catalogue: Catalogue, loader: Loader) -> None:
+        await loader.load_all()
         [engine] = engines.loaded
         engine.hold.clear()
-        under_way = asyncio.ensure_future(doubled(registry, 4))
+        under_way = asyncio.ensure_future(doubled(catalogue, 4))
         while not engine.running:
             await asyncio.sleep(0)
-        unloading = asyncio.ensure_future(registry.unload("doubles"))
+        unloading = asyncio.ensure_future(loader.unload("doubles"))
         await asyncio.sleep(0)
         with pytest.raises(ModelNotReady, match="unloaded"):
-            registry.get("doubles")
+            catalogue.get("doubles")
         engine.hold.set()
         await unloading
         assert await under_way == 8
@@ -298,7 +308,7 @@ def test_unloading_answers_what_was_accepted(
 
 @pytest.fixture(autouse=True)
 def no_threads_left() -> Iterator[None]:
-    """Whatever a registry starts ends with it."""
+    """Whatever a loader starts ends with it."""
     yield
     left = [t.name for t in threading.enumerate() if t.name.startswith(("load", "infer-"))]
     assert left == []

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from serving.batching.core_turns import CoreTurns
 from serving.engines import Engine, EngineOptions, load_engine
 from serving.models.loading import version as loading
 from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.loaded import LoadedVersion
 from serving.models.loading.timing_process import time_apart
 from serving.models.loading.version import load_model
-from serving.models.model import Model
 from serving.repository.manifest import Gate, read_manifest, write_manifest
 from serving.repository.model_config import read_model_config
 from tests.support.published import CPU_ENGINES, publish
@@ -37,19 +36,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def load(model: Path, cache: Path) -> Model:
+def load(model: Path, cache: Path) -> LoadedVersion:
     settings = LoadSettings(threads=1, cache_dir=cache)
-    with ThreadPoolExecutor(1) as decoders:
-        return load_model(
-            model,
-            read_model_config(model),
-            1,
-            settings,
-            Metrics(),
-            decoders,
-            CoreTurns(1),
-            partial(time_apart, model, 1, settings),
-        )
+    apart = partial(time_apart, model, 1, settings)
+    config = read_model_config(model)
+    return load_model(model, config, 1, settings, Metrics(), CoreTurns(1), apart)
 
 
 def test_only_what_serves_is_loaded_here(tmp_path: Path, loaded: list[str]) -> None:

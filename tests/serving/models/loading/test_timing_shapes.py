@@ -1,8 +1,7 @@
 """With which shapes batches are timed, and what a guess that does not run may do: nothing."""
 
 import asyncio
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from serving.base.errors import EngineUnavailable
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
+from serving.batching.port import answered
 from serving.models.loading import version as loading
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.config_completion import read_config
+from serving.models.loading.loaded import LoadedVersion
 from serving.models.loading.version import load_model
-from serving.models.model import Model
-from serving.models.servable import CallOptions
 from serving.repository.layout import scan_model
 from tests.support.detector import write_detector
 from tests.support.published import CPU_ENGINES
@@ -31,30 +30,25 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def decoders() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as pool:
-        yield pool
-
-
-@pytest.fixture
 def detector(tmp_path: Path) -> Path:
     write_detector(tmp_path / "yolo" / "1" / "model.onnx")
     (tmp_path / "yolo" / "config.pbtxt").write_text("max_batch_size: 8\n")
     return tmp_path / "yolo"
 
 
-def load(folder: Path, decoders: ThreadPoolExecutor, **settings: Any) -> Model:
+def load(folder: Path, **settings: Any) -> LoadedVersion:
     given = LoadSettings(allow_ungated=True, threads=1, **settings)
     config = read_config(scan_model(folder))
-    return load_model(folder, config, 1, given, Metrics(), decoders, CoreTurns(1))
+    return load_model(folder, config, 1, given, Metrics(), CoreTurns(1))
 
 
-def answers(model: Model, *sizes: tuple[int, int]) -> list[tuple[int, ...]]:
+def answers(model: LoadedVersion, *sizes: tuple[int, int]) -> list[tuple[int, ...]]:
     async def run() -> list[tuple[int, ...]]:
         shapes = []
         for height, width in sizes:
             images = np.zeros((2, 3, height, width), np.float32)
-            answer = await model.infer({"images": images}, CallOptions())
+            ticket = model.port.admit(2, 0, math.inf)
+            answer = await answered(model.port, ticket, [{"images": images}])
             shapes.append(answer.outputs["boxes"].shape)
         return shapes
 
@@ -65,10 +59,8 @@ def answers(model: Model, *sizes: tuple[int, int]) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("engine", [*CPU_ENGINES, "auto"])
-def test_a_detector_serves_at_every_size_that_its_file_takes(
-    engine: str, detector: Path, decoders: ThreadPoolExecutor
-) -> None:
-    model = load(detector, decoders, engine=engine)
+def test_a_detector_serves_at_every_size_that_its_file_takes(engine: str, detector: Path) -> None:
+    model = load(detector, engine=engine)
     assert min(model.facts.latency.values()) > 0
     sizes = [(64, 64), (320, 352), (32, 640)]
     assert answers(model, *sizes) == [(2, 6, height, width) for height, width in sizes]
@@ -91,12 +83,10 @@ def only_takes(side: int, folder: Path) -> None:
     )
 
 
-def test_a_network_that_no_guess_runs_is_served_untimed(
-    detector: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_a_network_that_no_guess_runs_is_served_untimed(detector: Path) -> None:
     only_takes(47, detector)
     # OpenVINO does not look at what is reshaped, and runs them all.
-    model = load(detector, decoders, engine="onnxruntime")
+    model = load(detector, engine="onnxruntime")
     model.close()
     assert model.facts.latency == {}
 
@@ -110,7 +100,7 @@ def test_a_network_that_no_guess_runs_is_served_untimed(
     ],
 )
 def test_shapes_that_the_config_gives_are_timed(
-    text: str, detector: Path, decoders: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    text: str, detector: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed = []
 
@@ -120,36 +110,30 @@ def test_shapes_that_the_config_gives_are_timed(
 
     monkeypatch.setattr(loading, "measure_latency", measure)
     (detector / "config.pbtxt").write_text("max_batch_size: 8\n" + text)
-    load(detector, decoders).close()
+    load(detector).close()
     assert set(map(str, timed)) == {"[(-1, 3, 96, 64)]"}
 
 
-def test_shapes_that_the_config_gives_and_that_do_not_run_are_refused(
-    detector: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_shapes_that_the_config_gives_and_that_do_not_run_are_refused(detector: Path) -> None:
     (detector / "config.pbtxt").write_text(
         'max_batch_size: 8 parameters { key: "timing_shapes" '
         'value { string_value: "images:3x33x33" } }'
     )
     with pytest.raises(EngineUnavailable, match=r"with the shapes that config\.pbtxt gives"):
-        load(detector, decoders, engine="onnxruntime")
+        load(detector, engine="onnxruntime")
 
 
 @pytest.mark.parametrize("value", ["", "images", "images:3", "images:0x1x1", "other:3x32x32", "x"])
-def test_a_parameter_that_fits_no_input_is_named(
-    value: str, detector: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_a_parameter_that_fits_no_input_is_named(value: str, detector: Path) -> None:
     (detector / "config.pbtxt").write_text(
         f'max_batch_size: 8 parameters {{ key: "timing_shapes" '
         f'value {{ string_value: "{value}" }} }}'
     )
     with pytest.raises(EngineUnavailable, match=r"parameters\.timing_shapes"):
-        load(detector, decoders, engine="onnxruntime")
+        load(detector, engine="onnxruntime")
 
 
-def test_indices_into_a_table_are_timed_with_rows_that_it_has(
-    tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_indices_into_a_table_are_timed_with_rows_that_it_has(tmp_path: Path) -> None:
     info = helper.make_tensor_value_info
     body = helper.make_graph(
         [helper.make_node("Gather", ["table", "tokens"], ["out"])],
@@ -164,6 +148,6 @@ def test_indices_into_a_table_are_timed_with_rows_that_it_has(
         helper.make_model(body, opset_imports=opset, ir_version=8),
         tmp_path / "text" / "1" / "model.onnx",
     )
-    model = load(tmp_path / "text", decoders, engine="onnxruntime")
+    model = load(tmp_path / "text", engine="onnxruntime")
     model.close()
     assert min(model.facts.latency.values()) > 0

@@ -3,9 +3,8 @@
 import asyncio
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +21,22 @@ from serving.base.errors import (
 )
 from serving.base.metrics import Metrics
 from serving.batching.core_turns import CoreTurns
+from serving.batching.port import answered
 from serving.engines import Engine, EngineOptions
 from serving.engines import load_engine as load_real_engine
 from serving.models.loading import candidates
 from serving.models.loading import version as loading
 from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.loaded import LoadedVersion
 from serving.models.loading.version import load_model
-from serving.models.model import Model
-from serving.models.servable import CallOptions
 from serving.repository.manifest import Gate
 from serving.repository.model_config import read_model_config
 from tests.support.published import CPU_ENGINES, graph, publish
 
 
-@pytest.fixture
-def decoders() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as pool:
-        yield pool
-
-
-def load(model: Path, decoders: ThreadPoolExecutor, **settings: Any) -> Model:
+def load(model: Path, **settings: Any) -> LoadedVersion:
     config = read_model_config(model)
-    return load_model(model, config, 1, LoadSettings(**settings), Metrics(), decoders, CoreTurns(2))
+    return load_model(model, config, 1, LoadSettings(**settings), Metrics(), CoreTurns(2))
 
 
 def edit_manifest(folder: Path, **changes: Any) -> None:
@@ -84,10 +77,8 @@ def test_the_tensorrt_provider_stands_back_where_plans_are_being_made(
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)
-def test_a_good_version_loads_in_every_engine(
-    engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
-    model = load(publish(tmp_path).parent, decoders, engine=engine)
+def test_a_good_version_loads_in_every_engine(engine: str, tmp_path: Path) -> None:
+    model = load(publish(tmp_path).parent, engine=engine)
     assert (model.facts.engine_name, model.facts.variant, model.facts.task) == (
         engine,
         "fp32",
@@ -97,51 +88,45 @@ def test_a_good_version_loads_in_every_engine(
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)
-def test_changed_file_is_not_served(
-    engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_changed_file_is_not_served(engine: str, tmp_path: Path) -> None:
     folder = publish(tmp_path)
     onnx.save(graph("classification", gain=9.0), folder / "model.onnx")
     with pytest.raises(EngineUnavailable, match="sha256"):
-        load(folder.parent, decoders, engine=engine)
+        load(folder.parent, engine=engine)
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)
-def test_failed_gate_is_not_served_unless_allowed(
-    engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_failed_gate_is_not_served_unless_allowed(engine: str, tmp_path: Path) -> None:
     folder = publish(tmp_path, gate=Gate(passed=False, reason="drops 3.1 points"))
     with pytest.raises(EngineUnavailable, match=r"drops 3\.1 points"):
-        load(folder.parent, decoders, engine=engine)
-    load(folder.parent, decoders, engine=engine, allow_ungated=True).close()
+        load(folder.parent, engine=engine)
+    load(folder.parent, engine=engine, allow_ungated=True).close()
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)
-def test_answers_that_differ_on_this_machine_are_not_served(
-    engine: str, tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_answers_that_differ_on_this_machine_are_not_served(engine: str, tmp_path: Path) -> None:
     folder = publish(tmp_path)
     with np.load(folder / "samples.npz") as samples:
         np.savez(folder / "samples.npz", image=samples["image"], logits=samples["logits"] * 1.2)
     with pytest.raises(EngineUnavailable, match="answers wrongly on this machine"):
-        load(folder.parent, decoders, engine=engine)
+        load(folder.parent, engine=engine)
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)
 @pytest.mark.parametrize("alone", [True, False])
 def test_samples_are_answered_alone_and_in_a_batch(
-    engine: str, alone: bool, tmp_path: Path, decoders: ThreadPoolExecutor
+    engine: str, alone: bool, tmp_path: Path
 ) -> None:
     folder = publish(tmp_path)
     file = folder / "model.onnx"
     onnx.save(wrong_for(graph("classification"), alone=alone), file)
     edit_manifest(folder, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     with pytest.raises(EngineUnavailable, match="answers wrongly on this machine"):
-        load(folder.parent, decoders, engine=engine)
+        load(folder.parent, engine=engine)
 
 
 def test_int8_variant_that_this_processor_computes_wrongly_gives_way_to_another(
-    tmp_path: Path, decoders: ThreadPoolExecutor
+    tmp_path: Path,
 ) -> None:
     folder = publish(tmp_path)
     # What an overflow of 16-bit sums looks like: the right file, and other answers.
@@ -155,67 +140,59 @@ def test_int8_variant_that_this_processor_computes_wrongly_gives_way_to_another(
         fp32 | {"id": "int8-u8", "file": file.name, "precision": "int8", "sha256": digest},
     ]
     (folder / "manifest.json").write_text(json.dumps(document))
-    model = load(folder.parent, decoders)
+    model = load(folder.parent)
     assert model.facts.variant == "fp32"
     wrong = [line for line in model.facts.rejected if "answers wrongly on this machine" in line]
     assert len(wrong) == len(CPU_ENGINES)
     assert all("int8-u8" in line for line in wrong)
     model.close()
     with pytest.raises(EngineUnavailable, match="answers wrongly on this machine"):
-        load(folder.parent, decoders, variant="int8-u8")
+        load(folder.parent, variant="int8-u8")
 
 
-def test_the_next_engine_serves_where_one_was_not_verified(
-    tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
-    model = load(publish(tmp_path, engines=["openvino"]).parent, decoders)
+def test_the_next_engine_serves_where_one_was_not_verified(tmp_path: Path) -> None:
+    model = load(publish(tmp_path, engines=["openvino"]).parent)
     assert model.facts.engine_name == "openvino"
     assert any("not verified in onnxruntime" in line for line in model.facts.rejected)
     model.close()
 
 
-def test_missing_manifest_needs_allow_ungated(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+def test_missing_manifest_needs_allow_ungated(tmp_path: Path) -> None:
     folder = publish(tmp_path)
     (folder / "manifest.json").unlink()
     with pytest.raises(InvalidManifest, match="--allow-ungated"):
-        load(folder.parent, decoders)
-    model = load(folder.parent, decoders, allow_ungated=True)
+        load(folder.parent)
+    model = load(folder.parent, allow_ungated=True)
     assert model.facts.task is None
     assert model.facts.labels == ("red", "green", "blue")
     model.close()
 
 
-def test_config_that_promises_other_tensors_is_refused(
-    tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_config_that_promises_other_tensors_is_refused(tmp_path: Path) -> None:
     folder = publish(tmp_path)
     config = folder.parent / "config.pbtxt"
     config.write_text(config.read_text().replace("dims: [3]", "dims: [4]"))
     with pytest.raises(EngineUnavailable, match=r"promises output logits FP32\[-1, 4\]"):
-        load(folder.parent, decoders)
+        load(folder.parent)
 
 
-def test_unknown_variant_is_named_with_those_there_are(
-    tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_unknown_variant_is_named_with_those_there_are(tmp_path: Path) -> None:
     folder = publish(tmp_path)
     with pytest.raises(ModelLoadError, match=r"no variant 'int4'; it has \['fp32'\]"):
-        load(folder.parent, decoders, variant="int4")
+        load(folder.parent, variant="int4")
 
 
-def test_unknown_engine_is_named_with_those_there_are(
-    tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_unknown_engine_is_named_with_those_there_are(tmp_path: Path) -> None:
     folder = publish(tmp_path)
     with pytest.raises(ModelLoadError, match="'tensorflow'"):
-        load(folder.parent, decoders, engine="tensorflow")
+        load(folder.parent, engine="tensorflow")
 
 
-def test_missing_file_of_a_variant_is_named(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+def test_missing_file_of_a_variant_is_named(tmp_path: Path) -> None:
     folder = publish(tmp_path)
     edit_manifest(folder, file="model.int8.onnx")
     with pytest.raises(EngineUnavailable, match=r"model\.int8\.onnx: cannot be read"):
-        load(folder.parent, decoders)
+        load(folder.parent)
 
 
 def test_missing_config_is_named(tmp_path: Path) -> None:
@@ -225,40 +202,38 @@ def test_missing_config_is_named(tmp_path: Path) -> None:
         read_model_config(folder.parent)
 
 
-def test_latency_is_measured_once_and_then_read_from_the_cache(
-    tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_latency_is_measured_once_and_then_read_from_the_cache(tmp_path: Path) -> None:
     folder = publish(tmp_path / "repository")
     cache = tmp_path / "cache"
-    load(folder.parent, decoders, cache_dir=cache, threads=1).close()
+    load(folder.parent, cache_dir=cache, threads=1).close()
     kept = list((cache / "latency").glob("*.json"))
     assert len(kept) == len(CPU_ENGINES)
     for file in kept:
         file.write_text('{"1": 5.0, "8": 40.0}')
-    model = load(folder.parent, decoders, cache_dir=cache, threads=1)
+    model = load(folder.parent, cache_dir=cache, threads=1)
     assert model.facts.latency[1] == pytest.approx(5.0)
     model.close()
 
 
-def test_damaged_cache_is_measured_anew(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+def test_damaged_cache_is_measured_anew(tmp_path: Path) -> None:
     folder = publish(tmp_path / "repository")
     cache = tmp_path / "cache"
-    load(folder.parent, decoders, cache_dir=cache).close()
+    load(folder.parent, cache_dir=cache).close()
     for file in (cache / "latency").glob("*.json"):
         file.write_text("{")
-    model = load(folder.parent, decoders, cache_dir=cache)
+    model = load(folder.parent, cache_dir=cache)
     assert 0 < model.facts.latency[1] < 1
     model.close()
     shutil.rmtree(cache)
 
 
-def test_refused_variant_is_counted(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+def test_refused_variant_is_counted(tmp_path: Path) -> None:
     folder = publish(tmp_path)
     (folder / "model.onnx").write_bytes(b"changed")
     metrics = Metrics()
     config = read_model_config(folder.parent)
     with pytest.raises(EngineUnavailable):
-        load_model(folder.parent, config, 1, LoadSettings(), metrics, decoders, CoreTurns(2))
+        load_model(folder.parent, config, 1, LoadSettings(), metrics, CoreTurns(2))
     labels = {"model": "colours", "version": "1", "variant": "fp32"}
     counted = metrics.registry.get_sample_value("convserve_self_check_failures_total", labels)
     assert counted == len(CPU_ENGINES)
@@ -269,7 +244,6 @@ def test_tiny_network_is_given_one_thread(
     light: float,
     threads: int,
     tmp_path: Path,
-    decoders: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = []
@@ -280,10 +254,10 @@ def test_tiny_network_is_given_one_thread(
 
     monkeypatch.setattr(loading, "load_engine", load_engine)
     monkeypatch.setattr(loading, "_LIGHT_SECONDS", light)
-    model = load(publish(tmp_path).parent, decoders, threads=2, engine="onnxruntime")
+    model = load(publish(tmp_path).parent, threads=2, engine="onnxruntime")
     assert given == sorted({2, threads}, reverse=True)
     image = np.zeros((1, *model.facts.inputs[0].shape[1:]), np.uint8)
-    answer = asyncio.run(model.infer({"image": image}, CallOptions()))
+    answer = asyncio.run(answered(model.port, model.port.admit(1, 0, math.inf), [{"image": image}]))
     assert answer.outputs["logits"].shape == (1, len(model.facts.labels))
     model.close()
 
@@ -296,12 +270,12 @@ def test_tiny_network_is_given_one_thread(
     ],
 )
 def test_labels_are_read_with_or_without_a_byte_order_mark(
-    content: bytes, labels: tuple[str, ...], tmp_path: Path, decoders: ThreadPoolExecutor
+    content: bytes, labels: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = publish(tmp_path)
     (folder / "manifest.json").unlink()
     (folder.parent / "labels.txt").write_bytes(content)
-    model = load(folder.parent, decoders, allow_ungated=True, engine="onnxruntime")
+    model = load(folder.parent, allow_ungated=True, engine="onnxruntime")
     model.close()
     assert model.facts.labels == labels
     assert model.facts.labels_of("logits") == labels
@@ -310,27 +284,25 @@ def test_labels_are_read_with_or_without_a_byte_order_mark(
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_labels_in_another_encoding_are_named_with_file_and_line(
-    encoding: str, tmp_path: Path, decoders: ThreadPoolExecutor
+    encoding: str, tmp_path: Path
 ) -> None:
     folder = publish(tmp_path)
     (folder / "manifest.json").unlink()
     (folder.parent / "labels.txt").write_bytes("red\ngrün\n".encode(encoding))
     with pytest.raises(ModelLoadError, match=r"labels\.txt: cannot be read: line [12]: "):
-        load(folder.parent, decoders, allow_ungated=True)
+        load(folder.parent, allow_ungated=True)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
-def test_a_manifest_is_read_by_the_same_rule(
-    encoding: str, tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_a_manifest_is_read_by_the_same_rule(encoding: str, tmp_path: Path) -> None:
     folder = publish(tmp_path)
     text = (folder / "manifest.json").read_text().replace("colours", "Farbtöne")
     (folder / "manifest.json").write_bytes(text.encode(encoding))
     if encoding == "utf-8-sig":
-        load(folder.parent, decoders, engine="onnxruntime").close()
+        load(folder.parent, engine="onnxruntime").close()
     else:
         with pytest.raises(InvalidManifest, match=r"manifest\.json: cannot be read: line \d+: "):
-            load(folder.parent, decoders)
+            load(folder.parent)
 
 
 def two_outputs(repository: Path, *, colour: str = "colours.txt", shape: str = "") -> Path:
@@ -351,40 +323,36 @@ def two_outputs(repository: Path, *, colour: str = "colours.txt", shape: str = "
     return folder
 
 
-def test_labels_are_those_of_their_output(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+def test_labels_are_those_of_their_output(tmp_path: Path) -> None:
     folder = two_outputs(tmp_path, shape="shapes.txt")
     (folder / "colours.txt").write_text("red\ngreen\nblue\n")
     (folder / "shapes.txt").write_text("disc\nring\ncross\n")
-    model = load(folder, decoders, allow_ungated=True)
+    model = load(folder, allow_ungated=True)
     assert model.facts.labels_of("colour") == ("red", "green", "blue")
     assert model.facts.labels_of("shape") == ("disc", "ring", "cross")
     model.close()
 
 
-def test_output_without_label_file_has_no_labels(
-    tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_output_without_label_file_has_no_labels(tmp_path: Path) -> None:
     folder = two_outputs(tmp_path)
     (folder / "colours.txt").write_text("red\ngreen\nblue\n")
-    model = load(folder, decoders, allow_ungated=True)
+    model = load(folder, allow_ungated=True)
     assert model.facts.labels_of("shape") == ()
     model.close()
-    segmenter = load(publish(tmp_path, "regions", "segmentation").parent, decoders)
+    segmenter = load(publish(tmp_path, "regions", "segmentation").parent)
     assert segmenter.facts.labels == ("red", "green", "blue")
     assert segmenter.facts.labels_of("confidence") == ()
     segmenter.close()
 
 
-def test_every_label_file_must_be_there(tmp_path: Path, decoders: ThreadPoolExecutor) -> None:
+def test_every_label_file_must_be_there(tmp_path: Path) -> None:
     folder = two_outputs(tmp_path, shape="shapes.txt")
     (folder / "colours.txt").write_text("red\ngreen\nblue\n")
     with pytest.raises(ModelLoadError, match=r"shapes\.txt: cannot be read"):
-        load(folder, decoders, allow_ungated=True)
+        load(folder, allow_ungated=True)
 
 
-def test_manifest_names_the_classes_of_its_answer_and_of_no_other_output(
-    tmp_path: Path, decoders: ThreadPoolExecutor
-) -> None:
+def test_manifest_names_the_classes_of_its_answer_and_of_no_other_output(tmp_path: Path) -> None:
     folder = publish(tmp_path).parent
     config = (folder / "config.pbtxt").read_text()
     (folder / "shapes.txt").write_text("disc\nring\ncross\n")
@@ -400,7 +368,7 @@ def test_manifest_names_the_classes_of_its_answer_and_of_no_other_output(
         config
         + 'output { name: "shape" data_type: TYPE_FP32 dims: [3] label_filename: "shapes.txt" }\n'
     )
-    model = load(folder, decoders, allow_ungated=True)
+    model = load(folder, allow_ungated=True)
     assert model.facts.labels_of("logits") == ("red", "green", "blue")
     assert model.facts.labels_of("shape") == ("disc", "ring", "cross")
     model.close()

@@ -181,7 +181,7 @@ def test_failure_that_nobody_foresaw_is_logged_and_told_as_internal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(served: InProcess) -> None:
-        served.front.registry.get = lambda *_: 1 / 0  # type: ignore[assignment,method-assign]
+        served.front.catalogue.get = lambda *_: 1 / 0  # type: ignore[assignment,method-assign]
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await served.rpc(OIP + "ModelInfer", tensor_call())
         assert failure.value.code() == grpc.StatusCode.INTERNAL

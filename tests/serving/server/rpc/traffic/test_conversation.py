@@ -10,7 +10,7 @@ import pytest
 from serving.base.errors import QueueFull
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
-from serving.models.loading.loader import Registry
+from serving.models.catalogue import Catalogue
 from serving.server.endpoints.front import Front
 from serving.server.rpc.traffic.conversation import STREAM_WINDOW, Conversation
 from serving.server.rpc.traffic.transfers import LARGE_ANSWER
@@ -32,7 +32,7 @@ def run(
     write: Callable[[bytes], Awaitable[None]],
     answer: Any,
 ) -> asyncio.Task[None]:
-    front = Front(cast("Registry", None), Metrics(), budget)
+    front = Front(cast("Catalogue", None), Metrics(), budget)
     conversation = Conversation(front, cast("Any", Wire(read, write)), answer)
     return asyncio.create_task(conversation.run())
 

@@ -8,7 +8,7 @@ import pytest
 
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import Metrics
-from serving.models.loading.loader import Registry
+from serving.models.catalogue import Catalogue
 from serving.server.endpoints.front import Front
 from serving.server.rpc.traffic.connections import Connections, Peer
 from serving.server.rpc.traffic.memory_watch import MemoryWatch
@@ -45,7 +45,7 @@ async def rest_after_growth(come: int, streams: int) -> tuple[int, int]:
     size = 200 * MIB
     budget, metrics = MemoryBudget(1024 * MIB), Metrics()
     watch = MemoryWatch(budget, lambda: size)
-    transfers = Transfers(Front(cast("Registry", None), metrics, budget), budget)
+    transfers = Transfers(Front(cast("Catalogue", None), metrics, budget), budget)
     supervision = Supervision(
         transfers, Wire({PEER: come}), watch, metrics,
         largest=32 * MIB, receive_seconds=30, send_seconds=60,
