@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import pickle
 
 import pytest
@@ -12,8 +13,11 @@ import serving.base.machine.nvml
 import serving.server.config
 import training.data.sources.listings.columns
 import training.errors
+from serving.base.errors import ServingError, Told, restored, told
+from serving.base.memory import LargeWork
 from serving.client.calls import CallFailed
 from serving.client.streams import StreamBroken
+from serving.server.endpoints.error_status import message_of, retry_after, status_of
 
 ROOTS: tuple[type[Exception], ...] = (
     serving.base.errors.ServingError,
@@ -60,3 +64,24 @@ def test_error_can_be_pickled_and_copied_with_its_message_and_attributes(
         assert str(other) == str(error)
         assert other.args == error.args
         assert vars(other) == vars(error)
+
+
+@pytest.mark.parametrize("kind", tree(ServingError))
+def test_error_of_the_server_is_the_same_after_it_was_told_in_plain_values(
+    kind: type[ServingError],
+) -> None:
+    error = example(kind)
+    assert isinstance(error, ServingError)
+    again = restored(Told(*json.loads(json.dumps(told(error)))))
+    if kind.__module__ == ServingError.__module__:
+        assert type(again) is kind
+        assert (again.args, vars(again)) == (error.args, vars(error))
+    for seen in (str, status_of, message_of, retry_after):
+        assert seen(again) == seen(error)
+
+
+def test_error_of_another_module_or_version_is_told_as_the_nearest_that_is_known() -> None:
+    again = restored(told(LargeWork("its turn has not come", 0.5)))
+    assert isinstance(again, serving.base.errors.QueueFull)
+    assert again.retry_after == 0.5
+    assert type(restored(Told("NotYetInvented", "text"))) is ServingError

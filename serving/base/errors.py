@@ -22,7 +22,7 @@ ServingError
 
 import copyreg
 import reprlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from serving.base.text import one_line
 
@@ -154,3 +154,45 @@ class EngineUnavailable(ModelLoadError):
 
 class SelfCheckFailed(ModelLoadError):
     """Wrong checksum, failed gate, or answers that differ from the published ones."""
+
+
+class Told(NamedTuple):
+    """An error in plain values, for another process.
+
+    code: the name of its class here.
+    text: the part that a caller may see.
+    retry_after: seconds after which to try again; None where it knows none.
+    detail: the full account; empty where the text is all.
+    """
+
+    code: str
+    text: str
+    retry_after: float | None = None
+    detail: str = ""
+
+
+_KINDS: dict[str, type[ServingError]] = {
+    name: kind
+    for name, kind in list(globals().items())
+    if isinstance(kind, type) and issubclass(kind, ServingError)
+}
+
+
+def told(error: ServingError) -> Told:
+    """An error for another process. One of a class that is not defined here goes as the nearest
+    class above it."""
+    code = next(k.__name__ for k in type(error).__mro__ if _KINDS.get(k.__name__) is k)
+    known = vars(error)
+    return Told(code, str(error), known.get("retry_after"), known.get("detail", ""))
+
+
+def restored(told: Told) -> ServingError:
+    """The error that another process told; a plain ServingError where its code is unknown here."""
+    kind = _KINDS.get(told.code, ServingError)
+    # Without __init__, which would make one line of the text once more.
+    error = kind.__new__(kind, told.text)
+    if isinstance(error, QueueFull | Shed):
+        error.retry_after = told.retry_after or 0.0
+    elif isinstance(error, EngineError | ModelLoadError):
+        error.detail = told.detail
+    return error

@@ -13,8 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from serving.base import errors
-from serving.base.errors import ServingError
+from serving.base.errors import ModelLoadError, ServingError, Told, restored, told
 
 # The functions that a request may call, by name. Each takes the request's fields as keywords and
 # returns a value that JSON can hold.
@@ -52,7 +51,7 @@ class Helper:
         self._killed = False
 
     def run(self) -> Any:
-        """The answer. Blocking. Raises HelperFailed, or the ServingError that the task raised."""
+        """The answer. Blocking. Raises HelperFailed, or the ModelLoadError that the task raised."""
         path = json.dumps([entry for entry in sys.path if entry])
         try:
             self._process = process = subprocess.Popen(
@@ -74,7 +73,10 @@ class Helper:
             last = (printed.strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
             raise HelperFailed(last, printed) from None
         if "error" in answer:
-            raise _error(answer["error"], answer["text"], answer["detail"])
+            error = restored(Told(*answer["error"]))
+            if not isinstance(error, ModelLoadError):
+                raise HelperFailed(str(error), getattr(error, "detail", ""))
+            raise error
         return answer["result"]
 
     def kill(self) -> None:
@@ -82,13 +84,6 @@ class Helper:
         self._killed = True
         if self._process is not None:
             self._process.kill()
-
-
-def _error(name: str, text: str, detail: str) -> Exception:
-    kind = getattr(errors, name, None)
-    if kind is None or not issubclass(kind, errors.ModelLoadError):
-        return HelperFailed(text, detail)
-    return cast("Exception", kind(text, detail))
 
 
 def main() -> None:
@@ -102,7 +97,6 @@ def main() -> None:
     try:
         answer = {"result": work(**asked["request"])}
     except ServingError as error:
-        detail = getattr(error, "detail", str(error))
-        answer = {"error": type(error).__name__, "text": str(error), "detail": detail}
+        answer = {"error": told(error)}
     with answers:
         json.dump(answer, answers, default=str)
