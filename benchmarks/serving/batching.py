@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.serving.networks import export
 from serving.base.errors import DeadlineExpired, QueueFull, Shed
 from serving.base.machine.cpu import core_count
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreTurns
 from serving.batching.execution import BatchExecution
@@ -51,7 +51,7 @@ def batcher_of(engine: Engine, max_batch_size: int) -> DynamicBatcher:
         batching=Batching(default_policy=QueuePolicy(max_queue_size=100_000)),
         instances=1,
         latency=LatencyTable({1: 1e-4, max_batch_size: 1e-4 * max_batch_size}),
-        metrics=Metrics(),
+        metrics=EngineMetrics(),
         turns=CoreTurns(cores),
         cores=cores,
     )

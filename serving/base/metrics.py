@@ -1,7 +1,7 @@
-"""Every metric of the server, declared once.
+"""Every metric of the server, declared once, by the side that writes it.
 
 The nv_inference_* names and labels are those of NVIDIA Triton, so that its dashboards work here.
-A collector of our own yields them, since Prometheus' client would append _total to the counters.
+Prometheus' own counters would append _total to them.
 """
 
 import time
@@ -9,13 +9,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import CounterMetricFamily, Metric
 
-from serving.base.collectors import Histogram, Tally
-from serving.base.machine.nvml import GpuUsage
 from serving.base.memory import USES, MemoryBudget
+from serving.base.sums import (
+    C,
+    Count,
+    Duration,
+    Histogram,
+    Level,
+    Levels,
+    Share,
+    Sums,
+    Tally,
+)
 
 # Bucket bounds in seconds, from 0.1 ms (a small model) to a minute (a deep queue). More buckets
 # give finer quantiles and longer scrapes.
@@ -24,58 +31,107 @@ _SECONDS = (
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_VERSION = ("model", "version")
 
 
-@dataclass
-class Duration:
-    """A number of events, and the nanoseconds that they took together."""
+class _Shown(Sums[C]):
+    """Sums by version, under names of NVIDIA Triton.
 
-    count: int = 0
-    ns: int = 0
-
-    def add(self, seconds: float, count: int = 1) -> None:
-        """Adds `count` events that took `seconds` together."""
-        self.count += count
-        self.ns += int(seconds * 1e9)
-
-
-@dataclass
-class BatchCounters:
-    """Times of the batches of one size."""
-
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
-
-
-@dataclass
-class ModelCounters:
-    """The counters of one version of a model; both ModelStatistics and nv_inference_* read them.
-
-    Written from the event loop only. A request may hold several inferences (rows of a batch).
-
-    success, fail: requests by how they ended, with their time from arrival to answer.
-    queue: requests and the time that they waited.
-    compute_input, compute_infer, compute_output: requests and the time of the three steps of their
-        batches: gather, infer, scatter.
-    inference_count: rows that ran.
-    execution_count: batches that ran.
-    last_inference_ms: end of the last batch, in milliseconds since 1970.
-    pending: requests in the queue.
-    batches: times by batch size.
+    shown: name, documentation and value of each family.
     """
 
-    success: Duration = field(default_factory=Duration)
-    fail: Duration = field(default_factory=Duration)
-    queue: Duration = field(default_factory=Duration)
+    def __init__(
+        self, name: str, make: Callable[[], C], *shown: tuple[str, str, Callable[[C], float]]
+    ) -> None:
+        super().__init__(name, "", _VERSION, make)
+        self._shown = shown
+
+    def collect(self) -> Iterable[Metric]:
+        """The families."""
+        for name, documentation, read in self._shown:
+            family = CounterMetricFamily(f"nv_inference_{name}", documentation)
+            for values, child in self.children():
+                labels = dict(zip(_VERSION, values, strict=True))
+                family.add_sample(family.name, labels, read(child))
+            yield family
+
+
+def _micros(duration: Duration) -> int:
+    return duration.ns // 1000
+
+
+def _value(count: Count) -> float:
+    return count.value
+
+
+class Newest:
+    """Milliseconds since 1970 of the newest event of a kind; 0 before the first."""
+
+    __slots__ = ("ms",)
+
+    def __init__(self) -> None:
+        self.ms = 0
+
+    def numbers(self) -> Sequence[float]:
+        """[ms]"""
+        return (self.ms,)
+
+    def add(self, numbers: Sequence[float]) -> None:
+        """The newer of the two."""
+        self.ms = max(self.ms, int(numbers[0]))
+
+
+@dataclass(slots=True)
+class BatchTimes:
+    """Times of batches: gather, infer, scatter."""
+
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
-    inference_count: int = 0
-    execution_count: int = 0
-    last_inference_ms: int = 0
-    pending: int = 0
-    batches: dict[int, BatchCounters] = field(default_factory=dict)
+
+    def _all(self) -> tuple[Duration, ...]:
+        return self.compute_input, self.compute_infer, self.compute_output
+
+    def numbers(self) -> Sequence[float]:
+        """Events and nanoseconds of the three."""
+        return [number for part in self._all() for number in part.numbers()]
+
+    def add(self, numbers: Sequence[float]) -> None:
+        """Adds those of another process."""
+        for index, part in enumerate(self._all()):
+            part.add(numbers[2 * index : 2 * index + 2])
+
+
+@dataclass(slots=True)
+class CallCounters:
+    """The calls of one version by how they ended, with their time from arrival to answer."""
+
+    success: Duration
+    fail: Duration
+
+
+@dataclass(slots=True)
+class BatchCounters:
+    """The batches of one version. A request may hold several inferences (rows of a batch).
+
+    queue: requests and the time that they waited.
+    compute: requests and the time of the three steps of their batches.
+    inferences: rows that ran.
+    executions: batches that ran.
+    last: end of the last batch.
+    pending: requests in the queue.
+    by_size: times by batch size, of every version.
+    labels: those of the version.
+    """
+
+    queue: Duration
+    compute: BatchTimes
+    inferences: Count
+    executions: Count
+    last: Newest
+    pending: Level
+    by_size: Sums[BatchTimes]
+    labels: tuple[str, str]
 
     def batch_done(
         self, rows: int, waits: Sequence[float], gather: float, infer: float, scatter: float
@@ -85,74 +141,84 @@ class ModelCounters:
         waits: seconds in the queue, one for each answered call.
         gather, infer, scatter: seconds of the three steps; each of those calls is charged all.
         """
-        self.execution_count += 1
-        self.inference_count += rows
-        self.last_inference_ms = int(time.time() * 1e3)
-        batch = self.batches.setdefault(rows, BatchCounters())
-        calls = len(waits)
-        self.queue.add(sum(waits), calls)
+        self.executions.inc()
+        self.inferences.inc(rows)
+        self.last.ms = int(time.time() * 1e3)
+        batch, compute, calls = (
+            self.by_size.labels(*self.labels, str(rows)),
+            self.compute,
+            len(waits),
+        )
+        self.queue.took(sum(waits), calls)
         for total, of_size, seconds in (
-            (self.compute_input, batch.compute_input, gather),
-            (self.compute_infer, batch.compute_infer, infer),
-            (self.compute_output, batch.compute_output, scatter),
+            (compute.compute_input, batch.compute_input, gather),
+            (compute.compute_infer, batch.compute_infer, infer),
+            (compute.compute_output, batch.compute_output, scatter),
         ):
-            of_size.add(seconds)
-            total.add(seconds * calls, calls)
+            of_size.took(seconds)
+            total.took(seconds * calls, calls)
 
 
-class Metrics:
-    """The server's metrics, in a registry of their own."""
+def _shed() -> Tally:
+    return Tally(
+        "convserve_shed",
+        "Calls refused on arrival (deadline, queue_full, bytes, memory) or expired in the "
+        "queue (expired).",
+        ("model", "reason"),
+    )
+
+
+class FrontMetrics(Share):
+    """What those count who face callers."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.models: dict[tuple[str, str], ModelCounters] = {}
-        self._declare_calls()
-        self._declare_connections()
-        self._declare_queue()
-        self._declare_models()
-        self.registry.register(_TritonCollector(self.models))
+        self._count_calls()
+        self._count_connections()
 
-    def _declare_calls(self) -> None:
+    def _count_calls(self) -> None:
         self.stage_seconds = Histogram(
             "convserve_stage_duration_seconds",
             "Time of one inference in one stage: decode, queue, infer, postprocess.",
-            ("model", "version", "stage"),
-            bounds=_SECONDS,
-            registry=self.registry,
+            (*_VERSION, "stage"),
+            _SECONDS,
         )
         self.request_seconds = Histogram(
             "convserve_request_duration_seconds",
             "Time of a call from arrival to answer.",
-            ("model", "version"),
-            bounds=_SECONDS,
-            registry=self.registry,
+            _VERSION,
+            _SECONDS,
         )
-        self.batch_size = Histogram(
-            "convserve_batch_size",
-            "Rows in the batches that ran.",
-            ("model", "version"),
-            bounds=_BATCH_SIZES,
-            registry=self.registry,
+        self.success = _Shown(
+            "success",
+            Duration,
+            ("request_success", "Successful requests.", lambda d: d.count),
+            ("request_duration_us", "Requests, end to end.", _micros),
+        )
+        self.fail = _Shown(
+            "fail", Duration, ("request_failure", "Failed requests.", lambda d: d.count)
         )
         self.requests = Tally(
             "convserve_requests",
             "Calls by how they ended; the version is empty where the call found no model.",
-            ("model", "version", "method", "code"),
-            registry=self.registry,
+            (*_VERSION, "method", "code"),
         )
         self.control_calls = Tally(
             "convserve_control_calls",
             "Calls that infer nothing (metadata, repository, settings, memory) by how they ended.",
             ("method", "code"),
-            registry=self.registry,
+        )
+        self.shed = _shed()
+        self.write_failures = Tally(
+            "convserve_write_failures",
+            "Lines of the log file (log) and trace files (trace) that could not be written.",
+            ("kind",),
         )
 
-    def _declare_connections(self) -> None:
-        self.connections = Gauge(
+    def _count_connections(self) -> None:
+        self.connections = Levels(
             "convserve_http_connections",
             "Open connections of an HTTP port (http, metrics).",
             ("port",),
-            registry=self.registry,
         )
         self.http_refused = Tally(
             "convserve_http_refused",
@@ -160,153 +226,110 @@ class Metrics:
             "(too many), idle (closed for a newer one), head, body, answer (too slow), malformed, "
             "host, origin, content_type.",
             ("port", "reason"),
-            registry=self.registry,
         )
-
-    def _declare_queue(self) -> None:
-        self.shed = Counter(
-            "convserve_shed",
-            "Calls refused on arrival (deadline, queue_full, bytes, memory) or expired in the "
-            "queue (expired).",
-            ("model", "reason"),
-            registry=self.registry,
-        )
-        self.cut = Counter(
+        self.cut = Tally(
             "convserve_cut",
             "Callers of the gRPC port that were cut: their message did not come (receive), their "
             "answer was not read (send), memory was short (memory), or their address had too many "
             "connections (connections).",
             ("reason",),
-            registry=self.registry,
         )
         for reason in ("receive", "send", "memory", "connections"):
             self.cut.labels(reason)
-        self.cancelled = Counter(
-            "convserve_cancelled",
-            "Calls whose caller went away while they waited.",
-            ("model",),
-            registry=self.registry,
-        )
-        self.queue_depth = Gauge(
-            "convserve_queue_depth",
-            "Rows that wait for a batch.",
-            ("model", "version"),
-            registry=self.registry,
-        )
-        self.memory_held = Gauge(
+        self.memory_held = Levels(
             "convserve_memory_held_bytes",
             "Memory that calls hold at the moment, by use (message, decode, batch, answer).",
             ("use",),
-            registry=self.registry,
         )
-        self.memory_limit = Gauge(
-            "convserve_memory_limit_bytes",
-            "Memory that all calls together may hold.",
-            registry=self.registry,
+        self.memory_limit = Levels(
+            "convserve_memory_limit_bytes", "Memory that all calls together may hold."
         )
 
-    def _declare_models(self) -> None:
-        self.model_ready = Gauge(
-            "convserve_model_ready",
-            "1 while a version serves, 0 while it loads, has failed or drains.",
-            ("model", "version"),
-            registry=self.registry,
-        )
-        self.model_accuracy = Gauge(
-            "convserve_model_accuracy_ratio",
-            "Accuracy that the served variant was published with (top-1, mean IoU).",
-            ("model", "version", "variant", "engine"),
-            registry=self.registry,
-        )
-        self.model_device_memory = Gauge(
-            "convserve_model_device_memory_bytes",
-            "GPU memory that a version's engine says it holds; 0 where it does not tell.",
-            ("model", "version"),
-            registry=self.registry,
-        )
-        self.write_failures = Counter(
-            "convserve_write_failures",
-            "Lines of the log file (log) and trace files (trace) that could not be written.",
-            ("kind",),
-            registry=self.registry,
-        )
-        self.self_check_failures = Counter(
-            "convserve_self_check_failures",
-            "Variants that were refused at load: checksum, gate, or answers that differ here.",
-            ("model", "version", "variant"),
-            registry=self.registry,
-        )
+    def counters(self, model: str, version: str) -> CallCounters:
+        """The counters of a version, made on first use; they outlive a reload."""
+        labels = (model, version)
+        return CallCounters(self.success.labels(*labels), self.fail.labels(*labels))
 
     def watch_memory(self, budget: MemoryBudget) -> None:
         """Shows what calls hold of a budget."""
-        self.memory_limit.set(budget.limit)
+        self.memory_limit.labels().set(budget.limit)
         for use in USES:
             self.memory_held.labels(use).set_function(partial(budget.held, use))
 
-    def watch_gpus(self, read: Callable[[], Sequence[GpuUsage]]) -> None:
-        """Shows gauges for each GPU that `read` returns."""
-        self.registry.register(_GpuCollector(read))
 
-    def counters(self, model: str, version: str) -> ModelCounters:
+class EngineMetrics(Share):
+    """What those count who batch and load."""
+
+    def __init__(self) -> None:
+        self._count_batches()
+        self._count_models()
+
+    def _count_batches(self) -> None:
+        self.batch_size = Histogram(
+            "convserve_batch_size", "Rows in the batches that ran.", _VERSION, _BATCH_SIZES
+        )
+        self.inferences = _Shown(
+            "inferences", Count, ("count", "Inferences, each row of a batch one.", _value)
+        )
+        self.executions = _Shown("executions", Count, ("exec_count", "Executed batches.", _value))
+        self.queue = _Shown(
+            "queue", Duration, ("queue_duration_us", "Waiting in the queue.", _micros)
+        )
+        self.compute = _Shown(
+            "compute",
+            BatchTimes,
+            ("compute_input_duration_us", "Gathering.", lambda t: _micros(t.compute_input)),
+            ("compute_infer_duration_us", "The engine.", lambda t: _micros(t.compute_infer)),
+            ("compute_output_duration_us", "Handing out.", lambda t: _micros(t.compute_output)),
+        )
+        self.by_size = Sums("by_size", "", (*_VERSION, "rows"), BatchTimes)
+        self.last = Sums("last", "", _VERSION, Newest)
+        self.pending = Levels(
+            "nv_inference_pending_request_count", "Requests in the queue.", _VERSION
+        )
+        self.queue_depth = Levels("convserve_queue_depth", "Rows that wait for a batch.", _VERSION)
+        self.shed = _shed()
+        self.cancelled = Tally(
+            "convserve_cancelled", "Calls whose caller went away while they waited.", ("model",)
+        )
+
+    def _count_models(self) -> None:
+        self.model_ready = Levels(
+            "convserve_model_ready",
+            "1 while a version serves, 0 while it loads, has failed or drains.",
+            _VERSION,
+        )
+        self.model_accuracy = Levels(
+            "convserve_model_accuracy_ratio",
+            "Accuracy that the served variant was published with (top-1, mean IoU).",
+            (*_VERSION, "variant", "engine"),
+        )
+        self.model_device_memory = Levels(
+            "convserve_model_device_memory_bytes",
+            "GPU memory that a version's engine says it holds; 0 where it does not tell.",
+            _VERSION,
+        )
+        self.self_check_failures = Tally(
+            "convserve_self_check_failures",
+            "Variants that were refused at load: checksum, gate, or answers that differ here.",
+            (*_VERSION, "variant"),
+        )
+
+    def counters(self, model: str, version: str) -> BatchCounters:
         """The counters of a version, made on first use; they outlive a reload."""
-        return self.models.setdefault((model, version), ModelCounters())
+        labels = (model, version)
+        return BatchCounters(
+            self.queue.labels(*labels),
+            self.compute.labels(*labels),
+            self.inferences.labels(*labels),
+            self.executions.labels(*labels),
+            self.last.labels(*labels),
+            self.pending.labels(*labels),
+            self.by_size,
+            labels,
+        )
 
     def forget(self, model: str, version: str) -> None:
-        """Removes the gauges of a version that is gone. Its counters stay, as counters must."""
-        for gauge in (self.queue_depth, self.model_ready, self.model_device_memory):
-            gauge.remove(model, version)
-
-
-class _TritonCollector(Collector):
-    """Yields the counters under the sample names of NVIDIA Triton's metrics."""
-
-    def __init__(self, models: dict[tuple[str, str], ModelCounters]) -> None:
-        self._models = models
-
-    def collect(self) -> Iterable[Metric]:
-        counters = (
-            ("request_success", "Successful requests.", lambda c: c.success.count),
-            ("request_failure", "Failed requests.", lambda c: c.fail.count),
-            ("count", "Inferences, each row of a batch one.", lambda c: c.inference_count),
-            ("exec_count", "Executed batches.", lambda c: c.execution_count),
-            ("request_duration_us", "Requests, end to end.", lambda c: c.success.ns // 1000),
-            ("queue_duration_us", "Waiting in the queue.", lambda c: c.queue.ns // 1000),
-            ("compute_input_duration_us", "Gathering.", lambda c: c.compute_input.ns // 1000),
-            ("compute_infer_duration_us", "The engine.", lambda c: c.compute_infer.ns // 1000),
-            ("compute_output_duration_us", "Handing out.", lambda c: c.compute_output.ns // 1000),
-        )
-        for name, documentation, read in counters:
-            family = CounterMetricFamily(f"nv_inference_{name}", documentation)
-            self._add(family, f"nv_inference_{name}", read)
-            yield family
-        pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests in the queue.")
-        self._add(pending, "nv_inference_pending_request_count", lambda c: c.pending)
-        yield pending
-
-    def _add(self, family: Metric, sample: str, read: Callable[[ModelCounters], int]) -> None:
-        for (model, version), counters in list(self._models.items()):
-            family.add_sample(sample, {"model": model, "version": version}, read(counters))
-
-
-class _GpuCollector(Collector):
-    """Yields the gauges of the GPUs under the names of NVIDIA Triton's metrics."""
-
-    def __init__(self, read: Callable[[], Sequence[GpuUsage]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterable[Metric]:
-        usages = self._read()
-        gauges: tuple[tuple[str, str, Callable[[GpuUsage], float | None]], ...] = (
-            ("nv_gpu_utilization", "Share of time that kernels ran.", lambda u: u.utilization),
-            ("nv_gpu_memory_total_bytes", "Memory.", lambda u: u.memory_total_bytes),
-            ("nv_gpu_memory_used_bytes", "Memory in use.", lambda u: u.memory_used_bytes),
-            ("nv_gpu_power_usage", "Power drawn, in watts.", lambda u: u.power_watts),
-        )
-        for name, documentation, value_of in gauges:
-            family = GaugeMetricFamily(name, documentation, labels=["gpu_uuid"])
-            for usage in usages:
-                value = value_of(usage)
-                if value is not None:
-                    family.add_metric([usage.uuid], value)
-            if family.samples:
-                yield family
+        """Removes the levels of a version that is gone. Its counters stay, as counters must."""
+        for levels in (self.queue_depth, self.model_ready, self.model_device_memory):
+            levels.remove(model, version)

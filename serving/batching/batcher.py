@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
 
 from serving.base.errors import ModelNotReady, QueueFull, Shed
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
 from serving.base.tensor import Array
 from serving.batching.admission import Admission
 from serving.batching.batch import RECENT_BATCHES, Batch, BatchRecord
@@ -56,7 +57,7 @@ class DynamicBatcher(BatchPort):
         batching: Batching,
         instances: int,
         latency: LatencyTable,
-        metrics: Metrics,
+        metrics: EngineMetrics,
         turns: CoreTurns,
         cores: int,
         slo: float = math.inf,
@@ -78,7 +79,7 @@ class DynamicBatcher(BatchPort):
         self._batch_size = metrics.batch_size.labels(model, version)
         self._clock = clock
         self._waiting = Waiting(
-            self._counters, clock, lambda: metrics.shed.labels(model, "expired").inc()
+            self._counters, clock, partial(metrics.shed.count, model, "expired")
         )
         self._queue = queue = self._waiting.queue
         metrics.queue_depth.labels(model, version).set_function(lambda: queue.rows)
@@ -104,7 +105,7 @@ class DynamicBatcher(BatchPort):
             return self._admission.admit(rows, priority, deadline, timeout, self._clock())
         except (QueueFull, Shed) as refusal:
             reason = "deadline" if isinstance(refusal, Shed) else "queue_full"
-            self._metrics.shed.labels(self._name, reason).inc()
+            self._metrics.shed.count(self._name, reason)
             raise
 
     def submit(self, ticket: Ticket, parts: Sequence[Mapping[str, Array]], done: Done) -> None:
@@ -126,7 +127,7 @@ class DynamicBatcher(BatchPort):
         submitted = ticket.state not in (RESERVED, WITHDRAWN)
         self._waiting.withdraw(ticket)
         if submitted:
-            self._metrics.cancelled.labels(self._name).inc()
+            self._metrics.cancelled.count(self._name)
 
     async def drain(self, seconds: float) -> bool:
         """`BatchPort.drain`. Calls that are left fail: the threads are stopped next."""

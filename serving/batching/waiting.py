@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from serving.base.errors import DeadlineExpired, ServingError
-from serving.base.metrics import ModelCounters
+from serving.base.metrics import BatchCounters
 from serving.batching.queue import BatchQueue
 from serving.batching.ticket import (
     ANSWERED,
@@ -50,7 +50,7 @@ class Waiting:
 
     def __init__(
         self,
-        counters: ModelCounters,
+        counters: BatchCounters,
         clock: Callable[[], float],
         count_expired: Callable[[], None],
     ) -> None:
@@ -60,7 +60,7 @@ class Waiting:
         self.running = 0
         self.idle = asyncio.Event()
         self.idle.set()
-        self._counters = counters
+        self._pending = counters.pending
         self._clock = clock
         self._count_expired = count_expired
         self._alarm: asyncio.TimerHandle | None = None
@@ -80,13 +80,13 @@ class Waiting:
         self._wake_at(min(ticket.deadline, ticket.delay_at))
         self.queue.push(ticket)
         ticket.state = QUEUED
-        self._counters.pending += 1
+        self._pending.value += 1
 
     def leave(self, ticket: Ticket, state: State) -> bool:
         """Takes out a call that waits and moves it to `state`; False where it does not wait."""
         if ticket.state is QUEUED:
             self.queue.remove(ticket)
-            self._counters.pending -= 1
+            self._pending.value -= 1
         elif ticket.state is not RESERVED:
             return False
         ticket.state = state
@@ -104,7 +104,7 @@ class Waiting:
     def take(self, max_rows: int) -> list[Ticket]:
         """Takes the next batch out of the queue; `finished` has to follow."""
         tickets = self.queue.pop_batch(max_rows)
-        self._counters.pending -= len(tickets)
+        self._pending.value -= len(tickets)
         self.running += len(tickets)
         for ticket in tickets:
             ticket.state = RUNNING

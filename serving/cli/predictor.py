@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from protos.gen import vision_pb2 as pb
 from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.client import AsyncVisionClient, CallFailed, ModelInfo, mask_of
 from serving.models.catalogue import Catalogue
 from serving.models.loading.candidates import LoadSettings
@@ -172,9 +172,8 @@ async def open_predictor(
         tempfile.TemporaryDirectory() as cache,
     ):
         settings = LoadSettings(cache_dir=Path(cache))
-        metrics = Metrics()
-        catalogue = Catalogue(repository, decoders, metrics)
-        loader = Loader(repository, settings, metrics, catalogue, _TIMEOUT)
+        catalogue = Catalogue(repository, decoders, FrontMetrics())
+        loader = Loader(repository, settings, EngineMetrics(), catalogue, _TIMEOUT)
         try:
             await loader.load(model)
             yield LocalPredictor(catalogue.get(model))

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from serving.base.errors import ModelNotFound, ModelNotReady, quoted
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.batching.port import BatchPort
 from serving.models.facts import ModelFacts
 from serving.models.model import Model
@@ -85,7 +85,7 @@ class Catalogue:
     decoders: the worker threads of its models.
     """
 
-    def __init__(self, repository: Path, decoders: Executor, metrics: Metrics) -> None:
+    def __init__(self, repository: Path, decoders: Executor, metrics: FrontMetrics) -> None:
         self._repository = repository
         self._decoders = decoders
         self._metrics = metrics

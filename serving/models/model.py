@@ -13,7 +13,7 @@ import numpy as np
 
 from serving.base.errors import InvalidInput, WrongTask, quoted
 from serving.base.memory import LARGE, CallMemory, LargeWork, Reservation
-from serving.base.metrics import Metrics, ModelCounters
+from serving.base.metrics import FrontMetrics
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
 from serving.base.together import together
@@ -46,10 +46,10 @@ class Model:
         facts: ModelFacts,
         port: BatchPort,
         decoders: Executor,
-        metrics: Metrics,
+        metrics: FrontMetrics,
     ) -> None:
         self.facts = facts
-        self.counters: ModelCounters = metrics.counters(facts.name, facts.version)
+        self._counters = metrics.counters(facts.name, facts.version)
         self._port = port
         self._decoders = decoders
         self._request_seconds = metrics.request_seconds.labels(facts.name, facts.version)
@@ -229,10 +229,10 @@ class Model:
     def call_ended(self, seconds: float, *, ok: bool) -> None:
         """Counts a call, from its arrival to its answer or error."""
         if ok:
-            self.counters.success.add(seconds)
+            self._counters.success.took(seconds)
             self._request_seconds.observe(seconds)
         else:
-            self.counters.fail.add(seconds)
+            self._counters.fail.took(seconds)
 
     def recent_batches(self) -> Sequence[BatchRecord]:
         """The newest batches, oldest first."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from serving.base.memory import UNLIMITED, CallMemory
-from serving.base.metrics import ModelCounters
 from serving.base.tensor import Array
 from serving.batching.batch import BatchRecord
 from serving.batching.ticket import Answer, Timing
@@ -150,10 +149,6 @@ class Servable(Protocol):
     @property
     def facts(self) -> ModelFacts:
         """Its description."""
-
-    @property
-    def counters(self) -> ModelCounters:
-        """Its counters, which statistics and metrics show."""
 
     async def infer(self, inputs: Mapping[str, Array], options: CallOptions) -> Answer:
         """Runs one call of tensors, by input name, batch dimension included.

@@ -19,7 +19,8 @@ from serving.base.machine.files import connections_within, raise_file_limit
 from serving.base.machine.heap import limit_arenas, map_large_blocks
 from serving.base.machine.nvml import usages
 from serving.base.memory import MemoryBudget
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics, FrontMetrics
+from serving.base.totals import Totals
 from serving.images import hardware_jpeg
 from serving.models.catalogue import Catalogue
 from serving.models.loading.candidates import LoadSettings, open_cache
@@ -91,8 +92,9 @@ class Server:
         gc.freeze()  # collections skip the imported objects, which stay anyway
         gc.set_threshold(_COLLECT_AFTER)
         self._decoders = ThreadPoolExecutor(max(2, core_count()), "decode")
-        self._metrics = Metrics()
-        self._metrics.watch_gpus(usages)
+        self._metrics, engine_metrics = FrontMetrics(), EngineMetrics()
+        self._totals = Totals(self._metrics, engine_metrics)
+        self._totals.watch_gpus(usages)
         self.catalogue = Catalogue(config.model_repository, self._decoders, self._metrics)
         self._loader = Loader(
             config.model_repository,
@@ -107,7 +109,7 @@ class Server:
                 max_image_pixels=config.max_image_pixels,
                 memory_bytes=config.memory_bytes,
             ),
-            self._metrics,
+            engine_metrics,
             self.catalogue,
             config.drain_seconds,
         )
@@ -122,7 +124,7 @@ class Server:
         self._logs = LogSettings(files, self._metrics.write_failures)
         open_inference = OpenInference(memory, self._tracer, admin, config.max_message_mib * _MIB)
         version = importlib.metadata.version("convserve")
-        inspection = Inspection(self.catalogue, version, shared_memory=admin.memory)
+        inspection = Inspection(self.catalogue, self._totals, version, shared_memory=admin.memory)
         admin_calls = AdminCalls(
             self.catalogue, self._loader, admin, memory, self._tracer, self._logs
         )
@@ -195,7 +197,7 @@ class Server:
             HttpPort("http", app, limits, self._metrics, self._budget, hosts),
             HttpPort(
                 "metrics",
-                metrics_app(self._metrics.registry, self._health),
+                metrics_app(self._totals.registry, self._health),
                 few,
                 self._metrics,
                 None,

@@ -7,7 +7,7 @@ from typing import Any
 
 from protos.gen import model_config_pb2
 from serving.base.memory import MemoryBudget
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.base.tensor import TensorSpec
 from serving.models.facts import ModelFacts
 from serving.repository.model_config import from_proto
@@ -57,5 +57,5 @@ def new_call() -> InferenceCall:
 def new_server() -> OpenInference:
     """Decodes for a server in whose shared memory nothing is registered."""
     everybody = Admin("open", explicit=True, memory=True)
-    tracer = Tracer(FilesFolder(None), Metrics().write_failures)
+    tracer = Tracer(FilesFolder(None), FrontMetrics().write_failures)
     return OpenInference(SharedMemory("convserve-fuzz"), tracer, everybody, MAX_MESSAGE)

@@ -16,9 +16,10 @@ from google.protobuf import text_format
 
 from protos.gen import model_config_pb2
 from serving.base.memory import MemoryBudget
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.base.task import Task
 from serving.base.tensor import Array, TensorSpec
+from serving.base.totals import Totals
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreTurns
 from serving.batching.latency import LatencyTable
@@ -124,7 +125,7 @@ class InProcess:
     channel: grpc.aio.Channel
     engines: dict[str, ColourEngine]
     front: Front
-    metrics: Metrics
+    metrics: Totals
     logs: LogSettings
     memory: SharedMemory
 
@@ -159,7 +160,7 @@ def _served(
     name: str,
     engine: ColourEngine,
     task: Task | None,
-    metrics: Metrics,
+    metrics: EngineMetrics,
     labels_of: Mapping[str, tuple[str, ...]],
 ) -> tuple[ModelFacts, BatchPort]:
     proto = text_format.Parse(
@@ -210,7 +211,8 @@ async def in_process(
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
     admin: by default every caller may do everything."""
-    metrics = Metrics()
+    metrics, engine_metrics = FrontMetrics(), EngineMetrics()
+    totals = Totals(metrics, engine_metrics)
     tasks: dict[str, Task | None] = {
         "colours": "classification",
         "regions": "segmentation",
@@ -220,13 +222,13 @@ async def in_process(
     engines = {name: ColourEngine(task) for name, task in tasks.items()}
     with ThreadPoolExecutor(1) as pool:
         catalogue = Catalogue(repository, pool, metrics)
-        loader = Loader(repository, LoadSettings(), metrics, catalogue, drain_seconds=1.0)
+        loader = Loader(repository, LoadSettings(), engine_metrics, catalogue, drain_seconds=1.0)
         batchers = []
         for name, task in tasks.items():
             labels = labels_of or {}
             if task == "classification":
                 labels = {"logits": CLASSES}
-            facts, batcher = _served(name, engines[name], task, metrics, labels)
+            facts, batcher = _served(name, engines[name], task, engine_metrics, labels)
             batchers.append(batcher)
             entry = catalogue.entries[name] = ModelEntry(State.READY, "")
             catalogue.serve(entry, facts, batcher)
@@ -240,7 +242,7 @@ async def in_process(
         admin = admin or Admin("open", explicit=True, memory=True)
         endpoints = (
             front, OpenInference(memory, tracer, admin, max_answer),
-            Inspection(catalogue, "0", shared_memory=True),
+            Inspection(catalogue, totals, "0", shared_memory=True),
             AdminCalls(catalogue, loader, admin, memory, tracer, logs), health,
         )  # fmt: skip
         app = web.Application()
@@ -261,7 +263,7 @@ async def in_process(
             aiohttp.ClientSession(address) as http,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
-            yield InProcess(http, channel, engines, front, metrics, logs, memory)
+            yield InProcess(http, channel, engines, front, totals, logs, memory)
         await server.stop(0)
         await http_port.close(1.0, 1.0)
         for batcher in batchers:

@@ -73,10 +73,10 @@ class Helper:
             last = (printed.strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
             raise HelperFailed(last, printed) from None
         if "error" in answer:
-            error = restored(Told(*answer["error"]))
-            if not isinstance(error, ModelLoadError):
-                raise HelperFailed(str(error), getattr(error, "detail", ""))
-            raise error
+            failure = restored(Told(*answer["error"]))
+            if not isinstance(failure, ModelLoadError):
+                raise HelperFailed(str(failure), getattr(failure, "detail", ""))
+            raise failure
         return answer["result"]
 
     def kill(self) -> None:

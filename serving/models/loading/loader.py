@@ -11,7 +11,7 @@ from pathlib import Path
 
 from serving.base.errors import InvalidInput, ModelLoadError, ServingError
 from serving.base.machine.cpu import core_count
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
 from serving.batching.core_turns import CoreTurns
 from serving.models.catalogue import Catalogue, ModelEntry, State, VersionEntry
 from serving.models.loading.candidates import LoadSettings
@@ -55,7 +55,7 @@ class Loader:
         self,
         repository: Path,
         settings: LoadSettings,
-        metrics: Metrics,
+        metrics: EngineMetrics,
         catalogue: Catalogue,
         drain_seconds: float,
     ) -> None:

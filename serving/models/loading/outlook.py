@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.base.errors import ModelLoadError
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
 from serving.engines import ENGINES, describe
 from serving.models.loading.candidates import Candidate, LoadSettings
 from serving.models.loading.config_completion import read_config
@@ -84,7 +84,7 @@ def _of_version(
 ) -> Iterator[Prospect]:
     name, number = config.name, str(version)
     try:
-        loader = VersionLoader(path, config, version, settings, Metrics())
+        loader = VersionLoader(path, config, version, settings, EngineMetrics())
         loader.labels()
     except ModelLoadError as error:
         for variant, engine, evidence in _measured(manifest) or [("", "", None)]:

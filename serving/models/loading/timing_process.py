@@ -11,7 +11,7 @@ from typing import Any
 
 from serving.base.errors import ModelLoadError
 from serving.base.machine.cpu import core_count
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
 from serving.batching.core_turns import CoreTurns
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.config_completion import read_config
@@ -43,4 +43,4 @@ def time_candidates(path: str, version: int, settings: dict[str, Any]) -> None:
     cache_dir = settings["cache_dir"]
     given = LoadSettings(**{**settings, "cache_dir": cache_dir and Path(cache_dir)})
     config = read_config(scan_model(Path(path)), strict=given.strict_config)
-    load_model(Path(path), config, version, given, Metrics(), CoreTurns(core_count())).close()
+    load_model(Path(path), config, version, given, EngineMetrics(), CoreTurns(core_count())).close()

@@ -13,7 +13,7 @@ from serving.base.errors import (
     ModelLoadError,
     SelfCheckFailed,
 )
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
 from serving.base.text import summary
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreTurns
@@ -71,7 +71,7 @@ class VersionLoader:
         config: ModelConfig,
         version: int,
         settings: LoadSettings,
-        metrics: Metrics,
+        metrics: EngineMetrics,
     ) -> None:
         """Reads NAME/<version>. Raises ModelLoadError naming the file and its fault."""
         self._path = path
@@ -319,7 +319,7 @@ def load_model(
     config: ModelConfig,
     version: int,
     settings: LoadSettings,
-    metrics: Metrics,
+    metrics: EngineMetrics,
     turns: CoreTurns,
     time_apart: Callable[[], None] | None = None,
 ) -> LoadedVersion:

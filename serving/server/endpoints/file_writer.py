@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client import Counter
-
 from serving.base.errors import InvalidInput, quoted
+from serving.base.sums import Tally
 from serving.server.config import StartError
 
 logger = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ class FileWriter:
     begins: the first bytes of every file.
     """
 
-    def __init__(self, kind: str, folder: FilesFolder, begins: bytes, failures: Counter) -> None:
+    def __init__(self, kind: str, folder: FilesFolder, begins: bytes, failures: Tally) -> None:
         self._kind = kind
         self._folder = folder
         self._begins = begins

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 from serving.base.errors import ModelNotReady, QueueFull, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.memory import LargeTurns, MemoryBudget, Use
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies
 from serving.models.catalogue import Catalogue
 from serving.models.servable import CallOptions, Servable
@@ -232,7 +232,7 @@ class Front:
     def __init__(
         self,
         catalogue: Catalogue,
-        metrics: Metrics,
+        metrics: FrontMetrics,
         budget: MemoryBudget,
         slow_seconds: float = 0.0,
     ) -> None:
@@ -276,7 +276,7 @@ class Front:
         try:
             self.budget.take(use, size)
         except QueueFull:
-            self.metrics.shed.labels("", "bytes").inc()
+            self.metrics.shed.count("", "bytes")
             raise
 
     @contextmanager
@@ -287,6 +287,6 @@ class Front:
             try:
                 held.enter_context(self.budget.decoding(size, deadline, ended))
             except QueueFull:
-                self.metrics.shed.labels("", "bytes").inc()
+                self.metrics.shed.count("", "bytes")
                 raise
             yield

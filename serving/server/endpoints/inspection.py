@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protos.gen import model_config_pb2
-from serving.base.metrics import BatchCounters, Duration, ModelCounters
+from serving.base.metrics import BatchTimes, EngineMetrics, FrontMetrics
+from serving.base.sums import Duration
 from serving.base.tensor import TensorSpec
+from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue, State, VersionStatus
 from serving.models.facts import ModelFacts
 from serving.models.servable import ENCODED_INPUT
@@ -91,9 +93,12 @@ class ModelStatistics:
 class Inspection:
     """Answers every question about the server and its models."""
 
-    def __init__(self, catalogue: Catalogue, version: str, *, shared_memory: bool) -> None:
+    def __init__(
+        self, catalogue: Catalogue, totals: Totals, version: str, *, shared_memory: bool
+    ) -> None:
         """shared_memory: it is on, and so among the extensions."""
         self._catalogue = catalogue
+        self._totals = totals
         memory = ("system_shared_memory",) if shared_memory else ()
         self._server = ServerMetadata(SERVER_NAME, version, EXTENSIONS + memory)
 
@@ -129,8 +134,9 @@ class Inspection:
         """
         if name:
             self._catalogue.get(name, version)
+        front, engine = self._totals.now()
         return [
-            _statistics(model.facts.name, model.facts.version, model.counters)
+            _statistics(model.facts.name, model.facts.version, front, engine)
             for model in self._catalogue.models()
             if name in ("", model.facts.name) and version in ("", model.facts.version)
         ]
@@ -157,24 +163,32 @@ def _described(facts: ModelFacts) -> dict[str, str]:
     return parameters
 
 
-def _statistics(name: str, version: str, counters: ModelCounters) -> ModelStatistics:
+def _statistics(
+    name: str, version: str, front: FrontMetrics, engine: EngineMetrics
+) -> ModelStatistics:
+    calls, batches = front.counters(name, version), engine.counters(name, version)
+    by_size = {
+        int(rows): times
+        for (*labels, rows), times in engine.by_size.children()
+        if labels == [name, version]
+    }
     return ModelStatistics(
         name=name,
         version=version,
-        last_inference=counters.last_inference_ms,
-        inference_count=counters.inference_count,
-        execution_count=counters.execution_count,
+        last_inference=batches.last.ms,
+        inference_count=int(batches.inferences.value),
+        execution_count=int(batches.executions.value),
         inference_stats=InferStatistics(
-            success=counters.success,
-            fail=counters.fail,
-            queue=counters.queue,
-            compute_input=counters.compute_input,
-            compute_infer=counters.compute_infer,
-            compute_output=counters.compute_output,
+            success=calls.success,
+            fail=calls.fail,
+            queue=batches.queue,
+            compute_input=batches.compute.compute_input,
+            compute_infer=batches.compute.compute_infer,
+            compute_output=batches.compute.compute_output,
         ),
-        batch_stats=[_batch(size, batch) for size, batch in sorted(counters.batches.items())],
+        batch_stats=[_batch(size, times) for size, times in sorted(by_size.items())],
     )
 
 
-def _batch(size: int, batch: BatchCounters) -> BatchStatistics:
-    return BatchStatistics(size, batch.compute_input, batch.compute_infer, batch.compute_output)
+def _batch(size: int, times: BatchTimes) -> BatchStatistics:
+    return BatchStatistics(size, times.compute_input, times.compute_infer, times.compute_output)

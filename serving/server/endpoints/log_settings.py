@@ -8,9 +8,8 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from prometheus_client import Counter
-
 from serving.base.errors import InvalidInput
+from serving.base.sums import Tally
 from serving.server.endpoints.file_writer import FilesFolder, FileWriter
 
 Setting = bool | int | str
@@ -38,7 +37,7 @@ class LogSettings:
     """The settings as they stand. `log_file` gets the lines of the log beside stderr; the lines
     that it cannot take are counted in `write_failures`."""
 
-    def __init__(self, folder: FilesFolder, write_failures: Counter) -> None:
+    def __init__(self, folder: FilesFolder, write_failures: Tally) -> None:
         self._values = dict(_DEFAULTS)
         self._folder = folder
         self._writer = FileWriter("log", folder, _BEGINS, write_failures)

@@ -6,9 +6,8 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 
-from prometheus_client import Counter
-
 from serving.base.errors import InvalidInput
+from serving.base.sums import Tally
 from serving.server.endpoints.file_writer import WRITE_SECONDS, FilesFolder, FileWriter
 
 _DEFAULTS: dict[str, list[str]] = {
@@ -39,7 +38,7 @@ class Tracer:
     of one model. Traces that cannot be written, or held until they are, are lost and counted in
     `write_failures`."""
 
-    def __init__(self, folder: FilesFolder, write_failures: Counter) -> None:
+    def __init__(self, folder: FilesFolder, write_failures: Tally) -> None:
         self._settings: dict[str, dict[str, list[str]]] = {"": dict(_DEFAULTS)}
         # Whether any of these settings traces at all; asked with every call.
         self._on = False

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from serving.base.errors import RequestTooLarge, RequestTooSlow
 from serving.base.memory import MemoryBudget
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.server.config import StartError
 from serving.server.endpoints.front import Caller
 from serving.server.http.body import LARGEST
@@ -57,7 +57,7 @@ class HttpPort:
         name: str,
         app: web.Application,
         limits: HttpLimits,
-        metrics: Metrics,
+        metrics: FrontMetrics,
         budget: MemoryBudget | None,
         hosts: Hosts | None = None,
     ) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
+from serving.base.totals import Totals
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.latency import LatencyTable
@@ -22,7 +23,11 @@ Test = Callable[[DynamicBatcher, FakeEngine], Coroutine[Any, Any, None]]
 
 
 def run(
-    test: Test, *, metrics: Metrics | None = None, turns: CoreTurns | None = None, **options: Any
+    test: Test,
+    *,
+    metrics: EngineMetrics | None = None,
+    turns: CoreTurns | None = None,
+    **options: Any,
 ) -> None:
     """Runs a test on a batcher of a fake engine, and frees it."""
     engine = FakeEngine()
@@ -39,7 +44,7 @@ def run(
             engine,
             model="m",
             version="1",
-            metrics=metrics or Metrics(),
+            metrics=metrics or EngineMetrics(),
             turns=turns or CoreTurns(8),
             **settings,
         )
@@ -253,7 +258,7 @@ def test_call_cancelled_while_it_runs_leaves_its_batch_mates_untouched() -> None
 
 
 def test_call_expires_at_its_deadline_while_a_batch_runs() -> None:
-    metrics = Metrics()
+    metrics = EngineMetrics()
 
     async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
         await occupied(batcher, engine)
@@ -267,7 +272,7 @@ def test_call_expires_at_its_deadline_while_a_batch_runs() -> None:
         assert [1.0] not in engine.batches
 
     run(body, metrics=metrics)
-    assert metrics.registry.get_sample_value(
+    assert Totals(metrics).registry.get_sample_value(
         "convserve_shed_total", {"model": "m", "reason": "expired"}
     ) == pytest.approx(1)
 
@@ -482,7 +487,7 @@ def test_drain_reports_a_time_out() -> None:
 
 
 def test_statistics_count_calls_rows_and_batches() -> None:
-    metrics = Metrics()
+    metrics = EngineMetrics()
 
     async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
         await occupied(batcher, engine)
@@ -493,10 +498,10 @@ def test_statistics_count_calls_rows_and_batches() -> None:
 
     run(body, metrics=metrics)
     counters = metrics.counters("m", "1")
-    assert (counters.execution_count, counters.inference_count) == (2, 4)
-    assert (counters.queue.count, counters.compute_infer.count) == (3, 3)
-    assert sorted(counters.batches) == [1, 3]
-    assert counters.pending == 0
+    assert (counters.executions.value, counters.inferences.value) == (2, 4)
+    assert (counters.queue.count, counters.compute.compute_infer.count) == (3, 3)
+    assert sorted(rows for (*_, rows), _ in metrics.by_size.children()) == ["1", "3"]
+    assert counters.pending.value == 0
 
 
 def test_no_answer_is_lost_doubled_or_swapped_under_cancels_and_deadlines() -> None:

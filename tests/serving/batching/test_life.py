@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
 from serving.base.tensor import TensorSpec
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreShare, CoreTurns, Turn
@@ -47,7 +47,7 @@ class BatcherLife(RuleBasedStateMachine):
         self.threads = ManualExecutor()
         self.engine = FakeEngine()
         self.turns = CoreTurns(CORES)
-        self.metrics = Metrics()
+        self.metrics = EngineMetrics()
         self.counters = self.metrics.counters("m", "1")
         self.reserved: list[Ticket] = []
         self.calls: list[tuple[Ticket, Task, float]] = []
@@ -238,7 +238,7 @@ class BatcherLife(RuleBasedStateMachine):
         waits = [t for t in self.tickets if t.state in (State.QUEUED, State.RESERVED)]
         assert waiting.queue.rows == sum(t.rows for t in queued)
         assert sorted(map(id, waiting.queue)) == sorted(map(id, queued))
-        assert self.counters.pending == states[State.QUEUED]
+        assert self.counters.pending.value == states[State.QUEUED]
         assert waiting.rows == sum(t.rows for t in waits)
         assert sorted(id(t) for *_, t in waiting._line) == sorted(map(id, waits))
         assert waiting._line == sorted(waiting._line)

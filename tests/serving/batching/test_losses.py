@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.base.collectors import Distribution
 from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady
-from serving.base.metrics import Metrics, ModelCounters
+from serving.base.metrics import BatchCounters, EngineMetrics
+from serving.base.sums import Distribution
 from serving.batching import batcher as batcher_module
 from serving.batching.batch import Batch
 from serving.batching.batcher import DynamicBatcher
@@ -68,7 +68,7 @@ class House:
     def __init__(self) -> None:
         self.loop = SteppedLoop()
         self.turns = CoreTurns(CORES)
-        self.metrics = Metrics()
+        self.metrics = EngineMetrics()
         self.threads = ManualExecutor()
         self.clock = self.loop.time
         self.engines = {"inline": FakeEngine(), "threaded": FakeEngine()}
@@ -161,7 +161,7 @@ class House:
             assert batcher._waiting.idle.is_set()
             assert batcher._waiting.rows == batcher._waiting.queue.rows == 0
             assert not +batcher._waiting.calls_of_level
-            assert self.metrics.counters(name, "1").pending == 0
+            assert self.metrics.counters(name, "1").pending.value == 0
 
     def check_still_serves(self) -> None:
         self.calls.clear()
@@ -272,7 +272,7 @@ STEPS: dict[str, Plant] = {
     "handing out answers": attribute(lambda house: [Batch], "answer"),
     "record": attribute(lambda house: [Batch], "record"),
     "batch size metric": attribute(lambda house: [Distribution], "observe"),
-    "batch counters": attribute(lambda house: [ModelCounters], "batch_done"),
+    "batch counters": attribute(lambda house: [BatchCounters], "batch_done"),
     "shed metric": attribute(lambda house: [house.metrics.shed], "labels"),
     "cancelled metric": attribute(lambda house: [house.metrics.cancelled], "labels"),
     "shapes": attribute(lambda house: [batcher_module], "row_shapes"),
@@ -431,7 +431,7 @@ def batcher_on_threads(engine: FakeEngine, turns: CoreTurns) -> DynamicBatcher:
         batching=Batching(),
         instances=1,
         latency=LatencyTable({1: 0.001}),
-        metrics=Metrics(),
+        metrics=EngineMetrics(),
         turns=turns,
         cores=CORES,
     )

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from serving.base.errors import DeadlineExpired, ModelNotReady
-from serving.base.metrics import ModelCounters
+from serving.base.metrics import EngineMetrics
 from serving.batching.ticket import Answer, State, Ticket
 from serving.batching.waiting import QueueDelay, Waiting
 from serving.repository.model_config import Batching
@@ -19,7 +19,7 @@ class Calls:
 
     def __init__(self, loop: SteppedLoop) -> None:
         self.loop = loop
-        self.counters = ModelCounters()
+        self.counters = EngineMetrics().counters("m", "1")
         self.expired = 0
         self.outcomes: dict[Ticket, Answer | Exception] = {}
         self.waiting = Waiting(self.counters, loop.time, self.count_expired)
@@ -73,9 +73,9 @@ def test_call_counts_from_its_reservation_until_its_batch_has_ended(calls: Calls
     ticket = calls.reserved(rows=3, priority=2)
     assert (waiting.rows, waiting.queue.rows, waiting.calls_of_level[2]) == (3, 0, 1)
     calls.ready(ticket)
-    assert (waiting.rows, waiting.queue.rows, calls.counters.pending) == (3, 3, 1)
+    assert (waiting.rows, waiting.queue.rows, calls.counters.pending.value) == (3, 3, 1)
     assert waiting.take(4) == [ticket]
-    assert (waiting.rows, waiting.queue.rows, calls.counters.pending) == (0, 0, 0)
+    assert (waiting.rows, waiting.queue.rows, calls.counters.pending.value) == (0, 0, 0)
     assert waiting.calls_of_level[2] == 0
     assert not waiting.idle.is_set()
     waiting.finished(1)
@@ -148,7 +148,7 @@ def test_refusal_answers_everybody_who_waits(calls: Calls) -> None:
     assert isinstance(calls.outcomes[queued], ModelNotReady)
     assert (queued.state, decoded.state) == (State.ANSWERED, State.WITHDRAWN)
     assert calls.waiting.idle.is_set()
-    assert calls.counters.pending == calls.waiting.rows == 0
+    assert calls.counters.pending.value == calls.waiting.rows == 0
 
 
 def test_queue_delay_ends_with_enough_rows_in_time_or_when_stopped(calls: Calls) -> None:

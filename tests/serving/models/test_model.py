@@ -14,7 +14,7 @@ import pytest
 
 from serving.base.errors import DeadlineExpired, EngineError, InvalidInput, WrongTask
 from serving.base.memory import LARGE, UNLIMITED, Unlimited
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.batching.core_turns import CoreTurns
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.config_completion import read_config
@@ -29,8 +29,13 @@ Work = Callable[[Model], Awaitable[None]]
 
 
 @pytest.fixture
+def metrics() -> FrontMetrics:
+    return FrontMetrics()
+
+
+@pytest.fixture
 def drive(
-    tmp_path: Path, decoders: ThreadPoolExecutor, engines: FakeEngines
+    tmp_path: Path, decoders: ThreadPoolExecutor, engines: FakeEngines, metrics: FrontMetrics
 ) -> Callable[[Work], None]:
     """Runs a coroutine of a loaded model."""
     folder = write_model(tmp_path)
@@ -40,8 +45,7 @@ def drive(
             settings = LoadSettings(engine="onnxruntime", allow_ungated=True, threads=1)
             config = read_config(scan_model(folder))
             turns = CoreTurns(1)
-            metrics = Metrics()
-            loaded = load_model(folder, config, 1, settings, metrics, turns)
+            loaded = load_model(folder, config, 1, settings, EngineMetrics(), turns)
             try:
                 await work(Model(loaded.facts, loaded.port, decoders, metrics))
             finally:
@@ -97,7 +101,7 @@ def test_images_need_a_manifest(drive: Callable[[Work], None]) -> None:
 
 
 def test_a_failed_batch_fails_its_call_and_the_next_is_answered(
-    drive: Callable[[Work], None], engines: FakeEngines
+    drive: Callable[[Work], None], engines: FakeEngines, metrics: FrontMetrics
 ) -> None:
     async def work(model: Model) -> None:
         x = {"x": np.ones((2, 2), np.float32)}
@@ -109,7 +113,8 @@ def test_a_failed_batch_fails_its_call_and_the_next_is_answered(
         assert answer.outputs["y"].tolist() == [[2, 2], [2, 2]]
         model.call_ended(0.5, ok=True)
         model.call_ended(0.25, ok=False)
-        assert (model.counters.success.count, model.counters.fail.ns) == (1, 250_000_000)
+        counters = metrics.counters("doubles", "1")
+        assert (counters.success.count, counters.fail.ns) == (1, 250_000_000)
         assert model.recent_batches()[-1].rows == 2
         assert model.stuck_for() == 0
 

@@ -23,7 +23,7 @@ def test_metrics_are_answered_while_calls_hold_all_memory(tmp_path: Path) -> Non
             )
         )
         addresses = await server.start()
-        many = Gauge("many", "Samples.", ["name"], registry=server._metrics.registry)
+        many = Gauge("many", "Samples.", ["name"], registry=server._totals.registry)
         for number in range(3000):
             many.labels(f"a model of a long name, {number}").set(number)
         budget = server._front.budget

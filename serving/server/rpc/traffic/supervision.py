@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from serving.base.errors import DeadlineExpired, ServingError
 from serving.base.machine.heap import trim_heap
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.server.rpc.errors import abort
 from serving.server.rpc.traffic.connections import Connections, Peer, address_of, peer_of
 from serving.server.rpc.traffic.memory_watch import MemoryWatch
@@ -53,7 +53,7 @@ class Supervision:
         transfers: Transfers,
         connections: Connections,
         watch: MemoryWatch,
-        metrics: Metrics,
+        metrics: FrontMetrics,
         *,
         largest: int,
         receive_seconds: float,

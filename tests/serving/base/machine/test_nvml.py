@@ -4,15 +4,15 @@ import pytest
 from prometheus_client import generate_latest
 
 from serving.base.machine import nvml
-from serving.base.metrics import Metrics
+from serving.base.totals import Totals
 from serving.engines import ENGINES, unavailable_reason
 from tests.support import fake_gpu
 
 
 def exposed() -> str:
-    metrics = Metrics()
-    metrics.watch_gpus(nvml.usages)
-    return generate_latest(metrics.registry).decode()
+    totals = Totals()
+    totals.watch_gpus(nvml.usages)
+    return generate_latest(totals.registry).decode()
 
 
 def test_gpus_are_described(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from serving.base.errors import (
     ModelNotFound,
     ModelNotReady,
 )
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.models import catalogue as catalogue_module
 from serving.models.catalogue import Catalogue, State
 from serving.models.loading import loaded as loaded_module
@@ -41,9 +41,8 @@ def drive(tmp_path: Path, decoders: ThreadPoolExecutor) -> Drive:
     def run(work: Callable[[Catalogue, Loader], Any], drain_seconds: float = 5.0) -> None:
         async def main() -> None:
             settings = LoadSettings(engine="onnxruntime", allow_ungated=True, threads=1)
-            metrics = Metrics()
-            catalogue = Catalogue(tmp_path, decoders, metrics)
-            loader = Loader(tmp_path, settings, metrics, catalogue, drain_seconds)
+            catalogue = Catalogue(tmp_path, decoders, FrontMetrics())
+            loader = Loader(tmp_path, settings, EngineMetrics(), catalogue, drain_seconds)
             try:
                 await work(catalogue, loader)
             finally:

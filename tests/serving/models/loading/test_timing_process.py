@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving.base.errors import EngineUnavailable
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
 from serving.batching.core_turns import CoreTurns
 from serving.engines import Engine, EngineOptions, load_engine
 from serving.models.loading import version as loading
@@ -40,7 +40,7 @@ def load(model: Path, cache: Path) -> LoadedVersion:
     settings = LoadSettings(threads=1, cache_dir=cache)
     apart = partial(time_apart, model, 1, settings)
     config = read_model_config(model)
-    return load_model(model, config, 1, settings, Metrics(), CoreTurns(1), apart)
+    return load_model(model, config, 1, settings, EngineMetrics(), CoreTurns(1), apart)
 
 
 def test_only_what_serves_is_loaded_here(tmp_path: Path, loaded: list[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from serving.base.errors import EngineUnavailable
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
 from serving.batching.core_turns import CoreTurns
 from serving.batching.port import answered
 from serving.models.loading import version as loading
@@ -39,7 +39,7 @@ def detector(tmp_path: Path) -> Path:
 def load(folder: Path, **settings: Any) -> LoadedVersion:
     given = LoadSettings(allow_ungated=True, threads=1, **settings)
     config = read_config(scan_model(folder))
-    return load_model(folder, config, 1, given, Metrics(), CoreTurns(1))
+    return load_model(folder, config, 1, given, EngineMetrics(), CoreTurns(1))
 
 
 def answers(model: LoadedVersion, *sizes: tuple[int, int]) -> list[tuple[int, ...]]:

@@ -19,7 +19,8 @@ from serving.base.errors import (
     InvalidModelConfig,
     ModelLoadError,
 )
-from serving.base.metrics import Metrics
+from serving.base.metrics import EngineMetrics
+from serving.base.totals import Totals
 from serving.batching.core_turns import CoreTurns
 from serving.batching.port import answered
 from serving.engines import Engine, EngineOptions
@@ -36,7 +37,7 @@ from tests.support.published import CPU_ENGINES, graph, publish
 
 def load(model: Path, **settings: Any) -> LoadedVersion:
     config = read_model_config(model)
-    return load_model(model, config, 1, LoadSettings(**settings), Metrics(), CoreTurns(2))
+    return load_model(model, config, 1, LoadSettings(**settings), EngineMetrics(), CoreTurns(2))
 
 
 def edit_manifest(folder: Path, **changes: Any) -> None:
@@ -230,12 +231,14 @@ def test_damaged_cache_is_measured_anew(tmp_path: Path) -> None:
 def test_refused_variant_is_counted(tmp_path: Path) -> None:
     folder = publish(tmp_path)
     (folder / "model.onnx").write_bytes(b"changed")
-    metrics = Metrics()
+    metrics = EngineMetrics()
     config = read_model_config(folder.parent)
     with pytest.raises(EngineUnavailable):
         load_model(folder.parent, config, 1, LoadSettings(), metrics, CoreTurns(2))
     labels = {"model": "colours", "version": "1", "variant": "fp32"}
-    counted = metrics.registry.get_sample_value("convserve_self_check_failures_total", labels)
+    counted = Totals(metrics).registry.get_sample_value(
+        "convserve_self_check_failures_total", labels
+    )
     assert counted == len(CPU_ENGINES)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from serving.base.errors import NotAllowed
 from serving.base.memory import MemoryBudget
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.server.config import AdminGroup, AdminMode, StartError, load_config
 from serving.server.endpoints.admin import Admin, TokenFile, admin_of
 from serving.server.endpoints.front import Call, Caller, Front
@@ -22,7 +22,7 @@ GONE = Caller("")
 
 
 def call(caller: Caller) -> Call:
-    front = Front(None, Metrics(), MemoryBudget(1))  # type: ignore[arg-type]
+    front = Front(None, FrontMetrics(), MemoryBudget(1))  # type: ignore[arg-type]
     return front.control("Anything", lambda: caller)
 
 

@@ -14,7 +14,7 @@ import pytest
 from protos.gen import grpc_service_pb2 as pb
 from protos.gen import model_config_pb2
 from serving.base.errors import InvalidInput
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.base.tensor import TensorSpec
 from serving.models.facts import ModelFacts
 from serving.repository.model_config import from_proto
@@ -241,7 +241,7 @@ def test_memory_of_an_answer_is_known_from_its_shapes(
 def test_answer_is_held_before_the_work_where_its_size_is_fixed() -> None:
     held: list[int] = []
     call: Any = SimpleNamespace(hold=lambda use, size: held.append(size))
-    tracer = Tracer(FilesFolder(None), Metrics().write_failures)
+    tracer = Tracer(FilesFolder(None), FrontMetrics().write_failures)
     everybody = Admin("open", explicit=True, memory=True)
     server = OpenInference(SharedMemory("convserve"), tracer, everybody, 2_500_000)
     server.accept(call, expected(MASKS, 2, [], ()))

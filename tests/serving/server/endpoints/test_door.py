@@ -14,7 +14,7 @@ from aiohttp import web
 
 from protos.gen import grpc_service_pb2 as pb
 from protos.gen import vision_pb2 as vision
-from serving.base.metrics import Metrics
+from serving.base.totals import Totals
 from serving.server.http import rest
 from tests.support.in_process import SIDE, InProcess, in_process
 
@@ -64,7 +64,7 @@ def tensor_call(size: int = 12, model: str = "plain") -> pb.ModelInferRequest:
     return request
 
 
-def control_calls(metrics: Metrics) -> float:
+def control_calls(metrics: Totals) -> float:
     """Of every method, however it ended."""
     [family] = [f for f in metrics.registry.collect() if f.name == "convserve_control_calls"]
     return sum(sample.value for sample in family.samples)

@@ -9,24 +9,23 @@ import threading
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
 
 from serving.base.errors import InvalidInput
+from serving.base.sums import Tally
 from serving.server.config import StartError
 from serving.server.endpoints import file_writer
 from serving.server.endpoints.file_writer import FilesFolder, FileWriter
 
 
 @pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
+def counter() -> Tally:
+    return Tally("failures", "Failures.", ("kind",))
 
 
 @pytest.fixture
-def writer(registry: CollectorRegistry, tmp_path: Path) -> FileWriter:
+def writer(counter: Tally, tmp_path: Path) -> FileWriter:
     """Writes files that begin with "[" into tmp_path/files."""
     (tmp_path / "files").mkdir()
-    counter = Counter("failures", "Failures.", ("kind",), registry=registry)
     return FileWriter("trace", FilesFolder(tmp_path / "files"), b"[", counter)
 
 
@@ -35,8 +34,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "files" / "file"
 
 
-def failures(registry: CollectorRegistry) -> float | None:
-    return registry.get_sample_value("failures_total", {"kind": "trace"})
+def failures(counter: Tally) -> float:
+    return counter.labels("trace").value
 
 
 def test_texts_are_appended_or_take_the_place_of_the_others(writer: FileWriter, file: Path) -> None:
@@ -81,7 +80,7 @@ def test_faults_are_counted_each_and_logged_once_and_nothing_foreign_is_written(
     fault: str,
     append: bool,
     writer: FileWriter,
-    registry: CollectorRegistry,
+    counter: Tally,
     file: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -91,7 +90,7 @@ def test_faults_are_counted_each_and_logged_once_and_nothing_foreign_is_written(
         writer.write("file", ("[text",), append=append)
     writer.wait(10)
     assert writer.check("file")
-    assert failures(registry) == 5
+    assert failures(counter) == 5
     [record] = caplog.records
     assert record.message == "file cannot be written"
     assert record.levelno == logging.ERROR
@@ -122,14 +121,14 @@ def test_disk_that_hangs_holds_up_nobody_and_takes_bounded_memory(
     text: str,
     lost: int,
     writer: FileWriter,
-    registry: CollectorRegistry,
+    counter: Tally,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     free = threading.Event()
     monkeypatch.setattr(writer, "_write", lambda _: free.wait(10))
     for _ in range(10_200):
         writer.write("file", (text,), append=True)
-    assert failures(registry) == pytest.approx(lost, abs=1)
+    assert failures(counter) == pytest.approx(lost, abs=1)
     writer.wait(0.01)
     assert writer.check("file") == "the disk does not answer"
     free.set()
@@ -159,7 +158,7 @@ def test_file_that_grows_is_set_aside_once(
 
 def test_file_is_not_set_aside_onto_another(
     writer: FileWriter,
-    registry: CollectorRegistry,
+    counter: Tally,
     file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -169,7 +168,7 @@ def test_file_is_not_set_aside_onto_another(
         writer.write("file", ("[text",), append=True)
     writer.wait(10)
     assert file.with_name("file.1").read_text() == "theirs"
-    assert failures(registry) == 1
+    assert failures(counter) == 1
 
 
 def test_full_folder_gets_no_further_file(

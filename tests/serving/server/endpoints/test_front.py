@@ -8,7 +8,7 @@ import pytest
 
 from serving.base.errors import DeadlineExpired, InvalidInput, QueueFull
 from serving.base.memory import MemoryBudget
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.models.catalogue import Catalogue
 from serving.server.endpoints.front import Front, InferenceCall
 
@@ -16,7 +16,7 @@ from serving.server.endpoints.front import Front, InferenceCall
 def test_bytes_of_a_call_are_held_until_it_has_ended() -> None:
     budget = MemoryBudget(100)
     # Neither call gets as far as a model.
-    front = Front(cast("Catalogue", None), Metrics(), budget)
+    front = Front(cast("Catalogue", None), FrontMetrics(), budget)
 
     async def meet() -> None:
         inside, leave = asyncio.Event(), asyncio.Event()
@@ -56,7 +56,7 @@ def test_bytes_of_a_call_are_held_until_it_has_ended() -> None:
 
 def test_message_that_has_come_is_held_from_the_start() -> None:
     budget = MemoryBudget(100)
-    front = Front(cast("Catalogue", None), Metrics(), budget)
+    front = Front(cast("Catalogue", None), FrontMetrics(), budget)
     with front.call("Test", lambda: None, received=90):
         assert budget.held("message") == 90
         with pytest.raises(QueueFull), front.control("Test", lambda: None, received=20):
@@ -66,7 +66,7 @@ def test_message_that_has_come_is_held_from_the_start() -> None:
 
 def test_thread_does_not_wait_for_memory_once_its_call_has_ended() -> None:
     budget = MemoryBudget(100)
-    front = Front(cast("Catalogue", None), Metrics(), budget)
+    front = Front(cast("Catalogue", None), FrontMetrics(), budget)
     with front.call("Test", lambda: None) as call:
         pass
     with budget.decoding(80, 0.0), pytest.raises(DeadlineExpired), call.decoding(80, math.inf):

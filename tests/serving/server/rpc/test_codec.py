@@ -20,7 +20,7 @@ from tritonclient.utils import (
 from protos.gen import grpc_service_pb2 as pb
 from protos.gen import model_config_pb2
 from serving.base.errors import InvalidInput
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.base.tensor import NUMPY_TYPES, Array, TensorSpec
 from serving.base.turns import Turns
 from serving.models.facts import ModelFacts
@@ -103,7 +103,7 @@ def model_for(request: pb.ModelInferRequest) -> ModelFacts:
 
 def server(max_message: int = 1 << 20) -> OpenInference:
     everybody = Admin("open", explicit=True, memory=True)
-    tracer = Tracer(FilesFolder(None), Metrics().write_failures)
+    tracer = Tracer(FilesFolder(None), FrontMetrics().write_failures)
     return OpenInference(SharedMemory("convserve"), tracer, everybody, max_message)
 
 

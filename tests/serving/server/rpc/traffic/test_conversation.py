@@ -9,7 +9,7 @@ import pytest
 
 from serving.base.errors import QueueFull
 from serving.base.memory import MemoryBudget
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.models.catalogue import Catalogue
 from serving.server.endpoints.front import Front
 from serving.server.rpc.traffic.conversation import STREAM_WINDOW, Conversation
@@ -32,7 +32,7 @@ def run(
     write: Callable[[bytes], Awaitable[None]],
     answer: Any,
 ) -> asyncio.Task[None]:
-    front = Front(cast("Catalogue", None), Metrics(), budget)
+    front = Front(cast("Catalogue", None), FrontMetrics(), budget)
     conversation = Conversation(front, cast("Any", Wire(read, write)), answer)
     return asyncio.create_task(conversation.run())
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from serving.base.memory import MemoryBudget
-from serving.base.metrics import Metrics
+from serving.base.metrics import FrontMetrics
 from serving.models.catalogue import Catalogue
 from serving.server.endpoints.front import Front
 from serving.server.rpc.traffic.connections import Connections, Peer
@@ -43,7 +43,7 @@ class Ended:
 async def rest_after_growth(come: int, streams: int) -> tuple[int, int]:
     """MiB at rest, and streams that were ended, after 900 MiB came while streams wait."""
     size = 200 * MIB
-    budget, metrics = MemoryBudget(1024 * MIB), Metrics()
+    budget, metrics = MemoryBudget(1024 * MIB), FrontMetrics()
     watch = MemoryWatch(budget, lambda: size)
     transfers = Transfers(Front(cast("Catalogue", None), metrics, budget), budget)
     supervision = Supervision(
