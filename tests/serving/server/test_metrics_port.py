@@ -23,10 +23,10 @@ def test_metrics_are_answered_while_calls_hold_all_memory(tmp_path: Path) -> Non
             )
         )
         addresses = await server.start()
-        many = Gauge("many", "Samples.", ["name"], registry=server._totals.registry)
+        many = Gauge("many", "Samples.", ["name"], registry=server.totals.registry)
         for number in range(3000):
             many.labels(f"a model of a long name, {number}").set(number)
-        budget = server._front.budget
+        budget = server.wires.budget
         budget.keep("message", budget.limit)
         url = f"http://127.0.0.1:{addresses.metrics}/metrics"
         async with aiohttp.ClientSession() as http, http.get(url) as response:

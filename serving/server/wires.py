@@ -1,0 +1,193 @@
+"""The side that faces callers: ports, and the services behind them."""
+
+import asyncio
+import importlib.metadata
+import logging
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from serving.base.memory import MemoryBudget
+from serving.base.metrics import FrontMetrics
+from serving.base.totals import Totals
+from serving.images import hardware_jpeg
+from serving.models.catalogue import Catalogue
+from serving.models.loading.loader import Loader
+from serving.server.config import ServerConfig
+from serving.server.endpoints.admin import admin_of
+from serving.server.endpoints.admin_calls import AdminCalls
+from serving.server.endpoints.file_writer import FilesFolder
+from serving.server.endpoints.front import Front
+from serving.server.endpoints.health import Health
+from serving.server.endpoints.inspection import Inspection
+from serving.server.endpoints.log_settings import LogSettings
+from serving.server.endpoints.oip import OpenInference
+from serving.server.endpoints.shared_memory import SharedMemory
+from serving.server.endpoints.tracing import Tracer
+from serving.server.http.body import LARGEST
+from serving.server.http.connections import HttpLimits
+from serving.server.http.health import add_batches, add_probes, metrics_app
+from serving.server.http.origin import Hosts
+from serving.server.http.port import HttpPort
+from serving.server.http.rest import RestService
+from serving.server.rpc import inference, vision
+from serving.server.rpc.health import HealthService
+from serving.server.rpc.inference import InferenceService
+from serving.server.rpc.port import GrpcPort
+from serving.server.rpc.vision import VisionService
+from serving.server.sockets import AdminFolder
+
+logger = logging.getLogger(__name__)
+
+_MIB = 1 << 20
+# Connections to the metrics port, whose descriptors nobody else can take.
+_METRICS_CONNECTIONS = 64
+# Seconds without a call after which callers count as gone. Longer misses fewer slow callers, but
+# delays the stop of an idle server by as much.
+_QUIET_SECONDS = 0.2
+# Seconds reserved for closing. Stalled connections are cut this long before the end of the drain,
+# and calls get this long even when the drain time is used up: clients retry UNAVAILABLE but not
+# CANCELLED. Longer answers more of those calls and cuts stalled connections earlier.
+LAST_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The ports on which the server listens, also where the config has 0 for a free one."""
+
+    grpc: int
+    http: int
+    metrics: int
+
+
+class Wires:
+    """All ports over one catalogue.
+
+    loader: loads and unloads for those who may ask for it.
+    metrics: counts calls.
+    totals: shown to whoever asks for metrics and statistics.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        catalogue: Catalogue,
+        loader: Loader,
+        metrics: FrontMetrics,
+        totals: Totals,
+    ) -> None:
+        self._config = config
+        self._catalogue = catalogue
+        self._metrics = metrics
+        self._totals = totals
+        self.budget = MemoryBudget(config.memory_bytes)
+        slow_seconds = config.slow_request_ms / 1e3
+        self._front = Front(catalogue, metrics, self.budget, slow_seconds)
+        self._health = Health(catalogue, strict=config.strict_readiness)
+        admin = admin_of(config)
+        memory = SharedMemory(config.shared_memory or "")
+        files = FilesFolder(config.files_dir)
+        self._tracer = Tracer(files, metrics.write_failures)
+        self._logs = LogSettings(files, metrics.write_failures)
+        open_inference = OpenInference(memory, self._tracer, admin, config.max_message_mib * _MIB)
+        version = importlib.metadata.version("convserve")
+        inspection = Inspection(catalogue, totals, version, shared_memory=admin.memory)
+        admin_calls = AdminCalls(catalogue, loader, admin, memory, self._tracer, self._logs)
+        endpoints = (self._front, open_inference, inspection, admin_calls, self._health)
+        self._rest = RestService(
+            *endpoints,
+            max_json=config.max_json_mib * _MIB,
+            timeout_seconds=config.rest_timeout_seconds,
+        )
+        self._inference = InferenceService(*endpoints)
+        self._vision = VisionService(self._front, config.max_message_mib * _MIB)
+        self._grpc_health = HealthService(
+            self._health, (vision.SERVICE.full_name, inference.SERVICE.full_name)
+        )
+        self._admin_folder: AdminFolder | None = None
+
+    async def start(self) -> Addresses:
+        """Opens the ports. Raises StartError."""
+        config = self._config
+        if config.hardware_decode:
+            reason = hardware_jpeg.enable()
+            logger.info("hardware decoding", extra={"enabled": reason is None, "reason": reason})
+        services = (self._inference, self._vision, self._grpc_health)
+        self._grpc = GrpcPort(config, self._front, self.budget, services)
+        http, metrics = self._http = self._http_ports()
+        addresses = Addresses(
+            grpc=self._grpc.bind(config.host, config.grpc_port),
+            http=await http.listen(config.host, config.http_port),
+            metrics=await metrics.listen(config.host, config.metrics_port),
+        )
+        if config.admin != "off":
+            self._admin_folder = AdminFolder(config.admin_socket, addresses.grpc)
+            with self._admin_folder.binding():
+                self._grpc.bind_socket(self._admin_folder.grpc)
+                await http.listen_on_socket(self._admin_folder.http)
+        await self._grpc.start()
+        logger.info(
+            "listening",
+            extra={
+                "host": config.host,
+                "grpc_port": addresses.grpc,
+                "http_port": addresses.http,
+                "metrics_port": addresses.metrics,
+                "admin_socket": str(self._admin_folder.path) if self._admin_folder else "",
+            },
+        )
+        return addresses
+
+    def _http_ports(self) -> tuple[HttpPort, HttpPort]:
+        """The ports of REST and of the metrics. The latter has few connections and answers also
+        while memory is short; a page that calls it by any name learns the metrics at most."""
+        config = self._config
+        app = web.Application()
+        app[LARGEST] = config.max_message_mib * _MIB
+        add_probes(app, self._health)
+        add_batches(app, self._catalogue)
+        self._rest.add_routes(app)
+        limits = HttpLimits.of(config)
+        few = limits._replace(connections=_METRICS_CONNECTIONS, per_address=_METRICS_CONNECTIONS)
+        hosts = Hosts((*config.http_hosts.split(","), config.host))
+        return (
+            HttpPort("http", app, limits, self._metrics, self.budget, hosts),
+            HttpPort(
+                "metrics",
+                metrics_app(self._totals.registry, self._health),
+                few,
+                self._metrics,
+                None,
+            ),
+        )
+
+    async def drain(self, end: float) -> None:
+        """Reports not ready but serves on until callers have left, or half of the time is over;
+        then takes no new calls and waits for the accepted ones, until `end` on the loop's clock."""
+        self._grpc_health.drain()
+        # Balancers see the change after a moment; closing before that would fail their calls.
+        await self._quiet(end - self._config.drain_seconds / 2)
+        # grpc.stop cancels calls that it has received but not handed over: answer them first.
+        self._front.close()
+        await self._quiet(end)
+
+    async def close(self, end: float) -> None:
+        """Closes the ports, at `end` on the loop's clock even where callers send half a request or
+        do not read their answers."""
+        grace = max(LAST_SECONDS, end - LAST_SECONDS - asyncio.get_running_loop().time())
+        await asyncio.gather(
+            self._grpc.stop(grace), *(port.close(grace, LAST_SECONDS) for port in self._http)
+        )
+        if self._admin_folder is not None:
+            self._admin_folder.close()
+
+    def flush(self) -> None:
+        """Waits for what is to be written beside the calls, for a moment."""
+        self._tracer.flush(LAST_SECONDS)
+        self._logs.wait(LAST_SECONDS)
+
+    async def _quiet(self, until: float) -> None:
+        """Returns after _QUIET_SECONDS without a call, or at `until` on the loop's clock."""
+        loop = asyncio.get_running_loop()
+        while loop.time() < until and not self._front.quiet_for(_QUIET_SECONDS):
+            await asyncio.sleep(_QUIET_SECONDS / 10)
