@@ -28,7 +28,7 @@ from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreTurns
 from serving.batching.execution import BatchExecution
 from serving.batching.latency import LatencyTable
-from serving.batching.port import answered
+from serving.batching.port import submitted
 from serving.engines import ENGINES, Engine, EngineOptions, load_engine
 from serving.repository.model_config import Batching, QueuePolicy
 
@@ -78,7 +78,7 @@ def cpu_of_batcher(engine: Engine, images: np.ndarray, seconds: float) -> float:
             nonlocal count
             while time.monotonic() < end:
                 ticket = batcher.admit(1, 0, float("inf"))
-                await answered(batcher, ticket, [{"image": image[np.newaxis]}])
+                await submitted(batcher, ticket, [{"image": image[np.newaxis]}])
                 count += 1
 
         await asyncio.gather(*(caller(images[i % len(images)]) for i in range(3 * BATCH)))
@@ -160,7 +160,7 @@ def agreement(engine: Engine, images: np.ndarray, order: np.ndarray) -> tuple[in
 
 def integrity(calls: int) -> bool:
     """Whether every one of the calls had its own right answer, or the end that it asked for."""
-    from tests.serving.batching.fake_engine import FakeEngine
+    from tests.serving.batching.fake_engine import FakeEngine, answered
 
     chance = random.Random(3)
     outcomes: dict[str, int] = {}

@@ -124,9 +124,7 @@ class DynamicBatcher(BatchPort):
 
     def withdraw(self, ticket: Ticket) -> None:
         """`BatchPort.withdraw`."""
-        submitted = ticket.state not in (RESERVED, WITHDRAWN)
-        self._waiting.withdraw(ticket)
-        if submitted:
+        if self._waiting.withdraw(ticket):
             self._metrics.cancelled.count(self._name)
 
     async def drain(self, seconds: float) -> bool:

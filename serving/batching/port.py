@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from serving.base.tensor import Array
@@ -44,7 +45,8 @@ class BatchPort(Protocol):
 
     def withdraw(self, ticket: Ticket) -> None:
         """Gives a call up, at any time: it leaves the queue, and no other call feels it. One that
-        runs stays in its batch. Its `done` is not called any more."""
+        runs stays in its batch. Its `done` is not called any more. Nothing happens to a call that
+        has its outcome."""
 
     async def drain(self, seconds: float) -> bool:
         """Takes no new calls and waits until the accepted ones are answered.
@@ -61,21 +63,19 @@ class BatchPort(Protocol):
         """Seconds that the longest stuck batch has been running; 0 where none is stuck."""
 
 
-async def answered(port: BatchPort, ticket: Ticket, parts: Sequence[Mapping[str, Array]]) -> Answer:
-    """Submits a call and waits for its answer. Raises the errors of `BatchPort.submit`.
-    Cancelling it withdraws the call."""
-    future: asyncio.Future[Answer | Exception] = asyncio.get_running_loop().create_future()
+def submitted(
+    port: BatchPort, ticket: Ticket, parts: Sequence[Mapping[str, Array]]
+) -> "asyncio.Future[Answer]":
+    """Submits a call. Returns the future of its outcome: whoever cancels it withdraws the call."""
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    port.submit(ticket, parts, partial(_settle, future))
+    return future
 
-    def done(outcome: Answer | Exception) -> None:
-        if not future.done():  # its task was cancelled and has not run since
-            future.set_result(outcome)
 
-    try:
-        port.submit(ticket, parts, done)
-        outcome = await future
-    except BaseException:
-        port.withdraw(ticket)
-        raise
+def _settle(future: "asyncio.Future[Answer]", outcome: Answer | Exception) -> None:
+    if future.done():
+        return  # its task was cancelled and has not run since
     if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -95,11 +95,16 @@ class Waiting:
         self._settle()
         return True
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Takes out a call that its caller gives up; a call that runs stays in its batch."""
-        state = WITHDRAWN if ticket.state is RESERVED else CANCELLED
-        if not self.leave(ticket, state) and ticket.state is RUNNING:
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Takes out a call that its caller gives up; a call that runs stays in its batch. Returns
+        whether it had been submitted and had no outcome."""
+        if ticket.state is RESERVED:
+            self.leave(ticket, WITHDRAWN)
+            return False
+        if ticket.state is RUNNING:
             ticket.state = CANCELLED
+            return True
+        return self.leave(ticket, CANCELLED)
 
     def take(self, max_rows: int) -> list[Ticket]:
         """Takes the next batch out of the queue; `finished` has to follow."""

@@ -18,7 +18,7 @@ from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
 from serving.base.together import together
 from serving.batching.batch import BatchRecord
-from serving.batching.port import BatchPort, answered
+from serving.batching.port import BatchPort, submitted
 from serving.batching.ticket import Answer, Ticket
 from serving.images.preprocess import keeps
 from serving.images.tensor import ToTensor
@@ -72,7 +72,12 @@ class Model:
     async def infer(self, inputs: Mapping[str, Array], options: CallOptions) -> Answer:
         """Runs one call of tensors; its errors are those of `Servable.infer`."""
         ticket = self._admit(self._check(inputs), options)
-        return self._observed(await answered(self._port, ticket, (inputs,)))
+        try:
+            answer = await submitted(self._port, ticket, (inputs,))
+        except BaseException:
+            self._port.withdraw(ticket)
+            raise
+        return self._observed(answer)
 
     async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
         """Runs one image; its errors are those of `Servable.infer_image`."""
@@ -143,11 +148,11 @@ class Model:
                 )
             # One part an image: they are copied once, into the batch.
             parts = [{self._image_input: item.tensor} for item in loaded]
+            ticket.timing.decode = max(item.seconds for item in loaded)
+            answer = self._observed(await submitted(self._port, ticket, parts))
         except BaseException:
             self._port.withdraw(ticket)
             raise
-        ticket.timing.decode = max(item.seconds for item in loaded)
-        answer = self._observed(await answered(self._port, ticket, parts))
         size = sum([array.nbytes for array in answer.outputs.values()])
         size += sum([item.tensor.nbytes for item in loaded])
         if size > expected:

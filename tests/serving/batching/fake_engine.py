@@ -1,11 +1,22 @@
 """A real implementation of the engine's interface whose time and failures a test decides."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from serving.base.tensor import Array, TensorSpec
+from serving.batching.port import BatchPort, submitted
+from serving.batching.ticket import Answer, Ticket
+
+
+async def answered(port: BatchPort, ticket: Ticket, parts: Sequence[Mapping[str, Array]]) -> Answer:
+    """A caller that waits for the answer, and withdraws its call where it is cancelled."""
+    try:
+        return await submitted(port, ticket, parts)
+    except BaseException:
+        port.withdraw(ticket)
+        raise
 
 
 class FakeEngine:

@@ -14,10 +14,9 @@ from serving.base.totals import Totals
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.latency import LatencyTable
-from serving.batching.port import answered
 from serving.batching.ticket import Answer
 from serving.repository.model_config import Batching, QueuePolicy
-from tests.serving.batching.fake_engine import FakeEngine
+from tests.serving.batching.fake_engine import FakeEngine, answered
 
 Test = Callable[[DynamicBatcher, FakeEngine], Coroutine[Any, Any, None]]
 

@@ -19,12 +19,11 @@ from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.execution import BatchExecution
 from serving.batching.latency import LatencyTable
-from serving.batching.port import answered
 from serving.batching.queue import BatchQueue
 from serving.batching.ticket import Answer, State, Ticket
 from serving.batching.waiting import Waiting
 from serving.repository.model_config import Batching, QueuePolicy
-from tests.serving.batching.fake_engine import FakeEngine
+from tests.serving.batching.fake_engine import FakeEngine, answered
 from tests.support.stepped_loop import ManualExecutor, SteppedLoop
 
 CORES = 2

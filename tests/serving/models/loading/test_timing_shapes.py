@@ -13,13 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 from serving.base.errors import EngineUnavailable
 from serving.base.metrics import EngineMetrics
 from serving.batching.core_turns import CoreTurns
-from serving.batching.port import answered
 from serving.models.loading import version as loading
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.config_completion import read_config
 from serving.models.loading.loaded import LoadedVersion
 from serving.models.loading.version import load_model
 from serving.repository.layout import scan_model
+from tests.serving.batching.fake_engine import answered
 from tests.support.detector import write_detector
 from tests.support.published import CPU_ENGINES
 

@@ -22,7 +22,6 @@ from serving.base.errors import (
 from serving.base.metrics import EngineMetrics
 from serving.base.totals import Totals
 from serving.batching.core_turns import CoreTurns
-from serving.batching.port import answered
 from serving.engines import Engine, EngineOptions
 from serving.engines import load_engine as load_real_engine
 from serving.models.loading import candidates
@@ -32,6 +31,7 @@ from serving.models.loading.loaded import LoadedVersion
 from serving.models.loading.version import load_model
 from serving.repository.manifest import Gate
 from serving.repository.model_config import read_model_config
+from tests.serving.batching.fake_engine import answered
 from tests.support.published import CPU_ENGINES, graph, publish
 
 
