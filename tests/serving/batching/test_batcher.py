@@ -2,7 +2,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 
 from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
 from serving.base.metrics import EngineMetrics
+from serving.base.tensor import Array
 from serving.base.totals import Totals
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreShare, CoreTurns, Turn
@@ -475,6 +476,24 @@ def test_outcome_of_a_call_is_told_once_and_never_after_its_withdrawal() -> None
             assert answer.outputs["y"].tolist() == [[2 * value] * 2]
 
     run(body)
+
+
+def test_call_that_is_cancelled_while_its_batch_runs_inline_harms_no_other() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        gone, other = call(batcher, 1), call(batcher, 2)
+        infer = engine.infer
+
+        def cancelling(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            gone.cancel()
+            return infer(inputs)
+
+        engine.infer = cancelling  # type: ignore[method-assign]
+        assert (await other).outputs["y"].tolist() == [[4, 4]]
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert engine.batches == [[1, 2]]
+
+    run(body, inline_seconds=0.01)
 
 
 def test_drain_reports_a_time_out() -> None:
