@@ -26,7 +26,7 @@ class ToTensor:
         self._described = described
         self._dtype = spec.dtype
         self._rank = len(spec.shape)
-        self.name = described.input
+        self.name = described.name
 
     def __call__(self, pixels: Pixels) -> Array:
         """The tensor of one image, C-contiguous, with a batch of one where the input has four

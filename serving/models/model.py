@@ -283,9 +283,9 @@ def _to_tensor(facts: ModelFacts) -> ToTensor | None:
     """The conversion of images for a network with an interface of its own; None where pixels are
     its input, or where it takes none."""
     interface = facts.manifest.interface if facts.manifest else None
-    if interface is None or interface.image is None:
+    if interface is None or interface.input is None:
         return None
-    return ToTensor(interface.image, facts.inputs[0])
+    return ToTensor(interface.input, facts.inputs[0])
 
 
 def _reserved(

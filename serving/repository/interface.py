@@ -1,7 +1,8 @@
-"""The interface of a network that was made elsewhere, as a manifest describes it.
+"""The interface of a network that was made elsewhere: how an image becomes its input, and which
+output answers the task.
 
-Its tensors stay those of config.pbtxt. The description adds how an image becomes its input, and
-which output answers the task.
+Recipes (`model.input`), the file of `convserve adopt --preprocess` and manifests describe an input
+with the same keys.
 """
 
 from collections.abc import Sequence
@@ -19,39 +20,68 @@ _FROZEN = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 IMAGE_DATATYPES = ("FP32", "FP16", "UINT8")
 
 Axes = Literal["NCHW", "NHWC"]
+Colours = Literal["RGB", "BGR", "grey"]
 ByChannel = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
+Meaning = Literal["logits", "probabilities", "classes", "embedding"]
 
 
-class ImageInput(BaseModel):
+class GivenInput(BaseModel):
     """How the uint8 pixels of an image become a tensor: (value - mean) / std, where `value` runs
-    from range[0] for a pixel of 0 to range[1] for one of 255.
+    from range[0] for a pixel of 0 to range[1] for one of 255. A person may leave out any key.
 
-    input: name of the tensor, the network's only input.
+    name: of the tensor, the network's only input.
     layout: order of its axes; the batch is absent where the input has three.
     channels: their order, or one of grey.
-    mean, std: one number a channel, in the order of the tensor.
+    mean, std: one number a channel, in the order of the tensor and in the range.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str | None = None
+    layout: Axes | None = None
+    channels: Colours | None = None
+    range: tuple[float, float] | None = None
+    mean: ByChannel | None = None
+    std: ByChannel | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        depth = depth_of(self.channels)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if depth is not None and values is not None and len(values) != depth:
+                raise ValueError(
+                    f"{name}: expected {depth} numbers for {self.channels}, got {list(values)}"
+                )
+        if self.std is not None and not all(self.std):
+            raise ValueError(f"std: expected no 0, got {list(self.std)}")
+        if self.range is not None and self.range[0] == self.range[1]:
+            raise ValueError(f"range: expected two numbers that differ, got {list(self.range)}")
+        return self
+
+
+def depth_of(channels: Colours | None) -> int | None:
+    """The number of channels; None where nothing tells their order."""
+    return None if channels is None else 1 if channels == "grey" else 3
+
+
+class ImageInput(GivenInput):
+    """A GivenInput of which every key is known."""
 
     model_config = _FROZEN
 
-    input: str
+    name: str
     layout: Axes
-    channels: Literal["RGB", "BGR", "grey"] = "RGB"
+    channels: Colours = "RGB"
     range: tuple[float, float] = (0.0, 1.0)
     mean: ByChannel = (0.0, 0.0, 0.0)
     std: ByChannel = (1.0, 1.0, 1.0)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != self.depth:
-                raise ValueError(
-                    f"{name}: expected {self.depth} numbers for {self.channels}, "
-                    f"got {list(getattr(self, name))}"
-                )
-        if not all(self.std):
-            raise ValueError(f"std: expected no 0, got {list(self.std)}")
-        return self
+    def __str__(self) -> str:
+        numbers = (
+            f"{key} [{', '.join(f'{value:.4g}' for value in getattr(self, key))}]"
+            for key in ("range", "mean", "std")
+        )
+        return ", ".join((f"{self.layout} {self.channels}", *numbers))
 
     @property
     def depth(self) -> int:
@@ -78,28 +108,34 @@ class TaskOutput(BaseModel):
     model_config = _FROZEN
 
     output: str
-    holds: Literal["logits", "probabilities", "classes", "embedding"] = "logits"
+    holds: Meaning = "logits"
     layout: Axes = "NCHW"
 
 
 # The meanings that an answer to each task can have.
-HELD: dict[Task, tuple[str, ...]] = {
+HELD: dict[Task, tuple[Meaning, ...]] = {
     "classification": ("logits", "probabilities"),
     "segmentation": ("logits", "probabilities", "classes"),
     "embedding": ("embedding",),
 }
 
 
+def unheld(task: Task, holds: Meaning) -> str:
+    """Why an answer to a task cannot hold this; empty where it can."""
+    able = HELD[task]
+    return "" if holds in able else f"expected {' or '.join(able)} for {task}, got {holds}"
+
+
 class Interface(BaseModel):
     """The interface of a network in its own form.
 
-    image: None where it takes tensors only.
+    input: None where it takes tensors only.
     answer: None where it has no task.
     """
 
     model_config = _FROZEN
 
-    image: ImageInput | None = None
+    input: ImageInput | None = None
     answer: TaskOutput | None = None
 
 
@@ -113,22 +149,32 @@ def misfit(
 
     size: (height, width) of the images; None without images.
     """
-    image, answer = interface.image, interface.answer
+    image, answer = interface.input, interface.answer
     if image is not None and size is not None:
         names = [spec.name for spec in inputs]
-        if names != [image.input]:
-            return f"images need a network whose only input is {image.input!r}; it has {names}"
-        wanted = image.shape(size)
-        spec = inputs[0]
-        if not (spec.fits(wanted) or spec.fits((1, *wanted))):
-            return (
-                f"input {spec} takes no image of {size[1]}x{size[0]} as {image.layout} with "
-                f"{image.depth} channels"
-            )
-        if spec.datatype not in IMAGE_DATATYPES:
-            return f"input {spec}: an image becomes one of {', '.join(IMAGE_DATATYPES)}"
-        if spec.datatype == "UINT8" and not image.as_they_are:
-            return f"input {spec} holds whole numbers: expected range [0, 255], no mean and no std"
+        if names != [image.name]:
+            return f"images need a network whose only input is {image.name!r}; it has {names}"
+        reason = image_misfit(image, size, inputs[0])
+        if reason:
+            return reason
+        if inputs[0].datatype not in IMAGE_DATATYPES:
+            return f"input {inputs[0]}: an image becomes one of {', '.join(IMAGE_DATATYPES)}"
     if answer is not None and answer.output not in {spec.name for spec in outputs}:
         return f"no output {answer.output!r}; it has {[spec.name for spec in outputs]}"
+    return ""
+
+
+def image_misfit(
+    image: ImageInput, size: tuple[int, int], spec: TensorSpec, batch: int = 1
+) -> str:
+    """Why a tensor holds no image of `size` (height, width), alone or in a batch of so many; empty
+    where it does."""
+    wanted = image.shape(size)
+    if not (spec.fits(wanted) or spec.fits((batch, *wanted))):
+        return (
+            f"input {spec} takes no image of {size[1]}x{size[0]} as {image.layout} with "
+            f"{image.depth} channels"
+        )
+    if spec.datatype == "UINT8" and not image.as_they_are:
+        return f"input {spec} holds whole numbers: expected range [0, 255], no mean and no std"
     return ""

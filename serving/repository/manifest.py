@@ -20,7 +20,7 @@ from serving.base.evaluation import Estimate
 from serving.base.files import is_plain_name
 from serving.base.task import TASKS, Task
 from serving.base.text import NotText, read_text
-from serving.repository.interface import HELD, Interface
+from serving.repository.interface import Interface, unheld
 
 # 1.1: `data` of a variant. 1.2: `channels` of the transform, `normalization` of one channel;
 # `interface`, and with one no task, transform or normalization.
@@ -228,23 +228,20 @@ class Manifest(_Frozen):
                 if getattr(self, name) is None:
                     raise ValueError(f"{name}: missing, and no interface takes its place")
             return self
-        if (interface.image is None) != (self.transform is None):
-            raise ValueError("interface.image: expected together with transform, or neither")
+        if (interface.input is None) != (self.transform is None):
+            raise ValueError("interface.input: expected together with transform, or neither")
         if (interface.answer is None) != (self.task is None):
             raise ValueError("interface.answer: expected together with task, or neither")
         if self.task is not None and interface.answer is not None:
-            held = HELD[self.task]
-            if interface.answer.holds not in held:
-                raise ValueError(
-                    f"interface.answer.holds: expected {' or '.join(held)} for {self.task}, "
-                    f"got {interface.answer.holds}"
-                )
-        if self.transform is not None and interface.image is not None:
+            reason = unheld(self.task, interface.answer.holds)
+            if reason:
+                raise ValueError(f"interface.answer.holds: {reason}")
+        if self.transform is not None and interface.input is not None:
             _ = self.transform.size
-            if self.transform.channels != interface.image.depth:
+            if self.transform.channels != interface.input.depth:
                 raise ValueError(
-                    f"transform.channels: expected {interface.image.depth} for "
-                    f"{interface.image.channels}, got {self.transform.channels}"
+                    f"transform.channels: expected {interface.input.depth} for "
+                    f"{interface.input.channels}, got {self.transform.channels}"
                 )
         return self
 

@@ -21,7 +21,7 @@ FOREIGN = {
     **MANIFEST,
     "normalization": None,
     "interface": {
-        "image": {"input": "x", "layout": "NCHW", "range": [0, 1], "mean": [0, 0, 0]},
+        "input": {"name": "x", "layout": "NCHW", "range": [0, 1], "mean": [0, 0, 0]},
         "answer": {"output": "y", "holds": "logits"},
     },
 }
@@ -38,7 +38,7 @@ FOREIGN = {
 @example(
     json.dumps({**MANIFEST, "variants": [{**MANIFEST["variants"][0], "file": "../x"}]}).encode()
 )
-@example(json.dumps({**FOREIGN, "interface": {"image": {"input": "x" * 10**5}}}).encode())
+@example(json.dumps({**FOREIGN, "interface": {"input": {"name": "x" * 10**5}}}).encode())
 @example(json.dumps({**FOREIGN, "transform": {"resize": 10**6}}).encode())
 def test_a_manifest_is_read_or_refused(text: bytes) -> None:
     with TemporaryDirectory() as name:

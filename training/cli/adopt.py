@@ -2,17 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from serving.base.task import TASKS
 from serving.base.text import escaped
+from serving.repository.interface import Meaning
 from training.cli.terminal import fail, quiet_libraries, set_up_logging
 from training.errors import BuildError
 
 # Told here as well, since the help must not import the work, and torch with it.
-_MEANINGS = ("logits", "probabilities", "classes", "embedding")
+_MEANINGS = get_args(Meaning)
 _METHODS = ("minmax", "percentile")
 
 

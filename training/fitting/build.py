@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from serving.base.tensor import TensorSpec
+from serving.repository.manifest import Normalization
 from training.data import Dataset
 from training.data.class_names import as_classes_of, read_class_names
 from training.fitting.callbacks import OnEpoch
@@ -22,7 +23,6 @@ from training.models.export.deployed import Deployed, Served, input_specs, outpu
 from training.models.export.to_onnx import export_onnx
 from training.models.files.network import FileNetwork
 from training.recipes import Recipe
-from training.recipes.data import Normalization
 
 Network = nn.Module | FileNetwork
 

@@ -16,6 +16,7 @@ from serving.base.evaluation import class_iou, confusion_matrix
 from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Task
 from serving.base.tensor import Array
 from serving.images.postprocess import binary_mask, softmax
+from serving.repository.interface import GivenInput, TaskOutput
 from training.data.samples import ChosenSamples, Samples, Targets
 from training.data.sampling import spread_rows
 from training.errors import ExportError
@@ -32,7 +33,7 @@ from training.models.files.original import Original, load_exported, open_origina
 from training.models.files.size import count_graph
 from training.models.files.source import prepared, read_source
 from training.models.files.wrap import deployed_graph
-from training.recipes.model import FileInput, ModelChoice
+from training.recipes.model import ModelChoice
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def take_file(current: Build) -> Results:
         original.close()
     graph = _free_graph(choice, description, original, description.prepare(images).shape[1:])
     parameters, macs = count_graph(graph)
-    answer = answers[description.output]
+    answer = answers[description.answer.output]
     named = _named_as(graph, description, original)
     wrapped = deployed_graph(
         graph, named, current.recipe.task, current.channels, current.size, answer
@@ -85,19 +86,18 @@ def take_file(current: Build) -> Results:
 def _described(current: Build, original: Original) -> tuple[Description, str]:
     """What the file takes and answers, and a sentence on how that was found."""
     choice, task = current.recipe.model, current.recipe.task
-    named, given = str(choice.file), choice.input or FileInput()
+    named, given = str(choice.file), choice.input or GivenInput()
     tried = _tried(current.data.val, task)
     images, _ = tried.batch(range(min(_TRIED, len(tried))))
     spec = chosen_input(given, original.inputs, named)
     shown = images.shape[1:]
-    likeliest = next(descriptions(given, spec, shown, "", None, named))
+    unknown = TaskOutput(output="")
+    likeliest = next(descriptions(given, spec, shown, unknown, named))
     found = raw_answers(original, likeliest, images)
     output = chosen_output(choice.output, found, task, current.channels, named)
-    answer, classes_last = meaning(found[output], task, current.channels, named)
-    ways = [
-        way.model_copy(update={"classes_last": classes_last})
-        for way in descriptions(given, spec, shown, output, choice.answer or answer, named)
-    ]
+    holds, layout = meaning(found[output], task, current.channels, named)
+    answer = TaskOutput(output=output, holds=choice.holds or holds, layout=layout)
+    ways = list(descriptions(given, spec, shown, answer, named))
     if len(ways) == 1:
         return ways[0], "as the recipe and the file say"
     return _most_accurate(current, original, ways, tried)
@@ -122,14 +122,14 @@ def _most_accurate(
     measure, fit = _FITS[task]
     fits = []
     for way in ways:
-        raw = raw_answers(original, way, images)[way.output]
+        raw = raw_answers(original, way, images)[way.answer.output]
         found = finished(raw, way, task, channels, size)
         value = fit(found, targets, len(current.data.classes), ignored)
         fits.append(value if math.isfinite(value) else -math.inf)
     best, second = sorted(range(len(ways)), key=lambda index: -fits[index])[:2]
     said = (
         f"found on {len(images)} validation images, of {len(ways)} ways: {measure} "
-        f"{fits[best]:.3f}, next best {fits[second]:.3f} with {ways[second].way}; model.input sets "
+        f"{fits[best]:.3f}, next best {fits[second]:.3f} with {ways[second].image}; model.input sets "
         "another"
     )
     return ways[best], said
@@ -180,7 +180,7 @@ def _free_graph(
     if file is None:
         raise ValueError("the network comes as no file")
     model = read_source(file) if choice.onnx is not None else _as_onnx(file)
-    name = _named_as(model, description, original).name
+    name = _named_as(model, description, original).image.name
     try:
         set_input(model, name, image)
         model = prepared(file, model)
@@ -220,9 +220,12 @@ def _named_as(model: onnx.ModelProto, description: Description, original: Origin
     them others, in the same order."""
     inputs = [spec.name for spec in original.inputs]
     outputs = [spec.name for spec in original.outputs]
+    image, answer = description.image, description.answer
+    name = model.graph.input[inputs.index(image.name)].name
+    output = model.graph.output[outputs.index(answer.output)].name
     return description.model_copy(
         update={
-            "name": model.graph.input[inputs.index(description.name)].name,
-            "output": model.graph.output[outputs.index(description.output)].name,
+            "image": image.model_copy(update={"name": name}),
+            "answer": answer.model_copy(update={"output": output}),
         }
     )

@@ -23,7 +23,10 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 
 # What a recipe of one channel takes where it says nothing: the means of ImageNet's three values.
-GREY_NORMALIZATION = {"mean": (0.449,), "std": (0.226,)}
+IMAGENET: dict[int, dict[str, tuple[float, ...]]] = {
+    3: {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    1: {"mean": (0.449,), "std": (0.226,)},
+}
 
 # The column of a table that says the split, where the recipe names no other.
 SPLIT_COLUMN = "split"
@@ -235,13 +238,12 @@ class Transform(EvalTransform):
 
 
 class Normalization(ManifestNormalization):
-    """(pixel / 255 - mean) / std, one value a channel; the defaults are ImageNet's, for grey
-    GREY_NORMALIZATION."""
+    """(pixel / 255 - mean) / std, one value a channel; the defaults are IMAGENET's."""
 
     model_config = STRICT
 
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[PositiveFloat, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET[3]["mean"]
+    std: tuple[PositiveFloat, ...] = IMAGENET[3]["std"]
 
 
 class RandomResizedCrop(Strict):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from serving.repository.interface import GivenInput, Meaning
 from training.recipes.fields import Strict
 
 Scalar = int | float | bool | str
@@ -23,40 +24,11 @@ _BELONGS = {
     "folder": ("factory",),
     "output": ("factory", *_FILES),
     "input": _FILES,
-    "answer": _FILES,
+    "holds": _FILES,
     "options": ("name", "factory"),
     "init": ("name", "factory"),
     "pretrained": ("name", "factory"),
 }
-
-Values = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
-
-
-class FileInput(Strict):
-    """The images that a file takes: (pixel * range / 255 - mean) / std, a channel after another.
-
-    The file tells some of it. The rest is found by trying the usual ways on validation images, and
-    shown.
-
-    name: of the input.
-    layout: NCHW or NHWC.
-    order: of the colours.
-    range: value of the brightest pixel before mean and std; 255 leaves pixels as they are.
-    mean, std: one a channel, in the file's order of colours and in its range; 0 and 1 where the
-        range is given alone.
-    """
-
-    name: str | None = None
-    layout: Literal["NCHW", "NHWC"] | None = None
-    order: Literal["RGB", "BGR"] | None = None
-    range: Literal[1, 255] | None = None
-    mean: Values | None = None
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=3)] | (
-        None
-    ) = None
-
-
-Answer = Literal["logits", "probabilities", "mask"]
 
 
 class ModelChoice(Strict):
@@ -72,10 +44,11 @@ class ModelChoice(Strict):
     onnx: an ONNX file of a trained network, which is compressed and published as it is.
     exported: likewise a program that torch.export.save wrote (.pt2). Take your own only: reading
         one may run code of its author.
-    input: the images that the file takes.
-    answer: meaning of the file's output; "mask" is the class of each pixel. The file tells it where
-        it is left out.
+    input: how an image becomes the file's input. The file tells some of it; keys that are left out
+        are found by trying the usual ways on validation images, and shown.
     output: name, or index, of the answer among several of a factory's network or of a file.
+    holds: meaning of the file's output; "classes" is the class of each pixel. Its values tell it
+        where it is left out.
     options: arguments of this network.
     init: initial weights of convolutions and linear layers: "default" is the network's own way,
         "xavier" Glorot & Bengio 2010, "kaiming" He et al. (arXiv 1502.01852).
@@ -92,9 +65,9 @@ class ModelChoice(Strict):
     folder: Path | None = None
     onnx: Path | None = None
     exported: Path | None = None
-    input: FileInput | None = None
-    answer: Answer | None = None
+    input: GivenInput | None = None
     output: str | int | None = None
+    holds: Meaning | None = None
     options: Mapping[str, Option] = {}
     init: Literal["default", "xavier", "kaiming"] = "default"
     pretrained: str | None = None

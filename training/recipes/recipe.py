@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from serving.base.task import Measure, Task, measure_of
+from serving.repository.interface import unheld
 from training.recipes.compress import Distill, Prune, Quantize, Search
 from training.recipes.data import (
-    GREY_NORMALIZATION,
+    IMAGENET,
     Augment,
     ClassificationData,
     Fold,
@@ -79,7 +80,7 @@ class _Recipe(Strict):
         given = document.get("normalization", {})
         if not isinstance(given, dict):
             return document
-        return {**document, "normalization": {**GREY_NORMALIZATION, **given}}
+        return {**document, "normalization": {**IMAGENET[1], **given}}
 
     @model_validator(mode="after")
     def _channels_agree(self) -> "_Recipe":
@@ -186,6 +187,8 @@ class _Recipe(Strict):
         file = self.model.file
         if file is None:
             return self
+        if self.model.holds is not None and (reason := unheld(self.task, self.model.holds)):
+            raise ValueError(f"model.holds: {reason}")
         kind = "an ONNX file" if self.model.onnx is not None else "a program of torch.export"
         why = f"model: {file} is {kind}, whose layers cannot be trained"
         if self.train is not None:
@@ -198,7 +201,7 @@ class _Recipe(Strict):
         if self.quantize is not None and self.quantize.qat is not None:
             raise ValueError(f"quantize.qat: {why}; mixed_precision keeps layers in floating point")
         # A grey recipe is given that default where it says nothing.
-        unsaid = self.normalization == Normalization(**GREY_NORMALIZATION)
+        unsaid = self.normalization == Normalization(**IMAGENET[1])
         if "normalization" in self.model_fields_set and not unsaid:
             raise ValueError("normalization: that of a file is told by model.input, mean and std")
         return self

@@ -9,7 +9,7 @@ from serving.repository.interface import ImageInput
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 IMAGENET = ImageInput(
-    input="x", layout="NCHW", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    name="x", layout="NCHW", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
 
 
@@ -23,7 +23,7 @@ def test_the_usual_normalisation_is_that_of_its_formula() -> None:
 
 def test_range_and_order_of_channels_are_those_of_the_tensor() -> None:
     described = ImageInput(
-        input="x", layout="NHWC", channels="BGR", range=(-1, 1), mean=(0.5, 0, 0)
+        name="x", layout="NHWC", channels="BGR", range=(-1, 1), mean=(0.5, 0, 0)
     )
     tensor = ToTensor(described, TensorSpec("x", "FP32", (-1, 4, 6, 3)))(PIXELS)
     wanted = PIXELS[..., ::-1] / 127.5 - 1 - np.array([0.5, 0, 0])
@@ -42,12 +42,12 @@ def test_range_and_order_of_channels_are_those_of_the_tensor() -> None:
 def test_a_batch_of_one_is_there_where_the_input_has_four_dimensions(
     shape: tuple[int, ...], layout: str, found: tuple[int, ...]
 ) -> None:
-    described = ImageInput.model_validate({"input": "x", "layout": layout})
+    described = ImageInput.model_validate({"name": "x", "layout": layout})
     assert ToTensor(described, TensorSpec("x", "FP32", shape))(PIXELS).shape == found
 
 
 def test_bytes_stay_as_they_are() -> None:
-    described = ImageInput(input="x", layout="NHWC", range=(0, 255))
+    described = ImageInput(name="x", layout="NHWC", range=(0, 255))
     tensor = ToTensor(described, TensorSpec("x", "UINT8", (-1, 4, 6, 3)))(PIXELS)
     assert tensor.dtype == np.uint8
     assert np.array_equal(tensor[0], PIXELS)
@@ -61,7 +61,7 @@ def test_halves_are_rounded_once() -> None:
 
 
 def test_one_channel_has_a_table_of_its_own() -> None:
-    described = ImageInput(input="x", layout="NCHW", channels="grey", mean=(0.5,), std=(0.25,))
+    described = ImageInput(name="x", layout="NCHW", channels="grey", mean=(0.5,), std=(0.25,))
     grey = PIXELS[..., :1]
     tensor = ToTensor(described, TensorSpec("x", "FP32", (-1, 1, 4, 6)))(grey)
     assert tensor.shape == (1, 1, 4, 6)

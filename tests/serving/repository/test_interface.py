@@ -15,23 +15,23 @@ from tests.serving.repository.test_manifest import MANIFEST
 
 PIXELS = TensorSpec("x", "FP32", (-1, 3, 8, 8))
 SCORES = TensorSpec("y", "FP32", (-1, 4))
-IMAGE = ImageInput(input="x", layout="NCHW")
+IMAGE = ImageInput(name="x", layout="NCHW")
 
 
 @pytest.mark.parametrize("shape", [(-1, 3, 8, 8), (1, 3, 8, 8), (3, 8, 8), (-1, 3, -1, -1)])
 def test_an_image_fits_with_and_without_a_batch(shape: tuple[int, ...]) -> None:
-    assert misfit(Interface(image=IMAGE), (8, 8), [TensorSpec("x", "FP32", shape)], [SCORES]) == ""
+    assert misfit(Interface(input=IMAGE), (8, 8), [TensorSpec("x", "FP32", shape)], [SCORES]) == ""
 
 
 @pytest.mark.parametrize(
     ("interface", "inputs", "reason"),
     [
-        (Interface(image=IMAGE), [PIXELS, SCORES], "only input is 'x'; it has"),
-        (Interface(image=IMAGE), [TensorSpec("z", "FP32", (-1, 3, 8, 8))], "only input is 'x'"),
-        (Interface(image=IMAGE), [TensorSpec("x", "FP32", (-1, 8, 8, 3))], "no image of 8x8 as NC"),
-        (Interface(image=IMAGE), [TensorSpec("x", "FP32", (-1, 3, 9, 8))], "no image of 8x8"),
-        (Interface(image=IMAGE), [TensorSpec("x", "INT64", (-1, 3, 8, 8))], "becomes one of FP32"),
-        (Interface(image=IMAGE), [TensorSpec("x", "UINT8", (-1, 3, 8, 8))], "whole numbers"),
+        (Interface(input=IMAGE), [PIXELS, SCORES], "only input is 'x'; it has"),
+        (Interface(input=IMAGE), [TensorSpec("z", "FP32", (-1, 3, 8, 8))], "only input is 'x'"),
+        (Interface(input=IMAGE), [TensorSpec("x", "FP32", (-1, 8, 8, 3))], "no image of 8x8 as NC"),
+        (Interface(input=IMAGE), [TensorSpec("x", "FP32", (-1, 3, 9, 8))], "no image of 8x8"),
+        (Interface(input=IMAGE), [TensorSpec("x", "INT64", (-1, 3, 8, 8))], "becomes one of FP32"),
+        (Interface(input=IMAGE), [TensorSpec("x", "UINT8", (-1, 3, 8, 8))], "whole numbers"),
         (Interface(answer=TaskOutput(output="z")), [PIXELS], "no output 'z'"),
     ],
 )
@@ -49,17 +49,18 @@ def test_what_does_not_fit_is_said(
         ({"std": (1, 0, 1)}, "std: expected no 0"),
         ({"range": (0, float("inf"))}, "finite"),
         ({"layout": "HWC"}, "layout"),
+        ({"range": (1, 1)}, "range: expected two numbers that differ"),
     ],
 )
 def test_an_image_input_is_consistent(given: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
-        ImageInput.model_validate({"input": "x", "layout": "NCHW"} | given)
+        ImageInput.model_validate({"name": "x", "layout": "NCHW"} | given)
 
 
 FOREIGN = MANIFEST.model_copy(
     update={
         "normalization": None,
-        "interface": Interface(image=IMAGE, answer=TaskOutput(output="y", holds="probabilities")),
+        "interface": Interface(input=IMAGE, answer=TaskOutput(output="y", holds="probabilities")),
         "gmacs": None,
     }
 )
@@ -87,7 +88,7 @@ def test_tensors_alone_have_neither_task_nor_images(tmp_path: Path) -> None:
     ("edit", "reason"),
     [
         ({"interface": None}, "normalization: missing, and no interface"),
-        ({"transform": None}, "interface.image: expected together with transform"),
+        ({"transform": None}, "interface.input: expected together with transform"),
         ({"task": None}, "interface.answer: expected together with task"),
         ({"task": "embedding"}, "holds: expected embedding for embedding, got probabilities"),
         ({"transform": {"resize": 9}}, "a crop must follow"),

@@ -93,7 +93,7 @@ HALVES: Any = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 # cannot tell the order of colours.
 CASES = {
     "opset 11, batch of one": (Foreign(), 11, 1, {}),
-    "opset 13, caffe": (Foreign(**CAFFE), 13, None, {"order": "BGR"}),
+    "opset 13, caffe": (Foreign(**CAFFE), 13, None, {"channels": "BGR"}),
     "opset 17, two outputs": (Foreign(features=True), 17, None, {}),
     "opset 17, bytes NHWC, batch of two": (Foreign(**BYTES, nhwc=True, uint8=True), 17, 2, {}),
     "opset 21, probabilities": (Foreign(**HALVES, softmax=True), 21, None, HALVES),
@@ -125,7 +125,7 @@ def test_file_is_published_in_the_deployed_form(
 
 def test_file_is_quantised_halved_and_published_once(network: nn.Module, tmp_path: Path) -> None:
     file = export_foreign(network, tmp_path / "net.onnx", SIDE, batch=1)
-    document = taken({"onnx": str(file), "input": {"range": 1, "mean": Foreign().mean}})
+    document = taken({"onnx": str(file), "input": {"range": [0, 1], "mean": Foreign().mean}})
     document["model"]["input"]["std"] = Foreign().std
     document["quantize"] = {"calibration_images": 32, "mixed_precision": {"images": 64}}
     document["export"] = {"variants": ["fp32", "fp16", "int8-s8", "int8-u8"]}
@@ -182,7 +182,7 @@ class ColourSegmenter(nn.Module):
 
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [("half", "logits"), ("nhwc", "probabilities"), ("mask", "mask"), ("binary", "logits")],
+    [("half", "logits"), ("nhwc", "probabilities"), ("mask", "classes"), ("binary", "logits")],
 )
 def test_segmenter_is_published(
     answer: str, said: str, shapes_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -204,7 +204,7 @@ def test_segmenter_is_published(
     line = next(line for line in caplog.messages if line.startswith("train: net.onnx"))
     if answer != "binary":
         # Squares of two colours tell the order of colours, and their edges nothing more.
-        assert "BGR, 0 to 255, mean [0, 0, 0]" in line
+        assert "NCHW BGR, range [0, 255], mean [0, 0, 0]" in line
         assert all(float(row["mean IoU %"].split()[0]) > 85 for row in built.rows)
     assert f"answer output: {said}" in line
     assert {row["engine"] for row in built.rows} >= {"onnxruntime", "openvino"}
@@ -248,7 +248,7 @@ def test_grey_file_takes_grey_images(tmp_path: Path) -> None:
             opset_version=13,
         )  # fmt: skip
     document = taken({"onnx": str(tmp_path / "net.onnx")})
-    assert "transform makes images of 16x16 with 3 channels" in refusal(document, tmp_path)
+    assert "which dimension of input FP32[1, 1, 16, 16] holds the 3 channels" in refusal(document, tmp_path)
     document["transform"] = {"resize": [SIDE, SIDE], "channels": 1}
     build(parse_recipe(document), tmp_path / "runs", tmp_path, until="export")
 
@@ -289,13 +289,13 @@ def test_what_cannot_be_published_is_said_in_one_line(tmp_path: Path) -> None:
         taken({"onnx": str(file)}), tmp_path
     )
     said = refusal(taken({"onnx": str(file)}, **{"transform.resize": [32, 32]}), tmp_path)
-    assert "input FP32[-1, 3, 16, 16], NCHW, and transform makes images of 32x32" in said
+    assert "input FP32[-1, 3, 16, 16] takes no image of 32x32 as NCHW with 3 channels" in said
     said = refusal(taken({"onnx": str(file), "input": {"name": "images"}}), tmp_path)
     assert "model.input.name: 'images' is none of input FP32" in said
     said = refusal(taken({"onnx": str(file), "output": "logits"}), tmp_path)
     assert "model.output: 'logits' is none of output [64, 12]" in said
     said = refusal(taken({"onnx": str(file), "input": {"mean": [0.5]}}), tmp_path)
-    assert "model.input.mean: expected 3 values, one a channel, got 1" in said
+    assert "model.input.mean: expected 3 numbers for RGB, got [0.5]" in said
     (tmp_path / "bad.pt2").write_bytes(b"no program")
     said = refusal(taken({"exported": str(tmp_path / "bad.pt2")}), tmp_path)
     assert "cannot be read as a program that torch.export.save wrote" in said

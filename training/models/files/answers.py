@@ -7,10 +7,10 @@ from torch.nn import functional
 
 from serving.base.task import PROBABILITY_OUTPUT, TASKS, Task
 from serving.base.tensor import Array
+from serving.repository.interface import Axes, Meaning
 from training.errors import ExportError
 from training.models.export.deployed import LAST_STEPS, output_specs
 from training.models.files.description import Description
-from training.recipes.model import Answer
 
 # Below it a probability counts as this much: 0 has no logarithm.
 LEAST_PROBABILITY = 1e-30
@@ -46,24 +46,27 @@ def _fits(values: Array, task: Task, channels: int) -> bool:
     return values.ndim == 3
 
 
-def meaning(values: Array, task: Task, channels: int, named: str) -> tuple[Answer, bool]:
-    """The meaning of an answer to several images, as far as its values tell it, and whether its
-    classes are the last axis. Raises ExportError where it is no answer to so many classes."""
+def meaning(values: Array, task: Task, channels: int, named: str) -> tuple[Meaning, Axes]:
+    """The meaning of an answer to several images, as far as its values tell it, and the place of
+    its classes among its axes. Raises ExportError where it is no answer to so many classes."""
     shape = list(values.shape)
     if task != "segmentation":
         if values.ndim < 2 or values[0].size != channels:
             raise ExportError(f"{named}: {_wrong_number(shape, task, channels)}")
-        probable = task == "classification" and _is_probable(values.reshape(len(values), -1), 1)
-        return ("probabilities" if probable else "logits"), False
+        if task == "embedding":
+            return "embedding", "NCHW"
+        probable = _is_probable(values.reshape(len(values), -1), 1)
+        return ("probabilities" if probable else "logits"), "NCHW"
     if values.ndim == 3 or (values.ndim == 4 and channels > 1 and 1 in (shape[1], shape[3])):
-        return "mask", values.ndim == 4 and shape[1] != 1
+        return "classes", "NHWC" if values.ndim == 4 and shape[1] != 1 else "NCHW"
     last = values.ndim == 4 and shape[1] != channels and shape[3] == channels
     if values.ndim != 4 or (not last and shape[1] != channels):
         raise ExportError(f"{named}: {_wrong_number(shape, task, channels)}")
+    axes: Axes = "NHWC" if last else "NCHW"
     if values.dtype.kind in "iub":
-        return "mask", last
+        return "classes", axes
     probable = _is_probable(values, 3 if last else 1)
-    return ("probabilities" if probable else "logits"), last
+    return ("probabilities" if probable else "logits"), axes
 
 
 def _wrong_number(shape: list[int], task: Task, channels: int) -> str:
@@ -95,7 +98,7 @@ def finished(
     """The outputs of output_specs, of a file's answer to N images."""
     names = [spec.name for spec in output_specs(task, channels, size)]
     answer = torch.from_numpy(values)
-    if description.answer == "mask":
+    if description.answer.holds == "classes":
         outputs = _of_mask(answer, description, size, names)
     else:
         outputs = LAST_STEPS[task].apply(_logits(answer, description, task, size))
@@ -106,9 +109,9 @@ def _logits(answer: Tensor, description: Description, task: Task, size: tuple[in
     answer = answer.float()
     if task != "segmentation":
         answer = answer.flatten(1)
-    elif description.classes_last:
+    elif description.answer.layout == "NHWC":
         answer = answer.permute(0, 3, 1, 2)
-    if description.answer == "probabilities":
+    if description.answer.holds == "probabilities":
         likely = answer.clamp(min=LEAST_PROBABILITY).log()
         # A single probability is that of one of two classes.
         rest = (1 - answer).clamp(min=LEAST_PROBABILITY).log() if answer.shape[1] == 1 else 0
@@ -122,7 +125,7 @@ def _of_mask(
     answer: Tensor, description: Description, size: tuple[int, int], names: list[str]
 ) -> tuple[Tensor, ...]:
     if answer.ndim == 4:
-        answer = answer.squeeze(3 if description.classes_last else 1)
+        answer = answer.squeeze(3 if description.answer.layout == "NHWC" else 1)
     mask = answer.float()
     if mask.shape[1:] != size:
         mask = functional.interpolate(mask[:, None], size, mode="nearest").squeeze(1)

@@ -1,87 +1,70 @@
-"""The interface of a file: what it takes for an image, and what its answer means."""
+"""The interface of a file: how an image becomes its input, and what its answer means."""
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serving.base.tensor import Array, TensorSpec
+from serving.images.tensor import ToTensor
+from serving.repository.interface import (
+    IMAGE_DATATYPES,
+    Axes,
+    Colours,
+    GivenInput,
+    ImageInput,
+    TaskOutput,
+    depth_of,
+    image_misfit,
+)
+from serving.repository.manifest import Normalization
 from training.data.samples import Pixels
-from training.errors import ExportError
-from training.recipes.data import Normalization
-from training.recipes.model import Answer, FileInput
+from training.errors import ExportError, RecipeError
+from training.recipes.data import IMAGENET
 
-# Element types that an image may be taken in.
-_TYPES = ("FP32", "FP16", "FP64", "UINT8")
-_Values = tuple[float, ...]
+# Element types that an image may be taken in: the deployed form converts.
+_TYPES = (*IMAGE_DATATYPES, "FP64")
 
 
 class Description(BaseModel):
     """The input of a file, and its answer.
 
-    name, datatype: of the input tensor.
-    layout, order, range, mean, std: as in FileInput; mean and std are in the file's order.
-    channels: of an image.
-    output: name of the tensor that is the answer.
-    answer: its meaning.
-    classes_last: whether its classes are the last axis, of [N, H, W, C].
+    image, answer: as a manifest would describe them.
+    datatype: of the input tensor.
     batch: rows that a run of the file must have; 0 where it takes any number.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
+    image: ImageInput
+    answer: TaskOutput
     datatype: str
-    layout: Literal["NCHW", "NHWC"]
-    order: Literal["RGB", "BGR"]
-    range: Literal[1, 255]
-    mean: _Values
-    std: _Values
-    channels: int
-    output: str
-    answer: Answer = "logits"
-    classes_last: bool = False
     batch: int = 0
 
     def prepare(self, images: Pixels) -> Array:
         """uint8 [N, H, W, channels] as the file takes them."""
-        values: Array = images[..., ::-1] if self.order == "BGR" else images
-        if not self.is_plain:
-            scaled = values.astype(np.float64) * (self.range / 255)
-            values = (scaled - np.array(self.mean)) / np.array(self.std)
-        if self.layout == "NCHW":
-            values = values.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(values, TensorSpec("", self.datatype, ()).dtype)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the file takes pixels as they are."""
-        return self.range == 255 and not any(self.mean) and set(self.std) == {1.0}
+        one = ToTensor(self.image, TensorSpec(self.image.name, self.datatype, ()))
+        return np.stack([one.of_item(image) for image in images])
 
     @property
     def normalization(self) -> Normalization:
         """Of pixels in 0 to 1, in the order of the image's channels."""
-        mean, std = (tuple(v / self.range for v in values) for values in (self.mean, self.std))
-        if self.order == "BGR":
+        low, high = self.image.range
+        mean = tuple((value - low) / (high - low) for value in self.image.mean)
+        std = tuple(value / (high - low) for value in self.image.std)
+        if self.image.channels == "BGR":
             mean, std = mean[::-1], std[::-1]
-        return Normalization.model_validate({"mean": mean, "std": std})
-
-    @property
-    def way(self) -> str:
-        """How pixels become the input, for people."""
-        colours = f"{self.order}, " if self.channels == 3 else ""
-        mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
-        return f"{colours}0 to {self.range}, mean [{mean}], std [{std}]"
+        return Normalization(mean=mean, std=std)
 
     def __str__(self) -> str:
         return (
-            f"{self.name} {self.datatype} {self.layout}, {self.way}, batch {self.batch or 'any'}; "
-            f"answer {self.output}: {self.answer}"
+            f"{self.image.name} {self.datatype} {self.image}, batch {self.batch or 'any'}; "
+            f"answer {self.answer.output}: {self.answer.holds}"
         )
 
 
-def chosen_input(given: FileInput, inputs: tuple[TensorSpec, ...], named: str) -> TensorSpec:
+def chosen_input(given: GivenInput, inputs: tuple[TensorSpec, ...], named: str) -> TensorSpec:
     """The input that takes images. Raises ExportError, beginning with `named`, where there are
     several, or it takes no images."""
     if not inputs:
@@ -103,79 +86,91 @@ def chosen_input(given: FileInput, inputs: tuple[TensorSpec, ...], named: str) -
 
 
 def descriptions(
-    given: FileInput,
+    given: GivenInput,
     spec: TensorSpec,
     image: tuple[int, ...],
-    output: str,
-    answer: Answer | None,
+    answer: TaskOutput,
     named: str,
 ) -> Iterator[Description]:
     """The ways in which a file may take images of [height, width, channels], the likeliest first;
-    one where `given` leaves nothing open. Raises ExportError where the file takes other images."""
-    height, width, channels = image
-    layout = given.layout or _layout(spec, channels)
-    wanted = (channels, height, width) if layout == "NCHW" else (height, width, channels)
-    if any(real not in (-1, asked) for real, asked in zip(spec.shape[1:], wanted, strict=True)):
-        raise ExportError(
-            f"{named}: takes {spec}, {layout}, and transform makes images of "
-            f"{height}x{width} with {channels} channels"
+    one where `given` leaves nothing open. Raises RecipeError and ExportError, which begin with
+    `named`, where the file takes other images."""
+    height, width, depth = image
+    where = f"{named}: model.input"
+    batch = max(spec.shape[0], 0)
+    for way in _ways(given, spec.datatype, depth):
+        taken = completed(given.model_copy(update=way), spec, spec.shape[1:], depth, where)
+        reason = image_misfit(taken, (height, width), spec, batch or 1)
+        if reason:
+            raise ExportError(f"{named}: {reason}, and transform makes such images")
+        yield Description(image=taken, answer=answer, datatype=spec.datatype, batch=batch)
+
+
+def completed(
+    given: GivenInput, spec: TensorSpec, axes: Sequence[int], depth: int, where: str
+) -> ImageInput:
+    """The input of images of `depth` channels, with values for all keys that are left out: the
+    layout that the three `axes` of an image tell, RGB, and pixels up to 255 for bytes or where mean
+    or std are beyond 1, else up to 1.
+
+    Raises RecipeError, which begins with `where`, a dot and the key.
+    """
+    plain: Colours = "RGB" if depth == 3 else "grey"
+    channels = given.channels or plain
+    if depth_of(channels) != depth:
+        raise RecipeError(
+            f"{where}.channels: {channels}, and transform.channels makes images of {depth}"
         )
-    orders: tuple[Literal["RGB", "BGR"], ...] = ("RGB", "BGR") if channels == 3 else ("RGB",)
-    # Means that are guessed go with their colours.
-    guessed = given.mean is None and given.std is None
-    for way, mean, std in _ways(given, spec.datatype, channels):
-        for order in orders if given.order is None else (given.order,):
-            yield Description(
-                name=spec.name,
-                datatype=spec.datatype,
-                layout=layout,
-                order=order,
-                range=way,
-                mean=mean[::-1] if order == "BGR" and guessed else mean,
-                std=std[::-1] if order == "BGR" and guessed else std,
-                channels=channels,
-                output=output,
-                answer=answer or "logits",
-                batch=max(spec.shape[0], 0),
-            )
+    mean, std = given.mean or (0.0,) * depth, given.std or (1.0,) * depth
+    large = spec.datatype == "UINT8" or max(map(abs, (*mean, *std))) > 1
+    try:
+        return ImageInput(
+            name=given.name or spec.name,
+            layout=given.layout or _layout(spec, axes, depth, where),
+            channels=channels,
+            range=given.range or (0.0, 255.0 if large else 1.0),
+            mean=mean,
+            std=std,
+        )
+    except ValidationError as error:
+        said = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise RecipeError(f"{where}.{said}") from error
 
 
-def _layout(spec: TensorSpec, channels: int) -> Literal["NCHW", "NHWC"]:
-    """NHWC where only the last axis can be the channels."""
-    _, first, _, last = spec.shape
-    return "NHWC" if last == channels and first != channels else "NCHW"
+def _layout(spec: TensorSpec, axes: Sequence[int], depth: int, where: str) -> Axes:
+    if len(axes) != 3:
+        raise RecipeError(f"{where}: {spec} is no image: expected 3 dimensions and the batch")
+    first, last = axes[0] == depth, axes[2] == depth
+    if first == last:
+        raise RecipeError(
+            f"{where}.layout: missing: which dimension of {spec} holds the {depth} channels is not "
+            "plain; expected NCHW or NHWC"
+        )
+    return "NCHW" if first else "NHWC"
 
 
-def _ways(
-    given: FileInput, datatype: str, channels: int
-) -> Iterator[tuple[Literal[1, 255], _Values, _Values]]:
-    """Range, mean and std, for RGB where they are guessed."""
-    zeros, ones = (0.0,) * channels, (1.0,) * channels
-    for name, values in (("mean", given.mean), ("std", given.std)):
-        if values is not None and len(values) != channels:
-            raise ExportError(
-                f"model.input.{name}: expected {channels} values, one a channel, got {len(values)}"
-            )
-    if given.mean is not None or given.std is not None:
-        mean, std = given.mean or zeros, given.std or ones
-        large = max(map(abs, mean)) > 1 or max(std) > 1
-        yield given.range or (255 if large or datatype == "UINT8" else 1), mean, std
-    elif datatype == "UINT8":
-        yield given.range or 255, zeros, ones
-    elif given.range is not None:
-        yield given.range, zeros, ones
-    else:
-        yield from _usual(channels)
+def _ways(given: GivenInput, datatype: str, depth: int) -> Iterator[dict[str, Any]]:
+    """Values for keys that are left out, the most usual first."""
+    orders: tuple[Colours, ...] = ("RGB", "BGR") if depth == 3 else ("grey",)
+    told = datatype == "UINT8" or any((given.range, given.mean, given.std))
+    for numbers in [{}] if told else _usual(depth):
+        for order in orders if given.channels is None else (given.channels,):
+            # Means that are guessed go with their colours.
+            turned = order == "BGR"
+            by_channel = {
+                key: values[::-1] if turned and key != "range" else values
+                for key, values in numbers.items()
+            }
+            yield {"channels": order, **by_channel}
 
 
-def _usual(channels: int) -> Iterator[tuple[Literal[1, 255], _Values, _Values]]:
-    """The usual ways, the most usual first."""
-    zeros, halves, ones = ((value,) * channels for value in (0.0, 0.5, 1.0))
-    grey = channels == 1
-    yield 1, *(((0.449,), (0.226,)) if grey else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    yield 1, zeros, ones
-    yield 1, halves, halves
-    yield 255, zeros, ones
-    if not grey:
+def _usual(depth: int) -> Iterator[dict[str, tuple[float, ...]]]:
+    """The usual ways, the most usual first, for RGB."""
+    zeros, halves, ones = ((value,) * depth for value in (0.0, 0.5, 1.0))
+    yield {"range": (0.0, 1.0), **IMAGENET[depth]}
+    yield {"range": (0.0, 1.0), "mean": zeros, "std": ones}
+    yield {"range": (0.0, 1.0), "mean": halves, "std": halves}
+    yield {"range": (0.0, 255.0), "mean": zeros, "std": ones}
+    if depth == 3:
         # Caffe's networks.
-        yield 255, (123.68, 116.779, 103.939), ones
+        yield {"range": (0.0, 255.0), "mean": (123.68, 116.779, 103.939), "std": ones}

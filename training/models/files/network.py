@@ -55,7 +55,7 @@ class FileNetwork:
         ExportError."""
         raw = raw_answers(self._original, self.description, images)
         found = finished(
-            raw[self.description.output], self.description, self.task, self.channels, self.size
+            raw[self.description.answer.output], self.description, self.task, self.channels, self.size
         )
         return {name: found[name] for name in names}
 
@@ -69,8 +69,8 @@ def raw_answers(original: Original, description: Description, images: Pixels) ->
         # A file of four rows gets four; the last ones may be shown again.
         filled = np.resize(rows, (batch, *rows.shape[1:]))
         try:
-            found = original.infer({description.name: filled})
+            found = original.infer({description.image.name: filled})
         except EngineError as error:
-            raise ExportError(f"{description.name}: {error}") from error
+            raise ExportError(f"{description.image.name}: {error}") from error
         parts.append({name: values[: len(rows)] for name, values in found.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

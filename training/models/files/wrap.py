@@ -90,14 +90,14 @@ def deployed_graph(
     file's answer to some images."""
     wrapped = compose.add_prefix(model, PREFIX)
     graph, opset = wrapped.graph, opset_of(wrapped)
-    inputs = input_specs(size, description.channels)
+    inputs = input_specs(size, description.image.depth)
     outputs = output_specs(task, channels, size)
     before = _Steps(IMAGE_INPUT, "image_steps", opset)
     _take(before, description)
-    behind = _Steps(PREFIX + description.output, "answer_steps", opset)
+    behind = _Steps(PREFIX + description.answer.output, "answer_steps", opset)
     _answer(behind, description, task, channels, outputs, size, answer)
     nodes = [*before.nodes, *graph.node, *behind.nodes]
-    _rename(nodes, PREFIX + description.name, before.last)
+    _rename(nodes, PREFIX + description.image.name, before.last)
     if not behind.nodes:
         _rename(nodes, behind.last, outputs[0].name)
     del graph.node[:], graph.input[:], graph.output[:]
@@ -115,7 +115,7 @@ def deployed_graph(
 
 def _take(steps: _Steps, description: Description) -> None:
     """From `image` to the file's input."""
-    if description.datatype == "UINT8" and description.is_plain:
+    if description.datatype == "UINT8" and description.image.as_they_are:
         _arrange(steps, description)
         return
     steps.cast(TensorProto.FLOAT)
@@ -132,9 +132,9 @@ def _take(steps: _Steps, description: Description) -> None:
 
 
 def _arrange(steps: _Steps, description: Description) -> None:
-    if description.order == "BGR":
+    if description.image.channels == "BGR":
         steps.then("Gather", steps.constant([2, 1, 0], np.int64), axis=3)
-    if description.layout == "NCHW":
+    if description.image.layout == "NCHW":
         steps.then("Transpose", perm=[0, 3, 1, 2])
 
 
@@ -151,17 +151,17 @@ def _answer(
     shape = answer.shape
     if answer.dtype != np.float32:
         steps.cast(TensorProto.FLOAT)
-    if task == "segmentation" and description.answer == "mask":
+    if task == "segmentation" and description.answer.holds == "classes":
         _masked(steps, description, outputs, size, shape)
         return
     if task != "segmentation" and answer.ndim != 2:
         steps.then("Flatten", axis=1)
-    elif task == "segmentation" and description.classes_last:
+    elif task == "segmentation" and description.answer.layout == "NHWC":
         steps.then("Transpose", perm=[0, 3, 1, 2])
-    if description.answer == "probabilities":
+    if description.answer.holds == "probabilities":
         _logarithms(steps, single=channels == 1)
     if task == "segmentation":
-        spatial = shape[1:3] if description.classes_last else shape[2:4]
+        spatial = shape[1:3] if description.answer.layout == "NHWC" else shape[2:4]
         _resize(steps, spatial, size, mode="linear", coordinate_transformation_mode="half_pixel")
         _segmented(steps, outputs)
     elif task == "embedding":
@@ -218,7 +218,7 @@ def _masked(
 ) -> None:
     """The outputs of a file that answers with classes: it is sure of all."""
     if len(shape) == 4:
-        axis = 3 if description.classes_last else 1
+        axis = 3 if description.answer.layout == "NHWC" else 1
         steps.then("Squeeze", steps.constant([axis], np.int64))
         shape = shape[:axis] + shape[axis + 1 :]
     if shape[1:] != size:

@@ -4,13 +4,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from serving.base.digest import sha256
 from serving.base.errors import ModelLoadError
 from serving.base.task import Task
 from serving.images.tensor import ToTensor
-from serving.repository.interface import TaskOutput
+from serving.repository.interface import Meaning, TaskOutput
 from serving.repository.labels import read_labels
 from serving.repository.model_config import CONFIG_FILE
 from training.compress.calibration import Method
@@ -54,7 +53,7 @@ class Request:
     preprocess: str | None = None
     task: Task | None = None
     output: str | None = None
-    holds: Literal["logits", "probabilities", "classes", "embedding"] | None = None
+    holds: Meaning | None = None
     classes: Path | None = None
     unlabelled: bool = False
     variants: tuple[str, ...] = VARIANTS
@@ -95,10 +94,7 @@ class Plan:
         ]
         image, transform = self.described.image, self.described.transform
         if image is not None and transform is not None:
-            lines.append(
-                f"images: {transform.model_dump_json()} as {image.layout} {image.channels}, range "
-                f"{list(image.range)}, mean {list(image.mean)}, std {list(image.std)}"
-            )
+            lines.append(f"images: {transform.model_dump_json()} as {image}")
         if self.answer is not None:
             lines.append(
                 f"task: {request.task}, answered by {self.answer.output!r}, which holds "

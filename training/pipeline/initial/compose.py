@@ -8,6 +8,7 @@ from training.pipeline.initial.document import Said, Section
 from training.pipeline.initial.drafts import SHOWN, Draft
 from training.pipeline.initial.found.facts import Counts, Labelled, Look
 from training.pipeline.initial.found.network_file import ENDINGS, NetworkFile
+from training.recipes.data import IMAGENET
 from training.recipes.model import TIMM
 
 # Epochs from which on a network that begins from chance has learnt its few images by heart, so that
@@ -172,7 +173,7 @@ def _normalization(look: Look, draft: Draft) -> dict[str, Any]:
         # timm says itself which its networks were trained with.
         return {}
     if draft.weights is not None:
-        values = {"mean": Said([0.485, 0.456, 0.406]), "std": Said([0.229, 0.224, 0.225])}
+        values = {key: Said(list(numbers)) for key, numbers in IMAGENET[3].items()}
         why = "ImageNet's, with which the first weights were trained; inside the exported graph."
         return {"normalization": Said(values, why)}
     shown = slice(1 if _sees_grey(look, draft) else 3)

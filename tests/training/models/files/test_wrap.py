@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from serving.base.evaluation import output_distance
 from serving.base.task import Task
 from serving.engines import EngineOptions, load_engine, unavailable_reason
+from serving.repository.interface import ImageInput, TaskOutput
 from training.models.export.deployed import input_specs, output_specs
 from training.models.export.to_onnx import check_interface
 from training.models.files.answers import finished, meaning
@@ -82,13 +83,13 @@ CASES: dict[str, tuple[Task, int, list[tuple[Any, ...]]]] = {
 }  # fmt: skip
 
 
-def described(name: str, datatype: str, layout: Any, order: Any) -> Description:
+def described(datatype: str, layout: Any, channels: Any) -> Description:
     plain = datatype == "UINT8"
-    return Description(
-        name="x", datatype=datatype, layout=layout, order=order, range=255 if plain else 1,
+    image = ImageInput(
+        name="x", layout=layout, channels=channels, range=(0, 255) if plain else (0, 1),
         mean=(0.0,) * 3 if plain else (0.4, 0.5, 0.6), std=(1.0,) * 3 if plain else (0.2, 0.3, 0.4),
-        channels=3, output="y",
     )  # fmt: skip
+    return Description(image=image, answer=TaskOutput(output="y"), datatype=datatype)
 
 
 @pytest.mark.parametrize("opset", [13, 18])
@@ -101,10 +102,11 @@ def test_every_answer_becomes_that_of_the_task(name: str, opset: int, tmp_path: 
         file = tmp_path / "net.onnx"
         onnx.save(source, file)
         original = load_engine("onnxruntime", file, EngineOptions(threads=1))
-        description = described(name, datatype, layout, order)
+        description = described(datatype, layout, order)
         raw = raw_answers(original, description, IMAGES)["y"]
-        answer, last = meaning(raw, task, channels, "net")
-        description = description.model_copy(update={"answer": answer, "classes_last": last})
+        holds, axes = meaning(raw, task, channels, "net")
+        answer = TaskOutput(output="y", holds=holds, layout=axes)
+        description = description.model_copy(update={"answer": answer})
         wanted = finished(raw, description, task, channels, SIZE)
         graph = prepared(file, read_source(file))
         wrapped = deployed_graph(graph, description, task, channels, SIZE, raw)

@@ -36,7 +36,7 @@ def test_imagenet_is_the_usual_evaluation_at_the_size_of_the_input(
 
 
 def test_a_file_that_says_nothing_stretches_to_the_input(tmp_path: Path) -> None:
-    found = described(tmp_path, "opset13", "channels: BGR\n")
+    found = described(tmp_path, "opset13", "input: {channels: BGR}\n")
     assert found.transform is not None
     assert found.transform.resize == (16, 16)
     assert found.image is not None
@@ -46,13 +46,13 @@ def test_a_file_that_says_nothing_stretches_to_the_input(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("chanels: BGR", "chanels: unknown key; did you mean 'channels'"),
-        ("filter: lanczos", "filter: "),
-        ("mean: [0.5]", "mean: expected 3 numbers for RGB"),
-        ("std: [1, 0, 1]", "std: expected no 0"),
-        ("resize: 20", "a crop must follow"),
-        ("resize: [20, 20]", "takes no image of 20x20"),
-        ("channels: grey", "which dimension holds the 1 channels"),
+        ("input: {chanels: BGR}", "input.chanels: unknown key; did you mean 'channels'"),
+        ("transform: {resize: [16, 16], filter: lanczos}", "transform.filter: "),
+        ("input: {mean: [0.5]}", "input.mean: expected 3 numbers for RGB"),
+        ("input: {std: [1, 0, 1]}", "input: std: expected no 0"),
+        ("transform: {resize: 20}", "a crop must follow"),
+        ("transform: {resize: [20, 20]}", "takes no image of 20x20"),
+        ("input: {channels: grey}", "input.layout: missing: which dimension holds the 1 channels"),
         ("{", "not valid YAML"),
         ("", "expected keys and values"),
     ],

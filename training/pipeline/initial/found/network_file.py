@@ -8,10 +8,11 @@ import numpy as np
 
 from serving.base.errors import EngineError
 from serving.base.tensor import TensorSpec
+from serving.repository.interface import GivenInput
 from training.errors import DataError
 from training.models.files.description import chosen_input
 from training.models.files.original import open_original
-from training.recipes.model import FileInput, ModelChoice
+from training.recipes.model import ModelChoice
 
 ENDINGS = {".onnx": "onnx", ".pt2": "exported"}
 """The key of a recipe's model section by the ending of the file."""
@@ -47,7 +48,7 @@ def network_file(path: Path) -> NetworkFile:
     choice = ModelChoice.model_validate({ENDINGS[path.suffix.lower()]: str(path)})
     original = open_original(choice)
     try:
-        spec = chosen_input(FileInput(), original.inputs, str(path))
+        spec = chosen_input(GivenInput(), original.inputs, str(path))
         channels, size = _image(spec)
         shape = tuple(
             side if side > 0 else (_USUAL if axis and side not in (1, 3) else 1)
