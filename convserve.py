@@ -12,6 +12,7 @@ COMMANDS = {
     "build": ("training.cli.build", "train, compress, verify and publish a model from a recipe"),
     "adopt": ("training.cli.adopt", "variants and a gate for a model that is served already"),
     "shards": ("training.cli.shards", "put labelled images into tar shards, for large sets"),
+    "extract": ("training.cli.extract", "the test images of a recipe as folders, for evaluate"),
     "serve": ("serving.cli.serve", "answer gRPC calls with the models of a repository"),
     "models": ("serving.cli.models", "list models with their accuracy, latency and state"),
     "predict": ("serving.cli.predict", "labels, masks or embeddings of image files"),

@@ -164,9 +164,7 @@ def misfit(
     return ""
 
 
-def image_misfit(
-    image: ImageInput, size: tuple[int, int], spec: TensorSpec, batch: int = 1
-) -> str:
+def image_misfit(image: ImageInput, size: tuple[int, int], spec: TensorSpec, batch: int = 1) -> str:
     """Why a tensor holds no image of `size` (height, width), alone or in a batch of so many; empty
     where it does."""
     wanted = image.shape(size)

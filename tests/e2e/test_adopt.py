@@ -31,7 +31,10 @@ from tests.support.published import CPU_ENGINES
 from training.cli.adopt import app
 from training.pipeline.adopt import judging
 
-PIXELS = "resize: [16, 16]\nmean: [0.5, 0.5, 0.5]\nstd: [0.25, 0.25, 0.25]\n"
+PIXELS = """
+transform: {resize: [16, 16]}
+input: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
+"""
 TASKS = {"opset11": "classification", "masks": "segmentation"}
 
 

@@ -2,19 +2,26 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
 
 from serving.base.task import TASKS
 from serving.base.text import escaped
 from serving.repository.interface import Meaning
-from training.cli.terminal import fail, quiet_libraries, set_up_logging
+from training.cli.terminal import (
+    AsJson,
+    application,
+    fail,
+    one_of,
+    quiet_libraries,
+    set_up_logging,
+)
 from training.errors import BuildError
 
 # Told here as well, since the help must not import the work, and torch with it.
-_MEANINGS = get_args(Meaning)
-_METHODS = ("minmax", "percentile")
+_MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
+_METHODS: tuple[Literal["minmax", "percentile"], ...] = ("minmax", "percentile")
 
 
 def adopt(
@@ -106,22 +113,14 @@ def adopt(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and end.", show_default="off")
     ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON document and nothing else on stdout.", show_default="off"
-        ),
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Give a model that is served already variants, a gate and a manifest; its interface stays."""
     set_up_logging()
     quiet_libraries()
-    if task is not None and task not in TASKS:
-        raise typer.BadParameter(f"expected one of {', '.join(TASKS)}", param_hint="--task")
-    if holds is not None and holds not in _MEANINGS:
-        raise typer.BadParameter(f"expected one of {', '.join(_MEANINGS)}", param_hint="--holds")
-    if calibrate not in _METHODS:
-        raise typer.BadParameter(f"expected {' or '.join(_METHODS)}", param_hint="--calibrate")
+    wanted = one_of(task, tuple(TASKS), "--task")
+    meant = one_of(holds, _MEANINGS, "--holds")
+    method = one_of(calibrate, _METHODS, "--calibrate")
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
     from training.pipeline.adopt.adopt import adopt as run
     from training.pipeline.adopt.judging import Bounds
@@ -133,15 +132,15 @@ def adopt(
             data=data,
             version=version,
             preprocess=preprocess,
-            task=task,
+            task=wanted,
             output=output,
-            holds=cast("Any", holds),
+            holds=meant,
             classes=classes,
             unlabelled=unlabelled,
             variants=check_variants(variants.split(",")),
             items=items,
             calibration_items=calibration_items,
-            calibrate=cast("Any", calibrate),
+            calibrate=method or "minmax",
             bounds=Bounds(max_drop, min_agreement, max_distance, min_accuracy),
         )
         planned = plan(request)
@@ -161,7 +160,4 @@ def adopt(
     adopted.show()
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-# A group of one command, as `convserve` passes the command's name too.
-app.callback()(lambda: None)
-app.command()(adopt)
+app = application(adopt)

@@ -10,21 +10,22 @@ from typing import Annotated
 import typer
 
 from serving.base.text import escaped
-from training.cli.terminal import fail, quiet_libraries, set_up_logging
+from training.cli.terminal import (
+    AsJson,
+    application,
+    fail,
+    one_of,
+    quiet_libraries,
+    set_up_logging,
+)
 from training.errors import BuildError, RecipeError
 
 log = logging.getLogger(__name__)
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-# A group of one command, as `convserve` passes the command's name too.
-app.callback()(lambda: None)
 
 # Told here as well, since the help must not import the pipeline, and torch with it.
 STAGES = ("data", "train", "distill", "prune", "quantize", "export", "verify", "publish")
 
 
-@app.command()
 def build(
     recipe: Annotated[
         Path | None, typer.Argument(help="The YAML file; see training/recipes/ for examples.")
@@ -67,12 +68,7 @@ def build(
             "--list-networks", help="Show the networks that a recipe can name.", show_default="off"
         ),
     ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON document and nothing else on stdout.", show_default="off"
-        ),
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train, prune, quantise, export, verify and publish a network, as a recipe says."""
     set_up_logging()
@@ -81,8 +77,7 @@ def build(
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, or --list-networks", param_hint="RECIPE")
-    if until is not None and until not in STAGES:
-        raise typer.BadParameter(f"expected one of {', '.join(STAGES)}", param_hint="--until")
+    one_of(until, STAGES, "--until")
     if until is not None and study is not None:
         raise typer.BadParameter("a study trains, and ends there", param_hint="--until")
     if until is not None and search is not None:
@@ -228,3 +223,6 @@ def _summary(tests: dict[str, str]) -> str:
     if len(steps) == 1:
         return next(iter(steps))
     return "; ".join(f"{', '.join(names)}: {outcome}" for outcome, names in steps.items())
+
+
+app = application(build)

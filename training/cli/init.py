@@ -11,16 +11,10 @@ import typer
 
 from serving.base.task import TASKS
 from serving.base.text import escaped
-from training.cli.terminal import fail
+from training.cli.terminal import AsJson, application, fail, one_of
 from training.errors import BuildError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-# A group of one command, as `convserve` passes the command's name too.
-app.callback()(lambda: None)
-
-
-@app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Images with labels or masks, or a network.")],
     out: Annotated[
@@ -78,27 +72,16 @@ def init(
     force: Annotated[
         bool, typer.Option("--force", help="Write over a file.", show_default="off")
     ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON document and nothing else on stdout.", show_default="off"
-        ),
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at a folder and write a recipe that works on it, with the time that it takes here."""
-    if task is not None and task not in TASKS:
-        raise typer.BadParameter(
-            f"expected {', '.join(TASKS)}; got {task[:40]!r}", param_hint="--task"
-        )
-    if mirrors not in (None, "yes", "no"):
-        raise typer.BadParameter(
-            f"expected yes or no; got {mirrors[:40]!r}", param_hint="--mirrors"
-        )
+    wanted = one_of(task, tuple(TASKS), "--task")
+    one_of(mirrors, ("yes", "no"), "--mirrors")
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
     from training.pipeline.initial.first_recipe import Given, first_recipe
 
     given = Given(
-        folder, out, name, task, _size(size), network, minutes,
+        folder, out, name, wanted, _size(size), network, minutes,
         None if mirrors is None else mirrors == "yes", download, yes or as_json, force,
     )  # fmt: skip
     try:
@@ -124,3 +107,6 @@ def _size(text: str | None) -> tuple[int, int] | None:
             f"expected HEIGHTxWIDTH or one number, got {text[:40]!r}", param_hint="--size"
         )
     return int(match[1]), int(match[2] or match[1])
+
+
+app = application(init)

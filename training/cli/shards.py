@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serving.base.text import escaped
-from training.cli.terminal import fail, set_up_logging
+from training.cli.terminal import application, fail, set_up_logging
 from training.errors import BuildError
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ def shards(
         str,
         typer.Argument(
             metavar="FOLDER|RECIPE",
-            help="A folder with a folder a class, or with images/, masks/ and classes.txt; or a "
-            "recipe (.yaml), whose data are taken.",
+            help="A folder with a folder a class, with images/, masks/ and classes.txt, or with a "
+            "table of paths; or a recipe (.yaml), whose data are taken.",
         ),
     ],
     out: Annotated[
@@ -87,10 +87,13 @@ def _address(out: str) -> str:
 
 def _files(source: str, val_fraction: float, test_fraction: float, seed: int) -> "Dataset":
     """The data set of a folder or a recipe, of which no image is read."""
+    from serving.base.task import Task
+    from serving.repository.manifest import EvalTransform
     from training.data import load_source
+    from training.data.layout.opened import dataset_of, first_opened, unlabelled
+    from training.data.layout.walk import walk
     from training.data.samples import files_alone
-    from training.errors import RecipeError
-    from training.recipes import SegmentationRecipe, load_recipe, parse_recipe
+    from training.recipes import SegmentationRecipe, load_recipe
 
     with files_alone():
         if source.endswith((".yaml", ".yml")):
@@ -99,24 +102,16 @@ def _files(source: str, val_fraction: float, test_fraction: float, seed: int) ->
                 # Shards hold the classes of the files, which a recipe may read as two.
                 recipe = recipe.model_copy(update={"binary": False})
             return load_source(recipe)
-        root = Path(source)
-        if not root.is_dir():
-            raise RecipeError(f"{source}: expected a folder or a recipe (.yaml)")
-        masks = any((place / "masks").is_dir() for place in (root, root / "train"))
         cut = {"val_fraction": val_fraction, "test_fraction": test_fraction, "split_seed": seed}
-        kind = "mask_folder" if masks else "image_folder"
-        document = {
-            "name": "shards",
-            "task": "segmentation" if masks else "classification",
-            "data": {"source": kind, "root": source, **cut},
-            "transform": {"resize": [32, 32]},
-            "model": {"name": "unet" if masks else "resnet18"},
-            "train": "none",
-        }
-        return load_source(parse_recipe(document))
+        seen = EvalTransform(resize=(32, 32))
+        tasks: tuple[Task, ...] = ("segmentation", "classification")
+        tree = walk(Path(source))
+        found = first_opened(
+            tree, tasks, lambda kind, _, task: dataset_of(task, {**kind.data, **cut}, seen)
+        )
+        if found is None:
+            raise unlabelled(tree, tasks)
+        return found
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-# A group of one command, as `convserve` passes the command's name too.
-app.callback()(lambda: None)
-app.command()(shards)
+app = application(shards)

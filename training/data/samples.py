@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
 from serving.base.tensor import Array
+from serving.images.postprocess import resize_mask
+from serving.images.preprocess import load_image
+from serving.repository.manifest import EvalTransform
 from training.data.remarks import Remarks
 from training.errors import BrokenFiles, DataError
 
@@ -48,6 +51,27 @@ class Loaded(NamedTuple):
     image: Pixels
     target: Targets
     size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ImageReader(Generic[Item]):
+    """Reads an item as the network sees it. Raises InvalidInput, DataError, OSError.
+
+    content: bytes of the image's file.
+    target: its class, int64 []; or for an image of (height, width) the class of each of its own
+        pixels, uint8 [height, width].
+    """
+
+    content: Callable[[Item], bytes]
+    target: Callable[[Item, tuple[int, int]], Targets]
+    transform: EvalTransform
+
+    def __call__(self, item: Item) -> Loaded:
+        image = load_image(self.content(item), self.transform)
+        target = self.target(item, image.size)
+        if target.ndim:
+            target = np.asarray(resize_mask(target, *self.transform.size), np.uint8)
+        return Loaded(image.pixels, target, image.size)
 
 
 class Samples(Protocol):
@@ -144,7 +168,7 @@ class FileSamples:
     ) -> None:
         self.names = names
         self.items: Sequence[Any] = items
-        self._load: Callable[[Any], Loaded] = load
+        self.load: Callable[[Any], Loaded] = load
         self._threads = threads or core_count()
 
     def __len__(self) -> int:
@@ -164,7 +188,7 @@ class FileSamples:
         # At least as many blocks as threads, so that one batch keeps all threads busy.
         block = min(max(1, -(-len(indices) // self._threads)), _BLOCK)
         chosen = [self.items[i] for i in indices]
-        return list(_load_all(self._load, chosen, block, self._threads))
+        return list(_load_all(self.load, chosen, block, self._threads))
 
 
 class ChosenSamples:

@@ -22,14 +22,13 @@ from training.data.samples import ChosenSamples, Samples
 from training.fitting.lightning_module import Learner
 from training.fitting.objective import build_objective
 from training.fitting.optimizer import build_optimizer
-from training.fitting.train import chosen_precision
+from training.fitting.train import autocast
 from training.recipes.data import Augment, Normalization
 from training.recipes.train import Train
 
 # Images of the two batches. Larger ones tell more exactly and take longer; batch normalisation
 # cannot learn from a single image.
 _FEW, _MORE = 2, 4
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -158,14 +157,13 @@ def training_memory(
         "",
     ).to(device)  # fmt: skip
     optimizer = build_optimizer(learner.network, config.optimizer, objective.parameters())
-    autocast = _AUTOCAST[chosen_precision(config.precision)]
 
     def batch(images: int) -> tuple[Tensor, Tensor]:
         pixels, targets = few.batch(np.arange(images) % len(few))
         return torch.from_numpy(pixels).to(device), torch.from_numpy(targets).to(device)
 
     def forward(images: int) -> Tensor:
-        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+        with autocast(device, config.precision):
             return learner.loss_of(batch(images), 0)
 
     def backward(loss: Tensor) -> None:

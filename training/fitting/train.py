@@ -278,3 +278,9 @@ def chosen_precision(wanted: str) -> str:
     if on_gpu:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if {"amx_bf16", "avx512_bf16"} & set(cpu_features()) else "fp32"
+
+
+def autocast(device: torch.device, wanted: str) -> torch.autocast:
+    """The context in which a step is computed in a precision, as Lightning computes it."""
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen_precision(wanted)]
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

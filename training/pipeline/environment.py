@@ -8,10 +8,23 @@ from serving.base.machine.cpu import machine
 from serving.base.machine.nvml import GpuUnavailable, gpus
 from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason
 
-_PACKAGES = (
+# All that reads data, draws, trains, changes or writes a network; engines tell theirs.
+PACKAGES = (
     "numpy",
     "onnx",
+    "onnxscript",
+    "opencv-python-headless",
+    "optuna",
+    "pillow",
+    "pyarrow",
+    "pycocotools",
     "pytorch-lightning",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "segmentation-models-pytorch",
+    "simplejpeg",
+    "timm",
     "torch",
     "torch-pruning",
     "torchmetrics",
@@ -58,5 +71,5 @@ def environment() -> dict[str, object]:
         "machine": machine(),
         "cpu_features": list(cpu_features()),
         "engines": engine_versions(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }

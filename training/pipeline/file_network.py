@@ -129,8 +129,8 @@ def _most_accurate(
     best, second = sorted(range(len(ways)), key=lambda index: -fits[index])[:2]
     said = (
         f"found on {len(images)} validation images, of {len(ways)} ways: {measure} "
-        f"{fits[best]:.3f}, next best {fits[second]:.3f} with {ways[second].image}; model.input sets "
-        "another"
+        f"{fits[best]:.3f}, next best {fits[second]:.3f} with {ways[second].image}; model.input "
+        "sets another"
     )
     return ways[best], said
 

@@ -28,6 +28,12 @@ IMAGENET: dict[int, dict[str, tuple[float, ...]]] = {
     1: {"mean": (0.449,), "std": (0.226,)},
 }
 
+# Of images whose pixels have classes.
+NO_CROP = (
+    "a segmentation answers for the whole image, and a crop would leave its border without one; "
+    "give resize as [height, width]"
+)
+
 # The column of a table that says the split, where the recipe names no other.
 SPLIT_COLUMN = "split"
 
@@ -128,12 +134,6 @@ class TableData(Cut):
     test: Literal["test", "val"] = "test"
 
 
-class CsvData(TableData):
-    """`table` by its former name."""
-
-    source: Literal["csv"]  # type: ignore[assignment]
-
-
 class _TorchvisionData(Cut):
     """A public data set.
 
@@ -178,13 +178,7 @@ class TorchvisionMasks(_TorchvisionData):
 
 
 ClassificationData = Annotated[
-    DigitsData
-    | ImageFolderData
-    | TableData
-    | CsvData
-    | TorchvisionLabels
-    | ShardsData
-    | RemoteFolderData,
+    DigitsData | ImageFolderData | TableData | TorchvisionLabels | ShardsData | RemoteFolderData,
     Field(discriminator="source"),
 ]
 SegmentationData = Annotated[

@@ -9,6 +9,7 @@ from serving.repository.interface import unheld
 from training.recipes.compress import Distill, Prune, Quantize, Search
 from training.recipes.data import (
     IMAGENET,
+    NO_CROP,
     Augment,
     ClassificationData,
     Fold,
@@ -254,10 +255,7 @@ class SegmentationRecipe(_Recipe):
     @model_validator(mode="after")
     def _answers_cover_the_image(self) -> "SegmentationRecipe":
         if self.transform.crop is not None:
-            raise ValueError(
-                "transform.crop: a segmentation answers for the whole image, and a crop would "
-                "leave its border without one; give resize as [height, width]"
-            )
+            raise ValueError(f"transform.crop: {NO_CROP}")
         return self
 
     @model_validator(mode="after")

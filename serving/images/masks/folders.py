@@ -4,8 +4,8 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
+from typing import NamedTuple, Protocol, TypeVar
 
 from serving.base.errors import InvalidInput
 from serving.base.folders import is_image, is_passed_over, list_images, visible_files
@@ -13,6 +13,15 @@ from serving.base.text import NotText, decode_utf8, lines_of
 from serving.images.masks.files import MASK_SUFFIXES
 
 CLASSES_FILE = "classes.txt"
+
+
+class _File(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Image = TypeVar("Image", bound=_File)
+Mask = TypeVar("Mask")
 
 # Names of folders, in lower case, by preference.
 IMAGE_FOLDERS = (
@@ -92,18 +101,10 @@ def list_masked_images(folder: Path, said: MaskNames) -> MaskedListing:
     ends = _ends(list(stems), held, said, together=images == masks)
     if images == masks and ends.mask:
         stems = {stem: file for stem, file in stems.items() if not stem.endswith(ends.mask)}
-    pairs, missing = [], []
-    for stem, file in stems.items():
-        mask = held.get(stem.removesuffix(ends.image) + ends.mask)
-        if mask is None:
-            missing.append(file.relative_to(images).as_posix())
-        else:
-            pairs.append(MaskedImage(file, mask))
-    if missing:
-        raise InvalidInput(
-            f"{masks}: no mask for {', '.join(missing[:10])} ({len(missing)} in all); expected "
-            f"NAME{ends.mask}.png at the place of {images.name}/NAME{ends.image}.*"
-        )
+    pairs = [
+        MaskedImage(file, mask)
+        for file, mask in _paired(stems, held, ends, str(masks), images.name)
+    ]
     how = f"{images.name}/NAME{ends.image}.*, {masks.name}/NAME{ends.mask}.*"
     return MaskedListing(pairs, found.left_out, images, how)
 
@@ -111,6 +112,37 @@ def list_masked_images(folder: Path, said: MaskNames) -> MaskedListing:
 class _Ends(NamedTuple):
     image: str
     mask: str
+
+
+def pair_masks(
+    images: Mapping[str, Image], masks: Mapping[str, Mask], masks_at: str, images_at: str
+) -> list[tuple[Image, Mask]]:
+    """As list_masked_images pairs files of two folders, for files that lie elsewhere: both by their
+    place below their folder, without the ending. Raises InvalidInput."""
+    ends = _ends(list(images), masks, MaskNames(), together=False)
+    return _paired(images, masks, ends, masks_at, images_at)
+
+
+def _paired(
+    images: Mapping[str, Image],
+    masks: Mapping[str, Mask],
+    ends: _Ends,
+    masks_at: str,
+    images_at: str,
+) -> list[tuple[Image, Mask]]:
+    pairs, missing = [], []
+    for stem, image in images.items():
+        mask = masks.get(stem.removesuffix(ends.image) + ends.mask)
+        if mask is None:
+            missing.append(stem + PurePath(image.name).suffix)
+        else:
+            pairs.append((image, mask))
+    if missing:
+        raise InvalidInput(
+            f"{masks_at}: no mask for {', '.join(missing[:10])} ({len(missing)} in all); expected "
+            f"NAME{ends.mask}.png at the place of {images_at}/NAME{ends.image}.*"
+        )
+    return pairs
 
 
 def _folders(folder: Path, said: MaskNames) -> tuple[Path, Path]:
@@ -155,13 +187,22 @@ def _usual(folder: Path, names: Sequence[str], key: str) -> Path | None:
     if not folder.is_dir():
         return None
     there = [path for path in folder.iterdir() if path.name.lower() in names and path.is_dir()]
-    there = sorted((path for path in there if _holds_masks(path)), key=lambda path: path.name)
-    if len(there) > 1:
+    name = usual_name([path.name for path in there if _holds_masks(path)], names, key, str(folder))
+    return folder / name if name else None
+
+
+def usual_name(there: Sequence[str], usual: Sequence[str], key: str, where: str) -> str | None:
+    """The folder that holds the images, or the masks, of those that are `there`; None where none
+    has a usual name. Raises InvalidInput where several have one."""
+    if key in there:
+        return key
+    found = sorted(name for name in there if name.lower() in usual)
+    if len(found) > 1:
         raise InvalidInput(
-            f"{folder}: {', '.join(f'{path.name}/' for path in there)} may hold the {key}; "
-            f"the key {key} says which"
+            f"{where}: {', '.join(f'{name}/' for name in found)} may hold the {key}; the key {key} "
+            "says which"
         )
-    return there[0] if there else None
+    return found[0] if found else None
 
 
 def _holds_masks(folder: Path) -> bool:
@@ -212,7 +253,7 @@ def _image_ends(said: MaskNames) -> Sequence[str]:
 
 
 def _ends(
-    stems: Sequence[str], held: Mapping[str, Path], said: MaskNames, *, together: bool
+    stems: Sequence[str], held: Mapping[str, Mask], said: MaskNames, *, together: bool
 ) -> _Ends:
     """The ends of names that give most images their masks, by preference."""
     tried = stems[:: max(1, len(stems) // _TRIED)]

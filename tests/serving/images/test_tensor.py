@@ -22,9 +22,7 @@ def test_the_usual_normalisation_is_that_of_its_formula() -> None:
 
 
 def test_range_and_order_of_channels_are_those_of_the_tensor() -> None:
-    described = ImageInput(
-        name="x", layout="NHWC", channels="BGR", range=(-1, 1), mean=(0.5, 0, 0)
-    )
+    described = ImageInput(name="x", layout="NHWC", channels="BGR", range=(-1, 1), mean=(0.5, 0, 0))
     tensor = ToTensor(described, TensorSpec("x", "FP32", (-1, 4, 6, 3)))(PIXELS)
     wanted = PIXELS[..., ::-1] / 127.5 - 1 - np.array([0.5, 0, 0])
     np.testing.assert_allclose(tensor, wanted[None], atol=1e-6)

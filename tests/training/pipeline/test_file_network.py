@@ -248,7 +248,9 @@ def test_grey_file_takes_grey_images(tmp_path: Path) -> None:
             opset_version=13,
         )  # fmt: skip
     document = taken({"onnx": str(tmp_path / "net.onnx")})
-    assert "which dimension of input FP32[1, 1, 16, 16] holds the 3 channels" in refusal(document, tmp_path)
+    assert "FP32[1, 1, 16, 16] has no dimension of 3 for the 3 channels of an image" in refusal(
+        document, tmp_path
+    )
     document["transform"] = {"resize": [SIDE, SIDE], "channels": 1}
     build(parse_recipe(document), tmp_path / "runs", tmp_path, until="export")
 

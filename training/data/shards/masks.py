@@ -9,8 +9,6 @@ from PIL import Image
 
 from serving.images.decoding import DEFAULT_MAX_PIXELS
 from serving.images.metadata import pixels_only
-from serving.images.postprocess import resize_mask
-from serving.repository.manifest import EvalTransform
 from training.errors import DataError
 
 # The value of the foreground in masks that hold only black and white.
@@ -19,14 +17,13 @@ _WHITE = 255
 MOST_CLASSES = 255
 
 Pixels = NDArray[np.uint8]
-# From a mask's file and its image's height and width to the target, of the transform's size.
+# From a mask's file and its image's (height, width) to the class of each pixel, uint8.
 ReadMask = Callable[[bytes, tuple[int, int]], Pixels]
 
 
-def mask_reader(eval_transform: EvalTransform, classes: int, ignore_index: int | None) -> ReadMask:
+def mask_reader(classes: int, ignore_index: int | None) -> ReadMask:
     """Without `ignore_index` masks are black and white. What it gives raises DataError for a mask
     that cannot be decoded, has another size than its image, or a value that is no class."""
-    height, width = eval_transform.size
     # The target of each mask value; -1 for values that no mask may hold.
     targets = np.full(256, -1, np.int16)
     if ignore_index is None:
@@ -47,7 +44,7 @@ def mask_reader(eval_transform: EvalTransform, classes: int, ignore_index: int |
             raise DataError(
                 f"the image is {size[1]}x{size[0]}, its mask {mask.shape[1]}x{mask.shape[0]}"
             )
-        return np.asarray(resize_mask(mask.astype(np.uint8), height, width), dtype=np.uint8)
+        return mask.astype(np.uint8)
 
     return read
 

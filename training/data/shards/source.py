@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.machine.memory import free_memory
-from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
-from training.data.samples import SAMPLED_IMAGES, Dataset, Loaded
+from training.data.samples import SAMPLED_IMAGES, Dataset, ImageReader, Targets
 from training.data.shards.index import INDEX_FILE, Index, IndexedSplit, read_index, shard_addresses
 from training.data.shards.masks import MOST_CLASSES, mask_reader
 from training.data.shards.samples import STREAM_BYTES, Encoded, Part, ShardSamples
@@ -59,9 +58,8 @@ def shard_set(data: ShardsData, eval_transform: EvalTransform, *, masks: bool) -
     }
     words = _complete(parts, data)
     classes, class_of = _classes(data, index, tables, parts["train"], masks=masks)
-    decode = (
-        _decoding(data, index, eval_transform, len(classes)) if masks else _labelled(eval_transform)
-    )
+    target = _mask(data, index, len(classes)) if masks else _label
+    decode = ImageReader[Encoded](lambda encoded: encoded.image, target, eval_transform)
     held = _window_bytes(store, parts["train"], data.shuffle_window)
     samples = {
         split: ShardSamples(
@@ -275,29 +273,24 @@ def _counts(
     return counts
 
 
-def _labelled(eval_transform: EvalTransform) -> Callable[[Encoded], Loaded]:
-    def decode(encoded: Encoded) -> Loaded:
-        image = load_image(encoded.image, eval_transform)
-        return Loaded(image.pixels, np.asarray(encoded.target, dtype=np.int64), image.size)
-
-    return decode
+def _label(encoded: Encoded, size: tuple[int, int]) -> Targets:
+    return np.asarray(encoded.target, np.int64)
 
 
 def _ignored(data: ShardsData, index: Index | None) -> int | None:
     return data.ignore_index if index is None else index.ignore_index
 
 
-def _decoding(
-    data: ShardsData, index: Index | None, eval_transform: EvalTransform, classes: int
-) -> Callable[[Encoded], Loaded]:
-    read = mask_reader(eval_transform, classes, _ignored(data, index))
+def _mask(
+    data: ShardsData, index: Index | None, classes: int
+) -> Callable[[Encoded, tuple[int, int]], Targets]:
+    read = mask_reader(classes, _ignored(data, index))
 
-    def decode(encoded: Encoded) -> Loaded:
+    def target(encoded: Encoded, size: tuple[int, int]) -> Targets:
         assert isinstance(encoded.target, bytes)
-        image = load_image(encoded.image, eval_transform)
-        return Loaded(image.pixels, read(encoded.target, image.size), image.size)
+        return read(encoded.target, size)
 
-    return decode
+    return target
 
 
 def _window_bytes(store: Store, train: Sequence[Part], window: int) -> int:

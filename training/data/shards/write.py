@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.repository.manifest import EvalTransform
+from serving.images.postprocess import resize_mask
 from training.data.samples import Dataset, FileSamples
 from training.data.sampling import spread_rows
 from training.data.shards.index import INDEX_FILE, Index, IndexedShard, IndexedSplit
@@ -85,7 +85,7 @@ def _check_masks(data: Dataset) -> None:
     which may read colours or values by a rule: shards hold files as they are."""
     samples = data.train
     height, width = samples.batch([0])[0].shape[1:3]
-    read = mask_reader(EvalTransform(resize=(height, width)), len(data.classes), data.ignore_index)
+    read = mask_reader(len(data.classes), data.ignore_index)
     files = list(_samples(data, "train"))
     for row in spread_rows(len(files), _CHECKED_MASKS).tolist():
         loaded, mask = samples.read([row])[0], files[row].target
@@ -93,7 +93,8 @@ def _check_masks(data: Dataset) -> None:
         try:
             if isinstance(loaded, str):
                 raise DataError(loaded)
-            same = np.array_equal(loaded.target, read(mask.read_bytes(), loaded.size))
+            found = resize_mask(read(mask.read_bytes(), loaded.size), height, width)
+            same = np.array_equal(loaded.target, found)
         except DataError as error:
             raise DataError(f"{mask}: {error}; {_PLAIN}") from error
         if not same:

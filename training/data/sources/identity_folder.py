@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from serving.base.folders import list_class_folders, visible_folders
 from serving.repository.manifest import EvalTransform
-from training.data.samples import Dataset, read_splits
-from training.data.sources.image_folder import besides, load_labelled, shown_name
+from training.data.samples import Dataset, ImageReader, read_splits
+from training.data.sources.assemble import besides
+from training.data.sources.image_folder import image_bytes, shown_name
 from training.data.sources.split_folders import alike, beside_splits, split_folders
 from training.data.split import SPLITS, cut
 from training.errors import DataError, data_errors
@@ -86,7 +89,11 @@ def _dataset(
             for name in SPLITS
         },
         lambda item: shown_name(item[0], root),
-        lambda item: load_labelled(*item, transform),
+        ImageReader[tuple[Path, int]](
+            lambda item: image_bytes(item[0]),
+            lambda item, size: np.asarray(item[1], np.int64),
+            transform,
+        ),
         height * width * transform.channels,
     )
     counts = ", ".join(f"{len(parts[name])} people in {name}" for name in SPLITS)

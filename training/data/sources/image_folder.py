@@ -8,16 +8,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from serving.base.errors import quoted
 from serving.base.files import read_file
-from serving.base.folders import list_class_folders, list_images, told, visible_folders
-from serving.images.preprocess import load_image
+from serving.base.folders import list_class_folders, list_images, visible_folders
 from serving.repository.manifest import EvalTransform
-from training.data.samples import Dataset, Loaded, read_splits
+from training.data.samples import Dataset, ImageReader
+from training.data.sources.assemble import assembled, besides, numbered
 from training.data.sources.listings.metadata import metadata_file, metadata_labels
-from training.data.sources.paths import is_text
 from training.data.sources.split_folders import alike, beside_splits, split_folders
-from training.data.split import complete
 from training.errors import DataError, data_errors
 from training.recipes.data import ImageFolderData, TableData
 
@@ -27,8 +24,6 @@ Item = TypeVar("Item")
 _NAMED_CLASSES = 10
 # Bytes of an image's file: more than the largest image takes uncompressed.
 _IMAGE_BYTES = 256 << 20
-# Characters of a class's name; longer ones are captions.
-_NAME_LENGTH = 256
 
 
 @data_errors()
@@ -55,16 +50,8 @@ def image_folder(data: ImageFolderData, transform: EvalTransform) -> Dataset:
         )
     given: dict[str, list[LabelledFile]] = {}
     for root, listing in zip(roots, found, strict=True):
-        for split, images in listing.given.items():
-            if strangers := sorted(set(images) - set(classes)):
-                raise DataError(
-                    f"{root}: {split}: folders {strangers} are not classes of {found[0].train}"
-                )
-            given.setdefault(split, []).extend(
-                (file, number)
-                for number, label in enumerate(classes)
-                for file in images.get(label, ())
-            )
+        for split, images in numbered(root, listing.given, classes, found[0].train).items():
+            given.setdefault(split, []).extend(images)
     return labelled_dataset(
         top,
         given,
@@ -141,10 +128,8 @@ def labelled_dataset(
     left_out: Mapping[str, int],
     notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """Images with the numbers of their classes, by split; missing splits are cut as split.complete
-    does. `content_of` reads an image's file. Raises DataError, also where train has no image of a
-    class."""
-    check_names(classes, root)
+    """Images with the numbers of their classes, by split. `content_of` reads an image's file.
+    Raises DataError, also where train has no image of a class."""
     with_images = {label_of(item) for item in given["train"]}
     if missing := [name for label, name in enumerate(classes) if label not in with_images]:
         named = ", ".join(missing[:_NAMED_CLASSES])
@@ -152,53 +137,19 @@ def labelled_dataset(
             f"{root}: no images for train of {named} ({len(missing)} of {len(classes)} classes); "
             f"every class needs some to learn from{besides(left_out)}"
         )
-    try:
-        parts, words = complete(
-            given,
-            label_of,
-            val_fraction=data.val_fraction,
-            test_fraction=data.test_fraction,
-            split_seed=data.split_seed,
-            test=data.test,
-        )
-    except DataError as error:
-        raise DataError(f"{root}: {error}{besides(left_out)}") from error
-    height, width = transform.size
-    samples = read_splits(
-        str(root),
-        parts,
-        name_of,
-        lambda item: labelled(content_of(item), label_of(item), transform),
-        height * width * transform.channels,
-    )
-    return Dataset(
-        name=root.name,
-        description=f"{described}; {words}",
-        classes=tuple(classes),
-        train=samples["train"],
-        val=samples["val"],
-        test=samples["test"],
+    return assembled(
+        given,
+        ImageReader(content_of, lambda item, size: np.asarray(label_of(item), np.int64), transform),
+        root=root,
+        classes=classes,
+        described=described,
+        data=data,
+        transform=transform,
+        name_of=name_of,
+        label_of=label_of,
         left_out=left_out,
         notes=notes,
     )
-
-
-def check_names(classes: Sequence[str], root: Path) -> None:
-    """Raises DataError for a class that no file could name, and for two that have one name."""
-    if strange := [name for name in classes if not is_text(name)]:
-        raise DataError(f"{root}: the class {quoted(strange[0])} is no text in UTF-8")
-    if long := [name for name in classes if len(name) > _NAME_LENGTH]:
-        raise DataError(
-            f"{root}: the class {quoted(long[0])} has {len(long[0]):,} characters; expected at "
-            f"most {_NAME_LENGTH}: is it a caption?"
-        )
-    if twice := [name for name, count in Counter(classes).items() if count > 1]:
-        raise DataError(f"{root}: two classes are called {quoted(twice[0])}")
-
-
-def besides(left_out: Mapping[str, int]) -> str:
-    """The files that are left out, as the end of a message on missing ones."""
-    return f"; files left out: {told(left_out)}" if left_out else ""
 
 
 def shown_name(file: Path, root: Path) -> str:
@@ -210,14 +161,3 @@ def image_bytes(file: Path) -> bytes:
     """The content of an image's file; of nothing else, as a device or a pipe would never end.
     Raises OSError."""
     return read_file(file, _IMAGE_BYTES)
-
-
-def load_labelled(file: Path, label: int, eval_transform: EvalTransform) -> Loaded:
-    """An image file with the number of its class. Raises InvalidInput, OSError."""
-    return labelled(image_bytes(file), label, eval_transform)
-
-
-def labelled(content: bytes, label: int, eval_transform: EvalTransform) -> Loaded:
-    """The content of an image file with the number of its class. Raises InvalidInput."""
-    image = load_image(content, eval_transform)
-    return Loaded(image.pixels, np.asarray(label, dtype=np.int64), image.size)

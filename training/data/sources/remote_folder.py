@@ -6,19 +6,26 @@ files are read when a batch asks for them. Larger sets are better put into shard
 
 import functools
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
-from serving.base.folders import IMAGE_SUFFIXES, is_passed_over, split_named
-from serving.images.masks.folders import CLASSES_FILE, classes_in
-from serving.images.preprocess import load_image
+from serving.base.folders import IMAGE_SUFFIXES, is_passed_over
+from serving.images.masks.folders import (
+    CLASSES_FILE,
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    classes_in,
+    pair_masks,
+    usual_name,
+)
 from serving.repository.manifest import EvalTransform
-from training.data.samples import SAMPLED_IMAGES, Dataset, FileSamples, Loaded, read_splits
+from training.data.samples import SAMPLED_IMAGES, Dataset, FileSamples, ImageReader, Targets
 from training.data.shards.masks import mask_reader
-from training.data.split import complete
-from training.data.storage import Entry, Store, joined, last_part
+from training.data.sources.assemble import assembled, numbered
+from training.data.sources.split_folders import splits_among
+from training.data.storage import Entry, Store, joined
 from training.errors import DataError, data_errors
 from training.recipes.remote.sources import RemoteFolderData
 
@@ -32,7 +39,6 @@ _REQUESTS = 16
 _DEPTH = 8
 _MOST_FILE_BYTES = 64 << 20
 _MOST_TEXT_BYTES = 1 << 20
-_NAMED = 5
 
 
 class _Listed:
@@ -49,14 +55,15 @@ class _Listed:
     @functools.cached_property
     def splits(self) -> dict[str, str]:
         """The folder of each split; that of train alone where there are none."""
-        named = {
-            split: entry.address
-            for entry in self.top
-            if entry.is_folder and (split := split_named(entry.name))
-        }
-        if named and "train" not in named:
-            raise DataError(f"{self.root}: got {', '.join(named)}; expected a folder train beside")
-        return named or {"train": self.root}
+        folders = {entry.name: entry.address for entry in self.top if entry.is_folder}
+        splits = splits_among(
+            self.root, list(folders), lambda name: bool(self.folders(folders[name]))
+        )
+        return {split: folders[name] for split, name in splits.items()} or {"train": self.root}
+
+    def folders(self, address: str) -> list[Entry]:
+        """The folders in a folder."""
+        return [entry for entry in _visible(self.store.list(address)) if entry.is_folder]
 
     def files(self, folder: str, depth: int = 0) -> list[Entry]:
         """The images below a folder."""
@@ -72,10 +79,7 @@ class _Listed:
 
     def classes(self) -> dict[str, dict[str, list[Entry]]]:
         """By split the images of each class."""
-        folders = {
-            split: [x for x in _visible(self.store.list(place)) if x.is_folder]
-            for split, place in self.splits.items()
-        }
+        folders = {split: self.folders(place) for split, place in self.splits.items()}
         with ThreadPoolExecutor(_LISTINGS) as pool:
             return {
                 split: dict(
@@ -92,20 +96,24 @@ class _Listed:
         """By split the images with their masks."""
         pairs = {}
         for split, place in self.splits.items():
-            images, masks = joined(place, "images"), joined(place, "masks")
-            by_stem = {
-                _stem(entry.address, masks): entry
-                for entry in self.files(masks)
-                if entry.name.lower().endswith(".png")
-            }
-            found = self.files(images)
-            missing = [x.name for x in found if _stem(x.address, images) not in by_stem]
-            if missing:
+            there = [entry.name for entry in self.folders(place)]
+            images = usual_name(there, IMAGE_FOLDERS, "images", place)
+            masks = usual_name(there, MASK_FOLDERS, "masks", place)
+            if images is None or masks is None:
                 raise DataError(
-                    f"{masks}: no mask for {', '.join(missing[:_NAMED])} ({len(missing)} in all); "
-                    "expected NAME.png for images/NAME.*"
+                    f"{place}: expected images/ and masks/ in it, got {', '.join(there) or 'none'}"
                 )
-            pairs[split] = [(x, by_stem[_stem(x.address, images)]) for x in found]
+            at, beside = joined(place, images), joined(place, masks)
+            pairs[split] = pair_masks(
+                {_stem(entry.address, at): entry for entry in self.files(at)},
+                {
+                    _stem(entry.address, beside): entry
+                    for entry in self.files(beside)
+                    if entry.name.lower().endswith(".png")
+                },
+                beside,
+                images,
+            )
         return pairs
 
 
@@ -116,57 +124,48 @@ def remote_folder(data: RemoteFolderData, transform: EvalTransform, *, masks: bo
     store = Store(data.storage)
     listed = _Listed(store, data.root)
     given: dict[str, list[_Item]]
-    load: Callable[[_Item], Loaded]
     if masks:
         named = joined(data.root, CLASSES_FILE)
         classes = classes_in(named, store.read_file(named, _MOST_TEXT_BYTES))
         given = {split: list(pairs) for split, pairs in listed.masks().items()}
-        load = _masked(store, transform, len(classes), data.ignore_index)
     else:
         by_class = listed.classes()
-        classes = sorted(name for name, images in by_class["train"].items() if images)
-        _check_classes(data.root, classes, by_class)
+        classes = sorted(by_class["train"])
         given = {
-            split: [(x, number) for number, name in enumerate(classes) for x in found.get(name, ())]
-            for split, found in by_class.items()
+            split: list(pairs)
+            for split, pairs in numbered(
+                data.root, by_class, classes, listed.splits["train"]
+            ).items()
         }
-        load = _labelled(store, transform)
     if len(classes) < 2:
         raise DataError(f"{data.root}: expected at least two classes, got {classes}")
-    try:
-        parts, words = complete(
-            given,
-            lambda item: item[1] if isinstance(item[1], int) else 0,
-            val_fraction=data.val_fraction,
-            test_fraction=data.test_fraction,
-            split_seed=data.split_seed,
-        )
-    except DataError as error:
-        raise DataError(f"{data.root}: {error}") from error
-    height, width = transform.size
-    samples = read_splits(
-        data.root,
-        parts,
-        lambda item: item[0].address.removeprefix(listed.root + "/"),
-        load,
-        height * width * (transform.channels + masks),
+    read = mask_reader(len(classes), data.ignore_index)
+
+    def target(item: _Item, size: tuple[int, int]) -> Targets:
+        if isinstance(item[1], int):
+            return np.asarray(item[1], np.int64)
+        return read(_content(store, item[1]), size)
+
+    dataset = assembled(
+        given,
+        ImageReader[_Item](lambda item: _content(store, item[0]), target, transform),
+        root=data.root,
+        classes=classes,
+        described=f"folder {data.root}",
+        data=data,
+        transform=transform,
+        name_of=lambda item: item[0].address.removeprefix(listed.root + "/"),
+        label_of=None if masks else _label,
+        ignore_index=data.ignore_index if masks else None,
         threads=_REQUESTS,
     )
-    for split, part in samples.items():
-        if isinstance(part, FileSamples) and not masks:
-            labels = [item[1] for item in parts[split] if isinstance(item[1], int)]
-            part.class_counts = np.bincount(labels, minlength=len(classes))
-    is_large = isinstance(samples["train"], FileSamples)
-    return Dataset(
-        name=last_part(data.root),
-        description=f"folder {data.root}; {words}",
-        classes=tuple(classes),
-        train=samples["train"],
-        val=samples["val"],
-        test=samples["test"],
-        ignore_index=data.ignore_index if masks else None,
-        looked_at=SAMPLED_IMAGES if is_large else None,
-    )
+    is_large = isinstance(dataset.train, FileSamples)
+    return replace(dataset, looked_at=SAMPLED_IMAGES if is_large else None)
+
+
+def _label(item: _Item) -> int:
+    assert isinstance(item[1], int)
+    return item[1]
 
 
 def remote_fingerprint(data: RemoteFolderData) -> str:
@@ -178,15 +177,6 @@ def remote_fingerprint(data: RemoteFolderData) -> str:
     for entry in (*named, *listed.files(listed.root)):
         digest.update(f"{entry.address}\t{entry.size}\t{entry.changed}\n".encode())
     return digest.hexdigest()
-
-
-def _check_classes(root: str, classes: list[str], found: dict[str, dict[str, list[Entry]]]) -> None:
-    for split, by_class in found.items():
-        strangers = sorted({name for name, images in by_class.items() if images} - set(classes))
-        if strangers:
-            raise DataError(
-                f"{root}: folders {strangers[:_NAMED]} of {split} are not classes of train"
-            )
 
 
 def _visible(entries: list[Entry]) -> list[Entry]:
@@ -205,24 +195,3 @@ def _content(store: Store, entry: Entry) -> bytes:
         return store.read(entry.address, 0, entry.size)
     # Listings of web servers do not tell sizes.
     return store.read_file(entry.address, _MOST_FILE_BYTES)
-
-
-def _labelled(store: Store, transform: EvalTransform) -> Callable[[_Item], Loaded]:
-    def load(item: _Item) -> Loaded:
-        image = load_image(_content(store, item[0]), transform)
-        return Loaded(image.pixels, np.asarray(item[1], dtype=np.int64), image.size)
-
-    return load
-
-
-def _masked(
-    store: Store, transform: EvalTransform, classes: int, ignore_index: int
-) -> Callable[[_Item], Loaded]:
-    read = mask_reader(transform, classes, ignore_index)
-
-    def load(item: _Item) -> Loaded:
-        assert isinstance(item[1], Entry)
-        image = load_image(_content(store, item[0]), transform)
-        return Loaded(image.pixels, read(_content(store, item[1]), image.size), image.size)
-
-    return load

@@ -55,7 +55,11 @@ class FileNetwork:
         ExportError."""
         raw = raw_answers(self._original, self.description, images)
         found = finished(
-            raw[self.description.answer.output], self.description, self.task, self.channels, self.size
+            raw[self.description.answer.output],
+            self.description,
+            self.task,
+            self.channels,
+            self.size,
         )
         return {name: found[name] for name in names}
 

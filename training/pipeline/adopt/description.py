@@ -25,7 +25,7 @@ from serving.repository.manifest import EvalTransform
 from training.errors import RecipeError
 from training.models.files.description import completed
 from training.pipeline.adopt.served import ServedModel
-from training.recipes.data import IMAGENET, Transform
+from training.recipes.data import IMAGENET, NO_CROP, Transform
 from training.recipes.fields import Strict
 from training.recipes.loading import read_document
 from training.recipes.problems import problems
@@ -61,8 +61,9 @@ class Described:
         return Interface(input=self.image, answer=answer)
 
 
-def describe_images(given: str, model: ServedModel) -> Described:
-    """How images become the input of a network: `imagenet`, or as a YAML file says.
+def describe_images(given: str, model: ServedModel, task: Task | None) -> Described:
+    """How images become the input of a network: `imagenet`, or as a YAML file says. A segmentation
+    sees the whole image.
 
     Raises RecipeError naming the file, the key and what was expected.
     """
@@ -72,20 +73,27 @@ def describe_images(given: str, model: ServedModel) -> Described:
     spec = model.inputs[0]
     usual = given == _USUAL
     where = "--preprocess" if usual else given
-    asked = Preprocess(input=GivenInput(**IMAGENET[3])) if usual else _read(Path(given))
+    asked = (
+        Preprocess(input=GivenInput.model_validate(IMAGENET[3])) if usual else _read(Path(given))
+    )
     transform = asked.transform
     depth = depth_of(asked.input.channels) or 3
     if transform is not None and "channels" in transform.model_fields_set:
         depth = transform.channels
     image = completed(asked.input, spec, _axes(spec, model), depth, f"{where}: input")
     size = _size(spec, model, image.layout)
+    whole = task == "segmentation"
     if usual:
         height, width = size or (_IMAGENET_SIDE, _IMAGENET_SIDE)
         transform = Transform(
-            resize=round(min(height, width) / _SHOWN), crop=(height, width), filter="bilinear"
+            resize=(height, width) if whole else round(min(height, width) / _SHOWN),
+            crop=None if whole else (height, width),
+            filter="bilinear",
         )
     elif transform is None:
         transform = Transform(resize=_required(where, size))
+    if whole and transform.crop is not None:
+        raise RecipeError(f"{where}: transform.crop: {NO_CROP}")
     seen = transform.model_copy(update={"channels": depth})
     reason = misfit(Interface(input=image), seen.size, model.inputs, model.outputs)
     if reason:
@@ -163,7 +171,7 @@ def _size(spec: TensorSpec, model: ServedModel, layout: str) -> tuple[int, int] 
 def _required(where: str, size: tuple[int, int] | None) -> tuple[int, int]:
     if size is None:
         raise RecipeError(
-            f"{where}: transform.resize: missing; the network takes images of any size, so give [height, "
-            "width]"
+            f"{where}: transform.resize: missing; the network takes images of any size, so "
+            "give [height, width]"
         )
     return size

@@ -13,21 +13,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.base.folders import list_images, visible_files, visible_folders
+from serving.base.folders import list_images, visible_files
 from serving.base.task import Task
 from serving.base.tensor import Array, TensorSpec
-from serving.images.masks.folders import IMAGE_FOLDERS, MASK_FOLDERS
 from serving.images.preprocess import load_image
 from serving.images.tensor import ToTensor
 from serving.repository.manifest import EvalTransform
+from training.data.layout.opened import dataset_of, first_opened
+from training.data.layout.walk import walk
 from training.data.samples import ChosenSamples, Dataset, Loaded, Samples, read_splits
-from training.data.sources.identity_folder import identity_folder
-from training.data.sources.image_folder import image_folder, shown_name
-from training.data.sources.masks.mask_folder import mask_folder
+from training.data.sources.image_folder import shown_name
 from training.errors import DataError, data_errors
 from training.pipeline.adopt.served import ServedModel
-from training.recipes.data import IdentityFolderData, ImageFolderData
-from training.recipes.masks import MaskFolderData
 
 # Seed of every choice among the items.
 _SEED = 0
@@ -165,19 +162,6 @@ def read_images(
     )
 
 
-def is_labelled(folder: Path, task: Task) -> bool:
-    """Whether a folder is laid out with labels for a task: a folder a class or person, or one of
-    images and one of masks by their usual names; below train/, val/ and test/ too."""
-    if not folder.is_dir():
-        return False
-    inner = visible_folders(folder)
-    if task == "segmentation":
-        places = (folder, *inner)
-        names = {path.name.lower() for place in places for path in visible_folders(place)}
-        return not names.isdisjoint(IMAGE_FOLDERS) and not names.isdisjoint(MASK_FOLDERS)
-    return len(inner) > 1
-
-
 def read_labelled(
     folder: Path,
     task: Task,
@@ -186,26 +170,19 @@ def read_labelled(
     model: ServedModel,
     most: int,
     calibrated: int,
-) -> Data:
+) -> Data | None:
     """Labelled images: ranges are measured on train, variants are judged on test; a folder that is
-    not cut into splits is cut in halves. Targets are in the data's own numbers. Raises DataError.
+    not cut into splits is cut in halves. Targets are in the data's own numbers. None where the
+    folder has no labels for the task. Raises DataError.
     """
-    source = {
-        "root": folder,
-        "val_fraction": _UNUSED,
-        "test_fraction": 1 - _CALIBRATED,
-        "split_seed": _SEED,
-    }
-    match task:
-        case "classification":
-            classes = ImageFolderData.model_validate({**source, "source": "image_folder"})
-            dataset = image_folder(classes, transform)
-        case "segmentation":
-            masks = MaskFolderData.model_validate({**source, "source": "mask_folder"})
-            dataset = mask_folder(masks, transform)
-        case "embedding":
-            people = IdentityFolderData.model_validate({**source, "source": "identity_folder"})
-            dataset = identity_folder(people, transform)
+    cut = {"val_fraction": _UNUSED, "test_fraction": 1 - _CALIBRATED, "split_seed": _SEED}
+    dataset = first_opened(
+        walk(folder),
+        (task,),
+        lambda kind, _, task: dataset_of(task, {**kind.data, **cut}, transform),
+    )
+    if dataset is None:
+        return None
     dataset = replace(dataset, test=ChosenSamples(dataset.test, _chosen(len(dataset.test), most)))
     train = ChosenSamples(dataset.train, _chosen(len(dataset.train), calibrated))
     return Data(

@@ -18,13 +18,7 @@ from training.errors import DataError, ExportError, RecipeError
 from training.models.export.variants import FLOATS, SCHEMES
 from training.models.files.source import file_fingerprint, opset_of
 from training.pipeline.adopt.description import Described, describe_answer, describe_images
-from training.pipeline.adopt.items import (
-    Data,
-    is_labelled,
-    read_images,
-    read_labelled,
-    read_tensors,
-)
+from training.pipeline.adopt.items import Data, read_images, read_labelled, read_tensors
 from training.pipeline.adopt.judging import Bounds
 from training.pipeline.adopt.publishing import is_whole
 from training.pipeline.adopt.served import ServedModel, read_served
@@ -113,7 +107,7 @@ def plan(request: Request) -> Plan:
     described = Described()
     answer = None
     if request.preprocess is not None:
-        described = describe_images(request.preprocess, model)
+        described = describe_images(request.preprocess, model, request.task)
     if request.task is not None:
         answer = describe_answer(request.task, request.output, request.holds, model, described)
     data = _data(request, model, described)
@@ -130,12 +124,13 @@ def _data(request: Request, model: ServedModel, described: Described) -> Data:
     if described.image is None or described.transform is None:
         return read_tensors(request.data, model, request.items, request.calibration_items)
     to_tensor = ToTensor(described.image, model.inputs[0])
-    task = request.task
-    if task is not None and not request.unlabelled and is_labelled(request.data, task):
-        return read_labelled(
-            request.data, task, described.transform, to_tensor, model, request.items,
+    if request.task is not None and not request.unlabelled:
+        labelled = read_labelled(
+            request.data, request.task, described.transform, to_tensor, model, request.items,
             request.calibration_items,
         )  # fmt: skip
+        if labelled is not None:
+            return labelled
     return read_images(
         request.data, described.transform, to_tensor, model, request.items,
         request.calibration_items,

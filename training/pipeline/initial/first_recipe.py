@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.base.task import Task
+from serving.base.task import TASKS, Task
 from training.data import load_source
+from training.data.layout.opened import unlabelled
+from training.data.layout.walk import walk
 from training.errors import BrokenFiles, DataError, RecipeError
 from training.pipeline.initial.answers import Answers
 from training.pipeline.initial.ask import Dialogue, on_terminal
@@ -20,10 +22,9 @@ from training.pipeline.initial.found.first_weights import (
     downloadable_weights,
     local_weights,
 )
-from training.pipeline.initial.found.labelled import find_labelled, unlabelled
+from training.pipeline.initial.found.labelled import find_labelled
 from training.pipeline.initial.found.look import look
 from training.pipeline.initial.found.network_file import ENDINGS, network_file
-from training.pipeline.initial.found.walk import walk
 from training.pipeline.initial.plan import Plan, plan, plan_file, usable_name
 from training.pipeline.pipeline import check_recipe
 from training.recipes import load_recipe
@@ -99,7 +100,8 @@ def first_recipe(given: Given) -> Outcome:
     found = find(tree, given.task)
     labelled = found.labelled
     if labelled is None:
-        return _without_labels(given, found, unlabelled(tree.root))
+        tasks = (given.task,) if given.task else tuple(TASKS)
+        return _without_labels(given, found, unlabelled(tree, tasks))
     name = given.name or usable_name(given.folder)
     out = given.out or Path(f"{name}.yaml")
     _require_free(out, force=given.force)

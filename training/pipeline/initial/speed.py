@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from training.data.augment import augment
 from training.data.samples import ArraySamples
+from training.fitting.lightning_module import Learner
 from training.fitting.objective import build_objective
 from training.fitting.optimizer import build_optimizer
-from training.fitting.train import chosen_precision
+from training.fitting.train import autocast
 from training.models import build_model
 from training.recipes import Recipe
 
@@ -20,7 +20,6 @@ from training.recipes import Recipe
 # disturbed.
 _LEAST_RUNS, _RUNS = 2, 5
 _SECONDS, _CLOCK_SECONDS = 1.5, 15.0
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -54,38 +53,29 @@ def timed(recipe: Recipe, samples: ArraySamples, classes: int) -> Timing:
         **recipe.model.options,
     )
     loss_classes = recipe.loss_classes(classes)
-    objective = build_objective(network, config, samples, loss_classes, 255).to(device)
-    network = network.to(device).to(memory_format=torch.channels_last).train()
-    optimizer = build_optimizer(network, config.optimizer, objective.parameters())
+    objective = build_objective(network, config, samples, loss_classes, 255)
+    learner = Learner(
+        network.train(), objective, config, recipe.task, loss_classes, 255, recipe.normalization,
+        recipe.augment, recipe.seed, "",
+    ).to(device)  # fmt: skip
+    optimizer = build_optimizer(learner.network, config.optimizer, objective.parameters())
     images, targets = (
         torch.from_numpy(held).to(device) for held in samples.batch(range(len(samples)))
     )
-    mean, std = (
-        torch.tensor(values, device=device) * 255
-        for values in (recipe.normalization.mean, recipe.normalization.std)
-    )
-    dtype = _AUTOCAST[chosen_precision(config.precision)]
-
-    def inputs(pixels: torch.Tensor) -> torch.Tensor:
-        return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
 
     def step() -> None:
-        changed, answers = augment(
-            images, targets, recipe.augment, torch.Generator().manual_seed(0)
-        )
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            shown = inputs(changed)
-            loss = objective(network(shown), answers.long(), shown)
+        with autocast(device, config.precision):
+            loss = learner.loss_of((images, targets), 0)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     def forward() -> None:
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-            network(inputs(images))
+        with torch.no_grad(), autocast(device, config.precision):
+            learner(images)
 
     trained, busy = _fastest(step, device)
-    network.eval()
+    learner.eval()
     return Timing(trained / len(samples), _fastest(forward, device)[0] / len(samples), busy)
 
 

@@ -47,7 +47,7 @@ def test_data_of_a_recipe_become_shards(pictures: Path, tmp_path: Path) -> None:
     document = {
         "name": "x",
         "task": "classification",
-        "data": {"source": "csv", "file": str(listing), "root": str(pictures)},
+        "data": {"source": "table", "file": str(listing), "root": str(pictures)},
         "transform": {"resize": [16, 16]},
         "model": {"name": "resnet20_cifar"},
         "train": {"epochs": 1, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.1}},
@@ -69,7 +69,7 @@ def test_data_of_a_recipe_become_shards(pictures: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "out", "code", "reason"),
     [
-        ("missing", "out", 1, "missing: expected a folder or a recipe (.yaml)"),
+        ("missing", "out", 1, "missing: no such folder"),
         ("pictures", f"https://host/{BUCKET}", 1, "web servers are read only"),
         ("pictures", "s3://me:secret@host/x", 2, "the URL holds a user or password"),
         ("pictures", "nosuch://host/x", 1, "nosuch://: cannot be opened"),

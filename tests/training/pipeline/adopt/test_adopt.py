@@ -211,8 +211,11 @@ def test_a_network_whose_answers_differ_from_call_to_call_is_not_published(
     assert listing(model) == before
 
 
+PIXELS = "input: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}\n"
+
+
 def labelled(tmp_path: Path) -> tuple[Path, list[str]]:
-    (tmp_path / "pixels.yaml").write_text("mean: [0.5, 0.5, 0.5]\nstd: [0.25, 0.25, 0.25]\n")
+    (tmp_path / "pixels.yaml").write_text(PIXELS)
     flags = ["--preprocess", str(tmp_path / "pixels.yaml"), "--task", "classification"]
     return write_pictures(tmp_path / "pictures") / "classification", flags
 
@@ -229,7 +232,7 @@ def test_labels_judge_where_the_data_has_some(model: Path, tmp_path: Path) -> No
 
 def test_wrong_pixels_are_found_out_by_the_labels(model: Path, tmp_path: Path) -> None:
     pictures, flags = labelled(tmp_path)
-    (tmp_path / "pixels.yaml").write_text("range: [0, -1]\n")
+    (tmp_path / "pixels.yaml").write_text("input: {range: [0, -1]}\n")
     line = refused(adopt(model, pictures, *flags))
     assert "is not above chance" in line
     assert "--min-accuracy 0 lets it pass" in line

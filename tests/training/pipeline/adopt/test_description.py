@@ -17,7 +17,7 @@ def served(tmp_path: Path, name: str) -> ServedModel:
 
 def described(tmp_path: Path, name: str, text: str) -> Described:
     (tmp_path / "pixels.yaml").write_text(text)
-    return describe_images(str(tmp_path / "pixels.yaml"), served(tmp_path, name))
+    return describe_images(str(tmp_path / "pixels.yaml"), served(tmp_path, name), None)
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,23 @@ def described(tmp_path: Path, name: str, text: str) -> Described:
 def test_imagenet_is_the_usual_evaluation_at_the_size_of_the_input(
     name: str, layout: str, tmp_path: Path
 ) -> None:
-    found = describe_images("imagenet", served(tmp_path, name))
+    found = describe_images("imagenet", served(tmp_path, name), None)
     assert found.image is not None
     assert found.transform is not None
     assert found.image.layout == layout
     assert found.image.mean == (0.485, 0.456, 0.406)
     assert (found.transform.resize, found.transform.crop) == (18, (16, 16))
     assert found.transform.filter == "bilinear"
+
+
+def test_a_segmentation_sees_the_whole_image(tmp_path: Path) -> None:
+    model = served(tmp_path, "masks")
+    found = describe_images("imagenet", model, "segmentation")
+    assert found.transform is not None
+    assert (found.transform.resize, found.transform.crop) == ((16, 16), None)
+    (tmp_path / "x.yaml").write_text("transform: {resize: 20, crop: [16, 16]}")
+    with pytest.raises(RecipeError, match=r"x\.yaml: transform\.crop: a segmentation answers for"):
+        describe_images(str(tmp_path / "x.yaml"), model, "segmentation")
 
 
 def test_a_file_that_says_nothing_stretches_to_the_input(tmp_path: Path) -> None:
@@ -52,7 +62,7 @@ def test_a_file_that_says_nothing_stretches_to_the_input(tmp_path: Path) -> None
         ("input: {std: [1, 0, 1]}", "input: std: expected no 0"),
         ("transform: {resize: 20}", "a crop must follow"),
         ("transform: {resize: [20, 20]}", "takes no image of 20x20"),
-        ("input: {channels: grey}", "input.layout: missing: which dimension holds the 1 channels"),
+        ("input: {channels: grey}", "has no dimension of 1 for the 1 channels"),
         ("{", "not valid YAML"),
         ("", "expected keys and values"),
     ],
@@ -72,9 +82,9 @@ def test_a_network_that_takes_no_image_is_refused(tmp_path: Path) -> None:
         ("fixed_batch", "takes no image"),
     ):
         with pytest.raises(RecipeError, match=reason):
-            describe_images("imagenet", served(tmp_path, name))
+            describe_images("imagenet", served(tmp_path, name), None)
     with pytest.raises(RecipeError, match="no such file"):
-        describe_images(str(tmp_path / "none.yaml"), served(tmp_path, "opset11"))
+        describe_images(str(tmp_path / "none.yaml"), served(tmp_path, "opset11"), None)
 
 
 def test_the_first_output_answers_unless_another_is_named(tmp_path: Path) -> None:

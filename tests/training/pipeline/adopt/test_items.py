@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from serving.images.tensor import ToTensor
-from tests.support.foreign import NETWORKS, write_foreign, write_items, write_pictures
+from tests.support.foreign import LABELS, NETWORKS, write_foreign, write_items, write_pictures
 from training.errors import DataError
 from training.pipeline.adopt.description import describe_images
 from training.pipeline.adopt.items import (
+    Data,
     calls,
-    is_labelled,
     read_images,
     read_labelled,
     read_tensors,
@@ -94,7 +94,7 @@ def test_a_folder_without_items_is_refused(tmp_path: Path) -> None:
 
 def test_images_become_what_the_network_takes(tmp_path: Path) -> None:
     model = served(tmp_path, "one_image")
-    found = describe_images("imagenet", model)
+    found = describe_images("imagenet", model, None)
     assert found.image is not None
     assert found.transform is not None
     pictures = write_pictures(tmp_path / "pictures", 4) / "classification"
@@ -112,21 +112,32 @@ def test_images_become_what_the_network_takes(tmp_path: Path) -> None:
 def test_labelled_folders_are_known_by_their_layout(task: str, tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", 8)
     model = served(tmp_path, "masks")
-    found = describe_images("imagenet", model)
+    found = describe_images("imagenet", model, task)  # type: ignore[arg-type]
     assert found.image is not None
     assert found.transform is not None
-    assert is_labelled(pictures / task, task)  # type: ignore[arg-type]
-    assert not is_labelled(pictures / task / ("red" if task == "classification" else "masks"), task)  # type: ignore[arg-type]
-    data = read_labelled(
-        pictures / task, task, found.transform, ToTensor(found.image, model.inputs[0]), model,
-        5, 3,
-    )  # type: ignore[arg-type]  # fmt: skip
+    to_tensor = ToTensor(found.image, model.inputs[0])
+
+    def labelled(folder: Path) -> Data | None:
+        return read_labelled(folder, task, found.transform, to_tensor, model, 5, 3)  # type: ignore[arg-type]
+
+    assert labelled(pictures / task / ("red" if task == "classification" else "masks")) is None
+    data = labelled(pictures / task)
+    assert data is not None
     assert (len(data.calibration), len(data.measured)) == (3, 4 if task == "segmentation" else 5)
     assert data.labelled is not None
     assert len(data.labelled.test) == len(data.measured)
 
 
 def test_masks_are_known_by_the_usual_names_of_folders(tmp_path: Path) -> None:
-    for name in ("img", "Annotations"):
-        (tmp_path / "set" / "train" / name).mkdir(parents=True)
-    assert is_labelled(tmp_path / "set", "segmentation")
+    pictures = write_pictures(tmp_path, 8) / "segmentation"
+    for name, other in (("images", "img"), ("masks", "Annotations")):
+        (pictures / name).rename(pictures / other)
+    model = served(tmp_path, "masks")
+    found = describe_images("imagenet", model, "segmentation")
+    assert found.image is not None
+    assert found.transform is not None
+    to_tensor = ToTensor(found.image, model.inputs[0])
+    data = read_labelled(pictures, "segmentation", found.transform, to_tensor, model, 5, 3)
+    assert data is not None
+    assert data.labelled is not None
+    assert data.labelled.classes == LABELS

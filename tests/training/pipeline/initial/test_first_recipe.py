@@ -240,9 +240,9 @@ def test_the_command_prints_a_document(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--task", "tea"], "expected classification, segmentation, embedding"),
+        (["--task", "tea"], "expected one of classification, segmentation, embedding"),
         (["--size", "0x3"], "expected HEIGHTxWIDTH"),
-        (["--mirrors", "perhaps"], "expected yes or no"),
+        (["--mirrors", "perhaps"], "expected one of yes, no"),
     ],
 )
 def test_wrong_options_are_status_2(options: list[str], said: str) -> None:

@@ -57,12 +57,17 @@ def test_made_up_names_are_said_to_be_so(init: Init) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda root: root.mkdir(), "no images, and no network in a file"),
+        (lambda root: root.mkdir(), "no images; the folder is empty"),
+        (lambda root: _empty(root), r"no images; got 1 \.txt; no image in train/cat/, train/dog/$"),
         (lambda root: None, "no such folder"),
         (lambda root: root.write_text("x"), "is not a folder"),
         (
             lambda root: folders.class_folders(root / "x") or _only(root / "x", "red"),
             "expected a folder of images for each class",
+        ),
+        (
+            lambda root: folders.class_folders(root) or _emptied(root, "red"),
+            r"one folder, red/, are one class; no image in blue/, green/; expected a folder of",
         ),
         (lambda root: _loose(root), "nothing that says the class of each"),
         (folders.own_colours, "class_dict.csv with the columns name, r, g, b"),
@@ -85,6 +90,18 @@ def _only(root: Path, kept: str) -> None:
             folder.rmdir()
 
 
+def _empty(root: Path) -> None:
+    for name in ("cat", "dog"):
+        (root / "train" / name).mkdir(parents=True)
+    (root / "readme.txt").touch()
+
+
+def _emptied(root: Path, kept: str) -> None:
+    for file in root.glob("*/*"):
+        if file.parent.name != kept:
+            file.unlink()
+
+
 def _loose(root: Path) -> None:
     root.mkdir()
     folders.picture(folders.RED, 0).save(root / "a.png")
@@ -103,7 +120,7 @@ def test_folders_that_may_be_people_need_a_word(init: Init) -> None:
 
 def test_a_task_that_labels_cannot_teach_is_refused(init: Init) -> None:
     folders.masks(Path("things"))
-    with pytest.raises(DataError, match="expected a folder of images for each class"):
+    with pytest.raises(DataError, match="expected a folder of images for each person"):
         init("things", task="embedding")
 
 

@@ -6,18 +6,17 @@ from typing import TypeVar
 
 import numpy as np
 
+from serving.images.masks.folders import MaskedImage
 from serving.images.masks.rules import IGNORED, MORE, UNNAMED, ClassMap, MaskRule, scaled
 from serving.images.masks.settings import MaskSettings
-from serving.images.postprocess import resize_mask
-from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.data.remarks import Remarks
-from training.data.samples import Dataset, Loaded, read_splits
-from training.data.sources.image_folder import besides, check_names, image_bytes
-from training.data.split import complete
-from training.errors import BrokenFiles, DataError
+from training.data.samples import Dataset, ImageReader, Targets
+from training.data.sources.assemble import assembled
+from training.data.sources.image_folder import image_bytes
+from training.errors import DataError
 from training.recipes.fields import FolderData
-from training.recipes.masks import MaskRules
+from training.recipes.masks import MaskFolderData, MaskRules, VocData
 
 Item = TypeVar("Item")
 
@@ -65,56 +64,62 @@ def mask_dataset(
     root = data.root
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise DataError(f"{root}: expected 2 to {MOST_CLASSES} classes, got {len(classes)}")
-    check_names(classes, root)
-    try:
-        parts, words = complete(
-            given,
-            lambda item: 0,
-            val_fraction=data.val_fraction,
-            test_fraction=data.test_fraction,
-            split_seed=data.split_seed,
-            test=data.test,
-        )
-    except DataError as error:
-        raise DataError(f"{root}: {error}{besides(left_out or {})}") from error
-    height, width = transform.size
     ignored = IGNORE_INDEX if ignore_index is None else ignore_index
 
-    def load(item: Item) -> Loaded:
-        image = load_image(image_bytes(path_of(item)), transform)
-        found = class_map(item, image.size)
-        if found.shape != image.size:
-            found = scaled(found, image.size)
+    def target(item: Item, size: tuple[int, int]) -> Targets:
+        found = class_map(item, size)
+        if found.shape != size:
+            found = scaled(found, size)
             remarks.add("masks of another size than their images, scaled to it", name_of(item))
-        target = np.where(found == IGNORED, ignored, found).astype(np.uint8)
-        resized = resize_mask(target, height, width)
-        return Loaded(image.pixels, np.asarray(resized, dtype=np.uint8), image.size)
+        return np.where(found == IGNORED, ignored, found).astype(np.uint8)
 
     def name_of(item: Item) -> str:
         return path_of(item).relative_to(root).as_posix()
 
-    try:
-        # The mask has one byte a pixel.
-        samples = read_splits(
-            str(root), parts, name_of, load, height * width * (transform.channels + 1)
-        )
-    except BrokenFiles as error:
-        raise error.told(remarks.lines()) from error
-    return Dataset(
-        name=root.name,
-        description=f"{described}; {words}",
-        classes=tuple(classes),
-        train=samples["train"],
-        val=samples["val"],
-        test=samples["test"],
+    return assembled(
+        given,
+        ImageReader(lambda item: image_bytes(path_of(item)), target, transform),
+        root=root,
+        classes=classes,
+        described=described,
+        data=data,
+        transform=transform,
+        name_of=name_of,
         ignore_index=ignore_index,
-        left_out=left_out or {},
+        left_out=left_out,
         notes=notes,
         remarks=remarks,
     )
 
 
-def by_rule(
+def masked_dataset(
+    given: Mapping[str, Sequence[MaskedImage]],
+    rule: MaskRule,
+    data: MaskFolderData | VocData,
+    transform: EvalTransform,
+    described: str,
+    left_out: Mapping[str, int] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """Images with mask files that are read by a rule. Raises DataError as mask_dataset does."""
+    remarks = Remarks()
+    read = _by_rule(rule, data, data.root, remarks)
+    return mask_dataset(
+        given,
+        lambda pair: pair.path,
+        lambda pair, size: read(pair.mask),
+        data=data,
+        transform=transform,
+        classes=rule.classes,
+        remarks=remarks,
+        described=described,
+        ignore_index=rule.ignore_index,
+        left_out=left_out,
+        notes=(*((rule.note,) if rule.note else ()), *notes),
+    )
+
+
+def _by_rule(
     rule: MaskRule, data: MaskRules, root: Path, remarks: Remarks
 ) -> Callable[[Path], ClassMap]:
     """Reads mask files: class or IGNORED of each pixel. Values that nobody named raise DataError,

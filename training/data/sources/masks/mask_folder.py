@@ -11,9 +11,8 @@ from serving.images.masks.folders import (
 )
 from serving.images.masks.settings import mask_rule
 from serving.repository.manifest import EvalTransform
-from training.data.remarks import Remarks
 from training.data.samples import Dataset
-from training.data.sources.masks.dataset import by_rule, mask_dataset, settings_of
+from training.data.sources.masks.dataset import masked_dataset, settings_of
 from training.data.sources.split_folders import beside_splits, split_folders
 from training.errors import DataError, data_errors
 from training.recipes.masks import MaskFolderData
@@ -37,21 +36,8 @@ def mask_folder(data: MaskFolderData, transform: EvalTransform) -> Dataset:
     given, left_out, how = _listed(data)
     masks = [pair.mask for pairs in given.values() for pair in pairs]
     rule = mask_rule(settings_of(data), [root], masks)
-    remarks = Remarks()
-    read = by_rule(rule, data, root, remarks)
-    return mask_dataset(
-        given,
-        lambda pair: pair.path,
-        lambda pair, size: read(pair.mask),
-        data=data,
-        transform=transform,
-        classes=rule.classes,
-        remarks=remarks,
-        described=f"mask folder {root.name}" + (f" ({how})" if how != _USUAL else ""),
-        ignore_index=rule.ignore_index,
-        left_out=left_out,
-        notes=(rule.note,) if rule.note else (),
-    )
+    described = f"mask folder {root.name}" + (f" ({how})" if how != _USUAL else "")
+    return masked_dataset(given, rule, data, transform, described, left_out)
 
 
 def _listed(data: MaskFolderData) -> tuple[dict[str, list[MaskedImage]], Counter[str], str]:

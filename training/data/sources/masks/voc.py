@@ -11,9 +11,8 @@ from serving.images.masks.folders import CLASSES_FILE, MaskedImage, files_by_ste
 from serving.images.masks.settings import mask_rule
 from serving.images.masks.tables import USUAL_FILES
 from serving.repository.manifest import EvalTransform
-from training.data.remarks import Remarks
 from training.data.samples import Dataset
-from training.data.sources.masks.dataset import by_rule, mask_dataset, settings_of
+from training.data.sources.masks.dataset import masked_dataset, settings_of
 from training.errors import DataError, data_errors
 from training.recipes.masks import VocData
 
@@ -40,20 +39,7 @@ def voc_folder(data: VocData, transform: EvalTransform) -> Dataset:
     if unsaid and not any((root / name).is_file() for name in (CLASSES_FILE, *USUAL_FILES)):
         said = replace(said, colours="voc")
     rule = mask_rule(said, [root], [pair.mask for pairs in given.values() for pair in pairs])
-    remarks = Remarks()
-    read = by_rule(rule, data, root, remarks)
-    return mask_dataset(
-        given,
-        lambda pair: pair.path,
-        lambda pair, size: read(pair.mask),
-        data=data,
-        transform=transform,
-        classes=rule.classes,
-        remarks=remarks,
-        described=f"VOC folder {root.name}",
-        ignore_index=rule.ignore_index,
-        notes=(*((rule.note,) if rule.note else ()), *notes),
-    )
+    return masked_dataset(given, rule, data, transform, f"VOC folder {root.name}", notes=notes)
 
 
 def _listed(data: VocData) -> tuple[dict[str, list[MaskedImage]], tuple[str, ...]]:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serving.base.task import Task
+from training.data.layout.walk import Folder, Tree
 from training.pipeline.initial.found.facts import Found
 from training.pipeline.initial.found.first_weights import ENDINGS
 from training.pipeline.initial.found.labelled import find_labelled
-from training.pipeline.initial.found.walk import Folder, Tree
 
 # Files of each kind that are kept.
 _KEPT = 20

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from serving.base.folders import split_named
 from serving.base.task import Task
 from serving.images.masks.folders import IMAGE_FOLDERS, MASK_ENDS, MASK_FOLDERS
+from training.data.layout.walk import Folder
 from training.data.sources.listings.metadata import METADATA_FILES
 from training.data.sources.masks.voc import IMAGES, MASKS
-from training.pipeline.initial.found.walk import Folder
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 # Tables that a set has beside those of its images.

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from training.data.layout.walk import walk
 from training.errors import DataError
-from training.pipeline.initial.found.walk import walk
 
 
 def test_images_and_other_files_are_counted_by_folder(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""`convserve extract`: the test images of a recipe as folders, which `convserve evaluate` reads."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serving.base.text import escaped
+from training.cli.terminal import application, fail, one_of, set_up_logging
+from training.errors import BuildError
+
+if TYPE_CHECKING:
+    from training.data.samples import Targets
+    from training.recipes import Recipe
+
+
+def extract(
+    recipe: Annotated[Path, typer.Argument(help="The recipe whose data are taken.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+) -> None:
+    """Write the test images of a recipe as folders: a folder a class or person, or images/, masks/
+    and classes.txt.
+
+    The images' bytes stay as they are. Where a source has no test split, they are those that the
+    build cuts off and never trains on.
+    """
+    set_up_logging()
+    one_of(split, ("test", "val", "train"), "--split")
+    try:
+        from training.recipes import load_recipe
+
+        given = load_recipe(recipe)
+        count = _write(given, split, out)
+    except (BuildError, OSError) as error:
+        fail("extract", str(error))
+    except KeyboardInterrupt:
+        fail("extract", f"interrupted; {out} holds a part")
+    typer.echo(escaped(f"{out}: {count:,} images of {split}"))
+    data = shlex.quote(str(out))
+    typer.echo(escaped(f"convserve evaluate --model {given.name} --data {data} --url HOST:PORT"))
+
+
+def _write(recipe: "Recipe", split: str, out: Path) -> int:
+    import numpy as np
+
+    from training.data import load_source
+    from training.data.binary import IGNORED, binary_classes, foreground
+    from training.data.layout.written import write_split
+    from training.data.samples import files_alone
+    from training.errors import DataError
+    from training.recipes import SegmentationRecipe
+
+    binary = isinstance(recipe, SegmentationRecipe) and recipe.binary
+    with files_alone():
+        # The files are read below as the source reads them: two classes are made of its own there.
+        data = load_source(recipe.model_copy(update={"binary": False}) if binary else recipe)
+
+    def of_model(targets: "Targets") -> "Targets":
+        if binary:
+            return foreground(targets, data.ignore_index)
+        if data.ignore_index is None or recipe.task != "segmentation":
+            return targets
+        return np.where(targets == data.ignore_index, IGNORED, targets)
+
+    classes = binary_classes(data.classes) if binary else data.classes
+    try:
+        return write_split(getattr(data, split), classes, recipe.task, out, of_model)
+    except DataError as error:
+        raise DataError(f"{data.name}: {error}") from error
+
+
+app = application(extract)

@@ -1,0 +1,77 @@
+"""A split as folders that `convserve evaluate` reads, whatever its source reads."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
+
+import numpy as np
+from PIL import Image
+
+from serving.base.errors import InvalidInput, quoted
+from serving.base.files import is_plain_name
+from serving.base.folders import IMAGE_SUFFIXES, is_passed_over
+from serving.base.task import Task
+from serving.images.masks.folders import CLASSES_FILE
+from training.data.samples import FileSamples, ImageReader, Samples, Targets
+from training.errors import DataError
+
+# The ending of images that have none; they are decoded by their content.
+_ENDING = ".jpg"
+# Characters of a source's name that a file keeps behind its number.
+_STEM = 100
+
+
+def write_split(
+    samples: Samples,
+    classes: Sequence[str],
+    task: Task,
+    out: Path,
+    change: Callable[[Targets], Targets],
+) -> int:
+    """Writes OUT/CLASS/NAME, OUT/PERSON/NAME, or OUT/images/NAME with OUT/masks/NAME.png and
+    classes.txt; gives the number of images, whose files' bytes stay as they are.
+
+    change: makes the model's classes of the source's; masks then hold these, and 255 for pixels
+        that do not count, at the size of their image.
+    Raises DataError for samples that are no files, for a file that cannot be read, and where `out`
+    holds something.
+    """
+    if not isinstance(samples, FileSamples) or not isinstance(samples.load, ImageReader):
+        raise DataError(
+            "its images are no files; expected a source of folders, tables, VOC, COCO or labelme"
+        )
+    odd = [name for name in classes if not is_plain_name(name) or is_passed_over(name)]
+    if task == "classification" and odd:
+        raise DataError(f"the class {quoted(odd[0])} cannot be the name of a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise DataError(f"{out} is not empty")
+    if task == "segmentation":
+        (out / CLASSES_FILE).write_text("\n".join(classes) + "\n")
+    for number, (name, item) in enumerate(zip(samples.names, samples.items, strict=True)):
+        try:
+            content = samples.load.content(item)
+            # The network's own image tells the size of the whole one.
+            target = change(samples.load.target(item, samples.load(item).size))
+        except (DataError, InvalidInput, OSError) as error:
+            raise DataError(f"{name}: {error}") from error
+        file = _file(number, PurePath(name))
+        if task == "segmentation":
+            _write(out / "images" / file, content)
+            mask = out / "masks" / PurePath(file).with_suffix(".png")
+            mask.parent.mkdir(exist_ok=True)
+            Image.fromarray(target.astype(np.uint8)).save(mask)
+        else:
+            label = int(target)
+            folder = classes[label] if label < len(classes) else f"person-{label:06}"
+            _write(out / folder / file, content)
+    return len(samples)
+
+
+def _file(number: int, name: PurePath) -> str:
+    ending = name.suffix if name.suffix.lower() in IMAGE_SUFFIXES else _ENDING
+    return f"{number:06}-{name.stem[:_STEM].replace('.', '-')}{ending}"
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(content)
