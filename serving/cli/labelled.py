@@ -44,8 +44,7 @@ def class_folders(root: Path, classes: Sequence[str]) -> tuple[list[LabelledImag
 
     Raises InvalidInput for a folder that is no class of the model, or where there are no images.
     """
-    if not root.is_dir():
-        raise InvalidInput(f"{root} is not a folder")
+    _require_folder(root)
     numbers = {name: number for number, name in enumerate(classes)}
     found = list_class_folders(root)
     if not set(found.images) & set(classes):
@@ -54,7 +53,7 @@ def class_folders(root: Path, classes: Sequence[str]) -> tuple[list[LabelledImag
         if name not in numbers:
             raise InvalidInput(
                 f"{root / name}: {name!r} is not a class of the model; "
-                f"its classes are {_shortened(classes)}"
+                f"its classes are {_shortened(classes)}{_other_layout(root)}"
             )
     images = [
         LabelledImage(path, numbers[name]) for name, paths in found.images.items() for path in paths
@@ -62,6 +61,7 @@ def class_folders(root: Path, classes: Sequence[str]) -> tuple[list[LabelledImag
     if not images:
         raise InvalidInput(
             f"{root}: expected one folder of images a class, found no images{_besides(found)}"
+            f"{_other_layout(root)}"
         )
     return images, found.left_out
 
@@ -72,8 +72,7 @@ def identity_folders(root: Path) -> tuple[list[LabelledImage], list[str], Counte
 
     Raises InvalidInput where there are no images, or where the folders are splits.
     """
-    if not root.is_dir():
-        raise InvalidInput(f"{root} is not a folder")
+    _require_folder(root)
     found = list_class_folders(root)
     _refuse_splits(root, "an identity", list(found.images))
     names = [name for name, paths in found.images.items() if paths]
@@ -87,6 +86,29 @@ def identity_folders(root: Path) -> tuple[list[LabelledImage], list[str], Counte
         for path in found.images[name]
     ]
     return images, names, found.left_out
+
+
+# Files and folders of layouts that a build alone reads.
+_LISTINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_VOC_LISTS = "ImageSets"
+
+
+def _require_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise InvalidInput(f"{root} is not a folder{_other_layout(root)}")
+
+
+def _other_layout(root: Path) -> str:
+    """The way to folders from a table, from COCO's, labelme's or VOC's layout, as the end of a
+    message; empty where `root` has none of them."""
+    places = (root, root / "annotations")
+    try:
+        files = [root, *(file for place in places if place.is_dir() for file in place.iterdir())]
+    except OSError:  # the message that this ends says why
+        return ""
+    if not any(file.suffix.lower() in _LISTINGS or file.name == _VOC_LISTS for file in files):
+        return ""
+    return "; `convserve extract RECIPE OUT` writes the test images of a build's source as folders"
 
 
 def _refuse_splits(root: Path, wanted: str, names: Sequence[str]) -> None:
@@ -109,14 +131,18 @@ def mask_pairs(root: Path, said: MaskNames = _ANY_NAMES) -> MaskedListing:
     Raises InvalidInput where a mask is missing, where there are no images, or where `root` holds
     several splits.
     """
+    _require_folder(root)
     if _is_inner_split(root):
         whole = list_masked_images(root.parent.parent, said)
         pairs = [pair for pair in whole.pairs if pair.path.is_relative_to(root)]
         found = whole._replace(pairs=pairs, left_out=list_images(root).left_out)
     else:
-        if not (root / "images").is_dir() and root.is_dir():
+        if not (root / "images").is_dir():
             _refuse_splits(root, "images/", [folder.name for folder in visible_folders(root)])
-        found = list_masked_images(root, said)
+        try:
+            found = list_masked_images(root, said)
+        except InvalidInput as error:
+            raise InvalidInput(f"{error}{_other_layout(root)}") from error
         inner = [folder for folder in visible_folders(found.images) if split_named(folder.name)]
         if "train" in (split_named(folder.name) for folder in inner) and len(inner) > 1:
             raise InvalidInput(

@@ -1,10 +1,15 @@
-"""A real object store on this machine, moto's S3, and a proxy that cuts connections."""
+"""Real object stores on this machine (moto's S3; Google's and Azure's where their emulators are
+installed), and a proxy that cuts connections."""
 
+import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +34,42 @@ def object_store() -> Iterator[str]:
 
 
 @contextmanager
+def google_store() -> Iterator[str]:
+    """An empty store of gcp-storage-emulator's with a bucket; its endpoint."""
+    serve = (
+        "import sys; from gcp_storage_emulator.server import create_server; "
+        "create_server('127.0.0.1', int(sys.argv[1]), in_memory=True).run()"
+    )
+    with _serving("-c", serve) as endpoint:
+        address = f"{endpoint}/storage/v1/b?project=tests"
+        body = json.dumps({"name": BUCKET}).encode()
+        asked = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked):
+            yield endpoint
+
+
+def azurite() -> str | None:
+    """The program of Azurite, which npm installs: $AZURITE, or by name."""
+    return os.environ.get("AZURITE") or shutil.which("azurite-blob")
+
+
+@contextmanager
+def azure_store(folder: Path) -> Iterator[str]:
+    """An empty store of Azurite's with a container; its connection string."""
+    # The account and the key are Azurite's own, which its documentation gives.
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    options = ("--silent", "--disableTelemetry", "--skipApiVersionCheck", "--location", str(folder))
+    program = azurite()
+    assert program is not None
+    command = (program, *options, "--blobHost", "127.0.0.1", "--blobPort")
+    with _serving(*command, program=()) as endpoint:
+        account = f"AccountName=devstoreaccount1;AccountKey={key}"
+        told = f"DefaultEndpointsProtocol=http;{account};BlobEndpoint={endpoint}/devstoreaccount1;"
+        fsspec.filesystem("az", connection_string=told, anon=False).mkdir(BUCKET)
+        yield told
+
+
+@contextmanager
 def web_server(folder: Path) -> Iterator[str]:
     """A web server with a folder, which answers range requests; its address."""
     serve = (
@@ -41,11 +82,11 @@ def web_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _serving(*command: str) -> Iterator[str]:
-    """A Python process that serves at the port that ends its command."""
+def _serving(*command: str, program: tuple[str, ...] = (sys.executable,)) -> Iterator[str]:
+    """A process, of Python by default, that serves at the port that ends its command."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, *command, str(port)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*program, *command, str(port)], stderr=subprocess.DEVNULL)
     try:
         while process.poll() is None and not _listens(port):
             time.sleep(0.05)

@@ -218,8 +218,15 @@ def _file_system(scheme: str, config: Storage) -> Any:
     try:
         import fsspec
 
-        options = {"use_listings_cache": False, "skip_instance_cache": True}
-        return fsspec.filesystem(scheme, **options, **_options(scheme, config))
+        given = {"use_listings_cache": False, "skip_instance_cache": True}
+        given |= _options(scheme, config)
+        if _PACKAGES.get(scheme) == "gcsfs" and config.endpoint_url is not None:
+            # By default gcsfs asks over gRPC for the kind of a bucket, a minute each: only Google's
+            # own store answers.
+            from gcsfs.core import GCSFileSystem
+
+            return GCSFileSystem(**given)
+        return fsspec.filesystem(scheme, **given)
     except ImportError as error:
         package = _PACKAGES.get(scheme, error.name or "fsspec")
         raise DataError(

@@ -40,6 +40,18 @@ def test_label_is_the_place_of_the_folder_among_the_models_classes(tmp_path: Pat
     assert not left_out
 
 
+@pytest.mark.parametrize(
+    "name", ["list.csv", "train.parquet", "annotations/instances_val.json", "ImageSets/x.txt"]
+)
+def test_a_layout_that_a_build_alone_reads_is_told_the_way(name: str, tmp_path: Path) -> None:
+    touched(tmp_path / name)
+    for read in (lambda: class_folders(tmp_path, CLASSES), lambda: mask_pairs(tmp_path)):
+        with pytest.raises(InvalidInput, match="`convserve extract RECIPE OUT` writes the test"):
+            read()
+    with pytest.raises(InvalidInput, match="is not a folder; `convserve extract"):
+        class_folders(touched(tmp_path / "one.parquet"), CLASSES)
+
+
 def test_images_are_found_below_and_other_files_are_counted(tmp_path: Path) -> None:
     wanted = {
         touched(tmp_path / "dog" / name)

@@ -1,6 +1,7 @@
 """Parameters and arithmetic: the counting rules, and the networks against their papers."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -124,3 +125,12 @@ def test_networks_need_the_multiply_accumulates_of_their_papers(
     with torch.device("meta"):
         network = build_model(name, num_classes=1000)
     assert count_macs(network, (side, side)) / 1e9 == pytest.approx(gmacs, rel=0.02)
+
+
+def test_attention_of_timm_is_counted() -> None:
+    with torch.device("meta"):
+        network = timm.create_model("deit_tiny_patch16_224")
+    tokens, width, layers = 197, 192, 12
+    layer = tokens * width * 12 * width + 2 * tokens**2 * width
+    patches, head = (tokens - 1) * 16 * 16 * 3 * width, width * 1000
+    assert count_macs(network, (224, 224)) == layers * layer + patches + head

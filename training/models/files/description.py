@@ -143,8 +143,9 @@ def _layout(spec: TensorSpec, axes: Sequence[int], depth: int, where: str) -> Ax
     first, last = axes[0] == depth, axes[2] == depth
     if first == last:
         raise RecipeError(
-            f"{where}: {spec} has {'two dimensions' if first else 'no dimension'} of {depth} for the "
-            f"{depth} channels of an image; expected channels, or layout, to say how it takes one"
+            f"{where}: {spec} has {'two dimensions' if first else 'no dimension'} of {depth} for "
+            f"the {depth} channels of an image; expected channels, or layout, to say how it takes "
+            "one"
         )
     return "NCHW" if first else "NHWC"
 

@@ -137,8 +137,7 @@ def first_recipe(given: Given) -> Outcome:
         (
             f"convserve build {shlex.quote(str(out))}",
             "convserve serve --model-repository model_repo &",
-            f"convserve predict {shlex.quote(labelled.example or 'IMAGE.jpg')} --model {name} "
-            "--url localhost:8001",
+            *_asking(name, str(out), labelled.example),
             *_adopting(found, given.folder),
         ),
     )
@@ -164,6 +163,16 @@ def _without_labels(given: Given, found: Found, nothing: DataError) -> Outcome:
             f"expected labelled images, too: convserve init IMAGES --network {files[0]}"
         )
     raise nothing
+
+
+def _asking(name: str, recipe: str, example: str) -> Iterator[str]:
+    """Commands that ask the served model. Images that lie in a table are taken out of it first."""
+    files = shlex.quote(example)
+    if not example:
+        folder = f"{name}-test"
+        yield f"convserve extract {shlex.quote(recipe)} {folder}"
+        files = f"$(find {folder} -type f | head -1)"
+    yield f"convserve predict {files} --model {name} --url localhost:8001"
 
 
 def _adopting(found: Found, data: Path) -> tuple[str, ...]:
