@@ -17,7 +17,7 @@ from serving.base.evaluation import Estimate
 from serving.base.folders import IMAGE_SUFFIXES, told
 from serving.cli.labelled import class_folders, identity_folders, mask_pairs, mask_reading
 from serving.cli.output import application, fail, print_json, say, warn
-from serving.cli.predictor import Predictor, open_predictor
+from serving.cli.predictor import Predictor, Repository, Url, open_predictor, require_one_place
 from serving.cli.table import print_table
 from serving.client import CallFailed
 from serving.images.masks.folders import MaskNames
@@ -41,10 +41,8 @@ def evaluate(
         Path,
         typer.Option(help="A folder a class or person, or images/ and masks/ with classes.txt."),
     ],
-    url: Annotated[str | None, typer.Option(help="A server's host:port.")] = None,
-    model_repository: Annotated[
-        Path | None, typer.Option(help="Load the model into this process instead.")
-    ] = None,
+    url: Url = None,
+    model_repository: Repository = None,
     images: Annotated[
         str | None, typer.Option(help="Folder of the images in DATA, if not a usual name.")
     ] = None,
@@ -67,8 +65,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure how accurate a served model is on a labelled folder."""
-    if (url is None) == (model_repository is None):
-        raise typer.BadParameter("give either --url or --model-repository")
+    require_one_place(url, model_repository)
     try:
         named = MaskNames(images, masks, mask_suffix)
         said = MaskSettings(colours=colours, threshold=threshold)

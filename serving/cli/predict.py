@@ -11,7 +11,15 @@ from PIL import Image
 
 from serving.base.errors import InvalidInput, ServingError
 from serving.cli.output import application, fail, print_json, say, warn
-from serving.cli.predictor import Labels, MaskResult, Predictor, open_predictor
+from serving.cli.predictor import (
+    Labels,
+    MaskResult,
+    Predictor,
+    Repository,
+    Url,
+    open_predictor,
+    require_one_place,
+)
 from serving.client import CallFailed
 from serving.images.postprocess import palette
 from serving.server.endpoints.vision import DEFAULT_TOP_K
@@ -20,10 +28,8 @@ from serving.server.endpoints.vision import DEFAULT_TOP_K
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
     model: Annotated[str, typer.Option(help="Name of the model.")],
-    url: Annotated[str | None, typer.Option(help="A server's host:port.")] = None,
-    model_repository: Annotated[
-        Path | None, typer.Option(help="Load the model into this process instead.")
-    ] = None,
+    url: Url = None,
+    model_repository: Repository = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels an image.")] = DEFAULT_TOP_K,
     save: Annotated[
         Path | None,
@@ -36,8 +42,7 @@ def predict(
     ] = False,
 ) -> None:
     """Print labels, masks or embeddings of image files."""
-    if (url is None) == (model_repository is None):
-        raise typer.BadParameter("give either --url or --model-repository")
+    require_one_place(url, model_repository)
     if save is not None and save.exists() and not save.is_dir():
         raise typer.BadParameter(f"{save} is not a folder", param_hint="--save")
     try:

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from protos.gen import vision_pb2 as pb
@@ -22,6 +23,9 @@ from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
 from serving.models.servable import CallOptions, EncodedImage, Servable
 from serving.server.endpoints import vision
+
+Url = Annotated[str | None, typer.Option(help="A server's host:port.")]
+Repository = Annotated[Path | None, typer.Option(help="Load the model into this process instead.")]
 
 # Seconds that a call may take. In one process all images wait for the cores together, so shorter
 # would fail large folders; longer waits longer for a server that hangs.
@@ -54,6 +58,12 @@ class MaskResult:
     areas: list[tuple[int, str, float, float]]
     overlay_png: bytes
     variant: str
+
+
+def require_one_place(url: str | None, repository: Path | None) -> None:
+    """Ends the command with a usage error unless one says where the model is."""
+    if (url is None) == (repository is None):
+        raise typer.BadParameter("give either --url or --model-repository")
 
 
 class Predictor(Protocol):

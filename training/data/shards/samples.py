@@ -177,10 +177,10 @@ class ShardSamples:
 
     def name(self, index: int) -> str:
         """train-000000.tar/KEY."""
-        address, key = self._named(index)
+        address, key = self._shard_and_key(index)
         return f"{shard_name(address)}/{key}"
 
-    def _named(self, index: int) -> tuple[str, str]:
+    def _shard_and_key(self, index: int) -> tuple[str, str]:
         """The address of an image's shard, and its key there."""
         part, number = self._place(index)
         table = self._tables.of(part.address, part.indexed)
@@ -197,7 +197,7 @@ class ShardSamples:
         good = [one for one in loaded if not isinstance(one, str)]
         for index, one in zip(indices, loaded, strict=True):
             if isinstance(one, str):
-                reason = ": ".join((*self._named(index), one))
+                reason = ": ".join((*self._shard_and_key(index), one))
                 if self.skipped is None:
                     raise DataError(reason)
                 self.skipped.add(index, reason)

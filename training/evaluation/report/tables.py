@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +11,8 @@ from rich.text import Text
 
 from serving.base.evaluation import Estimate
 from serving.base.text import escaped
-from training.evaluation.verification import Verification
+from serving.repository.manifest import Evidence
+from training.evaluation.verification import VariantResult, Verification
 from training.recipes.tasks import MEASURE_TITLES
 
 Rows = list[dict[str, str]]
@@ -37,22 +39,34 @@ def variant_rows(verification: Verification) -> Rows:
     network = verification.network_size
     for result in verification.variants:
         for engine, evidence in result.evidence.items():
-            latency = evidence.latency.milliseconds
-            rows.append(
-                {
-                    "variant": result.id,
-                    "engine": engine,
-                    f"{title} %": percent(evidence.accuracy),
-                    "drop, points": percent(evidence.drop),
-                    "agreement %": f"{100 * evidence.agreement:.2f}",
-                    "KiB": f"{result.size_bytes / 1024:.0f}",
-                    "GMACs": f"{network.macs / 1e9:.4f}",
-                    "parameters": f"{network.parameters:,}",
-                    **{f"b{size} ms": f"{latency[size]:.2f}" for size in latency},
-                    "gate": "passed" if evidence.gate.passed else "FAILED",
-                }
-            )
+            size = {
+                "GMACs": f"{network.macs / 1e9:.4f}",
+                "parameters": f"{network.parameters:,}",
+            }
+            rows.append(evidence_row(result, engine, evidence, title, size))
     return rows
+
+
+def evidence_row(
+    result: VariantResult,
+    engine: str,
+    evidence: Evidence,
+    title: str,
+    size: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
+    """A variant in an engine, ready to be shown. `title` is that of the accuracy; `size` stands
+    behind the file's."""
+    return {
+        "variant": result.id,
+        "engine": engine,
+        f"{title} %": percent(evidence.accuracy),
+        "drop, points": percent(evidence.drop),
+        "agreement %": f"{100 * evidence.agreement:.2f}",
+        "KiB": f"{result.size_bytes / 1024:.0f}",
+        **size,
+        **{f"b{n} ms": f"{ms:.2f}" for n, ms in evidence.latency.milliseconds.items()},
+        "gate": "passed" if evidence.gate.passed else "FAILED",
+    }
 
 
 def measure_rows(verification: Verification) -> Rows:

@@ -19,7 +19,7 @@ from serving.repository.onnx_file import external_files
 from training.data.class_names import as_classes_of
 from training.data.samples import Dataset
 from training.errors import DataError, ExportError, VerificationError
-from training.evaluation.report.tables import percent, print_table
+from training.evaluation.report.tables import evidence_row, print_table
 from training.evaluation.verification import VariantResult
 from training.pipeline.adopt.against_fp32 import AgainstFp32
 from training.pipeline.adopt.against_labels import AgainstLabels
@@ -54,16 +54,7 @@ class Adopted:
         """A row for each variant and engine, ready to be shown."""
         title = MEASURE_TITLES[self.measure]
         return [
-            {
-                "variant": result.id,
-                "engine": engine,
-                f"{title} %": percent(evidence.accuracy),
-                "drop, points": percent(evidence.drop),
-                "agreement %": f"{100 * evidence.agreement:.2f}",
-                "KiB": f"{result.size_bytes / 1024:.0f}",
-                **{f"b{n} ms": f"{ms:.2f}" for n, ms in evidence.latency.milliseconds.items()},
-                "gate": "passed" if evidence.gate.passed else "FAILED",
-            }
+            evidence_row(result, engine, evidence, title)
             for result in self.results
             for engine, evidence in result.evidence.items()
         ]
