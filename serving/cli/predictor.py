@@ -1,7 +1,9 @@
 """A model that answers the commands, on a server or loaded into this process."""
 
+import asyncio
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,8 +19,9 @@ from protos.gen import vision_pb2 as pb
 from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import EngineMetrics, FrontMetrics
+from serving.cli.output import warn
 from serving.client import AsyncVisionClient, CallFailed, ModelInfo, mask_of
-from serving.models.catalogue import Catalogue
+from serving.models.catalogue import WAITING, Catalogue, State
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
 from serving.models.servable import CallOptions, EncodedImage, Servable
@@ -30,6 +33,12 @@ Repository = Annotated[Path | None, typer.Option(help="Load the model into this 
 # Seconds that a call may take. In one process all images wait for the cores together, so shorter
 # would fail large folders; longer waits longer for a server that hangs.
 _TIMEOUT = 60.0
+
+
+# Seconds that a server which was just started may take to listen, and a model to be loaded, before
+# a command gives up; and between two looks. More bear slower ones, and say later that an address is
+# wrong.
+_LISTENING, _LOADING, _AGAIN = 5.0, 120.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -173,7 +182,7 @@ async def open_predictor(
     """
     if url is not None:
         async with AsyncVisionClient(url, timeout=_TIMEOUT) as client:
-            yield RemotePredictor(client, await client.model_info(model))
+            yield RemotePredictor(client, await _info(client, model, url))
         return
     if repository is None:
         raise InvalidInput("say where the model is: --url or --model-repository")
@@ -189,3 +198,22 @@ async def open_predictor(
             yield LocalPredictor(catalogue.get(model))
         finally:
             await loader.close()
+
+
+async def _info(client: AsyncVisionClient, model: str, url: str) -> ModelInfo:
+    """What a server tells of a model, also of one that it is about to load. Raises CallFailed."""
+    started, told = time.monotonic(), False
+    while True:
+        try:
+            return await client.model_info(model)
+        except CallFailed as error:
+            loads = WAITING in error.message or f": {State.LOADING}" in error.message
+            limit = _LOADING if loads else _LISTENING
+            if error.code != "UNAVAILABLE" or time.monotonic() - started > limit:
+                raise
+            if not loads and "is not ready" in error.message:
+                raise
+            if not told:
+                warn(f"waiting for {model} on {url}")
+                told = True
+        await asyncio.sleep(_AGAIN)

@@ -58,6 +58,10 @@ class VersionEntry:
     model: Servable | None = None
 
 
+# What is said of a model that the server has found and not tried yet.
+WAITING = "waiting to be loaded"
+
+
 @dataclass
 class ModelEntry:
     """A name that the server knows.
@@ -67,7 +71,7 @@ class ModelEntry:
     """
 
     state: State = State.LOADING
-    problem: str = "waiting to be loaded"
+    problem: str = WAITING
     is_model: bool = True
     versions: dict[int, VersionEntry] = field(default_factory=dict)
 
