@@ -1,0 +1,1 @@
+"""Listens for gRPC calls: one interface, and the libraries that implement it."""
