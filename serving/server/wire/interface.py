@@ -5,11 +5,15 @@ as bytes. It returns the last message, or None where it has written all; it rais
 call another status than OK. It is cancelled when its caller goes away or the deadline passes.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import grpc
+
+from serving.server.config import ServerConfig
+
+_MIB = 1 << 20
 
 Buffer = bytes | bytearray | memoryview
 
@@ -36,14 +40,11 @@ class End(Exception):
 
 
 class Call(Protocol):
-    """One call.
+    """One call."""
 
-    path: "/package.Service/Method".
-    deadline: when its caller gives up, seconds on the monotonic clock; inf for never.
-    """
-
-    path: str
-    deadline: float
+    @property
+    def deadline(self) -> float:
+        """When its caller gives up, seconds on the monotonic clock; inf for never."""
 
     @property
     def peer(self) -> Peer | None:
@@ -60,7 +61,15 @@ class Call(Protocol):
         """Sends a message, and returns when the next may be written."""
 
 
-Method = Callable[[Call], Awaitable[Buffer | None]]
+class Method(NamedTuple):
+    """A method of a service.
+
+    run: answers a call.
+    unary: its calls take one message and give one; `Limits.receive` counts for these.
+    """
+
+    run: Callable[[Call], Awaitable[Buffer | None]]
+    unary: bool
 
 
 class Limits(NamedTuple):
@@ -86,6 +95,22 @@ class Limits(NamedTuple):
     age: float
     age_grace: float
 
+    @classmethod
+    def of(cls, config: ServerConfig) -> Self:
+        """Those of the settings. Calls of a connection that has its age may finish as long as they
+        may when the server ends."""
+        return cls(
+            message=config.max_message_mib * _MIB,
+            streams=config.grpc_max_streams,
+            connections=config.max_connections,
+            per_address=config.connections_per_address,
+            receive=config.grpc_receive_seconds,
+            send=config.grpc_send_seconds,
+            idle=config.grpc_idle_seconds,
+            age=config.max_connection_age_seconds,
+            age_grace=config.drain_seconds,
+        )
+
 
 class Wire(Protocol):
     """Listens, and runs the method of each call on the event loop.
@@ -100,12 +125,8 @@ class Wire(Protocol):
     def bind_socket(self, path: Path) -> None:
         """Also listens on a Unix socket. Raises StartError."""
 
-    async def start(self, methods: Mapping[str, Method], single: Collection[str]) -> None:
-        """Begins to take calls.
-
-        methods: by path.
-        single: paths whose calls take one message; `Limits.receive` counts for these.
-        """
+    async def start(self, methods: Mapping[str, Method]) -> None:
+        """Begins to take calls. methods: by path, "/package.Service/Method"."""
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls; those under way are cancelled after `grace` seconds."""
