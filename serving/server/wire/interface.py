@@ -2,7 +2,8 @@
 
 A method is a coroutine that takes a Call: it reads messages as bytes, as they came, and writes them
 as bytes. It returns the last message, or None where it has written all; it raises End to give its
-call another status than OK. It is cancelled when its caller goes away or the deadline passes.
+call another status than OK. Any other exception is a fault of the server's: the wire logs it and
+ends the call as UNKNOWN. The method is cancelled when its caller goes away or the deadline passes.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,6 +15,10 @@ import grpc
 from serving.server.config import ServerConfig
 
 _MIB = 1 << 20
+
+# Bytes from which on whoever has an answer holds them of the memory budget until it is written.
+# Fewer costs small calls 2 us, more lets the answers of a stream take more unseen: 64 at most.
+LARGE_ANSWER = 64 << 10
 
 Buffer = bytes | bytearray | memoryview
 
@@ -58,7 +63,7 @@ class Call(Protocol):
         refused: too large, too late, no memory."""
 
     async def write(self, message: Buffer) -> None:
-        """Sends a message, and returns when the next may be written."""
+        """Sends a message, and returns when the next may be written. The wire holds its copies."""
 
 
 class Method(NamedTuple):
@@ -117,7 +122,12 @@ class Wire(Protocol):
 
     A call of a path without a method ends as UNIMPLEMENTED; so does one whose messages are
     compressed: inflating holds the event loop up.
+
     """
+
+    @property
+    def name(self) -> str:
+        """As `--wire` has it."""
 
     def bind(self, host: str, port: int) -> int:
         """Opens the port, 0 for a free one, and returns its number. Raises StartError."""
