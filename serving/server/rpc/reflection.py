@@ -1,6 +1,7 @@
 """Server reflection: tells the messages of the services to tools that do not know them."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -21,7 +22,7 @@ from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed
 from serving.server.rpc.methods import streaming
 from serving.server.wire.interface import Call, Method
 
-SERVICE: ServiceDescriptor = DESCRIPTOR.services_by_name["ServerReflection"]
+SERVICE = cast("ServiceDescriptor", DESCRIPTOR.services_by_name["ServerReflection"])
 # Its newer version has the same messages under other names.
 _V1 = "grpc.reflection.v1.ServerReflection"
 _INFO = "ServerReflectionInfo"
@@ -64,8 +65,8 @@ class Reflection:
             case "file_containing_extension":
                 asked = request.file_containing_extension
                 extended = pool.FindMessageTypeByName(asked.containing_type)
-                found = pool.FindExtensionByNumber(extended, asked.extension_number)
-                return _described(found.file)
+                extension = pool.FindExtensionByNumber(extended, asked.extension_number)
+                return _described(pool.FindFileContainingSymbol(extension.full_name))
             case "all_extension_numbers_of_type":
                 name = request.all_extension_numbers_of_type
                 found = pool.FindAllExtensions(pool.FindMessageTypeByName(name))

@@ -53,6 +53,7 @@ class GrpcioWire:
         self._transfers = Transfers(budget, copies, metrics)
         self._watch = MemoryWatch(budget)
         self._server = grpc.aio.server(options=_channel_options(limits))
+        self._supervision: Supervision | None = None
 
     def bind(self, host: str, port: int) -> int:
         """Opens the port and returns its number. Raises StartError."""
@@ -83,7 +84,8 @@ class GrpcioWire:
     async def stop(self, grace: float) -> None:
         """Takes no more calls; those under way are cancelled after `grace` seconds."""
         await self._server.stop(grace)
-        self._supervision.stop()
+        if self._supervision is not None:
+            self._supervision.stop()
 
 
 class _Handlers(grpc.GenericRpcHandler):
