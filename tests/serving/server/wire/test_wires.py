@@ -108,9 +108,11 @@ async def served(
         target = f"unix:{socket}"
     await wire.start(methods.by_path())
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    async with grpc.aio.insecure_channel(target, options) as channel:
-        yield channel, methods, wire
-    await wire.stop(0)
+    try:
+        async with grpc.aio.insecure_channel(target, options) as channel:
+            yield channel, methods, wire
+    finally:
+        await wire.stop(0)
 
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
@@ -259,7 +261,8 @@ def test_methods_know_their_caller() -> None:
             assert 0 < peer.port < 65536
             assert ",".join(many).replace(", ", ",") == "one,two"
             assert list(none) == []
-            assert before + 4 < deadline <= time.monotonic() + 5
+            # As far as milliseconds on the wire, and two clocks, tell it.
+            assert before + 4 < deadline < time.monotonic() + 5.1
             await unary(channel, "about", timeout=None)
             assert methods.seen[3] == math.inf
 
