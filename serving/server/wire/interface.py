@@ -3,7 +3,7 @@
 A method is a coroutine that takes a Call: it reads messages as bytes, as they came, and writes them
 as bytes. It returns the last message, or None where it has written all; it raises End to give its
 call another status than OK. Any other exception is a fault of the server's: the wire logs it and
-ends the call as UNKNOWN. The method is cancelled when its caller goes away or the deadline passes.
+ends the call as INTERNAL. The method is cancelled when its caller goes away or the deadline passes.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -17,6 +17,8 @@ from serving.server.wire.grpcio.supervision import Supervision
 from serving.server.wire.grpcio.transfers import Context, GrpcioCall, Transfers, as_bytes
 from serving.server.wire.interface import LARGE_ANSWER, End, Limits, Method
 
+logger = logging.getLogger(__name__)
+
 # Calls that gRPC has received and not handed over yet. Beyond it, it cancels new ones at random, up
 # to all at twice as many. Fewer (its default: 1,000) cancels honest calls in a flood of others,
 # more lets them wait behind it: 4,096 take 60 MiB and a second.
@@ -108,8 +110,8 @@ def _handler(method: Method, transfers: Transfers) -> Any:
         call = GrpcioCall(transfers, context, unary=True)
         try:
             answer = await run(call)
-        except End as end:
-            await call.end(end)
+        except Exception as error:
+            await _end(call, error)
             return b""
         data = as_bytes(answer or b"")
         if len(data) >= LARGE_ANSWER:
@@ -122,14 +124,24 @@ def _handler(method: Method, transfers: Transfers) -> Any:
             answer = await run(call)
             if answer is not None:
                 await call.write(answer)
-        except End as end:
-            await call.end(end)
+        except Exception as error:
+            await _end(call, error)
 
     if method.unary:
         # As a stream of one message, which is the same on the wire: gRPC would receive the message
         # of a unary method before it calls it.
         return grpc.stream_unary_rpc_method_handler(respond)
     return grpc.stream_stream_rpc_method_handler(converse)
+
+
+async def _end(call: GrpcioCall, error: Exception) -> None:
+    """Ends a call whose method failed."""
+    if isinstance(error, grpc.aio.BaseError):  # its caller has gone away
+        raise error
+    if not isinstance(error, End):
+        logger.error("method failed", exc_info=error)
+        error = End(grpc.StatusCode.INTERNAL, "internal error; the server's log says more")
+    await call.end(error)
 
 
 def _channel_options(limits: Limits) -> list[tuple[str, int]]:
