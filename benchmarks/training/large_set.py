@@ -27,7 +27,7 @@ from training.data.sampling import Windowed
 from training.data.shards.index import INDEX_FILE, Index, IndexedShard, IndexedSplit
 from training.data.shards.tables import Layout, as_bytes, scan
 from training.data.shards.write import tar_file
-from training.data.storage import Store
+from training.data.storage.store import Store
 from training.data.survey import survey
 from training.recipes import parse_recipe
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from tests.fuzz.changed import changed, check_text
 from tests.support.mutation import changed_bytes
 from training.data.shards.tables import Layout, as_bytes, parsed, scan
-from training.data.storage import Store
+from training.data.storage.store import Store
 from training.errors import DataError
 
 

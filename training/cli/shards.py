@@ -53,7 +53,7 @@ def shards(
         from pydantic import ValidationError
 
         from training.data.shards.write import Limits, write_shards
-        from training.data.storage import Store
+        from training.data.storage.store import Store
         from training.recipes.remote.storage import Storage
 
         try:

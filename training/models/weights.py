@@ -23,6 +23,7 @@ from torchvision.models import WeightsEnum
 from training.errors import RecipeError
 from training.models import head_layers
 from training.models.architectures.segmentation import Segmenter
+from training.models.archive import is_compressed
 from training.models.attention import Attention
 from training.models.channels import input_channels, sum_colours
 from training.models.checkpoint import NETWORK_FILE, load_network, other_version
@@ -201,6 +202,10 @@ def _read(file: Path, *, own: bool) -> State:
     try:
         if file.suffix == ".safetensors":
             content: Any = load_file(file)
+        elif is_compressed(file):
+            raise RecipeError(
+                f"model.pretrained: {file}: is a compressed archive, which torch writes none of"
+            )
         else:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:

@@ -2,6 +2,7 @@
 
 import logging
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,18 @@ def test_changed_file_is_another_build(source: nn.Module, tmp_path: Path) -> Non
     torch.save(build_model("resnet20_cifar", 5).state_dict(), path)
     assert weights_fingerprint(choice) != before
     assert weights_fingerprint(ModelChoice(name="resnet20_cifar")) is None
+
+
+def test_compressed_archive_is_refused_before_it_takes_memory(
+    source: nn.Module, tmp_path: Path
+) -> None:
+    torch.save(source.state_dict(), tmp_path / "plain.pth")
+    load_weights(build_model("resnet20_cifar", 4), str(tmp_path / "plain.pth"), "resnet20_cifar")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for part in plain.infolist():
+            small.writestr(part.filename, plain.read(part))
+    with pytest.raises(RecipeError, match=r"small\.pth: is a compressed archive"):
+        load_weights(source, str(tmp_path / "small.pth"), "resnet20_cifar")

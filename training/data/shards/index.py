@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from training.data.storage import Store, joined, last_part
+from training.data.storage.store import Store, joined, last_part
 from training.errors import DataError
 
 INDEX_FILE = "index.json"
@@ -35,7 +35,7 @@ class IndexedSplit(_Document):
 
     images: Annotated[int, Field(ge=1)]
     by_class: tuple[Count, ...]
-    shards: Annotated[tuple[IndexedShard, ...], Field(min_length=1)]
+    shards: Annotated[tuple[IndexedShard, ...], Field(min_length=1, max_length=_MOST_SHARDS)]
 
 
 class Index(_Document):

@@ -15,7 +15,7 @@ from serving.base.machine.cpu import core_count
 from training.data.samples import Loaded, Pair
 from training.data.shards.tables import Rows, Table, Tables, shard_name
 from training.data.shards.tar import BLOCK, checked_size
-from training.data.storage import RANGE_BYTES, Store
+from training.data.storage.store import RANGE_BYTES, Store
 from training.errors import DataError
 
 log = logging.getLogger(__name__)

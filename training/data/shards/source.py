@@ -17,7 +17,7 @@ from training.data.shards.masks import MOST_CLASSES, mask_reader
 from training.data.shards.samples import STREAM_BYTES, Encoded, Part, ShardSamples
 from training.data.shards.tables import Layout, Tables
 from training.data.split import SPLITS
-from training.data.storage import Store, joined, last_part
+from training.data.storage.store import Store, joined, last_part
 from training.errors import DataError, data_errors
 from training.recipes.remote.sources import ShardsData
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from serving.base.folders import IMAGE_SUFFIXES
 from training.data.shards.tar import BLOCK, Member, Read, members
-from training.data.storage import RANGE_BYTES, Store, last_part
+from training.data.storage.store import RANGE_BYTES, Store, last_part
 from training.errors import DataError
 from training.recipes.remote.storage import is_url
 

@@ -20,7 +20,7 @@ from training.data.shards.index import INDEX_FILE, Index, IndexedShard, IndexedS
 from training.data.shards.masks import mask_reader
 from training.data.shards.tables import Layout, Table, as_bytes, parsed, scan, table_address
 from training.data.split import SPLITS
-from training.data.storage import Store, joined
+from training.data.storage.store import Store, joined
 from training.errors import DataError
 from training.recipes.remote.storage import is_url
 

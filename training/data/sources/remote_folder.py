@@ -25,7 +25,7 @@ from training.data.samples import SAMPLED_IMAGES, Dataset, FileSamples, ImageRea
 from training.data.shards.masks import mask_reader
 from training.data.sources.assemble import assembled, numbered
 from training.data.sources.split_folders import splits_among
-from training.data.storage import Entry, Store, joined
+from training.data.storage.store import Entry, Store, joined
 from training.errors import DataError, data_errors
 from training.recipes.remote.sources import RemoteFolderData
 

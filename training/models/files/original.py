@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from serving.base.machine.cpu import core_count
 from serving.base.tensor import Array, TensorSpec, datatype_of
 from serving.engines import EngineOptions, load_engine
 from training.errors import ExportError
+from training.models.archive import is_compressed
 from training.models.export.to_onnx import CHECK_ENGINE
 from training.models.files.source import read_source
 from training.recipes.model import ModelChoice
@@ -48,6 +49,12 @@ class ExportedOriginal:
             _spec(file, name, tensors.get(str(name))) for name in signature.user_outputs
         )
 
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        """Its weights."""
+        yield from self._module.parameters()
+        yield from self._module.buffers()
+
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         given = [torch.from_numpy(inputs[spec.name]) for spec in self.inputs]
         try:
@@ -70,6 +77,8 @@ def load_exported(file: Path) -> ExportedProgram:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if is_compressed(file):
+                raise ValueError("is a compressed archive, which torch writes none of")
             program: ExportedProgram = torch.export.load(file)
     except Exception as error:  # zip, JSON, pickle and torch raise errors of their own
         said = " ".join(str(error).split())[:200]

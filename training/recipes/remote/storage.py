@@ -54,7 +54,8 @@ class Storage(Strict):
     anon: asks without credentials, for public data.
     timeout_seconds: longest wait for one answer, of at most 8 MiB. Larger bears a slower store,
         smaller notices a dead one sooner.
-    attempts: requests in a row that may fail before a build ends.
+    attempts: requests in a row that may fail before a build ends. A store that hangs ends it after
+        so many times `timeout_seconds`; the log tells of it after 20 s.
     """
 
     endpoint_url: Url | None = None

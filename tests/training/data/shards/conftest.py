@@ -11,7 +11,7 @@ from tests.support.object_store import ENVIRONMENT, CuttingProxy, object_store, 
 from training.data import load_source
 from training.data.samples import files_alone
 from training.data.shards.write import Limits, write_shards
-from training.data.storage import Store
+from training.data.storage.store import Store
 from training.recipes import parse_recipe
 from training.recipes.recipe import Recipe
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.support.object_store import BUCKET, azure_store, azurite, google_store
 from tests.training.data.shards.conftest import recipe, written
 from training.data import fingerprint, load_source
-from training.data.storage import Store
+from training.data.storage.store import Store
 from training.errors import DataError
 from training.recipes.remote.storage import Storage
 

@@ -1,11 +1,13 @@
 """Shards and folders in a real object store, over connections that break."""
 
-import functools
 import http.server
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -15,7 +17,9 @@ from training.data import fingerprint, load_source
 from training.data.loader import Loader
 from training.data.samples import Samples, StreamedSamples
 from training.data.sampling import Windowed
-from training.data.storage import Store, _told
+from training.data.storage import store, systems
+from training.data.storage.messages import told
+from training.data.storage.store import Store
 from training.errors import DataError
 from training.recipes.remote.storage import Storage
 
@@ -46,8 +50,8 @@ def test_cut_connections_are_taken_up_where_they_broke(
     url = f"s3://{BUCKET}/large"
     files(store_endpoint).put(str(tmp_path / "file"), url)
     proxy.cut_after = 200_000
-    store = Store(Storage(endpoint_url=proxy.endpoint, timeout_seconds=30, attempts=6))
-    assert store.read(url, 5, len(content) - 7) == content[5:-7]
+    opened = Store(Storage(endpoint_url=proxy.endpoint, timeout_seconds=30, attempts=6))
+    assert opened.read(url, 5, len(content) - 7) == content[5:-7]
     assert proxy.cuts > 1
 
 
@@ -75,17 +79,52 @@ def test_store_that_answers_nothing_is_waited_for_and_named(
     remote_shards: str, proxy: CuttingProxy
 ) -> None:
     proxy.stalled = True
-    store = Store(Storage(endpoint_url=proxy.endpoint, timeout_seconds=0.3, attempts=2))
+    opened = Store(Storage(endpoint_url=proxy.endpoint, timeout_seconds=0.3, attempts=2))
     with pytest.raises(DataError, match=r"train-000000\.tar: .*no answer in storage\.timeout_s"):
-        store.read(f"{remote_shards}/train-000000.tar", 0, 1000)
+        opened.read(f"{remote_shards}/train-000000.tar", 0, 1000)
+
+
+def test_store_that_hangs_is_told_soon_with_the_time_of_its_end(
+    remote_shards: str,
+    proxy: CuttingProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(store, "_SILENCE", 0.1)
+    proxy.stalled = True
+    waiting = Store(Storage(endpoint_url=proxy.endpoint, timeout_seconds=0.25, attempts=2))
+    with pytest.raises(DataError, match="no answer in"):
+        waiting.read(f"{remote_shards}/train-000000.tar", 0, 1000)
+    said = [line for line in caplog.messages if "no answer for" in line]
+    assert said[0].startswith(f"{remote_shards}/train-000000.tar: no answer for 0 s; a request is ")
+    assert said[0].endswith("waited for 0.25 s, and made 2 times at most")
+
+
+class Hanging(fsspec.AbstractFileSystem):
+    """A file system of a package without asynchronous calls, whose store hangs."""
+
+    protocol = "hanging"
+
+    def info(self, path: str, **given: object) -> dict[str, object]:
+        threading.Event().wait()
+        return {}
+
+
+def test_store_of_a_package_that_knows_no_time_out_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "file_system", lambda scheme, config: Hanging())
+    waiting = Store(Storage(timeout_seconds=0.1, attempts=2))
+    with pytest.raises(DataError, match=r"after 2 tries: no answer in storage\.timeout_seconds"):
+        waiting.entry("hanging://somewhere/x.tar")
 
 
 def test_store_that_is_slow_is_waited_for(remote_shards: str, proxy: CuttingProxy) -> None:
     proxy.stalled = True
-    store = Store(Storage(endpoint_url=proxy.endpoint, timeout_seconds=0.5, attempts=100))
+    opened = Store(Storage(endpoint_url=proxy.endpoint, timeout_seconds=0.5, attempts=100))
     answered = threading.Thread(target=lambda: proxy.asked.wait() and proxy.answer())
     answered.start()
-    assert len(store.read(f"{remote_shards}/train-000000.tar", 0, 1000)) == 1000
+    assert len(opened.read(f"{remote_shards}/train-000000.tar", 0, 1000)) == 1000
     answered.join()
 
 
@@ -100,9 +139,9 @@ def test_missing_object_is_named_and_no_credential(
 
 
 def test_store_that_is_not_there_ends_in_one_line(environment: None) -> None:
-    store = Store(Storage(endpoint_url="http://127.0.0.1:1", timeout_seconds=5, attempts=2))
+    opened = Store(Storage(endpoint_url="http://127.0.0.1:1", timeout_seconds=5, attempts=2))
     with pytest.raises(DataError, match=r"^s3://pictures/x\.tar: after 2 tries: ") as error:
-        store.entry("s3://pictures/x.tar")
+        opened.entry("s3://pictures/x.tar")
     assert SECRET not in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -144,8 +183,8 @@ def test_secrets_of_the_environment_are_no_part_of_a_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    told = str(_told("s3://b/k", ValueError(f"signed with {SECRET}")))
-    assert told == "s3://b/k: ValueError signed with ***"
+    said = str(told("s3://b/k", ValueError(f"signed with {SECRET}")))
+    assert said == "s3://b/k: ValueError signed with ***"
 
 
 def test_shards_behind_a_web_server(shard_folder: Path) -> None:
@@ -158,23 +197,56 @@ def test_shards_behind_a_web_server(shard_folder: Path) -> None:
             assert np.array_equal(one, other)
 
 
-def test_web_server_without_ranges_is_told(shard_folder: Path) -> None:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
+class WithoutRanges(http.server.BaseHTTPRequestHandler):
+    """Answers 200 and 512 KiB at a time, as long as somebody listens.
 
-    handler = functools.partial(Quiet, directory=str(shard_folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    sent: parts of answers.
+    """
+
+    sent = 0
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            while WithoutRanges.sent < 1000:
+                self.wfile.write(bytes(1 << 19))
+                WithoutRanges.sent += 1
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def without_ranges() -> Iterator[str]:
+    WithoutRanges.sent = 0
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), WithoutRanges) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/train-000000.tar"
-        with pytest.raises(DataError, match="sends whole files instead of the range asked for"):
-            Store().read(url, 0, 1000)
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.mark.parametrize("start", [0, 5000])
+def test_web_server_without_ranges_is_told_and_not_read_to_its_end(
+    start: int, without_ranges: str
+) -> None:
+    with pytest.raises(DataError, match="sends whole files instead of the range asked for"):
+        Store().read(f"{without_ranges}/train-000000.tar", start, start + 1000)
+    assert WithoutRanges.sent < 100
+
+
+def test_page_of_a_web_server_is_bounded(
+    without_ranges: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systems, "_MOST_PAGE_BYTES", 1 << 20)
+    with pytest.raises(DataError, match="a page of more than 1 MiB"):
+        Store().list(f"{without_ranges}/folder/")
+    assert WithoutRanges.sent < 100
 
 
 def test_signature_of_a_copys_address_is_in_no_message() -> None:
     """Stores answer with the signed address of a copy, which the error then names."""
     error = OSError("403, url='https://cdn.example/x.tar?X-Amz-Signature=5ec7e7&a=b'")
-    told = str(_told("https://example/x.tar", error))
-    assert "5ec7e7" not in told
-    assert "https://cdn.example/x.tar?***" in told
+    said = str(told("https://example/x.tar", error))
+    assert "5ec7e7" not in said
+    assert "https://cdn.example/x.tar?***" in said

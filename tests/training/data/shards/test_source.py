@@ -305,7 +305,7 @@ def test_folder_of_masks_becomes_shards(tmp_path: Path) -> None:
     near = masks_recipe({"source": "mask_folder", "root": str(tmp_path / "set")})
     from training.data.samples import files_alone
     from training.data.shards.write import Limits, write_shards
-    from training.data.storage import Store
+    from training.data.storage.store import Store
 
     with files_alone():
         write_shards(load_source(near), str(tmp_path / "out"), Limits(4, 10**6), 0, Store())

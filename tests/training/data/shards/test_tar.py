@@ -12,7 +12,7 @@ from PIL import Image
 
 from training.data.shards.tables import Layout, as_bytes, parsed, scan
 from training.data.shards.tar import BLOCK, members
-from training.data.storage import Store
+from training.data.storage.store import Store
 from training.errors import DataError
 
 

@@ -15,6 +15,8 @@ from training.errors import DataError
 
 # Bytes of a table in text. 256 MiB hold some four million rows; more belong into Parquet or shards.
 _FILE_BYTES = 256 << 20
+# Characters of a line of JSON: parsed, one takes up to thirty times as many bytes.
+_LINE_LENGTH = 4 << 20
 
 
 def csv_rows(file: Path, wanted: Columns, delimiter: str | None = None) -> Iterator[Row]:
@@ -63,6 +65,10 @@ def json_rows(file: Path, wanted: Columns) -> Iterator[Row]:
         if not line.strip():
             continue
         place = f"line {number}"
+        if len(line) > _LINE_LENGTH:
+            raise DataError(
+                f"{file}: {place}: {len(line) >> 20} MiB, at most {_LINE_LENGTH >> 20} are read"
+            )
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -20,10 +20,11 @@ from training.data.sources.masks.dataset import mask_dataset
 from training.data.sources.masks.json_records import Record, as_text, read_records, records
 from training.data.sources.masks.outlines import (
     Area,
+    Effort,
     Size,
     check_size,
+    paint,
     pixel_count,
-    pixels_of,
     polygons,
     run_lengths,
 )
@@ -33,8 +34,10 @@ from training.recipes.masks import CocoData
 
 BACKGROUND = "background"
 
-# Annotations of one image that are drawn, at most; a crowded picture of LVIS has some hundred.
+# Annotations of one image that are drawn, at most, and their bytes; a crowded picture of LVIS has
+# some hundred.
 _MOST_SHAPES = 10_000
+_MOST_BYTES = 64 << 20
 
 
 class Picture(NamedTuple):
@@ -219,11 +222,16 @@ def _drawn(picture: Picture, size: Size, numbers: Mapping[int, int], remarks: Re
     places = picture.outlines.of(picture.number)
     if len(places) > _MOST_SHAPES:
         raise DataError(f"{len(places)} annotations; at most {_MOST_SHAPES} are drawn")
+    if (length := sum(end - start for start, end in places)) > _MOST_BYTES:
+        raise DataError(
+            f"annotations of {length >> 20} MiB; at most {_MOST_BYTES >> 20} are read for an image"
+        )
+    effort = Effort()
     shapes: list[tuple[bool, int, int, Area]] = []
     for value in read_records(picture.outlines.file, places):
         told = f"annotation {quoted(value.get('id'))}"
         try:
-            area = _area(value.get("segmentation"), size)
+            area = _area(value.get("segmentation"), size, effort)
         except DataError as error:
             raise DataError(f"{told}: {error}") from error
         number = value.get("category_id")
@@ -235,21 +243,21 @@ def _drawn(picture: Picture, size: Size, numbers: Mapping[int, int], remarks: Re
         crowd = bool(value.get("iscrowd"))
         place = IGNORED if crowd else numbers[number]
         shapes.append((not crowd, -pixel_count(area), place, area))
-    found = np.zeros(size, np.int16)
+    columns = np.zeros(size[::-1], np.int16)
     for _, _, place, area in sorted(shapes, key=lambda shape: shape[:2]):
-        found[pixels_of(area, size)] = place
-    return found
+        paint(columns, area, place, effort)
+    return np.ascontiguousarray(columns.T)
 
 
-def _area(told: Any, size: Size) -> Area | None:
+def _area(told: Any, size: Size, effort: Effort) -> Area | None:
     if isinstance(told, dict):
         if told.get("size") != list(size):
             raise DataError(
                 f"run lengths of size {quoted(told.get('size'))} for an image of {list(size)}"
             )
-        return run_lengths(told.get("counts"), size)
+        return run_lengths(told.get("counts"), size, effort)
     if not told:
         return None
     if not isinstance(told, list):
         raise DataError(f"segmentation: expected polygons or run lengths, got {quoted(told)}")
-    return polygons(told, size)
+    return polygons(told, size, effort)

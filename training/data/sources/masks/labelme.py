@@ -17,7 +17,7 @@ from serving.repository.manifest import EvalTransform
 from training.data.remarks import Remarks
 from training.data.samples import Dataset
 from training.data.sources.masks.dataset import mask_dataset
-from training.data.sources.masks.outlines import Size, check_size, points_of
+from training.data.sources.masks.outlines import Effort, Size, check_size, points_of
 from training.data.sources.paths import place_below
 from training.data.sources.split_folders import beside_splits, split_folders
 from training.errors import DataError, data_errors
@@ -30,6 +30,8 @@ LABELS_FILE = "labels.txt"
 
 # Bytes of a file; labelme puts the image into it unless told otherwise.
 _FILE_BYTES = 64 << 20
+# Lists and objects in a file, of some 100 bytes each where they are empty. Each point is one.
+_MOST_LISTS = 2_000_000
 _MOST_SHAPES = 10_000
 # Points that a shape of each type has, at least and, where it is fixed, at most.
 _POINTS = {"polygon": 3, "rectangle": 2, "circle": 2}
@@ -89,7 +91,10 @@ def _listed(root: Path, folder: Path) -> Iterator[Annotated]:
 
 def _read(document: Path) -> dict[str, Any]:
     try:
-        found = json.loads(read_file(document, _FILE_BYTES))
+        content = read_file(document, _FILE_BYTES)
+        if content.count(b"[") + content.count(b"{") > _MOST_LISTS:
+            raise DataError(f"{document}: more than {_MOST_LISTS:,} lists and objects")
+        found = json.loads(content)
     except OSError as error:
         raise DataError(f"{document}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -129,7 +134,9 @@ def _drawn(pair: Annotated, size: Size, numbers: Mapping[str, int], remarks: Rem
     if type(height) is int and type(width) is int:
         size = (height, width)
         check_size(size)
-    found = np.zeros(size, np.int16)
+    # One canvas, in which each shape is its class: as many canvases as shapes would take minutes.
+    canvas = Image.new("I", size[::-1])
+    draw, effort = ImageDraw.Draw(canvas), Effort()
     for place, shape in enumerate(document["shapes"], start=1):
         if not isinstance(shape, dict):
             raise DataError(f"shape {place}: expected an object, got {quoted(shape)}")
@@ -141,30 +148,31 @@ def _drawn(pair: Annotated, size: Size, numbers: Mapping[str, int], remarks: Rem
         if label not in numbers:
             remarks.add(f"shapes labelled {quoted(label)} count as background", pair.path.name)
         try:
-            area = _area(kind, shape.get("points"), size)
+            _draw(draw, kind, shape.get("points"), size, numbers.get(label, 0), effort)
         except DataError as error:
             raise DataError(f"shape {place}, {quoted(label)}: {error}") from error
-        found[area] = numbers.get(label, 0)
-    return found
+    return np.array(canvas).astype(np.int16)
 
 
-def _area(kind: object, told: object, size: Size) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The pixels of a shape, bool [H, W], its edge included."""
+def _draw(
+    draw: ImageDraw.ImageDraw, kind: object, told: object, size: Size, value: int, effort: Effort
+) -> None:
+    """Sets the pixels of a shape, its edge included."""
     if kind not in _POINTS:
         raise DataError(f"type {quoted(kind)}; expected {', '.join(_POINTS)}")
-    points = points_of(told, size, _POINTS[str(kind)])
+    points = points_of(told, size, effort, _POINTS[str(kind)])
     if kind != "polygon" and len(points) != _POINTS[str(kind)]:
         raise DataError(f"a {kind} has 2 points, got {len(points)}")
-    canvas = Image.new("1", size[::-1])
-    draw = ImageDraw.Draw(canvas)
+    # Pillow looks at every edge in every row.
+    rows = min(size[0], int(np.ptp(points[:, 1])) + 1)
+    effort.spend(0, size[0] * size[1] if kind == "circle" else rows * (size[1] + len(points)))
     corners = [(float(x), float(y)) for x, y in points]
     if kind == "polygon":
-        draw.polygon(corners, fill=1, outline=1)
+        draw.polygon(corners, fill=value, outline=value)
     elif kind == "rectangle":
         (left, right), (top, bottom) = np.sort(points, axis=0).T
-        draw.rectangle((left, top, right, bottom), fill=1, outline=1)
+        draw.rectangle((left, top, right, bottom), fill=value, outline=value)
     else:
         # The centre, and a point on the edge.
         (x, y), radius = corners[0], float(np.hypot(*(points[1] - points[0])))
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1, outline=1)
-    return np.array(canvas)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value, outline=value)

@@ -303,7 +303,10 @@ def test_fault_of_a_parquet_file_is_named(folder: Path, monkeypatch: pytest.Monk
         loaded(file)
     for table, said in (
         ({"image": [1], "label": [1]}, "column 'image': expected texts, bytes or"),
-        ({"image": ["a"], "label": [1.5]}, "row 1: label: expected a label, got 1.5"),
+        (
+            {"image": ["a"], "label": [1.5]},
+            "column 'label': expected texts or whole numbers, got 'double'",
+        ),
         ({"image": ["a", None], "label": [1, 2]}, "row 2: image: expected an image, got None"),
         ({"image": ["/etc/passwd"], "label": [1]}, "row 1: '/etc/passwd' leads out of"),
         ({"image": ["a"], "kind": [1]}, r"no column label, .*data\.label_column says which"),
@@ -330,6 +333,60 @@ def test_images_that_the_disk_cannot_hold_are_refused_before(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
     with pytest.raises(DataError, match="which has 0 MiB left; TMPDIR names another folder"):
         loaded(hugging_face(folder, "t.parquet", range(20)))
+
+
+def repeated(file: Path, values: list[bytes | str], count: int) -> Path:
+    """A file of a few kilobytes whose rows repeat the values of a dictionary."""
+    kind = pa.binary() if isinstance(values[0], bytes) else pa.string()
+    indices = pa.array([index % len(values) for index in range(count)], pa.int32())
+    images = pa.DictionaryArray.from_arrays(indices, pa.array(values, kind))
+    table = pa.table({"image": images, "label": ["a", "b"] * (count // 2)})
+    pq.write_table(table, file, compression="zstd", dictionary_pagesize_limit=1 << 30)
+    assert file.stat().st_size < 20_000
+    return file
+
+
+def test_an_image_that_a_table_repeats_takes_memory_and_disk_once(folder: Path) -> None:
+    picture = (folder / "pictures" / "03.png").read_bytes() + bytes(4 << 20)
+    contents = parquet_rows.Contents()
+    file = repeated(folder / "t.parquet", [picture], 2000)
+    before = pa.total_allocated_bytes()
+    spots = []
+    for row in parquet_rows.parquet_rows(
+        file, parquet_rows.Columns(("image",), ("label",)), contents
+    ):
+        assert pa.total_allocated_bytes() - before < 20 * len(picture)
+        spots.append(row.spot)
+    assert len(spots) == 2000
+    assert len(set(spots)) == 1
+    assert contents.read(spots[0]) == picture  # type: ignore[arg-type]
+
+
+def test_images_that_take_more_than_a_table_declares_are_refused(folder: Path) -> None:
+    contents = parquet_rows.Contents()
+    contents.reserve(100, folder)
+    contents.add(bytes(60))
+    contents.add(bytes(60))
+    with pytest.raises(DataError, match="take more than the file declares"):
+        contents.add(bytes(61))
+
+
+def test_rows_and_texts_of_a_parquet_file_are_bounded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = repeated(folder / "t.parquet", ["x" * 5_000_000], 10_000)
+    with pytest.raises(DataError, match="row 1: image: a text of 5,000,000 characters, at most"):
+        loaded(file)
+    monkeypatch.setattr(parquet_rows, "free_memory", lambda: 1_000_000)
+    with pytest.raises(DataError, match=r"10,000 rows take about 0\.0 GB of memory, .* are free"):
+        loaded(file)
+
+
+def test_long_line_of_json_is_refused(folder: Path) -> None:
+    line = json.dumps({"path": "pictures/00.png", "label": "a", "more": "[" * (4 << 20)})
+    (folder / "list.jsonl").write_text(line)
+    with pytest.raises(DataError, match="line 1: 4 MiB, at most 4 are read"):
+        loaded(folder / "list.jsonl")
 
 
 def test_large_table_in_text_is_refused(folder: Path) -> None:

@@ -225,6 +225,35 @@ def test_value_of_many_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         load(write(tmp_path, segmented([[1.5] * 2_000_000])))
 
 
+@pytest.mark.parametrize(
+    ("segmentation", "bounds", "said"),
+    [
+        ([square(0, 0, 9)], {"outlines._MOST_STEPS": 500}, "have more than 500 points, runs and"),
+        ({"size": [24, 24], "counts": [0, *[1] * 576]}, {"outlines._MOST_STEPS": 900}, "than 900"),
+        ({"size": [24, 24], "counts": "n" * 100}, {"outlines._MOST_STEPS": 99}, "than 99 points"),
+        ([square(0, 0, 20)], {"outlines._MOST_PAINTED": 7000}, "more than 7,000 pixels"),
+        ([square(0, 0, 9)], {"coco._MOST_BYTES": 1000}, "at most 0 are read for an image"),
+    ],
+)
+def test_dense_annotations_of_one_image_are_bounded_together(
+    segmentation: Any, bounds: dict[str, int], said: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name, most in bounds.items():
+        monkeypatch.setattr(f"training.data.sources.masks.{name}", most)
+    load(write(tmp_path, document([outline(101, 3, [square(0, 0, 4)])])))
+    with pytest.raises(DataError, match=said):
+        load(write(tmp_path, document([outline(100, 3, segmentation)] * 20)))
+
+
+def test_many_polygons_of_one_annotation_are_joined(tmp_path: Path) -> None:
+    told = [square(index % 20, index // 20 * 2, 1) for index in range(200)]
+    mask = masks_of(load(write(tmp_path, document([outline(100, 3, told)]))))["images/0.png"]
+    expected = np.zeros((SIZE, SIZE), np.uint8)
+    expected[0:20:2, :20] = 1
+    assert np.array_equal(mask, expected)
+
+
 def test_document_larger_than_its_window_is_read_record_by_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

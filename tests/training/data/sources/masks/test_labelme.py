@@ -129,3 +129,20 @@ def test_document_that_is_none_is_named(tmp_path: Path) -> None:
     (root / "3.json").write_text(json.dumps({"shapes": [], "imagePath": "../../../x.jpg"}))
     with pytest.raises(DataError, match=r"3\.json: imagePath: '../../../x\.jpg' leads out of"):
         load(root)
+
+
+@pytest.mark.parametrize(
+    ("bound", "most", "said"),
+    [
+        ("outlines._MOST_STEPS", 100, "shape 5, 'dog': its outlines have more than 100 points"),
+        ("outlines._MOST_PAINTED", 1500, "shape 6, 'dog': its areas, one on the other, have more"),
+        ("labelme._MOST_LISTS", 60, "more than 60 lists and objects"),
+    ],
+)
+def test_dense_shapes_of_one_image_are_bounded_together(
+    bound: str, most: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"training.data.sources.masks.{bound}", most)
+    load(write(tmp_path / "few", []))
+    with pytest.raises(DataError, match=said):
+        load(write(tmp_path / "d", [shape("dog", [[1, 1], [12, 1], [12, 12]])] * 20))

@@ -2,20 +2,23 @@
 
 Local paths need no package. For URLs fsspec is imported, and with it the package of that store.
 Every request has a time-out and every read a bounded number of attempts; a read that was cut goes
-on from the byte where it was cut.
+on from the byte where it was cut. A store that is silent for long is told in the log, with the time
+when it is given up.
 """
 
+import asyncio
 import logging
-import os
-import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from training.data.storage.messages import sends_whole_files, told
+from training.data.storage.systems import file_system
 from training.errors import DataError
 from training.recipes.remote.storage import Storage, is_url
 
@@ -28,14 +31,10 @@ RANGE_BYTES = 8 << 20
 _LEAST_RANGE = 16 << 10
 # Seconds before the first repetition, doubled for each one more, up to the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+# Seconds without an answer after which the log says so, and again after so many more.
+_SILENCE = 20.0
 # A listing of many pages may take so many times as long as one request.
 _LISTING = 10
-_SHOWN_ERROR = 200
-# What follows a URL's ?: stores answer with the address of a copy, whose signature lets anybody in.
-_QUERY = re.compile(r"\?[^\s'\"<>)]+")
-_SECRET_NAMES = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|SAS", re.I)
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
-_PACKAGES |= dict.fromkeys(("abfs", "abfss", "adl"), "adlfs")
 # Not to be cured by trying again.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, DataError)
 
@@ -79,24 +78,26 @@ class Store:
         self._config = config or Storage()
         self._systems: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
+        # When the log last told of a silent store.
+        self._said = -_SILENCE
 
     def read(self, address: str, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`, all of them."""
         if not is_url(address):
             return self._once(address, lambda: _read_local(address, start, end))
         got = bytearray()
-        step, failures = end - start, 0
+        step, failures, since = end - start, 0, time.monotonic()
         while start + len(got) < end:
             at = start + len(got)
             try:
                 stop = min(at + step, end)
-                part = self._request(address, "_cat_file", start=at, end=stop)
+                part = self._request(address, "_cat_file", since, start=at, end=stop)
             except _FINAL as error:
-                raise _told(address, error) from error
+                raise told(address, error) from error
             except Exception as error:  # Each store's package raises errors of its own.
                 failures += 1
                 if failures >= self._config.attempts:
-                    raise _told(address, error, f"at byte {at:,} after {failures} tries") from error
+                    raise told(address, error, f"at byte {at:,} after {failures} tries") from error
                 log.debug("%s: byte %d: %r; again", address, at, error)
                 step = max(step // 4, _LEAST_RANGE)
                 time.sleep(min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE))
@@ -104,12 +105,9 @@ class Store:
             if not part:
                 raise DataError(f"{address}: ends at byte {at:,}, expected {end:,}")
             if at + len(part) > end:
-                raise DataError(
-                    f"{address}: its server sends whole files instead of the range asked for; "
-                    "expected one that answers range requests"
-                )
+                raise sends_whole_files(address)
             got += part
-            failures = 0
+            failures, since = 0, time.monotonic()
         return bytes(got)
 
     def read_file(self, address: str, limit: int) -> bytes:
@@ -169,43 +167,72 @@ class Store:
         try:
             system.put_file(str(file), address)
         except Exception as error:  # Each store's package raises errors of its own.
-            raise _told(address, error) from error
+            raise told(address, error) from error
         file.unlink()
 
     def _once(self, address: str, work: Callable[[], Result]) -> Result:
         try:
             return work()
         except OSError as error:
-            raise _told(address, error) from error
+            raise told(address, error) from error
 
     def _repeated(self, address: str, method: str, **options: Any) -> Any:
+        since = time.monotonic()
         for attempt in range(1, self._config.attempts + 1):
             try:
-                return self._request(address, method, **options)
+                return self._request(address, method, since, **options)
             except _FINAL as error:
-                raise _told(address, error) from error
+                raise told(address, error) from error
             except Exception as error:  # Each store's package raises errors of its own.
                 if attempt == self._config.attempts:
-                    raise _told(address, error, f"after {attempt} tries") from error
+                    raise told(address, error, f"after {attempt} tries") from error
                 time.sleep(min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE))
         raise AssertionError
 
-    def _request(self, address: str, method: str, patience: int = 1, **options: Any) -> Any:
-        """One call of a file system's method; `method` is the name of the asynchronous one."""
+    def _request(
+        self, address: str, method: str, since: float, patience: int = 1, **options: Any
+    ) -> Any:
+        """One call of a file system's method; `method` is the name of the asynchronous one, `since`
+        when the store was first asked for this. Raises TimeoutError, and errors of the package."""
         system = self._system(address)
-        if not system.async_impl:
-            return getattr(system, method.removeprefix("_"))(address, **options)
-        from fsspec.asyn import sync
-
         timeout = self._config.timeout_seconds * patience
-        path = system._strip_protocol(address)
-        return sync(system.loop, getattr(system, method), path, timeout=timeout, **options)
+        if system.async_impl:
+            call = getattr(system, method)(system._strip_protocol(address), **options)
+            answer = asyncio.run_coroutine_threadsafe(call, system.loop)
+        else:
+            name = method.removeprefix("_")
+            answer = _in_thread(lambda: getattr(system, name)(address, **options))
+        ends = time.monotonic() + timeout
+        try:
+            while True:
+                left = ends - time.monotonic()
+                silent = max(since, self._said) + _SILENCE - time.monotonic()
+                try:
+                    return answer.result(max(0.0, min(left, silent)))
+                except TimeoutError:
+                    if answer.done() or left <= silent:
+                        raise
+                self._say(address, since, timeout)
+        finally:
+            answer.cancel()
+
+    def _say(self, address: str, since: float, timeout: float) -> None:
+        """Tells of a silent store, for all threads once."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._said + _SILENCE:
+                return
+            self._said = now
+        log.warning(
+            "%s: no answer for %.0f s; a request is waited for %g s, and made %d times at most",
+            address, now - since, timeout, self._config.attempts,
+        )  # fmt: skip
 
     def _system(self, address: str, *, writes: bool = False) -> Any:
         scheme = address.partition("://")[0].lower()
         with self._lock:
             if (scheme, writes) not in self._systems:
-                system = self._systems[scheme, writes] = _file_system(scheme, self._config)
+                system = self._systems[scheme, writes] = file_system(scheme, self._config)
                 # This class repeats what it reads itself, and less of it each time.
                 if not writes and hasattr(system, "retries"):
                     system.retries = 1
@@ -214,56 +241,19 @@ class Store:
             return self._systems[scheme, writes]
 
 
-def _file_system(scheme: str, config: Storage) -> Any:
-    try:
-        import fsspec
+def _in_thread(work: Callable[[], Any]) -> Future[Any]:
+    """The result of work that may never end; no thread is waited for when the process ends."""
+    future: Future[Any] = Future()
 
-        given = {"use_listings_cache": False, "skip_instance_cache": True}
-        given |= _options(scheme, config)
-        if _PACKAGES.get(scheme) == "gcsfs" and config.endpoint_url is not None:
-            # By default gcsfs asks over gRPC for the kind of a bucket, a minute each: only Google's
-            # own store answers.
-            from gcsfs.core import GCSFileSystem
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
 
-            return GCSFileSystem(**given)
-        return fsspec.filesystem(scheme, **given)
-    except ImportError as error:
-        package = _PACKAGES.get(scheme, error.name or "fsspec")
-        raise DataError(
-            f"{scheme}://: the package {package} is not installed; "
-            "pip install 'convserve[train,cloud]' brings it"
-        ) from error
-    except ValueError as error:
-        raise DataError(
-            f"{scheme}://: cannot be opened: {_one_line(error)}; expected s3, gs, az, http, https "
-            "or another kind that fsspec knows"
-        ) from error
-
-
-def _options(scheme: str, config: Storage) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    match _PACKAGES.get(scheme):
-        case "s3fs":
-            waits = {"connect_timeout": config.timeout_seconds}
-            options = {
-                "anon": config.anon,
-                "config_kwargs": {**waits, "read_timeout": config.timeout_seconds},
-            }
-            if config.region is not None:
-                options["client_kwargs"] = {"region_name": config.region}
-        case "gcsfs":
-            options = {"token": "anon"} if config.anon else {}
-        case "adlfs":
-            options = {"anon": config.anon}
-            if config.account_name is not None:
-                options["account_name"] = config.account_name
-    if config.endpoint_url is not None:
-        if _PACKAGES.get(scheme) not in ("s3fs", "gcsfs"):
-            raise DataError(
-                f"storage.endpoint_url: is for s3:// and gs:// addresses, got {scheme}://"
-            )
-        options["endpoint_url"] = config.endpoint_url
-    return options
+    future.set_running_or_notify_cancel()
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def _entry(address: str, info: dict[str, Any]) -> Entry:
@@ -280,34 +270,3 @@ def _read_local(path: str, start: int, end: int) -> bytes:
     if len(got) < end - start:
         raise DataError(f"{path}: ends at byte {start + len(got):,}, expected {end:,}")
     return got
-
-
-def _told(address: str, error: Exception, place: str = "") -> DataError:
-    """The error in words."""
-    where = f"{address}: " + (f"{place}: " if place else "")
-    if isinstance(error, DataError):
-        return error
-    if isinstance(error, FileNotFoundError):
-        return DataError(f"{where}is not there")
-    if isinstance(error, PermissionError):
-        if not is_url(address):
-            return DataError(f"{where}may not be read or written")
-        return DataError(
-            f"{where}access is refused; credentials come from the environment, and public data "
-            "need storage.anon: true"
-        )
-    if isinstance(error, TimeoutError) or type(error).__name__ == "FSTimeoutError":
-        return DataError(f"{where}no answer in storage.timeout_seconds")
-    if isinstance(error, OSError) and error.strerror:
-        return DataError(f"{where}{error.strerror}")
-    return DataError(f"{where}{_one_line(error)}")
-
-
-def _one_line(error: Exception) -> str:
-    """An error of another package without the credentials that it may repeat."""
-    text = " ".join(f"{type(error).__name__} {error}".split())
-    for name, value in os.environ.items():
-        if len(value) >= 6 and _SECRET_NAMES.search(name):
-            text = text.replace(value, "***")
-    text = _QUERY.sub("?***", text)
-    return text if len(text) <= _SHOWN_ERROR else text[: _SHOWN_ERROR - 3] + "..."

@@ -1,0 +1,95 @@
+"""The file systems of stores, by the kind of their addresses."""
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from training.data.storage.messages import in_one_line, sends_whole_files
+from training.errors import DataError
+from training.recipes.remote.storage import Storage
+
+# Bytes of an answer of a web server where no range was asked for: its list of a folder, an error.
+_MOST_PAGE_BYTES = 64 << 20
+_ASKED = re.compile(r"bytes=(\d+)-(\d+)")
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
+_PACKAGES |= dict.fromkeys(("abfs", "abfss", "adl"), "adlfs")
+
+
+def file_system(scheme: str, config: Storage) -> Any:
+    """fsspec's file system. Raises DataError where its package is missing, or it knows none."""
+    try:
+        import fsspec
+
+        given = {"use_listings_cache": False, "skip_instance_cache": True}
+        given |= _options(scheme, config)
+        if _PACKAGES.get(scheme) == "gcsfs" and config.endpoint_url is not None:
+            # By default gcsfs asks over gRPC for the kind of a bucket, a minute each: only Google's
+            # own store answers.
+            from gcsfs.core import GCSFileSystem
+
+            return GCSFileSystem(**given)
+        return fsspec.filesystem(scheme, **given)
+    except ImportError as error:
+        package = _PACKAGES.get(scheme, error.name or "fsspec")
+        raise DataError(
+            f"{scheme}://: the package {package} is not installed; "
+            "pip install 'convserve[train,cloud]' brings it"
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            f"{scheme}://: cannot be opened: {in_one_line(error)}; expected s3, gs, az, http, "
+            "https or another kind that fsspec knows"
+        ) from error
+
+
+def _options(scheme: str, config: Storage) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    match _PACKAGES.get(scheme):
+        case "s3fs":
+            waits = {"connect_timeout": config.timeout_seconds}
+            options = {
+                "anon": config.anon,
+                "config_kwargs": {**waits, "read_timeout": config.timeout_seconds},
+            }
+            if config.region is not None:
+                options["client_kwargs"] = {"region_name": config.region}
+        case "gcsfs":
+            options = {"token": "anon"} if config.anon else {}
+        case "adlfs":
+            options = {"anon": config.anon}
+            if config.account_name is not None:
+                options["account_name"] = config.account_name
+    if scheme in ("http", "https"):
+        options = {"get_client": _web_client}
+    if config.endpoint_url is not None:
+        if _PACKAGES.get(scheme) not in ("s3fs", "gcsfs"):
+            raise DataError(
+                f"storage.endpoint_url: is for s3:// and gs:// addresses, got {scheme}://"
+            )
+        options["endpoint_url"] = config.endpoint_url
+    return options
+
+
+async def _web_client(**options: Any) -> Any:
+    """A session of aiohttp, for fsspec, that reads no more of an answer than was asked for."""
+    import aiohttp
+
+    class Bounded(aiohttp.ClientResponse):
+        async def read(self) -> bytes:
+            if self._body is None:
+                self._body = await self._bounded()
+            return self._body
+
+        async def _bounded(self) -> bytes:
+            asked = _ASKED.fullmatch(self.request_info.headers.get("Range", ""))
+            start, end = (int(asked[1]), int(asked[2]) + 1) if asked else (0, _MOST_PAGE_BYTES)
+            got = bytearray()
+            async for part in self.content.iter_chunked(1 << 16):
+                got += part
+                if asked and (len(got) > end - start or (start and self.status == HTTPStatus.OK)):
+                    raise sends_whole_files(str(self.url))
+                if len(got) > end:
+                    raise DataError(f"{self.url}: a page of more than {end >> 20} MiB")
+            return bytes(got)
+
+    return aiohttp.ClientSession(response_class=Bounded, **options)
