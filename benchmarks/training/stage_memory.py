@@ -23,7 +23,6 @@ import numpy as np
 
 from serving.base.machine.cpu import machine
 from serving.base.task import Task
-from training.cli import STAGES
 from training.data import samples
 from training.data.samples import FileSamples, Loaded
 from training.errors import VerificationError
@@ -32,7 +31,7 @@ from training.fitting.step_memory import training_memory
 from training.fitting.train import fit
 from training.models import build_model
 from training.pipeline.needs import AROUND
-from training.pipeline.pipeline import build
+from training.pipeline.pipeline import STAGE_NAMES, build
 from training.recipes import parse_recipe
 from training.recipes.data import Augment, Normalization
 from training.recipes.train import Train
@@ -84,7 +83,7 @@ def _stage_rows(tasks: Sequence[Task], counts: Sequence[int]) -> Iterator[dict[s
         with tempfile.TemporaryDirectory() as folder:
             for count in counts:
                 _write_images(Path(folder) / str(count), task, count)
-                for stage in STAGES:
+                for stage in STAGE_NAMES:
                     if stage == "distill":
                         continue
                     found = _process(

@@ -7,7 +7,7 @@ Differences to the peak of a whole training: benchmarks/training/stage_memory.py
 
 import functools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,9 +189,10 @@ def training_memory(
     return BatchMemory(round(kept + fixed) + mean, round(image))
 
 
-def answering_memory(run: Callable[[int], Any], network: nn.Module) -> BatchMemory:
-    """The memory of `run`, which lets a network on the CPU answer so many images."""
-    gauge = _OnCpu([*network.parameters(), *network.buffers()])
+def answering_memory(run: Callable[[int], Any], weights: Iterable[Tensor]) -> BatchMemory:
+    """The memory of `run`, which lets a network on the CPU answer so many images. `weights` are
+    there before, and do not count."""
+    gauge = _OnCpu(weights)
     with gauge:
         few, more = (gauge.peak(functools.partial(run, count))[0] for count in (1, _FEW))
     return BatchMemory(max(0, 2 * few - more), max(0, more - few))

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import torch
 
+from serving.base.errors import EngineError
 from serving.base.evaluation import class_iou, confusion_matrix
 from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Task
 from serving.base.tensor import Array
@@ -20,16 +21,24 @@ from serving.repository.interface import GivenInput, TaskOutput
 from training.data.samples import ChosenSamples, Samples, Targets
 from training.data.sampling import spread_rows
 from training.errors import ExportError
+from training.evaluation.network_answers import images_at_once
 from training.evaluation.validation_trial import spread
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
+from training.fitting.step_memory import BatchMemory, answering_memory
 from training.models.export.deployed import output_specs
 from training.models.export.variants import FP32_FILE
 from training.models.files.answers import chosen_output, finished, meaning
 from training.models.files.batches import check_batches, free_shapes, set_input
 from training.models.files.description import Description, chosen_input, descriptions
+from training.models.files.memory import activation_bytes
 from training.models.files.network import DESCRIPTION_FILE, raw_answers
-from training.models.files.original import Original, load_exported, open_original
+from training.models.files.original import (
+    ExportedOriginal,
+    Original,
+    load_exported,
+    open_original,
+)
 from training.models.files.size import count_graph
 from training.models.files.source import prepared, read_source
 from training.models.files.wrap import deployed_graph
@@ -37,9 +46,10 @@ from training.recipes.model import ModelChoice
 
 log = logging.getLogger(__name__)
 
-# Validation images on which the usual ways to take an image are tried. More tell near ones apart,
-# and take as much longer.
-_TRIED = 64
+# Validation images on which the usual ways to take an image are tried, and runs of a file that they
+# take at most: of large images fewer do, whose answers would fill the memory. More tell near ways
+# apart, and take as much longer.
+_TRIED, _TRIED_RUNS = 64, 2
 # One wrong answer of a network that is sure of it counts as this probability, and decides nothing.
 _LEAST_LIKELY = 1e-3
 # Rows on which a batch is compared with single images.
@@ -58,7 +68,7 @@ def take_file(current: Build) -> Results:
         log.info("train: %s: %s; %s", choice.architecture, description, said)
         (folder / DESCRIPTION_FILE).write_text(description.model_dump_json(indent=2) + "\n")
         images, _ = current.data.val.batch(range(min(_ROWS, len(current.data.val))))
-        answers = raw_answers(original, description, images)
+        answers = raw_answers(original, description, images, len(images))
     finally:
         original.close()
     graph = _free_graph(choice, description, original, description.prepare(images).shape[1:])
@@ -87,13 +97,13 @@ def _described(current: Build, original: Original) -> tuple[Description, str]:
     """What the file takes and answers, and a sentence on how that was found."""
     choice, task = current.recipe.model, current.recipe.task
     named, given = str(choice.file), choice.input or GivenInput()
-    tried = _tried(current.data.val, task)
-    images, _ = tried.batch(range(min(_TRIED, len(tried))))
+    tried = _tried(current.data.val, task, current.size)
+    images, _ = tried.batch(range(len(tried)))
     spec = chosen_input(given, original.inputs, named)
     shown = images.shape[1:]
     unknown = TaskOutput(output="")
     likeliest = next(descriptions(given, spec, shown, unknown, named))
-    found = raw_answers(original, likeliest, images)
+    found = raw_answers(original, likeliest, images, images_at_once(current.size))
     output = chosen_output(choice.output, found, task, current.channels, named)
     holds, layout = meaning(found[output], task, current.channels, named)
     answer = TaskOutput(output=output, holds=choice.holds or holds, layout=layout)
@@ -103,12 +113,13 @@ def _described(current: Build, original: Original) -> tuple[Description, str]:
     return _most_accurate(current, original, ways, tried)
 
 
-def _tried(samples: Samples, task: Task) -> Samples:
+def _tried(samples: Samples, task: Task, size: tuple[int, int]) -> Samples:
     """Some of the samples, evenly spread; of an embedding neighbours, two and two, since images of
     one person lie together."""
+    count = min(_TRIED, _TRIED_RUNS * images_at_once(size))
     if task != "embedding":
-        return spread(samples, _TRIED)
-    first = spread_rows(len(samples), _TRIED // 2)
+        return spread(samples, count)
+    first = spread_rows(len(samples), max(1, count // 2))
     return ChosenSamples(samples, np.union1d(first, np.minimum(first + 1, len(samples) - 1)))
 
 
@@ -116,13 +127,13 @@ def _most_accurate(
     current: Build, original: Original, ways: list[Description], tried: Samples
 ) -> tuple[Description, str]:
     """The way by which the file's answers fit the labels best; the likelier of equal ones."""
-    images, targets = tried.batch(range(min(_TRIED, len(tried))))
+    images, targets = tried.batch(range(len(tried)))
     channels, size, ignored = current.channels, current.size, current.data.ignore_index
     task = current.recipe.task
     measure, fit = _FITS[task]
     fits = []
     for way in ways:
-        raw = raw_answers(original, way, images)[way.answer.output]
+        raw = raw_answers(original, way, images, images_at_once(size))[way.answer.output]
         found = finished(raw, way, task, channels, size)
         value = fit(found, targets, len(current.data.classes), ignored)
         fits.append(value if math.isfinite(value) else -math.inf)
@@ -229,3 +240,30 @@ def _named_as(model: onnx.ModelProto, description: Description, original: Origin
             "answer": answer.model_copy(update={"output": output}),
         }
     )
+
+
+def answering(current: Build) -> BatchMemory:
+    """The memory that a file takes to answer, beside its weights: of an ONNX file as far as shapes
+    tell, while a program of torch.export is run. Raises ExportError."""
+    choice, shown = current.recipe.model, current.inputs[0].shape[1:]
+    original = open_original(choice)
+    try:
+        given, named = choice.input or GivenInput(), str(choice.file)
+        spec = chosen_input(given, original.inputs, named)
+        way = next(descriptions(given, spec, shown, TaskOutput(output=""), named))
+        image = way.prepare(np.zeros((1, *shown), np.uint8))
+        if isinstance(original, ExportedOriginal):
+            program = original
+
+            def run(count: int) -> None:
+                program.infer({spec.name: np.repeat(image, way.batch or count, axis=0)})
+
+            return answering_memory(run, program.tensors)
+    except EngineError as error:
+        raise ExportError(f"{named}: {error}") from error
+    finally:
+        original.close()
+    assert choice.onnx is not None, "the other kind of file"
+    held = activation_bytes(read_source(choice.onnx), spec.name, image.shape[1:])
+    # Pixels become the input one by one, and are then put together.
+    return BatchMemory(0, held + 2 * image.nbytes)

@@ -20,6 +20,7 @@ from training.fitting.build import Build
 from training.fitting.step_memory import BatchMemory, answering_memory, training_memory
 from training.models.factory import user_forward
 from training.models.files.source import file_bytes
+from training.pipeline import file_network
 from training.pipeline.fine_tuning import new_network
 from training.pipeline.stage import Stage
 from training.pipeline.stages.distill import load_teacher
@@ -145,8 +146,7 @@ def _require_disk(current: Build, needs: Sequence[Need]) -> None:
 def _needs(current: Build, stages: Sequence[str]) -> list[Need]:
     recipe = current.recipe
     if recipe.model.file is not None:
-        # What it takes beside its weights shows when it is run.
-        weights, answering = file_bytes(recipe.model), BatchMemory(0, 0)
+        weights, answering = file_bytes(recipe.model), file_network.answering(current)
     else:
         network = new_network(current)
         weights, answering = _weights(network), _answering(current, network)
@@ -161,6 +161,9 @@ def _needs(current: Build, stages: Sequence[str]) -> list[Need]:
     learning: BatchMemory | None = None
     for stage in stages:
         config = _training(current, stage)
+        if stage == "train" and recipe.model.file is not None:
+            # The ways in which it may take an image are tried.
+            needs.append(Need(stage, evaluated, weights))
         if config is not None:
             # Later stages train the same network, or a smaller one.
             learning = learning or _learning(current, config)
@@ -249,7 +252,7 @@ def _answering(current: Build, network: nn.Module) -> BatchMemory:
         with torch.inference_mode():
             deployed(torch.zeros((count, *current.inputs[0].shape[1:]), dtype=torch.uint8))
 
-    return answering_memory(run, network)
+    return answering_memory(run, [*network.parameters(), *network.buffers()])
 
 
 def _weights(network: nn.Module) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import resource
 from pathlib import Path
 
 _MIB = 1 << 20
@@ -34,7 +35,7 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup")) -> int:
 
 def free_memory(root: Path = Path("/sys/fs/cgroup"), machine: Path = Path("/proc/meminfo")) -> int:
     """Bytes that this process may still take: those of the machine that are free or can be freed,
-    no more than its container's limit leaves."""
+    no more than its container's limit and its own (`ulimit -v`) leave."""
     free = memory_limit(root)
     with contextlib.suppress(OSError, ValueError, KeyError):
         lines = dict(line.split(":") for line in machine.read_text().splitlines())
@@ -45,6 +46,10 @@ def free_memory(root: Path = Path("/sys/fs/cgroup"), machine: Path = Path("/proc
             cached = int(lines.get("total_inactive_file", lines.get("inactive_file", "0")))
             taken = int((root / used).read_text()) - cached
             free = min(free, int((root / limit).read_text()) - taken)
+    own, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if own != resource.RLIM_INFINITY:
+        with contextlib.suppress(OSError):
+            free = min(free, own - int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE)
     return max(0, free)
 
 

@@ -53,7 +53,7 @@ class FileNetwork:
     def answers(self, names: tuple[str, ...], images: Pixels) -> dict[str, Array]:
         """The answers of the file itself, by the names of the deployed outputs. Raises
         ExportError."""
-        raw = raw_answers(self._original, self.description, images)
+        raw = raw_answers(self._original, self.description, images, len(images))
         found = finished(
             raw[self.description.answer.output],
             self.description,
@@ -64,14 +64,17 @@ class FileNetwork:
         return {name: found[name] for name in names}
 
 
-def raw_answers(original: Original, description: Description, images: Pixels) -> dict[str, Array]:
-    """All outputs of a file for N images, in batches that it takes. Raises ExportError."""
-    inputs, batch = description.prepare(images), description.batch or len(images)
+def raw_answers(
+    original: Original, description: Description, images: Pixels, most: int
+) -> dict[str, Array]:
+    """All outputs of a file for N images, at most `most` at a time, or as many as it takes. Raises
+    ExportError."""
+    batch = description.batch or most
     parts = []
-    for start in range(0, len(inputs), batch):
-        rows = inputs[start : start + batch]
+    for start in range(0, len(images), batch):
+        rows = description.prepare(images[start : start + batch])
         # A file of four rows gets four; the last ones may be shown again.
-        filled = np.resize(rows, (batch, *rows.shape[1:]))
+        filled = np.resize(rows, (description.batch or len(rows), *rows.shape[1:]))
         try:
             found = original.infer({description.image.name: filled})
         except EngineError as error:

@@ -16,7 +16,7 @@ import onnxruntime
 from onnx import inliner, version_converter
 
 from serving.base.digest import sha256
-from serving.base.errors import EngineUnavailable
+from serving.base.errors import EngineUnavailable, quoted
 from serving.base.files import find_file
 from serving.repository.onnx_file import external_files
 from training.errors import ExportError, RecipeError
@@ -64,8 +64,8 @@ def read_source(file: Path) -> onnx.ModelProto:
     """The graph of an ONNX file with its weights in it, as its author wrote it, but for functions,
     which are inlined, and weights among the inputs, as older files have them.
 
-    Raises ExportError where it is no sound ONNX file, is too large, is quantised already, or has
-    operators that are not ONNX's.
+    Raises ExportError where it is no sound ONNX file, is too large, is quantised already, has
+    operators that are not ONNX's, or takes or gives anything but tensors.
     """
     _weights(file)
     try:
@@ -73,6 +73,7 @@ def read_source(file: Path) -> onnx.ModelProto:
         if model.functions:
             model = inliner.inline_local_functions(model)
         _require_own_operators(file, model)
+        _require_tensors(file, model.graph)
         _check(model)
     except ExportError:
         raise
@@ -166,6 +167,20 @@ def _require_own_operators(file: Path, model: onnx.ModelProto) -> None:
         raise ExportError(
             f"{file}: is quantised already ({listed}); give the file in floating point"
         )
+
+
+def _require_tensors(file: Path, graph: onnx.GraphProto) -> None:
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        for value in values:
+            held = value.type.WhichOneof("value")
+            if held != "tensor_type":
+                what = str(held or "of no type").removesuffix("_type").replace("_", " ")
+                raise ExportError(f"{file}: {kind} {quoted(value.name)} is no tensor but {what}")
+            if kind == "input" and not value.type.tensor_type.HasField("shape"):
+                raise ExportError(
+                    f"{file}: input {quoted(value.name)} has any number of dimensions; expected a "
+                    "fixed number"
+                )
 
 
 def _check(model: onnx.ModelProto) -> None:

@@ -51,6 +51,7 @@ class Trials:
     folder: Path
     _networks: set[str] = field(default_factory=set)
     _source: tuple[str, Dataset] | None = None
+    _told: bool = False
 
     @property
     def base(self) -> Recipe:
@@ -108,10 +109,12 @@ class Trials:
         # Nothing is published, so the repository does not matter.
         try:
             built = build(
-                recipe, place.parent, place, until=until, source=self._load, on_epoch=on_epoch
-            )
+                recipe, place.parent, place, until=until, source=self._load, on_epoch=on_epoch,
+                tell=not self._told,
+            )  # fmt: skip
         except Diverged as error:
             raise Diverged(f"{name}: {error}") from error
+        self._told = self._told or until in built.ran
         self.tidy(name)
         results = built.results[until]
         scores = tuple(row[f"val_{recipe.measure}"] for row in results["history"])

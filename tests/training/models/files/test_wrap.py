@@ -103,7 +103,7 @@ def test_every_answer_becomes_that_of_the_task(name: str, opset: int, tmp_path: 
         onnx.save(source, file)
         original = load_engine("onnxruntime", file, EngineOptions(threads=1))
         description = described(datatype, layout, order)
-        raw = raw_answers(original, description, IMAGES)["y"]
+        raw = raw_answers(original, description, IMAGES, len(IMAGES))["y"]
         holds, axes = meaning(raw, task, channels, "net")
         answer = TaskOutput(output="y", holds=holds, layout=axes)
         description = description.model_copy(update={"answer": answer})
