@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.base.errors import EngineError, quoted
 from serving.base.task import PROBABILITY_OUTPUT
 from serving.base.tensor import Array
 from serving.images.postprocess import Mask, binary_mask, softmax
@@ -23,7 +24,7 @@ def scores_of(outputs: Mapping[str, Array], described: TaskOutput | None) -> NDA
     """The score of each class, float32 [C]; `outputs` are those of one image."""
     if described is None:
         return softmax(outputs["logits"])
-    values = outputs[described.output].reshape(-1).astype(np.float32)
+    values = _some(outputs, described).reshape(-1).astype(np.float32)
     if values.size == 1:
         second = _probability(values, described)
         return np.concatenate([1 - second, second])
@@ -34,15 +35,21 @@ def mask_of(
     outputs: Mapping[str, Array], described: TaskOutput | None
 ) -> tuple[Mask, NDArray[np.uint8]]:
     """The class map [H, W], and 255 × the probability of each pixel's class, uint8 [H, W]; the
-    latter is 0 where a network answers with classes alone."""
+    latter is 0 where a network answers with classes alone. Raises EngineError for an output that is
+    no mask."""
     if described is None:
         probability = outputs.get(PROBABILITY_OUTPUT)
         if probability is not None:
             return binary_mask(probability)
         return outputs["mask"], outputs["confidence"]
-    values = outputs[described.output]
+    values = _some(outputs, described)
     while values.ndim > 2 and values.shape[0] == 1:
         values = values[0]
+    if values.ndim != 2 and (values.ndim != 3 or described.holds == "classes"):
+        raise EngineError(
+            f"output {quoted(described.output)} is no mask: got {list(values.shape)}, expected a "
+            f"{'class' if described.holds == 'classes' else 'score of each class'} for each pixel"
+        )
     if described.holds == "classes":
         classes = np.clip(values.reshape(values.shape[-2:]), 0, np.iinfo(np.uint16).max)
         kind = np.uint8 if classes.max(initial=0) < 256 else np.uint16
@@ -71,9 +78,17 @@ def embedding_of(outputs: Mapping[str, Array], described: TaskOutput | None) -> 
     if described is None:
         values: NDArray[np.float32] = outputs["embedding"]
         return values
-    point: NDArray[np.float32] = outputs[described.output].reshape(-1).astype(np.float32)
+    point: NDArray[np.float32] = _some(outputs, described).reshape(-1).astype(np.float32)
     point /= np.maximum(np.linalg.norm(point), np.finfo(np.float32).tiny)
     return point
+
+
+def _some(outputs: Mapping[str, Array], described: TaskOutput) -> Array:
+    """The values of the output that answers. Raises EngineError where there are none."""
+    values = outputs[described.output]
+    if not values.size:
+        raise EngineError(f"output {quoted(described.output)} is empty: got {list(values.shape)}")
+    return values
 
 
 def _probability(values: NDArray[Any], described: TaskOutput) -> NDArray[np.float32]:

@@ -5,19 +5,22 @@ Recipes (`model.input`), the file of `convserve adopt --preprocess` and manifest
 with the same keys.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serving.base.errors import quoted
 from serving.base.task import Task
 from serving.base.tensor import TensorSpec
 
 # A newer minor version may add fields, so unknown ones are passed over.
 _FROZEN = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
-# Datatypes of a tensor that an image can become.
-IMAGE_DATATYPES = ("FP32", "FP16", "UINT8")
+# The largest number of each datatype that an image can become.
+_LARGEST = {"FP32": 3.4e38, "FP16": 65504.0, "UINT8": 255.0}
+IMAGE_DATATYPES = tuple(_LARGEST)
 
 Axes = Literal["NCHW", "NHWC"]
 Colours = Literal["RGB", "BGR", "grey"]
@@ -82,6 +85,22 @@ class ImageInput(GivenInput):
             for key in ("range", "mean", "std")
         )
         return ", ".join((f"{self.layout} {self.channels}", *numbers))
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if not self.largest <= _LARGEST["FP32"]:
+            raise ValueError(f"range, mean and std: make values of {self.largest:.3g}")
+        return self
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude in the tensor of any image; infinite where it overflows."""
+        ends = [
+            abs((value - mean) / std)
+            for mean, std in zip(self.mean, self.std, strict=True)
+            for value in self.range
+        ]
+        return max(ends) if all(map(math.isfinite, ends)) else math.inf
 
     @property
     def depth(self) -> int:
@@ -153,14 +172,19 @@ def misfit(
     if image is not None and size is not None:
         names = [spec.name for spec in inputs]
         if names != [image.name]:
-            return f"images need a network whose only input is {image.name!r}; it has {names}"
+            return f"images need a network whose only input is {quoted(image.name)}; it has {names}"
         reason = image_misfit(image, size, inputs[0])
         if reason:
             return reason
         if inputs[0].datatype not in IMAGE_DATATYPES:
             return f"input {inputs[0]}: an image becomes one of {', '.join(IMAGE_DATATYPES)}"
-    if answer is not None and answer.output not in {spec.name for spec in outputs}:
-        return f"no output {answer.output!r}; it has {[spec.name for spec in outputs]}"
+    if answer is None:
+        return ""
+    named = [spec for spec in outputs if spec.name == answer.output]
+    if not named:
+        return f"no output {quoted(answer.output)}; it has {[spec.name for spec in outputs]}"
+    if named[0].dtype.kind not in ("biu" if answer.holds == "classes" else "f"):
+        return f"output {named[0]} cannot hold {answer.holds}"
     return ""
 
 
@@ -175,4 +199,6 @@ def image_misfit(image: ImageInput, size: tuple[int, int], spec: TensorSpec, bat
         )
     if spec.datatype == "UINT8" and not image.as_they_are:
         return f"input {spec} holds whole numbers: expected range [0, 255], no mean and no std"
+    if not image.largest <= _LARGEST.get(spec.datatype, math.inf):
+        return f"input {spec} holds no numbers of {image.largest:.3g}"
     return ""

@@ -23,8 +23,8 @@ from serving.base.text import NotText, read_text
 from serving.repository.interface import Interface, unheld
 
 # 1.1: `data` of a variant. 1.2: `channels` of the transform, `normalization` of one channel;
-# `interface`, and with one no task, transform or normalization.
-SCHEMA_VERSION = "1.2"
+# `interface`, and with one no task, transform or normalization. 1.3: `refused`.
+SCHEMA_VERSION = "1.3"
 MANIFEST_FILE = "manifest.json"
 SAMPLES_FILE = "samples.npz"
 
@@ -202,6 +202,8 @@ class Manifest(_Frozen):
     transform: None for a network that takes no images.
     normalization: None for a network with an interface of its own.
     gmacs: None where they were not counted.
+    refused: the reason for each variant that was made or wanted and is not served, by its id; told
+        by an adoption.
     interface: that of a network that was made elsewhere; None for the form that a build publishes,
         `image` uint8 NHWC to the outputs of its task.
     """
@@ -218,6 +220,7 @@ class Manifest(_Frozen):
     pruning_ratio: float = 0.0
     provenance: Provenance
     variants: Annotated[tuple[Variant, ...], Field(max_length=_MAX_VARIANTS)]
+    refused: Annotated[Mapping[str, str], Field(max_length=_MAX_VARIANTS)] = {}
     interface: Interface | None = None
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -46,7 +46,7 @@ def read_samples(folder: Path, inputs: Sequence[str], outputs: Sequence[str]) ->
     path = folder / SAMPLES_FILE
     try:
         with open_file(find_in_version(folder, SAMPLES_FILE)) as stream:
-            _check_list(stream)
+            check_list(stream)
             with zipfile.ZipFile(stream) as archive:
                 given, answers = (
                     {name: _array(archive, name) for name in names} for names in (inputs, outputs)
@@ -66,7 +66,7 @@ def read_samples(folder: Path, inputs: Sequence[str], outputs: Sequence[str]) ->
     return Samples(given, answers)
 
 
-def _check_list(stream: BinaryIO) -> None:
+def check_list(stream: BinaryIO) -> None:
     """Raises ValueError where a zip file has a long list of members, which zipfile reads whole."""
     size = os.fstat(stream.fileno()).st_size
     stream.seek(max(0, size - _END))
@@ -80,13 +80,20 @@ def _array(archive: zipfile.ZipFile, name: str) -> Array:
     """One array. Raises ValueError, and the errors of zipfile and numpy."""
     member = archive.getinfo(f"{name}.npy")
     with archive.open(member) as stream:
-        version = npy.read_magic(stream)
-        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[
-            version
-        ]
         shape, fortran, dtype = read_header(stream)
         size = math.prod(shape) * dtype.itemsize
         if dtype.kind not in "biuf" or fortran or size > _MAX_BYTES:
             raise ValueError(f"{name}: {dtype} {list(shape)}: expected numbers of 256 MiB at most")
         content = stream.read(size)
     return np.frombuffer(content, dtype).reshape(shape)
+
+
+def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, Fortran's order and type of an array in numpy's format. Raises ValueError, also for
+    versions of the format that only records with names need."""
+    version = npy.read_magic(stream)
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"is of version {version} of numpy's format, expected 1.0 or 2.0")
+    shape, fortran, dtype = readers[version](stream)
+    return shape, fortran, dtype

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from serving.base.errors import EngineError
 from serving.images.answers import embedding_of, mask_of, scores_of
 from serving.repository.interface import TaskOutput
 
@@ -73,3 +74,15 @@ def test_an_embedding_lies_on_the_unit_sphere() -> None:
     point = embedding_of({"y": np.array([[3.0, 4.0]], np.float32)}, answer("embedding"))
     np.testing.assert_allclose(point, [0.6, 0.8], rtol=1e-6)
     assert not embedding_of({"y": np.zeros((1, 2), np.float32)}, answer("embedding")).any()
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 4, 5), (3, 0), ()])
+def test_an_output_that_is_no_mask_is_told(shape: tuple[int, ...]) -> None:
+    with pytest.raises(EngineError, match=r"output 'y' is (no mask|empty): got"):
+        mask_of({"y": np.zeros(shape, np.float32)}, answer("logits", "NCHW"))
+
+
+def test_an_empty_output_has_no_scores_and_no_embedding() -> None:
+    for read, holds in ((scores_of, "logits"), (embedding_of, "embedding")):
+        with pytest.raises(EngineError, match="output 'y' is empty"):
+            read({"y": np.zeros((0,), np.float32)}, answer(holds, "NCHW"))

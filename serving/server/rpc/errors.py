@@ -1,5 +1,7 @@
 """From an error of ours to the end of a gRPC call."""
 
+from typing import Any, NoReturn
+
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
@@ -7,7 +9,8 @@ from google.rpc.status_pb2 import Status
 
 from serving.base.errors import ServingError
 from serving.server.endpoints.error_status import message_of, retry_after, status_of
-from serving.server.wire.interface import End
+
+_DETAILS_KEY = "grpc-status-details-bin"
 
 
 def code_of(error: ServingError) -> grpc.StatusCode:
@@ -25,13 +28,14 @@ def retry_delay(error: ServingError) -> Duration | None:
     return delay
 
 
-def end_of(error: ServingError) -> End:
-    """The status of an error; the retry delay travels as google.rpc.RetryInfo."""
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: ServingError) -> NoReturn:
+    """Ends a call with the status of an error; the retry delay travels as google.rpc.RetryInfo."""
     # It would keep the frames that it came through, and with them the message, until the end.
     error.__traceback__ = error.__cause__ = error.__context__ = None
     code, delay, message = code_of(error), retry_delay(error), message_of(error)
     if delay is None:
-        return End(code, message)
+        await context.abort(code, message)
     status = Status(code=code.value[0], message=message)
     status.details.add().Pack(RetryInfo(retry_delay=delay))
-    return End(code, message, status.SerializeToString())
+    metadata = ((_DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(code, message, metadata)
