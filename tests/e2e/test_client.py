@@ -140,13 +140,11 @@ class RefusesOnce(vision_pb2_grpc.VisionServiceServicer):
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> pb.ClassifyResponse:
         from serving.base.errors import Shed
-        from serving.server.wire.errors import end_of
+        from serving.server.rpc.errors import abort
 
         self.called.append(time.monotonic())
         if len(self.called) == 1:
-            end = end_of(Shed("later", self.delay))
-            details = (("grpc-status-details-bin", end.details),)
-            await context.abort(end.code, end.message, details)
+            await abort(context, Shed("later", self.delay))
         served = pb.Served(model=request.model)
         return pb.ClassifyResponse(served=served, results=[pb.Classification()])
 

@@ -1,5 +1,6 @@
 """Networks as others make and serve them with Triton: of several opsets, inputs and batches."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +146,36 @@ def _no_batch() -> onnx.ModelProto:
     inputs = [("signal", _FLOAT, ["n", 12]), ("gain", _FLOAT, [1])]
     constants = {"first": _weights(5, 12, 16), "last": _weights(6, 16, 5)}
     return _model(nodes, inputs, [("curve", _FLOAT, ["n", 5])], constants, 21)
+
+
+def uneven() -> Foreign:
+    """`x` FP32 [n, 8] to `y` FP32 [n, 6] through six layers. What the third reads is 8,000 times
+    larger in one channel than in the others, which 8 bits cannot hold."""
+    node = helper.make_node
+    sizes = (8, 16, 16, 16, 16, 16, 6)
+    nodes, constants = [], {}
+    read = "x"
+    for layer, (rows, columns) in enumerate(itertools.pairwise(sizes)):
+        weights = _weights(10 + layer, rows, columns, scale=1 / np.sqrt(rows))
+        weights[:, 0] *= 8000 if layer == 1 else 1
+        weights[0] /= 8000 if layer == 2 else 1
+        constants[f"w{layer}"] = weights
+        made = "y" if layer == len(sizes) - 2 else f"h{layer}"
+        nodes.append(node("MatMul", [read, f"w{layer}"], [made], name=f"layer{layer}"))
+        read = made
+        if made != "y":
+            nodes.append(node("Relu", [made], [f"r{layer}"]))
+            read = f"r{layer}"
+    tensors = ([("x", _FLOAT, ["n", 8])], [("y", _FLOAT, ["n", 6])])
+    return Foreign(
+        _model(nodes, *tensors, constants, 17),
+        _config(
+            8,
+            'input { name: "x" data_type: TYPE_FP32 dims: [8] }\n'
+            'output { name: "y" data_type: TYPE_FP32 dims: [6] }',
+        ),
+        lambda rng: {"x": rng.normal(size=8).astype(np.float32)},
+    )
 
 
 def _pixels(rng: np.random.Generator) -> dict[str, np.ndarray]:

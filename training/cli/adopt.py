@@ -88,6 +88,14 @@ def adopt(
     calibrate: Annotated[
         str, typer.Option(help="Ranges of INT8: minmax or percentile.")
     ] = "minmax",
+    max_float: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Largest share of the layers of INT8 that stay in floating point where it fails.",
+        ),
+    ] = 0.25,
     calibration_items: Annotated[
         int, typer.Option(min=1, help="Items, at most half, that ranges are measured on.")
     ] = 256,
@@ -141,6 +149,7 @@ def adopt(
             items=items,
             calibration_items=calibration_items,
             calibrate=method or "minmax",
+            max_float=max_float,
             bounds=Bounds(max_drop, min_agreement, max_distance, min_accuracy),
         )
         planned = plan(request)
@@ -150,8 +159,10 @@ def adopt(
         if dry_run:
             return
         adopted = run(request, planned)
-    except (BuildError, OSError) as error:
+    except BuildError as error:
         fail("adopt", str(error))
+    except OSError as error:
+        fail("adopt", f"{error.filename or model}: {error.strerror or error}")
     except KeyboardInterrupt:
         fail("adopt", "interrupted; what was there is as it was, and the same command begins anew")
     if as_json:

@@ -3,14 +3,14 @@ validation images: none in most cases."""
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from serving.repository.manifest import Gate
 from training.compress.calibration import Calibration
+from training.compress.mixed_precision import Mixture, choose_float_layers
 from training.compress.quantize import Quantizer
-from training.compress.sensitivity import Sensitivity, fewest_float_layers, int8_sensitivity
+from training.compress.sensitivity import Sensitivity, int8_sensitivity
 from training.evaluation.network_answers import Answers
 from training.evaluation.validation_trial import Comparison, Trial
 from training.fitting.build import Build, Network, export_fp32
@@ -20,18 +20,6 @@ from training.recipes.compress import Int8Sensitivity, Quantize
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Written:
-    """The outcome of one variant.
-
-    said: a sentence with the numbers, for the report.
-    sensitivity: of its layers; None where it was not measured.
-    """
-
-    said: str
-    sensitivity: Sensitivity | None
-
-
 class Candidate:
     """A network that could be published in INT8. The gate compares it with the trained network in
     FP32, before pruning.
@@ -39,6 +27,8 @@ class Candidate:
     part: folder of its trials, in the stage's folder.
     name: its name in the report.
     """
+
+    where = "on validation images"
 
     def __init__(
         self,
@@ -83,7 +73,7 @@ class Candidate:
             )
         return f"{self.name}: {', '.join(parts)}"
 
-    def write(self, folder: Path) -> dict[str, Written]:
+    def write(self, folder: Path) -> dict[str, Mixture]:
         """Writes the FP32 file and the files of all variants into `folder`. All layers are INT8
         where no mixture within the recipe's bound would pass, or where FP32 would fail too."""
         (folder / FP32_FILE).write_bytes(self._float_file.read_bytes())
@@ -91,42 +81,27 @@ class Candidate:
             variant: self._write(variant, folder / onnx_file(variant)) for variant in self._variants
         }
 
-    def _write(self, variant: str, path: Path) -> Written:
-        sensitivity = None
-        if self._config.sensitivity is not None:
-            sensitivity = self._measured(variant, self._config.sensitivity)
-        gate, _ = self._judged(variant, ())
-        bound = self._config.mixed_precision.max_float
-        layers: tuple[str, ...] | None = ()
-        said = f"all layers in INT8: on validation images {gate.reason}"
-        if not gate.passed and bound > 0:
-            if not self._fp32_passes:
-                said += "; the gate would fail in FP32 too, so no layer was left in it"
-            else:
-                sensitivity = sensitivity or self._measured(variant, Int8Sensitivity())
-                layers = self._float_layers(variant, sensitivity, bound)
-                if layers is None:
-                    said += f"; the gate would fail with {bound:.0%} of the layers in FP32 too"
-        if layers:
-            count = len(self._quantizer.layers)
-            gate, _ = self._judged(variant, layers)
-            said = (
-                f"{len(layers)} of {count} layers in FP32 ({', '.join(layers)}): "
-                f"on validation images {gate.reason}"
-            )
-            sensitivity = replace(sensitivity, left_alone=layers) if sensitivity else None
-        self._quantizer.write(path, SCHEMES[variant], layers or ())
-        log.info("quantize: %s: %s", variant, said)
-        return Written(said, sensitivity)
+    def _write(self, variant: str, path: Path) -> Mixture:
+        config = self._config
+        known = None
+        if config.sensitivity is not None:
+            known = self._measured(variant, config.sensitivity)
+        found = choose_float_layers(variant, self, config.mixed_precision.max_float, known)
+        self._quantizer.write(path, SCHEMES[variant], found.float_layers)
+        log.info("quantize: %s: %s", variant, found.said)
+        return found
 
-    def _float_layers(
-        self, variant: str, sensitivity: Sensitivity, bound: float
-    ) -> tuple[str, ...] | None:
-        return fewest_float_layers(
-            sensitivity.most_sensitive(),
-            int(bound * len(sensitivity.agreement)),
-            lambda layers: self._judged(variant, layers)[0].passed,
-        )
+    def gate(self, variant: str, float_layers: Collection[str]) -> Gate:
+        """As Trials has it, on validation images."""
+        return self._judged(variant, float_layers)[0]
+
+    def fp32_passes(self) -> bool:
+        """As Trials has it."""
+        return self._fp32_passes
+
+    def sensitivity(self, variant: str) -> Sensitivity:
+        """As Trials has it."""
+        return self._measured(variant, Int8Sensitivity())
 
     def _judged(self, variant: str, float_layers: Collection[str]) -> tuple[Gate, Comparison]:
         """The gate's verdict. Verdicts are kept, answers are not: masks of a thousand images take
@@ -145,7 +120,11 @@ class Candidate:
     def _measured(self, variant: str, config: Int8Sensitivity) -> Sensitivity:
         trial = Trial(self._current, config.images)
         fp32 = trial.file(self._float_file, "fp32")
-        return int8_sensitivity(self._quantizer, variant, trial, fp32)
+
+        def agreement(path: Path) -> float:
+            return trial.compare(fp32, trial.file(path, "int8")).agreement
+
+        return int8_sensitivity(self._quantizer, variant, agreement, len(trial.samples))
 
     @cached_property
     def _known(self) -> dict[tuple[str, tuple[str, ...]], tuple[Gate, Comparison]]:

@@ -13,7 +13,6 @@ from torch import nn
 from serving.base.machine.progress import Progress
 from training.compress.prune import Backward, prunable_groups, with_one_group_pruned
 from training.compress.quantize import Quantizer
-from training.evaluation.network_answers import Answers
 from training.evaluation.validation_trial import Trial
 from training.models.export.variants import SCHEMES
 from training.recipes.compress import Prune
@@ -76,18 +75,21 @@ def pruning_sensitivity(
 
 
 def int8_sensitivity(
-    quantizer: Quantizer, variant: str, trial: Trial, fp32: Answers
+    quantizer: Quantizer, variant: str, agreement: Callable[[Path], float], images: int
 ) -> Sensitivity:
-    """Computes each layer alone in INT8. `fp32` holds the FP32 file's answers."""
+    """Computes each layer alone in INT8.
+
+    agreement: of a file with FP32, on so many `images`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "alone.onnx"
 
-        def agreement(layer: str) -> float:
+        def alone(layer: str) -> float:
             quantizer.write_alone(path, SCHEMES[variant], layer)
-            return trial.compare(fp32, trial.file(path, "int8")).agreement
+            return agreement(path)
 
-        measured = _measured(f"quantize: sensitivity of {variant}", quantizer.layers, agreement)
-    return Sensitivity(f"{variant}: one layer in INT8", len(trial.samples), measured)
+        measured = _measured(f"quantize: sensitivity of {variant}", quantizer.layers, alone)
+    return Sensitivity(f"{variant}: one layer in INT8", images, measured)
 
 
 def _measured(

@@ -5,13 +5,13 @@ trained network before pruning, in FP32, image by image.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from serving.base.digest import sha256
-from serving.base.errors import EngineError, EngineUnavailable
+from serving.base.errors import EngineError, EngineUnavailable, ModelLoadError
 from serving.base.evaluation import output_distance
 from serving.base.machine.cpu import core_count, machine
 from serving.base.machine.progress import Progress
@@ -99,41 +99,18 @@ def verify(
     results: list[VariantResult] = []
     answers: dict[tuple[str, str], Answers] = {}
     for file in files:
-        evidence: dict[str, Evidence] = {}
-        skipped: dict[str, str] = {}
-        for name in ENGINES:
-            engine = open_engine(name, file, largest)
-            if isinstance(engine, str):
-                skipped[name] = engine
-                # A laptop without a GPU would repeat it for every variant.
-                level = logging.INFO if ENGINES[name].device == "cpu" else logging.DEBUG
-                log.log(level, "verify: %s in %s skipped: %s", file.id, name, engine)
-                continue
-            try:
-                run = _runner(engine, largest)
-                found = answer(run, f"{file.id} in {name}")
-                distance = output_distance(names[0], expected, run(samples)[names[0]])
-                latency = _timed(engine, inputs, config, f"verify: timing {file.id} in {name}")
-            except EngineError as error:
-                skipped[name] = str(error)
-                log.warning("verify: %s in %s failed: %s", file.id, name, error)
-                continue
-            finally:
-                engine.close()
-            answers[file.id, name] = found
-            evidence[name] = _evidence(
-                config,
-                measure,
-                data.classes,
-                reference,
-                found,
-                distance,
-                Latency(machine=device_name(ENGINES[name].device), milliseconds=latency),
-            )
-            gate = evidence[name].gate
-            verdict = "passed" if gate.passed else "FAILED"
-            log.info("verify: %s in %s %s: %s", file.id, name, verdict, gate.reason)
-        results.append(result_of(file, evidence, skipped))
+
+        def evidence_in(engine: Engine, file: VariantFile = file) -> Evidence:
+            run = _runner(engine, largest)
+            found = answer(run, f"{file.id} in {engine.name}")
+            distance = output_distance(names[0], expected, run(samples)[names[0]])
+            latency = _timed(engine, inputs, config, f"verify: timing {file.id} in {engine.name}")
+            answers[file.id, engine.name] = found
+            device = device_name(ENGINES[engine.name].device)
+            timed = Latency(machine=device, milliseconds=latency)
+            return _evidence(config, measure, data.classes, reference, found, distance, timed)
+
+        results.append(measure_in_engines(file, largest, "verify", evidence_in))
         # Masks of a whole split take gigabytes of disk: only those that may be drawn are kept.
         for other in set(answers) - {_fastest(results) or next(iter(answers), None)}:
             del answers[other]
@@ -177,10 +154,31 @@ def _evidence(
     )
 
 
-def result_of(
-    file: VariantFile, evidence: dict[str, Evidence], skipped: dict[str, str]
+def measure_in_engines(
+    file: VariantFile, max_batch_size: int, title: str, measured: Callable[[Engine], Evidence]
 ) -> VariantResult:
-    """A variant with its evidence, or the reason against it, by engine."""
+    """A variant with its evidence, or the reason against it, by engine: `measured` is asked for
+    each that can run it here. `title` begins the lines of the log."""
+    evidence: dict[str, Evidence] = {}
+    skipped: dict[str, str] = {}
+    for name in ENGINES:
+        engine = open_engine(name, file, max_batch_size)
+        if isinstance(engine, str):
+            skipped[name] = engine
+            # A laptop without a GPU would repeat it for every variant.
+            level = logging.INFO if ENGINES[name].device == "cpu" else logging.DEBUG
+            log.log(level, "%s: %s in %s skipped: %s", title, file.id, name, engine)
+            continue
+        try:
+            found = evidence[name] = measured(engine)
+        except (EngineError, ModelLoadError) as error:
+            skipped[name] = error.detail
+            log.warning("%s: %s in %s failed: %s", title, file.id, name, error)
+            continue
+        finally:
+            engine.close()
+        verdict = "passed" if found.gate.passed else "FAILED"
+        log.info("%s: %s in %s %s: %s", title, file.id, name, verdict, found.gate.reason)
     return VariantResult(
         id=file.id,
         file=file.path.name,

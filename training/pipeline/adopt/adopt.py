@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,9 +25,10 @@ from training.pipeline.adopt.against_fp32 import AgainstFp32
 from training.pipeline.adopt.against_labels import AgainstLabels
 from training.pipeline.adopt.description import held_by
 from training.pipeline.adopt.items import Data
-from training.pipeline.adopt.judging import choose_samples, measure
-from training.pipeline.adopt.plan import Plan, Request
-from training.pipeline.adopt.publishing import Staging, publish, staging
+from training.pipeline.adopt.judging import Yardstick, choose_samples, measure
+from training.pipeline.adopt.mixing import Mixing
+from training.pipeline.adopt.plan import Plan, Request, key_of
+from training.pipeline.adopt.publishing import Staging, publish, staging, tidy
 from training.pipeline.adopt.served import RECIPE, ServedModel
 from training.pipeline.adopt.variants import CalibrationRuns, make_variants
 from training.recipes.tasks import MEASURE_TITLES
@@ -41,6 +42,7 @@ class Adopted:
 
     published: False where nothing had changed.
     results: of every variant that was measured.
+    mixed: a sentence on each variant in mixed precision, by its id.
     refused: the reason for each variant that is not served, by its id.
     """
 
@@ -48,6 +50,7 @@ class Adopted:
     published: bool
     measure: str
     results: tuple[VariantResult, ...]
+    mixed: Mapping[str, str]
     refused: Mapping[str, str]
 
     def rows(self) -> list[dict[str, str]]:
@@ -67,26 +70,32 @@ class Adopted:
             "version": model.version,
             "published": self.published,
             "variants": self.rows(),
+            "mixed": dict(self.mixed),
             "refused": dict(self.refused),
         }
 
     def show(self) -> None:
         """Prints the outcome."""
         model = self.plan.model
-        if not self.published:
-            sys.stdout.write("Nothing has changed, so nothing was written.\n")
-            return
-        print_table(model.config.name, self.rows())
-        for variant, reason in self.refused.items():
-            sys.stdout.write(escaped(f"{variant} is not served: {reason}") + "\n")
-        sys.stdout.write(escaped(f"Published beside {model.file}") + "\n")
+        if self.published:
+            print_table(model.config.name, self.rows())
+        lines = [f"{variant}: {said}" for variant, said in self.mixed.items()]
+        lines += [f"{variant} is not served: {reason}" for variant, reason in self.refused.items()]
+        lines.append(
+            f"Published beside {model.file}"
+            if self.published
+            else "Nothing has changed, so nothing was written."
+        )
+        sys.stdout.write("".join(escaped(line) + "\n" for line in lines))
 
 
 def adopt(request: Request, planned: Plan) -> Adopted:
     """Makes, measures and publishes the variants. Raises BuildError where none can be served, the
     FP32 file as it is included; then nothing is changed."""
-    if planned.done and planned.model.former is not None:
-        return Adopted(planned, False, planned.model.former.measure, (), {})
+    former = planned.model.former
+    if planned.done and former is not None:
+        tidy(planned.model)
+        return Adopted(planned, False, former.measure, (), {}, former.refused)
     try:
         reference = load_engine(
             "onnxruntime", planned.model.file, EngineOptions(threads=core_count())
@@ -111,38 +120,43 @@ def _adopt(request: Request, planned: Plan, reference: Engine, place: Staging) -
     if answer is not None and request.holds is None and answer.holds == "logits":
         answer = held_by(answer, samples.answers[answer.output])
         log.info("adopt: output %s holds %s", answer.output, answer.holds)
-    labelled = data.labelled
-    if labelled is not None and answer is not None and request.task is not None:
+    bounds, task = request.bounds, request.task
+    measured, calibrated = (
+        AgainstFp32(reference, model, items, samples, bounds, task, answer)
+        for items in (data.measured, data.calibration)
+    )
+    yardstick: Yardstick = measured
+    trial: Yardstick = calibrated
+    classes, labelled = planned.classes, data.labelled
+    if labelled is not None and answer is not None and task is not None:
         assert planned.described.image is not None, "a task is done on images"
         labelled, classes = _in_numbers_of(planned, labelled, answer, samples.answers)
         to_tensor = ToTensor(planned.described.image, model.inputs[0])
-        yardstick: AgainstLabels | AgainstFp32 = AgainstLabels(
-            reference,
-            model,
-            labelled,
-            request.bounds,
-            request.task,
-            answer,
-            to_tensor,
-            place.folder,
+        yardstick, trial = (
+            AgainstLabels(reference, model, part, bounds, task, answer, to_tensor, place.folder)
+            for part in (labelled, replace(labelled, test=labelled.train))
         )
-    else:
-        classes = planned.classes
-        yardstick = AgainstFp32(
-            reference, model, data.measured, samples, request.bounds, request.task, answer
-        )
+    mixing = Mixing(
+        reference, model, trial, calibrated, len(data.calibration), request.max_float, place.folder
+    )
     runs = CalibrationRuns(data.calibration, model)
-    files, refused = make_variants(model, request.variants, runs, request.calibrate, place.folder)
+    files, mixed, refused = make_variants(
+        model, request.variants, runs, request.calibrate, mixing, place.folder
+    )
     for variant, reason in refused.items():
         log.warning("adopt: %s refused: %s", variant, reason)
     results = [measure(file, model, yardstick, samples) for file in files]
     passed = [result for result in results if result.passed]
     _require_fp32(model, results)
     refused |= {result.id: _why_not(result) for result in results if not result.passed}
-    manifest = _manifest(request, planned, answer, classes, yardstick.measure, passed, data)
+    manifest = _manifest(
+        request, planned, answer, classes, yardstick.measure, passed, refused, data
+    )
+    if key_of(request, model, data) != planned.key:
+        raise ExportError(f"{model.path}: changed while it was adopted, nothing is published")
     chosen = {result.id for result in passed}
     publish(model, manifest, [file.path for file in files if file.id in chosen], samples, place)
-    return Adopted(planned, True, yardstick.measure, tuple(results), refused)
+    return Adopted(planned, True, yardstick.measure, tuple(results), mixed, refused)
 
 
 def _require_fp32(model: ServedModel, results: list[VariantResult]) -> None:
@@ -192,6 +206,7 @@ def _manifest(
     classes: tuple[str, ...],
     measured_by: str,
     passed: list[VariantResult],
+    refused: Mapping[str, str],
     data: Data,
 ) -> Manifest:
     model = planned.model
@@ -213,6 +228,7 @@ def _manifest(
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
             ),
             "variants": tuple(_variant(model, result) for result in passed),
+            "refused": refused,
             "interface": planned.described.interface(answer),
         }
     )

@@ -59,6 +59,15 @@ class AgainstFp32:
 
     def judge(self, engine: Engine) -> Verdict:
         """Measures the variant in `engine`. Raises EngineError."""
+        return self._verdict(*self._measured(engine))
+
+    def mean(self, engine: Engine) -> float:
+        """The mean distance of its answers from FP32's; one that is not finite counts as 1. Raises
+        EngineError."""
+        _, distances = self._measured(engine)
+        return float(_counted(distances).mean())
+
+    def _measured(self, engine: Engine) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         agreeing: list[bool] = []
         distances: list[float] = []
         rows = min(_ROWS, max(1, self._model.config.max_batch_size))
@@ -73,7 +82,7 @@ class AgainstFp32:
                 )
                 distances.append(distance)
                 agreeing.append(self._agree(one, other, distance))
-        return self._verdict(np.array(agreeing), np.array(distances))
+        return np.array(agreeing), np.array(distances)
 
     def _distance(self, name: str, one: Array, other: Array) -> float:
         """`answer_distance`, but that an answer of FP32's that is nearly nothing, as a map without
@@ -115,7 +124,7 @@ class AgainstFp32:
     def _verdict(self, agreeing: NDArray[np.bool_], distances: NDArray[np.float64]) -> Verdict:
         share, least = accuracy(agreeing), self._bounds.min_agreement
         strange = int((~np.isfinite(distances)).sum())
-        distances = np.where(np.isfinite(distances), distances, 1.0)
+        distances = _counted(distances)
         reasons = [
             f"{share.n} answers, of which {100 * share.value:.2f} "
             f"[{100 * share.low:.2f}, {100 * share.high:.2f}] % are FP32's ({self._same()}), "
@@ -141,3 +150,8 @@ class AgainstFp32:
             return "the same class"
         what = "of its pixels" if self._task == "segmentation" else "away"
         return f"at most {self._bounds.max_distance:g} {what}"
+
+
+def _counted(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """With 1 for answers that are not finite, or of another shape."""
+    return np.where(np.isfinite(distances), distances, 1.0)

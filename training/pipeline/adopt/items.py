@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from serving.base.folders import list_images, visible_files
 from serving.base.task import Task
-from serving.base.tensor import Array, TensorSpec
+from serving.base.tensor import Array
 from serving.images.preprocess import load_image
 from serving.images.tensor import ToTensor
 from serving.repository.manifest import EvalTransform
@@ -25,6 +25,7 @@ from training.data.samples import ChosenSamples, Dataset, Loaded, Samples, read_
 from training.data.sources.image_folder import shown_name
 from training.errors import DataError, data_errors
 from training.pipeline.adopt.served import ServedModel
+from training.pipeline.adopt.tensor_files import as_input, count_items, read_arrays
 
 # Seed of every choice among the items.
 _SEED = 0
@@ -35,6 +36,7 @@ _CALIBRATED = 0.5
 _UNUSED = 0.01
 # Files whose arrays are kept: the one that is read, and the one before it.
 _KEPT_FILES = 2
+_MOST_ITEMS = 10_000_000
 
 Inputs = Mapping[str, Array]
 
@@ -56,8 +58,8 @@ class Data:
     description: a line on where they come from.
     fingerprint: changes when the files do.
     calibration, measured: disjoint.
-    labelled: a data set whose test images are the measured ones; None where nothing is labelled,
-        and variants are compared with FP32.
+    labelled: a data set whose test images are the measured ones, and train those of the
+        calibration; None where nothing is labelled, and variants are compared with FP32.
     notes: how the folder was understood.
     """
 
@@ -113,7 +115,10 @@ def read_tensors(folder: Path, model: ServedModel, most: int, calibrated: int) -
         )
     places: list[tuple[Path, int]] = []
     for file in files:
-        places += [(file, row) for row in range(_rows(file, model))]
+        rows = count_items(file, model)
+        if len(places) + rows > _MOST_ITEMS:
+            raise DataError(f"{folder}: more than {_MOST_ITEMS:,} items; take a part of them")
+        places += [(file, row) for row in range(rows)]
     chosen = _chosen(len(places), most)
     items = _TensorItems([places[i] for i in chosen], model)
     first, second = _halves(str(folder), len(chosen), calibrated)
@@ -183,12 +188,15 @@ def read_labelled(
     )
     if dataset is None:
         return None
-    dataset = replace(dataset, test=ChosenSamples(dataset.test, _chosen(len(dataset.test), most)))
-    train = ChosenSamples(dataset.train, _chosen(len(dataset.train), calibrated))
+    dataset = replace(
+        dataset,
+        train=ChosenSamples(dataset.train, _chosen(len(dataset.train), calibrated)),
+        test=ChosenSamples(dataset.test, _chosen(len(dataset.test), most)),
+    )
     return Data(
         description=dataset.description,
         fingerprint=_fingerprint(folder, visible_files(folder)),
-        calibration=PictureItems(train, to_tensor, model),
+        calibration=PictureItems(dataset.train, to_tensor, model),
         measured=PictureItems(dataset.test, to_tensor, model),
         labelled=dataset,
         notes=dataset.notes,
@@ -216,14 +224,17 @@ class _TensorItems:
     def __init__(self, places: Sequence[tuple[Path, int]], model: ServedModel) -> None:
         self._places = places
         self._model = model
-        self._arrays = lru_cache(maxsize=_KEPT_FILES)(lambda file: _read(file, model))
+        self._arrays = lru_cache(maxsize=_KEPT_FILES)(lambda file: read_arrays(file, model))
 
     def __len__(self) -> int:
         return len(self._places)
 
     def item(self, index: int) -> Inputs:
         file, row = self._places[index]
-        return {name: np.asarray(array[row]) for name, array in self._arrays(file).items()}
+        arrays = self._arrays(file)
+        return {
+            spec.name: as_input(file, arrays[spec.name][row], spec) for spec in self._model.inputs
+        }
 
 
 @dataclass(frozen=True)
@@ -252,61 +263,6 @@ def _halves(where: str, count: int, calibrated: int) -> tuple[NDArray[np.intp], 
     order = np.random.default_rng(_SEED + 1).permutation(count)
     cut = max(1, min(calibrated, int(count * _CALIBRATED)))
     return np.sort(order[:cut]), np.sort(order[cut:])
-
-
-def _rows(file: Path, model: ServedModel) -> int:
-    return len(next(iter(_read(file, model).values())))
-
-
-def _read(file: Path, model: ServedModel) -> dict[str, Array]:
-    """The arrays of a file by input, with a first dimension of items. Raises DataError."""
-    try:
-        loaded = np.load(file, allow_pickle=False)
-        if file.suffix == ".npy":
-            if len(model.inputs) != 1:
-                raise DataError(
-                    f"{file}: an .npy file has no names, and the network has "
-                    f"{len(model.inputs)} inputs; expected .npz"
-                )
-            given = {model.inputs[0].name: np.asarray(loaded)}
-        else:
-            with loaded:
-                given = {
-                    spec.name: loaded[spec.name]
-                    for spec in model.inputs
-                    if spec.name in loaded.files
-                }
-                missing = [spec.name for spec in model.inputs if spec.name not in given]
-                if missing:
-                    raise DataError(f"{file}: no array {missing[0]!r}; it has {loaded.files[:20]}")
-    except DataError:
-        raise
-    except Exception as error:  # what zipfile and numpy raise for damaged files is of many kinds
-        raise DataError(f"{file}: cannot be read: {error}") from error
-    arrays = {spec.name: _fitted(file, given[spec.name], spec, model) for spec in model.inputs}
-    counts = {name: len(array) for name, array in arrays.items()}
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise DataError(f"{file}: expected as many items for each input, got {counts}")
-    return arrays
-
-
-def _fitted(file: Path, array: Array, spec: TensorSpec, model: ServedModel) -> Array:
-    """An array of the input's type, with a first dimension of items."""
-    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-        raise DataError(f"{file}: {spec.name}: expected {spec.datatype}, got {array.dtype}")
-    cast = array.astype(spec.dtype, copy=False)
-    if array.dtype.kind in "iu" and not np.array_equal(cast, array):
-        raise DataError(f"{file}: {spec.name}: holds numbers beyond {spec.datatype}")
-    one = spec.shape[1:] if model.batches else spec.shape
-    alone = TensorSpec(spec.name, spec.datatype, one)
-    if alone.fits(array.shape):
-        return cast[np.newaxis]
-    if array.ndim and alone.fits(array.shape[1:]):
-        return cast
-    raise DataError(
-        f"{file}: {spec.name}: expected {list(one)}, or several of them along a first dimension, "
-        f"got {list(array.shape)}"
-    )
 
 
 def _fingerprint(folder: Path, files: Sequence[Path]) -> str:

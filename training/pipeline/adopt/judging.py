@@ -1,14 +1,13 @@
 """Runs every variant in every engine here, beside the FP32 file as it is served today, and judges
 it."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from serving.base.errors import EngineError, ModelLoadError
+from serving.base.errors import EngineError
 from serving.base.evaluation import Estimate, answer_distance
 from serving.base.tensor import Array
 from serving.engines import ENGINES, Engine
@@ -17,12 +16,10 @@ from serving.engines.measure import device_name, time_batches
 from serving.repository.manifest import Evidence, Gate, Latency
 from serving.repository.model_config import check_against_engine
 from serving.repository.samples import Samples
-from training.evaluation.in_engines import TOLERANCE_FLOOR, open_engine, result_of
+from training.evaluation.in_engines import TOLERANCE_FLOOR, measure_in_engines
 from training.evaluation.verification import VariantFile, VariantResult
 from training.pipeline.adopt.items import Inputs, Items, shapes, stacked
 from training.pipeline.adopt.served import ServedModel
-
-log = logging.getLogger(__name__)
 
 # Samples that are published, and bytes that the largest array of them may take.
 _SAMPLES = 8
@@ -66,6 +63,10 @@ class Verdict(NamedTuple):
 class Yardstick(Protocol):
     """Labels, or FP32's answers."""
 
+    @property
+    def measure(self) -> str:
+        """The accuracy of its verdicts, as a manifest names it."""
+
     def judge(self, engine: Engine) -> Verdict:
         """Measures the variant in `engine`. Raises EngineError."""
 
@@ -91,27 +92,12 @@ def measure(
     file: VariantFile, model: ServedModel, yardstick: Yardstick, samples: Samples
 ) -> VariantResult:
     """The evidence of one variant in each engine that can run it here."""
-    evidence: dict[str, Evidence] = {}
-    skipped: dict[str, str] = {}
-    for name in ENGINES:
-        engine = open_engine(name, file, max(1, model.config.max_batch_size))
-        if isinstance(engine, str):
-            skipped[name] = engine
-            level = logging.INFO if ENGINES[name].device == "cpu" else logging.DEBUG
-            log.log(level, "adopt: %s in %s skipped: %s", file.id, name, engine)
-            continue
-        try:
-            check_against_engine(model.config, engine.inputs, engine.outputs, file.path)
-            found = evidence[name] = _evidence(engine, model, yardstick, samples)
-        except (EngineError, ModelLoadError) as error:
-            skipped[name] = error.detail
-            log.warning("adopt: %s in %s failed: %s", file.id, name, error)
-            continue
-        finally:
-            engine.close()
-        verdict = "passed" if found.gate.passed else "FAILED"
-        log.info("adopt: %s in %s %s: %s", file.id, name, verdict, found.gate.reason)
-    return result_of(file, evidence, skipped)
+
+    def measured(engine: Engine) -> Evidence:
+        check_against_engine(model.config, engine.inputs, engine.outputs, file.path)
+        return _evidence(engine, model, yardstick, samples)
+
+    return measure_in_engines(file, max(1, model.config.max_batch_size), "adopt", measured)
 
 
 def _evidence(

@@ -25,7 +25,7 @@ from training.pipeline.adopt.served import ServedModel, read_served
 from training.pipeline.environment import measuring_facts
 
 # Part of the key of what was written; larger where the same request would write something else.
-_FORMAT = 1
+_FORMAT = 2
 VARIANTS = ("fp32", "bf16", "fp16", "int8-s8", "int8-u8")
 
 
@@ -39,6 +39,8 @@ class Request:
     classes: a file of class names, one a line, in the network's order.
     unlabelled: variants are compared with FP32 although folders could be labels.
     items: the most items that are read; of labelled images, that variants are judged on.
+    max_float: largest share of the layers of an INT8 variant that stay in floating point where it
+        would fail its gate; 0 forbids it.
     """
 
     model: Path
@@ -54,6 +56,7 @@ class Request:
     items: int = 1000
     calibration_items: int = 256
     calibrate: Method = "minmax"
+    max_float: float = 0.25
     bounds: Bounds = field(default_factory=Bounds)
 
 
@@ -112,7 +115,7 @@ def plan(request: Request) -> Plan:
         answer = describe_answer(request.task, request.output, request.holds, model, described)
     data = _data(request, model, described)
     classes = _classes(request, model, answer)
-    key = _key(request, model, data)
+    key = key_of(request, model, data)
     former = model.former
     done = former is not None and former.provenance.recipe_sha256 == key and is_whole(model)
     return Plan(model, data, described, answer, classes, key, done)
@@ -150,7 +153,7 @@ def _classes(request: Request, model: ServedModel, answer: TaskOutput | None) ->
         raise ExportError(error.detail) from error
 
 
-def _key(request: Request, model: ServedModel, data: Data) -> str:
+def key_of(request: Request, model: ServedModel, data: Data) -> str:
     """Hash of the request, the network, its config, the data and the engines here."""
     given = asdict(request)
     for name in ("preprocess", "classes"):

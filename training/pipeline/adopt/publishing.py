@@ -9,8 +9,8 @@ import fcntl
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from numpy.lib import format as npy
 
 from serving.base.digest import sha256
 from serving.base.errors import ModelLoadError
+from serving.base.files import is_plain_name, read_file
 from serving.base.tensor import Array
 from serving.models.loading.config_completion import read_config
 from serving.repository.interface import misfit
@@ -32,12 +33,16 @@ from serving.repository.manifest import (
 )
 from serving.repository.samples import Samples
 from training.errors import ExportError
-from training.pipeline.adopt.served import ServedModel
+from training.models.export.variants import SCHEMES
+from training.pipeline.adopt.served import RECIPE, ServedModel
 
 _STAGING = ".adopt"
 _LOCK = "lock"
 # The names of the files that are about to be moved, one a line.
 _MOVED = "moved"
+# The ends of the names of files that are made here. No others are deleted or replaced, whatever a
+# manifest or _MOVED names.
+_MADE = tuple(f".{variant}.onnx" for variant in ("fp16", *SCHEMES))
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,17 @@ def staging(model: ServedModel) -> Iterator[Staging]:
     with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another may have ended, and removed this very file, just before.
+            if not os.path.samestat(os.fstat(lock.fileno()), (folder / _LOCK).stat()):
+                raise BlockingIOError
         except OSError as error:
             raise ExportError(f"{model.path}: is being adopted by another process") from error
         try:
             interrupted: frozenset[str] = frozenset()
             if (folder / _MOVED).is_file():
-                interrupted = frozenset((folder / _MOVED).read_text().splitlines())
+                interrupted = _made(
+                    read_file(folder / _MOVED).decode(errors="replace").splitlines()
+                )
             for left in folder.iterdir():
                 if left.is_dir():
                     shutil.rmtree(left)
@@ -80,6 +90,13 @@ def staging(model: ServedModel) -> Iterator[Staging]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def tidy(model: ServedModel) -> None:
+    """Removes what an adoption left that was killed when its manifest had appeared."""
+    if (model.path / _STAGING).is_dir():
+        with suppress(ExportError, OSError), staging(model) as place:
+            _remove(model, place.interrupted - _files_of(model))
+
+
 def publish(
     model: ServedModel, manifest: Manifest, files: Sequence[Path], samples: Samples, place: Staging
 ) -> None:
@@ -87,32 +104,55 @@ def publish(
     samples and manifest. Files of variants that an earlier adoption wrote, and this one did not, go
     last.
 
-    Raises ExportError where a server would not read the manifest, or where a file is in the way
-    that no adoption wrote.
+    Raises ExportError where a server would not read the manifest, or where a manifest or another
+    file is in the way that no adoption wrote.
     """
     staged = place.folder
     write_samples(staged / SAMPLES_FILE, samples)
     write_manifest(staged, manifest)
     _check(model, staged)
-    former = _files_of(model.former) if model.former is not None else set()
-    former -= {model.file.name}
+    # Those of another adoption count too, which may have ended since this one began.
+    former = place.interrupted | _files_of(model)
     moved = [file.name for file in files if file.parent == staged] + [SAMPLES_FILE]
     for name in moved:
-        known = name in former | place.interrupted
-        if not known and (model.folder / name).exists():
+        if name not in former and (model.folder / name).exists():
             raise ExportError(
                 f"{model.folder / name}: is there already, and no adoption wrote it; nothing was "
                 "changed"
             )
-    (staged / _MOVED).write_text("\n".join(moved))
+    (staged / f"{_MOVED}.new").write_text("\n".join(sorted(former | set(moved))))
+    (staged / f"{_MOVED}.new").replace(staged / _MOVED)
     for name in (*moved, MANIFEST_FILE):
         os.replace(staged / name, model.folder / name)  # noqa: PTH105 - documented to be atomic
-    for name in former - set(moved):
+    _remove(model, former - set(moved))
+
+
+def _remove(model: ServedModel, names: Iterable[str]) -> None:
+    for name in set(names) - {model.file.name}:
         (model.folder / name).unlink(missing_ok=True)
 
 
-def _files_of(manifest: Manifest) -> set[str]:
-    return {variant.file for variant in manifest.variants} | {SAMPLES_FILE}
+def _made(names: Iterable[str]) -> frozenset[str]:
+    """Those of the names that files made here have."""
+    return frozenset(
+        name
+        for name in names
+        if is_plain_name(name) and (name == SAMPLES_FILE or name.endswith(_MADE))
+    )
+
+
+def _files_of(model: ServedModel) -> frozenset[str]:
+    """The files that the manifest of an adoption names as its own. Raises ExportError where there
+    is another manifest."""
+    try:
+        manifest = read_manifest(model.folder)
+    except ModelLoadError as error:
+        raise ExportError(error.detail) from error
+    if manifest is None:
+        return frozenset()
+    if manifest.provenance.recipe != RECIPE:
+        raise ExportError(f"{model.folder / MANIFEST_FILE}: appeared meanwhile, by no adoption")
+    return _made((*(variant.file for variant in manifest.variants), SAMPLES_FILE))
 
 
 def is_whole(model: ServedModel) -> bool:

@@ -14,7 +14,6 @@ from serving.repository.layout import scan_model
 from serving.repository.manifest import Manifest, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
 from serving.repository.model_file import check_model_file, find_in_version
-from serving.repository.onnx_file import NotTold, read_facts
 from training.errors import ExportError
 from training.models.files.source import nodes_of, read_source
 
@@ -96,7 +95,7 @@ def read_served(path: Path, version: int | None) -> ServedModel:
                 f"{place}: has a manifest that no adoption wrote: a build's version has its "
                 "variants already"
             )
-        graph = _read_graph(find_in_version(place, file.name))
+        graph = read_source(find_in_version(place, file.name))
         _check_tensors(file, graph)
         facts = describe(file)
         check_against_engine(config, facts.inputs, facts.outputs, file)
@@ -112,20 +111,6 @@ def read_served(path: Path, version: int | None) -> ServedModel:
                 "dimension; export it with a free one, or set max_batch_size to 0"
             )
     return ServedModel(path, config, chosen, file, graph, former)
-
-
-def _read_graph(file: Path) -> onnx.ModelProto:
-    try:
-        return read_source(file)
-    except ExportError as error:
-        try:
-            read_facts(file)
-        except NotTold as untold:
-            raise ExportError(
-                f"{file}: {str(untold)!r}: expected a tensor of a known type and number of "
-                "dimensions"
-            ) from error
-        raise
 
 
 def _version(path: Path, there: list[int], config: ModelConfig, asked: int | None) -> int:
@@ -155,10 +140,6 @@ def _check_tensors(file: Path, graph: onnx.ModelProto) -> None:
     """Raises ExportError for tensors that variants cannot have."""
     for kind, values in (("input", graph.graph.input), ("output", graph.graph.output)):
         for value in values:
-            held = value.type.WhichOneof("value")
-            if held != "tensor_type":
-                what = str(held or "of no type").removesuffix("_type").replace("_", " ")
-                raise ExportError(f"{file}: {kind} {value.name!r} is no tensor but {what}")
             if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
                 raise ExportError(
                     f"{file}: {kind} {value.name!r} holds strings, which OpenVINO does not take "

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx
 
@@ -13,11 +14,12 @@ from serving.base.tensor import Array
 from training.compress.calibration import Method
 from training.compress.fp16 import to_half
 from training.compress.quantize import Quantizer
-from training.errors import ExportError
+from training.errors import DoesNotFit, ExportError
 from training.evaluation.verification import VariantFile
 from training.models.export.variants import SCHEMES, precision_of
 from training.models.files.source import prepared
 from training.pipeline.adopt.items import Items, calls
+from training.pipeline.adopt.mixing import Mixing
 from training.pipeline.adopt.served import ServedModel
 
 log = logging.getLogger(__name__)
@@ -58,34 +60,49 @@ def variant_file(model: ServedModel, variant: str) -> str:
     return f"{model.file.stem}.{variant}.onnx"
 
 
+class Made(NamedTuple):
+    """The variants of a network.
+
+    files: FP32 first.
+    mixed: a sentence on each INT8 variant, by its id, of which layers stay in floating point, or
+        whose gate no mixture would pass.
+    refused: the reason for each variant that the network cannot have, by its id.
+    """
+
+    files: list[VariantFile]
+    mixed: dict[str, str]
+    refused: dict[str, str]
+
+
 def make_variants(
     model: ServedModel,
     wanted: Sequence[str],
     calibration: CalibrationRuns,
     calibrate: Method,
+    mixing: Mixing,
     folder: Path,
-) -> tuple[list[VariantFile], dict[str, str]]:
-    """Writes the files of the wanted variants into `folder`. Returns them, FP32 first, and the
-    reason for each variant that the network cannot have."""
+) -> Made:
+    """Writes the files of the wanted variants into `folder`."""
     as_it_is = [variant for variant in ("fp32", "bf16") if variant in wanted]
     made = [variant for variant in wanted if variant not in as_it_is]
+    mixed: dict[str, str] = {}
     refused: dict[str, str] = {}
     files = [
         VariantFile(id=variant, path=model.file, precision=precision_of(variant))
         for variant in as_it_is
     ]
     if not made:
-        return files, refused
+        return Made(files, mixed, refused)
     reason = model.no_precision_but_float()
     if reason:
-        return files, dict.fromkeys(made, reason)
+        return Made(files, mixed, dict.fromkeys(made, reason))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         float_file = Path(scratch) / "prepared.onnx"
         try:
             onnx.save(prepared(model.file, model.graph), float_file)
         except ExportError as error:
-            return files, dict.fromkeys(made, _without_place(model, error))
-        writer = _Writer(model, float_file, calibration, calibrate)
+            return Made(files, mixed, dict.fromkeys(made, _without_place(model, error)))
+        writer = _Writer(model, float_file, calibration, calibrate, mixing, mixed)
         for variant in made:
             path = folder / variant_file(model, variant)
             log.info("adopt: making %s", variant)
@@ -102,32 +119,49 @@ def make_variants(
                     calibration_sha256=digest,
                 )
             )
-    return files, refused
+    return Made(files, mixed, refused)
 
 
 class _Writer:
-    """Measures ranges once for all INT8 files; a network that it fails on fails for all."""
+    """Measures ranges once for all INT8 files; a network that it fails on fails for all. `mixed`
+    gets the sentences on mixed precision."""
 
     def __init__(
-        self, model: ServedModel, float_file: Path, runs: CalibrationRuns, calibrate: Method
+        self,
+        model: ServedModel,
+        float_file: Path,
+        runs: CalibrationRuns,
+        calibrate: Method,
+        mixing: Mixing,
+        mixed: dict[str, str],
     ) -> None:
         self._model = model
         self._float_file = float_file
         self._runs = runs
         self._calibrate: Method = calibrate
+        self._mixing = mixing
+        self._mixed = mixed
         self._quantizer: Quantizer | ExportError | None = None
 
     def write(self, variant: str, path: Path) -> str | None:
         """Writes one file; gives the checksum of the tensors that it was calibrated with. Raises
-        ExportError."""
+        ExportError where the network has no such form, DoesNotFit and OSError where memory or disk
+        is full."""
         try:
             if variant not in SCHEMES:
                 to_half(self._float_file, path)
                 return None
-            self._ranged().write(path, SCHEMES[variant])
+            quantizer = self._ranged()
+            found = self._mixing.mixture(quantizer, variant)
+            log.info("adopt: %s: %s", variant, found.said)
+            if found.sensitivity is not None:
+                self._mixed[variant] = found.said
+            quantizer.write(path, SCHEMES[variant], found.float_layers)
             return self._runs.sha256()
-        except ExportError:
+        except (ExportError, OSError):  # a full disk is no property of the network
             raise
+        except MemoryError as error:
+            raise DoesNotFit(f"{self._model.file}: {variant}: memory ran out") from error
         except Exception as error:  # the quantiser and the checker raise errors of many kinds
             said = " ".join(str(error).split())[:300]
             raise ExportError(

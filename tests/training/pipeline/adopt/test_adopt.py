@@ -1,5 +1,6 @@
 """The whole of an adoption: what it writes, when it writes nothing, and what it leaves alone."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -15,13 +16,14 @@ from serving.repository.manifest import read_manifest
 from tests.support.foreign import (
     NETWORKS,
     classifier,
+    uneven,
     write_foreign,
     write_items,
     write_pictures,
 )
 from training.cli.adopt import app
 from training.pipeline.adopt import adopt as work
-from training.pipeline.adopt import judging, publishing
+from training.pipeline.adopt import judging, plan, publishing, variants
 
 
 @pytest.fixture(autouse=True)
@@ -282,3 +284,109 @@ def test_options_that_do_not_go_together_are_told(
 )
 def test_unknown_words_are_wrong_usage(flags: list[str], model: Path, items: Path) -> None:
     assert adopt(model, items, *flags).exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def uneven_adopted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("uneven")
+    network = uneven()
+    return write_foreign(root / "repository", "uneven", network), write_items(
+        root / "items", network, 60
+    )
+
+
+def test_refusals_are_told_again_where_nothing_has_changed(
+    uneven_adopted: tuple[Path, Path],
+) -> None:
+    flags = ("--variants", "int8-u8", "--max-distance", "0.2", "--max-float", "0")
+    first = adopt(*uneven_adopted, *flags)
+    assert first.exit_code == 0, first.output
+    line = next(line for line in first.stdout.splitlines() if line.startswith("int8-u8 is not"))
+    again = adopt(*uneven_adopted, *flags)
+    assert "Nothing has changed" in again.stdout
+    assert line in again.stdout
+    document = json.loads(adopt(*uneven_adopted, *flags, "--json").stdout)
+    assert f"int8-u8 is not served: {document['refused']['int8-u8']}" == line
+
+
+def test_a_layer_that_8_bits_cannot_hold_stays_in_floating_point(
+    uneven_adopted: tuple[Path, Path],
+) -> None:
+    result = adopt(*uneven_adopted, "--variants", "int8-u8", "--max-distance", "0.2")
+    assert result.exit_code == 0, result.output
+    assert "int8-u8: 1 of 6 layers in FP32 (w2): on the items of the calibration" in result.stdout
+    manifest = read_manifest(uneven_adopted[0] / "1")
+    assert manifest is not None
+    assert [variant.id for variant in manifest.variants] == ["fp32", "int8-u8"]
+    assert manifest.refused == {}
+
+
+def test_a_network_that_changes_meanwhile_is_not_published(
+    model: Path, items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = work.make_variants
+
+    def making(*given: Any) -> Any:
+        network = onnx.load(model / "1" / "model.onnx")
+        network.doc_string = "another"
+        onnx.save(network, model / "1" / "model.onnx")
+        return make(*given)
+
+    monkeypatch.setattr(work, "make_variants", making)
+    assert "changed while it was adopted" in refused(adopt(model, items, "--variants", "fp16"))
+    assert {path.name for path in (model / "1").iterdir()} == {"model.onnx"}
+
+
+def test_an_adoption_that_ended_meanwhile_is_replaced(model: Path, items: Path) -> None:
+    given = plan.Request(model, items, variants=("fp32", "fp16"))
+    planned = plan.plan(given)
+    assert adopt(model, items, "--variants", "fp16,int8-s8").exit_code == 0
+    assert work.adopt(given, planned).published
+    names = {path.name for path in (model / "1").iterdir()}
+    assert names == {"model.onnx", "model.fp16.onnx", "samples.npz", "manifest.json"}
+
+
+def test_a_manifest_that_names_others_files_deletes_none(model: Path, items: Path) -> None:
+    adopt(model, items, "--variants", "fp16")
+    (model / "1" / "weights.bin").write_bytes(b"theirs")
+    document = json.loads((model / "1" / "manifest.json").read_text())
+    document["variants"][1]["file"] = "weights.bin"
+    (model / "1" / "model.fp16.onnx").unlink()
+    (model / "1" / "model.onnx").rename(model / "1" / "net.onnx")
+    config = (model / "config.pbtxt").read_text()
+    (model / "config.pbtxt").write_text(config + 'default_model_filename: "net.onnx"\n')
+    (model / "1" / "manifest.json").write_text(json.dumps(document))
+    (model / "1" / "model.onnx").write_bytes(b"theirs too")
+    assert adopt(model, items, "--variants", "fp16").exit_code == 0
+    assert (model / "1" / "weights.bin").read_bytes() == b"theirs"
+    assert (model / "1" / "model.onnx").read_bytes() == b"theirs too"
+
+
+def test_files_of_a_killed_adoption_go_with_the_next(model: Path, items: Path) -> None:
+    (model / ".adopt").mkdir()
+    (model / ".adopt" / "moved").write_text("model.int8-s8.onnx\n../../x\nmodel.onnx\n")
+    (model / "1" / "model.int8-s8.onnx").write_bytes(b"cut off")
+    assert adopt(model, items, "--variants", "fp16").exit_code == 0
+    names = {path.name for path in (model / "1").iterdir()}
+    assert names == {"model.onnx", "model.fp16.onnx", "samples.npz", "manifest.json"}
+    (model / ".adopt").mkdir()
+    assert "Nothing has changed" in adopt(model, items, "--variants", "fp16").stdout
+    assert not (model / ".adopt").exists()
+
+
+@pytest.mark.parametrize("file", ["model.fp16.onnx", "samples.npz", "manifest.json"])
+def test_a_full_disk_is_told_and_changes_nothing(
+    file: str, model: Path, items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)
+
+    places = {
+        "model.fp16.onnx": (variants, "to_half"),
+        "samples.npz": (publishing, "write_samples"),
+        "manifest.json": (publishing, "write_manifest"),
+    }
+    monkeypatch.setattr(*places[file], full)
+    before = listing(model)
+    assert "No space left on device" in refused(adopt(model, items, "--variants", "fp16"))
+    assert listing(model) == before

@@ -65,7 +65,10 @@ def test_npy_files_do_for_one_input(tmp_path: Path) -> None:
         ({"right": np.zeros((3, 8, 8)), "left": np.zeros(9)}, r"left: expected \[8\], or several"),
         ({"right": np.zeros((2, 3, 8, 8)), "left": np.zeros(8)}, "as many items for each input"),
         ({"right": np.zeros((3, 8, 8)), "left": np.zeros(8, "U1")}, "left: expected FP32, got <U1"),
-        ({"right": np.zeros((3, 8, 8), object), "left": np.zeros(8)}, "cannot be read"),
+        (
+            {"right": np.zeros((3, 8, 8), object), "left": np.zeros(8)},
+            "right: expected FP32, got object",
+        ),
         ({"right": np.zeros((0, 3, 8, 8)), "left": np.zeros((0, 8))}, "as many items"),
     ],
 )
@@ -141,3 +144,21 @@ def test_masks_are_known_by_the_usual_names_of_folders(tmp_path: Path) -> None:
     assert data is not None
     assert data.labelled is not None
     assert data.labelled.classes == LABELS
+
+
+def test_a_file_is_not_read_before_its_size_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = served(tmp_path, "opset11")
+    (tmp_path / "d").mkdir()
+    with (tmp_path / "d" / "a.npy").open("wb") as stream:
+        claimed = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 3, 16, 16)}
+        np.lib.format.write_array_header_1_0(stream, claimed)
+    with pytest.raises(DataError, match=r"a\.npy: its arrays take 3072\.0 GB, at most 1\.1 GB"):
+        read_tensors(tmp_path / "d", model, 100, 1)
+    # Of a set of many files those that are chosen alone are read.
+    (tmp_path / "d" / "a.npy").unlink()
+    np.save(tmp_path / "d" / "b.npy", np.zeros((9, 3, 16, 16), np.float32))
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    data = read_tensors(tmp_path / "d", model, 100, 1)
+    assert len(data.measured) == 8

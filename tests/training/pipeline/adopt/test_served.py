@@ -139,8 +139,8 @@ def foreign_operator() -> onnx.ModelProto:
     ("make", "reason"),
     [
         (strings, "'text' holds strings"),
-        (any_rank, "expected a tensor of a known type and number of dimensions"),
-        (sequence, "'y': expected a tensor of a known type and number of dimensions"),
+        (any_rank, "input 'x' has any number of dimensions; expected a fixed number"),
+        (sequence, "output 'y' is no tensor but sequence"),
         (halves, "in FP16 already"),
         (foreign_operator, "operators that are not ONNX's own: com.example.Relu"),
     ],
