@@ -3,13 +3,20 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 LOCK := requirements.lock
 
-.PHONY: demo test test-deploy fuzz check protos serve lock clean
+.PHONY: demo test test-wires test-deploy fuzz check protos serve lock clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
 
 test: .venv/ready
 	$(BIN)/python -m pytest -m 'not slow' --ignore=tests/helm
+
+# Callers of gRPC over the wire that `auto` leaves; `make test` has them over the one that it takes.
+test-wires: .venv/ready
+	CONVSERVE_WIRE=grpcio $(BIN)/python -m pytest -m 'not slow' tests/serving/server/rpc \
+	  tests/serving/server/wire tests/serving/client tests/hostile/test_grpc_port.py \
+	  tests/e2e/test_client.py tests/e2e/test_compatibility.py tests/e2e/test_inference_protocol.py \
+	  tests/e2e/test_lifecycle.py tests/e2e/test_stop.py tests/e2e/test_vision_service.py
 
 # In CI the tools are installed, elsewhere a test whose tool is missing is skipped and says so.
 test-deploy: .venv/ready

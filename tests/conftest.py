@@ -1,12 +1,30 @@
 """Fixtures for every folder of tests."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from serving.server.wire import native_missing
 from tests.support.process import ServerProcess, token_flags
 from tests.support.published import publish
+
+# Every server is on the wire of CONVSERVE_WIRE. Where that is not set, tests that ask for `wire`
+# run over each that runs here.
+_WIRES = (
+    [os.environ["CONVSERVE_WIRE"]]
+    if "CONVSERVE_WIRE" in os.environ
+    else ["grpcio", *(["native"] if native_missing() is None else [])]
+)
+
+
+@pytest.fixture(scope="module", params=_WIRES)
+def wire(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The wire of the servers that the test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVSERVE_WIRE", request.param)
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from serving.base.machine.cpu import machine
 from serving.cli.output import application, print_json
 from serving.cli.table import print_table
 from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason
+from serving.server.wire import native_missing
 
 _PACKAGES = ("grpcio", "protobuf", "numpy", "opencv-python-headless", "simplejpeg", "pillow")
 
@@ -28,7 +29,8 @@ def doctor(
     typer.echo(f"machine       {report['machine']}")
     typer.echo(f"instructions  {', '.join(report['cpu_features']) or 'none of those that matter'}")
     typer.echo(f"GPU           {report['gpu']}")
-    typer.echo(f"Python        {report['python']}, convserve {report['convserve']}\n")
+    typer.echo(f"Python        {report['python']}, convserve {report['convserve']}")
+    typer.echo(f"gRPC wire     {_wire(report['wire'])}\n")
     rows = [
         [name, "yes" if e["available"] else "no", e["version"] or "", e["reason"] or ""]
         for name, e in report["engines"].items()
@@ -36,6 +38,11 @@ def doctor(
     print_table(["engine", "runs here", "version", "why not"], rows)
     typer.echo("")
     print_table(["package", "version"], [[k, v] for k, v in report["packages"].items()])
+
+
+def _wire(found: dict[str, Any]) -> str:
+    """The wire that `--wire auto` takes."""
+    return "native" if found["native"] else f"grpcio (not native: {found['reason']})"
 
 
 def _report() -> dict[str, Any]:
@@ -55,6 +62,7 @@ def _report() -> dict[str, Any]:
         "machine": machine(),
         "cpu_features": list(cpu_features()),
         "gpu": _gpu(),
+        "wire": {"native": (reason := native_missing()) is None, "reason": reason},
         "engines": engines,
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }

@@ -47,6 +47,9 @@ class ServerConfig(BaseModel):
     grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free port.")
     http_port: int = Field(8000, ge=0, le=65535, description="0 takes a free port.")
     metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free port.")
+    wire: Literal["auto", "native", "grpcio"] = Field(
+        "auto", description="The library that carries gRPC calls; auto takes native where it runs."
+    )
     model_control: Literal["none", "explicit", "poll"] = Field(
         "none",
         description="none: the models at start; explicit: load calls; poll: follow.",

@@ -30,12 +30,14 @@ from serving.server.http.health import add_batches, add_probes, metrics_app
 from serving.server.http.origin import Hosts
 from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
-from serving.server.rpc import inference, vision
+from serving.server.rpc import health, inference, vision
 from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
-from serving.server.rpc.port import GrpcPort
+from serving.server.rpc.reflection import Reflection
 from serving.server.rpc.vision import VisionService
 from serving.server.sockets import AdminFolder
+from serving.server.wire import wire_for
+from serving.server.wire.interface import Method
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +114,7 @@ class Wires:
         if config.hardware_decode:
             reason = hardware_jpeg.enable()
             logger.info("hardware decoding", extra={"enabled": reason is None, "reason": reason})
-        services = (self._inference, self._vision, self._grpc_health)
-        self._grpc = GrpcPort(config, self._front, self.budget, services)
+        self._grpc = wire_for(config, self.budget, self._front.copies, self._metrics)
         http, metrics = self._http = self._http_ports()
         addresses = Addresses(
             grpc=self._grpc.bind(config.host, config.grpc_port),
@@ -125,18 +126,25 @@ class Wires:
             with self._admin_folder.binding():
                 self._grpc.bind_socket(self._admin_folder.grpc)
                 await http.listen_on_socket(self._admin_folder.http)
-        await self._grpc.start()
+        await self._grpc.start(self._methods())
         logger.info(
             "listening",
             extra={
                 "host": config.host,
                 "grpc_port": addresses.grpc,
+                "wire": self._grpc.name,
                 "http_port": addresses.http,
                 "metrics_port": addresses.metrics,
                 "admin_socket": str(self._admin_folder.path) if self._admin_folder else "",
             },
         )
         return addresses
+
+    def _methods(self) -> dict[str, Method]:
+        """The methods of every gRPC service, by path."""
+        reflection = Reflection((inference.SERVICE, vision.SERVICE, health.SERVICE))
+        services = (self._inference, self._vision, self._grpc_health, reflection)
+        return {path: method for each in services for path, method in each.methods().items()}
 
     def _http_ports(self) -> tuple[HttpPort, HttpPort]:
         """The ports of REST and of the metrics. The latter has few connections and answers also
@@ -167,7 +175,7 @@ class Wires:
         self._grpc_health.drain()
         # Balancers see the change after a moment; closing before that would fail their calls.
         await self._quiet(end - self._config.drain_seconds / 2)
-        # grpc.stop cancels calls that it has received but not handed over: answer them first.
+        # A wire may cancel calls that it has received but not handed over: answer them first.
         self._front.close()
         await self._quiet(end)
 

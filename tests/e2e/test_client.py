@@ -140,11 +140,13 @@ class RefusesOnce(vision_pb2_grpc.VisionServiceServicer):
         self, request: pb.ClassifyRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> pb.ClassifyResponse:
         from serving.base.errors import Shed
-        from serving.server.rpc.errors import abort
+        from serving.server.wire.errors import end_of
 
         self.called.append(time.monotonic())
         if len(self.called) == 1:
-            await abort(context, Shed("later", self.delay))
+            end = end_of(Shed("later", self.delay))
+            details = (("grpc-status-details-bin", end.details),)
+            await context.abort(end.code, end.message, details)
         served = pb.Served(model=request.model)
         return pb.ClassifyResponse(served=served, results=[pb.Classification()])
 

@@ -94,7 +94,10 @@ def test_doctor_says_what_runs_here() -> None:
     report = json.loads(convserve("doctor", "--json").stdout)
     assert report["engines"]["onnxruntime"]["available"]
     assert report["engines"]["onnxruntime"]["version"]
-    assert "onnxruntime" in convserve("doctor").stdout
+    assert report["wire"]["native"] == (report["wire"]["reason"] is None)
+    text = convserve("doctor").stdout
+    assert "onnxruntime" in text
+    assert "gRPC wire     " + ("native" if report["wire"]["native"] else "grpcio") in text
 
 
 def test_predict_prints_labels(source: tuple[str, str], pictures: Path) -> None:

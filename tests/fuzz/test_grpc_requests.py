@@ -13,7 +13,7 @@ from serving.base.tensor import NUMPY_TYPES
 from serving.server.endpoints.guard import parsed, parsed_in_turns
 from serving.server.endpoints.oip import InferRequest
 from serving.server.rpc.codec import Head, decode_request
-from serving.server.rpc.wire import read_request
+from serving.server.rpc.request_parts import read_request
 from tests.fuzz.changed import changed, check_foreseen
 from tests.fuzz.decoding import facts_of, new_call, new_server
 from tests.support import valid_requests

@@ -30,6 +30,7 @@ from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
 from serving.repository.manifest import EvalTransform, Manifest, Normalization, Provenance
 from serving.repository.model_config import from_proto
+from serving.server.config import load_config
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.admin_calls import AdminCalls
 from serving.server.endpoints.file_writer import FilesFolder
@@ -47,8 +48,8 @@ from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
 from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
-from serving.server.rpc.traffic.transfers import Transfers
 from serving.server.rpc.vision import VisionService
+from serving.server.wire import wire_for
 
 CLASSES = ("red", "green", "blue")
 SIDE = 4
@@ -249,22 +250,22 @@ async def in_process(
         app[LARGEST] = max_body
         RestService(*endpoints, max_json=max_json, timeout_seconds=rest_timeout).add_routes(app)
         http_port = HttpPort("http", app, limits or HttpLimits(), metrics, budget, Hosts())
-        server, transfers = grpc.aio.server(), Transfers(front, budget)
-        for service in (
-            InferenceService(*endpoints),
-            VisionService(front, max_answer),
-            HealthService(health, ()),
-        ):
-            server.add_generic_rpc_handlers((service.handler(transfers),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
+        # Its wire is that of CONVSERVE_WIRE, as a server's.
+        config = load_config({"model_repository": repository})
+        wire = wire_for(config, budget, front.copies, metrics)
+        port = wire.bind("127.0.0.1", 0)
+        await wire.start(
+            InferenceService(*endpoints).methods()
+            | VisionService(front, max_answer).methods()
+            | HealthService(health, ()).methods()
+        )
         address = f"http://127.0.0.1:{await http_port.listen('127.0.0.1', 0)}"
         async with (
             aiohttp.ClientSession(address) as http,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             yield InProcess(http, channel, engines, front, totals, logs, memory)
-        await server.stop(0)
+        await wire.stop(0)
         await http_port.close(1.0, 1.0)
         for batcher in batchers:
             await batcher.drain(1.0)

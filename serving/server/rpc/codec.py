@@ -35,7 +35,7 @@ from serving.server.endpoints.raw_tensors import (
 from serving.server.endpoints.shared_memory import Place
 from serving.server.rpc.contents import from_contents
 from serving.server.rpc.fields import bytes_field
-from serving.server.rpc.wire import WireRequest, parse_request
+from serving.server.rpc.request_parts import RequestParts, parse_request
 
 # Heads of requests and parts of answers that are kept, each in a cache of its own: callers send the
 # same again and again. More take more memory, fewer are read anew where many shapes take turns.
@@ -130,14 +130,14 @@ class Head:
 _remembered_head = functools.lru_cache(_REMEMBERED)(Head)
 
 
-def read_head(request: WireRequest) -> Head:
+def read_head(request: RequestParts) -> Head:
     """The head of a request. Raises InvalidInput where it is no message."""
     small = len(request.head) <= _REMEMBERED_BYTES
     return _remembered_head(request.head) if small else Head(request.head)
 
 
 async def decode_request(
-    request: WireRequest, head: Head, call: InferenceCall, facts: ModelFacts, server: OpenInference
+    request: RequestParts, head: Head, call: InferenceCall, facts: ModelFacts, server: OpenInference
 ) -> InferRequest:
     """The tensors of a request, once its model takes what it declares and the memory for them and
     for the answer is held. Those of fixed-size elements are views of the request.

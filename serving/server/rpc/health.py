@@ -3,16 +3,14 @@
 import asyncio
 from typing import cast
 
-import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
 
 from serving.base.errors import InvalidInput, ModelNotFound, quoted
 from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed
 from serving.server.endpoints.health import Health
-from serving.server.rpc.errors import abort
-from serving.server.rpc.handlers import service_handler
-from serving.server.rpc.traffic.transfers import Context, Stream, Transfers
+from serving.server.rpc.methods import methods_of
+from serving.server.wire.interface import Call, Method
 
 SERVICE = cast("ServiceDescriptor", DESCRIPTOR.services_by_name["Health"])
 # Asked for by name: whether the process works at all. It does while models load and calls drain.
@@ -29,9 +27,9 @@ class HealthService:
         self._changed = asyncio.Event()
         health.catalogue.on_change(self._wake)
 
-    def handler(self, transfers: Transfers) -> grpc.GenericRpcHandler:
-        """The service, to be added to a server."""
-        return service_handler(SERVICE, self, transfers)
+    def methods(self) -> dict[str, Method]:
+        """The methods of the service, by path."""
+        return methods_of(SERVICE, self)
 
     def drain(self) -> None:
         """Tells every watcher that nothing serves from now on."""
@@ -56,7 +54,7 @@ class HealthService:
             return None
         return HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
 
-    async def Check(self, data: bytes, context: Context) -> HealthCheckResponse:
+    async def Check(self, data: bytes, _: Call) -> HealthCheckResponse:
         """The state now; NOT_FOUND for an unknown name."""
         request = parsed(HealthCheckRequest.FromString, bounded(data, PROBE_BYTES))
         status = self._status(request.service)
@@ -64,19 +62,18 @@ class HealthService:
             raise ModelNotFound(f"no service or model {quoted(request.service)}")
         return HealthCheckResponse(status=status)
 
-    async def Watch(self, stream: Stream, context: Context) -> None:
+    async def Watch(self, call: Call) -> None:
         """The state now and after every change; SERVICE_UNKNOWN for an unknown name."""
-        try:
-            data = bounded(await stream.read(), PROBE_BYTES)
-            request = parsed(HealthCheckRequest.FromString, data)
-        except InvalidInput as error:
-            await abort(context, error)
+        data = await call.read()
+        if data is None:
+            raise InvalidInput("expected a message, got none")
+        request = parsed(HealthCheckRequest.FromString, bounded(data, PROBE_BYTES))
         last = None
         while True:
             changed = self._changed
             status = self._status(request.service)
             current = HealthCheckResponse.SERVICE_UNKNOWN if status is None else status
             if current != last:
-                await stream.write(HealthCheckResponse(status=current).SerializeToString())
+                await call.write(HealthCheckResponse(status=current).SerializeToString())
                 last = current
             await changed.wait()

@@ -4,8 +4,6 @@ import contextlib
 import math
 from dataclasses import asdict
 
-import grpc
-
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, ServingError
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
@@ -16,12 +14,7 @@ from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import InferAnswer, OpenInference
 from serving.server.endpoints.raw_tensors import Buffer
-from serving.server.rpc.call import (
-    caller_of,
-    control_call,
-    deadline_of,
-    inference_call,
-)
+from serving.server.rpc.call import caller_of, control_call, inference_call
 from serving.server.rpc.codec import (
     decode_load_parameters,
     decode_log_settings,
@@ -30,10 +23,10 @@ from serving.server.rpc.codec import (
     encode_stream_answer,
     read_head,
 )
-from serving.server.rpc.handlers import service_handler
-from serving.server.rpc.traffic.conversation import Conversation
-from serving.server.rpc.traffic.transfers import Context, Stream, Transfers
-from serving.server.rpc.wire import read_request
+from serving.server.rpc.conversation import Conversation
+from serving.server.rpc.methods import methods_of
+from serving.server.rpc.request_parts import read_request
+from serving.server.wire.interface import Call, Method
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -55,23 +48,21 @@ class InferenceService:
         self._admin = admin
         self._health = health
 
-    def handler(self, transfers: Transfers) -> grpc.GenericRpcHandler:
-        """The service, to be added to a server."""
-        return service_handler(
-            SERVICE, self, transfers, ModelInfer=self.infer, ModelStreamInfer=self.stream_infer
-        )
+    def methods(self) -> dict[str, Method]:
+        """The methods of the service, by path."""
+        return methods_of(SERVICE, self, ModelInfer=self.infer, ModelStreamInfer=self.stream_infer)
 
     # Inference.
 
-    async def infer(self, data: bytes, context: Context) -> bytes:
+    async def infer(self, data: bytes, rpc: Call) -> bytes:
         """One ModelInferRequest, answered by a ModelInferResponse."""
-        with inference_call(self._front, "ModelInfer", data, context) as call:
+        with inference_call(self._front, "ModelInfer", data, rpc) as call:
             answer = await self._answer(call, data)
             return b"".join(await self._encoded(answer))
 
-    async def stream_infer(self, stream: Stream, context: Context) -> None:
+    async def stream_infer(self, rpc: Call) -> None:
         """Many requests over one stream, answered in their order."""
-        deadline, caller = deadline_of(context), caller_of(context)
+        deadline, caller = rpc.deadline, caller_of(rpc)
 
         async def answered(data: bytes) -> bytes:
             try:
@@ -81,7 +72,7 @@ class InferenceService:
             except ServingError as error:
                 return _failed(data, error)
 
-        await Conversation(self._front, stream, answered).run()
+        await Conversation(self._front, rpc, answered).run()
 
     async def _answer(self, call: InferenceCall, data: bytes) -> InferAnswer:
         request = parsed(read_request, data)
@@ -99,15 +90,15 @@ class InferenceService:
 
     # Health.
 
-    async def ServerLive(self, _: bytes, context: Context) -> pb.ServerLiveResponse:
+    async def ServerLive(self, _: bytes, rpc: Call) -> pb.ServerLiveResponse:
         """The event loop answers, so it lives."""
         return pb.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, _: bytes, context: Context) -> pb.ServerReadyResponse:
+    async def ServerReady(self, _: bytes, rpc: Call) -> pb.ServerReadyResponse:
         """True where calls should be sent here."""
         return pb.ServerReadyResponse(ready=self._health.ready())
 
-    async def ModelReady(self, data: bytes, context: Context) -> pb.ModelReadyResponse:
+    async def ModelReady(self, data: bytes, rpc: Call) -> pb.ModelReadyResponse:
         """True where this model, or this version of it, serves; false for an unknown one."""
         request = parsed(pb.ModelReadyRequest.FromString, bounded(data, PROBE_BYTES))
         ready = self._health.model_ready(request.name, request.version)
@@ -115,36 +106,36 @@ class InferenceService:
 
     # The server and its models.
 
-    async def ServerMetadata(self, data: bytes, context: Context) -> pb.ServerMetadataResponse:
+    async def ServerMetadata(self, data: bytes, rpc: Call) -> pb.ServerMetadataResponse:
         """Name, version and the protocol extensions on offer."""
-        with control_call(self._front, "ServerMetadata", data, context):
+        with control_call(self._front, "ServerMetadata", data, rpc):
             parsed(pb.ServerMetadataRequest.FromString, data)
             return pb.ServerMetadataResponse(**asdict(self._inspection.server()))
 
-    async def ModelMetadata(self, data: bytes, context: Context) -> pb.ModelMetadataResponse:
+    async def ModelMetadata(self, data: bytes, rpc: Call) -> pb.ModelMetadataResponse:
         """Inputs and outputs with their shapes."""
-        with control_call(self._front, "ModelMetadata", data, context):
+        with control_call(self._front, "ModelMetadata", data, rpc):
             request = parsed(pb.ModelMetadataRequest.FromString, data)
             found = self._inspection.model(request.name, request.version)
             return pb.ModelMetadataResponse(**asdict(found))
 
-    async def ModelConfig(self, data: bytes, context: Context) -> pb.ModelConfigResponse:
+    async def ModelConfig(self, data: bytes, rpc: Call) -> pb.ModelConfigResponse:
         """config.pbtxt as it was read; `parameters` say also what serves and how good it is."""
-        with control_call(self._front, "ModelConfig", data, context):
+        with control_call(self._front, "ModelConfig", data, rpc):
             request = parsed(pb.ModelConfigRequest.FromString, data)
             config = self._inspection.config(request.name, request.version)
             return pb.ModelConfigResponse(config=config)
 
-    async def ModelStatistics(self, data: bytes, context: Context) -> pb.ModelStatisticsResponse:
+    async def ModelStatistics(self, data: bytes, rpc: Call) -> pb.ModelStatisticsResponse:
         """Counters and times of one model, or of all."""
-        with control_call(self._front, "ModelStatistics", data, context):
+        with control_call(self._front, "ModelStatistics", data, rpc):
             request = parsed(pb.ModelStatisticsRequest.FromString, data)
             found = self._inspection.statistics(request.name, request.version)
             return pb.ModelStatisticsResponse(model_stats=[asdict(line) for line in found])
 
-    async def RepositoryIndex(self, data: bytes, context: Context) -> pb.RepositoryIndexResponse:
+    async def RepositoryIndex(self, data: bytes, rpc: Call) -> pb.RepositoryIndexResponse:
         """Every model with its state and, where it does not serve, the reason."""
-        with control_call(self._front, "RepositoryIndex", data, context):
+        with control_call(self._front, "RepositoryIndex", data, rpc):
             request = parsed(pb.RepositoryIndexRequest.FromString, data)
             response = pb.RepositoryIndexResponse()
             for line in await self._inspection.index(ready_only=request.ready):
@@ -155,12 +146,10 @@ class InferenceService:
 
     # Administration.
 
-    async def RepositoryModelLoad(
-        self, data: bytes, context: Context
-    ) -> pb.RepositoryModelLoadResponse:
+    async def RepositoryModelLoad(self, data: bytes, rpc: Call) -> pb.RepositoryModelLoadResponse:
         """Loads or reloads a model from the repository."""
         # Whoever may load may send files, as large as a message.
-        with control_call(self._front, "RepositoryModelLoad", data, context, math.inf) as call:
+        with control_call(self._front, "RepositoryModelLoad", data, rpc, math.inf) as call:
             self._admin.permit(call, "repository")
             request = parsed(pb.RepositoryModelLoadRequest.FromString, data)
             override = parsed(decode_load_parameters, request.parameters)
@@ -168,19 +157,19 @@ class InferenceService:
             return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
-        self, data: bytes, context: Context
+        self, data: bytes, rpc: Call
     ) -> pb.RepositoryModelUnloadResponse:
         """Takes a model out of service once its accepted calls are answered."""
-        with control_call(self._front, "RepositoryModelUnload", data, context) as call:
+        with control_call(self._front, "RepositoryModelUnload", data, rpc) as call:
             request = parsed(pb.RepositoryModelUnloadRequest.FromString, data)
             await self._admin.unload(call, request.model_name)
             return pb.RepositoryModelUnloadResponse()
 
     async def SystemSharedMemoryStatus(
-        self, data: bytes, context: Context
+        self, data: bytes, rpc: Call
     ) -> pb.SystemSharedMemoryStatusResponse:
         """The registered regions, or one of them."""
-        with control_call(self._front, "SystemSharedMemoryStatus", data, context) as call:
+        with control_call(self._front, "SystemSharedMemoryStatus", data, rpc) as call:
             request = parsed(pb.SystemSharedMemoryStatusRequest.FromString, data)
             regions = self._admin.regions(call, request.name)
             status = pb.SystemSharedMemoryStatusResponse.RegionStatus
@@ -189,51 +178,51 @@ class InferenceService:
             )
 
     async def SystemSharedMemoryRegister(
-        self, data: bytes, context: Context
+        self, data: bytes, rpc: Call
     ) -> pb.SystemSharedMemoryRegisterResponse:
         """Registers a region that the caller has made on this machine."""
-        with control_call(self._front, "SystemSharedMemoryRegister", data, context) as call:
+        with control_call(self._front, "SystemSharedMemoryRegister", data, rpc) as call:
             asked = parsed(pb.SystemSharedMemoryRegisterRequest.FromString, data)
             self._admin.register(call, asked.name, asked.key, asked.offset, asked.byte_size)
             return pb.SystemSharedMemoryRegisterResponse()
 
     async def SystemSharedMemoryUnregister(
-        self, data: bytes, context: Context
+        self, data: bytes, rpc: Call
     ) -> pb.SystemSharedMemoryUnregisterResponse:
         """Forgets a region, or all."""
-        with control_call(self._front, "SystemSharedMemoryUnregister", data, context) as call:
+        with control_call(self._front, "SystemSharedMemoryUnregister", data, rpc) as call:
             request = parsed(pb.SystemSharedMemoryUnregisterRequest.FromString, data)
             self._admin.unregister(call, request.name)
             return pb.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(
-        self, data: bytes, context: Context
+        self, data: bytes, rpc: Call
     ) -> pb.CudaSharedMemoryStatusResponse:
         """None can be registered, so none is."""
-        with control_call(self._front, "CudaSharedMemoryStatus", data, context):
+        with control_call(self._front, "CudaSharedMemoryStatus", data, rpc):
             parsed(pb.CudaSharedMemoryStatusRequest.FromString, data)
             return pb.CudaSharedMemoryStatusResponse()
 
     async def CudaSharedMemoryRegister(
-        self, data: bytes, context: Context
+        self, data: bytes, rpc: Call
     ) -> pb.CudaSharedMemoryRegisterResponse:
         """UNIMPLEMENTED."""
-        with control_call(self._front, "CudaSharedMemoryRegister", data, context):
+        with control_call(self._front, "CudaSharedMemoryRegister", data, rpc):
             parsed(pb.CudaSharedMemoryRegisterRequest.FromString, data)
             raise no_cuda_memory()
 
     async def CudaSharedMemoryUnregister(
-        self, data: bytes, context: Context
+        self, data: bytes, rpc: Call
     ) -> pb.CudaSharedMemoryUnregisterResponse:
         """There is nothing to forget, which is no error when all are meant."""
-        with control_call(self._front, "CudaSharedMemoryUnregister", data, context):
+        with control_call(self._front, "CudaSharedMemoryUnregister", data, rpc):
             if parsed(pb.CudaSharedMemoryUnregisterRequest.FromString, data).name:
                 raise no_cuda_memory()
             return pb.CudaSharedMemoryUnregisterResponse()
 
-    async def TraceSetting(self, data: bytes, context: Context) -> pb.TraceSettingResponse:
+    async def TraceSetting(self, data: bytes, rpc: Call) -> pb.TraceSettingResponse:
         """Changes the settings that are named and reads all."""
-        with control_call(self._front, "TraceSetting", data, context) as call:
+        with control_call(self._front, "TraceSetting", data, rpc) as call:
             request = parsed(pb.TraceSettingRequest.FromString, data)
             changes = {name: list(given.value) for name, given in request.settings.items()}
             response = pb.TraceSettingResponse()
@@ -242,9 +231,9 @@ class InferenceService:
                 response.settings[name].value.extend(values)
             return response
 
-    async def LogSettings(self, data: bytes, context: Context) -> pb.LogSettingsResponse:
+    async def LogSettings(self, data: bytes, rpc: Call) -> pb.LogSettingsResponse:
         """Changes the settings that are named and reads all."""
-        with control_call(self._front, "LogSettings", data, context) as call:
+        with control_call(self._front, "LogSettings", data, rpc) as call:
             request = parsed(pb.LogSettingsRequest.FromString, data)
             changes = parsed(decode_log_settings, request.settings)
             response = pb.LogSettingsResponse()

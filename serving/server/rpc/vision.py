@@ -4,8 +4,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-import grpc
-
 from protos.gen import vision_pb2 as pb
 from serving.base.errors import AnswerTooLarge, InvalidInput, ServingError
 from serving.base.task import Task
@@ -16,9 +14,8 @@ from serving.server.endpoints import vision
 from serving.server.endpoints.error_status import message_of
 from serving.server.endpoints.front import Front, InferenceCall
 from serving.server.endpoints.guard import parsed
-from serving.server.rpc.call import caller_of, deadline_of, inference_call
-from serving.server.rpc.errors import code_of, retry_delay
-from serving.server.rpc.handlers import service_handler
+from serving.server.rpc.call import caller_of, inference_call
+from serving.server.rpc.conversation import Conversation
 from serving.server.rpc.images import (
     MAX_IMAGES_PER_CALL,
     Request,
@@ -38,8 +35,9 @@ from serving.server.rpc.masks import (
     result_field,
     segment_response,
 )
-from serving.server.rpc.traffic.conversation import Conversation
-from serving.server.rpc.traffic.transfers import Context, Stream, Transfers
+from serving.server.rpc.methods import methods_of
+from serving.server.wire.errors import code_of, retry_delay
+from serving.server.wire.interface import Call, Method
 
 # Seconds of the longest google.protobuf.Duration: 10,000 years.
 _LONGEST_TIMEOUT = 315_576_000_000
@@ -58,54 +56,51 @@ class VisionService:
         self._front = front
         self._max_answer = max_answer
 
-    def handler(self, transfers: Transfers) -> grpc.GenericRpcHandler:
-        """The service, to be added to a server."""
-        return service_handler(SERVICE, self, transfers)
+    def methods(self) -> dict[str, Method]:
+        """The methods of the service, by path."""
+        return methods_of(SERVICE, self)
 
-    async def Classify(self, data: bytes, context: Context) -> bytes:
+    async def Classify(self, data: bytes, rpc: Call) -> bytes:
         """Ranks the classes of each image."""
-        with inference_call(self._front, "Classify", data, context) as call:
+        with inference_call(self._front, "Classify", data, rpc) as call:
             return await _classify(*read_request(pb.ClassifyRequest, data), call)
 
-    async def Segment(self, data: bytes, context: Context) -> bytes:
+    async def Segment(self, data: bytes, rpc: Call) -> bytes:
         """Gives each pixel of each image its class."""
-        with inference_call(self._front, "Segment", data, context) as call:
+        with inference_call(self._front, "Segment", data, rpc) as call:
             return await self._segment(*read_request(pb.SegmentRequest, data), call)
 
-    async def Embed(self, data: bytes, context: Context) -> bytes:
+    async def Embed(self, data: bytes, rpc: Call) -> bytes:
         """Gives each image a point on the unit sphere."""
-        with inference_call(self._front, "Embed", data, context) as call:
+        with inference_call(self._front, "Embed", data, rpc) as call:
             return await _embed(*read_request(pb.EmbedRequest, data), call)
 
-    async def ClassifyStream(self, stream: Stream, context: Context) -> None:
+    async def ClassifyStream(self, rpc: Call) -> None:
         """Classify, many calls over one stream."""
         await self._stream(
-            "ClassifyStream", stream, context, pb.ClassifyRequest, _classify, pb.ClassifyResponse
+            "ClassifyStream", rpc, pb.ClassifyRequest, _classify, pb.ClassifyResponse
         )
 
-    async def SegmentStream(self, stream: Stream, context: Context) -> None:
+    async def SegmentStream(self, rpc: Call) -> None:
         """Segment, many calls over one stream."""
         await self._stream(
-            "SegmentStream", stream, context, pb.SegmentRequest, self._segment, pb.SegmentResponse
+            "SegmentStream", rpc, pb.SegmentRequest, self._segment, pb.SegmentResponse
         )
 
-    async def EmbedStream(self, stream: Stream, context: Context) -> None:
+    async def EmbedStream(self, rpc: Call) -> None:
         """Embed, many calls over one stream."""
-        await self._stream(
-            "EmbedStream", stream, context, pb.EmbedRequest, _embed, pb.EmbedResponse
-        )
+        await self._stream("EmbedStream", rpc, pb.EmbedRequest, _embed, pb.EmbedResponse)
 
     async def _stream(
         self,
         method: str,
-        stream: Stream,
-        context: Context,
+        rpc: Call,
         request: type[Request],
         handle: Callable[[Request, Images, InferenceCall], Awaitable[bytes]],
         response: Callable[..., pb.ClassifyResponse | pb.SegmentResponse | pb.EmbedResponse],
     ) -> None:
         """Answers each request of a stream by `handle`; a call that fails says so in its answer."""
-        deadline, caller = deadline_of(context), caller_of(context)
+        deadline, caller = rpc.deadline, caller_of(rpc)
 
         async def answer(data: bytes) -> bytes:
             given = None
@@ -119,7 +114,7 @@ class VisionService:
                         given = read_names(request, data)
                 return response(served=_failed(given, error)).SerializeToString()
 
-        await Conversation(self._front, stream, answer).run()
+        await Conversation(self._front, rpc, answer).run()
 
     async def _segment(
         self, request: pb.SegmentRequest, images: Images, call: InferenceCall

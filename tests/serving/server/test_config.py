@@ -53,7 +53,7 @@ def test_flag_that_is_false_is_given(tmp_path: Path) -> None:
 def test_every_setting_is_a_variable_and_a_key(name: str, tmp_path: Path) -> None:
     values = {"bool": "true", "float": "7.0", "int": "7"}
     annotation = ServerConfig.model_fields[name].annotation
-    chosen = {"model_control": "poll", "admin": "token", "admin_open": "memory"}
+    chosen = {"model_control": "poll", "admin": "token", "admin_open": "memory", "wire": "grpcio"}
     value = chosen.get(name) or values.get(getattr(annotation, "__name__", ""), "x")
     needed = {**REPOSITORY, "admin": "token", "admin_token_file": "t"}
     if name not in ("admin_token_file", "admin"):

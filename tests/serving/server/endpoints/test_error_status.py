@@ -1,8 +1,6 @@
 """Every error of ours has a gRPC status, and those that know it say when to try again."""
 
-import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import grpc
 import pytest
@@ -12,7 +10,7 @@ from google.rpc.status_pb2 import Status
 from serving.base import errors
 from serving.base.errors import ServingError
 from serving.server.endpoints.error_status import STATUSES, message_of, status_of
-from serving.server.rpc.errors import abort, code_of, retry_delay
+from serving.server.wire.errors import code_of, end_of, retry_delay
 
 
 def subclasses(kind: type[ServingError]) -> Iterator[type[ServingError]]:
@@ -38,32 +36,10 @@ EXPECTED = {
 }
 
 
-class Ended(Exception):
-    """What a call's context raises once it was aborted."""
-
-
-class FakeContext:
-    """A call that remembers how it was ended."""
-
-    def __init__(self) -> None:
-        self.ended: tuple[Any, ...] = ()
-
-    async def abort(self, *arguments: Any) -> None:
-        self.ended = arguments
-        raise Ended
-
-
 def made(kind: type[ServingError]) -> ServingError:
     error = kind.__new__(kind)
     error.args = ("said",)
     return error
-
-
-def aborted(error: ServingError) -> tuple[Any, ...]:
-    context = FakeContext()
-    with pytest.raises(Ended):
-        asyncio.run(abort(context, error))
-    return context.ended
 
 
 @pytest.mark.parametrize("kind", list(subclasses(ServingError)), ids=lambda kind: kind.__name__)
@@ -114,17 +90,17 @@ def test_other_errors_name_no_time(name: str) -> None:
 
 
 def test_call_ends_with_code_and_message() -> None:
-    ended = aborted(errors.ModelNotFound("no model 'x'"))
-    assert ended == (grpc.StatusCode.NOT_FOUND, "no model 'x'")
+    end = end_of(errors.ModelNotFound("no model 'x'"))
+    assert (end.code, end.message, end.details) == (
+        grpc.StatusCode.NOT_FOUND, "no model 'x'", b""
+    )  # fmt: skip
 
 
 def test_refused_call_ends_with_retry_info() -> None:
-    code, message, metadata = aborted(errors.Shed("cannot be met", retry_after=0.04))
-    assert (code, message) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "cannot be met")
-    ((key, value),) = metadata
-    assert key == "grpc-status-details-bin"
-    status = Status.FromString(value)
-    assert (status.code, status.message) == (code.value[0], message)
+    end = end_of(errors.Shed("cannot be met", retry_after=0.04))
+    assert (end.code, end.message) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "cannot be met")
+    status = Status.FromString(end.details)
+    assert (status.code, status.message) == (end.code.value[0], end.message)
     info = RetryInfo()
     assert status.details[0].Unpack(info)
     assert info.retry_delay.ToTimedelta().total_seconds() == pytest.approx(0.04)

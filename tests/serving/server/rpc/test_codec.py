@@ -40,7 +40,7 @@ from serving.server.endpoints.raw_tensors import Buffer
 from serving.server.endpoints.shared_memory import Place, SharedMemory
 from serving.server.endpoints.tracing import Tracer
 from serving.server.rpc.codec import decode_request, encode_answer, encode_stream_answer, read_head
-from serving.server.rpc.wire import read_request
+from serving.server.rpc.request_parts import read_request
 
 # Two rows of three elements that span each type's range.
 VALUES: dict[str, list[Any]] = {

@@ -13,6 +13,8 @@ from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.guard import CONTROL_BYTES, PROBE_BYTES
 from tests.support.in_process import InProcess, in_process
 
+pytestmark = pytest.mark.usefixtures("wire")
+
 OIP = "/inference.GRPCInferenceService/"
 VISION = "/convserve.vision.v1.VisionService/"
 LARGE = bytes([0x0A, 0x00]) * CONTROL_BYTES

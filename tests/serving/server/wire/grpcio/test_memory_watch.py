@@ -2,7 +2,7 @@
 
 from serving.base.machine.memory import own_bytes
 from serving.base.memory import MemoryBudget
-from serving.server.rpc.traffic.memory_watch import SLACK, MemoryWatch
+from serving.server.wire.grpcio.memory_watch import SLACK, MemoryWatch
 
 MIB = 1 << 20
 

@@ -11,10 +11,10 @@ from contextlib import suppress
 from serving.base.errors import DeadlineExpired, ServingError
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import FrontMetrics
-from serving.server.rpc.errors import abort
-from serving.server.rpc.traffic.connections import Connections, Peer, address_of, peer_of
-from serving.server.rpc.traffic.memory_watch import MemoryWatch
-from serving.server.rpc.traffic.transfers import Transfers, Waiting, short_of_memory
+from serving.server.wire.grpcio.connections import Connections, address_of, peer_of
+from serving.server.wire.grpcio.memory_watch import MemoryWatch
+from serving.server.wire.grpcio.transfers import Transfers, Waiting, short_of_memory
+from serving.server.wire.interface import Limits, Peer
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,9 @@ class Supervision:
     """Watches over transfers, on a thread of its own: the event loop may be busy for longer than
     it takes to fill the memory.
 
-    largest: bytes of a message at most.
-    receive_seconds: a call that takes one message is ended where it has not come by then. A stream
-        may wait as long as it likes.
-    send_seconds: the connection of a caller who has not read an answer by then is closed.
+    limits: a call that takes one message is ended where it has not come in `receive` seconds;
+        a stream may wait as long as it likes. The connection of a caller who has not read an answer
+        in `send` seconds is closed.
     """
 
     def __init__(
@@ -54,18 +53,13 @@ class Supervision:
         connections: Connections,
         watch: MemoryWatch,
         metrics: FrontMetrics,
-        *,
-        largest: int,
-        receive_seconds: float,
-        send_seconds: float,
+        limits: Limits,
     ) -> None:
         self._transfers = transfers
         self._connections = connections
         self._watch = watch
         self._metrics = metrics
-        self._largest = largest
-        self._receive_seconds = receive_seconds
-        self._send_seconds = send_seconds
+        self._limits = limits
         self._stopped = threading.Event()
         self._ending: set[asyncio.Task[None]] = set()
         self._unlogged = Counter[str]()
@@ -140,10 +134,10 @@ class Supervision:
 
     def _sweep(self, now: float) -> None:
         """Ends whoever is too late, and connections that are too many."""
-        late = self._transfers.late(now - self._receive_seconds)
-        error = DeadlineExpired(f"its message did not come within {self._receive_seconds:g} s")
-        self._end(late, "receive", error)
-        self._disconnect(self._transfers.sending(now - self._send_seconds), "send")
+        receive, send = self._limits.receive, self._limits.send
+        error = DeadlineExpired(f"its message did not come within {receive:g} s")
+        self._end(self._transfers.late(now - receive), "receive", error)
+        self._disconnect(self._transfers.sending(now - send), "send")
         self._count("connections", self._connections.cut_excess())
 
     def _rest(self) -> None:
@@ -166,19 +160,18 @@ class Supervision:
         total = 0
         for peer, number in count.items():
             # Of a Unix socket, and elsewhere than on Linux, it is not known what has come.
-            most = number * self._largest
+            most = number * self._limits.message
             come = received[peer] - taken[peer] if peer and peer in received else most
             total += min(_PER_BYTE * max(0, come), most)
         return total
 
     def _end(self, calls: Collection[Waiting], reason: str, error: ServingError) -> None:
-        """Ends calls that wait for a message, with a status. Their reading is not cancelled, since
-        gRPC would lose a message that has just come: it raises AbortError."""
+        """Ends calls that wait for a message, with the status of an error."""
 
-        async def end(call: Waiting) -> None:
-            if self._transfers.is_receiving(call):
+        async def end(waiting: Waiting) -> None:
+            if self._transfers.is_receiving(waiting):
                 with suppress(Exception):  # its caller has gone away
-                    await abort(call.context, error)
+                    await waiting.call.refuse(error)
 
         def begin() -> None:
             for call in calls:

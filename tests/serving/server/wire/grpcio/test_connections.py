@@ -6,7 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from serving.server.rpc.traffic.connections import Connections, Peer, address_of, peer_of
+from serving.server.wire.grpcio.connections import Connections, address_of, peer_of
+from serving.server.wire.interface import Peer
 
 
 class Port:
@@ -94,7 +95,7 @@ def test_connections_of_one_ipv6_network_are_counted_together(port: Port) -> Non
 
         def _peer(self, connection: socket.socket) -> Peer | None:
             name = names.get(connection.fileno())
-            return name and (name, 1000 + connection.fileno())
+            return name and Peer(name, 1000 + connection.fileno())
 
     assert Named(port.number, per_address=2).cut_excess() == 1
     assert sum(map(is_open, ends)) == 4

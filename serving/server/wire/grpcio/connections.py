@@ -10,16 +10,15 @@ from contextlib import suppress
 from urllib.parse import unquote
 
 from serving.server.endpoints.front import plain_address, site_of
+from serving.server.wire.interface import Peer
 
 # One entry for each descriptor of this process.
 _DESCRIPTORS = "/proc/self/fd"
 
 # tcpi_bytes_received of Linux's tcp_info.
 _TCP_INFO = struct.Struct("=128xQ")
-# Address and port of the other side.
-Peer = tuple[str, int]
 # No socket has it, and no right goes with it.
-_UNKNOWN: Peer = ("", 0)
+_UNKNOWN = Peer("", 0)
 
 
 def peer_of(text: str) -> Peer | None:
@@ -31,13 +30,13 @@ def peer_of(text: str) -> Peer | None:
     address, _, port = rest.rpartition(":")
     if kind not in ("ipv4", "ipv6") or not port.isdecimal():
         return _UNKNOWN
-    return plain_address(address.strip("[]")), int(port)
+    return Peer(plain_address(address.strip("[]")), int(port))
 
 
 def address_of(text: str) -> str:
     """The address, or network, of a peer as gRPC writes it; "unix" on a Unix socket."""
     peer = peer_of(text)
-    return site_of(peer[0]) if peer else "unix"
+    return site_of(peer.address) if peer else "unix"
 
 
 def _descriptors() -> list[int]:
@@ -73,7 +72,7 @@ class Connections:
         peers.sort(key=lambda peer: peer not in self._known)
         counts, excess = Counter[str](), set[Peer]()
         for peer in peers:
-            site = site_of(peer[0])
+            site = site_of(peer.address)
             counts[site] += 1
             if counts[site] > self._per_address:
                 excess.add(peer)
@@ -123,4 +122,4 @@ class Connections:
             address, port = connection.getpeername()[:2]
         except OSError:  # it listens, or has closed
             return None
-        return plain_address(address), port
+        return Peer(plain_address(address), port)

@@ -5,10 +5,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import grpc
-
 from serving.server.endpoints.front import Front
-from serving.server.rpc.traffic.transfers import ANSWER_COPIES, LARGE_ANSWER, Stream
+from serving.server.wire.interface import LARGE_ANSWER, Buffer, Call
 
 # Requests of one stream that may be under way; the next is received when the oldest is answered.
 # More fill larger batches, and let one stream hold more memory.
@@ -23,12 +21,12 @@ class Conversation:
     """
 
     def __init__(
-        self, front: Front, stream: Stream, answer: Callable[[bytes], Coroutine[Any, Any, bytes]]
+        self, front: Front, stream: Call, answer: Callable[[bytes], Coroutine[Any, Any, Buffer]]
     ) -> None:
         self._readers, self._budget = front.readers, front.budget
         self._stream = stream
         self._answer = answer
-        self._window: deque[asyncio.Task[bytes]] = deque()
+        self._window: deque[asyncio.Task[Buffer]] = deque()
         # news: a task was added to the window, or the reader ended. place: a task has left it.
         self._news, self._place = asyncio.Event(), asyncio.Event()
 
@@ -66,7 +64,7 @@ class Conversation:
             while len(self._window) >= STREAM_WINDOW:
                 self._place.clear()
                 await self._place.wait()
-            if (request := await self._stream.read()) is grpc.aio.EOF:
+            if (request := await self._stream.read()) is None:
                 return
             self._window.append(asyncio.create_task(self._held(request)))
             self._news.set()
@@ -77,12 +75,12 @@ class Conversation:
         if not reader.cancelled():
             reader.exception()  # counts as seen, also where sending fails first
 
-    async def _held(self, request: bytes) -> bytes:
+    async def _held(self, request: bytes) -> Buffer:
         response = await self._answer(request)
         if len(response) >= LARGE_ANSWER:
-            self._budget.keep("answer", ANSWER_COPIES * len(response))
+            self._budget.keep("answer", len(response))
         return response
 
-    def _give_back(self, response: bytes) -> None:
+    def _give_back(self, response: Buffer) -> None:
         if len(response) >= LARGE_ANSWER:
-            self._budget.give_back("answer", ANSWER_COPIES * len(response))
+            self._budget.give_back("answer", len(response))

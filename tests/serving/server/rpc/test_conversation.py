@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-import grpc
 import pytest
 
 from serving.base.errors import QueueFull
@@ -12,8 +11,8 @@ from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.models.catalogue import Catalogue
 from serving.server.endpoints.front import Front
-from serving.server.rpc.traffic.conversation import STREAM_WINDOW, Conversation
-from serving.server.rpc.traffic.transfers import LARGE_ANSWER
+from serving.server.rpc.conversation import STREAM_WINDOW, Conversation
+from serving.server.wire.interface import LARGE_ANSWER
 
 
 class Wire:
@@ -44,7 +43,7 @@ def test_stream_receives_no_more_than_it_answers_and_holds_answers_until_they_ar
     async def receive() -> Any:
         nonlocal received
         received += 1
-        return received if received <= 100 else grpc.aio.EOF
+        return received if received <= 100 else None
 
     async def send(_: bytes) -> None:
         await sent.acquire()
@@ -54,7 +53,7 @@ def test_stream_receives_no_more_than_it_answers_and_holds_answers_until_they_ar
 
     async def converse() -> None:
         stream = run(budget, receive, send, answer)
-        while budget.held("answer") < 2 * STREAM_WINDOW * LARGE_ANSWER:
+        while budget.held("answer") < STREAM_WINDOW * LARGE_ANSWER:
             await asyncio.sleep(0)
         assert received == STREAM_WINDOW
         for _ in range(100):
@@ -79,7 +78,7 @@ def test_stream_that_is_given_up_gives_its_answers_back() -> None:
 
     async def converse() -> None:
         stream = run(budget, receive, send, answer)
-        while budget.held("answer") < 2 * STREAM_WINDOW * LARGE_ANSWER:
+        while budget.held("answer") < STREAM_WINDOW * LARGE_ANSWER:
             await asyncio.sleep(0)
         stream.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -1,7 +1,5 @@
 """From an error of ours to the end of a gRPC call."""
 
-from typing import Any, NoReturn
-
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
@@ -9,8 +7,7 @@ from google.rpc.status_pb2 import Status
 
 from serving.base.errors import ServingError
 from serving.server.endpoints.error_status import message_of, retry_after, status_of
-
-_DETAILS_KEY = "grpc-status-details-bin"
+from serving.server.wire.interface import End
 
 
 def code_of(error: ServingError) -> grpc.StatusCode:
@@ -28,14 +25,13 @@ def retry_delay(error: ServingError) -> Duration | None:
     return delay
 
 
-async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: ServingError) -> NoReturn:
-    """Ends a call with the status of an error; the retry delay travels as google.rpc.RetryInfo."""
+def end_of(error: ServingError) -> End:
+    """The status of an error; the retry delay travels as google.rpc.RetryInfo."""
     # It would keep the frames that it came through, and with them the message, until the end.
     error.__traceback__ = error.__cause__ = error.__context__ = None
     code, delay, message = code_of(error), retry_delay(error), message_of(error)
     if delay is None:
-        await context.abort(code, message)
+        return End(code, message)
     status = Status(code=code.value[0], message=message)
     status.details.add().Pack(RetryInfo(retry_delay=delay))
-    metadata = ((_DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(code, message, metadata)
+    return End(code, message, status.SerializeToString())

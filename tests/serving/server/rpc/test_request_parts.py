@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput
-from serving.server.rpc.wire import WireRequest, read_request
+from serving.server.rpc.request_parts import RequestParts, read_request
 
 
 def request() -> pb.ModelInferRequest:
@@ -21,7 +21,7 @@ def request() -> pb.ModelInferRequest:
     return message
 
 
-def put_together(read: WireRequest) -> pb.ModelInferRequest:
+def put_together(read: RequestParts) -> pb.ModelInferRequest:
     message = pb.ModelInferRequest.FromString(read.head)
     assert not message.id
     assert not message.raw_input_contents

@@ -36,7 +36,7 @@ _MAX_HEAD_BYTES = 64 << 10
 
 
 @dataclass(slots=True)
-class WireRequest:
+class RequestParts:
     """A request in parts.
 
     id: the name that its caller gave it.
@@ -55,7 +55,7 @@ class _Known(NamedTuple):
     """A message without an id and with one raw tensor, its last field.
 
     start: the message without the tensor's elements.
-    head: its WireRequest.head.
+    head: its RequestParts.head.
     """
 
     start: bytes
@@ -71,7 +71,7 @@ _KNOWN = 256
 _KNOWN_BYTES = 1024
 
 
-def read_request(data: bytes) -> WireRequest:
+def read_request(data: bytes) -> RequestParts:
     """Takes a serialised ModelInferRequest apart. Raises InvalidInput where it is none.
 
     Most callers send one message again and again in which only the elements of its one tensor
@@ -79,7 +79,7 @@ def read_request(data: bytes) -> WireRequest:
     """
     known = _known.get(len(data))
     if known is not None and data.startswith(known.start):
-        return WireRequest("", known.head, [memoryview(data)[len(known.start) :]], _NO_CONTENTS)
+        return RequestParts("", known.head, [memoryview(data)[len(known.start) :]], _NO_CONTENTS)
     request = _take_apart(data)
     if len(request.head) > _MAX_HEAD_BYTES or len(request.id) > _MAX_HEAD_BYTES:
         raise InvalidInput(
@@ -89,7 +89,7 @@ def read_request(data: bytes) -> WireRequest:
     return request
 
 
-def _take_apart(data: bytes) -> WireRequest:
+def _take_apart(data: bytes) -> RequestParts:
     """Walks the fields of a message. Most have a tag and a length of one byte, and are read here:
     it takes half as long."""
     view, end = memoryview(data), len(data)
@@ -137,7 +137,7 @@ def _take_apart(data: bytes) -> WireRequest:
     head = b"".join(kept)
     if begin == end and len(raws) == 1 and not found and not contents:
         _remember(data[: end - len(raws[0])], head, end)
-    return WireRequest(found, head, raws, contents)
+    return RequestParts(found, head, raws, contents)
 
 
 def _without_contents(tensor: memoryview) -> tuple[bytes, memoryview | None]:

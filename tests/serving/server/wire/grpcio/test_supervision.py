@@ -2,21 +2,23 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
-from serving.models.catalogue import Catalogue
-from serving.server.endpoints.front import Front
-from serving.server.rpc.traffic.connections import Connections, Peer
-from serving.server.rpc.traffic.memory_watch import MemoryWatch
-from serving.server.rpc.traffic.supervision import Supervision
-from serving.server.rpc.traffic.transfers import Transfers
+from serving.base.turns import Copies
+from serving.server.config import ServerConfig
+from serving.server.wire.grpcio.connections import Connections
+from serving.server.wire.grpcio.memory_watch import MemoryWatch
+from serving.server.wire.grpcio.supervision import Supervision
+from serving.server.wire.grpcio.transfers import GrpcioCall, Transfers
+from serving.server.wire.interface import Limits, Peer
 
 MIB = 1 << 20
-PEER = ("10.0.0.1", 5)
+PEER = Peer("10.0.0.1", 5)
 
 
 class Wire(Connections):
@@ -36,6 +38,9 @@ class Ended:
     def __init__(self) -> None:
         self.count = 0
 
+    def peer(self) -> str:
+        return "ipv4:10.0.0.1:5"
+
     async def abort(self, *_: object) -> None:
         self.count += 1
 
@@ -45,14 +50,15 @@ async def rest_after_growth(come: int, streams: int) -> tuple[int, int]:
     size = 200 * MIB
     budget, metrics = MemoryBudget(1024 * MIB), FrontMetrics()
     watch = MemoryWatch(budget, lambda: size)
-    transfers = Transfers(Front(cast("Catalogue", None), metrics, budget), budget)
+    transfers = Transfers(budget, Copies(), metrics)
     supervision = Supervision(
         transfers, Wire({PEER: come}), watch, metrics,
-        largest=32 * MIB, receive_seconds=30, send_seconds=60,
+        Limits.of(ServerConfig(model_repository=Path())),
     )  # fmt: skip
     contexts = [cast("Any", Ended()) for _ in range(streams)]
     for context in contexts:
-        transfers.streams[context] = context, time.monotonic(), "ipv4:10.0.0.1:5", 0
+        call = GrpcioCall(transfers, context, unary=False)
+        transfers.streams[call] = call, time.monotonic(), context.peer(), 0
     supervision.start()
     try:
         await asyncio.sleep(1.3)

@@ -1,0 +1,27 @@
+"""Listens for gRPC calls: one interface, and the libraries that implement it."""
+
+from serving.base.memory import MemoryBudget
+from serving.base.metrics import FrontMetrics
+from serving.base.turns import Copies
+from serving.server.config import ServerConfig, StartError
+from serving.server.wire.grpcio.port import GrpcioWire
+from serving.server.wire.interface import Limits, Wire
+
+
+def wire_for(
+    config: ServerConfig, budget: MemoryBudget, copies: Copies, metrics: FrontMetrics
+) -> Wire:
+    """The wire of `--wire`; `auto` takes the native one where it can run. Raises StartError.
+
+    budget: what the wire itself holds of messages and answers is taken from here.
+    copies: turns of long copies on the event loop.
+    """
+    limits, reason = Limits.of(config), native_missing()
+    if config.wire == "native" and reason is not None:
+        raise StartError(f"--wire native: {reason}")
+    return GrpcioWire(limits, budget, copies, metrics)
+
+
+def native_missing() -> str | None:
+    """Why the native wire cannot run here; None where it can."""
+    return "this version has none"
