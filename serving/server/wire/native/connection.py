@@ -12,7 +12,6 @@ import grpc
 import ngh2
 
 from serving.base.errors import ServingError, quoted
-from serving.server.endpoints.error_status import message_of, status_of
 from serving.server.endpoints.front import plain_address, site_of
 from serving.server.wire.interface import End, Method, Peer
 from serving.server.wire.native import headers
@@ -273,12 +272,10 @@ class Connection(asyncio.Protocol):
                 self.sending.message(call, await call.own(answer))
         except End as end:
             self._close(call, end)
-        except ServingError as error:
-            self._close(call, End(grpc.StatusCode[status_of(error).code], message_of(error)))
-            error.__traceback__ = None
-        except Exception:
-            logger.exception("method failed")
-            self._close(call, End(grpc.StatusCode.INTERNAL, "internal error"))
+        except Exception as error:
+            logger.error("method failed", exc_info=error)
+            text = "internal error; the server's log says more"
+            self._close(call, End(grpc.StatusCode.INTERNAL, text))
         else:
             if not call.over:
                 self.sending.end(call, headers.OK)

@@ -8,6 +8,7 @@ from contextlib import suppress
 import ngh2
 
 from serving.base.memory import MemoryBudget
+from serving.server.wire.interface import LARGE_ANSWER
 from serving.server.wire.native import headers
 from serving.server.wire.native.call import NativeCall
 from serving.server.wire.native.framing import prefix
@@ -24,8 +25,6 @@ _QUEUED_IN_ALL = 1 << 20
 # Bytes from which on an answer is queued by itself; below, copying it is quicker than a second
 # buffer.
 _APART = 16 << 10
-# Bytes from which on an answer counts in the memory budget until it is sent.
-_LARGE_ANSWER = 64 << 10
 
 
 class Sending:
@@ -75,7 +74,7 @@ class Sending:
             else:
                 self._h2.send_data(call.id, prefix(size))
                 self._h2.send_data(call.id, message)
-            if size >= _LARGE_ANSWER:
+            if size >= LARGE_ANSWER:
                 self._budget.keep("answer", size)
                 call.answers += size
         self.soon()
