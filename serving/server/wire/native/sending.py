@@ -21,7 +21,7 @@ _PIECES = 4
 # Bytes that a stream, and all streams of a connection, may have queued before `write` waits. More
 # keep the line busier, fewer hold less memory for callers who do not read.
 _QUEUED = 64 << 10
-_QUEUED_IN_ALL = 1 << 20
+_QUEUED_IN_ALL = 4 << 20
 # Bytes from which on an answer is queued by itself; below, copying it is quicker than a second
 # buffer.
 _APART = 16 << 10
