@@ -156,8 +156,8 @@ def test_an_idle_connection_is_told_and_closed() -> None:
     with wired(patient, limits) as server, RawClient(server.port) as client:
         assert client.status(client.call(message(b"a"))) == (OK, "")
         client.until(lambda: client.closed)
-        # By two steps: the last call before any, then the one that was.
-        assert client.goaways == [(1 << 31) - 1, 1]
+        # Calls that were on their way would have been answered.
+        assert client.goaways[0] == (1 << 31) - 1
 
 
 def test_calls_of_an_old_connection_go_on_until_their_grace_ends() -> None:
