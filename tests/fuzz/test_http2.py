@@ -101,6 +101,9 @@ def opened_call(name: str, data: bytes, flags: int = 0) -> bytes:
 @example(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)) + opened_call("flood", message(b"")), [])
 @example(opened_call("echo", b"\0\xff\xff\xff\xff") + frame(DATA, 0, 1, bytes(16_000)) * 20, [])
 @example(opened_call("deaf", message(b"a") * 2000) + frame(WINDOW, 0, 1, bytes(4)), [])
+@example(  # the connection ends while a method writes
+    opened_call("flood", message(b"")) + frame(SETTINGS, 0, 0, struct.pack(">HI", 5, 0)), []
+)
 def test_frames_in_any_order_harm_nobody_else(
     server: Wired, honest: RawClient, data: bytes, cuts: list[int]
 ) -> None:

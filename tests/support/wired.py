@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -203,8 +202,3 @@ def channel_to(target: str, *options: tuple[str, Any]) -> Iterator[grpc.Channel]
     ]
     with grpc.insecure_channel(target, [*own, *options]) as channel:
         yield channel
-
-
-def socket_path(folder: Path) -> Path:
-    """A path for a Unix socket."""
-    return folder / "s"

@@ -92,8 +92,8 @@ class Arrivals:
 
     @property
     def short(self) -> bool:
-        """Whether large messages wait for memory."""
-        return not self._free(0)
+        """Whether hardly any is left for large messages."""
+        return not self._free(self.budget.limit // _FREED)
 
     def _free(self, size: int) -> bool:
         limit = self.budget.limit
@@ -103,10 +103,9 @@ class Arrivals:
         self._look = None
         late = time.monotonic() - _PATIENCE
         for call, since in [*self._waiting.items()]:
-            if since < late and not self._free(0):
+            call.grant()
+            if since < late and call in self._waiting:
                 self._refuse(call)
-            else:
-                call.grant()
 
     def _make_room(self, call: Arriving, size: int) -> bool:
         """Refuses calls until `size` bytes are free and some more: `call` itself may be one. False

@@ -235,6 +235,8 @@ class Connection(asyncio.Protocol):
             self._forget(call)
 
     def _closed(self, event: ngh2.ConnectionClosed) -> None:
+        for call in [*self.calls.values()]:  # the other side has broken a rule
+            self._forget(call)
         if event.error_code:
             self._deaf = True
             self.life.linger()

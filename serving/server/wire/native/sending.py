@@ -63,8 +63,9 @@ class Sending:
         self.soon()
 
     def message(self, call: NativeCall, message: bytes) -> None:
-        """Queues an answer."""
-        with suppress(ngh2.NGH2Error):  # the stream, or the connection, has ended meanwhile
+        """Queues an answer. Raises CancelledError where the stream has ended meanwhile, or the
+        connection: the call's task is about to be cancelled."""
+        try:
             if not call.began:
                 call.began = True
                 self._h2.send_response(call.id, headers.BEGIN)
@@ -74,9 +75,11 @@ class Sending:
             else:
                 self._h2.send_data(call.id, prefix(size))
                 self._h2.send_data(call.id, message)
-            if size >= LARGE_ANSWER:
-                self._budget.keep("answer", size)
-                call.answers += size
+        except ngh2.NGH2Error as error:
+            raise asyncio.CancelledError from error
+        if size >= LARGE_ANSWER:
+            self._budget.keep("answer", size)
+            call.answers += size
         self.soon()
 
     async def drained(self, call: NativeCall) -> None:
