@@ -216,6 +216,6 @@ class NativeCall:
             self.refusal.__traceback__ = None
         self.drop()
         if self._unread:
-            self._acknowledge(self._unread)
+            self._connection.sending.release(self.id, self._unread)
         if self.task is not None:
             self.task.cancel()

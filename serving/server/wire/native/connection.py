@@ -216,7 +216,7 @@ class Connection(asyncio.Protocol):
         if call is not None:
             call.arrived(event.data, event.end_stream)
         elif event.data:
-            self.sending.acknowledge(event.stream_id, len(event.data))
+            self.sending.release(event.stream_id, len(event.data))
 
     def _trailers(self, event: ngh2.TrailersReceived) -> None:
         call = self.calls.get(event.stream_id)

@@ -5,6 +5,7 @@ import binascii
 import math
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from urllib.parse import quote
 
 import grpc
@@ -36,7 +37,7 @@ _ACCEPTED: Header = (b"grpc-accept-encoding", b"identity")
 
 def size_of(headers: Sequence[Header]) -> int:
     """Bytes of headers as RFC 9113 counts them."""
-    return sum(len(name) + len(value) for name, value in headers) + _FIELD_BYTES * len(headers)
+    return sum(map(len, chain.from_iterable(headers))) + _FIELD_BYTES * len(headers)
 
 
 def http_refusal(fields: dict[bytes, bytes]) -> tuple[Header, ...] | None:

@@ -104,11 +104,13 @@ class Sending:
         """Queues the status of a call behind its answers."""
         call.over = True
         call.sending = time.monotonic()
-        with suppress(ngh2.NGH2Error):  # the stream, or the connection, has ended meanwhile
+        try:
             if call.began:
                 self._h2.send_trailers(call.id, trailers)
             else:
                 self._h2.send_response(call.id, (*headers.BEGIN, *trailers), end_stream=True)
+        except ngh2.NGH2Error:  # the stream, or the connection, has ended meanwhile
+            return
         if not call.ended:
             self._resets.append(call.id)
         self.soon()
@@ -129,10 +131,15 @@ class Sending:
 
     def acknowledge(self, stream: int, count: int) -> None:
         """Lets the caller send `count` more bytes."""
-        # The stream may be gone; what it brought counts for the connection still.
-        with suppress(ngh2.NGH2Error):
-            self._h2.acknowledge_received_data(count, stream)
+        self.release(stream, count)
         self.soon()
+
+    def release(self, stream: int, count: int) -> None:
+        """Lets all streams together send `count` more bytes, which came by one that is gone."""
+        try:
+            self._h2.acknowledge_received_data(count, stream)
+        except ngh2.NGH2Error:  # the connection has ended
+            return
 
     def retire(self) -> None:
         """Asks the other side for no new calls, and for a sign that it has read so."""
