@@ -65,6 +65,11 @@ class RawClient:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
+    @property
+    def may_open(self) -> int:
+        """Streams at a time that the server has allowed."""
+        return self._h2.remote_settings[3]
+
     def flush(self) -> None:
         """Sends what is queued."""
         if not self._over and (data := self._h2.data_to_send()):

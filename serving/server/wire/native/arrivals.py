@@ -14,6 +14,12 @@ _LEFT_FREE = 8
 # Share of the budget that is freed at a time where nothing is left, one in so many. More cuts more
 # callers at once, less looks for them more often.
 _FREED = 64
+# Bytes that a call may hold also while nothing is left, and the share of the budget that all calls
+# together may take so, one in so many: those of a stream are refused one by one by its method,
+# which knows what they were, and the refusal of a call finds its way. More is to be added to the
+# budget.
+_SMALL = 64 << 10
+_MARGIN = 16
 # Seconds that a large message waits for memory until it is refused, and between two looks.
 _PATIENCE = 1.0
 _LOOK_SECONDS = 0.02
@@ -62,6 +68,10 @@ class Arrivals:
         try:
             self.budget.take("message", size)
         except ServingError as error:
+            if call.held + size <= _SMALL and self._keep(size):
+                call.held += size
+                self._holders[call] = None
+                return
             if not self._make_room(call, size):
                 self._cuts.count("memory")
                 call.refuse(error)
@@ -70,6 +80,23 @@ class Arrivals:
             self.budget.keep("message", size)
         call.held += size
         self._holders[call] = None
+
+    def open(self, size: int) -> None:
+        """Holds what a call takes beside its messages. Raises QueueFull."""
+        try:
+            self.budget.take("message", size)
+        except ServingError:
+            if not self._keep(size):
+                self._cuts.count("memory")
+                raise
+
+    def _keep(self, size: int) -> bool:
+        """Counts bytes that the budget does not have, where they are few."""
+        limit = self.budget.limit
+        if self.budget.used + size > limit + limit // _MARGIN:
+            return False
+        self.budget.keep("message", size)
+        return True
 
     def give_back(self, call: Arriving, size: int) -> None:
         """Gives bytes of a call back."""

@@ -288,9 +288,8 @@ class Connection(asyncio.Protocol):
                 f"headers: expected at most {headers.HEADER_BYTES} bytes, got {size}",
             )
         try:
-            self.arrivals.budget.take("message", _CALL_BYTES + size)
+            self.arrivals.open(_CALL_BYTES + size)
         except ServingError as error:
-            self.cuts.count("memory")
             call.refuse(error)
         else:
             call.overhead = _CALL_BYTES + size

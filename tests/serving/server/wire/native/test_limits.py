@@ -98,9 +98,21 @@ def test_one_address_does_not_take_the_memory_of_others() -> None:
         server.wait(lambda: server.budget.used == 0)
 
 
+def test_small_messages_come_also_while_nothing_is_left() -> None:
+    """So that methods refuse them one by one."""
+    with wired(patient, memory=MIB) as server, RawClient(server.port) as client:
+        server.budget.take("batch", MIB)
+        stream = client.call(message(b"abc"), path="converse")
+        assert client.status(stream) == (OK, "")
+        assert client.status(client.call(message(bytes(100_000))))[0] == EXHAUSTED
+        server.budget.give_back("batch", MIB)
+
+
 def test_calls_themselves_are_held_in_memory() -> None:
-    with wired(patient, memory=MIB) as server, RawClient(server.port, source=OTHER) as client:
-        streams = [client.call(message(b"a"), path="sleep") for _ in range(250)]
+    limits = LIMITS._replace(streams=1000)
+    with wired(patient, limits, MIB) as server, RawClient(server.port, source=OTHER) as client:
+        client.until(lambda: client.may_open > 400)
+        streams = [client.call(message(b"a"), path="sleep") for _ in range(400)]
         client.until(lambda: client.ended)
         code, text = client.status(min(client.ended))
         assert code == EXHAUSTED
@@ -232,7 +244,7 @@ def connections(server: Wired) -> Any:
 
 def test_streams_beyond_the_limit_wait_for_the_caller() -> None:
     with wired(NativeWire, LIMITS._replace(streams=2)) as server, RawClient(server.port) as client:
-        client.until(lambda: client._h2.remote_settings[3] == 2)
+        client.until(lambda: client.may_open == 2)
         first = client.call(message(b"a"), path="sleep")
         client.call(message(b"a"), path="sleep")
         third = client.call(message(b"a"))
