@@ -89,7 +89,8 @@ def test_messages_that_stop_before_their_end_do_not_fill_the_memory(
             # More than fits was sent, so that some were cut, as HTTP/2 lets a server.
             assert any(sender.ended for sender in senders)
         check(server, honest)
-        assert cut(server, "memory") > 0
+        # A wire that makes senders wait for memory may find them too slow first.
+        assert cut(server, "memory") + cut(server, "receive") > 0
     finally:
         close(senders)
 
@@ -172,7 +173,8 @@ def test_answers_that_nobody_reads_are_held_and_then_cut(
     try:
         drive([reader], lambda: reader.sent)
         drive([reader], lambda: server.metric(held) > 8 * 4 * MIB)
-        drive([reader], lambda: reader.closed)
+        # A wire that knows its streams ends these alone.
+        drive([reader], lambda: reader.closed or len(reader.ended) == 8)
     finally:
         close([reader])
     drive([], lambda: server.metric(held) == 0)

@@ -1,5 +1,7 @@
 """Listens for gRPC calls: one interface, and the libraries that implement it."""
 
+import importlib.util
+
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies
@@ -19,9 +21,16 @@ def wire_for(
     limits, reason = Limits.of(config), native_missing()
     if config.wire == "native" and reason is not None:
         raise StartError(f"--wire native: {reason}")
-    return GrpcioWire(limits, budget, copies, metrics)
+    if config.wire == "grpcio" or reason is not None:
+        return GrpcioWire(limits, budget, copies, metrics)
+    # Imported where it is used: the library is an extra.
+    from serving.server.wire.native.listener import NativeWire
+
+    return NativeWire(limits, budget, copies, metrics)
 
 
 def native_missing() -> str | None:
     """Why the native wire cannot run here; None where it can."""
-    return "this version has none"
+    if importlib.util.find_spec("ngh2") is None:
+        return "the package ngh2 is not installed (the extra `native` of convserve)"
+    return None

@@ -1,0 +1,182 @@
+"""Listens for the connections of the native wire."""
+
+import asyncio
+import errno
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from serving.base.memory import MemoryBudget
+from serving.base.metrics import FrontMetrics
+from serving.base.turns import Copies
+from serving.server.config import StartError
+from serving.server.wire.interface import Limits, Method
+from serving.server.wire.native.arrivals import Arrivals
+from serving.server.wire.native.connection import Connection
+from serving.server.wire.native.cuts import Cuts
+from serving.server.wire.native.lifetime import Times
+
+# Connections that wait to be accepted. Fewer refuse callers who come at once.
+_BACKLOG = 1024
+# Connections that are looked at in one go; each takes a microsecond, and 0.2 for each call.
+_LOOKED_AT = 256
+# Seconds in which tasks that were cancelled, and connections that were ended, may do so.
+_LAST_SECONDS = 2.0
+_UNAVAILABLE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+class NativeWire:
+    """A Wire on libnghttp2.
+
+    copies: turns of long copies on the event loop.
+    """
+
+    name = "native"
+
+    def __init__(
+        self,
+        limits: Limits,
+        budget: MemoryBudget,
+        copies: Copies,
+        metrics: FrontMetrics,
+        times: Times = Times(),  # noqa: B008
+    ) -> None:
+        self.limits, self.copies, self.times = limits, copies, times
+        self.cuts = Cuts(metrics)
+        self.arrivals = Arrivals(budget, self.cuts)
+        self.methods: Mapping[bytes, Method] = {}
+        self._sockets: list[socket.socket] = []
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[Connection] = set()
+        self._sites = Counter[str]()
+        self._gone = asyncio.Event()
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def bind(self, host: str, port: int) -> int:
+        """Opens the port, 0 for a free one, and returns its number. Raises StartError."""
+        where = f"--grpc-port: cannot listen on {host}:{port}"
+        try:
+            found = socket.getaddrinfo(
+                host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except OSError as error:
+            raise StartError(f"{where}: {error.strerror}") from error
+        failed: OSError | None = None
+        number = 0
+        # A name may stand for an address of each family; one that is not there is left out.
+        for family, address in dict.fromkeys((one[0], one[4]) for one in found):
+            try:
+                listening = _listening(family, (address[0], number or port, *address[2:]))
+            except OSError as error:
+                failed = error
+                if error.errno not in _UNAVAILABLE:
+                    break
+                continue
+            self._sockets.append(listening)
+            number = listening.getsockname()[1]
+        else:
+            if number:
+                return number
+        raise StartError(f"{where}: {failed.strerror if failed else 'no address'}") from failed
+
+    def bind_socket(self, path: Path) -> None:
+        """Also listens on a Unix socket. Raises StartError."""
+        try:
+            self._sockets.append(_listening(socket.AF_UNIX, str(path)))
+        except OSError as error:
+            raise StartError(f"--admin-socket: cannot listen on {path}") from error
+
+    async def start(self, methods: Mapping[str, Method]) -> None:
+        """Begins to take calls."""
+        self.methods = {path.encode(): method for path, method in methods.items()}
+        loop = asyncio.get_running_loop()
+        for one in self._sockets:
+            make = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await make(lambda: Connection(self), sock=one, backlog=_BACKLOG))
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def stop(self, grace: float) -> None:
+        """Takes no more calls; those under way are ended after `grace` seconds."""
+        for server in self._servers:
+            server.close()
+        if not self._servers:
+            for one in self._sockets:
+                one.close()
+        for connection in [*self._connections]:
+            connection.life.retire(grace)
+        await self._empty(grace)
+        tasks = [call.task for one in self._connections for call in one.calls.values() if call.task]
+        for connection in [*self._connections]:
+            connection.end()
+        await self._empty(self.times.linger)
+        for connection in [*self._connections]:
+            connection.abort()
+        await self._empty(_LAST_SECONDS)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LAST_SECONDS)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    async def _empty(self, seconds: float) -> None:
+        """Returns when all connections are closed, or after some seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._connections:
+                    self._gone.clear()
+                    await self._gone.wait()
+
+    def admit(self, connection: Connection) -> bool:
+        """Lets a connection in; False where there are too many."""
+        site, limits = connection.site, self.limits
+        # Whoever may use the Unix socket is not refused for what others do.
+        if connection.peer is not None and (
+            len(self._connections) >= limits.connections or self._sites[site] >= limits.per_address
+        ):
+            self.cuts.count("connections")
+            return False
+        self._connections.add(connection)
+        self._sites[site] += 1
+        return True
+
+    def leave(self, connection: Connection) -> None:
+        """A connection is closed."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._sites[connection.site] -= 1
+            if not self._sites[connection.site]:
+                del self._sites[connection.site]
+            self._gone.set()
+
+    async def _sweep(self) -> None:
+        """Looks at all connections again and again."""
+        while True:
+            await asyncio.sleep(self.times.sweep)
+            self.cuts.log()
+            now, short = time.monotonic(), self.arrivals.short
+            for number, connection in enumerate([*self._connections], 1):
+                connection.life.look(now, short)
+                if number % _LOOKED_AT == 0:
+                    await asyncio.sleep(0)
+
+
+def _listening(family: int, address: tuple[Any, ...] | str) -> socket.socket:
+    """A socket that listens. Raises OSError where another one does."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family != socket.AF_UNIX:
+            # Ports of connections that have just ended are free; those that are listened on are
+            # not.
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            wildcard = address[0] == "::"
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not wildcard)
+        made.bind(address)
+        made.listen(_BACKLOG)
+    except OSError:
+        made.close()
+        raise
+    return made
