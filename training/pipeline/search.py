@@ -4,7 +4,6 @@ depth, pruning ratio and precision, by measured latency."""
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
