@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from convserve import COMMANDS
+from serving.cli import predictor
 from tests.support.process import ServerProcess
 from tests.support.published import publish
 
@@ -288,7 +289,7 @@ def test_models_says_what_is_broken(tmp_path: Path) -> None:
 
 
 def test_bad_arguments_are_one_clear_line(
-    server: ServerProcess, colours: Path, pictures: Path, tmp_path: Path
+    colours: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = pictures / "red" / "0.png"
     here = ("--model-repository", colours)
@@ -298,6 +299,7 @@ def test_bad_arguments_are_one_clear_line(
     failed(convserve("serve", *here, "--model-control", "auto"), 2, "auto")
     failed(convserve("predict", image, "--model", "nothing", *here), 1, "'nothing'")
     failed(convserve("predict", image, "--model", "colours"), 2, "--url")
+    monkeypatch.setattr(predictor, "_LISTENING", 0.0)  # it does not wait for a server to start
     failed(
         convserve("predict", image, "--model", "colours", "--url", "127.0.0.1:1"),
         1,
