@@ -8,8 +8,11 @@ LOCK := requirements.lock
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
 
+# A process a core, four at most, each with whole files: what a module shares is built once. Each
+# has one thread in torch, as two that wait for each other by spinning would take turns.
 test: .venv/ready
-	$(BIN)/python -m pytest -m 'not slow' --ignore=tests/helm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --ignore=tests/helm \
+	  --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # Callers of gRPC over the wire that `auto` leaves; `make test` has them over the one that it takes.
 test-wires: .venv/ready

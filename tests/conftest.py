@@ -27,6 +27,13 @@ def wire(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first: where processes share the tests by files, the last
+    ones are short, and none ends long before the others."""
+    training = Path(__file__).parent / "training"
+    items.sort(key=lambda item: not item.path.is_relative_to(training))
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of measurements for all servers of a run."""

@@ -1,5 +1,6 @@
 """The commands as a person runs them: what they print, and how they fail."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -9,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from convserve import COMMANDS
+from serving.cli import predictor
 from tests.support.process import ServerProcess
 from tests.support.published import publish
 
@@ -17,7 +21,20 @@ RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "digits-resnet20.y
 COLOURS = {"red": (210, 20, 30), "green": (10, 200, 40), "blue": (20, 30, 220)}
 
 
-def convserve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+Ended = subprocess.CompletedProcess[str]
+
+
+def convserve(name: str, *arguments: str | Path) -> Ended:
+    """A command in this process, which has loaded already what it imports. An exception that it
+    lets through, of which a person would see the traceback, fails the test."""
+    app = importlib.import_module(COMMANDS[name][0]).app
+    words = [name, *map(str, arguments)]
+    done = CliRunner().invoke(app, words, prog_name="convserve", catch_exceptions=False)
+    return Ended(words, done.exit_code, done.stdout, done.stderr)
+
+
+def process(*arguments: str | Path) -> Ended:
+    """The same as a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "convserve", *map(str, arguments)],
         capture_output=True,
@@ -27,7 +44,7 @@ def convserve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def failed(result: subprocess.CompletedProcess[str], status: int, *said: str) -> None:
+def failed(result: Ended, status: int, *said: str) -> None:
     """One clear line on stderr that says these words, and no traceback."""
     assert result.returncode == status, result
     assert "Traceback" not in result.stderr
@@ -79,7 +96,7 @@ def source(
 
 
 def test_help_names_every_command() -> None:
-    result = convserve("--help")
+    result = process("--help")
     assert result.returncode == 0
     for name in ("build", "serve", "models", "predict", "evaluate", "loadtest", "doctor"):
         assert f"\n  {name}" in result.stdout
@@ -87,11 +104,11 @@ def test_help_names_every_command() -> None:
 
 
 def test_unknown_command_names_the_nearest() -> None:
-    failed(convserve("predikt"), 2, "no command 'predikt'", "did you mean 'predict'")
+    failed(process("predikt"), 2, "no command 'predikt'", "did you mean 'predict'")
 
 
 def test_doctor_says_what_runs_here() -> None:
-    report = json.loads(convserve("doctor", "--json").stdout)
+    report = json.loads(process("doctor", "--json").stdout)
     assert report["engines"]["onnxruntime"]["available"]
     assert report["engines"]["onnxruntime"]["version"]
     assert report["wire"]["native"] == (report["wire"]["reason"] is None)
@@ -101,9 +118,7 @@ def test_doctor_says_what_runs_here() -> None:
 
 
 def test_predict_prints_labels(source: tuple[str, str], pictures: Path) -> None:
-    result = convserve(
-        "predict", pictures / "red" / "0.png", "--model", "colours", *source, "--json"
-    )
+    result = process("predict", pictures / "red" / "0.png", "--model", "colours", *source, "--json")
     [found] = json.loads(result.stdout)
     assert found["labels"][0]["name"] == "red"
     assert found["variant"] == "fp32"
@@ -151,7 +166,7 @@ def test_predict_goes_on_after_a_bad_image_and_exits_with_1(
 
 
 def test_evaluate_measures_top1_with_its_interval(source: tuple[str, str], pictures: Path) -> None:
-    result = convserve("evaluate", "--model", "colours", "--data", pictures, *source, "--json")
+    result = process("evaluate", "--model", "colours", "--data", pictures, *source, "--json")
     report = json.loads(result.stdout)
     assert report["n"] == 12
     assert report["top1"]["value"] == pytest.approx(11 / 12)
@@ -254,7 +269,7 @@ def test_evaluate_names_values_that_do_not_count(
 
 
 def test_models_lists_a_repository_and_a_server(server: ServerProcess, colours: Path) -> None:
-    served = json.loads(convserve("models", "--url", server.url, "--json").stdout)
+    served = json.loads(process("models", "--url", server.url, "--json").stdout)
     assert {(line["name"], line["state"]) for line in served} == {
         ("colours", "READY"),
         ("points", "READY"),
@@ -274,16 +289,17 @@ def test_models_says_what_is_broken(tmp_path: Path) -> None:
 
 
 def test_bad_arguments_are_one_clear_line(
-    server: ServerProcess, colours: Path, pictures: Path, tmp_path: Path
+    colours: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = pictures / "red" / "0.png"
     here = ("--model-repository", colours)
-    failed(convserve("serve"), 1, "--model-repository: missing")
+    failed(process("serve"), 1, "--model-repository: missing")
     failed(convserve("serve", "--model-repository", tmp_path / "no"), 1, "is not a folder")
     failed(convserve("serve", *here, "--grpc-port", "70000"), 1, "--grpc-port", "65535", "70000")
     failed(convserve("serve", *here, "--model-control", "auto"), 2, "auto")
     failed(convserve("predict", image, "--model", "nothing", *here), 1, "'nothing'")
     failed(convserve("predict", image, "--model", "colours"), 2, "--url")
+    monkeypatch.setattr(predictor, "_LISTENING", 0.0)  # it does not wait for a server to start
     failed(
         convserve("predict", image, "--model", "colours", "--url", "127.0.0.1:1"),
         1,

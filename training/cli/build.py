@@ -106,23 +106,25 @@ def _build(
     path: Path,
     overrides: list[str],
     until: str | None,
-    bound: str | None,
+    search: str | None,
     out: Path,
     repository: Path,
     as_json: bool,
 ) -> None:
     # Imported here, as below: a wrong recipe is told at once, and torch takes seconds to import.
+    from training.fitting import distributed
+    from training.pipeline.bound import parse_bound
     from training.recipes import load_recipe
 
     recipe = load_recipe(path, overrides)
+    bound = None if search is None else parse_bound(search)
+    if until == "data" or bound is not None:
+        _require_one_process()
     log.info("%s: %s of %s; loading torch", recipe.name, recipe.task, path)
 
     from training.evaluation.report.tables import print_table
-    from training.fitting import distributed
     from training.pipeline import pipeline
 
-    if until == "data" or bound is not None:
-        _require_one_process()
     quiet_libraries()
     with _stdout_kept():
         if distributed.rank() > 0:
@@ -131,9 +133,9 @@ def _build(
         if bound is None:
             built = pipeline.build(recipe, out, repository, until, tell=True)
         else:
-            from training.pipeline.search import parse_bound, search
+            from training.pipeline.search import search as run_search
 
-            built = search(recipe, parse_bound(bound), out, repository)
+            built = run_search(recipe, bound, out, repository)
     if as_json:
         document = {
             "name": recipe.name,
@@ -165,12 +167,12 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
     document = read_document(path, overrides)
     parse_recipe(document, str(path))
     definition = load_study(study)
+    _require_one_process()
     log.info("%s: study of %s; loading torch", study, path)
 
     from training.evaluation.report.tables import print_table
     from training.pipeline.study.run import run_study
 
-    _require_one_process()
     quiet_libraries()
     with _stdout_kept():
         studied = run_study(document, definition, study, out)

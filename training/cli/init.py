@@ -77,11 +77,12 @@ def init(
     """Look at a folder and write a recipe that works on it, with the time that it takes here."""
     wanted = one_of(task, tuple(TASKS), "--task")
     one_of(mirrors, ("yes", "no"), "--mirrors")
+    sides = _size(size)
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
     from training.pipeline.initial.first_recipe import Given, first_recipe
 
     given = Given(
-        folder, out, name, wanted, _size(size), network, minutes,
+        folder, out, name, wanted, sides, network, minutes,
         None if mirrors is None else mirrors == "yes", download, yes or as_json, force,
     )  # fmt: skip
     try:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
 
 from training.data.samples import Dataset, Loaded, Pair, Samples
 from training.data.sampling import labels_of
@@ -73,6 +72,9 @@ def folded(dataset: Dataset, fold: Fold, *, stratified: bool) -> Dataset:
             f"fold.count: {few} has {sizes.min()} images for training and validation, fewer than "
             f"the {fold.count} folds"
         )
+    # Imported here: folds are rare, and the import takes a second of every command.
+    from sklearn.model_selection import StratifiedKFold
+
     parts = StratifiedKFold(fold.count, shuffle=True, random_state=fold.seed)
     others, part = list(parts.split(labels, labels))[fold.index]
     return replace(

@@ -14,6 +14,9 @@ class Point(_Frozen):
     ratio: float
     variant: str
 
+    def __str__(self) -> str:
+        return f"{self.network}, {100 * self.ratio:.0f} % pruned, {self.variant}"
+
 
 class Tried(_Frozen):
     """The measurements of a point.

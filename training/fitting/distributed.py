@@ -4,8 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 
 def processes() -> int:
     """Processes that torchrun started on all nodes; 1 without it."""
@@ -29,6 +27,9 @@ def process_group(count: int) -> Iterator[None]:
     if count == 1:
         yield
         return
+    # Imported here: how many processes there are is told before torch is imported.
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group()

@@ -103,7 +103,7 @@ def _segmenters(architecture: str, paper: str) -> dict[str, ModelEntry]:
             (256, 256),
             paper,
             ("auxiliary",),
-            tested_as=tuple(other.format(architecture) for other in tested_as),
+            tested_as=() if name in tested_as else tuple(x.format(architecture) for x in tested_as),
         )
         for backbone, tested_as in BACKBONES.items()
         if (name := f"{architecture}_{backbone}") not in IMPOSSIBLE
@@ -114,11 +114,12 @@ BACKBONES = {
     "resnet18": (),
     "resnet34": ("{}_resnet18", "resnet18"),
     "resnet50": ("{}_resnet18", "resnet50"),
-    "vgg16": ("{}_vgg16_bn", "vgg11"),
-    "vgg16_bn": (),
-    "mobilenet_v2": (),
+    "vgg16": ("{}_resnet18", "unet_vgg16_bn", "vgg11"),
+    "vgg16_bn": ("{}_resnet18", "unet_vgg16_bn"),
+    "mobilenet_v2": ("{}_resnet18", "unet_mobilenet_v2"),
 }
-"""Backbones of the segmentation networks, and the networks whose tests stand for them."""
+"""Backbones of the segmentation networks, and the networks whose tests stand for them: each decoder
+is tried on ResNet-18, and each kind of backbone under U-Net."""
 
 _NO_DILATION = (
     "DeepLabV3+ dilates the last stage of its backbone, and VGG shrinks by pooling, which cannot "

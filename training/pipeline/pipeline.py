@@ -88,14 +88,19 @@ def build(
     current.folder.mkdir(parents=True, exist_ok=True)
     discard_other_version(current.folder, STAGE_NAMES)
     write_inputs(current)
-    for step in steps(_stages_until(until), current):
-        if tell and step.stage is not data.STAGE and _former(step) is None:
-            tell_needs(current, _from(step.stage, recipe, until))
-            tell = False
-        _advance(step)
-        if step.stage.name == "verify":
+    try:
+        for step in steps(_stages_until(until), current):
+            if tell and step.stage is not data.STAGE and _former(step) is None:
+                tell_needs(current, _from(step.stage, recipe, until))
+                tell = False
+            _advance(step)
+            if step.stage.name == "verify":
+                require_pass(verify.verification_of(current))
+    except Exception:
+        # What was measured is shown, whether or not it is published.
+        if "verify" in current.done:
             write_outputs(current, searched)
-            require_pass(verify.verification_of(current))
+        raise
     report = write_outputs(current, searched)
     published = current.done.get("publish")
     if published is not None and not published.ran:

@@ -4,12 +4,8 @@ depth, pruning ratio and precision, by measured latency."""
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import optuna
 
@@ -17,7 +13,7 @@ from serving.base.machine.cpu import core_count, machine
 from serving.engines import ENGINES, EngineOptions, load_engine
 from serving.engines.measure import measure_latency
 from training.compress.prune import check_prune
-from training.errors import BuildError, Diverged, RecipeError, TargetNotReached
+from training.errors import BuildError, Diverged, RecipeError
 from training.evaluation.network_answers import Answers
 from training.evaluation.searched import Point, Searched, Tried
 from training.evaluation.validation_trial import Trial
@@ -26,6 +22,7 @@ from training.models.checkpoint import RUN_FORMAT
 from training.models.export.deployed import input_specs
 from training.models.export.variants import SCHEMES, onnx_file, precision_of
 from training.models.networks import check_network
+from training.pipeline.bound import Bound
 from training.pipeline.environment import measuring_facts
 from training.pipeline.pipeline import Built, build
 from training.pipeline.run_folder import refuse_own_weights
@@ -45,51 +42,6 @@ _RATIO_STEP = 0.05
 _REASON = "reason"
 # The stages that all trials of one network share.
 _TRAINING_STAGES = ("data", "train", "distill")
-_BOUND = re.compile(r"(latency|drop)\s*<=\s*(\d+\.?\d*|\.\d+)")
-
-
-@dataclass(frozen=True)
-class Bound:
-    """`latency<=X`, milliseconds of a call, or `drop<=Y`, points of accuracy."""
-
-    what: Literal["latency", "drop"]
-    most: float
-
-    def __str__(self) -> str:
-        unit = "ms" if self.what == "latency" else "points"
-        return f"{self.what} <= {self.most:g} {unit}"
-
-    def choose(self, tried: Sequence[Tried]) -> Tried:
-        """The most accurate of those that are fast enough, or the fastest of those that are
-        accurate enough. Raises TargetNotReached with the nearest."""
-        if self.what == "latency":
-            kept = [one for one in tried if one.milliseconds <= self.most]
-            if kept:
-                return min(kept, key=lambda one: (one.drop, one.milliseconds))
-            nearest = min(tried, key=lambda one: one.milliseconds)
-        else:
-            kept = [one for one in tried if 100 * one.drop <= self.most]
-            if kept:
-                return min(kept, key=lambda one: (one.milliseconds, one.drop))
-            nearest = min(tried, key=lambda one: one.drop)
-        raise TargetNotReached(
-            f"--search {self}: none of {len(tried)} networks keeps it; the nearest is "
-            f"{_named(nearest.point)} with {nearest.milliseconds:.3f} ms and a drop of "
-            f"{100 * nearest.drop:.2f} points"
-        )
-
-
-def parse_bound(text: str) -> Bound:
-    """Reads the bound that --search is given. Raises RecipeError."""
-    match = _BOUND.fullmatch(text.strip())
-    if match is None:
-        raise RecipeError(
-            f"--search {text}: expected latency<=MILLISECONDS or drop<=POINTS, such as drop<=1.5"
-        )
-    what, most = match[1], float(match[2])
-    if what == "latency" and most == 0:
-        raise RecipeError(f"--search {text}: expected more than 0 milliseconds")
-    return Bound("latency" if what == "latency" else "drop", most)
 
 
 def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:
@@ -103,7 +55,7 @@ def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:
     laboratory = Laboratory(recipe, settings, out / recipe.name / SEARCH_FOLDER)
     tried = laboratory.run()
     chosen = bound.choose(tried).point
-    log.info("search: %s: %s", bound, _named(chosen))
+    log.info("search: %s: %s", bound, chosen)
     for stage in _TRAINING_STAGES:
         trained = laboratory.stage_folder(chosen, stage)
         if trained.is_dir():
@@ -168,10 +120,10 @@ class Laboratory:
                 try:
                     drop, milliseconds = known[point] = self._measure(point)
                 except Diverged as error:
-                    log.warning("search: %s: failed: %s", _named(point), error)
+                    log.warning("search: %s: failed: %s", point, error)
                     trial.set_user_attr(_REASON, str(error))
                     raise
-                shown = _named(point), milliseconds, 100 * drop
+                shown = point, milliseconds, 100 * drop
                 log.info("search: %s: %.3f ms, drop %.2f points", *shown)
             return known[point]
 
@@ -287,10 +239,6 @@ def _point(values: dict[str, object]) -> Point:
         ratio=round(float(str(values.get("ratio", 0.0))), 2),
         variant=str(values["variant"]),
     )
-
-
-def _named(point: Point) -> str:
-    return f"{point.network}, {100 * point.ratio:.0f} % pruned, {point.variant}"
 
 
 def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

@@ -157,8 +157,8 @@ def as_nobody(work: Callable[[], None]) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 @pytest.mark.parametrize("closed", ["locked", "m/1"])
 def test_a_folder_that_cannot_be_read_harms_nobody(closed: str, tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        folder.chmod(folder.stat().st_mode | 0o055)
     model(tmp_path)
     model(tmp_path, "good")
     model(tmp_path, "locked")

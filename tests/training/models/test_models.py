@@ -183,7 +183,14 @@ def test_layers_that_answer_the_classes_are_never_pruned_and_may_be_of_one_class
     assert set(heads) <= set(unprunable_layers(network))
 
 
-@pytest.mark.parametrize("name", [n for n, e in MODELS.items() if "auxiliary" in e.options])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if entry.tested_as else [])
+        for name, entry in MODELS.items()
+        if "auxiliary" in entry.options
+    ],
+)
 def test_auxiliary_head_answers_in_training_only(name: str) -> None:
     with torch.device("meta"):
         network = build_model(name, 3, auxiliary=True)

@@ -113,8 +113,18 @@ def test_weights_behind_the_place_where_an_encoder_is_cut_are_left_out(
     assert "classifier.6.bias" in caplog.text
 
 
-@pytest.mark.parametrize("attention", ["se", "cbam"])
-@pytest.mark.parametrize("architecture", ["resnet18", "resnet20_cifar", "vgg11_bn"])
+@pytest.mark.parametrize(
+    ("architecture", "attention"),
+    [
+        ("resnet18", "cbam"),
+        ("resnet20_cifar", "se"),
+        ("resnet20_cifar", "cbam"),
+        ("vgg11_bn", "se"),
+        # Files of half a gigabyte.
+        pytest.param("vgg11_bn", "cbam", marks=pytest.mark.slow),
+        pytest.param("resnet18", "se", marks=pytest.mark.slow),
+    ],
+)
 def test_weights_without_attention_go_around_it(
     architecture: str, attention: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

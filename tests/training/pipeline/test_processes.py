@@ -14,7 +14,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
+from training.cli.shards import app
 from training.models.checkpoint import load_network
 from training.pipeline.pipeline import build
 from training.recipes import parse_recipe
@@ -118,8 +120,8 @@ def test_build_killed_in_an_epoch_goes_on_there(photos: Path, tmp_path: Path) ->
 
 def sharded(photos: Path, out: Path) -> None:
     """`photos` as shards of 20 images: 20, 20 and 8 of train, 16 of val and test."""
-    command = ["-m", "convserve", "shards", str(photos), str(out), "--images", "20"]
-    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    result = CliRunner().invoke(app, ["shards", str(photos), str(out), "--images", "20"])
+    assert result.exit_code == 0, result.output
 
 
 # Each process writes down the images of its batches, a line a batch.

@@ -9,7 +9,8 @@ import pytest
 import training.pipeline.search
 from training.errors import RecipeError, TargetNotReached
 from training.evaluation.searched import Point, Searched, Tried
-from training.pipeline.search import Bound, parse_bound, search
+from training.pipeline.bound import Bound, parse_bound
+from training.pipeline.search import search
 from training.recipes import Recipe
 from training.recipes.deliver import TensorRt
 

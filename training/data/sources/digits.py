@@ -8,7 +8,6 @@ from typing import Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 IMAGE_SIZE = 32
@@ -28,6 +27,9 @@ def load_digits_split(
     of every class is test, a tenth (rounded up) val, the rest train. The cut depends on `seed`
     alone. Raises ValueError for another split name.
     """
+    # Imported here: the import takes a second, which builds of other data do not have to spend.
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     labels: NDArray[np.int64] = digits.target.astype(np.int64)
     chosen = _split_indices(labels, split, seed)

@@ -1,6 +1,7 @@
 """A search tries what its space holds, gives up on bad trials, and goes on after a kill."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,7 +14,9 @@ import optuna
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from training.cli.build import app
 from training.errors import RecipeError
 from training.models import build_model
 from training.pipeline.study.run import Studied
@@ -102,7 +105,10 @@ def test_trial_whose_numbers_are_not_finite_fails_and_the_others_go_on(studied: 
 
 
 def test_killed_search_goes_on_as_an_unbroken_one(
-    studied: RunStudy, document: dict[str, Any], tmp_path: Path
+    studied: RunStudy,
+    document: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     study = {
         "search": {
@@ -138,10 +144,12 @@ def test_killed_search_goes_on_as_an_unbroken_one(
     ]
     assert states[0] == "COMPLETE"
     assert states.count("COMPLETE") < 3
-    done = subprocess.run(
-        [*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert "trial 0:" not in done.stderr
+    # The first trial is not tried again.
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "trial 1" in caplog.text
+    assert "trial 0:" not in caplog.text
     assert table(json.loads(done.stdout)) == table(unbroken.outcome.document)
 
 

@@ -1,0 +1,55 @@
+"""The bound of a search, as --search is given it; read before torch is imported."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from training.errors import RecipeError, TargetNotReached
+from training.evaluation.searched import Tried
+
+_BOUND = re.compile(r"(latency|drop)\s*<=\s*(\d+\.?\d*|\.\d+)")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """`latency<=X`, milliseconds of a call, or `drop<=Y`, points of accuracy."""
+
+    what: Literal["latency", "drop"]
+    most: float
+
+    def __str__(self) -> str:
+        unit = "ms" if self.what == "latency" else "points"
+        return f"{self.what} <= {self.most:g} {unit}"
+
+    def choose(self, tried: Sequence[Tried]) -> Tried:
+        """The most accurate of those that are fast enough, or the fastest of those that are
+        accurate enough. Raises TargetNotReached with the nearest."""
+        if self.what == "latency":
+            kept = [one for one in tried if one.milliseconds <= self.most]
+            if kept:
+                return min(kept, key=lambda one: (one.drop, one.milliseconds))
+            nearest = min(tried, key=lambda one: one.milliseconds)
+        else:
+            kept = [one for one in tried if 100 * one.drop <= self.most]
+            if kept:
+                return min(kept, key=lambda one: (one.milliseconds, one.drop))
+            nearest = min(tried, key=lambda one: one.drop)
+        raise TargetNotReached(
+            f"--search {self}: none of {len(tried)} networks keeps it; the nearest is "
+            f"{nearest.point} with {nearest.milliseconds:.3f} ms and a drop of "
+            f"{100 * nearest.drop:.2f} points"
+        )
+
+
+def parse_bound(text: str) -> Bound:
+    """Reads the bound that --search is given. Raises RecipeError."""
+    match = _BOUND.fullmatch(text.strip())
+    if match is None:
+        raise RecipeError(
+            f"--search {text}: expected latency<=MILLISECONDS or drop<=POINTS, such as drop<=1.5"
+        )
+    what, most = match[1], float(match[2])
+    if what == "latency" and most == 0:
+        raise RecipeError(f"--search {text}: expected more than 0 milliseconds")
+    return Bound("latency" if what == "latency" else "drop", most)
