@@ -209,6 +209,7 @@ async def in_process(
     memory_bytes: int = 1 << 30,
     rest_timeout: float = 0.0,
     limits: HttpLimits | None = None,
+    wire_name: str = "",
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
     admin: by default every caller may do everything."""
@@ -250,8 +251,9 @@ async def in_process(
         app[LARGEST] = max_body
         RestService(*endpoints, max_json=max_json, timeout_seconds=rest_timeout).add_routes(app)
         http_port = HttpPort("http", app, limits or HttpLimits(), metrics, budget, Hosts())
-        # Its wire is that of CONVSERVE_WIRE, as a server's.
-        config = load_config({"model_repository": repository})
+        # Its wire is that of CONVSERVE_WIRE, as a server's, unless a test needs one of them.
+        chosen = {"wire": wire_name} if wire_name else {}
+        config = load_config({"model_repository": repository, **chosen})
         wire = wire_for(config, budget, front.copies, metrics)
         port = wire.bind("127.0.0.1", 0)
         await wire.start(
