@@ -21,7 +21,7 @@ from training.errors import BuildError
 
 # Told here as well, since the help must not import the work, and torch with it.
 _MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
-_METHODS: tuple[Literal["minmax", "percentile"], ...] = ("minmax", "percentile")
+_METHODS: tuple[Literal["minmax", "mse", "percentile"], ...] = ("minmax", "mse", "percentile")
 
 
 def adopt(
@@ -86,7 +86,7 @@ def adopt(
         str, typer.Option(help="Variants to make and measure.")
     ] = "fp32,bf16,fp16,int8-s8,int8-u8",
     calibrate: Annotated[
-        str, typer.Option(help="Ranges of INT8: minmax or percentile.")
+        str, typer.Option(help="Ranges of INT8: minmax, mse or percentile.")
     ] = "minmax",
     max_float: Annotated[
         float,

@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,18 +23,16 @@ from serving.base.machine.memory import free_memory
 from serving.base.machine.progress import Progress
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
+from training.compress.observed import PERCENTILE, Ends, Observed
 from training.data.samples import Pixels, Samples
 from training.errors import ExportError
 
 log = logging.getLogger(__name__)
 
-Method = Literal["minmax", "percentile"]
-Values = NDArray[np.float32]
+Method = Literal["mse", "minmax", "percentile"]
 
 _RUN_ERRORS = (Fail, InvalidArgument, RuntimeException)
 
-# Percent of the values of a tensor that lie within its range; the rest is cut.
-PERCENTILE = 99.99
 # Images a run, and images that are decoded together. More save nothing: see RUN_BYTES.
 _BATCH = 32
 # Bytes of observed tensors that one run may return; peak memory grows with it. Less means fewer
@@ -41,14 +40,6 @@ _BATCH = 32
 # tensors: U-Nets on VGG-16 at 480x352 from 0.7 GB an image. More is hardly faster: ResNet-50 takes
 # the same time an image at 4 and at 8 images a run (2 cores).
 RUN_BYTES = 1 << 30
-# Bins of a histogram on either side of 0; a power of two, so that bins can be joined. A bin is at
-# most 1/2048 of the largest magnitude; more bins cut more exactly and take 16 bytes each a tensor.
-_HALF = 4096
-# Values that are binned at a time: temporaries of this many stay in the L2 cache.
-_BLOCK = 1 << 16
-# The finest histogram reaches to 2**-100: finer ones would need factors beyond float32. Tensors
-# whose values are all smaller keep their extremes.
-_LEAST_EXPONENT = -100
 
 
 class Feeds(Protocol):
@@ -104,88 +95,6 @@ def _batches(samples: Samples, rows: NDArray[np.intp], size: int) -> Iterator[Pi
         yield np.ascontiguousarray(samples.batch(rows[start : start + size])[0])
 
 
-class Observed:
-    """Extremes of a tensor and, with `binned`, a histogram of its values.
-
-    The histogram reaches from -2**exponent to 2**exponent. Where a batch goes beyond, the exponent
-    grows and neighbouring bins are joined. As borders are powers of two times integers, the counts
-    are the same however the values are divided into batches.
-    """
-
-    def __init__(self, *, binned: bool) -> None:
-        self.lowest = np.float32(np.inf)
-        self.highest = np.float32(-np.inf)
-        self.counts = np.zeros(2 * _HALF, np.int64) if binned else None
-        self.exponent = _LEAST_EXPONENT
-
-    def add(self, values: Values) -> None:
-        """Merges values of any shape. Raises ValueError where one of them is not finite."""
-        if values.size == 0:
-            return
-        lowest, highest = values.min(), values.max()
-        if not (np.isfinite(lowest) and np.isfinite(highest)):
-            raise ValueError("holds values that are not finite")
-        self.lowest = min(self.lowest, lowest)
-        self.highest = max(self.highest, highest)
-        if self.counts is not None:
-            peak = max(abs(lowest), abs(highest))
-            if peak > 0:
-                self._widen(int(np.frexp(peak)[1]))
-            self._count(values.reshape(-1))
-
-    def _widen(self, exponent: int) -> None:
-        """Joins bins until the histogram reaches to 2**exponent."""
-        if self.counts is None or exponent <= self.exponent:
-            return
-        factor = min(2 ** (exponent - self.exponent), _HALF)
-        joined = self.counts.reshape(-1, factor).sum(axis=1)
-        kept = len(joined) // 2
-        self.counts = np.zeros(2 * _HALF, np.int64)
-        self.counts[_HALF - kept : _HALF + kept] = joined
-        self.exponent = exponent
-
-    def _count(self, values: Values) -> None:
-        assert self.counts is not None
-        # Multiplied by a power of two, a value keeps all its bits: no bin is missed by rounding.
-        scale = np.float32(_HALF / 2.0**self.exponent)
-        for start in range(0, len(values), _BLOCK):
-            places = np.floor(values[start : start + _BLOCK] * scale).astype(np.intp) + _HALF
-            self.counts += np.bincount(places, minlength=2 * _HALF)
-
-    def extremes(self, *, symmetric: bool) -> tuple[np.float32, np.float32]:
-        """Lowest and highest value; with `symmetric` the largest magnitude on both sides."""
-        if symmetric:
-            peak = max(abs(self.lowest), abs(self.highest))
-            return -peak, peak
-        return self.lowest, self.highest
-
-    def percentile(self, percent: float, *, symmetric: bool) -> tuple[np.float32, np.float32]:
-        """The range outside of which lie at most 100 - `percent` percent of the values, as many on
-        either side, or with `symmetric` those of the largest magnitude. Ends are at most one bin
-        further out than the exact percentiles, and never beyond the extremes.
-
-        Raises ValueError where no histogram was kept.
-        """
-        if self.counts is None:
-            raise ValueError("expected a histogram")
-        lowest, highest = self.extremes(symmetric=symmetric)
-        width = 2.0**self.exponent / _HALF
-        share = percent / 100
-        if symmetric:
-            magnitudes = self.counts[_HALF:] + self.counts[_HALF - 1 :: -1]
-            end = np.float32(width * (_bin_of(magnitudes, share) + 1))
-            return max(lowest, -end), min(highest, end)
-        left = width * (_bin_of(self.counts, (1 - share) / 2) - _HALF)
-        right = width * (_bin_of(self.counts, (1 + share) / 2) + 1 - _HALF)
-        return max(lowest, np.float32(left)), min(highest, np.float32(right))
-
-
-def _bin_of(counts: NDArray[np.int64], share: float) -> int:
-    """The bin in which `share` of the values is reached."""
-    running = np.cumsum(counts)
-    return int(np.searchsorted(running, share * running[-1]))
-
-
 @dataclass(frozen=True)
 class Ranges:
     """What was observed of each tensor, by name, and how its range is chosen."""
@@ -193,19 +102,36 @@ class Ranges:
     method: Method
     observed: Mapping[str, Observed]
 
+    @cached_property
+    def _symmetric(self) -> Mapping[str, Ends]:
+        return {name: self._ends(seen, symmetric=True) for name, seen in self.observed.items()}
+
+    @cached_property
+    def _asymmetric(self) -> Mapping[str, Ends]:
+        return {name: self._ends(seen, symmetric=False) for name, seen in self.observed.items()}
+
+    def _ends(self, seen: Observed, *, symmetric: bool) -> Ends:
+        if self.method == "mse" and seen.counts is not None:
+            return seen.least_error(symmetric=symmetric)
+        if self.method == "percentile":
+            return seen.percentile(PERCENTILE, symmetric=symmetric)
+        return seen.extremes(symmetric=symmetric)
+
     def data(self, *, symmetric: bool) -> TensorsData:
         """Ranges as ONNX Runtime's quantiser takes them; a copy, as it changes them."""
-        percentile = self.method == "percentile"
-        kind = CalibrationMethod.Percentile if percentile else CalibrationMethod.MinMax
-        found: dict[str, TensorData] = {}
-        for name, seen in self.observed.items():
-            if percentile:
-                ends = seen.percentile(PERCENTILE, symmetric=symmetric)
-            else:
-                ends = seen.extremes(symmetric=symmetric)
-            lowest, highest = (np.array([end], np.float32) for end in ends)
-            found[name] = TensorData(lowest=lowest, highest=highest)
-        return TensorsData(kind, found)
+        found = {
+            name: TensorData(
+                lowest=np.array([low], np.float32), highest=np.array([high], np.float32)
+            )
+            for name, (low, high) in (self._symmetric if symmetric else self._asymmetric).items()
+        }
+        # The quantiser wants a name of its own for the method, and asks no more of it.
+        return TensorsData(CalibrationMethod.MinMax, found)
+
+    def means(self) -> dict[str, NDArray[np.float64]]:
+        """The mean of each channel of the tensors that layers read."""
+        means = {name: seen.mean() for name, seen in self.observed.items()}
+        return {name: mean for name, mean in means.items() if mean is not None}
 
 
 def measure_ranges(
@@ -223,7 +149,13 @@ def measure_ranges(
     Raises ExportError where a value is not finite or memory runs out.
     """
     sizes = _observed_bytes(model.graph, nodes)
-    observed = {name: Observed(binned=method == "percentile") for name in sizes}
+    axes = _channel_axes(model.graph)
+    made = {name for node in model.graph.node if node.name in nodes for name in node.output}
+    observed = {}
+    for name in sizes:
+        # Pixels end where they are dense, at black and white: none are cut for a finer grid.
+        binned = method == "percentile" or (method == "mse" and name in made)
+        observed[name] = Observed(binned=binned, axis=axes.get(name))
     groups = _groups(sizes)
     images = max(1, min(_BATCH, RUN_BYTES // max(1, sum(sizes.values()))))
     _tell(model, sizes, groups, images, len(calibration))
@@ -235,6 +167,12 @@ def measure_ranges(
                 # One run, where runs are given.
                 progress.advance(len(feed[IMAGE_INPUT]) if IMAGE_INPUT in feed else 1)
     return Ranges(method, observed)
+
+
+def _channel_axes(graph: onnx.GraphProto) -> dict[str, int]:
+    """The axis of the channels of each tensor that a layer reads."""
+    axes = {"Conv": 1, "Gemm": -1, "MatMul": -1}
+    return {node.input[0]: axes[node.op_type] for node in graph.node if node.op_type in axes}
 
 
 def _observed_bytes(graph: onnx.GraphProto, nodes: Collection[str]) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """INT8 after training: Q/DQ nodes around the operations that an engine computes in 8 bits.
 
-Weights are symmetric and per channel (arXiv 1806.08342, §3). Activations come in two forms, because
-engines differ: "s8", symmetric int8, which TensorRT requires, and "u8", asymmetric uint8, which is
-fast in ONNX Runtime on x86.
+Weights are symmetric and per channel (arXiv 1806.08342, §3), and biases make up for the rounding
+of weights in the mean. Activations come in two forms, because engines differ: "s8", symmetric int8,
+which TensorRT requires, and "u8", asymmetric uint8, which is fast in ONNX Runtime on x86.
 """
 
 import tempfile
@@ -16,6 +16,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+from training.compress.bias_correction import correct_biases, give_biases, linear_biases
 from training.compress.calibration import Feeds, Method, measure_ranges
 
 Scheme = Literal["s8", "u8", "u8-rr"]
@@ -34,8 +35,8 @@ _OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry})
 class Quantizer:
     """Makes INT8 forms of one FP32 file; all share the ranges, which are measured once.
 
-    The normalisation before the first layer, everything after the last one, the logits themselves
-    and divisors stay in floating point.
+    The normalisation before the first layer, everything after the last one, the logits themselves,
+    divisors and biases stay in floating point.
 
     layers: the names, in the exported network, of the layers that may be INT8, in their order.
     Raises ExportError where the ranges cannot be measured.
@@ -43,13 +44,17 @@ class Quantizer:
 
     def __init__(self, float_file: Path, calibrate: Method, calibration: Feeds) -> None:
         self._model = onnx.load(float_file)
+        give_biases(self._model.graph)
         with tempfile.TemporaryDirectory() as folder:
             # Weights stay in a file: shape inference and the runtime would copy them several times.
             onnx.save(self._model, Path(folder) / "parted.onnx", save_as_external_data=True)
             self._model = onnx.shape_inference.infer_shapes(self._model)
             add_pre_process_metadata(self._model)
             graph = self._model.graph
-            self._edges = before_layers(graph) | behind_layers(graph) | divisors(graph)
+            self._biases = linear_biases(graph)
+            self._edges = (
+                before_layers(graph) | behind_layers(graph) | divisors(graph) | self._biases
+            )
             rounded = {
                 node.name
                 for node in graph.node
@@ -105,10 +110,12 @@ class Quantizer:
             },
         )
         quantizer.quantize_model()
-        quantizer.model.topological_sort()
         model = quantizer.model.model
         _read_unrounded(model.graph, nodes_to_exclude)
-        _remove_needless_pairs(model.graph)
+        _remove_needless_pairs(model.graph, self._biases)
+        correct_biases(model.graph, self._model.graph, self._ranges.means())
+        quantizer.model.topological_sort()
+        _remove_unused_parts(model.graph)
         onnx.checker.check_model(model)
         onnx.save(model, path)
 
@@ -206,11 +213,11 @@ def _read_unrounded(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
             graph.node.remove(node)
 
 
-def _remove_needless_pairs(graph: onnx.GraphProto) -> None:
-    """Removes two kinds of Q/DQ pairs that only cost accuracy.
+def _remove_needless_pairs(graph: onnx.GraphProto, biases: Collection[str]) -> None:
+    """Removes three kinds of Q/DQ pairs that only cost accuracy.
 
     Before a ReLU or ReLU6: most levels would go to values that it then cuts, and TensorRT could not
-    fuse the two. After the last layer: logits in 8 bits save no time, and different logits
+    fuse the two. Before `biases`, the nodes that add one: they belong to the layer. After the last layer: logits in 8 bits save no time, and different logits
     become equal before the argmax.
     """
     makers = {output: node for node in graph.node for output in node.output}
@@ -227,7 +234,8 @@ def _remove_needless_pairs(graph: onnx.GraphProto) -> None:
         behind = users.get(second.output[0], [])
         before_relu = bool(behind) and all(user.op_type in ("Relu", "Clip") for user in behind)
         is_logits = maker.op_type in _LAYERS and not _feeds_layer(second, users)
-        if not (before_relu or is_logits) or len(users[first.output[0]]) > 1:
+        before_bias = bool(behind) and all(user.name in biases for user in behind)
+        if not (before_relu or before_bias or is_logits) or len(users[first.output[0]]) > 1:
             continue
         raw, rounded = first.input[0], second.output[0]
         readers, name = behind, raw
@@ -241,6 +249,13 @@ def _remove_needless_pairs(graph: onnx.GraphProto) -> None:
                     user.input[position] = name
         graph.node.remove(second)
         graph.node.remove(first)
+
+
+def _remove_unused_parts(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    kept = [part for part in graph.initializer if part.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _feeds_layer(node: onnx.NodeProto, users: dict[str, list[onnx.NodeProto]]) -> bool:

@@ -164,7 +164,8 @@ class Quantize(Strict):
     """INT8 after training.
 
     calibration_images: number of training images that ranges are measured on.
-    calibrate: "minmax" keeps the extremes, "percentile" cuts the outermost 0.01 %.
+    calibrate: "mse" takes the range that rounds with the least squared error, "minmax" keeps the
+        extremes, "percentile" cuts the outermost 0.01 %.
     qat: fine-tunes with rounding.
     sensitivity: puts each layer's effect into the report; mixed precision measures it on demand.
     mixed_precision: keeps sensitive layers in floating point.
@@ -172,7 +173,7 @@ class Quantize(Strict):
 
     method: Literal["ptq"] = "ptq"
     calibration_images: PositiveInt = 256
-    calibrate: Literal["minmax", "percentile"] = "minmax"
+    calibrate: Literal["mse", "minmax", "percentile"] = "minmax"
     qat: Qat | None = None
     sensitivity: Int8Sensitivity | None = None
     mixed_precision: MixedPrecision = MixedPrecision()

@@ -17,14 +17,8 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from torch import nn
 
 from training.compress import calibration
-from training.compress.calibration import (
-    PERCENTILE,
-    Method,
-    Observed,
-    Ranges,
-    choose_calibration,
-    measure_ranges,
-)
+from training.compress.calibration import Method, Ranges, choose_calibration, measure_ranges
+from training.compress.observed import PERCENTILE, Observed
 from training.data.samples import ArraySamples, Pair
 from training.errors import ExportError
 from training.models import build_model
@@ -103,6 +97,63 @@ def test_values_below_the_finest_bins_keep_their_extremes() -> None:
 def test_a_percentile_without_a_histogram_is_refused() -> None:
     with pytest.raises(ValueError, match="histogram"):
         Observed(binned=False).percentile(99, symmetric=False)
+
+
+def rounding_error(values: NDArray[np.float32], low: float, high: float) -> float:
+    step = (high - low) / 255
+    zero = round(-low / step)
+    rounded = (np.rint(values / step).clip(-zero, 255 - zero) * step).astype(np.float64)
+    return float(((values - rounded) ** 2).mean())
+
+
+@pytest.mark.parametrize("kind", ["normal", "behind a ReLU", "heavy tails", "negative"])
+def test_the_range_of_least_error_rounds_better_than_any_other(kind: str) -> None:
+    values = values_of(kind)
+    seen = observed(np.array_split(values, 7))
+    least = rounding_error(values, *map(float, seen.least_error(symmetric=False)))
+    low, high = (float(end) for end in seen.extremes(symmetric=False))
+    others = [
+        rounding_error(values, left * min(low, 0), right * max(high, 0))
+        for left in np.linspace(0.25, 1, 16)
+        for right in np.linspace(0.25, 1, 16)
+    ]
+    assert least <= 1.02 * min(others)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_range_of_least_error_keeps_a_peak_at_its_end(symmetric: bool) -> None:
+    values = np.minimum(np.maximum(np.random.default_rng(0).normal(3, 4, 9_999), 0), 6)
+    low, high = observed([values.astype(np.float32)]).least_error(symmetric=symmetric)
+    assert high == 6
+    assert low == (-6 if symmetric else 0)
+
+
+@pytest.mark.parametrize("kind", ["zero", "one value", "tiny"])
+def test_a_range_of_least_error_is_there_for_values_without_spread(kind: str) -> None:
+    low, high = observed([values_of(kind)]).least_error(symmetric=False)
+    assert low <= 0 <= high
+
+
+def test_means_of_channels_do_not_depend_on_batches() -> None:
+    values = np.random.default_rng(0).normal(1, 1, (10, 3, 5, 5)).astype(np.float32)
+    for axis, others in ((1, (0, 2, 3)), (-1, (0, 1, 2))):
+        seen = Observed(binned=False, axis=axis)
+        for start in range(0, 10, 4):
+            seen.add(values[start : start + 4])
+        np.testing.assert_allclose(seen.mean(), values.mean(others), rtol=1e-5)
+    assert Observed(binned=False).mean() is None
+
+
+def test_pixels_are_not_cut(float_file: Path, tmp_path: Path) -> None:
+    ranges = measured(float_file, tmp_path, "mse", Images(8))
+    pixels, *_ = ranges.observed
+    seen = ranges.observed[pixels]
+    found = ends(ranges)
+    assert found[pixels] == tuple(float(end) for end in seen.extremes(symmetric=False))
+    assert any(
+        found[name] != tuple(float(end) for end in other.extremes(symmetric=False))
+        for name, other in ranges.observed.items()
+    )
 
 
 class Images(ArraySamples):

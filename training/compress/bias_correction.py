@@ -1,0 +1,146 @@
+"""Bias correction (arXiv 1906.04721, §4.2): rounding the weights of a layer moves the mean of its
+answers; its bias takes back the shift that the means of its inputs on calibration images explain.
+
+Depthwise layers gain most: few weights make an answer, so that their errors do not cancel out. At
+padded borders the mean is taken for that of the inside.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+Means = Mapping[str, NDArray[np.float64]]
+
+
+def give_biases(graph: onnx.GraphProto) -> None:
+    """Gives convolutions that have no bias one of zeros, so that there is one to correct."""
+    shapes = {part.name: part.dims for part in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in shapes:
+            zeros = np.zeros(shapes[node.input[1]][0], np.float32)
+            node.input.append(f"{node.output[0]}_bias")
+            graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
+
+
+def linear_biases(graph: onnx.GraphProto) -> set[str]:
+    """Names of the additions of a bias to the product with a matrix of weights: linear layers on
+    more than two dimensions."""
+    ranks = {part.name: len(part.dims) for part in graph.initializer}
+    products = {
+        node.output[0]
+        for node in graph.node
+        if node.op_type == "MatMul" and ranks.get(node.input[1]) == 2
+    }
+    return {
+        node.name
+        for node in graph.node
+        if node.op_type == "Add"
+        and products & set(node.input)
+        and any(ranks.get(name) == 1 for name in node.input)
+    }
+
+
+def correct_biases(rounded: onnx.GraphProto, original: onnx.GraphProto, means: Means) -> None:
+    """Corrects the biases of the layers of `rounded` whose weights are rounded, in place. Those that
+    share a bias get one each. Nodes are left out of order.
+
+    means: by tensor of `original` that a layer reads, of its channels, float64 [C].
+    """
+    weights = {part.name: part for part in original.initializer}
+    inputs = {node.name: node.input for node in original.node}
+    parts = {part.name: part for part in rounded.initializer}
+    makers = {output: node for node in rounded.node for output in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in rounded.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for node in [node for node in rounded.node if node.op_type in ("Conv", "Gemm", "MatMul")]:
+        pair = makers.get(node.input[1])
+        if pair is None or pair.op_type != "DequantizeLinear" or pair.input[0] not in parts:
+            continue
+        read, weight = inputs[node.name][:2]
+        if read not in means or weight not in weights:
+            continue
+        error = numpy_helper.to_array(weights[weight]).astype(np.float64) - _read(pair, parts)
+        shift = _shift(node, error, means[read])
+        place = _bias(node, readers, parts, makers)
+        if shift is not None and place is not None:
+            _add(rounded, *place, shift, parts, makers)
+
+
+def _read(pair: onnx.NodeProto, parts: Mapping[str, onnx.TensorProto]) -> NDArray[np.float64]:
+    """The values of a rounded initialiser."""
+    values, scale, *zero = (numpy_helper.to_array(parts[name]) for name in pair.input)
+    shape = [1] * values.ndim
+    if scale.ndim:
+        axis = next((a.i for a in pair.attribute if a.name == "axis"), 1)
+        shape[axis] = -1
+    level = values.astype(np.float64)
+    if zero:
+        level -= zero[0].astype(np.float64).reshape(shape)
+    return np.asarray(level * scale.astype(np.float64).reshape(shape))
+
+
+def _shift(
+    node: onnx.NodeProto, error: NDArray[np.float64], mean: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """The mean of the answers that the error of the weights takes away, [outputs]; None for
+    products that are not those of a plain layer."""
+    given = {part.name: onnx.helper.get_attribute_value(part) for part in node.attribute}
+    if node.op_type == "Conv":
+        groups = given.get("group", 1)
+        sums = error.reshape(groups, -1, len(mean) // groups, error[0, 0].size).sum(axis=3)
+        return np.einsum("goi,gi->go", sums, mean.reshape(groups, -1)).ravel()
+    plain = (given.get("alpha", 1.0), given.get("beta", 1.0), given.get("transA", 0)) == (1, 1, 0)
+    if not plain or error.ndim != 2:
+        return None
+    return np.asarray(error @ mean if given.get("transB", 0) else mean @ error)
+
+
+def _bias(
+    node: onnx.NodeProto,
+    readers: Mapping[str, list[onnx.NodeProto]],
+    parts: Mapping[str, onnx.TensorProto],
+    makers: Mapping[str, onnx.NodeProto],
+) -> tuple[onnx.NodeProto, int] | None:
+    """The node that adds the bias of a layer, and the bias's place among its inputs."""
+    if node.op_type != "MatMul":
+        return (node, 2) if len(node.input) > 2 else None
+    behind = readers.get(node.output[0], [])
+    if len(behind) != 1 or behind[0].op_type != "Add":
+        return None
+    other = 1 - list(behind[0].input).index(node.output[0])
+    return (behind[0], other) if behind[0].input[other] in parts else None
+
+
+def _add(
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    place: int,
+    shift: NDArray[np.float64],
+    parts: dict[str, onnx.TensorProto],
+    makers: Mapping[str, onnx.NodeProto],
+) -> None:
+    """Adds `shift` to the input of `node` at `place`: floats, or integers that a pair reads."""
+    name = node.input[place]
+    if name in parts:
+        bias = numpy_helper.to_array(parts[name])
+        if bias.shape == shift.shape:
+            node.input[place] = f"{node.name}_corrected"
+            moved = (bias + shift).astype(np.float32)
+            graph.initializer.append(numpy_helper.from_array(moved, node.input[place]))
+    elif (pair := makers.get(name)) is not None and pair.input[0] in parts:
+        levels, scale = (numpy_helper.to_array(parts[part]) for part in pair.input[:2])
+        if levels.shape == shift.shape and levels.dtype == np.int32:
+            moved = np.rint(levels + shift / scale.astype(np.float64))
+            bounds = np.iinfo(np.int32)
+            moved = moved.clip(bounds.min, bounds.max).astype(np.int32)
+            own = onnx.NodeProto()
+            own.CopyFrom(pair)
+            own.name, own.output[0] = f"{node.name}_bias", f"{node.name}_bias_read"
+            own.input[0], node.input[place] = f"{node.name}_corrected", own.output[0]
+            graph.initializer.append(numpy_helper.from_array(moved, own.input[0]))
+            graph.node.append(own)
