@@ -44,8 +44,8 @@ def linear_biases(graph: onnx.GraphProto) -> set[str]:
 
 
 def correct_biases(rounded: onnx.GraphProto, original: onnx.GraphProto, means: Means) -> None:
-    """Corrects the biases of the layers of `rounded` whose weights are rounded, in place. Those that
-    share a bias get one each. Nodes are left out of order.
+    """Corrects the biases of the layers of `rounded` whose weights are rounded, in place. Those
+    that share a bias get one each. Nodes are left out of order.
 
     means: by tensor of `original` that a layer reads, of its channels, float64 [C].
     """

@@ -217,8 +217,8 @@ def _remove_needless_pairs(graph: onnx.GraphProto, biases: Collection[str]) -> N
     """Removes three kinds of Q/DQ pairs that only cost accuracy.
 
     Before a ReLU or ReLU6: most levels would go to values that it then cuts, and TensorRT could not
-    fuse the two. Before `biases`, the nodes that add one: they belong to the layer. After the last layer: logits in 8 bits save no time, and different logits
-    become equal before the argmax.
+    fuse the two. Before `biases`, the nodes that add one: they belong to the layer. After the last
+    layer: logits in 8 bits save no time, and different logits become equal before the argmax.
     """
     makers = {output: node for node in graph.node for output in node.output}
     users: dict[str, list[onnx.NodeProto]] = {}

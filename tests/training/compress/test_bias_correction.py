@@ -128,7 +128,11 @@ def test_layers_that_share_a_bias_get_one_each() -> None:
     bias = numpy_helper.from_array(np.zeros(2, np.float32), "b")
     gemm = [helper.make_node("Gemm", ["x", w, "b"], [f"y_{w}"], name=w) for w in weights]
     original = helper.make_graph(
-        gemm, "original", [], [], [*(numpy_helper.from_array(v, k) for k, v in weights.items()), bias]
+        gemm,
+        "original",
+        [],
+        [],
+        [*(numpy_helper.from_array(v, k) for k, v in weights.items()), bias],
     )
     parts, nodes = [bias], []
     for name in weights:
