@@ -93,7 +93,7 @@ def _shift(
     if node.op_type == "Conv":
         groups = given.get("group", 1)
         sums = error.reshape(groups, -1, len(mean) // groups, error[0, 0].size).sum(axis=3)
-        return np.einsum("goi,gi->go", sums, mean.reshape(groups, -1)).ravel()
+        return np.asarray(np.einsum("goi,gi->go", sums, mean.reshape(groups, -1)).ravel())
     plain = (given.get("alpha", 1.0), given.get("beta", 1.0), given.get("transA", 0)) == (1, 1, 0)
     if not plain or error.ndim != 2:
         return None

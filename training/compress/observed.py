@@ -122,7 +122,7 @@ class Observed:
             raise ValueError("expected a histogram")
         lowest, highest = (float(end) for end in self.extremes(symmetric=symmetric))
         places = np.flatnonzero(self.counts)
-        values = (places - _HALF + 0.5) * (2.0**self.exponent / _HALF)
+        values = (places.astype(np.float64) - _HALF + 0.5) * (2.0**self.exponent / _HALF)
         weights = self.counts[places].astype(np.float64)
         low, high = _SHARES * min(lowest, 0.0), _SHARES * max(highest, 0.0)
         if symmetric:
