@@ -174,7 +174,7 @@ def test_family_is_pruned_saved_merged_exported_and_quantised(
             got = answers(engine, path, "fp32", images[:batch])
             assert answer_distance(expected[:batch], got) <= FLOAT_TOLERANCE, engine
         int8 = tmp_path / "int8.onnx"
-        quantize(path, int8, SCHEMES[engine], "mse", choose_calibration(samples, 16, 0))
+        quantize(path, int8, SCHEMES[engine], "minmax", choose_calibration(samples, 16, 0))
         got = answers(engine, int8, "int8", images)
         assert np.isfinite(got).all(), engine
         if not name.startswith(GATED):
