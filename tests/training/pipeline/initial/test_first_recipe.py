@@ -42,6 +42,18 @@ def test_more_minutes_train_longer(init: Init) -> None:
     assert sum(short.seconds.values()) < sum(longer.seconds.values()) <= 180
 
 
+def test_few_images_that_are_shown_often_change_more(init: Init) -> None:
+    folders.class_folders(Path("things"), per_class=8, size=(32, 32))
+    _, recipe = init("things", minutes=10)
+    assert recipe.train.epochs >= 100
+    assert recipe.augment.policy is not None
+    assert recipe.train.mixup_alpha is None
+    _, recipe = init("things", minutes=10, mirrors=False, force=True)
+    # The policy turns images, and a 6 becomes a 9.
+    assert recipe.augment.policy is None
+    assert recipe.train.mixup_alpha
+
+
 def test_images_of_one_colour_in_the_large_are_seen_small(init: Init) -> None:
     """Enlarged images show no more than before."""
     for name, colour in folders.COLOURS.items():
