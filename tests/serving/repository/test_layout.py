@@ -158,7 +158,8 @@ def as_nobody(work: Callable[[], None]) -> None:
 @pytest.mark.parametrize("closed", ["locked", "m/1"])
 def test_a_folder_that_cannot_be_read_harms_nobody(closed: str, tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
-        folder.chmod(folder.stat().st_mode | 0o055)
+        if folder.name.startswith(("test_", "popen-", "pytest-")):
+            folder.chmod(0o755)
     model(tmp_path)
     model(tmp_path, "good")
     model(tmp_path, "locked")
