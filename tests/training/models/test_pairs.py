@@ -184,9 +184,14 @@ def test_pruned_network_is_smaller_and_survives_a_file(case: Case, tmp_path: Pat
     assert case.kept < 0.95
     save_network(case.network, tmp_path / "network.safetensors")
     pixels = torch.from_numpy(case.images[:2]).permute(0, 3, 1, 2) / 255
+    loaded = load_network(tmp_path / "network.safetensors")
+    saved = case.network.state_dict()
+    assert loaded.state_dict().keys() == saved.keys()
+    assert all(torch.equal(value, saved[key]) for key, value in loaded.state_dict().items())
     with torch.no_grad():
-        answer = load_network(tmp_path / "network.safetensors")(pixels)
-        assert torch.equal(answer, case.network(pixels))
+        answer = loaded(pixels)
+        # What pruning left may lie otherwise in memory, for which there are other kernels.
+        torch.testing.assert_close(answer, case.network(pixels), rtol=1e-4, atol=1e-9)
     shape = case.size if MODELS[case.name].task == "segmentation" else ()
     assert answer.shape == (2, CLASSES, *shape)
 
