@@ -153,7 +153,7 @@ async def _frame(reader: asyncio.StreamReader) -> tuple[dict[str, Any], bytes]:
     data = await reader.readexactly(size) if size else b""
     try:
         message = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRecord(f"a message that is no JSON: {error}") from error
     if not isinstance(message, dict):
         raise BadRecord("a message without fields")

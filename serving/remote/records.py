@@ -112,6 +112,6 @@ def error_of(text: bytes) -> ServingError:
     try:
         code, said, retry, detail = json.loads(text)
         error = restored(Told(str(code), str(said), retry and float(retry), str(detail)))
-    except (ValueError, TypeError) as bad:
+    except (ValueError, TypeError, RecursionError) as bad:
         raise BadRecord(f"an error that cannot be read: {text[:80]!r}") from bad
     return error

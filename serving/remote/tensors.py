@@ -136,7 +136,7 @@ def described_layout(memory: Memory, base: int, size: int) -> Layout:
     header = bytes(memory[base : base + end])
     try:
         described = [_described(*entry) for entry in json.loads(header[_LENGTH.size :])]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadRecord(f"no description of arrays: {error}") from error
     if len(described) > _MOST or len({name for name, *_ in described}) < len(described):
         raise BadRecord("arrays of one name")
