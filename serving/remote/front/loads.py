@@ -25,11 +25,12 @@ class RemoteLoads:
     """Implements `Loads`. Remembers what calls have changed: another engine process starts from the
     repository, where nothing tells of it.
 
+    ask: asks the engine process, when it has started. ask_now: the one that is starting.
     unloaded: models that a new engine process does not load from the repository.
     """
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, ask: Ask, ask_now: Ask) -> None:
+        self._ask, self._ask_now = ask, ask_now
         self._loaded: dict[str, _Override | None] = {}
         self.unloaded: set[str] = set()
 
@@ -61,7 +62,7 @@ class RemoteLoads:
                 kept.file.seek(0)
                 data = kept.file.read()
             try:
-                await self._ask("load", data, name=name, override=kept.entries if kept else [])
+                await self._ask_now("load", data, name=name, override=kept.entries if kept else [])
             except ServingError as error:
                 logger.error("model not loaded", extra={"model": name, "reason": str(error)})
 

@@ -6,6 +6,7 @@ noticed by whoever runs the server, as ever; the engine process ends with it.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -91,13 +92,15 @@ class Supervisor:
         self.calls = Calls(memory_bytes, metrics, self._expected)
         self.share = RemoteShare(partial(self._try, "sums", patience=_PATIENCE))
         self._mirror = Mirror(catalogue, self.calls, self._recent)
-        self.loader = RemoteLoads(self._ask)
+        self.loader = RemoteLoads(self._ask_started, self._ask)
         self.state, self._reason = ProcessState.STOPPED, ""
         self._since = time.time()
         self._began, self._usual = time.monotonic(), _USUAL_START
         self.child: Child | None = None
         self._control: Control | None = None
         self._over: asyncio.Future[tuple[str, str]] | None = None
+        # Set while the engine process takes questions about models.
+        self._started = asyncio.Event()
         self._silent = 0
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -158,6 +161,14 @@ class Supervisor:
     async def _ask(self, what: str, data: bytes = b"", /, **fields: Any) -> Any:
         control = self._control or Control(self._told, self._asked)
         return await control.ask(what, data, **fields)
+
+    async def _ask_started(self, what: str, data: bytes = b"", /, **fields: Any) -> Any:
+        """`_ask`, once a process that is started takes questions."""
+        if self.state is not ProcessState.FAILED:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_START_SECONDS):
+                    await self._started.wait()
+        return await self._ask(what, data, **fields)
 
     async def _try(self, what: str, *, patience: float = _LAST_SECONDS, **fields: Any) -> Any:
         """The answer; None where there is none."""
@@ -242,6 +253,7 @@ class Supervisor:
         """Takes everything back from a process that is dead."""
         running = calls_at_death(child.flight, self._mirror.numbers())
         self._control = None
+        self._started.clear()
         self._mirror.lost()
         self.share.ended()
         self.calls.died(running)
