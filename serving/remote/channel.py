@@ -12,7 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from serving.remote.records import MAX_RECORDS, PACKET_BYTES, SIZE, BadRecord
+from serving.remote.records import PACKET_BYTES, BadRecord
 
 # Bytes of control data: room for some descriptors, of which a packet may carry one.
 _ANCILLARY = socket.CMSG_SPACE(4 * array.array("i").itemsize)
@@ -52,10 +52,12 @@ class Channel:
         """Sends a record, with the text that follows it, with others of this round."""
         if not self.open:
             return
-        if self._bytes + len(records) > MAX_RECORDS * SIZE:
+        size = self._bytes + len(records)
+        if size > PACKET_BYTES:
             self._pack()
+            size = len(records)
         self._waiting.append(records)
-        self._bytes += len(records)
+        self._bytes = size
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)

@@ -34,12 +34,13 @@ def outputs_in_file(file: int, size: int) -> dict[str, Array]:
 
 def fits(layout: Layout, outputs: Mapping[str, Array]) -> bool:
     """Whether outputs are exactly those of a layout."""
-    return len(outputs) == len(layout.places) and all(
-        (array := outputs.get(place.name)) is not None
-        and array.shape == place.shape
-        and array.dtype == place.dtype
-        for place in layout.places
-    )
+    if len(outputs) != len(layout.places):
+        return False
+    for name, dtype, shape, _, _ in layout.places:
+        array = outputs.get(name)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            return False
+    return True
 
 
 def file_of(outputs: Mapping[str, Array]) -> tuple[int, int]:

@@ -79,8 +79,11 @@ def unpack(packet: bytes) -> list[tuple[Record, bytes]]:
     """The records of a packet, each with the text that follows it. Raises BadRecord."""
     if not packet or len(packet) % SIZE or len(packet) > PACKET_BYTES:
         raise BadRecord(f"a packet of {len(packet)} bytes")
+    make = Record._make
+    if FAILED not in packet[::SIZE]:  # the kinds, and nothing else where no text comes between
+        return [(make(fields), b"") for fields in _FORMAT.iter_unpack(packet)]
     found: list[tuple[Record, bytes]] = []
-    position, make = 0, Record._make
+    position = 0
     while position < len(packet):
         record = make(_FORMAT.unpack_from(packet, position))
         position += SIZE

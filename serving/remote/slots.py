@@ -7,6 +7,7 @@ processes end. Its size is sealed, so that neither side can take memory away fro
 
 import contextlib
 import fcntl
+import functools
 import mmap
 import os
 from collections.abc import Callable
@@ -183,6 +184,7 @@ def sealed_memory(name: str, size: int) -> int:
     return file
 
 
+@functools.lru_cache(1024)
 def _size_class(size: int) -> int:
     """The bytes of a slot that takes `size`: at most a quarter more, in whole pages."""
     pages = max(1, aligned(size, PAGE) // PAGE)

@@ -100,30 +100,32 @@ def write(memory: Memory, base: int, layout: Layout, parts: Sequence[Mapping[str
     if layout.header:
         memory[base : base + len(layout.header)] = layout.header
     for name, dtype, shape, offset, size in layout.places:
-        if dtype.hasobject:
+        if dtype.char == "O":
             texts = b"".join(_packed(part[name]) for part in parts)
             memory[base + offset : base + offset + size] = texts
             continue
         whole: Array = np.ndarray(shape, dtype, memory, base + offset)
         if len(parts) == 1:
-            np.copyto(whole, parts[0][name])
+            whole[...] = parts[0][name]
             continue
         begin = 0
         for part in parts:
             array = part[name]
             end = begin + len(array)
-            np.copyto(whole[begin:end], array)
+            whole[begin:end] = array
             begin = end
 
 
 def read(memory: Memory, base: int, layout: Layout) -> dict[str, Array]:
     """Views of arrays, `base` bytes into the memory; texts are copied. Raises BadRecord."""
-    return {
-        name: _texts(bytes(memory[base + offset : base + offset + size]), shape)
-        if dtype.hasobject
-        else np.ndarray(shape, dtype, memory, base + offset)
-        for name, dtype, shape, offset, size in layout.places
-    }
+    found: dict[str, Array] = {}
+    for name, dtype, shape, offset, size in layout.places:
+        at = base + offset
+        if dtype.char == "O":  # several times as fast as `hasobject`
+            found[name] = _texts(bytes(memory[at : at + size]), shape)
+        else:
+            found[name] = np.ndarray(shape, dtype, memory, at)
+    return found
 
 
 def described_layout(memory: Memory, base: int, size: int) -> Layout:

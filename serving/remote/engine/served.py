@@ -263,28 +263,22 @@ class Served:
             flags, layout = records.DESCRIBED, layout_of([outputs])
         if layout.size > call.room:
             flags = records.OWN_MEMORY
-        record = Record(
-            records.ANSWER,
-            flags,
-            0,
-            0,
-            call.number,
-            *call.at,
-            timing.batch_size,
-            timing.queue,
-            timing.infer,
-            0.0,
-            layout.size,
-        )
+        at, room = call.at, layout.size
         if flags == records.OWN_MEMORY:
-            file, size = file_of(outputs)
-            try:
-                self._channel().send_file(record._replace(size=size).packed(), file)
-            finally:
-                os.close(file)
+            file, room = file_of(outputs)
+        else:
+            write(slab.memory, call.base, layout, (outputs,))
+        record = records.pack(
+            records.ANSWER, flags, 0, 0, call.number, *at, timing.batch_size, timing.queue,
+            timing.infer, 0.0, room, 0,
+        )  # fmt: skip
+        if flags != records.OWN_MEMORY:
+            self._channel().send(record)
             return
-        write(slab.memory, call.base, layout, [outputs])
-        self._channel().send(record.packed())
+        try:
+            self._channel().send_file(record, file)
+        finally:
+            os.close(file)
 
 
 def _calls_in(batches: Collection[Batch]) -> list[int]:

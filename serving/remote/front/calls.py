@@ -118,8 +118,7 @@ class Calls:
     ) -> None:
         """Puts the inputs of a call into a slot and sends it. Raises QueueFull."""
         port = ticket.port
-        layout = port.input_layout(ticket.rows, parts[0]) if len(parts[0]) else None
-        layout = layout or layout_of(parts)
+        layout = port.input_layout(ticket.rows, parts[0]) or layout_of(parts)
         inputs = aligned(layout.size, PAGE)
         ticket.room = room = port.room(ticket.rows) or inputs + PAGE
         slot = self.slots.take(inputs + room)
@@ -185,9 +184,10 @@ class Calls:
     def received(self, packet: bytes, files: Sequence[int]) -> None:
         """Takes a packet of the engine process. Raises BadRecord."""
         for record, text in records.unpack(packet):
-            if record.kind == records.ADMITTED:
+            kind = record.kind
+            if kind == records.ADMITTED:
                 self._admitted(record.call, None)
-            elif record.kind == records.FAILED and record.call in self._asking:
+            elif kind == records.FAILED and record.call in self._asking:
                 self._admitted(record.call, records.error_of(text))
             else:
                 self._returned(record, text, files)

@@ -66,6 +66,11 @@ class RemoteLoads:
             except ServingError as error:
                 logger.error("model not loaded", extra={"model": name, "reason": str(error)})
 
+    def close(self) -> None:
+        """Forgets everything."""
+        for name in list(self._loaded):
+            self._forget(name)
+
     def _forget(self, name: str) -> None:
         kept = self._loaded.pop(name, None)
         if kept is not None:

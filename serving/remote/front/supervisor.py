@@ -130,6 +130,7 @@ class Supervisor:
             await asyncio.wait([self.child.ended], timeout=_LAST_SECONDS)
         await self.ended()
         self.calls.slots.close()
+        self.loader.close()
 
     async def ended(self) -> None:
         """Returns when no engine process runs any more."""
@@ -271,7 +272,11 @@ class Supervisor:
         """Has models loaded, as they were in the process before."""
         try:
             await control.wait_open()
-            await control.ask("start", settings=self._settings, but=sorted(self.loader.unloaded))
+            but = sorted(self.loader.unloaded)
+            loading = asyncio.ensure_future(control.ask("start", settings=self._settings, but=but))
+            await asyncio.sleep(0)  # it is sent: what is asked from now on comes after it
+            self._started.set()
+            await loading
         except ServingError:
             return  # it has ended, which is noticed elsewhere
         await self.loader.restore()

@@ -27,7 +27,6 @@ from serving.models.servable import CallOptions, EncodedImage
 from tests.support.apart import Apart, apart, expected_logits, memory_files, open_files
 from tests.support.pictures import encoded
 from tests.support.poisoned import POISON
-from tests.support.process import ServerProcess
 from tests.support.published import publish
 
 POISONED = "tests.support.poisoned"
@@ -262,26 +261,3 @@ def test_images_are_decoded_by_the_front_and_refused_before_that(alone: Path, ca
             assert math.isfinite(answer.timing.queue)
 
     asyncio.run(run())
-
-
-def maps(pid: int) -> str:
-    return Path(f"/proc/{pid}/maps").read_text()
-
-
-def test_front_has_no_engine_and_engine_process_no_grpc(
-    alone: Path, start_server: Callable[..., ServerProcess]
-) -> None:
-    server = start_server(alone, "--engine-process").wait_ready()
-    _, text = server.get(f"{server.http}/readyz")
-    front, engine = (int(line.split("pid ")[1].split(",")[0]) for line in text.splitlines()[1:3])
-    assert front == server.process.pid
-    assert "onnxruntime" in maps(engine) or "openvino" in maps(engine)
-    assert not any(name in maps(front) for name in ("onnxruntime", "openvino"))
-    assert "cygrpc" in maps(front)
-    assert not any(name in maps(engine) for name in ("cygrpc", "aiohttp"))
-    server.process.kill()
-    server.process.wait()
-    end = time.monotonic() + 10
-    while Path(f"/proc/{engine}").exists():
-        assert time.monotonic() < end, "the engine process outlives its front"
-        time.sleep(0.01)  # between two looks at a process of somebody else
