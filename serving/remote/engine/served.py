@@ -11,7 +11,7 @@ from serving.base.tensor import Array
 from serving.batching.batch import Batch
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.port import BatchPort
-from serving.batching.ticket import QUEUED, RESERVED, RUNNING, Answer, Ticket
+from serving.batching.ticket import QUEUED, RESERVED, RUNNING, WITHDRAWN, Answer, Ticket
 from serving.models.facts import ModelFacts
 from serving.remote import records
 from serving.remote.channel import Channel
@@ -186,6 +186,10 @@ class Served:
     def _submit(self, record: Record) -> None:
         """Queues a call; an error ends that call alone."""
         call = self._calls.get(record.call) if record.flags & records.RESERVED else None
+        if call is not None and call.ticket.state is WITHDRAWN:
+            # The version was unloaded before the inputs came.
+            del self._calls[record.call]
+            call = None
         try:
             if call is None or call.ticket.state is not RESERVED:
                 call = self._admit(record)

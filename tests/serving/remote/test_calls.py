@@ -277,6 +277,20 @@ def test_a_version_is_left_when_its_last_call_has_inputs() -> None:
     asyncio.run(run())
 
 
+def test_a_reserved_place_of_a_version_that_is_unloaded_meanwhile_is_refused() -> None:
+    async def run() -> None:
+        async with pair(latency={1: 0.1, 8: 0.2}) as both:
+            port = both.port
+            assert port is not None
+            ticket = port.admit(1, 0, time.monotonic() + 0.3)
+            await port.confirm(ticket)
+            await both.batcher.drain(0)
+            with pytest.raises(ModelNotReady, match="unloaded"):
+                await answered(port, ticket, [{"x": np.ones((1, 2), np.float32)}])
+
+    asyncio.run(run())
+
+
 def hostile(both: Pair) -> list[Record]:
     """Records that no honest front sends, each wrong in one field."""
     assert both.port is not None
