@@ -243,7 +243,7 @@ class Calls:
         """An engine process takes records from now on; of which versions, `bound` tells."""
         self._channel = channel
         self.process += 1
-        self.down = ""
+        self.down, self.hopeless = "", False
         for slab in self.slots.slabs.values():
             self._send_slab(slab)
 

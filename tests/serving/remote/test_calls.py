@@ -277,6 +277,30 @@ def test_a_version_is_left_when_its_last_call_has_inputs() -> None:
     asyncio.run(run())
 
 
+def test_calls_are_refused_while_there_is_no_hope_and_run_again_after_that() -> None:
+    async def run() -> None:
+        async with pair() as both:
+            both.engine.hold.clear()
+            call = asyncio.ensure_future(both.ask(1))
+            await both.until(lambda: both.engine.batches)
+            both.die()
+            both.calls.gave_up("it ended too often")
+            with pytest.raises(ModelNotReady, match="too often"):
+                await call
+            with pytest.raises(ModelNotReady, match="too often"):
+                await both.ask(2)
+            both.engine.hold.set()
+            both.start()
+            assert await both.ask(3) == [6]
+            both.die()
+            waiting = asyncio.ensure_future(both.ask(4))
+            await asyncio.sleep(0)
+            both.start()
+            assert await waiting == [8]
+
+    asyncio.run(run())
+
+
 def test_a_reserved_place_of_a_version_that_is_unloaded_meanwhile_is_refused() -> None:
     async def run() -> None:
         async with pair(latency={1: 0.1, 8: 0.2}) as both:
