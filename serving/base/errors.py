@@ -6,6 +6,7 @@ ServingError
 │   └── RequestTooSlow    a body that did not arrive in time
 ├── ModelNotFound         no such model or version
 ├── ModelNotReady         known, but loading, failed or draining
+│   └── EngineRestarts    its engine process is started again; carries a retry delay
 ├── WrongTask             a classifier asked to segment, ...
 ├── NotOffered            part of a protocol that this server does not offer
 ├── NotAllowed            admin call of somebody who may not
@@ -75,6 +76,17 @@ class ModelNotFound(ServingError):
 
 class ModelNotReady(ServingError):
     """The model exists but does not serve at the moment; the text says why."""
+
+
+class EngineRestarts(ModelNotReady):
+    """The process that runs the model has ended and is started again.
+
+    retry_after: seconds after which it is likely to serve.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class WrongTask(ServingError):
@@ -191,7 +203,7 @@ def restored(told: Told) -> ServingError:
     kind = _KINDS.get(told.code, ServingError)
     # Without __init__, which would make one line of the text once more.
     error = kind.__new__(kind, told.text)
-    if isinstance(error, QueueFull | Shed):
+    if isinstance(error, QueueFull | Shed | EngineRestarts):
         error.retry_after = told.retry_after or 0.0
     elif isinstance(error, EngineError | ModelLoadError):
         error.detail = told.detail

@@ -175,6 +175,7 @@ class FrontMetrics(Share):
     def __init__(self) -> None:
         self._count_calls()
         self._count_connections()
+        self._count_engine_process()
 
     def _count_calls(self) -> None:
         self.stage_seconds = Histogram(
@@ -244,6 +245,18 @@ class FrontMetrics(Share):
         )
         self.memory_limit = Levels(
             "convserve_memory_limit_bytes", "Memory that all calls together may hold."
+        )
+
+    def _count_engine_process(self) -> None:
+        self.engine_ends = Tally(
+            "convserve_engine_process_ends",
+            "Engine processes that ended while they were needed: crash, hung, stuck.",
+            ("reason",),
+        )
+        self.stale_answers = Tally(
+            "convserve_stale_answers",
+            "Answers of an engine process to no call that it had. Above 0 is a fault.",
+            (),
         )
 
     def counters(self, model: str, version: str) -> CallCounters:

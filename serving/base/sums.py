@@ -259,6 +259,9 @@ class Share:
             part[name] = sums.rows()
         return taken
 
+    async def refresh(self) -> None:
+        """Fetches sums that another process keeps; here none does."""
+
     def add(self, taken: dict[str, Rows]) -> None:
         """Adds those sums of a process that are kept here too."""
         for name, sums in self.families().items():

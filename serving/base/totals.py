@@ -32,6 +32,11 @@ class Totals(Collector):
                 total.add(taken.levels)
         return front, engine
 
+    async def refresh(self) -> None:
+        """Fetches the sums of other processes. To be awaited before somebody looks."""
+        for share in self._shares:
+            await share.refresh()
+
     def collect(self) -> Iterable[Metric]:
         """The families of all sums. Both sides may count under one name."""
         front, engine = self.now()

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
@@ -45,6 +45,7 @@ class DynamicBatcher(BatchPort):
         handing them to a thread would take longer.
     threads: run the other batches; `close` shuts them down. By default a pool of its own.
     recent: the last RECENT_BATCHES batches.
+    starting: called with all batches that run, before another one starts.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class DynamicBatcher(BatchPort):
         self._latency = latency
         self.latency = latency.measured
         self.recent: deque[BatchRecord] = deque(maxlen=RECENT_BATCHES)
+        self.starting: Callable[[Collection[Batch]], None] = lambda _: None
         self._turns, self._cores = turns, cores
         self._share = CoreShare()
         self._inline_seconds = inline_seconds
@@ -114,7 +116,8 @@ class DynamicBatcher(BatchPort):
             raise ModelNotReady(self._unloaded)
         try:
             ticket.parts = parts
-            ticket.key = row_shapes(parts[0])
+            if ticket.key is None:
+                ticket.key = row_shapes(parts[0])
             ticket.done = done
             self._waiting.ready(ticket)
             self._pump()
@@ -145,6 +148,13 @@ class DynamicBatcher(BatchPort):
         """`BatchPort.close`: stops the threads."""
         self._closed = True
         self._execution.close()
+
+    async def confirm(self, ticket: Ticket) -> None:
+        """`BatchPort.confirm`: `admit` has looked already."""
+
+    async def recent_batches(self) -> Sequence[BatchRecord]:
+        """`BatchPort.recent_batches`."""
+        return list(self.recent)
 
     def stuck_for(self) -> float:
         """`BatchPort.stuck_for`."""
@@ -220,6 +230,7 @@ class DynamicBatcher(BatchPort):
         batch.left_waiting = self._queue.rows
         batch.seconds = self._latency.predict(batch.rows)
         batch.ends = now + batch.seconds
+        self.starting(self._running)
         return True
 
     def _run(self, batch: Batch) -> None:

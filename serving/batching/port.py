@@ -18,11 +18,9 @@ class BatchPort(Protocol):
     one event loop.
 
     latency: seconds of a batch by its rows, as measured at load; empty where nothing was.
-    recent: the newest batches, oldest first.
     """
 
     latency: Mapping[int, float]
-    recent: Sequence[BatchRecord]
 
     def admit(self, rows: int, priority: int, deadline: float, timeout: float = math.inf) -> Ticket:
         """Reserves a place before anything is spent on the call.
@@ -33,6 +31,10 @@ class BatchPort(Protocol):
             are more and its queue policy allows that; inf for none.
         Raises QueueFull, Shed, ModelNotReady.
         """
+
+    async def confirm(self, ticket: Ticket) -> None:
+        """Returns when the place is certain, for calls whose inputs cost something to make: batches
+        elsewhere may still refuse what `admit` let in. Raises the errors of `admit`."""
 
     def submit(self, ticket: Ticket, parts: Sequence[Mapping[str, Array]], done: Done) -> None:
         """Queues an admitted call. Its inputs, [rows, ...] each, may come in parts whose rows
@@ -58,6 +60,9 @@ class BatchPort(Protocol):
     def close(self) -> None:
         """Ends what runs the batches, after `drain`. It blocks while one runs. Calls that are left
         fail with ModelNotReady."""
+
+    async def recent_batches(self) -> Sequence[BatchRecord]:
+        """The newest batches, oldest first."""
 
     def stuck_for(self) -> float:
         """Seconds that the longest stuck batch has been running; 0 where none is stuck."""

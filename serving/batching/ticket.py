@@ -82,7 +82,7 @@ class Ticket:
     delay_at: when it falls behind the others of its priority.
     due: when it ought to be answered, at the latest its deadline; batches are kept small for it.
     rank: its order; lower goes first.
-    key: the shapes of its inputs; only calls with equal keys can share a batch.
+    key: only calls with equal keys can share a batch. By default the shapes of the inputs.
     parts: inputs by name, [rows, ...] each, whose rows follow one another.
     timing: its times so far.
     done: called with its answer, or the error; unset while RESERVED. Nobody calls it once the call

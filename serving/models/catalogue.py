@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from serving.base.errors import ModelNotFound, ModelNotReady, quoted
 from serving.base.metrics import FrontMetrics
@@ -50,7 +51,7 @@ class VersionStatus:
 class VersionEntry:
     """A version that was selected.
 
-    model: set while it serves.
+    model: set while it serves; also while its calls wait for another process that loads it.
     """
 
     state: State = State.LOADING
@@ -82,6 +83,16 @@ class ModelEntry:
         return "; ".join(reasons) or "it has no versions"
 
 
+class Loads(Protocol):
+    """Loads and unloads models for those who may ask."""
+
+    async def load(self, name: str, override: Mapping[str, str | bytes] | None = None) -> None:
+        """`Loader.load`."""
+
+    async def unload(self, name: str) -> None:
+        """`Loader.unload`."""
+
+
 class Catalogue:
     """All models of a repository as they stand. A Loader keeps the entries; everybody else reads.
 
@@ -104,6 +115,10 @@ class Catalogue:
         """Lets a version serve from now on, in the place of the one that did."""
         model = Model(facts, port, self._decoders, self._metrics)
         entry.versions[int(facts.version)] = VersionEntry(State.READY, model=model)
+
+    async def left(self, port: BatchPort, seconds: float) -> None:
+        """Returns when no call without inputs holds a place of a version that does not serve any
+        more, or after so many seconds: then it may be drained. Here every call is known."""
 
     def changed(self) -> None:
         """Calls the listeners."""
@@ -163,7 +178,7 @@ class Catalogue:
         """Versions of a model that serve now, ascending; empty where there are none."""
         entry = self.entries.get(name)
         versions = sorted(entry.versions.items()) if entry else []
-        return [str(v) for v, held in versions if held.model is not None]
+        return [str(v) for v, held in versions if held.state is State.READY]
 
     def models(self) -> list[Servable]:
         """Every version that serves, by name and version."""

@@ -139,6 +139,7 @@ class Model:
         # The place is reserved before decoding, so that a refused call is not decoded.
         ticket = self._admit(len(sources), options)
         try:
+            await self._port.confirm(ticket)
             memory, deadline = options.memory, ticket.deadline
             if len(sources) == 1:
                 loaded = [await self._loaded(sources[0], eval_transform, memory, deadline)]
@@ -239,9 +240,9 @@ class Model:
         else:
             self._counters.fail.took(seconds)
 
-    def recent_batches(self) -> Sequence[BatchRecord]:
+    async def recent_batches(self) -> Sequence[BatchRecord]:
         """The newest batches, oldest first."""
-        return list(self._port.recent)
+        return await self._port.recent_batches()
 
     def stuck_for(self) -> float:
         """Seconds that the longest stuck batch has been running; 0 where none is stuck."""

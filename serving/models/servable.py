@@ -184,7 +184,7 @@ class Servable(Protocol):
     def call_ended(self, seconds: float, *, ok: bool) -> None:
         """Counts a call, from its arrival to its answer or error."""
 
-    def recent_batches(self) -> Sequence[BatchRecord]:
+    async def recent_batches(self) -> Sequence[BatchRecord]:
         """The newest batches, oldest first."""
 
     def stuck_for(self) -> float:

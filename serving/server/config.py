@@ -62,6 +62,11 @@ class ServerConfig(BaseModel):
     cache_dir: Path = Field(
         Path("~/.cache/convserve"), description="Where measured latencies and compiled models stay."
     )
+    engine_process: bool | None = Field(
+        None,
+        description="Run engines in a process of their own, whose crash costs no call; by default "
+        "where there is a GPU.",
+    )
     build_plans: bool = Field(
         False, description="Make TensorRT plans for this GPU in the background, and switch to them."
     )

@@ -1,48 +1,55 @@
 """The server process: build, start, serve, drain, stop."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from serving.base.machine.cpu import core_count
 from serving.base.machine.files import connections_within, raise_file_limit
-from serving.base.machine.heap import limit_arenas, map_large_blocks
-from serving.base.machine.nvml import usages
+from serving.base.machine.nvml import unavailable_reason, usages
 from serving.base.metrics import EngineMetrics, FrontMetrics
+from serving.base.sums import Share
 from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue
+from serving.remote.front.supervisor import Supervisor
 from serving.server.config import ServerConfig, StartError
-from serving.server.runtime import Runtime
+from serving.server.runtime import Runtime, settle_process
 from serving.server.wires import LAST_SECONDS, Addresses, Wires
 
 logger = logging.getLogger(__name__)
 
-# sys.setswitchinterval, seconds: how long a thread that loads a model may keep the GIL from the
-# event loop. A call takes the GIL several times, so Python's default of 5 ms shows in latencies.
-_SWITCH_SECONDS = 5e-4
-# gc.set_threshold, objects: more makes collections rarer. A call holds a few hundred objects and
-# leaves hardly any cycles, so Python's default of 700 collects every few calls for nothing.
-_COLLECT_AFTER = 7000
+# Never imported here: it needs what the front does without.
+ENGINE_MODULE = "serving.server.engine_process"
 
 
 class Server:
-    """Both sides in one process. It runs on the event loop that is current in `start`."""
+    """Both sides, in one process or with engines in another. It runs on the event loop that is
+    current in `start`."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config = _within_file_limit(config)
-        _settle_process()
+        settle_process()
         self._decoders = ThreadPoolExecutor(max(2, core_count()), "decode")
-        front_metrics, engine_metrics = FrontMetrics(), EngineMetrics()
-        self.totals = Totals(front_metrics, engine_metrics)
+        metrics = FrontMetrics()
+        catalogue = Catalogue(config.model_repository, self._decoders, metrics)
+        self._runtime: Runtime | Supervisor
+        share: Share
+        processes: Supervisor | None = None
+        if _apart(config):
+            settings = config.model_dump(mode="json")
+            self._runtime = processes = Supervisor(
+                ENGINE_MODULE, settings, catalogue, metrics, config.memory_bytes
+            )
+            share = processes.share
+        else:
+            share = EngineMetrics()
+            self._runtime = Runtime(config, catalogue, share)
+        self.totals = Totals(metrics, share)
         self.totals.watch_gpus(usages)
-        catalogue = Catalogue(config.model_repository, self._decoders, front_metrics)
-        self._runtime = Runtime(config, catalogue, engine_metrics)
-        self.wires = Wires(config, catalogue, self._runtime.loader, front_metrics, self.totals)
+        self.wires = Wires(config, catalogue, self._runtime.loader, metrics, self.totals, processes)
 
     async def start(self) -> Addresses:
         """Opens the ports, then begins to load models. Raises StartError."""
@@ -62,9 +69,9 @@ class Server:
         self._runtime.stop_following()
         await self.wires.drain(end)
         # Those that wait still are told so: grpc.stop would cancel them without a reason.
-        await self._runtime.loader.refuse()
+        await self._runtime.refuse()
         await self.wires.close(end)
-        await self._runtime.loader.close()
+        await self._runtime.close()
         self._decoders.shutdown(wait=True)
         logger.info("stopped")
         self.wires.flush()
@@ -92,14 +99,11 @@ class Server:
             await self._runtime.ended()
 
 
-def _settle_process() -> None:
-    """Settings of the whole process. To be called before threads start."""
-    limit_arenas(max(2, core_count()))
-    map_large_blocks()
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    gc.collect()
-    gc.freeze()  # collections skip the imported objects, which stay anyway
-    gc.set_threshold(_COLLECT_AFTER)
+def _apart(config: ServerConfig) -> bool:
+    """Whether engines run in a process of their own."""
+    if config.engine_process is None:
+        return unavailable_reason() is None
+    return config.engine_process
 
 
 def _within_file_limit(config: ServerConfig) -> ServerConfig:

@@ -11,14 +11,13 @@ from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.totals import Totals
 from serving.images import hardware_jpeg
-from serving.models.catalogue import Catalogue
-from serving.models.loading.loader import Loader
+from serving.models.catalogue import Catalogue, Loads
 from serving.server.config import ServerConfig
 from serving.server.endpoints.admin import admin_of
 from serving.server.endpoints.admin_calls import AdminCalls
 from serving.server.endpoints.file_writer import FilesFolder
 from serving.server.endpoints.front import Front
-from serving.server.endpoints.health import Health
+from serving.server.endpoints.health import Health, Processes
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.log_settings import LogSettings
 from serving.server.endpoints.oip import OpenInference
@@ -68,15 +67,17 @@ class Wires:
     loader: loads and unloads for those who may ask for it.
     metrics: counts calls.
     totals: shown to whoever asks for metrics and statistics.
+    processes: on which readiness depends too; none beside this one by default.
     """
 
     def __init__(
         self,
         config: ServerConfig,
         catalogue: Catalogue,
-        loader: Loader,
+        loader: Loads,
         metrics: FrontMetrics,
         totals: Totals,
+        processes: Processes | None = None,
     ) -> None:
         self._config = config
         self._catalogue = catalogue
@@ -85,7 +86,8 @@ class Wires:
         self.budget = MemoryBudget(config.memory_bytes)
         slow_seconds = config.slow_request_ms / 1e3
         self._front = Front(catalogue, metrics, self.budget, slow_seconds)
-        self._health = Health(catalogue, strict=config.strict_readiness)
+        strict = config.strict_readiness
+        self._health = Health(catalogue, strict=strict, processes=processes)
         admin = admin_of(config)
         memory = SharedMemory(config.shared_memory or "")
         files = FilesFolder(config.files_dir)
@@ -162,7 +164,7 @@ class Wires:
             HttpPort("http", app, limits, self._metrics, self.budget, hosts),
             HttpPort(
                 "metrics",
-                metrics_app(self._totals.registry, self._health),
+                metrics_app(self._totals, self._health),
                 few,
                 self._metrics,
                 None,

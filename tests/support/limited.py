@@ -21,6 +21,8 @@ _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
 # The share of the limit that calls may hold, as the server's own default is.
 _BUDGET_SHARE = 0.6
+# MiB that an engine process takes beside its front, in the same group.
+_ENGINE_MIB = 160 if os.environ.get("CONVSERVE_ENGINE_PROCESS") == "1" else 0
 # Seconds in which the kernel lets go of a group whose processes have ended.
 _REMOVAL_SECONDS = 5.0
 
@@ -105,7 +107,7 @@ class LimitedServer(ServerProcess):
         if "--memory-mib" not in flags:
             flags = (*flags, "--memory-mib", str(round(mib * _BUDGET_SHARE)))
         try:
-            self.group: MemoryGroup | None = MemoryGroup(mib * _MIB)
+            self.group: MemoryGroup | None = MemoryGroup((mib + _ENGINE_MIB) * _MIB)
         except NoGroup as error:
             self.group, self._reason = None, str(error)
         # The shell bounds itself, then becomes the server, with the same process id. Files that an

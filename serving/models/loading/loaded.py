@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from serving.base.machine.heap import trim_heap
 from serving.batching.port import BatchPort
 from serving.engines import Engine
+from serving.models.catalogue import Catalogue
 from serving.models.facts import ModelFacts
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,13 @@ class LoadedVersion:
     port: BatchPort
     engine: Engine
 
-    async def retire(self, seconds: float) -> None:
-        """Answers the accepted calls for so many seconds, and frees it."""
+    async def retire(self, seconds: float, catalogue: Catalogue | None = None) -> None:
+        """Answers the accepted calls for so many seconds, and frees it.
+
+        catalogue: in which it serves no longer. Its readers have as long to know that.
+        """
+        if catalogue is not None:
+            await catalogue.left(self.port, seconds)
         if not await self.port.drain(seconds):
             logger.warning("calls left when drained", extra={"model": self.facts.name})
         await asyncio.to_thread(self.close)

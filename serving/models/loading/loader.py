@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -76,13 +76,15 @@ class Loader:
 
     # Following the repository.
 
-    async def load_all(self) -> None:
-        """Loads all models of the repository; a model that cannot be loaded is logged and passed
-        over. Raises OSError where the repository cannot be read."""
+    async def load_all(self, but: Collection[str] = ()) -> None:
+        """Loads all models of the repository `but` some; a model that cannot be loaded is logged
+        and passed over. Raises OSError where the repository cannot be read."""
         self._scanned = await asyncio.to_thread(scan, self._repository)
         for name in self._scanned:
-            self._holding(name)
-        for name in self._scanned:
+            entry = self._holding(name).entry
+            if name in but:
+                entry.state, entry.problem = State.UNAVAILABLE, "unloaded"
+        for name in [name for name in self._scanned if name not in but]:
             await self._load_reporting(name)
 
     async def poll(self) -> None:
@@ -306,7 +308,8 @@ class Loader:
         return self._retire_later(loaded)
 
     def _retire_later(self, loaded: LoadedVersion) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(loaded.retire(self._drain_seconds))
+        retiring = loaded.retire(self._drain_seconds, self._catalogue)
+        task = asyncio.get_running_loop().create_task(retiring)
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
         return task

@@ -5,8 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from serving.base.errors import InvalidInput, ModelNotFound, NotOffered
-from serving.models.catalogue import Catalogue
-from serving.models.loading.loader import Loader
+from serving.models.catalogue import Catalogue, Loads
 from serving.server.config import AdminGroup
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.front import Call
@@ -28,7 +27,7 @@ class AdminCalls:
     def __init__(
         self,
         catalogue: Catalogue,
-        loader: Loader,
+        loader: Loads,
         admin: Admin,
         memory: SharedMemory,
         tracer: Tracer,

@@ -49,7 +49,9 @@ def status_of(error: errors.ServingError) -> WireStatus:
 
 def retry_after(error: errors.ServingError) -> float | None:
     """Seconds after which to try again, for errors that know it."""
-    return error.retry_after if isinstance(error, errors.QueueFull | errors.Shed) else None
+    if isinstance(error, errors.QueueFull | errors.Shed | errors.EngineRestarts):
+        return error.retry_after
+    return None
 
 
 def message_of(error: errors.ServingError) -> str:

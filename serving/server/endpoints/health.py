@@ -1,21 +1,56 @@
 """The one answer behind every probe of every wire: should calls be sent here?"""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from serving.models.catalogue import Catalogue
+
+
+class Processes(Protocol):
+    """The processes that answer calls."""
+
+    def ready(self) -> bool:
+        """Whether all run that must."""
+
+    def lines(self) -> Sequence[str]:
+        """A line for each; none where this one is all."""
+
+
+class OneProcess:
+    """This process answers."""
+
+    def ready(self) -> bool:
+        """True."""
+        return True
+
+    def lines(self) -> Sequence[str]:
+        """None."""
+        return ()
 
 
 class Health:
     """The server's health. strict: ready only while every model serves."""
 
-    def __init__(self, catalogue: Catalogue, *, strict: bool) -> None:
+    def __init__(
+        self, catalogue: Catalogue, *, strict: bool, processes: Processes | None = None
+    ) -> None:
         self.catalogue = catalogue
+        self._processes = processes or OneProcess()
         self.draining = False
         self._strict = strict
 
     def ready(self) -> bool:
         """True while models serve as they must and the server does not drain."""
-        return not self.draining and self.catalogue.ready(self._strict)
+        here = not self.draining and self._processes.ready()
+        return here and self.catalogue.ready(self._strict)
+
+    def processes(self) -> Sequence[str]:
+        """A line for each process of the server; none where it is one."""
+        return self._processes.lines()
 
     def model_ready(self, name: str, version: str = "") -> bool:
         """True where a model, or a version of it, serves; False for an unknown one."""
+        if not self._processes.ready():
+            return False
         versions = self.catalogue.ready_versions(name)
         return version in versions if version else bool(versions)

@@ -127,13 +127,14 @@ class Inspection:
             config.parameters[key].string_value = value
         return config
 
-    def statistics(self, name: str, version: str) -> list[ModelStatistics]:
+    async def statistics(self, name: str, version: str) -> list[ModelStatistics]:
         """Counters of the versions that serve; empty name or version means every one.
 
         Raises ModelNotFound, ModelNotReady for a name or version that does not serve.
         """
         if name:
             self._catalogue.get(name, version)
+        await self._totals.refresh()
         front, engine = self._totals.now()
         return [
             _statistics(model.facts.name, model.facts.version, front, engine)

@@ -3,16 +3,17 @@
 from dataclasses import asdict
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue, State
 from serving.server.endpoints.health import Health
 from serving.server.http.body import LARGEST
 
 
 def add_probes(app: web.Application, health: Health) -> None:
-    """Adds probes. /readyz is 503 while not ready, with a line for each model that does not
-    serve."""
+    """Adds probes. /readyz is 503 while not ready, with a line for each process of the server where
+    there are several, and for each model that does not serve."""
 
     catalogue = health.catalogue
 
@@ -28,6 +29,7 @@ def add_probes(app: web.Application, health: Health) -> None:
             if line.state is not State.READY
         ]
         ready = health.ready()
+        lines = [*health.processes(), *lines]
         text = "\n".join(["ready" if ready else "not ready", *lines]) + "\n"
         return web.Response(text=text, status=200 if ready else 503)
 
@@ -41,7 +43,7 @@ def add_batches(app: web.Application, catalogue: Catalogue) -> None:
     async def batches(_: web.Request) -> web.Response:
         recent = {
             f"{model.facts.name}/{model.facts.version}": [
-                asdict(record) for record in model.recent_batches()
+                asdict(record) for record in await model.recent_batches()
             ]
             for model in catalogue.models()
         }
@@ -50,13 +52,14 @@ def add_batches(app: web.Application, catalogue: Catalogue) -> None:
     app.router.add_get("/debug/batches", batches)
 
 
-def metrics_app(registry: CollectorRegistry, health: Health) -> web.Application:
+def metrics_app(totals: Totals, health: Health) -> web.Application:
     """An application that serves /metrics in Prometheus' text format, and the probes, which answer
     here also while callers have taken every connection of the other ports."""
 
     async def metrics(_: web.Request) -> web.Response:
+        await totals.refresh()
         return web.Response(
-            body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=generate_latest(totals.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
     app = web.Application()

@@ -200,7 +200,7 @@ class RestService:
     async def statistics(self, request: web.Request) -> web.Response:
         """Counters and times of one model, or of all."""
         with self._control("ModelStatistics", request):
-            found = self._inspection.statistics(*_model(request))
+            found = await self._inspection.statistics(*_model(request))
             return web.json_response({"model_stats": [asdict(line) for line in found]})
 
     async def repository_index(self, request: web.Request) -> web.Response:

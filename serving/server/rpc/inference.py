@@ -130,7 +130,7 @@ class InferenceService:
         """Counters and times of one model, or of all."""
         with control_call(self._front, "ModelStatistics", data, rpc):
             request = parsed(pb.ModelStatisticsRequest.FromString, data)
-            found = self._inspection.statistics(request.name, request.version)
+            found = await self._inspection.statistics(request.name, request.version)
             return pb.ModelStatisticsResponse(model_stats=[asdict(line) for line in found])
 
     async def RepositoryIndex(self, data: bytes, rpc: Call) -> pb.RepositoryIndexResponse:

@@ -115,7 +115,7 @@ def test_a_failed_batch_fails_its_call_and_the_next_is_answered(
         model.call_ended(0.25, ok=False)
         counters = metrics.counters("doubles", "1")
         assert (counters.success.count, counters.fail.ns) == (1, 250_000_000)
-        assert model.recent_batches()[-1].rows == 2
+        assert (await model.recent_batches())[-1].rows == 2
         assert model.stuck_for() == 0
 
     drive(work)

@@ -1,0 +1,5 @@
+"""The engine process's side.
+
+served: answers the records.
+reports: tells the front of models and log lines.
+"""

@@ -1,0 +1,99 @@
+"""One call that runs in an engine process."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from serving.base.errors import EngineError
+from serving.batching.ticket import Answer, Ticket
+from serving.remote.outputs import outputs_in, outputs_in_file
+from serving.remote.records import DESCRIBED, OWN_MEMORY, BadRecord, Record
+from serving.remote.slots import Slot
+from serving.remote.tensors import PAGE, Layout, aligned
+
+if TYPE_CHECKING:
+    from serving.remote.front.port import RemotePort
+
+# Hexadecimal digits of the SHA-256 that names the inputs of a call.
+_DIGITS = 16
+
+
+class RemoteTicket(Ticket):
+    """A call that runs elsewhere.
+
+    number: its name in records; no two calls of a front have the same.
+    port: the version that it is for.
+    timeout: as its caller gave it.
+    reserved_by: the engine process that holds a place for it; 0 for none.
+    layout, room: where its inputs lie in the slot, and the bytes for outputs behind them.
+    crashes: engine processes that died while it ran.
+    delayed: it has waited for an engine process.
+    until: when it ends if no engine process has it by then.
+    """
+
+    __slots__ = (
+        "crashes", "delayed", "layout", "number", "port", "reserved_by", "room", "slot", "timeout",
+        "until",
+    )  # fmt: skip
+
+    layout: Layout
+    slot: Slot
+
+    def __init__(
+        self,
+        number: int,
+        port: "RemotePort",
+        rows: int,
+        priority: int,
+        now: float,
+        deadline: float,
+        timeout: float,
+    ) -> None:
+        super().__init__(rows, priority, now, deadline)
+        self.number = number
+        self.port = port
+        self.timeout = timeout
+        self.reserved_by = self.crashes = self.room = 0
+        self.delayed = False
+        self.until = math.inf
+
+    @property
+    def outputs_at(self) -> int:
+        """Where the memory for its outputs begins in the slab."""
+        return self.slot.offset + aligned(self.layout.size, PAGE)
+
+    def is_at(self, record: Record) -> bool:
+        """Whether a record names the memory of this call."""
+        slot = self.slot
+        mine = (slot.slab.number, slot.index, slot.generation)
+        return (record.slab, record.slot, record.generation) == mine
+
+    def answer(self, record: Record, files: Sequence[int]) -> Answer:
+        """Copies its outputs out of the memory that an ANSWER names. Raises BadRecord."""
+        if record.flags & OWN_MEMORY:
+            if len(files) != 1:
+                raise BadRecord(f"{len(files)} files for an answer")
+            outputs = outputs_in_file(files[0], record.size)
+        else:
+            layout = None
+            if not record.flags & DESCRIBED:
+                layout = self.port.output_layout(self.rows)
+            if max(record.size, layout.size if layout is not None else 0) > self.room:
+                raise BadRecord(f"outputs of {record.size} bytes in {self.room}")
+            memory = self.slot.slab.memory
+            outputs = outputs_in(memory, self.outputs_at, record.size, layout)
+        timing = self.timing
+        timing.queue, timing.infer = record.deadline, record.timeout
+        timing.batch_size = record.rows
+        self.port.ran(record.rows, record.timeout)
+        return Answer(outputs, timing)
+
+    def poisonous(self) -> EngineError:
+        """Its error where two engine processes died while it ran. It names the inputs."""
+        at = self.slot.offset
+        inputs = self.slot.slab.memory[at : at + self.layout.size]
+        digest = hashlib.sha256(inputs).hexdigest()[:_DIGITS]
+        return EngineError(
+            f"the engine process died twice while it ran this call (inputs with SHA-256 {digest})"
+        )

@@ -1,0 +1,403 @@
+"""Both sides of the records in one process, on an engine whose time and failures a test decides."""
+
+import asyncio
+import math
+import os
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+from protos.gen import model_config_pb2
+from serving.base.errors import (
+    DeadlineExpired,
+    EngineError,
+    EngineRestarts,
+    ModelNotReady,
+    QueueFull,
+    Shed,
+)
+from serving.base.metrics import EngineMetrics, FrontMetrics
+from serving.batching.batcher import DynamicBatcher
+from serving.batching.core_turns import CoreTurns
+from serving.batching.latency import LatencyTable
+from serving.models.facts import ModelFacts
+from serving.remote import records
+from serving.remote.channel import Channel, channel_pair
+from serving.remote.engine.served import Served
+from serving.remote.flight import FlightRecorder, calls_at_death, recorder_file
+from serving.remote.front.calls import Calls
+from serving.remote.front.port import RemotePort
+from serving.remote.records import Record
+from serving.remote.slots import SlotState
+from serving.repository.model_config import from_proto
+from tests.serving.batching.fake_engine import FakeEngine, answered
+
+CONFIG = 'max_batch_size: 8 platform: "fake" dynamic_batching { %s }'
+
+
+@dataclass
+class Pair:
+    """A front and an engine side, which may be replaced as if its process had died."""
+
+    policy: str = ""
+    latency: dict[int, float] = field(default_factory=dict)
+    engine: FakeEngine = field(default_factory=FakeEngine)
+
+    def __post_init__(self) -> None:
+        self.metrics = FrontMetrics()
+        self.calls = Calls(1 << 26, self.metrics, lambda: 0.5)
+        self.facts: ModelFacts | None = None
+        self.port: RemotePort | None = None
+        self.reasons: list[str] = []
+
+    def start(self) -> None:
+        front, back = channel_pair()
+        self.flight = recorder_file()
+        self.channel = Channel(front, self.calls.received, self.reasons.append)
+        flight = FlightRecorder(os.dup(self.flight))
+        self.served = served = Served(lambda: channel, flight, lambda _: None)
+        # A batch that still runs when the side "dies" answers on its own channel.
+        self.back = channel = Channel(back, served.received, self.reasons.append)
+        proto = text_format.Parse(CONFIG % self.policy, model_config_pb2.ModelConfig())
+        config = from_proto(proto, Path("doubles/config.pbtxt"))
+        self.batcher = DynamicBatcher(
+            self.engine, model="doubles", version="1", max_batch_size=8, batching=config.batching,
+            instances=1, latency=LatencyTable(self.latency, [1, 8]), metrics=EngineMetrics(),
+            turns=CoreTurns(1), cores=1,
+        )  # fmt: skip
+        self.facts = ModelFacts(
+            config, "1", "fake", "fp32", None, self.engine.inputs, self.engine.outputs,
+            latency=self.batcher.latency,
+        )  # fmt: skip
+        self.calls.connected(self.channel)
+        number = self.served.add(self.facts, self.batcher)
+        old, self.port = self.port, RemotePort(self.facts, number, self.calls, _none)
+        if old is not None:
+            old.replaced_by(self.port)
+        self.calls.bound(self.port)
+
+    def die(self) -> None:
+        """As after kill -9."""
+        self.back.close()
+        self.channel.close()
+        self.calls.disconnected("it was ended")
+        assert self.port is not None
+        running = calls_at_death(self.flight, [self.port.number])
+        os.close(self.flight)
+        self.port.lost()
+        self.calls.died(running)
+
+    async def ask(self, value: float, rows: int = 1, deadline: float = math.inf) -> list[float]:
+        assert self.port is not None
+        ticket = self.port.admit(rows, 0, deadline)
+        x = np.full((rows, 2), value, np.float32)
+        answer = await answered(self.port, ticket, [{"x": x}])
+        return answer.outputs["y"][:, 0].tolist()
+
+    def states(self) -> tuple[int, int]:
+        """Slots that are in use, and those that the engine side may use."""
+        slabs = self.calls.slots.slabs.values()
+        return sum(slab.used for slab in slabs), len(self.calls._lent)
+
+    async def until(self, condition) -> None:  # type: ignore[no-untyped-def]
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.001)  # no event tells of it
+
+
+async def _none(_: RemotePort) -> list:  # type: ignore[type-arg]
+    return []
+
+
+@asynccontextmanager
+async def pair(policy: str = "", latency: dict[int, float] | None = None) -> AsyncIterator[Pair]:
+    made = Pair(policy, latency or {})
+    made.start()
+    yield made
+    made.engine.hold.set()
+    await made.batcher.drain(5)
+    made.batcher.close()
+    await made.until(lambda: made.states() == (0, 0))
+    made.channel.close()
+    made.back.close()
+
+
+def test_calls_of_many_shapes_get_their_own_answers_and_give_their_slots_back() -> None:
+    async def run() -> None:
+        async with pair() as both:
+            asked = [(float(number), 1 + number % 8) for number in range(200)]
+            found = await asyncio.gather(*(both.ask(*one) for one in asked))
+            assert found == [[2 * value] * rows for value, rows in asked]
+            assert both.reasons == []
+            assert both.metrics.stale_answers.children() == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_slots_add_up_whatever_happens_in_whatever_order(seed: int) -> None:
+    async def run() -> None:
+        dice = random.Random(seed)
+        async with pair() as both:
+            calls: dict[asyncio.Task[list[float]], float] = {}
+            for number in range(120):
+                step = dice.random()
+                if step < 0.6:
+                    soon = time.monotonic() + 0.02 if step < 0.1 else math.inf
+                    task = asyncio.ensure_future(both.ask(number, dice.randint(1, 4), soon))
+                    calls[task] = number
+                elif step < 0.7 and calls:
+                    dice.choice(list(calls)).cancel()
+                elif step < 0.78:
+                    both.engine.hold.clear()
+                elif step < 0.9:
+                    both.engine.hold.set()
+                elif step < 0.93:
+                    both.die()
+                    if dice.random() < 0.5:
+                        await asyncio.sleep(0.005)  # calls come meanwhile
+                    both.start()
+                if step > 0.5:
+                    await asyncio.sleep(0)
+                slots = both.calls.slots
+                total = sum(slab.count for slab in slots.slabs.values())
+                free = [slot for slots_of in slots._free.values() for slot in slots_of]
+                used, lent = both.states()
+                assert len(free) + used == total
+                assert lent <= used
+                lending = [t.slot.state for t in both.calls._lent.values()]
+                assert set(lending) <= {SlotState.LENT}
+            both.engine.hold.set()
+            for task, number in calls.items():
+                [outcome] = await asyncio.gather(task, return_exceptions=True)
+                if isinstance(outcome, list):
+                    assert set(outcome) == {2 * number}
+                else:
+                    kinds = DeadlineExpired | EngineRestarts | EngineError | Shed
+                    assert isinstance(outcome, kinds | asyncio.CancelledError), repr(outcome)
+            assert both.metrics.stale_answers.children() == []
+
+    asyncio.run(run())
+
+
+def test_calls_that_ran_at_a_crash_run_alone_and_end_at_a_second_one() -> None:
+    async def run() -> None:
+        async with pair() as both:
+            both.engine.hold.clear()
+            first = [asyncio.ensure_future(both.ask(value)) for value in range(3)]
+            await both.until(lambda: both.engine.batches)
+            waiting = [asyncio.ensure_future(both.ask(value)) for value in range(3, 9)]
+            await both.until(lambda: both.batcher._waiting.rows >= 6)
+            running = sum(map(len, both.engine.batches))
+            both.die()
+            both.engine = FakeEngine()
+            both.engine.hold.clear()
+            both.start()
+            await both.until(lambda: both.engine.batches)
+            assert len(both.engine.batches[0]) == 6 + 3 - running or running > 1
+            both.engine.hold.set()
+            found = await asyncio.gather(*first, *waiting)
+            assert found == [[2.0 * value] for value in range(9)]
+            # Each of those that ran was by itself.
+            assert sorted(map(len, both.engine.batches))[:running] == [1] * running
+            both.engine.hold.clear()
+            deadly = asyncio.ensure_future(both.ask(66))
+            for _ in range(2):
+                count = len(both.engine.batches)
+                await both.until(lambda count=count: len(both.engine.batches) > count)
+                both.die()
+                both.start()
+            with pytest.raises(EngineError, match=r"SHA-256 [0-9a-f]{16}"):
+                await deadly
+
+    asyncio.run(run())
+
+
+def test_a_call_near_its_limit_is_refused_before_it_has_inputs() -> None:
+    async def run() -> None:
+        async with pair(latency={1: 0.1, 8: 0.2}) as both:
+            port = both.port
+            assert port is not None
+            ticket = port.admit(1, 0, time.monotonic() + 0.05)
+            with pytest.raises(Shed) as refused:
+                await port.confirm(ticket)
+            assert refused.value.retry_after > 0
+            port.withdraw(ticket)
+            certain = port.admit(1, 0, time.monotonic() + 0.3)
+            await port.confirm(certain)
+            assert both.batcher._waiting.rows == 1  # its place is reserved
+            port.withdraw(certain)
+            await both.until(lambda: not both.batcher._waiting.rows)
+            far = port.admit(1, 0, time.monotonic() + 100)
+            await port.confirm(far)
+            assert both.batcher._waiting.rows == 0
+            port.withdraw(far)
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_refuses_as_it_does_in_one_process() -> None:
+    async def run() -> None:
+        async with pair("default_queue_policy { max_queue_size: 2 }") as both:
+            both.engine.hold.clear()
+            first = asyncio.ensure_future(both.ask(1))
+            await both.until(lambda: both.engine.batches)
+            others = [asyncio.ensure_future(both.ask(value)) for value in range(2, 6)]
+            await both.until(lambda: sum(task.done() for task in others) == 2)
+            both.engine.hold.set()
+            outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+            assert sum(isinstance(outcome, QueueFull) for outcome in outcomes) == 2
+
+    asyncio.run(run())
+
+
+def test_a_version_is_left_when_its_last_call_has_inputs() -> None:
+    async def run() -> None:
+        async with pair() as both:
+            port = both.port
+            assert port is not None
+            ticket = port.admit(1, 0, math.inf)
+            left = asyncio.ensure_future(both.served.left(both.batcher, 10))
+            port.retire()
+            with pytest.raises(ModelNotReady):
+                port.admit(1, 0, math.inf)
+            assert not left.done()
+            x = np.ones((1, 2), np.float32)
+            answer = await answered(port, ticket, [{"x": x}])
+            assert answer.outputs["y"].tolist() == [[2, 2]]
+            await asyncio.wait_for(left, 10)
+
+    asyncio.run(run())
+
+
+def test_calls_are_refused_while_there_is_no_hope_and_run_again_after_that() -> None:
+    async def run() -> None:
+        async with pair() as both:
+            both.engine.hold.clear()
+            call = asyncio.ensure_future(both.ask(1))
+            await both.until(lambda: both.engine.batches)
+            both.die()
+            both.calls.gave_up("it ended too often")
+            with pytest.raises(ModelNotReady, match="too often"):
+                await call
+            with pytest.raises(ModelNotReady, match="too often"):
+                await both.ask(2)
+            both.engine.hold.set()
+            both.start()
+            assert await both.ask(3) == [6]
+            both.die()
+            waiting = asyncio.ensure_future(both.ask(4))
+            await asyncio.sleep(0)
+            both.start()
+            assert await waiting == [8]
+
+    asyncio.run(run())
+
+
+def test_a_reserved_place_of_a_version_that_is_unloaded_meanwhile_is_refused() -> None:
+    async def run() -> None:
+        async with pair(latency={1: 0.1, 8: 0.2}) as both:
+            port = both.port
+            assert port is not None
+            ticket = port.admit(1, 0, time.monotonic() + 0.3)
+            await port.confirm(ticket)
+            await both.batcher.drain(0)
+            with pytest.raises(ModelNotReady, match="unloaded"):
+                await answered(port, ticket, [{"x": np.ones((1, 2), np.float32)}])
+
+    asyncio.run(run())
+
+
+def hostile(both: Pair) -> list[Record]:
+    """Records that no honest front sends, each wrong in one field."""
+    assert both.port is not None
+    slab = next(iter(both.calls.slots.slabs.values()))
+    good = Record(
+        records.SUBMIT, model=both.port.number, call=1 << 40, slab=slab.number, rows=1, size=8,
+        room=8,
+    )  # fmt: skip
+    return [
+        good._replace(slab=99),
+        good._replace(slot=slab.count),
+        good._replace(slot=0xFFFFFFFF),
+        good._replace(size=slab.size + 1),
+        good._replace(size=0xFFFFFFFF, room=0xFFFFFFFF),
+        good._replace(room=slab.size),
+        good._replace(size=4),
+        good._replace(rows=0),
+        good._replace(rows=9),
+        good._replace(model=77),
+        good._replace(deadline=math.nan),
+        good._replace(flags=records.DESCRIBED),
+        good._replace(flags=records.RESERVED, slab=99),
+    ]
+
+
+def test_records_that_leave_their_bounds_end_one_call_and_touch_no_other() -> None:
+    async def run() -> None:
+        async with pair() as both:
+            assert await both.ask(1) == [2]  # a slab is there
+            for record in hostile(both):
+                both.back._received(record.packed(), ())
+                assert both.served._calls == {}
+            assert await both.ask(2) == [4]
+            assert both.reasons == []
+            # The front knows none of those calls.
+            stale = both.metrics.stale_answers.labels().value
+            assert stale == len(hostile(both))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(99),
+        Record(records.SLAB, slab=5, slot=1, size=4096),
+        Record(records.ANSWER),
+    ],
+)
+def test_a_front_that_speaks_nonsense_is_cut(record: Record) -> None:
+    async def run() -> None:
+        async with pair() as both:
+            both.channel.send(record.packed())
+            await both.until(lambda: both.reasons)
+            assert "it sent" in both.reasons[0]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("change", [{"size": 1 << 30}, {"flags": records.DESCRIBED}])
+def test_an_engine_side_that_leaves_the_slot_is_cut(change: dict[str, int]) -> None:
+    async def run() -> None:
+        both = Pair()
+        both.start()
+        both.engine.hold.clear()
+        call = asyncio.ensure_future(both.ask(1))
+        await both.until(lambda: both.engine.batches)
+        [ticket] = both.calls._lent.values()
+        slot = ticket.slot
+        answer = Record(
+            records.ANSWER, call=ticket.number, slab=slot.slab.number, slot=slot.index,
+            generation=slot.generation, rows=1, deadline=0.0, timeout=0.0, size=8,
+        )  # fmt: skip
+        stale = answer._replace(generation=slot.generation + 1)
+        both.back.send(stale.packed())
+        await both.until(lambda: both.metrics.stale_answers.labels().value == 1)
+        assert not call.done()
+        both.back.send(answer._replace(**change).packed())
+        await both.until(lambda: both.reasons)
+        assert "it sent" in both.reasons[0]
+        both.engine.hold.set()
+        call.cancel()
+        both.batcher.close()
+        both.back.close()
+
+    asyncio.run(run())

@@ -1,0 +1,263 @@
+"""A front and a real engine process: nothing accepted is lost, whatever happens to the process."""
+
+import asyncio
+import math
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import json_format, text_format
+
+from protos.gen import model_config_pb2
+from serving.base.errors import (
+    DeadlineExpired,
+    EngineError,
+    EngineRestarts,
+    InvalidInput,
+    ModelNotReady,
+    ServingError,
+)
+from serving.models.servable import CallOptions, EncodedImage
+from tests.support.apart import Apart, apart, expected_logits, memory_files, open_files
+from tests.support.pictures import encoded
+from tests.support.poisoned import POISON
+from tests.support.published import publish
+
+POISONED = "tests.support.poisoned"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the model `colours` alone, which is soon loaded."""
+    repository = tmp_path_factory.mktemp("alone")
+    publish(repository)
+    return repository
+
+
+def colour(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(70, 256, 3)
+
+
+async def caller(front: Apart, seed: int, ended: Callable[[], bool]) -> Counter[str]:
+    """Asks one call after the other; an answer must be that of its own image. Outcomes by kind."""
+    rng, outcomes = np.random.default_rng(seed), Counter[str]()
+    while not ended():
+        asked = colour(rng)
+        kind = rng.integers(0, 10)
+        outcomes["accepted"] += 1
+        deadline = time.monotonic() + (0.2 if kind == 0 else 30)
+        call = asyncio.ensure_future(front.logits(asked, deadline=deadline))
+        if kind == 1:
+            await asyncio.sleep(0)
+            call.cancel()
+        try:
+            answer = await call
+        except asyncio.CancelledError:
+            if kind != 1:
+                raise
+            outcomes["cancelled"] += 1
+        except ServingError as error:
+            outcomes[type(error).__name__] += 1
+        else:
+            np.testing.assert_allclose(answer, expected_logits(asked), rtol=1e-4)
+            outcomes["answered"] += 1
+    return outcomes
+
+
+async def kills(front: Apart, times: int, callers: int = 24) -> Counter[str]:
+    """Kills the engine process so often, at random moments of a mixed load. Outcomes by kind."""
+    over = False
+    asking = [asyncio.ensure_future(caller(front, seed, lambda: over)) for seed in range(callers)]
+    dice = random.Random(7)
+    try:
+        for _ in range(times):
+            await front.ready()
+            await asyncio.sleep(dice.uniform(0.0, 0.3))  # a moment of any kind
+            await front.kill()
+        await front.ready()
+    finally:
+        over = True
+    total: Counter[str] = Counter()
+    for outcomes in await asyncio.gather(*asking):
+        total += outcomes
+    return total
+
+
+@pytest.mark.parametrize("times", [5, pytest.param(100, marks=pytest.mark.slow)])
+def test_no_call_is_lost_or_answered_wrongly_where_the_engine_process_is_killed(
+    times: int, alone: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.remote.front.supervisor._MOST_ENDS", 10 * times)
+
+    async def run() -> None:
+        async with apart(alone, cache) as front:
+            await front.ready()
+            await kills(front, 1)
+            files, memory = open_files(), memory_files()
+            total = await kills(front, times)
+            assert total["answered"] > 10 * times
+            statuses = sum(total.values()) - total["accepted"]
+            assert statuses == total["accepted"], total
+            # Killed twice while it ran, or no time left: few have another status.
+            expected = {"accepted", "answered", "cancelled", "EngineRestarts", "EngineError",
+                        "DeadlineExpired", "Shed"}  # fmt: skip
+            assert set(total) <= expected, total
+            assert front.metrics.stale_answers.children() == []
+            await front.until(lambda: not front.lent())
+            assert abs(open_files() - files) <= 4
+            assert abs(memory_files() - memory) <= 4
+
+    asyncio.run(run())
+
+
+def test_an_image_that_kills_ends_its_own_call_alone(alone: Path, cache: Path) -> None:
+    async def run() -> None:
+        async with apart(alone, cache, module=POISONED) as front:
+            await front.ready()
+            rng = np.random.default_rng(1)
+            others = [colour(rng) for _ in range(30)]
+            calls = [front.logits(asked) for asked in others]
+            calls.insert(15, front.logits(np.array(POISON)))
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            failure = answers.pop(15)
+            assert isinstance(failure, EngineError)
+            assert "SHA-256" in str(failure)
+            np.testing.assert_allclose(answers, [expected_logits(c) for c in others], rtol=1e-4)
+            ends = front.metrics.engine_ends.labels("crash").value
+            assert ends == 2
+
+    asyncio.run(run())
+
+
+def test_late_answers_of_a_stopped_process_reach_no_other_call(alone: Path, cache: Path) -> None:
+    async def run() -> None:
+        async with apart(alone, cache) as front:
+            await front.ready()
+            rng = np.random.default_rng(2)
+            os.kill(front.pid, signal.SIGSTOP)
+            soon = time.monotonic() + 0.3
+            late = [front.logits(colour(rng), deadline=soon) for _ in range(20)]
+            failures = await asyncio.gather(*late, return_exceptions=True)
+            assert {type(failure) for failure in failures} == {DeadlineExpired}
+            assert front.lent() == 20  # it may still write there
+            others = [colour(rng) for _ in range(40)]
+            waiting = asyncio.gather(*(front.logits(asked) for asked in others))
+            await asyncio.sleep(0)
+            assert front.lent() == 60
+            os.kill(front.pid, signal.SIGCONT)
+            answers = await waiting
+            np.testing.assert_allclose(answers, [expected_logits(c) for c in others], rtol=1e-4)
+            await front.until(lambda: not front.lent())
+            assert front.metrics.stale_answers.children() == []
+            assert front.metrics.engine_ends.children() == []
+
+    asyncio.run(run())
+
+
+def test_a_process_that_hangs_is_ended_and_its_calls_are_answered_by_the_next(
+    alone: Path, cache: Path
+) -> None:
+    async def run() -> None:
+        async with apart(alone, cache, hung_seconds=2) as front:
+            await front.ready()
+            asked, hanging = np.array([200, 100, 70]), front.pid
+            os.kill(hanging, signal.SIGSTOP)
+            answer = await front.logits(asked)
+            np.testing.assert_allclose(answer, expected_logits(asked), rtol=1e-4)
+            assert front.pid != hanging
+            assert front.metrics.engine_ends.labels("hung").value == 1
+
+    asyncio.run(run())
+
+
+def test_a_process_that_never_starts_leaves_the_server_not_ready_and_says_why(
+    alone: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.remote.front.supervisor._MOST_ENDS", 2)
+
+    async def run() -> None:
+        async with apart(alone, cache, module="json") as front:
+            await front.until(lambda: front.supervisor.state == "FAILED")
+            assert not front.supervisor.ready()
+            assert "it ended with status 1" in front.supervisor.lines()[1]
+
+    asyncio.run(run())
+
+
+def test_a_call_without_time_for_the_next_process_is_told_when_to_come_again(
+    alone: Path, cache: Path
+) -> None:
+    async def run() -> None:
+        async with apart(alone, cache) as front:
+            await front.ready()
+            await front.kill()
+            await front.until(lambda: not front.supervisor.ready())
+            with pytest.raises(EngineRestarts) as refused:
+                await front.logits(np.array([70, 80, 90]), deadline=time.monotonic() + 0.05)
+            assert refused.value.retry_after > 0
+            await front.ready()
+            answer = await front.logits(np.array([70, 80, 90]))
+            np.testing.assert_allclose(answer, expected_logits(np.array([70, 80, 90])), rtol=1e-4)
+
+    asyncio.run(run())
+
+
+def test_counters_do_not_fall_and_calls_that_changed_the_server_outlive_a_process(
+    tmp_path: Path, cache: Path
+) -> None:
+    publish(tmp_path)
+    publish(tmp_path, "other")
+
+    async def run() -> None:
+        async with apart(tmp_path, cache) as front:
+            await front.ready()
+            await front.supervisor.loader.unload("other")
+            config = text_format.Parse(
+                (tmp_path / "colours" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+            )
+            config.max_batch_size = 2
+            override = {"config": json_format.MessageToJson(config)}
+            await front.supervisor.loader.load("colours", override)
+            await front.logits(np.array([70, 80, 90]))
+            await front.totals.refresh()
+            before = front.totals.now()[1].counters("colours", "1").inferences.value
+            assert before == 1
+            await front.kill()
+            await front.until(lambda: not front.supervisor.ready())
+            assert front.totals.now()[1].counters("colours", "1").inferences.value == before
+            await front.until(lambda: front.supervisor.ready() and front.catalogue.ready(False))
+            assert front.catalogue.get("colours").facts.max_rows == 2
+            with pytest.raises(ModelNotReady):
+                front.catalogue.get("other")
+            await front.logits(np.array([70, 80, 90]))
+            await front.totals.refresh()
+            assert front.totals.now()[1].counters("colours", "1").inferences.value == before + 1
+
+    asyncio.run(run())
+
+
+def test_images_are_decoded_by_the_front_and_refused_before_that(alone: Path, cache: Path) -> None:
+    async def run() -> None:
+        async with apart(alone, cache) as front:
+            await front.ready()
+            model = front.catalogue.get("colours")
+            picture = EncodedImage(encoded(np.full((8, 8, 3), 90, np.uint8), "PNG"))
+            answer = await model.infer_image(picture, CallOptions())
+            np.testing.assert_allclose(answer.outputs["logits"], [90 / 25.5] * 3, rtol=1e-4)
+            assert answer.timing.batch_size == 1
+            broken = EncodedImage(b"no image")
+            with pytest.raises(InvalidInput):
+                await model.infer_image(broken, CallOptions())
+            with pytest.raises(ServingError, match="cannot be met"):
+                await model.infer_image(broken, CallOptions(deadline=time.monotonic() + 1e-6))
+            await front.until(lambda: not front.lent())
+            assert [batch.rows for batch in await model.recent_batches()] == [1]
+            assert math.isfinite(answer.timing.queue)
+
+    asyncio.run(run())

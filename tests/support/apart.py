@@ -1,0 +1,121 @@
+"""A front without ports over a real engine process."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.base.metrics import FrontMetrics
+from serving.base.totals import Totals
+from serving.models.catalogue import Catalogue
+from serving.models.servable import CallOptions
+from serving.remote.front.supervisor import Supervisor
+from serving.server.config import ServerConfig
+from serving.server.server import ENGINE_MODULE
+
+SECONDS = 60.0
+
+
+@dataclass
+class Apart:
+    """Both sides, as a test looks at them."""
+
+    supervisor: Supervisor
+    catalogue: Catalogue
+    metrics: FrontMetrics
+    totals: Totals
+
+    @property
+    def pid(self) -> int:
+        """The engine process."""
+        assert self.supervisor.child is not None
+        return self.supervisor.child.pid
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Returns when it holds."""
+        async with asyncio.timeout(SECONDS):
+            while not condition():
+                await asyncio.sleep(0.01)  # no event tells of every condition
+
+    async def ready(self) -> None:
+        """Returns when everything serves."""
+        await self.until(lambda: self.supervisor.ready() and self.catalogue.ready(strict=True))
+
+    async def kill(self) -> None:
+        """Kills the engine process; returns when the front knows that it is dead."""
+        child = self.supervisor.child
+        assert child is not None
+        os.kill(child.pid, 9)
+        await asyncio.shield(child.ended)
+        await self.until(lambda: not self.supervisor.ready())
+
+    async def logits(self, colour: np.ndarray, **options: Any) -> np.ndarray:
+        """The answer of the model `colours` to an image of one colour, uint8 [3]."""
+        image = np.broadcast_to(colour.astype(np.uint8), (1, 8, 8, 3)).copy()
+        model = self.catalogue.get("colours")
+        answer = await model.infer({"image": image}, CallOptions(**options))
+        return answer.outputs["logits"][0]
+
+    def lent(self) -> int:
+        """Slots that the engine process may use."""
+        return sum(slab.used for slab in self.supervisor.calls.slots.slabs.values())
+
+
+def expected_logits(colour: np.ndarray) -> np.ndarray:
+    """The right answer."""
+    return colour.astype(np.float32) * 10 / 255
+
+
+@asynccontextmanager
+async def apart(
+    repository: Path,
+    cache: Path,
+    *,
+    module: str = ENGINE_MODULE,
+    hung_seconds: int = 30,
+    **settings: Any,
+) -> AsyncIterator[Apart]:
+    """Serves a repository. module: runs the engine process."""
+    config = ServerConfig(
+        model_repository=repository, cache_dir=cache, engine="onnxruntime", drain_seconds=5,
+        **settings,
+    )  # fmt: skip
+    metrics = FrontMetrics()
+    with ThreadPoolExecutor(2) as decoders:
+        catalogue = Catalogue(repository, decoders, metrics)
+        supervisor = Supervisor(
+            module,
+            config.model_dump(mode="json"),
+            catalogue,
+            metrics,
+            config.memory_bytes,
+            hung_seconds,
+        )
+        supervisor.start()
+        try:
+            yield Apart(supervisor, catalogue, metrics, Totals(metrics, supervisor.share))
+            await supervisor.close()
+        finally:
+            await supervisor.ended()
+
+
+def open_files() -> int:
+    """Files that this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def memory_files() -> int:
+    """Files in memory (memfd) that this process has open."""
+    found = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found += str(entry.readlink()).startswith("/memfd:convserve")
+        except FileNotFoundError:
+            continue
+    return found
