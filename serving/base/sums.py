@@ -133,10 +133,10 @@ class Distribution:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: float, times: int = 1) -> None:
         """Counts a value in the first bucket whose bound is not below it."""
-        self.counts[bisect.bisect_left(self.bounds, value)] += 1
-        self.total += value
+        self.counts[bisect.bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
     def numbers(self) -> Sequence[float]:
         """The values in each bucket, and their sum."""

@@ -55,6 +55,13 @@ class Timing:
         self.decode = self.queue = self.infer = self.postprocess = 0.0
         self.batch_size = 0
 
+    def with_decode(self, seconds: float) -> "Timing":
+        """The times of one image of the call, whose decoding took `seconds`."""
+        own = Timing()
+        own.decode, own.queue, own.infer = seconds, self.queue, self.infer
+        own.postprocess, own.batch_size = self.postprocess, self.batch_size
+        return own
+
 
 class Answer(NamedTuple):
     """One call's share of a batch.

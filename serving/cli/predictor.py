@@ -16,7 +16,7 @@ import typer
 from numpy.typing import NDArray
 
 from protos.gen import vision_pb2 as pb
-from serving.base.errors import InvalidInput
+from serving.base.errors import InvalidInput, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.cli.output import warn
@@ -146,19 +146,24 @@ class LocalPredictor:
 
     async def classify(self, image: bytes, top_k: int) -> Labels:
         """The `top_k` best classes."""
-        found = await vision.classify(self._model, EncodedImage(image), CallOptions(), top_k=top_k)
+        sources = [EncodedImage(image)]
+        found = vision.only(await vision.classify(self._model, sources, CallOptions(), top_k=top_k))
         return Labels([(x.index, x.name, x.score) for x in found.labels], self._model.facts.variant)
 
     async def segment(self, image: bytes, overlay: bool) -> MaskResult:
         """The class map; `overlay` asks for the PNG too."""
-        found = await vision.segment(
+        results: list[
+            vision.Segmentation[NDArray[np.uint16]] | ServingError
+        ] = await vision.segment(
             self._model,
-            EncodedImage(image),
+            [EncodedImage(image)],
             CallOptions(),
             lambda mask: mask.astype(np.uint16),
             overlay=overlay,
             most=sys.maxsize,
+            take=lambda found: found,
         )
+        found = vision.only(results)
         return MaskResult(
             found.mask,
             [(x.index, x.name, x.fraction, x.confidence) for x in found.areas],
@@ -168,8 +173,8 @@ class LocalPredictor:
 
     async def embed(self, image: bytes) -> NDArray[np.float32]:
         """The point on the unit sphere, float32 [D]."""
-        found = await vision.embed(self._model, EncodedImage(image), CallOptions())
-        return found.values
+        found = await vision.embed(self._model, [EncodedImage(image)], CallOptions())
+        return vision.only(found).values
 
 
 @asynccontextmanager

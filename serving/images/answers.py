@@ -21,13 +21,13 @@ _COPIES = 3
 
 
 def scores_of(outputs: Mapping[str, Array], described: TaskOutput | None) -> NDArray[np.float32]:
-    """The score of each class, float32 [C]; `outputs` are those of one image."""
+    """The score of each class, float32 [N, C]; `outputs` are those of N images, [N, ...] each."""
     if described is None:
         return softmax(outputs["logits"])
-    values = _some(outputs, described).reshape(-1).astype(np.float32)
-    if values.size == 1:
+    values = _rows(outputs, described)
+    if values.shape[1] == 1:
         second = _probability(values, described)
-        return np.concatenate([1 - second, second])
+        return np.concatenate([1 - second, second], axis=1)
     return values if described.holds == "probabilities" else softmax(values)
 
 
@@ -73,14 +73,25 @@ def mask_bytes(outputs: Mapping[str, Array], described: TaskOutput) -> int:
     return _COPIES * 4 * outputs[described.output].size
 
 
-def embedding_of(outputs: Mapping[str, Array], described: TaskOutput | None) -> NDArray[np.float32]:
-    """The point on the unit sphere, float32 [D]; zeros stay zeros."""
+def embeddings_of(
+    outputs: Mapping[str, Array], described: TaskOutput | None
+) -> NDArray[np.float32]:
+    """Points on the unit sphere, float32 [N, D]; zeros stay zeros. `outputs` are those of N images,
+    [N, ...] each."""
     if described is None:
         values: NDArray[np.float32] = outputs["embedding"]
         return values
-    point: NDArray[np.float32] = _some(outputs, described).reshape(-1).astype(np.float32)
-    point /= np.maximum(np.linalg.norm(point), np.finfo(np.float32).tiny)
-    return point
+    points = _rows(outputs, described)
+    lengths = np.linalg.norm(points, axis=1, keepdims=True)
+    points /= np.maximum(lengths, np.finfo(np.float32).tiny)
+    return points
+
+
+def _rows(outputs: Mapping[str, Array], described: TaskOutput) -> NDArray[np.float32]:
+    """A copy of the values of the output that answers, one row an image. Raises EngineError where
+    there are none."""
+    values = _some(outputs, described)
+    return values.reshape(len(values), -1).astype(np.float32)
 
 
 def _some(outputs: Mapping[str, Array], described: TaskOutput) -> Array:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.base.errors import InvalidInput, WrongTask, quoted
+from serving.base.errors import InvalidInput, ServingError, WrongTask, quoted
 from serving.base.memory import LARGE, CallMemory, LargeWork, Reservation
 from serving.base.metrics import FrontMetrics
 from serving.base.task import IMAGE_INPUT
@@ -24,9 +24,10 @@ from serving.images.preprocess import keeps
 from serving.images.tensor import ToTensor
 from serving.models.facts import ModelFacts
 from serving.models.servable import (
+    AnsweredImage,
     CallOptions,
     EncodedImage,
-    ImageAnswer,
+    ImageAnswers,
     ImageSource,
     RawPixels,
     Reserve,
@@ -79,21 +80,34 @@ class Model:
             raise
         return self._observed(answer)
 
-    async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
-        """Runs one image; its errors are those of `Servable.infer_image`."""
-        answer, [loaded] = await self._infer_images([source], options)
-        return ImageAnswer(
-            outputs={
-                name: array[0] if self._batches else array for name, array in answer.outputs.items()
-            },
-            size=loaded.size,
-            timing=answer.timing,
+    async def infer_images(
+        self, sources: Sequence[ImageSource], options: CallOptions
+    ) -> ImageAnswers:
+        """Runs images as the rows of one call; its errors are those of `Servable.infer_images`."""
+        answer, loaded = await self._infer_images(sources, options)
+        if answer is None:
+            return ImageAnswers({}, [item for item in loaded if isinstance(item, ServingError)])
+        outputs = answer.outputs
+        if not self._batches:
+            outputs = {name: array[np.newaxis] for name, array in outputs.items()}
+        timing = answer.timing
+        return ImageAnswers(
+            outputs,
+            [
+                item
+                if isinstance(item, ServingError)
+                else AnsweredImage(item.size, timing.with_decode(item.seconds))
+                for item in loaded
+            ],
         )
 
     async def infer_encoded(self, images: Sequence[bytes], options: CallOptions) -> Answer:
         """Runs image files as the rows of one call; its errors are those of
-        `Servable.infer_image`."""
-        answer, _ = await self._infer_images([EncodedImage(data) for data in images], options)
+        `Servable.infer_encoded`."""
+        sources = [EncodedImage(data) for data in images]
+        answer, loaded = await self._infer_images(sources, options, alone=False)
+        assert answer is not None
+        answer.timing.decode = max(item.seconds for item in loaded if isinstance(item, _Loaded))
         return answer
 
     async def run_aside(
@@ -127,8 +141,13 @@ class Model:
         return await asyncio.wrap_future(job)
 
     async def _infer_images(
-        self, sources: Sequence[ImageSource], options: CallOptions
-    ) -> "tuple[Answer, list[_Loaded]]":
+        self, sources: Sequence[ImageSource], options: CallOptions, *, alone: bool = True
+    ) -> "tuple[Answer | None, Sequence[_Loaded | ServingError]]":
+        """The answer of one call with a row for each image that could be loaded; None where there
+        is none.
+
+        alone: an image that cannot be loaded fails alone; without it, it fails the call.
+        """
         eval_transform = self.facts.transform
         if eval_transform is None:
             reason = "no manifest" if self.facts.manifest is None else "no images in its manifest"
@@ -140,45 +159,53 @@ class Model:
         ticket = self._admit(len(sources), options)
         try:
             await self._port.confirm(ticket)
-            memory, deadline = options.memory, ticket.deadline
-            if len(sources) == 1:
-                loaded = [await self._loaded(sources[0], eval_transform, memory, deadline)]
-            else:
-                loaded = await together(
-                    self._loaded(source, eval_transform, memory, deadline) for source in sources
-                )
+            loaded = await self._all_loaded(sources, eval_transform, options.memory, ticket)
+            whole = [item for item in loaded if isinstance(item, _Loaded)]
+            if len(whole) < len(sources):
+                if not alone:
+                    raise next(item for item in loaded if isinstance(item, ServingError))
+                # Rows without pixels would take the place of others in a batch.
+                self._port.withdraw(ticket)
+                if not whole:
+                    return None, loaded
+                ticket = self._admit(len(whole), options._replace(deadline=ticket.deadline))
             # One part an image: they are copied once, into the batch.
-            parts = [{self._image_input: item.tensor} for item in loaded]
-            ticket.timing.decode = max(item.seconds for item in loaded)
-            answer = self._observed(await submitted(self._port, ticket, parts))
+            parts = [{self._image_input: item.tensor} for item in whole]
+            answer = await submitted(self._port, ticket, parts)
         except BaseException:
             self._port.withdraw(ticket)
             raise
+        # The rows of infer_encoded are one inference, as those of `infer`.
+        self._observed(answer, len(whole) if alone else 1)
         size = sum([array.nbytes for array in answer.outputs.values()])
-        size += sum([item.tensor.nbytes for item in loaded])
+        size += sum([item.tensor.nbytes for item in whole])
         if size > expected:
             options.memory.hold("batch", size - expected)
-        for item in loaded:
-            self.observe("decode", item.seconds)
+        decoded = self._seconds["decode"]
+        for item in whole:
+            decoded.observe(item.seconds)
         return answer, loaded
 
-    async def _loaded(
+    async def _all_loaded(
         self,
-        source: ImageSource,
+        sources: Sequence[ImageSource],
         eval_transform: EvalTransform,
         memory: CallMemory,
-        deadline: float,
-    ) -> "_Loaded":
+        ticket: Ticket,
+    ) -> "Sequence[_Loaded | ServingError]":
         max_pixels = self.facts.max_image_pixels
-        whole = isinstance(source, RawPixels) and keeps(
-            source.height, source.width, source.channels, eval_transform
-        )
-        if whole and self._to_tensor is None:
+        if self._to_tensor is None and _all_fit(sources, eval_transform):
             # Pixels of the right size need no work, so no thread is worth its cost.
-            return _load(source, eval_transform, max_pixels, None, lambda _: None)
-        return await self.run_aside(
-            partial(_load, source, eval_transform, max_pixels, self._to_tensor), memory, deadline
-        )
+            return [_as_sent(source, max_pixels) for source in sources]
+
+        async def one(source: ImageSource) -> _Loaded | ServingError:
+            work = partial(_load, source, eval_transform, max_pixels, self._to_tensor)
+            try:
+                return await self.run_aside(work, memory, ticket.deadline)
+            except ServingError as error:
+                return error
+
+        return await together(one(source) for source in sources)
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
         return self._port.admit(rows, options.priority, options.deadline, options.timeout)
@@ -223,13 +250,13 @@ class Model:
 
     # Watching.
 
-    def observe(self, stage: str, seconds: float) -> None:
-        """Counts the time of one inference in one stage."""
-        self._seconds[stage].observe(seconds)
+    def observe(self, stage: str, seconds: float, images: int = 1) -> None:
+        """Counts the time of each of some images in one stage."""
+        self._seconds[stage].observe(seconds, images)
 
-    def _observed(self, answer: Answer) -> Answer:
-        self._queue_seconds.observe(answer.timing.queue)
-        self._infer_seconds.observe(answer.timing.infer)
+    def _observed(self, answer: Answer, images: int = 1) -> Answer:
+        self._queue_seconds.observe(answer.timing.queue, images)
+        self._infer_seconds.observe(answer.timing.infer, images)
         return answer
 
     def call_ended(self, seconds: float, *, ok: bool) -> None:
@@ -260,6 +287,26 @@ class _Loaded(NamedTuple):
     tensor: Array
     size: tuple[int, int]
     seconds: float
+
+
+def _all_fit(sources: Sequence[ImageSource], eval_transform: EvalTransform) -> bool:
+    """Whether all are pixels that the network takes as they are."""
+    sizes = {
+        (source.height, source.width, source.channels) if isinstance(source, RawPixels) else None
+        for source in sources
+    }
+    return all(size is not None and keeps(*size, eval_transform) for size in sizes)
+
+
+def _as_sent(source: ImageSource, max_pixels: int) -> "_Loaded | ServingError":
+    """The pixels of an image that `_all_fit` let through."""
+    assert isinstance(source, RawPixels)
+    begin = time.monotonic()
+    try:
+        tensor = source.pixels(max_pixels)[np.newaxis]
+    except InvalidInput as error:
+        return error
+    return _Loaded(tensor, (source.height, source.width), time.monotonic() - begin)
 
 
 def _load(

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+from serving.base.errors import ServingError
 from serving.base.memory import UNLIMITED, CallMemory
 from serving.base.tensor import Array
 from serving.batching.batch import BatchRecord
@@ -93,13 +94,13 @@ class RawPixels(NamedTuple):
 
     def decode(self, max_pixels: int, reserve: Reserve) -> Pixels:
         """uint8 HWC RGB; raises InvalidInput."""
-        pixels = self._pixels(max_pixels)
+        pixels = self.pixels(max_pixels)
         reserve(0 if self.channels == 3 else 3 * pixels.nbytes)
         return with_channels(pixels, 3)
 
     def load(self, eval_transform: EvalTransform, max_pixels: int, reserve: Reserve) -> LoadedImage:
         """The pixels that the network sees; raises InvalidInput."""
-        image = self._pixels(max_pixels)
+        image = self.pixels(max_pixels)
         needed = transform_bytes(self.height, self.width, eval_transform)
         if self.channels == eval_transform.channels:
             reserve(needed)
@@ -108,7 +109,8 @@ class RawPixels(NamedTuple):
             reserve(needed + self.height * self.width * 5)
         return LoadedImage(transform(image, eval_transform), (self.height, self.width))
 
-    def _pixels(self, max_pixels: int) -> Pixels:
+    def pixels(self, max_pixels: int) -> Pixels:
+        """uint8 [height, width, channels] as they were sent; raises InvalidInput."""
         return from_raw(self.data, self.height, self.width, max_pixels, self.channels)
 
 
@@ -130,17 +132,27 @@ class CallOptions(NamedTuple):
     memory: CallMemory = UNLIMITED
 
 
-class ImageAnswer(NamedTuple):
-    """A network's answer to one image.
+class AnsweredImage(NamedTuple):
+    """An image that has an answer.
 
-    outputs: arrays by output name, without the batch dimension where the model batches.
     size: (height, width) of the image.
     timing: every stage but the postprocessing.
     """
 
-    outputs: Mapping[str, Array]
     size: tuple[int, int]
     timing: Timing
+
+
+class ImageAnswers(NamedTuple):
+    """A network's answers to the images of one call.
+
+    outputs: arrays [rows, ...] by name, a row for each image that has an answer; empty where none
+        has.
+    images: each image in its order, or the reason why it has no row.
+    """
+
+    outputs: Mapping[str, Array]
+    images: Sequence[AnsweredImage | ServingError]
 
 
 class Servable(Protocol):
@@ -157,13 +169,16 @@ class Servable(Protocol):
         DeadlineExpired, ModelNotReady, and EngineError where the batch failed.
         """
 
-    async def infer_image(self, source: ImageSource, options: CallOptions) -> ImageAnswer:
-        """Runs one image. Raises WrongTask where the model takes no images, InvalidInput where
-        this one cannot be decoded, and the errors of `infer`."""
+    async def infer_images(
+        self, sources: Sequence[ImageSource], options: CallOptions
+    ) -> ImageAnswers:
+        """Runs images as the rows of one call. One that cannot be decoded, or for which there is no
+        memory, leaves the others alone. Raises WrongTask where the model takes no images, and the
+        errors of `infer`."""
 
     async def infer_encoded(self, images: Sequence[bytes], options: CallOptions) -> Answer:
         """Runs image files as the rows of one call; one that cannot be decoded fails the call.
-        Raises the errors of `infer_image`."""
+        Raises its error, and those of `infer_images`."""
 
     async def run_aside(
         self, work: Callable[[Reserve], Result], memory: CallMemory, deadline: float
@@ -177,8 +192,8 @@ class Servable(Protocol):
         deadline: in monotonic seconds; work that has not begun then raises DeadlineExpired.
         """
 
-    def observe(self, stage: str, seconds: float) -> None:
-        """Counts the time of one inference in one stage ("decode", "queue", "infer",
+    def observe(self, stage: str, seconds: float, images: int = 1) -> None:
+        """Counts the time of each of some images in one stage ("decode", "queue", "infer",
         "postprocess")."""
 
     def call_ended(self, seconds: float, *, ok: bool) -> None:

@@ -1,24 +1,43 @@
 """The three vision tasks on a loaded model: an image in, a typed answer out. Knows no wire."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.base.errors import AnswerTooLarge, InvalidInput, WrongTask
+from serving.base.errors import AnswerTooLarge, InvalidInput, ServingError, WrongTask
 from serving.base.task import TASKS, Task
+from serving.base.tensor import Array
+from serving.base.together import together
 from serving.batching.ticket import Timing
 from serving.images import answers, postprocess
 from serving.models.facts import ModelFacts
-from serving.models.servable import CallOptions, ImageSource, Reserve, Servable
+from serving.models.servable import (
+    AnsweredImage,
+    CallOptions,
+    ImageSource,
+    Reserve,
+    Servable,
+)
 
 DEFAULT_TOP_K = 5
 
+# Bytes of outputs that are read on the event loop, in 0.2 ms at most. More hold it up, fewer cost
+# a call the way to a thread and back, some 0.1 ms.
+_SMALL = 64 << 10
+# Arrays of the size of the outputs that reading them takes.
+_COPIES = 4
+
 # The form in which a wire sends a mask.
 Form = TypeVar("Form")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+# An image that has a row of the outputs.
+_Row = tuple[ImageSource, AnsweredImage]
 
 
 @dataclass(slots=True)
@@ -76,13 +95,14 @@ def require_task(model: Servable, task: Task) -> None:
 
 async def classify(
     model: Servable,
-    source: ImageSource,
+    sources: Sequence[ImageSource],
     options: CallOptions,
     *,
     top_k: int = DEFAULT_TOP_K,
     threshold: float = 0.0,
-) -> Classification:
-    """Ranks the classes of an image; at most `top_k`, none below `threshold`.
+) -> list[Classification | ServingError]:
+    """Ranks the classes of each image; at most `top_k`, none below `threshold`. An image that fails
+    has its error instead.
 
     Raises InvalidInput, WrongTask, and ServingErrors of the model.
     """
@@ -91,72 +111,94 @@ async def classify(
         raise InvalidInput(f"top_k: expected 1 or more, got {top_k}")
     if not 0.0 <= threshold <= 1.0:
         raise InvalidInput(f"threshold: expected 0 to 1, got {threshold}")
-    answer = await model.infer_image(source, options)
-    begin = time.monotonic()
-    scores = answers.scores_of(answer.outputs, model.facts.answer)
-    best = postprocess.top_k(scores, top_k)
-    labels = tuple(
-        Label(index, class_name(model.facts, index), score)
-        for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)
-        if score >= threshold
-    )
-    answer.timing.postprocess = time.monotonic() - begin
-    model.observe("postprocess", answer.timing.postprocess)
-    return Classification(labels, answer.timing)
+
+    def ranked(outputs: Mapping[str, Array]) -> Iterator[tuple[Label, ...]]:
+        scores = answers.scores_of(outputs, model.facts.answer)
+        best = postprocess.top_k(scores, top_k)
+        found = np.take_along_axis(scores, best, axis=1)
+        for indices, values in zip(best.tolist(), found.tolist(), strict=True):
+            yield tuple(
+                Label(index, class_name(model.facts, index), score)
+                for index, score in zip(indices, values, strict=True)
+                if score >= threshold
+            )
+
+    return await _at_once(model, sources, options, ranked, Classification)
 
 
 async def segment(
     model: Servable,
-    source: ImageSource,
+    sources: Sequence[ImageSource],
     options: CallOptions,
     form: Callable[[postprocess.Mask], Form],
     *,
     mask_size: Literal["image", "model"] = "image",
     overlay: bool = False,
     most: int,
-) -> Segmentation[Form]:
-    """Gives each pixel its class, at the size of the image or of the model.
+    take: Callable[[Segmentation[Form]], Result],
+) -> list[Result | ServingError]:
+    """Gives each pixel of each image its class, at the size of the image or of the model. An image
+    that fails has its error instead.
 
     form: makes the form in which the mask is sent, of `most` bytes at most, on a worker thread; it
         takes the memory of `postprocess.mask_bytes`.
     most: bytes of an answer.
-    Raises WrongTask, AnswerTooLarge, and ServingErrors of the model.
+    take: called with the answer to an image as soon as it is there; returns its result.
+    Raises WrongTask, and AnswerTooLarge.
     """
     require_task(model, "segmentation")
-    answer = await model.infer_image(source, options)
 
-    def finish(reserve: Reserve) -> Segmentation[Form]:
+    def finish(
+        source: ImageSource, image: AnsweredImage, outputs: Mapping[str, Array], reserve: Reserve
+    ) -> Segmentation[Form]:
         begin = time.monotonic()
         described = model.facts.answer
         if described is not None:
-            reserve(answers.mask_bytes(answer.outputs, described))
-        mask, confidence = answers.mask_of(answer.outputs, described)
+            reserve(answers.mask_bytes(outputs, described))
+        mask, confidence = answers.mask_of(outputs, described)
         areas = tuple(
             ClassArea(index, class_name(model.facts, index), fraction, mean)
             for index, fraction, mean in postprocess.class_areas(mask, confidence)
         )
-        height, width = answer.size if mask_size == "image" else mask.shape
+        height, width = image.size if mask_size == "image" else mask.shape
         needed = postprocess.mask_bytes(height, width, mask.itemsize, most)
         if not overlay:
             reserve(needed)
             formed = form(postprocess.resize_mask(mask, height, width))
             overlay_png = None
         else:
-            needed += postprocess.overlay_bytes(*answer.size, mask.itemsize, most)
+            needed += postprocess.overlay_bytes(*image.size, mask.itemsize, most)
             # Decoded once more, in full: not every image that waits for its batch is kept as well.
-            image = source.decode(
+            pixels = source.decode(
                 model.facts.max_image_pixels, lambda decoding: reserve(needed + decoding)
             )
-            at_image = postprocess.resize_mask(mask, *answer.size)
+            at_image = postprocess.resize_mask(mask, *image.size)
             formed = form(at_image if mask_size == "image" else mask)
-            overlay_png = postprocess.overlay_png(image, at_image, most)
-        answer.timing.postprocess = time.monotonic() - begin
-        return Segmentation(formed, height, width, areas, overlay_png, answer.timing)
+            overlay_png = postprocess.overlay_png(pixels, at_image, most)
+        image.timing.postprocess = time.monotonic() - begin
+        return Segmentation(formed, height, width, areas, overlay_png, image.timing)
 
-    # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
-    result = await model.run_aside(finish, options.memory, options.deadline)
-    model.observe("postprocess", result.timing.postprocess)
-    return result
+    async def one(row: _Row, outputs: Mapping[str, Array]) -> Result | ServingError:
+        # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
+        work = partial(finish, *row, outputs)
+        try:
+            found = await model.run_aside(work, options.memory, options.deadline)
+            model.observe("postprocess", found.timing.postprocess)
+            return take(found)
+        except AnswerTooLarge:
+            raise
+        except ServingError as error:
+            return error
+
+    async def read(
+        rows: Sequence[_Row], outputs: Mapping[str, Array]
+    ) -> Sequence[Result | ServingError]:
+        return await together(
+            one(row, {name: array[i] for name, array in outputs.items()})
+            for i, row in enumerate(rows)
+        )
+
+    return await _in_calls(model, sources, options, read)
 
 
 async def check_raw_masks(
@@ -188,12 +230,91 @@ async def check_raw_masks(
         )
 
 
-async def embed(model: Servable, source: ImageSource, options: CallOptions) -> Embedding:
-    """Gives an image its point on the unit sphere. Raises WrongTask and
-    ServingErrors of the model."""
+async def embed(
+    model: Servable, sources: Sequence[ImageSource], options: CallOptions
+) -> list[Embedding | ServingError]:
+    """Gives each image its point on the unit sphere. An image that fails has its error instead.
+    Raises WrongTask."""
     require_task(model, "embedding")
-    answer = await model.infer_image(source, options)
-    return Embedding(answers.embedding_of(answer.outputs, model.facts.answer), answer.timing)
+    answer = model.facts.answer
+    return await _at_once(
+        model, sources, options, lambda outputs: answers.embeddings_of(outputs, answer), Embedding
+    )
+
+
+def only(results: Sequence[Result | ServingError]) -> Result:
+    """The result of a call of one image. Raises its error."""
+    [result] = results
+    if isinstance(result, ServingError):
+        raise result
+    return result
+
+
+async def _at_once(
+    model: Servable,
+    sources: Sequence[ImageSource],
+    options: CallOptions,
+    values_of: Callable[[Mapping[str, Array]], Iterable[Value]],
+    result: Callable[[Value, Timing], Result],
+) -> list[Result | ServingError]:
+    """The result of every image, by a value for each row of the outputs."""
+
+    async def read(rows: Sequence[_Row], outputs: Mapping[str, Array]) -> Sequence[Result]:
+        size = sum([array.nbytes for array in outputs.values()])
+
+        def values(reserve: Reserve) -> tuple[list[Value], float]:
+            begin = time.monotonic()
+            reserve(_COPIES * size)
+            return list(values_of(outputs)), time.monotonic() - begin
+
+        if size <= _SMALL:
+            found, seconds = values(lambda _: None)
+        else:
+            found, seconds = await model.run_aside(values, options.memory, options.deadline)
+        share = seconds / len(rows)
+        model.observe("postprocess", share, len(rows))
+        results = []
+        for value, (_, image) in zip(found, rows, strict=True):
+            image.timing.postprocess = share
+            results.append(result(value, image.timing))
+        return results
+
+    return await _in_calls(model, sources, options, read)
+
+
+async def _in_calls(
+    model: Servable,
+    sources: Sequence[ImageSource],
+    options: CallOptions,
+    read: Callable[
+        [Sequence[_Row], Mapping[str, Array]], Awaitable[Sequence[Result | ServingError]]
+    ],
+) -> list[Result | ServingError]:
+    """The result of every image, in their order. Images run together, in as few calls as the model
+    allows: they share a place in the queue, and the batch waits for the last to be decoded.
+
+    read: makes the results of images that have an answer, of the outputs with a row for each.
+    Raises AnswerTooLarge; any other ServingError is that of its images.
+    """
+
+    async def call(part: Sequence[ImageSource]) -> Sequence[Result | ServingError]:
+        try:
+            outputs, images = await model.infer_images(part, options)
+            rows = [
+                (source, image)
+                for source, image in zip(part, images, strict=True)
+                if isinstance(image, AnsweredImage)
+            ]
+            results = iter(await read(rows, outputs) if rows else ())
+            return [i if isinstance(i, ServingError) else next(results) for i in images]
+        except AnswerTooLarge:
+            raise
+        except ServingError as error:
+            return [error] * len(part)
+
+    most = model.facts.max_rows
+    parts = [sources[start : start + most] for start in range(0, len(sources), most)]
+    return [result for results in await together(map(call, parts)) for result in results]
 
 
 def class_name(facts: ModelFacts, index: int) -> str:

@@ -1,13 +1,12 @@
 """VisionService: images in; labels, masks and embeddings out."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from protos.gen import vision_pb2 as pb
-from serving.base.errors import AnswerTooLarge, InvalidInput, ServingError
+from serving.base.errors import InvalidInput, ServingError
 from serving.base.task import Task
-from serving.base.together import together
 from serving.batching.ticket import Timing
 from serving.models.servable import CallOptions, ImageSource, Servable
 from serving.server.endpoints import vision
@@ -28,7 +27,6 @@ from serving.server.rpc.masks import (
     INSTEAD,
     SMALL,
     AnswerSize,
-    Parts,
     check_form,
     failed_field,
     mask_field,
@@ -43,7 +41,10 @@ from serving.server.wire.interface import Call, Method
 _LONGEST_TIMEOUT = 315_576_000_000
 
 Images = Sequence[pb.Image | memoryview]
+Found = TypeVar("Found")
 Result = TypeVar("Result")
+# The fields of a message: a message of its own would be copied into the one that it is for.
+_Fields = dict[str, Any]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["VisionService"]
 
@@ -129,24 +130,22 @@ class VisionService:
         if mask_format == pb.MASK_FORMAT_RAW and not at_model:
             await vision.check_raw_masks(model, sources, options, most, INSTEAD)
 
-        async def one(source: ImageSource) -> Parts:
-            found = await vision.segment(
-                model,
-                source,
-                options,
-                lambda mask: mask_field(mask, mask_format, most),
-                mask_size="model" if at_model else "image",
-                overlay=overlay,
-                most=most,
-            )
-            return size.add(result_field(found, _timing(found.timing)))
-
-        results = await _each(sources, one, failed_field)
+        results = await vision.segment(
+            model,
+            sources,
+            options,
+            lambda mask: mask_field(mask, mask_format, most),
+            mask_size="model" if at_model else "image",
+            overlay=overlay,
+            most=most,
+            take=lambda found: size.add(result_field(found, _timing(found.timing))),
+        )
+        parts = _each(results, lambda found: found, failed_field)
         served = _served(model, request)
         if size.total <= SMALL:
-            return segment_response(served, results)
+            return segment_response(served, parts)
         return await model.run_aside(
-            lambda _: segment_response(served, results), options.memory, options.deadline
+            lambda _: segment_response(served, parts), options.memory, options.deadline
         )
 
 
@@ -155,28 +154,33 @@ async def _classify(request: pb.ClassifyRequest, images: Images, call: Inference
     options = _options(request, call)
     top_k = request.top_k or vision.DEFAULT_TOP_K
 
-    async def one(source: ImageSource) -> pb.Classification:
-        found = await vision.classify(
-            model, source, options, top_k=top_k, threshold=request.threshold
-        )
-        labels = [{"index": x.index, "name": x.name, "score": x.score} for x in found.labels]
-        return pb.Classification(timing=_timing(found.timing), labels=labels)
-
-    results = await _each(sources, one, lambda status: pb.Classification(status=status))
-    response = pb.ClassifyResponse(served=_served(model, request), results=results)
+    found = await vision.classify(model, sources, options, top_k=top_k, threshold=request.threshold)
+    response = pb.ClassifyResponse(
+        served=_served(model, request), results=_each(found, _classification, _status_alone)
+    )
     return response.SerializeToString()
+
+
+def _classification(found: vision.Classification) -> _Fields:
+    labels = [{"index": x.index, "name": x.name, "score": x.score} for x in found.labels]
+    return {"timing": _timing(found.timing), "labels": labels}
 
 
 async def _embed(request: pb.EmbedRequest, images: Images, call: InferenceCall) -> bytes:
     model, sources = _opened(request, images, call, "embedding")
-    options = _options(request, call)
+    found = await vision.embed(model, sources, _options(request, call))
+    response = pb.EmbedResponse(
+        served=_served(model, request), results=_each(found, _embedding, _status_alone)
+    )
+    return response.SerializeToString()
 
-    async def one(source: ImageSource) -> pb.Embedding:
-        found = await vision.embed(model, source, options)
-        return pb.Embedding(timing=_timing(found.timing), values=found.values.tolist())
 
-    results = await _each(sources, one, lambda status: pb.Embedding(status=status))
-    return pb.EmbedResponse(served=_served(model, request), results=results).SerializeToString()
+def _embedding(found: vision.Embedding) -> _Fields:
+    return {"timing": _timing(found.timing), "values": found.values.tolist()}
+
+
+def _status_alone(status: pb.Status) -> _Fields:
+    return {"status": status}
 
 
 _AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
@@ -214,25 +218,18 @@ def _named(number: int, field: str, values: Any) -> int:
     return number
 
 
-async def _each(
-    sources: Sequence[ImageSource],
-    one: Callable[[ImageSource], Coroutine[Any, Any, Result]],
+def _each(
+    found: Sequence[Found | ServingError],
+    result: Callable[[Found], Result],
     failed: Callable[[pb.Status], Result],
 ) -> list[Result]:
     """The result of every image. A single one that fails fails the call; of several, each carries
-    its own status, unless the answer as a whole becomes too large."""
-    if len(sources) == 1:
-        return [await one(sources[0])]
-
-    async def guarded(source: ImageSource) -> Result:
-        try:
-            return await one(source)
-        except AnswerTooLarge:
-            raise
-        except ServingError as error:
-            return failed(_status(error))
-
-    return await together(guarded(source) for source in sources)
+    its own status."""
+    if len(found) == 1:
+        return [result(vision.only(found))]
+    return [
+        failed(_status(item)) if isinstance(item, ServingError) else result(item) for item in found
+    ]
 
 
 def _status(error: ServingError) -> pb.Status:
@@ -263,8 +260,7 @@ def _failed(request: _AnyRequest | None, error: ServingError) -> pb.Served:
     )
 
 
-def _timing(timing: Timing) -> dict[str, int]:
-    """The fields of a Timing: a message of its own would be copied into the one that it is for."""
+def _timing(timing: Timing) -> _Fields:
     return {
         "decode_us": round(timing.decode * 1e6),
         "queue_us": round(timing.queue * 1e6),

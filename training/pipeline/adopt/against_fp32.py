@@ -10,7 +10,7 @@ from serving.base.evaluation import Estimate, accuracy, answer_distance
 from serving.base.task import Task
 from serving.base.tensor import Array
 from serving.engines import Engine
-from serving.images.answers import embedding_of, mask_of, scores_of
+from serving.images.answers import embeddings_of, mask_of, scores_of
 from serving.repository.interface import TaskOutput
 from serving.repository.manifest import Gate
 from serving.repository.samples import Samples
@@ -113,12 +113,14 @@ class AgainstFp32:
         answer, bound = self._answer, self._bounds.max_distance
         if answer is None or one[answer.output].shape != other[answer.output].shape:
             return distance <= bound
+        rows = [{answer.output: item[answer.output][np.newaxis]} for item in (one, other)]
         if self._task == "classification":
-            return bool(scores_of(one, answer).argmax() == scores_of(other, answer).argmax())
+            ours, theirs = (scores_of(row, answer).argmax() for row in rows)
+            return bool(ours == theirs)
         if self._task == "segmentation":
             differ = mask_of(one, answer)[0] != mask_of(other, answer)[0]
             return float(differ.mean()) <= bound
-        points = (embedding_of(item, answer) for item in (one, other))
+        points = (embeddings_of(row, answer) for row in rows)
         return answer_distance(*points) <= bound
 
     def _verdict(self, agreeing: NDArray[np.bool_], distances: NDArray[np.float64]) -> Verdict:

@@ -10,7 +10,7 @@ from serving.base.task import TASKS, Task, measure_of
 from serving.base.tensor import Array
 from serving.engines import Engine
 from serving.engines.engine import infer_each, infer_in_parts
-from serving.images.answers import embedding_of, mask_of, scores_of
+from serving.images.answers import embeddings_of, mask_of, scores_of
 from serving.images.tensor import ToTensor
 from serving.repository.interface import TaskOutput
 from training.data.samples import Dataset, Pixels
@@ -103,12 +103,11 @@ class AgainstLabels:
     def _in_own_form(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs, [n, ...], as those of a network that a build published."""
         answer = self._answer
-        rows = [{answer.output: row} for row in outputs[answer.output]]
         if self._task == "classification":
-            scores = np.stack([scores_of(row, answer) for row in rows])
+            scores = scores_of(outputs, answer)
             return {TASKS["classification"].output: np.log(np.maximum(scores, _LEAST))}
         if self._task == "embedding":
-            points = np.stack([embedding_of(row, answer) for row in rows])
-            return {TASKS["embedding"].output: points}
+            return {TASKS["embedding"].output: embeddings_of(outputs, answer)}
+        rows = [{answer.output: row} for row in outputs[answer.output]]
         masks, sure = zip(*(mask_of(row, answer) for row in rows), strict=True)
         return {"mask": np.stack(masks), "confidence": np.stack(sure)}
