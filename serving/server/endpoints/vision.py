@@ -52,7 +52,7 @@ class Label:
 class Classification(NamedTuple):
     """The best classes of one image, best first."""
 
-    labels: tuple[Label, ...]
+    labels: list[Label]
     timing: Timing
 
 
@@ -112,16 +112,16 @@ async def classify(
     if not 0.0 <= threshold <= 1.0:
         raise InvalidInput(f"threshold: expected 0 to 1, got {threshold}")
 
-    def ranked(outputs: Mapping[str, Array]) -> Iterator[tuple[Label, ...]]:
+    def ranked(outputs: Mapping[str, Array]) -> Iterator[list[Label]]:
         scores = answers.scores_of(outputs, model.facts.answer)
         best = postprocess.top_k(scores, top_k)
-        found = np.take_along_axis(scores, best, axis=1)
+        found = scores[np.arange(len(best))[:, np.newaxis], best]
         for indices, values in zip(best.tolist(), found.tolist(), strict=True):
-            yield tuple(
+            yield [
                 Label(index, class_name(model.facts, index), score)
                 for index, score in zip(indices, values, strict=True)
                 if score >= threshold
-            )
+            ]
 
     return await _at_once(model, sources, options, ranked, Classification)
 

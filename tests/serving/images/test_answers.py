@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from serving.base.errors import EngineError
-from serving.images.answers import embedding_of, mask_of, scores_of
+from serving.images.answers import embeddings_of, mask_of, scores_of
 from serving.repository.interface import TaskOutput
 
 LOGITS = np.array([1.0, 3.0, -2.0], np.float32)
@@ -19,24 +19,25 @@ def answer(holds: str, layout: str = "NCHW") -> TaskOutput:
     return TaskOutput.model_validate({"output": "y", "holds": holds, "layout": layout})
 
 
-@pytest.mark.parametrize("shape", [(3,), (1, 3), (3, 1, 1)])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 1, 3), (2, 3, 1, 1)])
 def test_logits_become_scores_and_probabilities_are_scores(shape: tuple[int, ...]) -> None:
-    outputs = {"y": LOGITS.reshape(shape), "other": np.zeros(1)}
+    images = np.stack([LOGITS, 2 * LOGITS])
+    outputs = {"y": images.reshape(shape), "other": np.zeros(1)}
     scores = scores_of(outputs, answer("logits"))
-    np.testing.assert_allclose(scores, softmax(LOGITS), rtol=1e-6)
-    outputs["y"] = softmax(LOGITS).reshape(shape)
-    np.testing.assert_allclose(scores_of(outputs, answer("probabilities")), softmax(LOGITS))
+    np.testing.assert_allclose(scores, softmax(images), rtol=1e-6)
+    outputs["y"] = softmax(images).reshape(shape)
+    np.testing.assert_allclose(scores_of(outputs, answer("probabilities")), softmax(images))
 
 
 @pytest.mark.parametrize(("holds", "value"), [("logits", np.log(3.0)), ("probabilities", 0.75)])
 def test_one_number_is_that_of_the_second_of_two_classes(holds: str, value: float) -> None:
-    scores = scores_of({"y": np.array([value], np.float32)}, answer(holds))
-    np.testing.assert_allclose(scores, [0.25, 0.75], rtol=1e-6)
+    scores = scores_of({"y": np.array([[value], [value]], np.float32)}, answer(holds))
+    np.testing.assert_allclose(scores, [[0.25, 0.75]] * 2, rtol=1e-6)
 
 
 def test_huge_logits_are_no_trouble() -> None:
-    scores = scores_of({"y": np.array([-1e30], np.float32)}, answer("logits"))
-    np.testing.assert_allclose(scores, [1, 0])
+    scores = scores_of({"y": np.array([[-1e30]], np.float32)}, answer("logits"))
+    np.testing.assert_allclose(scores, [[1, 0]])
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -70,10 +71,10 @@ def test_classes_come_without_confidence() -> None:
     assert not confidence.any()
 
 
-def test_an_embedding_lies_on_the_unit_sphere() -> None:
-    point = embedding_of({"y": np.array([[3.0, 4.0]], np.float32)}, answer("embedding"))
-    np.testing.assert_allclose(point, [0.6, 0.8], rtol=1e-6)
-    assert not embedding_of({"y": np.zeros((1, 2), np.float32)}, answer("embedding")).any()
+def test_embeddings_lie_on_the_unit_sphere() -> None:
+    values = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0]], np.float32)
+    points = embeddings_of({"y": values}, answer("embedding"))
+    np.testing.assert_allclose(points, [[0.6, 0.8], [0, 0], [0, -1]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(7,), (2, 3, 4, 5), (3, 0), ()])
@@ -83,6 +84,6 @@ def test_an_output_that_is_no_mask_is_told(shape: tuple[int, ...]) -> None:
 
 
 def test_an_empty_output_has_no_scores_and_no_embedding() -> None:
-    for read, holds in ((scores_of, "logits"), (embedding_of, "embedding")):
+    for read, holds in ((scores_of, "logits"), (embeddings_of, "embedding")):
         with pytest.raises(EngineError, match="output 'y' is empty"):
             read({"y": np.zeros((0,), np.float32)}, answer(holds, "NCHW"))

@@ -58,8 +58,8 @@ def test_softmax_works_along_the_last_axis_of_any_shape() -> None:
 
 
 def test_top_k_is_best_first_and_equal_scores_go_by_index() -> None:
-    scores = np.array([0.1, 0.3, 0.2, 0.3, 0.1], np.float32)
-    assert top_k(scores, 4).tolist() == [1, 3, 2, 0]
+    scores = np.array([[0.1, 0.3, 0.2, 0.3, 0.1], [0, 0, 0, 0, 1]], np.float32)
+    assert top_k(scores, 4).tolist() == [[1, 3, 2, 0], [4, 0, 1, 2]]
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 99, 100])
@@ -67,20 +67,21 @@ def test_top_k_is_best_first_and_equal_scores_go_by_index() -> None:
 def test_top_k_of_many_is_the_head_of_a_stable_sort(k: int, dtype: type) -> None:
     rng = np.random.default_rng(k)
     for levels in (3, 40, 10_000):  # from nearly all equal to hardly any
-        scores: NDArray[np.floating[Any]] = rng.integers(0, levels, 100).astype(dtype)
-        assert np.array_equal(top_k(scores, k), np.argsort(-scores, kind="stable")[:k])
+        scores: NDArray[np.floating[Any]] = rng.integers(0, levels, (3, 100)).astype(dtype)
+        assert np.array_equal(top_k(scores, k), np.argsort(-scores, kind="stable")[:, :k])
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_top_k_puts_nan_behind_every_number(k: int) -> None:
-    scores = np.array([np.nan, 0.1, np.nan, -np.inf, 0.3], np.float32)
-    assert top_k(scores, k).tolist() == [4, 1, 3][:k]
-    assert top_k(np.full(5, np.nan, np.float32), k).tolist() == [0, 1, 2][:k]
+@pytest.mark.parametrize("more", [0, 100])
+def test_top_k_puts_nan_behind_every_number(k: int, more: int) -> None:
+    scores = np.array([np.nan, 0.1, np.nan, -np.inf, 0.3] + [np.nan] * more, np.float32)
+    assert top_k(scores[np.newaxis], k).tolist() == [[4, 1, 3][:k]]
+    assert top_k(np.full((1, 5 + more), np.nan, np.float32), k).tolist() == [[0, 1, 2][:k]]
 
 
 @pytest.mark.parametrize("k", [3, 4, 1000])
 def test_top_k_past_the_number_of_classes_gives_all(k: int) -> None:
-    assert top_k(np.array([1, 3, 2], np.float32), k).tolist() == [1, 2, 0]
+    assert top_k(np.array([[1, 3, 2]], np.float32), k).tolist() == [[1, 2, 0]]
 
 
 def test_mask_is_enlarged_by_repeating_its_pixels() -> None:

@@ -95,7 +95,7 @@ def test_calls_that_do_not_fit_are_refused(
 def test_images_need_a_manifest(drive: Callable[[Work], None]) -> None:
     async def work(model: Model) -> None:
         with pytest.raises(WrongTask, match="takes tensors only"):
-            await model.infer_image(EncodedImage(b""), OPTIONS)
+            await model.infer_images([EncodedImage(b"")], OPTIONS)
 
     drive(work)
 
