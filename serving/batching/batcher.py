@@ -110,6 +110,10 @@ class DynamicBatcher(BatchPort):
             self._metrics.shed.count(self._name, reason)
             raise
 
+    def shrink(self, ticket: Ticket, rows: int) -> None:
+        """`BatchPort.shrink`."""
+        self._waiting.shrink(ticket, rows)
+
     def submit(self, ticket: Ticket, parts: Sequence[Mapping[str, Array]], done: Done) -> None:
         """`BatchPort.submit`."""
         if ticket.state is not RESERVED:

@@ -14,7 +14,8 @@ from serving.batching.ticket import Answer, Done, Ticket
 class BatchPort(Protocol):
     """The batches of one served version, as those see them who face its callers.
 
-    A call goes `admit`, then `submit`; `withdraw` ends it early. Everything but `close` belongs to
+    A call goes `admit`, then `submit`; `shrink` between them takes rows of it back, `withdraw` ends
+    it early. Everything but `close` belongs to
     one event loop.
 
     latency: seconds of a batch by its rows, as measured at load; empty where nothing was.
@@ -35,6 +36,10 @@ class BatchPort(Protocol):
     async def confirm(self, ticket: Ticket) -> None:
         """Returns when the place is certain, for calls whose inputs cost something to make: batches
         elsewhere may still refuse what `admit` let in. Raises the errors of `admit`."""
+
+    def shrink(self, ticket: Ticket, rows: int) -> None:
+        """Gives places of an admitted call back, before it is submitted: it will have `rows`, fewer
+        than it was admitted with, and at least one."""
 
     def submit(self, ticket: Ticket, parts: Sequence[Mapping[str, Array]], done: Done) -> None:
         """Queues an admitted call. Its inputs, [rows, ...] each, may come in parts whose rows

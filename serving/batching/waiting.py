@@ -75,6 +75,12 @@ class Waiting:
         self.calls_of_level[ticket.priority] += 1
         self.idle.clear()
 
+    def shrink(self, ticket: Ticket, rows: int) -> None:
+        """Gives rows of a call back that has no inputs yet."""
+        if ticket.state is RESERVED:
+            self.rows += rows - ticket.rows
+            ticket.rows = rows
+
     def ready(self, ticket: Ticket) -> None:
         """Queues a call that has its inputs and its `done`."""
         self._wake_at(min(ticket.deadline, ticket.delay_at))

@@ -164,11 +164,10 @@ class Model:
             if len(whole) < len(sources):
                 if not alone:
                     raise next(item for item in loaded if isinstance(item, ServingError))
-                # Rows without pixels would take the place of others in a batch.
-                self._port.withdraw(ticket)
                 if not whole:
+                    self._port.withdraw(ticket)
                     return None, loaded
-                ticket = self._admit(len(whole), options._replace(deadline=ticket.deadline))
+                self._port.shrink(ticket, len(whole))
             # One part an image: they are copied once, into the batch.
             parts = [{self._image_input: item.tensor} for item in whole]
             answer = await submitted(self._port, ticket, parts)

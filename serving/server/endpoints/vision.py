@@ -297,7 +297,7 @@ async def _in_calls(
     Raises AnswerTooLarge; any other ServingError is that of its images.
     """
 
-    async def call(part: Sequence[ImageSource]) -> Sequence[Result | ServingError]:
+    async def call(part: Sequence[ImageSource]) -> list[Result | ServingError]:
         try:
             outputs, images = await model.infer_images(part, options)
             rows = [
@@ -313,6 +313,8 @@ async def _in_calls(
             return [error] * len(part)
 
     most = model.facts.max_rows
+    if len(sources) <= most:
+        return await call(sources)
     parts = [sources[start : start + most] for start in range(0, len(sources), most)]
     return [result for results in await together(map(call, parts)) for result in results]
 

@@ -53,6 +53,23 @@ def calls() -> Iterator[Calls]:
     loop.close()
 
 
+def test_rows_that_a_call_gives_back_wait_no_more(calls: Calls) -> None:
+    ticket = calls.reserved(rows=5)
+    calls.waiting.shrink(ticket, 2)
+    assert (calls.waiting.rows, ticket.rows) == (2, 2)
+    calls.ready(ticket)
+    assert calls.waiting.queue.rows == 2
+    calls.waiting.withdraw(ticket)
+    assert (calls.waiting.rows, calls.waiting.queue.rows) == (0, 0)
+
+
+def test_a_call_that_was_withdrawn_has_no_rows_to_give_back(calls: Calls) -> None:
+    ticket = calls.reserved(rows=5)
+    calls.waiting.withdraw(ticket)
+    calls.waiting.shrink(ticket, 2)
+    assert calls.waiting.rows == 0
+
+
 def test_rows_before_a_new_call_are_told_by_its_rank(calls: Calls) -> None:
     now = calls.loop.now
     low = calls.reserved(rows=2, priority=2, deadline=0.5)

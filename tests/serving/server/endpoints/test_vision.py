@@ -11,7 +11,9 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from protos.gen import vision_pb2 as pb
+from serving.base.errors import EngineError
 from serving.base.memory import USES
+from serving.server.endpoints import vision
 from tests.support.hostile_files import bmp
 from tests.support.in_process import SIDE, InProcess, in_process
 from tests.support.pictures import encoded, smooth
@@ -56,6 +58,68 @@ def test_classes_are_ranked(tmp_path: Path) -> None:
         response = pb.ClassifyResponse.FromString(answer)
         assert [label.name for label in response.results[0].labels] == ["green", "blue"]
         assert (response.served.model, response.served.variant) == ("colours", "fp32")
+
+    serve(tmp_path, scenario)
+
+
+RED, BLUE = pixels(250, 10, 20), pixels(20, 10, 250)
+PLAIN = (("red", RED), ("green", GREEN), ("blue", BLUE))
+STAGES = ("decode", "queue", "infer", "postprocess")
+
+
+async def best(served: InProcess, images: list[pb.Image]) -> list[pb.Classification]:
+    request = pb.ClassifyRequest(model="colours", images=images, top_k=1)
+    response = pb.ClassifyResponse.FromString(await served.rpc(SERVICE + "Classify", request))
+    return list(response.results)
+
+
+@pytest.mark.parametrize("small", [0, 1 << 16])
+def test_images_of_a_call_share_batches_and_are_answered_in_their_order(
+    tmp_path: Path, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vision, "_SMALL", small)  # Larger answers are read on a thread.
+
+    async def scenario(served: InProcess) -> None:
+        # The model takes 8 rows.
+        sent = [PLAIN[index * index % 3] for index in range(20)]
+        results = await best(served, [image for _, image in sent])
+        assert [result.labels[0].name for result in results] == [name for name, _ in sent]
+        assert [result.timing.batch_size for result in results] == [8] * 16 + [4] * 4
+        labels = {"model": "colours", "version": "1"}
+        assert served.value("nv_inference_count", **labels) == 20
+        assert served.value("nv_inference_exec_count", **labels) == 3
+        assert served.value("nv_inference_request_success", **labels) == 1
+        for stage in STAGES:
+            count = served.value("convserve_stage_duration_seconds_count", **labels, stage=stage)
+            assert (stage, count) == (stage, 20)
+
+    serve(tmp_path, scenario)
+
+
+def test_bad_images_have_no_row_in_the_batch_of_the_others(tmp_path: Path) -> None:
+    bad = pb.Image(encoded=b"none"), pb.Image(raw=pb.RawImage(height=4, width=4, rgb=b"short"))
+
+    async def scenario(served: InProcess) -> None:
+        for images in ([RED, *bad, BLUE], [RED, bad[1], BLUE]):
+            results = await best(served, images)
+            codes = [result.status.code for result in results]
+            assert codes == [0, *[3] * (len(images) - 2), 0]
+            assert [results[i].labels[0].name for i in (0, -1)] == ["red", "blue"]
+            assert [results[i].timing.batch_size for i in (0, -1)] == [2, 2]
+            assert served.value("convserve_queue_depth", model="colours", version="1") == 0
+        results = await best(served, list(bad))
+        assert [result.status.code for result in results] == [3, 3]
+        labels = {"model": "colours", "version": "1"}
+        assert served.value("nv_inference_count", **labels) == 4
+
+    serve(tmp_path, scenario)
+
+
+def test_each_image_of_a_batch_that_fails_says_so(tmp_path: Path) -> None:
+    async def scenario(served: InProcess) -> None:
+        served.engines["colours"].failure = EngineError("no kernel")
+        results = await best(served, [RED, GREEN])
+        assert [result.status.message for result in results] == ["no kernel"] * 2
 
     serve(tmp_path, scenario)
 
