@@ -147,40 +147,11 @@ async def segment(
     Raises WrongTask, and AnswerTooLarge.
     """
     require_task(model, "segmentation")
-
-    def finish(
-        source: ImageSource, image: AnsweredImage, outputs: Mapping[str, Array], reserve: Reserve
-    ) -> Segmentation[Form]:
-        begin = time.monotonic()
-        described = model.facts.answer
-        if described is not None:
-            reserve(answers.mask_bytes(outputs, described))
-        mask, confidence = answers.mask_of(outputs, described)
-        areas = tuple(
-            ClassArea(index, class_name(model.facts, index), fraction, mean)
-            for index, fraction, mean in postprocess.class_areas(mask, confidence)
-        )
-        height, width = image.size if mask_size == "image" else mask.shape
-        needed = postprocess.mask_bytes(height, width, mask.itemsize, most)
-        if not overlay:
-            reserve(needed)
-            formed = form(postprocess.resize_mask(mask, height, width))
-            overlay_png = None
-        else:
-            needed += postprocess.overlay_bytes(*image.size, mask.itemsize, most)
-            # Decoded once more, in full: not every image that waits for its batch is kept as well.
-            pixels = source.decode(
-                model.facts.max_image_pixels, lambda decoding: reserve(needed + decoding)
-            )
-            at_image = postprocess.resize_mask(mask, *image.size)
-            formed = form(at_image if mask_size == "image" else mask)
-            overlay_png = postprocess.overlay_png(pixels, at_image, most)
-        image.timing.postprocess = time.monotonic() - begin
-        return Segmentation(formed, height, width, areas, overlay_png, image.timing)
+    finish = _Finish(model.facts, form, mask_size, overlay, most)
 
     async def one(row: _Row, outputs: Mapping[str, Array]) -> Result | ServingError:
         # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
-        work = partial(finish, *row, outputs)
+        work = partial(finish, row, outputs)
         try:
             found = await model.run_aside(work, options.memory, options.deadline)
             model.observe("postprocess", found.timing.postprocess)
@@ -199,6 +170,49 @@ async def segment(
         )
 
     return await _in_calls(model, sources, options, read)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finish(Generic[Form]):
+    """Makes the answers of one call of `segment`, whose arguments it has."""
+
+    facts: ModelFacts
+    form: Callable[[postprocess.Mask], Form]
+    mask_size: Literal["image", "model"]
+    overlay: bool
+    most: int
+
+    def __call__(
+        self, row: _Row, outputs: Mapping[str, Array], reserve: Reserve
+    ) -> Segmentation[Form]:
+        """The answer to one image, of its row of the outputs; on a worker thread."""
+        (source, image), facts, most = row, self.facts, self.most
+        begin = time.monotonic()
+        described = facts.answer
+        if described is not None:
+            reserve(answers.mask_bytes(outputs, described))
+        mask, confidence = answers.mask_of(outputs, described)
+        areas = tuple(
+            ClassArea(index, class_name(facts, index), fraction, mean)
+            for index, fraction, mean in postprocess.class_areas(mask, confidence)
+        )
+        height, width = image.size if self.mask_size == "image" else mask.shape
+        needed = postprocess.mask_bytes(height, width, mask.itemsize, most)
+        if not self.overlay:
+            reserve(needed)
+            formed = self.form(postprocess.resize_mask(mask, height, width))
+            overlay_png = None
+        else:
+            needed += postprocess.overlay_bytes(*image.size, mask.itemsize, most)
+            # Decoded once more, in full: not every image that waits for its batch is kept as well.
+            pixels = source.decode(
+                facts.max_image_pixels, lambda decoding: reserve(needed + decoding)
+            )
+            at_image = postprocess.resize_mask(mask, *image.size)
+            formed = self.form(at_image if self.mask_size == "image" else mask)
+            overlay_png = postprocess.overlay_png(pixels, at_image, most)
+        image.timing.postprocess = time.monotonic() - begin
+        return Segmentation(formed, height, width, areas, overlay_png, image.timing)
 
 
 async def check_raw_masks(
