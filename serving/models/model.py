@@ -61,6 +61,7 @@ class Model:
         # Attributes, since every call reads them.
         self._queue_seconds = self._seconds["queue"]
         self._infer_seconds = self._seconds["infer"]
+        self._decode_seconds = self._seconds["decode"]
         self._inputs = facts.inputs
         self._batches = facts.batches
         self._max_rows = facts.max_rows
@@ -91,15 +92,13 @@ class Model:
         if not self._batches:
             outputs = {name: array[np.newaxis] for name, array in outputs.items()}
         timing = answer.timing
-        return ImageAnswers(
-            outputs,
-            [
-                item
-                if isinstance(item, ServingError)
-                else AnsweredImage(item.size, timing.with_decode(item.seconds))
-                for item in loaded
-            ],
-        )
+        images = [
+            item
+            if isinstance(item, ServingError)
+            else AnsweredImage(item.size, timing.with_decode(item.seconds))
+            for item in loaded
+        ]
+        return ImageAnswers(outputs, images)
 
     async def infer_encoded(self, images: Sequence[bytes], options: CallOptions) -> Answer:
         """Runs image files as the rows of one call; its errors are those of
@@ -180,9 +179,8 @@ class Model:
         size += sum([item.tensor.nbytes for item in whole])
         if size > expected:
             options.memory.hold("batch", size - expected)
-        decoded = self._seconds["decode"]
         for item in whole:
-            decoded.observe(item.seconds)
+            self._decode_seconds.observe(item.seconds)
         return answer, loaded
 
     async def _all_loaded(
@@ -192,19 +190,27 @@ class Model:
         memory: CallMemory,
         ticket: Ticket,
     ) -> "Sequence[_Loaded | ServingError]":
-        max_pixels = self.facts.max_image_pixels
         if self._to_tensor is None and _all_fit(sources, eval_transform):
             # Pixels of the right size need no work, so no thread is worth its cost.
+            max_pixels = self.facts.max_image_pixels
             return [_as_sent(source, max_pixels) for source in sources]
+        return await together(
+            self._loaded(source, eval_transform, memory, ticket.deadline) for source in sources
+        )
 
-        async def one(source: ImageSource) -> _Loaded | ServingError:
-            work = partial(_load, source, eval_transform, max_pixels, self._to_tensor)
-            try:
-                return await self.run_aside(work, memory, ticket.deadline)
-            except ServingError as error:
-                return error
-
-        return await together(one(source) for source in sources)
+    async def _loaded(
+        self,
+        source: ImageSource,
+        eval_transform: EvalTransform,
+        memory: CallMemory,
+        deadline: float,
+    ) -> "_Loaded | ServingError":
+        max_pixels = self.facts.max_image_pixels
+        work = partial(_load, source, eval_transform, max_pixels, self._to_tensor)
+        try:
+            return await self.run_aside(work, memory, deadline)
+        except ServingError as error:
+            return error
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
         return self._port.admit(rows, options.priority, options.deadline, options.timeout)
@@ -290,11 +296,12 @@ class _Loaded(NamedTuple):
 
 def _all_fit(sources: Sequence[ImageSource], eval_transform: EvalTransform) -> bool:
     """Whether all are pixels that the network takes as they are."""
-    sizes = {
-        (source.height, source.width, source.channels) if isinstance(source, RawPixels) else None
-        for source in sources
-    }
-    return all(size is not None and keeps(*size, eval_transform) for size in sizes)
+    sizes = set()
+    for source in sources:
+        if not isinstance(source, RawPixels):
+            return False
+        sizes.add((source.height, source.width, source.channels))
+    return all(keeps(*size, eval_transform) for size in sizes)
 
 
 def _as_sent(source: ImageSource, max_pixels: int) -> "_Loaded | ServingError":

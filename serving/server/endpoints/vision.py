@@ -1,7 +1,7 @@
 """The three vision tasks on a loaded model: an image in, a typed answer out. Knows no wire."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Literal, NamedTuple, TypeVar
@@ -16,18 +16,11 @@ from serving.base.together import together
 from serving.batching.ticket import Timing
 from serving.images import answers, postprocess
 from serving.models.facts import ModelFacts
-from serving.models.servable import (
-    AnsweredImage,
-    CallOptions,
-    ImageSource,
-    Reserve,
-    Servable,
-)
+from serving.models.servable import AnsweredImage, CallOptions, ImageSource, Reserve, Servable
 
 DEFAULT_TOP_K = 5
 
-# Bytes of outputs that are read on the event loop, in 0.2 ms at most. More hold it up, fewer cost
-# a call the way to a thread and back, some 0.1 ms.
+# Bytes of outputs that are read on the event loop. More hold it up, fewer cost 0.1 ms of a thread.
 _SMALL = 64 << 10
 # Arrays of the size of the outputs that reading them takes.
 _COPIES = 4
@@ -38,6 +31,9 @@ Value = TypeVar("Value")
 Result = TypeVar("Result")
 # An image that has a row of the outputs.
 _Row = tuple[ImageSource, AnsweredImage]
+# Makes the results of images, of the outputs with a row for each.
+_Results = Sequence[Result | ServingError]
+_Read = Callable[[Sequence[_Row], Mapping[str, Array]], Awaitable[_Results[Result]]]
 
 
 @dataclass(slots=True)
@@ -112,18 +108,26 @@ async def classify(
     if not 0.0 <= threshold <= 1.0:
         raise InvalidInput(f"threshold: expected 0 to 1, got {threshold}")
 
-    def ranked(outputs: Mapping[str, Array]) -> Iterator[list[Label]]:
-        scores = answers.scores_of(outputs, model.facts.answer)
-        best = postprocess.top_k(scores, top_k)
-        found = scores[np.arange(len(best))[:, np.newaxis], best]
-        for indices, values in zip(best.tolist(), found.tolist(), strict=True):
-            yield [
-                Label(index, class_name(model.facts, index), score)
-                for index, score in zip(indices, values, strict=True)
-                if score >= threshold
-            ]
+    ranked = partial(_ranked, model.facts, top_k, threshold)
+    read = partial(_at_once, model, options, ranked, Classification)
+    return await _in_calls(model, sources, options, read)
 
-    return await _at_once(model, sources, options, ranked, Classification)
+
+def _ranked(
+    facts: ModelFacts, top_k: int, threshold: float, outputs: Mapping[str, Array]
+) -> list[list[Label]]:
+    """The best classes of each row."""
+    scores = answers.scores_of(outputs, facts.answer)
+    best = postprocess.top_k(scores, top_k)
+    found = scores[np.arange(len(best))[:, np.newaxis], best]
+    return [
+        [
+            Label(index, class_name(facts, index), score)
+            for index, score in zip(indices, values, strict=True)
+            if score >= threshold
+        ]
+        for indices, values in zip(best.tolist(), found.tolist(), strict=True)
+    ]
 
 
 async def segment(
@@ -161,9 +165,7 @@ async def segment(
         except ServingError as error:
             return error
 
-    async def read(
-        rows: Sequence[_Row], outputs: Mapping[str, Array]
-    ) -> Sequence[Result | ServingError]:
+    async def read(rows: Sequence[_Row], outputs: Mapping[str, Array]) -> _Results[Result]:
         return await together(
             one(row, {name: array[i] for name, array in outputs.items()})
             for i, row in enumerate(rows)
@@ -250,10 +252,9 @@ async def embed(
     """Gives each image its point on the unit sphere. An image that fails has its error instead.
     Raises WrongTask."""
     require_task(model, "embedding")
-    answer = model.facts.answer
-    return await _at_once(
-        model, sources, options, lambda outputs: answers.embeddings_of(outputs, answer), Embedding
-    )
+    points = partial(answers.embeddings_of, described=model.facts.answer)
+    read = partial(_at_once, model, options, points, Embedding)
+    return await _in_calls(model, sources, options, read)
 
 
 def only(results: Sequence[Result | ServingError]) -> Result:
@@ -264,73 +265,76 @@ def only(results: Sequence[Result | ServingError]) -> Result:
     return result
 
 
-async def _at_once(
-    model: Servable,
-    sources: Sequence[ImageSource],
-    options: CallOptions,
-    values_of: Callable[[Mapping[str, Array]], Iterable[Value]],
-    result: Callable[[Value, Timing], Result],
-) -> list[Result | ServingError]:
-    """The result of every image, by a value for each row of the outputs."""
-
-    async def read(rows: Sequence[_Row], outputs: Mapping[str, Array]) -> Sequence[Result]:
-        size = sum([array.nbytes for array in outputs.values()])
-
-        def values(reserve: Reserve) -> tuple[list[Value], float]:
-            begin = time.monotonic()
-            reserve(_COPIES * size)
-            return list(values_of(outputs)), time.monotonic() - begin
-
-        if size <= _SMALL:
-            found, seconds = values(lambda _: None)
-        else:
-            found, seconds = await model.run_aside(values, options.memory, options.deadline)
-        share = seconds / len(rows)
-        model.observe("postprocess", share, len(rows))
-        results = []
-        for value, (_, image) in zip(found, rows, strict=True):
-            image.timing.postprocess = share
-            results.append(result(value, image.timing))
-        return results
-
-    return await _in_calls(model, sources, options, read)
-
-
 async def _in_calls(
-    model: Servable,
-    sources: Sequence[ImageSource],
-    options: CallOptions,
-    read: Callable[
-        [Sequence[_Row], Mapping[str, Array]], Awaitable[Sequence[Result | ServingError]]
-    ],
+    model: Servable, sources: Sequence[ImageSource], options: CallOptions, read: _Read[Result]
 ) -> list[Result | ServingError]:
     """The result of every image, in their order. Images run together, in as few calls as the model
     allows: they share a place in the queue, and the batch waits for the last to be decoded.
 
-    read: makes the results of images that have an answer, of the outputs with a row for each.
+    read: makes the results of images that have an answer.
     Raises AnswerTooLarge; any other ServingError is that of its images.
     """
-
-    async def call(part: Sequence[ImageSource]) -> list[Result | ServingError]:
-        try:
-            outputs, images = await model.infer_images(part, options)
-            rows = [
-                (source, image)
-                for source, image in zip(part, images, strict=True)
-                if isinstance(image, AnsweredImage)
-            ]
-            results = iter(await read(rows, outputs) if rows else ())
-            return [i if isinstance(i, ServingError) else next(results) for i in images]
-        except AnswerTooLarge:
-            raise
-        except ServingError as error:
-            return [error] * len(part)
-
     most = model.facts.max_rows
     if len(sources) <= most:
-        return await call(sources)
+        return await _call(model, sources, options, read)
     parts = [sources[start : start + most] for start in range(0, len(sources), most)]
-    return [result for results in await together(map(call, parts)) for result in results]
+    found = await together(_call(model, part, options, read) for part in parts)
+    return [result for results in found for result in results]
+
+
+# Nested functions would cost more here: Python makes their annotations anew in every call.
+async def _call(
+    model: Servable, sources: Sequence[ImageSource], options: CallOptions, read: _Read[Result]
+) -> list[Result | ServingError]:
+    try:
+        outputs, images = await model.infer_images(sources, options)
+        rows = [
+            (source, image)
+            for source, image in zip(sources, images, strict=True)
+            if isinstance(image, AnsweredImage)
+        ]
+        results = iter(await read(rows, outputs) if rows else ())
+        return [i if isinstance(i, ServingError) else next(results) for i in images]
+    except AnswerTooLarge:
+        raise
+    except ServingError as error:
+        return [error] * len(sources)
+
+
+async def _at_once(
+    model: Servable,
+    options: CallOptions,
+    values_of: Callable[[Mapping[str, Array]], Iterable[Value]],
+    result: Callable[[Value, Timing], Result],
+    rows: Sequence[_Row],
+    outputs: Mapping[str, Array],
+) -> Sequence[Result]:
+    """The results of images by a value for each row of the outputs, which are read in one piece."""
+    size = sum([array.nbytes for array in outputs.values()])
+    work = partial(_timed, values_of, outputs, _COPIES * size)
+    if size <= _SMALL:
+        values, seconds = work(lambda _: None)
+    else:
+        values, seconds = await model.run_aside(work, options.memory, options.deadline)
+    share = seconds / len(rows)
+    model.observe("postprocess", share, len(rows))
+    results = []
+    for value, (_, image) in zip(values, rows, strict=True):
+        image.timing.postprocess = share
+        results.append(result(value, image.timing))
+    return results
+
+
+def _timed(
+    values_of: Callable[[Mapping[str, Array]], Value],
+    outputs: Mapping[str, Array],
+    size: int,
+    reserve: Reserve,
+) -> tuple[Value, float]:
+    """The values of outputs, and the seconds of making them."""
+    reserve(size)
+    begin = time.monotonic()
+    return values_of(outputs), time.monotonic() - begin
 
 
 def class_name(facts: ModelFacts, index: int) -> str:
