@@ -193,6 +193,8 @@ class Served:
         try:
             if call is None or call.ticket.state is not RESERVED:
                 call = self._admit(record)
+            elif 1 <= record.rows < call.ticket.rows:
+                call.version.port.shrink(call.ticket, record.rows)
             inputs = self._inputs(call, record)
             if record.flags & records.ALONE:
                 call.ticket.key = call

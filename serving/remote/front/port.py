@@ -80,6 +80,13 @@ class RemotePort(BatchPort):
         if not ticket.port._far_from_limits(ticket):
             await self._calls.reserve(ticket)
 
+    def shrink(self, ticket: Ticket, rows: int) -> None:
+        """`BatchPort.shrink`: the engine process hears of it with the inputs."""
+        assert isinstance(ticket, RemoteTicket)
+        if ticket.state is RESERVED:
+            ticket.port._rows += rows - ticket.rows
+            ticket.rows = rows
+
     def submit(self, ticket: Ticket, parts: Sequence[Mapping[str, Array]], done: Done) -> None:
         """`BatchPort.submit`. Raises QueueFull where no memory is left for the inputs."""
         assert isinstance(ticket, RemoteTicket)

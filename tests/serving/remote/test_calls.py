@@ -243,6 +243,23 @@ def test_a_call_near_its_limit_is_refused_before_it_has_inputs() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("left", [0.3, 100])  # seconds: near a limit, its place is reserved
+def test_a_call_may_come_with_fewer_rows_than_it_was_admitted_with(left: float) -> None:
+    async def run() -> None:
+        async with pair(latency={1: 0.02, 8: 0.04}) as both:
+            port = both.port
+            assert port is not None
+            ticket = port.admit(5, 0, time.monotonic() + left)
+            await port.confirm(ticket)
+            port.shrink(ticket, 2)
+            answer = await answered(port, ticket, [{"x": np.full((2, 2), 3, np.float32)}])
+            assert answer.outputs["y"].tolist() == [[6, 6], [6, 6]]
+            assert answer.timing.batch_size == 2
+            assert (both.batcher._waiting.rows, port._rows) == (0, 0)
+
+    asyncio.run(run())
+
+
 def test_a_full_queue_refuses_as_it_does_in_one_process() -> None:
     async def run() -> None:
         async with pair("default_queue_policy { max_queue_size: 2 }") as both:
