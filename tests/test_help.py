@@ -66,6 +66,8 @@ def test_help_shows_the_default_of_every_option(name: str) -> None:
         default = option.default.value if isinstance(option.default, Enum) else option.default
         if (name, flag) in IMPLIED:
             assert (told[flag] or "").startswith(IMPLIED[name, flag])
+        elif option.secondary_opts and default is None:
+            assert "by default" in option.help
         elif option.secondary_opts:
             shown = flag if default else option.secondary_opts[0]
             assert told[flag] == shown.removeprefix("--")

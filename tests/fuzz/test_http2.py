@@ -31,9 +31,12 @@ NAMES = ("echo", "converse", "total", "sleep", "deaf", "flood", "count", "missin
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Wired]:
-    logging.getLogger("serving").setLevel(logging.ERROR)
+    logger = logging.getLogger("serving")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     with wired(NativeWire, memory=16 * MIB) as running:
         yield running
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")
