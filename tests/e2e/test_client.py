@@ -1,7 +1,6 @@
 """The Python client against real server processes."""
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -20,8 +19,6 @@ from tests.support.process import ServerProcess
 from tests.support.published import publish
 
 StartServer = Callable[..., ServerProcess]
-# What each wire says of a message over the limit.
-TOO_LARGE = "larger than max|expected at most 33554432 bytes"
 
 
 def shade(index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -309,7 +306,7 @@ def test_message_over_the_limit_of_the_server_says_so_and_is_not_sent_again(
 ) -> None:
     with VisionClient(server.url, max_message_mib=64, retries=2) as client:
         begin = time.monotonic()
-        with pytest.raises(CallFailed, match=TOO_LARGE) as failure:
+        with pytest.raises(CallFailed, match="larger than max") as failure:
             client.classify("colours", bytes(33 << 20))
         assert failure.value.code == "RESOURCE_EXHAUSTED"
         assert not failure.value.for_now
@@ -317,7 +314,7 @@ def test_message_over_the_limit_of_the_server_says_so_and_is_not_sent_again(
         assert best(client.classify("colours", shade(1))) == 1
         answers = [a for _, a in client.classify_many("colours", [bytes(33 << 20), shade(2)])]
         assert isinstance(answers[0], CallFailed)
-        assert re.search(TOO_LARGE, answers[0].message)
+        assert "larger than max" in answers[0].message
         assert not answers[0].for_now
         assert best(answers[1]) == 2
     with VisionClient(server.url) as client, pytest.raises(CallFailed, match="33554432"):

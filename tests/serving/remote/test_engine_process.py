@@ -23,7 +23,7 @@ from serving.base.errors import (
     ModelNotReady,
     ServingError,
 )
-from serving.models.servable import CallOptions, EncodedImage
+from serving.models.servable import AnsweredImage, CallOptions, EncodedImage
 from tests.support.apart import Apart, apart, expected_logits, memory_files, open_files
 from tests.support.pictures import encoded
 from tests.support.poisoned import POISON
@@ -248,16 +248,17 @@ def test_images_are_decoded_by_the_front_and_refused_before_that(alone: Path, ca
             await front.ready()
             model = front.catalogue.get("colours")
             picture = EncodedImage(encoded(np.full((8, 8, 3), 90, np.uint8), "PNG"))
-            answer = await model.infer_image(picture, CallOptions())
-            np.testing.assert_allclose(answer.outputs["logits"], [90 / 25.5] * 3, rtol=1e-4)
-            assert answer.timing.batch_size == 1
             broken = EncodedImage(b"no image")
-            with pytest.raises(InvalidInput):
-                await model.infer_image(broken, CallOptions())
+            answer = await model.infer_images([broken, picture], CallOptions())
+            np.testing.assert_allclose(answer.outputs["logits"], [[90 / 25.5] * 3], rtol=1e-4)
+            refused, answered = answer.images
+            assert isinstance(refused, InvalidInput)
+            assert isinstance(answered, AnsweredImage)
+            assert answered.timing.batch_size == 1
             with pytest.raises(ServingError, match="cannot be met"):
-                await model.infer_image(broken, CallOptions(deadline=time.monotonic() + 1e-6))
+                await model.infer_images([broken], CallOptions(deadline=time.monotonic() + 1e-6))
             await front.until(lambda: not front.lent())
             assert [batch.rows for batch in await model.recent_batches()] == [1]
-            assert math.isfinite(answer.timing.queue)
+            assert math.isfinite(answered.timing.queue)
 
     asyncio.run(run())

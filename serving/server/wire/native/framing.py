@@ -94,7 +94,8 @@ class Messages:
         if size > self.limit:
             raise End(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"message: expected at most {self.limit} bytes, got {size}",
+                # gRPC's own words come first: clients know by them that a retry is in vain.
+                f"message larger than max: expected at most {self.limit} bytes, got {size}",
             )
 
     def _put(self, message: bytes) -> None:
