@@ -307,6 +307,8 @@ def test_calls_are_refused_while_there_is_no_hope_and_run_again_after_that() -> 
             with pytest.raises(ModelNotReady, match="too often"):
                 await both.ask(2)
             both.engine.hold.set()
+            # A process that is dead writes no more; this thread has to end for that.
+            await both.batcher.drain(20.0)
             both.start()
             assert await both.ask(3) == [6]
             both.die()
