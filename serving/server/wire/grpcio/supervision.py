@@ -11,6 +11,7 @@ from contextlib import suppress
 from serving.base.errors import DeadlineExpired, ServingError
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import FrontMetrics
+from serving.server.wire.cuts import Cuts
 from serving.server.wire.grpcio.connections import Connections, address_of, peer_of
 from serving.server.wire.grpcio.memory_watch import MemoryWatch
 from serving.server.wire.grpcio.transfers import Transfers, Waiting, short_of_memory
@@ -34,8 +35,6 @@ _REST_SECONDS = 1.0
 _PER_BYTE = 4
 # Seconds that an answer has waited for its reader, after which he is cut where memory is short.
 _SLOW_READER_SECONDS = 1.0
-# Seconds between two lines of the log for one reason; callers cause as many as they like.
-_LOG_SECONDS = 60.0
 
 
 class Supervision:
@@ -58,12 +57,10 @@ class Supervision:
         self._transfers = transfers
         self._connections = connections
         self._watch = watch
-        self._metrics = metrics
         self._limits = limits
         self._stopped = threading.Event()
         self._ending: set[asyncio.Task[None]] = set()
-        self._unlogged = Counter[str]()
-        self._log_next: dict[str, float] = {}
+        self._cuts = Cuts(metrics)
 
     def start(self) -> None:
         """Begins to watch. To be called on the event loop of the calls."""
@@ -138,7 +135,7 @@ class Supervision:
         error = DeadlineExpired(f"its message did not come within {receive:g} s")
         self._end(self._transfers.late(now - receive), "receive", error)
         self._disconnect(self._transfers.sending(now - send), "send")
-        self._count("connections", self._connections.cut_excess())
+        self._cuts.count("connections", self._connections.cut_excess())
 
     def _rest(self) -> None:
         """Finds what the server has for itself. Streams may wait meanwhile, since they may do so
@@ -181,25 +178,14 @@ class Supervision:
 
         if calls:
             self._loop.call_soon_threadsafe(begin)
-            self._count(reason, len(calls))
+            self._cuts.count(reason, len(calls))
 
     def _disconnect(self, calls: Collection[Waiting], reason: str) -> None:
         """Closes the connections of calls. A caller who does not read would not get a status
         either: it waits behind the answer, and gRPC ends no call without one."""
         peers = {peer for call in calls if (peer := peer_of(call.peer))}
         if peers:
-            self._count(reason, self._connections.cut(peers))
-
-    def _count(self, reason: str, count: int) -> None:
-        """Counts callers that were cut; says so in the log once a minute."""
-        if count:
-            self._metrics.cut.labels(reason).inc(count)
-            self._unlogged[reason] += count
-        now = time.monotonic()
-        if self._unlogged[reason] and now >= self._log_next.get(reason, now):
-            self._log_next[reason] = now + _LOG_SECONDS
-            number = self._unlogged.pop(reason)
-            logger.warning("callers cut", extra={"reason": reason, "count": number})
+            self._cuts.count(reason, self._connections.cut(peers))
 
 
 def _older_half(calls: Collection[Waiting]) -> list[Waiting]:

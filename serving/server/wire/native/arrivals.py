@@ -7,7 +7,7 @@ from typing import Protocol
 
 from serving.base.errors import QueueFull, ServingError
 from serving.base.memory import MemoryBudget
-from serving.server.wire.native.cuts import Cuts
+from serving.server.wire.cuts import Cuts
 
 # Share of the budget that messages larger than a stream's window leave to the rest, one in so many.
 _LEFT_FREE = 8

@@ -14,10 +14,10 @@ from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies
 from serving.server.config import StartError
+from serving.server.wire.cuts import Cuts
 from serving.server.wire.interface import Limits, Method
 from serving.server.wire.native.arrivals import Arrivals
 from serving.server.wire.native.connection import Connection
-from serving.server.wire.native.cuts import Cuts
 from serving.server.wire.native.lifetime import Times
 
 # Connections that wait to be accepted. Fewer refuse callers who come at once.

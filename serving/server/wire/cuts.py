@@ -20,10 +20,11 @@ class Cuts:
         self._unlogged = Counter[str]()
         self._log_next: dict[str, float] = {}
 
-    def count(self, reason: str) -> None:
-        """One more: receive, send, memory or connections."""
-        self._metrics.cut.count(reason)
-        self._unlogged[reason] += 1
+    def count(self, reason: str, number: int = 1) -> None:
+        """So many more: receive, send, memory or connections."""
+        if number:
+            self._metrics.cut.labels(reason).inc(number)
+            self._unlogged[reason] += number
         self.log()
 
     def log(self) -> None:
