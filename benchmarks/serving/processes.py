@@ -30,7 +30,6 @@ from pathlib import Path
 import numpy as np
 import uvloop
 
-from serving.base.errors import ServingError
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.batching.port import BatchPort
 from serving.batching.ticket import Answer
@@ -39,7 +38,7 @@ from serving.models.servable import CallOptions, Servable
 from serving.remote.front import supervisor
 from serving.server.config import ServerConfig
 from serving.server.runtime import Runtime
-from tests.support.apart import Apart, apart, expected_logits, memory_files, open_files
+from tests.support.apart import apart, memory_files, mixed_calls, open_files
 from tests.support.published import publish
 
 CALLERS = (1, 8, 32)
@@ -134,28 +133,6 @@ async def measure(
     }
 
 
-async def caller(front: Apart, seed: int, outcomes: Counter[str], over: asyncio.Event) -> None:
-    """One caller of the mixed load: some calls are cancelled, some have little time."""
-    rng = np.random.default_rng(seed)
-    while not over.is_set():
-        asked, kind = rng.integers(70, 256, 3), rng.integers(0, 10)
-        outcomes["accepted"] += 1
-        deadline = time.monotonic() + (0.2 if kind == 0 else 30)
-        call = asyncio.ensure_future(front.logits(asked, deadline=deadline))
-        if kind == 1:
-            await asyncio.sleep(0)
-            call.cancel()
-        try:
-            answer = await call
-        except asyncio.CancelledError:
-            outcomes["cancelled"] += 1
-        except ServingError as error:
-            outcomes[type(error).__name__] += 1
-        else:
-            right = np.allclose(answer, expected_logits(asked), rtol=1e-4)
-            outcomes["answered" if right else "WRONG"] += 1
-
-
 def levels() -> tuple[int, int, int]:
     """Open files, memory files, resident KiB of this process."""
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_KIB
@@ -169,7 +146,7 @@ async def kill(repository: Path, cache: Path, kills: int) -> bool:
     async with apart(repository, cache) as front:
         await front.ready()
         asking = [
-            asyncio.ensure_future(caller(front, seed, outcomes, over))
+            asyncio.ensure_future(mixed_calls(front, seed, outcomes, over))
             for seed in range(KILL_CALLERS)
         ]
         back = []
@@ -193,7 +170,7 @@ async def kill(repository: Path, cache: Path, kills: int) -> bool:
     print(f"files, memory files, KiB: {early} after a quarter, {late} at the end")
     grown = any(b - a > 8 for a, b in zip(early[:2], late[:2], strict=True))
     level = not grown and late[2] - early[2] <= GROWTH_KIB
-    return outcomes.total() == accepted and not outcomes["WRONG"] and not stale and level
+    return outcomes.total() == accepted and not outcomes["wrong"] and not stale and level
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.base.errors import ServingError
 from serving.base.metrics import FrontMetrics
 from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue
@@ -119,3 +122,26 @@ def memory_files() -> int:
         except FileNotFoundError:
             continue
     return found
+
+
+async def mixed_calls(front: Apart, seed: int, outcomes: Counter[str], over: asyncio.Event) -> None:
+    """One caller of a mixed load: some calls are cancelled, some have little time. Each counts as
+    accepted and by its outcome; an answer that is not that of its own image is wrong."""
+    rng = np.random.default_rng(seed)
+    while not over.is_set():
+        asked, kind = rng.integers(70, 256, 3), rng.integers(0, 10)
+        outcomes["accepted"] += 1
+        deadline = time.monotonic() + (0.2 if kind == 0 else 30)
+        call = asyncio.ensure_future(front.logits(asked, deadline=deadline))
+        if kind == 1:
+            await asyncio.sleep(0)
+            call.cancel()
+        try:
+            answer = await call
+        except asyncio.CancelledError:
+            outcomes["cancelled"] += 1
+        except ServingError as error:
+            outcomes[type(error).__name__] += 1
+        else:
+            right = np.allclose(answer, expected_logits(asked), rtol=1e-4)
+            outcomes["answered" if right else "wrong"] += 1

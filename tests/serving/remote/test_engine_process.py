@@ -7,7 +7,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from serving.base.errors import (
     ServingError,
 )
 from serving.models.servable import AnsweredImage, CallOptions, EncodedImage
-from tests.support.apart import Apart, apart, expected_logits, memory_files, open_files
+from tests.support.apart import Apart, apart, expected_logits, memory_files, mixed_calls, open_files
 from tests.support.pictures import encoded
 from tests.support.poisoned import POISON
 from tests.support.published import publish
@@ -44,36 +43,12 @@ def colour(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(70, 256, 3)
 
 
-async def caller(front: Apart, seed: int, ended: Callable[[], bool]) -> Counter[str]:
-    """Asks one call after the other; an answer must be that of its own image. Outcomes by kind."""
-    rng, outcomes = np.random.default_rng(seed), Counter[str]()
-    while not ended():
-        asked = colour(rng)
-        kind = rng.integers(0, 10)
-        outcomes["accepted"] += 1
-        deadline = time.monotonic() + (0.2 if kind == 0 else 30)
-        call = asyncio.ensure_future(front.logits(asked, deadline=deadline))
-        if kind == 1:
-            await asyncio.sleep(0)
-            call.cancel()
-        try:
-            answer = await call
-        except asyncio.CancelledError:
-            if kind != 1:
-                raise
-            outcomes["cancelled"] += 1
-        except ServingError as error:
-            outcomes[type(error).__name__] += 1
-        else:
-            np.testing.assert_allclose(answer, expected_logits(asked), rtol=1e-4)
-            outcomes["answered"] += 1
-    return outcomes
-
-
 async def kills(front: Apart, times: int, callers: int = 24) -> Counter[str]:
     """Kills the engine process so often, at random moments of a mixed load. Outcomes by kind."""
-    over = False
-    asking = [asyncio.ensure_future(caller(front, seed, lambda: over)) for seed in range(callers)]
+    over, total = asyncio.Event(), Counter[str]()
+    asking = [
+        asyncio.ensure_future(mixed_calls(front, seed, total, over)) for seed in range(callers)
+    ]
     dice = random.Random(7)
     try:
         for _ in range(times):
@@ -82,10 +57,8 @@ async def kills(front: Apart, times: int, callers: int = 24) -> Counter[str]:
             await front.kill()
         await front.ready()
     finally:
-        over = True
-    total: Counter[str] = Counter()
-    for outcomes in await asyncio.gather(*asking):
-        total += outcomes
+        over.set()
+    await asyncio.gather(*asking)
     return total
 
 
