@@ -11,7 +11,7 @@ from serving.server.http.compression import Inflater
 from serving.server.http.connection import Connection
 from serving.server.http.connections import SLOWEST_RATE
 
-# Bytes from which a piece of a body takes a turn.
+# Bytes from which a piece of an inflated body takes a turn.
 _PIECE = 32 << 10
 # The largest body of any other call.
 LARGEST = web.AppKey("largest", int)
@@ -50,12 +50,14 @@ async def read_body(call: Call, request: web.Request, limit: int | None = None) 
                 alarm.reschedule(None)
                 came = loop.time()
                 received += len(data)
-                for piece in (data,) if inflater is None else inflater.inflate(data):
-                    body.add(piece)
-                    # Large bodies, also inflated ones, add their pieces in turns; the event loop
-                    # answers other calls in between.
-                    if len(piece) > _PIECE:
-                        await connection.turns.next()
+                if inflater is None:
+                    body.add(data)
+                else:
+                    for piece in inflater.inflate(data):
+                        body.add(piece)
+                        # The event loop answers other calls in between.
+                        if len(piece) > _PIECE:
+                            await connection.turns.next()
                 began += loop.time() - came
     except TimeoutError as error:
         raise RequestTooSlow(

@@ -25,6 +25,9 @@ _MOST_AHEAD = 64 << 10
 # large bodies in small chunks.
 _SLICE = 2 << 10
 _DENSE = 1000
+# Bytes that come at once after which a connection waits for its turn to read on. Fewer put off
+# common images, more let many connections hold up the event loop.
+_MUCH = 64 << 10
 # Chunks that a body may have, and one more for so many bytes. More let callers cause more work by
 # less sending; clients send chunks of kilobytes.
 _MOST_CHUNKS = 10_000
@@ -43,7 +46,8 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_ahead", "_backlog", "_chunks", "_connections", "_head_alarm", "_in_chunks",
-        "_next_slice", "_pipe", "_read_by", "_received", "_request", "_unread", "_write_alarm",
+        "_next_slice", "_pipe", "_read_by", "_received", "_request", "_turning", "_unread",
+        "_write_alarm",
         "address", "answer_size", "spare", "used", "when_sent",
     )  # fmt: skip
 
@@ -55,7 +59,7 @@ class Connection(web.RequestHandler):
         self._request: web.BaseRequest | None = None
         self._backlog = memoryview(b"")
         self._next_slice: asyncio.Handle | None = None
-        self._in_chunks = False
+        self._in_chunks = self._turning = False
         self._ahead = self._chunks = self._received = 0
         self._unread = 0
         self._read_by = 0.0
@@ -121,7 +125,12 @@ class Connection(web.RequestHandler):
         self.answer_size = 0
 
     def data_received(self, data: bytes) -> None:
-        """Reads on, in slices where the parser would take long for what came."""
+        """Reads on, in slices where the parser would take long for what came, and in turns where
+        much came."""
+        if len(data) > _MUCH and not self._turning:
+            self._turning = True
+            self._pause_transport_reading()
+            self._connections.readers.wait(self._turn)
         if self._backlog and data:
             self._backlog = memoryview(bytes(self._backlog) + data)
             self._pause_transport_reading()
@@ -133,6 +142,11 @@ class Connection(web.RequestHandler):
             # Without data aiohttp goes on with what it has kept, and so does the backlog then.
             self._take(data)
             self._slice_later()
+
+    def _turn(self) -> None:
+        self._turning = False
+        if not (self._reading_paused or self._buffer_paused):
+            self._resume_transport_reading()
 
     def _slice_later(self) -> None:
         if self._backlog and self._next_slice is None:
@@ -159,7 +173,7 @@ class Connection(web.RequestHandler):
                 self._resume_transport_reading()
 
     def _resume_transport_reading(self) -> None:
-        if not self._backlog:
+        if not (self._backlog or self._turning):
             super()._resume_transport_reading()
 
     def _take(self, data: bytes) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-from serving.base.turns import Turns
+from serving.base.turns import Readers, Turns
 from serving.server.config import ServerConfig
 
 # Bytes a second below which a body that arrives, or an answer that is read, is too slow. Lower lets
@@ -74,7 +74,7 @@ _Crowd = dict[Held, None]
 
 class Connections:
     """The open connections of a port. `refused` counts what was refused or cut, by reason; `turns`
-    are those of large bodies.
+    are those of large inflated bodies, `readers` those that have much to read.
 
     A newcomer beyond a limit takes the place of a connection that waits for a request: of the same
     address where that has too many, else of any. Where none waits, it is let in to ask for health,
@@ -86,6 +86,7 @@ class Connections:
         self.limits = limits
         self.refused = refused
         self.turns = Turns()
+        self.readers = Readers()
         self._all: _Crowd = {}
         self._of: dict[str, _Crowd] = {}
         self._spare: _Crowd = {}

@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
             self._turning = True
             self._pipe.pause_reading()
             self._wait_for_turn(data)
-            self._loop.call_soon(self._turn)
+            self._wire.readers.wait(self._turn)
         self.sending.soon()
 
     def _wait_for_turn(self, data: bytes | memoryview) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
-from serving.base.turns import Copies
+from serving.base.turns import Copies, Readers
 from serving.server.config import StartError
 from serving.server.wire.cuts import Cuts
 from serving.server.wire.interface import Limits, Method
@@ -33,6 +33,7 @@ class NativeWire:
     """A Wire on libnghttp2.
 
     copies: turns of long copies on the event loop.
+    readers: turns of connections on which much has come.
     """
 
     name = "native"
@@ -46,6 +47,7 @@ class NativeWire:
         times: Times = Times(),  # noqa: B008
     ) -> None:
         self.limits, self.copies, self.times = limits, copies, times
+        self.readers = Readers()
         self.cuts = Cuts(metrics)
         self.arrivals = Arrivals(budget, self.cuts)
         self.methods: Mapping[bytes, Method] = {}
