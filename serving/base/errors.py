@@ -23,7 +23,7 @@ ServingError
 
 import copyreg
 import reprlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from serving.base.text import one_line
 
@@ -44,6 +44,16 @@ def quoted(value: object) -> str:
     """A caller's value for the text of an error: its repr, cut at 200 characters."""
     text = _short.repr(value)
     return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
+
+
+Raised = TypeVar("Raised", bound=BaseException)
+
+
+def without_frames(error: Raised) -> Raised:
+    """The error, which lets go of the frames that it came through. An error that is kept would keep
+    all that they hold: messages, images."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 class ServingError(Exception):

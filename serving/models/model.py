@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.base.errors import InvalidInput, ServingError, WrongTask, quoted
+from serving.base.errors import InvalidInput, ServingError, WrongTask, quoted, without_frames
 from serving.base.memory import LARGE, CallMemory, LargeWork, Reservation
 from serving.base.metrics import FrontMetrics
 from serving.base.task import IMAGE_INPUT
@@ -114,12 +114,9 @@ class Model:
     ) -> Result:
         """Runs work on one of the threads that decode, as `Servable.run_aside`."""
         run = asyncio.get_running_loop().run_in_executor
-        try:
+        with contextlib.suppress(LargeWork):
             return await run(self._decoders, _reserved, work, memory, deadline, LARGE)
-        except LargeWork:
-            return await self._run_large(
-                partial(_reserved, work, memory, deadline, math.inf), memory
-            )
+        return await self._run_large(partial(_reserved, work, memory, deadline, math.inf), memory)
 
     async def _run_large(self, work: Callable[[], Result], memory: CallMemory) -> Result:
         turns = memory.large
@@ -194,23 +191,22 @@ class Model:
             # Pixels of the right size need no work, so no thread is worth its cost.
             max_pixels = self.facts.max_image_pixels
             return [_as_sent(source, max_pixels) for source in sources]
-        return await together(
-            self._loaded(source, eval_transform, memory, ticket.deadline) for source in sources
-        )
+        loaded = partial(self._loaded, eval_transform, memory, ticket.deadline)
+        return await together(loaded, sources)
 
     async def _loaded(
         self,
-        source: ImageSource,
         eval_transform: EvalTransform,
         memory: CallMemory,
         deadline: float,
+        source: ImageSource,
     ) -> "_Loaded | ServingError":
         max_pixels = self.facts.max_image_pixels
         work = partial(_load, source, eval_transform, max_pixels, self._to_tensor)
         try:
             return await self.run_aside(work, memory, deadline)
         except ServingError as error:
-            return error
+            return without_frames(error)
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
         return self._port.admit(rows, options.priority, options.deadline, options.timeout)

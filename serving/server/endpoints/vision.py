@@ -9,7 +9,13 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.base.errors import AnswerTooLarge, InvalidInput, ServingError, WrongTask
+from serving.base.errors import (
+    AnswerTooLarge,
+    InvalidInput,
+    ServingError,
+    WrongTask,
+    without_frames,
+)
 from serving.base.task import TASKS, Task
 from serving.base.tensor import Array
 from serving.base.together import together
@@ -153,9 +159,9 @@ async def segment(
     require_task(model, "segmentation")
     finish = _Finish(model.facts, form, mask_size, overlay, most)
 
-    async def one(row: _Row, outputs: Mapping[str, Array]) -> Result | ServingError:
+    async def one(part: tuple[_Row, Mapping[str, Array]]) -> Result | ServingError:
         # Resizing and encoding take milliseconds: on the event loop they would hold up everybody.
-        work = partial(finish, row, outputs)
+        work = partial(finish, *part)
         try:
             found = await model.run_aside(work, options.memory, options.deadline)
             model.observe("postprocess", found.timing.postprocess)
@@ -163,12 +169,15 @@ async def segment(
         except AnswerTooLarge:
             raise
         except ServingError as error:
-            return error
+            return without_frames(error)
 
     async def read(rows: Sequence[_Row], outputs: Mapping[str, Array]) -> _Results[Result]:
         return await together(
-            one(row, {name: array[i] for name, array in outputs.items()})
-            for i, row in enumerate(rows)
+            one,
+            [
+                (row, {name: array[i] for name, array in outputs.items()})
+                for i, row in enumerate(rows)
+            ],
         )
 
     return await _in_calls(model, sources, options, read)
@@ -278,7 +287,7 @@ async def _in_calls(
     if len(sources) <= most:
         return await _call(model, sources, options, read)
     parts = [sources[start : start + most] for start in range(0, len(sources), most)]
-    found = await together(_call(model, part, options, read) for part in parts)
+    found = await together(lambda part: _call(model, part, options, read), parts)
     return [result for results in found for result in results]
 
 
@@ -298,7 +307,7 @@ async def _call(
     except AnswerTooLarge:
         raise
     except ServingError as error:
-        return [error] * len(sources)
+        return [without_frames(error)] * len(sources)
 
 
 async def _at_once(

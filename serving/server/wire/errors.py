@@ -5,7 +5,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from serving.base.errors import ServingError
+from serving.base.errors import ServingError, without_frames
 from serving.server.endpoints.error_status import message_of, retry_after, status_of
 from serving.server.wire.interface import End
 
@@ -27,8 +27,7 @@ def retry_delay(error: ServingError) -> Duration | None:
 
 def end_of(error: ServingError) -> End:
     """The status of an error; the retry delay travels as google.rpc.RetryInfo."""
-    # It would keep the frames that it came through, and with them the message, until the end.
-    error.__traceback__ = error.__cause__ = error.__context__ = None
+    without_frames(error)
     code, delay, message = code_of(error), retry_delay(error), message_of(error)
     if delay is None:
         return End(code, message)

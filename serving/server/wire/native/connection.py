@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 import ngh2
 
-from serving.base.errors import ServingError, quoted
+from serving.base.errors import ServingError, quoted, without_frames
 from serving.server.endpoints.front import plain_address, site_of
 from serving.server.wire.interface import End, Method, Peer
 from serving.server.wire.native import headers
@@ -316,8 +316,7 @@ class Connection(asyncio.Protocol):
         """Ends a call from within its task."""
         call.task = None
         self.fail(call, end)
-        # They would keep the frames that they came through, and with them the message.
-        end.__traceback__ = end.__cause__ = end.__context__ = None
+        without_frames(end)
 
     def fail(self, call: NativeCall, end: End) -> None:
         """Ends a call with a status, and cancels its task."""
