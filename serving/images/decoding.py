@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from serving.base.errors import InvalidInput, ServingError
+from serving.base.machine import heap
 from serving.images import cost, jpeg, metadata
 from serving.images.cost import Plan
 from serving.repository.manifest import Channels
@@ -274,7 +275,7 @@ def _upright(image: Image.Image, rows: int, columns: int, told: int, channels: C
     turn = _TURNS.get(told)
     on_side = told in _ON_THEIR_SIDE
     shape = (columns, rows) if on_side else (rows, columns)
-    found = np.empty((*shape, channels), np.uint8)
+    found = heap.empty((*shape, channels))
     height = max(1, cost.BAND_PIXELS // columns)
     for top in range(0, rows, height):
         bottom = min(rows, top + height)

@@ -1,6 +1,10 @@
-"""Memory that runtimes have freed and glibc keeps. With other C libraries nothing is done."""
+"""Memory that runtimes have freed and glibc keeps, with other C libraries nothing is done; and
+memory that is new."""
 
 import ctypes
+
+import numpy as np
+from numpy.typing import NDArray
 
 _library = ctypes.CDLL(None)
 _trim = getattr(_library, "malloc_trim", None)
@@ -30,3 +34,13 @@ def trim_heap() -> None:
     """Gives freed memory back to the system."""
     if _trim is not None:
         _trim(0)
+
+
+def empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A uint8 array whose values are not set, and whose memory is there. numpy asks for huge pages,
+    for each of which a virtual machine may take 5 ms at the first write; where numpy writes, all
+    other threads wait for the GIL meanwhile."""
+    array = np.empty(shape, np.uint8)
+    if array.nbytes >= _MAPPED_BYTES:
+        ctypes.memset(array.ctypes.data, 0, array.nbytes)  # without the GIL
+    return array
