@@ -137,9 +137,12 @@ def _classifier(
         return Draft(
             network, size, resize, _epochs(images, 12_000, 5, 30), _batch(images, 32), weights
         )
-    # Of larger images the next larger size shows more than as many epochs again.
-    shown = 150_000 if look.side <= _SMALL else 40_000
-    return Draft(network, size, resize, _epochs(images, shown, 15), _batch(images, 64))
+    # Of larger images the next larger size shows more than as many epochs again. Of 2,000 small
+    # ones ResNet-20 learned more in 200 epochs (69.6 %) than ResNet-56 in 149 (67.5 %), each in 10
+    # minutes.
+    shown, most = (400_000, 200) if look.side <= _SMALL else (40_000, 100)
+    enough = _epochs(images, shown, 15, most)
+    return Draft(network, size, resize, enough, _batch(images, 64))
 
 
 def _same_shape(look: Look, side: int, stride: int = 1) -> Size:
