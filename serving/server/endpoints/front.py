@@ -29,10 +29,13 @@ class Caller(NamedTuple):
 
     address: None on the admin socket alone, empty where it is not known any more.
     authorization: the header, or metadata, of that name; empty where there is none.
+    certificate: the names in the client certificate that the connection proved, as
+        "URI:spiffe://...", "DNS:...", "IP:...", "EMAIL:..." and "SUBJECT:CN=..."; None without one.
     """
 
     address: str | None
     authorization: str = ""
+    certificate: tuple[str, ...] | None = None
 
 
 # Called only where somebody wants to know.

@@ -41,7 +41,8 @@ def caller_of(request: web.BaseRequest) -> Caller:
     if connection is not None and connection.family == socket.AF_UNIX:
         return Caller(None, authorization)
     # An address of IPv4 as itself, also on a socket of IPv6: it is the owner of regions.
-    return Caller((request.remote or "").removeprefix("::ffff:"), authorization)
+    certificate = None if transport is None else transport.get_extra_info("certificate")
+    return Caller((request.remote or "").removeprefix("::ffff:"), authorization, certificate)
 
 
 class HttpPort:

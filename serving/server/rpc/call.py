@@ -32,6 +32,6 @@ def caller_of(call: Call) -> GetCaller:
     def caller() -> Caller:
         peer = call.peer
         address = None if peer is None else peer.address
-        return Caller(address, ",".join(call.metadata("authorization")))
+        return Caller(address, ",".join(call.metadata("authorization")), call.certificate)
 
     return caller

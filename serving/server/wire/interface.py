@@ -55,6 +55,10 @@ class Call(Protocol):
     def peer(self) -> Peer | None:
         """Who calls; None on a Unix socket."""
 
+    @property
+    def certificate(self) -> tuple[str, ...] | None:
+        """The names in the caller's verified certificate, as `Caller` has them; None without."""
+
     def metadata(self, key: str) -> Sequence[str]:
         """The values that the caller sent under a key."""
 

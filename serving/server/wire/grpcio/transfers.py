@@ -20,6 +20,7 @@ from serving.base.errors import QueueFull, ServingError
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies
+from serving.server.tls.peer import names_of
 from serving.server.wire.errors import end_of
 from serving.server.wire.grpcio.connections import address_of, peer_of
 from serving.server.wire.interface import LARGE_ANSWER, Buffer, End, Peer
@@ -155,6 +156,12 @@ class GrpcioCall:
     def peer(self) -> Peer | None:
         """Who calls; None on a Unix socket."""
         return peer_of(self._peer)
+
+    @property
+    def certificate(self) -> tuple[str, ...] | None:
+        """The names in the caller's verified certificate; None without one."""
+        found = self._context.auth_context().get("x509_pem_cert")
+        return names_of(found[0]) if found else None
 
     def metadata(self, key: str) -> Sequence[str]:
         """The values that the caller sent under a key."""

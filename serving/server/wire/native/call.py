@@ -79,6 +79,11 @@ class NativeCall:
         return self._connection.peer
 
     @property
+    def certificate(self) -> tuple[str, ...] | None:
+        """The names in the caller's verified certificate; None without one."""
+        return self._connection.certificate
+
+    @property
     def site(self) -> str:
         """The address, or network, of its caller."""
         return self._connection.site

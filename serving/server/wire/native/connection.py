@@ -90,6 +90,12 @@ class Connection(asyncio.Protocol):
             ngh2.ConnectionClosed: self._closed,
         }
 
+    @property
+    def certificate(self) -> tuple[str, ...] | None:
+        """The names in the other side's verified certificate; None without one."""
+        names: tuple[str, ...] | None = self._pipe.get_extra_info("certificate")
+        return names
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Lets it in, or closes it where there is no place."""
         # Those of uvloop are no instances of it.
