@@ -11,8 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
+from serving.base.counters import BatchCounters
 from serving.base.errors import DeadlineExpired, ServingError
-from serving.base.metrics import BatchCounters
 from serving.batching.queue import BatchQueue
 from serving.batching.ticket import (
     ANSWERED,

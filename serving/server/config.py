@@ -27,6 +27,7 @@ AdminMode = Literal["off", "socket", "token", "open"]
 # repository: loads and unloads. settings: traces and the log. memory: regions of shared memory,
 # their use too.
 AdminGroup = Literal["repository", "settings", "memory"]
+TlsClientAuth = Literal["require", "optional"]
 
 
 class ConfigError(Exception):
@@ -107,6 +108,20 @@ class ServerConfig(BaseModel):
         None,
         pattern=r"^/?[A-Za-z0-9._-]+$",
         description="Take tensors in shared memory objects whose names begin with this.",
+    )
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM file with the server's certificate and its chain: every port speaks TLS "
+        "then. The files of TLS are read again when they change.",
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the key of --tls-cert.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with the authorities of callers' certificates."
+    )
+    tls_client_auth: TlsClientAuth = Field(
+        "require",
+        description="Of --tls-client-ca. require: callers must have a certificate, but for probes "
+        "on the metrics port; optional: they may.",
     )
     strict_config: bool = Field(
         False,
@@ -267,6 +282,7 @@ def load_config(
             f"{sources[key]}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
         ) from error
     _check_admin(config)
+    _check_tls(config)
     return config
 
 
@@ -281,6 +297,16 @@ def _check_admin(config: ServerConfig) -> None:
     if config.admin == "off" and (config.opened_groups or config.admin_socket):
         name = "--admin-open" if config.opened_groups else "--admin-socket"
         raise ConfigError(f"{name}: --admin off takes no admin call")
+
+
+def _check_tls(config: ServerConfig) -> None:
+    """Raises ConfigError for settings of which one lacks the other."""
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise ConfigError("--tls-cert and --tls-key: neither goes without the other")
+    if config.tls_client_ca is not None and config.tls_cert is None:
+        raise ConfigError("--tls-client-ca: needs --tls-cert and --tls-key")
+    if config.tls_client_auth == "optional" and config.tls_client_ca is None:
+        raise ConfigError("--tls-client-auth: needs --tls-client-ca")
 
 
 def _read_file(file: Path | None) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from serving.server.rpc.inference import InferenceService
 from serving.server.rpc.reflection import Reflection
 from serving.server.rpc.vision import VisionService
 from serving.server.sockets import AdminFolder
+from serving.server.tls.certificates import Certificates
 from serving.server.wire import wire_for
 from serving.server.wire.interface import Method
 
@@ -84,6 +85,7 @@ class Wires:
         self._metrics = metrics
         self._totals = totals
         self.budget = MemoryBudget(config.memory_bytes)
+        self._certificates = Certificates.of(config, metrics)
         slow_seconds = config.slow_request_ms / 1e3
         self._front = Front(catalogue, metrics, self.budget, slow_seconds)
         strict = config.strict_readiness
@@ -109,6 +111,7 @@ class Wires:
             self._health, (vision.SERVICE.full_name, inference.SERVICE.full_name)
         )
         self._admin_folder: AdminFolder | None = None
+        self._follower: asyncio.Task[None] | None = None
 
     async def start(self) -> Addresses:
         """Opens the ports. Raises StartError."""
@@ -116,7 +119,9 @@ class Wires:
         if config.hardware_decode:
             reason = hardware_jpeg.enable()
             logger.info("hardware decoding", extra={"enabled": reason is None, "reason": reason})
-        self._grpc = wire_for(config, self.budget, self._front.copies, self._metrics)
+        self._grpc = wire_for(
+            config, self.budget, self._front.copies, self._metrics, self._certificates
+        )
         http, metrics = self._http = self._http_ports()
         addresses = Addresses(
             grpc=self._grpc.bind(config.host, config.grpc_port),
@@ -129,6 +134,8 @@ class Wires:
                 self._grpc.bind_socket(self._admin_folder.grpc)
                 await http.listen_on_socket(self._admin_folder.http)
         await self._grpc.start(self._methods())
+        if self._certificates is not None:
+            self._follower = asyncio.create_task(self._certificates.follow())
         logger.info(
             "listening",
             extra={
@@ -137,6 +144,7 @@ class Wires:
                 "wire": self._grpc.name,
                 "http_port": addresses.http,
                 "metrics_port": addresses.metrics,
+                "tls": self._certificates is not None,
                 "admin_socket": str(self._admin_folder.path) if self._admin_folder else "",
             },
         )
@@ -160,15 +168,12 @@ class Wires:
         limits = HttpLimits.of(config)
         few = limits._replace(connections=_METRICS_CONNECTIONS, per_address=_METRICS_CONNECTIONS)
         hosts = Hosts((*config.http_hosts.split(","), config.host))
+        tls = self._certificates
+        certified = tls is not None and tls.required
+        of_metrics = metrics_app(self._totals, self._health, certified=certified)
         return (
-            HttpPort("http", app, limits, self._metrics, self.budget, hosts),
-            HttpPort(
-                "metrics",
-                metrics_app(self._totals, self._health),
-                few,
-                self._metrics,
-                None,
-            ),
+            HttpPort("http", app, limits, self._metrics, self.budget, hosts, tls),
+            HttpPort("metrics", of_metrics, few, self._metrics, None, certificates=tls),
         )
 
     async def drain(self, end: float) -> None:
@@ -188,6 +193,8 @@ class Wires:
         await asyncio.gather(
             self._grpc.stop(grace), *(port.close(grace, LAST_SECONDS) for port in self._http)
         )
+        if self._follower is not None:
+            self._follower.cancel()
         if self._admin_folder is not None:
             self._admin_folder.close()
 

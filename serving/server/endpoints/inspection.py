@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protos.gen import model_config_pb2
-from serving.base.metrics import BatchTimes, EngineMetrics, FrontMetrics
+from serving.base.counters import BatchTimes
+from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.base.sums import Duration
 from serving.base.tensor import TensorSpec
 from serving.base.totals import Totals

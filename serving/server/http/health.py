@@ -5,6 +5,7 @@ from dataclasses import asdict
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from serving.base.errors import NotAllowed
 from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue, State
 from serving.server.endpoints.health import Health
@@ -52,11 +53,17 @@ def add_batches(app: web.Application, catalogue: Catalogue) -> None:
     app.router.add_get("/debug/batches", batches)
 
 
-def metrics_app(totals: Totals, health: Health) -> web.Application:
+def metrics_app(totals: Totals, health: Health, *, certified: bool = False) -> web.Application:
     """An application that serves /metrics in Prometheus' text format, and the probes, which answer
-    here also while callers have taken every connection of the other ports."""
+    here also while callers have taken every connection of the other ports.
 
-    async def metrics(_: web.Request) -> web.Response:
+    certified: /metrics takes callers with a certificate only, probes take all.
+    """
+
+    async def metrics(request: web.Request) -> web.Response:
+        transport = request.transport
+        if certified and not (transport and transport.get_extra_info("certificate")):
+            raise NotAllowed("/metrics: expected a client certificate (--tls-client-ca)")
         await totals.refresh()
         return web.Response(
             body=generate_latest(totals.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -21,6 +21,8 @@ from serving.server.http.connections import Connections, HttpLimits
 from serving.server.http.errors import failure
 from serving.server.http.origin import Hosts, check_origin
 from serving.server.http.pieces import SMALL, Pieces
+from serving.server.tls.certificates import Certificates
+from serving.server.tls.stream import TlsStream
 
 _Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -48,21 +50,23 @@ def caller_of(request: web.BaseRequest) -> Caller:
 class HttpPort:
     """Serves `app`. Its requests pass a door: their connections keep `limits`, they call the port
     by one of `hosts` (None: any), and no web page of another origin sends them; large answers count
-    in the budget (None: in none) until they are read.
+    in the budget (None: in none) until they are read; with certificates it speaks TLS.
 
     name: the port's in the metrics; its flag, for errors, is --NAME-port.
     """
 
     def __init__(
         self,
-        name: str,
+        name: Literal["http", "metrics"],
         app: web.Application,
         limits: HttpLimits,
         metrics: FrontMetrics,
         budget: MemoryBudget | None,
         hosts: Hosts | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self._name = name
+        self._certificates = certificates
         self._budget = budget
         self._hosts = hosts
         self._largest = app[LARGEST]
@@ -75,12 +79,18 @@ class HttpPort:
         """Opens the port and returns its number. Raises StartError."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            await self._site(host, port).start()
         except OSError as error:
             raise StartError(
                 f"--{self._name}-port: cannot listen on {host}:{port}: {error.strerror}"
             ) from error
         return int(self._runner.addresses[0][1])
+
+    def _site(self, host: str, port: int) -> web.TCPSite:
+        if self._certificates is None:
+            return web.TCPSite(self._runner, host, port)
+        failed = partial(self._refused, "tls")
+        return _TlsSite(self._runner, host, port, self._certificates, self._name, failed)
 
     async def listen_on_socket(self, path: Path) -> None:
         """Also listens on a Unix socket, once the port is open. Raises OSError."""
@@ -155,6 +165,33 @@ class _Server(web.Server):
 
     def __call__(self) -> Connection:
         return Connection(self, self._of_port, loop=self._loop, **self._kwargs)
+
+
+class _TlsSite(web.TCPSite):
+    """A port with TLS of ours. aiohttp has no public way to choose another than asyncio's."""
+
+    __slots__ = ("_tls",)
+
+    def __init__(
+        self,
+        runner: "_Runner",
+        host: str,
+        port: int,
+        certificates: Certificates,
+        name: Literal["http", "metrics"],
+        failed: Callable[[], None],
+    ) -> None:
+        super().__init__(runner, host, port)
+        self._tls = certificates, name, failed
+
+    async def start(self) -> None:
+        """Opens the port. Raises OSError."""
+        await web.BaseSite.start(self)
+        make = self._runner.server
+        assert make is not None
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: TlsStream(make(), *self._tls), self._host, self._port, backlog=self._backlog
+        )
 
 
 class _Runner(web.AppRunner):

@@ -21,7 +21,7 @@ class Cuts:
         self._log_next: dict[str, float] = {}
 
     def count(self, reason: str, number: int = 1) -> None:
-        """So many more: receive, send, memory or connections."""
+        """So many more: receive, send, memory, connections or tls."""
         if number:
             self._metrics.cut.labels(reason).inc(number)
             self._unlogged[reason] += number

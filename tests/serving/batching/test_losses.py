@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.base.counters import BatchCounters
 from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady
-from serving.base.metrics import BatchCounters, EngineMetrics
+from serving.base.metrics import EngineMetrics
 from serving.base.sums import Distribution
 from serving.batching import batcher as batcher_module
 from serving.batching.batch import Batch

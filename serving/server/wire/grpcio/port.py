@@ -11,7 +11,9 @@ from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies
 from serving.server.config import StartError
+from serving.server.tls.certificates import Certificates
 from serving.server.wire.grpcio.connections import Connections
+from serving.server.wire.grpcio.credentials import credentials_of
 from serving.server.wire.grpcio.memory_watch import MemoryWatch
 from serving.server.wire.grpcio.supervision import Supervision
 from serving.server.wire.grpcio.transfers import Context, GrpcioCall, Transfers, as_bytes
@@ -43,13 +45,21 @@ class GrpcioWire:
     """A Wire on a server of grpc.aio.
 
     copies: turns of long copies on the event loop.
+    certificates: for TLS on the port; None for none.
     """
 
     name = "grpcio"
 
     def __init__(
-        self, limits: Limits, budget: MemoryBudget, copies: Copies, metrics: FrontMetrics
+        self,
+        limits: Limits,
+        budget: MemoryBudget,
+        copies: Copies,
+        metrics: FrontMetrics,
+        certificates: Certificates | None = None,
     ) -> None:
+        """Raises StartError where callers may, but need not, have a certificate."""
+        self._credentials = credentials_of(certificates) if certificates else None
         self._limits = limits
         self._metrics = metrics
         self._transfers = Transfers(budget, copies, metrics)
@@ -61,7 +71,10 @@ class GrpcioWire:
         """Opens the port and returns its number. Raises StartError."""
         address = f"{host}:{port}"
         try:
-            self._number = self._server.add_insecure_port(address)
+            if self._credentials is None:
+                self._number = self._server.add_insecure_port(address)
+            else:
+                self._number = self._server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise StartError(f"--grpc-port: cannot listen on {address}") from error
         return self._number

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies, Readers
 from serving.server.config import StartError
+from serving.server.tls.certificates import Certificates
+from serving.server.tls.stream import TlsStream
 from serving.server.wire.cuts import Cuts
 from serving.server.wire.interface import Limits, Method
 from serving.server.wire.native.arrivals import Arrivals
@@ -34,6 +37,7 @@ class NativeWire:
 
     copies: turns of long copies on the event loop.
     readers: turns of connections on which much has come.
+    certificates: for TLS on the port; None for none.
     """
 
     name = "native"
@@ -45,9 +49,11 @@ class NativeWire:
         copies: Copies,
         metrics: FrontMetrics,
         times: Times = Times(),  # noqa: B008
+        certificates: Certificates | None = None,
     ) -> None:
         self.limits, self.copies, self.times = limits, copies, times
         self.readers = Readers()
+        self._certificates = certificates
         self.cuts = Cuts(metrics)
         self.arrivals = Arrivals(budget, self.cuts)
         self.methods: Mapping[bytes, Method] = {}
@@ -97,9 +103,19 @@ class NativeWire:
         self.methods = {path.encode(): method for path, method in methods.items()}
         loop = asyncio.get_running_loop()
         for one in self._sockets:
-            make = loop.create_unix_server if one.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await make(lambda: Connection(self), sock=one, backlog=_BACKLOG))
+            if one.family == socket.AF_UNIX:
+                made = loop.create_unix_server(lambda: Connection(self), sock=one, backlog=_BACKLOG)
+            else:
+                made = loop.create_server(self._connection, sock=one, backlog=_BACKLOG)
+            self._servers.append(await made)
         self._sweeper = asyncio.create_task(self._sweep())
+
+    def _connection(self) -> asyncio.Protocol:
+        """For a new connection of the port."""
+        if self._certificates is None:
+            return Connection(self)
+        failed = partial(self.cuts.count, "tls")
+        return TlsStream(Connection(self), self._certificates, "grpc", failed)
 
     async def stop(self, grace: float) -> None:
         """Takes no more calls; those under way are ended after `grace` seconds."""
