@@ -1,4 +1,6 @@
-// Classifies image files: node classify.mjs [--url HOST:PORT] [--top-k N] MODEL IMAGE...
+// Classifies image files: node classify.mjs [--url HOST:PORT] [--top-k N] [TLS] MODEL IMAGE...
+//
+// TLS: --tls, --tls-ca FILE, --tls-cert FILE and --tls-key FILE, --tls-server-name NAME.
 //
 // The protos are loaded as they are shipped; nothing is generated.
 import { readFile } from 'node:fs/promises';
@@ -15,17 +17,46 @@ const TIMEOUT_MS = 10_000;
 const TRIES = 4;
 const { RESOURCE_EXHAUSTED, UNAVAILABLE } = grpc.status;
 
-function connect(url) {
+// With a CA, a client certificate or a server name, TLS is meant; so it is by grpcs://.
+async function credentials(url, { tls, 'tls-ca': ca, 'tls-cert': cert, 'tls-key': key, ...rest }) {
+  if (!(tls || ca || cert || key || rest['tls-server-name'] || url.startsWith('grpcs://'))) {
+    return grpc.credentials.createInsecure();
+  }
+  const files = [ca, key, cert].map((file) => (file ? readFile(file) : null));
+  return grpc.credentials.createSsl(...(await Promise.all(files)));
+}
+
+async function connect(url, options) {
   const definition = protoLoader.loadSync('vision.proto', {
     includeDirs: [PROTOS],
     keepCase: true,
     defaults: true,
   });
   const { VisionService } = grpc.loadPackageDefinition(definition).convserve.vision.v1;
-  return new VisionService(url, grpc.credentials.createInsecure(), {
+  const name = options['tls-server-name'];
+  const target = url.replace(/^grpcs?:\/\//, '');
+  return new VisionService(target, await credentials(url, options), {
     'grpc.max_receive_message_length': -1,
     'grpc.max_send_message_length': -1,
+    ...(name && { 'grpc.ssl_target_name_override': name, 'grpc.default_authority': name }),
   });
+}
+
+// What to do about a connection that does not come about, by the words of the library.
+const HINTS = [
+  [/self.signed|unable to (get|verify)/i, 'give the file of its authority with --tls-ca'],
+  [/altnames|Hostname/i, 'give a name that its certificate has with --tls-server-name'],
+  [/certificate required|bad certificate|handshake failure|unknown ca/i,
+    'give a certificate that the server takes with --tls-cert and --tls-key'],
+  [/wrong version number|packet length too long/i, 'the server does not speak TLS: leave --tls out'],
+  [/Connection dropped|ECONNRESET|socket hang up|closed before/i,
+    'it may speak TLS: --tls; or want a certificate: --tls-cert and --tls-key'],
+];
+
+function explained(error) {
+  const text = error.details ?? error.message;
+  const hint = error.code === UNAVAILABLE && HINTS.find(([words]) => words.test(text));
+  return hint ? `${text}: ${hint[1]}` : text;
 }
 
 // One call. The deadline travels with it: the server refuses at once what it cannot do by then.
@@ -58,14 +89,19 @@ async function main() {
     options: {
       url: { type: 'string', default: '127.0.0.1:8001' },
       'top-k': { type: 'string', default: '5' },
+      tls: { type: 'boolean' },
+      'tls-ca': { type: 'string' },
+      'tls-cert': { type: 'string' },
+      'tls-key': { type: 'string' },
+      'tls-server-name': { type: 'string' },
     },
   });
   const [model, ...files] = positionals;
   if (files.length === 0) {
-    console.error('usage: node classify.mjs [--url HOST:PORT] [--top-k N] MODEL IMAGE...');
+    console.error('usage: node classify.mjs [--url HOST:PORT] [--top-k N] [TLS] MODEL IMAGE...');
     return 2;
   }
-  const client = connect(values.url);
+  const client = await connect(values.url, values);
   let failed = 0;
   for (const file of files) {
     try {
@@ -76,7 +112,7 @@ async function main() {
       console.log(`${file}: ${labels.join(', ')}  (${served.model} ${served.version})`);
     } catch (error) {
       failed += 1;
-      console.error(`${file}: ${error.details ?? error.message}`);
+      console.error(`${file}: ${explained(error)}`);
     }
   }
   client.close();

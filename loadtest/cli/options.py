@@ -13,13 +13,19 @@ from loadtest.payloads.draws import ALWAYS_ZERO, Distribution, parse_distributio
 from loadtest.report.checks import Condition, parse_condition
 from loadtest.wire.prepare import Api, PayloadSource, Prepared
 from loadtest.wire.rest_client import is_rest
+from serving.client.tls import ClientTls
 
 Value = TypeVar("Value")
 
 _LOAD = "Load"
 _CONTENT = "Payloads"
 
-Url = Annotated[str, typer.Option(help="HOST:PORT for gRPC, http://HOST:PORT for REST.")]
+Url = Annotated[
+    str,
+    typer.Option(
+        help="HOST:PORT for gRPC, http://HOST:PORT for REST; grpcs:// and https:// for TLS."
+    ),
+]
 Models = Annotated[
     list[str],
     typer.Option("--model", help="NAME[:VERSION][=WEIGHT]; several are mixed by weight."),
@@ -258,6 +264,7 @@ def to_workload(
     seed: int,
     timeout: str,
     streams: int,
+    tls: ClientTls | None,
 ) -> Workload:
     """The workload of the workers; `requests` are by URL, as many for each model at each."""
     if any(is_rest(url) for url in requests) and (streams or priority):
@@ -271,4 +278,5 @@ def to_workload(
         seed=seed,
         timeout=read("--timeout", timeout, duration),
         streams=streams,
+        tls=tls,
     )

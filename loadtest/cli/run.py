@@ -21,11 +21,14 @@ from loadtest.measurement.phase_runner import PhaseRunner, PhaseTerms
 from loadtest.measurement.server_counters import Observer
 from loadtest.results import Run
 from loadtest.wire.prepare import prepare
+from serving.cli.tls_options import with_tls
+from serving.client.tls import ClientTls
 
 _ARRIVALS = "Arrivals"
 _AGAINST = "Comparison"
 
 
+@with_tls
 @failing
 def run(
     url: o.Url,
@@ -110,6 +113,8 @@ def run(
     html: o.Html = None,
     junit: o.JUnit = None,
     fail_if: o.FailIf = None,
+    *,
+    tls: ClientTls | None,
 ) -> None:
     """Send requests to a server and measure its answers."""
     reports = Reports(as_json, output, html, junit, o.conditions(fail_if))
@@ -145,13 +150,13 @@ def run(
         timeout=timeout,
         cpus=os.cpu_count(),
     )
-    prepared = {url: prepare(url, content, api=api, seed=seed)}
-    observers = {url: Observer(url, list(weights), metrics_url)}
+    prepared = {url: prepare(url, content, api=api, seed=seed, tls=tls)}
+    observers = {url: Observer(url, list(weights), metrics_url, tls)}
     if against:
         others = _others(url, against, against_model, list(weights), loads)
         contents = dict(zip(others, content.values(), strict=True))
-        prepared[against] = prepare(against, contents, api=api, seed=seed)
-        observers[against] = Observer(against, others, None)
+        prepared[against] = prepare(against, contents, api=api, seed=seed, tls=tls)
+        observers[against] = Observer(against, others, None, tls)
         turns = [(f"{name} {n + 1}", u) for n in range(rounds) for name, u in _names(url, against)]
         phases_wanted = [(label, each_url, loads[0][1]) for label, each_url in turns]
     else:
@@ -164,6 +169,7 @@ def run(
         seed=seed,
         timeout=timeout,
         streams=streams,
+        tls=tls,
     )
     phases = []
     with Interrupt() as interrupt, Fleet(workload, workers) as fleet:

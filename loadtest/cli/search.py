@@ -16,6 +16,8 @@ from loadtest.measurement.server_counters import Observer
 from loadtest.report.text import tried
 from loadtest.results import OK, Phase, Run
 from loadtest.wire.prepare import prepare
+from serving.cli.tls_options import with_tls
+from serving.client.tls import ClientTls
 
 _GOAL = "Goal"
 # Callers and seconds of the closed loop whose rate, halved, is the first step. More callers and
@@ -24,6 +26,7 @@ _SOUNDING_CONCURRENCY = 16
 _SOUNDING_SECONDS = 2.0
 
 
+@with_tls
 @failing
 def search(
     url: o.Url,
@@ -71,6 +74,8 @@ def search(
     as_json: o.AsJson = False,
     output: o.Output = None,
     html: o.Html = None,
+    *,
+    tls: ClientTls | None,
 ) -> None:
     """Find the highest rate that keeps a p99."""
     reports = Reports(as_json, output, html)
@@ -89,15 +94,16 @@ def search(
     weights = o.weighted(model)
     content = o.contents(list(weights), images, labelled, synthetic, npy, shape, rows)
     workload = o.to_workload(
-        {url: prepare(url, content, api=api, seed=seed)},
+        {url: prepare(url, content, api=api, seed=seed, tls=tls)},
         weights,
         deadline=deadline,
         priority=priority,
         seed=seed,
         timeout=timeout,
         streams=streams,
+        tls=tls,
     )
-    observer = Observer(url, list(weights), metrics_url)
+    observer = Observer(url, list(weights), metrics_url, tls)
     phases: list[Phase] = []
     with Interrupt() as interrupt, Fleet(workload, workers) as fleet:
         runner = PhaseRunner(fleet, terms, Progress(), interrupt)

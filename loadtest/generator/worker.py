@@ -14,6 +14,7 @@ from loadtest.payloads.draws import Distribution, draws
 from loadtest.wire.grpc_client import StreamClient, UnaryClient
 from loadtest.wire.messages import Request
 from loadtest.wire.rest_client import RestClient, is_rest
+from serving.client.tls import ClientTls
 
 # Seconds between two batches of records to the parent: more delays the progress line, less takes
 # CPU from the requests.
@@ -29,6 +30,7 @@ class Workload:
     deadlines: seconds, 0 for none.
     timeout: longest wait, in seconds, for the answer of a request without a deadline.
     streams: gRPC streams of each worker, 0 for unary calls.
+    tls: of servers that speak it.
     """
 
     requests: Mapping[str, Sequence[Request]]
@@ -38,6 +40,7 @@ class Workload:
     seed: int
     timeout: float
     streams: int
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,12 @@ class _Worker:
         self._parent.send(Done(time.process_time() - cpu))
 
     def _connect(self, url: str) -> _Closable:
+        timeout, streams, tls = self._workload.timeout, self._workload.streams, self._workload.tls
         if is_rest(url):
-            return RestClient(url, self._workload.timeout)
-        if self._workload.streams:
-            return StreamClient(url, self._workload.timeout, self._workload.streams)
-        return UnaryClient(url, self._workload.timeout)
+            return RestClient(url, timeout, tls)
+        if streams:
+            return StreamClient(url, timeout, streams, tls)
+        return UnaryClient(url, timeout, tls)
 
     def _report(self, ended: threading.Event) -> None:
         """Runs in a thread, so that a full pipe does not block the event loop."""

@@ -13,6 +13,7 @@ from loadtest.errors import LoadTestError
 from loadtest.measurement.server_process import local_server, usage
 from loadtest.wire import grpc_client
 from loadtest.wire.rest_client import is_rest
+from serving.client.tls import ClientTls, tls_for
 
 # Seconds for an answer with metrics.
 _TIMEOUT = 5.0
@@ -54,8 +55,15 @@ class Observed:
 class Observer:
     """Reads the counters of one server. Raises LoadTestError where `metrics_url` cannot be read."""
 
-    def __init__(self, url: str, models: Sequence[str], metrics_url: str | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        models: Sequence[str],
+        metrics_url: str | None,
+        tls: ClientTls | None = None,
+    ) -> None:
         self._url = url
+        self._tls = tls
         self._models = models
         self._metrics_url = metrics_url
         self._process = local_server(url)
@@ -67,7 +75,7 @@ class Observer:
         statistics = (
             {}
             if is_rest(self._url)
-            else asyncio.run(grpc_client.statistics(self._url, self._models))
+            else asyncio.run(grpc_client.statistics(self._url, self._models, self._tls))
         )
         try:
             metrics = self._scrape(self._metrics_url) if self._metrics_url else {}
@@ -79,7 +87,9 @@ class Observer:
 
     def _scrape(self, url: str) -> dict[str, float]:
         try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
+            tls = tls_for(url, self._tls)
+            context = tls.context() if tls else None
+            with urllib.request.urlopen(url, timeout=_TIMEOUT, context=context) as response:
                 families = list(text_string_to_metric_families(response.read().decode()))
         except (OSError, ValueError) as error:
             raise LoadTestError(f"--metrics-url {url}: {error}") from error

@@ -26,6 +26,7 @@ from loadtest.wire.messages import (
 )
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import grpc_service_pb2_grpc
+from serving.client.tls import ClientTls, channel_to, fault_of
 
 _MAX_MESSAGE_BYTES = 256 << 20
 _VISION = "/convserve.vision.v1.VisionService/"
@@ -38,9 +39,10 @@ _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 _STREAM_PAUSE = 0.05
 
 
-def _channel(url: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(
+def _channel(url: str, tls: ClientTls | None) -> grpc.aio.Channel:
+    return channel_to(
         url,
+        tls,
         options=[
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
@@ -55,9 +57,9 @@ def _channel(url: str) -> grpc.aio.Channel:
 class UnaryClient:
     """One call a request. A call without a deadline gets `timeout` seconds."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, tls: ClientTls | None = None) -> None:
         self._timeout = timeout
-        self._channel = _channel(url)
+        self._channel = _channel(url, tls)
         # No serializers: requests are encoded already, answers are decoded as far as needed.
         self._calls: dict[str, Any] = {
             method: self._channel.unary_unary(
@@ -89,9 +91,11 @@ class UnaryClient:
 class StreamClient:
     """Requests over `streams` long streams, whose answers come in the order of the requests."""
 
-    def __init__(self, url: str, timeout: float, streams: int) -> None:
+    def __init__(
+        self, url: str, timeout: float, streams: int, tls: ClientTls | None = None
+    ) -> None:
         self._timeout = timeout
-        self._channel = _channel(url)
+        self._channel = _channel(url, tls)
         self._count = streams
         self._streams: dict[str, itertools.cycle[_Stream]] = {}
 
@@ -201,12 +205,14 @@ def _expire(answer: asyncio.Future[Outcome]) -> None:
         answer.set_result(failed(grpc.StatusCode.DEADLINE_EXCEEDED.value[0]))
 
 
-async def describe(url: str, names: Sequence[str]) -> list[ModelFacts]:
+async def describe(
+    url: str, names: Sequence[str], tls: ClientTls | None = None
+) -> list[ModelFacts]:
     """Asks the server about models (NAME, or NAME:VERSION).
 
     Raises LoadTestError where no server answers or a model is not there.
     """
-    async with _channel(url) as channel:
+    async with _channel(url, tls) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
             await stub.ServerLive(oip.ServerLiveRequest(), timeout=_CONTROL_TIMEOUT)
@@ -215,7 +221,8 @@ async def describe(url: str, names: Sequence[str]) -> list[ModelFacts]:
                 raise LoadTestError(
                     f"{url}: the server does not speak the Open Inference Protocol"
                 ) from error
-            raise LoadTestError(f"no server answers at {url} ({error.code().name})") from error
+            fault = await asyncio.to_thread(fault_of, url, tls) or error.code().name
+            raise LoadTestError(f"no server answers at {url} ({fault})") from error
         return [await _describe(url, stub, name) for name in names]
 
 
@@ -253,13 +260,15 @@ async def _parameters(
     return {key: value.string_value for key, value in response.config.parameters.items()}
 
 
-async def statistics(url: str, names: Sequence[str]) -> dict[str, float]:
+async def statistics(
+    url: str, names: Sequence[str], tls: ClientTls | None = None
+) -> dict[str, float]:
     """Sums of the counters and times (seconds) of the models, from ModelStatistics.
 
     Empty where the server does not offer them.
     """
     totals: dict[str, float] = {}
-    async with _channel(url) as channel:
+    async with _channel(url, tls) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for model in names:
             name, _, version = model.partition(":")

@@ -25,6 +25,7 @@ from loadtest.wire.messages import (
     vision_request,
 )
 from loadtest.wire.rest_client import is_rest
+from serving.client.tls import ClientTls
 
 Api = Literal["auto", "vision", "oip"]
 
@@ -56,14 +57,21 @@ class Prepared:
     sizes: tuple[int, ...]
 
 
-def prepare(url: str, contents: Mapping[str, PayloadSource], *, api: Api, seed: int) -> Prepared:
+def prepare(
+    url: str,
+    contents: Mapping[str, PayloadSource],
+    *,
+    api: Api,
+    seed: int,
+    tls: ClientTls | None = None,
+) -> Prepared:
     """Encodes the requests of each model (NAME, or NAME:VERSION). Raises LoadTestError."""
     names = list(contents)
     binary = False
     if is_rest(url):
-        facts, binary = asyncio.run(rest_client.describe(url, names))
+        facts, binary = asyncio.run(rest_client.describe(url, names, tls))
     else:
-        facts = asyncio.run(grpc_client.describe(url, names))
+        facts = asyncio.run(grpc_client.describe(url, names, tls))
     requests: list[Request] = []
     sizes = []
     for number, (model, content) in enumerate(zip(facts, contents.values(), strict=True)):

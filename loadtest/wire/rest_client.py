@@ -19,6 +19,7 @@ from loadtest.wire.messages import (
     failed,
     model_path,
 )
+from serving.client.tls import ClientTls, fault_of, tls_for
 
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 # Status of gRPC by status of HTTP; any other is UNKNOWN.
@@ -38,14 +39,19 @@ def is_rest(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
+def _connector(url: str, tls: ClientTls | None) -> aiohttp.TCPConnector:
+    used = tls_for(url, tls)
+    return aiohttp.TCPConnector(limit=0, ssl=used.context() if used else True)
+
+
 class RestClient:
     """One POST a request, over connections that are kept open."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, tls: ClientTls | None = None) -> None:
         self._url = url.rstrip("/")
         self._timeout = timeout
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=_connector(url, tls),
             # aiohttp accepts gzip by default, whose CPU would be measured with the server's.
             headers={"Accept-Encoding": "identity"},
         )
@@ -89,13 +95,20 @@ def _answer(content: bytes, expected: Sequence[str], json_length: str | None) ->
     return (OK, right, 0, 0, 0, 0, 0)
 
 
-async def describe(url: str, names: Sequence[str]) -> tuple[list[ModelFacts], bool]:
+async def describe(
+    url: str, names: Sequence[str], tls: ClientTls | None = None
+) -> tuple[list[ModelFacts], bool]:
     """Asks the server about models (NAME, or NAME:VERSION), and whether it takes binary tensors.
 
     Raises LoadTestError where no server answers or a model is not there.
     """
-    async with aiohttp.ClientSession(timeout=_CONTROL_TIMEOUT) as session:
-        server = await _get(session, url, "/v2")
+    connector = _connector(url, tls)
+    async with aiohttp.ClientSession(connector=connector, timeout=_CONTROL_TIMEOUT) as session:
+        try:
+            server = await _get(session, url, "/v2")
+        except LoadTestError as error:
+            fault = await asyncio.to_thread(fault_of, url, tls)
+            raise LoadTestError(f"no server answers at {url} ({fault})") if fault else error
         models = [await _describe(session, url, name) for name in names]
     return models, "binary_tensor_data" in server.get("extensions", ())
 

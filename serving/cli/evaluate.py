@@ -19,7 +19,8 @@ from serving.cli.labelled import class_folders, identity_folders, mask_pairs, ma
 from serving.cli.output import application, fail, print_json, say, warn
 from serving.cli.predictor import Predictor, Repository, Url, open_predictor, require_one_place
 from serving.cli.table import print_table
-from serving.client import CallFailed
+from serving.cli.tls_options import with_tls
+from serving.client import CallFailed, ClientTls
 from serving.images.masks.folders import MaskNames
 from serving.images.masks.rules import scaled
 from serving.images.masks.settings import MaskSettings
@@ -35,6 +36,7 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+@with_tls
 def evaluate(
     model: Annotated[str, typer.Option(help="Name of the model.")],
     data: Annotated[
@@ -63,13 +65,15 @@ def evaluate(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
     ] = False,
+    *,
+    tls: ClientTls | None,
 ) -> None:
     """Measure how accurate a served model is on a labelled folder."""
     require_one_place(url, model_repository)
     try:
         named = MaskNames(images, masks, mask_suffix)
         said = MaskSettings(colours=colours, threshold=threshold)
-        report = asyncio.run(_evaluate(model, data, url, model_repository, named, said))
+        report = asyncio.run(_evaluate(model, data, url, model_repository, named, said, tls))
     except (ServingError, CallFailed) as error:
         fail(str(error))
     if as_json:
@@ -85,8 +89,9 @@ async def _evaluate(
     repository: Path | None,
     named: MaskNames,
     said: MaskSettings,
+    tls: ClientTls | None,
 ) -> dict[str, Any]:
-    async with open_predictor(model, url, repository) as predictor:
+    async with open_predictor(model, url, repository, tls) as predictor:
         match predictor.info.task:
             case "classification":
                 return await _classification(predictor, data)

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from serving.cli.output import application, fail, print_json, say
+from serving.cli.predictor import Url
 from serving.cli.table import print_table
-from serving.client import AsyncVisionClient, CallFailed
+from serving.cli.tls_options import with_tls
+from serving.client import AsyncVisionClient, CallFailed, ClientTls
 from serving.models.loading.candidates import LoadSettings, open_cache
 from serving.models.loading.outlook import Prospect, prospects
 from serving.repository.layout import scan
@@ -21,9 +23,10 @@ def _help(name: str) -> str:
     return f"The server's --{name.replace('_', '-')}. {ServerConfig.model_fields[name].description}"
 
 
+@with_tls
 def models(
     model_repository: Annotated[Path | None, typer.Option(help="A repository on disk.")] = None,
-    url: Annotated[str | None, typer.Option(help="A server's host:port.")] = None,
+    url: Url = None,
     engine: Annotated[str, typer.Option(help=_help("engine"))] = "auto",
     variant: Annotated[str, typer.Option(help=_help("variant"))] = "auto",
     cache_dir: Annotated[Path, typer.Option(help=_help("cache_dir"))] = _CACHE_DIR,
@@ -32,6 +35,8 @@ def models(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
     ] = False,
+    *,
+    tls: ClientTls | None,
 ) -> None:
     """List models: versions, task, variants, accuracy, latency, state.
 
@@ -43,7 +48,7 @@ def models(
         raise typer.BadParameter("give either --url or --model-repository")
     if url is not None:
         try:
-            lines = asyncio.run(_of_server(url))
+            lines = asyncio.run(_of_server(url, tls))
         except CallFailed as error:
             fail(f"{url}: {error}")
     else:
@@ -72,8 +77,8 @@ def models(
         say(f"{name}: config.pbtxt completed from the file: {', '.join(fields)}")
 
 
-async def _of_server(url: str) -> list[dict[str, Any]]:
-    async with AsyncVisionClient(url, retries=0) as client:
+async def _of_server(url: str, tls: ClientTls | None) -> list[dict[str, Any]]:
+    async with AsyncVisionClient(url, retries=0, tls=tls) as client:
         return await client.models()
 
 

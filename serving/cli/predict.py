@@ -20,11 +20,13 @@ from serving.cli.predictor import (
     open_predictor,
     require_one_place,
 )
-from serving.client import CallFailed
+from serving.cli.tls_options import with_tls
+from serving.client import CallFailed, ClientTls
 from serving.images.postprocess import palette
 from serving.server.endpoints.vision import DEFAULT_TOP_K
 
 
+@with_tls
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
     model: Annotated[str, typer.Option(help="Name of the model.")],
@@ -40,13 +42,15 @@ def predict(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
     ] = False,
+    *,
+    tls: ClientTls | None,
 ) -> None:
     """Print labels, masks or embeddings of image files."""
     require_one_place(url, model_repository)
     if save is not None and save.exists() and not save.is_dir():
         raise typer.BadParameter(f"{save} is not a folder", param_hint="--save")
     try:
-        results = asyncio.run(_predict_all(images, model, url, model_repository, top_k, save))
+        results = asyncio.run(_predict_all(images, model, url, model_repository, top_k, save, tls))
     except (ServingError, CallFailed) as error:
         fail(str(error))
     _compare(results)
@@ -66,10 +70,11 @@ async def _predict_all(
     repository: Path | None,
     top_k: int,
     save: Path | None,
+    tls: ClientTls | None,
 ) -> list[dict[str, Any]]:
     results = []
     places = _places(images, save) if save is not None else [None] * len(images)
-    async with open_predictor(model, url, repository) as predictor:
+    async with open_predictor(model, url, repository, tls) as predictor:
         for path, place in zip(images, places, strict=True):
             try:
                 results.append(await _predict(predictor, path, top_k, place))

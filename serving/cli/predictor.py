@@ -20,14 +20,14 @@ from serving.base.errors import InvalidInput, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.cli.output import warn
-from serving.client import AsyncVisionClient, CallFailed, ModelInfo, mask_of
+from serving.client import AsyncVisionClient, CallFailed, ClientTls, ModelInfo, mask_of
 from serving.models.catalogue import WAITING, Catalogue, State
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
 from serving.models.servable import CallOptions, EncodedImage, Servable
 from serving.server.endpoints import vision
 
-Url = Annotated[str | None, typer.Option(help="A server's host:port.")]
+Url = Annotated[str | None, typer.Option(help="A server's host:port, or grpcs://host:port.")]
 Repository = Annotated[Path | None, typer.Option(help="Load the model into this process instead.")]
 
 # Seconds that a call may take. In one process all images wait for the cores together, so shorter
@@ -179,14 +179,14 @@ class LocalPredictor:
 
 @asynccontextmanager
 async def open_predictor(
-    model: str, url: str | None, repository: Path | None
+    model: str, url: str | None, repository: Path | None, tls: ClientTls | None = None
 ) -> AsyncIterator[Predictor]:
     """The model at `url`, or else out of `repository`.
 
     Raises ServingError or CallFailed where it is not there or does not load.
     """
     if url is not None:
-        async with AsyncVisionClient(url, timeout=_TIMEOUT) as client:
+        async with AsyncVisionClient(url, timeout=_TIMEOUT, tls=tls) as client:
             yield RemotePredictor(client, await _info(client, model, url))
         return
     if repository is None:

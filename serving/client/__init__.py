@@ -8,11 +8,14 @@ from serving.client.calls import CallFailed
 from serving.client.images import ImageInput, mask_of
 from serving.client.requests import ClassifyOptions, EmbedOptions, SegmentOptions
 from serving.client.synchronous import VisionClient
+from serving.client.tls import BadTls, ClientTls
 
 __all__ = [
     "AsyncVisionClient",
+    "BadTls",
     "CallFailed",
     "ClassifyOptions",
+    "ClientTls",
     "EmbedOptions",
     "ImageInput",
     "ModelInfo",

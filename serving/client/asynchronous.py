@@ -25,6 +25,7 @@ from serving.client.requests import (
     segment_request,
 )
 from serving.client.streams import SharedStream
+from serving.client.tls import ClientTls, channel_to, fault_of
 
 # Seconds of a call, all of its tries included.
 DEFAULT_TIMEOUT = 30.0
@@ -58,13 +59,15 @@ class ModelInfo:
 class AsyncVisionClient:
     """Calls one server, or several in turn.
 
-    urls: host:port of each server.
+    urls: host:port of each server, or grpcs://host:port for TLS.
     timeout: seconds of a call, all of its tries included.
     retries: further tries of a call that was refused for the moment (RESOURCE_EXHAUSTED,
         UNAVAILABLE). Each comes after the delay that the server names, or a growing one, and goes
         to the next server where there are several.
     max_message_mib: the largest message that is sent or taken, as the servers' setting of that
         name. A larger one fails with INVALID_ARGUMENT before it is sent.
+    tls: speaks TLS to every server but those of grpc://. Raises BadTls for files that cannot be
+        used.
     """
 
     def __init__(
@@ -74,15 +77,14 @@ class AsyncVisionClient:
         timeout: float = DEFAULT_TIMEOUT,
         retries: int = 2,
         max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
+        tls: ClientTls | None = None,
     ) -> None:
-        self._tries = Tries(timeout, retries)
+        servers = [urls] if isinstance(urls, str) else urls
+        self._tries = Tries(timeout, retries, lambda: _fault(servers, tls))
         self._most = max_message_mib << 20
         # What is sent is measured here, since gRPC would end a whole stream for one message.
         options = [("grpc.max_receive_message_length", self._most)]
-        self._channels = [
-            grpc.aio.insecure_channel(url, options=options)
-            for url in ([urls] if isinstance(urls, str) else urls)
-        ]
+        self._channels = [channel_to(url, tls, options) for url in servers]
         self._inference = grpc_service_pb2_grpc.GRPCInferenceServiceStub(self._channels[0])
         self._turn = 0
         self._unary_calls: dict[str, list[Any]] = {
@@ -280,6 +282,12 @@ class AsyncVisionClient:
             ],
             self._most,
         )
+
+
+def _fault(urls: Sequence[str], tls: ClientTls | None) -> str:
+    """Why TLS keeps calls from some server; empty where it does not."""
+    faults = ((url, fault_of(url, tls)) for url in urls)
+    return next((f"{url}: {fault}" for url, fault in faults if fault), "")
 
 
 def _latency(text: str) -> dict[str, float]:

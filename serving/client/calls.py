@@ -21,6 +21,8 @@ _TOO_LARGE = "message larger than max"
 # Seconds before the second try where the server names no delay; each further one doubles. Shorter
 # answers sooner, longer spares a busy server.
 _FIRST_BACKOFF = 0.05
+# Seconds between two looks for what keeps a client from its servers, each of which connects to them.
+_FAULT_SECONDS = 1.0
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
@@ -53,11 +55,16 @@ class Tries:
 
     timeout: seconds of a call, all of its tries included.
     retries: tries after the first.
+    fault: why the connections as such do not come about; empty where they do, or it is not known.
     """
 
-    def __init__(self, timeout: float, retries: int) -> None:
+    def __init__(self, timeout: float, retries: int, fault: Callable[[], str] = lambda: "") -> None:
         self._timeout = timeout
         self._retries = retries
+        self._fault = fault
+        # Some call was answered; the fault may be asked for again from then on, monotonic seconds.
+        self._connected = False
+        self._ask_again = 0.0
         self._closed = False
 
     async def run(self, call: Callable[[float], Awaitable[Response]]) -> Response:
@@ -68,7 +75,9 @@ class Tries:
         attempt = 0
         while not self._closed:
             try:
-                return await call(max(0.0, end - clock()))
+                answer = await call(max(0.0, end - clock()))
+                self._connected = True
+                return answer
             except (grpc.aio.AioRpcError, CallFailed) as error:
                 failure = _failure(error)
             except asyncio.CancelledError:
@@ -83,10 +92,19 @@ class Tries:
                 delay = _FIRST_BACKOFF * 2.0**attempt
             again = failure.for_now and attempt < self._retries
             if not again or clock() + delay >= end:
-                raise failure
+                raise await self._explained(failure)
             attempt += 1
             await asyncio.sleep(delay)
         raise CallFailed("CANCELLED", "the client was closed")
+
+    async def _explained(self, failure: CallFailed) -> CallFailed:
+        """The failure, or the fault behind it, which no further try mends."""
+        now = asyncio.get_running_loop().time()
+        if failure.code != "UNAVAILABLE" or self._connected or now < self._ask_again:
+            return failure
+        self._ask_again = now + _FAULT_SECONDS
+        fault = await asyncio.to_thread(self._fault)
+        return CallFailed("FAILED_PRECONDITION", fault) if fault else failure
 
     def close(self) -> None:
         """Lets no further try begin."""

@@ -17,6 +17,7 @@ from serving.client.asynchronous import (
 from serving.client.calls import CallFailed
 from serving.client.images import ImageInput
 from serving.client.requests import ClassifyOptions, EmbedOptions, SegmentOptions
+from serving.client.tls import ClientTls
 
 Item = TypeVar("Item")
 
@@ -31,9 +32,10 @@ class VisionClient:
         timeout: float = DEFAULT_TIMEOUT,
         retries: int = 2,
         max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
+        tls: ClientTls | None = None,
     ) -> None:
         self._runner = asyncio.Runner()
-        self._client = self._runner.run(_connect(urls, timeout, retries, max_message_mib))
+        self._client = self._runner.run(_connect(urls, timeout, retries, max_message_mib, tls))
 
     def __enter__(self) -> "VisionClient":
         return self
@@ -144,9 +146,13 @@ class VisionClient:
 
 
 async def _connect(
-    urls: str | Sequence[str], timeout: float, retries: int, max_message_mib: int
+    urls: str | Sequence[str],
+    timeout: float,
+    retries: int,
+    max_message_mib: int,
+    tls: ClientTls | None,
 ) -> AsyncVisionClient:
     """Runs on the event loop, since a channel belongs to the loop on which it is made."""
     return AsyncVisionClient(
-        urls, timeout=timeout, retries=retries, max_message_mib=max_message_mib
+        urls, timeout=timeout, retries=retries, max_message_mib=max_message_mib, tls=tls
     )
