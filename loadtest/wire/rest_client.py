@@ -108,7 +108,9 @@ async def describe(
             server = await _get(session, url, "/v2")
         except LoadTestError as error:
             fault = await asyncio.to_thread(fault_of, url, tls)
-            raise LoadTestError(f"no server answers at {url} ({fault})") if fault else error
+            if not fault:
+                raise
+            raise LoadTestError(f"no server answers at {url} ({fault})") from error
         models = [await _describe(session, url, name) for name in names]
     return models, "binary_tensor_data" in server.get("extensions", ())
 

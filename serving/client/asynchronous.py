@@ -7,8 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
 
-import grpc
-
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import grpc_service_pb2_grpc
 from protos.gen import vision_pb2 as pb

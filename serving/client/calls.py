@@ -21,7 +21,7 @@ _TOO_LARGE = "message larger than max"
 # Seconds before the second try where the server names no delay; each further one doubles. Shorter
 # answers sooner, longer spares a busy server.
 _FIRST_BACKOFF = 0.05
-# Seconds between two looks for what keeps a client from its servers, each of which connects to them.
+# Seconds between two looks for the fault that keeps calls from the servers; each connects to them.
 _FAULT_SECONDS = 1.0
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 

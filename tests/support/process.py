@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ class ServerProcess:
     """`convserve serve` on free ports; its log lines are kept, parsed.
 
     prefix: words before its command, such as those of a program that limits it and becomes it.
+    context: TLS of a client that it takes, where it has TLS.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class ServerProcess:
         cache: Path,
         env: dict[str, str] | None = None,
         prefix: Sequence[str] = (),
+        context: ssl.SSLContext | None = None,
     ) -> None:
+        self.context = context
         command = [*prefix, sys.executable, "-m", "convserve", "serve"]
         command += ["--model-repository", str(repository), "--cache-dir", str(cache)]
         for port in ("grpc", "http", "metrics"):
@@ -62,12 +66,13 @@ class ServerProcess:
         self._reader.start()
         started = self.wait_for_log("listening")
         self.url = f"127.0.0.1:{started['grpc_port']}"
-        self.http = f"http://127.0.0.1:{started['http_port']}"
+        scheme = "https" if started["tls"] else "http"
+        self.http = f"{scheme}://127.0.0.1:{started['http_port']}"
         # The admin sockets: a gRPC target and a path; empty with --admin off.
         folder = started.get("admin_socket", "")
         self.admin = f"unix:{folder}/grpc.sock" if folder else ""
         self.admin_http = f"{folder}/http.sock" if folder else ""
-        self.metrics_url = f"http://127.0.0.1:{started['metrics_port']}/metrics"
+        self.metrics_url = f"{scheme}://127.0.0.1:{started['metrics_port']}/metrics"
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -99,7 +104,7 @@ class ServerProcess:
     def get(self, url: str) -> tuple[int, str]:
         """Status and text of an HTTP answer."""
         try:
-            with urllib.request.urlopen(url, timeout=10) as response:
+            with urllib.request.urlopen(url, timeout=10, context=self.context) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:

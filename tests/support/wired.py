@@ -104,7 +104,7 @@ class Wired:
             time.sleep(0.005)  # the server is another thread, which does not tell
 
     def _methods(self) -> dict[str, Method]:
-        unary = (self.echo, self.fail, self.sleep, self.headers, self.empty)
+        unary = (self.echo, self.fail, self.sleep, self.headers, self.names, self.empty)
         streams = (self.converse, self.total, self.count, self.deaf, self.flood)
         found = {one.__name__: Method(self._ending(one), unary=True) for one in unary}
         found |= {one.__name__: Method(self._ending(one), unary=False) for one in streams}
@@ -151,6 +151,11 @@ class Wired:
         """The values under the key that the message names."""
         key = (await call.read() or b"").decode()
         return json.dumps(list(call.metadata(key))).encode()
+
+    async def names(self, call: Call) -> Buffer:
+        """Those in the caller's certificate."""
+        await call.read()
+        return json.dumps(call.certificate).encode()
 
     async def converse(self, call: Call) -> None:
         """Each message, as it comes."""

@@ -1,26 +1,27 @@
-"""Asks a server for its health and for one answer: smoke.py HOST:PORT [MODEL]."""
+"""Asks a server for its health and for one answer: smoke.py HOST:PORT [MODEL] [--tls-...]."""
 
+import argparse
 import asyncio
 import sys
 
-import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving.client import AsyncVisionClient
+from serving.client import AsyncVisionClient, ClientTls
+from serving.client.tls import channel_to
 
 _GREY = np.full((64, 64, 3), 128, np.uint8)
 
 
-async def smoke(url: str, wanted: str) -> str:
+async def smoke(url: str, wanted: str, tls: ClientTls | None) -> str:
     """Which model answered; ends the process where none does."""
-    async with grpc.aio.insecure_channel(url) as channel:
+    async with channel_to(url, tls, ()) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest()
         health = await stub.Check(request, timeout=10, wait_for_ready=True)
     if health.status != health_pb2.HealthCheckResponse.SERVING:
         sys.exit(f"{url} is not serving")
-    async with AsyncVisionClient(url, timeout=10) as client:
+    async with AsyncVisionClient(url, timeout=10, tls=tls) as client:
         models = await client.models()
         ready = {line["name"]: line["task"] for line in models if line["state"] == "READY"}
         name = wanted or min(ready)
@@ -36,9 +37,16 @@ async def smoke(url: str, wanted: str) -> str:
 
 
 def main() -> None:
-    url, *wanted = sys.argv[1:]
-    answered = asyncio.run(smoke(url, wanted[0] if wanted else ""))
-    sys.stdout.write(f"{url} is healthy; {answered} answered\n")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("model", nargs="?", default="")
+    for name in ("ca", "cert", "key", "server-name"):
+        parser.add_argument(f"--tls-{name}", default="" if name == "server-name" else None)
+    given = parser.parse_args()
+    tls = ClientTls(given.tls_ca, given.tls_cert, given.tls_key, given.tls_server_name)
+    used = None if tls == ClientTls() else tls
+    answered = asyncio.run(smoke(given.url, given.model, used))
+    sys.stdout.write(f"{given.url} is healthy; {answered} answered\n")
 
 
 if __name__ == "__main__":

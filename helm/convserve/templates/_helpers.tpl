@@ -100,8 +100,78 @@ seccompProfile:
 {{- toYaml $resources -}}
 {{- end -}}
 
+{{/* The name by which callers of the chart's own know the server. */}}
+{{- define "convserve.serverName" -}}
+{{- default (printf "%s.%s.svc" (include "convserve.fullname" .) .Release.Namespace) .Values.tls.serverName -}}
+{{- end -}}
+
+{{/* The arguments by which they speak TLS, in a list, and the volumes behind these. */}}
+{{- define "convserve.callerTls" -}}
+{{- if .Values.tls.secretName }}
+- --tls-ca
+- /etc/convserve-ca/ca.crt
+- --tls-server-name
+- {{ include "convserve.serverName" . }}
+{{- if .Values.tls.clientSecretName }}
+- --tls-cert
+- /etc/convserve-client/tls.crt
+- --tls-key
+- /etc/convserve-client/tls.key
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "convserve.callerTlsMounts" -}}
+{{- if .Values.tls.secretName }}
+- name: ca
+  mountPath: /etc/convserve-ca
+  readOnly: true
+{{- if .Values.tls.clientSecretName }}
+- name: client-tls
+  mountPath: /etc/convserve-client
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "convserve.callerTlsVolumes" -}}
+{{- with .Values.tls }}
+{{- if .secretName }}
+- name: ca
+  secret:
+    secretName: {{ .secretName }}
+    items: [{key: ca.crt, path: ca.crt}]
+{{- if .clientSecretName }}
+- name: client-tls
+  secret:
+    secretName: {{ .clientSecretName }}
+    defaultMode: 0440
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* A server of model control `explicit` starts with nothing, so readiness cannot end its start. */}}
 {{- define "convserve.probes" -}}
+{{- if .Values.tls.secretName -}}
+{{- $get := dict "port" "metrics" "scheme" "HTTPS" -}}
+# Kubernetes asks gRPC without TLS only. The metrics port takes it without a certificate.
+startupProbe:
+  httpGet: {{- merge (dict "path" (ternary "/livez" "/readyz" (eq .Values.server.modelControl "explicit"))) $get | toYaml | nindent 4 }}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: {{ divf .Values.startupSeconds 2 | ceil }}
+readinessProbe:
+  httpGet: {{- merge (dict "path" "/readyz") $get | toYaml | nindent 4 }}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+livenessProbe:
+  httpGet: {{- merge (dict "path" "/livez") $get | toYaml | nindent 4 }}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- else -}}
 startupProbe:
   {{- if eq .Values.server.modelControl "explicit" }}
   grpc:
@@ -128,6 +198,7 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
+{{- end -}}
 {{- end -}}
 
 {{- define "convserve.ports" -}}
