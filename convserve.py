@@ -28,6 +28,8 @@ def main() -> None:
     # Processes that libraries start (multiprocessing, torch) would look for modules in the folder
     # in which this one was started; whoever filled it could put code there.
     os.environ["PYTHONSAFEPATH"] = "1"
+    # gRPC's own lines beside ours: one for each handshake that fails, which strangers cause.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())  # noqa: T201
