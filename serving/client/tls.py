@@ -73,8 +73,8 @@ class ClientTls:
     def credentials(self) -> grpc.ChannelCredentials:
         """For gRPC. Raises BadTls."""
         self.context()
-        ca, key, cert = (file and _content(file) for file in (self.ca, self.key, self.cert))
-        return grpc.ssl_channel_credentials(ca, key, cert)
+        files = (self.ca, self.key, self.cert)
+        return grpc.ssl_channel_credentials(*(_content(file) if file else None for file in files))
 
 
 class _Context(ssl.SSLContext):

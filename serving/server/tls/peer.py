@@ -1,10 +1,11 @@
 """The names in a caller's certificate, the same on every wire."""
 
 import functools
+from typing import Any
 
 from cryptography import x509
 
-_KINDS = {
+_KINDS: dict[type[Any], str] = {
     x509.UniformResourceIdentifier: "URI",
     x509.DNSName: "DNS",
     x509.RFC822Name: "EMAIL",

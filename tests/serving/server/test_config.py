@@ -54,10 +54,13 @@ def test_every_setting_is_a_variable_and_a_key(name: str, tmp_path: Path) -> Non
     values = {"bool": "true", "float": "7.0", "int": "7"}
     annotation = ServerConfig.model_fields[name].annotation
     chosen = {"model_control": "poll", "admin": "token", "admin_open": "memory", "wire": "grpcio"}
+    chosen["tls_client_auth"] = "optional"
     chosen["engine_process"] = "true"
     value = chosen.get(name) or values.get(getattr(annotation, "__name__", ""), "x")
     needed = {**REPOSITORY, "admin": "token", "admin_token_file": "t"}
-    if name not in ("admin_token_file", "admin"):
+    if name.startswith("tls_"):
+        needed = {**REPOSITORY, "tls_cert": "t", "tls_key": "t", "tls_client_ca": "t"}
+    elif name not in ("admin_token_file", "admin"):
         needed = REPOSITORY
     needed = {key: given for key, given in needed.items() if key != name}
     expected = getattr(ServerConfig.model_validate({**REPOSITORY, name: value}), name)

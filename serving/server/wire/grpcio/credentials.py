@@ -26,7 +26,9 @@ def credentials_of(certificates: Certificates) -> grpc.ServerCredentials:
         return _configuration(found)
 
     return grpc.dynamic_ssl_server_credentials(
-        _configuration(last), renewed, require_client_authentication=certificates.required
+        _configuration(last),
+        renewed,  # type: ignore[arg-type]  # gRPC documents None
+        require_client_authentication=certificates.required,
     )
 
 

@@ -160,8 +160,9 @@ class GrpcioCall:
     @property
     def certificate(self) -> tuple[str, ...] | None:
         """The names in the caller's verified certificate; None without one."""
-        found = self._context.auth_context().get("x509_pem_cert")
-        return names_of(found[0]) if found else None
+        for certificate in self._context.auth_context().get("x509_pem_cert", ()):
+            return names_of(certificate)
+        return None
 
     def metadata(self, key: str) -> Sequence[str]:
         """The values that the caller sent under a key."""
