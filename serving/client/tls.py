@@ -41,9 +41,9 @@ class ClientTls:
     server_name: name that the server's certificate must have; empty takes that of the URL.
     """
 
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
+    ca: Path | str | None = None
+    cert: Path | str | None = None
+    key: Path | str | None = None
     server_name: str = ""
 
     def context(self) -> ssl.SSLContext:
@@ -92,9 +92,9 @@ class _Context(ssl.SSLContext):
         return {**named, "server_hostname": self.name} if self.name else named
 
 
-def _content(file: Path) -> bytes:
+def _content(file: Path | str) -> bytes:
     try:
-        return file.read_bytes()
+        return Path(file).read_bytes()
     except OSError as error:
         raise BadTls(f"{file} cannot be read: {error.strerror}") from error
 

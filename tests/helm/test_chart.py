@@ -27,8 +27,10 @@ from tests.helm.chart import (
     render_text,
 )
 from tests.helm.tools import CHART, TOOLS, program, run, succeed
+from tests.support.certified import Certified
 from tests.support.process import ServerProcess
 
+TLS_VALUES = CHART / "ci" / "tls-values.yaml"
 GOLDEN = Path(__file__).parent / "golden" / "pods.yaml"
 # What kubernetes-validate knows no schema of; ServingRuntime has none anywhere.
 CUSTOM_KINDS = {"GRPCRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor", "ServingRuntime"}
@@ -133,6 +135,10 @@ def summary(resource: Resource) -> dict[str, object]:
         ("prometheusRule.latencySeconds=0.07", "prometheusRule/latencySeconds"),
         ("resources.limits.memory=lots", "resources/limits/memory"),
         ("grpcRoute.enabled=true", "grpcRoute/parentRefs"),
+        ("tls.clientAuth=optional", "tls/secretName"),
+        ("tls.secretName=a,tls.clientAuth=require", "tls/clientSecretName"),
+        ("tls.secretName=a,tls.clientAuth=maybe", "tls/clientAuth"),
+        ("tls.secretName=a,mode=kserve", "KServe's own gateway speaks TLS"),
         ("ingress.enabled=true", "ingress/host"),
         ("loadtest.enabled=true", "loadtest/model"),
         ("build.enabled=true", "build/recipe"),
@@ -205,6 +211,83 @@ def test_pods_have_the_token_of_admin_calls_where_there_is_one(admin: str, tmp_p
         assert str(config.admin_token_file) == mounts["admin-token"] + "/token"
     else:
         assert not secrets
+
+
+def test_pods_have_the_files_of_tls_that_their_settings_name(tmp_path: Path) -> None:
+    resources = render(TLS_VALUES)
+    file = tmp_path / "server.yaml"
+    file.write_text(only(resources, "ConfigMap")["data"]["server.yaml"])
+    config = load_config({}, {"CONVSERVE_MODEL_REPOSITORY": "/models"}, file)
+    assert config.tls_client_auth == "require"
+    pod = pod_of(only(resources, "Deployment"))
+    [secret] = [one["secret"] for one in pod["volumes"] if one["name"] == "tls"]
+    assert secret == {"secretName": "vision-tls", "defaultMode": 0o440}
+    [mount] = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "tls"]
+    # A file that is mounted by subPath never changes.
+    assert mount == {"name": "tls", "mountPath": "/etc/convserve-tls", "readOnly": True}
+    files = {str(one) for one in (config.tls_cert, config.tls_key, config.tls_client_ca)}
+    assert files == {f"/etc/convserve-tls/{name}" for name in ("tls.crt", "tls.key", "ca.crt")}
+    assert "tls" not in json.dumps(only(render(), "Deployment")["spec"])
+    assert "tls" not in only(render(), "ConfigMap")["data"]["server.yaml"]
+
+
+def test_probes_over_tls_ask_the_port_that_takes_them_without_a_certificate() -> None:
+    for control, path in (("none", "/readyz"), ("explicit", "/livez")):
+        resources = render(TLS_VALUES, f"server.modelControl={control}")
+        [server] = pod_of(only(resources, "Deployment"))["containers"]
+        asked = {name: probe["httpGet"] for name, probe in server.items() if "Probe" in name}
+        assert {(one["port"], one["scheme"]) for one in asked.values()} == {("metrics", "HTTPS")}
+        assert asked["startupProbe"]["path"] == path
+        assert asked["readinessProbe"]["path"] == "/readyz"
+        assert asked["livenessProbe"]["path"] == "/livez"
+
+
+def test_the_charts_own_callers_speak_tls() -> None:
+    resources = render(TLS_VALUES)
+    [endpoint] = only(resources, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"] == {
+        "serverName": "rel-convserve.default.svc",
+        "ca": {"secret": {"name": "vision-tls", "key": "ca.crt"}},
+        "cert": {"secret": {"name": "vision-client-tls", "key": "tls.crt"}},
+        "keySecret": {"name": "vision-client-tls", "key": "tls.key"},
+    }
+    ports = only(resources, "Service", "rel-convserve")["spec"]["ports"]
+    assert {port["appProtocol"] for port in ports} == {"https"}
+    for kind in ("Job", "Pod"):
+        pod = pod_of(only(resources, kind))
+        mounted = {one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+        assert mounted >= {"/etc/convserve-ca", "/etc/convserve-client"}
+        secrets = {one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one}
+        assert secrets == {"vision-tls", "vision-client-tls"}
+
+
+def test_smoke_test_and_load_test_pass_on_a_server_with_tls(
+    colours: Path, cache: Path, tmp_path: Path
+) -> None:
+    made = Certified(tmp_path / "tls")
+    made.renew("rel-convserve.default.svc", "127.0.0.1")
+    running = ServerProcess(colours, *made.mutual(), cache=cache, context=made.tls.context())
+    files = {
+        "/etc/convserve-ca/ca.crt": str(made.ca),
+        "/etc/convserve-client/tls.crt": str(made.tls.cert),
+        "/etc/convserve-client/tls.key": str(made.tls.key),
+        "rel-convserve:8001": running.url,
+    }
+    try:
+        running.wait_ready()
+        resources = render(TLS_VALUES)
+        [smoke] = pod_of(only(resources, "Pod"))["containers"]
+        script = str(CHART / "files" / "smoke.py")
+        arguments = [files.get(one, one) for one in smoke["command"][2:]]
+        assert "is healthy" in succeed([sys.executable, script, *arguments])
+        values = tmp_path / "values.yaml"
+        values.write_text("loadtest: {model: colours, args: [--duration, 1s]}\n")
+        [job] = pod_of(only(render(TLS_VALUES, values), "Job"))["containers"]
+        arguments = [files.get(one, one) for one in job["args"]]
+        succeed([sys.executable, "-m", "convserve", *arguments])
+    finally:
+        running.kill()
 
 
 def test_rest_callers_reach_pods_by_the_names_of_the_service_and_of_the_values(

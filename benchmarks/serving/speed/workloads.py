@@ -16,6 +16,7 @@ from benchmarks.serving.speed.peers import PeerModel
 from benchmarks.serving.speed.rounds import Case, Measurement
 from tests.helm.tools import free_ports
 from tests.peers.triton import TritonProcess
+from tests.support.certified import Certified
 from tests.support.process import ServerProcess
 
 FILES = Path("build/benchmarks")
@@ -38,12 +39,14 @@ class Subjects:
     networks: by model.
     chosen: variant and engine that our server chose, by model.
     photos: folder of JPEG files, where a workload needs them.
+    ca: authority of the servers of grpcs://.
     """
 
     urls: dict[str, str]
     networks: dict[str, Exported]
     chosen: dict[str, tuple[str, str]]
     photos: Path | None
+    ca: Path
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -69,7 +72,15 @@ def running(
         stack.callback(ours.kill)
         ours.wait_ready(COLD_SECONDS)
         urls = {"ours": ours.url, "echo": stack.enter_context(echo_server())}
-        subjects = Subjects(urls, networks, ours.chosen(), photos)
+        made = Certified(root / "tls")
+        subjects = Subjects(urls, networks, ours.chosen(), photos, made.ca)
+        if "W0" in workloads:
+            context = made.trusting.context()
+            secured = ServerProcess(
+                repository, *made.flags(), cache=FILES / "cache", context=context
+            )
+            stack.callback(secured.kill)
+            urls["ours, TLS"] = f"grpcs://{secured.wait_ready(COLD_SECONDS).url}"
         if before is not None:
             urls["before"] = _start_before(before, repository, subjects.chosen, stack)
         for name, start in (("triton", _start_triton), ("mlserver", _start_mlserver)):
@@ -157,7 +168,7 @@ def _fronts(subjects: Subjects) -> Iterator[Case]:
             run = _loaded(subjects, name, "trivial", concurrency, *OIP)
             yield Case(f"W0 unary, {concurrency} callers", name, run)
     row = "W0 stream, 32 callers"
-    for name in ("ours", "before", "echo"):
+    for name in ("ours", "ours, TLS", "before", "echo"):
         if name in subjects.urls:
             yield Case(row, name, _loaded(subjects, name, "trivial", 32, *OIP, "--streams", "4"))
     yield Case(row, "VisionClient", partial(measure.client, subjects.urls["ours"], "trivial", SIDE))
@@ -193,7 +204,9 @@ def _loaded(
     def run(seconds: float) -> Measurement:
         if name in subjects.failed:
             raise RuntimeError(subjects.failed[name])
-        return measure.load(subjects.urls[name], model, concurrency, seconds, *flags)
+        url = subjects.urls[name]
+        tls = ("--tls-ca", str(subjects.ca)) if url.startswith("grpcs://") else ()
+        return measure.load(url, model, concurrency, seconds, *flags, *tls)
 
     return run
 
