@@ -130,14 +130,14 @@ def test_every_recording_rule_returns_data(prometheus: Prometheus) -> None:
 
 
 @pytest.fixture
-def of_tls(colours: Path, cache: Path, tmp_path: Path) -> Iterator[set[str]]:
+def of_tls(colours: Path, cache: Path, tmp_path: Path) -> set[str]:
     """Names of the samples that a server with TLS alone exports."""
     made = Certified(tmp_path / "tls")
     context = made.trusting.context()
     running = ServerProcess(colours, *made.flags(), cache=cache, context=context)
     _, text = running.get(running.metrics_url)
     running.kill()
-    yield {line.split()[0] for line in text.splitlines() if line.startswith("convserve_tls")}
+    return {line.split()[0] for line in text.splitlines() if line.startswith("convserve_tls")}
 
 
 def test_every_metric_of_ours_in_an_alert_exists(prometheus: Prometheus, of_tls: set[str]) -> None:

@@ -66,7 +66,7 @@ class ServerProcess:
         self._reader.start()
         started = self.wait_for_log("listening")
         self.url = f"127.0.0.1:{started['grpc_port']}"
-        scheme = "https" if started["tls"] else "http"
+        scheme = "https" if started.get("tls") else "http"
         self.http = f"{scheme}://127.0.0.1:{started['http_port']}"
         # The admin sockets: a gRPC target and a path; empty with --admin off.
         folder = started.get("admin_socket", "")

@@ -173,6 +173,9 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
                     continue
                 parts.append(part)
                 ended = not part
+                # OpenSSL reads no further than a record; to ask in vain costs as much as a read.
+                if not (self._incoming.pending or self._arrived):
+                    break
             else:
                 self._more = not ended
         except ssl.SSLError:  # not what was sent, or the other side gives up
@@ -206,19 +209,23 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         if data:
             self._pipe.write(data)
 
+    def _encrypt(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            # All of it: a buffer in memory takes whatever it gets.
+            self._tls.write(data)
+        except ssl.SSLError:  # the other side has broken off
+            self.abort()
+
     def _write_waiting(self) -> None:
         """Encrypts what waits, as far as the other side takes it."""
         waiting = self._waiting
         while waiting and not self._stuck and not self._pipe.is_closing():
             piece = waiting.popleft()
-            try:
-                count = self._tls.write(piece[:_PIECE])
-            except ssl.SSLError:
-                self.abort()
-                return
-            self._waiting_bytes -= count
-            if count < len(piece):
-                waiting.appendleft(piece[count:])
+            part = piece[:_PIECE]
+            self._waiting_bytes -= len(part)
+            if len(piece) > len(part):
+                waiting.appendleft(piece[len(part) :])
+            self._encrypt(part)
             self._send()
         if self._ending is not None and not waiting:
             self._end()
@@ -273,6 +280,10 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Sends it, encrypted, as fast as the other side reads."""
         if self._ending is not None or not data:
+            return
+        if self._greeted and not (self._waiting or self._stuck) and len(data) <= _PIECE:
+            self._encrypt(data)
+            self._send()
             return
         self._waiting.append(memoryview(data).cast("B"))
         self._waiting_bytes += len(self._waiting[-1])
