@@ -49,7 +49,7 @@ const HINTS = [
   [/certificate required|bad certificate|handshake failure|unknown ca/i,
     'give a certificate that the server takes with --tls-cert and --tls-key'],
   [/wrong version number|packet length too long/i, 'the server does not speak TLS: leave --tls out'],
-  [/Connection dropped|ECONNRESET|socket hang up|closed before/i,
+  [/Connection dropped|Failed to connect|ECONNRESET|socket hang up/i,
     'it may speak TLS: --tls; or want a certificate: --tls-cert and --tls-key'],
 ];
 

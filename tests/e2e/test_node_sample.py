@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 from PIL import Image
 
+from tests.support.certified import Certified
 from tests.support.process import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +103,32 @@ def test_what_is_no_image_is_said_and_the_rest_is_answered(
     assert "not an image" in done.stderr
     assert "no such file" in done.stderr
     assert "green 0." in done.stdout
+
+
+def test_tls_is_spoken_and_what_keeps_the_sample_out_is_said(
+    node: str, sample: Path, server: ServerProcess, colours: Path, cache: Path, tmp_path: Path
+) -> None:
+    made = Certified(tmp_path / "tls")
+    image = tmp_path / "red.png"
+    Image.new("RGB", (8, 8), (220, 30, 20)).save(image)
+    secured = ServerProcess(colours, *made.mutual(), cache=cache, context=made.tls.context())
+
+    def said(url: str, *options: str | Path) -> str:
+        done = classify(node, sample, "--url", url, *options, "colours", image)
+        return done.stdout + done.stderr
+
+    trust = ("--tls-ca", made.ca)
+    proof = ("--tls-cert", made.tls.cert or "", "--tls-key", made.tls.key or "")
+    try:
+        url = secured.wait_ready().url
+        named = ("--tls-server-name", "localhost")
+        assert ": red 0.9" in said(f"grpcs://{url}", *trust, *proof, *named)
+        assert "with --tls-ca" in said(url, "--tls")
+        assert "--tls-cert and --tls-key" in said(url, *trust)
+        assert "it may speak TLS: --tls" in said(url)
+        assert "leave --tls out" in said(server.url, *trust)
+    finally:
+        secured.kill()
 
 
 def test_wrong_usage_is_said(node: str, sample: Path) -> None:
