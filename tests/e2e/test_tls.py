@@ -195,6 +195,21 @@ def test_handshakes_that_stall_on_a_rest_port_are_cut_in_the_time_of_a_head(
         assert [connection.recv(1) for connection in connections] == [b"", b""]
 
 
+def test_a_flood_of_failed_handshakes_leaves_others_served(
+    server: ServerProcess, made: Certified
+) -> None:
+    addresses = [("127.0.0.1", port_of(url)) for url in (server.url, server.http)]
+    with VisionClient(server.url, tls=made.tls) as client:
+        for number in range(200):
+            with socket.create_connection(addresses[number % 2], 10) as connection:
+                connection.sendall((b"\x16\x03\x01\x00\x05hello", bytes(64))[number % 2])
+            if number % 20 == 0:
+                assert best(client) == "red"
+        assert best(client) == "red"
+    with VisionClient(server.url, tls=made.tls) as client:
+        assert best(client) == "red"
+
+
 def test_a_rest_caller_without_tls_reads_what_to_do(server: ServerProcess) -> None:
     with socket.create_connection(("127.0.0.1", port_of(server.http)), 10) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
