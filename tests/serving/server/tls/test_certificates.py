@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from serving.server.config import ConfigError, StartError, load_config
+from serving.server.tls.certificates import Certificates, Served
 from tests.support.certified import Certified
 
 
@@ -104,6 +105,27 @@ def test_a_pair_that_is_half_there_keeps_the_old_one_until_it_is_whole(
     followed.renew()
     assert followed.current.expires == made.expires
     assert made.refused == 0
+
+
+def test_files_that_change_while_they_are_read_are_read_again(
+    made: Certified, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = made.certificates()
+    before = followed.current
+    load = Certificates._load
+
+    def loaded(given: Certificates) -> Served:
+        found = load(given)
+        made.renew(days=50)
+        return found
+
+    made.renew(days=40)
+    with monkeypatch.context() as patch:
+        patch.setattr(Certificates, "_load", loaded)
+        followed.renew()
+    assert followed.current is before
+    followed.renew()
+    assert followed.current.expires == made.expires
 
 
 def test_files_that_are_gone_keep_the_old_ones(made: Certified) -> None:
