@@ -83,12 +83,19 @@ def hello(server: Wired, tls: ClientTls, *alpn: str) -> ssl.SSLSocket:
 
 def ended(connection: socket.socket) -> bool:
     """Whether the other side ends it, whatever it says before."""
-    try:
-        while connection.recv(1 << 16):
-            pass
-    except (ssl.SSLError, ConnectionResetError):
-        return True
+    said(connection)
     return True
+
+
+def said(connection: socket.socket) -> bytes:
+    """All that the other side says until it ends the connection."""
+    found = b""
+    try:
+        while part := connection.recv(1 << 16):
+            found += part
+    except (ssl.SSLError, ConnectionResetError):
+        return found
+    return found
 
 
 def test_messages_of_all_sizes_come_and_go(secured: Wired, made: Certified) -> None:
@@ -208,7 +215,7 @@ def test_a_caller_who_does_not_agree_on_http2_is_closed(secured: Wired, made: Ce
     for alpn in ((), ("http/1.1",)):
         try:
             with hello(secured, made.trusting, *alpn) as connection:
-                assert ended(connection)
+                assert said(connection) == b""
         except (ssl.SSLError, ConnectionResetError):
             continue
 
@@ -253,6 +260,16 @@ def test_handshakes_that_do_not_end_count_as_connections_and_are_cut(made: Certi
             connection.close()
         with channel_to(server, made.trusting) as channel:
             assert unary(channel, "echo", b"a") == b"a"
+
+
+def test_a_handshake_with_many_certificates_comes_to_its_end(made: Certified) -> None:
+    assert made.tls.cert is not None
+    chain = made.folder / "chain.pem"
+    chain.write_bytes(Path(made.tls.cert).read_bytes() + 120 * made.strangers_authority)
+    tls = ClientTls(made.ca, chain, made.tls.key)
+    make = native(made, made.certificates(mutual=True))
+    with wired(make) as server, channel_to(server, tls) as channel:
+        assert tuple(json.loads(unary(channel, "names", b""))) == CLIENT_NAMES
 
 
 def test_a_failed_handshake_is_counted(made: Certified) -> None:
