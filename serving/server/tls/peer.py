@@ -18,21 +18,23 @@ _KINDS: dict[type[Any], str] = {
 def names_of(certificate: bytes) -> tuple[str, ...]:
     """The names of a certificate in PEM or DER form, which was verified: its alternative names
     (SAN) in their order, "URI:spiffe://example.org/ns/a", "DNS:a.example", "IP:192.0.2.1" or
-    "EMAIL:a@example.org", then its subject by RFC 4514, "SUBJECT:CN=a,O=b", where it has one. A
-    part that cannot be read gives none."""
+    "EMAIL:a@example.org", then its subject by RFC 4514, "SUBJECT:CN=a,O=b", where it has one. None
+    where they cannot be read."""
     try:
         if certificate.startswith(b"-----"):
             found = x509.load_pem_x509_certificate(certificate)
         else:
             found = x509.load_der_x509_certificate(certificate)
-        names = [
-            f"{kind}:{name.value}"
-            for name in found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            if (kind := _KINDS.get(type(name)))
-        ]
-    except x509.ExtensionNotFound:
-        names = []
-    except ValueError:
+        subject = found.subject.rfc4514_string()
+        names = [*_alternative(found), *([f"SUBJECT:{subject}"] if subject else ())]
+    except Exception:  # parsers of certificates raise more than they document
         return ()
-    subject = found.subject.rfc4514_string()
-    return (*names, f"SUBJECT:{subject}") if subject else tuple(names)
+    return tuple(names)
+
+
+def _alternative(certificate: x509.Certificate) -> list[str]:
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return []
+    return [f"{kind}:{name.value}" for name in extension.value if (kind := _KINDS.get(type(name)))]

@@ -279,7 +279,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Sends it, encrypted, as fast as the other side reads."""
-        if self._ending is not None or not data:
+        if self._deaf or not data:
             return
         if self._greeted and not (self._waiting or self._stuck) and len(data) <= _PIECE:
             self._encrypt(data)
