@@ -32,6 +32,8 @@ APPS = {
     "models": models.app,
     "predict": predict.app,
 }
+# Of tests in which no wire of gRPC plays a part, or either does.
+once = pytest.mark.parametrize("wire", ["native"], indirect=True, scope="module")
 RED = np.full((8, 8, 3), (250, 10, 10), np.uint8)
 
 
@@ -140,6 +142,7 @@ def test_the_commands_call_with_their_options(
         assert json.loads(run.stdout)["phases"][0]["server"]["metrics"]["requests"] > 0
 
 
+@once
 def test_evaluate_calls_with_its_options(
     server: ServerProcess, made: Certified, tmp_path: Path
 ) -> None:
@@ -153,6 +156,7 @@ def test_evaluate_calls_with_its_options(
     assert done.exit_code == 0, done.stderr
 
 
+@once
 def test_probes_need_no_certificate_and_metrics_do(server: ServerProcess, made: Certified) -> None:
     def asked(url: str, path: str, tls: ClientTls) -> int:
         connection = http.client.HTTPSConnection(
@@ -182,6 +186,7 @@ def test_the_admin_sockets_stay_plain(server: ServerProcess) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
 
 
+@once
 def test_handshakes_that_stall_on_a_rest_port_are_cut_in_the_time_of_a_head(
     server: ServerProcess,
 ) -> None:
@@ -210,6 +215,7 @@ def test_a_flood_of_failed_handshakes_leaves_others_served(
         assert best(client) == "red"
 
 
+@once
 def test_a_rest_caller_without_tls_reads_what_to_do(server: ServerProcess) -> None:
     with socket.create_connection(("127.0.0.1", port_of(server.http)), 10) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -252,6 +258,7 @@ def says_(text: str) -> str:
     return text.replace("(", r"\(").replace(")", r"\)")
 
 
+@once
 def test_tls_to_a_server_without_it_is_told(
     wire: str, colours: Path, made: Certified, start_server: Callable[..., ServerProcess]
 ) -> None:
@@ -266,6 +273,7 @@ def test_tls_to_a_server_without_it_is_told(
     assert "does not speak TLS" in failed.stderr
 
 
+@once
 def test_a_process_says_one_line_and_the_library_of_grpc_none(
     server: ServerProcess, made: Certified
 ) -> None:
