@@ -35,7 +35,11 @@ class VisionClient:
         tls: ClientTls | None = None,
     ) -> None:
         self._runner = asyncio.Runner()
-        self._client = self._runner.run(_connect(urls, timeout, retries, max_message_mib, tls))
+        try:
+            self._client = self._runner.run(_connect(urls, timeout, retries, max_message_mib, tls))
+        except BaseException:  # files that cannot be used
+            self._runner.close()
+            raise
 
     def __enter__(self) -> "VisionClient":
         return self

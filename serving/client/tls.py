@@ -107,10 +107,10 @@ def _unusable(expected: str, file: object, error: Exception) -> str:
 
 def tls_for(url: str, tls: ClientTls | None) -> ClientTls | None:
     """The TLS of a connection to `url`, by its scheme or else as given; None for none."""
-    scheme, found, _ = url.partition("://")
-    if not found:
-        return tls
-    return (tls or ClientTls()) if scheme in ("grpcs", "https") else None
+    if url.startswith(("grpcs://", "https://")):
+        return tls or ClientTls()
+    # All else is a target of gRPC, such as dns:///host:port.
+    return None if url.startswith(("grpc://", "http://")) else tls
 
 
 def channel_to(
@@ -130,7 +130,8 @@ def fault_of(url: str, tls: ClientTls | None) -> str:
     does not. Connects to the server, and takes 4 s at most."""
     used = tls_for(url, tls)
     try:
-        parts = urlsplit(url if "://" in url else f"grpc://{url}")
+        target = url.removeprefix("dns:///")
+        parts = urlsplit(target if "://" in target else f"grpc://{target}")
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "https" else 80)
         with socket.create_connection((host, port), _LOOK_SECONDS) as connection:
