@@ -114,9 +114,13 @@ class Model:
     ) -> Result:
         """Runs work on one of the threads that decode, as `Servable.run_aside`."""
         run = asyncio.get_running_loop().run_in_executor
-        with contextlib.suppress(LargeWork):
-            return await run(self._decoders, _reserved, work, memory, deadline, LARGE)
-        return await self._run_large(partial(_reserved, work, memory, deadline, math.inf), memory)
+        try:
+            with contextlib.suppress(LargeWork):
+                return await run(self._decoders, _reserved, work, memory, deadline, LARGE)
+            large = partial(_reserved, work, memory, deadline, math.inf)
+            return await self._run_large(large, memory)
+        except ServingError as error:  # kept by an answer; the thread's frames hold images
+            raise without_frames(error) from None
 
     async def _run_large(self, work: Callable[[], Result], memory: CallMemory) -> Result:
         turns = memory.large
@@ -206,7 +210,7 @@ class Model:
         try:
             return await self.run_aside(work, memory, deadline)
         except ServingError as error:
-            return without_frames(error)
+            return error
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
         return self._port.admit(rows, options.priority, options.deadline, options.timeout)

@@ -9,13 +9,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.base.errors import (
-    AnswerTooLarge,
-    InvalidInput,
-    ServingError,
-    WrongTask,
-    without_frames,
-)
+from serving.base.errors import AnswerTooLarge, InvalidInput, ServingError, WrongTask
 from serving.base.task import TASKS, Task
 from serving.base.tensor import Array
 from serving.base.together import together
@@ -169,16 +163,13 @@ async def segment(
         except AnswerTooLarge:
             raise
         except ServingError as error:
-            return without_frames(error)
+            return error
 
     async def read(rows: Sequence[_Row], outputs: Mapping[str, Array]) -> _Results[Result]:
-        return await together(
-            one,
-            [
-                (row, {name: array[i] for name, array in outputs.items()})
-                for i, row in enumerate(rows)
-            ],
-        )
+        parts = [
+            (row, {name: array[i] for name, array in outputs.items()}) for i, row in enumerate(rows)
+        ]
+        return await together(one, parts)
 
     return await _in_calls(model, sources, options, read)
 
@@ -307,7 +298,7 @@ async def _call(
     except AnswerTooLarge:
         raise
     except ServingError as error:
-        return [without_frames(error)] * len(sources)
+        return [error] * len(sources)
 
 
 async def _at_once(
