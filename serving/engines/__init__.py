@@ -28,6 +28,7 @@ __all__ = [
     "engine_version",
     "installed_version",
     "load_engine",
+    "loaded_facts",
 ]
 
 LoadEngine = Callable[[Path, EngineOptions], Engine]
@@ -170,15 +171,9 @@ def load_engine(engine: str, file: Path, options: EngineOptions) -> Engine:
     return load(file, options)
 
 
-def describe(file: Path) -> FileFacts:
-    """The inputs and outputs of a model file. An ONNX file that names all shapes is read without a
-    runtime; every other file is loaded into the first engine that can.
-
-    Raises EngineUnavailable where nothing here can read it.
-    """
-    if file.suffix == ".onnx":
-        with contextlib.suppress(NotTold):
-            return read_facts(file)
+def loaded_facts(file: Path) -> FileFacts:
+    """The inputs and outputs of a model file, loaded into the first engine that can. Raises
+    EngineUnavailable where none can."""
     reasons = []
     for name, entry in ENGINES.items():
         if file.suffix not in entry.suffixes:
@@ -192,6 +187,18 @@ def describe(file: Path) -> FileFacts:
         engine.close()
         return facts
     raise EngineUnavailable(f"{file}: nothing here can read it: {'; '.join(reasons)}")
+
+
+def describe(file: Path, load: Callable[[Path], FileFacts] = loaded_facts) -> FileFacts:
+    """The inputs and outputs of a model file. An ONNX file that names all shapes is read without a
+    runtime; every other file is described by `load`, which may do so in another process.
+
+    Raises EngineUnavailable where nothing here can read it, and the errors of `load`.
+    """
+    if file.suffix == ".onnx":
+        with contextlib.suppress(NotTold):
+            return read_facts(file)
+    return load(file)
 
 
 def build_plan(onnx: Path, plan: Path, profile: PlanProfile, **settings: Any) -> None:

@@ -1,13 +1,11 @@
 """The descriptors and the parent of an engine process."""
 
-import ctypes
 import json
 import os
-import signal
 import sys
 from typing import NamedTuple
 
-_PR_SET_PDEATHSIG = 1
+from serving.base.machine.children import end_with_parent
 
 
 class Ends(NamedTuple):
@@ -22,9 +20,7 @@ def follow_parent() -> Ends:
     """Called in the engine process: ends it with its front, however that ends. Returns its
     descriptors."""
     *ends, parent = json.loads(sys.argv[3])
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)  # it ended before the line above
+    end_with_parent(parent)
     for file in ends:
         os.set_inheritable(file, False)
     return Ends(*ends)

@@ -109,7 +109,9 @@ class EngineProcess:
             case "start":
                 await self._start(fields)
             case "load":
-                await self._loading().loader.load(fields["name"], override_of(question))
+                starting = bool(fields.get("starting"))
+                override = override_of(question)
+                await self._loading().loader.load(fields["name"], override, starting=starting)
             case "unload":
                 await self._loading().loader.unload(fields["name"])
             case "sums":

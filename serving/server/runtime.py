@@ -97,6 +97,7 @@ class Runtime:
         """Leaves everything as it stands from now on; what serves goes on serving."""
         for task in self._background:
             task.cancel()
+        self.loader.stop_loading()
 
     async def refuse(self) -> None:
         """Fails the calls that wait for a batch with ModelNotReady, and all that come."""

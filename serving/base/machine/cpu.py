@@ -1,10 +1,24 @@
-"""The processor: its name, and the cores that this process may use."""
+"""The processor: its name, the cores that this process may use, and the time that it gets."""
 
+import contextlib
 import math
 import os
 import platform
 import sys
 from pathlib import Path
+from typing import NamedTuple
+
+_THREADS = Path("/proc/self/task")
+
+
+class CoreTime(NamedTuple):
+    """Seconds of one thread.
+
+    ran: on a core. waited: ready to run, while others had the cores.
+    """
+
+    ran: float
+    waited: float
 
 
 def machine() -> str:
@@ -38,3 +52,16 @@ def quota_cores(root: Path) -> float:
         except OSError:
             return sys.maxsize
     return float(quota) / float(period) if quota not in ("max", "-1") else sys.maxsize
+
+
+def thread_times() -> dict[str, CoreTime]:
+    """The times of every thread of this process by its number; empty where the system does not
+    tell. Takes some 10 us a thread."""
+    times = {}
+    with contextlib.suppress(OSError):
+        for entry in _THREADS.iterdir():
+            # A thread may have ended by now.
+            with contextlib.suppress(OSError, ValueError):
+                ran, waited, _ = (entry / "schedstat").read_text().split()
+                times[entry.name] = CoreTime(int(ran) / 1e9, int(waited) / 1e9)
+    return times

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.base.errors import EngineError, EngineUnavailable, ModelLoadError
+from serving.base.errors import EngineError, EngineUnavailable, ModelLoadError, quoted
 from serving.base.text import summary
 from serving.engines import Engine
 from serving.models.loading.candidates import Candidate
@@ -33,6 +33,25 @@ class Choice:
     engine: Engine
     latency: dict[int, float]
     rejected: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A choice without its engine, for another process.
+
+    variant, engine: of the candidate.
+    threads: CPU threads of each instance.
+    latency, rejected: those of the choice.
+    """
+
+    variant: str
+    engine: str
+    threads: int
+    latency: dict[int, float]
+    rejected: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{quoted(self.variant)} in {quoted(self.engine)} with {self.threads} threads"
 
 
 class Loader(Protocol):

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from serving.base.errors import (
     ModelNotFound,
     quoted,
 )
-from serving.engines import describe
+from serving.engines import describe, loaded_facts
 from serving.repository.config_checks import check_offered
 from serving.repository.config_limits import check_bounds
-from serving.repository.config_tensors import complete
+from serving.repository.config_tensors import FileFacts, complete
 from serving.repository.layout import ModelFolder, can_be_folder, scan_model
 from serving.repository.model_config import (
     CONFIG_FILE,
@@ -35,6 +35,9 @@ from serving.repository.override import stage_override
 
 logger = logging.getLogger(__name__)
 
+# Describes a model file that only a runtime can read.
+Describe = Callable[[Path], FileFacts]
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -50,10 +53,15 @@ class Prepared:
 
 
 def prepare(
-    repository: Path, name: str, override: Mapping[str, str | bytes], *, strict: bool
+    repository: Path,
+    name: str,
+    override: Mapping[str, str | bytes],
+    load: Describe = loaded_facts,
+    *,
+    strict: bool,
 ) -> Prepared:
-    """Reads the folder and the config of a model, or writes and reads those of an override.
-    Blocking. Raises ModelNotFound, and InvalidInput for a bad override."""
+    """Reads the folder and the config of a model, or writes and reads those of an override; `load`
+    as in `read_config`. Blocking. Raises ModelNotFound, and InvalidInput for a bad override."""
     path = repository / name
     brings_files = any(key.startswith("file:") for key in override)
     if not can_be_folder(name) or not (brings_files or path.is_symlink() or path.is_dir()):
@@ -62,7 +70,7 @@ def prepare(
     folder = scan_model(path if staged is None else Path(staged.name) / name)
     config: ModelConfig | ModelLoadError
     try:
-        config = read_config(folder, strict=strict)
+        config = read_config(folder, load, strict=strict)
     except ModelLoadError as error:
         config = error
     except Exception as error:  # what nobody foresaw must not take the other models with it
@@ -71,12 +79,15 @@ def prepare(
     return Prepared(folder, config, staged)
 
 
-def read_config(folder: ModelFolder, *, strict: bool = False) -> ModelConfig:
+def read_config(
+    folder: ModelFolder, load: Describe = loaded_facts, *, strict: bool = False
+) -> ModelConfig:
     """The config of a model, with every field checked. Blocking.
 
     Where config.pbtxt is missing, or leaves out max_batch_size, input or output, these are taken
     from the file of the newest version that is selected; `completed` of the result names them.
 
+    load: describes a file that only a runtime can read, here or in another process.
     strict: nothing is completed, and a config that leaves tensors out is refused.
     Raises ModelLoadError naming the file and the field.
     """
@@ -94,14 +105,14 @@ def read_config(folder: ModelFolder, *, strict: bool = False) -> ModelConfig:
             if not getattr(proto, name):
                 raise InvalidModelConfig(f"{path}: {name}: missing, which --strict-config refuses")
     else:
-        proto, completed = _completed(folder, proto)
+        proto, completed = _completed(folder, proto, load)
     config = replace(from_proto(proto, path), completed=completed)
     check_offered(config, folder.path)
     return config
 
 
 def _completed(
-    folder: ModelFolder, proto: pb.ModelConfig | None
+    folder: ModelFolder, proto: pb.ModelConfig | None, load: Describe
 ) -> tuple[pb.ModelConfig, tuple[str, ...]]:
     """The completed config, and the names of the fields that were filled in. It stays as it is
     where no file can be read; loading then reports the reason."""
@@ -117,7 +128,7 @@ def _completed(
         return proto, ()
     try:
         check_model_file(file)
-        facts = describe(file)
+        facts = describe(file, load)
     except EngineUnavailable:
         if proto is None:
             raise

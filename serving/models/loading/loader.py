@@ -3,22 +3,18 @@
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from serving.base.errors import InvalidInput, ModelLoadError, ServingError
-from serving.base.machine.cpu import core_count
 from serving.base.metrics import EngineMetrics
-from serving.batching.core_turns import CoreTurns
+from serving.engines import loaded_facts
 from serving.models.catalogue import Catalogue, ModelEntry, State, VersionEntry
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.config_completion import Prepared, prepare
+from serving.models.loading.load_thread import LoadThread
 from serving.models.loading.loaded import LoadedVersion
-from serving.models.loading.timing_process import time_apart
-from serving.models.loading.version import load_model
 from serving.repository.layout import ModelFolder, Stamp, compare, scan
 from serving.repository.model_config import ModelConfig
 
@@ -37,6 +33,7 @@ class _Holding:
     serving: versions that serve.
     stamps: those of the config and of the folder that each of them comes from.
     overridden: whether a version of an override serves, and not the repository's own.
+    apart: whether a loader process chooses in the load that is under way.
     lock: held during a load or unload.
     """
 
@@ -44,6 +41,7 @@ class _Holding:
     serving: dict[int, LoadedVersion] = field(default_factory=dict)
     stamps: dict[int, tuple[Stamp, Stamp]] = field(default_factory=dict)
     overridden: bool = False
+    apart: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -64,11 +62,9 @@ class Loader:
         self._metrics = metrics
         self._catalogue = catalogue
         self._drain_seconds = drain_seconds
-        self._turns = CoreTurns(settings.threads or core_count())
         self._scanned: dict[str, ModelFolder] = {}
         self._held: dict[str, _Holding] = {}
-        # One load at a time, since two would distort each other's latencies.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._thread = LoadThread(settings, metrics)
         self._loads: set[asyncio.Task[None]] = set()
         # One override at a time lies in the temporary folder, which may be small.
         self._staging = asyncio.Lock()
@@ -85,7 +81,7 @@ class Loader:
             if name in but:
                 entry.state, entry.problem = State.UNAVAILABLE, "unloaded"
         for name in [name for name in self._scanned if name not in but]:
-            await self._load_reporting(name)
+            await self._load_reporting(name, starting=True)
 
     async def poll(self) -> None:
         """Scans the repository once and loads or unloads changed models. Raises OSError."""
@@ -101,12 +97,12 @@ class Loader:
             self._catalogue.entries.pop(name, None)
             self._held.pop(name, None)
 
-    async def _load_reporting(self, name: str) -> None:
+    async def _load_reporting(self, name: str, *, starting: bool = False) -> None:
         folder = self._scanned[name]
         try:
             if folder.path.name != name:  # no call can carry its name, which is escaped
                 raise ModelLoadError(folder.problem)
-            await self.load(name)
+            await self.load(name, starting=starting)
         except ServingError as error:
             reason = error.detail if isinstance(error, ModelLoadError) else str(error)
             logger.error("model not loaded", extra={"model": name, "reason": reason})
@@ -125,18 +121,29 @@ class Loader:
 
     # Loading.
 
-    async def load(self, name: str, override: Mapping[str, str | bytes] | None = None) -> None:
+    async def load(
+        self,
+        name: str,
+        override: Mapping[str, str | bytes] | None = None,
+        *,
+        starting: bool = False,
+    ) -> None:
         """Loads or reloads a model: new versions come up beside the old ones and then take over.
 
         A version that fails to load leaves the former one serving. `override` replaces config or
-        files until the next load. The load goes on where its caller goes away. Raises ModelNotFound
-        where there is no such folder, InvalidInput for a bad override, ModelLoadError where a
-        version could not be loaded.
+        files until the next load. The load goes on where its caller goes away.
+
+        starting: it is part of a start, which is to be fast. Other loads happen in a loader process
+            while something serves.
+        Raises ModelNotFound where there is no such folder, InvalidInput for a bad override,
+        ModelLoadError where a version could not be loaded.
         """
         known = self._catalogue.entries
         if override and name not in known and len(known) >= _MAX_MODELS:
             raise InvalidInput(f"this server has {len(known)} models; no load call may add one")
-        task = asyncio.get_running_loop().create_task(self._load(name, dict(override or {})))
+        task = asyncio.get_running_loop().create_task(
+            self._load(name, dict(override or {}), starting=starting)
+        )
         self._loads.add(task)
         task.add_done_callback(self._loaded)
         await asyncio.shield(task)
@@ -155,23 +162,26 @@ class Loader:
         holding.stamps.clear()
         await self.load(name)
 
-    async def _load(self, name: str, override: dict[str, str | bytes]) -> None:
+    async def _load(self, name: str, override: dict[str, str | bytes], *, starting: bool) -> None:
         async with self._staging if override else nullcontext():
             strict = self._settings.strict_config
+            apart = not starting and bool(self._loaded_versions())
+            describe = self._thread.processes.describe if apart else loaded_facts
             prepared = await asyncio.to_thread(
-                prepare, self._repository, name, override, strict=strict
+                prepare, self._repository, name, override, describe, strict=strict
             )
             try:
-                await self._load_prepared(name, prepared)
+                await self._load_prepared(name, prepared, apart=apart)
             finally:
                 # The engines have read its files, or keep them mapped.
                 if prepared.staged is not None:
                     await asyncio.to_thread(prepared.staged.cleanup)
 
-    async def _load_prepared(self, name: str, prepared: Prepared) -> None:
+    async def _load_prepared(self, name: str, prepared: Prepared, *, apart: bool) -> None:
         holding = self._holding(name)
         entry = holding.entry
         async with holding.lock:
+            holding.apart = apart
             entry.is_model = prepared.folder.is_model
             entry.state = State.UNAVAILABLE
             if isinstance(prepared.config, ModelLoadError):
@@ -233,19 +243,8 @@ class Loader:
             held.state, held.reason = State.LOADING, ""
             self._catalogue.changed()
         try:
-            loaded = await asyncio.get_running_loop().run_in_executor(
-                self._thread,
-                load_model,
-                folder.path,
-                config,
-                version,
-                self._settings,
-                self._metrics,
-                self._turns,
-                partial(time_apart, folder.path, version, self._settings),
-            )
-        except Exception as problem:  # a broken file must not take the other models with it
-            error = _load_error(problem, folder, version)
+            loaded = await self._thread.load(folder, config, version, apart=holding.apart)
+        except ModelLoadError as error:
             held.reason = str(error)
             if old is None:
                 held.state = State.UNAVAILABLE
@@ -314,6 +313,10 @@ class Loader:
         task.add_done_callback(self._retiring.discard)
         return task
 
+    def stop_loading(self) -> None:
+        """Ends the loader process at once, and loads nothing more."""
+        self._thread.processes.stop()
+
     async def refuse(self) -> None:
         """Fails the calls that wait for a batch with ModelNotReady, and all that come."""
         await asyncio.gather(*(loaded.port.drain(0.0) for loaded in self._loaded_versions()))
@@ -324,19 +327,10 @@ class Loader:
             load.cancel()
         retired = (loaded.retire(self._drain_seconds) for loaded in self._loaded_versions())
         await asyncio.gather(*retired, *self._retiring)
-        await asyncio.to_thread(self._thread.shutdown, wait=True)
+        await self._thread.close()
 
     def _loaded_versions(self) -> list[LoadedVersion]:
         return [loaded for held in self._held.values() for loaded in held.serving.values()]
-
-
-def _load_error(problem: Exception, folder: ModelFolder, version: int) -> ModelLoadError:
-    if isinstance(problem, ModelLoadError):
-        return problem
-    # Where memory runs out says nothing: the line that follows has the size and the shape.
-    if not isinstance(problem, MemoryError):
-        logger.error("loading failed", extra={"model": folder.name}, exc_info=problem)
-    return ModelLoadError(f"{folder.path}/{version}: {type(problem).__name__}: {problem}")
 
 
 def _served(loaded: LoadedVersion) -> tuple[str, str, str, str]:

@@ -17,28 +17,21 @@ from serving.base.metrics import EngineMetrics
 from serving.base.text import summary
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreTurns
-from serving.batching.latency import LatencyTable, read_cached, write_cached
+from serving.batching.latency import LatencyTable
 from serving.engines import ENGINES, Engine, load_engine
-from serving.engines.measure import measure_latency
 from serving.models.facts import ModelFacts
 from serving.models.loading.candidates import (
     Candidate,
     LoadSettings,
     find_candidates,
-    latency_key,
     options_for,
 )
-from serving.models.loading.choice import Choice, choose
+from serving.models.loading.choice import Choice, Decision, choose
+from serving.models.loading.latencies import Latencies
 from serving.models.loading.loaded import LoadedVersion
 from serving.models.loading.local_plans import check_fits
 from serving.models.loading.selfcheck import Published, check_files, check_gate, on_this_machine
-from serving.models.loading.timing_shapes import (
-    Specs,
-    are_fixed,
-    check_memory,
-    given_shapes,
-    guessed_shapes,
-)
+from serving.models.loading.timing_shapes import check_memory
 from serving.repository.labels import read_labels
 from serving.repository.manifest import Evidence, Manifest, Variant, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
@@ -46,9 +39,6 @@ from serving.repository.model_file import check_model_file
 
 logger = logging.getLogger(__name__)
 
-# Seconds of measuring for each batch size. Longer makes the median steadier, shorter starts a
-# repository of many models earlier.
-_MEASURE_SECONDS = 0.15
 # Seconds. A batch that was shorter when measured runs inline on the event loop: handing it to a
 # thread and back costs about as much, and makes two threads compete for the GIL. Larger lets
 # batches block the loop longer, smaller pays for the thread more often.
@@ -56,9 +46,10 @@ _INLINE_SECONDS = 2e-4
 # Seconds. A network that is faster for its smallest batch gets one thread: a second wakes too late
 # to help, then spins, and doubles the CPU of a call.
 _LIGHT_SECONDS = 5e-5
-# Bytes of the files that are to be timed, above which a helper process times them. Runtimes keep
-# memory of every network that they have loaded; for smaller files the process costs more.
-_TIMED_APART_BYTES = 8 << 20
+# Bytes of the files that are to be timed, above which a loader process chooses even where nothing
+# serves. Runtimes keep memory of every network that they have loaded; for smaller files the process
+# costs more.
+_CHOSEN_APART_BYTES = 8 << 20
 
 
 class VersionLoader:
@@ -97,8 +88,9 @@ class VersionLoader:
         self.candidates = found.found
         self.unusable = found.unusable
         self._options = {c: options_for(c, config, settings) for c in self.candidates}
-        # The guessed inputs with which the first engine ran; the others are timed with the same.
-        self._shapes: Specs | None = None
+        self._latencies = Latencies(
+            config, self._published, self._variants, self._options, settings
+        )
         for name in self._variants:  # so that the counter is there before the first failure
             metrics.self_check_failures.labels(config.name, self._version, name)
 
@@ -133,7 +125,7 @@ class VersionLoader:
             raise
         return engine
 
-    def _check(self, candidate: Candidate, engine: Engine) -> None:
+    def _check(self, candidate: Candidate, engine: Engine, *, briefly: bool = False) -> None:
         check_against_engine(self._config, engine.inputs, engine.outputs, candidate.file)
         rows = self._options[candidate].max_batch_size * self._options[candidate].instances
         check_memory((*engine.inputs, *engine.outputs), rows, self._settings.memory_bytes)
@@ -141,7 +133,7 @@ class VersionLoader:
             variant = self._variants[candidate.variant]
             rows = self._options[candidate].max_batch_size
             with self._counted(candidate):
-                self._published.check(variant, engine, rows)
+                self._published.check(variant, engine, rows, briefly=briefly)
 
     @contextmanager
     def _counted(self, candidate: Candidate) -> Iterator[None]:
@@ -153,67 +145,14 @@ class VersionLoader:
             raise
 
     def known(self, candidate: Candidate) -> dict[int, float]:
-        """Seconds by batch size from an earlier start; empty where there is no measurement."""
-        file = self._cache_file(candidate)
-        return (read_cached(file) if file is not None else None) or {}
+        """`Latencies.known`."""
+        return self._latencies.known(candidate)
 
     def measure(
         self, candidate: Candidate, engine: Engine, sizes: Sequence[int]
     ) -> dict[int, float]:
-        """Seconds by batch size, measured here and cached; empty where no known shape runs. Raises
-        ModelLoadError where the shapes of config.pbtxt do not run."""
-        found = self._measured(candidate, engine, sizes)
-        file = self._cache_file(candidate)
-        if file is not None and found:
-            write_cached(file, self.known(candidate) | found)
-        return found
-
-    def _measured(
-        self, candidate: Candidate, engine: Engine, sizes: Sequence[int]
-    ) -> dict[int, float]:
-        inputs = engine.inputs
-        if self._published.times:
-            return self._published.seconds(engine, sizes, _MEASURE_SECONDS)
-        if self._config.max_batch_size == 0 or any(s.datatype == "BYTES" for s in inputs):
-            return {}
-        given = given_shapes(self._config, inputs)
-        if given is not None or are_fixed(inputs):
-            try:
-                return self._seconds(engine, given or inputs, sizes)
-            except EngineError as error:
-                said = "" if given is None else " with the shapes that config.pbtxt gives"
-                raise ModelLoadError(
-                    f"{candidate.file}: does not run{said}: {error.detail}"
-                ) from error
-        reason = ""
-        for shapes in guessed_shapes(inputs) if self._shapes is None else [self._shapes]:
-            try:
-                found = self._seconds(engine, shapes, sizes)
-            except EngineError as error:
-                reason = error.detail
-                continue
-            self._shapes = shapes
-            return found
-        logger.info(
-            "not timed: no usual size runs",
-            extra={"model": self._config.name, "candidate": str(candidate), "reason": reason},
-        )
-        return {}
-
-    def _seconds(self, engine: Engine, shapes: Specs, sizes: Sequence[int]) -> dict[int, float]:
-        """Seconds by batch size. Raises EngineError."""
-        check_memory(shapes, max(sizes), self._settings.memory_bytes)
-        milliseconds = measure_latency(engine, shapes, sizes, _MEASURE_SECONDS)
-        return {size: value / 1e3 for size, value in milliseconds.items()}
-
-    def _cache_file(self, candidate: Candidate) -> Path | None:
-        """The file in which a latency is cached; None for a model file without a checksum."""
-        variant = self._variants.get(candidate.variant)
-        options = self._options[candidate]
-        if variant is None or options.cache_dir is None:
-            return None
-        key = latency_key(candidate, variant.sha256, options, self._published.timing_key)
-        return options.cache_dir / "latency" / f"{key}.json"
+        """`Latencies.measure`."""
+        return self._latencies.measure(candidate, engine, sizes)
 
     # The choice itself.
 
@@ -223,7 +162,7 @@ class VersionLoader:
         untimed = [
             c
             for c in self.candidates
-            if not self._options[c].devices and self._cache_file(c) and not self.known(c)
+            if not self._options[c].devices and self._latencies.cache_file(c) and not self.known(c)
         ]
         # A missing file is refused by name when it is loaded.
         sizes = [c.file.stat().st_size for c in untimed if c.file.exists()]
@@ -240,6 +179,31 @@ class VersionLoader:
             alone = choose([choice.candidate], self._sizes(), self)
             choice = replace(alone, rejected=choice.rejected)
         return choice
+
+    def decided(self, choice: Choice) -> Decision:
+        """A choice for another process."""
+        chosen = choice.candidate
+        threads = self._options[chosen].threads
+        return Decision(chosen.variant, chosen.engine, threads, choice.latency, choice.rejected)
+
+    def opened(self, decision: Decision) -> Choice:
+        """The choice that another process has made and checked, its candidate loaded here. Only the
+        tensors and the answer to one sample are checked again. Raises ModelLoadError."""
+        wanted = (decision.variant, decision.engine)
+        found = [c for c in self.candidates if (c.variant, c.engine) == wanted]
+        if not found or not 0 < decision.threads <= self._options[found[0]].threads:
+            raise ModelLoadError(f"{self._folder}: {decision} was chosen, and is no candidate here")
+        candidate = found[0]
+        self._options[candidate] = replace(self._options[candidate], threads=decision.threads)
+        engine = load_engine(candidate.engine, candidate.file, self._options[candidate])
+        try:
+            self._check(candidate, engine, briefly=True)
+        except BaseException as error:
+            engine.close()
+            if isinstance(error, EngineError):
+                raise ModelLoadError(f"{candidate.file}: {error.detail}") from error
+            raise
+        return Choice(candidate, engine, decision.latency, decision.rejected)
 
     def _gpu_before_cpu(self) -> Choice:
         """The choice among candidates on GPUs, or on the CPU where none of them can serve. The two
@@ -321,19 +285,23 @@ def load_model(
     settings: LoadSettings,
     metrics: EngineMetrics,
     turns: CoreTurns,
-    time_apart: Callable[[], None] | None = None,
+    decide: Callable[[], Decision] | None = None,
+    *,
+    apart: bool = False,
 ) -> LoadedVersion:
     """Loads NAME/<version>.
 
-    time_apart: called first where timing the candidates in this process would leave much memory
-        behind.
+    decide: has another process choose.
+    apart: it is asked in any case; otherwise only where timing the candidates in this process would
+        leave much memory behind.
     Raises ModelLoadError naming the file and its fault.
     """
     loader = VersionLoader(path, config, version, settings, metrics)
     loader.labels()
-    if time_apart is not None and loader.untimed_bytes() > _TIMED_APART_BYTES:
-        time_apart()
-    choice = loader.choose()
+    if decide is not None and (apart or loader.untimed_bytes() > _CHOSEN_APART_BYTES):
+        choice = loader.opened(decide())
+    else:
+        choice = loader.choose()
     try:
         return loader.behind_batcher(choice, turns)
     except BaseException:

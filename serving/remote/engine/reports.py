@@ -1,14 +1,13 @@
 """What an engine process tells its front beside answers: models, metrics, log lines."""
 
 import asyncio
-import json
 import logging
-import traceback
 import weakref
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from serving.base import log_lines
 from serving.base.metrics import FrontMetrics
 from serving.batching.port import BatchPort
 from serving.models.catalogue import Catalogue, ModelEntry
@@ -16,9 +15,6 @@ from serving.models.facts import ModelFacts
 from serving.models.servable import Servable
 from serving.remote.control import Control
 from serving.remote.engine.served import Served
-
-# Attributes of a log record that are logging's own; the others come from `extra`.
-_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
 
 
 class ReportedCatalogue(Catalogue):
@@ -92,11 +88,7 @@ class LogSender(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Never blocks, and raises nothing."""
         try:
-            extra = {k: v for k, v in vars(record).items() if k not in _OWN}
-            if record.exc_info and record.exc_info[1] is not None:
-                extra["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
-            extra = json.loads(json.dumps(extra, default=str))
-            line = {"name": record.name, "level": record.levelno, "text": record.getMessage()}
-            self._loop.call_soon_threadsafe(lambda: self._control.tell("log", **line, extra=extra))
+            line = log_lines.described(record)
+            self._loop.call_soon_threadsafe(lambda: self._control.tell("log", **line))
         except Exception:  # the loop is closed, or arguments that do not fit the text
             self.handleError(record)

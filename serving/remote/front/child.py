@@ -81,12 +81,3 @@ class Child:
         status = self._process.wait()
         if not self.ended.done():
             self.ended.set_result(status)
-
-
-def how_it_ended(status: int) -> str:
-    """An exit status in words."""
-    if status >= 0:
-        return f"it ended with status {status}"
-    with contextlib.suppress(ValueError):
-        return f"it was ended by {signal.Signals(-status).name}"
-    return f"it was ended by signal {-status}"

@@ -61,8 +61,10 @@ class RemoteLoads:
             if kept is not None:
                 kept.file.seek(0)
                 data = kept.file.read()
+            entries = kept.entries if kept else []
             try:
-                await self._ask_now("load", data, name=name, override=kept.entries if kept else [])
+                # Accepted calls wait for it.
+                await self._ask_now("load", data, name=name, override=entries, starting=True)
             except ServingError as error:
                 logger.error("model not loaded", extra={"model": name, "reason": str(error)})
 

@@ -18,7 +18,9 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from serving.base import log_lines
 from serving.base.errors import ServingError
+from serving.base.machine.children import how_it_ended
 from serving.base.metrics import FrontMetrics
 from serving.batching.batch import BatchRecord
 from serving.models.catalogue import Catalogue
@@ -26,7 +28,7 @@ from serving.remote.channel import Channel
 from serving.remote.control import Control, Question
 from serving.remote.flight import calls_at_death
 from serving.remote.front.calls import Calls
-from serving.remote.front.child import Child, how_it_ended
+from serving.remote.front.child import Child
 from serving.remote.front.loads import RemoteLoads
 from serving.remote.front.mirror import Mirror
 from serving.remote.front.port import RemotePort
@@ -298,7 +300,10 @@ class Supervisor:
     def _told(self, fact: Question) -> None:
         """Takes a fact of the engine process. Raises BadRecord."""
         if fact.what == "log":
-            _log(fact.fields)
+            try:
+                log_lines.write(fact.fields)
+            except ValueError as error:
+                raise BadRecord(str(error)) from error
             return
         self._silent = 0
         if fact.what == "hello":
@@ -320,14 +325,3 @@ class Supervisor:
     def _set(self, state: ProcessState, reason: str) -> None:
         self.state, self._reason, self._since = state, reason, time.time()
         self._catalogue.changed()
-
-
-def _log(fields: Mapping[str, Any]) -> None:
-    """Logs a line of the engine process here. Raises BadRecord."""
-    try:
-        line = logging.getLogger(str(fields["name"]))
-        level, text = int(fields["level"]), str(fields["text"])
-        if line.isEnabledFor(level):
-            line.log(level, "%s", text, extra=fields["extra"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadRecord(f"a log line that cannot be read: {error}") from error

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from serving.engines import EngineOptions
+from serving.models.loading import latencies, load_thread
 from serving.models.loading import version as loading
+from serving.models.loading.loaded import LoadedVersion
 from tests.serving.batching.fake_engine import FakeEngine
 
 
@@ -35,9 +38,14 @@ class FakeEngines:
 def engines(monkeypatch: pytest.MonkeyPatch) -> FakeEngines:
     fakes = FakeEngines()
     monkeypatch.setattr(loading, "load_engine", fakes.load)
-    monkeypatch.setattr(loading, "_MEASURE_SECONDS", 0.0)
+    monkeypatch.setattr(latencies, "_MEASURE_SECONDS", 0.0)
     # A batch that waits for the test must not hold the event loop.
     monkeypatch.setattr(loading, "_INLINE_SECONDS", 0.0)
+
+    def here(*arguments: Any, apart: bool) -> LoadedVersion:
+        return loading.load_model(*arguments)  # no other process has these engines
+
+    monkeypatch.setattr(load_thread, "load_model", here)
     return fakes
 
 

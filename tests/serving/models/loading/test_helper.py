@@ -1,5 +1,6 @@
 """Work in a process of its own: one request, one answer, whatever is printed meanwhile."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pytest
 
 from serving.base.errors import InvalidModelConfig
 from serving.models.loading import helper
-from serving.models.loading.helper import Helper, HelperFailed
+from serving.models.loading.helper import Bounds, Helper, HelperFailed
 
 TASKS = """
-import ctypes, os, sys, time
+import ctypes, logging, os, sys, time
 from serving.base.errors import InvalidModelConfig
+from serving.models.loading.helper import report
 
 def echo(**fields):
     print("from Python")
@@ -25,10 +27,25 @@ def crash():
     os.write(2, b"something\\nlast words\\n")
     os.abort()
 
+def standing():
+    with open("/proc/self/oom_score_adj") as file:
+        return [os.getpriority(os.PRIO_PROCESS, 0), int(file.read())]
+
+def say(lines, level):
+    for _ in range(lines):
+        logging.getLogger("helper_tasks").log(level, "said %d", 1, extra={"model": "a"})
+
+def lie(text):
+    from serving.models.loading import helper
+    report("a lie")
+    os.write(helper._answers.fileno(), text.encode())
+    time.sleep(60)
+
 def wait(file):
     open(file, "w").close()
     time.sleep(60)
 """
+NAMES = ("echo", "refuse", "crash", "wait", "standing", "say", "lie")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +55,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lib" / "helper_tasks.py").write_text(TASKS)
     monkeypatch.syspath_prepend(str(tmp_path / "lib"))
     start = "from serving.models.loading import helper; helper.TASKS |= {names!r}; helper.main()"
-    names = {name: f"helper_tasks:{name}" for name in ("echo", "refuse", "crash", "wait")}
+    names = {name: f"helper_tasks:{name}" for name in NAMES}
     monkeypatch.setattr(
         helper, "_START", helper._START.split("from")[0] + start.format(names=names)
     )
@@ -88,6 +105,42 @@ def test_a_helper_can_be_ended_from_another_thread(tmp_path: Path) -> None:
     waiting.kill()
     thread.join(timeout=10)
     assert len(failures) == 1
+
+
+def test_a_helper_with_bounds_gives_way_and_is_the_first_to_go() -> None:
+    assert Helper("standing", Bounds(60, 0)).run() == [19, 1000]
+    assert Helper("standing").run() == [0, 1000]
+
+
+def test_lines_that_it_logs_are_logged_here_up_to_a_bound(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(helper, "_LOG_LINES", 3)
+    with caplog.at_level(logging.WARNING):
+        Helper("say", lines=5, level=logging.WARNING).run()
+        Helper("say", lines=1, level=logging.INFO).run()
+    assert [record.message for record in caplog.records] == ["said 1"] * 3
+    record = caplog.records[0]
+    assert (record.name, record.levelno) == ("helper_tasks", logging.WARNING)
+    assert vars(record)["model"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("no JSON\n", "a line that cannot be read: b'no JSON'"),
+        ("[1]\n", "cannot be read"),
+        ('{"log": {"name": "x"}}\n', "cannot be read"),
+        ('{"error": ["EngineUnavailable"]}\n', "an error that cannot be read"),
+        ('{"at": "' + "x" * 300, "a line of over 200 bytes"),
+    ],
+)
+def test_an_answer_that_is_none_ends_the_helper(
+    text: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helper, "_LINE_BYTES", 200)
+    with pytest.raises(HelperFailed, match=reason):
+        Helper("lie", text=text).run()
 
 
 def test_modules_of_the_working_folder_are_not_taken(

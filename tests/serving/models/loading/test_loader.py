@@ -24,6 +24,7 @@ from serving.base.errors import (
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.models import catalogue as catalogue_module
 from serving.models.catalogue import Catalogue, State
+from serving.models.loading import load_thread
 from serving.models.loading import loaded as loaded_module
 from serving.models.loading import loader as module
 from serving.models.loading.candidates import LoadSettings
@@ -175,14 +176,14 @@ def test_a_load_whose_caller_goes_away_goes_on(
 ) -> None:
     write_model(tmp_path)
     entered, go_on = threading.Event(), threading.Event()
-    load_model = module.load_model
+    load_model = load_thread.load_model
 
-    def slow(*arguments: Any) -> Any:
+    def slow(*arguments: Any, apart: bool) -> Any:
         entered.set()
         assert go_on.wait(10)
-        return load_model(*arguments)
+        return load_model(*arguments, apart=apart)
 
-    monkeypatch.setattr(module, "load_model", slow)
+    monkeypatch.setattr(load_thread, "load_model", slow)
 
     async def work(catalogue: Catalogue, loader: Loader) -> None:
         ready = asyncio.Event()
@@ -218,8 +219,9 @@ def test_files_are_read_and_written_off_the_event_loop(
 
         monkeypatch.setattr(place, name, work)
 
-    for name in ("scan", "prepare", "load_model"):
+    for name in ("scan", "prepare"):
         watched(module, name)
+    watched(load_thread, "load_model")
     watched(catalogue_module, "scan")
     watched(loaded_module, "trim_heap")
 

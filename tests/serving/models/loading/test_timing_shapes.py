@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from serving.base.errors import EngineUnavailable
 from serving.base.metrics import EngineMetrics
 from serving.batching.core_turns import CoreTurns
-from serving.models.loading import version as loading
+from serving.models.loading import latencies
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.config_completion import read_config
 from serving.models.loading.loaded import LoadedVersion
@@ -26,7 +26,7 @@ from tests.support.published import CPU_ENGINES
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_MEASURE_SECONDS", 0.0)
+    monkeypatch.setattr(latencies, "_MEASURE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_shapes_that_the_config_gives_are_timed(
         timed.append([spec.shape for spec in shapes])
         return dict.fromkeys(sizes, 10.0)
 
-    monkeypatch.setattr(loading, "measure_latency", measure)
+    monkeypatch.setattr(latencies, "measure_latency", measure)
     (detector / "config.pbtxt").write_text("max_batch_size: 8\n" + text)
     load(detector).close()
     assert set(map(str, timed)) == {"[(-1, 3, 96, 64)]"}
