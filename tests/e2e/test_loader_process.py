@@ -1,6 +1,7 @@
 """Loads beside a model that serves: however the loader process ends, nothing else is harmed."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from tests.support.deadly_runtime import deadly_path, doom
-from tests.support.process import ServerProcess
+from tests.support.process import START_SECONDS, ServerProcess
 from tests.support.published import publish
 
 
@@ -54,6 +55,7 @@ class Beside:
 
     def load(self, fate: str = "") -> "Future[None]":
         """Begins to load a second version, which meets its fate."""
+        shutil.rmtree(self._models / "colours" / "2", ignore_errors=True)
         file = publish(self._models, version=2) / "model.onnx"
         (file.parent / "manifest.json").unlink()
         if fate:
@@ -62,7 +64,7 @@ class Beside:
 
     def pid(self) -> int:
         """The next loader process that the log names."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + START_SECONDS
         while True:
             lines = [line for line in self.server.log if line["message"] == "helper process"]
             if len(lines) > self._seen:
@@ -73,7 +75,7 @@ class Beside:
 
 
 def wait_until_gone(pid: int) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + START_SECONDS
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < end, "the loader process outlives its server"
         time.sleep(0.01)  # between two looks at a process of somebody else
@@ -81,15 +83,15 @@ def wait_until_gone(pid: int) -> None:
 
 def test_what_serves_outlives_every_end_of_a_loader_process(beside: Beside) -> None:
     with pytest.raises(InferenceServerException, match=r"loader process failed.*SIGSEGV: last"):
-        beside.load("crash").result(30)
+        beside.load("crash").result(START_SECONDS)
     beside.pid()
     assert beside.answers()
     loading = beside.load("hang")
     os.kill(beside.pid(), 9)
     with pytest.raises(InferenceServerException, match=r"loader process failed.*SIGKILL"):
-        loading.result(30)
+        loading.result(START_SECONDS)
     assert beside.answers()
-    beside.load().result(30)
+    beside.load().result(START_SECONDS)
     assert beside.server.chosen()["colours"][0] == "default"
     assert all(set(line) > {"time", "level", "logger"} for line in beside.server.log)
 
@@ -99,7 +101,7 @@ def test_a_stop_ends_a_load_at_once(beside: Beside) -> None:
     pid = beside.pid()
     assert beside.server.terminate() == 0
     assert not Path(f"/proc/{pid}").exists()
-    assert isinstance(loading.exception(30), InferenceServerException)
+    assert isinstance(loading.exception(START_SECONDS), InferenceServerException)
 
 
 def test_a_loader_process_ends_with_its_server(beside: Beside) -> None:
@@ -107,4 +109,4 @@ def test_a_loader_process_ends_with_its_server(beside: Beside) -> None:
     pid = beside.pid()
     beside.server.process.kill()
     wait_until_gone(pid)
-    assert isinstance(loading.exception(30), InferenceServerException)
+    assert isinstance(loading.exception(START_SECONDS), InferenceServerException)

@@ -63,7 +63,7 @@ def load(
     return load_model(model, config, 1, given, metrics, CoreTurns(1), choose, apart=apart)
 
 
-@pytest.mark.parametrize("engine", ["auto", *CPU_ENGINES])
+@pytest.mark.parametrize("engine", ["auto", "openvino"])
 def test_loader_process_decides_as_this_process_does(
     engine: str, tmp_path: Path, loaded: list[str]
 ) -> None:
@@ -78,25 +78,17 @@ def test_loader_process_decides_as_this_process_does(
     assert loaded == [here.facts.engine_name]
 
 
-def test_loader_process_measures_and_leaves_its_measurements(
-    tmp_path: Path, loaded: list[str]
-) -> None:
-    folder = publish(tmp_path / "repository").parent
-    model = load(folder, settings(tmp_path / "cache"), apart=True)
-    model.close()
-    assert loaded == [model.facts.engine_name]
-    assert list(model.facts.latency) == [1, 2, 4, 8]
-    assert len(model.facts.rejected) == len(CPU_ENGINES) - 1
-    assert len(list((tmp_path / "cache" / "latency").glob("*.json"))) >= len(CPU_ENGINES)
-
-
-def test_large_files_are_chosen_apart_even_where_nothing_serves(
+def test_large_files_are_timed_apart_even_where_nothing_serves(
     tmp_path: Path, loaded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = publish(tmp_path / "repository").parent
     monkeypatch.setattr(loading, "_CHOSEN_APART_BYTES", 0)
-    load(folder, settings(tmp_path / "cache"), apart=False).close()
-    assert len(loaded) == 1
+    model = load(folder, settings(tmp_path / "cache"), apart=False)
+    model.close()
+    assert loaded == [model.facts.engine_name]
+    assert list(model.facts.latency) == [1, 2, 4, 8]
+    assert "slower here" in model.facts.rejected[0]
+    assert len(list((tmp_path / "cache" / "latency").glob("*.json"))) >= len(CPU_ENGINES)
 
 
 def test_refusals_come_with_their_reasons_and_are_counted(
@@ -207,9 +199,8 @@ def test_a_runtime_that_crashes_is_a_failed_load_that_names_the_candidate(deadly
         "doomed/1: the loader process failed: at 'default in onnxruntime': "
         "it was ended by SIGSEGV: last words"
     )
-    for _ in range(2):
-        with pytest.raises(ModelLoadError, match=reason):
-            choose_doomed(processes, deadly)
+    with pytest.raises(ModelLoadError, match=reason):
+        choose_doomed(processes, deadly)
     with pytest.raises(ModelLoadError, match=r"model\.onnx': it was ended by SIGSEGV"):
         processes.describe(deadly / "1" / "model.onnx")
     assert open_files() == files
@@ -305,7 +296,7 @@ def test_what_serves_serves_on_and_the_first_load_stays_here(
             assert len(started.pids) == 2
             folder = publish(repository, "third", version=2)
             (folder / "model.onnx").write_bytes(b"something else")
-            with pytest.raises(ModelLoadError, match=r"third/2: no variant .*sha256"):
+            with pytest.raises(ModelLoadError, match=r"no variant can be served: .*sha256"):
                 await loader.load("third")
             assert catalogue.ready_versions("third") == ["1"]
             loader.stop_loading()
@@ -322,20 +313,19 @@ def test_files_that_change_between_check_and_opening_are_not_served(
 ) -> None:
     publish(tmp_path, "first")
     file = publish(tmp_path, "second") / "model.onnx"
-    choose = LoaderProcesses.choose
 
     def swapped(self: LoaderProcesses, *arguments: Any) -> Decision:
-        decision = choose(self, *arguments)
         file.rename(file.with_suffix(".old"))
         file.write_bytes(file.with_suffix(".old").read_bytes())
-        return decision
+        return Decision("fp32", "onnxruntime", 1, {1: 0.001}, ())
 
     monkeypatch.setattr(LoaderProcesses, "choose", swapped)
+    given = settings(None, engine="onnxruntime")
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as decoders:
             catalogue = Catalogue(tmp_path, decoders, FrontMetrics())
-            loader = Loader(tmp_path, settings(None), EngineMetrics(), catalogue, 1.0)
+            loader = Loader(tmp_path, given, EngineMetrics(), catalogue, 1.0)
             await loader.load("first")
             with pytest.raises(ModelLoadError, match="second/1: its files changed while"):
                 await loader.load("second")
