@@ -41,8 +41,8 @@ _START = (
     "import json, os, sys; os.nice(int(sys.argv[2])); sys.path[:] = json.loads(sys.argv[1]); "
     "from serving.models.loading.helper import main; main()"
 )
-# Niceness of a helper with bounds, the lowest there is. It still gets a hundredth of a core that one
-# other thread wants whole (the weights are 15 and 1,024), so that a load ends on a machine without
+# Niceness of a helper with bounds, the lowest there is. It still gets a hundredth of a core that
+# another thread wants whole (the weights are 15 and 1,024), so that a load ends on a machine without
 # idle time. SCHED_IDLE would get a fifth of that (3), and a load of 5 s might take half an hour.
 _LOWEST = 19
 # Seconds between two looks at a helper's time and memory. Less sees sooner that memory runs short,
