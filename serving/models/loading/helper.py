@@ -43,7 +43,8 @@ _START = (
 )
 # Niceness of a helper with bounds, the lowest there is. It still gets a hundredth of a core that
 # another thread wants whole (the weights are 15 and 1,024), so that a load ends on a machine
-# without idle time. SCHED_IDLE would get a fifth of that (3): a load of 5 s could take half an hour.
+# without idle time. SCHED_IDLE would get a fifth of that (3): a load of 5 s might take half an
+# hour.
 _LOWEST = 19
 # Seconds between two looks at a helper's time and memory. Less sees sooner that memory runs short,
 # and takes more of the CPU: a look takes 0.1 ms.
