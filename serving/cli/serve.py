@@ -10,8 +10,9 @@ from typing import Annotated, Any, TextIO
 import typer
 import uvloop
 
+from serving.base.command import application
 from serving.base.machine import console
-from serving.cli.output import application, fail
+from serving.cli.output import fail
 from serving.server.config import ConfigError, ServerConfig, StartError, load_config
 from serving.server.server import Server
 

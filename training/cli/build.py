@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from serving.base.command import application
 from serving.base.text import escaped
 from training.cli.terminal import (
     AsJson,
-    application,
     fail,
     one_of,
     quiet_libraries,

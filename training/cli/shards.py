@@ -1,16 +1,20 @@
 """`convserve shards`: writes tar shards from a folder or from the data of a recipe."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serving.base.command import application
 from serving.base.text import escaped
-from training.cli.terminal import application, fail, set_up_logging
+from training.cli.terminal import fail, set_up_logging
 from training.errors import BuildError
 
 if TYPE_CHECKING:
     from training.data.samples import Dataset
+
+log = logging.getLogger(__name__)
 
 
 def shards(
@@ -49,6 +53,7 @@ def shards(
     Credentials of a store come from the environment.
     """
     set_up_logging()
+    log.info("shards: %s to %s; loading torch", source, out)
     try:
         from pydantic import ValidationError
 

@@ -1,7 +1,7 @@
 """The commands of training on the terminal: their log, and the one line with which they fail."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, NoReturn, TypeVar
 
 import typer
@@ -21,15 +21,6 @@ AsJson = Annotated[
 
 # Characters of a value that a message repeats.
 _SHOWN = 40
-
-
-def application(command: Callable[..., None]) -> typer.Typer:
-    """The app of one command, whose first argument is the command's name."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    # A callback makes it a group, so that the command's name is expected.
-    app.callback()(lambda: None)
-    app.command()(command)
-    return app
 
 
 def one_of(value: str | None, choices: Sequence[Choice], option: str) -> Choice | None:

@@ -21,7 +21,8 @@ from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine, u
 from serving.engines.engine import Engine, infer_in_parts
 from serving.engines.measure import device_name, measure_latency
 from serving.repository.manifest import SAMPLES_FILE, Evidence, Latency
-from training.data.samples import Dataset, Pixels, Samples, Targets
+from training.data.readers import Pixels, Targets
+from training.data.samples import Dataset, Samples
 from training.evaluation.accuracy import (
     accuracy_of,
     agreement_of,

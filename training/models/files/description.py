@@ -19,7 +19,7 @@ from serving.repository.interface import (
     image_misfit,
 )
 from serving.repository.manifest import Normalization
-from training.data.samples import Pixels
+from training.data.readers import Pixels
 from training.errors import ExportError, RecipeError
 from training.recipes.data import IMAGENET
 

@@ -13,7 +13,8 @@ from serving.engines.engine import infer_each, infer_in_parts
 from serving.images.answers import embeddings_of, mask_of, scores_of
 from serving.images.tensor import ToTensor
 from serving.repository.interface import TaskOutput
-from training.data.samples import Dataset, Pixels
+from training.data.readers import Pixels
+from training.data.samples import Dataset
 from training.evaluation.accuracy import (
     accuracy_of,
     agreement_of,

@@ -21,7 +21,8 @@ from serving.images.tensor import ToTensor
 from serving.repository.manifest import EvalTransform
 from training.data.layout.opened import dataset_of, first_opened
 from training.data.layout.walk import walk
-from training.data.samples import ChosenSamples, Dataset, Loaded, Samples, read_splits
+from training.data.readers import Loaded
+from training.data.samples import ChosenSamples, Dataset, Samples, read_splits
 from training.data.sources.image_folder import shown_name
 from training.errors import DataError, data_errors
 from training.pipeline.adopt.served import ServedModel
