@@ -136,7 +136,7 @@ def test_rendered_masks_are_written_at_the_size_of_their_images(tmp_path: Path) 
     images, masks = found.test.batch(range(3))
     assert images.shape == (3, 48, 48, 3)
     for pair, image, mask in zip(pairs, images, masks, strict=True):
-        assert np.array_equal(np.asarray(Image.open(pair.image)), image)
+        assert np.array_equal(np.asarray(Image.open(pair.path)), image)
         assert np.array_equal(reading.read(pair.mask)[0], mask)
 
 
@@ -159,7 +159,7 @@ def test_images_of_shards_are_those_that_lay_in_files(task: str, tmp_path: Path)
         assert sorted(image.label for image in images) == sorted(labels.tolist())
     else:
         pairs = mask_pairs(tmp_path / "out").pairs
-        files = [pair.image for pair in pairs]
+        files = [pair.path for pair in pairs]
         reading = mask_reading(tmp_path / "out", found.classes, [pair.mask for pair in pairs])
         masks = found.test.batch(range(len(found.test)))[1]
         for pair, mask in zip(pairs, masks, strict=True):
