@@ -110,12 +110,12 @@ def judge(
             if config.max_drop
             else "a bound of 0 cannot be proved by any number of images"
         )
-        if drop.n * config.max_drop < 1:
-            reasons.append(f"one image of {drop.n} can decide")
         if not passed and drop.low <= 0:
             reasons.append("the interval holds 0, so that it may have failed by chance")
     elif drop.high > config.max_drop and passed:
         reasons.append(f"within the bound as measured; the interval reaches {100 * drop.high:.2f}")
+    if drop.n * min(config.max_drop, 1 - config.min_agreement) < 1:
+        reasons.append(f"one image of {drop.n} can decide")
     if agreeing < config.min_agreement:
         passed = False
         reasons.append(f"agreement {agreeing:.4f} is under {config.min_agreement}")

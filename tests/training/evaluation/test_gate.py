@@ -35,6 +35,9 @@ ACCURATE = estimate(0.98, 0.97, 0.99)
         (estimate(0.2, 0.15, 0.25), False, "n=1000"),
         (estimate(0.0, -0.04, 0.04, n=100), True, "too few images to prove the bound (300 needed)"),
         (estimate(0.02, -0.02, 0.06, n=100), False, "too few images"),
+        (estimate(0.02, -0.02, 0.06, n=100), False, "it may have failed by chance"),
+        (estimate(0.025, -0.025, 0.075, n=40), False, "one image of 40 can decide"),
+        (estimate(0.0, -0.06, 0.06, n=40), True, "one image of 40 can decide"),
     ],
 )
 def test_drop_is_judged_with_its_interval(drop: Estimate, passed: bool, said: str) -> None:
@@ -56,6 +59,9 @@ def test_agreement_and_accuracy_have_bounds_of_their_own() -> None:
     gate = judge(Verify(min_agreement=0.995), ACCURATE, small, agreeing=0.99, chance=0.1)
     assert not gate.passed
     assert "agreement 0.9900 is under 0.995" in gate.reason
+    assert "one image" not in gate.reason
+    strict, few = Verify(min_agreement=0.98, max_drop=0.1), estimate(0.0, -0.06, 0.06, n=40)
+    assert "one image of 40 can decide" in judge(strict, ACCURATE, few, 0.975, 0.1).reason
     gate = judge(Verify(min_accuracy=0.99), ACCURATE, small, agreeing=0.99, chance=0.1)
     assert not gate.passed
     assert "accuracy 0.9800 is under 0.99" in gate.reason
