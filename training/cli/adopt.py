@@ -7,14 +7,13 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from serving.base.command import application
+from serving.base.command import application, one_of
 from serving.base.task import TASKS
 from serving.base.text import escaped
 from serving.repository.interface import Meaning
 from training.cli.terminal import (
     AsJson,
     fail,
-    one_of,
     quiet_libraries,
     set_up_logging,
 )

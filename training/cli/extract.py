@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.base.command import application
+from serving.base.command import application, one_of
 from serving.base.text import escaped
-from training.cli.terminal import fail, one_of, set_up_logging
+from training.cli.terminal import fail, set_up_logging
 from training.errors import BuildError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from serving.base.command import application
+from serving.base.command import application, one_of
 from serving.base.task import TASKS
 from serving.base.text import escaped
-from training.cli.terminal import AsJson, fail, one_of, quiet_libraries, set_up_logging
+from training.cli.terminal import AsJson, fail, quiet_libraries, set_up_logging
 from training.errors import BuildError
 
 log = logging.getLogger(__name__)
