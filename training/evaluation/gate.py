@@ -22,6 +22,8 @@ from training.recipes.deliver import Verify
 
 # What a recipe says to have a network published that is no better than chance.
 _SETTING = "verify.min_accuracy: 0"
+# Less than an answer of any test split; more than floats lose.
+_ROUNDING = 1e-9
 
 
 class Verdict(NamedTuple):
@@ -89,8 +91,8 @@ def judge(
     The drop passes when it is at most max_drop. It also passes when it is larger but its interval
     holds 0, so that chance explains it, provided that there are enough images for that to mean
     anything: 3 / max_drop, below which not even n equal answers would prove the bound (the rule of
-    three). With fewer the drop itself decides, and the reason says so, and where a single image or
-    chance may have.
+    three). With fewer the drop itself decides, and the reason says so. Where one answer more or
+    less, or chance, may have decided, the reason says that too.
 
     The accuracy must lie above `chance`, that of the best constant answer, with its whole interval,
     unless the recipe gives min_accuracy as 0: a network that has learnt nothing loses nothing.
@@ -114,8 +116,6 @@ def judge(
             reasons.append("the interval holds 0, so that it may have failed by chance")
     elif drop.high > config.max_drop and passed:
         reasons.append(f"within the bound as measured; the interval reaches {100 * drop.high:.2f}")
-    if drop.n * min(config.max_drop, 1 - config.min_agreement) < 1:
-        reasons.append(f"one image of {drop.n} can decide")
     if agreeing < config.min_agreement:
         passed = False
         reasons.append(f"agreement {agreeing:.4f} is under {config.min_agreement}")
@@ -128,7 +128,24 @@ def judge(
             f"accuracy {_points(measured)} % is not above chance: one answer to all images gets "
             f"{100 * chance:.2f} % ({setting} lets it pass)"
         )
+    one = 1 / max(1, drop.n)
+    if passed and not _passes(config, measured, drop, agreeing, one):
+        reasons.append(f"one more wrong answer of {drop.n} would fail it")
+    if not passed and measured.low > chance and _passes(config, measured, drop, agreeing, -one):
+        reasons.append(f"one more right answer of {drop.n} would pass it")
     return Gate(passed=passed, reason="; ".join(reasons))
+
+
+def _passes(
+    config: Verify, measured: Estimate, drop: Estimate, agreeing: float, worse: float
+) -> bool:
+    """Whether the bounds would be kept, were all figures `worse` by so much."""
+    chance = drop.low + worse <= 0 and drop.n * config.max_drop >= 3
+    return (
+        (chance or drop.value + worse <= config.max_drop + _ROUNDING)
+        and agreeing - worse >= config.min_agreement - _ROUNDING
+        and measured.value - worse >= (config.min_accuracy or 0.0) - _ROUNDING
+    )
 
 
 def _points(estimate: Estimate) -> str:
