@@ -111,8 +111,8 @@ def read_tensors(folder: Path, model: ServedModel, most: int, calibrated: int) -
     files = [file for file in visible_files(folder) if file.suffix in (".npz", ".npy")]
     if not files:
         raise DataError(
-            f"{folder}: no .npz or .npy files; expected an array for each of "
-            f"{[spec.name for spec in model.inputs]}, or --preprocess for images"
+            f"{folder}: no .npz or .npy files; expected an array for each input "
+            f"({', '.join(spec.name for spec in model.inputs)}), or --preprocess for images"
         )
     places: list[tuple[Path, int]] = []
     for file in files:
