@@ -64,8 +64,8 @@ def _groups(root: Path, proc: Path) -> Iterator[_Group]:
     own = dict[str, PurePosixPath]()
     with contextlib.suppress(OSError, ValueError):
         for line in (proc / "self" / "cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            own |= dict.fromkeys(controllers.split(","), PurePosixPath(path.lstrip("/")))
+            _, controllers, named = line.split(":", 2)
+            own |= dict.fromkeys(controllers.split(","), PurePosixPath(named.lstrip("/")))
     for controller, folder, limit, used in _VERSIONS:
         path = own.get(controller, PurePosixPath())
         # A process that was moved out of its container's group is told a way up from there.
