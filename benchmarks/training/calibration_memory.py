@@ -24,7 +24,8 @@ from serving.base.task import IMAGE_INPUT, Task
 from serving.engines import EngineOptions, load_engine
 from training.compress.calibration import choose_calibration
 from training.compress.quantize import Quantizer
-from training.data.samples import FileSamples, Loaded
+from training.data.readers import Loaded
+from training.data.samples import FileSamples
 from training.evaluation.report.tables import print_table
 from training.models import build_model
 from training.models.export.deployed import Deployed, input_specs, output_specs

@@ -30,7 +30,8 @@ from training.compress.calibration import choose_calibration
 from training.compress.prune import ChannelPruner, find_ratio
 from training.compress.quantize import quantize
 from training.compress.stopwatch import Stopwatch
-from training.data.samples import ArraySamples, Pixels
+from training.data.readers import Pixels
+from training.data.samples import ArraySamples
 from training.evaluation.report.tables import print_table
 from training.models import build_model, count_macs, head_layers
 from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed

@@ -24,7 +24,8 @@ import numpy as np
 from serving.base.machine.cpu import machine
 from serving.base.task import Task
 from training.data import samples
-from training.data.samples import FileSamples, Loaded
+from training.data.readers import Loaded
+from training.data.samples import FileSamples
 from training.errors import VerificationError
 from training.evaluation.report.tables import print_table
 from training.fitting.step_memory import training_memory

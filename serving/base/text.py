@@ -3,6 +3,8 @@
 import codecs
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from serving.base.files import TEXT_BYTES, find_file, read_file
 
 # Characters of a reason in /readyz, the index and errors. Longer would break their lines and fill
@@ -68,6 +70,14 @@ def lines_of(text: str) -> tuple[str, ...]:
     """The lines of a text, whose ends are \\n or \\r\\n; the last one may lack its end."""
     lines = text.replace("\r\n", "\n").split("\n")
     return tuple(lines[:-1] if lines[-1] == "" else lines)
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """The first thing that pydantic found wrong: its place, "a.0.b", empty for the whole, and what
+    is wrong with it."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return place, first["msg"].removeprefix("Value error, ")
 
 
 def escaped(text: str) -> str:

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from serving.base.command import application
 from serving.base.machine import nvml
 from serving.base.machine.cpu import machine
-from serving.cli.output import application, print_json
+from serving.cli.output import print_json
 from serving.cli.table import print_table
 from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason
 from serving.server.wire import native_missing

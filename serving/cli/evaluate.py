@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from serving.base import evaluation
+from serving.base.command import application
 from serving.base.errors import InvalidInput, ServingError, WrongTask
 from serving.base.evaluation import Estimate
 from serving.base.folders import IMAGE_SUFFIXES, told
 from serving.cli.labelled import class_folders, identity_folders, mask_pairs, mask_reading
-from serving.cli.output import application, fail, print_json, say, warn
+from serving.cli.output import fail, print_json, say, warn
 from serving.cli.predictor import Predictor, Repository, Url, open_predictor, require_one_place
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls

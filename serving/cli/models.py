@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.cli.output import application, fail, print_json, say
+from serving.base.command import application
+from serving.cli.output import fail, print_json, say
 from serving.cli.predictor import Url
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls

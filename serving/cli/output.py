@@ -1,7 +1,6 @@
-"""The app, the failure and the printing of a sub-command."""
+"""The failure and the printing of a sub-command."""
 
 import json
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
@@ -10,15 +9,6 @@ from serving.base.text import one_line, printable
 
 # Characters of a line. Longer ones come from a server that fills the screen, or name long paths.
 _LINE_LENGTH = 2000
-
-
-def application(command: Callable[..., None]) -> typer.Typer:
-    """The app of one sub-command, whose first argument is the sub-command's name."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    # A callback makes it a group, so that the command's name is expected.
-    app.callback()(lambda: None)
-    app.command()(command)
-    return app
 
 
 def say(line: str) -> None:

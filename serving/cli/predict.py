@@ -9,8 +9,9 @@ import numpy as np
 import typer
 from PIL import Image
 
+from serving.base.command import application
 from serving.base.errors import InvalidInput, ServingError
-from serving.cli.output import application, fail, print_json, say, warn
+from serving.cli.output import fail, print_json, say, warn
 from serving.cli.predictor import (
     Labels,
     MaskResult,

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from serving.base.command import application
 from serving.base.errors import ModelLoadError
 from serving.base.files import own_folder
-from serving.cli.output import application, fail, print_json, warn
+from serving.cli.output import fail, print_json, warn
 from serving.cli.table import print_table
 from serving.engines import unavailable_reason
 from serving.models.loading.local_plans import ENGINE

@@ -5,13 +5,14 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, Literal, TextIO, get_args, get_origin
 
 import typer
 import uvloop
 
+from serving.base.command import application, one_of
 from serving.base.machine import console
-from serving.cli.output import application, fail
+from serving.cli.output import fail
 from serving.server.config import ConfigError, ServerConfig, StartError, load_config
 from serving.server.server import Server
 
@@ -60,7 +61,14 @@ def _signature() -> inspect.Signature:
 
 
 def _option(name: str, kind: Any, text: str | None, default: Any) -> inspect.Parameter:
-    option = Annotated[kind, typer.Option(help=text)]
+    option: Any = Annotated[kind, typer.Option(help=text)]
+    if get_origin(kind) is Literal:
+        # typer words a wrong choice as pydantic does.
+        words, flag = get_args(kind), f"--{name.replace('_', '-')}"
+        chosen = typer.Option(
+            help=text, metavar="|".join(words), parser=lambda word: one_of(word, words, flag)
+        )
+        option = Annotated[str, chosen]
     return inspect.Parameter(name, _KEYWORD, default=default, annotation=option)
 
 

@@ -19,7 +19,7 @@ from serving.base.errors import InvalidManifest, quoted
 from serving.base.evaluation import Estimate
 from serving.base.files import is_plain_name
 from serving.base.task import TASKS, Task
-from serving.base.text import NotText, read_text
+from serving.base.text import NotText, first_problem, read_text
 from serving.repository.interface import Interface, unheld
 
 # 1.1: `data` of a variant. 1.2: `channels` of the transform, `normalization` of one channel;
@@ -282,9 +282,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise InvalidManifest(f"{path}: {where}: {first['msg']}") from error
+        where, wrong = first_problem(error)
+        raise InvalidManifest(f"{path}: {where or 'document'}: {wrong}") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from serving.base.errors import quoted
 from serving.base.machine.memory import memory_limit
-from serving.base.text import NotText, read_utf8
+from serving.base.text import NotText, first_problem, read_utf8
 
 ENVIRONMENT_PREFIX = "CONVSERVE_"
 # gRPC keeps times in milliseconds and sizes in bytes, both as signed 32-bit integers.
@@ -274,13 +275,11 @@ def load_config(
     try:
         config = ServerConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
-        if first["type"] == "missing":
+        place, wrong = first_problem(error)
+        key = place.partition(".")[0]
+        if key not in values:
             raise ConfigError(f"--{key.replace('_', '-')}: missing") from error
-        raise ConfigError(
-            f"{sources[key]}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
-        ) from error
+        raise ConfigError(f"{sources[key]}: {wrong}, got {quoted(values[key])}") from error
     _check_admin(config)
     _check_tls(config)
     return config

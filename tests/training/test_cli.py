@@ -15,7 +15,7 @@ from training.pipeline.pipeline import STAGE_NAMES, Built
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "training" / "recipes" / "digits-resnet20.yaml"
-COMMAND = [sys.executable, "-c", "from training.cli.build import app; app(prog_name='convserve')"]
+COMMAND = [sys.executable, "-m", "convserve"]
 
 
 def run(*arguments: str) -> Result:
@@ -145,10 +145,22 @@ def without_torch(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def test_first_sign_comes_before_torch_is_imported(without_torch: dict[str, str]) -> None:
-    done = started(without_torch)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["build", str(DIGITS)], "digits: classification of "),
+        (["init", "photos"], "init: looking at photos; "),
+        (["adopt", "repo/model", "--data", "items"], "adopt: repo/model with items; "),
+        (["shards", "photos", "out"], "shards: photos to out; "),
+        (["extract", str(DIGITS), "out"], f"extract: test of {DIGITS} to out; "),
+    ],
+)
+def test_first_sign_comes_before_torch_is_imported(
+    arguments: list[str], said: str, without_torch: dict[str, str]
+) -> None:
+    done = started(without_torch, *arguments)
     assert done.returncode == 7
-    assert done.stderr.startswith("digits: classification of ")
+    assert done.stderr.startswith(said)
     assert done.stdout == ""
 
 
@@ -164,16 +176,16 @@ def test_wrong_arguments_are_told_before_torch_is_imported(
     flags: list[str], processes: str, said: str, without_torch: dict[str, str]
 ) -> None:
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": processes, "RANK": "0"}
-    done = started({**without_torch, **torchrun}, *flags)
+    done = started({**without_torch, **torchrun}, "build", str(DIGITS), *flags)
     assert done.returncode == 1
     assert done.stderr.startswith("convserve build: ")
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
 
 
-def started(environment: dict[str, str], *flags: str) -> subprocess.CompletedProcess[str]:
+def started(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, "build", str(DIGITS), *flags],
+        [*COMMAND, *arguments],
         env=environment,
         capture_output=True,
         text=True,

@@ -1,1 +1,1 @@
-"""The commands `init`, `build`, `adopt` and `shards`."""
+"""The commands `init`, `build`, `adopt`, `shards` and `extract`."""

@@ -1,23 +1,25 @@
 """`convserve adopt`: parses arguments, does the work, prints the outcome."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
 
+from serving.base.command import application, one_of
 from serving.base.task import TASKS
 from serving.base.text import escaped
 from serving.repository.interface import Meaning
 from training.cli.terminal import (
     AsJson,
-    application,
     fail,
-    one_of,
     quiet_libraries,
     set_up_logging,
 )
 from training.errors import BuildError
+
+log = logging.getLogger(__name__)
 
 # Told here as well, since the help must not import the work, and torch with it.
 _MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
@@ -129,6 +131,7 @@ def adopt(
     wanted = one_of(task, tuple(TASKS), "--task")
     meant = one_of(holds, _MEANINGS, "--holds")
     method = one_of(calibrate, _METHODS, "--calibrate")
+    log.info("adopt: %s with %s; loading torch", model, data)
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
     from training.pipeline.adopt.adopt import adopt as run
     from training.pipeline.adopt.judging import Bounds

@@ -9,12 +9,11 @@ from typing import Annotated
 
 import typer
 
+from serving.base.command import application, one_of
 from serving.base.text import escaped
 from training.cli.terminal import (
     AsJson,
-    application,
     fail,
-    one_of,
     quiet_libraries,
     set_up_logging,
 )

@@ -1,18 +1,22 @@
 """`convserve extract`: the test images of a recipe as folders, which `convserve evaluate` reads."""
 
+import logging
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serving.base.command import application, one_of
 from serving.base.text import escaped
-from training.cli.terminal import application, fail, one_of, set_up_logging
+from training.cli.terminal import fail, set_up_logging
 from training.errors import BuildError
 
 if TYPE_CHECKING:
-    from training.data.samples import Targets
+    from training.data.readers import Targets
     from training.recipes import Recipe
+
+log = logging.getLogger(__name__)
 
 
 def extract(
@@ -23,11 +27,12 @@ def extract(
     """Write the test images of a recipe as folders: a folder a class or person, or images/, masks/
     and classes.txt.
 
-    The images' bytes stay as they are. Where a source has no test split, they are those that the
-    build cuts off and never trains on.
+    The bytes of files stay as they are; images that are no files become PNGs. Where a source has no
+    test split, they are those that the build cuts off and never trains on.
     """
     set_up_logging()
     one_of(split, ("test", "val", "train"), "--split")
+    log.info("extract: %s of %s to %s; loading torch", split, recipe, out)
     try:
         from training.recipes import load_recipe
 
@@ -45,17 +50,15 @@ def extract(
 def _write(recipe: "Recipe", split: str, out: Path) -> int:
     import numpy as np
 
-    from training.data import load_source
+    from training.data import load_originals
     from training.data.binary import IGNORED, binary_classes, foreground
     from training.data.layout.written import write_split
-    from training.data.samples import files_alone
     from training.errors import DataError
     from training.recipes import SegmentationRecipe
 
     binary = isinstance(recipe, SegmentationRecipe) and recipe.binary
-    with files_alone():
-        # The files are read below as the source reads them: two classes are made of its own there.
-        data = load_source(recipe.model_copy(update={"binary": False}) if binary else recipe)
+    # Two classes are made of the source's own below.
+    data = load_originals(recipe.model_copy(update={"binary": False}) if binary else recipe)
 
     def of_model(targets: "Targets") -> "Targets":
         if binary:

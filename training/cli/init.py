@@ -2,6 +2,7 @@
 next."""
 
 import json
+import logging
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Annotated
 
 import typer
 
+from serving.base.command import application, one_of
 from serving.base.task import TASKS
 from serving.base.text import escaped
-from training.cli.terminal import AsJson, application, fail, one_of
+from training.cli.terminal import AsJson, fail, quiet_libraries, set_up_logging
 from training.errors import BuildError
+
+log = logging.getLogger(__name__)
 
 
 def init(
@@ -78,6 +82,9 @@ def init(
     wanted = one_of(task, tuple(TASKS), "--task")
     one_of(mirrors, ("yes", "no"), "--mirrors")
     sides = _size(size)
+    set_up_logging()
+    quiet_libraries()
+    log.info("init: looking at %s; loading torch", folder)
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
     from training.pipeline.initial.first_recipe import Given, first_recipe
 

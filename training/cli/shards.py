@@ -1,16 +1,20 @@
 """`convserve shards`: writes tar shards from a folder or from the data of a recipe."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.base.text import escaped
-from training.cli.terminal import application, fail, set_up_logging
+from serving.base.command import application
+from serving.base.text import escaped, first_problem
+from training.cli.terminal import fail, set_up_logging
 from training.errors import BuildError
 
 if TYPE_CHECKING:
     from training.data.samples import Dataset
+
+log = logging.getLogger(__name__)
 
 
 def shards(
@@ -49,6 +53,7 @@ def shards(
     Credentials of a store come from the environment.
     """
     set_up_logging()
+    log.info("shards: %s to %s; loading torch", source, out)
     try:
         from pydantic import ValidationError
 
@@ -59,9 +64,8 @@ def shards(
         try:
             storage = Storage(endpoint_url=endpoint_url)
         except ValidationError as error:
-            raise typer.BadParameter(
-                error.errors()[0]["msg"], param_hint="--endpoint-url"
-            ) from None
+            wrong = first_problem(error)[1]
+            raise typer.BadParameter(wrong, param_hint="--endpoint-url") from None
         data = _files(source, val_fraction, test_fraction, seed)
         limits = Limits(images, megabytes * 1_000_000)
         index = write_shards(data, _address(out), limits, seed, Store(storage))
@@ -82,7 +86,7 @@ def _address(out: str) -> str:
     try:
         return TypeAdapter(Address).validate_python(out)
     except ValidationError as error:
-        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="OUT") from None
+        raise typer.BadParameter(first_problem(error)[1], param_hint="OUT") from None
 
 
 def _files(source: str, val_fraction: float, test_fraction: float, seed: int) -> "Dataset":

@@ -1,15 +1,12 @@
 """The commands of training on the terminal: their log, and the one line with which they fail."""
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, NoReturn
 
 import typer
 
 from serving.base.machine.progress import TerminalLog, speaks
 from serving.base.text import escaped
-
-Choice = TypeVar("Choice", bound=str)
 
 AsJson = Annotated[
     bool,
@@ -18,31 +15,6 @@ AsJson = Annotated[
     ),
 ]
 """The option --json."""
-
-# Characters of a value that a message repeats.
-_SHOWN = 40
-
-
-def application(command: Callable[..., None]) -> typer.Typer:
-    """The app of one command, whose first argument is the command's name."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    # A callback makes it a group, so that the command's name is expected.
-    app.callback()(lambda: None)
-    app.command()(command)
-    return app
-
-
-def one_of(value: str | None, choices: Sequence[Choice], option: str) -> Choice | None:
-    """The value of an option; None where it is not given. Ends the command with a usage error where
-    it is none of the choices."""
-    if value is None:
-        return None
-    for choice in choices:
-        if value == choice:
-            return choice
-    raise typer.BadParameter(
-        f"expected one of {', '.join(choices)}; got {value[:_SHOWN]!r}", param_hint=option
-    )
 
 
 def set_up_logging() -> None:

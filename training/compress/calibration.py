@@ -24,7 +24,8 @@ from serving.base.machine.progress import Progress
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
 from training.compress.observed import PERCENTILE, Ends, Observed
-from training.data.samples import Pixels, Samples
+from training.data.readers import Pixels
+from training.data.samples import Samples
 from training.errors import ExportError
 
 log = logging.getLogger(__name__)

@@ -68,5 +68,6 @@ def choose_float_layers(
         said += f"; the gate would fail with {bound:.0%} of the layers in FP32 too"
         return Mixture((), said, sensitivity)
     gate = trials.gate(variant, layers)
-    said = f"{len(layers)} of {count} layers in FP32 ({', '.join(layers)}): {trials.where} "
-    return Mixture(layers, said + gate.reason, replace(sensitivity, left_alone=layers))
+    named = f"{len(layers)} of {count} layers in FP32 ({', '.join(layers)})"
+    mixed = f"{named}: {trials.where} {gate.reason}; {said}"
+    return Mixture(layers, mixed, replace(sensitivity, left_alone=layers))

@@ -14,7 +14,8 @@ from serving.images.preprocess import transform as shown_to_network
 from serving.repository.manifest import EvalTransform
 from training.data.binary import as_binary
 from training.data.fold import folded
-from training.data.samples import ArraySamples, Dataset, Pixels, Samples, Targets
+from training.data.readers import Pixels, Targets
+from training.data.samples import ArraySamples, Dataset, Samples, files_alone
 from training.data.shards.source import shard_set, shards_fingerprint
 from training.data.sources import connectors, digits
 from training.data.sources.identity_folder import identity_folder
@@ -40,7 +41,7 @@ from training.recipes.data import (
 from training.recipes.masks import CocoData, LabelmeData, MaskFolderData, MaskRules, VocData
 from training.recipes.remote.sources import RemoteFolderData, ShardsData
 
-__all__ = ["Dataset", "Samples", "fingerprint", "load_dataset", "load_source"]
+__all__ = ["Dataset", "Samples", "fingerprint", "load_dataset", "load_originals", "load_source"]
 
 # First seed of each rendered split; their distance is more than any number of images in a recipe.
 _CONNECTOR_SEEDS = {"train": 0, "val": 1_000_000_000, "test": 2_000_000_000}
@@ -51,6 +52,21 @@ def load_source(recipe: Recipe) -> Dataset:
     sections `data` and `transform` and on `binary` alone. Raises DataError."""
     data = _load(recipe)
     return as_binary(data) if isinstance(recipe, SegmentationRecipe) and recipe.binary else data
+
+
+def load_originals(recipe: Recipe) -> Dataset:
+    """As load_source, for all who want the source's own images: none is read, and those that are
+    computed keep their size. Raises DataError."""
+    match recipe.data:
+        case DigitsData():
+            side = digits.IMAGE_SIZE
+        case ConnectorsData():
+            side = recipe.data.size
+        case _:
+            with files_alone():
+                return load_source(recipe)
+    whole = EvalTransform(resize=(side, side), channels=recipe.transform.channels)
+    return load_source(recipe.model_copy(update={"transform": whole}))
 
 
 def _load(recipe: Recipe) -> Dataset:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from training.data.changed_targets import with_targets
-from training.data.samples import Dataset, Targets
+from training.data.readers import Targets
+from training.data.samples import Dataset
 
 # The value of ignored pixels, whatever value the source has for them.
 IGNORED = 255

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.samples import Loaded, Pair, Samples, StreamedSamples, Targets
+from training.data.readers import Loaded, Targets
+from training.data.samples import Pair, Samples, StreamedSamples
 
 Change = Callable[[Targets], Targets]
 

@@ -12,7 +12,8 @@ from serving.base.files import read_file
 from serving.base.text import NotText, decode_utf8, lines_of
 from training.data.binary import IGNORED
 from training.data.changed_targets import with_targets
-from training.data.samples import Dataset, Samples, Targets
+from training.data.readers import Targets
+from training.data.samples import Dataset, Samples
 from training.data.sampling import known_counts
 from training.errors import DataError
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from training.data.samples import Dataset, Pixels
+from training.data.readers import Pixels
+from training.data.samples import Dataset
 from training.data.sampling import spread_rows
 
 _SHEET_ROWS = 20

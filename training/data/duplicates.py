@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.samples import Pixels
+from training.data.readers import Pixels
 
 # Bits of 64 in which the hashes of near duplicates may differ. Recompressed or slightly brightened
 # copies stay below; more would take different images for copies.

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.samples import Dataset, Loaded, Pair, Samples
+from training.data.readers import Loaded
+from training.data.samples import Dataset, Pair, Samples
 from training.data.sampling import labels_of
 from training.errors import DataError
 from training.recipes.data import Fold

@@ -5,23 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
-from serving.base.tensor import Array
-from serving.images.postprocess import resize_mask
-from serving.images.preprocess import load_image
-from serving.repository.manifest import EvalTransform
+from training.data.readers import Loaded, Pixels, Targets
 from training.data.remarks import Remarks
 from training.errors import BrokenFiles, DataError
 
-Pixels = NDArray[np.uint8]
-# Classification: int64 [N], the classes. Segmentation: uint8 [N, H, W], the class of each pixel.
-Targets = Array
 Pair = tuple[Pixels, Targets]
 
 # Sources whose decoded images need more than this are decoded anew for each batch. More saves
@@ -39,39 +33,6 @@ Item = TypeVar("Item")
 
 # Whether sources read no image while they are loaded.
 _files_alone: ContextVar[bool] = ContextVar("files_alone", default=False)
-
-
-class Loaded(NamedTuple):
-    """One image with its target.
-
-    image: uint8 [H, W, C], of the evaluation transform's size.
-    size: height and width before the evaluation transform.
-    """
-
-    image: Pixels
-    target: Targets
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class ImageReader(Generic[Item]):
-    """Reads an item as the network sees it. Raises InvalidInput, DataError, OSError.
-
-    content: bytes of the image's file.
-    target: its class, int64 []; or for an image of (height, width) the class of each of its own
-        pixels, uint8 [height, width].
-    """
-
-    content: Callable[[Item], bytes]
-    target: Callable[[Item, tuple[int, int]], Targets]
-    transform: EvalTransform
-
-    def __call__(self, item: Item) -> Loaded:
-        image = load_image(self.content(item), self.transform)
-        target = self.target(item, image.size)
-        if target.ndim:
-            target = np.asarray(resize_mask(target, *self.transform.size), np.uint8)
-        return Loaded(image.pixels, target, image.size)
 
 
 class Samples(Protocol):

@@ -15,13 +15,8 @@ from torch.utils.data import Sampler
 
 from serving.base.machine.progress import Progress
 from training.data.changed_targets import ChangedTargets
-from training.data.samples import (
-    SAMPLED_IMAGES,
-    FileSamples,
-    Samples,
-    StreamedSamples,
-    Targets,
-)
+from training.data.readers import Targets
+from training.data.samples import SAMPLED_IMAGES, FileSamples, Samples, StreamedSamples
 
 # Images read at a time to count labels; more need more memory.
 _READ_AT_ONCE = 64

@@ -15,7 +15,8 @@ from serving.base.folders import IMAGE_SUFFIXES, told
 from serving.base.machine.progress import Progress
 from training.data.contact_sheet import write_sheet
 from training.data.duplicates import near_pairs, same_pixels, thumbnail
-from training.data.samples import Dataset, Pixels, Samples
+from training.data.readers import Pixels
+from training.data.samples import Dataset, Samples
 from training.data.sampling import known_counts, spread_rows
 from training.data.split import SPLITS
 from training.errors import BrokenFiles, DataError

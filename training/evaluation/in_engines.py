@@ -5,8 +5,9 @@ trained network before pruning, in FP32, image by image.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,23 +16,17 @@ from serving.base.errors import EngineError, EngineUnavailable, ModelLoadError
 from serving.base.evaluation import output_distance
 from serving.base.machine.cpu import core_count, machine
 from serving.base.machine.progress import Progress
-from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Measure, Task, measure_of
+from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Task, measure_of
 from serving.base.tensor import Array, TensorSpec
 from serving.engines import ENGINES, EngineOptions, cpu_features, load_engine, unavailable_reason
 from serving.engines.engine import Engine, infer_in_parts
 from serving.engines.measure import device_name, measure_latency
 from serving.repository.manifest import SAMPLES_FILE, Evidence, Latency
-from training.data.samples import Dataset, Pixels, Samples, Targets
-from training.evaluation.accuracy import (
-    accuracy_of,
-    agreement_of,
-    chance_of,
-    class_drops,
-    drop_of,
-    other_measures,
-)
+from training.data.readers import Pixels, Targets
+from training.data.samples import Dataset, Samples
+from training.evaluation.accuracy import accuracy_of
 from training.evaluation.class_measures import measures
-from training.evaluation.gate import judge
+from training.evaluation.gate import Verdict, verdict
 from training.evaluation.network_answers import (
     Answers,
     Run,
@@ -56,12 +51,14 @@ log = logging.getLogger(__name__)
 
 PICTURES_FILE = "pictures.npz"
 
-_SAMPLES = 8
+# Images whose answers are published, for a server to check its own by. More find rarer faults of an
+# engine, and lengthen each load.
+SAMPLES = 8
 _PICTURES = 12
 # Distance from the samples' answers that a server on another CPU may have, beyond twice the one
 # measured here: other instruction sets add in another order, and a class map of 8 images has few
 # borders. Larger lets a wrong file pass the self-check, smaller refuses a right one.
-TOLERANCE_FLOOR = 0.01
+_TOLERANCE_FLOOR = 0.01
 # Instruction sets without which bf16 is emulated, and slower than FP32.
 _BF16_FEATURES = ("amx_bf16", "avx512_bf16")
 
@@ -100,22 +97,22 @@ def verify(
     answers: dict[tuple[str, str], Answers] = {}
     for file in files:
 
-        def evidence_in(engine: Engine, file: VariantFile = file) -> Evidence:
+        def measured(engine: Engine, file: VariantFile = file) -> Measured:
             run = _runner(engine, largest)
             found = answer(run, f"{file.id} in {engine.name}")
-            distance = output_distance(names[0], expected, run(samples)[names[0]])
-            latency = _timed(engine, inputs, config, f"verify: timing {file.id} in {engine.name}")
             answers[file.id, engine.name] = found
-            device = device_name(ENGINES[engine.name].device)
-            timed = Latency(machine=device, milliseconds=latency)
-            return _evidence(config, measure, data.classes, reference, found, distance, timed)
+            return Measured(
+                verdict(config, measure, data.classes, reference, found),
+                output_distance(names[0], expected, run(samples)[names[0]]),
+                _timed(engine, inputs, config, f"verify: timing {file.id} in {engine.name}"),
+            )
 
-        results.append(measure_in_engines(file, largest, "verify", evidence_in))
+        results.append(measure_in_engines(file, largest, "verify", measured))
         # Masks of a whole split take gigabytes of disk: only those that may be drawn are kept.
         for other in set(answers) - {_fastest(results) or next(iter(answers), None)}:
             del answers[other]
     pictured = _fastest(results) or next(iter(answers))
-    measured = _write_pictures(folder / PICTURES_FILE, data, answers[pictured], config.beta)
+    pictures = _write_pictures(folder / PICTURES_FILE, data, answers[pictured], config.beta)
     embedded = answers[pictured].embedded
     return Verification(
         measure=measure,
@@ -125,39 +122,33 @@ def verify(
         variants=tuple(results),
         pictured=pictured,
         machine=machine(),
-        measures=measured,
+        measures=pictures,
         identification=None if embedded is None else identification_of(embedded),
     )
 
 
-def _evidence(
-    config: Verify,
-    measure: Measure,
-    classes: Sequence[str],
-    reference: Answers,
-    found: Answers,
-    distance: float,
-    latency: Latency,
-) -> Evidence:
-    estimate = accuracy_of(measure, found)
-    drop = drop_of(measure, reference, found)
-    agreeing = agreement_of(reference, found)
-    return Evidence(
-        accuracy=estimate,
-        measures=other_measures(reference, found),
-        drop=drop,
-        class_drops=class_drops(measure, reference, found, classes),
-        agreement=agreeing,
-        samples_tolerance=TOLERANCE_FLOOR + 2 * distance,
-        latency=latency,
-        gate=judge(config, estimate, drop, agreeing, chance_of(measure, reference)),
-    )
+class Measured(NamedTuple):
+    """One variant in one engine.
+
+    distance: of its answers to the samples from FP32's.
+    milliseconds: of a call, by batch size.
+    """
+
+    verdict: Verdict
+    distance: float
+    milliseconds: Mapping[int, float]
+
+    def evidence(self, engine: str) -> Evidence:
+        """As the manifest keeps it."""
+        timed = Latency(machine=device_name(ENGINES[engine].device), milliseconds=self.milliseconds)
+        tolerance = _TOLERANCE_FLOOR + 2 * self.distance
+        return Evidence(**self.verdict._asdict(), samples_tolerance=tolerance, latency=timed)
 
 
 def measure_in_engines(
-    file: VariantFile, max_batch_size: int, title: str, measured: Callable[[Engine], Evidence]
+    file: VariantFile, max_batch_size: int, title: str, measured: Callable[[Engine], Measured]
 ) -> VariantResult:
-    """A variant with its evidence, or the reason against it, by engine: `measured` is asked for
+    """A variant with its evidence, or the reason against it, by engine: `measured` is called with
     each that can run it here. `title` begins the lines of the log."""
     evidence: dict[str, Evidence] = {}
     skipped: dict[str, str] = {}
@@ -170,7 +161,7 @@ def measure_in_engines(
             log.log(level, "%s: %s in %s skipped: %s", title, file.id, name, engine)
             continue
         try:
-            found = evidence[name] = measured(engine)
+            found = evidence[name] = measured(engine).evidence(name)
         except (EngineError, ModelLoadError) as error:
             skipped[name] = error.detail
             log.warning("%s: %s in %s failed: %s", title, file.id, name, error)
@@ -231,7 +222,7 @@ def _runner(engine: Engine, largest: int) -> Run:
 
 def _choose_samples(samples: Samples) -> Pixels:
     """A few images spread evenly over the split."""
-    chosen = np.linspace(0, len(samples) - 1, min(_SAMPLES, len(samples))).astype(np.intp)
+    chosen = np.linspace(0, len(samples) - 1, min(SAMPLES, len(samples))).astype(np.intp)
     images, _ = samples.batch(chosen)
     return np.ascontiguousarray(images)
 

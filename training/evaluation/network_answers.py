@@ -22,7 +22,8 @@ from serving.base.machine.progress import Progress
 from serving.base.task import PROBABILITY_OUTPUT, TASKS, Task
 from serving.base.tensor import Array
 from serving.images.postprocess import binary_mask, softmax
-from training.data.samples import Pixels, Samples, Targets
+from training.data.readers import Pixels, Targets
+from training.data.samples import Samples
 from training.evaluation.class_measures import Reliability, reliability
 from training.evaluation.rows_on_disk import RowsOnDisk
 from training.evaluation.verification import Identification

@@ -26,9 +26,14 @@ def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
     channels = input_channels(model)
     image = torch.zeros(1, channels, *input_size, device=parameter.device, dtype=torch.float32)
     modes = {module: module.training for module in model.modules()}
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fused = torch.backends.mha.get_fastpath_enabled()
     try:
         model.eval()
+        # The counter asks for the gradients of a layer's input, and views of learned tokens have
+        # none without gradients.
+        for parameter in learning:
+            parameter.requires_grad_(False)
         # Fused attention is one operator, which the counter does not know on CPUs.
         torch.backends.mha.set_fastpath_enabled(False)
         counter = FlopCounterMode(display=False)
@@ -36,6 +41,8 @@ def count_macs(model: nn.Module, input_size: tuple[int, int]) -> int:
             model(image)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        for parameter in learning:
+            parameter.requires_grad_(True)
         for module, training in modes.items():
             module.training = training
     return counter.get_total_flops() // 2

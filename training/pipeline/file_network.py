@@ -18,7 +18,8 @@ from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Task
 from serving.base.tensor import Array
 from serving.images.postprocess import binary_mask, softmax
 from serving.repository.interface import GivenInput, TaskOutput
-from training.data.samples import ChosenSamples, Samples, Targets
+from training.data.readers import Targets
+from training.data.samples import ChosenSamples, Samples
 from training.data.sampling import spread_rows
 from training.errors import ExportError
 from training.evaluation.network_answers import images_at_once

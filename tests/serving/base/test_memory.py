@@ -102,6 +102,20 @@ def test_decode_past_its_deadline_does_not_wait() -> None:
     assert budget.used == 0
 
 
+# Folder, limit, use and cache of a control group, version 2 and 1.
+GROUPS = [
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+]
+
+
+def put(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return folder
+
+
 @pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
 def test_limit_is_the_containers(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -116,29 +130,50 @@ def test_without_a_container_limit_it_is_the_machines(tmp_path: Path, content: s
     assert memory_limit(tmp_path) == memory_limit(tmp_path / "absent")
 
 
-@pytest.mark.parametrize(
-    ("folder", "limit", "used", "cached"),
-    [
-        ("", "memory.max", "memory.current", "inactive_file"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ],
-)
+@pytest.mark.parametrize(("folder", "limit", "used", "cached"), GROUPS)
 def test_free_is_no_more_than_the_container_leaves(
     tmp_path: Path, folder: str, limit: str, used: str, cached: str
 ) -> None:
-    group = tmp_path / folder
-    group.mkdir(exist_ok=True)
-    (group / limit).write_text(f"{1 << 30}\n")
-    (group / used).write_text(f"{700 << 20}\n")
-    (group / "memory.stat").write_text(f"anon 5\n{cached} {100 << 20}\n")
-    machine = tmp_path / "meminfo"
-    machine.write_text("MemTotal: 9 kB\nMemAvailable:   8000000 kB\n")
-    assert free_memory(tmp_path, machine) == (1024 - 600) << 20
-    machine.write_text("MemAvailable:   1000 kB\n")
-    assert free_memory(tmp_path, machine) == 1000 << 10
+    stat = f"anon 5\n{cached} {100 << 20}\n"
+    files = {limit: f"{1 << 30}\n", used: f"{700 << 20}\n", "memory.stat": stat}
+    group = put(tmp_path / folder, **files)
+    proc = put(tmp_path / "proc", meminfo="MemTotal: 9 kB\nMemAvailable:   8000000 kB\n")
+    assert free_memory(tmp_path, proc) == (1024 - 600) << 20
+    put(proc, meminfo="MemAvailable:   1000 kB\n")
+    assert free_memory(tmp_path, proc) == 1000 << 10
     # Past its limit, as the kernel allows for a moment.
-    (group / used).write_text(f"{3 << 30}\n")
-    assert free_memory(tmp_path, machine) == 0
+    put(group, **{used: f"{3 << 30}\n"})
+    assert free_memory(tmp_path, proc) == 0
+
+
+@pytest.mark.parametrize(("folder", "limit", "used", "cached"), GROUPS)
+def test_group_of_the_process_and_those_above_it_bound_it_too(
+    tmp_path: Path, folder: str, limit: str, used: str, cached: str
+) -> None:
+    def group(place: str, most: str, taken: int) -> None:
+        files = {limit: most, used: f"{taken << 20}", "memory.stat": f"{cached} 0\n"}
+        put(tmp_path / folder / place, **files)
+
+    lines = f"12:cpu,{folder}:/a.slice/b.scope\n1:name=x:/c\n0::/a.slice/b.scope\n"
+    proc = put(tmp_path / "proc", meminfo="MemAvailable:   80000000 kB\n")
+    put(proc / "self", cgroup=lines)
+    group("a.slice/b.scope", f"{300 << 20}", 100)
+    group("a.slice", f"{900 << 20}", 200)
+    group("", "max", 1000)
+    assert (memory_limit(tmp_path, proc), free_memory(tmp_path, proc)) == (300 << 20, 200 << 20)
+    # Others of the slice have taken nearly all of it.
+    group("a.slice", f"{900 << 20}", 850)
+    assert (memory_limit(tmp_path, proc), free_memory(tmp_path, proc)) == (300 << 20, 50 << 20)
+
+
+@pytest.mark.parametrize("path", ["/docker/4f", "/../../x", "/"])
+def test_group_that_is_not_there_leaves_the_root(tmp_path: Path, path: str) -> None:
+    root = put(tmp_path / "a" / "b", **{"memory.max": f"{1 << 30}"})
+    # Not to be reached by the way up.
+    put(tmp_path / "x", **{"memory.max": f"{2 << 20}"})
+    proc = put(tmp_path / "proc", meminfo="")
+    put(proc / "self", cgroup=f"0::{path}\nnonsense")
+    assert memory_limit(root, proc) == 1 << 30
 
 
 def test_large_decode_leaves_an_eighth_to_small_ones() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from training.data.duplicates import dhash, near_pairs, thumbnail
+from training.data.readers import Loaded, Pixels
 from training.data.remarks import Remarks
-from training.data.samples import ArraySamples, Dataset, FileSamples, Loaded, Pixels
+from training.data.samples import ArraySamples, Dataset, FileSamples
 from training.data.survey import survey
 from training.errors import BrokenFiles, DataError
 

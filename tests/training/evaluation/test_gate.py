@@ -31,10 +31,14 @@ ACCURATE = estimate(0.98, 0.97, 0.99)
         (estimate(0.004, 0.001, 0.008), True, "drop 0.40 [0.10, 0.80] points, allowed 1.00"),
         (estimate(0.004, -0.002, 0.015), True, "the interval reaches 1.50"),
         (estimate(0.012, -0.003, 0.027), True, "not told from chance"),
+        (estimate(0.0096, -0.01, 0.03), True, "the interval reaches 3.00"),
         (estimate(0.012, 0.002, 0.022), False, "drop 1.20 [0.20, 2.20] points"),
         (estimate(0.2, 0.15, 0.25), False, "n=1000"),
         (estimate(0.0, -0.04, 0.04, n=100), True, "too few images to prove the bound (300 needed)"),
         (estimate(0.02, -0.02, 0.06, n=100), False, "too few images"),
+        (estimate(0.02, -0.02, 0.06, n=100), False, "it may have failed by chance"),
+        (estimate(0.025, -0.025, 0.075, n=40), False, "one more right answer of 40 would pass it"),
+        (estimate(0.0, -0.06, 0.06, n=40), True, "one more wrong answer of 40 would fail it"),
     ],
 )
 def test_drop_is_judged_with_its_interval(drop: Estimate, passed: bool, said: str) -> None:
@@ -56,6 +60,15 @@ def test_agreement_and_accuracy_have_bounds_of_their_own() -> None:
     gate = judge(Verify(min_agreement=0.995), ACCURATE, small, agreeing=0.99, chance=0.1)
     assert not gate.passed
     assert "agreement 0.9900 is under 0.995" in gate.reason
+    assert "one more" not in gate.reason
+    strict, few = Verify(min_agreement=0.98, max_drop=0.1), estimate(0.0, -0.06, 0.06, n=40)
+    gate = judge(strict, ACCURATE, few, 0.975, 0.1)
+    assert (gate.passed, "one more right answer of 40 would pass it" in gate.reason) == (
+        False,
+        True,
+    )
+    better = estimate(-0.2, -0.3, -0.1, n=40)
+    assert "one more" not in judge(Verify(), ACCURATE, better, 0.8, 0.1).reason
     gate = judge(Verify(min_accuracy=0.99), ACCURATE, small, agreeing=0.99, chance=0.1)
     assert not gate.passed
     assert "accuracy 0.9800 is under 0.99" in gate.reason

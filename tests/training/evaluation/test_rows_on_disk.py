@@ -9,7 +9,8 @@ import pytest
 
 from serving.base.task import Task
 from serving.base.tensor import Array
-from training.data.samples import FileSamples, Loaded, Pixels
+from training.data.readers import Loaded, Pixels
+from training.data.samples import FileSamples
 from training.evaluation import rows_on_disk
 from training.evaluation.accuracy import accuracy_of, agreement_of, drop_of
 from training.evaluation.class_measures import measures

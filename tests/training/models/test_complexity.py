@@ -40,6 +40,26 @@ def test_macs_count_attention() -> None:
     assert count_macs(Attention(), (2, 3)) == 4 * 6 * 4 * 4 + 2 * 6 * 6 * 4
 
 
+class Tokens(nn.Module):
+    """A layer that is shown a learned token, as in CaiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 3))
+        self.patches = nn.Conv2d(3, 3, 1)
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.token.expand(len(images), -1, -1)
+        return self.layer(tokens) + self.patches(images).mean()
+
+
+def test_macs_count_layers_that_are_shown_learned_tokens() -> None:
+    network = Tokens()
+    assert count_macs(network, (4, 4)) == 3 * 4 + 16 * 3 * 3
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
 def test_counting_macs_leaves_the_model_as_it_was() -> None:
     model = build_model("resnet20_cifar", num_classes=10).train()
     model.get_submodule("bn1").eval()

@@ -22,7 +22,8 @@ from serving.engines import EngineOptions, load_engine
 from training.compress.calibration import choose_calibration
 from training.compress.prune import ChannelPruner
 from training.compress.quantize import quantize
-from training.data.samples import ArraySamples, Pixels
+from training.data.readers import Pixels
+from training.data.samples import ArraySamples
 from training.errors import RecipeError
 from training.models import (
     MODELS,

@@ -45,7 +45,7 @@ FLOAT_TOLERANCE = 5e-4
 INT8_TOLERANCE = 0.6
 GATED = (
     "dla", "efficientnetv2", "efficientvit", "ghostnet", "hgnet", "lcnet", "mobileone",
-    "mnasnet", "mobilenetv2", "mobilevit", "rexnet", "tf_efficientnet", "tinynet", "xcit",
+    "mobilenetv2", "mobilevit", "rexnet", "tf_efficientnet", "tinynet", "xcit",
 )  # fmt: skip
 
 _SWIN = {"img_size": 64, "window_size": 4, "depths": [2, 2], "embed_dim": 32, "num_heads": [2, 4]}
@@ -151,6 +151,9 @@ def test_family_is_pruned_saved_merged_exported_and_quantised(
     refused = unsupported_steps(f"timm/{name}")
     if "prune" not in refused:
         assert pruned(network, size) < 0.97
+    for head in head_layers(network):
+        if not head.weight.any():  # which some begin with: their answers would all be equal
+            nn.init.normal_(head.weight, std=0.02)
     images = blotches(16, size)
     seen = settle(network, images)
 
@@ -158,6 +161,7 @@ def test_family_is_pruned_saved_merged_exported_and_quantised(
     file = tmp_path / "network.safetensors"
     with torch.no_grad():
         wanted = network(seen)
+        assert wanted.std(dim=0).min() > 0
         for form in (network, deployable(network)):
             save_network(form, file)
             assert answer_distance(wanted.numpy(), load_network(file)(seen).numpy()) < 2e-3

@@ -1,6 +1,6 @@
 """A split as folders that `convserve evaluate` reads, whatever its source reads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -11,7 +11,9 @@ from serving.base.files import is_plain_name
 from serving.base.folders import IMAGE_SUFFIXES, is_passed_over
 from serving.base.task import Task
 from serving.images.masks.folders import CLASSES_FILE
-from training.data.samples import FileSamples, ImageReader, Samples, Targets
+from training.data.readers import Original, Reader, Targets, as_png
+from training.data.samples import FileSamples, Samples
+from training.data.shards.samples import ShardSamples
 from training.errors import DataError
 
 # The ending of images that have none; they are decoded by their content.
@@ -28,17 +30,13 @@ def write_split(
     change: Callable[[Targets], Targets],
 ) -> int:
     """Writes OUT/CLASS/NAME, OUT/PERSON/NAME, or OUT/images/NAME with OUT/masks/NAME.png and
-    classes.txt; gives the number of images, whose files' bytes stay as they are.
+    classes.txt; gives the number of images. The bytes of files stay as they are; images that are no
+    files become PNGs.
 
     change: makes the model's classes of the source's; masks then hold these, and 255 for pixels
         that do not count, at the size of their image.
-    Raises DataError for samples that are no files, for a file that cannot be read, and where `out`
-    holds something.
+    Raises DataError for a file that cannot be read, and where `out` holds something.
     """
-    if not isinstance(samples, FileSamples) or not isinstance(samples.load, ImageReader):
-        raise DataError(
-            "its images are no files; expected a source of folders, tables, VOC, COCO or labelme"
-        )
     odd = [name for name in classes if not is_plain_name(name) or is_passed_over(name)]
     if task == "classification" and odd:
         raise DataError(f"the class {quoted(odd[0])} cannot be the name of a folder")
@@ -47,13 +45,8 @@ def write_split(
         raise DataError(f"{out} is not empty")
     if task == "segmentation":
         (out / CLASSES_FILE).write_text("\n".join(classes) + "\n")
-    for number, (name, item) in enumerate(zip(samples.names, samples.items, strict=True)):
-        try:
-            content = samples.load.content(item)
-            # The network's own image tells the size of the whole one.
-            target = change(samples.load.target(item, samples.load(item).size))
-        except (DataError, InvalidInput, OSError) as error:
-            raise DataError(f"{name}: {error}") from error
+    for number, (name, (content, target)) in enumerate(_originals(samples)):
+        target = change(target)
         file = _file(number, PurePath(name))
         if task == "segmentation":
             _write(out / "images" / file, content)
@@ -65,6 +58,22 @@ def write_split(
             folder = classes[label] if label < len(classes) else f"person-{label:06}"
             _write(out / folder / file, content)
     return len(samples)
+
+
+def _originals(samples: Samples) -> Iterator[tuple[str, Original]]:
+    """Every image by its name; DataErrors name it too."""
+    if isinstance(samples, ShardSamples):
+        yield from samples.originals()
+    elif isinstance(samples, FileSamples) and isinstance(samples.load, Reader):
+        for name, item in zip(samples.names, samples.items, strict=True):
+            try:
+                yield name, samples.load.original(item)
+            except (DataError, InvalidInput, OSError) as error:
+                raise DataError(f"{name}: {error}") from error
+    else:
+        for index, name in enumerate(samples.names):
+            images, targets = samples.batch([index])
+            yield f"{name}.png", Original(as_png(images[0]), targets[0])
 
 
 def _file(number: int, name: PurePath) -> str:

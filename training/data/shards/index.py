@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serving.base.text import first_problem
 from training.data.storage.store import Store, joined, last_part
 from training.errors import DataError
 
@@ -60,9 +61,8 @@ def read_index(store: Store, folder: str) -> Index | None:
     try:
         index = Index.model_validate_json(store.read_file(address, _MOST_INDEX_BYTES))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{address}: {place}: {first['msg'][:200]}") from error
+        place, wrong = first_problem(error)
+        raise DataError(f"{address}: {place or 'document'}: {wrong[:200]}") from error
     for name, split in index.splits.items():
         total = sum(shard.images for shard in split.shards)
         classes = len(index.classes) if index.holds == "classes" else 0

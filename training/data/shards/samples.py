@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
-from training.data.samples import Loaded, Pair
+from training.data.readers import Loaded, Original, Reader
+from training.data.samples import Pair
 from training.data.shards.tables import Rows, Table, Tables, shard_name
 from training.data.shards.tar import BLOCK, checked_size
 from training.data.storage.store import RANGE_BYTES, Store
@@ -30,6 +31,9 @@ STREAM_BYTES = (_STREAM_REQUESTS + 1) * RANGE_BYTES
 # of one more request. Images that are asked for by number may lie far apart in a shard of small
 # ones, and would otherwise be read with all between them.
 _STREAM_GAP, _RANDOM_GAP = 1 << 20, 32 << 10
+# Files that are held at once where all are wanted as they are. More make fewer requests, and take
+# more memory.
+_AT_ONCE = 64
 # Share of the images that may be skipped, and a number that always may.
 SKIPPED_SHARE, SKIPPED_ALWAYS = 0.01, 10
 _NAMED_SKIPPED = 10
@@ -104,7 +108,7 @@ class ShardSamples:
         tables: Tables,
         parts: Sequence[Part],
         label_of: Callable[[str], int],
-        decode: Callable[[Encoded], Loaded],
+        decode: Reader[Encoded],
         window: int,
         held_bytes: int,
         class_counts: NDArray[np.int64] | None,
@@ -140,12 +144,23 @@ class ShardSamples:
         return self._stacked(wanted, self.read(wanted))
 
     def read(self, indices: Sequence[int]) -> Sequence[Loaded | str]:
-        spans = list(self._spans(sorted(set(indices)), _RANDOM_GAP))
-        with ThreadPoolExecutor(_RANDOM_REQUESTS) as pool:
-            encoded = {i: one for part in pool.map(self._fetched, spans) for i, one in part}
+        encoded = self._encoded(indices)
         with ThreadPoolExecutor(core_count()) as pool:
             loaded = dict(zip(encoded, pool.map(self._attempt, encoded.values()), strict=True))
         return [loaded[index] for index in indices]
+
+    def originals(self) -> Iterator[tuple[str, Original]]:
+        """Every image by its name. Raises DataError naming shard and key."""
+        for start in range(0, len(self), _AT_ONCE):
+            numbers = range(start, min(start + _AT_ONCE, len(self)))
+            for number, encoded in sorted(self._encoded(numbers).items()):
+                name = self.name(number)
+                if isinstance(encoded, str):
+                    raise DataError(f"{name}: {encoded}")
+                try:
+                    yield name, self._decode.original(encoded)
+                except (InvalidInput, DataError) as error:
+                    raise DataError(f"{name}: {error}") from error
 
     def stream(self, reads: Iterable[int], batches: Iterable[Sequence[int]]) -> Iterator[Pair]:
         """The batches in their order, from images that are read in the order of `reads`, which
@@ -174,6 +189,12 @@ class ShardSamples:
                     future.cancel()
         if self.skipped is not None and self.skipped.numbers:
             log.warning("data: %d of %d images skipped", len(self.skipped.numbers), len(self))
+
+    def _encoded(self, indices: Sequence[int]) -> dict[int, Encoded | str]:
+        """The samples of some numbers, in no order."""
+        spans = list(self._spans(sorted(set(indices)), _RANDOM_GAP))
+        with ThreadPoolExecutor(_RANDOM_REQUESTS) as pool:
+            return {i: one for part in pool.map(self._fetched, spans) for i, one in part}
 
     def name(self, index: int) -> str:
         """train-000000.tar/KEY."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from serving.base.machine.memory import free_memory
 from serving.repository.manifest import EvalTransform
-from training.data.samples import SAMPLED_IMAGES, Dataset, ImageReader, Targets
+from training.data.readers import ImageReader, Targets
+from training.data.samples import SAMPLED_IMAGES, Dataset
 from training.data.shards.index import INDEX_FILE, Index, IndexedSplit, read_index, shard_addresses
 from training.data.shards.masks import MOST_CLASSES, mask_reader
 from training.data.shards.samples import STREAM_BYTES, Encoded, Part, ShardSamples

@@ -119,7 +119,8 @@ def _samples(data: Dataset, split: str) -> Iterator[_Sample]:
             case _:
                 raise DataError(
                     f"{data.name}: its images are no files with a class or a mask each; expected a "
-                    "folder, a table of paths, or a folder of masks"
+                    "folder, a table of paths, or a folder of masks, as convserve extract writes "
+                    "them"
                 )
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from serving.base.errors import quoted
 from serving.base.folders import told
 from serving.repository.manifest import EvalTransform
+from training.data.readers import Loaded
 from training.data.remarks import Remarks
-from training.data.samples import Dataset, FileSamples, Loaded, read_splits
+from training.data.samples import Dataset, FileSamples, read_splits
 from training.data.sources.paths import is_text
 from training.data.split import complete
 from training.errors import BrokenFiles, DataError

@@ -9,7 +9,8 @@ import numpy as np
 
 from serving.base.folders import list_class_folders, visible_folders
 from serving.repository.manifest import EvalTransform
-from training.data.samples import Dataset, ImageReader, read_splits
+from training.data.readers import ImageReader
+from training.data.samples import Dataset, read_splits
 from training.data.sources.assemble import besides
 from training.data.sources.image_folder import image_bytes, shown_name
 from training.data.sources.split_folders import alike, beside_splits, split_folders

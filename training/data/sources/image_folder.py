@@ -11,7 +11,8 @@ import numpy as np
 from serving.base.files import read_file
 from serving.base.folders import list_class_folders, list_images, visible_folders
 from serving.repository.manifest import EvalTransform
-from training.data.samples import Dataset, ImageReader
+from training.data.readers import ImageReader
+from training.data.samples import Dataset
 from training.data.sources.assemble import assembled, besides, numbered
 from training.data.sources.listings.metadata import metadata_file, metadata_labels
 from training.data.sources.split_folders import alike, beside_splits, split_folders

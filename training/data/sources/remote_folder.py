@@ -21,7 +21,8 @@ from serving.images.masks.folders import (
     usual_name,
 )
 from serving.repository.manifest import EvalTransform
-from training.data.samples import SAMPLED_IMAGES, Dataset, FileSamples, ImageReader, Targets
+from training.data.readers import ImageReader, Targets
+from training.data.samples import SAMPLED_IMAGES, Dataset, FileSamples
 from training.data.shards.masks import mask_reader
 from training.data.sources.assemble import assembled, numbered
 from training.data.sources.split_folders import splits_among

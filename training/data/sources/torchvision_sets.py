@@ -14,7 +14,8 @@ from serving.base.folders import is_passed_over
 from serving.images.postprocess import resize_mask
 from serving.images.preprocess import transform
 from serving.repository.manifest import EvalTransform
-from training.data.samples import Dataset, Loaded, read_splits
+from training.data.readers import Loaded, Original, Pixels, Targets, as_png
+from training.data.samples import Dataset, read_splits
 from training.data.split import complete
 from training.errors import DataError
 
@@ -138,24 +139,11 @@ def torchvision_dataset(
         split_seed=split_seed,
     )
     height, width = eval_transform.size
-    values = _mask_lookup(source)
-
-    def load(item: Item) -> Loaded:
-        opened, _, index = item
-        found, target = opened[index]
-        image = np.asarray(found.convert("RGB"))
-        if masks:
-            mask = values[np.asarray(target, dtype=np.uint8)]
-            target = np.asarray(resize_mask(mask, height, width), dtype=np.uint8)
-        else:
-            target = np.asarray(target, dtype=np.int64)
-        return Loaded(transform(image, eval_transform), target, (image.shape[0], image.shape[1]))
-
     samples = read_splits(
         name,
         parts,
         lambda item: f"{item[1]}/{item[2]}",
-        load,
+        _Reader(eval_transform, _mask_lookup(source) if masks else None),
         height * width * (eval_transform.channels + masks),
     )
     return Dataset(
@@ -167,6 +155,35 @@ def torchvision_dataset(
         test=samples["test"],
         ignore_index=IGNORE_INDEX if masks else None,
     )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads an item of an opened set. mask_values: the class of each value of a mask, uint8 [256];
+    None with labels."""
+
+    transform: EvalTransform
+    mask_values: NDArray[np.uint8] | None
+
+    def __call__(self, item: Item) -> Loaded:
+        image, target = self._read(item)
+        if target.ndim:
+            target = np.asarray(resize_mask(target, *self.transform.size), np.uint8)
+        return Loaded(transform(image, self.transform), target, image.shape[:2])
+
+    def original(self, item: Item) -> Original:
+        """The image as a PNG: many sets hold no files."""
+        image, target = self._read(item)
+        return Original(as_png(image), target)
+
+    def _read(self, item: Item) -> tuple[Pixels, Targets]:
+        """The image, uint8 RGB [H, W, 3], and its class, or that of each of its pixels."""
+        opened, _, index = item
+        found, target = opened[index]
+        image = np.asarray(found.convert("RGB"))
+        if self.mask_values is None:
+            return image, np.asarray(target, np.int64)
+        return image, self.mask_values[np.asarray(target, np.uint8)]
 
 
 def _open(

@@ -34,7 +34,7 @@ def told(address: str, error: Exception, place: str = "") -> DataError:
 
 
 def sends_whole_files(address: str) -> DataError:
-    """Of a web server that knows no ranges."""
+    """Of a server that knows no ranges."""
     return DataError(
         f"{_QUERY.sub('?***', address)}: its server sends whole files instead of the range asked "
         "for; expected one that answers range requests"

@@ -1,5 +1,6 @@
 """The file systems of stores, by the kind of their addresses."""
 
+import functools
 import re
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +11,8 @@ from training.recipes.remote.storage import Storage
 
 # Bytes of an answer of a web server where no range was asked for: its list of a folder, an error.
 _MOST_PAGE_BYTES = 64 << 20
+# Bytes of an answer that are read at a time.
+_PART_BYTES = 1 << 16
 _ASKED = re.compile(r"bytes=(\d+)-(\d+)")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
 _PACKAGES |= dict.fromkeys(("abfs", "abfss", "adl"), "adlfs")
@@ -22,6 +25,8 @@ def file_system(scheme: str, config: Storage) -> Any:
 
         given = {"use_listings_cache": False, "skip_instance_cache": True}
         given |= _options(scheme, config)
+        if _PACKAGES.get(scheme) == "s3fs":
+            return _s3(given)
         if _PACKAGES.get(scheme) == "gcsfs" and config.endpoint_url is not None:
             # By default gcsfs asks over gRPC for the kind of a bucket, a minute each: only Google's
             # own store answers.
@@ -55,6 +60,7 @@ def _options(scheme: str, config: Storage) -> dict[str, Any]:
                 options["client_kwargs"] = {"region_name": config.region}
         case "gcsfs":
             options = {"token": "anon"} if config.anon else {}
+            options["session_kwargs"] = {"response_class": _bounded_answer()}
         case "adlfs":
             options = {"anon": config.anon}
             if config.account_name is not None:
@@ -71,7 +77,15 @@ def _options(scheme: str, config: Storage) -> dict[str, Any]:
 
 
 async def _web_client(**options: Any) -> Any:
-    """A session of aiohttp, for fsspec, that reads no more of an answer than was asked for."""
+    """A session of aiohttp, for fsspec."""
+    import aiohttp
+
+    return aiohttp.ClientSession(response_class=_bounded_answer(), **options)
+
+
+@functools.cache
+def _bounded_answer() -> Any:
+    """The class of answers of aiohttp that reads no more than was asked for."""
     import aiohttp
 
     class Bounded(aiohttp.ClientResponse):
@@ -82,9 +96,11 @@ async def _web_client(**options: Any) -> Any:
 
         async def _bounded(self) -> bytes:
             asked = _ASKED.fullmatch(self.request_info.headers.get("Range", ""))
+            if self.status >= HTTPStatus.BAD_REQUEST:
+                asked = None  # a page that says why
             start, end = (int(asked[1]), int(asked[2]) + 1) if asked else (0, _MOST_PAGE_BYTES)
             got = bytearray()
-            async for part in self.content.iter_chunked(1 << 16):
+            async for part in self.content.iter_chunked(_PART_BYTES):
                 got += part
                 if asked and (len(got) > end - start or (start and self.status == HTTPStatus.OK)):
                     raise sends_whole_files(str(self.url))
@@ -92,4 +108,27 @@ async def _web_client(**options: Any) -> Any:
                     raise DataError(f"{self.url}: a page of more than {end >> 20} MiB")
             return bytes(got)
 
-    return aiohttp.ClientSession(response_class=Bounded, **options)
+    return Bounded
+
+
+def _s3(options: dict[str, Any]) -> Any:
+    """s3fs's file system, which reads no more of a range than was asked for."""
+    from s3fs import S3FileSystem
+
+    class Bounded(S3FileSystem):  # type: ignore[misc]
+        async def _cat_file(self, path: str, start: int, end: int) -> bytes:
+            bucket, key, _ = self.split_path(path)
+            asked = f"bytes={start}-{end - 1}"
+            answer = await self._call_s3("get_object", Bucket=bucket, Key=key, Range=asked)
+            whole = answer["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.OK
+            got = bytearray()
+            try:
+                async for part in answer["Body"].iter_chunks(_PART_BYTES):
+                    got += part
+                    if len(got) > end - start or (start and whole):
+                        raise sends_whole_files(f"s3://{path}")
+            finally:
+                answer["Body"].close()
+            return bytes(got)
+
+    return Bounded(**options)

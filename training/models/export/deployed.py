@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, TASKS, Task
 from serving.base.tensor import Array, TensorSpec
-from training.data.samples import Pixels
+from training.data.readers import Pixels
 from training.recipes.data import Normalization
 
 

@@ -15,7 +15,7 @@ from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT
 from serving.base.tensor import Array, TensorSpec
 from serving.engines import EngineOptions, load_engine
 from serving.engines.engine import Engine
-from training.data.samples import Pixels
+from training.data.readers import Pixels
 from training.errors import ExportError, NamesMismatch, ShapesMismatch, ValuesMismatch
 from training.models.export.deployed import Deployed, Served, run_deployed
 

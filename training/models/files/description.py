@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serving.base.tensor import Array, TensorSpec
+from serving.base.text import first_problem
 from serving.images.tensor import ToTensor
 from serving.repository.interface import (
     IMAGE_DATATYPES,
@@ -19,7 +20,7 @@ from serving.repository.interface import (
     image_misfit,
 )
 from serving.repository.manifest import Normalization
-from training.data.samples import Pixels
+from training.data.readers import Pixels
 from training.errors import ExportError, RecipeError
 from training.recipes.data import IMAGENET
 
@@ -133,8 +134,7 @@ def completed(
             std=std,
         )
     except ValidationError as error:
-        said = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        raise RecipeError(f"{where}.{said}") from error
+        raise RecipeError(f"{where}.{first_problem(error)[1]}") from error
 
 
 def _layout(spec: TensorSpec, axes: Sequence[int], depth: int, where: str) -> Axes:

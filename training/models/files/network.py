@@ -10,7 +10,7 @@ from serving.base.errors import EngineError
 from serving.base.files import read_file
 from serving.base.task import Task
 from serving.base.tensor import Array
-from training.data.samples import Pixels
+from training.data.readers import Pixels
 from training.errors import ExportError
 from training.models.export.variants import FP32_FILE
 from training.models.files.answers import finished

@@ -166,8 +166,8 @@ def _require_fp32(model: ServedModel, results: list[VariantResult]) -> None:
 
 
 def _why_not(result: VariantResult) -> str:
-    reasons = [f"{name}: {found.gate.reason}" for name, found in result.evidence.items()]
-    reasons += [f"{name}: {reason}" for name, reason in result.skipped.items()]
+    judged = {name: found.gate.reason for name, found in result.evidence.items()}
+    reasons = [f"{name}: {reason}" for name, reason in (judged or result.skipped).items()]
     return "; ".join(reasons) or "no engine here runs it"
 
 

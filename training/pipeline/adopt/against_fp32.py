@@ -14,8 +14,9 @@ from serving.images.answers import embeddings_of, mask_of, scores_of
 from serving.repository.interface import TaskOutput
 from serving.repository.manifest import Gate
 from serving.repository.samples import Samples
+from training.evaluation.gate import Verdict
 from training.pipeline.adopt.items import Inputs, Items, calls
-from training.pipeline.adopt.judging import Bounds, Verdict
+from training.pipeline.adopt.judging import Bounds
 from training.pipeline.adopt.served import ServedModel
 
 # Rows that are run together. More are hardly faster and hold more answers.

@@ -13,18 +13,11 @@ from serving.engines.engine import infer_each, infer_in_parts
 from serving.images.answers import embeddings_of, mask_of, scores_of
 from serving.images.tensor import ToTensor
 from serving.repository.interface import TaskOutput
-from training.data.samples import Dataset, Pixels
-from training.evaluation.accuracy import (
-    accuracy_of,
-    agreement_of,
-    chance_of,
-    class_drops,
-    drop_of,
-    other_measures,
-)
-from training.evaluation.gate import judge
+from training.data.readers import Pixels
+from training.data.samples import Dataset
+from training.evaluation.gate import Verdict, verdict
 from training.evaluation.network_answers import Answers, answers_of
-from training.pipeline.adopt.judging import Bounds, Verdict
+from training.pipeline.adopt.judging import Bounds
 from training.pipeline.adopt.served import ServedModel
 from training.recipes.deliver import Verify
 
@@ -62,25 +55,13 @@ class AgainstLabels:
 
     def judge(self, engine: Engine) -> Verdict:
         """Measures the variant in `engine`. Raises EngineError."""
-        measure, bounds = self.measure, self._bounds
-        reference, found = self._fp32, self._answers(engine)
-        measured = accuracy_of(measure, found)
-        drop = drop_of(measure, reference, found)
-        agreeing = agreement_of(reference, found)
         config = Verify(
-            max_drop=bounds.max_drop,
-            min_agreement=bounds.min_agreement,
-            min_accuracy=bounds.min_accuracy,
+            max_drop=self._bounds.max_drop,
+            min_agreement=self._bounds.min_agreement,
+            min_accuracy=self._bounds.min_accuracy,
         )
-        chance = chance_of(measure, reference)
-        return Verdict(
-            accuracy=measured,
-            drop=drop,
-            agreement=agreeing,
-            gate=judge(config, measured, drop, agreeing, chance, "--min-accuracy 0"),
-            measures=other_measures(reference, found),
-            class_drops=class_drops(measure, reference, found, self._data.classes),
-        )
+        classes, found = self._data.classes, self._answers(engine)
+        return verdict(config, self.measure, classes, self._fp32, found, "--min-accuracy 0")
 
     @cached_property
     def _fp32(self) -> Answers:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from serving.base.errors import quoted
 from serving.base.task import Task
 from serving.base.tensor import Array, TensorSpec
 from serving.repository.interface import (
@@ -149,6 +150,10 @@ def held_by(answer: TaskOutput, values: Array) -> TaskOutput:
 
 
 def _read(path: Path) -> Preprocess:
+    if not path.is_file():
+        raise RecipeError(
+            f"--preprocess: expected {_USUAL} or a file, and there is no file {quoted(str(path))}"
+        )
     document = read_document(path)
     try:
         return Preprocess.model_validate(document)

@@ -21,7 +21,8 @@ from serving.images.tensor import ToTensor
 from serving.repository.manifest import EvalTransform
 from training.data.layout.opened import dataset_of, first_opened
 from training.data.layout.walk import walk
-from training.data.samples import ChosenSamples, Dataset, Loaded, Samples, read_splits
+from training.data.readers import Loaded
+from training.data.samples import ChosenSamples, Dataset, Samples, read_splits
 from training.data.sources.image_folder import shown_name
 from training.errors import DataError, data_errors
 from training.pipeline.adopt.served import ServedModel
@@ -110,8 +111,8 @@ def read_tensors(folder: Path, model: ServedModel, most: int, calibrated: int) -
     files = [file for file in visible_files(folder) if file.suffix in (".npz", ".npy")]
     if not files:
         raise DataError(
-            f"{folder}: no .npz or .npy files; expected an array for each of "
-            f"{[spec.name for spec in model.inputs]}, or --preprocess for images"
+            f"{folder}: no .npz or .npy files; expected an array for each input "
+            f"({', '.join(spec.name for spec in model.inputs)}), or --preprocess for images"
         )
     places: list[tuple[Path, int]] = []
     for file in files:

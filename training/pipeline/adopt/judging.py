@@ -3,26 +3,25 @@ it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from serving.base.errors import EngineError
-from serving.base.evaluation import Estimate, answer_distance
+from serving.base.evaluation import answer_distance
 from serving.base.tensor import Array
-from serving.engines import ENGINES, Engine
+from serving.engines import Engine
 from serving.engines.engine import infer_each, infer_in_parts
-from serving.engines.measure import device_name, time_batches
-from serving.repository.manifest import Evidence, Gate, Latency
+from serving.engines.measure import time_batches
 from serving.repository.model_config import check_against_engine
 from serving.repository.samples import Samples
-from training.evaluation.in_engines import TOLERANCE_FLOOR, measure_in_engines
+from training.evaluation.gate import Verdict
+from training.evaluation.in_engines import SAMPLES, Measured, measure_in_engines
 from training.evaluation.verification import VariantFile, VariantResult
 from training.pipeline.adopt.items import Inputs, Items, shapes, stacked
 from training.pipeline.adopt.served import ServedModel
 
-# Samples that are published, and bytes that the largest array of them may take.
-_SAMPLES = 8
+# Bytes that the largest array of the samples may take.
 _SAMPLE_BYTES = 64 << 20
 # Seconds of measuring for each batch size, as in a build.
 _LATENCY_SECONDS = 0.5
@@ -49,17 +48,6 @@ class Bounds:
     min_accuracy: float | None = None
 
 
-class Verdict(NamedTuple):
-    """The figures and the gate of one variant in one engine, as Evidence has them."""
-
-    accuracy: Estimate
-    drop: Estimate
-    agreement: float
-    gate: Gate
-    measures: dict[str, Estimate | float]
-    class_drops: dict[str, float]
-
-
 class Yardstick(Protocol):
     """Labels, or FP32's answers."""
 
@@ -77,7 +65,7 @@ def choose_samples(engine: Engine, model: ServedModel, items: Items) -> Samples:
     first = items.item(0)
     answers = _alone(engine, model, first)
     size = max(array.nbytes for array in (*first.values(), *answers.values()))
-    count = max(1, min(_SAMPLES, len(items), _SAMPLE_BYTES // max(1, size)))
+    count = max(1, min(SAMPLES, len(items), _SAMPLE_BYTES // max(1, size)))
     inputs, found = [], []
     for index in np.linspace(0, len(items) - 1, count).astype(int).tolist():
         item = items.item(index)
@@ -93,16 +81,18 @@ def measure(
 ) -> VariantResult:
     """The evidence of one variant in each engine that can run it here."""
 
-    def measured(engine: Engine) -> Evidence:
+    def measured(engine: Engine) -> Measured:
         check_against_engine(model.config, engine.inputs, engine.outputs, file.path)
-        return _evidence(engine, model, yardstick, samples)
+        distance = _distance(engine, model, samples)
+        verdict = yardstick.judge(engine)
+        times = time_batches(engine, _batches(model, samples), _LATENCY_SECONDS)
+        return Measured(verdict, distance, times)
 
     return measure_in_engines(file, max(1, model.config.max_batch_size), "adopt", measured)
 
 
-def _evidence(
-    engine: Engine, model: ServedModel, yardstick: Yardstick, samples: Samples
-) -> Evidence:
+def _distance(engine: Engine, model: ServedModel, samples: Samples) -> float:
+    """Of the answers to the samples from FP32's, in the output where it is largest."""
     rows = max(1, model.config.max_batch_size)
     answers = (
         infer_in_parts(engine, samples.inputs, rows)
@@ -114,13 +104,7 @@ def _evidence(
     )
     if not np.isfinite(distance):
         raise EngineError("its answers are not finite, or of other shapes than FP32's")
-    verdict = yardstick.judge(engine)
-    times = time_batches(engine, _batches(model, samples), _LATENCY_SECONDS)
-    return Evidence(
-        **verdict._asdict(),
-        samples_tolerance=TOLERANCE_FLOOR + 2 * distance,
-        latency=Latency(machine=device_name(ENGINES[engine.name].device), milliseconds=times),
-    )
+    return distance
 
 
 def _batches(model: ServedModel, samples: Samples) -> Iterator[tuple[int, dict[str, Array]]]:

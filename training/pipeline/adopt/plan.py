@@ -93,9 +93,11 @@ class Plan:
         if image is not None and transform is not None:
             lines.append(f"images: {transform.model_dump_json()} as {image}")
         if self.answer is not None:
+            others = "the data's classes in their order" if self.data.labelled else "no class names"
+            names = f"{len(self.classes)} class names" if self.classes else others
             lines.append(
                 f"task: {request.task}, answered by {self.answer.output!r}, which holds "
-                f"{self.answer.holds}; {len(self.classes)} class names"
+                f"{self.answer.holds}; {names}"
             )
         return lines
 

@@ -10,7 +10,7 @@ from serving.base.errors import ModelLoadError
 from serving.base.tensor import TensorSpec
 from serving.engines import describe
 from serving.models.loading.config_completion import read_config
-from serving.repository.layout import scan_model
+from serving.repository.layout import NO_MODEL, scan_model
 from serving.repository.manifest import Manifest, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
 from serving.repository.model_file import check_model_file, find_in_version
@@ -100,6 +100,8 @@ def read_served(path: Path, version: int | None) -> ServedModel:
         facts = describe(file)
         check_against_engine(config, facts.inputs, facts.outputs, file)
     except ModelLoadError as error:
+        if error.detail == NO_MODEL:
+            raise ExportError(f"{path}: {NO_MODEL}; expected REPOSITORY/MODEL") from error
         raise ExportError(error.detail) from error
     if not config.inputs or not config.outputs:
         raise ExportError(f"{file}: neither it nor config.pbtxt names its inputs and outputs")

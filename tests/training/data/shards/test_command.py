@@ -62,7 +62,8 @@ def test_data_of_a_recipe_become_shards(pictures: Path, tmp_path: Path) -> None:
     assert (code, output) == (
         1,
         "convserve shards: scikit-learn digits: its images are no files with a class or a mask "
-        "each; expected a folder, a table of paths, or a folder of masks\n",
+        "each; expected a folder, a table of paths, or a folder of masks, as convserve extract "
+        "writes them\n",
     )
 
 

@@ -227,11 +227,18 @@ def without_ranges() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("start", [0, 5000])
-def test_web_server_without_ranges_is_told_and_not_read_to_its_end(
-    start: int, without_ranges: str
+@pytest.mark.parametrize("scheme", ["http", "s3", "gs", "az"])
+def test_server_without_ranges_is_told_and_not_read_to_its_end(
+    start: int, scheme: str, without_ranges: str, environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    storage = Storage()
+    if scheme in ("s3", "gs"):
+        storage = Storage(endpoint_url=without_ranges, anon=scheme == "gs")
+    account = f"AccountName=x;AccountKey=eA==;BlobEndpoint={without_ranges}/x;"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", account)
+    address = without_ranges if scheme == "http" else f"{scheme}://{BUCKET}"
     with pytest.raises(DataError, match="sends whole files instead of the range asked for"):
-        Store().read(f"{without_ranges}/train-000000.tar", start, start + 1000)
+        Store(storage).read(f"{address}/train-000000.tar", start, start + 1000)
     assert WithoutRanges.sent < 100
 
 

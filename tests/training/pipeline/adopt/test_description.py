@@ -83,7 +83,7 @@ def test_a_network_that_takes_no_image_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(RecipeError, match=reason):
             describe_images("imagenet", served(tmp_path, name), None)
-    with pytest.raises(RecipeError, match="no such file"):
+    with pytest.raises(RecipeError, match="expected imagenet or a file, and there is no file"):
         describe_images(str(tmp_path / "none.yaml"), served(tmp_path, "opset11"), None)
 
 

@@ -171,3 +171,11 @@ def test_a_network_that_is_quantised_already_is_refused(model: Path, tmp_path: P
 def test_a_file_that_is_no_network_is_refused(content: bytes, model: Path) -> None:
     (model / "1" / "model.onnx").write_bytes(content)
     assert "model.onnx" in refusal(model)
+
+
+def test_a_repository_in_the_place_of_a_model_is_told(tmp_path: Path) -> None:
+    publish(tmp_path)
+    assert refusal(tmp_path) == (
+        f"{tmp_path}: no model: neither config.pbtxt nor a numbered version folder; expected "
+        "REPOSITORY/MODEL"
+    )

@@ -10,8 +10,9 @@ from serving.images.masks.folders import MaskedImage
 from serving.images.masks.rules import IGNORED, MORE, UNNAMED, ClassMap, MaskRule, scaled
 from serving.images.masks.settings import MaskSettings
 from serving.repository.manifest import EvalTransform
+from training.data.readers import ImageReader, Targets
 from training.data.remarks import Remarks
-from training.data.samples import Dataset, ImageReader, Targets
+from training.data.samples import Dataset
 from training.data.sources.assemble import assembled
 from training.data.sources.image_folder import image_bytes
 from training.errors import DataError

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.base.task import Task
-from training.data.samples import Loaded, Samples
+from training.data.readers import Loaded
+from training.data.samples import Samples
 
 
 @dataclass(frozen=True)

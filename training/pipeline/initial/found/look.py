@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from serving.images.decoding import Pixels
-from training.data.samples import Loaded, Samples
+from training.data.readers import Loaded
+from training.data.samples import Samples
 from training.errors import DataError
 from training.pipeline.initial.found.facts import Look
 
