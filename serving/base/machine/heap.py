@@ -14,7 +14,7 @@ _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
 # keeps blocks of up to 32 MiB, once one was freed, in heaps whose holes grow: calls that held
 # 360 MiB of bodies took 690, now 450. Less has page faults for more blocks: a body of 20 MiB that
 # comes and goes takes 40 ms instead of 22.
-_MAPPED_BYTES = 4 << 20
+MAPPED_BYTES = 4 << 20
 
 
 def limit_arenas(cores: int) -> None:
@@ -27,7 +27,7 @@ def limit_arenas(cores: int) -> None:
 def map_large_blocks() -> None:
     """Has large blocks of memory given back to the system as soon as they are freed."""
     if _option is not None:
-        _option(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+        _option(_M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def trim_heap() -> None:
@@ -41,6 +41,6 @@ def empty(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     for each of which a virtual machine may take 5 ms at the first write; where numpy writes, all
     other threads wait for the GIL meanwhile."""
     array = np.empty(shape, np.uint8)
-    if array.nbytes >= _MAPPED_BYTES:
+    if array.nbytes >= MAPPED_BYTES:
         ctypes.memset(array.ctypes.data, 0, array.nbytes)  # without the GIL
     return array

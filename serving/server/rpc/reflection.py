@@ -23,22 +23,24 @@ from serving.server.rpc.methods import streaming
 from serving.server.wire.interface import Call, Method
 
 SERVICE = cast("ServiceDescriptor", DESCRIPTOR.services_by_name["ServerReflection"])
-# Its newer version has the same messages under other names.
-_V1 = "grpc.reflection.v1.ServerReflection"
+# Its newer version has the same messages in another package.
+_V1ALPHA, _V1 = ".grpc.reflection.v1alpha.", ".grpc.reflection.v1."
 _INFO = "ServerReflectionInfo"
 
 
 class Reflection:
-    """Lists some services and itself, and describes all that protobuf knows here."""
+    """Lists some services and itself, in both versions, and describes all that protobuf knows
+    here."""
 
     def __init__(self, services: Iterable[ServiceDescriptor]) -> None:
-        self._names = sorted(service.full_name for service in (*services, SERVICE))
         self._pool = descriptor_pool.Default()
+        self._own = (SERVICE.full_name, _newer(self._pool).full_name)
+        self._names = sorted((*(service.full_name for service in services), *self._own))
 
     def methods(self) -> dict[str, Method]:
         """The method, by its paths."""
         method = streaming(self._reflect)
-        return {f"/{name}/{_INFO}": method for name in (SERVICE.full_name, _V1)}
+        return {f"/{name}/{_INFO}": method for name in self._own}
 
     async def _reflect(self, call: Call) -> None:
         while (data := await call.read()) is not None:
@@ -76,6 +78,26 @@ class Reflection:
                 return ServerReflectionResponse(all_extension_numbers_response=numbers)
             case _:
                 return _failed(grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def _newer(pool: descriptor_pool.DescriptorPool) -> ServiceDescriptor:
+    """The service of the newer version, whose file grpcio-reflection does not have."""
+    name = SERVICE.full_name.replace(_V1ALPHA[1:], _V1[1:])
+    try:
+        return pool.FindServiceByName(name)
+    except KeyError:
+        pass
+    file = FileDescriptorProto()
+    DESCRIPTOR.CopyToProto(file)
+    file.name = file.name.replace("v1alpha", "v1")
+    file.package = _V1.strip(".")
+    for field in (field for message in file.message_type for field in message.field):
+        field.type_name = field.type_name.replace(_V1ALPHA, _V1)
+    for method in (method for service in file.service for method in service.method):
+        method.input_type = method.input_type.replace(_V1ALPHA, _V1)
+        method.output_type = method.output_type.replace(_V1ALPHA, _V1)
+    pool.Add(file)
+    return pool.FindServiceByName(name)
 
 
 def _described(file: FileDescriptor) -> ServerReflectionResponse:

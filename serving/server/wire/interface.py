@@ -60,7 +60,8 @@ class Call(Protocol):
         """The names in the caller's verified certificate, as `Caller` has them; None without."""
 
     def metadata(self, key: str) -> Sequence[str]:
-        """The values that the caller sent under a key."""
+        """The values that the caller sent under a key, in small letters. Those of keys that end in
+        -bin are bytes, as text of as many characters (latin-1)."""
 
     async def read(self) -> bytes | None:
         """The next message; None when the caller has sent all. Raises ServingError where it is

@@ -165,9 +165,10 @@ class GrpcioCall:
         return None
 
     def metadata(self, key: str) -> Sequence[str]:
-        """The values that the caller sent under a key."""
+        """The values that the caller sent under a key; bytes as latin-1."""
         sent = self._context.invocation_metadata() or ()
-        return [str(value) for name, value in sent if name == key]
+        found = (value for name, value in sent if name == key)
+        return [one.decode("latin-1") if isinstance(one, bytes) else one for one in found]
 
     async def read(self) -> bytes | None:
         """The next message; None when the caller has sent all. While memory is short and his

@@ -89,7 +89,7 @@ class NativeCall:
         return self._connection.site
 
     def metadata(self, key: str) -> Sequence[str]:
-        """The values that the caller sent under a key; bytes as text of as many characters."""
+        """The values that the caller sent under a key; bytes as latin-1."""
         return metadata_of(self.headers, key)
 
     async def read(self) -> bytes | None:

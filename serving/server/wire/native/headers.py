@@ -5,6 +5,7 @@ import binascii
 import math
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from urllib.parse import quote
 
@@ -77,18 +78,17 @@ def timeout_of(fields: dict[bytes, bytes]) -> float:
 
 
 def metadata_of(headers: Iterable[Header], key: str) -> Sequence[str]:
-    """The values under a key. Bytes, of keys that end in -bin, are text of as many characters."""
-    name = key.lower().encode()
-    found = [value for field, value in headers if field == name]
+    """The values under a key; bytes, of keys that end in -bin, as latin-1. Those that are no base64
+    are left out."""
+    name = key.encode()
+    found = (value for field, value in headers if field == name)
     if not name.endswith(b"-bin"):
         return [value.decode("latin-1") for value in found]
     values = []
-    for part in b",".join(found).split(b","):
+    for part in chain.from_iterable(value.split(b",") for value in found):
         text = part.strip()
-        try:
+        with suppress(binascii.Error):
             values.append(base64.b64decode(text + b"=" * (-len(text) % 4), validate=True))
-        except binascii.Error:
-            continue
     return [value.decode("latin-1") for value in values]
 
 

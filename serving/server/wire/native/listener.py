@@ -21,6 +21,7 @@ from serving.server.wire.cuts import Cuts
 from serving.server.wire.interface import Limits, Method
 from serving.server.wire.native.arrivals import Arrivals
 from serving.server.wire.native.connection import Connection
+from serving.server.wire.native.freed import FreedMemory
 from serving.server.wire.native.lifetime import Times
 
 # Connections that wait to be accepted. Fewer refuse callers who come at once.
@@ -56,6 +57,7 @@ class NativeWire:
         self._certificates = certificates
         self.cuts = Cuts(metrics)
         self.arrivals = Arrivals(budget, self.cuts)
+        self._freed = FreedMemory(budget)
         self.methods: Mapping[bytes, Method] = {}
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
@@ -174,6 +176,7 @@ class NativeWire:
         while True:
             await asyncio.sleep(self.times.sweep)
             self.cuts.log()
+            await self._freed.look()
             now, short = time.monotonic(), self.arrivals.short
             for number, connection in enumerate([*self._connections], 1):
                 connection.life.look(now, short)

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha.reflection_pb2 import (
     ExtensionRequest,
@@ -51,6 +52,7 @@ def test_both_versions_list_the_services(path: str) -> None:
     assert answer.original_request == request
     assert [service.name for service in answer.list_services_response.service] == [
         "convserve.vision.v1.VisionService",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
         "inference.GRPCInferenceService",
     ]
@@ -67,6 +69,17 @@ def test_a_symbol_is_described_with_all_that_its_file_imports() -> None:
     assert files.keys() == {"grpc_service.proto", "model_config.proto"}
     assert "GRPCInferenceService" in [each.name for each in files["grpc_service.proto"].service]
     assert second.file_descriptor_response == first.file_descriptor_response
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_it_describes_itself_in_both_versions(version: str) -> None:
+    package = f"grpc.reflection.{version}"
+    [answer] = asked(ServerReflectionRequest(file_containing_symbol=f"{package}.ServerReflection"))
+    [data] = answer.file_descriptor_response.file_descriptor_proto
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(data)
+    method = pool.FindMethodByName(f"{package}.ServerReflection.ServerReflectionInfo")
+    assert method.input_type.full_name == f"{package}.ServerReflectionRequest"
 
 
 def test_extensions_are_described() -> None:

@@ -167,6 +167,15 @@ def test_custom_metadata(channel: grpc.Channel) -> None:
     assert json.loads(unary(channel, "headers", b"x-none", metadata=sent)) == []
 
 
+def test_metadata_of_bytes(channel: grpc.Channel) -> None:
+    """Each byte is a character."""
+    values = [bytes(range(256)), b"", b"a,b"]
+    sent = [("x-many-bin", value) for value in values] + [("x-many", "a")]
+    answer = json.loads(unary(channel, "headers", b"x-many-bin", metadata=sent))
+    assert [value.encode("latin-1") for value in answer] == values
+    assert json.loads(unary(channel, "headers", b"x-none-bin", metadata=sent)) == []
+
+
 @pytest.mark.parametrize("name", ["echo", "converse"])
 def test_compressed_messages_are_unimplemented(channel: grpc.Channel, name: str) -> None:
     method: Any = channel.unary_unary(SERVICE + name)

@@ -1,15 +1,20 @@
 """Messages are what was sent, wherever their bytes were cut."""
 
+import os
+
 import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.base.machine.heap import map_large_blocks
+from serving.base.machine.memory import own_bytes
 from serving.server.wire.interface import End
 from serving.server.wire.native.framing import Messages
 from tests.support.raw_http2 import message
 
 LIMIT = 1000
+MIB = 1 << 20
 
 
 def received(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -48,6 +53,37 @@ def test_what_is_kept_is_counted() -> None:
     assert messages.lacking == 55
     messages.drop()
     assert (messages.cost, messages.lacking) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [70_000, MIB, MIB + 1, 5 * MIB + 3])
+def test_a_large_message_comes_out_as_it_went_in(size: int) -> None:
+    sent, messages = os.urandom(size), Messages(size)
+    data = message(sent) + message(b"next")[:-1]
+    for begin in range(0, len(data), 40_000):
+        messages.add(data[begin : begin + 40_000])
+    assert messages.take() == sent
+    assert messages.cost == 3
+    messages.add(b"t")
+    assert messages.take() == b"next"
+    assert messages.cost == 0
+
+
+def test_large_messages_that_grow_side_by_side_take_what_is_counted() -> None:
+    """And give all of it back to the system."""
+    map_large_blocks()
+    before, piece = own_bytes(), bytes(8192)
+    growing = [Messages(32 * MIB) for _ in range(40)]
+    for messages in growing:
+        messages.add(message(bytes(31 * MIB))[:5])
+    for _ in range(160):
+        for messages in growing:
+            messages.add(piece)
+    counted = sum(messages.cost for messages in growing)
+    assert counted == 40 * 160 * len(piece)
+    assert own_bytes() - before < counted + 4 * MIB
+    for messages in growing:
+        messages.drop()
+    assert own_bytes() - before < 6 * MIB
 
 
 @pytest.mark.parametrize(

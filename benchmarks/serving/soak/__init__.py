@@ -1,0 +1,1 @@
+"""Half an hour of honest callers: see __main__."""
