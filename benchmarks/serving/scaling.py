@@ -1,7 +1,7 @@
-"""CPU cost of a request to a server with many connections, and with many models.
+"""CPU cost of a request to a server with many connections, over each wire, and with many models.
 
-    python -m benchmarks.serving.scaling [--connections 1000] [--models 50] [--rate 400]
-        [--seconds 5] [--rounds 5]
+    python -m benchmarks.serving.scaling [--connections 100 1000] [--models 50] [--rate 400]
+        [--seconds 5] [--rounds 5] [--wires native grpcio]
 
 A network that does nothing gets raw tensors of 32x32 in an open loop, with the same Poisson
 arrivals in every setting. A closed loop would also measure how many requests happen to come
@@ -9,8 +9,8 @@ together, since requests over one connection are read together, and requests for
 together. The cost is CPU time of the server's process for each request, idle work included.
 
 Connections are separate TCP connections, counted at the server, which carry requests in turn.
-Models are copies of one network; each request names the next. A bare echo with the same connections
-shows gRPC's share of the cost. Settings take turns; ratios are medians of the ratios within a
+Models are copies of one network over the first wire; each request names the next. A bare echo of
+grpc.aio shows its share of the cost. Settings take turns; ratios are medians of the ratios within a
 round.
 """
 
@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import os
 import resource
 import statistics
 import sys
@@ -41,7 +42,9 @@ from loadtest.wire.messages import Outcome, Request
 from tests.support.process import ServerProcess
 
 FILES = Path("build/benchmarks")
-MOST = 1.3
+# The largest ratios that are allowed: of many connections to one, and of many models to one.
+CONNECTIONS_MOST, MODELS_MOST = 1.15, 1.3
+WIRES = ("native", "grpcio")
 # File descriptors that a process has open besides connections.
 OTHER_FILES = 200
 TIMEOUT = 30.0
@@ -150,36 +153,45 @@ async def measure(setting: Setting, rate: float, seconds: float, seed: int) -> T
 
 
 @contextlib.contextmanager
-def settings(connections: int, models: int) -> Iterator[list[Setting]]:
+def settings(connections: list[int], models: int, wires: list[str]) -> Iterator[list[Setting]]:
     """The rows that are compared, with their servers running."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         exported = export_trivial(SIDE, FILES)
         names = [f"trivial{number}" for number in range(models)]
-        servers = []
         for label, published in (("one", names[:1]), ("many", names)):
-            repository = Path(folder) / label
             for name in published:
-                publish(repository, name, exported)
-            server = ServerProcess(repository, "--strict-readiness", cache=FILES / "cache")
+                publish(Path(folder) / label, name, exported)
+        most = str(max(connections) + OTHER_FILES)
+        bounds = ("--max-connections", most, "--max-connections-per-address", most)
+
+        def served(repository: str, wire: str) -> ServerProcess:
+            flags = ("--strict-readiness", "--wire", wire, *bounds)
+            server = ServerProcess(Path(folder) / repository, *flags, cache=FILES / "cache")
             stack.callback(server.kill)
-            servers.append(server.wait_ready())
+            return server.wait_ready()
+
+        rows, first = [], names[:1]
+
+        def add(label: str, url: str, pid: int, most: float | None) -> Setting:
+            base = Setting(f"{label}, 1 connection", url, pid, 1, first)
+            rows.append(base)
+            for count in connections:
+                name = f"{label}, {count:,} connections"
+                rows.append(Setting(name, url, pid, count, first, base, most))
+            return base
+
+        bases = {}
+        for wire in wires:
+            server = served("one", wire)
+            bases[wire] = add(wire, server.url, server.process.pid, CONNECTIONS_MOST)
+        server, base = served("many", wires[0]), bases[wires[0]]
+        name = f"{wires[0]}, {models} models"
+        rows.append(Setting(name, server.url, server.process.pid, 1, names, base, MODELS_MOST))
         echo_url = stack.enter_context(echo_server())
         echo_pid = local_server(echo_url)
         assert echo_pid is not None
-        (one, many), first = servers, names[:1]
-        base = Setting("1 connection, 1 model", one.url, one.process.pid, 1, first)
-        echo = Setting("echo, 1 connection", echo_url, echo_pid, 1, first)
-        yield [
-            base,
-            Setting(
-                f"{connections:,} connections", one.url, one.process.pid, connections, first,
-                base, MOST,
-            ),
-            Setting(f"{models} models", many.url, many.process.pid, 1, names, base, MOST),
-            echo,
-            Setting(f"echo, {connections:,} connections", echo_url, echo_pid, connections, first,
-                    echo),
-        ]  # fmt: skip
+        add("echo", echo_url, echo_pid, None)
+        yield rows
 
 
 def open_files(connections: int) -> None:
@@ -214,15 +226,17 @@ def table(rows: list[Setting]) -> str:
 def main() -> None:
     """Prints the table; exit status 1 where a ratio is over its bound."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--connections", type=int, default=1000)
+    parser.add_argument("--connections", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--models", type=int, default=50)
     parser.add_argument("--rate", type=float, default=400.0, help="requests/s")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--wires", nargs="+", default=[*WIRES], choices=WIRES)
     arguments = parser.parse_args()
-    open_files(arguments.connections)
+    open_files(max(arguments.connections))
+    os.environ.pop("CONVSERVE_WIRE", None)
     with (
-        settings(arguments.connections, arguments.models) as rows,
+        settings(arguments.connections, arguments.models, arguments.wires) as rows,
         asyncio.Runner(loop_factory=precise_loop) as runner,
     ):
         for number in range(arguments.rounds):

@@ -1,68 +1,25 @@
 """The Node sample, as its README says, against a real server process."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from PIL import Image
 
 from tests.support.certified import Certified
+from tests.support.node import ROOT, SAMPLE, copy_sample, find_node
 from tests.support.process import ServerProcess
-
-ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = ROOT / "examples" / "node"
-OLDEST_NODE = 20
-INSTALL_SECONDS = 120
-
-
-def missing(reason: str) -> NoReturn:
-    """Fails in CI, where everything must be tested; skips elsewhere."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
 def node() -> str:
-    """The path of a node that is new enough."""
-    found = shutil.which("node")
-    if found is None:
-        missing("node is not installed")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True)
-    if int(version.stdout.lstrip("v").split(".")[0]) < OLDEST_NODE:
-        missing(f"node is {version.stdout.strip()}, the sample needs {OLDEST_NODE}")
-    return found
+    return find_node()
 
 
 @pytest.fixture(scope="module")
 def sample(node: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sample with its modules: those that are installed beside it, or installed into
-    the copy."""
-    folder = tmp_path_factory.mktemp("sample") / "node"
-    shutil.copytree(SAMPLE, folder, ignore=shutil.ignore_patterns("node_modules"))
-    if (SAMPLE / "node_modules").is_dir():
-        (folder / "node_modules").symlink_to(SAMPLE / "node_modules")
-        return folder
-    npm = shutil.which("npm")
-    if npm is None:
-        missing("npm is not installed, and the sample has no node_modules")
-    try:
-        installed = subprocess.run(
-            [npm, "ci", "--ignore-scripts", "--prefer-offline"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        missing("npm ci did not end in time")
-    if installed.returncode:
-        missing(f"npm ci failed: {installed.stderr.strip().splitlines()[:1]}")
-    return folder
+    return copy_sample(tmp_path_factory.mktemp("sample") / "node")
 
 
 def classify(node: str, sample: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
