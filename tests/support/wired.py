@@ -100,7 +100,7 @@ class Wired:
         """Returns when a condition holds."""
         end = time.monotonic() + PATIENCE
         while not condition():
-            assert time.monotonic() < end, "it did not come to that"
+            assert time.monotonic() < end, (self.begun[-5:], self.cancelled[-5:])
             time.sleep(0.005)  # the server is another thread, which does not tell
 
     def _methods(self) -> dict[str, Method]:

@@ -197,7 +197,8 @@ async def trickled_messages(session: Session) -> None:
             with connection.socket:
                 streams = dict.fromkeys(range(1, 201, 2), 30 << 20)
                 connection.send(begun() + b"".join(opened_call(s, prefix) for s in streams))
-                connection.windows[0] -= len(prefix) * len(streams)
+                for stream in (0, *streams):
+                    connection.windows[stream] -= len(prefix) * (1 if stream else len(streams))
                 while not connection.closed and not session.over:
                     connection.read()
                     for stream, left in streams.items():

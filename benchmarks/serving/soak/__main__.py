@@ -74,10 +74,12 @@ class Soaked:
 
 def look(pid: int, at: float) -> Look:
     """Looks at a process."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    status = {line.split(":")[0]: line.split()[1] for line in lines if ":\t" in line}
+    text = Path(f"/proc/{pid}/status").read_text()
+    memory, threads = (
+        int(text.split(f"\n{name}:")[1].split()[0]) for name in ("RssAnon", "Threads")
+    )
     files = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
-    return Look(at, int(status["RssAnon"]) / 1024, files, int(status["Threads"]))
+    return Look(at, memory / 1024, files, threads)
 
 
 async def _call(
@@ -106,8 +108,10 @@ async def _callers(
         pauses = random.Random(f"{kind} {seed}")
         calls = set[asyncio.Task[None]]()
         while True:
-            await asyncio.sleep(pauses.expovariate(rate * load))
-            if time.monotonic() >= end:
+            left = end - time.monotonic()
+            pause = pauses.expovariate(rate * load)
+            await asyncio.sleep(max(0.0, min(pause, left)))
+            if pause >= left:
                 break
             call = asyncio.create_task(_call(kind, getattr(callers, kind), found))
             calls.add(call)
@@ -123,6 +127,7 @@ async def _soak(server: ServerProcess, seconds: float, load: float, seed: int) -
     callers = Callers(server, seed)
     for model in MODELS:
         await callers.load(model)
+    await asyncio.to_thread(server.wait_ready)
 
     async def watch() -> None:
         while True:
@@ -134,6 +139,8 @@ async def _soak(server: ServerProcess, seconds: float, load: float, seed: int) -
     watching = asyncio.create_task(watch())
     found = await _callers(callers, load, seconds, seed)
     watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert len(looks) > 1
     cores = usage(pid)[0] / (time.monotonic() - began)
     await callers.close()
     faults = [
@@ -185,7 +192,7 @@ def soak(seconds: float, load: float = 1.0, seed: int = 0) -> Soaked:
         flags = ("--allow-ungated", "--model-control", "explicit")
         server = ServerProcess(repository, *flags, cache=Path(name) / "cache")
         try:
-            return asyncio.run(_soak(server.wait_ready(), seconds, load, seed))
+            return asyncio.run(_soak(server, seconds, load, seed))
         finally:
             server.kill()
 

@@ -92,7 +92,8 @@ def _newer(pool: descriptor_pool.DescriptorPool) -> ServiceDescriptor:
     file.name = file.name.replace("v1alpha", "v1")
     file.package = _V1.strip(".")
     for field in (field for message in file.message_type for field in message.field):
-        field.type_name = field.type_name.replace(_V1ALPHA, _V1)
+        if field.type_name:
+            field.type_name = field.type_name.replace(_V1ALPHA, _V1)
     for method in (method for service in file.service for method in service.method):
         method.input_type = method.input_type.replace(_V1ALPHA, _V1)
         method.output_type = method.output_type.replace(_V1ALPHA, _V1)
