@@ -116,6 +116,7 @@ class NativeCall:
                 await self._waiter
             finally:
                 self._waiter = None
+            messages = self._messages
         held = messages.cost
         message = messages.take()
         self._connection.arrivals.give_back(self, held - messages.cost)
@@ -183,9 +184,11 @@ class NativeCall:
 
     def drop(self) -> None:
         """Lets go of the messages that have come."""
-        self._messages.drop()
         if self.held:
-            self._connection.arrivals.give_back(self, self.held)
+            self._connection.arrivals.discard(self, self._messages)
+            self._messages = Messages(self._connection.limits.message)
+        else:
+            self._messages.drop()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

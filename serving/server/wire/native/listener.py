@@ -138,6 +138,8 @@ class NativeWire:
         await self._empty(_LAST_SECONDS)
         if tasks:
             await asyncio.wait(tasks, timeout=_LAST_SECONDS)
+        while self.arrivals.leaving:
+            await asyncio.sleep(0)
         if self._sweeper is not None:
             self._sweeper.cancel()
 

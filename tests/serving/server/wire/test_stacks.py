@@ -71,7 +71,7 @@ def run(*command: str | Path, **environment: str) -> str:
 def check(server: Wired, *command: str | Path, **environment: str) -> None:
     server.cancelled.clear()
     assert json.loads(run(*command, server.url, **environment)) == EXPECTED
-    server.wait(lambda: {"sleep", "converse"} <= set(server.cancelled))
+    server.wait(lambda: "sleep" in server.cancelled)
 
 
 @pytest.fixture(scope="module")
