@@ -61,8 +61,10 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[ServerProcess]:
-    """Our server, with ONNX Runtime."""
+def ours(
+    tmp_path_factory: pytest.TempPathFactory, cache: Path, wire: str
+) -> Iterator[ServerProcess]:
+    """Our server, with ONNX Runtime, over each wire of gRPC."""
     repository = tmp_path_factory.mktemp("ours")
     for name in (SERVED, SPARE, IDLE):
         publish(repository, name, gain=GAIN, engines=("onnxruntime",))
@@ -157,13 +159,13 @@ def test_every_difference_is_documented(triton: TritonProcess, ours: ServerProce
     assert not stale, f"in {DOCUMENT.name}, but not so:\n{stale}"
 
 
-@pytest.mark.parametrize("wire", list(WIRES))
+@pytest.mark.parametrize("client", list(WIRES))
 def test_every_datatype_comes_back_alike(
-    triton: TritonProcess, ours: ServerProcess, wire: str
+    triton: TritonProcess, ours: ServerProcess, client: str
 ) -> None:
     answers = []
     for server in (triton, ours):
-        with closing(Session(wire, server.url, server.http)) as session:
+        with closing(Session(client, server.url, server.http)) as session:
             inputs = [session.input(f"in_{kind}", VALUES[kind], kind) for kind in KINDS]
             wanted = [session.triton.InferRequestedOutput(f"out_{kind}") for kind in KINDS]
             answers.append(outcome(session.call, "infer", "identity", inputs, outputs=wanted))
