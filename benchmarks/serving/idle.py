@@ -34,7 +34,7 @@ from tests.support.published import publish
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 # KiB of a connection, at most.
 MOST = {"native": 20.0, "grpcio": 30.0}
-# Descriptors that a server needs for each connection, half of which it keeps for the other port, and
+# Descriptors that a server needs for each connection, half of them kept for its other port, and
 # besides.
 FILES, OTHER_FILES = 2, 600
 _HEAD_BYTES = 9

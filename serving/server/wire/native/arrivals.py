@@ -24,9 +24,9 @@ _MARGIN = 16
 # Seconds that a large message waits for memory until it is refused, and between two looks.
 _PATIENCE = 1.0
 _LOOK_SECONDS = 0.02
-# Bytes from which on messages that nobody will read are freed in later rounds of the event loop, and
-# bytes that are freed in one. Returning memory to the system takes 80 us for each MiB: more stops
-# the loop for longer, fewer keeps the memory from others.
+# Bytes from which on messages that nobody will read are freed in later rounds of the event loop,
+# and bytes that are freed in one. Returning memory to the system takes 80 us for each MiB: more
+# stops the loop for longer, fewer keeps the memory from others.
 _FREED_LATER, _FREED_A_ROUND = 1 << 20, 8 << 20
 # Seconds after which a caller that was refused may try again.
 _RETRY_SECONDS = 1.0

@@ -38,6 +38,9 @@ class Messages:
 
     __slots__ = ("_body", "_head", "_mapped", "cost", "lacking", "limit", "size", "whole")
 
+    _body: io.BytesIO
+    _mapped: bool
+
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.whole: deque[bytes] = deque()
