@@ -8,10 +8,11 @@ arrivals in every setting. A closed loop would also measure how many requests ha
 together, since requests over one connection are read together, and requests for one model run
 together. The cost is CPU time of the server's process for each request, idle work included.
 
-Connections are separate TCP connections, counted at the server, which carry requests in turn.
-Models are copies of one network over the first wire; each request names the next. A bare echo of
-grpc.aio shows its share of the cost. Settings take turns; ratios are medians of the ratios within a
-round.
+Connections are separate TCP connections, counted at the server, which carry requests in turn; each
+setting has a server of its own, and its connections stay open. Clients of gRPC ping after a call
+while a connection is new, and hardly ever later, so the first round is left out. Models are copies
+of one network over the first wire; each request names the next. A bare echo of grpc.aio shows its
+share of the cost. Settings take turns; ratios are medians of the ratios within a round.
 """
 
 import argparse
@@ -23,8 +24,9 @@ import resource
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,17 +141,32 @@ async def connected(setting: Setting, requests: list[Request]) -> AsyncIterator[
         await asyncio.sleep(0.02)  # no event shows that the server has closed its end
 
 
-async def measure(setting: Setting, rate: float, seconds: float, seed: int) -> Turn:
-    """One turn, with connections of its own."""
+async def measure(
+    setting: Setting, connections: Connections, rate: float, seconds: float, seed: int
+) -> Turn:
+    """One turn."""
     requests = image_requests(setting.models, SIDE)
     arrivals = Arrivals("poisson", rate=rate)
-    async with connected(setting, requests) as connections:
-        watch, begin = Watch(setting.pid), usage(setting.pid)[0]
-        records = await play(connections, requests, arrivals, seconds=seconds, seed=seed)
-        cpu, others = usage(setting.pid)[0] - begin, watch.share()
+    watch, begin = Watch(setting.pid), usage(setting.pid)[0]
+    records = await play(connections, requests, arrivals, seconds=seconds, seed=seed)
+    cpu, others = usage(setting.pid)[0] - begin, watch.share()
     p50, p99 = np.percentile(records["latency"], (50, 99)) * 1e3
     late = float(np.percentile(records["late"], 99)) * 1e3
     return Turn(cpu / len(records), float(p50), float(p99), late, others)
+
+
+async def take_turns(rows: list[Setting], rate: float, seconds: float, rounds: int) -> None:
+    """Measures all rows in so many rounds, after one that does not count."""
+    async with contextlib.AsyncExitStack() as stack:
+        opened = [
+            await stack.enter_async_context(connected(row, image_requests(row.models, SIDE)))
+            for row in rows
+        ]
+        for number in range(rounds + 1):
+            for row, connections in zip(rows, opened, strict=True):
+                turn = await measure(row, connections, rate, seconds, number)
+                if number:
+                    row.turns.append(turn)
 
 
 @contextlib.contextmanager
@@ -164,33 +181,33 @@ def settings(connections: list[int], models: int, wires: list[str]) -> Iterator[
         most = str(max(connections) + OTHER_FILES)
         bounds = ("--max-connections", most, "--max-connections-per-address", most)
 
-        def served(repository: str, wire: str) -> ServerProcess:
+        def served(repository: str, wire: str) -> tuple[str, int]:
             flags = ("--strict-readiness", "--wire", wire, *bounds)
             server = ServerProcess(Path(folder) / repository, *flags, cache=FILES / "cache")
             stack.callback(server.kill)
-            return server.wait_ready()
+            return server.wait_ready().url, server.process.pid
 
-        rows, first = [], names[:1]
+        rows, first = list[Setting](), names[:1]
 
-        def add(label: str, url: str, pid: int, most: float | None) -> Setting:
-            base = Setting(f"{label}, 1 connection", url, pid, 1, first)
+        def add(label: str, start: Callable[[], tuple[str, int]], most: float | None) -> Setting:
+            base = Setting(f"{label}, 1 connection", *start(), 1, first)
             rows.append(base)
             for count in connections:
                 name = f"{label}, {count:,} connections"
-                rows.append(Setting(name, url, pid, count, first, base, most))
+                rows.append(Setting(name, *start(), count, first, base, most))
             return base
 
-        bases = {}
-        for wire in wires:
-            server = served("one", wire)
-            bases[wire] = add(wire, server.url, server.process.pid, CONNECTIONS_MOST)
-        server, base = served("many", wires[0]), bases[wires[0]]
+        def echo() -> tuple[str, int]:
+            url = stack.enter_context(echo_server())
+            pid = local_server(url)
+            assert pid is not None
+            return url, pid
+
+        bases = [add(wire, partial(served, "one", wire), CONNECTIONS_MOST) for wire in wires]
         name = f"{wires[0]}, {models} models"
-        rows.append(Setting(name, server.url, server.process.pid, 1, names, base, MODELS_MOST))
-        echo_url = stack.enter_context(echo_server())
-        echo_pid = local_server(echo_url)
-        assert echo_pid is not None
-        add("echo", echo_url, echo_pid, None)
+        many = served("many", wires[0])
+        rows.append(Setting(name, *many, 1, names, bases[0], MODELS_MOST))
+        add("echo", echo, None)
         yield rows
 
 
@@ -233,17 +250,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--wires", nargs="+", default=[*WIRES], choices=WIRES)
     arguments = parser.parse_args()
-    open_files(max(arguments.connections))
+    open_files((len(arguments.wires) + 1) * sum(arguments.connections))
     os.environ.pop("CONVSERVE_WIRE", None)
     with (
         settings(arguments.connections, arguments.models, arguments.wires) as rows,
         asyncio.Runner(loop_factory=precise_loop) as runner,
     ):
-        for number in range(arguments.rounds):
-            for row in rows:
-                row.turns.append(
-                    runner.run(measure(row, arguments.rate, arguments.seconds, number))
-                )
+        runner.run(take_turns(rows, arguments.rate, arguments.seconds, arguments.rounds))
     print(table(rows))
     missed = [row for row in rows if row.most is not None and row.ratio > row.most]
     sys.exit("; ".join(f"{row.name}: {row.ratio:.2f} x" for row in missed) or 0)
