@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -77,3 +78,10 @@ def test_no_script_has_the_name_of_a_package() -> None:
     """A script's folder comes first on the path: `protos.py` there would hide `protos/`."""
     packages = {path.relative_to(ROOT).parts[0] for path in tracked("*/__init__.py")}
     assert {path.stem for path in tracked("scripts/*.py")} & packages == set()
+
+
+def test_the_images_that_serve_have_the_native_wire() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [native] = extras["optional-dependencies"]["native"]
+    for lock in ("requirements-serving.lock", "requirements-serving-gpu.lock"):
+        assert f"\n{native} \\\n" in (ROOT / lock).read_text()

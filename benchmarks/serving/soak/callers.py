@@ -29,7 +29,7 @@ RATES = {
     "reload": 1 / 30,
 }  # fmt: skip
 MODELS = ("colours", "points", "identity")
-MESSAGES = 8
+MESSAGES, REST_CONNECTIONS = 8, 2
 LARGE_BYTES = 3 << 20
 # Seconds that a call may take, and those of one in a hurry, at most.
 PATIENCE, HURRY = 20.0, 0.01
@@ -67,7 +67,8 @@ class Callers:
         self._health = health_pb2_grpc.HealthStub(self._channel)
         self._admin = grpc.aio.insecure_channel(server.admin)
         self._loads = oip_grpc.GRPCInferenceServiceStub(self._admin)
-        self._http = aiohttp.ClientSession()
+        # Once it has opened more, it keeps all of them in use.
+        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=REST_CONNECTIONS))
 
     async def close(self) -> None:
         """Closes the connections."""
