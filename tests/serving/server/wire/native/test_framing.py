@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serving.base.machine.heap import map_large_blocks
 from serving.base.machine.memory import own_bytes
 from serving.server.wire.interface import End
-from serving.server.wire.native.framing import Messages
+from serving.server.wire.native.framing import Messages, prefix
 from tests.support.raw_http2 import message
 
 LIMIT = 1000
@@ -74,7 +74,7 @@ def test_large_messages_that_grow_side_by_side_take_what_is_counted() -> None:
     before, piece = own_bytes(), bytes(8192)
     growing = [Messages(32 * MIB) for _ in range(40)]
     for messages in growing:
-        messages.add(message(bytes(31 * MIB))[:5])
+        messages.add(prefix(31 * MIB))
     for _ in range(160):
         for messages in growing:
             messages.add(piece)
