@@ -19,6 +19,8 @@ COMMANDS = {
     "evaluate": ("serving.cli.evaluate", "accuracy of a served model on a labelled folder"),
     "rebuild": ("serving.cli.rebuild", "TensorRT plans for this machine's GPUs from a repository"),
     "loadtest": ("loadtest.cli", "put a server under load and measure it"),
+    "keys": ("serving.cli.keys", "make, list and revoke API keys for callers of a server"),
+    "policy": ("serving.cli.policy", "check the policy of a server, and ask who may do what"),
     "doctor": ("serving.cli.doctor", "which engines run here, and why the others do not"),
 }
 

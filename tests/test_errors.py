@@ -17,7 +17,7 @@ from serving.base.errors import ServingError, Told, restored, told
 from serving.base.memory import LargeWork
 from serving.client.calls import CallFailed
 from serving.client.streams import StreamBroken
-from serving.server.endpoints.error_status import message_of, retry_after, status_of
+from serving.server.error_status import message_of, retry_after, status_of
 
 ROOTS: tuple[type[Exception], ...] = (
     serving.base.errors.ServingError,

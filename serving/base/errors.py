@@ -4,13 +4,16 @@ ServingError
 ├── InvalidInput          bad image, tensor, parameter
 │   ├── RequestTooLarge   a body beyond the message limit
 │   └── RequestTooSlow    a body that did not arrive in time
+├── Unauthenticated       nobody knows its caller
 ├── ModelNotFound         no such model or version
+│   └── ModelHidden       there may be one, which its caller may not know of
 ├── ModelNotReady         known, but loading, failed or draining
 │   └── EngineRestarts    its engine process is started again; carries a retry delay
 ├── WrongTask             a classifier asked to segment, ...
 ├── NotOffered            part of a protocol that this server does not offer
-├── NotAllowed            admin call of somebody who may not
+├── NotAllowed            call of somebody who may not
 ├── QueueFull             bounded queue or byte budget is used up
+│   └── OverLimit         its caller has used up a limit of his own
 ├── Shed                  cannot be met within its deadline; carries a retry delay
 ├── DeadlineExpired       its time ran out while it waited
 ├── EngineError           the runtime failed
@@ -80,8 +83,17 @@ class AnswerTooLarge(InvalidInput):
     """A request whose answer would have more bytes than a message may have."""
 
 
+class Unauthenticated(ServingError):
+    """The call names no caller, or one whom its credentials do not prove. The text says no more
+    than which credentials are meant."""
+
+
 class ModelNotFound(ServingError):
     """The repository has no model, or no version of it, by this name."""
+
+
+class ModelHidden(ModelNotFound):
+    """The caller may not know whether there is such a model. To him it is ModelNotFound."""
 
 
 class ModelNotReady(ServingError):
@@ -108,7 +120,8 @@ class NotOffered(ServingError):
 
 
 class NotAllowed(ServingError):
-    """An admin call that its caller may not make; the text names the flag that permits it."""
+    """A call that its caller may not make; the text names the flag or the action that permits
+    it."""
 
 
 class QueueFull(ServingError):
@@ -120,6 +133,10 @@ class QueueFull(ServingError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class OverLimit(QueueFull):
+    """A limit of the caller's own is used up; others may have place."""
 
 
 class Shed(ServingError):

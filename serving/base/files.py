@@ -4,8 +4,10 @@ Everything here raises OSError, whose `strerror` says what is wrong.
 """
 
 import errno
+import hashlib
 import os
 import stat
+from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path
 
@@ -63,6 +65,19 @@ def read_file(path: Path, limit: int = TEXT_BYTES) -> bytes:
     if max(size, len(content)) > limit:
         raise OSError(errno.EFBIG, f"has more than {limit:,} bytes", str(path))
     return content
+
+
+def sha256(file: Path) -> str:
+    """Hex digits of a file's content, read once for as long as the file stays the same."""
+    found = file.stat()
+    return _sha256(file, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=256)
+def _sha256(file: Path, stamp: tuple[int, ...]) -> str:
+    """`stamp` makes a changed file a new key."""
+    with open_file(file) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def own_folder(path: Path) -> Path:

@@ -154,6 +154,13 @@ class CallMemory(Protocol):
     def large(self) -> LargeTurns:
         """The turns that LARGE work needs."""
 
+    @property
+    def counts_pixels(self) -> bool:
+        """Whether somebody wants to know the pixels of its images."""
+
+    def loaded(self, pixels: int) -> None:
+        """Counts pixels of images that were decoded; on the event loop."""
+
 
 class LargeWork(QueueFull):
     """A piece of work is LARGE and has no turn."""
@@ -173,6 +180,7 @@ class Unlimited:
     """The memory of calls of one's own process."""
 
     large: LargeTurns = _Unlimited()
+    counts_pixels = False
 
     def hold(self, use: Use, size: int) -> None:
         """Does nothing."""
@@ -180,6 +188,9 @@ class Unlimited:
     def decoding(self, size: int, deadline: float) -> AbstractContextManager[None]:
         """Does nothing."""
         return contextlib.nullcontext()
+
+    def loaded(self, pixels: int) -> None:
+        """Does nothing."""
 
 
 UNLIMITED = Unlimited()

@@ -112,6 +112,18 @@ class FrontMetrics(Share):
             "Calls that infer nothing (metadata, repository, settings, memory) by how they ended.",
             ("method", "code"),
         )
+        self.caller_calls = Tally(
+            "convserve_caller_calls",
+            "Calls by caller and how they ended, where callers are told apart: of the first 100 "
+            "names, then others; anonymous; empty where credentials proved nobody.",
+            ("caller", "code"),
+        )
+        self.access_failures = Tally(
+            "convserve_access_failures",
+            "Changes of --api-keys and --policy that could not be used, and fetches of --jwt-jwks "
+            "that failed; the last good content stays.",
+            ("flag",),
+        )
         self.shed = _shed()
         self.write_failures = Tally(
             "convserve_write_failures",

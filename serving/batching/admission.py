@@ -10,6 +10,7 @@ from typing import NamedTuple
 from serving.base.errors import QueueFull, Shed
 from serving.batching.core_turns import CoreShare
 from serving.batching.latency import LatencyTable
+from serving.batching.rounds import Rounds
 from serving.batching.ticket import Ticket
 from serving.batching.waiting import Waiting
 from serving.repository.model_config import Batching
@@ -102,6 +103,7 @@ class Admission:
     slo: seconds within which every admitted call ought to be answered.
     share: its `wait` is the seconds that a batch waits for cores.
     busy_seconds: returns the seconds from a given moment until the next batch may start.
+    rounds: the turns of callers.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Admission:
         slo: float,
         share: CoreShare,
         busy_seconds: Callable[[float], float],
+        rounds: Rounds,
     ) -> None:
         self._waiting = waiting
         self._batching = batching
@@ -123,9 +126,10 @@ class Admission:
         self._slo = slo
         self._share = share
         self._busy_seconds = busy_seconds
+        self._rounds = rounds
 
     def admit(
-        self, rows: int, priority: int, deadline: float, timeout: float, now: float
+        self, rows: int, priority: int, deadline: float, timeout: float, now: float, caller: int
     ) -> Ticket:
         """A ticket for a call that may enter, and a place. Raises QueueFull, Shed.
 
@@ -143,12 +147,16 @@ class Admission:
         else:
             deadline = min(deadline, expires)
             required = min(required, expires)
-        ticket = Ticket(rows, level, now, deadline, target, delay_at)
+        if caller and not self._waiting.rows:
+            self._rounds.restart()
+        turn = self._rounds.next(caller, rows)
+        ticket = Ticket(rows, level, now, deadline, target, delay_at, round=turn)
         # A call without a deadline, in a queue with room, needs no prediction.
         room = policy.max_queue_size
         if required < math.inf or self._waiting.calls_of_level[level] >= room:
             self._check(ticket, room, now, required)
         self._waiting.enter(ticket)
+        self._rounds.entered(caller, ticket)
         return ticket
 
     def _check(self, ticket: Ticket, room: int, now: float, required: float) -> None:

@@ -25,6 +25,7 @@ from serving.batching.core_turns import CoreShare, CoreTurns
 from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
 from serving.batching.port import BatchPort
+from serving.batching.rounds import Rounds
 from serving.batching.sizing import QUIET_ROUNDS, QUIET_SECONDS, rows_to_run
 from serving.batching.ticket import RESERVED, WITHDRAWN, Done, Ticket, row_shapes
 from serving.batching.waiting import RETRY_SECONDS, QueueDelay, Waiting
@@ -85,9 +86,10 @@ class DynamicBatcher(BatchPort):
         )
         self._queue = queue = self._waiting.queue
         metrics.queue_depth.labels(model, version).set_function(lambda: queue.rows)
+        self._rounds = Rounds(self._max_rows)
         self._admission = Admission(
             self._waiting, batching, latency, self._max_rows, instances, slo, self._share,
-            self._busy_seconds,
+            self._busy_seconds, self._rounds,
         )  # fmt: skip
         # Batches that wait for cores, and batches that run; each holds one instance.
         self._asked: set[Batch] = set()
@@ -99,12 +101,19 @@ class DynamicBatcher(BatchPort):
         name = f"infer-{model}-{version}"
         self._execution = BatchExecution(engine, max_batch_size, instances, clock, threads, name)
 
-    def admit(self, rows: int, priority: int, deadline: float, timeout: float = math.inf) -> Ticket:
+    def admit(
+        self,
+        rows: int,
+        priority: int,
+        deadline: float,
+        timeout: float = math.inf,
+        caller: int = 0,
+    ) -> Ticket:
         """`BatchPort.admit`."""
         if self._closed:
             raise ModelNotReady(self._unloaded)
         try:
-            return self._admission.admit(rows, priority, deadline, timeout, self._clock())
+            return self._admission.admit(rows, priority, deadline, timeout, self._clock(), caller)
         except (QueueFull, Shed) as refusal:
             reason = "deadline" if isinstance(refusal, Shed) else "queue_full"
             self._metrics.shed.count(self._name, reason)
@@ -230,6 +239,7 @@ class DynamicBatcher(BatchPort):
         self._running.add(batch)
         batch.started = now
         batch.tickets = self._waiting.take(batch.limit)
+        self._rounds.begun(batch.tickets)
         batch.rows = sum([ticket.rows for ticket in batch.tickets])
         batch.left_waiting = self._queue.rows
         batch.seconds = self._latency.predict(batch.rows)

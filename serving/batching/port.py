@@ -23,13 +23,21 @@ class BatchPort(Protocol):
 
     latency: Mapping[int, float]
 
-    def admit(self, rows: int, priority: int, deadline: float, timeout: float = math.inf) -> Ticket:
+    def admit(
+        self,
+        rows: int,
+        priority: int,
+        deadline: float,
+        timeout: float = math.inf,
+        caller: int = 0,
+    ) -> Ticket:
         """Reserves a place before anything is spent on the call.
 
         priority: 1 is the most urgent, 0 takes the model's default.
         deadline: when the caller gives up, in monotonic seconds; inf for never.
         timeout: seconds that the caller asks for in place of the model's, which count where they
             are more and its queue policy allows that; inf for none.
+        caller: tells the callers apart who share the batches; 0 where nobody does.
         Raises QueueFull, Shed, ModelNotReady.
         """
 

@@ -4,9 +4,9 @@ import heapq
 import itertools
 from collections.abc import Iterator
 
-from serving.batching.ticket import Ticket
+from serving.batching.ticket import Rank, Ticket
 
-_Item = tuple[tuple[int, float], int, Ticket]
+_Item = tuple[Rank, int, Ticket]
 
 
 class BatchQueue:

@@ -7,9 +7,15 @@ from typing import NamedTuple
 
 from serving.base.tensor import Array
 
+Rank = tuple[int, int, float]
+
 # Seconds: a call without a deadline is ordered as if it had this one. Longer lets more urgent calls
 # go first, shorter lets a stream of later calls hold it back less.
 PATIENCE = 10.0
+
+
+# A round after all others.
+_LAST = 1 << 62
 
 
 class State(Enum):
@@ -88,6 +94,7 @@ class Ticket:
     deadline: when it fails if it still waits.
     delay_at: when it falls behind the others of its priority.
     due: when it ought to be answered, at the latest its deadline; batches are kept small for it.
+    round: of its caller among others, as `Rounds` has it; 0 where callers are not told apart.
     rank: its order; lower goes first.
     key: only calls with equal keys can share a batch. By default the shapes of the inputs.
     parts: inputs by name, [rows, ...] each, whose rows follow one another.
@@ -100,7 +107,7 @@ class Ticket:
 
     __slots__ = (
         "arrived", "deadline", "delay_at", "done", "due", "key", "parts", "place", "priority",
-        "rank", "rows", "standing", "state", "timing",
+        "rank", "round", "rows", "standing", "state", "timing",
     )  # fmt: skip
 
     done: Done
@@ -115,6 +122,7 @@ class Ticket:
         target: float = math.inf,
         delay_at: float = math.inf,
         key: Hashable = None,
+        round: int = 0,  # noqa: A002 - the word for it
     ) -> None:
         self.state = RESERVED
         self.timing = Timing()
@@ -125,7 +133,8 @@ class Ticket:
         self.delay_at = delay_at
         self.due = due = target if target < deadline else deadline
         latest = arrived + PATIENCE
-        self.rank = (priority, due if due < latest else latest)
+        self.round = round
+        self.rank: Rank = (priority, round, due if due < latest else latest)
         self.key = key
         self.standing = self.place = -1
 
@@ -133,7 +142,7 @@ class Ticket:
         """Lets all others of its priority go first from now on, and drops its target."""
         self.due = self.deadline
         self.delay_at = math.inf
-        self.rank = (self.priority, math.inf)
+        self.rank = (self.priority, _LAST, math.inf)
 
 
 def row_shapes(inputs: Mapping[str, Array]) -> Hashable:

@@ -22,6 +22,7 @@ from serving.batching.ticket import (
     RESERVED,
     RUNNING,
     WITHDRAWN,
+    Rank,
     State,
     Ticket,
 )
@@ -66,7 +67,7 @@ class Waiting:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
         # All waiting calls, sorted, so that a binary search finds the place of a new one.
-        self._line: list[tuple[tuple[int, float], int, Ticket]] = []
+        self._line: list[tuple[Rank, int, Ticket]] = []
         self._sequence = itertools.count()
 
     def enter(self, ticket: Ticket) -> None:
@@ -139,7 +140,7 @@ class Waiting:
                 ticket.done(error)
         self._set_alarm(None, math.inf)
 
-    def rows_before(self, rank: tuple[int, float]) -> int:
+    def rows_before(self, rank: Rank) -> int:
         """Estimated rows of the calls that go before a new one of this rank: their number times the
         average rows of a waiting call."""
         calls = bisect.bisect_right(self._line, (rank, next(self._sequence)))

@@ -13,7 +13,9 @@ import uvloop
 from serving.base.command import application, one_of
 from serving.base.machine import console
 from serving.cli.output import fail
-from serving.server.config import ConfigError, ServerConfig, StartError, load_config
+from serving.server.access.audit import open_audit
+from serving.server.config import ConfigError, ServerConfig, StartError
+from serving.server.config_sources import load_config
 from serving.server.server import Server
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -88,6 +90,7 @@ def _log_as_json(stream: TextIO) -> None:
     handler = _Handler(stream)
     handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    open_audit(handler)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -1,11 +1,13 @@
 """AsyncVisionClient: VisionService from asyncio."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
+
+import grpc
 
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import grpc_service_pb2_grpc
@@ -66,6 +68,8 @@ class AsyncVisionClient:
         name. A larger one fails with INVALID_ARGUMENT before it is sent.
     tls: speaks TLS to every server but those of grpc://. Raises BadTls for files that cannot be
         used.
+    headers: sent with every call, such as {"x-api-key": KEY}. It may change meanwhile: streams are
+        opened anew each minute, and take what it has then.
     """
 
     def __init__(
@@ -76,8 +80,10 @@ class AsyncVisionClient:
         retries: int = 2,
         max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
         tls: ClientTls | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         servers = [urls] if isinstance(urls, str) else urls
+        self._headers = headers
         self._tries = Tries(timeout, retries, lambda: _fault(servers, tls))
         self._most = max_message_mib << 20
         # What is sent is measured here, since gRPC would end a whole stream for one message.
@@ -230,7 +236,7 @@ class AsyncVisionClient:
         """Every model of the server: name, version, state and reason. Models that serve also have
         task, variant, engine, accuracy and latency (ms by batch size). Raises CallFailed."""
         request = oip.RepositoryIndexRequest()
-        index = await self._run(lambda left: self._inference.RepositoryIndex(request, timeout=left))
+        index = await self._ask(self._inference.RepositoryIndex, request)
         lines = []
         for found in index.models:
             line: dict[str, Any] = {"name": found.name, "version": found.version}
@@ -244,7 +250,7 @@ class AsyncVisionClient:
         return lines
 
     async def _config(self, request: oip.ModelConfigRequest) -> dict[str, str]:
-        response = await self._run(lambda left: self._inference.ModelConfig(request, timeout=left))
+        response = await self._ask(self._inference.ModelConfig, request)
         return {key: value.string_value for key, value in response.config.parameters.items()}
 
     # The call itself.
@@ -256,11 +262,20 @@ class AsyncVisionClient:
         async def call(left: float) -> Any:
             turn = self._turn
             self._turn += 1
-            return await calls[turn % len(calls)](data, timeout=left)
+            return await calls[turn % len(calls)](data, timeout=left, metadata=self._metadata())
 
         response = await self._run(call)
         many.check_count(response, len(request.images))
         return response
+
+    async def _ask(self, method: Any, request: Any) -> Any:
+        """The answer of a method of the protocol."""
+        return await self._run(
+            lambda left: method(request, timeout=left, metadata=self._metadata())
+        )
+
+    def _metadata(self) -> tuple[tuple[str, str], ...] | None:
+        return tuple(self._headers.items()) if self._headers else None
 
     async def _run(self, call: Callable[[float], Awaitable[Any]]) -> Any:
         response = await self._tries.run(call)
@@ -270,16 +285,14 @@ class AsyncVisionClient:
         return response
 
     def _stream(self, method: str) -> SharedStream[Any]:
-        return SharedStream(
-            [
-                channel.stream_stream(
-                    f"/{_SERVICE}/{method}Stream",
-                    response_deserializer=_RESPONSES[method].FromString,
-                )
-                for channel in self._channels
-            ],
-            self._most,
-        )
+        def opener(channel: grpc.aio.Channel) -> Callable[[], Any]:
+            stream: Any = channel.stream_stream(
+                f"/{_SERVICE}/{method}Stream",
+                response_deserializer=_RESPONSES[method].FromString,
+            )
+            return lambda: stream(metadata=self._metadata())
+
+        return SharedStream([opener(channel) for channel in self._channels], self._most)
 
 
 def _fault(urls: Sequence[str], tls: ClientTls | None) -> str:

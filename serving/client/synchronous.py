@@ -1,7 +1,7 @@
 """VisionClient: VisionService from code without an event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar, Unpack
@@ -33,10 +33,12 @@ class VisionClient:
         retries: int = 2,
         max_message_mib: int = DEFAULT_MAX_MESSAGE_MIB,
         tls: ClientTls | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._runner = asyncio.Runner()
+        connecting = _connect(urls, timeout, retries, max_message_mib, tls, headers)
         try:
-            self._client = self._runner.run(_connect(urls, timeout, retries, max_message_mib, tls))
+            self._client = self._runner.run(connecting)
         except BaseException:  # files that cannot be used
             self._runner.close()
             raise
@@ -155,8 +157,14 @@ async def _connect(
     retries: int,
     max_message_mib: int,
     tls: ClientTls | None,
+    headers: Mapping[str, str] | None,
 ) -> AsyncVisionClient:
     """Runs on the event loop, since a channel belongs to the loop on which it is made."""
     return AsyncVisionClient(
-        urls, timeout=timeout, retries=retries, max_message_mib=max_message_mib, tls=tls
+        urls,
+        timeout=timeout,
+        retries=retries,
+        max_message_mib=max_message_mib,
+        tls=tls,
+        headers=headers,
     )

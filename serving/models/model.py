@@ -16,7 +16,7 @@ from serving.base.memory import LARGE, CallMemory, LargeWork, Reservation
 from serving.base.metrics import FrontMetrics
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array
-from serving.base.together import together
+from serving.base.turns import together
 from serving.batching.batch import BatchRecord
 from serving.batching.port import BatchPort, submitted
 from serving.batching.ticket import Answer, Ticket
@@ -43,11 +43,7 @@ class Model:
     """
 
     def __init__(
-        self,
-        facts: ModelFacts,
-        port: BatchPort,
-        decoders: Executor,
-        metrics: FrontMetrics,
+        self, facts: ModelFacts, port: BatchPort, decoders: Executor, metrics: FrontMetrics
     ) -> None:
         self.facts = facts
         self._counters = metrics.counters(facts.name, facts.version)
@@ -161,6 +157,8 @@ class Model:
             await self._port.confirm(ticket)
             loaded = await self._all_loaded(sources, eval_transform, options.memory, ticket)
             whole = [item for item in loaded if isinstance(item, _Loaded)]
+            if options.memory.counts_pixels:
+                options.memory.loaded(sum(math.prod(item.size) for item in whole))
             if len(whole) < len(sources):
                 if not alone:
                     raise next(item for item in loaded if isinstance(item, ServingError))
@@ -213,7 +211,8 @@ class Model:
             return error
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
-        return self._port.admit(rows, options.priority, options.deadline, options.timeout)
+        priority, deadline, timeout, _, caller = options
+        return self._port.admit(rows, priority, deadline, timeout, caller)
 
     def _check(self, inputs: Mapping[str, Array]) -> int:
         """The number of rows of a call; raises InvalidInput where it does not fit the model."""

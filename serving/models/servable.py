@@ -124,12 +124,14 @@ class CallOptions(NamedTuple):
     deadline: when the caller gives up, in seconds on the monotonic clock; inf for never.
     timeout: seconds that the call asks for; inf for none.
     memory: what the call takes its memory of.
+    caller: tells callers apart who share the batches; 0 where nobody does.
     """
 
     priority: int = 0
     deadline: float = math.inf
     timeout: float = math.inf
     memory: CallMemory = UNLIMITED
+    caller: int = 0
 
 
 class AnsweredImage(NamedTuple):

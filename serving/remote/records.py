@@ -6,7 +6,8 @@ From the front to the engine process:
 
 SLAB: `slab` has `slot` slots of `size` bytes; its file descriptor comes with the packet, alone.
 RELEASE: `slab` is not used any more.
-RESERVE: may `call` of `rows` enter the queue of `model`?
+RESERVE: may `call` of `rows` enter the queue of `model`? Here as in SUBMIT, `caller` tells callers
+    apart.
 SUBMIT: the inputs of `call` lie in a slot, `size` bytes, and its outputs may take the `room` bytes
     behind them.
 CANCEL: nobody waits for `call`.
@@ -36,7 +37,7 @@ ADMITTED, ANSWER, FAILED, RETURNED = 7, 8, 9, 10
 # begins with a description. OWN_MEMORY: its outputs lie in a file of their own.
 RESERVED, ALONE, DESCRIBED, OWN_MEMORY = 1, 2, 4, 8
 
-_FORMAT = struct.Struct("<BBHIQIIIIdddII")
+_FORMAT = struct.Struct("<BBHIQIHIHdddIII")
 SIZE = _FORMAT.size
 # Records of a packet. More make fewer packets; a packet has to fit the buffer of a socket.
 MAX_RECORDS = 256
@@ -66,6 +67,7 @@ class Record(NamedTuple):
     arrived: float = 0.0
     size: int = 0
     room: int = 0
+    caller: int = 0
 
     def packed(self) -> bytes:
         """The 64 bytes."""

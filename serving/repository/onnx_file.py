@@ -13,9 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from serving.base.digest import sha256
 from serving.base.errors import EngineUnavailable, quoted
-from serving.base.files import is_plain_name, open_file
+from serving.base.files import is_plain_name, open_file, sha256
 from serving.base.tensor import TensorSpec
 from serving.repository.config_tensors import FileFacts
 

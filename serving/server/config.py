@@ -1,19 +1,12 @@
-"""The server's settings: from flags, then CONVSERVE_... in the environment, then a YAML file."""
+"""The server's settings."""
 
-import difflib
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from serving.base.errors import quoted
 from serving.base.machine.memory import memory_limit
-from serving.base.text import NotText, first_problem, read_utf8
 
-ENVIRONMENT_PREFIX = "CONVSERVE_"
 # gRPC keeps times in milliseconds and sizes in bytes, both as signed 32-bit integers.
 _MAX_SECONDS = 2_000_000
 _MAX_MESSAGE_MIB = 2047
@@ -37,6 +30,28 @@ class ConfigError(Exception):
 
 class StartError(Exception):
     """The server cannot start; the text names the setting, port or folder."""
+
+
+# Public keys alone: whoever knew a symmetric key to check tokens could make some too.
+JwtAlgorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+
+
+class JwtSettings(NamedTuple):
+    """The settings of bearer tokens that are JSON Web Tokens.
+
+    issuer, audience: that a token must have.
+    jwks: URL or file of the issuer's keys.
+    algorithms: that may have signed it.
+    roles_claim: the claim that lists roles.
+    """
+
+    issuer: str
+    audience: str
+    jwks: str
+    algorithms: list[str]
+    roles_claim: str
 
 
 class ServerConfig(BaseModel):
@@ -99,6 +114,37 @@ class ServerConfig(BaseModel):
     )
     admin_token_file: Path | None = Field(
         None, description="File with the token of --admin token; read again when it changes."
+    )
+    api_keys: Path | None = Field(
+        None,
+        description="File of clients and their keys (convserve keys); read again when it changes. "
+        "Callers without a proved name are refused then.",
+    )
+    jwt_issuer: str | None = Field(
+        None, description="The issuer whose JSON Web Tokens are taken; as --api-keys."
+    )
+    jwt_audience: str | None = Field(None, description="The audience that tokens must name.")
+    jwt_jwks: str | None = Field(
+        None, description="URL or file of the issuer's keys (JWKS), followed in the background."
+    )
+    jwt_algorithms: str = Field(
+        "RS256,ES256,EdDSA", description="Algorithms of tokens, separated by commas."
+    )
+    jwt_roles_claim: str = Field(
+        "roles", description="The claim of tokens that lists roles, for the policy."
+    )
+    policy: Path | None = Field(
+        None,
+        description="YAML file of who may do what with which models, and how much (convserve "
+        "policy); read again when it changes. What it does not permit is refused.",
+    )
+    audit: bool | None = Field(
+        None,
+        description="Record refusals and admin calls as JSON lines of the logger audit; by default "
+        "with --api-keys, --jwt-issuer or --policy.",
+    )
+    audit_sample: float = Field(
+        0.0, ge=0, le=1, description="Share of the calls that infer which the record has too."
     )
     files_dir: Path | None = Field(
         None,
@@ -234,6 +280,28 @@ class ServerConfig(BaseModel):
             raise ValueError(f"expected some of {', '.join(get_args(AdminGroup))}")
         return value
 
+    @field_validator("jwt_algorithms")
+    @classmethod
+    def _known_algorithms(cls, value: str) -> str:
+        if not _listed(value) or not set(_listed(value)) <= set(get_args(JwtAlgorithm)):
+            raise ValueError(f"expected some of {', '.join(get_args(JwtAlgorithm))}")
+        return value
+
+    @property
+    def jwt(self) -> JwtSettings | None:
+        """The settings of tokens; None where none are taken."""
+        if self.jwt_issuer is None or self.jwt_audience is None or self.jwt_jwks is None:
+            return None
+        algorithms = _listed(self.jwt_algorithms)
+        return JwtSettings(
+            self.jwt_issuer, self.jwt_audience, self.jwt_jwks, algorithms, self.jwt_roles_claim
+        )
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether callers are told apart."""
+        return bool(self.api_keys or self.jwt_issuer or self.policy)
+
     @property
     def opened_groups(self) -> frozenset[str]:
         """The admin calls of `admin_open`."""
@@ -250,84 +318,5 @@ class ServerConfig(BaseModel):
         return self.max_connections_per_address or max(1, self.max_connections // 2)
 
 
-def load_config(
-    flags: Mapping[str, Any], environment: Mapping[str, str] | None = None, file: Path | None = None
-) -> ServerConfig:
-    """The settings from flags, environment and file, in this order of precedence. A flag that is
-    None was not given.
-
-    Raises ConfigError naming the setting, its source and, for an unknown name, the nearest valid
-    one.
-    """
-    environment = os.environ if environment is None else environment
-    sources: dict[str, str] = {}
-    values: dict[str, Any] = {}
-    for key, value in _read_file(file).items():
-        _check_known(key, f"{file}")
-        values[key], sources[key] = value, str(file)
-    for key in ServerConfig.model_fields:
-        variable = ENVIRONMENT_PREFIX + key.upper()
-        if variable in environment:
-            values[key], sources[key] = environment[variable], variable
-    for key, value in flags.items():
-        if value is not None:
-            values[key], sources[key] = value, "--" + key.replace("_", "-")
-    try:
-        config = ServerConfig.model_validate(values)
-    except ValidationError as error:
-        place, wrong = first_problem(error)
-        key = place.partition(".")[0]
-        if key not in values:
-            raise ConfigError(f"--{key.replace('_', '-')}: missing") from error
-        raise ConfigError(f"{sources[key]}: {wrong}, got {quoted(values[key])}") from error
-    _check_admin(config)
-    _check_tls(config)
-    return config
-
-
 def _listed(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _check_admin(config: ServerConfig) -> None:
-    """Raises ConfigError for settings of which one makes the other useless."""
-    if (config.admin == "token") != (config.admin_token_file is not None):
-        raise ConfigError("--admin token and --admin-token-file: neither goes without the other")
-    if config.admin == "off" and (config.opened_groups or config.admin_socket):
-        name = "--admin-open" if config.opened_groups else "--admin-socket"
-        raise ConfigError(f"{name}: --admin off takes no admin call")
-
-
-def _check_tls(config: ServerConfig) -> None:
-    """Raises ConfigError for settings of which one lacks the other."""
-    if (config.tls_cert is None) != (config.tls_key is None):
-        raise ConfigError("--tls-cert and --tls-key: neither goes without the other")
-    if config.tls_client_ca is not None and config.tls_cert is None:
-        raise ConfigError("--tls-client-ca: needs --tls-cert and --tls-key")
-    if config.tls_client_auth == "optional" and config.tls_client_ca is None:
-        raise ConfigError("--tls-client-auth: needs --tls-client-ca")
-
-
-def _read_file(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    try:
-        content = yaml.safe_load(read_utf8(file))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    except NotText as error:
-        raise ConfigError(f"{file}: cannot be read: {error.reason}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Beside its own errors, YAML passes on those of the values that it makes.
-        raise ConfigError(f"{file}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file}: expected settings as 'name: value' lines")
-    return content
-
-
-def _check_known(key: str, source: str) -> None:
-    if key in ServerConfig.model_fields:
-        return
-    nearest = difflib.get_close_matches(str(key), ServerConfig.model_fields, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise ConfigError(f"{source}: unknown setting {key!r}{hint}")

@@ -12,6 +12,7 @@ from serving.base.metrics import FrontMetrics
 from serving.base.totals import Totals
 from serving.images import hardware_jpeg
 from serving.models.catalogue import Catalogue, Loads
+from serving.server.access.setup import Access
 from serving.server.config import ServerConfig
 from serving.server.endpoints.admin import admin_of
 from serving.server.endpoints.admin_calls import AdminCalls
@@ -87,10 +88,12 @@ class Wires:
         self.budget = MemoryBudget(config.memory_bytes)
         self._certificates = Certificates.of(config, metrics)
         slow_seconds = config.slow_request_ms / 1e3
-        self._front = Front(catalogue, metrics, self.budget, slow_seconds)
+        admin = admin_of(config)
+        self._access = Access(config, admin, metrics)
+        door = self._access.door
+        self._front = Front(catalogue, metrics, self.budget, slow_seconds, door)
         strict = config.strict_readiness
         self._health = Health(catalogue, strict=strict, processes=processes)
-        admin = admin_of(config)
         memory = SharedMemory(config.shared_memory or "")
         files = FilesFolder(config.files_dir)
         self._tracer = Tracer(files, metrics.write_failures)
@@ -108,7 +111,7 @@ class Wires:
         self._inference = InferenceService(*endpoints)
         self._vision = VisionService(self._front, config.max_message_mib * _MIB)
         self._grpc_health = HealthService(
-            self._health, (vision.SERVICE.full_name, inference.SERVICE.full_name)
+            self._front, self._health, (vision.SERVICE.full_name, inference.SERVICE.full_name)
         )
         self._admin_folder: AdminFolder | None = None
         self._follower: asyncio.Task[None] | None = None
@@ -119,6 +122,7 @@ class Wires:
         if config.hardware_decode:
             reason = hardware_jpeg.enable()
             logger.info("hardware decoding", extra={"enabled": reason is None, "reason": reason})
+        await self._access.start()
         self._grpc = wire_for(
             config, self.budget, self._front.copies, self._metrics, self._certificates
         )
@@ -152,7 +156,7 @@ class Wires:
 
     def _methods(self) -> dict[str, Method]:
         """The methods of every gRPC service, by path."""
-        reflection = Reflection((inference.SERVICE, vision.SERVICE, health.SERVICE))
+        reflection = Reflection(self._front, (inference.SERVICE, vision.SERVICE, health.SERVICE))
         services = (self._inference, self._vision, self._grpc_health, reflection)
         return {path: method for each in services for path, method in each.methods().items()}
 
@@ -162,15 +166,15 @@ class Wires:
         config = self._config
         app = web.Application()
         app[LARGEST] = config.max_message_mib * _MIB
-        add_probes(app, self._health)
-        add_batches(app, self._catalogue)
+        add_probes(app, self._health, self._front)
+        add_batches(app, self._catalogue, self._front)
         self._rest.add_routes(app)
         limits = HttpLimits.of(config)
         few = limits._replace(connections=_METRICS_CONNECTIONS, per_address=_METRICS_CONNECTIONS)
         hosts = Hosts((*config.http_hosts.split(","), config.host))
         tls = self._certificates
         certified = tls is not None and tls.required
-        of_metrics = metrics_app(self._totals, self._health, certified=certified)
+        of_metrics = metrics_app(self._totals, self._health, self._front, certified=certified)
         return (
             HttpPort("http", app, limits, self._metrics, self.budget, hosts, tls),
             HttpPort("metrics", of_metrics, few, self._metrics, None, certificates=tls),
@@ -197,6 +201,7 @@ class Wires:
             self._follower.cancel()
         if self._admin_folder is not None:
             self._admin_folder.close()
+        await self._access.stop()
 
     def flush(self) -> None:
         """Waits for what is to be written beside the calls, for a moment."""

@@ -11,9 +11,10 @@ from serving.base.metrics import FrontMetrics
 from serving.base.tensor import TensorSpec
 from serving.models.facts import ModelFacts
 from serving.repository.model_config import from_proto
+from serving.server.access.caller import Caller
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.file_writer import FilesFolder
-from serving.server.endpoints.front import Caller, InferenceCall
+from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.oip import OpenInference
 from serving.server.endpoints.shared_memory import SharedMemory
 from serving.server.endpoints.tracing import Tracer

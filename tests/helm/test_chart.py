@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving.server.config import load_config
+from serving.server.config_sources import load_config
 from serving.server.http.origin import Hosts
 from tests.helm.chart import (
     KINDS_WITH_PODS,

@@ -30,7 +30,8 @@ from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
 from serving.repository.manifest import EvalTransform, Manifest, Normalization, Provenance
 from serving.repository.model_config import from_proto
-from serving.server.config import load_config
+from serving.server.access.setup import Access
+from serving.server.config_sources import load_config
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.admin_calls import AdminCalls
 from serving.server.endpoints.file_writer import FilesFolder
@@ -43,11 +44,14 @@ from serving.server.endpoints.shared_memory import SharedMemory
 from serving.server.endpoints.tracing import Tracer
 from serving.server.http.body import LARGEST
 from serving.server.http.connections import HttpLimits
+from serving.server.http.health import add_batches, add_probes
 from serving.server.http.origin import Hosts
 from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
+from serving.server.rpc import inference, vision
 from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
+from serving.server.rpc.reflection import Reflection
 from serving.server.rpc.vision import VisionService
 from serving.server.wire import wire_for
 
@@ -201,6 +205,7 @@ async def in_process(
     *,
     labels_of: Mapping[str, tuple[str, ...]] | None = None,
     admin: Admin | None = None,
+    access: Mapping[str, Any] | None = None,
     files: Path | None = None,
     max_body: int = 1 << 20,
     max_json: int = 8 << 20,
@@ -212,7 +217,8 @@ async def in_process(
     wire_name: str = "",
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
-    admin: by default every caller may do everything."""
+    admin: by default every caller may do everything.
+    access: settings of who may come in, which are followed closely; by default everybody may."""
     metrics, engine_metrics = FrontMetrics(), EngineMetrics()
     totals = Totals(metrics, engine_metrics)
     tasks: dict[str, Task | None] = {
@@ -235,13 +241,16 @@ async def in_process(
             entry = catalogue.entries[name] = ModelEntry(State.READY, "")
             catalogue.serve(entry, facts, batcher)
         budget = MemoryBudget(memory_bytes)
-        front = Front(catalogue, metrics, budget, slow_seconds)
+        admin = admin or Admin("open", explicit=True, memory=True)
+        settings = load_config({"model_repository": repository, **(access or {})}, {})
+        callers = Access(settings, admin, metrics, look_seconds=0.01)
+        await callers.start()
+        front = Front(catalogue, metrics, budget, slow_seconds, callers.door)
         failures = metrics.write_failures
         folder = FilesFolder(files)
         memory = SharedMemory("convserve")
         tracer, logs = Tracer(folder, failures), LogSettings(folder, failures)
         health = Health(catalogue, strict=False)
-        admin = admin or Admin("open", explicit=True, memory=True)
         endpoints = (
             front, OpenInference(memory, tracer, admin, max_answer),
             Inspection(catalogue, totals, "0", shared_memory=True),
@@ -250,6 +259,8 @@ async def in_process(
         app = web.Application()
         app[LARGEST] = max_body
         RestService(*endpoints, max_json=max_json, timeout_seconds=rest_timeout).add_routes(app)
+        add_probes(app, health, front)
+        add_batches(app, catalogue, front)
         http_port = HttpPort("http", app, limits or HttpLimits(), metrics, budget, Hosts())
         # Its wire is that of CONVSERVE_WIRE, as a server's, unless a test needs one of them.
         chosen = {"wire": wire_name} if wire_name else {}
@@ -259,7 +270,8 @@ async def in_process(
         await wire.start(
             InferenceService(*endpoints).methods()
             | VisionService(front, max_answer).methods()
-            | HealthService(health, ()).methods()
+            | HealthService(front, health, ()).methods()
+            | Reflection(front, (inference.SERVICE, vision.SERVICE)).methods()
         )
         address = f"http://127.0.0.1:{await http_port.listen('127.0.0.1', 0)}"
         async with (
@@ -272,5 +284,6 @@ async def in_process(
         for batcher in batchers:
             await batcher.drain(1.0)
             batcher.close()
+        await callers.stop()
         await loader.close()
         await asyncio.sleep(0)

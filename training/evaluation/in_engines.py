@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.base.digest import sha256
 from serving.base.errors import EngineError, EngineUnavailable, ModelLoadError
 from serving.base.evaluation import output_distance
+from serving.base.files import sha256
 from serving.base.machine.cpu import core_count, machine
 from serving.base.machine.progress import Progress
 from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, Task, measure_of

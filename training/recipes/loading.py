@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from serving.base.problems import shown
 from serving.base.text import NotText, read_utf8
 from training.errors import RecipeError
-from training.recipes.problems import INHERITING, problems, shown
+from training.recipes.problems import INHERITING, problems
 from training.recipes.recipe import Recipe
 from training.recipes.timm_settings import with_timm_settings
 

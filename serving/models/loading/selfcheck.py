@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.base.digest import sha256
 from serving.base.errors import (
     EngineError,
     InvalidManifest,
@@ -23,6 +22,7 @@ from serving.base.errors import (
     quoted,
 )
 from serving.base.evaluation import output_distance
+from serving.base.files import sha256
 from serving.base.task import answer_output
 from serving.base.tensor import Array, TensorSpec
 from serving.engines import ENGINES, Engine, unavailable_reason

@@ -177,7 +177,9 @@ class Served:
             raise BadRecord(f"call {number} of {record.rows} rows")
         if math.isnan(record.deadline) or math.isnan(record.timeout):
             raise BadRecord("a time that is none")
-        ticket = version.port.admit(record.rows, record.priority, record.deadline, record.timeout)
+        ticket = version.port.admit(
+            record.rows, record.priority, record.deadline, record.timeout, record.caller
+        )
         if math.isfinite(record.arrived):
             ticket.arrived = record.arrived
         call = self._calls[number] = _Call(self, number, version, ticket)
@@ -276,7 +278,7 @@ class Served:
             write(slab.memory, call.base, layout, (outputs,))
         record = records.pack(
             records.ANSWER, flags, 0, 0, call.number, *at, timing.batch_size, timing.queue,
-            timing.infer, 0.0, room, 0,
+            timing.infer, 0.0, room, 0, 0,
         )  # fmt: skip
         if flags != records.OWN_MEMORY:
             self._channel().send(record)

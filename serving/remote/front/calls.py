@@ -98,16 +98,11 @@ class Calls:
         ticket.reserved_by = self.process
         self._channel.send(
             Record(
-                records.RESERVE,
-                priority=ticket.priority,
-                model=ticket.port.number,
-                call=ticket.number,
-                rows=ticket.rows,
-                deadline=ticket.deadline,
-                timeout=ticket.timeout,
-                arrived=ticket.arrived,
+                records.RESERVE, priority=ticket.priority, model=ticket.port.number,
+                call=ticket.number, rows=ticket.rows, deadline=ticket.deadline,
+                timeout=ticket.timeout, arrived=ticket.arrived, caller=ticket.caller,
             ).packed()
-        )
+        )  # fmt: skip
         try:
             await future
         finally:
@@ -171,7 +166,7 @@ class Calls:
             pack(
                 records.SUBMIT, flags, ticket.priority, ticket.port.number, ticket.number,
                 slot.slab.number, slot.index, slot.generation, ticket.rows, ticket.deadline,
-                ticket.timeout, ticket.arrived, ticket.layout.size, ticket.room,
+                ticket.timeout, ticket.arrived, ticket.layout.size, ticket.room, ticket.caller,
             )
         )  # fmt: skip
 

@@ -61,15 +61,23 @@ class RemotePort(BatchPort):
 
     # BatchPort.
 
-    def admit(self, rows: int, priority: int, deadline: float, timeout: float = math.inf) -> Ticket:
+    def admit(
+        self,
+        rows: int,
+        priority: int,
+        deadline: float,
+        timeout: float = math.inf,
+        caller: int = 0,
+    ) -> Ticket:
         """`BatchPort.admit`: refuses what certainly cannot run; `confirm` and `submit` ask."""
         if self.successor is not None:
-            return self.successor.admit(rows, priority, deadline, timeout)
+            return self.successor.admit(rows, priority, deadline, timeout, caller)
         if self._closed:
             raise self._unloaded()
         batching = self.facts.config.batching
         level = min(priority or batching.default_priority, batching.priority_levels, _MAX_PRIORITY)
         ticket = self._calls.admit(self, rows, level, deadline, timeout)
+        ticket.caller = caller
         self._reserved += 1
         self.entered(ticket)
         return ticket

@@ -29,12 +29,13 @@ class RemoteTicket(Ticket):
     layout, room: where its inputs lie in the slot, and the bytes for outputs behind them.
     crashes: engine processes that died while it ran.
     delayed: it has waited for an engine process.
+    caller: as `BatchPort.admit` has it.
     until: when it ends if no engine process has it by then.
     """
 
     __slots__ = (
-        "crashes", "delayed", "layout", "number", "port", "reserved_by", "room", "slot", "timeout",
-        "until",
+        "caller", "crashes", "delayed", "layout", "number", "port", "reserved_by", "room", "slot",
+        "timeout", "until",
     )  # fmt: skip
 
     layout: Layout
@@ -54,7 +55,7 @@ class RemoteTicket(Ticket):
         self.number = number
         self.port = port
         self.timeout = timeout
-        self.reserved_by = self.crashes = self.room = 0
+        self.reserved_by = self.crashes = self.room = self.caller = 0
         self.delayed = False
         self.until = math.inf
 

@@ -8,13 +8,22 @@ from collections.abc import Collection
 from pathlib import Path
 
 from serving.base.errors import NotAllowed, quoted
+from serving.server.access.caller import Caller
+from serving.server.access.door import ADMINS
+from serving.server.access.policy import Action
 from serving.server.config import AdminGroup, AdminMode, ServerConfig, StartError
-from serving.server.endpoints.front import Call, Caller
+from serving.server.endpoints.front import Call
 
 logger = logging.getLogger(__name__)
 
 # Characters of a token. Fewer can be guessed by trying, more would not fit beside other headers.
 _SHORTEST, _LONGEST = 16, 1024
+# The action of a policy that permits the calls of a group.
+_ACTIONS: dict[AdminGroup, Action] = {
+    "repository": "load",
+    "settings": "settings",
+    "memory": "memory",
+}
 _FOREIGN = stat.S_IRWXO | stat.S_IWGRP
 
 
@@ -89,6 +98,8 @@ class Admin:
     token: the token of mode "token".
     explicit: models are loaded by call at all.
     memory: shared memory is taken at all.
+    by_policy: beside the admins of the socket and the token a policy says who may make them, and
+        nothing is open.
     """
 
     def __init__(
@@ -99,12 +110,14 @@ class Admin:
         *,
         explicit: bool,
         memory: bool,
+        by_policy: bool = False,
     ) -> None:
         self._mode = mode
         self._opened = opened
         self._token = token
         self._explicit = explicit
         self.memory = memory
+        self._by_policy = by_policy
 
     def identity(self, caller: Caller) -> str | None:
         """Who calls, where that is proved: "socket" or "token". None for everybody else."""
@@ -116,23 +129,35 @@ class Admin:
 
     def allows(self, call: Call, group: AdminGroup) -> bool:
         """Whether the caller may make the admin calls of a group."""
+        if self._by_policy and call.visit is not None:
+            return _ACTIONS[group] in call.visit.rights.everywhere
         if self._mode == "open" or group in self._opened:
             return True
         return self.identity(call.caller) is not None
 
-    def require(self, call: Call, group: AdminGroup) -> str:
-        """Who makes an admin call: "socket", "token", or an address. Raises NotAllowed for a caller
-        who may not, and for calls that nobody may make; the text names the flag."""
+    def require(self, call: Call, group: AdminGroup, model: str = "") -> str:
+        """Who makes an admin call: "socket", "token", an address, or whom the door knows. Raises
+        NotAllowed for a caller who may not, and for calls that nobody may make; the text names the
+        flag. By a policy it also raises ModelHidden for a model of which he may not know."""
+        visit = call.visit
+        if visit is not None and (self._by_policy or visit.name in ADMINS):
+            visit.require(_ACTIONS[group], model)
+            who = visit.name
+        else:
+            who = self._by_mode(call, group)
+        if group == "repository" and not self._explicit:
+            raise NotAllowed("models are loaded by call only with --model-control explicit")
+        if group == "memory" and not self.memory:
+            raise NotAllowed("shared memory is off: --shared-memory PREFIX turns it on")
+        return who
+
+    def _by_mode(self, call: Call, group: AdminGroup) -> str:
         caller = call.caller
         who = self.identity(caller)
         if who is None:
             if self._mode != "open" and group not in self._opened:
                 raise NotAllowed(self._refusal(caller, group))
-            who = f"address {caller.address}"
-        if group == "repository" and not self._explicit:
-            raise NotAllowed("models are loaded by call only with --model-control explicit")
-        if group == "memory" and not self.memory:
-            raise NotAllowed("shared memory is off: --shared-memory PREFIX turns it on")
+            who = f"address {caller.address}" if call.visit is None else call.visit.name
         return who
 
     def _refusal(self, caller: Caller, group: AdminGroup) -> str:
@@ -164,4 +189,5 @@ def admin_of(config: ServerConfig) -> Admin:
         token,
         explicit=config.model_control == "explicit",
         memory=config.shared_memory is not None,
+        by_policy=config.policy is not None,
     )

@@ -59,6 +59,7 @@ class AdminCalls:
         """Takes a model out of service once its accepted calls are answered. Raises
         ModelNotFound."""
         self._changes(call, "repository", name)
+        call.require("load", name)
         await self._loader.unload(name)
 
     def regions(self, call: Call, name: str) -> list[Region]:
@@ -82,6 +83,7 @@ class AdminCalls:
         anybody's, but for the name of the file. Raises ModelNotFound, InvalidInput."""
         if changes:
             self._changes(call, "settings", model)
+        call.require("settings" if changes else "metadata", model)
         if model:
             self._catalogue.get(model)
         if changes:
@@ -93,6 +95,7 @@ class AdminCalls:
     async def log_settings(self, call: Call, changes: Mapping[str, Setting]) -> dict[str, Setting]:
         """Changes the log settings and reads all. Reading alone is anybody's, but for the name of
         the file. Raises InvalidInput."""
+        call.require("settings" if changes else "metadata")
         if changes:
             self._changes(call, "settings")
             await self._logs.update(changes)
@@ -101,7 +104,11 @@ class AdminCalls:
 
     def _changes(self, call: Call, group: AdminGroup, subject: str = "") -> str:
         """Who makes a call that changes the server; it stands in the log. Raises NotAllowed."""
-        who = self._admin.require(call, group)
+        model = "" if group == "memory" else subject
+        who = self._admin.require(call, group, model)
+        if call.visit is not None:
+            call.visit.admin = True
+            call.visit.target = subject
         about = {"method": call.method, "by": who, "of": subject[:_LOGGED]}
         logger.info("admin call", extra=about)
         return who

@@ -1,61 +1,28 @@
 """The door that every call goes through, whatever wire it came by and whatever it asks for."""
 
 import asyncio
-import functools
-import ipaddress
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
-from serving.base.errors import ModelNotReady, QueueFull, ServingError
+from serving.base.errors import ModelNotFound, ModelNotReady, QueueFull, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.memory import LargeTurns, MemoryBudget, Use
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies
 from serving.models.catalogue import Catalogue
 from serving.models.servable import CallOptions, Servable
-from serving.server.endpoints.error_status import status_of
+from serving.server.access.caller import Caller, GetCaller
+from serving.server.access.door import Door, Visit
+from serving.server.access.policy import Action
 from serving.server.endpoints.guard import unreadable
+from serving.server.error_status import status_of
 
 logger = logging.getLogger(__name__)
-
-
-class Caller(NamedTuple):
-    """Who calls.
-
-    address: None on the admin socket alone, empty where it is not known any more.
-    authorization: the header, or metadata, of that name; empty where there is none.
-    certificate: the names in the client certificate that the connection proved, as
-        "URI:spiffe://...", "DNS:...", "IP:...", "EMAIL:..." and "SUBJECT:CN=..."; None without one.
-    """
-
-    address: str | None
-    authorization: str = ""
-    certificate: tuple[str, ...] | None = None
-
-
-# Called only where somebody wants to know.
-GetCaller = Callable[[], Caller]
-
-
-def plain_address(address: str) -> str:
-    """An IPv4 address as itself, also where a socket of IPv6 writes it."""
-    return address.removeprefix("::ffff:")
-
-
-# Of as many addresses as have a connection at a time; an IPv6 address takes 5 us.
-@functools.lru_cache(4096)
-def site_of(address: str) -> str:
-    """An IPv4 address, or the /64 network of an IPv6 address: what one caller has of his own."""
-    address = plain_address(address)
-    if ":" not in address:
-        return address
-    whole = ipaddress.IPv6Address(address.partition("%")[0])
-    return str(ipaddress.IPv6Network((int(whole) >> 64 << 64, 64)))
 
 
 # Characters of a call's id in the log; a caller may give it megabytes.
@@ -75,12 +42,15 @@ class Call:
     id: the name that its caller gave it.
     model: the model that it infers with, once that is known.
     ended: it has left the block; threads may still work for it.
+    visit: what its caller may do; None where nobody decides about callers.
     """
 
     __slots__ = (
         "_caller", "_front", "_held", "began", "deadline", "ended", "id", "method", "model",
-        "received",
+        "received", "visit",
     )  # fmt: skip
+
+    _infers = False
 
     def __init__(
         self, front: "Front", method: str, caller: GetCaller, received: int, deadline: float
@@ -94,6 +64,7 @@ class Call:
         self.id = ""
         self.ended = False
         self.model: Servable | None = None
+        self.visit: Visit | None = None
         self.began = time.monotonic()
 
     @property
@@ -107,6 +78,9 @@ class Call:
         try:
             if front.closing:
                 raise ModelNotReady("the server is shutting down")
+            if front.door is not None:
+                self.visit = visit = front.door.visit(self._caller())
+                front.door.enter(visit)
             if self.received:
                 self.hold("message", self.received)
         except ServingError as refusal:
@@ -129,6 +103,10 @@ class Call:
         seconds = now - self.began
         code = "OK" if error is None else self._code(error)
         self._count(code, seconds)
+        if front.door is not None:
+            refusal = error if isinstance(error, ServingError) else None
+            outcome = code, self.id, refusal
+            front.door.ended(self.visit, self._caller, self.method, outcome, infers=self._infers)
         if seconds > front.slow_seconds:
             logger.warning("slow call", extra=self._described(code, seconds))
         if isinstance(error, Exception) and not isinstance(error, ServingError):
@@ -159,13 +137,55 @@ class Call:
 
     def hold(self, use: Use, size: int) -> None:
         """Takes `size` bytes of the server's memory budget until the call ends. Raises InvalidInput
-        where the limit does not allow that much, QueueFull where others hold too much."""
+        where the limit does not allow that much, QueueFull where others, or the caller by a limit
+        of his, hold too much."""
+        if self.visit is not None:
+            self.visit.hold(size)
         self._front.take(use, size)
         self._held[use] = self._held.get(use, 0) + size
 
     def decoding(self, size: int, deadline: float) -> AbstractContextManager[None]:
         """Holds `size` bytes for work on the current worker thread; `MemoryBudget.decoding`."""
         return self._front.decoding(size, deadline, lambda: self.ended)
+
+    def find(self, action: Action, name: str, version: str = "") -> Servable:
+        """The model that the call names, for something that its caller must have a right to.
+        Raises ModelNotFound, ModelNotReady, NotAllowed."""
+        self.require(action, name)
+        return self._front.catalogue.get(name, version)
+
+    def require(self, action: Action, model: str = "") -> None:
+        """Raises NotAllowed where its caller has no right to an action on a model, or on none where
+        none is named; ModelNotFound for a model that is not there, or of which he may not know."""
+        if self.visit is None:
+            return
+        known = self._front.catalogue.entries
+        self.visit.require(action, model, known)
+        if model and model not in known:
+            raise ModelNotFound(self.visit.no_model(model, known))
+
+    def may(self, action: Action, model: str) -> bool:
+        """Whether its caller has a right on a model."""
+        return self.visit is None or action in self.visit.rights.on(model)
+
+    def sees(self, model: str) -> bool:
+        """Whether its caller may know of a model."""
+        return self.visit is None or self.visit.sees(model)
+
+    def brings(self, images: int) -> None:
+        """Counts images of its caller."""
+        if self.visit is not None:
+            self.visit.images(images)
+
+    @property
+    def counts_pixels(self) -> bool:
+        """Whether somebody wants to know the pixels of its images."""
+        return self.visit is not None
+
+    def loaded(self, pixels: int) -> None:
+        """Counts pixels of its images."""
+        if self.visit is not None:
+            self.visit.pixels(pixels)
 
     @property
     def large(self) -> LargeTurns:
@@ -202,14 +222,21 @@ class InferenceCall(Call):
 
     __slots__ = ()
 
+    _infers = True
+
     def resolve(self, name: str, version: str) -> Servable:
-        """The model that the call names. Raises ModelNotFound, ModelNotReady."""
-        self.model = model = self._front.catalogue.get(name, version)
+        """The model that the call names. Raises ModelNotFound, ModelNotReady, NotAllowed."""
+        if self.visit is None:
+            self.model = model = self._front.catalogue.get(name, version)
+        else:
+            self.model = model = self.find("infer", name, version)
         return model
 
     def options(self, priority: int, timeout: float) -> CallOptions:
         """priority 0 and timeout 0 (seconds) are the model's defaults."""
-        return CallOptions(priority, self.deadline, timeout if timeout > 0 else math.inf, self)
+        caller = 0 if self.visit is None else self.visit.number
+        seconds = timeout if timeout > 0 else math.inf
+        return CallOptions(priority, self.deadline, seconds, self, caller)
 
     def _count(self, code: str, seconds: float) -> None:
         model = self.model
@@ -230,6 +257,7 @@ class Front:
     slow_seconds: calls that take longer are logged; 0 logs none.
     large: turns of work that takes much memory and time. They leave one worker thread to the rest.
     copies: turns of long copies on the event loop.
+    door: decides about callers; None where all may do all that no admin must.
     """
 
     def __init__(
@@ -238,7 +266,9 @@ class Front:
         metrics: FrontMetrics,
         budget: MemoryBudget,
         slow_seconds: float = 0.0,
+        door: Door | None = None,
     ) -> None:
+        self.door = door
         self.catalogue = catalogue
         self.metrics = metrics
         self.slow_seconds = slow_seconds or math.inf
@@ -262,6 +292,20 @@ class Front:
     def control(self, method: str, caller: GetCaller, received: int = 0) -> Call:
         """A call that infers nothing: metadata, statistics, repository, settings, memory."""
         return Call(self, method, caller, received, math.inf)
+
+    def ask(self, method: str, caller: GetCaller, action: Action) -> Visit | None:
+        """What the caller may do of a question that is no call: the metrics, the batches,
+        reflection. Raises Unauthenticated, NotAllowed, ModelNotReady, OverLimit; None where nobody
+        decides about callers."""
+        return None if self.door is None else self.door.ask(method, caller, action)
+
+    def sees(self, caller: GetCaller, model: str) -> bool:
+        """Whether the caller of a probe may know of a model."""
+        return self.door is None or self.door.sees(caller(), model)
+
+    def stream(self, method: str, caller: GetCaller) -> AbstractContextManager[None]:
+        """Counts a stream until its end. Entering raises Unauthenticated, OverLimit."""
+        return nullcontext() if self.door is None else self.door.stream(method, caller)
 
     def quiet_for(self, seconds: float) -> bool:
         """True where no call has been under way for this long."""

@@ -15,6 +15,7 @@ from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue, State, VersionStatus
 from serving.models.facts import ModelFacts
 from serving.models.servable import ENCODED_INPUT
+from serving.server.endpoints.front import Call
 
 SERVER_NAME = "convserve"
 EXTENSIONS = (
@@ -103,24 +104,26 @@ class Inspection:
         memory = ("system_shared_memory",) if shared_memory else ()
         self._server = ServerMetadata(SERVER_NAME, version, EXTENSIONS + memory)
 
-    def server(self) -> ServerMetadata:
-        """Metadata of the server."""
+    def server(self, call: Call) -> ServerMetadata:
+        """Metadata of the server. Raises NotAllowed."""
+        call.require("metadata")
         return self._server
 
-    def model(self, name: str, version: str) -> ModelMetadata:
-        """Versions, inputs and outputs of a model. Raises ModelNotFound, ModelNotReady."""
-        facts = self._catalogue.get(name, version).facts
+    def model(self, call: Call, name: str, version: str) -> ModelMetadata:
+        """Versions, inputs and outputs of a model. Raises ModelNotFound, ModelNotReady,
+        NotAllowed."""
+        facts = call.find("metadata", name, version).facts
         versions = self._catalogue.ready_versions(facts.name)
         return ModelMetadata(
             facts.name, versions, facts.config.platform, facts.inputs, facts.outputs
         )
 
-    def config(self, name: str, version: str) -> model_config_pb2.ModelConfig:
+    def config(self, call: Call, name: str, version: str) -> model_config_pb2.ModelConfig:
         """config.pbtxt as it was read; `parameters` also say what serves, and how good it is.
 
-        Raises ModelNotFound, ModelNotReady.
+        Raises ModelNotFound, ModelNotReady, NotAllowed.
         """
-        facts = self._catalogue.get(name, version).facts
+        facts = call.find("metadata", name, version).facts
         config = model_config_pb2.ModelConfig()
         config.CopyFrom(facts.config.proto)
         config.name = facts.name
@@ -128,25 +131,33 @@ class Inspection:
             config.parameters[key].string_value = value
         return config
 
-    async def statistics(self, name: str, version: str) -> list[ModelStatistics]:
-        """Counters of the versions that serve; empty name or version means every one.
+    async def statistics(self, call: Call, name: str, version: str) -> list[ModelStatistics]:
+        """Counters of the versions that serve and that the caller may read; empty name or version
+        means every one.
 
-        Raises ModelNotFound, ModelNotReady for a name or version that does not serve.
+        Raises ModelNotFound, ModelNotReady for a name or version that does not serve, NotAllowed.
         """
         if name:
-            self._catalogue.get(name, version)
+            call.find("statistics", name, version)
         await self._totals.refresh()
         front, engine = self._totals.now()
         return [
             _statistics(model.facts.name, model.facts.version, front, engine)
             for model in self._catalogue.models()
-            if name in ("", model.facts.name) and version in ("", model.facts.version)
+            if name in ("", model.facts.name)
+            and version in ("", model.facts.version)
+            and call.may("statistics", model.facts.name)
         ]
 
-    async def index(self, *, ready_only: bool) -> list[VersionStatus]:
-        """Every version with its state and, where it does not serve, the reason."""
+    async def index(self, call: Call, *, ready_only: bool) -> list[VersionStatus]:
+        """Every version of which the caller may know, with its state and, where it does not serve,
+        the reason."""
         lines = await self._catalogue.repository_index()
-        return [line for line in lines if line.state is State.READY or not ready_only]
+        return [
+            line
+            for line in lines
+            if (line.state is State.READY or not ready_only) and call.sees(line.name)
+        ]
 
 
 def _described(facts: ModelFacts) -> dict[str, str]:

@@ -145,6 +145,8 @@ class OpenInference:
         if any(wanted.place is not None for wanted in request.wanted):
             owner = self._admin.require(call, "memory")
         options = _options(request.parameters, call)
+        if call.visit is not None:
+            call.brings(_rows(facts, request))
         if ENCODED_INPUT in request.inputs and ENCODED_INPUT not in facts.input_names:
             images = list(request.inputs[ENCODED_INPUT].reshape(-1))
             answer = await model.infer_encoded(images, options)
@@ -255,6 +257,16 @@ def _whole_number(parameters: Parameters, name: str) -> int:
             f"parameter {name}: expected an integer from 0 to {_LARGEST}, got {quoted(given)}"
         )
     return value
+
+
+def _rows(facts: ModelFacts, request: InferRequest) -> int:
+    """The images of a request, or the rows of its tensors."""
+    first = next(iter(request.inputs.values()), None)
+    if first is None:
+        return 0
+    if ENCODED_INPUT in request.inputs:
+        return first.size
+    return len(first) if facts.batches and first.ndim else 1
 
 
 def _found(facts: ModelFacts, request: InferRequest, arrays: Mapping[str, Array]) -> Expected:

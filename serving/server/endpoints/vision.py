@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from serving.base.errors import AnswerTooLarge, InvalidInput, ServingError, WrongTask
 from serving.base.task import TASKS, Task
 from serving.base.tensor import Array
-from serving.base.together import together
+from serving.base.turns import together
 from serving.batching.ticket import Timing
 from serving.images import answers, postprocess
 from serving.models.facts import ModelFacts

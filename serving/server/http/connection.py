@@ -13,7 +13,7 @@ from aiohttp import StreamReader, web
 
 from serving.base.errors import InvalidInput
 from serving.base.turns import Turns
-from serving.server.endpoints.front import site_of
+from serving.server.access.caller import site_of
 from serving.server.http.connections import SLOWEST_RATE, Connections, HttpLimits
 from serving.server.http.errors import malformed
 

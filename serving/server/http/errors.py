@@ -6,10 +6,13 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from serving.base.errors import ServingError, quoted
-from serving.server.endpoints.error_status import message_of, retry_after, status_of
+from serving.base.errors import ServingError, Unauthenticated, quoted
+from serving.server.error_status import message_of, retry_after, status_of
 
 logger = logging.getLogger(__name__)
+
+# RFC 9110 wants a challenge with every 401. API keys and certificates have no scheme of their own.
+_CHALLENGE = 'Bearer realm="convserve"'
 
 
 def failure(error: Exception, path: str) -> web.Response:
@@ -24,6 +27,8 @@ def failure(error: Exception, path: str) -> web.Response:
         logger.error("request failed", exc_info=error, extra={"path": path[:200]})
         error = ServingError("internal error; the server's log says more")
     response = web.json_response({"error": message_of(error)}, status=status_of(error).http)
+    if isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = _CHALLENGE
     seconds = retry_after(error)
     if seconds is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(seconds)))

@@ -13,8 +13,8 @@ from aiohttp import web
 from serving.base.errors import RequestTooLarge, RequestTooSlow
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
+from serving.server.access.caller import API_KEY, AUTHORIZATION, Caller
 from serving.server.config import StartError
-from serving.server.endpoints.front import Caller
 from serving.server.http.body import LARGEST
 from serving.server.http.connection import Connection
 from serving.server.http.connections import Connections, HttpLimits
@@ -37,14 +37,16 @@ _LINGER_SECONDS = 1.0
 
 def caller_of(request: web.BaseRequest) -> Caller:
     """Who sent a request. A connection that is gone is not taken for one on the admin socket."""
-    authorization = ",".join(request.headers.getall("Authorization", ()))
+    authorization = ",".join(request.headers.getall(AUTHORIZATION, ()))
+    key = ",".join(request.headers.getall(API_KEY, ()))
     transport = request.transport
     connection = None if transport is None else transport.get_extra_info("socket")
     if connection is not None and connection.family == socket.AF_UNIX:
-        return Caller(None, authorization)
+        return Caller(None, authorization, api_key=key)
     # An address of IPv4 as itself, also on a socket of IPv6: it is the owner of regions.
+    address = (request.remote or "").removeprefix("::ffff:")
     certificate = None if transport is None else transport.get_extra_info("certificate")
-    return Caller((request.remote or "").removeprefix("::ffff:"), authorization, certificate)
+    return Caller(address, authorization, certificate, key)
 
 
 class HttpPort:

@@ -177,37 +177,39 @@ class RestService:
 
     async def model_ready(self, request: web.Request) -> web.Response:
         """200 where a model, or a version of it, serves, else 400."""
-        ready = self._health.model_ready(*_model(request))
+        name, version = _model(request)
+        seen = self._front.sees(lambda: caller_of(request), name)
+        ready = seen and self._health.model_ready(name, version)
         return web.Response(status=200 if ready else 400)
 
     # The server and its models.
 
     async def server_metadata(self, request: web.Request) -> web.Response:
         """Name, version and the protocol extensions on offer."""
-        with self._control("ServerMetadata", request):
-            return web.json_response(asdict(self._inspection.server()))
+        with self._control("ServerMetadata", request) as call:
+            return web.json_response(asdict(self._inspection.server(call)))
 
     async def model_metadata(self, request: web.Request) -> web.Response:
         """Inputs and outputs with their shapes."""
-        with self._control("ModelMetadata", request):
-            return web.json_response(asdict(self._inspection.model(*_model(request))))
+        with self._control("ModelMetadata", request) as call:
+            return web.json_response(asdict(self._inspection.model(call, *_model(request))))
 
     async def model_config(self, request: web.Request) -> web.Response:
         """config.pbtxt as it was read; `parameters` say also what serves and how good it is."""
-        with self._control("ModelConfig", request):
-            return web.json_response(plain(self._inspection.config(*_model(request))))
+        with self._control("ModelConfig", request) as call:
+            return web.json_response(plain(self._inspection.config(call, *_model(request))))
 
     async def statistics(self, request: web.Request) -> web.Response:
         """Counters and times of one model, or of all."""
-        with self._control("ModelStatistics", request):
-            found = await self._inspection.statistics(*_model(request))
+        with self._control("ModelStatistics", request) as call:
+            found = await self._inspection.statistics(call, *_model(request))
             return web.json_response({"model_stats": [asdict(line) for line in found]})
 
     async def repository_index(self, request: web.Request) -> web.Response:
         """Every model with its state and, where it does not serve, the reason."""
         with self._control("RepositoryIndex", request) as call:
             asked = await _document(call, request)
-            found = await self._inspection.index(ready_only=bool(asked.get("ready", False)))
+            found = await self._inspection.index(call, ready_only=bool(asked.get("ready", False)))
             return web.json_response([_index_line(line) for line in found])
 
     # Administration.

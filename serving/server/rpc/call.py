@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from serving.server.access.caller import API_KEY, AUTHORIZATION, Caller, GetCaller
 from serving.server.endpoints.front import Call as FrontCall
-from serving.server.endpoints.front import Caller, Front, GetCaller, InferenceCall
+from serving.server.endpoints.front import Front, InferenceCall
 from serving.server.endpoints.guard import CONTROL_BYTES, bounded
 from serving.server.rpc.request_parts import check_fields
 from serving.server.wire.interface import Call
@@ -32,6 +33,11 @@ def caller_of(call: Call) -> GetCaller:
     def caller() -> Caller:
         peer = call.peer
         address = None if peer is None else peer.address
-        return Caller(address, ",".join(call.metadata("authorization")), call.certificate)
+        return Caller(
+            address,
+            ",".join(call.metadata(AUTHORIZATION)),
+            call.certificate,
+            ",".join(call.metadata(API_KEY)),
+        )
 
     return caller

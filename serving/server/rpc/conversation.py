@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from serving.server.endpoints.front import Front
+from serving.server.rpc.call import caller_of
 from serving.server.wire.interface import LARGE_ANSWER, Buffer, Call
 
 # Requests of one stream that may be under way; the next is received when the oldest is answered.
@@ -23,7 +24,7 @@ class Conversation:
     def __init__(
         self, front: Front, stream: Call, answer: Callable[[bytes], Coroutine[Any, Any, Buffer]]
     ) -> None:
-        self._readers, self._budget = front.readers, front.budget
+        self._front, self._readers, self._budget = front, front.readers, front.budget
         self._stream = stream
         self._answer = answer
         self._window: deque[asyncio.Task[Buffer]] = deque()
@@ -31,7 +32,12 @@ class Conversation:
         self._news, self._place = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
-        """Returns once all requests are answered. Raises what receiving and sending raise."""
+        """Returns once all requests are answered. Raises Unauthenticated and OverLimit for a caller
+        who may open no stream, and what receiving and sending raise."""
+        with self._front.stream("Stream", caller_of(self._stream)):
+            await self._answer_all()
+
+    async def _answer_all(self) -> None:
         reader = asyncio.create_task(self._read())
         self._readers.add(reader)
         reader.add_done_callback(self._read_all)

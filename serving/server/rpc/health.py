@@ -7,8 +7,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
 
 from serving.base.errors import InvalidInput, ModelNotFound, quoted
+from serving.server.endpoints.front import Front
 from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed
 from serving.server.endpoints.health import Health
+from serving.server.rpc.call import caller_of
 from serving.server.rpc.methods import methods_of
 from serving.server.wire.interface import Call, Method
 
@@ -21,7 +23,8 @@ class HealthService:
     """Answers from the state at the moment of the question. services: names that stand for the
     server as a whole, as the empty one does."""
 
-    def __init__(self, health: Health, services: tuple[str, ...]) -> None:
+    def __init__(self, front: Front, health: Health, services: tuple[str, ...]) -> None:
+        self._front = front
         self._health = health
         self._services = services
         self._changed = asyncio.Event()
@@ -41,23 +44,26 @@ class HealthService:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _status(self, service: str) -> int | None:
-        """A ServingStatus; None for a name that is neither a service nor a model."""
+    def _status(self, service: str, call: Call) -> int | None:
+        """A ServingStatus; None for a name that is neither a service nor a model that the caller
+        may see."""
         health = self._health
         if service == LIVENESS:
             serving = not health.catalogue.stuck()
         elif not service or service in self._services:
             serving = health.ready()
-        elif any(line.name == service for line in health.catalogue.index()):
+        elif self._front.sees(caller_of(call), service) and any(
+            line.name == service for line in health.catalogue.index()
+        ):
             serving = health.model_ready(service) and not health.draining
         else:
             return None
         return HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
 
-    async def Check(self, data: bytes, _: Call) -> HealthCheckResponse:
+    async def Check(self, data: bytes, call: Call) -> HealthCheckResponse:
         """The state now; NOT_FOUND for an unknown name."""
         request = parsed(HealthCheckRequest.FromString, bounded(data, PROBE_BYTES))
-        status = self._status(request.service)
+        status = self._status(request.service, call)
         if status is None:
             raise ModelNotFound(f"no service or model {quoted(request.service)}")
         return HealthCheckResponse(status=status)
@@ -71,7 +77,7 @@ class HealthService:
         last = None
         while True:
             changed = self._changed
-            status = self._status(request.service)
+            status = self._status(request.service, call)
             current = HealthCheckResponse.SERVICE_UNKNOWN if status is None else status
             if current != last:
                 await call.write(HealthCheckResponse(status=current).SerializeToString())

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, ServingError
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
-from serving.server.endpoints.error_status import message_of
 from serving.server.endpoints.front import Front, InferenceCall
 from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed, parsed_in_turns
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import InferAnswer, OpenInference
 from serving.server.endpoints.raw_tensors import Buffer
+from serving.server.error_status import message_of
 from serving.server.rpc.call import caller_of, control_call, inference_call
 from serving.server.rpc.codec import (
     decode_load_parameters,
@@ -101,44 +101,45 @@ class InferenceService:
     async def ModelReady(self, data: bytes, rpc: Call) -> pb.ModelReadyResponse:
         """True where this model, or this version of it, serves; false for an unknown one."""
         request = parsed(pb.ModelReadyRequest.FromString, bounded(data, PROBE_BYTES))
-        ready = self._health.model_ready(request.name, request.version)
+        seen = self._front.sees(caller_of(rpc), request.name)
+        ready = seen and self._health.model_ready(request.name, request.version)
         return pb.ModelReadyResponse(ready=ready)
 
     # The server and its models.
 
     async def ServerMetadata(self, data: bytes, rpc: Call) -> pb.ServerMetadataResponse:
         """Name, version and the protocol extensions on offer."""
-        with control_call(self._front, "ServerMetadata", data, rpc):
+        with control_call(self._front, "ServerMetadata", data, rpc) as call:
             parsed(pb.ServerMetadataRequest.FromString, data)
-            return pb.ServerMetadataResponse(**asdict(self._inspection.server()))
+            return pb.ServerMetadataResponse(**asdict(self._inspection.server(call)))
 
     async def ModelMetadata(self, data: bytes, rpc: Call) -> pb.ModelMetadataResponse:
         """Inputs and outputs with their shapes."""
-        with control_call(self._front, "ModelMetadata", data, rpc):
+        with control_call(self._front, "ModelMetadata", data, rpc) as call:
             request = parsed(pb.ModelMetadataRequest.FromString, data)
-            found = self._inspection.model(request.name, request.version)
+            found = self._inspection.model(call, request.name, request.version)
             return pb.ModelMetadataResponse(**asdict(found))
 
     async def ModelConfig(self, data: bytes, rpc: Call) -> pb.ModelConfigResponse:
         """config.pbtxt as it was read; `parameters` say also what serves and how good it is."""
-        with control_call(self._front, "ModelConfig", data, rpc):
+        with control_call(self._front, "ModelConfig", data, rpc) as call:
             request = parsed(pb.ModelConfigRequest.FromString, data)
-            config = self._inspection.config(request.name, request.version)
+            config = self._inspection.config(call, request.name, request.version)
             return pb.ModelConfigResponse(config=config)
 
     async def ModelStatistics(self, data: bytes, rpc: Call) -> pb.ModelStatisticsResponse:
         """Counters and times of one model, or of all."""
-        with control_call(self._front, "ModelStatistics", data, rpc):
+        with control_call(self._front, "ModelStatistics", data, rpc) as call:
             request = parsed(pb.ModelStatisticsRequest.FromString, data)
-            found = await self._inspection.statistics(request.name, request.version)
+            found = await self._inspection.statistics(call, request.name, request.version)
             return pb.ModelStatisticsResponse(model_stats=[asdict(line) for line in found])
 
     async def RepositoryIndex(self, data: bytes, rpc: Call) -> pb.RepositoryIndexResponse:
         """Every model with its state and, where it does not serve, the reason."""
-        with control_call(self._front, "RepositoryIndex", data, rpc):
+        with control_call(self._front, "RepositoryIndex", data, rpc) as call:
             request = parsed(pb.RepositoryIndexRequest.FromString, data)
             response = pb.RepositoryIndexResponse()
-            for line in await self._inspection.index(ready_only=request.ready):
+            for line in await self._inspection.index(call, ready_only=request.ready):
                 response.models.add(
                     name=line.name, version=line.version, state=line.state.value, reason=line.reason
                 )

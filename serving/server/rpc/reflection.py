@@ -18,7 +18,9 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
     ServiceResponse,
 )
 
+from serving.server.endpoints.front import Front
 from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed
+from serving.server.rpc.call import caller_of
 from serving.server.rpc.methods import streaming
 from serving.server.wire.interface import Call, Method
 
@@ -32,7 +34,8 @@ class Reflection:
     """Lists some services and itself, in both versions, and describes all that protobuf knows
     here."""
 
-    def __init__(self, services: Iterable[ServiceDescriptor]) -> None:
+    def __init__(self, front: Front, services: Iterable[ServiceDescriptor]) -> None:
+        self._front = front
         self._pool = descriptor_pool.Default()
         self._own = (SERVICE.full_name, _newer(self._pool).full_name)
         self._names = sorted((*(service.full_name for service in services), *self._own))
@@ -44,6 +47,7 @@ class Reflection:
 
     async def _reflect(self, call: Call) -> None:
         while (data := await call.read()) is not None:
+            self._front.ask("ServerReflection", caller_of(call), "metadata")
             request = parsed(ServerReflectionRequest.FromString, bounded(data, PROBE_BYTES))
             try:
                 answer = self._answer(request)

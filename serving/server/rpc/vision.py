@@ -10,9 +10,9 @@ from serving.base.task import Task
 from serving.batching.ticket import Timing
 from serving.models.servable import CallOptions, ImageSource, Servable
 from serving.server.endpoints import vision
-from serving.server.endpoints.error_status import message_of
 from serving.server.endpoints.front import Front, InferenceCall
 from serving.server.endpoints.guard import parsed
+from serving.server.error_status import message_of
 from serving.server.rpc.call import caller_of, inference_call
 from serving.server.rpc.conversation import Conversation
 from serving.server.rpc.images import (
@@ -195,6 +195,7 @@ def _opened(
     vision.require_task(model, task)
     if not 1 <= len(images) <= MAX_IMAGES_PER_CALL:
         raise wrong_number(len(images))
+    call.brings(len(images))
     sources = [parsed(source_of, image, index) for index, image in enumerate(images)]
     return model, sources
 

@@ -6,7 +6,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from serving.base.errors import ServingError, without_frames
-from serving.server.endpoints.error_status import message_of, retry_after, status_of
+from serving.server.error_status import message_of, retry_after, status_of
 from serving.server.wire.interface import End
 
 

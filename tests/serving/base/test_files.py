@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.base.digest import sha256
-from serving.base.files import find_file, is_plain_name, open_file, own_folder, read_file
+from serving.base.files import find_file, is_plain_name, open_file, own_folder, read_file, sha256
 from serving.base.text import escaped
 
 OUTSIDE = [

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from serving.base.errors import InvalidInput
-from serving.base.together import together
+from serving.base.turns import together
 
 
 def test_results_are_in_the_order_of_the_items() -> None:

@@ -395,7 +395,7 @@ def test_timeout_that_delays_puts_a_call_behind_the_others_of_its_priority() -> 
             )
             for value, ticket in enumerate(tickets, 1)
         ]
-        await until(lambda: tickets[0].rank[1] == math.inf)
+        await until(lambda: tickets[0].rank[-1] == math.inf)
         engine.hold.set()
         answers = await asyncio.gather(*tasks)
         assert engine.batches == [[0], [2, 3, 4, 5], [1]]

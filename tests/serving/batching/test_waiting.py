@@ -75,11 +75,11 @@ def test_rows_before_a_new_call_are_told_by_its_rank(calls: Calls) -> None:
     low = calls.reserved(rows=2, priority=2, deadline=0.5)
     late = calls.reserved(rows=2, deadline=5.0)
     urgent = calls.reserved(rows=2, deadline=1.0)
-    before = [calls.waiting.rows_before((1, now + at)) for at in (0.5, 1.0, 3.0, 9.0)]
+    before = [calls.waiting.rows_before((1, 0, now + at)) for at in (0.5, 1.0, 3.0, 9.0)]
     assert before == [0, 2, 2, 4]
-    assert calls.waiting.rows_before((2, now + 9.0)) == calls.waiting.rows == 6
+    assert calls.waiting.rows_before((2, 0, now + 9.0)) == calls.waiting.rows == 6
     calls.waiting.leave(urgent, State.WITHDRAWN)
-    assert calls.waiting.rows_before((1, now + 9.0)) == 2
+    assert calls.waiting.rows_before((1, 0, now + 9.0)) == 2
     assert calls.waiting.rows == 4
     assert (low.state, late.state) == (State.RESERVED, State.RESERVED)
 

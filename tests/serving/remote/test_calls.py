@@ -345,7 +345,7 @@ def hostile(both: Pair) -> list[Record]:
     return [
         good._replace(slab=99),
         good._replace(slot=slab.count),
-        good._replace(slot=0xFFFFFFFF),
+        good._replace(slot=0xFFFF),
         good._replace(size=slab.size + 1),
         good._replace(size=0xFFFFFFFF, room=0xFFFFFFFF),
         good._replace(room=slab.size),

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from serving.server.config import ConfigError, ServerConfig, load_config
+from serving.server.config import ConfigError, ServerConfig
+from serving.server.config_sources import load_config
 
 REPOSITORY = {"model_repository": "models"}
+
+JWT = {"jwt_issuer": "i", "jwt_audience": "a", "jwt_jwks": "https://issuer.example/keys"}
 
 
 def file_with(folder: Path, text: str) -> Path:
@@ -54,14 +57,16 @@ def test_every_setting_is_a_variable_and_a_key(name: str, tmp_path: Path) -> Non
     values = {"bool": "true", "float": "7.0", "int": "7"}
     annotation = ServerConfig.model_fields[name].annotation
     chosen = {"model_control": "poll", "admin": "token", "admin_open": "memory", "wire": "grpcio"}
-    chosen["tls_client_auth"] = "optional"
-    chosen["engine_process"] = "true"
+    chosen |= {"engine_process": "true", "audit": "true", "audit_sample": "0.5"}
+    chosen |= {"jwt_algorithms": "PS256", "tls_client_auth": "optional"}
     value = chosen.get(name) or values.get(getattr(annotation, "__name__", ""), "x")
     needed = {**REPOSITORY, "admin": "token", "admin_token_file": "t"}
     if name.startswith("tls_"):
         needed = {**REPOSITORY, "tls_cert": "t", "tls_key": "t", "tls_client_ca": "t"}
     elif name not in ("admin_token_file", "admin"):
         needed = REPOSITORY
+    if name in JWT:
+        needed = {**REPOSITORY, **JWT}
     needed = {key: given for key, given in needed.items() if key != name}
     expected = getattr(ServerConfig.model_validate({**REPOSITORY, name: value}), name)
     assert expected != ServerConfig.model_fields[name].default
@@ -207,3 +212,25 @@ def test_file_in_another_encoding_is_named_and_a_mark_passed_over(tmp_path: Path
         file.write_bytes(content)
         with pytest.raises(ConfigError, match=f"^{re.escape(str(file))}: cannot be read: {said}"):
             load_config(REPOSITORY, {}, file)
+
+
+def test_tokens_are_taken_where_all_is_known_about_them() -> None:
+    config = load_config({**REPOSITORY, **JWT, "jwt_algorithms": "ES256, PS512"}, {})
+    assert config.jwt == ("i", "a", JWT["jwt_jwks"], ["ES256", "PS512"], "roles")
+    assert load_config(REPOSITORY, {}).jwt is None
+    for name in JWT:
+        rest = {key: value for key, value in JWT.items() if key != name}
+        with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: missing; issuer"):
+            load_config({**REPOSITORY, **rest}, {})
+
+
+@pytest.mark.parametrize("algorithms", ["HS256", "none", "RS256,HS256", "", ","])
+def test_algorithms_of_tokens_are_those_of_public_keys(algorithms: str) -> None:
+    with pytest.raises(ConfigError, match="--jwt-algorithms: expected some of RS256"):
+        load_config({**REPOSITORY, **JWT, "jwt_algorithms": algorithms}, {})
+
+
+def test_policy_and_open_admin_contradict_each_other() -> None:
+    for opened in ({"admin": "open"}, {"admin_open": "memory"}):
+        with pytest.raises(ConfigError, match="--policy says who may do that"):
+            load_config({**REPOSITORY, "policy": "p.yaml", **opened}, {})

@@ -15,9 +15,8 @@ import onnx
 import onnxruntime
 from onnx import inliner, version_converter
 
-from serving.base.digest import sha256
 from serving.base.errors import EngineUnavailable, quoted
-from serving.base.files import find_file
+from serving.base.files import find_file, sha256
 from serving.repository.onnx_file import external_files
 from training.errors import ExportError, RecipeError
 from training.recipes.model import ModelChoice

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from serving.base.digest import sha256
 from serving.base.errors import EngineError, EngineUnavailable
+from serving.base.files import sha256
 from serving.base.machine.cpu import core_count
 from serving.base.text import escaped
 from serving.engines import Engine, EngineOptions, load_engine

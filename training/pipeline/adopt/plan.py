@@ -5,8 +5,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from serving.base.digest import sha256
 from serving.base.errors import ModelLoadError
+from serving.base.files import sha256
 from serving.base.task import Task
 from serving.images.tensor import ToTensor
 from serving.repository.interface import Meaning, TaskOutput

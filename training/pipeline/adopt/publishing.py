@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from serving.base.digest import sha256
 from serving.base.errors import ModelLoadError
-from serving.base.files import is_plain_name, read_file
+from serving.base.files import is_plain_name, read_file, sha256
 from serving.base.tensor import Array
 from serving.models.loading.config_completion import read_config
 from serving.repository.interface import misfit

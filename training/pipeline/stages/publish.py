@@ -13,7 +13,7 @@ from pathlib import Path
 from google.protobuf import text_format
 
 from protos.gen import model_config_pb2 as pb
-from serving.base.digest import sha256
+from serving.base.files import sha256
 from serving.base.tensor import TensorSpec
 from serving.repository.manifest import (
     SAMPLES_FILE,

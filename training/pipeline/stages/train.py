@@ -1,6 +1,6 @@
 """The stage that trains the recipe's network, or takes it as its weights, or a file, make it."""
 
-from serving.base.digest import sha256
+from serving.base.files import sha256
 from training.data.class_names import read_class_names
 from training.fitting import distributed
 from training.fitting.build import Build

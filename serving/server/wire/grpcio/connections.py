@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from urllib.parse import unquote
 
-from serving.server.endpoints.front import plain_address, site_of
+from serving.server.access.caller import plain_address, site_of
 from serving.server.wire.interface import Peer
 
 # One entry for each descriptor of this process.

@@ -12,7 +12,7 @@ import grpc
 import ngh2
 
 from serving.base.errors import ServingError, quoted, without_frames
-from serving.server.endpoints.front import plain_address, site_of
+from serving.server.access.caller import plain_address, site_of
 from serving.server.wire.interface import End, Method, Peer
 from serving.server.wire.native import headers
 from serving.server.wire.native.call import WINDOW, NativeCall

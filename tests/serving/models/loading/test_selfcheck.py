@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from serving.base.digest import sha256
 from serving.base.errors import InvalidManifest, SelfCheckFailed
+from serving.base.files import sha256
 from serving.base.tensor import Array, TensorSpec
 from serving.models.loading.selfcheck import (
     check_answers,

@@ -9,9 +9,11 @@ import pytest
 from serving.base.errors import NotAllowed
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
-from serving.server.config import AdminGroup, AdminMode, StartError, load_config
+from serving.server.access.caller import Caller
+from serving.server.config import AdminGroup, AdminMode, StartError
+from serving.server.config_sources import load_config
 from serving.server.endpoints.admin import Admin, TokenFile, admin_of
-from serving.server.endpoints.front import Call, Caller, Front
+from serving.server.endpoints.front import Call, Front
 
 TOKEN = "a-token-of-20-letters"
 GROUPS: tuple[AdminGroup, ...] = ("repository", "settings", "memory")

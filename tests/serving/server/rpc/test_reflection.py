@@ -13,11 +13,17 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
     ServerReflectionResponse,
 )
 
+from serving.base.memory import MemoryBudget
+from serving.base.metrics import FrontMetrics
+from serving.models.catalogue import Catalogue
+from serving.server.endpoints.front import Front
 from serving.server.endpoints.guard import PROBE_BYTES
 from serving.server.rpc import inference, vision
 from serving.server.rpc.reflection import Reflection
 from serving.server.wire.interface import End
 
+# Nobody decides about callers here.
+FRONT = Front(cast("Catalogue", None), FrontMetrics(), MemoryBudget(1))
 V1, V1ALPHA = (
     f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
     for version in ("v1", "v1alpha")
@@ -39,7 +45,7 @@ class Asking:
 
 
 def asked(*requests: ServerReflectionRequest, path: str = V1) -> list[ServerReflectionResponse]:
-    methods = Reflection((inference.SERVICE, vision.SERVICE)).methods()
+    methods = Reflection(FRONT, (inference.SERVICE, vision.SERVICE)).methods()
     call = Asking(*(request.SerializeToString() for request in requests))
     asyncio.run(cast("Any", methods[path].run(cast("Any", call))))
     return call.answers
@@ -119,7 +125,7 @@ def test_a_request_for_nothing_is_bad_input() -> None:
 
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a" + bytes(PROBE_BYTES)])
 def test_bytes_that_are_no_request_end_the_stream(data: bytes) -> None:
-    method = Reflection(()).methods()[V1]
+    method = Reflection(FRONT, ()).methods()[V1]
     with pytest.raises(End) as caught:
         asyncio.run(cast("Any", method.run(cast("Any", Asking(data)))))
     assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT

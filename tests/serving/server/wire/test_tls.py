@@ -12,7 +12,8 @@ import grpc
 import pytest
 
 from serving.client import ClientTls
-from serving.server.config import StartError, load_config
+from serving.server.config import StartError
+from serving.server.config_sources import load_config
 from serving.server.wire import wire_for
 from serving.server.wire.native.lifetime import Times
 from serving.server.wire.native.listener import NativeWire

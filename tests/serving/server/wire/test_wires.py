@@ -15,7 +15,8 @@ import pytest
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies
-from serving.server.config import StartError, load_config
+from serving.server.config import StartError
+from serving.server.config_sources import load_config
 from serving.server.wire import native_missing, wire_for
 from serving.server.wire.interface import LARGE_ANSWER, Buffer, Call, End, Method, Peer, Wire
 

@@ -25,6 +25,7 @@ STATUSES: dict[type[errors.ServingError], WireStatus] = {
     # The HTTP status alone tells these from other bad input.
     errors.RequestTooLarge: WireStatus("INVALID_ARGUMENT", 413),
     errors.RequestTooSlow: WireStatus("INVALID_ARGUMENT", 408),
+    errors.Unauthenticated: WireStatus("UNAUTHENTICATED", 401),
     errors.ModelNotFound: WireStatus("NOT_FOUND", 404),
     errors.ModelNotReady: WireStatus("UNAVAILABLE", 503),
     errors.WrongTask: WireStatus("FAILED_PRECONDITION", 400),

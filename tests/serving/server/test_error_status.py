@@ -9,7 +9,7 @@ from google.rpc.status_pb2 import Status
 
 from serving.base import errors
 from serving.base.errors import ServingError
-from serving.server.endpoints.error_status import STATUSES, message_of, status_of
+from serving.server.error_status import STATUSES, message_of, status_of
 from serving.server.wire.errors import code_of, end_of, retry_delay
 
 

@@ -1,0 +1,55 @@
+"""Fair shares of the batches: callers come in turn, each with a batch's worth of rows.
+
+A caller's rows beyond that go into later rounds, and all rows of a round go before those of the
+next. So whoever floods a model makes others wait for the batch that runs and one more of his at
+most. This is round robin over callers (RFC 970), with the rows of a batch as quantum.
+"""
+
+from collections.abc import Iterable
+
+from serving.batching.ticket import Ticket
+
+# Callers that are remembered before those go who have had their turn.
+_REMEMBERED = 1024
+
+
+class Rounds:
+    """The rounds of one model.
+
+    rows: of a caller in a round.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        # That of the batch which has begun last.
+        self._now = 0
+        # By caller, his last round and his rows in it.
+        self._last: dict[int, tuple[int, int]] = {}
+
+    def next(self, caller: int, rows: int) -> int:
+        """The round of a call that comes now. 0 where callers are not told apart."""
+        if not caller:
+            return 0
+        last, used = self._last.get(caller, (0, 0))
+        if last < self._now:
+            return self._now
+        return last + 1 if used and used + rows > self._rows else last
+
+    def entered(self, caller: int, ticket: Ticket) -> None:
+        """Counts a call that has its place."""
+        if not caller:
+            return
+        last, used = self._last.get(caller, (-1, 0))
+        if len(self._last) >= _REMEMBERED:
+            self._last = {one: at for one, at in self._last.items() if at[0] >= self._now}
+        self._last[caller] = ticket.round, ticket.rows + (used if last == ticket.round else 0)
+
+    def begun(self, tickets: Iterable[Ticket]) -> None:
+        """Counts a batch that begins."""
+        for ticket in tickets:
+            if ticket.round > self._now:
+                self._now = ticket.round
+
+    def restart(self) -> None:
+        """Forgets all callers, while nobody waits."""
+        self._last.clear()

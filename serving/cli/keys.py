@@ -1,0 +1,143 @@
+"""`convserve keys new | list | revoke`."""
+
+import os
+import stat
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.base.text import NotText, read_utf8
+from serving.cli.output import fail, print_json, say, warn
+from serving.cli.table import print_table
+from serving.server.access.followed import BadFile, read_checked
+from serving.server.access.keys import (
+    ApiKey,
+    check_client,
+    digest_of,
+    new_key,
+    parse_keys,
+    parse_time,
+    time_text,
+    with_key,
+    without_keys,
+)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_keys = typer.Typer(
+    help="Make, list and revoke the API keys of a file that a server follows (--api-keys)."
+)
+app.callback()(lambda: None)
+app.add_typer(_keys, name="keys")
+
+_File = Annotated[Path, typer.Argument(help="The server's --api-keys.")]
+
+
+@_keys.command("new")
+def new(
+    file: _File,
+    client: Annotated[str, typer.Argument(help="Whose key it is.")],
+    expires: Annotated[
+        str, typer.Option(help="never, a day (2027-01-31) or a time (2027-01-31T12:00:00Z).")
+    ] = "never",
+) -> None:
+    """Make a key and print it, once: the file has its SHA-256 alone.
+
+    A client may have two keys at a time: make the second, let the client change over, revoke the
+    first by its id.
+    """
+    now = time.time()
+    try:
+        check_client(client)
+        until = parse_time(expires, "--expires: ")
+    except BadFile as error:
+        fail(str(error))
+    if until <= now:
+        fail(f"--expires: expected a time to come, got {expires}")
+    secret = new_key()
+    key = ApiKey(client, digest_of(secret), until)
+    try:
+        text = _text(file) if file.exists() else ""
+        _write(file, with_key(text, key, now))
+    except BadFile as error:
+        fail(f"{file}: {error}")
+    warn(f"key {key.id} of {client}, until {time_text(until)}; send it as x-api-key")
+    say(secret)
+
+
+@_keys.command("list")
+def list_keys(
+    file: _File,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document.", show_default="off")
+    ] = False,
+) -> None:
+    """List clients, ids and expiry of keys. The keys themselves are in no file."""
+    try:
+        keys = read_checked(file, parse_keys)
+    except BadFile as error:
+        fail(str(error))
+    now = time.time()
+    lines = [
+        {
+            "client": key.client,
+            "id": key.id,
+            "expires": time_text(key.expires),
+            "state": "good" if key.expires > now else "expired",
+        }
+        for key in keys
+    ]
+    if as_json:
+        print_json(lines)
+    else:
+        columns = ["client", "id", "expires", "state"]
+        print_table(columns, [[line[column] for column in columns] for line in lines])
+
+
+@_keys.command("revoke")
+def revoke(
+    file: _File,
+    name: Annotated[str, typer.Argument(help="A client, for all its keys, or the id of one.")],
+) -> None:
+    """Take keys out of the file. A server that follows it refuses them a second later."""
+    try:
+        text, gone = without_keys(_text(file), name)
+        _write(file, text)
+    except BadFile as error:
+        fail(f"{file}: {error}")
+    for key in gone:
+        say(f"revoked {key.id} of {key.client}")
+
+
+def _text(file: Path) -> str:
+    """Raises BadFile."""
+    try:
+        text = read_utf8(file)
+    except OSError as error:
+        raise BadFile(str(error.strerror)) from error
+    except NotText as error:
+        raise BadFile(error.reason) from error
+    parse_keys(text)
+    return text
+
+
+def _write(file: Path, text: str) -> None:
+    """Puts a new file in the place of the old in one step: a server never reads half of one. Raises
+    BadFile."""
+    place = file.resolve()
+    try:
+        mode = stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o600
+        with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False) as written:
+            try:
+                written.write(text)
+                written.flush()
+                os.fsync(written.fileno())
+                os.fchmod(written.fileno(), mode)
+                Path(written.name).replace(place)
+            except BaseException:
+                Path(written.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise BadFile(f"cannot be written: {error.strerror}") from error

@@ -1,0 +1,273 @@
+"""The one place that decides about callers: who it is, what he may do, and how much of it."""
+
+import contextlib
+import zlib
+from collections.abc import Iterable, Iterator
+
+from serving.base.errors import (
+    ModelHidden,
+    NotAllowed,
+    OverLimit,
+    ServingError,
+    Unauthenticated,
+    quoted,
+)
+from serving.base.metrics import FrontMetrics
+from serving.server.access.audit import Audit, Entry
+from serving.server.access.caller import Caller, GetCaller, site_of
+from serving.server.access.followed import Followed
+from serving.server.access.identity import ANONYMOUS, Identities, Identity
+from serving.server.access.limits import Account, Accounts
+from serving.server.access.policy import ALL_RIGHTS, Action, Policy, Rights, rights_of
+from serving.server.error_status import status_of
+
+# Callers whose rights are remembered, and callers with a label of their own in the metrics.
+_REMEMBERED = 4096
+_LABELS = 100
+_OTHERS = "others"
+# Errors that refuse a call for its caller.
+_REFUSALS = (Unauthenticated, NotAllowed, ModelHidden, OverLimit)
+# The admins by socket or token, whom no policy concerns.
+ADMINS = frozenset({"socket", "token"})
+
+
+class Visit:
+    """What one call may do, from its arrival to its answer.
+
+    name: the caller's.
+    rights: his.
+    action, target: what the call has asked for last.
+    admin: it changes the server.
+    """
+
+    __slots__ = ("_account", "_held", "action", "admin", "name", "rights", "target")
+
+    def __init__(self, name: str, rights: Rights) -> None:
+        self.name = name
+        self.rights = rights
+        # Of his limits, once it has let the call in; None where he has none.
+        self._account: Account | None = None
+        self._held = 0
+        self.action = self.target = ""
+        self.admin = False
+
+    def enter(self, account: Account) -> None:
+        """Begins the call. Raises OverLimit."""
+        account.enter()
+        self._account = account
+
+    @property
+    def number(self) -> int:
+        """Tells the caller from others in few bytes. Two who have the same share their turns."""
+        return zlib.crc32(self.name.encode(errors="replace")) or 1
+
+    def require(self, action: Action, model: str = "", known: Iterable[str] = ()) -> None:
+        """Raises ModelHidden for a model on which the caller may do nothing, NotAllowed where he
+        may do something else alone; without a model, where he may do it on none.
+
+        known: names of models, of which the text repeats those that he may see.
+        """
+        rights = self.rights
+        permitted = action in (rights.on(model) if model else rights.everywhere)
+        if model or not permitted or not self.action:
+            self.action, self.target = action, model
+        if permitted:
+            return
+        if model and not rights.on(model):
+            raise ModelHidden(self.no_model(model, known))
+        of = f" model {quoted(model)}" if model else ""
+        raise NotAllowed(f"{quoted(self.name)} has no right to {action}{of} in --policy")
+
+    def sees(self, model: str) -> bool:
+        """Whether the caller may know that there is such a model."""
+        return bool(self.rights.on(model))
+
+    def no_model(self, name: str, known: Iterable[str]) -> str:
+        """The text for a model that is not there, or not for him."""
+        return f"no model {quoted(name)}; this server has {sorted(filter(self.sees, known))}"
+
+    def hold(self, size: int) -> None:
+        """Counts bytes until the call ends. Raises OverLimit."""
+        if self._account is not None:
+            self._account.hold(size)
+            self._held += size
+
+    def images(self, number: int) -> None:
+        """Counts images that the call brings."""
+        if self._account is not None:
+            self._account.images(number)
+
+    def pixels(self, number: int) -> None:
+        """Counts pixels of its images."""
+        if self._account is not None:
+            self._account.pixels(number)
+
+    def leave(self) -> None:
+        """Gives back what it has of the limits."""
+        if self._account is not None:
+            self._account.leave(self._held)
+
+
+class Door:
+    """Lets callers in.
+
+    policy: decides where it is given; else whoever is known may do what everybody may.
+    audit: has the record; None without one.
+    known_alone: whoever shows nothing is refused, where there is no policy that says otherwise.
+    """
+
+    def __init__(
+        self,
+        identities: Identities,
+        policy: Followed[Policy] | None,
+        audit: Audit | None,
+        metrics: FrontMetrics,
+        *,
+        known_alone: bool,
+    ) -> None:
+        self._identities = identities
+        self._policy = policy
+        self._audit = audit
+        self._metrics = metrics
+        self._known_alone = known_alone
+        self._accounts = Accounts()
+        self._rights: dict[tuple[str, ...], Rights] = {}
+        self._labels: set[str] = set()
+        if policy is not None:
+            policy.changed = lambda _: self._rights.clear()
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether rights are in a policy."""
+        return self._policy is not None
+
+    def known(self, caller: Caller) -> tuple[str, Rights]:
+        """The name of a caller and his rights. Raises Unauthenticated, ModelNotReady."""
+        identity = self._identities.identity(caller)
+        if identity is None:
+            name = f"address {site_of(caller.address or '')}"
+            if self._policy is None and self._known_alone:
+                raise Unauthenticated(self._identities.missing)
+            identity = Identity(name, (ANONYMOUS,))
+            if self._policy is not None and not self._rights_of(identity).grants:
+                raise Unauthenticated(self._identities.missing)
+        return identity.name, self._rights_of(identity)
+
+    def _rights_of(self, identity: Identity) -> Rights:
+        if identity.name in ADMINS or self._policy is None:
+            return ALL_RIGHTS
+        rights = self._rights.get(identity.names)
+        if rights is None:
+            if len(self._rights) >= _REMEMBERED:
+                self._rights.clear()
+            rights = self._rights[identity.names] = rights_of(self._policy.content, identity.names)
+        return rights
+
+    def visit(self, caller: Caller) -> Visit:
+        """What a call of this caller may do. Raises Unauthenticated, ModelNotReady."""
+        return Visit(*self.known(caller))
+
+    def enter(self, visit: Visit) -> None:
+        """Begins the call. Raises OverLimit."""
+        if visit.rights.limits is not None:
+            visit.enter(self._accounts.of(visit.name, visit.rights.limits))
+
+    def sees(self, caller: Caller, model: str) -> bool:
+        """Whether a caller may know of a model, for questions that everybody may ask."""
+        with contextlib.suppress(ServingError):
+            _, rights = self.known(caller)
+            return bool(rights.on(model))
+        return False
+
+    def ask(self, method: str, caller: GetCaller, action: Action) -> Visit:
+        """What a caller may do of a question that is no call: the metrics, the batches, reflection.
+        Raises Unauthenticated, NotAllowed, ModelNotReady, OverLimit."""
+        visit = error = None
+        try:
+            visit = self.visit(caller())
+            self.enter(visit)
+            visit.require(action)
+        except ServingError as refusal:
+            error = refusal
+            raise
+        finally:
+            self.ended(visit, caller, method, (_code(error), "", error))
+        return visit
+
+    @contextlib.contextmanager
+    def stream(self, method: str, caller: GetCaller) -> Iterator[None]:
+        """Counts a stream of a caller until its end. Raises Unauthenticated, ModelNotReady,
+        OverLimit."""
+        visit = account = None
+        try:
+            visit = self.visit(caller())
+            if visit.rights.limits is not None:
+                account = self._accounts.of(visit.name, visit.rights.limits)
+                account.open_stream()
+        except ServingError as error:
+            self.ended(visit, caller, method, (_code(error), "", error))
+            raise
+        try:
+            yield
+        finally:
+            if account is not None:
+                account.close_stream()
+
+    def ended(
+        self,
+        visit: Visit | None,
+        caller: GetCaller,
+        method: str,
+        outcome: tuple[str, str, ServingError | None],
+        *,
+        infers: bool = False,
+    ) -> None:
+        """Ends a call: gives back what it had of limits, counts it and records it.
+
+        visit: None where the call was refused before it had one.
+        outcome: the code of its status, the name that its caller gave it, and its error.
+        """
+        code, request_id, error = outcome
+        if visit is not None:
+            visit.leave()
+        name = "" if visit is None else visit.name
+        self._metrics.caller_calls.count(self._label(name), code)
+        refused = isinstance(error, _REFUSALS)
+        audit = self._audit
+        if audit is None:
+            return
+        if not refused and not (visit and visit.admin) and not (infers and audit.samples):
+            return
+        address = caller().address
+        entry = Entry(
+            who=name,
+            address="socket" if address is None else address,
+            method=method,
+            action=visit.action if visit else "",
+            target=visit.target if visit else "",
+            decision="refused" if refused else "allowed",
+            code=code,
+            reason="" if error is None else str(error),
+            request_id=request_id,
+        )
+        if refused:
+            audit.refused(entry)
+        else:
+            audit.allowed(entry)
+
+    def _label(self, name: str) -> str:
+        """The caller's name in the metrics. Only names that were proved have a label of their own,
+        and of these the first alone: each is kept for ever."""
+        if not name:
+            return ""
+        if name.startswith("address "):
+            return ANONYMOUS
+        if name not in self._labels:
+            if len(self._labels) >= _LABELS:
+                return _OTHERS
+            self._labels.add(name)
+        return name
+
+
+def _code(error: ServingError | None) -> str:
+    return "OK" if error is None else status_of(error).code

@@ -1,0 +1,81 @@
+"""Whose call it is, by what the caller proves."""
+
+import time
+from typing import NamedTuple, Protocol
+
+from serving.base.errors import Unauthenticated
+from serving.server.access.caller import API_KEY, AUTHORIZATION, Caller
+from serving.server.access.followed import Followed
+from serving.server.access.keys import ApiKeys
+
+# Characters of a name.
+LONGEST_NAME = 256
+# Names of a certificate that count.
+_SANS = 64
+
+ANONYMOUS = "anonymous"
+
+
+class Identity(NamedTuple):
+    """Somebody who calls.
+
+    name: in logs, metrics and limits: socket, token, cert:URI:spiffe://..., jwt:SUBJECT,
+        key:CLIENT, or "address ADDRESS" for whoever has shown nothing.
+    names: all by which a policy may mean him.
+    """
+
+    name: str
+    names: tuple[str, ...]
+
+
+class TakesTokens(Protocol):
+    """Knows whose bearer tokens are."""
+
+    def identity(self, token: str) -> Identity:
+        """Raises Unauthenticated, and ModelNotReady while it cannot tell."""
+
+
+class Admins(Protocol):
+    """Knows the callers of the admin socket, and of the admin token."""
+
+    def identity(self, caller: Caller) -> str | None:
+        """Their name; None for others."""
+
+
+class Identities:
+    """Tells who calls: an admin, else by the client certificate, a bearer token, or an API key. The
+    first of these that a caller shows is judged alone."""
+
+    def __init__(
+        self, admins: Admins, tokens: TakesTokens | None, keys: Followed[ApiKeys] | None
+    ) -> None:
+        self._admins = admins
+        self._tokens = tokens
+        self._keys = keys
+        ways = []
+        if tokens is not None:
+            ways.append(f"'{AUTHORIZATION}: Bearer TOKEN'")
+        if keys is not None:
+            ways.append(f"'{API_KEY}: KEY'")
+        ways.append("a client certificate")
+        self.missing = f"the call says not who makes it: expected {' or '.join(ways)}"
+
+    def identity(self, caller: Caller) -> Identity | None:
+        """Whose call it is; None for a caller who shows nothing. Raises Unauthenticated for
+        credentials that prove nobody, ModelNotReady while that cannot be told."""
+        admin = self._admins.identity(caller)
+        if admin is not None:
+            return Identity(admin, (admin,))
+        if caller.certificate:
+            names = tuple(f"cert:{name[:LONGEST_NAME]}" for name in caller.certificate[:_SANS])
+            return Identity(names[0], names)
+        scheme, _, token = caller.authorization.partition(" ")
+        if self._tokens is not None and scheme.lower() == "bearer":
+            return self._tokens.identity(token.strip())
+        if self._keys is not None and caller.api_key:
+            key = self._keys.content.key_of(caller.api_key.strip(), time.time())
+            if key is None:
+                raise Unauthenticated("the API key is not accepted")
+            name = f"key:{key.client}"
+            return Identity(name, (name,))
+        return None

@@ -1,0 +1,184 @@
+"""How much a caller may have: rates, calls and bytes at a time, quotas of a day."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from serving.base.errors import OverLimit
+from serving.server.access.policy import Limits
+
+Kind = TypeVar("Kind")
+Number = TypeVar("Number")
+
+# Callers whose use is remembered; beyond it those go who have nothing under way, longest unseen
+# first. More take memory (1 KiB each), fewer let callers under many names begin anew.
+_ACCOUNTS = 10_000
+# Seconds whose worth of a rate may come at once. More lets callers come in bursts.
+_BURST_SECONDS = 1.0
+# Seconds after which a caller with too many calls, streams or bytes may try again.
+_RETRY_SECONDS = 0.1
+_DAY = 86_400
+
+
+class Rate:
+    """The generic cell rate algorithm (ITU-T I.371): events are due one after another, and who is
+    ahead of that by more than a burst must wait.
+
+    An event of more units than a burst is let through as one of a single unit is, and those that
+    follow wait for all of it.
+    """
+
+    __slots__ = ("_ahead", "_due", "_name", "_per_second")
+
+    def __init__(self, name: str, per_second: float) -> None:
+        self._name = name
+        self._per_second = per_second
+        # Seconds by which the next event may be ahead.
+        self._ahead = max(0.0, _BURST_SECONDS - 1.0 / per_second) + 1e-9
+        # When all that came would have been due, monotonic seconds.
+        self._due = 0.0
+
+    def check(self, now: float) -> None:
+        """Raises OverLimit for a caller who is too far ahead."""
+        wait = self._due - now - self._ahead
+        if wait > 0:
+            raise OverLimit(f"your limit is reached: {self._name} {self._per_second:g}", wait)
+
+    def took(self, units: float, now: float) -> None:
+        """Counts units."""
+        self._due = max(self._due, now) + units / self._per_second
+
+
+class Quota:
+    """A number of units of a day in UTC. A server that is started anew begins anew."""
+
+    __slots__ = ("_day", "_left", "_name", "_units")
+
+    def __init__(self, name: str, units: int) -> None:
+        self._name = name
+        self._units = self._left = units
+        self._day = 0
+
+    def check(self) -> None:
+        """Raises OverLimit where none is left."""
+        now = time.time()
+        day = int(now // _DAY)
+        if day != self._day:
+            self._day, self._left = day, self._units
+        if self._left <= 0:
+            raise OverLimit(
+                f"your limit is reached: {self._name} {self._units}", (day + 1) * _DAY - now
+            )
+
+    def took(self, units: int) -> None:
+        """Counts units."""
+        self._left -= units
+
+
+class Account:
+    """What one caller has.
+
+    calls, streams, held: at a time; held in bytes.
+    """
+
+    __slots__ = (
+        "_day_images", "_day_requests", "_images", "_pixels", "_requests", "calls", "held",
+        "limits", "streams",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.calls = self.streams = self.held = 0
+        self._requests = _made(Rate, "requests_per_second", limits.requests_per_second)
+        self._images = _made(Rate, "images_per_second", limits.images_per_second)
+        self._pixels = _made(Rate, "pixels_per_second", limits.pixels_per_second)
+        self._day_requests = _made(Quota, "requests_per_day", limits.requests_per_day)
+        self._day_images = _made(Quota, "images_per_day", limits.images_per_day)
+
+    def enter(self) -> None:
+        """Begins a call. Raises OverLimit where any limit is reached; then nothing is counted."""
+        now = time.monotonic()
+        _check("calls", self.calls, 1, self.limits.calls)
+        for rate in (self._requests, self._images, self._pixels):
+            if rate is not None:
+                rate.check(now)
+        for quota in (self._day_requests, self._day_images):
+            if quota is not None:
+                quota.check()
+        if self._requests is not None:
+            self._requests.took(1, now)
+        if self._day_requests is not None:
+            self._day_requests.took(1)
+        self.calls += 1
+
+    def leave(self, held: int) -> None:
+        """Ends a call that held so many bytes."""
+        self.calls -= 1
+        self.held -= held
+
+    def hold(self, size: int) -> None:
+        """Counts bytes until the call ends. Raises OverLimit."""
+        _check("bytes_held", self.held, size, self.limits.bytes_held)
+        self.held += size
+
+    def images(self, number: int) -> None:
+        """Counts images, which the next call pays for."""
+        if self._images is not None:
+            self._images.took(number, time.monotonic())
+        if self._day_images is not None:
+            self._day_images.took(number)
+
+    def pixels(self, number: int) -> None:
+        """Counts pixels, which the next call pays for."""
+        if self._pixels is not None:
+            self._pixels.took(number, time.monotonic())
+
+    def open_stream(self) -> None:
+        """Counts a stream until `close_stream`. Raises OverLimit."""
+        _check("streams", self.streams, 1, self.limits.streams)
+        self.streams += 1
+
+    def close_stream(self) -> None:
+        """Ends a stream."""
+        self.streams -= 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not (self.calls or self.streams)
+
+
+class Accounts:
+    """The accounts of all callers, by name."""
+
+    def __init__(self) -> None:
+        # The one unseen for longest is first.
+        self._all: dict[str, Account] = {}
+
+    def of(self, name: str, limits: Limits) -> Account:
+        """The account of a caller. One whose limits have changed gets a new one, and calls under
+        way end in the old."""
+        account = self._all.pop(name, None)
+        if account is not None and account.limits is not limits and account.limits == limits:
+            account.limits = limits  # of a policy that was read again
+        if account is None or account.limits is not limits:
+            account = Account(limits)
+            if len(self._all) >= _ACCOUNTS:
+                self._forget()
+        self._all[name] = account
+        return account
+
+    def _forget(self) -> None:
+        for name, account in self._all.items():
+            if account.idle:
+                del self._all[name]
+                return
+
+
+def _made(kind: Callable[[str, Number], Kind], name: str, number: Number | None) -> Kind | None:
+    return None if number is None else kind(name, number)
+
+
+def _check(name: str, held: int, more: int, most: int | None) -> None:
+    if most is not None and held + more > most:
+        raise OverLimit(f"your limit is reached: {name} {most}", _RETRY_SECONDS)
