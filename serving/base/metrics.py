@@ -9,9 +9,8 @@ from functools import partial
 
 from prometheus_client.core import CounterMetricFamily, Metric
 
-from serving.base.counters import BatchCounters, BatchTimes, CallCounters, Newest
-from serving.base.memory import USES, MemoryBudget
-from serving.base.sums import (
+from serving.base.counting.counters import BatchCounters, BatchTimes, CallCounters, Newest
+from serving.base.counting.sums import (
     C,
     Count,
     Duration,
@@ -21,6 +20,7 @@ from serving.base.sums import (
     Sums,
     Tally,
 )
+from serving.base.memory import USES, MemoryBudget
 
 # Bucket bounds in seconds, from 0.1 ms (a small model) to a minute (a deep queue). More buckets
 # give finer quantiles and longer scrapes.

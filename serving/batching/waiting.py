@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
-from serving.base.counters import BatchCounters
+from serving.base.counting.counters import BatchCounters
 from serving.base.errors import DeadlineExpired, ServingError
 from serving.batching.queue import BatchQueue
 from serving.batching.ticket import (

@@ -7,12 +7,12 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from serving.base.counting.sums import Share
+from serving.base.counting.totals import Totals
 from serving.base.machine.cpu import core_count
 from serving.base.machine.files import connections_within, raise_file_limit
 from serving.base.machine.nvml import unavailable_reason, usages
 from serving.base.metrics import EngineMetrics, FrontMetrics
-from serving.base.sums import Share
-from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue
 from serving.remote.front.supervisor import Supervisor
 from serving.server.config import ServerConfig, StartError

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from serving.base.counting.totals import Totals
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
-from serving.base.totals import Totals
 from serving.images import hardware_jpeg
 from serving.models.catalogue import Catalogue, Loads
 from serving.server.access.setup import Access

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from serving.base.counting.totals import Totals
 from serving.base.errors import ServingError
 from serving.base.metrics import FrontMetrics
-from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue
 from serving.models.servable import CallOptions
 from serving.remote.front.supervisor import Supervisor

@@ -15,11 +15,11 @@ from aiohttp import web
 from google.protobuf import text_format
 
 from protos.gen import model_config_pb2
+from serving.base.counting.totals import Totals
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.base.task import Task
 from serving.base.tensor import Array, TensorSpec
-from serving.base.totals import Totals
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreTurns
 from serving.batching.latency import LatencyTable

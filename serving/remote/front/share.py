@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from serving.base.counting.sums import Rows, Share, Snapshot
 from serving.base.metrics import EngineMetrics
-from serving.base.sums import Rows, Share, Snapshot
 from serving.remote.records import BadRecord
 
 

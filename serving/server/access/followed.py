@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from serving.base.counting.sums import Tally
 from serving.base.files import read_file
-from serving.base.sums import Tally
 from serving.base.text import NotText, decode_utf8, one_line
 from serving.server.config import StartError
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import aiohttp
 import jwt
 
+from serving.base.counting.sums import Tally
 from serving.base.errors import ModelNotReady, Unauthenticated
 from serving.base.files import read_file
-from serving.base.sums import Tally
 from serving.base.text import one_line
 from serving.server.access.identity import LONGEST_NAME, Identity
 from serving.server.config import JwtSettings

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from serving.base.counting.sums import Tally
 from serving.base.errors import InvalidInput, quoted
-from serving.base.sums import Tally
 from serving.server.config import StartError
 
 logger = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protos.gen import model_config_pb2
-from serving.base.counters import BatchTimes
+from serving.base.counting.counters import BatchTimes
+from serving.base.counting.sums import Duration
+from serving.base.counting.totals import Totals
 from serving.base.metrics import EngineMetrics, FrontMetrics
-from serving.base.sums import Duration
 from serving.base.tensor import TensorSpec
-from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue, State, VersionStatus
 from serving.models.facts import ModelFacts
 from serving.models.servable import ENCODED_INPUT

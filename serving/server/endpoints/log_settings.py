@@ -8,8 +8,8 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+from serving.base.counting.sums import Tally
 from serving.base.errors import InvalidInput
-from serving.base.sums import Tally
 from serving.server.endpoints.file_writer import FilesFolder, FileWriter
 
 Setting = bool | int | str

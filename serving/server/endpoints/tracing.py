@@ -6,8 +6,8 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 
+from serving.base.counting.sums import Tally
 from serving.base.errors import InvalidInput
-from serving.base.sums import Tally
 from serving.server.endpoints.file_writer import WRITE_SECONDS, FilesFolder, FileWriter
 
 _DEFAULTS: dict[str, list[str]] = {

@@ -8,8 +8,8 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 
+from serving.base.counting.totals import Totals
 from serving.base.errors import NotAllowed
-from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue, State
 from serving.server.access.door import Visit
 from serving.server.endpoints.front import Front

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serving.base.counting.totals import Totals
 from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
 from serving.base.metrics import EngineMetrics
 from serving.base.tensor import Array
-from serving.base.totals import Totals
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.latency import LatencyTable

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.base.counters import BatchCounters
+from serving.base.counting.counters import BatchCounters
+from serving.base.counting.sums import Distribution
 from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady
 from serving.base.metrics import EngineMetrics
-from serving.base.sums import Distribution
 from serving.batching import batcher as batcher_module
 from serving.batching.batch import Batch
 from serving.batching.batcher import DynamicBatcher

@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from serving.base.counting.totals import Totals
 from serving.base.metrics import EngineMetrics, FrontMetrics
-from serving.base.totals import Totals
 from serving.models.catalogue import Catalogue
 from serving.models.facts import ModelFacts
 from serving.server.config import ServerConfig

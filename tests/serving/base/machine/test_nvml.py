@@ -3,8 +3,8 @@
 import pytest
 from prometheus_client import generate_latest
 
+from serving.base.counting.totals import Totals
 from serving.base.machine import nvml
-from serving.base.totals import Totals
 from serving.engines import ENGINES, unavailable_reason
 from tests.support import fake_gpu
 

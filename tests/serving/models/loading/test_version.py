@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from serving.base.counting.totals import Totals
 from serving.base.errors import (
     EngineUnavailable,
     InvalidManifest,
@@ -20,7 +21,6 @@ from serving.base.errors import (
     ModelLoadError,
 )
 from serving.base.metrics import EngineMetrics
-from serving.base.totals import Totals
 from serving.batching.core_turns import CoreTurns
 from serving.engines import Engine, EngineOptions
 from serving.engines import load_engine as load_real_engine

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from protos.gen import grpc_service_pb2 as pb
 from protos.gen import vision_pb2 as vision
-from serving.base.totals import Totals
+from serving.base.counting.totals import Totals
 from serving.server.http import rest
 from tests.support.in_process import SIDE, InProcess, in_process
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from serving.base.counting.sums import Tally
 from serving.base.errors import InvalidInput
-from serving.base.sums import Tally
 from serving.server.config import StartError
 from serving.server.endpoints import file_writer
 from serving.server.endpoints.file_writer import FilesFolder, FileWriter

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from serving.base.sums import Count, Duration, Level, Sums
+from serving.base.counting.sums import Count, Duration, Level, Sums
 
 
 class Newest:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
+from serving.base.counting.sums import Snapshot
+from serving.base.counting.totals import Totals
 from serving.base.metrics import EngineMetrics, FrontMetrics
-from serving.base.sums import Snapshot
-from serving.base.totals import Totals
 
 Process = tuple[FrontMetrics, EngineMetrics]
 

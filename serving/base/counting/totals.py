@@ -6,9 +6,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from serving.base.counting.sums import Share
 from serving.base.machine.nvml import GpuUsage
 from serving.base.metrics import EngineMetrics, FrontMetrics
-from serving.base.sums import Share
 
 
 class Totals(Collector):

@@ -1,0 +1,1 @@
+"""Numbers that a process counts, which add up over processes."""
