@@ -16,6 +16,7 @@ from serving.base.command import application
 from serving.base.errors import InvalidInput, ServingError, WrongTask
 from serving.base.evaluation import Estimate
 from serving.base.folders import IMAGE_SUFFIXES, told
+from serving.cli.credentials import with_credentials
 from serving.cli.labelled import class_folders, identity_folders, mask_pairs, mask_reading
 from serving.cli.output import fail, print_json, say, warn
 from serving.cli.predictor import Predictor, Repository, Url, open_predictor, require_one_place
@@ -37,6 +38,7 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
+@with_credentials
 @with_tls
 def evaluate(
     model: Annotated[str, typer.Option(help="Name of the model.")],
@@ -68,13 +70,16 @@ def evaluate(
     ] = False,
     *,
     tls: ClientTls | None,
+    headers: Mapping[str, str] | None,
 ) -> None:
     """Measure how accurate a served model is on a labelled folder."""
     require_one_place(url, model_repository)
     try:
         named = MaskNames(images, masks, mask_suffix)
         said = MaskSettings(colours=colours, threshold=threshold)
-        report = asyncio.run(_evaluate(model, data, url, model_repository, named, said, tls))
+        report = asyncio.run(
+            _evaluate(model, data, url, model_repository, named, said, tls, headers)
+        )
     except (ServingError, CallFailed) as error:
         fail(str(error))
     if as_json:
@@ -91,8 +96,9 @@ async def _evaluate(
     named: MaskNames,
     said: MaskSettings,
     tls: ClientTls | None,
+    headers: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    async with open_predictor(model, url, repository, tls) as predictor:
+    async with open_predictor(model, url, repository, tls, headers) as predictor:
         match predictor.info.task:
             case "classification":
                 return await _classification(predictor, data)

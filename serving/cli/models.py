@@ -1,12 +1,14 @@
 """`convserve models`."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from serving.base.command import application
+from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
 from serving.cli.predictor import Url
 from serving.cli.table import print_table
@@ -24,6 +26,7 @@ def _help(name: str) -> str:
     return f"The server's --{name.replace('_', '-')}. {ServerConfig.model_fields[name].description}"
 
 
+@with_credentials
 @with_tls
 def models(
     model_repository: Annotated[Path | None, typer.Option(help="A repository on disk.")] = None,
@@ -38,6 +41,7 @@ def models(
     ] = False,
     *,
     tls: ClientTls | None,
+    headers: Mapping[str, str] | None,
 ) -> None:
     """List models: versions, task, variants, accuracy, latency, state.
 
@@ -49,7 +53,7 @@ def models(
         raise typer.BadParameter("give either --url or --model-repository")
     if url is not None:
         try:
-            lines = asyncio.run(_of_server(url, tls))
+            lines = asyncio.run(_of_server(url, tls, headers))
         except CallFailed as error:
             fail(f"{url}: {error}")
     else:
@@ -78,8 +82,10 @@ def models(
         say(f"{name}: config.pbtxt completed from the file: {', '.join(fields)}")
 
 
-async def _of_server(url: str, tls: ClientTls | None) -> list[dict[str, Any]]:
-    async with AsyncVisionClient(url, retries=0, tls=tls) as client:
+async def _of_server(
+    url: str, tls: ClientTls | None, headers: Mapping[str, str] | None
+) -> list[dict[str, Any]]:
+    async with AsyncVisionClient(url, retries=0, tls=tls, headers=headers) as client:
         return await client.models()
 
 

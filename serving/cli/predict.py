@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from serving.base.command import application
 from serving.base.errors import InvalidInput, ServingError
+from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say, warn
 from serving.cli.predictor import (
     Labels,
@@ -27,6 +29,7 @@ from serving.images.postprocess import palette
 from serving.server.endpoints.vision import DEFAULT_TOP_K
 
 
+@with_credentials
 @with_tls
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
@@ -45,13 +48,16 @@ def predict(
     ] = False,
     *,
     tls: ClientTls | None,
+    headers: Mapping[str, str] | None,
 ) -> None:
     """Print labels, masks or embeddings of image files."""
     require_one_place(url, model_repository)
     if save is not None and save.exists() and not save.is_dir():
         raise typer.BadParameter(f"{save} is not a folder", param_hint="--save")
     try:
-        results = asyncio.run(_predict_all(images, model, url, model_repository, top_k, save, tls))
+        results = asyncio.run(
+            _predict_all(images, model, url, model_repository, top_k, save, tls, headers)
+        )
     except (ServingError, CallFailed) as error:
         fail(str(error))
     _compare(results)
@@ -72,10 +78,11 @@ async def _predict_all(
     top_k: int,
     save: Path | None,
     tls: ClientTls | None,
+    headers: Mapping[str, str] | None,
 ) -> list[dict[str, Any]]:
     results = []
     places = _places(images, save) if save is not None else [None] * len(images)
-    async with open_predictor(model, url, repository, tls) as predictor:
+    async with open_predictor(model, url, repository, tls, headers) as predictor:
         for path, place in zip(images, places, strict=True):
             try:
                 results.append(await _predict(predictor, path, top_k, place))

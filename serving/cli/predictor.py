@@ -4,7 +4,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,6 +33,9 @@ Repository = Annotated[Path | None, typer.Option(help="Load the model into this 
 # Seconds that a call may take. In one process all images wait for the cores together, so shorter
 # would fail large folders; longer waits longer for a server that hangs.
 _TIMEOUT = 60.0
+# Tries of an image after the first: a command waits where its caller has a limit, or the server is
+# busy, until its time is up.
+_RETRIES = 1000
 
 
 # Seconds that a server which was just started may take to listen, and a model to be loaded, before
@@ -179,14 +182,20 @@ class LocalPredictor:
 
 @asynccontextmanager
 async def open_predictor(
-    model: str, url: str | None, repository: Path | None, tls: ClientTls | None = None
+    model: str,
+    url: str | None,
+    repository: Path | None,
+    tls: ClientTls | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Predictor]:
     """The model at `url`, or else out of `repository`.
 
     Raises ServingError or CallFailed where it is not there or does not load.
     """
     if url is not None:
-        async with AsyncVisionClient(url, timeout=_TIMEOUT, tls=tls) as client:
+        async with AsyncVisionClient(
+            url, timeout=_TIMEOUT, retries=_RETRIES, tls=tls, headers=headers
+        ) as client:
             yield RemotePredictor(client, await _info(client, model, url))
         return
     if repository is None:

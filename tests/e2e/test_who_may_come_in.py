@@ -15,11 +15,15 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
+from typer import Typer
+from typer.testing import CliRunner
 
+from serving.cli import models, predict
 from serving.client import CallFailed, VisionClient
 from serving.server.access.keys import ApiKey, digest_of, new_key
 from tests.support.certified import SPIFFE, Certified
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer
+from tests.support.pictures import encoded
 from tests.support.process import ServerProcess
 from tests.support.published import samples
 
@@ -161,6 +165,27 @@ def test_our_client_shows_who_it_is_with_every_call_and_stream(site: Site) -> No
         [(_, answer)] = client.classify_many("colours", images[:1])
         assert isinstance(answer, CallFailed)
         assert answer.code == "UNAUTHENTICATED"
+
+
+def test_commands_show_who_calls_by_what_is_in_a_file(site: Site, tmp_path: Path) -> None:
+    picture, key, token = (tmp_path / name for name in ("red.png", "key", "token"))
+    picture.write_bytes(encoded(samples()[0], "PNG"))
+    key.write_text(CLINIC + "\n")
+    token.write_text(site.issuer.token("alice"))
+    at = ["--url", site.server.url]
+    asked = ["predict", str(picture), "--model", "colours", *at]
+
+    def said(app: Typer, *words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, words)
+        return done.exit_code, done.output
+
+    assert said(predict.app, *asked, "--api-key-file", str(key))[0] == 0
+    assert said(predict.app, *asked, "--token-file", str(token))[0] == 0
+    assert "colours" in said(models.app, "models", *at, "--api-key-file", str(key))[1]
+    assert "UNAUTHENTICATED" in said(predict.app, *asked)[1]
+    key.write_text("two words")
+    code, text = said(predict.app, *asked, "--api-key-file", str(key))
+    assert (code, "expected one word, got 2" in text, "two words" in text) == (2, True, False)
 
 
 def test_client_certificate_is_a_name_for_the_policy(
