@@ -47,8 +47,14 @@ class Identities:
     first of these that a caller shows is judged alone."""
 
     def __init__(
-        self, admins: Admins, tokens: TakesTokens | None, keys: Followed[ApiKeys] | None
+        self,
+        admins: Admins,
+        tokens: TakesTokens | None,
+        keys: Followed[ApiKeys] | None,
+        *,
+        certificates: bool,
     ) -> None:
+        """certificates: callers can show one."""
         self._admins = admins
         self._tokens = tokens
         self._keys = keys
@@ -57,8 +63,14 @@ class Identities:
             ways.append(f"'{AUTHORIZATION}: Bearer TOKEN'")
         if keys is not None:
             ways.append(f"'{API_KEY}: KEY'")
-        ways.append("a client certificate")
-        self.missing = f"the call says not who makes it: expected {' or '.join(ways)}"
+        if certificates:
+            ways.append("a client certificate")
+        self.missing = (
+            f"the call says not who makes it: expected {' or '.join(ways)}"
+            if ways
+            else "the policy lets in nobody who shows nothing, and the server takes no credentials "
+            "(--api-keys, --jwt-issuer, --tls-client-ca)"
+        )
 
     def identity(self, caller: Caller) -> Identity | None:
         """Whose call it is; None for a caller who shows nothing. Raises Unauthenticated for

@@ -47,8 +47,9 @@ class Access:
             self._tokens = Tokens(config.jwt, failures)
         audited = config.knows_callers if config.audit is None else config.audit
         if config.knows_callers or audited:
+            certificates = config.tls_client_ca is not None
             self.door = Door(
-                Identities(admins, self._tokens, self._keys),
+                Identities(admins, self._tokens, self._keys, certificates=certificates),
                 self._policy,
                 Audit(config.audit_sample) if audited else None,
                 metrics,
