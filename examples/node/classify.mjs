@@ -48,7 +48,8 @@ const HINTS = [
   [/altnames|Hostname/i, 'give a name that its certificate has with --tls-server-name'],
   [/certificate required|bad certificate|handshake failure|unknown ca/i,
     'give a certificate that the server takes with --tls-cert and --tls-key'],
-  [/wrong version number|packet length too long/i, 'the server does not speak TLS: leave --tls out'],
+  [/wrong version number|packet length too long|before secure TLS connection/i,
+    'the server does not speak TLS: leave --tls out'],
   [/Connection dropped|Failed to connect|ECONNRESET|socket hang up/i,
     'it may speak TLS: --tls; or want a certificate: --tls-cert and --tls-key'],
 ];

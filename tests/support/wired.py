@@ -41,7 +41,7 @@ class Wired:
     """A wire that runs.
 
     cancelled: methods that were.
-    begun: calls whose method began, by path.
+    begun, ended: methods that did.
     """
 
     def __init__(self, make: Make, limits: Limits = LIMITS, memory: int = 256 * MIB) -> None:
@@ -49,6 +49,7 @@ class Wired:
         self.metrics = FrontMetrics()
         self.cancelled: list[str] = []
         self.begun: list[str] = []
+        self.ended: list[str] = []
         self.port = 0
         self.loop: asyncio.AbstractEventLoop
         self._make, self._limits = make, limits
@@ -124,6 +125,8 @@ class Wired:
             except asyncio.CancelledError:
                 self.cancelled.append(name)
                 raise
+            finally:
+                self.ended.append(name)
 
         return run
 

@@ -232,7 +232,7 @@ class Started(logging.Handler):
         self.begun = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.message == "helper process":
+        if record.getMessage() == "helper process":
             self.pids.append(vars(record)["pid"])
             self.begun.set()
 

@@ -16,7 +16,7 @@ import pytest
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies
-from serving.server.config import load_config
+from serving.server.config_sources import load_config
 from serving.server.wire import wire_for
 from serving.server.wire.interface import Limits, Wire
 from tests.support.node import copy_sample, find_node
