@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from serving.base.turns import Turns
+from serving.base.turns import Readers, Turns
 from serving.server.http.connections import HttpLimits
 from tests.support.in_process import InProcess, in_process
 
@@ -409,6 +409,28 @@ def test_waiting_for_a_turn_does_not_count_as_the_senders_time(
 
     monkeypatch.setattr(Turns, "next", late)
     serve(tmp_path, scenario, limits=HttpLimits(transfer=0.1, stall=0.1))
+
+
+def test_connection_on_which_much_comes_waits_for_its_turn_to_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[Callable[[], None]] = []
+
+    async def scenario(served: InProcess) -> None:
+        body = as_json(GOOD) + b" " * (900 << 10)
+        asked = asyncio.create_task(served.rest("POST", INFER, data=body))
+        async with asyncio.timeout(20):
+            while not turns:
+                await asyncio.sleep(0.001)  # the connection does not tell
+        assert not (await asyncio.wait({asked}, timeout=0.1))[0]
+        while not asked.done():
+            while turns:
+                turns.pop()()
+            await asyncio.sleep(0)
+        assert asked.result()[0] == 200
+
+    monkeypatch.setattr(Readers, "wait", lambda _, go_on: turns.append(go_on))
+    serve(tmp_path, scenario)
 
 
 @pytest.mark.parametrize(

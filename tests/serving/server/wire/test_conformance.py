@@ -13,28 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
-from serving.base.memory import MemoryBudget
-from serving.base.metrics import FrontMetrics
-from serving.base.turns import Copies
-from serving.server.config_sources import load_config
-from serving.server.wire import wire_for
-from serving.server.wire.interface import Limits, Wire
-from tests.support.wired import MIB, PATIENCE, SERVICE, Wired, channel_to, wired
+from tests.support.wired import MIB, PATIENCE, SERVICE, Wired, channel_to
 
 # Sizes of the messages of gRPC's streaming cases, in bytes.
 ASKED = [27182, 8, 1828, 45904]
 ANSWERED = [31415, 9, 2653, 58979]
-
-
-def make(_: Limits, budget: MemoryBudget, copies: Copies, metrics: FrontMetrics) -> Wire:
-    return wire_for(load_config({"model_repository": "."}), budget, copies, metrics)
-
-
-@pytest.fixture(scope="module")
-def server(wire: str) -> Iterator[Wired]:
-    with wired(make) as running:
-        assert running.wire.name == wire
-        yield running
 
 
 @pytest.fixture

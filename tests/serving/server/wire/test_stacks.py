@@ -8,19 +8,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from serving.base.memory import MemoryBudget
-from serving.base.metrics import FrontMetrics
-from serving.base.turns import Copies
-from serving.server.config_sources import load_config
-from serving.server.wire import wire_for
-from serving.server.wire.interface import Limits, Wire
 from tests.support.node import copy_sample, find_node
-from tests.support.wired import SERVICE, Wired, wired
+from tests.support.wired import SERVICE, Wired
 
 PROGRAMS = Path(__file__).parents[3] / "support" / "stacks"
 JARS = Path("/usr/share/java")
@@ -40,17 +33,6 @@ EXPECTED = {
     "pingPong": 0,
     "cancelled": 1,
 }
-
-
-def make(_: Limits, budget: MemoryBudget, copies: Copies, metrics: FrontMetrics) -> Wire:
-    return wire_for(load_config({"model_repository": "."}), budget, copies, metrics)
-
-
-@pytest.fixture(scope="module")
-def server(wire: str) -> Iterator[Wired]:
-    with wired(make) as running:
-        assert running.wire.name == wire
-        yield running
 
 
 def run(*command: str | Path, **environment: str) -> str:
