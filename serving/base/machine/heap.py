@@ -1,5 +1,7 @@
-"""Memory that runtimes have freed and glibc keeps, with other C libraries nothing is done; and
-memory that is new."""
+"""Memory of the process: what glibc keeps of it once it is freed, and large blocks that are new.
+
+With other C libraries than glibc nothing is done about the first.
+"""
 
 import ctypes
 

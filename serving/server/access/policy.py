@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from serving.base.errors import quoted
 from serving.base.problems import problems_by_path, shown
 from serving.base.text import one_line
 from serving.server.access.followed import BadFile
@@ -35,7 +36,8 @@ _WORDS = ("anonymous", "*")
 def _member(text: str) -> str:
     if text not in _WORDS and not text.startswith(_KINDS):
         raise ValueError(
-            f"expected {', '.join(f'{kind}NAME' for kind in _KINDS)}, {' or '.join(_WORDS)}"
+            f"expected {', '.join(f'{kind}NAME' for kind in _KINDS)}, {' or '.join(_WORDS)}, "
+            f"got {quoted(text)}"
         )
     return text
 
