@@ -9,8 +9,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items of `together` under way at a time. Fewer leave cores idle where a machine has more; more begin
-# in one round of the event loop, which 256 images of a call hold up for 15 ms.
+# Items of `together` under way at a time. Fewer leave cores idle where a machine has more, more
+# begin in one round of the event loop, which 256 images of a call hold up for 15 ms.
 _WIDTH = 32
 
 
