@@ -267,6 +267,8 @@ class Loader:
         if facts.evidence is not None:
             accuracy = facts.evidence.accuracy.value
             self._metrics.model_accuracy.labels(*_served(loaded)).set(accuracy)
+        self._catalogue.changed()
+        # After the change: a front whose engine process this is serves the version before it logs.
         logger.info(
             "model ready",
             extra={
@@ -277,7 +279,6 @@ class Loader:
                 "not_chosen": list(facts.rejected),
             },
         )
-        self._catalogue.changed()
         if old is not None:
             self._retire_later(old)
 

@@ -1,6 +1,7 @@
 """A front and a real engine process: nothing accepted is lost, whatever happens to the process."""
 
 import asyncio
+import logging
 import math
 import os
 import random
@@ -87,6 +88,28 @@ def test_no_call_is_lost_or_answered_wrongly_where_the_engine_process_is_killed(
             assert abs(memory_files() - memory) <= 4
 
     asyncio.run(run())
+
+
+def test_the_log_says_that_a_model_is_ready_when_the_front_serves_it(
+    alone: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[bool] = []
+
+    async def run() -> None:
+        async with apart(alone, cache) as front:
+
+            def look(record: logging.LogRecord) -> bool:
+                if record.getMessage() == "model ready":
+                    served.append(front.catalogue.ready(strict=True))
+                return True
+
+            monkeypatch.setattr(caplog.handler, "filter", look)
+            await front.ready()
+            await front.until(lambda: bool(served))
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(run())
+    assert served == [True]
 
 
 def test_an_image_that_kills_ends_its_own_call_alone(alone: Path, cache: Path) -> None:
