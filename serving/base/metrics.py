@@ -28,6 +28,8 @@ _SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
+# Bucket bounds in seconds of the event loop's lag: an idle one has under 2 ms, alerts begin at 50.
+_LAG_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _VERSION = ("model", "version")
 
@@ -78,6 +80,7 @@ class FrontMetrics(Share):
         self._count_calls()
         self._count_connections()
         self._count_engine_process()
+        self._count_loop()
         self._show_certificate()
 
     def _count_calls(self) -> None:
@@ -171,6 +174,20 @@ class FrontMetrics(Share):
         self.stale_answers = Tally(
             "convserve_stale_answers",
             "Answers of an engine process to no call that it had. Above 0 is a fault.",
+            (),
+        )
+
+    def _count_loop(self) -> None:
+        self.loop_lag = Histogram(
+            "convserve_event_loop_lag_seconds",
+            "How late beats of the event loop are, 100 a second, where its thread had a core: "
+            "something held the loop or the GIL.",
+            (),
+            _LAG_SECONDS,
+        )
+        self.loop_starved = Tally(
+            "convserve_event_loop_starved_seconds",
+            "Seconds for which the event loop was ready to run and had no core.",
             (),
         )
 

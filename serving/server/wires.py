@@ -30,6 +30,7 @@ from serving.server.http.health import add_batches, add_probes, metrics_app
 from serving.server.http.origin import Hosts
 from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
+from serving.server.loop_lag import LoopLag
 from serving.server.rpc import health, inference, vision
 from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
@@ -115,6 +116,7 @@ class Wires:
         )
         self._admin_folder: AdminFolder | None = None
         self._follower: asyncio.Task[None] | None = None
+        self._lag = LoopLag(metrics)
 
     async def start(self) -> Addresses:
         """Opens the ports. Raises StartError."""
@@ -140,6 +142,7 @@ class Wires:
         await self._grpc.start(self._methods())
         if self._certificates is not None:
             self._follower = asyncio.create_task(self._certificates.follow())
+        self._lag.start()
         logger.info(
             "listening",
             extra={
@@ -197,6 +200,7 @@ class Wires:
         await asyncio.gather(
             self._grpc.stop(grace), *(port.close(grace, LAST_SECONDS) for port in self._http)
         )
+        self._lag.stop()
         if self._follower is not None:
             self._follower.cancel()
         if self._admin_folder is not None:

@@ -62,6 +62,25 @@ class Pauses:
 
 
 @dataclass
+class Lag:
+    """How late the event loop's beats were, as the server counted them.
+
+    beats: how many were at most so many seconds late, and more than the next smaller number.
+    """
+
+    beats: dict[float, int] = field(default_factory=dict)
+
+    @property
+    def most(self) -> float:
+        """Seconds that no beat exceeds."""
+        return max((bound for bound, count in self.beats.items() if count), default=0.0)
+
+    def over(self, seconds: float) -> int:
+        """Beats that were later than one of the bounds."""
+        return sum(count for bound, count in self.beats.items() if bound > seconds)
+
+
+@dataclass
 class Tally:
     """What honest callers got.
 
@@ -139,6 +158,35 @@ class LoopProbe(_Beside):
 
     def _take(self, result: Mapping[str, Any]) -> None:
         self.pauses = Pauses(**result)
+
+
+class LoopLag:
+    """Reads the server's own count of late beats; those from `with` to the end of its block are in
+    `lag`. A server that has ended leaves none."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self.lag = Lag()
+
+    def __enter__(self) -> Self:
+        self._before = self._read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            after = self._read()
+            self.lag = Lag({bound: after[bound] - self._before[bound] for bound in after})
+
+    def _read(self) -> dict[float, int]:
+        name = 'convserve_event_loop_lag_seconds_bucket{le="'
+        _, text = self._server.get(self._server.metrics_url)
+        found, below = {}, 0
+        for line in text.splitlines():
+            if line.startswith(name):
+                bound, count = line.removeprefix(name).split('"} ')
+                found[float(bound)] = int(float(count)) - below
+                below = int(float(count))
+        return found
 
 
 class Honest(_Beside):

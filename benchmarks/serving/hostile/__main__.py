@@ -4,9 +4,10 @@
         [--seed 0] [--json FILE]
 
 Each attack meets a server with a memory limit (`--mib`, what the chart gives), with honest callers
-beside it and a probe of its event loop. A row says what was sent and what came of it, the longest
-pause of the loop, the peak of memory, and what the honest callers got. The last one, `mutations`,
-is many random changes of valid requests of both wires.
+beside it and a probe of /livez. A row says what was sent and what came of it, the longest pause of
+the event loop as the server counts it (`convserve_event_loop_lag_seconds`), how late /livez was,
+the peak of memory, and what the honest callers got. The last one, `mutations`, is many random
+changes of valid requests of both wires.
 
 The exit status is 1 where the server crashed or hung, its loop stood still for over 50 ms, it took
 more memory than what it holds idle, its budget and gRPC's share together, an attack achieved what

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from benchmarks.serving.hostile.session import SHARED_MEMORY, Session
 from benchmarks.serving.hostile.table import Row
-from tests.support.beside import Honest, LoopProbe, Tally
+from tests.support.beside import Honest, LoopLag, LoopProbe, Tally
 from tests.support.limited import LimitedServer
 
 # Honest calls a second: a tenth of what one core answers.
@@ -140,12 +140,13 @@ class Ground:
         folder = self._folder / "attack"
         folder.mkdir()
         session = Session(server, folder, self._written, self._seconds)
+        loop = LoopLag(server)
         probe = LoopProbe(server)
         honest = Honest(server.url, rate=RATE, deadline=self._deadline)
         began = time.monotonic()
         assert self._alone is not None
         try:
-            with probe, honest:
+            with loop, probe, honest:
                 asyncio.run(_attack(attack, session))
         finally:
             shutil.rmtree(folder)
@@ -155,6 +156,7 @@ class Ground:
             "seconds": time.monotonic() - began,
             "sent": session.sent,
             "statuses": dict(session.statuses),
+            "lag": loop.lag,
             "pauses": probe.pauses,
             "peak": server.peak_mib() if server.group or server.alive else self._mib,
             "bound": min(self._mib, self._idle + budget + BESIDE_BUDGET),
