@@ -147,8 +147,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _fill(copy: Path, model: Path, statement: Statement, by: str) -> tuple[str, ...]:
-    """Copies the files of a statement; the names of other files beside them. Raises NotTrusted where they are not those that were signed,
-    ModelLoadError where nothing can be written."""
+    """Copies the files of a statement. Returns the names of others beside them. Raises NotTrusted
+    where they are not those that were signed, ModelLoadError where nothing can be written."""
     folder = model / str(statement.version)
     below = copy / str(statement.version)
     try:
