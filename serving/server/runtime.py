@@ -68,7 +68,7 @@ class Runtime:
         self._catalogue = catalogue
         self._cache_dir = open_cache(config.cache_dir)
         self._keys = followed_keys(config, metrics.access_failures)
-        self._signed = self._signed_versions()
+        self._signed = self._signed_versions(metrics.signature_refusals)
         self.loader = Loader(
             config.model_repository,
             LoadSettings(
@@ -90,13 +90,13 @@ class Runtime:
         self.looked = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
 
-    def _signed_versions(self) -> "SignedVersions | None":
+    def _signed_versions(self, refusals: Tally) -> "SignedVersions | None":
         keys = self._keys
         if keys is None:
             return None
         from serving.repository.signing.private_copy import SignedVersions
 
-        return SignedVersions(lambda: keys.content, self._cache_dir)
+        return SignedVersions(lambda: keys.content, self._cache_dir, refusals)
 
     def start(self, but: Collection[str] = ()) -> None:
         """Begins to load models, `but` those."""

@@ -15,6 +15,7 @@ from serving.base.errors import (
     ModelLoadError,
     ModelNotFound,
     NotAllowed,
+    NotTrusted,
     quoted,
 )
 from serving.engines import describe, loaded_facts
@@ -147,17 +148,12 @@ def _completed(
     where no file can be read; loading then reports the reason."""
     if proto is not None and proto.input and proto.output and proto.max_batch_size:
         return proto, ()
-    policy = version_policy_of(folder.path / CONFIG_FILE, proto or pb.ModelConfig())
-    facts = file = None
-    for version in policy.select(list(folder.versions))[-1:]:
-        with open_version(folder, version) as place:
-            file = _file(place, proto)
-            try:
-                facts = _described(file, load) if file is not None else None
-            except EngineUnavailable:
-                if proto is None:
-                    raise
-                return proto, ()
+    try:
+        file, facts = _newest(folder, proto, load, open_version)
+    except EngineUnavailable:
+        if proto is None:
+            raise
+        return proto, ()
     if file is None or facts is None:
         if proto is None:
             raise InvalidModelConfig(
@@ -172,9 +168,27 @@ def _completed(
     return proto, ("platform", *complete(proto, facts))
 
 
-def _described(file: Path, load: Describe) -> FileFacts:
-    check_model_file(file)
-    return describe(file, load)
+def _newest(
+    folder: ModelFolder, proto: pb.ModelConfig | None, load: Describe, open_version: Open
+) -> tuple[Path | None, FileFacts | None]:
+    """The model file of the newest version that is selected, described; of an older one where that
+    is not trusted. None where there is no file."""
+    policy = version_policy_of(folder.path / CONFIG_FILE, proto or pb.ModelConfig())
+    newest = max(policy.select(list(folder.versions)), default=0)
+    refused: NotTrusted | None = None
+    for version in sorted((v for v in folder.versions if v <= newest), reverse=True):
+        try:
+            with open_version(folder, version) as place:
+                file = _file(place, proto)
+                if file is None:
+                    return None, None
+                check_model_file(file)
+                return file, describe(file, load)
+        except NotTrusted as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
+    return None, None
 
 
 def _file(place: Path, proto: pb.ModelConfig | None) -> Path | None:

@@ -48,13 +48,6 @@ class LoadThread:
         work = partial(self._load, folder, config, version, apart=apart)
         try:
             loaded = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-            if self._signed is not None and not self._signed.trusts(loaded.facts.signed_by):
-                await asyncio.to_thread(loaded.close)
-                raise NotTrusted(f"{folder.path}/{version}: its key lost its trust meanwhile")
-            return loaded
-        except NotTrusted:
-            self._metrics.signature_refusals.count(folder.name, str(version))
-            raise
         except ModelLoadError:
             raise
         except Exception as problem:  # a broken file must not take the other models with it
@@ -63,6 +56,13 @@ class LoadThread:
                 logger.error("loading failed", extra={"model": folder.name}, exc_info=problem)
             where = f"{folder.path}/{version}"
             raise ModelLoadError(f"{where}: {type(problem).__name__}: {problem}") from problem
+        if self._signed is not None:  # its key may have lost its trust meanwhile
+            try:
+                self._signed.require(loaded.facts.signed_by, folder.name, version)
+            except NotTrusted:
+                await asyncio.to_thread(loaded.close)
+                raise
+        return loaded
 
     def _load(
         self, folder: ModelFolder, config: ModelConfig, version: int, *, apart: bool

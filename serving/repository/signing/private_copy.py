@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from serving.base.counting.sums import Tally
 from serving.base.errors import ModelLoadError, NotTrusted, restored, told
 from serving.base.files import find_file, open_file
 from serving.repository.layout import ModelFolder
@@ -53,11 +54,15 @@ class SignedVersions:
     keys: gives the keys that are trusted at the moment.
     cache_dir: holds the copies while they are loaded; without it, the folder for temporary files.
         There, runtimes that know a network by its place find what they have compiled of it.
+    refusals: counts, by model and version.
     """
 
-    def __init__(self, keys: Callable[[], Keys], cache_dir: Path | None) -> None:
+    def __init__(
+        self, keys: Callable[[], Keys], cache_dir: Path | None, refusals: Tally | None = None
+    ) -> None:
         self._keys = keys
         self._cache_dir = cache_dir
+        self._refusals = refusals
 
     @property
     def pem(self) -> str:
@@ -79,17 +84,31 @@ class SignedVersions:
         nothing can be copied. Errors of a load from it name the files in the repository.
         """
         folder = model / str(version)
-        statement, signers = read_signature(folder, self._keys())
-        if config is not None:
-            fields = signed_fields(config.proto, config.completed)
-            check_config(folder, statement, fields, signers[0])
-        with self._place(statement) as place:
-            copy = place / model.name
-            try:
-                passed_over = _fill(copy, model, statement, signers[0])
-                yield PrivateCopy(copy, signers, passed_over)
-            except ModelLoadError as error:
-                raise _of_repository(error, copy, model) from error
+        try:
+            statement, signers = read_signature(folder, self._keys())
+            if config is not None:
+                fields = signed_fields(config.proto, config.completed)
+                check_config(folder, statement, fields, signers[0])
+            with self._place(statement) as place:
+                copy = place / model.name
+                try:
+                    passed_over = _fill(copy, model, statement, signers[0])
+                    yield PrivateCopy(copy, signers, passed_over)
+                except ModelLoadError as error:
+                    raise _of_repository(error, copy, model) from error
+        except NotTrusted:
+            if self._refusals is not None:
+                self._refusals.count(model.name, str(version))
+            raise
+
+    def require(self, signers: Collection[str], model: str, version: int) -> None:
+        """Raises NotTrusted where none of the keys that have signed a version is trusted any
+        more."""
+        if not self.trusts(signers):
+            if self._refusals is not None:
+                self._refusals.count(model, str(version))
+            keys = ", ".join(signers)
+            raise NotTrusted(f"{model}/{version}: key {keys}, which signed it, is not trusted now")
 
     @contextmanager
     def copied(
