@@ -11,7 +11,7 @@ from serving.base.command import application
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
 from serving.cli.predictor import Url
-from serving.cli.signing import signers_or_fail
+from serving.cli.signing import RequireSignature, signed_by
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls
 from serving.client import AsyncVisionClient, CallFailed, ClientTls
@@ -38,7 +38,7 @@ def models(
     cache_dir: Annotated[Path, typer.Option(help=_help("cache_dir"))] = _CACHE_DIR,
     allow_ungated: Annotated[bool, typer.Option(help=_help("allow_ungated"))] = False,
     strict_config: Annotated[bool, typer.Option(help=_help("strict_config"))] = False,
-    require_signature: Annotated[Path | None, typer.Option(help=_help("require_signature"))] = None,
+    require_signature: RequireSignature = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
     ] = False,
@@ -69,8 +69,7 @@ def models(
         )
         signed = None
         if require_signature is not None:
-            keys = signers_or_fail(require_signature)
-            signed = SignedVersions(lambda: keys, settings.cache_dir)
+            signed = signed_by(require_signature, settings.cache_dir)
         lines = _on_disk(model_repository or Path(), settings, signed)
     if as_json:
         print_json(lines)

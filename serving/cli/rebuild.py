@@ -9,16 +9,15 @@ from serving.base.command import application
 from serving.base.errors import ModelLoadError
 from serving.base.files import own_folder
 from serving.cli.output import fail, print_json, warn
-from serving.cli.signing import signers_or_fail
+from serving.cli.signing import RequireSignature, signed_by
 from serving.cli.table import print_table
 from serving.engines import unavailable_reason
 from serving.models.loading.local_plans import ENGINE
 from serving.models.loading.plan_builder import build_plans
 from serving.repository.layout import scan
-from serving.repository.signing.keys import pem_of
 from serving.server.config import ServerConfig
 
-_SETTINGS = ServerConfig.model_fields
+_CACHE_DIR = ServerConfig.model_fields["cache_dir"]
 
 
 def rebuild(
@@ -29,15 +28,13 @@ def rebuild(
     ] = None,
     cache_dir: Annotated[
         Path, typer.Option(help="Where the plans are kept: the server's --cache-dir.")
-    ] = _SETTINGS["cache_dir"].default,
+    ] = _CACHE_DIR.default,
     workspace_mib: Annotated[
         int | None,
         typer.Option(help="Most GPU memory that a layer may work in.", show_default="all"),
     ] = None,
     force: Annotated[bool, typer.Option(help="Also those that are there already.")] = False,
-    require_signature: Annotated[
-        Path | None, typer.Option(help=_SETTINGS["require_signature"].description)
-    ] = None,
+    require_signature: RequireSignature = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
     ] = False,
@@ -58,7 +55,7 @@ def rebuild(
         cache = own_folder(cache_dir.expanduser())
     except OSError as error:
         fail(f"--cache-dir: {error.filename}: {error.strerror}")
-    signers = None if require_signature is None else pem_of(signers_or_fail(require_signature))
+    signers = None if require_signature is None else signed_by(require_signature).pem
     lines: list[dict[str, Any]] = []
     for name in model or sorted(folders):
         try:

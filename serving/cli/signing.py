@@ -9,16 +9,22 @@ from protos.gen import model_config_pb2 as pb
 from serving.base.errors import ModelLoadError
 from serving.cli.output import fail, say, warn
 from serving.repository.model_config import CONFIG_FILE, from_proto, read_proto
-from serving.repository.signing.keys import PASSPHRASE_VARIABLE, BadKey, Keys, read_private_key
+from serving.repository.signing.keys import PASSPHRASE_VARIABLE, BadKey, read_private_key
 from serving.repository.signing.private_copy import SignedVersions
 from serving.repository.signing.statement import SIGNATURE_FILE, sign_version
 from serving.server.access.followed import BadFile
 from serving.server.access.signers import read_signers
+from serving.server.config import ServerConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _Folders = Annotated[
     list[Path], typer.Argument(metavar="VERSION_FOLDER...", help="NAME/<number> in a repository.")
+]
+
+# Of other commands that load models.
+RequireSignature = Annotated[
+    Path | None, typer.Option(help=ServerConfig.model_fields["require_signature"].description)
 ]
 
 
@@ -61,8 +67,7 @@ def verify(
 ) -> None:
     """Say who has signed versions of models, and whether a server with these keys would take
     them."""
-    trusted = signers_or_fail(keys, "--keys")
-    signed = SignedVersions(lambda: trusted, None)
+    signed = signed_by(keys, None, "--keys")
     refused = False
     for folder in folders:
         model, version = folder.absolute().parent, folder.absolute().name
@@ -80,9 +85,13 @@ def verify(
         raise typer.Exit(1)
 
 
-def signers_or_fail(path: Path, flag: str = "--require-signature") -> Keys:
-    """The keys in a file or a folder. Ends the command where they cannot be used."""
+def signed_by(
+    path: Path, cache_dir: Path | None = None, flag: str = "--require-signature"
+) -> SignedVersions:
+    """Opens versions that one of the keys in a file or a folder has signed. Ends the command where
+    the keys cannot be used."""
     try:
-        return read_signers(path)
+        keys = read_signers(path)
     except BadFile as error:
         fail(f"{flag}: {error}")
+    return SignedVersions(lambda: keys, cache_dir)

@@ -68,21 +68,34 @@ class LoadThread:
         self, folder: ModelFolder, config: ModelConfig, version: int, *, apart: bool
     ) -> LoadedVersion:
         self.processes.check()
-        if self._signed is None:
-            loaded = self._load_from(folder.path, config, version, apart=apart)
-        else:
-            with self._signed.opened(folder.path, version, config) as copy:
-                if copy.passed_over:
-                    about = {"model": folder.name, "version": version}
-                    about["files"] = quoted(copy.passed_over)
-                    logger.warning("files that nobody has signed are passed over", extra=about)
-                loaded = self._load_from(copy.path, config, version, apart=apart)
-            loaded = replace(loaded, facts=replace(loaded.facts, signed_by=copy.signers))
+        if self._signed is not None:
+            return self._load_signed(self._signed, folder, config, version, apart=apart)
+        loaded = self._load_from(folder.path, config, version, apart=apart)
         # What was opened here has to be what was checked there.
         if apart and scan_model(folder.path).versions.get(version) != folder.versions[version]:
             loaded.close()
             raise ModelLoadError(f"{folder.path}/{version}: its files changed while it was loaded")
         return loaded
+
+    def _load_signed(
+        self,
+        signed: "SignedVersions",
+        folder: ModelFolder,
+        config: ModelConfig,
+        version: int,
+        *,
+        apart: bool,
+    ) -> LoadedVersion:
+        """Loads a private copy. What is told of it names the repository's files."""
+        with signed.opened(folder.path, version, config) as copy:
+            if copy.passed_over:
+                about = {"model": folder.name, "files": quoted(copy.passed_over)}
+                logger.warning("files that nobody has signed are passed over", extra=about)
+            loaded = self._load_from(copy.path, config, version, apart=apart)
+        place, known_as = str(copy.path), str(folder.path)
+        rejected = tuple(line.replace(place, known_as) for line in loaded.facts.rejected)
+        facts = replace(loaded.facts, rejected=rejected, signed_by=copy.signers)
+        return replace(loaded, facts=facts)
 
     def _load_from(
         self, path: Path, config: ModelConfig, version: int, *, apart: bool

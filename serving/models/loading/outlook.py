@@ -1,7 +1,7 @@
 """Predicts how this machine would serve the models of a repository, without loading any."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,10 @@ def prospects(
             continue
         try:
             with signed.opened(folder.path, version, config) as copy:
-                yield from _of_version(copy.path, config, version, manifest, settings)
+                found = _of_version(copy.path, config, version, manifest, settings)
+                for prospect in found:
+                    reason = prospect.reason.replace(str(copy.path), str(folder.path))
+                    yield replace(prospect, reason=reason)
         except NotTrusted as error:
             yield Prospect(folder.name, str(version), REFUSED, str(error), manifest=manifest)
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from serving.base.counting.sums import Tally
 from serving.base.errors import ModelLoadError, NotTrusted, restored, told
-from serving.base.files import find_file, open_file
+from serving.base.files import find_file, open_file, own_folder
 from serving.repository.layout import ModelFolder
 from serving.repository.model_config import ModelConfig
 from serving.repository.signing.keys import Keys, pem_of
@@ -125,7 +125,7 @@ class SignedVersions:
             place = None
             if self._cache_dir is not None:
                 digest = hashlib.sha256(repr(statement).encode()).hexdigest()[:32]
-                place = _taken(self._cache_dir / _FOLDER / digest, stack)
+                place = _taken(self._cache_dir / _FOLDER, digest, stack)
             if place is None:
                 temporary = tempfile.TemporaryDirectory(
                     prefix="convserve-", ignore_cleanup_errors=True
@@ -134,11 +134,12 @@ class SignedVersions:
             yield place
 
 
-def _taken(place: Path, stack: ExitStack) -> Path | None:
+def _taken(home: Path, name: str, stack: ExitStack) -> Path | None:
     """Makes a folder for this load alone, and removes those that killed processes have left. None
     where another load has it."""
     try:
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place = own_folder(home) / name
+        place.mkdir(exist_ok=True, mode=0o700)
         for other in place.parent.iterdir():
             if other != place:
                 with suppress(OSError), _locked(other):

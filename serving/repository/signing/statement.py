@@ -7,6 +7,7 @@ other fields only tune; they are the operator's, and are not signed.
 """
 
 import itertools
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -86,13 +87,9 @@ class _Predicate(_Strict):
 
 
 class _InToto(_Strict):
-    kind: Literal["https://in-toto.io/Statement/v1"] = Field(
-        "https://in-toto.io/Statement/v1", alias="_type"
-    )
+    kind: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
     subject: Annotated[tuple[_Subject, ...], Field(min_length=1, max_length=_MAX_FILES)]
-    predicate_type: Literal["urn:convserve:signed-model:v1"] = Field(
-        "urn:convserve:signed-model:v1", alias="predicateType"
-    )
+    predicate_type: Literal["urn:convserve:signed-model:v1"] = Field(alias="predicateType")
     predicate: _Predicate
 
 
@@ -160,7 +157,7 @@ def signed_fields(proto: pb.ModelConfig, completed: tuple[str, ...] = ()) -> dic
     signed = pb.ModelConfig()
     signed.CopyFrom(proto)
     for name in (*_TUNING, *completed):
-        signed.ClearField(name)  # type: ignore[arg-type]
+        signed.ClearField(name)
     return json_format.MessageToDict(signed, preserving_proto_field_name=True)
 
 
@@ -203,18 +200,20 @@ def _payload(statement: Statement) -> bytes:
     model, version = statement.model, statement.version
     placed = {f"{model}/{version}/{name}": file for name, file in statement.files.items()}
     placed |= {f"{model}/{name}": file for name, file in statement.labels.items()}
-    document = _InToto(
-        subject=tuple(
-            _Subject(
-                name=name,
-                digest=_Digest(sha256=file.sha256),
-                annotations=_Annotations(bytes=file.size),
-            )
+    document = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [
+            {
+                "name": name,
+                "digest": {"sha256": file.sha256},
+                "annotations": {"bytes": file.size},
+            }
             for name, file in placed.items()
-        ),
-        predicate=_Predicate(model=model, version=version, config=dict(statement.config)),
-    )
-    return document.model_dump_json(by_alias=True).encode()
+        ],
+        "predicateType": "urn:convserve:signed-model:v1",
+        "predicate": {"model": model, "version": version, "config": statement.config},
+    }
+    return json.dumps(document).encode()
 
 
 def _parsed(payload: bytes) -> Statement:

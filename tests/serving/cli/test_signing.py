@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
-from serving.cli import models, signing
+from serving.cli import models, predict, signing
 from serving.repository.signing.keys import PASSPHRASE_VARIABLE
 from tests.support.published import publish
 from tests.support.signed import Signer
@@ -14,7 +16,7 @@ from tests.support.signed import Signer
 
 def run(*arguments: object) -> tuple[int, str, str]:
     """Exit status, stdout and stderr."""
-    app = models.app if arguments[0] == "models" else signing.app
+    app = {"models": models.app, "predict": predict.app}.get(str(arguments[0]), signing.app)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return result.exit_code, result.stdout.strip(), result.stderr.strip()
 
@@ -82,3 +84,17 @@ def test_models_predicts_the_refusals_of_a_server(folder: Path, tmp_path: Path) 
     assert (signed["name"], signed["state"]) == ("colours", "serves")
     assert (unsigned["name"], unsigned["state"]) == ("unsigned", "refused")
     assert "nobody has signed it" in unsigned["reason"]
+
+
+def test_predict_loads_nothing_that_nobody_has_signed(folder: Path, tmp_path: Path) -> None:
+    signer = Signer()
+    key, public = signer.write(tmp_path, "key")
+    image = tmp_path / "red.png"
+    Image.fromarray(np.full((8, 8, 3), (255, 0, 0), np.uint8)).save(image)
+    given = ("predict", image, "--model", "colours", "--model-repository", folder.parents[1])
+    status, _, told = run(*given, "--require-signature", public)
+    assert status == 1
+    assert "nobody has signed it" in told
+    run("sign", folder, "--key", key)
+    status, text, _ = run(*given, "--require-signature", public)
+    assert (status, "red" in text) == (0, True)

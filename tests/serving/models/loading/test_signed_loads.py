@@ -149,7 +149,7 @@ def test_new_version_that_nobody_has_signed_leaves_the_old_one_serving(
         await signed.loader.load_all()
         assert signed.catalogue.ready_versions("doubles") == ["1"]
         [reason] = [line.reason for line in signed.catalogue.index() if line.version == "2"]
-        assert reason.endswith("/doubles/2: no signature.json: nobody has signed it")
+        assert reason.endswith("doubles/2: no signature.json: nobody has signed it")
         with pytest.raises(NotAllowed, match="nobody has signed the files of a call"):
             await signed.loader.load("doubles", {"config": "{}", "file:1/model.onnx": b"x"})
         assert signed.catalogue.ready_versions("doubles") == ["1"]
