@@ -194,8 +194,8 @@ def _copy(path: Path, target: Path, file: SignedFile, by: str, *homes: Path) -> 
     try:
         with source, target.open("xb") as written:
             size = os.fstat(source.fileno()).st_size
-            # Nothing is copied that has the wrong size: it may be larger than this disk.
-            while size == file.size and (chunk := source.read(min(_CHUNK, left))):
+            # No more than was signed: the file may be larger than this disk.
+            while chunk := source.read(min(_CHUNK, left)):
                 digest.update(chunk)
                 written.write(chunk)
                 left -= len(chunk)
