@@ -114,11 +114,12 @@ def _verify(given: argparse.Namespace, root: Path) -> list[str]:
     return [
         f"{given.file}: signed by key {', '.join(signers)}",
         f"commit {commit}",
-        *(f"{name} {digest}" for name, digests in stated.items() for digest in digests.values()),
+        *(f"{name} {digest['sha256']}" for name, found in stated.items() for digest in found),
     ]
 
 
-Digests = dict[str, dict[str, str]]
+# By name; images of one name may have several.
+Digests = dict[str, list[dict[str, str]]]
 
 
 def _read(statement: dict[str, Any]) -> tuple[Digests, Digests, str]:
@@ -128,10 +129,14 @@ def _read(statement: dict[str, Any]) -> tuple[Digests, Digests, str]:
     if kinds != (STATEMENT, PREDICATE):
         raise ValueError(f"it is of the kind {kinds}")
     definition = statement["predicate"]["buildDefinition"]
-    stated, told = (
-        {one["name"]: dict(one["digest"]) for one in listed}
-        for listed in (statement["subject"], definition["resolvedDependencies"])
-    )
+    stated: Digests = {}
+    told: Digests = {}
+    for found, listed in (
+        (stated, statement["subject"]),
+        (told, definition["resolvedDependencies"]),
+    ):
+        for one in listed:
+            found.setdefault(one["name"], []).append(dict(one["digest"]))
     return stated, told, str(definition["externalParameters"]["commit"])
 
 
@@ -139,8 +144,9 @@ def _compare(found: dict[str, Any], stated: Digests) -> None:
     name = found["name"]
     if name not in stated:
         raise Wrong(f"{name}: the statement does not name it")
-    if stated[name] != found["digest"]:
-        raise Wrong(f"{name}: is {found['digest']}, the statement says {stated[name]}")
+    if found["digest"] not in stated[name]:
+        said = " or ".join(map(str, stated[name]))
+        raise Wrong(f"{name}: is {found['digest']}, the statement says {said}")
 
 
 def _inputs(root: Path) -> list[dict[str, Any]]:

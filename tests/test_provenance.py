@@ -9,6 +9,7 @@ from scripts.provenance import main
 from tests.support.signed import Signer
 
 IMAGE = f"registry.example/convserve@sha256:{'a' * 64}"
+OTHER = f"registry.example/convserve@sha256:{'d' * 64}"
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ class Release:
 
     def make(self, *more: str) -> None:
         given = ["make", str(self.file), "--key", str(self.key), "--subject", str(self.wheel)]
-        main([*given, "--image", IMAGE, *more], self._checkout)
+        main([*given, "--image", IMAGE, OTHER, *more], self._checkout)
 
     def verify(self, *more: str) -> None:
         given = ["verify", str(self.file), "--keys", str(self.public)]
@@ -66,7 +67,7 @@ def test_release_that_was_built_of_this_commit_is_taken(
     release: Release, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     release.make("--base-image", f"python@sha256:{'b' * 64}")
-    release.verify("--image", IMAGE)
+    release.verify("--image", IMAGE, OTHER)
     printed = capsys.readouterr().out
     head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=checkout, text=True).strip()
     assert f"signed by key {release.signer.id}\ncommit {head}\n{release.wheel.name} " in printed

@@ -32,6 +32,8 @@ from serving.repository.signing.statement import (
 
 # Below the cache folder, which nobody else may write.
 _FOLDER = "signed"
+# Loads of one version at a time, by servers that share the folder, that find a place there.
+_TURNS = 16
 _CHUNK = 1 << 20
 
 
@@ -120,12 +122,16 @@ class SignedVersions:
 
     @contextmanager
     def _place(self, statement: Statement) -> Iterator[Path]:
-        """An empty folder, which is the same for the same statement unless another load has it."""
+        """An empty folder, which is the same each time unless another load of the same version has
+        it."""
+        digest = hashlib.sha256(repr(statement).encode()).hexdigest()[:32]
+        names = [f"{digest}-{turn}" for turn in range(_TURNS)]
         with ExitStack() as stack:
             place = None
             if self._cache_dir is not None:
-                digest = hashlib.sha256(repr(statement).encode()).hexdigest()[:32]
-                place = _taken(self._cache_dir / _FOLDER, digest, stack)
+                home = self._cache_dir / _FOLDER
+                taken = (_taken(home, name, stack) for name in names)
+                place = next((place for place in taken if place is not None), None)
             if place is None:
                 temporary = tempfile.TemporaryDirectory(
                     prefix="convserve-", ignore_cleanup_errors=True

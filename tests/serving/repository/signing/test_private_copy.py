@@ -55,7 +55,9 @@ def test_place_and_times_are_the_same_each_time_unless_another_load_has_them(
         assert (first.path / "1" / "model.onnx").stat().st_mtime == 0
         beside = opened(signed, model)
         assert beside.path != first.path
+        assert beside.path.parents[1] == first.path.parents[1]
         assert (first.path / "1" / "model.onnx").exists()
+    assert not list(first.path.parents[1].iterdir())
     assert opened(signed, model).path == first.path
 
 
