@@ -1,7 +1,9 @@
 """Servers that ask for signatures: whatever way a model comes, nobody else's is served."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -202,6 +204,26 @@ def test_load_calls_bring_no_files_and_no_other_tensors(
 
 def as_json(text: str) -> str:
     return json_format.MessageToJson(text_format.Parse(text, pb.ModelConfig()))
+
+
+@pytest.mark.slow
+def test_engine_process_that_starts_anew_with_broken_keys_serves_nothing(
+    models: Path, start: Start
+) -> None:
+    signed(models, "colours")
+    server = start("--engine-process").wait_ready()
+    key = models.parent / "keys" / "ours.pub"
+    key.write_text(OURS.pem[:60])
+    server.wait_for_log("the file cannot be used, its last good content stays")
+    answers(server, "colours")
+    _, text = server.get(f"{server.http}/readyz")
+    [line] = [line for line in text.splitlines() if line.startswith("process engine: pid ")]
+    os.kill(int(line.split()[3].rstrip(",")), signal.SIGKILL)
+    reason = server.wait_for_log("the engine process cannot start")["reason"]
+    assert reason == f"--require-signature: {key.parent}: key 1: is no public key in PEM form"
+    key.write_text(OURS.pem)
+    wait_until(server, "colours", ready=True)
+    answers(server, "colours")
 
 
 def test_server_does_not_start_without_a_key(tmp_path: Path) -> None:

@@ -113,11 +113,9 @@ class SignedVersions:
             raise NotTrusted(f"{model}/{version}: key {keys}, which signed it, is not trusted now")
 
     @contextmanager
-    def copied(
-        self, folder: ModelFolder, version: int, config: ModelConfig | None = None
-    ) -> Iterator[Path]:
-        """As `opened`: the folder of the copy's version."""
-        with self.opened(folder.path, version, config) as copy:
+    def copied(self, folder: ModelFolder, version: int) -> Iterator[Path]:
+        """The folder of a copy of a version, with whatever config; else as `opened`."""
+        with self.opened(folder.path, version) as copy:
             yield copy.path / str(version)
 
     @contextmanager
