@@ -308,7 +308,8 @@ class Loader:
                     self._metrics.model_accuracy.remove(*loaded.labels)
                     self._retire_later(loaded)
         for name in list(self._scanned):
-            if not self._holding(name).serves_all():
+            # A poll meanwhile may have found it gone.
+            if name in self._scanned and not self._holding(name).serves_all():
                 await self._load_reporting(name)
 
     def _retire(self, holding: Holding, name: str, version: int) -> asyncio.Task[None] | None:
