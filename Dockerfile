@@ -49,6 +49,7 @@ RUN /opt/pip/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /w
        --no-deps --no-index --find-links /wheels --target /opt/application convserve
 
 FROM ${BASE_IMAGE} AS runtime
+ARG BASE_IMAGE
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG CREATED=unknown
@@ -57,7 +58,8 @@ LABEL org.opencontainers.image.title="convserve" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
 # The user has no entry in passwd and no home. PYTHONSAFEPATH: nothing is imported from the working
 # folder, which a caller may have mounted.
 ENV PATH=/opt/convserve/bin:/opt/application/bin:/usr/local/bin:/usr/bin:/bin \

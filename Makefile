@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 LOCK := requirements.lock
 
-.PHONY: demo test test-wires test-deploy fuzz check protos serve lock clean
+.PHONY: demo test test-wires test-deploy fuzz check protos serve lock sbom provenance clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
@@ -57,6 +57,30 @@ lock: .venv/ready
 	  --output-file requirements-train.lock pyproject.toml
 	$(COMPILE) --constraint $(LOCK) --extra gpu --extra native \
 	  --output-file requirements-serving-gpu.lock pyproject.toml
+
+# What the images hold, by their locks: CycloneDX documents in build/sbom.
+SBOMS = $(patsubst %,build/sbom/%.cdx.json,serving serving-gpu train)
+sbom: .venv/ready
+	$(BIN)/python scripts/install_deploy_tools.py
+	$(MAKE) $(SBOMS)
+
+build/sbom/%.cdx.json: requirements-%.lock pyproject.toml
+	mkdir -p $(@D)
+	.tools/bin/cyclonedx-py requirements $< --pyproject pyproject.toml --output-reproducible \
+	  --output-format JSON --output-file $@
+
+# Wheel, chart and bills of materials of the commit in build/release, and a statement on them, signed
+# with KEY (openssl genpkey -algorithm ed25519). IMAGES, BASE_IMAGE: NAME@sha256:..., as pushed.
+RELEASE := build/release
+provenance: sbom
+	rm -rf $(RELEASE) && mkdir -p $(RELEASE)
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet --no-deps \
+	  --no-build-isolation --wheel-dir $(RELEASE) .
+	.tools/bin/helm package --destination $(RELEASE) helm/convserve
+	cp $(SBOMS) $(RELEASE)
+	$(BIN)/python -m scripts.provenance make $(RELEASE)/provenance.json --key $(KEY) \
+	  --subject $(RELEASE)/*.whl $(RELEASE)/*.tgz $(RELEASE)/*.cdx.json \
+	  $(if $(IMAGES),--image $(IMAGES)) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 
 .venv/ready: $(LOCK) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "convserve needs $(PYTHON) (Debian: apt-get install python3.11-venv)"; exit 1; }

@@ -21,6 +21,8 @@ COMMANDS = {
     "loadtest": ("loadtest.cli", "put a server under load and measure it"),
     "keys": ("serving.cli.keys", "make, list and revoke API keys for callers of a server"),
     "policy": ("serving.cli.policy", "check the policy of a server, and ask who may do what"),
+    "sign": ("serving.cli.signing", "sign versions of models with a private key"),
+    "verify": ("serving.cli.signing", "say who has signed versions of models"),
     "doctor": ("serving.cli.doctor", "which engines run here, and why the others do not"),
 }
 

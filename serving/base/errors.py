@@ -21,7 +21,8 @@ ServingError
     ├── InvalidModelConfig
     ├── InvalidManifest
     ├── EngineUnavailable
-    └── SelfCheckFailed
+    ├── SelfCheckFailed
+    └── NotTrusted        no trusted key has signed it as it is
 """
 
 import copyreg
@@ -193,6 +194,11 @@ class EngineUnavailable(ModelLoadError):
 
 class SelfCheckFailed(ModelLoadError):
     """Wrong checksum, failed gate, or answers that differ from the published ones."""
+
+
+class NotTrusted(ModelLoadError):
+    """A version that no trusted key has signed as it is; the text names the key and the
+    difference."""
 
 
 class Told(NamedTuple):

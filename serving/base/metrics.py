@@ -73,6 +73,15 @@ def _shed() -> Tally:
     )
 
 
+def _access_failures() -> Tally:
+    return Tally(
+        "convserve_access_failures",
+        "Changes of --api-keys, --policy and --require-signature that could not be used, and "
+        "fetches of --jwt-jwks that failed; the last good content stays.",
+        ("flag",),
+    )
+
+
 class FrontMetrics(Share):
     """What those count who face callers."""
 
@@ -121,12 +130,7 @@ class FrontMetrics(Share):
             "names, then others; anonymous; empty where credentials proved nobody.",
             ("caller", "code"),
         )
-        self.access_failures = Tally(
-            "convserve_access_failures",
-            "Changes of --api-keys and --policy that could not be used, and fetches of --jwt-jwks "
-            "that failed; the last good content stays.",
-            ("flag",),
-        )
+        self.access_failures = _access_failures()
         self.shed = _shed()
         self.write_failures = Tally(
             "convserve_write_failures",
@@ -269,6 +273,12 @@ class EngineMetrics(Share):
             "convserve_self_check_failures",
             "Variants that were refused at load: checksum, gate, or answers that differ here.",
             (*_VERSION, "variant"),
+        )
+        self.access_failures = _access_failures()
+        self.signature_refusals = Tally(
+            "convserve_signature_refusals",
+            "Loads of a version that --require-signature refused.",
+            _VERSION,
         )
 
     def counters(self, model: str, version: str) -> BatchCounters:

@@ -19,7 +19,15 @@ from serving.base.folders import IMAGE_SUFFIXES, told
 from serving.cli.credentials import with_credentials
 from serving.cli.labelled import class_folders, identity_folders, mask_pairs, mask_reading
 from serving.cli.output import fail, print_json, say, warn
-from serving.cli.predictor import Predictor, Repository, Url, open_predictor, require_one_place
+from serving.cli.predictor import (
+    Local,
+    Predictor,
+    Repository,
+    Url,
+    one_place,
+    open_predictor,
+)
+from serving.cli.signing import RequireSignature
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls
 from serving.client import CallFailed, ClientTls
@@ -48,6 +56,7 @@ def evaluate(
     ],
     url: Url = None,
     model_repository: Repository = None,
+    require_signature: RequireSignature = None,
     images: Annotated[
         str | None, typer.Option(help="Folder of the images in DATA, if not a usual name.")
     ] = None,
@@ -73,13 +82,11 @@ def evaluate(
     headers: Mapping[str, str] | None,
 ) -> None:
     """Measure how accurate a served model is on a labelled folder."""
-    require_one_place(url, model_repository)
+    local = one_place(url, model_repository, require_signature)
     try:
         named = MaskNames(images, masks, mask_suffix)
         said = MaskSettings(colours=colours, threshold=threshold)
-        report = asyncio.run(
-            _evaluate(model, data, url, model_repository, named, said, tls, headers)
-        )
+        report = asyncio.run(_evaluate(model, data, url, local, named, said, tls, headers))
     except (ServingError, CallFailed) as error:
         fail(str(error))
     if as_json:
@@ -92,13 +99,13 @@ async def _evaluate(
     model: str,
     data: Path,
     url: str | None,
-    repository: Path | None,
+    local: Local | None,
     named: MaskNames,
     said: MaskSettings,
     tls: ClientTls | None,
     headers: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    async with open_predictor(model, url, repository, tls, headers) as predictor:
+    async with open_predictor(model, url, local, tls, headers) as predictor:
         match predictor.info.task:
             case "classification":
                 return await _classification(predictor, data)

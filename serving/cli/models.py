@@ -11,12 +11,14 @@ from serving.base.command import application
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
 from serving.cli.predictor import Url
+from serving.cli.signing import RequireSignature, signed_by
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls
 from serving.client import AsyncVisionClient, CallFailed, ClientTls
 from serving.models.loading.candidates import LoadSettings, open_cache
 from serving.models.loading.outlook import Prospect, prospects
 from serving.repository.layout import scan
+from serving.repository.signing.private_copy import SignedVersions
 from serving.server.config import ServerConfig
 
 _CACHE_DIR: Path = ServerConfig.model_fields["cache_dir"].default
@@ -36,6 +38,7 @@ def models(
     cache_dir: Annotated[Path, typer.Option(help=_help("cache_dir"))] = _CACHE_DIR,
     allow_ungated: Annotated[bool, typer.Option(help=_help("allow_ungated"))] = False,
     strict_config: Annotated[bool, typer.Option(help=_help("strict_config"))] = False,
+    require_signature: RequireSignature = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
     ] = False,
@@ -64,7 +67,10 @@ def models(
             allow_ungated=allow_ungated,
             strict_config=strict_config,
         )
-        lines = _on_disk(model_repository or Path(), settings)
+        signed = None
+        if require_signature is not None:
+            signed = signed_by(require_signature, settings.cache_dir)
+        lines = _on_disk(model_repository or Path(), settings, signed)
     if as_json:
         print_json(lines)
         return
@@ -89,7 +95,9 @@ async def _of_server(
         return await client.models()
 
 
-def _on_disk(repository: Path, settings: LoadSettings) -> list[dict[str, Any]]:
+def _on_disk(
+    repository: Path, settings: LoadSettings, signed: SignedVersions | None
+) -> list[dict[str, Any]]:
     try:
         folders = scan(repository)
     except OSError as error:
@@ -98,7 +106,7 @@ def _on_disk(repository: Path, settings: LoadSettings) -> list[dict[str, Any]]:
         _line(prospect)
         for folder in folders.values()
         if folder.is_model
-        for prospect in prospects(folder, settings)
+        for prospect in prospects(folder, settings, signed)
     ]
 
 

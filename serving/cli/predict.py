@@ -16,13 +16,15 @@ from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say, warn
 from serving.cli.predictor import (
     Labels,
+    Local,
     MaskResult,
     Predictor,
     Repository,
     Url,
+    one_place,
     open_predictor,
-    require_one_place,
 )
+from serving.cli.signing import RequireSignature
 from serving.cli.tls_options import with_tls
 from serving.client import CallFailed, ClientTls
 from serving.images.postprocess import palette
@@ -36,6 +38,7 @@ def predict(
     model: Annotated[str, typer.Option(help="Name of the model.")],
     url: Url = None,
     model_repository: Repository = None,
+    require_signature: RequireSignature = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels an image.")] = DEFAULT_TOP_K,
     save: Annotated[
         Path | None,
@@ -51,13 +54,11 @@ def predict(
     headers: Mapping[str, str] | None,
 ) -> None:
     """Print labels, masks or embeddings of image files."""
-    require_one_place(url, model_repository)
+    local = one_place(url, model_repository, require_signature)
     if save is not None and save.exists() and not save.is_dir():
         raise typer.BadParameter(f"{save} is not a folder", param_hint="--save")
     try:
-        results = asyncio.run(
-            _predict_all(images, model, url, model_repository, top_k, save, tls, headers)
-        )
+        results = asyncio.run(_predict_all(images, model, url, local, top_k, save, tls, headers))
     except (ServingError, CallFailed) as error:
         fail(str(error))
     _compare(results)
@@ -74,7 +75,7 @@ async def _predict_all(
     images: list[Path],
     model: str,
     url: str | None,
-    repository: Path | None,
+    local: Local | None,
     top_k: int,
     save: Path | None,
     tls: ClientTls | None,
@@ -82,7 +83,7 @@ async def _predict_all(
 ) -> list[dict[str, Any]]:
     results = []
     places = _places(images, save) if save is not None else [None] * len(images)
-    async with open_predictor(model, url, repository, tls, headers) as predictor:
+    async with open_predictor(model, url, local, tls, headers) as predictor:
         for path, place in zip(images, places, strict=True):
             try:
                 results.append(await _predict(predictor, path, top_k, place))

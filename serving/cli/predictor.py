@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import numpy as np
 import typer
@@ -20,11 +20,13 @@ from serving.base.errors import InvalidInput, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.cli.output import warn
+from serving.cli.signing import signed_by
 from serving.client import AsyncVisionClient, CallFailed, ClientTls, ModelInfo, mask_of
 from serving.models.catalogue import WAITING, Catalogue, State
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
 from serving.models.servable import CallOptions, EncodedImage, Servable
+from serving.repository.signing.private_copy import SignedVersions
 from serving.server.endpoints import vision
 
 Url = Annotated[str | None, typer.Option(help="A server's host:port, or grpcs://host:port.")]
@@ -72,10 +74,24 @@ class MaskResult:
     variant: str
 
 
-def require_one_place(url: str | None, repository: Path | None) -> None:
-    """Ends the command with a usage error unless one says where the model is."""
+class Local(NamedTuple):
+    """A repository whose models are loaded into this process.
+
+    signed: opens those that have to be signed; None where nobody asks for signatures.
+    """
+
+    repository: Path
+    signed: SignedVersions | None
+
+
+def one_place(url: str | None, repository: Path | None, signatures: Path | None) -> Local | None:
+    """The repository; None for the server at `url`. Ends the command with a usage error unless one
+    says where the model is, and where keys cannot be used."""
     if (url is None) == (repository is None):
         raise typer.BadParameter("give either --url or --model-repository")
+    if repository is None:
+        return None
+    return Local(repository, None if signatures is None else signed_by(signatures))
 
 
 class Predictor(Protocol):
@@ -184,11 +200,11 @@ class LocalPredictor:
 async def open_predictor(
     model: str,
     url: str | None,
-    repository: Path | None,
+    local: Local | None,
     tls: ClientTls | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Predictor]:
-    """The model at `url`, or else out of `repository`.
+    """The model at `url`, or else out of a repository here.
 
     Raises ServingError or CallFailed where it is not there or does not load.
     """
@@ -198,15 +214,17 @@ async def open_predictor(
         ) as client:
             yield RemotePredictor(client, await _info(client, model, url))
         return
-    if repository is None:
+    if local is None:
         raise InvalidInput("say where the model is: --url or --model-repository")
     with (
         ThreadPoolExecutor(core_count()) as decoders,
         tempfile.TemporaryDirectory() as cache,
     ):
         settings = LoadSettings(cache_dir=Path(cache))
-        catalogue = Catalogue(repository, decoders, FrontMetrics())
-        loader = Loader(repository, settings, EngineMetrics(), catalogue, _TIMEOUT)
+        catalogue = Catalogue(local.repository, decoders, FrontMetrics())
+        loader = Loader(
+            local.repository, settings, EngineMetrics(), catalogue, _TIMEOUT, local.signed
+        )
         try:
             await loader.load(model)
             yield LocalPredictor(catalogue.get(model))

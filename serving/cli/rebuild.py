@@ -9,6 +9,7 @@ from serving.base.command import application
 from serving.base.errors import ModelLoadError
 from serving.base.files import own_folder
 from serving.cli.output import fail, print_json, warn
+from serving.cli.signing import RequireSignature, signed_by
 from serving.cli.table import print_table
 from serving.engines import unavailable_reason
 from serving.models.loading.local_plans import ENGINE
@@ -33,6 +34,7 @@ def rebuild(
         typer.Option(help="Most GPU memory that a layer may work in.", show_default="all"),
     ] = None,
     force: Annotated[bool, typer.Option(help="Also those that are there already.")] = False,
+    require_signature: RequireSignature = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
     ] = False,
@@ -53,10 +55,13 @@ def rebuild(
         cache = own_folder(cache_dir.expanduser())
     except OSError as error:
         fail(f"--cache-dir: {error.filename}: {error.strerror}")
+    signers = None if require_signature is None else signed_by(require_signature).pem
     lines: list[dict[str, Any]] = []
     for name in model or sorted(folders):
         try:
-            lines += build_plans(folders[name].path, cache, workspace_mib, force=force)
+            lines += build_plans(
+                folders[name].path, cache, workspace_mib, force=force, signers=signers
+            )
         except ModelLoadError as error:
             if not folders[name].is_model:
                 continue

@@ -27,6 +27,7 @@ class ModelFacts:
     latency: seconds by batch size, measured at load; empty where nothing could be measured.
     device_bytes: GPU memory that the engine reports; 0 where it reports none.
     max_image_pixels: the largest image that is decoded for it.
+    signed_by: ids of the trusted keys that have signed it; empty where nothing asks for any.
     """
 
     config: ModelConfig
@@ -41,6 +42,7 @@ class ModelFacts:
     latency: Mapping[int, float] = field(default_factory=dict)
     device_bytes: int = 0
     max_image_pixels: int = 64_000_000
+    signed_by: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, text: bytes) -> "ModelFacts":

@@ -1,5 +1,6 @@
 """The class names of a model's outputs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from serving.base.errors import ModelLoadError
@@ -16,10 +17,13 @@ def read_labels(
 
     Raises ModelLoadError, naming the file, where it cannot be read or is not UTF-8.
     """
+    files = label_files(config.label_filenames, manifest)
+    classes = manifest.classes if manifest is not None else ()
     labels = {}
-    for output, filename in config.label_filenames.items():
-        if manifest is not None and manifest.classes and output == manifest.answer:
-            labels[output] = manifest.classes
+    for output in config.label_filenames:
+        filename = files.get(output)
+        if filename is None:
+            labels[output] = classes
             continue
         file = model_folder / filename
         try:
@@ -29,3 +33,10 @@ def read_labels(
         except NotText as error:
             raise ModelLoadError(f"{file}: cannot be read: {error.reason}") from error
     return labels
+
+
+def label_files(given: Mapping[str, str], manifest: Manifest | None) -> dict[str, str]:
+    """The label_filename of each output that is `given`, without those whose place the classes of
+    the manifest take."""
+    answer = manifest.answer if manifest is not None and manifest.classes else None
+    return {output: file for output, file in given.items() if output != answer}

@@ -101,7 +101,7 @@ def scan_model(path: Path) -> ModelFolder:
     beside: list[Path] = []
     try:
         for child in sorted(_children(path, _MAX_ENTRIES)):
-            if _is_version(child.name) and (_is_folder(child) or _leads_nowhere(child)):
+            if is_version(child.name) and (_is_folder(child) or _leads_nowhere(child)):
                 versions[int(child.name)] = _version_stamp(child)
             elif not _is_folder(child):
                 beside.append(child)
@@ -117,7 +117,8 @@ def scan_model(path: Path) -> ModelFolder:
     return ModelFolder(path.name, path, _stamp(shown, path), dict(sorted(versions.items())))
 
 
-def _is_version(name: str) -> bool:
+def is_version(name: str) -> bool:
+    """Whether the name of a folder is the number of a version: from 1, without leading zeros."""
     # No version policy can name more than 18 digits, and Python refuses to convert thousands.
     return name.isascii() and name.isdecimal() and not name.startswith("0") and len(name) <= 18
 

@@ -97,6 +97,11 @@ class ServerConfig(BaseModel):
         description="How long accepted calls may take to finish after SIGTERM.",
     )
     allow_ungated: bool = Field(False, description="Also serve models without a passed gate.")
+    require_signature: Path | None = Field(
+        None,
+        description="File or folder of Ed25519 public keys (PEM); read again when it changes. Only "
+        "versions that one of them has signed are served (convserve sign).",
+    )
     admin: AdminMode = Field(
         "socket",
         description="Who may change the running server. off: nobody; socket: who can reach the "

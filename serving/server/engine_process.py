@@ -28,8 +28,10 @@ from serving.remote.engine.served import Served
 from serving.remote.flight import FlightRecorder
 from serving.remote.override import override_of
 from serving.remote.records import BadRecord
-from serving.server.config import ServerConfig
+from serving.server.config import ServerConfig, StartError
 from serving.server.runtime import Runtime, settle_process
+
+logger = logging.getLogger(__name__)
 
 # Seconds between two signs of life, and of those the one that carries the sums.
 _BEAT_SECONDS = 0.25
@@ -132,7 +134,12 @@ class EngineProcess:
         config = ServerConfig.model_validate(fields["settings"])
         threads = ThreadPoolExecutor(1)  # of models, which here decode nothing
         catalogue = ReportedCatalogue(config.model_repository, threads, self._served, self._control)
-        self._runtime = Runtime(config, catalogue, self._metrics)
+        try:
+            self._runtime = Runtime(config, catalogue, self._metrics)
+        except StartError as error:  # files that were in order when the front began
+            logger.error("the engine process cannot start", extra={"reason": str(error)})
+            asyncio.get_running_loop().call_later(_BEAT_SECONDS, self._gone.set)
+            raise NotOffered(str(error)) from error
         self._runtime.start(but=fields["but"])
         await self._runtime.looked.wait()
 

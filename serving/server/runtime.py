@@ -5,9 +5,11 @@ import contextlib
 import gc
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from serving.base.counting.sums import Tally
 from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import limit_arenas, map_large_blocks
 from serving.base.metrics import EngineMetrics
@@ -15,7 +17,12 @@ from serving.models.catalogue import Catalogue
 from serving.models.loading.candidates import LoadSettings, open_cache
 from serving.models.loading.loader import Loader
 from serving.models.loading.plan_builder import PlanBuilding
+from serving.server.access.followed import Followed
 from serving.server.config import ServerConfig
+
+if TYPE_CHECKING:  # they bring cryptography
+    from serving.repository.signing.keys import Keys
+    from serving.repository.signing.private_copy import SignedVersions
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +33,8 @@ _SWITCH_SECONDS = 5e-4
 # gc.set_threshold, objects: more makes collections rarer. A call holds a few hundred objects and
 # leaves hardly any cycles, so Python's default of 700 collects every few calls for nothing.
 _COLLECT_AFTER = 7000
+# Seconds between two looks at the keys of signatures. Longer costs less and follows later.
+_LOOK_SECONDS = 1.0
 
 
 def settle_process() -> None:
@@ -38,6 +47,15 @@ def settle_process() -> None:
     gc.set_threshold(_COLLECT_AFTER)
 
 
+def followed_keys(config: ServerConfig, failures: Tally) -> "Followed[Keys] | None":
+    """The keys of --require-signature; None where no model has to be signed. Raises StartError."""
+    if config.require_signature is None:
+        return None
+    from serving.server.access.signers import followed_signers
+
+    return followed_signers(config.require_signature, failures)
+
+
 class Runtime:
     """Follows the repository, and keeps a catalogue by it.
 
@@ -45,9 +63,12 @@ class Runtime:
     """
 
     def __init__(self, config: ServerConfig, catalogue: Catalogue, metrics: EngineMetrics) -> None:
+        """Raises StartError for keys that cannot be used."""
         self._config = config
         self._catalogue = catalogue
         self._cache_dir = open_cache(config.cache_dir)
+        self._keys = followed_keys(config, metrics.access_failures)
+        self._signed = self._signed_versions(metrics.signature_refusals)
         self.loader = Loader(
             config.model_repository,
             LoadSettings(
@@ -64,17 +85,35 @@ class Runtime:
             metrics,
             catalogue,
             config.drain_seconds,
+            self._signed,
         )
         self.looked = asyncio.Event()
-        self._background: list[asyncio.Task[None]] = []
+        self._background: set[asyncio.Task[None]] = set()
+
+    def _signed_versions(self, refusals: Tally) -> "SignedVersions | None":
+        keys = self._keys
+        if keys is None:
+            return None
+        from serving.repository.signing.private_copy import SignedVersions
+
+        return SignedVersions(lambda: keys.content, self._cache_dir, refusals)
 
     def start(self, but: Collection[str] = ()) -> None:
         """Begins to load models, `but` those."""
-        self._background.append(asyncio.create_task(self._follow_repository(but)))
+        self._run(self._follow_repository(but))
+        if self._keys is not None:
+            self._run(self._follow_keys(self._keys))
         if self._config.build_plans and self._cache_dir is not None:
             repository = self._config.model_repository
-            building = PlanBuilding(self._catalogue, self.loader, repository, self._cache_dir)
-            self._background.append(asyncio.create_task(building.run()))
+            building = PlanBuilding(
+                self._catalogue, self.loader, repository, self._cache_dir, self._signed
+            )
+            self._run(building.run())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _follow_repository(self, but: Collection[str]) -> None:
         """Loads the models in the repository; with --model-control poll follows its changes."""
@@ -93,6 +132,15 @@ class Runtime:
             look = self.loader.poll
             await asyncio.sleep(self._config.poll_seconds)
 
+    async def _follow_keys(self, keys: "Followed[Keys]") -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            take = await asyncio.to_thread(keys.follow)
+            if take is not None:
+                take()
+                # Beside this, since it may load: a key that is withdrawn meanwhile waits for none.
+                self._run(self.loader.recheck())
+
     def stop_following(self) -> None:
         """Leaves everything as it stands from now on; what serves goes on serving."""
         for task in self._background:
@@ -110,6 +158,6 @@ class Runtime:
     async def ended(self) -> None:
         """Returns when nothing runs in the background any more."""
         self.stop_following()
-        for task in self._background:
+        for task in list(self._background):
             with contextlib.suppress(asyncio.CancelledError):
                 await task

@@ -16,7 +16,7 @@ from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.models.catalogue import Catalogue
 from serving.remote.front.supervisor import Supervisor
 from serving.server.config import ServerConfig, StartError
-from serving.server.runtime import Runtime, settle_process
+from serving.server.runtime import Runtime, followed_keys, settle_process
 from serving.server.wires import LAST_SECONDS, Addresses, Wires
 
 logger = logging.getLogger(__name__)
@@ -30,10 +30,14 @@ class Server:
     current in `start`."""
 
     def __init__(self, config: ServerConfig) -> None:
+        """Raises StartError for files of the settings that cannot be used."""
         self._config = config = _within_file_limit(config)
         settle_process()
         self._decoders = ThreadPoolExecutor(max(2, core_count()), "decode")
         metrics = FrontMetrics()
+        keys = followed_keys(config, metrics.access_failures)  # those who load follow their own
+        if keys is not None and not keys.content:
+            raise StartError(f"--require-signature: {config.require_signature} holds no key")
         catalogue = Catalogue(config.model_repository, self._decoders, metrics)
         self._runtime: Runtime | Supervisor
         share: Share

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from serving.client import VisionClient
+from serving.repository.signing.statement import sign_version
 from tests.support import fake_gpu
 from tests.support.process import ServerProcess
 from tests.support.published import evidence, publish
+from tests.support.signed import Signer
 
 Start = Callable[..., ServerProcess]
 RED = np.zeros((8, 8, 3), np.uint8)
@@ -241,3 +243,20 @@ def test_doctor_names_the_gpus_and_what_is_missing_of_the_rest() -> None:
     assert report["gpu"] == "; ".join(["Fake H200, 16384 MiB, driver 580.65"] * 2)
     assert report["engines"]["tensorrt"]["version"] == "11.4.0"
     assert "without CUDAExecutionProvider" in report["engines"]["onnxruntime-cuda"]["reason"]
+
+
+def test_plans_are_made_of_signed_networks_alone_where_signatures_are_asked_for(
+    tmp_path: Path, start: Start
+) -> None:
+    signer = Signer()
+    _, public = signer.write(tmp_path, "key")
+    publish(tmp_path / "models", "unsigned")
+    sign_version(publish(tmp_path / "models", "signed"), signer.private)
+    asked = ("--require-signature", str(public))
+    result = rebuild(tmp_path, *asked)
+    states = {line["model"]: line["state"] for line in json.loads(result.stdout)}
+    assert (result.returncode, states) == (1, {"signed": "built", "unsigned": "failed"})
+    assert "unsigned/1: no signature.json: nobody has signed it" in result.stderr
+    server = start(tmp_path / "models", *asked, "--no-engine-process").wait_ready()
+    ready = server.wait_for_log("model ready", engine="tensorrt")
+    assert (ready["model"], ready["signed_by"]) == ("signed", [signer.id])

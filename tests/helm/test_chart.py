@@ -231,6 +231,20 @@ def test_pods_have_the_files_of_tls_that_their_settings_name(tmp_path: Path) -> 
     assert "tls" not in only(render(), "ConfigMap")["data"]["server.yaml"]
 
 
+def test_pods_have_the_keys_of_signatures_where_there_are_some(tmp_path: Path) -> None:
+    resources = render("models.signersConfigMap=signers")
+    file = tmp_path / "server.yaml"
+    file.write_text(only(resources, "ConfigMap")["data"]["server.yaml"])
+    config = load_config({}, {"CONVSERVE_MODEL_REPOSITORY": "/models"}, file)
+    pod = pod_of(only(resources, "Deployment"))
+    [volume] = [one for one in pod["volumes"] if one["name"] == "signers"]
+    assert volume["configMap"] == {"name": "signers"}
+    [mount] = [one for one in pod["containers"][0]["volumeMounts"] if one["name"] == "signers"]
+    assert (mount["mountPath"], mount["readOnly"]) == (str(config.require_signature), True)
+    assert "signers" not in json.dumps(only(render(), "Deployment")["spec"])
+    assert "require_signature" not in only(render(), "ConfigMap")["data"]["server.yaml"]
+
+
 def test_probes_over_tls_ask_the_port_that_takes_them_without_a_certificate() -> None:
     for control, path in (("none", "/readyz"), ("explicit", "/livez")):
         resources = render(TLS_VALUES, f"server.modelControl={control}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helm.containers import Container, Containers
+from tests.helm.containers import BASE, Container, Containers
 from tests.helm.load import NO_RETRY, Load
 from tests.helm.tools import ROOT, program, run, succeed
 from tests.support.published import publish
@@ -61,6 +61,7 @@ def test_image_says_what_it_is(containers: Containers, image: str) -> None:
     labels = config["Labels"]
     assert labels["org.opencontainers.image.title"] == "convserve"
     assert labels["org.opencontainers.image.revision"] == "test"
+    assert labels["org.opencontainers.image.base.name"] == BASE
     assert {f"org.opencontainers.image.{name}" for name in ("licenses", "version")} <= set(labels)
     assert config["User"] == "10001:10001"
 

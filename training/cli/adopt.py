@@ -11,6 +11,7 @@ from serving.base.command import application, one_of
 from serving.base.task import TASKS
 from serving.base.text import escaped
 from serving.repository.interface import Meaning
+from serving.repository.signing.keys import BadKey, read_private_key
 from training.cli.terminal import (
     AsJson,
     fail,
@@ -120,6 +121,14 @@ def adopt(
             min=0, max=1, help="Smallest accuracy on labelled data.", show_default="above chance"
         ),
     ] = None,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="PEM file of the Ed25519 key that signs the version, as in convserve sign.",
+            show_default="not signed",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and end.", show_default="off")
     ] = False,
@@ -131,6 +140,10 @@ def adopt(
     wanted = one_of(task, tuple(TASKS), "--task")
     meant = one_of(holds, _MEANINGS, "--holds")
     method = one_of(calibrate, _METHODS, "--calibrate")
+    try:
+        key = None if sign_key is None else read_private_key(sign_key)
+    except BadKey as error:
+        fail("adopt", f"--sign-key: {error}")
     log.info("adopt: %s with %s; loading torch", model, data)
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
     from training.pipeline.adopt.adopt import adopt as run
@@ -161,7 +174,7 @@ def adopt(
                 typer.echo(escaped(line), err=as_json)
         if dry_run:
             return
-        adopted = run(request, planned)
+        adopted = run(request, planned, key)
     except BuildError as error:
         fail("adopt", str(error))
     except OSError as error:

@@ -1,5 +1,6 @@
 """Export, the gate, and the settings of the published model."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -73,8 +74,14 @@ class Verify(Strict):
 
 
 class Publish(Strict):
-    """Settings of the server, written to config.pbtxt."""
+    """Settings of the server, written to config.pbtxt; and who signs.
+
+    sign_key: PEM file of the Ed25519 key that signs the version, for servers with
+        --require-signature. The passphrase of an encrypted one comes from
+        CONVSERVE_SIGN_PASSPHRASE.
+    """
 
     max_batch_size: PositiveInt = 32
     max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 0
     instances: PositiveInt = 1
+    sign_key: Path | None = None

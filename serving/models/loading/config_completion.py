@@ -1,11 +1,12 @@
 """The config of a served model: config.pbtxt, completed from the model file."""
 
-import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import (
@@ -13,6 +14,8 @@ from serving.base.errors import (
     InvalidModelConfig,
     ModelLoadError,
     ModelNotFound,
+    NotAllowed,
+    NotTrusted,
     quoted,
 )
 from serving.engines import describe, loaded_facts
@@ -33,10 +36,15 @@ from serving.repository.model_config import (
 from serving.repository.model_file import check_model_file, find_in_version
 from serving.repository.override import stage_override
 
+if TYPE_CHECKING:  # it brings cryptography
+    from serving.repository.signing.private_copy import SignedVersions
+
 logger = logging.getLogger(__name__)
 
 # Describes a model file that only a runtime can read.
 Describe = Callable[[Path], FileFacts]
+# Gives the folder from which a version of a model may be read.
+Open = Callable[[ModelFolder, int], AbstractContextManager[Path]]
 
 
 @dataclass(frozen=True)
@@ -59,18 +67,30 @@ def prepare(
     load: Describe = loaded_facts,
     *,
     strict: bool,
+    signed: "SignedVersions | None" = None,
 ) -> Prepared:
     """Reads the folder and the config of a model, or writes and reads those of an override; `load`
-    as in `read_config`. Blocking. Raises ModelNotFound, and InvalidInput for a bad override."""
+    as in `read_config`. Blocking.
+
+    signed: opens the versions from which a config is completed.
+    Raises ModelNotFound, InvalidInput for a bad override, and NotAllowed for one that brings files
+    which would have to be signed.
+    """
     path = repository / name
     brings_files = any(key.startswith("file:") for key in override)
+    if brings_files and signed is not None:
+        raise NotAllowed(
+            f"load parameters of {quoted(name)}: nobody has signed the files of a call, and "
+            "--require-signature serves no others"
+        )
     if not can_be_folder(name) or not (brings_files or path.is_symlink() or path.is_dir()):
         raise ModelNotFound(f"no folder {quoted(name)} in the model repository {repository}")
     staged = stage_override(name, override, repository) if override else None
     folder = scan_model(path if staged is None else Path(staged.name) / name)
     config: ModelConfig | ModelLoadError
     try:
-        config = read_config(folder, load, strict=strict)
+        open_version = as_it_lies if signed is None else signed.copied
+        config = read_config(folder, load, strict=strict, open_version=open_version)
     except ModelLoadError as error:
         config = error
     except Exception as error:  # what nobody foresaw must not take the other models with it
@@ -79,8 +99,17 @@ def prepare(
     return Prepared(folder, config, staged)
 
 
+def as_it_lies(folder: ModelFolder, version: int) -> AbstractContextManager[Path]:
+    """NAME/<version> in the repository."""
+    return nullcontext(folder.path / str(version))
+
+
 def read_config(
-    folder: ModelFolder, load: Describe = loaded_facts, *, strict: bool = False
+    folder: ModelFolder,
+    load: Describe = loaded_facts,
+    *,
+    strict: bool = False,
+    open_version: Open = as_it_lies,
 ) -> ModelConfig:
     """The config of a model, with every field checked. Blocking.
 
@@ -89,6 +118,7 @@ def read_config(
 
     load: describes a file that only a runtime can read, here or in another process.
     strict: nothing is completed, and a config that leaves tensors out is refused.
+    open_version: gives the folder of the version whose file is read.
     Raises ModelLoadError naming the file and the field.
     """
     if folder.problem:
@@ -105,33 +135,31 @@ def read_config(
             if not getattr(proto, name):
                 raise InvalidModelConfig(f"{path}: {name}: missing, which --strict-config refuses")
     else:
-        proto, completed = _completed(folder, proto, load)
+        proto, completed = _completed(folder, proto, load, open_version)
     config = replace(from_proto(proto, path), completed=completed)
     check_offered(config, folder.path)
     return config
 
 
 def _completed(
-    folder: ModelFolder, proto: pb.ModelConfig | None, load: Describe
+    folder: ModelFolder, proto: pb.ModelConfig | None, load: Describe, open_version: Open
 ) -> tuple[pb.ModelConfig, tuple[str, ...]]:
     """The completed config, and the names of the fields that were filled in. It stays as it is
     where no file can be read; loading then reports the reason."""
     if proto is not None and proto.input and proto.output and proto.max_batch_size:
         return proto, ()
-    file = _file(folder, proto)
-    if file is None:
+    try:
+        file, facts = _newest(folder, proto, load, open_version)
+    except EngineUnavailable:
+        if proto is None:
+            raise
+        return proto, ()
+    if file is None or facts is None:
         if proto is None:
             raise InvalidModelConfig(
                 f"{folder.path / CONFIG_FILE}: not found, and no {ONNX_FILE} or {PLAN_FILE} to "
                 "complete it from"
             )
-        return proto, ()
-    try:
-        check_model_file(file)
-        facts = describe(file, load)
-    except EngineUnavailable:
-        if proto is None:
-            raise
         return proto, ()
     if proto is not None:
         return proto, complete(proto, facts)
@@ -140,15 +168,32 @@ def _completed(
     return proto, ("platform", *complete(proto, facts))
 
 
-def _file(folder: ModelFolder, proto: pb.ModelConfig | None) -> Path | None:
-    """The model file of the newest version that is selected; None where it is not there."""
-    names = [ONNX_FILE, PLAN_FILE]
+def _newest(
+    folder: ModelFolder, proto: pb.ModelConfig | None, load: Describe, open_version: Open
+) -> tuple[Path | None, FileFacts | None]:
+    """The model file of the newest version that is selected, described; of an older one where that
+    is not trusted. None where there is no file."""
     policy = version_policy_of(folder.path / CONFIG_FILE, proto or pb.ModelConfig())
-    if proto is not None:
-        names = [model_file_of(proto)]
-    selected = policy.select(list(folder.versions))
-    for version, name in itertools.product(selected[-1:], names):
-        place = folder.path / str(version)
+    newest = max(policy.select(list(folder.versions)), default=0)
+    refused: NotTrusted | None = None
+    for version in sorted((v for v in folder.versions if v <= newest), reverse=True):
+        try:
+            with open_version(folder, version) as place:
+                file = _file(place, proto)
+                if file is None:
+                    return None, None
+                check_model_file(file)
+                return file, describe(file, load)
+        except NotTrusted as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
+    return None, None
+
+
+def _file(place: Path, proto: pb.ModelConfig | None) -> Path | None:
+    """The model file of the version in `place`; None where it is not there."""
+    for name in [ONNX_FILE, PLAN_FILE] if proto is None else [model_file_of(proto)]:
         try:
             find_in_version(place, name)
         except FileNotFoundError:

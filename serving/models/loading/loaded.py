@@ -1,14 +1,15 @@
-"""A version that is loaded: what runs it, and what it is."""
+"""A version that is loaded: what runs it, and what it is; and all that is loaded of a name."""
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serving.base.machine.heap import trim_heap
 from serving.batching.port import BatchPort
 from serving.engines import Engine
-from serving.models.catalogue import Catalogue
+from serving.models.catalogue import Catalogue, ModelEntry
 from serving.models.facts import ModelFacts
+from serving.repository.layout import ModelFolder, Stamp
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,12 @@ class LoadedVersion:
     facts: ModelFacts
     port: BatchPort
     engine: Engine
+
+    @property
+    def labels(self) -> tuple[str, str, str, str]:
+        """Those of its accuracy gauge: name, version, variant, engine."""
+        facts = self.facts
+        return facts.name, facts.version, facts.variant, facts.engine_name
 
     async def retire(self, seconds: float, catalogue: Catalogue | None = None) -> None:
         """Answers the accepted calls for so many seconds, and frees it.
@@ -40,3 +47,40 @@ class LoadedVersion:
         """Stops the batcher's threads and frees the engine. Blocking."""
         self.port.close()
         self.engine.close()
+
+
+@dataclass
+class Holding:
+    """What is loaded of one name.
+
+    entry: its place in the catalogue.
+    serving: versions that serve.
+    stamps: those of the config and of the folder that each of them comes from.
+    overridden: whether a version of an override serves, and not the repository's own.
+    apart: whether a loader process chooses in the load that is under way.
+    lock: held during a load or unload.
+    """
+
+    entry: ModelEntry
+    serving: dict[int, LoadedVersion] = field(default_factory=dict)
+    stamps: dict[int, tuple[Stamp, Stamp]] = field(default_factory=dict)
+    overridden: bool = False
+    apart: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def is_from(self, folder: ModelFolder) -> bool:
+        """Whether a version serves out of the files of a scanned folder."""
+        return any(
+            stamp == (folder.config_stamp, folder.versions.get(version))
+            for version, stamp in self.stamps.items()
+        )
+
+    def serves_all(self) -> bool:
+        """Whether every version that was selected serves, or is an override's."""
+        idle = [held for held in self.entry.versions.values() if held.model is None]
+        return self.overridden or not (idle or self.entry.problem)
+
+    def free(self, version: int) -> None:
+        """Lets go of a version, which is loaded anew next time."""
+        del self.serving[version]
+        self.stamps.pop(version, None)

@@ -4,8 +4,9 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serving.base.errors import InvalidInput, ModelLoadError, ServingError
 from serving.base.metrics import EngineMetrics
@@ -14,35 +15,18 @@ from serving.models.catalogue import Catalogue, ModelEntry, State, VersionEntry
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.config_completion import Prepared, prepare
 from serving.models.loading.load_thread import LoadThread
-from serving.models.loading.loaded import LoadedVersion
-from serving.repository.layout import ModelFolder, Stamp, compare, scan
+from serving.models.loading.loaded import Holding, LoadedVersion
+from serving.repository.layout import ModelFolder, compare, scan
 from serving.repository.model_config import ModelConfig
+
+if TYPE_CHECKING:  # it brings cryptography
+    from serving.repository.signing.private_copy import SignedVersions
 
 logger = logging.getLogger(__name__)
 
 # Names that a server knows, beyond which load calls may bring no new ones: unloaded models stay in
 # the index.
 _MAX_MODELS = 10_000
-
-
-@dataclass
-class _Holding:
-    """What is loaded of one name.
-
-    entry: its place in the catalogue.
-    serving: versions that serve.
-    stamps: those of the config and of the folder that each of them comes from.
-    overridden: whether a version of an override serves, and not the repository's own.
-    apart: whether a loader process chooses in the load that is under way.
-    lock: held during a load or unload.
-    """
-
-    entry: ModelEntry
-    serving: dict[int, LoadedVersion] = field(default_factory=dict)
-    stamps: dict[int, tuple[Stamp, Stamp]] = field(default_factory=dict)
-    overridden: bool = False
-    apart: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Loader:
@@ -56,15 +40,18 @@ class Loader:
         metrics: EngineMetrics,
         catalogue: Catalogue,
         drain_seconds: float,
+        signed: "SignedVersions | None" = None,
     ) -> None:
+        """signed: opens versions that have to be signed, and no others are served."""
         self._repository = repository
         self._settings = settings
         self._metrics = metrics
         self._catalogue = catalogue
         self._drain_seconds = drain_seconds
+        self._signed = signed
         self._scanned: dict[str, ModelFolder] = {}
-        self._held: dict[str, _Holding] = {}
-        self._thread = LoadThread(settings, metrics)
+        self._held: dict[str, Holding] = {}
+        self._thread = LoadThread(settings, metrics, signed)
         self._loads: set[asyncio.Task[None]] = set()
         # One override at a time lies in the temporary folder, which may be small.
         self._staging = asyncio.Lock()
@@ -111,12 +98,12 @@ class Loader:
                 entry.state, entry.problem = State.UNAVAILABLE, str(error)
                 self._catalogue.changed()
 
-    def _holding(self, name: str) -> _Holding:
+    def _holding(self, name: str) -> Holding:
         """What is loaded of a name, which the catalogue has from now on."""
         holding = self._held.get(name)
         if holding is None:
             entry = self._catalogue.entries.setdefault(name, ModelEntry())
-            holding = self._held[name] = _Holding(entry)
+            holding = self._held[name] = Holding(entry)
         return holding
 
     # Loading.
@@ -167,9 +154,8 @@ class Loader:
             strict = self._settings.strict_config
             apart = not starting and bool(self._loaded_versions())
             describe = self._thread.processes.describe if apart else loaded_facts
-            prepared = await asyncio.to_thread(
-                prepare, self._repository, name, override, describe, strict=strict
-            )
+            read = partial(prepare, strict=strict, signed=self._signed)
+            prepared = await asyncio.to_thread(read, self._repository, name, override, describe)
             try:
                 await self._load_prepared(name, prepared, apart=apart)
             finally:
@@ -193,7 +179,7 @@ class Loader:
             try:
                 await self._bring_up(holding, prepared.folder, prepared.config)
             finally:
-                if any(_is_from(prepared.folder, *item) for item in holding.stamps.items()):
+                if holding.is_from(prepared.folder):
                     holding.overridden = prepared.staged is not None
 
     def _log_config(self, config: ModelConfig) -> None:
@@ -203,7 +189,7 @@ class Loader:
             fields = list(config.completed)
             logger.info("config completed", extra={"model": config.name, "fields": fields})
 
-    async def _bring_up(self, holding: _Holding, folder: ModelFolder, config: ModelConfig) -> None:
+    async def _bring_up(self, holding: Holding, folder: ModelFolder, config: ModelConfig) -> None:
         selected = config.version_policy.select(list(folder.versions))
         if not selected:
             logger.warning("no version to load", extra={"model": folder.name})
@@ -230,7 +216,7 @@ class Loader:
             )
 
     async def _load_version(
-        self, holding: _Holding, folder: ModelFolder, config: ModelConfig, version: int
+        self, holding: Holding, folder: ModelFolder, config: ModelConfig, version: int
     ) -> ModelLoadError | None:
         """Loads one version beside the one that serves, then switches. Returns the error where that
         failed."""
@@ -263,10 +249,10 @@ class Loader:
         self._metrics.model_ready.labels(facts.name, facts.version).set(1)
         self._metrics.model_device_memory.labels(facts.name, facts.version).set(facts.device_bytes)
         if old is not None:
-            self._metrics.model_accuracy.remove(*_served(old))
+            self._metrics.model_accuracy.remove(*old.labels)
         if facts.evidence is not None:
             accuracy = facts.evidence.accuracy.value
-            self._metrics.model_accuracy.labels(*_served(loaded)).set(accuracy)
+            self._metrics.model_accuracy.labels(*loaded.labels).set(accuracy)
         self._catalogue.changed()
         # After the change: a front whose engine process this is serves the version before it logs.
         logger.info(
@@ -277,6 +263,7 @@ class Loader:
                 "variant": facts.variant,
                 "engine": facts.engine_name,
                 "not_chosen": list(facts.rejected),
+                **({"signed_by": list(facts.signed_by)} if facts.signed_by else {}),
             },
         )
         if old is not None:
@@ -297,14 +284,42 @@ class Loader:
             self._catalogue.changed()
         await asyncio.gather(*(task for task in retired if task is not None))
 
-    def _retire(self, holding: _Holding, name: str, version: int) -> asyncio.Task[None] | None:
+    async def recheck(self) -> None:
+        """Takes versions out of service that no key has signed which is trusted now, and tries
+        again what else of the repository does not serve."""
+        signed = self._signed
+        gone = [
+            (holding, number, loaded)
+            for holding in self._held.values()
+            for number, loaded in holding.serving.items()
+            if signed is not None and not signed.trusts(loaded.facts.signed_by)
+        ]
+        for holding, number, loaded in gone:  # at once, whatever is being loaded
+            name, keys = loaded.facts.name, ", ".join(loaded.facts.signed_by)
+            reason = f"{name}/{number}: key {keys}, which signed it, is not trusted any more"
+            logger.error("model distrusted", extra={"model": name, "reason": reason})
+            holding.entry.versions[number] = VersionEntry(State.UNAVAILABLE, reason)
+            self._metrics.model_ready.labels(name, str(number)).set(0)
+        self._catalogue.changed()
+        for holding, number, loaded in gone:
+            async with holding.lock:
+                if holding.serving.get(number) is loaded:
+                    holding.free(number)
+                    self._metrics.model_accuracy.remove(*loaded.labels)
+                    self._retire_later(loaded)
+        for name in list(self._scanned):
+            # A poll meanwhile may have found it gone.
+            if name in self._scanned and not self._holding(name).serves_all():
+                await self._load_reporting(name)
+
+    def _retire(self, holding: Holding, name: str, version: int) -> asyncio.Task[None] | None:
         del holding.entry.versions[version]
         holding.stamps.pop(version, None)
         self._metrics.forget(name, str(version))
         loaded = holding.serving.pop(version, None)
         if loaded is None:
             return None
-        self._metrics.model_accuracy.remove(*_served(loaded))
+        self._metrics.model_accuracy.remove(*loaded.labels)
         return self._retire_later(loaded)
 
     def _retire_later(self, loaded: LoadedVersion) -> asyncio.Task[None]:
@@ -332,14 +347,3 @@ class Loader:
 
     def _loaded_versions(self) -> list[LoadedVersion]:
         return [loaded for held in self._held.values() for loaded in held.serving.values()]
-
-
-def _served(loaded: LoadedVersion) -> tuple[str, str, str, str]:
-    """The labels of a version's accuracy gauge: name, version, variant, engine."""
-    facts = loaded.facts
-    return facts.name, facts.version, facts.variant, facts.engine_name
-
-
-def _is_from(folder: ModelFolder, version: int, stamp: tuple[Stamp, Stamp]) -> bool:
-    """Whether a version serves out of the files of a scanned folder."""
-    return stamp == (folder.config_stamp, folder.versions.get(version))

@@ -1,18 +1,22 @@
 """Predicts how this machine would serve the models of a repository, without loading any."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from serving.base.errors import ModelLoadError
+from serving.base.errors import ModelLoadError, NotTrusted
 from serving.base.metrics import EngineMetrics
 from serving.engines import ENGINES, describe
 from serving.models.loading.candidates import Candidate, LoadSettings
-from serving.models.loading.config_completion import read_config
+from serving.models.loading.config_completion import as_it_lies, read_config
 from serving.models.loading.version import VersionLoader
 from serving.repository.layout import ModelFolder
 from serving.repository.manifest import Evidence, Manifest, read_manifest
 from serving.repository.model_config import ModelConfig, check_against_engine
+
+if TYPE_CHECKING:  # it brings cryptography
+    from serving.repository.signing.private_copy import SignedVersions
 
 SERVES = "serves"
 TIMED = "timed at load"
@@ -48,14 +52,18 @@ class Prospect:
     completed: tuple[str, ...] = ()
 
 
-def prospects(folder: ModelFolder, settings: LoadSettings) -> Iterator[Prospect]:
+def prospects(
+    folder: ModelFolder, settings: LoadSettings, signed: "SignedVersions | None" = None
+) -> Iterator[Prospect]:
     """A line for each version, variant and engine of a model, in order. Blocking.
 
+    signed: opens versions that have to be signed.
     It reads files. It loads a file into an engine only where an incomplete config needs its tensors
     and the file itself does not name all of them.
     """
     try:
-        config = read_config(folder, strict=settings.strict_config)
+        open_version = as_it_lies if signed is None else signed.copied
+        config = read_config(folder, strict=settings.strict_config, open_version=open_version)
     except ModelLoadError as error:
         yield Prospect(folder.name, "", BROKEN, str(error))
         return
@@ -72,7 +80,17 @@ def prospects(folder: ModelFolder, settings: LoadSettings) -> Iterator[Prospect]
             reason = f"the version policy selects {selected}"
             yield Prospect(folder.name, str(version), NOT_SELECTED, reason, manifest=manifest)
             continue
-        yield from _of_version(folder.path, config, version, manifest, settings)
+        if signed is None:
+            yield from _of_version(folder.path, config, version, manifest, settings)
+            continue
+        try:
+            with signed.opened(folder.path, version, config) as copy:
+                found = _of_version(copy.path, config, version, manifest, settings)
+                for prospect in found:
+                    reason = prospect.reason.replace(str(copy.path), str(folder.path))
+                    yield replace(prospect, reason=reason)
+        except NotTrusted as error:
+            yield Prospect(folder.name, str(version), REFUSED, str(error), manifest=manifest)
 
 
 def _of_version(

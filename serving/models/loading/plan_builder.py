@@ -9,20 +9,23 @@ import hashlib
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving.base.errors import ModelLoadError, ServingError
 from serving.base.files import read_file
 from serving.engines import unavailable_reason
 from serving.models.catalogue import Catalogue, State, VersionStatus
 from serving.models.loading import local_plans
-from serving.models.loading.config_completion import read_config
+from serving.models.loading.config_completion import Open, as_it_lies, read_config
 from serving.models.loading.helper import Helper, HelperFailed
 from serving.models.loading.loader import Loader
 from serving.models.loading.local_plans import ENGINE, PlanRequest
 from serving.models.loading.selfcheck import check_files
 from serving.repository.layout import scan_model
 from serving.repository.manifest import MANIFEST_FILE, read_manifest
+
+if TYPE_CHECKING:  # it brings cryptography
+    from serving.repository.signing.private_copy import SignedVersions
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ def build_plans(
     workspace_mib: int | None = None,
     *,
     force: bool = False,
+    signers: str | None = None,
 ) -> list[dict[str, Any]]:
     """Builds the plans of the selected versions of the model in `path` for this machine's GPUs.
 
@@ -41,28 +45,41 @@ def build_plans(
 
     workspace_mib: scratch memory that a layer may use; None for all of the GPU's.
     force: also builds plans that exist.
+    signers: public keys in PEM form, one of which must have signed a version; None asks for none.
     Raises ModelLoadError where the model cannot be read, or TensorRT cannot run here.
     """
     folder = scan_model(Path(path))
-    config = read_config(folder)
+    open_version = _opener(Path(cache_dir), signers)
+    config = read_config(folder, open_version=open_version)
     lines: list[dict[str, Any]] = []
     for version in config.version_policy.select(list(folder.versions)):
-        below = folder.path / str(version)
-        manifest = read_manifest(below)
-        if manifest is None:
-            continue
-        rows = config.max_batch_size
-        lines += [
-            {
-                "model": folder.name,
-                "version": str(version),
-                "variant": request.variant,
-                "file": str(request.folder / local_plans.PLAN_FILE),
-                **_build_plan(request, workspace_mib, force=force),
-            }
-            for request in local_plans.plan_requests(below, manifest, rows, Path(cache_dir))
-        ]
+        with open_version(folder, version) as below:
+            manifest = read_manifest(below)
+            if manifest is None:
+                continue
+            rows = config.max_batch_size
+            lines += [
+                {
+                    "model": folder.name,
+                    "version": str(version),
+                    "variant": request.variant,
+                    "file": str(request.folder / local_plans.PLAN_FILE),
+                    **_build_plan(request, workspace_mib, force=force),
+                }
+                for request in local_plans.plan_requests(below, manifest, rows, Path(cache_dir))
+            ]
     return lines
+
+
+def _opener(cache_dir: Path, signers: str | None) -> Open:
+    if signers is None:
+        return as_it_lies
+    # Only here, since they bring cryptography.
+    from serving.repository.signing.keys import parse_public_keys
+    from serving.repository.signing.private_copy import SignedVersions
+
+    keys = parse_public_keys(signers)
+    return SignedVersions(lambda: keys, cache_dir).copied
 
 
 def _build_plan(request: PlanRequest, workspace_mib: int | None, *, force: bool) -> dict[str, Any]:
@@ -83,8 +100,14 @@ class PlanBuilding:
     """Builds the missing plans of every version that serves, one model at a time."""
 
     def __init__(
-        self, catalogue: Catalogue, loader: Loader, repository: Path, cache_dir: Path
+        self,
+        catalogue: Catalogue,
+        loader: Loader,
+        repository: Path,
+        cache_dir: Path,
+        signed: "SignedVersions | None" = None,
     ) -> None:
+        self._signed = signed
         self._catalogue = catalogue
         self._loader = loader
         self._repository = repository
@@ -127,7 +150,13 @@ class PlanBuilding:
 
     async def _build(self, name: str) -> None:
         log.info("building plans", extra={"model": name})
-        helper = Helper("plans", path=self._repository / name, cache_dir=self._cache_dir)
+        signers = None if self._signed is None else self._signed.pem
+        helper = Helper(
+            "plans",
+            path=self._repository / name,
+            cache_dir=self._cache_dir,
+            signers=signers,
+        )
         try:
             lines = await asyncio.get_running_loop().run_in_executor(None, helper.run)
         except asyncio.CancelledError:

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 # Bytes of a file. A line of an API key takes 100: 10,000 fit.
 _FILE_BYTES = 1 << 20
+# Files of a folder that is followed.
+_MAX_FILES = 100
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 Content = TypeVar("Content")
@@ -33,28 +35,40 @@ class Followed(Generic[Content]):
     """
 
     def __init__(
-        self, flag: str, path: Path, parse: Callable[[str], Content], failures: Tally
+        self,
+        flag: str,
+        path: Path,
+        parse: Callable[[str], Content],
+        failures: Tally,
+        *,
+        folder: bool = False,
     ) -> None:
         """flag: by which the operator gave it. failures: counts changes that cannot be used, by
-        flag. Raises StartError where the file cannot be used."""
+        flag. folder: it may be a folder, whose files are read as one. Raises StartError where it
+        cannot be used."""
         self._flag = flag
         self._path = path
         self._parse = parse
         self._failures = failures
+        self._folder = folder
         self.changed: Callable[[Content], None] = lambda _: None
         self._stamp = self._look()
         try:
-            self.content = read_checked(path, parse)
+            self.content = read_checked(path, parse, folder=folder)
         except BadFile as error:
             raise StartError(f"{flag}: {error}") from error
 
-    def _look(self) -> tuple[int, ...]:
-        """Device, inode, size and times; a link that leads elsewhere now shows in them too."""
+    def _look(self) -> tuple[tuple[str | int, ...], ...]:
+        """Device, inode, size and times of each file; a link that leads elsewhere now shows in them
+        too."""
         try:
-            found = self._path.stat()
-        except OSError:
+            found = [(file, file.stat()) for file in _files(self._path, folder=self._folder)]
+        except (OSError, BadFile):
             return ()
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        return tuple(
+            (file.name, at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
+            for file, at in found
+        )
 
     def follow(self) -> Callable[[], None] | None:
         """Reads the file where it has changed; may block. Returns the step that takes its content
@@ -65,7 +79,7 @@ class Followed(Generic[Content]):
             return None
         self._stamp = stamp
         try:
-            content = read_checked(self._path, self._parse)
+            content = read_checked(self._path, self._parse, folder=self._folder)
         except BadFile as error:
             self._failures.count(self._flag)
             about = {"flag": self._flag, "reason": one_line(str(error))}
@@ -80,19 +94,42 @@ class Followed(Generic[Content]):
         return take
 
 
-def read_checked(path: Path, parse: Callable[[str], Content]) -> Content:
-    """The parsed text of a regular file that nobody else may write. Raises BadFile."""
+def read_checked(path: Path, parse: Callable[[str], Content], *, folder: bool = False) -> Content:
+    """The parsed text of a regular file that nobody else may write; where it may be a `folder`,
+    that of its files, one after the other. Raises BadFile."""
     try:
-        content = read_file(path, _FILE_BYTES)
-        mode = os.stat(path).st_mode  # noqa: PTH116 - as the call above has it
-        if mode & _OTHERS_WRITE:
-            raise BadFile(f"{path} may be written by others (mode {stat.S_IMODE(mode):o})")
-        return parse(decode_utf8(path, content))
+        return parse("\n".join(_text(file) for file in _files(path, folder=folder)))
     except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from error
+        raise BadFile(f"{error.filename or path}: {error.strerror}") from error
     except NotText as error:
         raise BadFile(str(error)) from error
     except Exception as error:
         # Whatever a parser did not foresee is the file's fault, and ends nobody who follows it.
         text = str(error) if isinstance(error, BadFile) else f"{type(error).__name__}: {error}"
         raise BadFile(text if text.startswith(str(path)) else f"{path}: {text}") from error
+
+
+def _text(file: Path) -> str:
+    """Raises OSError, NotText, and BadFile where others may write it."""
+    content = read_file(file, _FILE_BYTES)
+    _require_own(file, os.stat(file).st_mode)  # noqa: PTH116 - as the call above has it
+    return decode_utf8(file, content)
+
+
+def _files(path: Path, *, folder: bool) -> list[Path]:
+    """The file, or the files of a folder by name, without hidden ones: Kubernetes keeps its own
+    there. Raises OSError, and BadFile for a folder to which others may add files."""
+    if not folder or not path.is_dir():
+        return [path]
+    # A mounted secret shows a mode that lets everybody write, and nobody can.
+    if not os.statvfs(path).f_flag & os.ST_RDONLY:
+        _require_own(path, path.stat().st_mode)
+    files = [file for file in path.iterdir() if not file.name.startswith(".") and file.is_file()]
+    if len(files) > _MAX_FILES:
+        raise BadFile(f"{path}: expected at most {_MAX_FILES} files, got {len(files)}")
+    return sorted(files)
+
+
+def _require_own(path: Path, mode: int) -> None:
+    if mode & _OTHERS_WRITE:
+        raise BadFile(f"{path} may be written by others (mode {stat.S_IMODE(mode):o})")

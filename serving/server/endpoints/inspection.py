@@ -163,6 +163,8 @@ class Inspection:
 def _described(facts: ModelFacts) -> dict[str, str]:
     """Parameters that say what serves, how accurate it is and how fast it was measured."""
     parameters = {"variant": facts.variant, "engine": facts.engine_name}
+    if facts.signed_by:
+        parameters["signed_by"] = ", ".join(facts.signed_by)
     if facts.manifest is not None:
         if facts.task is not None:
             parameters["task"] = facts.task

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from serving.base.errors import EngineError, EngineUnavailable
 from serving.base.files import sha256
 from serving.base.machine.cpu import core_count
@@ -28,7 +30,7 @@ from training.pipeline.adopt.items import Data
 from training.pipeline.adopt.judging import Yardstick, choose_samples, measure
 from training.pipeline.adopt.mixing import Mixing
 from training.pipeline.adopt.plan import Plan, Request, key_of
-from training.pipeline.adopt.publishing import Staging, publish, staging, tidy
+from training.pipeline.adopt.publishing import Staging, publish, sign, staging, tidy
 from training.pipeline.adopt.served import RECIPE, ServedModel
 from training.pipeline.adopt.variants import CalibrationRuns, make_variants
 from training.recipes.tasks import MEASURE_TITLES
@@ -89,12 +91,14 @@ class Adopted:
         sys.stdout.write("".join(escaped(line) + "\n" for line in lines))
 
 
-def adopt(request: Request, planned: Plan) -> Adopted:
-    """Makes, measures and publishes the variants. Raises BuildError where none can be served, the
-    FP32 file as it is included; then nothing is changed."""
+def adopt(request: Request, planned: Plan, key: Ed25519PrivateKey | None = None) -> Adopted:
+    """Makes, measures and publishes the variants; `key` signs the version. Raises BuildError where
+    none can be served, the FP32 file as it is included; then nothing is changed."""
     former = planned.model.former
     if planned.done and former is not None:
         tidy(planned.model)
+        if key is not None:
+            sign(planned.model, key)
         return Adopted(planned, False, former.measure, (), {}, former.refused)
     try:
         reference = load_engine(
@@ -104,7 +108,7 @@ def adopt(request: Request, planned: Plan) -> Adopted:
         raise ExportError(error.detail) from error
     try:
         with staging(planned.model) as place:
-            return _adopt(request, planned, reference, place)
+            return _adopt(request, planned, reference, place, key)
     except EngineError as error:
         raise ExportError(
             f"{planned.model.file}: does not run on the data: {error.detail}"
@@ -113,7 +117,13 @@ def adopt(request: Request, planned: Plan) -> Adopted:
         reference.close()
 
 
-def _adopt(request: Request, planned: Plan, reference: Engine, place: Staging) -> Adopted:
+def _adopt(
+    request: Request,
+    planned: Plan,
+    reference: Engine,
+    place: Staging,
+    key: Ed25519PrivateKey | None,
+) -> Adopted:
     model, data = planned.model, planned.data
     samples = choose_samples(reference, model, data.measured)
     answer = planned.answer
@@ -155,7 +165,8 @@ def _adopt(request: Request, planned: Plan, reference: Engine, place: Staging) -
     if key_of(request, model, data) != planned.key:
         raise ExportError(f"{model.path}: changed while it was adopted, nothing is published")
     chosen = {result.id for result in passed}
-    publish(model, manifest, [file.path for file in files if file.id in chosen], samples, place)
+    paths = [file.path for file in files if file.id in chosen]
+    publish(model, manifest, paths, samples, place, key)
     return Adopted(planned, True, yardstick.measure, tuple(results), mixed, refused)
 
 

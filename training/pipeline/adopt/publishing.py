@@ -6,6 +6,7 @@ and one that looks in between finds, by the checksums, at worst a variant to ref
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import zipfile
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.lib import format as npy
 
 from serving.base.errors import ModelLoadError
@@ -31,9 +33,12 @@ from serving.repository.manifest import (
     write_manifest,
 )
 from serving.repository.samples import Samples
+from serving.repository.signing.statement import SIGNATURE_FILE, sign_version
 from training.errors import ExportError
 from training.models.export.variants import SCHEMES
 from training.pipeline.adopt.served import RECIPE, ServedModel
+
+log = logging.getLogger(__name__)
 
 _STAGING = ".adopt"
 _LOCK = "lock"
@@ -97,12 +102,18 @@ def tidy(model: ServedModel) -> None:
 
 
 def publish(
-    model: ServedModel, manifest: Manifest, files: Sequence[Path], samples: Samples, place: Staging
+    model: ServedModel,
+    manifest: Manifest,
+    files: Sequence[Path],
+    samples: Samples,
+    place: Staging,
+    key: Ed25519PrivateKey | None = None,
 ) -> None:
     """Moves the files of variants, which lie in the staging folder, into the version's folder, then
     samples and manifest. Files of variants that an earlier adoption wrote, and this one did not, go
-    last.
+    last, and then comes the signature: until it fits, a server that asks for one keeps what it has.
 
+    key: signs the version.
     Raises ExportError where a server would not read the manifest, or where a manifest or another
     file is in the way that no adoption wrote.
     """
@@ -124,6 +135,18 @@ def publish(
     for name in (*moved, MANIFEST_FILE):
         os.replace(staged / name, model.folder / name)  # noqa: PTH105 - documented to be atomic
     _remove(model, former - set(moved))
+    if key is not None:
+        sign(model, key)
+    elif (model.folder / SIGNATURE_FILE).exists():
+        log.warning("adopt: %s does not fit any more: sign it anew", model.folder / SIGNATURE_FILE)
+
+
+def sign(model: ServedModel, key: Ed25519PrivateKey) -> None:
+    """Signs the version as it lies there. Raises ExportError."""
+    try:
+        log.info("adopt: signed by key %s", sign_version(model.folder, key))
+    except ModelLoadError as error:
+        raise ExportError(error.detail) from error
 
 
 def _remove(model: ServedModel, names: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import text_format
 
 from protos.gen import model_config_pb2 as pb
@@ -24,6 +25,9 @@ from serving.repository.manifest import (
 )
 from serving.repository.model_config import CONFIG_FILE, data_type, read_model_config
 from serving.repository.onnx_file import external_files
+from serving.repository.signing.keys import BadKey, read_private_key
+from serving.repository.signing.statement import sign_version
+from training.errors import RecipeError
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
 from training.models.export.deployed import output_specs
@@ -127,9 +131,9 @@ def publish(
     """Writes the next version of model `name` and gives its number.
 
     `files` are the variants' files, and those of their weights, under the names that the manifest
-    gives them. The version folder
-    appears by one rename; for a new model that is the whole model folder. Where config.pbtxt
-    changes, it and labels.txt are replaced, each in one step, right after the folder has appeared.
+    gives them. The version folder, with its signature, appears by one rename; for a new model that
+    is the whole model folder. Where config.pbtxt changes, it and labels.txt are replaced, each in
+    one step, right after the folder has appeared.
     """
     assert manifest.task is not None, "a build has one"
     repository.mkdir(parents=True, exist_ok=True)
@@ -151,6 +155,9 @@ def publish(
             (staged_model / LABELS_FILE).write_text(labels, encoding="utf-8")
         # Read back with the server's own eyes before anybody sees it.
         read_model_config(staged_model)
+        if config.sign_key is not None:
+            signer = sign_version(staged_version, _key(config.sign_key))
+            log.info("publish: signed by key %s", signer)
         if not model_folder.exists():
             staged_model.rename(model_folder)
             return version
@@ -159,6 +166,20 @@ def publish(
             if (staged_model / file_name).exists():
                 _replace(staged_model / file_name, model_folder / file_name)
     return version
+
+
+def _key(path: Path) -> Ed25519PrivateKey:
+    """Raises RecipeError."""
+    try:
+        return read_private_key(path)
+    except BadKey as error:
+        raise RecipeError(f"publish.sign_key: {error}") from error
+
+
+def _check(recipe: Recipe) -> None:
+    """A key that cannot be used is told before hours of training."""
+    if recipe.publish.sign_key is not None:
+        _key(recipe.publish.sign_key)
 
 
 def _next_version(model_folder: Path) -> int:
@@ -234,5 +255,6 @@ STAGE = Stage(
     sections=("name", "publish"),
     facts=lambda build: str(build.repository.resolve()),
     work=work,
+    check=_check,
     still_there=_still_there,
 )

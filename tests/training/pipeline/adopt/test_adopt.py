@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner, Result
 
 from serving.repository.manifest import read_manifest
+from serving.repository.signing.statement import read_signature
 from tests.support.foreign import (
     NETWORKS,
     classifier,
@@ -21,6 +22,7 @@ from tests.support.foreign import (
     write_items,
     write_pictures,
 )
+from tests.support.signed import Signer
 from training.cli.adopt import app
 from training.pipeline.adopt import adopt as work
 from training.pipeline.adopt import judging, plan, publishing, variants
@@ -344,6 +346,26 @@ def test_an_adoption_that_ended_meanwhile_is_replaced(model: Path, items: Path) 
     assert work.adopt(given, planned).published
     names = {path.name for path in (model / "1").iterdir()}
     assert names == {"model.onnx", "model.fp16.onnx", "samples.npz", "manifest.json"}
+
+
+def test_version_is_signed_when_asked_for_even_where_nothing_else_is_new(
+    model: Path, items: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    signer = Signer()
+    key, _ = signer.write(tmp_path, "key")
+    assert adopt(model, items, "--variants", "fp16", "--sign-key", str(key)).exit_code == 0
+    statement, signers = read_signature(model / "1", signer.trusted)
+    assert signers == (signer.id,)
+    names = {"model.onnx", "model.fp16.onnx", "samples.npz", "manifest.json"}
+    assert set(statement.files) == names
+    other = Signer()
+    key, _ = other.write(tmp_path, "other")
+    again = adopt(model, items, "--variants", "fp16", "--sign-key", str(key))
+    assert "Nothing has changed" in again.stdout
+    assert len(read_signature(model / "1", signer.trusted | other.trusted)[1]) == 2
+    adopt(model, items, "--variants", "fp32")
+    assert "signature.json does not fit any more" in caplog.text
+    assert "--sign-key: " in refused(adopt(model, items, "--sign-key", str(tmp_path / "none")))
 
 
 def test_a_manifest_that_names_others_files_deletes_none(model: Path, items: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,13 @@ from serving.base.task import TASKS
 from serving.engines import EngineOptions, load_engine
 from serving.repository.manifest import SAMPLES_FILE, Manifest, read_manifest
 from serving.repository.model_config import check_against_engine, read_model_config
+from serving.repository.signing.private_copy import SignedVersions
+from tests.support.signed import Signer
+from training.errors import RecipeError
 from training.models.export.deployed import input_specs, output_specs
 from training.pipeline.pipeline import Built
-from training.pipeline.stages.publish import publish
+from training.pipeline.stages.publish import STAGE, publish
+from training.recipes import Recipe
 from training.recipes.deliver import Publish
 
 
@@ -127,6 +132,31 @@ def test_next_version_takes_the_next_number(prepared: Prepared, tmp_path: Path) 
     assert (config.stat().st_mtime_ns, config.stat().st_ino) == before
     assert prepared.publish(repository, Publish(max_batch_size=4)) == 9
     assert read_model_config(repository / "again").max_batch_size == 4
+
+
+def test_version_appears_signed_under_its_name_and_number(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    signer = Signer()
+    key, _ = signer.write(tmp_path, "key")
+    repository = tmp_path / "repository"
+    for version in (1, 2):
+        assert prepared.publish(repository, Publish(sign_key=key)) == version
+        config = read_model_config(repository / "again")
+        signed = SignedVersions(lambda: signer.trusted, None)
+        with signed.opened(repository / "again", version, config) as copy:
+            assert copy.signers == (signer.id,)
+            assert not copy.passed_over
+            names = {path.name for path in (copy.path / str(version)).iterdir()}
+            assert {"model.onnx", "model.int8-u8.onnx", "manifest.json", SAMPLES_FILE} <= names
+
+
+def test_key_that_cannot_sign_ends_the_build_before_it_trains(
+    digits_recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe = digits_recipe({"publish.sign_key": str(tmp_path / "none.pem")})
+    with pytest.raises(RecipeError, match=r"publish.sign_key: .*none.pem: cannot be read: No such"):
+        STAGE.check(recipe)
 
 
 def test_failure_half_way_leaves_no_trace(

@@ -1,0 +1,97 @@
+"""`convserve sign` and `convserve verify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from protos.gen import model_config_pb2 as pb
+from serving.base.errors import ModelLoadError
+from serving.cli.output import fail, say, warn
+from serving.repository.model_config import CONFIG_FILE, from_proto, read_proto
+from serving.repository.signing.keys import PASSPHRASE_VARIABLE, BadKey, read_private_key
+from serving.repository.signing.private_copy import SignedVersions
+from serving.repository.signing.statement import SIGNATURE_FILE, sign_version
+from serving.server.access.followed import BadFile
+from serving.server.access.signers import read_signers
+from serving.server.config import ServerConfig
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_Folders = Annotated[
+    list[Path], typer.Argument(metavar="VERSION_FOLDER...", help="NAME/<number> in a repository.")
+]
+
+# Of other commands that load models.
+RequireSignature = Annotated[
+    Path | None, typer.Option(help=ServerConfig.model_fields["require_signature"].description)
+]
+
+
+@app.command()
+def sign(
+    folders: _Folders,
+    key: Annotated[
+        Path,
+        typer.Option(
+            help="PEM file of an Ed25519 private key; the passphrase of an encrypted one comes "
+            f"from {PASSPHRASE_VARIABLE}."
+        ),
+    ],
+) -> None:
+    """Sign versions of models as they lie there, for servers with --require-signature.
+
+    Signatures of other keys stay beside this one where they say the same.
+    """
+    try:
+        private = read_private_key(key)
+    except BadKey as error:
+        fail(f"--key: {error}")
+    for folder in folders:
+        try:
+            signer = sign_version(folder, private)
+        except ModelLoadError as error:
+            fail(error.detail)
+        except OSError as error:
+            fail(f"{folder / SIGNATURE_FILE}: cannot be written: {error.strerror}")
+        say(f"{folder}: signed by key {signer}")
+
+
+@app.command()
+def verify(
+    folders: _Folders,
+    keys: Annotated[
+        Path,
+        typer.Option(help="File or folder of public keys: the server's --require-signature."),
+    ],
+) -> None:
+    """Say who has signed versions of models, and whether a server with these keys would take
+    them."""
+    signed = signed_by(keys, None, "--keys")
+    refused = False
+    for folder in folders:
+        model, version = folder.absolute().parent, folder.absolute().name
+        try:
+            path = model / CONFIG_FILE
+            config = from_proto(read_proto(path) or pb.ModelConfig(), path)
+            with signed.opened(model, version, config) as copy:
+                say(f"{folder}: signed by key {', '.join(copy.signers)}")
+            if copy.passed_over:
+                warn(f"{folder}: not signed, and passed over: {', '.join(copy.passed_over)}")
+        except ModelLoadError as error:
+            refused = True
+            warn(error.detail)
+    if refused:
+        raise typer.Exit(1)
+
+
+def signed_by(
+    path: Path, cache_dir: Path | None = None, flag: str = "--require-signature"
+) -> SignedVersions:
+    """Opens versions that one of the keys in a file or a folder has signed. Ends the command where
+    the keys cannot be used."""
+    try:
+        keys = read_signers(path)
+    except BadFile as error:
+        fail(f"{flag}: {error}")
+    return SignedVersions(lambda: keys, cache_dir)
