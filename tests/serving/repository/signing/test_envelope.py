@@ -59,7 +59,7 @@ def test_signature_of_nobody_who_is_trusted_is_refused() -> None:
         (changed(signatures=[{"keyid": ONE.id, "sig": "A" * 129}]), "signatures.0.sig: "),
         (changed(signatures=[{"keyid": ONE.id, "sig": "!"}]), "signatures.sig: is no base64"),
         (changed(signatures=[{"keyid": "x\ny", "sig": "AAAA"}]), "signatures.0.keyid: "),
-        (changed(payload="e30="), f"the signature of key {ONE.id} does not fit its content"),
+        (changed(payload="e30="), "the signature of key .* does not fit its content"),
         (changed(payload="e30"), "payload: is no base64"),
         (changed(signatures=[{"keyid": ONE.id, "sig": "AAAA"}]), "does not fit"),
     ],
