@@ -25,8 +25,11 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 _PROBLEM, _LISTED = 500, 1500
 # Characters of a glob: its expression must be small.
 _GLOB = 300
-# Models whose actions are remembered for a caller. Names of models that are not there count too.
+# Models whose actions are remembered for the members of the same groups, and characters of such a
+# name. Names of models that are not there count too: callers choose them, and longer ones would be
+# kept for ever.
 _REMEMBERED = 256
+_REMEMBERED_NAME = 255
 # How a member begins; the rest is a glob.
 _KINDS = ("cert:", "jwt:", "role:", "key:")
 # Members without a rest: those who show nothing, and all.
@@ -44,8 +47,9 @@ def _member(text: str) -> str:
 
 Glob = Annotated[str, Field(min_length=1, max_length=_GLOB)]
 Member = Annotated[Glob, AfterValidator(_member)]
-Positive = Annotated[float, Field(gt=0, le=1e12)]
-Whole = Annotated[int, Field(gt=0, le=1 << 53)]
+# Units a second; a lower rate would be none in weeks.
+PerSecond = Annotated[float, Field(ge=1e-6, le=1e12, strict=True)]
+Whole = Annotated[int, Field(gt=0, le=1 << 53, strict=True)]
 
 
 class _Section(BaseModel):
@@ -69,9 +73,9 @@ class Limits(_Section):
     requests_per_day, images_per_day: of a day in UTC.
     """
 
-    requests_per_second: Positive | None = None
-    images_per_second: Positive | None = None
-    pixels_per_second: Positive | None = None
+    requests_per_second: PerSecond | None = None
+    images_per_second: PerSecond | None = None
+    pixels_per_second: PerSecond | None = None
     calls: Whole | None = None
     streams: Whole | None = None
     bytes_held: Whole | None = None
@@ -135,7 +139,7 @@ class Grant(NamedTuple):
 
 
 class Rights:
-    """What one caller may do.
+    """What the members of some groups may do.
 
     everywhere: actions that are his on some model at least; those that concern none are his then.
     limits: what he may have of it.
@@ -157,9 +161,10 @@ class Rights:
                 if grant.matches.fullmatch(model)
                 for action in grant.actions
             )
-            if len(self._on) >= _REMEMBERED:
-                self._on.clear()
-            self._on[model] = found
+            if len(model) <= _REMEMBERED_NAME:
+                if len(self._on) >= _REMEMBERED:
+                    self._on.clear()
+                self._on[model] = found
         return found
 
 
@@ -178,9 +183,8 @@ def groups_of(policy: Policy, names: Iterable[str]) -> list[str]:
     ]
 
 
-def rights_of(policy: Policy, names: Iterable[str]) -> Rights:
-    """The rights of somebody who has these names: those of all his groups together."""
-    groups = {name: policy.groups[name] for name in groups_of(policy, names)}
+def rights_of(policy: Policy, groups: Sequence[str]) -> Rights:
+    """The rights of somebody who is in these groups, and in no other: those of all together."""
     grants = [
         Grant(
             name,
@@ -188,8 +192,8 @@ def rights_of(policy: Policy, names: Iterable[str]) -> Rights:
             re.compile("|".join(map(fnmatch.translate, right.models))),
             frozenset(right.actions),
         )
-        for name, group in groups.items()
-        for right in group.rights
+        for name in groups
+        for right in policy.groups[name].rights
     ]
-    limits = next((group.limits for group in groups.values() if group.limits), None)
-    return Rights(grants, limits)
+    limits = (policy.groups[name].limits for name in groups)
+    return Rights(grants, next(filter(None, limits), None))

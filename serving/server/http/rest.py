@@ -178,7 +178,7 @@ class RestService:
     async def model_ready(self, request: web.Request) -> web.Response:
         """200 where a model, or a version of it, serves, else 400."""
         name, version = _model(request)
-        seen = self._front.sees(lambda: caller_of(request), name)
+        seen = self._front.seen_by(lambda: caller_of(request))(name)
         ready = seen and self._health.model_ready(name, version)
         return web.Response(status=200 if ready else 400)
 

@@ -52,7 +52,7 @@ class HealthService:
             serving = not health.catalogue.stuck()
         elif not service or service in self._services:
             serving = health.ready()
-        elif self._front.sees(caller_of(call), service) and any(
+        elif self._front.seen_by(caller_of(call))(service) and any(
             line.name == service for line in health.catalogue.index()
         ):
             serving = health.model_ready(service) and not health.draining

@@ -101,7 +101,7 @@ class InferenceService:
     async def ModelReady(self, data: bytes, rpc: Call) -> pb.ModelReadyResponse:
         """True where this model, or this version of it, serves; false for an unknown one."""
         request = parsed(pb.ModelReadyRequest.FromString, bounded(data, PROBE_BYTES))
-        seen = self._front.sees(caller_of(rpc), request.name)
+        seen = self._front.seen_by(caller_of(rpc))(request.name)
         ready = seen and self._health.model_ready(request.name, request.version)
         return pb.ModelReadyResponse(ready=ready)
 
