@@ -59,6 +59,8 @@ def _check_admin(config: ServerConfig) -> None:
     if config.admin == "off" and (config.opened_groups or config.admin_socket):
         name = "--admin-open" if config.opened_groups else "--admin-socket"
         raise ConfigError(f"{name}: --admin off takes no admin call")
+    if "memory" in config.opened_groups and config.shared_memory is None:
+        raise ConfigError("--admin-open memory: needs --shared-memory PREFIX")
 
 
 def _check_tls(config: ServerConfig) -> None:

@@ -21,8 +21,8 @@ async def read_body(
     call: Call, request: web.Request, limit: int | None = None, hint: str = ""
 ) -> bytes:
     """The whole body, decompressed. The call holds it in the memory budget from the moment that it
-    arrives. limit: bytes that it may have, beside LARGEST of the application. hint: what else whoever
-    sends more may do.
+    arrives. limit: bytes that it may have, beside LARGEST of the application. hint: for whoever
+    sends more.
 
     Raises RequestTooLarge, RequestTooSlow, InvalidInput, QueueFull, and what reading raises.
     """
