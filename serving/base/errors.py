@@ -46,6 +46,8 @@ _DETAIL = 10_000
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = _QUOTED
 _short.maxlist = _short.maxtuple = _short.maxdict = 16
+# Sixteen elements of each of so many levels are looked at.
+_short.maxlevel = 4
 
 
 def quoted(value: object) -> str:

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from serving.base.errors import quoted
 from serving.base.problems import problems_by_path, shown
 from serving.base.text import one_line
+from serving.base.yaml_text import BAD_YAML, load_yaml
 from serving.server.access.followed import BadFile
 
 # infer: calls that infer. metadata: a model's description and the server's, reflection. statistics:
@@ -105,9 +105,8 @@ def parse_policy(text: str) -> Policy:
     """The policy of a YAML file. Raises BadFile naming the path, the value and what was
     expected."""
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Beside its own errors, YAML passes on those of the values that it makes.
+        document = load_yaml(text)
+    except BAD_YAML as error:
         raise BadFile(f"not valid YAML: {one_line(str(error), _PROBLEM)}") from error
     if not isinstance(document, dict):
         raise BadFile(f"expected keys and values, got {shown(document)}")

@@ -73,7 +73,7 @@ class Certificates:
         self.turns = Readers()
         self._expires = metrics.certificate_expiry.labels()
         self._failed = metrics.certificate_failed.labels()
-        self._stamps = self._look()
+        self._stamps = self._seen = self._look()
         try:
             self.current = self._load()
         except BadFiles as fault:
@@ -94,7 +94,15 @@ class Certificates:
         """Looks at the files again and again."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            await asyncio.to_thread(self.renew)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Renews, unless the files have changed since the last look: half of a chain or of a list
+        of authorities may be in order, and turn callers away."""
+        stamps, seen = self._look(), self._seen
+        self._seen = stamps
+        if stamps == seen:
+            self.renew()
 
     def renew(self) -> None:
         """Takes the files where they have changed and fit. Else the log and a metric tell."""
