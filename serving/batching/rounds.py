@@ -58,3 +58,4 @@ class Rounds:
     def restart(self) -> None:
         """Forgets all callers, while nobody waits."""
         self._last.clear()
+        self._most = _REMEMBERED

@@ -119,6 +119,18 @@ RIGHT = "rights: [{models: [a], actions: [infer]}]"
             f"groups: {{a: {{members: ['*'], limits: {{pixels_per_second: .nan}}, {RIGHT}}}}}",
             "groups.a.limits.pixels_per_second: ",
         ),
+        (
+            f"groups: {{a: {{members: ['*'], limits: {{requests_per_second: 1e-320}}, {RIGHT}}}}}",
+            "groups.a.limits.requests_per_second: input should be greater than or equal to 1e-06",
+        ),
+        (
+            f"groups: {{a: {{members: ['*'], limits: {{calls: true}}, {RIGHT}}}}}",
+            "groups.a.limits.calls: input should be a valid integer, got True",
+        ),
+        (
+            f"groups: {{a: {{members: ['*'], {RIGHT}}}, a: {{members: ['*']}}}}",
+            "not valid YAML: while constructing a mapping",
+        ),
     ],
 )
 def test_wrong_policy_is_told_with_its_place(text: str, expected: str) -> None:
