@@ -59,13 +59,7 @@ def test_reader_who_stops_holds_up_nobody_and_learns_how_much_was_lost() -> None
         log.handlers[:] = [handler]
         for number in range(5000):  # far more than the pipe and the queue hold
             log.info("line", extra={"number": number, "text": "x" * 300})
-        found = []
-        for line in lines:
-            found.append(json.loads(line))
-            if found[-1]["number"] > 1000 and len(found) == 1 + found[-1]["number"]:
-                break
-            if len(found) == 1000:
-                break
+        found = [json.loads(next(lines)) for _ in range(1000)]
         log.info("line", extra={"number": 5000})
         while found[-1]["message"] != "lines of the log lost":
             found.append(json.loads(next(lines)))
