@@ -173,7 +173,9 @@ def read_run(path: Path) -> Run:
         with path.open("rb") as stream:
             _check_list(stream)
             with zipfile.ZipFile(stream) as archive:
-                header = json.loads(_column(archive, "header", np.dtype("u1"), _MOST_HEADER))
+                header = json.loads(
+                    _column(archive, "header", np.dtype("u1"), _MOST_HEADER).tobytes()
+                )
                 if header["schema_version"] != SCHEMA_VERSION:
                     raise LoadTestError(
                         f"{path}: schema version {header['schema_version']}, this reads "

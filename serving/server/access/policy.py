@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from serving.base.errors import quoted
 from serving.base.problems import problems_by_path, shown
@@ -45,11 +45,18 @@ def _member(text: str) -> str:
     return text
 
 
+def _number(value: object) -> object:
+    """YAML has 1e6 for a text, which pydantic takes for a number, as it does yes and no."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got {value}")
+    return value
+
+
 Glob = Annotated[str, Field(min_length=1, max_length=_GLOB)]
 Member = Annotated[Glob, AfterValidator(_member)]
 # Units a second; a lower rate would be none in weeks.
-PerSecond = Annotated[float, Field(ge=1e-6, le=1e12, strict=True)]
-Whole = Annotated[int, Field(gt=0, le=1 << 53, strict=True)]
+PerSecond = Annotated[float, Field(ge=1e-6, le=1e12), BeforeValidator(_number)]
+Whole = Annotated[int, Field(gt=0, le=1 << 53), BeforeValidator(_number)]
 
 
 class _Section(BaseModel):

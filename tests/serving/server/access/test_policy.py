@@ -125,7 +125,7 @@ RIGHT = "rights: [{models: [a], actions: [infer]}]"
         ),
         (
             f"groups: {{a: {{members: ['*'], limits: {{calls: true}}, {RIGHT}}}}}",
-            "groups.a.limits.calls: input should be a valid integer, got True",
+            "groups.a.limits.calls: expected a number, got True",
         ),
         (
             f"groups: {{a: {{members: ['*'], {RIGHT}}}, a: {{members: ['*']}}}}",
