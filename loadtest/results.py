@@ -222,7 +222,10 @@ def _records(archive: zipfile.ZipFile) -> Records:
     due = _column(archive, "due", fields["due"][0], MOST_RECORDS)
     records = np.empty(len(due), RECORD)
     for name, (dtype, *_) in fields.items():
-        records[name] = due if name == "due" else _column(archive, name, dtype, len(due))
+        column = due if name == "due" else _column(archive, name, dtype, len(due))
+        if len(column) != len(due):
+            raise ValueError(f"{name}: {len(column)} elements, expected {len(due)}")
+        records[name] = column
     return records
 
 
