@@ -309,3 +309,39 @@ def test_secrets_are_asked_for_in_vain_over_every_error(served: ServerProcess) -
             answer = ask(caller, request(path, KEY))
             assert status_of(answer) == 404
             assert "'secret'" not in error_of(answer).replace("no model 'secret'", "")
+
+
+@pytest.mark.parametrize(
+    "shown", [(), ((b"x-api-key", b"wrong"),), ((b"authorization", b"Bearer x"),)]
+)
+def test_message_of_a_stranger_is_not_waited_for(
+    served: ServerProcess, shown: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    """He could announce 32 MiB with each call, and hold the memory of all others."""
+    methods = ("ModelInfer", "ModelMetadata", "RepositoryModelLoad", "ModelStreamInfer")
+    with RawClient(int(served.url.rpartition(":")[2])) as client:
+        for name in methods:
+            path = METADATA.replace(b"ModelMetadata", name.encode())
+            head = {**dict(HEAD), b":path": path, b"te": b"trailers"}
+            stream = client._h2.send_request((*head.items(), *shown))
+            client._h2.send_data(stream, b"\0" + (30 << 20).to_bytes(4, "big") + bytes(1000))
+            client.flush()
+            assert client.status(stream)[0] == 16, name
+    with connected(served.metrics_url) as caller:
+        answer = ask(caller, request("/metrics", OPERATOR))
+    assert b'convserve_memory_held_bytes{use="message"} 0.0' in answer
+
+
+def test_question_that_everybody_may_ask_is_short(served: ServerProcess, wire: str) -> None:
+    if wire == "grpcio":
+        pytest.skip("its library receives a message before it is asked")
+    for path in ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch",
+                 "/inference.GRPCInferenceService/ServerLive",
+                 "/inference.GRPCInferenceService/ModelReady",
+                 "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"):  # fmt: skip
+        with RawClient(int(served.url.rpartition(":")[2])) as client:
+            stream = client._h2.send_request(tuple({**dict(HEAD), b":path": path.encode()}.items()))
+            client._h2.send_data(stream, b"\0" + (1 << 20).to_bytes(4, "big"))
+            client.flush()
+            code, text = client.status(stream)
+            assert (code, "expected at most 65536 bytes" in text) == (8, True), path

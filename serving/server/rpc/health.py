@@ -37,7 +37,7 @@ class HealthService:
 
     def methods(self) -> dict[str, Method]:
         """The methods of the service, by path."""
-        return methods_of(SERVICE, self)
+        return methods_of(SERVICE, self, probes=("Check", "Watch"))
 
     def drain(self) -> None:
         """Tells every watcher that nothing serves from now on."""

@@ -50,7 +50,18 @@ class InferenceService:
 
     def methods(self) -> dict[str, Method]:
         """The methods of the service, by path."""
-        return methods_of(SERVICE, self, ModelInfer=self.infer, ModelStreamInfer=self.stream_infer)
+        return methods_of(
+            SERVICE,
+            self,
+            self._admit,
+            ("ServerLive", "ServerReady", "ModelReady"),
+            ModelInfer=self.infer,
+            ModelStreamInfer=self.stream_infer,
+        )
+
+    def _admit(self, method: str, rpc: Call) -> None:
+        opened = self._front.call if method == "ModelInfer" else self._front.control
+        self._front.meet(opened(method, caller_of(rpc)))
 
     # Inference.
 
