@@ -1,6 +1,7 @@
 """The policy: which callers may do what with which models, and how much of it."""
 
 import fnmatch
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple, get_args
@@ -101,6 +102,11 @@ class Group(_Section):
     rights: Sequence[Right] = ()
     limits: Limits | None = None
 
+    @functools.cached_property
+    def takes(self) -> re.Pattern[str]:
+        """Matches the names of its members."""
+        return re.compile("|".join(map(fnmatch.translate, self.members)))
+
 
 class Policy(_Section):
     """Every group by its name. What no group permits is refused."""
@@ -118,9 +124,12 @@ def parse_policy(text: str) -> Policy:
     if not isinstance(document, dict):
         raise BadFile(f"expected keys and values, got {shown(document)}")
     try:
-        return Policy.model_validate(document)
+        policy = Policy.model_validate(document)
     except ValidationError as error:
         raise BadFile(_listed(list(problems_by_path(document, error, Policy).values()))) from error
+    for group in policy.groups.values():
+        group.takes  # noqa: B018 - made here, on the thread that reads the file
+    return policy
 
 
 def _listed(problems: Sequence[str]) -> str:
@@ -182,11 +191,7 @@ ALL_RIGHTS = Rights([Grant("", ("*",), re.compile(".*", re.DOTALL), frozenset(AC
 def groups_of(policy: Policy, names: Iterable[str]) -> list[str]:
     """The groups in which somebody is who has these names, in their order in the file."""
     known = list(names)
-    return [
-        name
-        for name, group in policy.groups.items()
-        if any(fnmatch.fnmatchcase(one, glob) for glob in group.members for one in known)
-    ]
+    return [name for name, group in policy.groups.items() if any(map(group.takes.fullmatch, known))]
 
 
 def rights_of(policy: Policy, groups: Sequence[str]) -> Rights:

@@ -16,6 +16,7 @@ from jwt.algorithms import RSAAlgorithm
 
 from serving.base.errors import ModelNotReady, Unauthenticated
 from serving.base.metrics import FrontMetrics
+from serving.server.access import tokens as access_tokens
 from serving.server.access.tokens import Spacing, Tokens
 from serving.server.config import JwtSettings
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer, issuing, rsa_key, symmetric
@@ -252,3 +253,18 @@ def test_key_set_that_others_may_write_is_not_read_and_that_is_said_once(
         asyncio.run(run())
     [line] = caplog.records
     assert "may be written by others (mode 666)" in line.__dict__["reason"]
+
+
+def test_issuer_who_stalls_is_given_up_and_the_last_good_keys_stay(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(known: Tokens, issuer: Issuer) -> None:
+        monkeypatch.setattr(access_tokens, "_FETCH_SECONDS", 0.05)
+        issuer.piece = 10
+        await known.start()
+        issuer.go_on.set()
+        assert known.identity(issuer.token()).name == "jwt:alice"
+        assert "TimeoutError" in caplog.records[-1].__dict__["reason"]
+
+    with caplog.at_level(logging.ERROR):
+        with_tokens(work)
