@@ -1,6 +1,8 @@
 """Files of the operator that are read again when they change."""
 
 import logging
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
