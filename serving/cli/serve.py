@@ -33,7 +33,7 @@ _MESSAGE_LENGTH = 2000
 # and take more memory.
 _WAITING = 1000
 # Seconds that the end of the server waits for them.
-_CLOSE_SECONDS = 1.0
+_FLUSH_SECONDS = 1.0
 
 
 def serve(context: typer.Context, **_: Any) -> None:
@@ -48,12 +48,9 @@ def serve(context: typer.Context, **_: Any) -> None:
     except ConfigError as error:
         fail(str(error))
     try:
-        try:
-            with console.logged() as stderr:
-                _log_as_json(stderr)
-                uvloop.run(Server(settings).serve())
-        finally:
-            logging.shutdown()
+        with console.logged() as stderr:
+            _log_as_json(stderr)
+            uvloop.run(Server(settings).serve())
     except StartError as error:
         fail(str(error))
 
@@ -101,11 +98,10 @@ class _Handler(logging.Handler):
         super().__init__()
         self.setFormatter(_JsonFormatter())
         self._stream = stream
-        self._waiting: queue.Queue[str | None] = queue.Queue(_WAITING)
+        self._waiting: queue.Queue[str | threading.Event] = queue.Queue(_WAITING)
         self._lost = 0
         # A daemon: it may wait for a reader for ever.
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never blocks, and raises nothing."""
@@ -117,16 +113,20 @@ class _Handler(logging.Handler):
         except Exception:  # Full; or a record that cannot be formatted, as logging treats it.
             self._lost += 1
 
-    def close(self) -> None:
-        """Waits for the lines so far, a moment at most."""
-        if self._thread.is_alive():
-            with contextlib.suppress(queue.Full):
-                self._waiting.put(None, timeout=_CLOSE_SECONDS)
-                self._thread.join(_CLOSE_SECONDS)
-        super().close()
+    def flush(self) -> None:
+        """Waits until the lines so far are written, a moment at most: logging does so at the end of
+        the process."""
+        written = threading.Event()
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(written, timeout=_FLUSH_SECONDS)
+            written.wait(_FLUSH_SECONDS)
 
     def _run(self) -> None:
-        while (line := self._waiting.get()) is not None:
+        while True:
+            line = self._waiting.get()
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
             # An error about a line that cannot be written would itself have to be logged.
             with contextlib.suppress(OSError, ValueError):
                 self._stream.write(line + "\n")

@@ -67,4 +67,6 @@ def test_reader_who_stops_holds_up_nobody_and_learns_how_much_was_lost() -> None
         assert kept == list(range(len(kept)))
         assert found[-1]["number"] == 5000 - len(kept)
         assert json.loads(next(lines))["number"] == 5000
-        handler.close()
+        log.info("last", extra={"number": 5001})
+        handler.flush()
+        assert json.loads(next(lines))["number"] == 5001
