@@ -98,7 +98,7 @@ async def batcher_cost(port: BatchPort, callers: int, seconds: float) -> float:
 def infer(model: Servable) -> Ask:
     image = np.zeros((1, 8, 8, 3), np.uint8)
     options = CallOptions()
-    return lambda: model.infer({"image": image}, options)
+    return lambda: model.infer({"image": image}, 1, options)
 
 
 async def measure(

@@ -1,6 +1,7 @@
 """Counters, CPU and memory of the server, read before and after the measured part."""
 
 import asyncio
+import http.client
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from serving.client.tls import ClientTls, tls_for
 
 # Seconds for an answer with metrics.
 _TIMEOUT = 5.0
+# Bytes of such an answer. A server of a thousand models has some 5 MB.
+_MOST_BYTES = 16 << 20
 # Seconds between two looks from which CPU is told: /proc counts it in steps of 10 ms, so that with
 # less the error is above a tenth of a core.
 _LEAST_SECONDS = 0.1
@@ -90,8 +93,11 @@ class Observer:
             tls = tls_for(url, self._tls)
             context = tls.context() if tls else None
             with urllib.request.urlopen(url, timeout=_TIMEOUT, context=context) as response:
-                families = list(text_string_to_metric_families(response.read().decode()))
-        except (OSError, ValueError) as error:
+                text = response.read(_MOST_BYTES + 1)
+            if len(text) > _MOST_BYTES:
+                raise ValueError(f"an answer of more than {_MOST_BYTES} bytes")
+            families = list(text_string_to_metric_families(text.decode()))
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise LoadTestError(f"--metrics-url {url}: {error}") from error
         names = {name.partition(":")[0] for name in self._models}
         totals: dict[str, float] = {}

@@ -27,6 +27,9 @@ MAX_PAYLOADS = 1024
 MAX_PAYLOAD_BYTES = 256 << 20
 # Distinct payloads where they are synthetic.
 MADE_UP = 16
+# Bytes of an input of one of them, which the server's metadata decides about; of a random text.
+_MAX_RANDOM_BYTES = 64 << 20
+_TEXT_BYTES = 60
 
 # Open Inference Protocol name -> NumPy type; BYTES is an array of bytes objects.
 DATATYPES: dict[str, type[Any]] = {
@@ -196,13 +199,25 @@ def _concrete(
     shape = (rows, *spec.shape[1:]) if batched else spec.shape
     if spec.name in shapes:
         shape = (rows, *shapes[spec.name]) if batched else shapes[spec.name]
-    if -1 in shape:
-        declared = ",".join(map(str, spec.shape))
+    declared = ",".join(map(str, spec.shape))
+    if any(size < 0 for size in shape):
         raise LoadTestError(
             f"input {spec.name!r} is [{declared}]: give its open sizes by "
             f"--shape {spec.name}=SIZE,..."
         )
+    size = math.prod(shape) * _random_width(spec)
+    if size > _MAX_RANDOM_BYTES:
+        raise LoadTestError(
+            f"input {spec.name!r} is [{declared}]: a random one takes {size:,} bytes, expected at "
+            f"most {_MAX_RANDOM_BYTES:,}: give --npy"
+        )
     return shape
+
+
+def _random_width(spec: TensorInput) -> int:
+    """Bytes of an element in memory."""
+    dtype = np.dtype(DATATYPES.get(spec.datatype, np.float64))
+    return _TEXT_BYTES if dtype.hasobject else dtype.itemsize
 
 
 def _random(spec: TensorInput, shape: tuple[int, ...], random: np.random.Generator) -> Array:

@@ -22,6 +22,16 @@ from loadtest.wire.messages import (
 from serving.client.tls import ClientTls, fault_of, tls_for
 
 _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+# Bytes of an answer that the client takes, as over gRPC, and of an answer to a question about
+# models. More let a server take more of its memory.
+MOST_BYTES = 256 << 20
+_CONTROL_BYTES = 16 << 20
+# aiohttp accepts gzip by default, whose CPU would be measured with the server's, and of which a few
+# bytes become many.
+_AS_IT_IS: dict[str, Any] = {
+    "headers": {"Accept-Encoding": "identity"},
+    "auto_decompress": False,
+}
 # Status of gRPC by status of HTTP; any other is UNKNOWN.
 _STATUSES = {
     400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 429: 8, 499: 1, 500: 13, 501: 12, 502: 14,
@@ -29,6 +39,7 @@ _STATUSES = {
 }  # fmt: skip
 _UNKNOWN = 2
 _DEADLINE_EXCEEDED = 4
+_RESOURCE_EXHAUSTED = 8
 _INTERNAL = 13
 _UNAVAILABLE = 14
 _BINARY = "Inference-Header-Content-Length"
@@ -50,11 +61,7 @@ class RestClient:
     def __init__(self, url: str, timeout: float, tls: ClientTls | None = None) -> None:
         self._url = url.rstrip("/")
         self._timeout = timeout
-        self._session = aiohttp.ClientSession(
-            connector=_connector(url, tls),
-            # aiohttp accepts gzip by default, whose CPU would be measured with the server's.
-            headers={"Accept-Encoding": "identity"},
-        )
+        self._session = aiohttp.ClientSession(connector=_connector(url, tls), **_AS_IT_IS)
 
     async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
         """Sends a request; `deadline` is in seconds, 0 for none. The priority is not sent."""
@@ -69,9 +76,11 @@ class RestClient:
                 async with self._session.post(
                     self._url + request.method, data=request.body, headers=headers
                 ) as response:
-                    content = await response.read()
+                    content = await _content(response, MOST_BYTES)
         except TimeoutError:
             return failed(_DEADLINE_EXCEEDED)
+        except _TooLarge:
+            return failed(_RESOURCE_EXHAUSTED)
         except aiohttp.ClientError:
             return failed(_UNAVAILABLE)
         if response.status != 200:
@@ -83,13 +92,30 @@ class RestClient:
         await self._session.close()
 
 
+class _TooLarge(Exception):
+    """An answer of more bytes than are taken."""
+
+
+async def _content(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The whole of an answer. Raises _TooLarge, and what reading raises."""
+    if (response.content_length or 0) > most:
+        raise _TooLarge
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        size += len(part)
+        if size > most:
+            raise _TooLarge
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def _answer(content: bytes, expected: Sequence[str], json_length: str | None) -> Outcome:
     right = UNCHECKED
     if expected:
         try:
             document = json.loads(content[: int(json_length)] if json_length else content)
             found = [str(text).encode() for text in document["outputs"][0]["data"]]
-        except (ValueError, KeyError, IndexError, TypeError):
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             return failed(_INTERNAL)
         right = count_right(found, expected)
     return (OK, right, 0, 0, 0, 0, 0)
@@ -103,7 +129,9 @@ async def describe(
     Raises LoadTestError where no server answers or a model is not there.
     """
     connector = _connector(url, tls)
-    async with aiohttp.ClientSession(connector=connector, timeout=_CONTROL_TIMEOUT) as session:
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=_CONTROL_TIMEOUT, **_AS_IT_IS
+    ) as session:
         try:
             server = await _get(session, url, "/v2")
         except LoadTestError as error:
@@ -157,12 +185,16 @@ async def _parameters(session: aiohttp.ClientSession, url: str, path: str) -> di
 async def _get(session: aiohttp.ClientSession, url: str, path: str) -> dict[str, Any]:
     try:
         async with session.get(url.rstrip("/") + path) as response:
-            content = await response.read()
+            content = await _content(response, _CONTROL_BYTES)
+    except _TooLarge as error:
+        raise LoadTestError(
+            f"{url}{path}: an answer of more than {_CONTROL_BYTES} bytes"
+        ) from error
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise LoadTestError(f"no server answers at {url} ({type(error).__name__})") from error
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if response.status != 200 or not isinstance(document, dict):
         said = document.get("error") if isinstance(document, dict) else None

@@ -27,6 +27,7 @@ ServingError
 
 import copyreg
 import reprlib
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, TypeVar
 
 from serving.base.text import one_line
@@ -35,6 +36,9 @@ from serving.base.text import one_line
 # values, fewer would make them hard to recognise.
 _QUOTED = 200
 
+# Models that the text for a missing one lists.
+_LISTED = 100
+
 # Characters of the whole account of an error in the log. It may hold a line of a runtime for each
 # variant and engine; a file of somebody else could make it megabytes.
 _DETAIL = 10_000
@@ -42,12 +46,22 @@ _DETAIL = 10_000
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = _QUOTED
 _short.maxlist = _short.maxtuple = _short.maxdict = 16
+# Sixteen elements of each of so many levels are looked at.
+_short.maxlevel = 4
 
 
 def quoted(value: object) -> str:
     """A caller's value for the text of an error: its repr, cut at 200 characters."""
     text = _short.repr(value)
     return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
+
+
+def no_model(name: str, known: Collection[str], sees: Callable[[str], bool] | None = None) -> str:
+    """The text for a model that is not there. It lists those that are, where they are few and the
+    caller may know of them (`sees`): looking through thousands would hold up other calls."""
+    if len(known) > _LISTED:
+        return f"no model {quoted(name)}"
+    return f"no model {quoted(name)}; this server has {sorted(filter(sees, known))}"
 
 
 Raised = TypeVar("Raised", bound=BaseException)

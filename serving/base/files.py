@@ -13,6 +13,7 @@ from pathlib import Path
 
 # Bytes of a file's name on every file system in use.
 _NAME_BYTES = 255
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 # Bytes of a text that is read whole: a manifest, a list of classes. A million names fit.
 TEXT_BYTES = 16 << 20
 
@@ -57,10 +58,15 @@ def open_file(path: Path) -> BufferedReader:
         raise
 
 
-def read_file(path: Path, limit: int = TEXT_BYTES) -> bytes:
-    """The content of a regular file of at most `limit` bytes."""
+def read_file(path: Path, limit: int = TEXT_BYTES, *, closed: bool = False) -> bytes:
+    """The content of a regular file of at most `limit` bytes. closed: neither its group nor others
+    may write it."""
     with open_file(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
+        found = os.fstat(stream.fileno())
+        if closed and found.st_mode & _OTHERS_WRITE:
+            mode = stat.S_IMODE(found.st_mode)
+            raise OSError(errno.EPERM, f"may be written by others (mode {mode:o})", str(path))
+        size = found.st_size
         content = b"" if size > limit else stream.read(limit + 1)
     if max(size, len(content)) > limit:
         raise OSError(errno.EFBIG, f"has more than {limit:,} bytes", str(path))
@@ -95,11 +101,10 @@ def own_folder(path: Path) -> Path:
 
 def _is_closed(found: os.stat_result) -> bool:
     """Whether only this user, or root, may write into a folder."""
-    others = stat.S_IWGRP | stat.S_IWOTH
     return (
         stat.S_ISDIR(found.st_mode)
         and found.st_uid in (0, os.geteuid())
-        and not found.st_mode & others
+        and not found.st_mode & _OTHERS_WRITE
     )
 
 

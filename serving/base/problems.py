@@ -2,11 +2,29 @@
 
 import difflib
 import math
+import reprlib
 import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+
+
+class _Brief(reprlib.Repr):
+    """Looks at a few elements of a few levels: by its anchors, a document of a hundred characters
+    may hold a thousand million."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 10
+
+    def repr_str(self, value: str, _: int) -> str:
+        """Its beginning."""
+        return repr(value[:100])
+
+
+_brief = _Brief()
 
 
 def problems_by_path(document: Any, error: ValidationError, root: Any) -> dict[str, str]:
@@ -134,5 +152,8 @@ def shown(value: Any) -> str:
     """A value of a document, cut short."""
     if isinstance(value, float) and math.isnan(value):
         return "nan"
-    text = repr(value)
+    try:
+        text = _brief.repr(value)
+    except ValueError:  # an integer of thousands of digits, which YAML takes in hexadecimal ones
+        text = f"a {type(value).__name__} that is too long"
     return text if len(text) <= 60 else text[:57] + "..."

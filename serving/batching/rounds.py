@@ -25,6 +25,8 @@ class Rounds:
         self._now = 0
         # By caller, his last round and his rows in it.
         self._last: dict[int, tuple[int, int]] = {}
+        # Callers with which it is looked for those who have had their turn.
+        self._most = _REMEMBERED
 
     def next(self, caller: int, rows: int) -> int:
         """The round of a call that comes now. 0 where callers are not told apart."""
@@ -40,8 +42,11 @@ class Rounds:
         if not caller:
             return
         last, used = self._last.get(caller, (-1, 0))
-        if len(self._last) >= _REMEMBERED:
+        if len(self._last) >= self._most:
             self._last = {one: at for one, at in self._last.items() if at[0] >= self._now}
+            # Where most of them wait, the next look is as many callers later: one for each call
+            # would cost ten times the call.
+            self._most = max(_REMEMBERED, 2 * len(self._last))
         self._last[caller] = ticket.round, ticket.rows + (used if last == ticket.round else 0)
 
     def begun(self, tickets: Iterable[Ticket]) -> None:
@@ -53,3 +58,4 @@ class Rounds:
     def restart(self) -> None:
         """Forgets all callers, while nobody waits."""
         self._last.clear()
+        self._most = _REMEMBERED

@@ -54,7 +54,7 @@ def explain(
         fail(f"ACTION: expected one of {', '.join(ACTIONS)}, got {action!r}")
     names = [name.strip() for name in who.split(",") if name.strip()]
     groups = groups_of(policy, names)
-    rights = rights_of(policy, names)
+    rights = rights_of(policy, groups)
     say(f"groups: {', '.join(groups) or 'none'}")
     if rights.limits is not None:
         group = next(name for name in groups if policy.groups[name].limits is rights.limits)

@@ -1,8 +1,11 @@
 """`convserve serve`."""
 
+import contextlib
 import inspect
 import json
 import logging
+import queue
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO, get_args, get_origin
@@ -26,6 +29,11 @@ _RECORD_FIELDS = set(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
 _TRACEBACKS = 20
 _TRACEBACK_LENGTH = 8000
 _MESSAGE_LENGTH = 2000
+# Lines that wait for whoever reads the log, some 300 bytes each. More bridge a longer pause of his,
+# and take more memory.
+_WAITING = 1000
+# Seconds that the end of the server waits for them.
+_FLUSH_SECONDS = 1.0
 
 
 def serve(context: typer.Context, **_: Any) -> None:
@@ -79,16 +87,60 @@ def _on_the_command_line(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Drops a line that cannot be written: an error about it would itself have to be logged."""
+class _Handler(logging.Handler):
+    """Writes lines in a thread of its own: whoever reads them may stop, and the server must not.
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Does nothing about a `record` that could not be written."""
+    A line that finds no place, or cannot be written, is lost; the next one is preceded by a line
+    that says how many were.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.setFormatter(_JsonFormatter())
+        self._stream = stream
+        self._waiting: queue.Queue[str | threading.Event] = queue.Queue(_WAITING)
+        self._lost = 0
+        # A daemon: it may wait for a reader for ever.
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never blocks, and raises nothing."""
+        try:
+            if self._lost:
+                self._waiting.put_nowait(self.format(_told_lost(self._lost)))
+                self._lost = 0
+            self._waiting.put_nowait(self.format(record))
+        except Exception:  # Full; or a record that cannot be formatted, as logging treats it.
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Waits until the lines so far are written, a moment at most: logging does so at the end of
+        the process."""
+        written = threading.Event()
+        with contextlib.suppress(queue.Full):
+            self._waiting.put(written, timeout=_FLUSH_SECONDS)
+            written.wait(_FLUSH_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            line = self._waiting.get()
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
+            # An error about a line that cannot be written would itself have to be logged.
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.write(line + "\n")
+                self._stream.flush()
+
+
+def _told_lost(number: int) -> logging.LogRecord:
+    level = logging.ERROR
+    fields = {"name": "log", "levelno": level, "levelname": logging.getLevelName(level)}
+    return logging.makeLogRecord({**fields, "msg": "lines of the log lost", "number": number})
 
 
 def _log_as_json(stream: TextIO) -> None:
     handler = _Handler(stream)
-    handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     open_audit(handler)
 

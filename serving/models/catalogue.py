@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from serving.base.errors import ModelNotFound, ModelNotReady, quoted
+from serving.base.errors import ModelNotFound, ModelNotReady, no_model, quoted
 from serving.base.metrics import FrontMetrics
 from serving.batching.port import BatchPort
 from serving.models.facts import ModelFacts
@@ -142,7 +142,7 @@ class Catalogue:
         """The entry of a name. Raises ModelNotFound."""
         entry = self.entries.get(name)
         if entry is None:
-            raise ModelNotFound(f"no model {quoted(name)}; this server has {sorted(self.entries)}")
+            raise ModelNotFound(no_model(name, self.entries))
         return entry
 
     def get(self, name: str, version: str = "") -> Servable:

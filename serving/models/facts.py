@@ -8,6 +8,7 @@ from functools import cached_property
 
 from pydantic import TypeAdapter
 
+from serving.base.errors import InvalidInput
 from serving.base.task import TASKS, Task
 from serving.base.tensor import TensorSpec
 from serving.repository.interface import TaskOutput
@@ -106,6 +107,13 @@ class ModelFacts:
     def max_rows(self) -> int:
         """The most rows of one call."""
         return max(1, self.config.max_batch_size)
+
+    def check_rows(self, rows: int) -> None:
+        """Raises InvalidInput for more rows than a call may have, or none."""
+        if not 1 <= rows <= self.max_rows:
+            raise InvalidInput(
+                f"batch of {rows} for model {self.name!r}: expected 1 to {self.max_rows} rows"
+            )
 
     @cached_property
     def row_bytes(self) -> int:

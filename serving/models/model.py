@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.base.errors import InvalidInput, ServingError, WrongTask, quoted, without_frames
+from serving.base.errors import InvalidInput, ServingError, WrongTask, without_frames
 from serving.base.memory import LARGE, CallMemory, LargeWork, Reservation
 from serving.base.metrics import FrontMetrics
 from serving.base.task import IMAGE_INPUT
@@ -58,18 +58,16 @@ class Model:
         self._queue_seconds = self._seconds["queue"]
         self._infer_seconds = self._seconds["infer"]
         self._decode_seconds = self._seconds["decode"]
-        self._inputs = facts.inputs
         self._batches = facts.batches
-        self._max_rows = facts.max_rows
         self._row_bytes = facts.row_bytes
         self._to_tensor = _to_tensor(facts)
         self._image_input = self._to_tensor.name if self._to_tensor else IMAGE_INPUT
 
     # Running.
 
-    async def infer(self, inputs: Mapping[str, Array], options: CallOptions) -> Answer:
+    async def infer(self, inputs: Mapping[str, Array], rows: int, options: CallOptions) -> Answer:
         """Runs one call of tensors; its errors are those of `Servable.infer`."""
-        ticket = self._admit(self._check(inputs), options)
+        ticket = self._admit(rows, options)
         try:
             answer = await submitted(self._port, ticket, (inputs,))
         except BaseException:
@@ -148,7 +146,7 @@ class Model:
         if eval_transform is None:
             reason = "no manifest" if self.facts.manifest is None else "no images in its manifest"
             raise WrongTask(f"model {self.facts.name!r} takes tensors only: it has {reason}")
-        self._check_rows(len(sources))
+        self.facts.check_rows(len(sources))
         expected = len(sources) * self._row_bytes
         options.memory.hold("batch", expected)
         # The place is reserved before decoding, so that a refused call is not decoded.
@@ -213,44 +211,6 @@ class Model:
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
         priority, deadline, timeout, _, caller = options
         return self._port.admit(rows, priority, deadline, timeout, caller)
-
-    def _check(self, inputs: Mapping[str, Array]) -> int:
-        """The number of rows of a call; raises InvalidInput where it does not fit the model."""
-        name = self.facts.name
-        for given in inputs:
-            if given not in self.facts.input_names:
-                raise InvalidInput(
-                    f"model {name!r} has no input {quoted(given)}; "
-                    f"its inputs are {sorted(self.facts.input_names)}"
-                )
-        rows = 1
-        for position, spec in enumerate(self._inputs):
-            array = inputs.get(spec.name)
-            if array is None:
-                raise InvalidInput(
-                    f"input {spec.name!r} of model {name!r} is missing; "
-                    f"got {quoted(sorted(inputs))}"
-                )
-            if array.dtype != spec.dtype or not spec.fits(array.shape):
-                raise InvalidInput(
-                    f"input {spec.name!r} of model {name!r}: expected "
-                    f"{spec.datatype} {list(spec.shape)}, got {array.dtype} {list(array.shape)}"
-                )
-            if self._batches:
-                if position and array.shape[0] != rows:
-                    raise InvalidInput(
-                        f"input {spec.name!r} has {array.shape[0]} rows, the others {rows}"
-                    )
-                rows = array.shape[0]
-        self._check_rows(rows)
-        return rows
-
-    def _check_rows(self, rows: int) -> None:
-        if not 1 <= rows <= self._max_rows:
-            raise InvalidInput(
-                f"batch of {rows} for model {self.facts.name!r}: "
-                f"expected 1 to {self._max_rows} rows"
-            )
 
     # Watching.
 

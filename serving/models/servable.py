@@ -164,11 +164,14 @@ class Servable(Protocol):
     def facts(self) -> ModelFacts:
         """Its description."""
 
-    async def infer(self, inputs: Mapping[str, Array], options: CallOptions) -> Answer:
+    async def infer(self, inputs: Mapping[str, Array], rows: int, options: CallOptions) -> Answer:
         """Runs one call of tensors, by input name, batch dimension included.
 
-        Raises InvalidInput for a name, type or shape that does not fit, QueueFull, Shed,
-        DeadlineExpired, ModelNotReady, and EngineError where the batch failed.
+        inputs: they fit `facts`: wires check the names, types and shapes that a caller declares
+            before they take memory for an element (`declared.check_inputs`), and nobody does again.
+        rows: of each of them, from 1 to `facts.max_rows`.
+        Raises QueueFull, Shed, DeadlineExpired, ModelNotReady, and EngineError where the batch
+        failed.
         """
 
     async def infer_images(

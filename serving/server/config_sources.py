@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from serving.base.errors import quoted
 from serving.base.text import NotText, first_problem, read_utf8
+from serving.base.yaml_text import BAD_YAML, load_yaml
 from serving.server.config import ConfigError, ServerConfig
 
 ENVIRONMENT_PREFIX = "CONVSERVE_"
@@ -59,6 +59,8 @@ def _check_admin(config: ServerConfig) -> None:
     if config.admin == "off" and (config.opened_groups or config.admin_socket):
         name = "--admin-open" if config.opened_groups else "--admin-socket"
         raise ConfigError(f"{name}: --admin off takes no admin call")
+    if "memory" in config.opened_groups and config.shared_memory is None:
+        raise ConfigError("--admin-open memory: needs --shared-memory PREFIX")
 
 
 def _check_tls(config: ServerConfig) -> None:
@@ -87,13 +89,12 @@ def _read_file(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        content = yaml.safe_load(read_utf8(file))
+        content = load_yaml(read_utf8(file))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except NotText as error:
         raise ConfigError(f"{file}: cannot be read: {error.reason}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Beside its own errors, YAML passes on those of the values that it makes.
+    except BAD_YAML as error:
         raise ConfigError(f"{file}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: expected settings as 'name: value' lines")

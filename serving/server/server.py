@@ -131,6 +131,7 @@ def _end_after(seconds: float) -> None:
 
     def end() -> None:
         logger.error("ended with work under way")
+        logging.shutdown()  # which os._exit leaves out
         os._exit(1)
 
     timer = threading.Timer(seconds, end)

@@ -124,6 +124,7 @@ def summary(resource: Resource) -> dict[str, object]:
         ("server.admin=loopback", "server/admin"),
         ("server.admin=token", "server.adminTokenSecret"),
         ("server.adminOpen=files", "server/adminOpen"),
+        ("server.adminOpen=memory", "server/adminOpen"),  # of which pods have none
         ("server.httpHosts={a b}", "server/httpHosts"),
         ("server.httpHosts={http://a}", "server/httpHosts"),
         ("replicas=two", "replicas"),

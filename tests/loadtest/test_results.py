@@ -1,8 +1,12 @@
+import io
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 from loadtest.errors import LoadTestError
 from loadtest.report.summary import summarise
@@ -96,6 +100,45 @@ def test_what_is_no_raw_file_is_refused(tmp_path: Path) -> None:
         read_run(wrong)
     with pytest.raises(LoadTestError, match="No such file"):
         read_run(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize(
+    ("column", "header", "expected"),
+    [
+        ("due", {"shape": (10**12,), "descr": "<f8"}, "due: 1,000,000,000,000 elements, expected"),
+        ("header", {"shape": (10**10,), "descr": "|u1"}, "header: 10,000,000,000 elements"),
+        ("late", {"shape": (10**9,), "descr": "<f4"}, "late: 1,000,000,000 elements"),
+        ("due", {"shape": (10**5, 10**5), "descr": "<f8"}, "not a raw file"),
+        ("due", {"shape": (2,), "descr": "<U100000000"}, "not a raw file"),
+        ("due", {"shape": (2,), "descr": "|O"}, "not a raw file"),
+        ("status", {"shape": (1,), "descr": "|u1"}, "not a raw file"),
+    ],
+)
+def test_arrays_of_a_raw_file_are_bounded_by_their_headers(
+    column: str, header: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    write_run(run(phase([0.01, 0.02])), tmp_path / "good.npz")
+    altered = io.BytesIO()
+    npy.write_array_header_1_0(altered, {"fortran_order": False, **header})
+    altered.write(bytes(100))
+    with (
+        zipfile.ZipFile(tmp_path / "good.npz") as good,
+        zipfile.ZipFile(tmp_path / "raw.npz", "w") as raw,
+    ):
+        for name in good.namelist():
+            raw.writestr(name, altered.getvalue() if name == f"{column}.npy" else good.read(name))
+    with pytest.raises(LoadTestError, match=expected):
+        read_run(tmp_path / "raw.npz")
+
+
+@pytest.mark.parametrize(("field", "value"), [("status", 19), ("model", 1)])
+def test_records_of_what_there_is_not_are_refused(field: str, value: int, tmp_path: Path) -> None:
+    made = phase([0.01])
+    records = made.records.copy()
+    records[field] = value
+    write_run(run(replace(made, records=records)), tmp_path / "raw.npz")
+    with pytest.raises(LoadTestError, match="not a raw file"):
+        read_run(tmp_path / "raw.npz")
 
 
 def test_a_late_generator_voids_the_run() -> None:

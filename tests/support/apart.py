@@ -62,7 +62,7 @@ class Apart:
         """The answer of the model `colours` to an image of one colour, uint8 [3]."""
         image = np.broadcast_to(colour.astype(np.uint8), (1, 8, 8, 3)).copy()
         model = self.catalogue.get("colours")
-        answer = await model.infer({"image": image}, CallOptions(**options))
+        answer = await model.infer({"image": image}, 1, CallOptions(**options))
         return answer.outputs["logits"][0]
 
     def lent(self) -> int:

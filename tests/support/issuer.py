@@ -23,6 +23,7 @@ class Issuer:
     fetches: times at which the key set was fetched, seconds on the monotonic clock.
     status: of its answers; other than 200 it publishes nothing.
     body: sent in the place of the key set, where it is set.
+    piece: bytes of a body after which it waits until `go_on` is set; 0 for no wait.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,8 @@ class Issuer:
         self.fetched = threading.Condition()
         self.status = 200
         self.body: bytes | None = None
+        self.piece = 0
+        self.go_on = threading.Event()
         self._keys: dict[str, Any] = {}
         self.published: list[str] = []
         self.add("first")
@@ -74,6 +77,10 @@ class Issuer:
                 self.send_response(issuer.status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
+                if issuer.piece:
+                    self.wfile.write(body[: issuer.piece])
+                    issuer.go_on.wait(20)
+                    return
                 self.wfile.write(body)
                 with issuer.fetched:
                     issuer.fetches.append(time.monotonic())

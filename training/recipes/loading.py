@@ -4,18 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from serving.base.problems import shown
 from serving.base.text import NotText, read_utf8
+from serving.base.yaml_text import BAD_YAML, load_yaml
 from training.errors import RecipeError
 from training.recipes.problems import INHERITING, problems
 from training.recipes.recipe import Recipe
 from training.recipes.timm_settings import with_timm_settings
-
-# Beside its own errors, YAML passes on those of the values that it makes.
-_BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 # Characters of an override that an error repeats.
 _NAMED = 200
@@ -39,14 +36,14 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A recipe or study file with overrides applied, as plain dicts, unchecked. Raises
     RecipeError."""
     try:
-        document = yaml.safe_load(read_utf8(path))
+        document = load_yaml(read_utf8(path))
     except NotText as error:
         raise RecipeError(str(error)) from error
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file") from error
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except _BAD_YAML as error:
+    except BAD_YAML as error:
         raise RecipeError(f"{path}: not valid YAML: {_one_line(error)}") from error
     if not isinstance(document, dict):
         raise RecipeError(f"{path}: expected keys and values, got {shown(document)}")
@@ -99,8 +96,8 @@ def _apply(document: dict[str, Any], override: str) -> None:
     if not equals or not all(path.split(".")):
         raise RecipeError(f"--set {named}: expected KEY.KEY=VALUE")
     try:
-        value = yaml.safe_load(text)
-    except _BAD_YAML as error:
+        value = load_yaml(text)
+    except BAD_YAML as error:
         raise RecipeError(f"--set {named}: not valid YAML: {_one_line(error)}") from error
     try:
         replace(document, path, value)

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from serving.base.errors import InvalidInput, quoted
 from serving.base.files import read_file
 from serving.base.text import NotText, decode_utf8
+from serving.base.yaml_text import BAD_YAML, load_yaml
 
 # Tables that data sets bring along: Kaggle's CamVid, CamVid itself, CVAT.
 USUAL_FILES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")
@@ -125,8 +124,8 @@ def _json(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _yaml(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        document = load_yaml(text)
+    except BAD_YAML as error:
         raise _Fault(f"not valid YAML: {' '.join(str(error).split())}") from error
     return _entries(document)
 

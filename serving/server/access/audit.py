@@ -7,15 +7,20 @@ passes nothing on to the root, so that they cannot silence it.
 import logging
 import random
 import time
+from collections import Counter
 from typing import NamedTuple
+
+from serving.server.access.caller import site_of
 
 AUDIT_LOGGER = "audit"
 
 logger = logging.getLogger(AUDIT_LOGGER)
 
-# Lines a second for calls that were refused; the next line says how many were left out. More lets
-# whoever is refused fill the disk.
+# Lines a second for calls that were refused, in all and of one address; the next line says how many
+# were left out. More lets whoever is refused fill the disk, and with as many of one as in all he
+# could hide what others try.
 _REFUSALS_A_SECOND = 20
+_OF_ONE = 5
 # Characters of a caller's text in a line.
 _TEXT = 200
 
@@ -53,9 +58,11 @@ class Audit:
 
     def __init__(self, sample: float) -> None:
         self._sample = sample
-        # The second whose refusals are counted, and those of them that were written or left out.
+        # The second whose refusals are counted, those of them that were written, by address, and
+        # those that were left out since the last line.
         self._second = 0
-        self._written = self._left_out = 0
+        self._written: Counter[str] = Counter()
+        self._left_out = 0
 
     @property
     def samples(self) -> bool:
@@ -66,11 +73,12 @@ class Audit:
         """Writes a refusal, unless the second has had its share."""
         second = int(time.monotonic())
         if second != self._second:
-            self._second, self._written = second, 0
-        if self._written >= _REFUSALS_A_SECOND:
+            self._second, self._written = second, Counter()
+        site = site_of(entry.address)
+        if self._written[site] >= _OF_ONE or self._written.total() >= _REFUSALS_A_SECOND:
             self._left_out += 1
             return
-        self._written += 1
+        self._written[site] += 1
         left_out, self._left_out = self._left_out, 0
         self._write(entry, {"left_out": left_out} if left_out else {})
 

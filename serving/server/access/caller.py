@@ -46,5 +46,8 @@ def site_of(address: str) -> str:
     address = plain_address(address)
     if ":" not in address:
         return address
-    whole = ipaddress.IPv6Address(address.partition("%")[0])
+    try:
+        whole = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:  # of another family, as some library may name it
+        return address
     return str(ipaddress.IPv6Network((int(whole) >> 64 << 64, 64)))

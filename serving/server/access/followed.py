@@ -52,7 +52,8 @@ class Followed(Generic[Content]):
         self._failures = failures
         self._folder = folder
         self.changed: Callable[[Content], None] = lambda _: None
-        self._stamp = self._look()
+        # The file that was read last, and the one that was seen last.
+        self._stamp = self._seen = self._look()
         try:
             self.content = read_checked(path, parse, folder=folder)
         except BadFile as error:
@@ -71,11 +72,16 @@ class Followed(Generic[Content]):
         )
 
     def follow(self) -> Callable[[], None] | None:
-        """Reads the file where it has changed; may block. Returns the step that takes its content
-        over, for the event loop; None where nothing is new. A file that cannot be used changes
-        nothing: it is logged and counted once."""
-        stamp = self._look()
-        if stamp == self._stamp:
+        """Looks at the file; may block. Returns the step that takes its content over, for the event
+        loop; None where nothing is new. A file that cannot be used changes nothing: it is logged
+        and counted once.
+
+        A change is read at the next look, and only where the file stood still in between: half of a
+        policy may be in order and say something else.
+        """
+        stamp, seen = self._look(), self._seen
+        self._seen = stamp
+        if stamp == self._stamp or stamp != seen:
             return None
         self._stamp = stamp
         try:
@@ -110,10 +116,8 @@ def read_checked(path: Path, parse: Callable[[str], Content], *, folder: bool = 
 
 
 def _text(file: Path) -> str:
-    """Raises OSError, NotText, and BadFile where others may write it."""
-    content = read_file(file, _FILE_BYTES)
-    _require_own(file, os.stat(file).st_mode)  # noqa: PTH116 - as the call above has it
-    return decode_utf8(file, content)
+    """Raises OSError, also where others may write it, and NotText."""
+    return decode_utf8(file, read_file(file, _FILE_BYTES, closed=True))
 
 
 def _files(path: Path, *, folder: bool) -> list[Path]:
@@ -123,13 +127,10 @@ def _files(path: Path, *, folder: bool) -> list[Path]:
         return [path]
     # A mounted secret shows a mode that lets everybody write, and nobody can.
     if not os.statvfs(path).f_flag & os.ST_RDONLY:
-        _require_own(path, path.stat().st_mode)
+        mode = path.stat().st_mode
+        if mode & _OTHERS_WRITE:
+            raise BadFile(f"{path} may be written by others (mode {stat.S_IMODE(mode):o})")
     files = [file for file in path.iterdir() if not file.name.startswith(".") and file.is_file()]
     if len(files) > _MAX_FILES:
         raise BadFile(f"{path}: expected at most {_MAX_FILES} files, got {len(files)}")
     return sorted(files)
-
-
-def _require_own(path: Path, mode: int) -> None:
-    if mode & _OTHERS_WRITE:
-        raise BadFile(f"{path} may be written by others (mode {stat.S_IMODE(mode):o})")

@@ -16,6 +16,12 @@ _SANS = 64
 ANONYMOUS = "anonymous"
 
 
+def is_name(value: object) -> bool:
+    """Whether a token or a certificate may name a caller so: policies and logs hold the whole of
+    it, in one line."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+
+
 class Identity(NamedTuple):
     """Somebody who calls.
 
@@ -79,7 +85,9 @@ class Identities:
         if admin is not None:
             return Identity(admin, (admin,))
         if caller.certificate:
-            names = tuple(f"cert:{name[:LONGEST_NAME]}" for name in caller.certificate[:_SANS])
+            names = tuple(f"cert:{name}" for name in caller.certificate[:_SANS] if is_name(name))
+            if not names:
+                raise Unauthenticated("the client certificate has no name that is taken")
             return Identity(names[0], names)
         scheme, _, token = caller.authorization.partition(" ")
         if self._tokens is not None and scheme.lower() == "bearer":

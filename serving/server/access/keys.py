@@ -132,13 +132,14 @@ def parse_time(text: str, where: str = "") -> float:
         return math.inf
     try:
         found = datetime.fromisoformat(text)
-    except ValueError as error:
+        if found.tzinfo is None:
+            found = found.replace(tzinfo=UTC)
+        found = found.astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # a moment after the year 9999 in UTC, too
         raise BadFile(
             f"{where}expected never, a day (2027-01-31) or a time (2027-01-31T12:00:00Z), "
             f"got {quoted(text)}"
         ) from error
-    if found.tzinfo is None:
-        found = found.replace(tzinfo=UTC)
     return found.timestamp()
 
 
@@ -146,7 +147,8 @@ def time_text(seconds: float) -> str:
     """A time as the file has it."""
     if math.isinf(seconds):
         return "never"
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    found = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+    return found.isoformat(timespec="seconds") + "Z"
 
 
 def with_key(text: str, key: ApiKey, now: float) -> str:

@@ -17,6 +17,7 @@ _ACCOUNTS = 10_000
 _BURST_SECONDS = 1.0
 # Seconds after which a caller with too many calls, streams or bytes may try again.
 _RETRY_SECONDS = 0.1
+# Seconds after which a caller is told to try again at the most. The wire's durations end, too.
 _DAY = 86_400
 
 
@@ -42,7 +43,8 @@ class Rate:
         """Raises OverLimit for a caller who is too far ahead."""
         wait = self._due - now - self._ahead
         if wait > 0:
-            raise OverLimit(f"your limit is reached: {self._name} {self._per_second:g}", wait)
+            text = f"your limit is reached: {self._name} {self._per_second:g}"
+            raise OverLimit(text, min(wait, _DAY))
 
     def took(self, units: float, now: float) -> None:
         """Counts units."""
@@ -50,7 +52,10 @@ class Rate:
 
 
 class Quota:
-    """A number of units of a day in UTC. A server that is started anew begins anew."""
+    """A number of units of a day in UTC. A server that is started anew begins anew.
+
+    A clock that is set back over midnight begins no day again; one that was wrong by more does.
+    """
 
     __slots__ = ("_day", "_left", "_name", "_units")
 
@@ -63,7 +68,7 @@ class Quota:
         """Raises OverLimit where none is left."""
         now = time.time()
         day = int(now // _DAY)
-        if day != self._day:
+        if not self._day - 1 <= day <= self._day:
             self._day, self._left = day, self._units
         if self._left <= 0:
             raise OverLimit(

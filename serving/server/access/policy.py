@@ -1,16 +1,17 @@
 """The policy: which callers may do what with which models, and how much of it."""
 
 import fnmatch
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple, get_args
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from serving.base.errors import quoted
 from serving.base.problems import problems_by_path, shown
 from serving.base.text import one_line
+from serving.base.yaml_text import BAD_YAML, load_yaml
 from serving.server.access.followed import BadFile
 
 # infer: calls that infer. metadata: a model's description and the server's, reflection. statistics:
@@ -25,8 +26,11 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 _PROBLEM, _LISTED = 500, 1500
 # Characters of a glob: its expression must be small.
 _GLOB = 300
-# Models whose actions are remembered for a caller. Names of models that are not there count too.
+# Models whose actions are remembered for the members of the same groups, and characters of such a
+# name. Names of models that are not there count too: callers choose them, and longer ones would be
+# kept for ever.
 _REMEMBERED = 256
+_REMEMBERED_NAME = 255
 # How a member begins; the rest is a glob.
 _KINDS = ("cert:", "jwt:", "role:", "key:")
 # Members without a rest: those who show nothing, and all.
@@ -42,10 +46,18 @@ def _member(text: str) -> str:
     return text
 
 
+def _number(value: object) -> object:
+    """YAML has 1e6 for a text, which pydantic takes for a number, as it does yes and no."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got {value}")
+    return value
+
+
 Glob = Annotated[str, Field(min_length=1, max_length=_GLOB)]
 Member = Annotated[Glob, AfterValidator(_member)]
-Positive = Annotated[float, Field(gt=0, le=1e12)]
-Whole = Annotated[int, Field(gt=0, le=1 << 53)]
+# Units a second; a lower rate would be none in weeks.
+PerSecond = Annotated[float, Field(ge=1e-6, le=1e12), BeforeValidator(_number)]
+Whole = Annotated[int, Field(gt=0, le=1 << 53), BeforeValidator(_number)]
 
 
 class _Section(BaseModel):
@@ -69,9 +81,9 @@ class Limits(_Section):
     requests_per_day, images_per_day: of a day in UTC.
     """
 
-    requests_per_second: Positive | None = None
-    images_per_second: Positive | None = None
-    pixels_per_second: Positive | None = None
+    requests_per_second: PerSecond | None = None
+    images_per_second: PerSecond | None = None
+    pixels_per_second: PerSecond | None = None
     calls: Whole | None = None
     streams: Whole | None = None
     bytes_held: Whole | None = None
@@ -90,6 +102,11 @@ class Group(_Section):
     rights: Sequence[Right] = ()
     limits: Limits | None = None
 
+    @functools.cached_property
+    def takes(self) -> re.Pattern[str]:
+        """Matches the names of its members."""
+        return re.compile("|".join(map(fnmatch.translate, self.members)))
+
 
 class Policy(_Section):
     """Every group by its name. What no group permits is refused."""
@@ -101,16 +118,18 @@ def parse_policy(text: str) -> Policy:
     """The policy of a YAML file. Raises BadFile naming the path, the value and what was
     expected."""
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Beside its own errors, YAML passes on those of the values that it makes.
+        document = load_yaml(text)
+    except BAD_YAML as error:
         raise BadFile(f"not valid YAML: {one_line(str(error), _PROBLEM)}") from error
     if not isinstance(document, dict):
         raise BadFile(f"expected keys and values, got {shown(document)}")
     try:
-        return Policy.model_validate(document)
+        policy = Policy.model_validate(document)
     except ValidationError as error:
         raise BadFile(_listed(list(problems_by_path(document, error, Policy).values()))) from error
+    for group in policy.groups.values():
+        group.takes  # noqa: B018 - made here, on the thread that reads the file
+    return policy
 
 
 def _listed(problems: Sequence[str]) -> str:
@@ -135,7 +154,7 @@ class Grant(NamedTuple):
 
 
 class Rights:
-    """What one caller may do.
+    """What the members of some groups may do.
 
     everywhere: actions that are his on some model at least; those that concern none are his then.
     limits: what he may have of it.
@@ -157,9 +176,10 @@ class Rights:
                 if grant.matches.fullmatch(model)
                 for action in grant.actions
             )
-            if len(self._on) >= _REMEMBERED:
-                self._on.clear()
-            self._on[model] = found
+            if len(model) <= _REMEMBERED_NAME:
+                if len(self._on) >= _REMEMBERED:
+                    self._on.clear()
+                self._on[model] = found
         return found
 
 
@@ -171,16 +191,11 @@ ALL_RIGHTS = Rights([Grant("", ("*",), re.compile(".*", re.DOTALL), frozenset(AC
 def groups_of(policy: Policy, names: Iterable[str]) -> list[str]:
     """The groups in which somebody is who has these names, in their order in the file."""
     known = list(names)
-    return [
-        name
-        for name, group in policy.groups.items()
-        if any(fnmatch.fnmatchcase(one, glob) for glob in group.members for one in known)
-    ]
+    return [name for name, group in policy.groups.items() if any(map(group.takes.fullmatch, known))]
 
 
-def rights_of(policy: Policy, names: Iterable[str]) -> Rights:
-    """The rights of somebody who has these names: those of all his groups together."""
-    groups = {name: policy.groups[name] for name in groups_of(policy, names)}
+def rights_of(policy: Policy, groups: Sequence[str]) -> Rights:
+    """The rights of somebody who is in these groups, and in no other: those of all together."""
     grants = [
         Grant(
             name,
@@ -188,8 +203,8 @@ def rights_of(policy: Policy, names: Iterable[str]) -> Rights:
             re.compile("|".join(map(fnmatch.translate, right.models))),
             frozenset(right.actions),
         )
-        for name, group in groups.items()
-        for right in group.rights
+        for name in groups
+        for right in policy.groups[name].rights
     ]
-    limits = next((group.limits for group in groups.values() if group.limits), None)
-    return Rights(grants, limits)
+    limits = (policy.groups[name].limits for name in groups)
+    return Rights(grants, next(filter(None, limits), None))

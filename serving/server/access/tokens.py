@@ -19,7 +19,7 @@ from serving.base.counting.sums import Tally
 from serving.base.errors import ModelNotReady, Unauthenticated
 from serving.base.files import read_file
 from serving.base.text import one_line
-from serving.server.access.identity import LONGEST_NAME, Identity
+from serving.server.access.identity import Identity, is_name
 from serving.server.config import JwtSettings
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ _REMEMBERED = 4096
 _ROLES = 64
 
 _BAD = "the bearer token is not accepted"
+_AS_IT_IS = {"Accept-Encoding": "identity"}
 
 
 class Spacing(NamedTuple):
@@ -73,6 +74,8 @@ class Tokens:
         # By key id; None until they were fetched once.
         self._keys: Mapping[str, jwt.PyJWK] | None = None
         self._document = b""
+        # Why the last fetch failed; empty where it did not.
+        self._reason = ""
         # By the digest of a token: whose it is, and until when, in seconds since 1970.
         self._verified: dict[bytes, tuple[Identity, float]] = {}
         self._wanted = asyncio.Event()
@@ -133,7 +136,7 @@ class Tokens:
         """Raises jwt.InvalidTokenError for names that no policy and no log could hold."""
         subject, given = claims["sub"], claims.get(self._settings.roles_claim)
         roles = [given] if isinstance(given, str) else given if isinstance(given, list) else []
-        if len(roles) > _ROLES or not all(map(_is_name, [subject, *roles])):
+        if len(roles) > _ROLES or not all(map(is_name, [subject, *roles])):
             raise jwt.InvalidTokenError
         name = f"jwt:{subject}"
         return Identity(name, (name, *(f"role:{role}" for role in roles)))
@@ -160,14 +163,22 @@ class Tokens:
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
                 document = await self._read()
-            keys = self._keys if document == self._document else _keys_of(document)
+            if document == self._document:
+                keys = self._keys
+            else:
+                # A hundred keys take 10 ms.
+                keys = await asyncio.to_thread(_keys_of, document)
         except Exception as error:  # Of the network, of files, of parsers: each the same here.
             self._failures.count("--jwt-jwks")
-            about = {"reason": one_line(f"{type(error).__name__}: {error}")}
-            logger.error(
-                "the keys of tokens cannot be fetched, the last good ones stay", extra=about
-            )
+            reason = one_line(f"{type(error).__name__}: {error}")
+            if reason != self._reason:  # a file is read every second
+                self._reason = reason
+                logger.error(
+                    "the keys of tokens cannot be fetched, the last good ones stay",
+                    extra={"reason": reason},
+                )
             return
+        self._reason = ""
         if document != self._document:
             # A token of a key that was withdrawn must not live on here.
             self._keys, self._document = keys, document
@@ -177,10 +188,12 @@ class Tokens:
     async def _read(self) -> bytes:
         place = self._settings.jwks
         if not self._fetched:
-            return await asyncio.to_thread(read_file, Path(place), _SET_BYTES)
+            # Who may write it signs in as everybody.
+            return await asyncio.to_thread(read_file, Path(place), _SET_BYTES, closed=True)
         async with (
-            aiohttp.ClientSession() as session,
-            session.get(place, allow_redirects=False) as answer,
+            # As it is sent: compressed, a few bytes could become many.
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.get(place, allow_redirects=False, headers=_AS_IT_IS) as answer,
         ):
             if answer.status != 200:
                 raise ValueError(f"status {answer.status}")
@@ -192,22 +205,18 @@ class Tokens:
             return content
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
-
-
 def _keys_of(document: bytes) -> dict[str, jwt.PyJWK]:
     """The public keys for signatures in a key set, by their id; others are passed over. Raises
     ValueError where none is left."""
     listed = json.loads(document)["keys"]
     keys: dict[str, jwt.PyJWK] = {}
     for one in listed[:_SET_KEYS]:
-        # A symmetric key that is published is no secret, so that everybody could sign with it.
-        if one.get("kty") == "oct" or one.get("use", "sig") != "sig":
+        # A symmetric or private key that is published is no secret: everybody could sign with it.
+        if not isinstance(one, dict) or "k" in one or "d" in one or one.get("use", "sig") != "sig":
             continue
         try:
             keys[str(one.get("kid", ""))] = jwt.PyJWK(one)
-        except jwt.PyJWTError:
+        except Exception:  # of numbers and text that are none, too
             continue
     if not keys:
         raise ValueError("no public key for signatures in the set")

@@ -102,7 +102,8 @@ def check_inputs(facts: ModelFacts, inputs: Mapping[str, Declared]) -> int:
             if position and given.dims[0] != rows:
                 raise InvalidInput(f"input {spec.name!r} has {given.dims[0]} rows, others {rows}")
             rows = given.dims[0]
-    return _checked_rows(facts, rows)
+    facts.check_rows(rows)
+    return rows
 
 
 def _encoded_rows(facts: ModelFacts, inputs: Mapping[str, Declared]) -> int:
@@ -117,15 +118,8 @@ def _encoded_rows(facts: ModelFacts, inputs: Mapping[str, Declared]) -> int:
             f"input {ENCODED_INPUT!r} of model {facts.name!r}: expected BYTES [n] or [n, 1], "
             f"got {datatype} {list(dims)}"
         )
-    return _checked_rows(facts, dims[0])
-
-
-def _checked_rows(facts: ModelFacts, rows: int) -> int:
-    if not 1 <= rows <= facts.max_rows:
-        raise InvalidInput(
-            f"batch of {rows} for model {facts.name!r}: expected 1 to {facts.max_rows} rows"
-        )
-    return rows
+    facts.check_rows(dims[0])
+    return dims[0]
 
 
 def check_wanted(facts: ModelFacts, wanted: Sequence[WantedOutput]) -> None:

@@ -293,15 +293,25 @@ class Front:
         """A call that infers nothing: metadata, statistics, repository, settings, memory."""
         return Call(self, method, caller, received, math.inf)
 
+    def meet(self, call: Call) -> None:
+        """Refuses a call, like any other, whose caller is refused whatever its message says, before
+        that is received. Raises Unauthenticated, ModelNotReady."""
+        try:
+            if self.door is not None:
+                self.door.known(call.caller)
+        except ServingError:
+            with call:
+                return
+
     def ask(self, method: str, caller: GetCaller, action: Action) -> Visit | None:
         """What the caller may do of a question that is no call: the metrics, the batches,
         reflection. Raises Unauthenticated, NotAllowed, ModelNotReady, OverLimit; None where nobody
         decides about callers."""
         return None if self.door is None else self.door.ask(method, caller, action)
 
-    def sees(self, caller: GetCaller, model: str) -> bool:
-        """Whether the caller of a probe may know of a model."""
-        return self.door is None or self.door.sees(caller(), model)
+    def seen_by(self, caller: GetCaller) -> Callable[[str], bool]:
+        """Tells of which models the caller of a probe may know."""
+        return (lambda _: True) if self.door is None else self.door.seen_by(caller())
 
     def stream(self, method: str, caller: GetCaller) -> AbstractContextManager[None]:
         """Counts a stream until its end. Entering raises Unauthenticated, OverLimit."""

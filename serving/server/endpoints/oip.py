@@ -33,7 +33,8 @@ class InferRequest(NamedTuple):
     """A request of tensors.
 
     id: the name that its caller gave it.
-    inputs: tensors by name, batch dimension included.
+    inputs: tensors by name, batch dimension included, which the model takes.
+    rows: of each of them, or images.
     wanted: the outputs asked for; empty for all.
     parameters: plain values by name.
     expected: the memory of its answer.
@@ -42,6 +43,7 @@ class InferRequest(NamedTuple):
 
     id: str
     inputs: Mapping[str, Array]
+    rows: int
     wanted: Sequence[WantedOutput]
     parameters: Parameters
     expected: Expected
@@ -146,7 +148,7 @@ class OpenInference:
             owner = self._admin.require(call, "memory")
         options = _options(request.parameters, call)
         if call.visit is not None:
-            call.brings(_rows(facts, request))
+            call.brings(request.rows)
         if ENCODED_INPUT in request.inputs and ENCODED_INPUT not in facts.input_names:
             images = list(request.inputs[ENCODED_INPUT].reshape(-1))
             answer = await model.infer_encoded(images, options)
@@ -154,7 +156,7 @@ class OpenInference:
             inputs = request.inputs
             if facts.takes_text:
                 inputs = {name: await self._as_text(name, inputs[name]) for name in inputs}
-            answer = await model.infer(inputs, options)
+            answer = await model.infer(inputs, request.rows, options)
         arrays = answer.outputs
         if not request.expected.complete:
             self.accept(call, _found(facts, request, arrays))
@@ -257,16 +259,6 @@ def _whole_number(parameters: Parameters, name: str) -> int:
             f"parameter {name}: expected an integer from 0 to {_LARGEST}, got {quoted(given)}"
         )
     return value
-
-
-def _rows(facts: ModelFacts, request: InferRequest) -> int:
-    """The images of a request, or the rows of its tensors."""
-    first = next(iter(request.inputs.values()), None)
-    if first is None:
-        return 0
-    if ENCODED_INPUT in request.inputs:
-        return first.size
-    return len(first) if facts.batches and first.ndim else 1
 
 
 def _found(facts: ModelFacts, request: InferRequest, arrays: Mapping[str, Array]) -> Expected:

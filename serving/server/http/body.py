@@ -17,17 +17,20 @@ _PIECE = 32 << 10
 LARGEST = web.AppKey("largest", int)
 
 
-async def read_body(call: Call, request: web.Request, limit: int | None = None) -> bytes:
+async def read_body(
+    call: Call, request: web.Request, limit: int | None = None, hint: str = ""
+) -> bytes:
     """The whole body, decompressed. The call holds it in the memory budget from the moment that it
-    arrives. limit: bytes that it may have, beside LARGEST of the application.
+    arrives. limit: bytes that it may have, beside LARGEST of the application. hint: for whoever
+    sends more.
 
     Raises RequestTooLarge, RequestTooSlow, InvalidInput, QueueFull, and what reading raises.
     """
     largest = request.app[LARGEST]
     limit = largest if limit is None else min(limit, largest)
     if (request.content_length or 0) > limit:
-        raise _too_large(limit)
-    body = _Body(call, limit)
+        raise _too_large(limit, hint)
+    body = _Body(call, limit, hint)
     coding = request.headers.get("Content-Encoding")
     inflater = None if coding is None else Inflater.of(coding)
     content = request.content
@@ -73,9 +76,10 @@ async def read_body(call: Call, request: web.Request, limit: int | None = None) 
 class _Body:
     """The bytes so far, held by the call."""
 
-    def __init__(self, call: Call, limit: int) -> None:
+    def __init__(self, call: Call, limit: int, hint: str) -> None:
         self._call = call
         self._limit = limit
+        self._hint = hint
         self._size = 0
         # Unlike a list of pieces, it grows in place and hands out what it has without a copy.
         self._bytes = io.BytesIO()
@@ -97,9 +101,9 @@ class _Body:
     def _hold(self, size: int) -> None:
         self._size += size
         if self._size > self._limit:
-            raise _too_large(self._limit)
+            raise _too_large(self._limit, self._hint)
         self._call.hold("message", size)
 
 
-def _too_large(limit: int) -> RequestTooLarge:
-    return RequestTooLarge(f"body: more than {limit} bytes")
+def _too_large(limit: int, hint: str) -> RequestTooLarge:
+    return RequestTooLarge(f"body: more than {limit} bytes{hint}")

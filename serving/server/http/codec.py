@@ -112,7 +112,7 @@ async def decode_request(
         arrays[tensor.name] = await _read(tensor, data, body, call, server)
     if rest:
         raise InvalidInput(f"body: {len(rest)} binary bytes are left that belong to no input")
-    return InferRequest(call.id, arrays, wanted, parameters, answer, as_text)
+    return InferRequest(call.id, arrays, rows, wanted, parameters, answer, as_text)
 
 
 def _place_of_elements(

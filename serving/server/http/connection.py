@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from aiohttp import StreamReader, web
 
-from serving.base.errors import InvalidInput
+from serving.base.errors import InvalidInput, RequestTooLarge
 from serving.base.turns import Turns
 from serving.server.access.caller import site_of
 from serving.server.http.connections import SLOWEST_RATE, Connections, HttpLimits
@@ -214,8 +214,10 @@ class Connection(web.RequestHandler):
         self._chunks += len(content._http_chunk_splits or ()) - before
         if self._chunks > self._most_chunks() and content.exception() is None:
             content.set_exception(
-                InvalidInput(
-                    f"body: more than {self._most_chunks()} chunks in {self._received} bytes"
+                RequestTooLarge(
+                    f"body: more than {self._most_chunks()} chunks in {self._received} bytes; "
+                    f"expected at most {_MOST_CHUNKS}, and one more for every {_BYTES_A_CHUNK} "
+                    "bytes: send larger chunks, or a Content-Length"
                 )
             )
 

@@ -53,15 +53,16 @@ def add_probes(app: web.Application, health: Health, front: Front) -> None:
         stuck = catalogue.stuck()
         if not stuck:
             return web.Response(text="ok\n")
-        caller = partial(caller_of, request)
-        seen = [line for line in stuck if front.sees(caller, line.partition("/")[0])]
+        sees = front.seen_by(partial(caller_of, request))
+        seen = [line for line in stuck if sees(line.partition("/")[0])]
         return web.Response(text="\n".join(seen or ["stuck"]) + "\n", status=503)
 
     async def readyz(request: web.Request) -> web.Response:
+        sees = front.seen_by(partial(caller_of, request))
         lines = [
             f"{line.name}{'/' + line.version if line.version else ''}: {line.state} {line.reason}"
             for line in catalogue.index()
-            if line.state is not State.READY and front.sees(partial(caller_of, request), line.name)
+            if line.state is not State.READY and sees(line.name)
         ]
         ready = health.ready()
         lines = [*health.processes(), *lines]

@@ -9,7 +9,6 @@ from typing import Any
 
 from aiohttp import web
 
-from serving.base.errors import RequestTooLarge
 from serving.models.catalogue import VersionStatus
 from serving.repository.config_fields import plain
 from serving.server.config import AdminGroup
@@ -160,10 +159,7 @@ class RestService:
         that. Raises RequestTooLarge."""
         if JSON_LENGTH_HEADER in request.headers:
             return await read_body(call, request)
-        try:
-            return await read_body(call, request, self._max_json)
-        except RequestTooLarge as error:
-            raise RequestTooLarge(f"{error} ({LARGER_THAN_JSON})") from error
+        return await read_body(call, request, self._max_json, hint=f" ({LARGER_THAN_JSON})")
 
     # Health.
 
@@ -178,7 +174,7 @@ class RestService:
     async def model_ready(self, request: web.Request) -> web.Response:
         """200 where a model, or a version of it, serves, else 400."""
         name, version = _model(request)
-        seen = self._front.sees(lambda: caller_of(request), name)
+        seen = self._front.seen_by(lambda: caller_of(request))(name)
         ready = seen and self._health.model_ready(name, version)
         return web.Response(status=200 if ready else 400)
 

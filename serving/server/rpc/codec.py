@@ -67,6 +67,7 @@ class _Tensors(NamedTuple):
 
     facts: the model's.
     inputs: in the order of the message.
+    rows: of each of them, or images.
     wanted: the outputs asked for; empty for all.
     parameters: plain values by name.
     expected: the memory of the answer.
@@ -74,6 +75,7 @@ class _Tensors(NamedTuple):
 
     facts: ModelFacts
     inputs: tuple[_Input, ...]
+    rows: int
     wanted: tuple[WantedOutput, ...]
     parameters: Parameters
     expected: Expected
@@ -121,6 +123,7 @@ class Head:
         return _Tensors(
             facts=facts,
             inputs=tuple(inputs.values()),
+            rows=rows,
             wanted=wanted,
             parameters=decode_parameters(message.parameters),
             expected=expected(facts, rows, wanted, ()),
@@ -144,7 +147,7 @@ async def decode_request(
 
     Raises InvalidInput naming the tensor, the expected and the given, and QueueFull.
     """
-    _, declared, wanted, parameters, expected = head.tensors(facts)
+    _, declared, rows, wanted, parameters, expected = head.tensors(facts)
     server.accept(call, expected)
     raws, contents = request.raws, request.contents
     given, taken = len(raws), 0
@@ -176,7 +179,7 @@ async def decode_request(
             inputs[name] = of_shape(name, datatype, dims, data)
     if taken < given:
         raise InvalidInput(f"raw_input_contents: {given - taken} more than there are inputs")
-    return InferRequest(request.id, inputs, wanted, parameters, expected)
+    return InferRequest(request.id, inputs, rows, wanted, parameters, expected)
 
 
 def decode_parameters(parameters: Mapping[str, pb.InferParameter]) -> Parameters:

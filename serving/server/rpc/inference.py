@@ -50,7 +50,18 @@ class InferenceService:
 
     def methods(self) -> dict[str, Method]:
         """The methods of the service, by path."""
-        return methods_of(SERVICE, self, ModelInfer=self.infer, ModelStreamInfer=self.stream_infer)
+        return methods_of(
+            SERVICE,
+            self,
+            self._admit,
+            ("ServerLive", "ServerReady", "ModelReady"),
+            ModelInfer=self.infer,
+            ModelStreamInfer=self.stream_infer,
+        )
+
+    def _admit(self, method: str, rpc: Call) -> None:
+        opened = self._front.call if method == "ModelInfer" else self._front.control
+        self._front.meet(opened(method, caller_of(rpc)))
 
     # Inference.
 
@@ -101,7 +112,7 @@ class InferenceService:
     async def ModelReady(self, data: bytes, rpc: Call) -> pb.ModelReadyResponse:
         """True where this model, or this version of it, serves; false for an unknown one."""
         request = parsed(pb.ModelReadyRequest.FromString, bounded(data, PROBE_BYTES))
-        seen = self._front.sees(caller_of(rpc), request.name)
+        seen = self._front.seen_by(caller_of(rpc))(request.name)
         ready = seen and self._health.model_ready(request.name, request.version)
         return pb.ModelReadyResponse(ready=ready)
 

@@ -42,7 +42,7 @@ class Reflection:
 
     def methods(self) -> dict[str, Method]:
         """The method, by its paths."""
-        method = streaming(self._reflect)
+        method = streaming(self._reflect)._replace(most=PROBE_BYTES)
         return {f"/{name}/{_INFO}": method for name in self._own}
 
     async def _reflect(self, call: Call) -> None:

@@ -59,7 +59,10 @@ class VisionService:
 
     def methods(self) -> dict[str, Method]:
         """The methods of the service, by path."""
-        return methods_of(SERVICE, self)
+        return methods_of(SERVICE, self, self._admit)
+
+    def _admit(self, method: str, rpc: Call) -> None:
+        self._front.meet(self._front.call(method, caller_of(rpc)))
 
     async def Classify(self, data: bytes, rpc: Call) -> bytes:
         """Ranks the classes of each image."""

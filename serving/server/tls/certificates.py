@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from serving.base.metrics import FrontMetrics
+from serving.base.text import one_line
 from serving.base.turns import Readers
 from serving.server.config import ServerConfig, StartError
 
@@ -73,7 +74,7 @@ class Certificates:
         self.turns = Readers()
         self._expires = metrics.certificate_expiry.labels()
         self._failed = metrics.certificate_failed.labels()
-        self._stamps = self._look()
+        self._stamps = self._seen = self._look()
         try:
             self.current = self._load()
         except BadFiles as fault:
@@ -94,7 +95,15 @@ class Certificates:
         """Looks at the files again and again."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            await asyncio.to_thread(self.renew)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Renews, unless the files have changed since the last look: half of a chain or of a list
+        of authorities may be in order, and turn callers away."""
+        stamps, seen = self._look(), self._seen
+        self._seen = stamps
+        if stamps == seen:
+            self.renew()
 
     def renew(self) -> None:
         """Takes the files where they have changed and fit. Else the log and a metric tell."""
@@ -124,7 +133,15 @@ class Certificates:
         """Reads and checks everything. Raises BadFiles."""
         certificate = _read("--tls-cert", self._certificate)
         key = _read("--tls-key", self._key)
-        expires = self._check(certificate, key)
+        try:
+            expires = self._check(certificate, key)
+        except BadFiles:
+            raise
+        except Exception as error:  # a point that is on no curve, a time that there is not
+            reason = one_line(f"{type(error).__name__}: {error}")
+            raise BadFiles(
+                f"--tls-cert: {self._certificate} and {self._key} cannot be used: {reason}"
+            ) from error
         client_ca = authorities = b""
         if self._client_ca is not None:
             client_ca = _read("--tls-client-ca", self._client_ca)
@@ -202,7 +219,7 @@ def _certificates(flag: str, path: Path, data: bytes) -> list[x509.Certificate]:
     """All certificates of a file, one at least. Raises BadFiles."""
     try:
         found = x509.load_pem_x509_certificates(data)
-    except ValueError as error:
+    except Exception as error:  # parsers of certificates raise more than they document
         raise BadFiles(f"{flag}: {path}: expected certificates in PEM form") from error
     return found
 

@@ -63,6 +63,10 @@ class Call(Protocol):
         """The values that the caller sent under a key, in small letters. Those of keys that end in
         -bin are bytes, as text of as many characters (latin-1)."""
 
+    @property
+    def has_message(self) -> bool:
+        """Whether its next message is there, as far as the wire can tell."""
+
     async def read(self) -> bytes | None:
         """The next message; None when the caller has sent all. Raises ServingError where it is
         refused: too large, too late, no memory."""
@@ -76,10 +80,13 @@ class Method(NamedTuple):
 
     run: answers a call.
     unary: its calls take one message and give one; `Limits.receive` counts for these.
+    most: bytes of a message, where it takes fewer than `Limits.message`. The grpcio wire, whose
+        library receives messages before it is asked, leaves that to the method.
     """
 
     run: Callable[[Call], Awaitable[Buffer | None]]
     unary: bool
+    most: int | None = None
 
 
 class Limits(NamedTuple):

@@ -49,6 +49,15 @@ def test_counters_of_the_models_are_read_from_metrics(metrics_url: str) -> None:
     assert found == {"requests": 10, "inferences": 20, "executions": 5, "queue": 0.03}
 
 
+@pytest.mark.parametrize("page", ["x" * (17 << 20), "nv_inference_count{model="])
+def test_metrics_that_cannot_be_read_are_named(
+    page: str, metrics_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "METRICS", page)
+    with pytest.raises(LoadTestError, match=r"--metrics-url .*: "):
+        Observer("http://127.0.0.1:1", ["m"], metrics_url)
+
+
 def test_metrics_that_are_not_there_are_named() -> None:
     with pytest.raises(LoadTestError, match="--metrics-url"):
         Observer("http://127.0.0.1:1", ["m"], "http://127.0.0.1:1/metrics")

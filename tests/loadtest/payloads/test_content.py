@@ -55,6 +55,21 @@ def test_synthetic_images_have_the_sizes() -> None:
     assert sizes == {(64, 48), (20, 30)}
 
 
+@pytest.mark.parametrize(
+    ("datatype", "shape", "expected"),
+    [
+        ("FP32", (-1, 1 << 40), "takes 17,592,186,044,416 bytes, expected at most 67,108,864"),
+        ("BYTES", (2_000_000,), "takes 120,000,000 bytes"),
+        ("FP32", (-1, -7), "give its open sizes by --shape x=SIZE"),
+    ],
+)
+def test_metadata_of_a_server_does_not_take_the_memory(
+    datatype: str, shape: tuple[int, ...], expected: str
+) -> None:
+    with pytest.raises(LoadTestError, match=expected):
+        random_tensors([TensorInput("x", datatype, shape)], {}, 4, 0)
+
+
 def test_random_tensors_are_as_the_metadata_says() -> None:
     inputs = [TensorInput("x", "FP32", (-1, 3, -1)), TensorInput("ids", "INT64", (-1, 2))]
     payload = random_tensors(inputs, {"x": (3, 5)}, 4, 0)[0]

@@ -13,6 +13,7 @@ from aiohttp import web
 from loadtest.errors import LoadTestError
 from loadtest.payloads.content import Payload
 from loadtest.results import OK, UNCHECKED
+from loadtest.wire import rest_client
 from loadtest.wire.messages import rest_request
 from loadtest.wire.prepare import PayloadSource, prepare
 from loadtest.wire.rest_client import RestClient, describe
@@ -29,6 +30,8 @@ class RestServer:
         self.status = 200
         self.config: Any = None
         self.delay = 0.0
+        self.padding = 0
+        self.chunked = False
 
     def application(self) -> web.Application:
         application = web.Application()
@@ -59,7 +62,10 @@ class RestServer:
         if self.status != 200:
             return web.json_response({"error": "no"}, status=self.status)
         output = {"name": "x", "datatype": "BYTES", "shape": [1, 1], "data": ["0.7:3:cat"]}
-        response = web.json_response({"model_name": "double", "outputs": [output]})
+        document = {"model_name": "x" * self.padding + "double", "outputs": [output]}
+        response = web.json_response(document)
+        if self.chunked:
+            response.enable_chunked_encoding()
         if request.headers.get("Accept-Encoding") != "identity":
             response.enable_compression(web.ContentCoding.deflate)
         return response
@@ -118,6 +124,23 @@ def test_answers_statuses_and_deadlines() -> None:
         server.status, server.delay = 200, 1.0
         assert (await client.call(request, 0.05, 0))[0] == 4
         await client.close()
+
+    with_server(server, use)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_an_answer_of_any_size_is_not_taken(chunked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest_client, "MOST_BYTES", 1 << 20)
+    server = RestServer(binary=True)
+    server.padding, server.chunked = 2 << 20, chunked
+
+    async def use(url: str) -> None:
+        (facts,), _ = await describe(url, ["double"])
+        payload = Payload(tensors={"x": np.zeros((1, 2), np.float32)})
+        client = RestClient(url, 10.0)
+        answer = await client.call(rest_request(0, facts, payload, binary=True), 0, 0)
+        await client.close()
+        assert answer[0] == 8
 
     with_server(server, use)
 

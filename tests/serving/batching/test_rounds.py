@@ -48,6 +48,17 @@ def test_callers_who_are_not_told_apart_keep_the_order_of_their_deadlines() -> N
     assert {enter(rounds, 0).round for _ in range(100)} == {0}
 
 
+def test_ten_thousand_callers_who_wait_are_not_looked_through_at_each_call() -> None:
+    rounds = Rounds(ROWS)
+    looks, known = 0, rounds._last
+    for caller in range(1, 10_001):
+        enter(rounds, caller)
+        looks += rounds._last is not known
+        known = rounds._last
+    assert len(known) == 10_000
+    assert looks <= 4
+
+
 def test_rounds_begin_anew_when_nobody_waits_and_take_bounded_memory() -> None:
     rounds = Rounds(ROWS)
     for _ in range(100):

@@ -2,9 +2,10 @@
 
 import json
 import logging
+import os
 from typing import Any
 
-from serving.cli.serve import _JsonFormatter
+from serving.cli.serve import _Handler, _JsonFormatter
 
 
 def failed(depth: int) -> Any:
@@ -47,3 +48,25 @@ def test_line_is_short_however_long_what_it_tells_is() -> None:
     line = _JsonFormatter().format(record)
     assert len(line) < 12_000
     assert "ValueError: xxx" in json.loads(line)["traceback"]
+
+
+def test_reader_who_stops_holds_up_nobody_and_learns_how_much_was_lost() -> None:
+    reading, writing = os.pipe()
+    log = logging.getLogger("stopped")
+    log.propagate, log.level = False, logging.INFO
+    with open(writing, "w") as stream, open(reading) as lines:  # noqa: PTH123 - a descriptor
+        handler = _Handler(stream)
+        log.handlers[:] = [handler]
+        for number in range(5000):  # far more than the pipe and the queue hold
+            log.info("line", extra={"number": number, "text": "x" * 300})
+        found = [json.loads(next(lines)) for _ in range(1000)]
+        log.info("line", extra={"number": 5000})
+        while found[-1]["message"] != "lines of the log lost":
+            found.append(json.loads(next(lines)))
+        kept = [line["number"] for line in found[:-1]]
+        assert kept == list(range(len(kept)))
+        assert found[-1]["number"] == 5000 - len(kept)
+        assert json.loads(next(lines))["number"] == 5000
+        log.info("last", extra={"number": 5001})
+        handler.flush()
+        assert json.loads(next(lines))["number"] == 5001

@@ -71,27 +71,6 @@ def test_it_is_a_servable_with_its_facts(drive: Callable[[Work], None]) -> None:
     drive(work)
 
 
-@pytest.mark.parametrize(
-    ("inputs", "said"),
-    [
-        ({}, "'x' of model 'doubles' is missing"),
-        ({"z": np.zeros((1, 2), np.float32)}, "has no input 'z'"),
-        ({"x": np.zeros((1, 3), np.float32)}, r"expected FP32 \[-1, 2\]"),
-        ({"x": np.zeros((1, 2), np.float64)}, "got float64"),
-        ({"x": np.zeros((0, 2), np.float32)}, "batch of 0"),
-        ({"x": np.zeros((5, 2), np.float32)}, "expected 1 to 4 rows"),
-    ],
-)
-def test_calls_that_do_not_fit_are_refused(
-    inputs: dict[str, np.ndarray], said: str, drive: Callable[[Work], None]
-) -> None:
-    async def work(model: Model) -> None:
-        with pytest.raises(InvalidInput, match=said):
-            await model.infer(inputs, OPTIONS)
-
-    drive(work)
-
-
 def test_images_need_a_manifest(drive: Callable[[Work], None]) -> None:
     async def work(model: Model) -> None:
         with pytest.raises(WrongTask, match="takes tensors only"):
@@ -107,9 +86,9 @@ def test_a_failed_batch_fails_its_call_and_the_next_is_answered(
         x = {"x": np.ones((2, 2), np.float32)}
         engines.loaded[0].failure = EngineError("no kernel\nwith a trace")
         with pytest.raises(EngineError, match="no kernel with a trace"):
-            await model.infer(x, OPTIONS)
+            await model.infer(x, 2, OPTIONS)
         engines.loaded[0].failure = None
-        answer = await model.infer(x, OPTIONS)
+        answer = await model.infer(x, 2, OPTIONS)
         assert answer.outputs["y"].tolist() == [[2, 2], [2, 2]]
         model.call_ended(0.5, ok=True)
         model.call_ended(0.25, ok=False)

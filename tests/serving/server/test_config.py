@@ -56,7 +56,7 @@ def test_flag_that_is_false_is_given(tmp_path: Path) -> None:
 def test_every_setting_is_a_variable_and_a_key(name: str, tmp_path: Path) -> None:
     values = {"bool": "true", "float": "7.0", "int": "7"}
     annotation = ServerConfig.model_fields[name].annotation
-    chosen = {"model_control": "poll", "admin": "token", "admin_open": "memory", "wire": "grpcio"}
+    chosen = {"model_control": "poll", "admin": "token", "admin_open": "settings", "wire": "grpcio"}
     chosen |= {"engine_process": "true", "audit": "true", "audit_sample": "0.5"}
     chosen |= {"jwt_algorithms": "PS256", "tls_client_auth": "optional"}
     value = chosen.get(name) or values.get(getattr(annotation, "__name__", ""), "x")
@@ -149,7 +149,8 @@ def test_value_out_of_range_is_refused(name: str, value: object) -> None:
     [
         ({"admin": "token"}, "neither goes without the other"),
         ({"admin_token_file": "t"}, "neither goes without the other"),
-        ({"admin": "off", "admin_open": "memory"}, "--admin-open: --admin off takes no"),
+        ({"admin": "off", "admin_open": "settings"}, "--admin-open: --admin off takes no"),
+        ({"admin_open": "settings,memory"}, "--admin-open memory: needs --shared-memory PREFIX"),
         ({"admin": "off", "admin_socket": "s"}, "--admin-socket: --admin off takes no"),
     ],
 )
@@ -162,7 +163,7 @@ def test_admin_settings_of_which_one_makes_the_other_useless_are_refused(
 
 @pytest.mark.parametrize("given", ["memory,repository", " memory , repository,"])
 def test_groups_of_admin_calls_are_opened_by_name(given: str) -> None:
-    config = load_config({**REPOSITORY, "admin_open": given}, {})
+    config = load_config({**REPOSITORY, "admin_open": given, "shared_memory": "x"}, {})
     assert config.opened_groups == {"memory", "repository"}
 
 
@@ -231,6 +232,6 @@ def test_algorithms_of_tokens_are_those_of_public_keys(algorithms: str) -> None:
 
 
 def test_policy_and_open_admin_contradict_each_other() -> None:
-    for opened in ({"admin": "open"}, {"admin_open": "memory"}):
+    for opened in ({"admin": "open"}, {"admin_open": "settings"}):
         with pytest.raises(ConfigError, match="--policy says who may do that"):
             load_config({**REPOSITORY, "policy": "p.yaml", **opened}, {})

@@ -13,7 +13,7 @@ def credentials_of(certificates: Certificates) -> grpc.ServerCredentials:
     if last.client_ca and not certificates.required:
         raise StartError(
             "--tls-client-auth optional: the grpcio wire requires a certificate or asks for none; "
-            "--wire native takes both"
+            "--wire native takes both (the extra `native` of convserve)"
         )
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:

@@ -170,6 +170,11 @@ class GrpcioCall:
         found = (value for name, value in sent if name == key)
         return [one.decode("latin-1") if isinstance(one, bytes) else one for one in found]
 
+    @property
+    def has_message(self) -> bool:
+        """False: gRPC does not tell."""
+        return False
+
     async def read(self) -> bytes | None:
         """The next message; None when the caller has sent all. While memory is short and his
         address was cut for it, a stream waits, and a call that takes one message is refused by

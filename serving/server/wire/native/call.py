@@ -42,7 +42,7 @@ class NativeCall:
     """
 
     __slots__ = (
-        "_connection", "_consumed", "_messages", "_reads", "_since", "_single", "_unread",
+        "_connection", "_consumed", "_messages", "_most", "_reads", "_since", "_single", "_unread",
         "_waiter", "answers", "began", "deadline", "ended", "headers", "held", "id", "over",
         "overhead", "refusal", "sending", "task",
     )  # fmt: skip
@@ -60,13 +60,19 @@ class NativeCall:
         self.sending = 0.0
         self.held = self.overhead = self.answers = 0
         self.task: asyncio.Task[None] | None = None
-        self._messages = Messages(connection.limits.message)
+        self._most = connection.limits.message
+        self._messages = Messages(self._most)
         self._single = False
         # When waiting for the message under way began, monotonic seconds; 0 where none is awaited.
         self._since = 0.0
         # Bytes that came and were not acknowledged; bytes of these that were read.
         self._unread = self._consumed = self._reads = 0
         self._waiter: asyncio.Future[None] | None = None
+
+    def takes_at_most(self, size: int) -> None:
+        """Bounds the bytes of its messages, of which none has come yet."""
+        self._most = min(self._most, size)
+        self._messages = Messages(self._most)
 
     def awaits_one(self) -> None:
         """It takes a single message, for which waiting begins."""
@@ -91,6 +97,11 @@ class NativeCall:
     def metadata(self, key: str) -> Sequence[str]:
         """The values that the caller sent under a key; bytes as latin-1."""
         return metadata_of(self.headers, key)
+
+    @property
+    def has_message(self) -> bool:
+        """Whether its next message is there."""
+        return bool(self._messages.whole)
 
     async def read(self) -> bytes | None:
         """The next message, which the memory budget has given back: the reader takes what he keeps
@@ -186,7 +197,7 @@ class NativeCall:
         """Lets go of the messages that have come."""
         if self.held:
             self._connection.arrivals.discard(self, self._messages)
-            self._messages = Messages(self._connection.limits.message)
+            self._messages = Messages(self._most)
         else:
             self._messages.drop()
 

@@ -264,6 +264,8 @@ class Connection(asyncio.Protocol):
         except End as end:
             self.fail(call, end)
             return
+        if method.most is not None:
+            call.takes_at_most(method.most)
         if method.unary:
             call.awaits_one()
         call.task = self._loop.create_task(self._run(method, call))

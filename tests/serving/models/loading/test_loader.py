@@ -60,7 +60,7 @@ def states(catalogue: Catalogue) -> dict[str, State]:
 
 async def doubled(catalogue: Catalogue, value: float, version: str = "") -> float:
     model = catalogue.get("doubles", version)
-    answer = await model.infer({"x": np.full((1, 2), value, np.float32)}, CallOptions())
+    answer = await model.infer({"x": np.full((1, 2), value, np.float32)}, 1, CallOptions())
     return float(answer.outputs["y"][0, 0])
 
 

@@ -61,8 +61,8 @@ def test_refusals_of_a_second_are_bounded_and_those_left_out_are_counted(
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     audit = Audit(0.0)
-    for _ in range(500):
-        audit.refused(ENTRY)
+    for number in range(500):
+        audit.refused(ENTRY._replace(address=f"192.0.2.{number % 100}"))
     assert len(lines(written)) == 20
     audit.allowed(ENTRY._replace(decision="allowed"))
     assert len(lines(written)) == 21
@@ -70,6 +70,19 @@ def test_refusals_of_a_second_are_bounded_and_those_left_out_are_counted(
     audit.refused(ENTRY)
     audit.refused(ENTRY)
     assert [line.get("left_out") for line in lines(written)[21:]] == [480, None]
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::{}"])
+def test_who_is_refused_again_and_again_does_not_hide_the_others(
+    address: str, written: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    audit = Audit(0.0)
+    for number in range(500):
+        audit.refused(ENTRY._replace(address=address.format(number)))
+    audit.refused(ENTRY._replace(address="198.51.100.7"))
+    found = [line["address"] for line in lines(written)]
+    assert (len(found), found[-1]) == (6, "198.51.100.7")
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (1.0, 1000, 1000)])

@@ -92,7 +92,13 @@ def test_revoking_takes_what_is_named_alone() -> None:
 
 
 def test_times_come_back_as_they_were_written() -> None:
-    for text in ("never", "2027-01-31T12:00:00Z"):
+    for text in ("never", "2027-01-31T12:00:00Z", "0900-01-31T12:00:00Z"):
         assert time_text(parse_time(text)) == text
     assert time_text(parse_time("2027-01-31")) == "2027-01-31T00:00:00Z"
     assert time_text(parse_time("2027-01-31T12:00:00+02:00")) == "2027-01-31T10:00:00Z"
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-01:00", "2027-02-30", "0000-01-01", "1e9"])
+def test_time_that_there_is_not_is_refused(text: str) -> None:
+    with pytest.raises(BadFile, match="expected never, a day"):
+        parse_time(text)

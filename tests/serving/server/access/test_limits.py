@@ -146,3 +146,42 @@ def test_callers_who_come_and_go_take_bounded_memory_and_none_under_way_is_forgo
         accounts.of(f"address {number}", limits)
     assert accounts.of("busy", limits) is busy
     assert len(accounts._all) == 10_000
+
+
+def test_clock_that_is_set_back_over_midnight_begins_no_day_again(clock: Clock) -> None:
+    clock.now = 86_400 * 20_000 + 1.0
+    account = Accounts().of("a", Limits(requests_per_day=2))
+    account.enter()
+    account.enter()
+    for seconds in (-10, 10):  # a clock that is corrected, and goes on
+        clock.now += seconds
+        with pytest.raises(OverLimit):
+            account.enter()
+    clock.now += 86_400
+    account.enter()
+    clock.now -= 86_400 * 400  # one that was wrong altogether
+    account.enter()
+    account.enter()
+    with pytest.raises(OverLimit):
+        account.enter()
+
+
+def test_clock_of_the_rates_is_not_that_of_the_day(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = Accounts().of("a", Limits(requests_per_second=1))
+    account.enter()
+    for wrong in (0.0, 4e9):
+        monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
+        with pytest.raises(OverLimit) as refused:
+            account.enter()
+        assert 0 < refused.value.retry_after <= 1
+
+
+def test_delay_ends_however_far_a_caller_is_ahead(clock: Clock) -> None:
+    account = Accounts().of("a", Limits(pixels_per_second=1e-6))
+    account.enter()
+    account.pixels(1 << 50)
+    with pytest.raises(OverLimit) as refused:
+        account.enter()
+    assert refused.value.retry_after == 86_400

@@ -3,7 +3,7 @@
 import pytest
 
 from serving.server.access.followed import BadFile
-from serving.server.access.policy import Rights, parse_policy, rights_of
+from serving.server.access.policy import Rights, groups_of, parse_policy, rights_of
 
 CLINICS = """
 groups:
@@ -28,7 +28,8 @@ groups:
 
 
 def rights(*names: str) -> Rights:
-    return rights_of(parse_policy(CLINICS), names)
+    policy = parse_policy(CLINICS)
+    return rights_of(policy, groups_of(policy, names))
 
 
 def test_rights_are_those_of_all_groups_on_models_that_match() -> None:
@@ -65,6 +66,14 @@ def test_names_that_nobody_asked_for_before_take_bounded_memory() -> None:
     for number in range(2000):
         known.on(f"xray-{number}")
     assert len(known._on) <= 256
+
+
+def test_long_names_of_models_are_not_kept() -> None:
+    """A caller may send 30 MiB of name, as often as he likes."""
+    known = rights("key:clinic-1")
+    for number in range(3):
+        assert known.on("xray-" + "x" * (1 << 20) + str(number)) == {"infer", "metadata"}
+    assert not known._on
 
 
 RIGHT = "rights: [{models: [a], actions: [infer]}]"
@@ -109,6 +118,18 @@ RIGHT = "rights: [{models: [a], actions: [infer]}]"
         (
             f"groups: {{a: {{members: ['*'], limits: {{pixels_per_second: .nan}}, {RIGHT}}}}}",
             "groups.a.limits.pixels_per_second: ",
+        ),
+        (
+            f"groups: {{a: {{members: ['*'], limits: {{requests_per_second: 1e-320}}, {RIGHT}}}}}",
+            "groups.a.limits.requests_per_second: input should be greater than or equal to",
+        ),
+        (
+            f"groups: {{a: {{members: ['*'], limits: {{calls: true}}, {RIGHT}}}}}",
+            "groups.a.limits.calls: expected a number, got True",
+        ),
+        (
+            f"groups: {{a: {{members: ['*'], {RIGHT}}}, a: {{members: ['*']}}}}",
+            "not valid YAML: while constructing a mapping",
         ),
     ],
 )

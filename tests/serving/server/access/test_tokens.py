@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import json
 import logging
 import time
@@ -11,9 +12,11 @@ from typing import Any
 
 import jwt
 import pytest
+from jwt.algorithms import RSAAlgorithm
 
 from serving.base.errors import ModelNotReady, Unauthenticated
 from serving.base.metrics import FrontMetrics
+from serving.server.access import tokens as access_tokens
 from serving.server.access.tokens import Spacing, Tokens
 from serving.server.config import JwtSettings
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer, issuing, rsa_key, symmetric
@@ -154,6 +157,7 @@ def test_unknown_keys_do_not_fetch_more_often_than_is_allowed() -> None:
     [
         (500, None), (302, None), (200, b"no json"), (200, b"[]"), (200, b'{"keys": []}'),
         (200, b'{"keys": [3]}'), (200, b'{"keys": [{"kty": "EC"}]}'), (200, b" " * 300_000),
+        (200, gzip.compress(b" " * 50_000_000)),
     ],
 )  # fmt: skip
 def test_last_good_keys_stay_where_a_fetch_fails(
@@ -210,3 +214,57 @@ def test_published_secret_signs_nothing_and_a_key_has_one_algorithm(tmp_path: Pa
                 known.identity(jwt.encode(claims, key, algorithm, headers={"kid": kid}))
 
     asyncio.run(run())
+
+
+def test_private_key_that_is_published_signs_nothing_and_odd_ones_are_passed_over(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        private, public = rsa_key()
+        published = RSAAlgorithm.to_jwk(private, as_dict=True) | {"kid": "p"}
+        odd = [7, None, [], {}, {"kty": "RSA", "n": 5, "e": 7, "kid": "q"}]
+        file = tmp_path / "keys.json"
+        file.write_text(json.dumps({"keys": [*odd, published, public | {"kid": "r"}]}))
+        known = tokens(str(file))
+        await known.start()
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "eve", "exp": int(time.time()) + 60}
+        token = jwt.encode(claims, private, "RS256", headers={"kid": "r"})
+        assert known.identity(token).name == "jwt:eve"
+        with pytest.raises(Unauthenticated):
+            known.identity(jwt.encode(claims, private, "RS256", headers={"kid": "p"}))
+
+    asyncio.run(run())
+
+
+def test_key_set_that_others_may_write_is_not_read_and_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        file = tmp_path / "keys.json"
+        file.write_text(json.dumps(Issuer().key_set()))
+        file.chmod(0o666)
+        known = tokens(str(file))
+        for _ in range(5):
+            await known.start()
+        with pytest.raises(ModelNotReady):
+            known.identity("a.b.c")
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(run())
+    [line] = caplog.records
+    assert "may be written by others (mode 666)" in line.__dict__["reason"]
+
+
+def test_issuer_who_stalls_is_given_up_and_the_last_good_keys_stay(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(known: Tokens, issuer: Issuer) -> None:
+        monkeypatch.setattr(access_tokens, "_FETCH_SECONDS", 0.05)
+        issuer.piece = 10
+        await known.start()
+        issuer.go_on.set()
+        assert known.identity(issuer.token()).name == "jwt:alice"
+        assert "TimeoutError" in caplog.records[-1].__dict__["reason"]
+
+    with caplog.at_level(logging.ERROR):
+        with_tokens(work)

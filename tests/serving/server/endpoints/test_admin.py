@@ -161,7 +161,7 @@ def test_file_that_is_none_is_refused_at_start(tmp_path: Path) -> None:
         ({}, []),
         ({"admin": "off"}, []),
         ({"admin": "open"}, ["all"]),
-        ({"admin_open": "settings,memory"}, ["memory,settings"]),
+        ({"admin_open": "settings,repository"}, ["repository,settings"]),
     ],
 )
 def test_log_warns_where_everybody_is_admin(

@@ -97,6 +97,26 @@ def test_declaration_is_refused_before_elements_are_read(
     serve(tmp_path, scenario)
 
 
+def test_declaration_is_checked_once_on_the_way_to_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[tuple[int, ...]] = []
+    fits = TensorSpec.fits
+
+    def noted(self: TensorSpec, shape: tuple[int, ...]) -> bool:
+        checked.append(shape)
+        return fits(self, shape)
+
+    async def scenario(served: InProcess) -> None:
+        monkeypatch.setattr(TensorSpec, "fits", noted)
+        body = {"inputs": [x(shape=[2, 3], data=[1, 2, 3, 4, 5, 6])]}
+        status, answer = await served.rest("POST", INFER, data=json.dumps(body).encode())
+        assert (status, answer["outputs"][0]["data"]) == (200, [2, 4, 6, 8, 10, 12])
+
+    serve(tmp_path, scenario)
+    assert checked == [(2, 3)]
+
+
 def test_inputs_that_are_missing_or_too_many_are_named(tmp_path: Path) -> None:
     async def scenario(served: InProcess) -> None:
         more = message()

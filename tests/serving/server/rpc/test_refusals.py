@@ -62,7 +62,9 @@ def test_questions_of_health_beyond_their_size_are_refused(tmp_path: Path) -> No
                 (OIP + "ModelReady", ready),
             ):
                 code, text = await refusal(server, method, data)
-                assert code is grpc.StatusCode.INVALID_ARGUMENT
+                # The native wire refuses it before it is received.
+                refusals = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert code in refusals
                 assert f"at most {PROBE_BYTES} bytes" in text
             with pytest.raises(grpc.aio.AioRpcError, match=f"at most {PROBE_BYTES} bytes"):
                 await server.stream("/grpc.health.v1.Health/Watch", [check])

@@ -1,15 +1,18 @@
 """The files of TLS: those that fit are taken, others leave the last in use."""
 
+import base64
 import logging
 import os
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 
@@ -159,3 +162,35 @@ def test_one_whose_authority_changes_is_asked_by_the_new_one(made: Certified) ->
 def test_settings_that_lack_another_are_told(flags: dict[str, str], fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
         load_config({"model_repository": "m", **flags}, {})
+
+
+def test_certificate_whose_public_key_is_none_is_told_and_keeps_the_old_one(
+    made: Certified,
+) -> None:
+    certificates = made.certificates()
+    before = certificates.current
+    whole = x509.load_pem_x509_certificate(made.cert.read_bytes())
+    point = whole.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    damaged = whole.public_bytes(Encoding.DER).replace(point, point[:-1] + bytes([point[-1] ^ 1]))
+    text = base64.encodebytes(damaged).decode()
+    pem = f"-----BEGIN CERTIFICATE-----\n{text}-----END CERTIFICATE-----\n"
+    made.write(made.cert, pem.encode())
+    certificates.renew()
+    assert (certificates.current, made.refused) == (before, 1)
+    with pytest.raises(StartError, match=r"server\.key cannot be used: ValueError: "):
+        made.certificates()
+
+
+def test_half_of_a_list_of_authorities_is_not_taken_although_it_is_in_order(
+    made: Certified,
+) -> None:
+    certificates = made.certificates(mutual=True)
+    before = certificates.current
+    more = made.strangers_authority
+    whole = made.ca.read_bytes() + more
+    for part in (more, whole):
+        made.ca.write_bytes(part)
+        certificates.look()
+        assert certificates.current is before
+    certificates.look()
+    assert certificates.current.client_ca == whole

@@ -230,7 +230,8 @@ def test_optional_certificates_are_the_native_wires_alone(made: Certified) -> No
             assert json.loads(unary(channel, "names", b"")) is None
         assert refused(server, made.stranger)
     config = load_config({"model_repository": ".", "wire": "grpcio"})
-    with pytest.raises(StartError, match="--wire native"):
+    expected = "^--tls-client-auth optional: the grpcio wire .*; --wire native takes both"
+    with pytest.raises(StartError, match=expected):
         wire_for(config, server.budget, server.wire.copies, server.metrics, certificates)
 
 
