@@ -14,9 +14,10 @@ MIB = 1024
 SECONDS = 0.5
 # Mutated requests.
 COUNT = 300
-# Longest pause of the event loop, seconds. The benchmark, which has the machine to itself, is held
-# to 0.05.
-PAUSE_SECONDS = 0.25
+# Longest pause of the event loop, seconds: what held it before it was bounded took 2 to 10, and a
+# busy machine takes a thread that has the GIL its core for half a second. The benchmark, which has
+# the machine to itself, is held to 0.05.
+PAUSE_SECONDS = 1.0
 ATTACKS = {attack.name: attack for attack in attacks(COUNT, seed=0)}
 
 
