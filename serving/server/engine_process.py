@@ -112,8 +112,12 @@ class EngineProcess:
                 await self._start(fields)
             case "load":
                 starting = bool(fields.get("starting"))
-                override = override_of(question)
-                await self._loading().loader.load(fields["name"], override, starting=starting)
+                await self._loading().loader.load(
+                    fields["name"],
+                    override_of(question),
+                    starting=starting,
+                    files=str(fields.get("files", "")),
+                )
             case "unload":
                 await self._loading().loader.unload(fields["name"])
             case "sums":
@@ -134,8 +138,15 @@ class EngineProcess:
         config = ServerConfig.model_validate(fields["settings"])
         threads = ThreadPoolExecutor(1)  # of models, which here decode nothing
         catalogue = ReportedCatalogue(config.model_repository, threads, self._served, self._control)
+        gpus = fields.get("gpus")
         try:
-            self._runtime = Runtime(config, catalogue, self._metrics)
+            self._runtime = Runtime(
+                config,
+                catalogue,
+                self._metrics,
+                tuple(gpus) if gpus is not None else None,
+                int(fields.get("gpu_count", 0)),
+            )
         except StartError as error:  # files that were in order when the front began
             logger.error("the engine process cannot start", extra={"reason": str(error)})
             asyncio.get_running_loop().call_later(_BEAT_SECONDS, self._gone.set)

@@ -5,10 +5,25 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from serving.base.errors import EngineError
+from serving.base.errors import (
+    DeadlineExpired,
+    EngineError,
+    EngineRestarts,
+    ServingError,
+    Shed,
+)
 from serving.batching.ticket import Answer, Ticket
 from serving.remote.outputs import outputs_in, outputs_in_file
-from serving.remote.records import DESCRIBED, OWN_MEMORY, BadRecord, Record
+from serving.remote.records import (
+    ANSWER,
+    DESCRIBED,
+    FAILED,
+    OWN_MEMORY,
+    RETURNED,
+    BadRecord,
+    Record,
+    error_of,
+)
 from serving.remote.slots import Slot
 from serving.remote.tensors import PAGE, Layout, aligned
 
@@ -89,6 +104,22 @@ class RemoteTicket(Ticket):
         timing.batch_size = record.rows
         self.port.ran(record.rows, record.timeout)
         return Answer(outputs, timing)
+
+    def failure(self, record: Record, text: bytes, expected: float) -> ServingError:
+        """The error with which a record that brings no answer ends it. Raises BadRecord.
+
+        expected: seconds until an engine process is likely to serve.
+        """
+        if record.kind in (ANSWER, RETURNED):
+            return ServingError("nobody waits for this")
+        if record.kind != FAILED:
+            raise BadRecord(f"a record of kind {record.kind}")
+        refusal = error_of(text)
+        if self.delayed and isinstance(refusal, Shed | DeadlineExpired):
+            # It would have been met if no engine process had died.
+            retry = getattr(refusal, "retry_after", expected)
+            return EngineRestarts(f"the engine process was started again; {refusal}", retry)
+        return refusal
 
     def poisonous(self) -> EngineError:
         """Its error where two engine processes died while it ran. It names the inputs."""
