@@ -15,7 +15,7 @@ from enum import Enum, auto
 
 from serving.base.errors import QueueFull
 from serving.remote.records import BadRecord
-from serving.remote.tensors import PAGE, aligned
+from serving.remote.tensors import PAGE, Views, aligned
 
 # Bytes of a slab, unless one slot takes more. More make fewer files, fewer are sooner given back.
 _SLAB_BYTES = 8 << 20
@@ -44,6 +44,7 @@ class Slab:
 
     number: its name in records.
     used: slots that are not free.
+    views: the arrays in it.
     """
 
     def __init__(self, number: int, size: int, count: int) -> None:
@@ -52,6 +53,7 @@ class Slab:
         self.file = sealed_memory("convserve-slab", size * count)
         try:
             self.memory = mmap.mmap(self.file, size * count)
+            self.views = Views(self.memory)
         except BaseException:
             os.close(self.file)
             raise
@@ -59,6 +61,7 @@ class Slab:
     def close(self) -> None:
         """Frees it, as soon as no array lies in it any more."""
         os.close(self.file)
+        self.views.clear()
         with contextlib.suppress(BufferError):
             self.memory.close()
 
@@ -174,6 +177,7 @@ class MappedSlab:
             if not sealed or not 0 < size * count == os.fstat(file).st_size or size % PAGE:
                 raise BadRecord(f"a slab of {count} slots of {size} bytes in another file")
             self.memory = mmap.mmap(file, size * count)
+            self.views = Views(self.memory)
         except (OSError, ValueError, OverflowError) as error:
             raise BadRecord(f"a file that is no slab: {error}") from error
 

@@ -44,11 +44,8 @@ class EngineProcess:
     def __init__(self, ends: Ends) -> None:
         self._control = Control(self._told, self._asked)
         self._data = socket.socket(fileno=ends.data)
-        self._channel: Channel | None = None
         self._metrics = EngineMetrics()
-        self._served = Served(
-            self._open_channel, FlightRecorder(ends.flight), self._metrics.cancelled.count
-        )
+        self._served = Served(FlightRecorder(ends.flight), self._metrics.cancelled.count)
         self._runtime: Runtime | None = None
         self._front = socket.socket(fileno=ends.control)
         self._gone = asyncio.Event()
@@ -71,7 +68,8 @@ class EngineProcess:
 
     async def _beat(self) -> None:
         await self._control.wait_open()
-        self._channel = Channel(self._data, self._served.received, lambda _: self._gone.set())
+        channel = Channel(self._data, self._served.received, lambda _: self._gone.set())
+        self._served.connect(channel)
         self._control.tell("hello")
         beats = 0
         while True:
@@ -91,10 +89,6 @@ class EngineProcess:
             for version in self._served.versions.values()
             if (seconds := version.port.stuck_for())
         )
-
-    def _open_channel(self) -> Channel:
-        assert self._channel is not None
-        return self._channel
 
     def _told(self, fact: Question) -> None:
         if fact.what == "stop_following":

@@ -114,6 +114,7 @@ class Calls:
             self.slots.free(slot)
             raise
         ticket.layout, ticket.slot, ticket.done, ticket.state = layout, slot, done, QUEUED
+        ticket.outputs_at = slot.offset + inputs
         if self._channel is not None and port.number:
             self._send(ticket, self._channel)
         else:

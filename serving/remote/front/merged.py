@@ -116,7 +116,7 @@ class MergedCatalogue(Catalogue):
             return VersionEntry(state, _reason(state, held))
         if state is not State.READY:
             state = State.LOADING  # its calls wait
-        newest = max(models, key=lambda port: (port.live, port.born))
+        newest = max(models, key=lambda port: (port.live, port.serial))
         self._models[key] = models
         self._spread.setdefault(key, Spread()).over([p for p in models if p.is_as(newest)])
         return VersionEntry(state, _reason(state, held), models[newest])

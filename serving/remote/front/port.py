@@ -30,6 +30,8 @@ _MARGIN = 4
 _MAX_PRIORITY = 0xFFFF
 
 
+_serials = itertools.count()
+
 # Fetches the newest batches of a version.
 Recent = Callable[["RemotePort"], Awaitable[Sequence[BatchRecord]]]
 
@@ -40,7 +42,7 @@ class RemotePort(BatchPort):
     number: its name in records; 0 while no engine process serves it.
     successor: the port that has taken the calls of this one over; None where none has.
     spread: the ports of the version in all engine processes; None where there is one.
-    born: monotonic seconds since when it is there.
+    serial: its number among all ports, in their order.
     open_rows: rows of calls without an outcome.
     recent: fetches the newest batches.
     """
@@ -57,7 +59,7 @@ class RemotePort(BatchPort):
         self.number = number
         self.successor: RemotePort | None = None
         self.spread: Spread | None = None
-        self.born = time.monotonic()
+        self.serial = next(_serials)
         self.calls = calls
         self._recent = recent
         self._closed = False
@@ -66,6 +68,7 @@ class RemotePort(BatchPort):
         self._idle = asyncio.Event()
         self._idle.set()
         self._table = LatencyTable(facts.latency) if facts.latency else None
+        self._newest = 0.0
         self._inputs: dict[int, Layout | None] = {}
         self._outputs: dict[int, Layout | None] = {}
 
@@ -256,8 +259,9 @@ class RemotePort(BatchPort):
     # Times.
 
     def ran(self, rows: int, seconds: float) -> None:
-        """Corrects predictions by a batch."""
-        if self._table is not None:
+        """Corrects predictions by a batch, of which each of its calls tells."""
+        if self._table is not None and seconds != self._newest:
+            self._newest = seconds
             self._table.observe(rows, seconds)
 
     def shortest(self) -> float:

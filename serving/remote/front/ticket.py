@@ -13,7 +13,7 @@ from serving.base.errors import (
     Shed,
 )
 from serving.batching.ticket import Answer, Ticket
-from serving.remote.outputs import outputs_in, outputs_in_file
+from serving.remote.outputs import copied, outputs_in, outputs_in_file
 from serving.remote.records import (
     ANSWER,
     DESCRIBED,
@@ -25,7 +25,7 @@ from serving.remote.records import (
     error_of,
 )
 from serving.remote.slots import Slot
-from serving.remote.tensors import PAGE, Layout, aligned
+from serving.remote.tensors import Layout
 
 if TYPE_CHECKING:
     from serving.remote.front.port import RemotePort
@@ -41,7 +41,8 @@ class RemoteTicket(Ticket):
     port: the version that it is for.
     timeout: as its caller gave it.
     reserved_by: the engine process that holds a place for it; 0 for none.
-    layout, room: where its inputs lie in the slot, and the bytes for outputs behind them.
+    layout: where its inputs lie in the slot.
+    outputs_at, room: where the memory for its outputs begins in the slab, and its bytes.
     crashes: engine processes that died while it ran.
     delayed: it has waited for an engine process.
     caller: as `BatchPort.admit` has it.
@@ -49,12 +50,13 @@ class RemoteTicket(Ticket):
     """
 
     __slots__ = (
-        "caller", "crashes", "delayed", "layout", "number", "port", "reserved_by", "room", "slot",
-        "timeout", "until",
+        "caller", "crashes", "delayed", "layout", "number", "outputs_at", "port", "reserved_by",
+        "room", "slot", "timeout", "until",
     )  # fmt: skip
 
     layout: Layout
     slot: Slot
+    outputs_at: int
 
     def __init__(
         self,
@@ -74,11 +76,6 @@ class RemoteTicket(Ticket):
         self.delayed = False
         self.until = math.inf
 
-    @property
-    def outputs_at(self) -> int:
-        """Where the memory for its outputs begins in the slab."""
-        return self.slot.offset + aligned(self.layout.size, PAGE)
-
     def is_at(self, record: Record) -> bool:
         """Whether a record names the memory of this call."""
         slot = self.slot
@@ -92,13 +89,17 @@ class RemoteTicket(Ticket):
                 raise BadRecord(f"{len(files)} files for an answer")
             outputs = outputs_in_file(files[0], record.size)
         else:
-            layout = None
+            layout, room = None, self.room
             if not record.flags & DESCRIBED:
                 layout = self.port.output_layout(self.rows)
-            if max(record.size, layout.size if layout is not None else 0) > self.room:
-                raise BadRecord(f"outputs of {record.size} bytes in {self.room}")
-            memory = self.slot.slab.memory
-            outputs = outputs_in(memory, self.outputs_at, record.size, layout)
+            if record.size > room or (layout is not None and layout.size > room):
+                raise BadRecord(f"outputs of {record.size} bytes in {room}")
+            slab, base = self.slot.slab, self.outputs_at
+            if layout is None:
+                outputs = outputs_in(slab.memory, base, record.size)
+            else:
+                key = (self.port.serial, base, self.rows)
+                outputs = copied(slab.views.of(key, base, layout))
         timing = self.timing
         timing.queue, timing.infer = record.deadline, record.timeout
         timing.batch_size = record.rows

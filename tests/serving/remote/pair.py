@@ -50,9 +50,10 @@ class Pair:
         self.flight = recorder_file()
         self.channel = Channel(front, self.calls.received, self.reasons.append)
         flight = FlightRecorder(os.dup(self.flight))
-        self.served = served = Served(lambda: channel, flight, lambda _: None)
+        self.served = Served(flight, lambda _: None)
         # A batch that still runs when the side "dies" answers on its own channel.
-        self.back = channel = Channel(back, served.received, self.reasons.append)
+        self.back = Channel(back, self.served.received, self.reasons.append)
+        self.served.connect(self.back)
         proto = text_format.Parse(CONFIG % self.policy, model_config_pb2.ModelConfig())
         config = from_proto(proto, Path("doubles/config.pbtxt"))
         self.batcher = DynamicBatcher(
