@@ -44,6 +44,7 @@ class Pair:
         self.facts: ModelFacts | None = None
         self.port: RemotePort | None = None
         self.reasons: list[str] = []
+        self._made: list[tuple[FakeEngine, DynamicBatcher]] = []
 
     def start(self) -> None:
         front, back = channel_pair()
@@ -61,6 +62,7 @@ class Pair:
             instances=1, latency=LatencyTable(self.latency, [1, 8]), metrics=EngineMetrics(),
             turns=CoreTurns(1), cores=1,
         )  # fmt: skip
+        self._made.append((self.engine, self.batcher))
         self.facts = ModelFacts(
             config, "1", "fake", "fp32", None, self.engine.inputs, self.engine.outputs,
             latency=self.batcher.latency,
@@ -71,6 +73,13 @@ class Pair:
         if old is not None:
             old.replaced_by(self.port)
         self.calls.bound(self.port)
+
+    async def end(self) -> None:
+        """Ends all engine sides that there were, once they have answered."""
+        for engine, batcher in self._made:
+            engine.hold.set()
+            await batcher.drain(5)
+            batcher.close()
 
     def die(self) -> None:
         """As after kill -9."""
@@ -110,9 +119,7 @@ async def pair(policy: str = "", latency: dict[int, float] | None = None) -> Asy
     made = Pair(policy, latency or {})
     made.start()
     yield made
-    made.engine.hold.set()
-    await made.batcher.drain(5)
-    made.batcher.close()
+    await made.end()
     await made.until(lambda: made.states() == (0, 0))
     made.channel.close()
     made.back.close()

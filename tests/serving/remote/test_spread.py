@@ -75,10 +75,8 @@ class Two:
 async def two(latency: dict[int, float] | None = None) -> AsyncIterator[Two]:
     made = Two(latency or {})
     yield made
-    made.go_on()
     for side in made.sides:
-        await side.batcher.drain(5)
-        side.batcher.close()
+        await side.end()
     await made.sides[0].until(lambda: made.sides[0].states()[0] == 0)
     for side in made.sides:
         assert side.states() == (0, 0)
