@@ -24,12 +24,13 @@ def described(record: logging.LogRecord) -> dict[str, Any]:
     }
 
 
-def write(line: Mapping[str, Any]) -> None:
-    """Logs a line that `described` made, in this process. Raises ValueError for another value."""
+def write(line: Mapping[str, Any], about: Mapping[str, str] | None = None) -> None:
+    """Logs a line that `described` made, in this process, with fields about the other one. Raises
+    ValueError for another value."""
     try:
         logger = logging.getLogger(str(line["name"]))
         level, text = int(line["level"]), str(line["text"])
         if logger.isEnabledFor(level):
-            logger.log(level, "%s", text, extra=line["extra"])
+            logger.log(level, "%s", text, extra={**line["extra"], **(about or {})})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"a log line that cannot be read: {error}") from error

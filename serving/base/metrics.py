@@ -14,6 +14,7 @@ from serving.base.counting.sums import (
     C,
     Count,
     Duration,
+    Highest,
     Histogram,
     Levels,
     Share,
@@ -258,11 +259,13 @@ class EngineMetrics(Share):
             "convserve_model_ready",
             "1 while a version serves, 0 while it loads, has failed or drains.",
             _VERSION,
+            Highest,
         )
         self.model_accuracy = Levels(
             "convserve_model_accuracy_ratio",
             "Accuracy that the served variant was published with (top-1, mean IoU).",
             (*_VERSION, "variant", "engine"),
+            Highest,
         )
         self.model_device_memory = Levels(
             "convserve_model_device_memory_bytes",

@@ -3,6 +3,7 @@
 import bisect
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def write_cached(path: Path, seconds: Mapping[int, float]) -> None:
     """Keeps a measurement. Where the cache cannot be written, the next start measures again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # others may measure the same
         partial.write_text(json.dumps(dict(seconds)))
         partial.replace(path)
     except OSError:

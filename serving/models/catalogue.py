@@ -61,6 +61,8 @@ class VersionEntry:
 
 # What is said of a model that the server has found and not tried yet.
 WAITING = "waiting to be loaded"
+# What an engine process says of a model all of whose instances are on GPUs of others.
+ELSEWHERE = "its instances are on GPUs of other engine processes"
 
 
 @dataclass

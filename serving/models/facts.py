@@ -29,6 +29,7 @@ class ModelFacts:
     device_bytes: GPU memory that the engine reports; 0 where it reports none.
     max_image_pixels: the largest image that is decoded for it.
     signed_by: ids of the trusted keys that have signed it; empty where nothing asks for any.
+    files: differs where the files differ that it was loaded from.
     """
 
     config: ModelConfig
@@ -44,6 +45,7 @@ class ModelFacts:
     device_bytes: int = 0
     max_image_pixels: int = 64_000_000
     signed_by: tuple[str, ...] = ()
+    files: str = ""
 
     @classmethod
     def from_json(cls, text: bytes) -> "ModelFacts":

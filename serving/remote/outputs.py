@@ -17,11 +17,15 @@ from serving.remote.tensors import (
 )
 
 
-def outputs_in(memory: Memory, base: int, size: int, layout: Layout | None) -> dict[str, Array]:
-    """Copies of the outputs in memory, which a description in `size` bytes locates where no layout
-    is known. Raises BadRecord."""
-    found = read(memory, base, layout or described_layout(memory, base, size))
-    return {name: array.copy() for name, array in found.items()}
+def outputs_in(memory: Memory, base: int, size: int) -> dict[str, Array]:
+    """Copies of the outputs in memory, which a description in `size` bytes locates. Raises
+    BadRecord."""
+    return copied(read(memory, base, described_layout(memory, base, size)))
+
+
+def copied(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs that belong to the caller."""
+    return {name: array.copy() for name, array in outputs.items()}
 
 
 def outputs_in_file(file: int, size: int) -> dict[str, Array]:
@@ -29,7 +33,7 @@ def outputs_in_file(file: int, size: int) -> dict[str, Array]:
     if not 0 < size <= os.fstat(file).st_size:
         raise BadRecord(f"a file of outputs that has not {size} bytes")
     with mmap.mmap(file, size) as memory:
-        return outputs_in(memory, 0, size, None)
+        return outputs_in(memory, 0, size)
 
 
 def fits(layout: Layout, outputs: Mapping[str, Array]) -> bool:

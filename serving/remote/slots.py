@@ -15,7 +15,7 @@ from enum import Enum, auto
 
 from serving.base.errors import QueueFull
 from serving.remote.records import BadRecord
-from serving.remote.tensors import PAGE, aligned
+from serving.remote.tensors import PAGE, Views, aligned
 
 # Bytes of a slab, unless one slot takes more. More make fewer files, fewer are sooner given back.
 _SLAB_BYTES = 8 << 20
@@ -44,6 +44,7 @@ class Slab:
 
     number: its name in records.
     used: slots that are not free.
+    views: the arrays in it.
     """
 
     def __init__(self, number: int, size: int, count: int) -> None:
@@ -52,6 +53,7 @@ class Slab:
         self.file = sealed_memory("convserve-slab", size * count)
         try:
             self.memory = mmap.mmap(self.file, size * count)
+            self.views = Views(self.memory)
         except BaseException:
             os.close(self.file)
             raise
@@ -59,6 +61,7 @@ class Slab:
     def close(self) -> None:
         """Frees it, as soon as no array lies in it any more."""
         os.close(self.file)
+        self.views.clear()
         with contextlib.suppress(BufferError):
             self.memory.close()
 
@@ -78,22 +81,26 @@ class Slot:
         self.state = SlotState.FREE
 
 
+Told = Callable[[Slab], None]
+
+
 class Slots:
     """All slots of a front.
 
     limit: bytes of all slabs together.
-    added, removed: told of a new slab before its first slot is taken, and of one that goes.
     """
 
-    def __init__(
-        self, limit: int, added: Callable[[Slab], None], removed: Callable[[Slab], None]
-    ) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._added, self._removed = added, removed
+        self._watchers: list[tuple[Told, Told]] = []
         self.slabs: dict[int, Slab] = {}
         self.bytes = 0
         self._free: dict[int, list[Slot]] = {}
         self._last = 0
+
+    def watch(self, added: Told, removed: Told) -> None:
+        """Tells of each new slab before its first slot is taken, and of each one that goes."""
+        self._watchers.append((added, removed))
 
     def take(self, size: int) -> Slot:
         """A slot of at least `size` bytes, FILLING. Raises QueueFull where memory is used up."""
@@ -107,7 +114,7 @@ class Slots:
         return slot
 
     def lend(self, slot: Slot) -> None:
-        """Gives a slot to the engine process."""
+        """Gives a slot to an engine process."""
         slot.generation = (slot.generation + 1) & 0xFFFFFFFF
         slot.state = SlotState.LENT
 
@@ -146,14 +153,16 @@ class Slots:
         self._last += 1
         slab = self.slabs[self._last] = Slab(self._last, size, count)
         self.bytes += size * count
-        self._added(slab)
+        for added, _ in self._watchers:
+            added(slab)
         return [Slot(slab, index) for index in reversed(range(count))]
 
     def _remove(self, slab: Slab) -> None:
         self._free[slab.size] = [s for s in self._free[slab.size] if s.slab is not slab]
         del self.slabs[slab.number]
         self.bytes -= slab.size * slab.count
-        self._removed(slab)
+        for _, removed in self._watchers:
+            removed(slab)
         slab.close()
 
 
@@ -168,6 +177,7 @@ class MappedSlab:
             if not sealed or not 0 < size * count == os.fstat(file).st_size or size % PAGE:
                 raise BadRecord(f"a slab of {count} slots of {size} bytes in another file")
             self.memory = mmap.mmap(file, size * count)
+            self.views = Views(self.memory)
         except (OSError, ValueError, OverflowError) as error:
             raise BadRecord(f"a file that is no slab: {error}") from error
 

@@ -5,9 +5,10 @@ to, is a model with a problem, and no other model is the worse for it.
 """
 
 import errno
+import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,6 +116,11 @@ def scan_model(path: Path) -> ModelFolder:
     # Hidden files are left out: editors keep their own beside an edited file.
     shown = [file for file in beside if not file.name.startswith(".")]
     return ModelFolder(path.name, path, _stamp(shown, path), dict(sorted(versions.items())))
+
+
+def digest(stamps: Sequence[Stamp]) -> str:
+    """A short text that differs where stamps differ."""
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
 
 
 def is_version(name: str) -> bool:

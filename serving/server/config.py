@@ -84,6 +84,13 @@ class ServerConfig(BaseModel):
         description="Run engines in a process of their own, whose crash costs no call; by default "
         "where there is a GPU.",
     )
+    engine_processes: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="How many there are, with --engine-process; 0 takes one for each GPU, or "
+        "where there is none for each NUMA node.",
+    )
     build_plans: bool = Field(
         False, description="Make TensorRT plans for this GPU in the background, and switch to them."
     )

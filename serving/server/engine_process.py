@@ -44,11 +44,8 @@ class EngineProcess:
     def __init__(self, ends: Ends) -> None:
         self._control = Control(self._told, self._asked)
         self._data = socket.socket(fileno=ends.data)
-        self._channel: Channel | None = None
         self._metrics = EngineMetrics()
-        self._served = Served(
-            self._open_channel, FlightRecorder(ends.flight), self._metrics.cancelled.count
-        )
+        self._served = Served(FlightRecorder(ends.flight), self._metrics.cancelled.count)
         self._runtime: Runtime | None = None
         self._front = socket.socket(fileno=ends.control)
         self._gone = asyncio.Event()
@@ -71,7 +68,8 @@ class EngineProcess:
 
     async def _beat(self) -> None:
         await self._control.wait_open()
-        self._channel = Channel(self._data, self._served.received, lambda _: self._gone.set())
+        channel = Channel(self._data, self._served.received, lambda _: self._gone.set())
+        self._served.connect(channel)
         self._control.tell("hello")
         beats = 0
         while True:
@@ -92,10 +90,6 @@ class EngineProcess:
             if (seconds := version.port.stuck_for())
         )
 
-    def _open_channel(self) -> Channel:
-        assert self._channel is not None
-        return self._channel
-
     def _told(self, fact: Question) -> None:
         if fact.what == "stop_following":
             if self._runtime is not None:
@@ -112,8 +106,12 @@ class EngineProcess:
                 await self._start(fields)
             case "load":
                 starting = bool(fields.get("starting"))
-                override = override_of(question)
-                await self._loading().loader.load(fields["name"], override, starting=starting)
+                await self._loading().loader.load(
+                    fields["name"],
+                    override_of(question),
+                    starting=starting,
+                    files=str(fields.get("files", "")),
+                )
             case "unload":
                 await self._loading().loader.unload(fields["name"])
             case "sums":
@@ -134,8 +132,15 @@ class EngineProcess:
         config = ServerConfig.model_validate(fields["settings"])
         threads = ThreadPoolExecutor(1)  # of models, which here decode nothing
         catalogue = ReportedCatalogue(config.model_repository, threads, self._served, self._control)
+        gpus = fields.get("gpus")
         try:
-            self._runtime = Runtime(config, catalogue, self._metrics)
+            self._runtime = Runtime(
+                config,
+                catalogue,
+                self._metrics,
+                tuple(gpus) if gpus is not None else None,
+                int(fields.get("gpu_count", 0)),
+            )
         except StartError as error:  # files that were in order when the front began
             logger.error("the engine process cannot start", extra={"reason": str(error)})
             asyncio.get_running_loop().call_later(_BEAT_SECONDS, self._gone.set)

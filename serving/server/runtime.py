@@ -62,8 +62,16 @@ class Runtime:
     looked: set once it has tried to load each model.
     """
 
-    def __init__(self, config: ServerConfig, catalogue: Catalogue, metrics: EngineMetrics) -> None:
-        """Raises StartError for keys that cannot be used."""
+    def __init__(
+        self,
+        config: ServerConfig,
+        catalogue: Catalogue,
+        metrics: EngineMetrics,
+        gpus: tuple[int, ...] | None = None,
+        gpu_count: int = 0,
+    ) -> None:
+        """gpus, gpu_count: as LoadSettings have them. Raises StartError for keys that cannot be
+        used."""
         self._config = config
         self._catalogue = catalogue
         self._cache_dir = open_cache(config.cache_dir)
@@ -81,12 +89,15 @@ class Runtime:
                 strict_config=config.strict_config,
                 max_image_pixels=config.max_image_pixels,
                 memory_bytes=config.memory_bytes,
+                gpus=gpus,
+                gpu_count=gpu_count,
             ),
             metrics,
             catalogue,
             config.drain_seconds,
             self._signed,
         )
+        self._shared = gpus is not None
         self.looked = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -106,7 +117,12 @@ class Runtime:
         if self._config.build_plans and self._cache_dir is not None:
             repository = self._config.model_repository
             building = PlanBuilding(
-                self._catalogue, self.loader, repository, self._cache_dir, self._signed
+                self._catalogue,
+                self.loader,
+                repository,
+                self._cache_dir,
+                self._signed,
+                shared=self._shared,
             )
             self._run(building.run())
 

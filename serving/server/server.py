@@ -5,16 +5,20 @@ import logging
 import os
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from serving.base.counting.sums import Share
 from serving.base.counting.totals import Totals
 from serving.base.machine.cpu import core_count
 from serving.base.machine.files import connections_within, raise_file_limit
-from serving.base.machine.nvml import unavailable_reason, usages
+from serving.base.machine.nvml import gpus, unavailable_reason, usages
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.models.catalogue import Catalogue
+from serving.remote.front.engines import Engines
+from serving.remote.front.merged import MergedCatalogue
+from serving.remote.front.seats import TooManyEngines, seats
 from serving.remote.front.supervisor import Supervisor
+from serving.remote.slots import Slots
 from serving.server.config import ServerConfig, StartError
 from serving.server.runtime import Runtime, followed_keys, settle_process
 from serving.server.wires import LAST_SECONDS, Addresses, Wires
@@ -38,20 +42,18 @@ class Server:
         keys = followed_keys(config, metrics.access_failures)  # those who load follow their own
         if keys is not None and not keys.content:
             raise StartError(f"--require-signature: {config.require_signature} holds no key")
-        catalogue = Catalogue(config.model_repository, self._decoders, metrics)
-        self._runtime: Runtime | Supervisor
-        share: Share
-        processes: Supervisor | None = None
+        self._runtime: Runtime | Supervisor | Engines
+        processes: Supervisor | Engines | None = None
+        shares: tuple[Share, ...]
         if _apart(config):
-            settings = config.model_dump(mode="json")
-            self._runtime = processes = Supervisor(
-                ENGINE_MODULE, settings, catalogue, metrics, config.memory_bytes
-            )
-            share = processes.share
+            self._runtime = processes = _processes(config, self._decoders, metrics)
+            catalogue, shares = processes.catalogue, processes.shares
         else:
+            catalogue = Catalogue(config.model_repository, self._decoders, metrics)
             share = EngineMetrics()
+            shares = (share,)
             self._runtime = Runtime(config, catalogue, share)
-        self.totals = Totals(metrics, share)
+        self.totals = Totals(metrics, *shares)
         self.totals.watch_gpus(usages)
         self.wires = Wires(config, catalogue, self._runtime.loader, metrics, self.totals, processes)
 
@@ -108,6 +110,28 @@ def _apart(config: ServerConfig) -> bool:
     if config.engine_process is None:
         return unavailable_reason() is None
     return config.engine_process
+
+
+def _processes(
+    config: ServerConfig, decoders: Executor, metrics: FrontMetrics
+) -> Supervisor | Engines:
+    """The engine processes. Raises StartError for too many."""
+    try:
+        found = seats(
+            config.engine_processes,
+            gpus() if unavailable_reason() is None else (),
+            threads=config.threads,
+            memory_bytes=config.memory_bytes,
+        )
+    except TooManyEngines as error:
+        raise StartError(f"--engine-processes {config.engine_processes}: {error}") from error
+    settings, slots = config.model_dump(mode="json"), Slots(config.memory_bytes)
+    repository = config.model_repository
+    if len(found) == 1:
+        catalogue = Catalogue(repository, decoders, metrics)
+        return Supervisor(ENGINE_MODULE, settings, catalogue, metrics, slots)
+    merged = MergedCatalogue(repository, decoders, metrics, [seat.name for seat in found])
+    return Engines(ENGINE_MODULE, settings, merged, metrics, slots, found)
 
 
 def _within_file_limit(config: ServerConfig) -> ServerConfig:

@@ -92,7 +92,7 @@ def test_what_serves_outlives_every_end_of_a_loader_process(beside: Beside) -> N
         loading.result(START_SECONDS)
     assert beside.answers()
     beside.load().result(START_SECONDS)
-    assert beside.server.chosen()["colours"][0] == "default"
+    beside.server.wait_for_log("model ready", model="colours", variant="default")
     assert all(set(line) > {"time", "level", "logger"} for line in beside.server.log)
 
 

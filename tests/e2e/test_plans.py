@@ -28,7 +28,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     running: list[ServerProcess] = []
 
     def start(repository: Path, *flags: str, **settings: str) -> ServerProcess:
-        env = fake_gpu.environment(**settings)
+        env = {"CONVSERVE_ENGINE_PROCESSES": "1", **fake_gpu.environment(**settings)}
         running.append(ServerProcess(repository, *flags, cache=tmp_path / "cache", env=env))
         return running[-1]
 
@@ -120,10 +120,13 @@ def test_a_plan_for_fewer_images_than_there_are_samples_passes_the_self_check(
 
 def test_build_plans_serves_at_once_and_switches(tmp_path: Path, start: Start) -> None:
     publish(tmp_path / "models")
-    server = start(tmp_path / "models", "--build-plans").wait_ready()
+    server = start(tmp_path / "models", "--build-plans", "--engine-processes", "2").wait_ready()
     server.wait_for_log("model ready", variant="fp32")
     assert variant_of(server) in ("fp32", "fp32-sm90")
-    server.wait_for_log("model ready", variant="fp32-sm90", engine="tensorrt")
+    for number in range(2):
+        process = f"engine {number}"
+        switched = {"variant": "fp32-sm90", "engine": "tensorrt", "engine_process": process}
+        server.wait_for_log("model ready", **switched)
     assert variant_of(server) == "fp32-sm90"
     assert server.terminate() == 0
 

@@ -1,4 +1,4 @@
-"""A front without ports over a real engine process."""
+"""A front without ports over real engine processes, one or several."""
 
 import asyncio
 import os
@@ -18,7 +18,11 @@ from serving.base.errors import ServingError
 from serving.base.metrics import FrontMetrics
 from serving.models.catalogue import Catalogue
 from serving.models.servable import CallOptions
+from serving.remote.front.engines import Engines
+from serving.remote.front.merged import MergedCatalogue
+from serving.remote.front.seats import seats
 from serving.remote.front.supervisor import Supervisor
+from serving.remote.slots import Slots
 from serving.server.config import ServerConfig
 from serving.server.server import ENGINE_MODULE
 
@@ -26,19 +30,14 @@ SECONDS = 60.0
 
 
 @dataclass
-class Apart:
-    """Both sides, as a test looks at them."""
+class Front:
+    """The front's side, as a test looks at it."""
 
-    supervisor: Supervisor
+    processes: Supervisor | Engines
+    slots: Slots
     catalogue: Catalogue
     metrics: FrontMetrics
     totals: Totals
-
-    @property
-    def pid(self) -> int:
-        """The engine process."""
-        assert self.supervisor.child is not None
-        return self.supervisor.child.pid
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Returns when it holds."""
@@ -48,15 +47,7 @@ class Apart:
 
     async def ready(self) -> None:
         """Returns when everything serves."""
-        await self.until(lambda: self.supervisor.ready() and self.catalogue.ready(strict=True))
-
-    async def kill(self) -> None:
-        """Kills the engine process; returns when the front knows that it is dead."""
-        child = self.supervisor.child
-        assert child is not None
-        os.kill(child.pid, 9)
-        await asyncio.shield(child.ended)
-        await self.until(lambda: not self.supervisor.ready())
+        await self.until(lambda: self.processes.ready() and self.catalogue.ready(strict=True))
 
     async def logits(self, colour: np.ndarray, **options: Any) -> np.ndarray:
         """The answer of the model `colours` to an image of one colour, uint8 [3]."""
@@ -66,13 +57,73 @@ class Apart:
         return answer.outputs["logits"][0]
 
     def lent(self) -> int:
-        """Slots that the engine process may use."""
-        return sum(slab.used for slab in self.supervisor.calls.slots.slabs.values())
+        """Slots that an engine process may use."""
+        return sum(slab.used for slab in self.slots.slabs.values())
+
+
+@dataclass
+class Apart(Front):
+    """A front with one engine process."""
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Keeps it running."""
+        assert isinstance(self.processes, Supervisor)
+        return self.processes
+
+    @property
+    def pid(self) -> int:
+        """The engine process."""
+        return pid_of(self.supervisor)
+
+    async def kill(self) -> None:
+        """Kills the engine process; returns when the front knows that it is dead."""
+        await kill(self, self.supervisor)
+
+
+@dataclass
+class Several(Front):
+    """A front with two engine processes."""
+
+    @property
+    def engines(self) -> list[Supervisor]:
+        """Keep one each running."""
+        assert isinstance(self.processes, Engines)
+        return self.processes.engines
+
+    async def whole(self) -> None:
+        """Returns when everything serves in both."""
+        await self.ready()
+        await self.until(
+            lambda: all(each.ready() and each.catalogue.ready(True) for each in self.engines)
+        )
+
+
+def pid_of(engine: Supervisor) -> int:
+    """The engine process that runs now."""
+    assert engine.child is not None
+    return engine.child.pid
+
+
+async def kill(front: Front, engine: Supervisor) -> None:
+    """Kills an engine process; returns when the front knows that it is dead."""
+    child = engine.child
+    assert child is not None
+    os.kill(child.pid, 9)
+    await asyncio.shield(child.ended)
+    await front.until(lambda: not engine.ready())
 
 
 def expected_logits(colour: np.ndarray) -> np.ndarray:
     """The right answer."""
     return colour.astype(np.float32) * 10 / 255
+
+
+def _config(repository: Path, cache: Path, settings: dict[str, Any]) -> ServerConfig:
+    return ServerConfig(
+        model_repository=repository, cache_dir=cache, engine="onnxruntime", drain_seconds=5,
+        **settings,
+    )  # fmt: skip
 
 
 @asynccontextmanager
@@ -85,27 +136,46 @@ async def apart(
     **settings: Any,
 ) -> AsyncIterator[Apart]:
     """Serves a repository. module: runs the engine process."""
-    config = ServerConfig(
-        model_repository=repository, cache_dir=cache, engine="onnxruntime", drain_seconds=5,
-        **settings,
-    )  # fmt: skip
-    metrics = FrontMetrics()
+    config = _config(repository, cache, settings)
+    metrics, slots = FrontMetrics(), Slots(config.memory_bytes)
     with ThreadPoolExecutor(2) as decoders:
         catalogue = Catalogue(repository, decoders, metrics)
-        supervisor = Supervisor(
-            module,
-            config.model_dump(mode="json"),
-            catalogue,
-            metrics,
-            config.memory_bytes,
-            hung_seconds,
-        )
+        told = config.model_dump(mode="json")
+        supervisor = Supervisor(module, told, catalogue, metrics, slots, hung_seconds)
         supervisor.start()
         try:
-            yield Apart(supervisor, catalogue, metrics, Totals(metrics, supervisor.share))
+            totals = Totals(metrics, *supervisor.shares)
+            yield Apart(supervisor, slots, catalogue, metrics, totals)
             await supervisor.close()
         finally:
             await supervisor.ended()
+
+
+@asynccontextmanager
+async def several(
+    repository: Path,
+    cache: Path,
+    *,
+    module: str = ENGINE_MODULE,
+    hung_seconds: int = 30,
+    **settings: Any,
+) -> AsyncIterator[Several]:
+    """Serves a repository with two engine processes, as `apart` does with one."""
+    config = _config(repository, cache, {"threads": 2, **settings})
+    metrics, slots = FrontMetrics(), Slots(config.memory_bytes)
+    made = seats(2, (), threads=2, memory_bytes=config.memory_bytes)
+    with ThreadPoolExecutor(2) as decoders:
+        names = [seat.name for seat in made]
+        catalogue = MergedCatalogue(repository, decoders, metrics, names)
+        told = config.model_dump(mode="json")
+        engines = Engines(module, told, catalogue, metrics, slots, made, hung_seconds)
+        engines.start()
+        try:
+            totals = Totals(metrics, *engines.shares)
+            yield Several(engines, slots, catalogue, metrics, totals)
+            await engines.close()
+        finally:
+            await engines.ended()
 
 
 def open_files() -> int:
@@ -124,7 +194,7 @@ def memory_files() -> int:
     return found
 
 
-async def mixed_calls(front: Apart, seed: int, outcomes: Counter[str], over: asyncio.Event) -> None:
+async def mixed_calls(front: Front, seed: int, outcomes: Counter[str], over: asyncio.Event) -> None:
     """One caller of a mixed load: some calls are cancelled, some have little time. Each counts as
     accepted and by its outcome; an answer that is not that of its own image is wrong."""
     rng = np.random.default_rng(seed)

@@ -193,11 +193,27 @@ class Level:
         self.value += numbers[0]
 
 
+class Highest(Level):
+    """A number that is the same in each process that has it."""
+
+    __slots__ = ()
+
+    def add(self, numbers: Sequence[float]) -> None:
+        """The higher of the two."""
+        self.value = max(self.value, numbers[0])
+
+
 class Levels(Sums[Level]):
     """Numbers that rise and fall. They end with their process, whose other sums stay."""
 
-    def __init__(self, name: str, documentation: str, names: Sequence[str] = ()) -> None:
-        super().__init__(name, documentation, names, Level)
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        names: Sequence[str] = (),
+        make: Callable[[], Level] = Level,
+    ) -> None:
+        super().__init__(name, documentation, names, make)
 
     def remove(self, *values: str) -> None:
         """Takes a level out, where it is there."""

@@ -77,6 +77,18 @@ class _Utilization(ctypes.Structure):
     _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
 
 
+class _Pci(ctypes.Structure):
+    _fields_ = (
+        ("bus_id_legacy", ctypes.c_char * 16),
+        ("domain", ctypes.c_uint),
+        ("bus", ctypes.c_uint),
+        ("device", ctypes.c_uint),
+        ("device_id", ctypes.c_uint),
+        ("subsystem_id", ctypes.c_uint),
+        ("bus_id", ctypes.c_char * 32),
+    )
+
+
 @functools.cache
 def gpus() -> tuple[Gpu, ...]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, in CUDA's order. Raises GpuUnavailable."""
@@ -106,6 +118,14 @@ def usages() -> list[GpuUsage]:
         return [_usage(_library(), gpu) for gpu in gpus()]
     except GpuUnavailable:
         return []
+
+
+def pci_address(gpu: Gpu) -> str:
+    """Its address as sysfs spells it ("0000:65:00.0"); empty where the driver does not tell."""
+    pci = _Pci()
+    if _library().nvmlDeviceGetPciInfo_v3(gpu.handle, ctypes.byref(pci)) != 0:
+        return ""
+    return f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}.0"
 
 
 def _usage(nvml: ctypes.CDLL, gpu: Gpu) -> GpuUsage:

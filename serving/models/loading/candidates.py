@@ -35,6 +35,8 @@ class LoadSettings:
     strict_config: config.pbtxt must exist and be complete; nothing is taken from the model file.
     max_image_pixels: the largest image that is decoded.
     memory_bytes: memory that all calls together may hold, and so the buffers of a model's batches.
+    gpus: the numbers in config.pbtxt of the GPUs of this process, of `gpu_count` that the server
+        has; None where it has all. In this process they have numbers from 0.
     """
 
     engine: str = "auto"
@@ -46,6 +48,8 @@ class LoadSettings:
     strict_config: bool = False
     max_image_pixels: int = 64_000_000
     memory_bytes: int = field(default_factory=memory_limit)
+    gpus: tuple[int, ...] | None = None
+    gpu_count: int = 0
 
 
 def open_cache(path: Path) -> Path | None:
@@ -130,7 +134,7 @@ def usable_engines(config: ModelConfig, settings: LoadSettings) -> tuple[list[st
         raise ModelLoadError(f"engine {settings.engine!r}: expected auto or one of {list(ENGINES)}")
     kind = config.placement.kind
     if kind == "gpu":
-        _check_gpus(config)
+        _check_gpus(config, settings)
     allowed = [
         name
         for name, entry in ENGINES.items()
@@ -155,12 +159,23 @@ def usable_engines(config: ModelConfig, settings: LoadSettings) -> tuple[list[st
     return usable, unusable
 
 
-def _check_gpus(config: ModelConfig) -> None:
+def is_placed_here(config: ModelConfig, settings: LoadSettings) -> bool:
+    """Whether this process has a GPU that instance_group names, or where it names none. One that
+    the server has not, its load refuses."""
+    named = config.placement.gpus
+    if settings.gpus is None or not named or max(named) >= settings.gpu_count:
+        return True
+    return not set(named).isdisjoint(settings.gpus)
+
+
+def _check_gpus(config: ModelConfig, settings: LoadSettings) -> None:
     """Raises ModelLoadError where instance_group names GPUs that are not there."""
     try:
         there = {device.index for device in nvml.gpus()}
     except nvml.GpuUnavailable as reason:
         raise EngineUnavailable(f"instance_group asks for KIND_GPU: {reason}") from reason
+    if settings.gpus is not None:
+        there = set(range(settings.gpu_count))
     missing = sorted(set(config.placement.gpus) - there)
     if missing:
         raise ModelLoadError(
@@ -200,7 +215,7 @@ def options_for(candidate: Candidate, config: ModelConfig, settings: LoadSetting
     if ENGINES[candidate.engine].device == "gpu":
         count = instances if config.placement.kind == "gpu" else max(_INSTANCES_PER_GPU, instances)
         everywhere = tuple(device.index for device in nvml.gpus() for _ in range(count))
-        devices = config.placement.gpus or everywhere
+        devices = _devices_here(config.placement.gpus, settings) or everywhere
         instances = len(devices)
     return EngineOptions(
         precision=candidate.precision,
@@ -211,3 +226,10 @@ def options_for(candidate: Candidate, config: ModelConfig, settings: LoadSetting
         devices=devices,
         graph_batch_sizes=config.placement.graph_batch_sizes if devices else (),
     )
+
+
+def _devices_here(named: tuple[int, ...], settings: LoadSettings) -> tuple[int, ...]:
+    """The instances on GPUs of this process, by its own numbers."""
+    if settings.gpus is None:
+        return named
+    return tuple(settings.gpus.index(number) for number in named if number in settings.gpus)

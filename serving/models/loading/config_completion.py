@@ -104,6 +104,15 @@ def as_it_lies(folder: ModelFolder, version: int) -> AbstractContextManager[Path
     return nullcontext(folder.path / str(version))
 
 
+def log_config(config: ModelConfig) -> None:
+    """Logs its warnings and the fields that were filled in."""
+    for warning in config.warnings:
+        logger.warning("config", extra={"model": config.name, "reason": warning})
+    if config.completed:
+        fields = list(config.completed)
+        logger.info("config completed", extra={"model": config.name, "fields": fields})
+
+
 def read_config(
     folder: ModelFolder,
     load: Describe = loaded_facts,

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serving.base.machine.heap import trim_heap
+from serving.base.metrics import EngineMetrics
 from serving.batching.port import BatchPort
 from serving.engines import Engine
 from serving.models.catalogue import Catalogue, ModelEntry
@@ -27,6 +28,21 @@ class LoadedVersion:
         """Those of its accuracy gauge: name, version, variant, engine."""
         facts = self.facts
         return facts.name, facts.version, facts.variant, facts.engine_name
+
+    def of_files(self, files: str) -> "LoadedVersion":
+        """The same; `files` tells the files that it was loaded from."""
+        return replace(self, facts=replace(self.facts, files=files))
+
+    def show(self, metrics: EngineMetrics, old: "LoadedVersion | None") -> None:
+        """Sets the gauges of the version, which serves in the place of an old one."""
+        facts = self.facts
+        metrics.model_ready.labels(facts.name, facts.version).set(1)
+        metrics.model_device_memory.labels(facts.name, facts.version).set(facts.device_bytes)
+        if old is not None:
+            metrics.model_accuracy.remove(*old.labels)
+        if facts.evidence is not None:
+            accuracy = facts.evidence.accuracy.value
+            metrics.model_accuracy.labels(*self.labels).set(accuracy)
 
     async def retire(self, seconds: float, catalogue: Catalogue | None = None) -> None:
         """Answers the accepted calls for so many seconds, and frees it.
@@ -58,6 +74,7 @@ class Holding:
     stamps: those of the config and of the folder that each of them comes from.
     overridden: whether a version of an override serves, and not the repository's own.
     apart: whether a loader process chooses in the load that is under way.
+    files: tells the files of its override from others; empty where it has none.
     lock: held during a load or unload.
     """
 
@@ -66,6 +83,7 @@ class Holding:
     stamps: dict[int, tuple[Stamp, Stamp]] = field(default_factory=dict)
     overridden: bool = False
     apart: bool = False
+    files: str = ""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def is_from(self, folder: ModelFolder) -> bool:

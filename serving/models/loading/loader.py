@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from serving.base.errors import InvalidInput, ModelLoadError, ServingError
 from serving.base.metrics import EngineMetrics
 from serving.engines import loaded_facts
-from serving.models.catalogue import Catalogue, ModelEntry, State, VersionEntry
-from serving.models.loading.candidates import LoadSettings
-from serving.models.loading.config_completion import Prepared, prepare
+from serving.models.catalogue import ELSEWHERE, Catalogue, ModelEntry, State, VersionEntry
+from serving.models.loading.candidates import LoadSettings, is_placed_here
+from serving.models.loading.config_completion import Prepared, log_config, prepare
 from serving.models.loading.load_thread import LoadThread
 from serving.models.loading.loaded import Holding, LoadedVersion
-from serving.repository.layout import ModelFolder, compare, scan
+from serving.repository.layout import ModelFolder, compare, digest, scan
 from serving.repository.model_config import ModelConfig
 
 if TYPE_CHECKING:  # it brings cryptography
@@ -114,6 +114,7 @@ class Loader:
         override: Mapping[str, str | bytes] | None = None,
         *,
         starting: bool = False,
+        files: str = "",
     ) -> None:
         """Loads or reloads a model: new versions come up beside the old ones and then take over.
 
@@ -122,6 +123,7 @@ class Loader:
 
         starting: it is part of a start, which is to be fast. Other loads happen in a loader process
             while something serves.
+        files: tells the files of an override from others.
         Raises ModelNotFound where there is no such folder, InvalidInput for a bad override,
         ModelLoadError where a version could not be loaded.
         """
@@ -129,7 +131,7 @@ class Loader:
         if override and name not in known and len(known) >= _MAX_MODELS:
             raise InvalidInput(f"this server has {len(known)} models; no load call may add one")
         task = asyncio.get_running_loop().create_task(
-            self._load(name, dict(override or {}), starting=starting)
+            self._load(name, dict(override or {}), starting=starting, files=files)
         )
         self._loads.add(task)
         task.add_done_callback(self._loaded)
@@ -149,7 +151,9 @@ class Loader:
         holding.stamps.clear()
         await self.load(name)
 
-    async def _load(self, name: str, override: dict[str, str | bytes], *, starting: bool) -> None:
+    async def _load(
+        self, name: str, override: dict[str, str | bytes], *, starting: bool, files: str
+    ) -> None:
         async with self._staging if override else nullcontext():
             strict = self._settings.strict_config
             apart = not starting and bool(self._loaded_versions())
@@ -157,37 +161,38 @@ class Loader:
             read = partial(prepare, strict=strict, signed=self._signed)
             prepared = await asyncio.to_thread(read, self._repository, name, override, describe)
             try:
-                await self._load_prepared(name, prepared, apart=apart)
+                await self._load_prepared(name, prepared, apart=apart, files=files)
             finally:
                 # The engines have read its files, or keep them mapped.
                 if prepared.staged is not None:
                     await asyncio.to_thread(prepared.staged.cleanup)
 
-    async def _load_prepared(self, name: str, prepared: Prepared, *, apart: bool) -> None:
+    async def _load_prepared(
+        self, name: str, prepared: Prepared, *, apart: bool, files: str
+    ) -> None:
         holding = self._holding(name)
         entry = holding.entry
         async with holding.lock:
-            holding.apart = apart
+            holding.apart, holding.files = apart, files
             entry.is_model = prepared.folder.is_model
             entry.state = State.UNAVAILABLE
             if isinstance(prepared.config, ModelLoadError):
                 entry.problem = str(prepared.config)
                 self._catalogue.changed()
                 raise prepared.config
-            self._log_config(prepared.config)
+            log_config(prepared.config)
             entry.problem = ""
+            if not is_placed_here(prepared.config, self._settings):
+                for version in list(entry.versions):
+                    self._retire(holding, name, version)
+                entry.problem = ELSEWHERE
+                self._catalogue.changed()
+                return
             try:
                 await self._bring_up(holding, prepared.folder, prepared.config)
             finally:
                 if holding.is_from(prepared.folder):
                     holding.overridden = prepared.staged is not None
-
-    def _log_config(self, config: ModelConfig) -> None:
-        for warning in config.warnings:
-            logger.warning("config", extra={"model": config.name, "reason": warning})
-        if config.completed:
-            fields = list(config.completed)
-            logger.info("config completed", extra={"model": config.name, "fields": fields})
 
     async def _bring_up(self, holding: Holding, folder: ModelFolder, config: ModelConfig) -> None:
         selected = config.version_policy.select(list(folder.versions))
@@ -237,6 +242,7 @@ class Loader:
                 self._metrics.model_ready.labels(folder.name, str(version)).set(0)
             self._catalogue.changed()
             return error
+        loaded = loaded.of_files(holding.files or digest(stamp))
         holding.serving[version], holding.stamps[version] = loaded, stamp
         self._take_over(holding.entry, loaded, old)
         return None
@@ -246,13 +252,7 @@ class Loader:
     ) -> None:
         facts = loaded.facts
         self._catalogue.serve(entry, facts, loaded.port)
-        self._metrics.model_ready.labels(facts.name, facts.version).set(1)
-        self._metrics.model_device_memory.labels(facts.name, facts.version).set(facts.device_bytes)
-        if old is not None:
-            self._metrics.model_accuracy.remove(*old.labels)
-        if facts.evidence is not None:
-            accuracy = facts.evidence.accuracy.value
-            self._metrics.model_accuracy.labels(*loaded.labels).set(accuracy)
+        loaded.show(self._metrics, old)
         self._catalogue.changed()
         # After the change: a front whose engine process this is serves the version before it logs.
         logger.info(

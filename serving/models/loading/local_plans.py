@@ -4,9 +4,12 @@ They are kept under CACHE/plans, a folder each; the repository stays as it is. T
 decides whether a plan may be served.
 """
 
+import fcntl
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +23,7 @@ ENGINE = "tensorrt"
 PLAN_FILE = "model.plan"
 RECORD_FILE = "plan.json"
 LOG_FILE = "build.log"
+LOCK_FILE = "lock"
 
 
 @dataclass(frozen=True)
@@ -149,11 +153,20 @@ def _key(source: Variant, profile: PlanProfile, version: str, device: Gpu) -> st
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
+@contextmanager
+def building(request: PlanRequest) -> Iterator[None]:
+    """Waits until no other process builds this plan. Raises OSError where the cache cannot be
+    written."""
+    request.folder.mkdir(parents=True, exist_ok=True)
+    with (request.folder / LOCK_FILE).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def build(request: PlanRequest, workspace_mib: int | None = None) -> PlanRecord:
     """Makes a plan and its record; the record appears last. Raises EngineUnavailable, and OSError
     where the cache cannot be written."""
     version = engine_version(ENGINE)
-    request.folder.mkdir(parents=True, exist_ok=True)
     plan = request.folder / PLAN_FILE
     cache_name = f"timing-{version}-{_kind(request.gpu)}.cache"
     build_plan(

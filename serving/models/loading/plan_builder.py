@@ -7,6 +7,7 @@ a crash ends its process.
 import asyncio
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,11 +84,12 @@ def _opener(cache_dir: Path, signers: str | None) -> Open:
 
 
 def _build_plan(request: PlanRequest, workspace_mib: int | None, *, force: bool) -> dict[str, Any]:
-    if request.is_built and not force:
-        return {"state": "there already"}
     try:
-        check_files(request.onnx, request.source)
-        record = local_plans.build(request, workspace_mib)
+        with local_plans.building(request):
+            if request.is_built and not force:
+                return {"state": "there already"}
+            check_files(request.onnx, request.source)
+            record = local_plans.build(request, workspace_mib)
     except ModelLoadError as error:
         return {"state": "failed", "reason": error.detail}
     except OSError as error:
@@ -97,7 +99,10 @@ def _build_plan(request: PlanRequest, workspace_mib: int | None, *, force: bool)
 
 
 class PlanBuilding:
-    """Builds the missing plans of every version that serves, one model at a time."""
+    """Builds the missing plans of every version that serves, one model at a time.
+
+    shared: other processes of the server build plans too, which this one then switches to.
+    """
 
     def __init__(
         self,
@@ -106,8 +111,11 @@ class PlanBuilding:
         repository: Path,
         cache_dir: Path,
         signed: "SignedVersions | None" = None,
+        *,
+        shared: bool,
     ) -> None:
         self._signed = signed
+        self._shared = shared
         self._catalogue = catalogue
         self._loader = loader
         self._repository = repository
@@ -148,6 +156,14 @@ class PlanBuilding:
             return ""
         return hashlib.sha256(content).hexdigest()
 
+    def _is_new(self, line: Mapping[str, Any]) -> bool:
+        """Whether a plan was made after the version was loaded."""
+        if line["state"] != "there already" or not self._shared:
+            return bool(line["state"] == "built")
+        served = self._catalogue.entry(line["model"]).versions.get(int(line["version"]))
+        model = served.model if served is not None else None
+        return model is not None and model.facts.engine_name != ENGINE
+
     async def _build(self, name: str) -> None:
         log.info("building plans", extra={"model": name})
         signers = None if self._signed is None else self._signed.pem
@@ -169,7 +185,7 @@ class PlanBuilding:
         failures = [f"{line['variant']}: {line['reason']}" for line in lines if "reason" in line]
         if failures:
             log.error("plans not built", extra={"model": name, "reason": "; ".join(failures)})
-        if not any(line["state"] == "built" for line in lines):
+        if not any(self._is_new(line) for line in lines):
             log.info("no new plans", extra={"model": name})
             return
         try:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from serving.base.errors import EngineError, ModelNotReady, ServingError
 from serving.base.tensor import Array
@@ -36,11 +36,13 @@ logger = logging.getLogger(__name__)
 class ServedVersion:
     """A version under its number.
 
+    max_rows: as its description has it, which computes it.
     left: set once the front lets no further calls in.
     """
 
-    def __init__(self, facts: ModelFacts, port: BatchPort) -> None:
-        self.facts, self.port = facts, port
+    def __init__(self, number: int, facts: ModelFacts, port: BatchPort) -> None:
+        self.number, self.facts, self.port = number, facts, port
+        self.max_rows = facts.max_rows
         self.left = asyncio.Event()
         self._inputs: dict[int, Layout | None] = {}
         self._outputs: dict[int, Layout | None] = {}
@@ -79,14 +81,16 @@ class ServedVersion:
 class _Call:
     """A call of the front; called with its outcome."""
 
-    __slots__ = ("at", "base", "cancelled", "end", "number", "room", "slab", "ticket", "version")
+    __slots__ = ("base", "cancelled", "end", "number", "record", "slab", "ticket", "version")
+
+    # Once it has inputs: the record that brought them, their memory, and the place of its outputs.
+    record: Record
+    slab: MappedSlab
+    base: int
 
     def __init__(self, end: "Served", number: int, version: ServedVersion, ticket: Ticket) -> None:
         self.end, self.number, self.version, self.ticket = end, number, version, ticket
         self.cancelled = False
-        self.slab: MappedSlab | None = None
-        self.at = (0, 0, 0)
-        self.base = self.room = 0
 
     def __call__(self, outcome: Answer | Exception) -> None:
         self.end.answer(self, outcome)
@@ -95,18 +99,15 @@ class _Call:
 class Served:
     """The versions that this process serves, and the calls of its front.
 
-    send, send_file: of the channel to the front.
     flight: notes what runs.
     cancelled: called with the model of a call that is cancelled while it runs.
     """
 
     def __init__(
         self,
-        channel: Callable[[], Channel],
         flight: FlightRecorder,
         cancelled: Callable[[str], None],
     ) -> None:
-        self._channel = channel
         self._flight = flight
         self._cancelled = cancelled
         self.versions: dict[int, ServedVersion] = {}
@@ -114,11 +115,15 @@ class Served:
         self._calls: dict[int, _Call] = {}
         self._last = 0
 
+    def connect(self, channel: Channel) -> None:
+        """Answers over a channel, whose packets go to `received`."""
+        self._send, self._send_file = channel.send, channel.send_file
+
     def add(self, facts: ModelFacts, port: BatchPort) -> int:
         """Serves a version. Returns its number, which no other one gets."""
         self._last += 1
         number = self._last
-        self.versions[number] = ServedVersion(facts, port)
+        self.versions[number] = ServedVersion(number, facts, port)
         if isinstance(port, DynamicBatcher):
             port.starting = lambda batches: self._flight.running(number, _calls_in(batches))
         return number
@@ -163,9 +168,9 @@ class Served:
         try:
             self._admit(record)
         except (ServingError, BadRecord) as error:
-            self._channel().send(_failed(record.call, error))
+            self._send(_failed(record.call, error))
         else:
-            self._channel().send(Record(records.ADMITTED, call=record.call).packed())
+            self._send(Record(records.ADMITTED, call=record.call).packed())
 
     def _admit(self, record: Record) -> _Call:
         """Raises BadRecord, and the errors of `BatchPort.admit`."""
@@ -173,7 +178,7 @@ class Served:
         version = self.versions.get(record.model)
         if version is None:
             raise ModelNotReady("the version is being unloaded")
-        if not 1 <= record.rows <= version.facts.max_rows or number in self._calls:
+        if not 1 <= record.rows <= version.max_rows or number in self._calls:
             raise BadRecord(f"call {number} of {record.rows} rows")
         if math.isnan(record.deadline) or math.isnan(record.timeout):
             raise BadRecord("a time that is none")
@@ -207,9 +212,9 @@ class Served:
                 self._calls.pop(call.number, None)
             if not isinstance(error, ServingError | BadRecord):
                 logger.error("call failed", exc_info=error)
-            self._channel().send(_failed(record.call, error))
+            self._send(_failed(record.call, error))
 
-    def _inputs(self, call: _Call, record: Record) -> dict[str, Array]:
+    def _inputs(self, call: _Call, record: Record) -> Mapping[str, Array]:
         """Views of the inputs of a call. Raises BadRecord for memory that is not its own."""
         slab = self._slabs.get(record.slab)
         if slab is None or record.slot >= slab.count:
@@ -217,18 +222,16 @@ class Served:
         begin, size = record.slot * slab.size, aligned(record.size, PAGE)
         if size + record.room > slab.size or record.rows != call.ticket.rows:
             raise BadRecord(f"{size} and {record.room} bytes in a slot of {slab.size}")
-        call.slab, call.base, call.room = slab, begin + size, record.room
-        call.at = (record.slab, record.slot, record.generation)
+        call.record, call.slab, call.base = record, slab, begin + size
         if record.flags & records.DESCRIBED:
-            layout = described_layout(slab.memory, begin, record.size)
-        else:
-            layout = call.version.input_layout(record.rows)
-            if layout.size > record.size:
-                raise BadRecord(f"inputs of {layout.size} bytes in {record.size}")
-        inputs = read(slab.memory, begin, layout)
-        if record.flags & records.DESCRIBED:
+            inputs = read(slab.memory, begin, described_layout(slab.memory, begin, record.size))
             call.version.check(inputs, record.rows)
-        return inputs
+            return inputs
+        version = call.version
+        layout = version.input_layout(record.rows)
+        if layout.size > record.size:
+            raise BadRecord(f"inputs of {layout.size} bytes in {record.size}")
+        return slab.views.of((version.number, record.slot, record.rows), begin, layout)
 
     def _cancel(self, number: int) -> None:
         call = self._calls.get(number)
@@ -244,7 +247,7 @@ class Served:
         call.version.port.withdraw(ticket)
         del self._calls[number]
         if submitted:
-            self._channel().send(Record(records.RETURNED, call=number).packed())
+            self._send(Record(records.RETURNED, call=number).packed())
 
     # Outcomes.
 
@@ -253,38 +256,37 @@ class Served:
         del self._calls[call.number]
         call.ticket.parts = ()  # the slot is the front's again
         if call.cancelled:
-            self._channel().send(Record(records.RETURNED, call=call.number).packed())
+            self._send(Record(records.RETURNED, call=call.number).packed())
             return
         try:
             if isinstance(outcome, Exception):
                 raise outcome
             self._send_answer(call, outcome)
         except Exception as error:
-            self._channel().send(_failed(call.number, error))
+            self._send(_failed(call.number, error))
 
     def _send_answer(self, call: _Call, answer: Answer) -> None:
-        slab, outputs, timing = call.slab, answer.outputs, answer.timing
-        assert slab is not None
+        outputs, timing, asked = answer.outputs, answer.timing, call.record
         flags = 0
         layout = call.version.output_layout(call.ticket.rows)
         if layout is None or not fits(layout, outputs):
             flags, layout = records.DESCRIBED, layout_of([outputs])
-        if layout.size > call.room:
+        room = layout.size
+        if room > asked.room:
             flags = records.OWN_MEMORY
-        at, room = call.at, layout.size
         if flags == records.OWN_MEMORY:
             file, room = file_of(outputs)
         else:
-            write(slab.memory, call.base, layout, (outputs,))
+            write(call.slab.memory, call.base, layout, (outputs,))
         record = records.pack(
-            records.ANSWER, flags, 0, 0, call.number, *at, timing.batch_size, timing.queue,
-            timing.infer, 0.0, room, 0, 0,
+            records.ANSWER, flags, 0, 0, call.number, asked.slab, asked.slot, asked.generation,
+            timing.batch_size, timing.queue, timing.infer, 0.0, room, 0, 0,
         )  # fmt: skip
         if flags != records.OWN_MEMORY:
-            self._channel().send(record)
+            self._send(record)
             return
         try:
-            self._channel().send_file(record, file)
+            self._send_file(record, file)
         finally:
             os.close(file)
 

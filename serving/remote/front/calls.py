@@ -1,8 +1,9 @@
 """The calls of a front that an engine process runs. Each gets exactly one outcome.
 
 A call that was accepted outlives the engine process: its inputs stay in their slot, and go to the
-next process. Calls that were running at the crash go one at a time, each in a batch of its own; a
-call that is running at a second crash ends with an error, for it may be the cause.
+next process, or at once to another one that serves the version. Calls that were running at the
+crash go one at a time, each in a batch of its own; a call that is running at a second crash ends
+with an error, for it may be the cause.
 """
 
 import asyncio
@@ -12,13 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from serving.base.errors import (
-    DeadlineExpired,
-    EngineRestarts,
-    ModelNotReady,
-    ServingError,
-    Shed,
-)
+from serving.base.errors import DeadlineExpired, EngineRestarts, ModelNotReady, ServingError
 from serving.base.metrics import FrontMetrics
 from serving.base.tensor import Array
 from serving.batching.ticket import (
@@ -32,9 +27,10 @@ from serving.batching.ticket import (
 )
 from serving.remote import records
 from serving.remote.channel import Channel
+from serving.remote.front.asking import Asking
 from serving.remote.front.ticket import RemoteTicket
 from serving.remote.front.waiting import Waiting
-from serving.remote.records import BadRecord, Record, pack
+from serving.remote.records import Record, pack
 from serving.remote.slots import Slab, Slots
 from serving.remote.tensors import PAGE, aligned, layout_of, write
 
@@ -52,30 +48,29 @@ _LOOK_SECONDS = 0.1
 
 
 class Calls:
-    """All calls of a front, on its event loop.
+    """The calls of one engine process and of those after it, on the event loop of their front.
 
-    slots: their memory.
+    slots: the memory of all calls of the front.
     down: why nothing runs at the moment; empty while an engine process is connected.
     hopeless: nothing will run any more.
     process: number of the engine process that is, or was, connected.
     expected: returns the seconds until an engine process is likely to serve.
     """
 
-    def __init__(
-        self, memory_bytes: int, metrics: FrontMetrics, expected: Callable[[], float]
-    ) -> None:
-        self.slots = Slots(memory_bytes, self._send_slab, self._release_slab)
+    def __init__(self, slots: Slots, metrics: FrontMetrics, expected: Callable[[], float]) -> None:
+        self.slots = slots
+        slots.watch(self._send_slab, self._release_slab)
         self.down = "it has not started yet"
         self.hopeless = False
         self.process = 0
-        self._expected = expected
+        self.expected = expected
         self._channel: Channel | None = None
         self._numbers = itertools.count(1)
         self._metrics = metrics
         # Where a submitted call is: the engine process has it, or it waits.
         self._lent: dict[int, RemoteTicket] = {}
         self._waiting = Waiting()
-        self._asking: dict[int, asyncio.Future[None]] = {}
+        self._asking = Asking()
         self._looking = False
 
     # The way of a call.
@@ -85,7 +80,7 @@ class Calls:
     ) -> RemoteTicket:
         """A ticket for a call that is not refused here. Raises ModelNotReady, EngineRestarts."""
         now = time.monotonic()
-        if self.down and (self.hopeless or now + self._expected() > deadline):
+        if self.down and (self.hopeless or now + self.expected() > deadline):
             raise self._not_ready()
         return RemoteTicket(next(self._numbers), port, rows, priority, now, deadline, timeout)
 
@@ -94,7 +89,6 @@ class Calls:
         refusal."""
         if self._channel is None or not ticket.port.number:
             return
-        future = self._asking[ticket.number] = asyncio.get_running_loop().create_future()
         ticket.reserved_by = self.process
         self._channel.send(
             Record(
@@ -103,10 +97,7 @@ class Calls:
                 timeout=ticket.timeout, arrived=ticket.arrived, caller=ticket.caller,
             ).packed()
         )  # fmt: skip
-        try:
-            await future
-        finally:
-            self._asking.pop(ticket.number, None)
+        await self._asking.ask(ticket.number)
 
     def submit(
         self, ticket: RemoteTicket, parts: Sequence[Mapping[str, Array]], done: Done
@@ -123,16 +114,16 @@ class Calls:
             self.slots.free(slot)
             raise
         ticket.layout, ticket.slot, ticket.done, ticket.state = layout, slot, done, QUEUED
+        ticket.outputs_at = slot.offset + inputs
         if self._channel is not None and port.number:
             self._send(ticket, self._channel)
         else:
             ticket.until, ticket.delayed = ticket.arrived + HOLD_SECONDS, True
-            self._waiting.hold(ticket)
+            self._waiting.keep(ticket)
             if self.hopeless:
                 self._finish(ticket, self._not_ready())
         if not self._looking:
-            self._looking = True
-            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+            self._look_again()
 
     def withdraw(self, ticket: RemoteTicket) -> None:
         """Ends a call without an outcome. Its slot stays lent until the engine process says that
@@ -181,20 +172,11 @@ class Calls:
         for record, text in records.unpack(packet):
             kind = record.kind
             if kind == records.ADMITTED:
-                self._admitted(record.call, None)
+                self._asking.answered(record.call, None)
             elif kind == records.FAILED and record.call in self._asking:
-                self._admitted(record.call, records.error_of(text))
+                self._asking.answered(record.call, records.error_of(text))
             else:
                 self._returned(record, text, files)
-
-    def _admitted(self, call: int, refusal: ServingError | None) -> None:
-        future = self._asking.pop(call, None)
-        if future is None or future.done():
-            return
-        if refusal is None:
-            future.set_result(None)
-        else:
-            future.set_exception(refusal)
 
     def _returned(self, record: Record, text: bytes, files: Sequence[int]) -> None:
         """The engine process is done with a slot."""
@@ -202,18 +184,10 @@ class Calls:
         if ticket is None or (record.kind == records.ANSWER and not ticket.is_at(record)):
             self._metrics.stale_answers.count()
             return
-        outcome: Answer | ServingError
-        if record.kind == records.ANSWER:
-            outcome = ticket.answer(record, files) if ticket.state is QUEUED else _NOBODY
-        elif record.kind == records.FAILED:
-            outcome = records.error_of(text)
-            if ticket.delayed:
-                outcome = self._too_late(outcome)
-        elif record.kind == records.RETURNED:
-            outcome = _NOBODY
+        if record.kind == records.ANSWER and ticket.state is QUEUED:
+            self._finish(ticket, ticket.answer(record, files))
         else:
-            raise BadRecord(f"a record of kind {record.kind}")
-        self._finish(ticket, outcome)
+            self._finish(ticket, ticket.failure(record, text, self.expected()))
 
     def _finish(self, ticket: RemoteTicket, outcome: Answer | ServingError) -> None:
         """Ends a call, wherever it is, and frees its slot."""
@@ -246,9 +220,7 @@ class Calls:
         """Nothing can be sent any more. The engine process may still write into lent slots."""
         self.down = reason
         self._channel = None
-        for future in self._asking.values():
-            if not future.done():
-                future.set_result(None)  # the next process decides
+        self._asking.over()
 
     def died(self, running: set[int]) -> None:
         """The engine process is known to be dead, and `running` were in its batches."""
@@ -259,19 +231,19 @@ class Calls:
             ticket.delayed = True
             if ticket.state is not QUEUED:
                 self._settle(ticket)
-            elif ticket.number not in running:
-                self._waiting.hold(ticket)
-            elif ticket.crashes:
+            elif ticket.number in running and ticket.crashes:
                 self._finish(ticket, ticket.poisonous())
             else:
-                ticket.crashes += 1
-                self._waiting.suspect(ticket)
+                ticket.crashes += ticket.number in running
+                if not self._leaves(ticket):
+                    self._waiting.keep(ticket)
 
     def gave_up(self, reason: str) -> None:
-        """No engine process will run any more: ends all calls."""
+        """No engine process will run any more: ends all calls that no other one takes."""
         self.down, self.hopeless = reason, True
         for ticket in self._waiting.all():
-            self._finish(ticket, self._not_ready())
+            if not self._leaves(ticket):
+                self._finish(ticket, self._not_ready())
 
     def bound(self, port: "RemotePort") -> None:
         """The engine process serves a version: sends the calls that wait for it."""
@@ -284,9 +256,9 @@ class Calls:
 
     def moved(self, old: "RemotePort", new: "RemotePort | None") -> None:
         """The calls that wait for one version wait for another that takes the same tensors; where
-        there is none, they end."""
+        there is none, here or elsewhere, they end."""
         for ticket in self._waiting.all():
-            if ticket.port is old:
+            if ticket.port is old and not (new is None and self._leaves(ticket)):
                 if new is None:
                     reason = f"model {old.facts.name!r} is not served any more"
                     self._finish(ticket, ModelNotReady(reason))
@@ -294,6 +266,40 @@ class Calls:
                     old.ended(ticket)
                     ticket.port = new
                     new.entered(ticket)
+
+    # Calls go from one engine process to another.
+
+    def leave(self, port: "RemotePort") -> None:
+        """The calls that wait for a version go where it is served."""
+        for ticket in self._waiting.all():
+            if ticket.port is port:
+                self._leaves(ticket)
+
+    def _leaves(self, ticket: RemoteTicket) -> bool:
+        """Hands a call that no engine process has over to another one; whether there is one."""
+        old = ticket.port
+        new = old.elsewhere()
+        if new is None:
+            return False
+        self._waiting.remove(ticket)
+        old.ended(ticket)
+        new.take(ticket)
+        return True
+
+    def take(self, ticket: RemoteTicket) -> None:
+        """Has the engine process run a call of another one."""
+        self.renumber(ticket)
+        if ticket.crashes or self._channel is None or not ticket.port.number:
+            self._waiting.keep(ticket)
+            self._next_alone()
+        else:
+            self._send(ticket, self._channel)
+        if not self._looking:
+            self._look_again()
+
+    def renumber(self, ticket: RemoteTicket) -> None:
+        """Gives a call of another engine process a number here, and no place."""
+        ticket.number, ticket.reserved_by = next(self._numbers), 0
 
     def _next_alone(self) -> None:
         if self._channel is not None and (ticket := self._waiting.take_alone()) is not None:
@@ -311,9 +317,13 @@ class Calls:
         for ticket in self._waiting.all():
             if min(ticket.deadline, ticket.until) < now:
                 self._finish(ticket, self._not_ready())
-        self._looking = bool(self._lent or self._waiting)
-        if self._looking:
-            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        self._looking = False
+        if self._lent or self._waiting:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._looking = True
+        asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
     # Memory.
 
@@ -332,14 +342,4 @@ class Calls:
         if self.hopeless:
             return ModelNotReady(self.down)
         reason = self.down or "it does not serve the model yet"
-        return EngineRestarts(f"the engine process is started again: {reason}", self._expected())
-
-    def _too_late(self, refusal: ServingError) -> ServingError:
-        """The refusal of a call that would have been met if no engine process had died."""
-        if isinstance(refusal, Shed | DeadlineExpired):
-            retry = getattr(refusal, "retry_after", self._expected())
-            return EngineRestarts(f"the engine process was started again; {refusal}", retry)
-        return refusal
-
-
-_NOBODY = ServingError("nobody waits for this")
+        return EngineRestarts(f"the engine process is started again: {reason}", self.expected())

@@ -12,11 +12,14 @@ import sys
 from serving.remote.channel import channel_pair
 from serving.remote.ends import Ends
 from serving.remote.flight import recorder_file
+from serving.remote.front.seats import Seat
 
 # As helpers do, the process uses this one's sys.path, and until then looks into no folder that the
-# environment or the place where it is started names.
+# environment or the place where it is started names. It takes its cores before libraries count
+# them.
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "import json, os, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "cores = json.loads(sys.argv[4]); cores and os.sched_setaffinity(0, cores); "
     "import importlib; importlib.import_module(sys.argv[2]).main()"
 )
 
@@ -29,7 +32,7 @@ class Child:
     ended: its exit status, once it is dead for certain: a status below 0 is a signal.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, seat: Seat) -> None:
         """Starts `module.main()`. Raises OSError."""
         self.data, data = channel_pair()
         self.control, control = socket.socketpair()
@@ -47,8 +50,10 @@ class Child:
                     path,
                     module,
                     json.dumps([*ends, os.getpid()]),
+                    json.dumps(seat.cores),
                 ],
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, **seat.environment},
                 pass_fds=ends,
             )
         except BaseException:

@@ -1,9 +1,11 @@
 """A version whose batches run in an engine process, as the front sees it."""
 
 import asyncio
+import itertools
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from serving.base.errors import ModelNotReady
 from serving.base.tensor import Array
@@ -17,6 +19,9 @@ from serving.remote.front.calls import Calls
 from serving.remote.front.ticket import RemoteTicket
 from serving.remote.tensors import Layout, fixed_layout
 
+if TYPE_CHECKING:
+    from serving.remote.front.spread import Spread
+
 # A call that would be in time even if it waited so many times as long as predicted, or in a queue
 # of so many times its length, is not asked for: 1 would leave it to chance what is decoded for
 # nothing, more asks for more calls, each of which takes the time of two wake-ups.
@@ -25,15 +30,20 @@ _MARGIN = 4
 _MAX_PRIORITY = 0xFFFF
 
 
+_serials = itertools.count()
+
 # Fetches the newest batches of a version.
 Recent = Callable[["RemotePort"], Awaitable[Sequence[BatchRecord]]]
 
 
 class RemotePort(BatchPort):
-    """One version in the engine process.
+    """One version in one engine process.
 
     number: its name in records; 0 while no engine process serves it.
     successor: the port that has taken the calls of this one over; None where none has.
+    spread: the ports of the version in all engine processes; None where there is one.
+    serial: its number among all ports, in their order.
+    open_rows: rows of calls without an outcome.
     recent: fetches the newest batches.
     """
 
@@ -48,14 +58,17 @@ class RemotePort(BatchPort):
         self.latency = facts.latency
         self.number = number
         self.successor: RemotePort | None = None
-        self._calls = calls
+        self.spread: Spread | None = None
+        self.serial = next(_serials)
+        self.calls = calls
         self._recent = recent
         self._closed = False
         # Calls without inputs; calls and rows without an outcome.
-        self._reserved = self._open = self._rows = 0
+        self._reserved = self._open = self.open_rows = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._table = LatencyTable(facts.latency) if facts.latency else None
+        self._newest = 0.0
         self._inputs: dict[int, Layout | None] = {}
         self._outputs: dict[int, Layout | None] = {}
 
@@ -74,9 +87,11 @@ class RemotePort(BatchPort):
             return self.successor.admit(rows, priority, deadline, timeout, caller)
         if self._closed:
             raise self._unloaded()
+        if self.spread is not None and not self.live and (other := self.elsewhere()):
+            return other.admit(rows, priority, deadline, timeout, caller)
         batching = self.facts.config.batching
         level = min(priority or batching.default_priority, batching.priority_levels, _MAX_PRIORITY)
-        ticket = self._calls.admit(self, rows, level, deadline, timeout)
+        ticket = self.calls.admit(self, rows, level, deadline, timeout)
         ticket.caller = caller
         self._reserved += 1
         self.entered(ticket)
@@ -86,13 +101,13 @@ class RemotePort(BatchPort):
         """`BatchPort.confirm`: asks the engine process, unless the call is far from any limit."""
         assert isinstance(ticket, RemoteTicket)
         if not ticket.port._far_from_limits(ticket):
-            await self._calls.reserve(ticket)
+            await ticket.port.calls.reserve(ticket)
 
     def shrink(self, ticket: Ticket, rows: int) -> None:
         """`BatchPort.shrink`: the engine process hears of it with the inputs."""
         assert isinstance(ticket, RemoteTicket)
         if ticket.state is RESERVED:
-            ticket.port._rows += rows - ticket.rows
+            ticket.port.open_rows += rows - ticket.rows
             ticket.rows = rows
 
     def submit(self, ticket: Ticket, parts: Sequence[Mapping[str, Array]], done: Done) -> None:
@@ -101,21 +116,22 @@ class RemotePort(BatchPort):
         if ticket.state is not RESERVED:
             raise self._unloaded()
         port = ticket.port
-        if port.successor is not None:
+        if port.successor is not None or port.spread is not None:
             port._move(ticket)
+            port = ticket.port
         try:
-            ticket.port._check_open()
-            self._calls.submit(ticket, parts, done)
+            port._check_open()
+            port.calls.submit(ticket, parts, done)
         except BaseException:
             self.withdraw(ticket)
             raise
-        ticket.port._placed()
+        port._placed()
 
     def withdraw(self, ticket: Ticket) -> None:
         """`BatchPort.withdraw`."""
         assert isinstance(ticket, RemoteTicket)
         waited = ticket.state is RESERVED
-        self._calls.withdraw(ticket)
+        ticket.port.calls.withdraw(ticket)
         if waited:
             ticket.port.ended(ticket)
             ticket.port._placed()
@@ -133,11 +149,14 @@ class RemotePort(BatchPort):
     def close(self) -> None:
         """`BatchPort.close`: ends the calls that wait for an engine process."""
         self.retire()
-        self._calls.moved(self, None)
+        self.calls.moved(self, None)
 
     async def recent_batches(self) -> Sequence[BatchRecord]:
-        """`BatchPort.recent_batches`."""
-        return await self._recent(self)
+        """`BatchPort.recent_batches`: those of all engine processes that serve the version."""
+        if self.spread is None:
+            return await self._recent(self)
+        found = await asyncio.gather(*(port._recent(port) for port in self.spread.ports))
+        return sorted(itertools.chain(*found), key=lambda record: record.started)
 
     def stuck_for(self) -> float:
         """`BatchPort.stuck_for`: 0, for an engine process with a stuck batch is ended."""
@@ -148,6 +167,11 @@ class RemotePort(BatchPort):
         """Whether calls have no outcome yet."""
         return self._open > 0
 
+    @property
+    def live(self) -> bool:
+        """Whether an engine process takes its calls now."""
+        return self.number != 0 and not self.calls.down
+
     # Its way through engine processes.
 
     def retire(self) -> None:
@@ -155,7 +179,7 @@ class RemotePort(BatchPort):
         if not self._closed:
             self._closed = True
             if not self._reserved and self.number:
-                self._calls.left(self.number)
+                self.calls.left(self.number)
 
     def lost(self) -> None:
         """The engine process is gone."""
@@ -165,18 +189,42 @@ class RemotePort(BatchPort):
         """Another engine process serves the version, or none does. Calls go over where it takes
         the same tensors."""
         self._closed = True
-        if port is not None and _tensors(port.facts) != _tensors(self.facts):
+        if port is not None and not port.takes_as(self):
             port = None
         self.successor = port
-        self._calls.moved(self, port)
+        self.calls.moved(self, port)
+
+    def elsewhere(self) -> "RemotePort | None":
+        """The port of another engine process that its calls can go to; None where there is none."""
+        return self.spread.beside(self) if self.spread is not None else None
+
+    def takes_as(self, other: "RemotePort") -> bool:
+        """Whether it takes the calls of another port."""
+        return _tensors(self.facts) == _tensors(other.facts)
+
+    def is_as(self, other: "RemotePort") -> bool:
+        """Whether it answers as another port: their files are the same."""
+        return self.facts.files == other.facts.files and self.takes_as(other)
+
+    def take(self, ticket: RemoteTicket) -> None:
+        """Has its engine process run a call of another one."""
+        ticket.port = self
+        self.entered(ticket)
+        self.calls.take(ticket)
 
     def _move(self, ticket: RemoteTicket) -> None:
-        """Hands a call without inputs to the successor."""
+        """Hands a call without inputs to the successor, or elsewhere where nobody takes it here."""
         port = self
         while port.successor is not None:
             port = port.successor
+        if not port.live:
+            port = port.elsewhere() or port
+        if port is self:
+            return
         self.ended(ticket)
         self._reserved -= 1
+        if port.calls is not self.calls:
+            port.calls.renumber(ticket)
         ticket.port = port
         port.entered(ticket)
         port._reserved += 1
@@ -184,13 +232,13 @@ class RemotePort(BatchPort):
     def entered(self, ticket: RemoteTicket) -> None:
         """Counts a call without an outcome."""
         self._open += 1
-        self._rows += ticket.rows
+        self.open_rows += ticket.rows
         self._idle.clear()
 
     def ended(self, ticket: RemoteTicket) -> None:
         """The call has an outcome, or is another port's."""
         self._open -= 1
-        self._rows -= ticket.rows
+        self.open_rows -= ticket.rows
         if not self._open:
             self._idle.set()
 
@@ -206,13 +254,14 @@ class RemotePort(BatchPort):
         """A call has its inputs, or will have none."""
         self._reserved -= 1
         if self._closed and not self._reserved and self.number:
-            self._calls.left(self.number)
+            self.calls.left(self.number)
 
     # Times.
 
     def ran(self, rows: int, seconds: float) -> None:
-        """Corrects predictions by a batch."""
-        if self._table is not None:
+        """Corrects predictions by a batch, of which each of its calls tells."""
+        if self._table is not None and seconds != self._newest:
+            self._newest = seconds
             self._table.observe(rows, seconds)
 
     def shortest(self) -> float:
@@ -233,7 +282,7 @@ class RemotePort(BatchPort):
             return True
         if self._table is None:
             return False
-        rows, most = self._rows, self.facts.max_rows
+        rows, most = self.open_rows, self.facts.max_rows
         wait = longest_wait(self._table.predict(most), 0.0, rows, self._table, most)
         return _MARGIN * wait <= required - now
 

@@ -9,12 +9,10 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -32,8 +30,11 @@ from serving.remote.front.child import Child
 from serving.remote.front.loads import RemoteLoads
 from serving.remote.front.mirror import Mirror
 from serving.remote.front.port import RemotePort
+from serving.remote.front.seats import Seat
 from serving.remote.front.share import RemoteShare
+from serving.remote.front.states import ProcessState, front_line
 from serving.remote.records import BadRecord
+from serving.remote.slots import Slots
 
 logger = logging.getLogger(__name__)
 
@@ -57,24 +58,18 @@ _PATIENCE = 1.0
 _LAST_SECONDS = 5.0
 
 
-class ProcessState(StrEnum):
-    """The states that /readyz tells."""
-
-    STARTING = "STARTING"
-    RUNNING = "RUNNING"
-    RESTARTING = "RESTARTING"
-    FAILED = "FAILED"
-    STOPPED = "STOPPED"
-
-
 class Supervisor:
     """One engine process after the other. Its side of the server: loading and batching.
 
     module: its `main` runs an engine process.
     settings: of the server, as JSON can hold them.
+    catalogue: kept by what the process tells.
+    slots: the memory of calls.
     hung_seconds: silence after which it is ended.
-    loader: loads and unloads in it.
-    share: the sums that it keeps.
+    seat: where it runs.
+    loader: remembers what load and unload calls have changed; by default of this one alone.
+    share, shares: the sums that it keeps.
+    tried: set once a process has loaded its models, or has ended.
     """
 
     def __init__(
@@ -83,18 +78,23 @@ class Supervisor:
         settings: Mapping[str, Any],
         catalogue: Catalogue,
         metrics: FrontMetrics,
-        memory_bytes: int,
+        slots: Slots,
         hung_seconds: int = HUNG_SECONDS,
+        seat: Seat | None = None,
+        loader: RemoteLoads | None = None,
     ) -> None:
         self._module = module
-        self._settings = settings
-        self._catalogue = catalogue
+        self._seat = seat or Seat()
+        self._settings = {**settings, **self._seat.settings}
+        self.catalogue = catalogue
         self._metrics = metrics
         self._hung_seconds = hung_seconds
-        self.calls = Calls(memory_bytes, metrics, self._expected)
+        self.calls = Calls(slots, metrics, self._expected)
         self.share = RemoteShare(partial(self._try, "sums", patience=_PATIENCE))
+        self.shares = (self.share,)
         self._mirror = Mirror(catalogue, self.calls, self._recent)
-        self.loader = RemoteLoads(self._ask_started, self._ask)
+        self.loader = loader or RemoteLoads(self.ask_started)
+        self.tried = asyncio.Event()
         self.state, self._reason = ProcessState.STOPPED, ""
         self._since = time.time()
         self._began, self._usual = time.monotonic(), _USUAL_START
@@ -109,9 +109,10 @@ class Supervisor:
 
     # The side of the server.
 
-    def start(self) -> None:
-        """Begins to load models."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+    def start(self, after: asyncio.Event | None = None) -> None:
+        """Begins to load models, when an event is set."""
+        self._set(ProcessState.STARTING, "")
+        self._task = asyncio.get_running_loop().create_task(self._run(after))
 
     def stop_following(self) -> None:
         """Leaves everything as it stands from now on; what serves goes on serving."""
@@ -124,6 +125,13 @@ class Supervisor:
         self.calls.gave_up("the server is shutting down")
 
     async def close(self) -> None:
+        """Ends the engine process, once it has answered the accepted calls, and frees the memory of
+        calls."""
+        await self.finish()
+        self.calls.slots.close()
+        self.loader.close()
+
+    async def finish(self) -> None:
         """Ends the engine process, once it has answered the accepted calls."""
         self._closing = True
         if self.state is ProcessState.RUNNING:
@@ -131,8 +139,6 @@ class Supervisor:
         if self.child is not None:
             await asyncio.wait([self.child.ended], timeout=_LAST_SECONDS)
         await self.ended()
-        self.calls.slots.close()
-        self.loader.close()
 
     async def ended(self) -> None:
         """Returns when no engine process runs any more."""
@@ -147,15 +153,20 @@ class Supervisor:
         """Whether calls are answered."""
         return self.state is ProcessState.RUNNING
 
+    def answer(self) -> bool:
+        """Whether calls are answered."""
+        return self.ready()
+
     def lines(self) -> Sequence[str]:
         """A line for each process."""
+        return front_line(), self.line()
+
+    def line(self) -> str:
+        """The line of the engine process."""
         since = datetime.fromtimestamp(self._since, UTC).isoformat(timespec="seconds")
         pid = self.child.pid if self.child is not None else "none"
         reason = f": {self._reason}" if self._reason else ""
-        return (
-            f"process front: pid {os.getpid()}",
-            f"process engine: pid {pid}, {self.state} since {since}{reason}",
-        )
+        return f"process {self._seat.name}: pid {pid}, {self.state} since {since}{reason}"
 
     async def _recent(self, port: RemotePort) -> Sequence[BatchRecord]:
         found = await self._try("recent", patience=_PATIENCE, number=port.number)
@@ -165,8 +176,9 @@ class Supervisor:
         control = self._control or Control(self._told, self._asked)
         return await control.ask(what, data, **fields)
 
-    async def _ask_started(self, what: str, data: bytes = b"", /, **fields: Any) -> Any:
-        """`_ask`, once a process that is started takes questions."""
+    async def ask_started(self, what: str, data: bytes = b"", /, **fields: Any) -> Any:
+        """The answer to a question, once a process that is started takes questions. Raises its
+        ServingError, and ModelNotReady where it is gone."""
         if self.state is not ProcessState.FAILED:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_START_SECONDS):
@@ -187,7 +199,9 @@ class Supervisor:
         """Seconds until an engine process is likely to serve."""
         return max(_FIRST_PAUSE, self._usual - (time.monotonic() - self._began))
 
-    async def _run(self) -> None:
+    async def _run(self, after: asyncio.Event | None) -> None:
+        if after is not None:
+            await after.wait()
         ends: deque[float] = deque(maxlen=_MOST_ENDS)
         pause = _FIRST_PAUSE
         while not self._closing:
@@ -198,7 +212,9 @@ class Supervisor:
             now = time.monotonic()
             ends.append(now)
             self._metrics.engine_ends.count(kind)
-            logger.error("engine process ended", extra={"kind": kind, "reason": reason})
+            told = {"kind": kind, "reason": reason, **self._seat.about}
+            logger.error("engine process ended", extra=told)
+            self.tried.set()
             if len(ends) == _MOST_ENDS and now - ends[0] < _IN_SECONDS:
                 reason = (
                     f"it ended {_MOST_ENDS} times within {_IN_SECONDS:.0f} s, at last: {reason}"
@@ -218,11 +234,9 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._over = loop.create_future()
         try:
-            self.child = child = Child(self._module)
+            self.child = child = Child(self._module, self._seat)
         except OSError as error:
             return "crash", f"it cannot be started: {error}"
-        if self.state is ProcessState.STOPPED:
-            self._set(ProcessState.STARTING, "")
         self._silent = self._hung_seconds - _START_SECONDS
         channel = Channel(child.data, self.calls.received, lambda why: self._end("crash", why))
         self._control = control = Control(self._told, self._asked)
@@ -275,14 +289,16 @@ class Supervisor:
         try:
             await control.wait_open()
             but = sorted(self.loader.unloaded)
-            loading = asyncio.ensure_future(control.ask("start", settings=self._settings, but=but))
+            given = {"settings": self._settings, "but": but, **self._seat.place}
+            loading = asyncio.ensure_future(control.ask("start", **given))
             await asyncio.sleep(0)  # it is sent: what is asked from now on comes after it
             self._started.set()
             await loading
         except ServingError:
             return  # it has ended, which is noticed elsewhere
-        await self.loader.restore()
+        await self.loader.restore(self._ask)
         self._mirror.settled()
+        self.tried.set()
         self._usual = time.monotonic() - self._began
 
     async def _watch(self) -> None:
@@ -301,7 +317,7 @@ class Supervisor:
         """Takes a fact of the engine process. Raises BadRecord."""
         if fact.what == "log":
             try:
-                log_lines.write(fact.fields)
+                log_lines.write(fact.fields, self._seat.about)
             except ValueError as error:
                 raise BadRecord(str(error)) from error
             return
@@ -324,4 +340,4 @@ class Supervisor:
 
     def _set(self, state: ProcessState, reason: str) -> None:
         self.state, self._reason, self._since = state, reason, time.time()
-        self._catalogue.changed()
+        self.catalogue.changed()

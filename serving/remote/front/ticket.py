@@ -5,12 +5,27 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from serving.base.errors import EngineError
+from serving.base.errors import (
+    DeadlineExpired,
+    EngineError,
+    EngineRestarts,
+    ServingError,
+    Shed,
+)
 from serving.batching.ticket import Answer, Ticket
-from serving.remote.outputs import outputs_in, outputs_in_file
-from serving.remote.records import DESCRIBED, OWN_MEMORY, BadRecord, Record
+from serving.remote.outputs import copied, outputs_in, outputs_in_file
+from serving.remote.records import (
+    ANSWER,
+    DESCRIBED,
+    FAILED,
+    OWN_MEMORY,
+    RETURNED,
+    BadRecord,
+    Record,
+    error_of,
+)
 from serving.remote.slots import Slot
-from serving.remote.tensors import PAGE, Layout, aligned
+from serving.remote.tensors import Layout
 
 if TYPE_CHECKING:
     from serving.remote.front.port import RemotePort
@@ -26,7 +41,8 @@ class RemoteTicket(Ticket):
     port: the version that it is for.
     timeout: as its caller gave it.
     reserved_by: the engine process that holds a place for it; 0 for none.
-    layout, room: where its inputs lie in the slot, and the bytes for outputs behind them.
+    layout: where its inputs lie in the slot.
+    outputs_at, room: where the memory for its outputs begins in the slab, and its bytes.
     crashes: engine processes that died while it ran.
     delayed: it has waited for an engine process.
     caller: as `BatchPort.admit` has it.
@@ -34,12 +50,13 @@ class RemoteTicket(Ticket):
     """
 
     __slots__ = (
-        "caller", "crashes", "delayed", "layout", "number", "port", "reserved_by", "room", "slot",
-        "timeout", "until",
+        "caller", "crashes", "delayed", "layout", "number", "outputs_at", "port", "reserved_by",
+        "room", "slot", "timeout", "until",
     )  # fmt: skip
 
     layout: Layout
     slot: Slot
+    outputs_at: int
 
     def __init__(
         self,
@@ -59,11 +76,6 @@ class RemoteTicket(Ticket):
         self.delayed = False
         self.until = math.inf
 
-    @property
-    def outputs_at(self) -> int:
-        """Where the memory for its outputs begins in the slab."""
-        return self.slot.offset + aligned(self.layout.size, PAGE)
-
     def is_at(self, record: Record) -> bool:
         """Whether a record names the memory of this call."""
         slot = self.slot
@@ -77,18 +89,38 @@ class RemoteTicket(Ticket):
                 raise BadRecord(f"{len(files)} files for an answer")
             outputs = outputs_in_file(files[0], record.size)
         else:
-            layout = None
+            layout, room = None, self.room
             if not record.flags & DESCRIBED:
                 layout = self.port.output_layout(self.rows)
-            if max(record.size, layout.size if layout is not None else 0) > self.room:
-                raise BadRecord(f"outputs of {record.size} bytes in {self.room}")
-            memory = self.slot.slab.memory
-            outputs = outputs_in(memory, self.outputs_at, record.size, layout)
+            if record.size > room or (layout is not None and layout.size > room):
+                raise BadRecord(f"outputs of {record.size} bytes in {room}")
+            slab, base = self.slot.slab, self.outputs_at
+            if layout is None:
+                outputs = outputs_in(slab.memory, base, record.size)
+            else:
+                key = (self.port.serial, base, self.rows)
+                outputs = copied(slab.views.of(key, base, layout))
         timing = self.timing
         timing.queue, timing.infer = record.deadline, record.timeout
         timing.batch_size = record.rows
         self.port.ran(record.rows, record.timeout)
         return Answer(outputs, timing)
+
+    def failure(self, record: Record, text: bytes, expected: float) -> ServingError:
+        """The error with which a record that brings no answer ends it. Raises BadRecord.
+
+        expected: seconds until an engine process is likely to serve.
+        """
+        if record.kind in (ANSWER, RETURNED):
+            return ServingError("nobody waits for this")
+        if record.kind != FAILED:
+            raise BadRecord(f"a record of kind {record.kind}")
+        refusal = error_of(text)
+        if self.delayed and isinstance(refusal, Shed | DeadlineExpired):
+            # It would have been met if no engine process had died.
+            retry = getattr(refusal, "retry_after", expected)
+            return EngineRestarts(f"the engine process was started again; {refusal}", retry)
+        return refusal
 
     def poisonous(self) -> EngineError:
         """Its error where two engine processes died while it ran. It names the inputs."""

@@ -22,13 +22,10 @@ class Waiting:
         """Every call that waits."""
         return [*self._held.values(), *self._suspects.values()]
 
-    def hold(self, ticket: RemoteTicket) -> None:
-        """Keeps a call, as one that did not run when a process died."""
-        self._held[ticket.number] = ticket
-
-    def suspect(self, ticket: RemoteTicket) -> None:
-        """Keeps a call that ran when a process died."""
-        self._suspects[ticket.number] = ticket
+    def keep(self, ticket: RemoteTicket) -> None:
+        """Keeps a call until an engine process takes it."""
+        kept = self._suspects if ticket.crashes else self._held
+        kept[ticket.number] = ticket
 
     def remove(self, ticket: RemoteTicket) -> None:
         """Keeps a call no longer."""

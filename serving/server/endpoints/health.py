@@ -10,7 +10,10 @@ class Processes(Protocol):
     """The processes that answer calls."""
 
     def ready(self) -> bool:
-        """Whether all run that must."""
+        """Whether those run that must."""
+
+    def answer(self) -> bool:
+        """Whether one runs, and calls are answered."""
 
     def lines(self) -> Sequence[str]:
         """A line for each; none where this one is all."""
@@ -20,6 +23,10 @@ class OneProcess:
     """This process answers."""
 
     def ready(self) -> bool:
+        """True."""
+        return True
+
+    def answer(self) -> bool:
         """True."""
         return True
 
@@ -50,7 +57,7 @@ class Health:
 
     def model_ready(self, name: str, version: str = "") -> bool:
         """True where a model, or a version of it, serves; False for an unknown one."""
-        if not self._processes.ready():
+        if not self._processes.answer():
             return False
         versions = self.catalogue.ready_versions(name)
         return version in versions if version else bool(versions)

@@ -63,7 +63,7 @@ async def kills(front: Apart, times: int, callers: int = 24) -> Counter[str]:
     return total
 
 
-@pytest.mark.parametrize("times", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_no_call_is_lost_or_answered_wrongly_where_the_engine_process_is_killed(
     times: int, alone: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

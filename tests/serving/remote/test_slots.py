@@ -20,7 +20,7 @@ LIMIT = 64 * PAGE
 
 @pytest.fixture
 def slots() -> Iterator[Slots]:
-    made = Slots(LIMIT, lambda _: None, lambda _: None)
+    made = Slots(LIMIT)
     yield made
     made.close()
 
@@ -28,7 +28,8 @@ def slots() -> Iterator[Slots]:
 @given(st.lists(st.tuples(st.sampled_from("taker"), st.integers(0, 20)), max_size=60))
 def test_every_slot_is_free_filling_or_lent_and_in_one_hand(steps: list[tuple[str, int]]) -> None:
     slabs: dict[int, Slab] = {}
-    slots = Slots(LIMIT, lambda slab: slabs.update({slab.number: slab}), _remover(slabs))
+    slots = Slots(LIMIT)
+    slots.watch(lambda slab: slabs.update({slab.number: slab}), _remover(slabs))
     held = []
     for step, number in steps:
         if step in "ta":

@@ -1,6 +1,7 @@
 """Tensors in memory that two processes see: they come out as they went in, or are refused."""
 
 import json
+import mmap
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,19 @@ ARRAYS = st.one_of(
 )
 
 
+def shared(content: bytes) -> mmap.mmap:
+    """Memory as processes share it, with these bytes at its beginning."""
+    memory = mmap.mmap(-1, len(content) or 1)
+    memory[: len(content)] = content
+    return memory
+
+
 @given(st.dictionaries(st.text(max_size=9), ARRAYS, max_size=4), st.integers(0, 200))
 def test_described_arrays_come_out_as_they_went_in(
     arrays: dict[str, np.ndarray[Any, Any]], base: int
 ) -> None:
     layout = layout_of([arrays])
-    memory = bytearray(base * 64 + layout.size)
+    memory = shared(bytes(base * 64 + layout.size))
     write(memory, base * 64, layout, [arrays])
     found = read(memory, base * 64, described_layout(memory, base * 64, layout.size))
     assert found.keys() == arrays.keys()
@@ -38,11 +46,29 @@ def test_described_arrays_come_out_as_they_went_in(
         assert not array.dtype.hasobject or found[name].tolist() == array.tolist()
 
 
+@pytest.mark.parametrize("side", [3, 300])
+def test_arrays_that_lie_otherwise_in_memory_come_out_as_they_went_in(side: int) -> None:
+    plain = np.arange(side * side, dtype=np.float32).reshape(side, side)
+    backwards = plain.astype(">f4").view(">f4")
+    arrays = {"columns": plain.T, "every other": plain[:, ::2], "turned": plain[::-1]}
+    layout = layout_of([arrays])
+    memory = shared(bytes(layout.size))
+    write(memory, 0, layout, [arrays])
+    found = read(memory, 0, described_layout(memory, 0, layout.size))
+    assert all((found[name] == array).all() for name, array in arrays.items())
+    # The layout has the last word on the type.
+    spec = TensorSpec("x", "FP32", (-1, side))
+    fixed = fixed_layout([spec], side, batches=True)
+    assert fixed is not None
+    write(memory, 0, fixed, [{"x": backwards}])
+    assert (read(memory, 0, fixed)["x"] == plain).all()
+
+
 @given(st.binary(max_size=200), st.integers(0, 200))
 def test_bytes_that_describe_nothing_are_refused_or_stay_within_their_memory(
     data: bytes, size: int
 ) -> None:
-    memory = bytearray(data.ljust(256, b"\0"))
+    memory = shared(data.ljust(256, b"\0"))
     try:
         found = read(memory, 0, described_layout(memory, 0, size))
     except BadRecord:
@@ -69,7 +95,7 @@ def test_bytes_that_describe_nothing_are_refused_or_stay_within_their_memory(
 )
 def test_a_description_that_does_not_fit_is_refused(entries: object) -> None:
     text = json.dumps(entries).encode()
-    memory = bytearray((len(text).to_bytes(4, "little") + text).ljust(4096, b"\0"))
+    memory = shared((len(text).to_bytes(4, "little") + text).ljust(4096, b"\0"))
     with pytest.raises(BadRecord):
         described_layout(memory, 0, len(memory))
 
@@ -77,7 +103,7 @@ def test_a_description_that_does_not_fit_is_refused(entries: object) -> None:
 def test_texts_that_are_cut_short_are_refused() -> None:
     arrays = {"x": np.array([b"long enough", b"two"], np.object_)}
     layout = layout_of([arrays])
-    memory = bytearray(layout.size)
+    memory = shared(bytes(layout.size))
     write(memory, 0, layout, [arrays])
     memory[layout.places[0].offset] = 200
     with pytest.raises(BadRecord):
@@ -92,7 +118,7 @@ def test_rows_in_parts_lie_one_after_another() -> None:
     ]
     layout = fixed_layout(specs, 6, batches=True)
     assert layout is not None
-    memory = bytearray(layout.size)
+    memory = shared(bytes(layout.size))
     write(memory, 0, layout, parts)
     found = read(memory, 0, layout)
     assert found["x"][:, 0].tolist() == found["n"][:, 0].tolist() == [1, 3, 3, 3, 2, 2]

@@ -5,6 +5,11 @@
 
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned int gpu, memory; } utilization_t;
+typedef struct {
+  char legacy[16];
+  unsigned int domain, bus, device, device_id, subsystem_id;
+  char bus_id[32];
+} pci_t;
 
 static int numbers[2] = {0, 1};
 
@@ -20,6 +25,13 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) {
 }
 int nvmlDeviceGetUUID(void *device, char *text, unsigned int length) {
   return snprintf(text, length, "GPU-fake-%d", *(int *)device) < 0;
+}
+/* 0000:17:00.0 and 0000:65:00.0. */
+int nvmlDeviceGetPciInfo_v3(void *device, pci_t *pci) {
+  pci->domain = 0;
+  pci->bus = *(int *)device ? 0x65 : 0x17;
+  pci->device = 0;
+  return snprintf(pci->bus_id, 32, "00000000:%02X:00.0", pci->bus) < 0;
 }
 int nvmlDeviceGetName(void *device, char *text, unsigned int length) {
   const char *second = getenv("FAKE_GPU_SECOND");

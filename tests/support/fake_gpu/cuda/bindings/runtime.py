@@ -7,13 +7,15 @@ is read too early, or memory that is freed or changed too early, shows.
 import ctypes
 import enum
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
 cudaHostAllocPortable = 1
 cudaStreamNonBlocking = 1
-DEVICES = 2
+# Those that are left of two.
+DEVICES = min(2, len(os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")))
 
 
 class cudaError_t(enum.IntEnum):
