@@ -103,6 +103,8 @@ class Server:
             await self.stop()
         finally:
             await self._runtime.ended()
+            for number in (signal.SIGTERM, signal.SIGINT):  # a loop that is closed keeps them
+                loop.remove_signal_handler(number)
 
 
 def _apart(config: ServerConfig) -> bool:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,7 @@ def test_bad_arguments_are_one_clear_line(
     here = ("--model-repository", colours)
     failed(process("serve"), 1, "--model-repository: missing")
     failed(convserve("serve", "--model-repository", tmp_path / "no"), 1, "is not a folder")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Ctrl-C works as before
     failed(convserve("serve", *here, "--grpc-port", "70000"), 1, "--grpc-port", "65535", "70000")
     failed(convserve("serve", *here, "--model-control", "auto"), 2, "auto")
     failed(convserve("predict", image, "--model", "nothing", *here), 1, "'nothing'")
