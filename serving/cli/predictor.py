@@ -209,10 +209,13 @@ async def open_predictor(
     Raises ServingError or CallFailed where it is not there or does not load.
     """
     if url is not None:
+        # Without tries of its own, each of which would wait for longer where nobody listens.
+        async with AsyncVisionClient(url, retries=0, tls=tls, headers=headers) as client:
+            info = await _info(client, model, url)
         async with AsyncVisionClient(
             url, timeout=_TIMEOUT, retries=_RETRIES, tls=tls, headers=headers
         ) as client:
-            yield RemotePredictor(client, await _info(client, model, url))
+            yield RemotePredictor(client, info)
         return
     if local is None:
         raise InvalidInput("say where the model is: --url or --model-repository")
@@ -233,19 +236,22 @@ async def open_predictor(
 
 
 async def _info(client: AsyncVisionClient, model: str, url: str) -> ModelInfo:
-    """What a server tells of a model, also of one that it is about to load. Raises CallFailed."""
+    """What a server tells of a model, also of one that it is about to load, or to a caller who has
+    to wait. Raises CallFailed."""
     started, told = time.monotonic(), False
     while True:
         try:
             return await client.model_info(model)
         except CallFailed as error:
             loads = WAITING in error.message or f": {State.LOADING}" in error.message
-            limit = _LOADING if loads else _LISTENING
-            if error.code != "UNAVAILABLE" or time.monotonic() - started > limit:
+            busy = error.code == "RESOURCE_EXHAUSTED"
+            limit = _LOADING if loads else _TIMEOUT if busy else _LISTENING
+            if not error.for_now or time.monotonic() - started > limit:
                 raise
             if not loads and "is not ready" in error.message:
                 raise
             if not told:
                 warn(f"waiting for {model} on {url}")
                 told = True
-        await asyncio.sleep(_AGAIN)
+            delay = error.retry_after or _AGAIN
+        await asyncio.sleep(delay)

@@ -1,6 +1,7 @@
 """A command waits for a model that its server is about to load, and for nothing else."""
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from serving.models.catalogue import WAITING
 class Starting:
     """A server that fails with each of some messages before it answers."""
 
-    def __init__(self, *messages: str) -> None:
+    def __init__(self, *messages: str, code: str = "UNAVAILABLE") -> None:
         self.messages = list(messages)
+        self.code = code
 
     async def model_info(self, model: str) -> str:
         if self.messages:
-            raise CallFailed("UNAVAILABLE", self.messages.pop(0))
+            raise CallFailed(self.code, self.messages.pop(0))
         return model
 
 
@@ -50,3 +52,22 @@ def test_a_server_that_never_listens_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(predictor, "_LISTENING", -1.0)
     with pytest.raises(CallFailed, match="Connection refused"):
         info(Starting("Connection refused", "again"))
+
+
+def test_a_caller_who_has_to_wait_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert info(Starting("1 call a second", code="RESOURCE_EXHAUSTED")) == "flowers"
+    assert capsys.readouterr().err == "convserve: waiting for flowers on localhost:1\n"
+
+
+def test_nobody_at_an_address_is_told_after_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor, "_LISTENING", -1.0)
+    with socket.socket() as closed:  # bound, and nobody listens
+        closed.bind(("127.0.0.1", 0))
+        url = f"127.0.0.1:{closed.getsockname()[1]}"
+
+        async def look() -> None:
+            async with asyncio.timeout(20), predictor.open_predictor("flowers", url, None):
+                pass  # tries of its own would take a minute
+
+        with pytest.raises(CallFailed, match="UNAVAILABLE"):
+            asyncio.run(look())
