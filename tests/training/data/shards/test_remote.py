@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from training.data.storage.messages import told
 
 from tests.support.object_store import BUCKET, SECRET, CuttingProxy, files, upload, web_server
 from tests.training.data.shards.conftest import recipe, written
@@ -18,7 +19,6 @@ from training.data.loader import Loader
 from training.data.samples import Samples, StreamedSamples
 from training.data.sampling import Windowed
 from training.data.storage import store, systems
-from training.data.storage.messages import told
 from training.data.storage.store import Store
 from training.errors import DataError
 from training.recipes.remote.storage import Storage
