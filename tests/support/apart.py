@@ -140,7 +140,7 @@ async def apart(
     config = _config(repository, cache, settings)
     metrics, slots = FrontMetrics(), Slots(config.memory_bytes)
     with ThreadPoolExecutor(2) as decoders:
-        catalogue = Catalogue(repository, decoders, metrics)
+        catalogue = Catalogue(Repositories.of(repository), decoders, metrics)
         told = config.model_dump(mode="json")
         supervisor = Supervisor(module, told, catalogue, metrics, slots, hung_seconds)
         supervisor.start()
