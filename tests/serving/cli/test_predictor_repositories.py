@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import typer
-from serving.cli.repositories import folders_at
 
+from serving.cli.predictor import folders_at
 from tests.support.published import publish
 
 
