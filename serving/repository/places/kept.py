@@ -1,7 +1,8 @@
 """The versions in the cache: a folder each, by the digest of what it holds.
 
 A version comes here in one step, when it is whole; what is half fetched lies in another folder,
-which whoever fetches next empties. Servers may share a cache: one at a time changes it.
+which whoever fetches next empties. Beside each lies a record of its files, their sizes and
+checksums, so that a damaged one is noticed. Servers may share a cache: one at a time changes it.
 """
 
 import contextlib
@@ -21,9 +22,6 @@ from serving.repository.places.state import Cache
 
 logger = logging.getLogger(__name__)
 
-# Beside the files of a version: their sizes and checksums, so that a damaged one is noticed.
-# Objects with such names are passed over.
-_RECORD = ".kept.json"
 # Seconds between two tries to get at a cache that another process changes.
 _AGAIN = 0.1
 # Bytes that stay free on the disk of the cache: it also holds compiled models.
@@ -88,11 +86,13 @@ class Kept:
         """Moves a whole version here. sums: SHA-256 of each file. Raises StorageError."""
         try:
             record = {name: [(staged / name).stat().st_size, sums[name]] for name in sorted(sums)}
-            with (staged / _RECORD).open("w") as file:
+            self._drop(digest)
+            partial = staged / f".{digest}"
+            with partial.open("w") as file:
                 json.dump(record, file)
                 file.flush()
                 os.fsync(file.fileno())
-            self._drop(digest)
+            partial.rename(self._record_file(digest))
             staged.rename(self.path(digest))
             _sync(self._versions)
         except OSError as error:
@@ -118,7 +118,7 @@ class Kept:
         """A file here whose SHA-256 was this when it came."""
         for digest in self._digests():
             for name, (_, found) in self._record(digest).items():
-                if found == checksum:
+                if found == checksum and (self.path(digest) / name).is_file():
                     return self.path(digest) / name
         return None
 
@@ -148,15 +148,18 @@ class Kept:
         raise StorageError(f"{size:,} bytes find no room on the disk of the cache")
 
     def _digests(self) -> list[str]:
-        return sorted(path.name for path in self._versions.iterdir())
+        return sorted(path.stem for path in self._versions.glob("*.json"))
 
     def _size(self, digest: str) -> int:
         return sum(size for size, _ in self._record(digest).values())
 
+    def _record_file(self, digest: str) -> Path:
+        return self._versions / f"{digest}.json"
+
     def _record(self, digest: str) -> dict[str, tuple[int, str]]:
         """Size and SHA-256 of each file of a version; empty where it has no record."""
         try:
-            record = json.loads(read_file(self.path(digest) / _RECORD))
+            record = json.loads(read_file(self._record_file(digest)))
             return {str(name): (int(size), str(found)) for name, (size, found) in record.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
@@ -167,6 +170,7 @@ class Kept:
         gone = Path(tempfile.mkdtemp(dir=self._partial))
         with contextlib.suppress(FileNotFoundError):
             self.path(digest).rename(gone / digest)
+        self._record_file(digest).unlink(missing_ok=True)
         shutil.rmtree(gone, ignore_errors=True)
 
 

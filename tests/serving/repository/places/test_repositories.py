@@ -56,7 +56,7 @@ def test_a_place_that_cannot_be_read_any_more_takes_no_model_along(tmp_path: Pat
 def test_names_of_callers_lead_nowhere_else(remote: Remote) -> None:
     version(remote.local, b"x")
     remote.upload()
-    for name in ("../m", "/etc", "m/1", ".kept", "a\nb", ""):
+    for name in ("../m", "/etc", "m/1", ".hidden", "a\nb", ""):
         remote.repositories.fetch_now(name)
         assert remote.repositories.model(name) is None
     assert remote.fetched == 0
