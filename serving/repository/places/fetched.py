@@ -64,7 +64,7 @@ class FetchedRepository:
         self._download = Download(
             self._store, self._kept, metrics.fetched_bytes.labels(address).inc
         )
-        self._state: State | None = None
+        self._opened = False
         self._waits = Waits()
         self._one = threading.Lock()
         self._stopped = threading.Event()
@@ -138,20 +138,21 @@ class FetchedRepository:
         self._place.listed()
 
     def _open(self) -> State:
-        """The state, which is read once; versions in it that were damaged are removed then."""
-        if self._state is not None:
-            return self._state
+        """What lies in the folder; others may follow the same URL there. Versions that were damaged
+        are removed the first time."""
+        state = self._place.open()
+        if self._opened:
+            return state
         from fsspec.asyn import get_loop
 
         get_loop().call_soon_threadsafe(go_last)
-        state = self._place.open()
         for name, model in state.models.items():
             for version, held in list(model.versions.items()):
                 if not self._kept.has(held.digest):
                     del model.versions[version]
                     model.mark = ""
                     (self.folder / name / str(version)).unlink(missing_ok=True)
-        self._state = state
+        self._opened = True
         return state
 
     # One model.

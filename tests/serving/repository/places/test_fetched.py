@@ -467,6 +467,21 @@ def test_names_that_would_lead_elsewhere_are_refused(remote: Remote) -> None:
     }
 
 
+def test_processes_that_share_a_cache_leave_what_another_has_fetched(remote: Remote) -> None:
+    version(remote.local, b"one")
+    remote.upload()
+    remote.fetch()
+    first = remote.repositories
+    remote.open()
+    remote.fetch()
+    version(remote.local, b"two", 2, config="max_batch_size: 2\n")
+    remote.upload()
+    first.fetch_now()
+    before = first.scan()
+    remote.fetch()
+    assert remote.repositories.scan() == before
+
+
 def test_state_that_cannot_be_read_is_made_anew(remote: Remote) -> None:
     version(remote.local, b"x" * MIB)
     remote.upload()
