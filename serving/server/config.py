@@ -340,11 +340,6 @@ class ServerConfig(BaseModel):
         return self.memory_mib * _MIB or round(_MEMORY_SHARE * memory_limit())
 
     @property
-    def repository_cache_bytes(self) -> int:
-        """`repository_cache_mib` in bytes."""
-        return self.repository_cache_mib * _MIB
-
-    @property
     def connections_per_address(self) -> int:
         """`max_connections_per_address`, or its default."""
         return self.max_connections_per_address or max(1, self.max_connections // 2)

@@ -67,7 +67,7 @@ def repositories_of(config: ServerConfig, metrics: EngineMetrics | None = None) 
         folder = open_cache(config.cache_dir)
         if folder is None:
             raise StartError(f"--model-repository: {urls[0]} needs a --cache-dir of its own")
-        limit, seconds = config.repository_cache_bytes, config.repository_timeout_seconds
+        limit, seconds = config.repository_cache_mib << 20, config.repository_timeout_seconds
         cache = Cache(folder / "repositories", limit, seconds)
     return Repositories.of(*config.model_repository, cache=cache, metrics=metrics)
 
