@@ -307,6 +307,7 @@ class EngineMetrics(Share):
             "Time since a repository behind a URL was last listed; it is once, but for "
             "--model-control poll.",
             ("repository",),
+            Highest,
         )
 
     def counters(self, model: str, version: str) -> BatchCounters:
