@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 STAGES = ("data", "train", "distill", "prune", "quantize", "export", "verify", "publish")
 
 
-def _folder(text: str) -> Path:
-    if is_url(text):
+def _folder(text: str | Path) -> Path:  # the default comes as it is
+    if is_url(str(text)):
         raise typer.BadParameter(
             "a model is published into a folder; copy it to its store from there, the manifest last"
         )
