@@ -36,6 +36,7 @@ from serving.batching.ticket import Answer
 from serving.models.catalogue import Catalogue
 from serving.models.servable import CallOptions, Servable
 from serving.remote.front import supervisor
+from serving.repository.places.repositories import Repositories
 from serving.server.config import ServerConfig
 from serving.server.runtime import Runtime
 from tests.support.apart import apart, memory_files, mixed_calls, open_files
@@ -109,7 +110,7 @@ async def measure(
     config = ServerConfig(model_repository=repository, cache_dir=cache, engine="onnxruntime")
     found: dict[int, list[tuple[float, ...]]] = {callers: [] for callers in CALLERS}
     with ThreadPoolExecutor(1) as threads:
-        catalogue = Catalogue(repository, threads, metrics)
+        catalogue = Catalogue(Repositories.of(repository), threads, metrics)
         runtime = Runtime(config, catalogue, EngineMetrics())
         runtime.start()
         await runtime.looked.wait()

@@ -224,6 +224,7 @@ class EngineMetrics(Share):
     def __init__(self) -> None:
         self._count_batches()
         self._count_models()
+        self._count_repositories()
 
     def _count_batches(self) -> None:
         self.batch_size = Histogram(
@@ -282,6 +283,31 @@ class EngineMetrics(Share):
             "convserve_signature_refusals",
             "Loads of a version that --require-signature refused.",
             _VERSION,
+        )
+
+    def _count_repositories(self) -> None:
+        self.fetched_bytes = Tally(
+            "convserve_repository_fetched_bytes",
+            "Bytes that came from a repository behind a URL, those of failed fetches too.",
+            ("repository",),
+        )
+        self.fetch_seconds = Tally(
+            "convserve_repository_fetch_seconds",
+            "Seconds in which a repository behind a URL was listed and fetched.",
+            ("repository",),
+        )
+        self.fetch_failures = Tally(
+            "convserve_repository_fetch_failures",
+            "Listings of a repository behind a URL, and models in it, that could not be fetched; "
+            "what was fetched before serves.",
+            ("repository",),
+        )
+        self.listing_age = Levels(
+            "convserve_repository_listing_age_seconds",
+            "Time since a repository behind a URL was last listed; it is once, but for "
+            "--model-control poll.",
+            ("repository",),
+            Highest,
         )
 
     def counters(self, model: str, version: str) -> BatchCounters:

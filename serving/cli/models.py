@@ -10,18 +10,16 @@ import typer
 from serving.base.command import application
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
-from serving.cli.predictor import Url
+from serving.cli.predictor import CACHE_DIR, Url, folders_at
 from serving.cli.signing import RequireSignature, signed_by
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls
 from serving.client import AsyncVisionClient, CallFailed, ClientTls
 from serving.models.loading.candidates import LoadSettings, open_cache
 from serving.models.loading.outlook import Prospect, prospects
-from serving.repository.layout import scan
+from serving.repository.layout import ModelFolder
 from serving.repository.signing.private_copy import SignedVersions
 from serving.server.config import ServerConfig
-
-_CACHE_DIR: Path = ServerConfig.model_fields["cache_dir"].default
 
 
 def _help(name: str) -> str:
@@ -31,11 +29,14 @@ def _help(name: str) -> str:
 @with_credentials
 @with_tls
 def models(
-    model_repository: Annotated[Path | None, typer.Option(help="A repository on disk.")] = None,
+    model_repository: Annotated[
+        list[str] | None,
+        typer.Option(help="A repository, as the server's; may be given several times."),
+    ] = None,
     url: Url = None,
     engine: Annotated[str, typer.Option(help=_help("engine"))] = "auto",
     variant: Annotated[str, typer.Option(help=_help("variant"))] = "auto",
-    cache_dir: Annotated[Path, typer.Option(help=_help("cache_dir"))] = _CACHE_DIR,
+    cache_dir: Annotated[Path, typer.Option(help=_help("cache_dir"))] = CACHE_DIR,
     allow_ungated: Annotated[bool, typer.Option(help=_help("allow_ungated"))] = False,
     strict_config: Annotated[bool, typer.Option(help=_help("strict_config"))] = False,
     require_signature: RequireSignature = None,
@@ -52,7 +53,7 @@ def models(
     variant "serves", or is "timed at load" with others, of which the fastest serves; "where no GPU
     serves", "refused", "not run here", "not selected" and "broken" come with the reason.
     """
-    if (url is None) == (model_repository is None):
+    if (url is None) == (not model_repository):
         raise typer.BadParameter("give either --url or --model-repository")
     if url is not None:
         try:
@@ -70,7 +71,7 @@ def models(
         signed = None
         if require_signature is not None:
             signed = signed_by(require_signature, settings.cache_dir)
-        lines = _on_disk(model_repository or Path(), settings, signed)
+        lines = _on_disk(folders_at(model_repository or [], cache_dir), settings, signed)
     if as_json:
         print_json(lines)
         return
@@ -96,12 +97,8 @@ async def _of_server(
 
 
 def _on_disk(
-    repository: Path, settings: LoadSettings, signed: SignedVersions | None
+    folders: Mapping[str, ModelFolder], settings: LoadSettings, signed: SignedVersions | None
 ) -> list[dict[str, Any]]:
-    try:
-        folders = scan(repository)
-    except OSError as error:
-        fail(f"{repository}: {error.strerror}")
     return [
         _line(prospect)
         for folder in folders.values()

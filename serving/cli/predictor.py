@@ -1,10 +1,10 @@
-"""A model that answers the commands, on a server or loaded into this process."""
+"""A model that answers the commands: on a server, or out of repositories in this process."""
 
 import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,23 +14,39 @@ from typing import Annotated, NamedTuple, Protocol
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from protos.gen import vision_pb2 as pb
 from serving.base.errors import InvalidInput, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.metrics import EngineMetrics, FrontMetrics
-from serving.cli.output import warn
+from serving.base.storage.address import is_url
+from serving.base.storage.messages import StorageError
+from serving.base.text import first_problem
+from serving.cli.output import fail, warn
 from serving.cli.signing import signed_by
 from serving.client import AsyncVisionClient, CallFailed, ClientTls, ModelInfo, mask_of
 from serving.models.catalogue import WAITING, Catalogue, State
-from serving.models.loading.candidates import LoadSettings
+from serving.models.loading.candidates import LoadSettings, open_cache
 from serving.models.loading.loader import Loader
 from serving.models.servable import CallOptions, EncodedImage, Servable
+from serving.repository.layout import ModelFolder
+from serving.repository.places.addresses import Addresses
+from serving.repository.places.repositories import Repositories
+from serving.repository.places.state import Cache
 from serving.repository.signing.private_copy import SignedVersions
+from serving.server.config import ServerConfig
 from serving.server.endpoints import vision
 
 Url = Annotated[str | None, typer.Option(help="A server's host:port, or grpcs://host:port.")]
-Repository = Annotated[Path | None, typer.Option(help="Load the model into this process instead.")]
+Repository = Annotated[
+    list[str] | None,
+    typer.Option(help="Load the model into this process instead, out of a repository."),
+]
+
+CACHE_DIR: Path = ServerConfig.model_fields["cache_dir"].default
+_CACHE_MIB: int = ServerConfig.model_fields["repository_cache_mib"].default
+_TIMEOUT: float = ServerConfig.model_fields["repository_timeout_seconds"].default
 
 # Seconds that a call may take. In one process all images wait for the cores together, so shorter
 # would fail large folders; longer waits longer for a server that hangs.
@@ -75,23 +91,67 @@ class MaskResult:
 
 
 class Local(NamedTuple):
-    """A repository whose models are loaded into this process.
+    """A repository, or several, whose models are loaded into this process.
 
     signed: opens those that have to be signed; None where nobody asks for signatures.
     """
 
-    repository: Path
+    repository: Sequence[str]
     signed: SignedVersions | None
 
 
-def one_place(url: str | None, repository: Path | None, signatures: Path | None) -> Local | None:
+def one_place(
+    url: str | None, repository: Sequence[str] | None, signatures: Path | None
+) -> Local | None:
     """The repository; None for the server at `url`. Ends the command with a usage error unless one
     says where the model is, and where keys cannot be used."""
-    if (url is None) == (repository is None):
+    if (url is None) == (not repository):
         raise typer.BadParameter("give either --url or --model-repository")
-    if repository is None:
+    if not repository:
         return None
     return Local(repository, None if signatures is None else signed_by(signatures))
+
+
+def repositories_at(addresses: Sequence[str], cache_dir: Path = CACHE_DIR) -> Repositories:
+    """The repositories, of which nothing is fetched yet; URLs are kept where a server keeps them.
+    Raises InvalidInput for one that cannot be opened."""
+    try:
+        checked = TypeAdapter(Addresses).validate_python(list(addresses))
+    except ValidationError as error:
+        raise InvalidInput(f"--model-repository: {first_problem(error)[1]}") from error
+    cache = None
+    if any(map(is_url, checked)):
+        folder = open_cache(cache_dir)
+        if folder is None:
+            raise InvalidInput(f"--model-repository: URLs need a folder for a cache, {cache_dir}")
+        cache = Cache(folder / "repositories", _CACHE_MIB << 20, _TIMEOUT)
+    found = Repositories.of(*checked, cache=cache, metrics=EngineMetrics())
+    try:
+        found.check()
+    except StorageError as error:
+        raise InvalidInput(f"--model-repository: {error}") from error
+    return found
+
+
+def folders_at(addresses: Sequence[str], cache_dir: Path = CACHE_DIR) -> dict[str, ModelFolder]:
+    """The models of the repositories, those of URLs fetched. Ends the command where they cannot be
+    read; warns of what is older than it should be."""
+    try:
+        repositories = repositories_at(addresses, cache_dir)
+        repositories.fetch_now()
+        folders = repositories.scan()
+    except InvalidInput as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}")
+    for address, reason in repositories.unreachable().items():
+        warn(f"{address}: {reason.removeprefix(f'{address}: ')}")
+    if not folders and repositories.unreachable():
+        fail("nothing was fetched before")
+    for name, folder in folders.items():
+        if folder.stale:
+            warn(f"{name}: {folder.stale}")
+    return folders
 
 
 class Predictor(Protocol):
@@ -224,10 +284,9 @@ async def open_predictor(
         tempfile.TemporaryDirectory() as cache,
     ):
         settings = LoadSettings(cache_dir=Path(cache))
-        catalogue = Catalogue(local.repository, decoders, FrontMetrics())
-        loader = Loader(
-            local.repository, settings, EngineMetrics(), catalogue, _TIMEOUT, local.signed
-        )
+        places = repositories_at(local.repository)
+        catalogue = Catalogue(places, decoders, FrontMetrics())
+        loader = Loader(places, settings, EngineMetrics(), catalogue, _TIMEOUT, local.signed)
         try:
             await loader.load(model)
             yield LocalPredictor(catalogue.get(model))

@@ -9,26 +9,25 @@ from serving.base.command import application
 from serving.base.errors import ModelLoadError
 from serving.base.files import own_folder
 from serving.cli.output import fail, print_json, warn
+from serving.cli.predictor import CACHE_DIR, folders_at
 from serving.cli.signing import RequireSignature, signed_by
 from serving.cli.table import print_table
 from serving.engines import unavailable_reason
 from serving.models.loading.local_plans import ENGINE
 from serving.models.loading.plan_builder import build_plans
-from serving.repository.layout import scan
-from serving.server.config import ServerConfig
-
-_CACHE_DIR = ServerConfig.model_fields["cache_dir"]
 
 
 def rebuild(
-    model_repository: Annotated[Path, typer.Option(help="Folder with one folder a model.")],
+    model_repository: Annotated[
+        list[str], typer.Option(help="A repository, as the server's; may be given several times.")
+    ],
     model: Annotated[
         list[str] | None,
         typer.Option(help="Only this model; may be given several times.", show_default="all"),
     ] = None,
     cache_dir: Annotated[
         Path, typer.Option(help="Where the plans are kept: the server's --cache-dir.")
-    ] = _CACHE_DIR.default,
+    ] = CACHE_DIR,
     workspace_mib: Annotated[
         int | None,
         typer.Option(help="Most GPU memory that a layer may work in.", show_default="all"),
@@ -44,13 +43,11 @@ def rebuild(
     The repository is not changed. A server with the same cache folder finds the plans when it loads
     a model, checks their answers against the published ones and times them.
     """
-    try:
-        folders = scan(model_repository)
-    except OSError as error:
-        fail(f"{model_repository}: {error.strerror}")
+    folders = folders_at(model_repository, cache_dir)
     unknown = sorted(set(model or ()) - set(folders))
     if unknown:
-        fail(f"{model_repository}: no model {unknown[0]!r}; it has {sorted(folders)}")
+        where = ", ".join(model_repository)
+        fail(f"{where}: no model {unknown[0]!r}; it has {sorted(folders)}")
     try:
         cache = own_folder(cache_dir.expanduser())
     except OSError as error:

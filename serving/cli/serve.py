@@ -62,7 +62,7 @@ def _signature() -> inspect.Signature:
         # A setting that is required may come from the environment or the file.
         _option(name, field.annotation, field.description, field.default)
         if not field.is_required()
-        else _option(name, Path | None, field.description, None)
+        else _option(name, list[str] | None, field.description, None)
         for name, field in ServerConfig.model_fields.items()
     ]
     file = _option("config", Path | None, "YAML file with any of these.", None)

@@ -12,11 +12,13 @@ from typing import Protocol
 
 from serving.base.errors import ModelNotFound, ModelNotReady, no_model, quoted
 from serving.base.metrics import FrontMetrics
+from serving.base.storage.address import is_url
+from serving.base.text import one_line
 from serving.batching.port import BatchPort
 from serving.models.facts import ModelFacts
 from serving.models.model import Model
 from serving.models.servable import Servable
-from serving.repository.layout import scan
+from serving.repository.places.repositories import Repositories
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class VersionStatus:
 
     version: empty for a line about the whole model.
     reason: one line; empty where it serves.
-    is_model: False for a folder that holds something else; readiness does not wait for it.
+    is_model: False for what readiness does not wait for: a folder that holds something else, a
+        store, or the newest of a model of which another version serves.
     """
 
     name: str
@@ -96,17 +99,20 @@ class Loads(Protocol):
 
 
 class Catalogue:
-    """All models of a repository as they stand. A Loader keeps the entries; everybody else reads.
+    """All models of repositories as they stand. A Loader keeps the entries; everybody else reads.
 
     entries: by name. Code that changes one calls `changed`.
     decoders: the worker threads of its models.
     """
 
-    def __init__(self, repository: Path, decoders: Executor, metrics: FrontMetrics) -> None:
-        self._repository = repository
+    def __init__(
+        self, repositories: Repositories, decoders: Executor, metrics: FrontMetrics
+    ) -> None:
+        self._repositories = repositories
         self._decoders = decoders
         self._metrics = metrics
-        folders = {repository, repository.resolve(), Path(tempfile.gettempdir())}
+        folders = [*repositories.folders, *(folder.resolve() for folder in repositories.folders)]
+        folders.append(Path(tempfile.gettempdir()))
         self._places = [f"{folder}/" for folder in folders if folder.is_absolute()]
         self.entries: dict[str, ModelEntry] = {}
         self._listeners: list[Callable[[], None]] = []
@@ -121,6 +127,18 @@ class Catalogue:
     async def left(self, port: BatchPort, seconds: float) -> None:
         """Returns when no call without inputs holds a place of a version that does not serve any
         more, or after so many seconds: then it may be drained. Here every call is known."""
+
+    def show_unreachable(self, reasons: Mapping[str, str]) -> None:
+        """Gives each repository that cannot be reached a line of the index, by its URL."""
+        before = {name: entry.problem for name, entry in self.entries.items() if is_url(name)}
+        now = {address: one_line(reason) for address, reason in reasons.items()}
+        if now == before:
+            return
+        for address in before:
+            del self.entries[address]
+        for address, reason in now.items():
+            self.entries[address] = ModelEntry(State.UNAVAILABLE, reason, is_model=False)
+        self.changed()
 
     def changed(self) -> None:
         """Calls the listeners."""
@@ -206,7 +224,7 @@ class Catalogue:
     async def repository_index(self) -> list[VersionStatus]:
         """`index`, and a line for each model that lies in the repository but was never loaded."""
         try:
-            folders = await asyncio.to_thread(scan, self._repository)
+            folders = await asyncio.to_thread(self._repositories.scan)
         except OSError as error:
             logger.error("repository cannot be read", extra={"reason": str(error)})
             folders = {}

@@ -25,7 +25,7 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 _MAX_MODELS = 100_000
 _MAX_ENTRIES = 10_000
 # Versions of a model; all of them may be served.
-_MAX_VERSIONS = 1000
+MAX_VERSIONS = 1000
 
 NO_MODEL = f"no model: neither {CONFIG_FILE} nor a numbered version folder"
 
@@ -37,6 +37,7 @@ class ModelFolder:
     config_stamp: the stamp of the files beside the versions (config, labels).
     versions: the stamp of each version folder, ascending.
     problem: why it cannot be read or is no model; empty for a model.
+    stale: why it is not the newest of a model behind a URL; empty where it is.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ModelFolder:
     config_stamp: Stamp = ()
     versions: dict[int, Stamp] = field(default_factory=dict)
     problem: str = ""
+    stale: str = ""
 
     @property
     def is_model(self) -> bool:
@@ -108,8 +110,8 @@ def scan_model(path: Path) -> ModelFolder:
                 beside.append(child)
     except OSError as error:
         return ModelFolder(path.name, path, problem=f"{path}: cannot be read: {error.strerror}")
-    if len(versions) > _MAX_VERSIONS:
-        problem = f"{path}: expected at most {_MAX_VERSIONS} versions, got {len(versions)}"
+    if len(versions) > MAX_VERSIONS:
+        problem = f"{path}: expected at most {MAX_VERSIONS} versions, got {len(versions)}"
         return ModelFolder(path.name, path, problem=problem)
     if not versions and not any(file.name == CONFIG_FILE for file in beside):
         return ModelFolder(path.name, path, problem=NO_MODEL)

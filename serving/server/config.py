@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from serving.base.machine.memory import memory_limit
+from serving.repository.places.addresses import Addresses
 
 # gRPC keeps times in milliseconds and sizes in bytes, both as signed 32-bit integers.
 _MAX_SECONDS = 2_000_000
@@ -59,7 +60,10 @@ class ServerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model_repository: Path = Field(description="Folder with one folder a model.")
+    model_repository: Addresses = Field(
+        description="Folder with one folder a model, or its URL (s3://, gs://, az://, https://); "
+        "may be given several times, in one text with commas between."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free port.")
     http_port: int = Field(8000, ge=0, le=65535, description="0 takes a free port.")
@@ -73,6 +77,17 @@ class ServerConfig(BaseModel):
     )
     poll_seconds: float = Field(
         5.0, gt=0, le=_MAX_SECONDS, description="Between two looks at the repository."
+    )
+    repository_cache_mib: int = Field(
+        20_480,
+        gt=0,
+        description="Disk that the versions out of URLs may take in --cache-dir, in MiB.",
+    )
+    repository_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=_MAX_SECONDS,
+        description="How long a store may take for an answer of at most 8 MiB.",
     )
     engine: str = Field("auto", description="An engine's name, or auto for the fastest here.")
     variant: str = Field("auto", description="A variant's id, or auto for the fastest here.")

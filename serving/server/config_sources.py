@@ -45,7 +45,9 @@ def load_config(
         key = place.partition(".")[0]
         if key not in values:
             raise ConfigError(f"--{key.replace('_', '-')}: missing") from error
-        raise ConfigError(f"{sources[key]}: {wrong}, got {quoted(values[key])}") from error
+        # A URL may hold a password.
+        got = "" if key == "model_repository" else f", got {quoted(values[key])}"
+        raise ConfigError(f"{sources[key]}: {wrong}{got}") from error
     _check_admin(config)
     _check_tls(config)
     _check_access(config)

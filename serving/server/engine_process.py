@@ -29,7 +29,7 @@ from serving.remote.flight import FlightRecorder
 from serving.remote.override import override_of
 from serving.remote.records import BadRecord
 from serving.server.config import ServerConfig, StartError
-from serving.server.runtime import Runtime, settle_process
+from serving.server.runtime import Runtime, repositories_of, settle_process
 
 logger = logging.getLogger(__name__)
 
@@ -131,9 +131,11 @@ class EngineProcess:
         """Loads models. Returns when it has tried each once."""
         config = ServerConfig.model_validate(fields["settings"])
         threads = ThreadPoolExecutor(1)  # of models, which here decode nothing
-        catalogue = ReportedCatalogue(config.model_repository, threads, self._served, self._control)
         gpus = fields.get("gpus")
         try:
+            catalogue = ReportedCatalogue(
+                repositories_of(config), threads, self._served, self._control
+            )
             self._runtime = Runtime(
                 config,
                 catalogue,

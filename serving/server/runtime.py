@@ -13,12 +13,15 @@ from serving.base.counting.sums import Tally
 from serving.base.machine.cpu import core_count
 from serving.base.machine.heap import limit_arenas, map_large_blocks
 from serving.base.metrics import EngineMetrics
+from serving.base.storage.address import is_url
 from serving.models.catalogue import Catalogue
 from serving.models.loading.candidates import LoadSettings, open_cache
 from serving.models.loading.loader import Loader
 from serving.models.loading.plan_builder import PlanBuilding
+from serving.repository.places.repositories import Repositories
+from serving.repository.places.state import Cache
 from serving.server.access.followed import Followed
-from serving.server.config import ServerConfig
+from serving.server.config import ServerConfig, StartError
 
 if TYPE_CHECKING:  # they bring cryptography
     from serving.repository.signing.keys import Keys
@@ -56,8 +59,21 @@ def followed_keys(config: ServerConfig, failures: Tally) -> "Followed[Keys] | No
     return followed_signers(config.require_signature, failures)
 
 
+def repositories_of(config: ServerConfig, metrics: EngineMetrics | None = None) -> Repositories:
+    """The repositories. metrics: of the process that fetches what lies behind URLs. Raises
+    StartError where there is no cache for that."""
+    cache = None
+    if urls := [address for address in config.model_repository if is_url(address)]:
+        folder = open_cache(config.cache_dir)
+        if folder is None:
+            raise StartError(f"--model-repository: {urls[0]} needs a --cache-dir of its own")
+        limit, seconds = config.repository_cache_mib << 20, config.repository_timeout_seconds
+        cache = Cache(folder / "repositories", limit, seconds)
+    return Repositories.of(*config.model_repository, cache=cache, metrics=metrics)
+
+
 class Runtime:
-    """Follows the repository, and keeps a catalogue by it.
+    """Follows the repositories, and keeps a catalogue by it.
 
     looked: set once it has tried to load each model.
     """
@@ -77,8 +93,9 @@ class Runtime:
         self._cache_dir = open_cache(config.cache_dir)
         self._keys = followed_keys(config, metrics.access_failures)
         self._signed = self._signed_versions(metrics.signature_refusals)
+        self._repositories = repositories_of(config, metrics)
         self.loader = Loader(
-            config.model_repository,
+            self._repositories,
             LoadSettings(
                 engine=config.engine,
                 variant=config.variant,
@@ -115,11 +132,11 @@ class Runtime:
         if self._keys is not None:
             self._run(self._follow_keys(self._keys))
         if self._config.build_plans and self._cache_dir is not None:
-            repository = self._config.model_repository
+            places = self._repositories
             building = PlanBuilding(
                 self._catalogue,
                 self.loader,
-                repository,
+                places,
                 self._cache_dir,
                 self._signed,
                 shared=self._shared,
@@ -132,9 +149,12 @@ class Runtime:
         task.add_done_callback(self._background.discard)
 
     async def _follow_repository(self, but: Collection[str]) -> None:
-        """Loads the models in the repository; with --model-control poll follows its changes."""
+        """Loads the models in the repositories; with --model-control poll follows their changes.
+        Otherwise that ends once all that lies behind URLs is here."""
         if self._config.model_control == "explicit":
             self.looked.set()
+            await self._repositories.fetch(contents=False)
+            self._catalogue.show_unreachable(self._repositories.unreachable())
             return
         look: Callable[[], Awaitable[None]] = partial(self.loader.load_all, but)
         while True:
@@ -143,7 +163,7 @@ class Runtime:
             except OSError as error:
                 logger.error("repository cannot be read", extra={"reason": str(error)})
             self.looked.set()
-            if self._config.model_control != "poll":
+            if self._config.model_control != "poll" and self._repositories.is_whole():
                 return
             look = self.loader.poll
             await asyncio.sleep(self._config.poll_seconds)

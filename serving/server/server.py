@@ -13,14 +13,16 @@ from serving.base.machine.cpu import core_count
 from serving.base.machine.files import connections_within, raise_file_limit
 from serving.base.machine.nvml import gpus, unavailable_reason, usages
 from serving.base.metrics import EngineMetrics, FrontMetrics
+from serving.base.storage.messages import StorageError
 from serving.models.catalogue import Catalogue
 from serving.remote.front.engines import Engines
 from serving.remote.front.merged import MergedCatalogue
 from serving.remote.front.seats import TooManyEngines, seats
 from serving.remote.front.supervisor import Supervisor
 from serving.remote.slots import Slots
+from serving.repository.places.repositories import Repositories
 from serving.server.config import ServerConfig, StartError
-from serving.server.runtime import Runtime, followed_keys, settle_process
+from serving.server.runtime import Runtime, followed_keys, repositories_of, settle_process
 from serving.server.wires import LAST_SECONDS, Addresses, Wires
 
 logger = logging.getLogger(__name__)
@@ -42,14 +44,17 @@ class Server:
         keys = followed_keys(config, metrics.access_failures)  # those who load follow their own
         if keys is not None and not keys.content:
             raise StartError(f"--require-signature: {config.require_signature} holds no key")
+        self._repositories = repositories_of(config)
         self._runtime: Runtime | Supervisor | Engines
         processes: Supervisor | Engines | None = None
         shares: tuple[Share, ...]
         if _apart(config):
-            self._runtime = processes = _processes(config, self._decoders, metrics)
+            self._runtime = processes = _processes(
+                config, self._repositories, self._decoders, metrics
+            )
             catalogue, shares = processes.catalogue, processes.shares
         else:
-            catalogue = Catalogue(config.model_repository, self._decoders, metrics)
+            catalogue = Catalogue(self._repositories, self._decoders, metrics)
             share = EngineMetrics()
             shares = (share,)
             self._runtime = Runtime(config, catalogue, share)
@@ -59,9 +64,10 @@ class Server:
 
     async def start(self) -> Addresses:
         """Opens the ports, then begins to load models. Raises StartError."""
-        repository = self._config.model_repository
-        if not repository.is_dir():
-            raise StartError(f"--model-repository: {repository} is not a folder")
+        try:
+            self._repositories.check()
+        except StorageError as error:
+            raise StartError(f"--model-repository: {error}") from error
         addresses = await self.wires.start()
         self._runtime.start()
         return addresses
@@ -115,7 +121,7 @@ def _apart(config: ServerConfig) -> bool:
 
 
 def _processes(
-    config: ServerConfig, decoders: Executor, metrics: FrontMetrics
+    config: ServerConfig, repositories: Repositories, decoders: Executor, metrics: FrontMetrics
 ) -> Supervisor | Engines:
     """The engine processes. Raises StartError for too many."""
     try:
@@ -128,11 +134,10 @@ def _processes(
     except TooManyEngines as error:
         raise StartError(f"--engine-processes {config.engine_processes}: {error}") from error
     settings, slots = config.model_dump(mode="json"), Slots(config.memory_bytes)
-    repository = config.model_repository
     if len(found) == 1:
-        catalogue = Catalogue(repository, decoders, metrics)
+        catalogue = Catalogue(repositories, decoders, metrics)
         return Supervisor(ENGINE_MODULE, settings, catalogue, metrics, slots)
-    merged = MergedCatalogue(repository, decoders, metrics, [seat.name for seat in found])
+    merged = MergedCatalogue(repositories, decoders, metrics, [seat.name for seat in found])
     return Engines(ENGINE_MODULE, settings, merged, metrics, slots, found)
 
 

@@ -334,6 +334,12 @@ def test_settings_come_from_flags_then_environment_then_file(tmp_path: Path) -> 
     failed(convserve("serve", "--config", file), 1, "grpc_prot", "did you mean 'grpc_port'")
 
 
+def test_build_refuses_to_publish_into_a_url() -> None:
+    result = convserve("build", RECIPE, "--model-repository", "s3://bucket/models")
+    assert result.returncode == 2
+    assert "published into a folder" in result.stderr
+
+
 def test_missing_package_is_named_with_what_brings_it(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = None; "

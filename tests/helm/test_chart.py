@@ -131,6 +131,7 @@ def summary(resource: Resource) -> dict[str, object]:
         ("image.digest=latest", "image/digest"),
         ("models.source=bucket", "models/source"),
         ("models.source=sync", "models/sync/archives"),
+        ("models.source=url", "models/url/addresses"),
         ("models.source=image", "models/image/reference"),
         ("models.pvc.claimName=", "models/pvc/claimName"),
         ("prometheusRule.latencySeconds=0.07", "prometheusRule/latencySeconds"),
@@ -195,6 +196,22 @@ def test_server_reads_the_settings_that_the_chart_writes(tmp_path: Path) -> None
     assert (config.drain_seconds, config.max_image_pixels) == (12, 120_000_000)
     assert config.strict_readiness
     assert config.admin == "socket"
+
+
+def test_pods_follow_the_stores_of_their_models() -> None:
+    resources = render(
+        "models.source=url",
+        "models.url.addresses={s3://bucket/models,gs://other/models}",
+        "models.url.secretName=store",
+        "models.url.cacheMib=2000000",
+    )
+    [container] = pod_of(only(resources, "Deployment"))["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "store"}}]
+    config = load_config({}, {one["name"]: one["value"] for one in container["env"]})
+    assert config.model_repository == ("s3://bucket/models", "gs://other/models")
+    assert config.repository_cache_mib == 2_000_000
+    with pytest.raises(RenderError, match="models/url/addresses"):
+        render("models.source=url", "models.url.addresses={s3://me:secret@bucket/models}")
 
 
 @pytest.mark.parametrize("admin", ["off", "socket", "token", "open"])

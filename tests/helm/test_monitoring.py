@@ -130,22 +130,24 @@ def test_every_recording_rule_returns_data(prometheus: Prometheus) -> None:
 
 
 @pytest.fixture
-def of_tls(colours: Path, cache: Path, tmp_path: Path) -> set[str]:
-    """Names of the samples that a server with TLS alone exports."""
+def of_some(colours: Path, cache: Path, tmp_path: Path) -> set[str]:
+    """Names of samples that servers with TLS, or with a repository behind a URL, export alone."""
     made = Certified(tmp_path / "tls")
     context = made.trusting.context()
-    running = ServerProcess(colours, *made.flags(), cache=cache, context=context)
+    flags = (*made.flags(), "--model-repository", "memory://nothing/models")
+    running = ServerProcess(colours, *flags, cache=cache, context=context)
     _, text = running.get(running.metrics_url)
     running.kill()
-    return {line.split()[0] for line in text.splitlines() if line.startswith("convserve_tls")}
+    lines = (line.partition(" ")[0].partition("{")[0] for line in text.splitlines())
+    return {name for name in lines if name.startswith(("convserve_tls", "convserve_repository"))}
 
 
-def test_every_metric_of_ours_in_an_alert_exists(prometheus: Prometheus, of_tls: set[str]) -> None:
+def test_every_metric_of_ours_in_an_alert_exists(prometheus: Prometheus, of_some: set[str]) -> None:
     """An alert on a metric that nobody exports never fires, and nobody notices."""
     for rule in (one for one in rules() if "alert" in one):
         words = rule["expr"].replace("(", " ").replace("{", " ").replace("[", " ").split()
         for name in {word.rstrip(")") for word in words if word.startswith("convserve")}:
-            assert name in of_tls or prometheus.query(name), f"{rule['alert']}: {name}"
+            assert name in of_some or prometheus.query(name), f"{rule['alert']}: {name}"
 
 
 def test_autoscaler_reads_the_queue_time(prometheus: Prometheus) -> None:

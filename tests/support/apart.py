@@ -23,6 +23,7 @@ from serving.remote.front.merged import MergedCatalogue
 from serving.remote.front.seats import seats
 from serving.remote.front.supervisor import Supervisor
 from serving.remote.slots import Slots
+from serving.repository.places.repositories import Repositories
 from serving.server.config import ServerConfig
 from serving.server.server import ENGINE_MODULE
 
@@ -139,7 +140,7 @@ async def apart(
     config = _config(repository, cache, settings)
     metrics, slots = FrontMetrics(), Slots(config.memory_bytes)
     with ThreadPoolExecutor(2) as decoders:
-        catalogue = Catalogue(repository, decoders, metrics)
+        catalogue = Catalogue(Repositories.of(repository), decoders, metrics)
         told = config.model_dump(mode="json")
         supervisor = Supervisor(module, told, catalogue, metrics, slots, hung_seconds)
         supervisor.start()
@@ -166,7 +167,7 @@ async def several(
     made = seats(2, (), threads=2, memory_bytes=config.memory_bytes)
     with ThreadPoolExecutor(2) as decoders:
         names = [seat.name for seat in made]
-        catalogue = MergedCatalogue(repository, decoders, metrics, names)
+        catalogue = MergedCatalogue(Repositories.of(repository), decoders, metrics, names)
         told = config.model_dump(mode="json")
         engines = Engines(module, told, catalogue, metrics, slots, made, hung_seconds)
         engines.start()

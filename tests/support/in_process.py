@@ -30,6 +30,7 @@ from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
 from serving.repository.manifest import EvalTransform, Manifest, Normalization, Provenance
 from serving.repository.model_config import from_proto
+from serving.repository.places.repositories import Repositories
 from serving.server.access.setup import Access
 from serving.server.config_sources import load_config
 from serving.server.endpoints.admin import Admin
@@ -229,8 +230,14 @@ async def in_process(
     }
     engines = {name: ColourEngine(task) for name, task in tasks.items()}
     with ThreadPoolExecutor(1) as pool:
-        catalogue = Catalogue(repository, pool, metrics)
-        loader = Loader(repository, LoadSettings(), engine_metrics, catalogue, drain_seconds=1.0)
+        catalogue = Catalogue(Repositories.of(repository), pool, metrics)
+        loader = Loader(
+            Repositories.of(repository),
+            LoadSettings(),
+            engine_metrics,
+            catalogue,
+            drain_seconds=1.0,
+        )
         batchers = []
         for name, task in tasks.items():
             labels = labels_of or {}

@@ -36,7 +36,7 @@ class ServerProcess:
 
     def __init__(
         self,
-        repository: Path,
+        repository: Path | str,
         *flags: str,
         cache: Path,
         env: dict[str, str] | None = None,

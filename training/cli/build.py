@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from serving.base.command import application, one_of
+from serving.base.storage.address import is_url
 from serving.base.text import escaped
 from training.cli.terminal import (
     AsJson,
@@ -23,6 +24,14 @@ log = logging.getLogger(__name__)
 
 # Told here as well, since the help must not import the pipeline, and torch with it.
 STAGES = ("data", "train", "distill", "prune", "quantize", "export", "verify", "publish")
+
+
+def _folder(text: str | Path) -> Path:  # the default comes as it is
+    if is_url(str(text)):
+        raise typer.BadParameter(
+            "a model is published into a folder; copy it to its store from there, the manifest last"
+        )
+    return Path(text)
 
 
 def build(
@@ -59,7 +68,7 @@ def build(
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders go.")] = Path("runs"),
     model_repository: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the model is published.")
+        Path, typer.Option(metavar="DIR", help="Where the model is published.", parser=_folder)
     ] = Path("model_repo"),
     list_networks: Annotated[
         bool,

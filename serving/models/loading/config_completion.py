@@ -35,6 +35,7 @@ from serving.repository.model_config import (
 )
 from serving.repository.model_file import check_model_file, find_in_version
 from serving.repository.override import stage_override
+from serving.repository.places.repositories import Repositories
 
 if TYPE_CHECKING:  # it brings cryptography
     from serving.repository.signing.private_copy import SignedVersions
@@ -61,7 +62,7 @@ class Prepared:
 
 
 def prepare(
-    repository: Path,
+    repositories: Repositories,
     name: str,
     override: Mapping[str, str | bytes],
     load: Describe = loaded_facts,
@@ -73,20 +74,29 @@ def prepare(
     as in `read_config`. Blocking.
 
     signed: opens the versions from which a config is completed.
-    Raises ModelNotFound, InvalidInput for a bad override, and NotAllowed for one that brings files
-    which would have to be signed.
+    Raises ModelNotFound, ModelLoadError where a repository that may have it cannot be reached,
+    InvalidInput for a bad override, and NotAllowed for one that brings files which would have to be
+    signed.
     """
-    path = repository / name
+    folder = repositories.model(name)
     brings_files = any(key.startswith("file:") for key in override)
     if brings_files and signed is not None:
         raise NotAllowed(
             f"load parameters of {quoted(name)}: nobody has signed the files of a call, and "
             "--require-signature serves no others"
         )
-    if not can_be_folder(name) or not (brings_files or path.is_symlink() or path.is_dir()):
-        raise ModelNotFound(f"no folder {quoted(name)} in the model repository {repository}")
-    staged = stage_override(name, override, repository) if override else None
-    folder = scan_model(path if staged is None else Path(staged.name) / name)
+    if not can_be_folder(name) or (folder is None and not brings_files):
+        if lost := "; ".join(repositories.unreachable().values()):
+            raise ModelLoadError(
+                f"{quoted(name)}: not found where repositories can be read; {lost}"
+            )
+        raise ModelNotFound(f"no folder {quoted(name)} in the model repository {repositories}")
+    staged = None
+    if override and (folder is None or brings_files or not (folder.problem and folder.is_model)):
+        staged = stage_override(name, override, repositories.home(name).parent)
+        stale = "" if folder is None or brings_files else folder.stale
+        folder = replace(scan_model(Path(staged.name) / name), stale=stale)
+    assert folder is not None
     config: ModelConfig | ModelLoadError
     try:
         open_version = as_it_lies if signed is None else signed.copied

@@ -29,6 +29,19 @@ class LoadedVersion:
         facts = self.facts
         return facts.name, facts.version, facts.variant, facts.engine_name
 
+    @property
+    def chosen(self) -> dict[str, object]:
+        """Its fields of the line of the log that says what serves."""
+        facts = self.facts
+        return {
+            "model": facts.name,
+            "version": facts.version,
+            "variant": facts.variant,
+            "engine": facts.engine_name,
+            "not_chosen": list(facts.rejected),
+            **({"signed_by": list(facts.signed_by)} if facts.signed_by else {}),
+        }
+
     def of_files(self, files: str) -> "LoadedVersion":
         """The same; `files` tells the files that it was loaded from."""
         return replace(self, facts=replace(self.facts, files=files))

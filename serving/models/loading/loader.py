@@ -1,23 +1,24 @@
-"""Loads, swaps and retires the models of a repository without losing a call."""
+"""Loads, swaps and retires the models of repositories without losing a call."""
 
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.base.errors import InvalidInput, ModelLoadError, ServingError
 from serving.base.metrics import EngineMetrics
+from serving.base.text import one_line
 from serving.engines import loaded_facts
 from serving.models.catalogue import ELSEWHERE, Catalogue, ModelEntry, State, VersionEntry
 from serving.models.loading.candidates import LoadSettings, is_placed_here
 from serving.models.loading.config_completion import Prepared, log_config, prepare
 from serving.models.loading.load_thread import LoadThread
 from serving.models.loading.loaded import Holding, LoadedVersion
-from serving.repository.layout import ModelFolder, compare, digest, scan
+from serving.repository.layout import ModelFolder, compare, digest
 from serving.repository.model_config import ModelConfig
+from serving.repository.places.repositories import Repositories
 
 if TYPE_CHECKING:  # it brings cryptography
     from serving.repository.signing.private_copy import SignedVersions
@@ -30,12 +31,12 @@ _MAX_MODELS = 10_000
 
 
 class Loader:
-    """Keeps a catalogue by loading and unloading the models of a repository. States change on one
+    """Keeps a catalogue by loading and unloading the models of repositories. States change on one
     event loop; files are read and written on threads, and loading has a thread of its own."""
 
     def __init__(
         self,
-        repository: Path,
+        repositories: Repositories,
         settings: LoadSettings,
         metrics: EngineMetrics,
         catalogue: Catalogue,
@@ -43,7 +44,7 @@ class Loader:
         signed: "SignedVersions | None" = None,
     ) -> None:
         """signed: opens versions that have to be signed, and no others are served."""
-        self._repository = repository
+        self._repositories = repositories
         self._settings = settings
         self._metrics = metrics
         self._catalogue = catalogue
@@ -61,8 +62,9 @@ class Loader:
 
     async def load_all(self, but: Collection[str] = ()) -> None:
         """Loads all models of the repository `but` some; a model that cannot be loaded is logged
-        and passed over. Raises OSError where the repository cannot be read."""
-        self._scanned = await asyncio.to_thread(scan, self._repository)
+        and passed over. Raises OSError where no repository can be read."""
+        self._scanned = await self._repositories.look()
+        self._catalogue.show_unreachable(self._repositories.unreachable())
         for name in self._scanned:
             entry = self._holding(name).entry
             if name in but:
@@ -71,8 +73,9 @@ class Loader:
             await self._load_reporting(name, starting=True)
 
     async def poll(self) -> None:
-        """Scans the repository once and loads or unloads changed models. Raises OSError."""
-        found = await asyncio.to_thread(scan, self._repository)
+        """Scans the repositories once and loads or unloads changed models. Raises OSError."""
+        found = await self._repositories.look()
+        self._catalogue.show_unreachable(self._repositories.unreachable())
         changes = compare(self._scanned, found)
         self._scanned = found
         for name in (*changes.added, *changes.changed):
@@ -89,7 +92,7 @@ class Loader:
         try:
             if folder.path.name != name:  # no call can carry its name, which is escaped
                 raise ModelLoadError(folder.problem)
-            await self.load(name, starting=starting)
+            await self.load(name, starting=starting, fetch=False)
         except ServingError as error:
             reason = error.detail if isinstance(error, ModelLoadError) else str(error)
             logger.error("model not loaded", extra={"model": name, "reason": reason})
@@ -115,6 +118,7 @@ class Loader:
         *,
         starting: bool = False,
         files: str = "",
+        fetch: bool = True,
     ) -> None:
         """Loads or reloads a model: new versions come up beside the old ones and then take over.
 
@@ -124,15 +128,17 @@ class Loader:
         starting: it is part of a start, which is to be fast. Other loads happen in a loader process
             while something serves.
         files: tells the files of an override from others.
+        fetch: what lies behind URLs is fetched before, but for a start.
         Raises ModelNotFound where there is no such folder, InvalidInput for a bad override,
         ModelLoadError where a version could not be loaded.
         """
+        if fetch and not starting:
+            await self._repositories.fetch(name)
         known = self._catalogue.entries
         if override and name not in known and len(known) >= _MAX_MODELS:
             raise InvalidInput(f"this server has {len(known)} models; no load call may add one")
-        task = asyncio.get_running_loop().create_task(
-            self._load(name, dict(override or {}), starting=starting, files=files)
-        )
+        work = self._load(name, dict(override or {}), starting=starting, files=files)
+        task = asyncio.get_running_loop().create_task(work)
         self._loads.add(task)
         task.add_done_callback(self._loaded)
         await asyncio.shield(task)
@@ -149,7 +155,7 @@ class Loader:
         if holding is None or holding.overridden:
             return
         holding.stamps.clear()
-        await self.load(name)
+        await self.load(name, fetch=False)
 
     async def _load(
         self, name: str, override: dict[str, str | bytes], *, starting: bool, files: str
@@ -159,7 +165,7 @@ class Loader:
             apart = not starting and bool(self._loaded_versions())
             describe = self._thread.processes.describe if apart else loaded_facts
             read = partial(prepare, strict=strict, signed=self._signed)
-            prepared = await asyncio.to_thread(read, self._repository, name, override, describe)
+            prepared = await asyncio.to_thread(read, self._repositories, name, override, describe)
             try:
                 await self._load_prepared(name, prepared, apart=apart, files=files)
             finally:
@@ -193,6 +199,10 @@ class Loader:
             finally:
                 if holding.is_from(prepared.folder):
                     holding.overridden = prepared.staged is not None
+            if stale := prepared.folder.stale:
+                entry.problem, entry.is_model = one_line(stale), False  # it serves: nobody waits
+                self._catalogue.changed()
+                raise ModelLoadError(stale)
 
     async def _bring_up(self, holding: Holding, folder: ModelFolder, config: ModelConfig) -> None:
         selected = config.version_policy.select(list(folder.versions))
@@ -203,8 +213,8 @@ class Loader:
         ]
         failed = [error for error in failures if error is not None]
         if failed and not holding.serving and config.version_policy.latest:
-            # No new version can serve and none served before: an older version is better than
-            # none, and other replicas still serve it.
+            # None served before: an older version, which other replicas serve, is better than none.
+            folder = await self._repositories.with_older(folder)
             older = [v for v in sorted(folder.versions, reverse=True) if v not in selected]
             for version in older:
                 if await self._load_version(holding, folder, config, version) is None:
@@ -255,17 +265,7 @@ class Loader:
         loaded.show(self._metrics, old)
         self._catalogue.changed()
         # After the change: a front whose engine process this is serves the version before it logs.
-        logger.info(
-            "model ready",
-            extra={
-                "model": facts.name,
-                "version": facts.version,
-                "variant": facts.variant,
-                "engine": facts.engine_name,
-                "not_chosen": list(facts.rejected),
-                **({"signed_by": list(facts.signed_by)} if facts.signed_by else {}),
-            },
-        )
+        logger.info("model ready", extra=loaded.chosen)
         if old is not None:
             self._retire_later(old)
 
@@ -331,6 +331,7 @@ class Loader:
 
     def stop_loading(self) -> None:
         """Ends the loader process at once, and loads nothing more."""
+        self._repositories.close()
         self._thread.processes.stop()
 
     async def refuse(self) -> None:

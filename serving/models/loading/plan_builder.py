@@ -24,6 +24,7 @@ from serving.models.loading.local_plans import ENGINE, PlanRequest
 from serving.models.loading.selfcheck import check_files
 from serving.repository.layout import scan_model
 from serving.repository.manifest import MANIFEST_FILE, read_manifest
+from serving.repository.places.repositories import Repositories
 
 if TYPE_CHECKING:  # it brings cryptography
     from serving.repository.signing.private_copy import SignedVersions
@@ -108,7 +109,7 @@ class PlanBuilding:
         self,
         catalogue: Catalogue,
         loader: Loader,
-        repository: Path,
+        repositories: Repositories,
         cache_dir: Path,
         signed: "SignedVersions | None" = None,
         *,
@@ -118,7 +119,7 @@ class PlanBuilding:
         self._shared = shared
         self._catalogue = catalogue
         self._loader = loader
-        self._repository = repository
+        self._repositories = repositories
         self._cache_dir = cache_dir
         # (model, version, digest of its manifest): another build may reuse a version's number.
         self._tried: set[tuple[str, str, str]] = set()
@@ -151,7 +152,7 @@ class PlanBuilding:
     def _digest(self, line: VersionStatus) -> str:
         """SHA-256 of a version's manifest; empty where it has none."""
         try:
-            content = read_file(self._repository / line.name / line.version / MANIFEST_FILE)
+            content = read_file(self._repositories.home(line.name) / line.version / MANIFEST_FILE)
         except OSError:
             return ""
         return hashlib.sha256(content).hexdigest()
@@ -169,7 +170,7 @@ class PlanBuilding:
         signers = None if self._signed is None else self._signed.pem
         helper = Helper(
             "plans",
-            path=self._repository / name,
+            path=self._repositories.home(name),
             cache_dir=self._cache_dir,
             signers=signers,
         )

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import weakref
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any
 
 from serving.base import log_lines
@@ -15,15 +14,16 @@ from serving.models.facts import ModelFacts
 from serving.models.servable import Servable
 from serving.remote.control import Control
 from serving.remote.engine.served import Served
+from serving.repository.places.repositories import Repositories
 
 
 class ReportedCatalogue(Catalogue):
     """A catalogue whose changes are told to the front, which keeps one like it."""
 
     def __init__(
-        self, repository: Path, threads: Executor, served: Served, control: Control
+        self, repositories: Repositories, threads: Executor, served: Served, control: Control
     ) -> None:
-        super().__init__(repository, threads, FrontMetrics())
+        super().__init__(repositories, threads, FrontMetrics())
         self._served = served
         self._control = control
         self._numbers: weakref.WeakKeyDictionary[Servable, int] = weakref.WeakKeyDictionary()

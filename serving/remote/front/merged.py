@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from pathlib import Path
 
 from serving.base.metrics import FrontMetrics
 from serving.batching.port import BatchPort
@@ -11,6 +10,7 @@ from serving.models.facts import ModelFacts
 from serving.models.servable import Servable
 from serving.remote.front.port import RemotePort
 from serving.remote.front.spread import Spread
+from serving.repository.places.repositories import Repositories
 
 # The state of a version is the first of these that it has in an engine process. One that is started
 # again loads also what all others have found to be wrong.
@@ -27,9 +27,9 @@ class Part(Catalogue):
     """
 
     def __init__(
-        self, name: str, repository: Path, decoders: Executor, metrics: FrontMetrics
+        self, name: str, repositories: Repositories, decoders: Executor, metrics: FrontMetrics
     ) -> None:
-        super().__init__(repository, decoders, metrics)
+        super().__init__(repositories, decoders, metrics)
         self.name = name
         self.ports: dict[_Key, RemotePort] = {}
 
@@ -51,13 +51,13 @@ class MergedCatalogue(Catalogue):
 
     def __init__(
         self,
-        repository: Path,
+        repositories: Repositories,
         decoders: Executor,
         metrics: FrontMetrics,
         names: Sequence[str],
     ) -> None:
-        super().__init__(repository, decoders, metrics)
-        self.parts = [Part(name, repository, decoders, metrics) for name in names]
+        super().__init__(repositories, decoders, metrics)
+        self.parts = [Part(name, repositories, decoders, metrics) for name in names]
         # Of each version that serves: who takes its calls, and the model before each port.
         self._spread: dict[_Key, Spread] = {}
         self._models: dict[_Key, dict[RemotePort, Servable]] = {}

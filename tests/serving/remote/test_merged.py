@@ -22,6 +22,7 @@ from serving.remote.front.mirror import Mirror
 from serving.remote.front.port import RemotePort
 from serving.remote.slots import Slots
 from serving.repository.model_config import from_proto
+from serving.repository.places.repositories import Repositories
 
 CONFIG = from_proto(
     text_format.Parse('max_batch_size: 8 platform: "fake"', model_config_pb2.ModelConfig()),
@@ -37,7 +38,7 @@ class Front:
 
     def __init__(self, decoders: ThreadPoolExecutor) -> None:
         names = ["engine 0", "engine 1"]
-        self.catalogue = MergedCatalogue(Path("models"), decoders, FrontMetrics(), names)
+        self.catalogue = MergedCatalogue(Repositories.of("models"), decoders, FrontMetrics(), names)
         slots = Slots(1 << 26)
         self.calls = [Calls(slots, FrontMetrics(), lambda: 0.5) for _ in range(2)]
         self.mirrors = [

@@ -125,7 +125,7 @@ def test_a_huge_folder_is_a_problem_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.repository.layout._MAX_ENTRIES", 100)
-    monkeypatch.setattr("serving.repository.layout._MAX_VERSIONS", 10)
+    monkeypatch.setattr("serving.repository.layout.MAX_VERSIONS", 10)
     for name in ("files", "versions", "good"):
         model(tmp_path, name)
     for number in range(101):

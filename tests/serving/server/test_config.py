@@ -28,7 +28,7 @@ def test_defaults_are_tritons_ports_on_loopback() -> None:
     assert config.model_control == "none"
     assert config.admin == "socket"
     assert not config.opened_groups
-    assert config.model_repository == Path("models")
+    assert config.model_repository == ("models",)
 
 
 def test_flags_go_before_environment_and_environment_before_file(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_flag_that_was_not_given_leaves_the_other_sources_alone(tmp_path: Path) 
     flags = {"strict_config": None, "model_repository": None, "host": None}
     config = load_config(flags, {"CONVSERVE_HOST": "::1"}, file)
     assert config.strict_config
-    assert config.model_repository == Path("from-file")
+    assert config.model_repository == ("from-file",)
     assert config.host == "::1"
 
 
@@ -235,3 +235,11 @@ def test_policy_and_open_admin_contradict_each_other() -> None:
     for opened in ({"admin": "open"}, {"admin_open": "settings"}):
         with pytest.raises(ConfigError, match="--policy says who may do that"):
             load_config({**REPOSITORY, "policy": "p.yaml", **opened}, {})
+
+
+def test_password_of_a_repository_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match=r"^--model-repository: the URL holds a user") as refused:
+        load_config({"model_repository": ["models", "s3://me:secret1@bucket/models"]}, {})
+    assert "secret1" not in str(refused.value)
+    variable = {"CONVSERVE_MODEL_REPOSITORY": "models,s3://bucket/models/"}
+    assert load_config({}, variable).model_repository == ("models", "s3://bucket/models")

@@ -14,6 +14,7 @@ from serving.base.counting.totals import Totals
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.models.catalogue import Catalogue
 from serving.models.facts import ModelFacts
+from serving.repository.places.repositories import Repositories
 from serving.server.config import ServerConfig
 from serving.server.runtime import Runtime
 from serving.server.wires import Wires
@@ -35,7 +36,7 @@ class Sides:
         )
         front, engine = FrontMetrics(), EngineMetrics()
         self.totals = Totals(front, engine)
-        self.catalogue = Catalogue(repository, decoders, front)
+        self.catalogue = Catalogue(Repositories.of(repository), decoders, front)
         self.runtime = Runtime(config, self.catalogue, engine)
         self.wires = Wires(config, self.catalogue, self.runtime.loader, front, self.totals)
 

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serving.base.storage.address import joined, last_part
 from serving.base.text import first_problem
-from training.data.storage.store import Store, joined, last_part
+from training.data.storage.store import Store
 from training.errors import DataError
 
 INDEX_FILE = "index.json"

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from serving.base.errors import InvalidInput
 from serving.base.machine.cpu import core_count
+from serving.base.storage.store import RANGE_BYTES
 from training.data.readers import Loaded, Original, Reader
 from training.data.samples import Pair
 from training.data.shards.tables import Rows, Table, Tables, shard_name
 from training.data.shards.tar import BLOCK, checked_size
-from training.data.storage.store import RANGE_BYTES, Store
+from training.data.storage.store import Store
 from training.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.machine.memory import free_memory
+from serving.base.storage.address import joined, last_part
 from serving.repository.manifest import EvalTransform
 from training.data.readers import ImageReader, Targets
 from training.data.samples import SAMPLED_IMAGES, Dataset
@@ -18,7 +19,7 @@ from training.data.shards.masks import MOST_CLASSES, mask_reader
 from training.data.shards.samples import STREAM_BYTES, Encoded, Part, ShardSamples
 from training.data.shards.tables import Layout, Tables
 from training.data.split import SPLITS
-from training.data.storage.store import Store, joined, last_part
+from training.data.storage.store import Store
 from training.errors import DataError, data_errors
 from training.recipes.remote.sources import ShardsData
 

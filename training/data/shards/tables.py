@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.folders import IMAGE_SUFFIXES
+from serving.base.storage.address import is_url, last_part
+from serving.base.storage.store import RANGE_BYTES
 from training.data.shards.tar import BLOCK, Member, Read, members
-from training.data.storage.store import RANGE_BYTES, Store, last_part
+from training.data.storage.store import Store
 from training.errors import DataError
-from training.recipes.remote.storage import is_url
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from serving.base.storage.address import is_url, joined
 from serving.images.postprocess import resize_mask
 from training.data.samples import Dataset, FileSamples
 from training.data.sampling import spread_rows
@@ -20,9 +21,8 @@ from training.data.shards.index import INDEX_FILE, Index, IndexedShard, IndexedS
 from training.data.shards.masks import mask_reader
 from training.data.shards.tables import Layout, Table, as_bytes, parsed, scan, table_address
 from training.data.split import SPLITS
-from training.data.storage.store import Store, joined
+from training.data.storage.store import Store
 from training.errors import DataError
-from training.recipes.remote.storage import is_url
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from serving.base.folders import IMAGE_SUFFIXES, is_passed_over
+from serving.base.storage.address import joined
+from serving.base.storage.store import Entry
 from serving.images.masks.folders import (
     CLASSES_FILE,
     IMAGE_FOLDERS,
@@ -26,7 +28,7 @@ from training.data.samples import SAMPLED_IMAGES, Dataset, FileSamples
 from training.data.shards.masks import mask_reader
 from training.data.sources.assemble import assembled, numbered
 from training.data.sources.split_folders import splits_among
-from training.data.storage.store import Entry, Store, joined
+from training.data.storage.store import Store
 from training.errors import DataError, data_errors
 from training.recipes.remote.sources import RemoteFolderData
 

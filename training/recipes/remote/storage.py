@@ -1,48 +1,18 @@
 """Addresses of data: local paths and URLs, and the stores behind the latter.
 
-Secrets are the environment's. A recipe is copied into the run folder and shown in reports, so that
-one that holds a secret is refused, and the message does not repeat it.
+A recipe is copied into the run folder and shown in reports, so that one that holds a secret is
+refused, and the message does not repeat it.
 """
 
-import re
 from typing import Annotated
-from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field
 
+from serving.base.storage.address import SCHEME, without_secrets
 from training.recipes.fields import PositiveInt, Strict
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-# Parts of the names of a URL's parameters that grant access: signed URLs of S3, GCS and Azure.
-_SIGNED = ("sig", "token", "key", "secret", "password", "credential")
-_FROM_ENVIRONMENT = (
-    "credentials come from the environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, "
-    "AZURE_STORAGE_CONNECTION_STRING, ...), never from a recipe"
-)
-
-
-def is_url(address: str) -> bool:
-    return _SCHEME.match(address) is not None
-
-
-def _holds_no_secret(address: str) -> str:
-    if not address:
-        raise ValueError("expected a path or a URL, got nothing")
-    if "::" in address:
-        raise ValueError("chained URLs (a::b) are not read; expected a path or one URL")
-    if not is_url(address):
-        return address
-    parts = urlsplit(address)
-    if "@" in parts.netloc:
-        raise ValueError(f"the URL holds a user or password; {_FROM_ENVIRONMENT}")
-    names = [name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    if any(word in name for name in names for word in _SIGNED):
-        raise ValueError(f"the URL is signed; {_FROM_ENVIRONMENT}")
-    return address
-
-
-Address = Annotated[str, AfterValidator(_holds_no_secret)]
-Url = Annotated[str, Field(pattern=_SCHEME), AfterValidator(_holds_no_secret)]
+Address = Annotated[str, AfterValidator(without_secrets)]
+Url = Annotated[str, Field(pattern=SCHEME), AfterValidator(without_secrets)]
 
 
 class Storage(Strict):

@@ -22,7 +22,6 @@ from serving.base.errors import (
     ModelNotReady,
 )
 from serving.base.metrics import EngineMetrics, FrontMetrics
-from serving.models import catalogue as catalogue_module
 from serving.models.catalogue import Catalogue, State
 from serving.models.loading import load_thread
 from serving.models.loading import loaded as loaded_module
@@ -30,6 +29,8 @@ from serving.models.loading import loader as module
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
 from serving.models.servable import CallOptions
+from serving.repository.places import repositories as repositories_module
+from serving.repository.places.repositories import Repositories
 from tests.serving.models.conftest import FakeEngines, write_model
 
 Drive = Callable[..., None]
@@ -42,8 +43,10 @@ def drive(tmp_path: Path, decoders: ThreadPoolExecutor) -> Drive:
     def run(work: Callable[[Catalogue, Loader], Any], drain_seconds: float = 5.0) -> None:
         async def main() -> None:
             settings = LoadSettings(engine="onnxruntime", allow_ungated=True, threads=1)
-            catalogue = Catalogue(tmp_path, decoders, FrontMetrics())
-            loader = Loader(tmp_path, settings, EngineMetrics(), catalogue, drain_seconds)
+            catalogue = Catalogue(Repositories.of(tmp_path), decoders, FrontMetrics())
+            loader = Loader(
+                Repositories.of(tmp_path), settings, EngineMetrics(), catalogue, drain_seconds
+            )
             try:
                 await work(catalogue, loader)
             finally:
@@ -219,10 +222,9 @@ def test_files_are_read_and_written_off_the_event_loop(
 
         monkeypatch.setattr(place, name, work)
 
-    for name in ("scan", "prepare"):
-        watched(module, name)
+    watched(module, "prepare")
     watched(load_thread, "load_model")
-    watched(catalogue_module, "scan")
+    watched(repositories_module, "scan")
     watched(loaded_module, "trim_heap")
 
     async def work(catalogue: Catalogue, loader: Loader) -> None:

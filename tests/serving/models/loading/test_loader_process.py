@@ -31,6 +31,7 @@ from serving.models.loading.version import load_model
 from serving.repository.layout import scan_model
 from serving.repository.manifest import Gate, read_manifest, write_manifest
 from serving.repository.model_config import read_model_config
+from serving.repository.places.repositories import Repositories
 from tests.serving.models.conftest import write_model
 from tests.support.apart import open_files
 from tests.support.deadly_runtime import deadly_path, doom
@@ -280,8 +281,8 @@ def test_what_serves_serves_on_and_the_first_load_stays_here(
     async def run() -> None:
         with ThreadPoolExecutor(1) as decoders:
             repository = tmp_path / "repository"
-            catalogue = Catalogue(repository, decoders, FrontMetrics())
-            loader = Loader(repository, given, EngineMetrics(), catalogue, 1.0)
+            catalogue = Catalogue(Repositories.of(repository), decoders, FrontMetrics())
+            loader = Loader(Repositories.of(repository), given, EngineMetrics(), catalogue, 1.0)
             publish(repository, "second")
             await loader.load_all()
             assert started.pids == []
@@ -324,8 +325,8 @@ def test_files_that_change_between_check_and_opening_are_not_served(
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as decoders:
-            catalogue = Catalogue(tmp_path, decoders, FrontMetrics())
-            loader = Loader(tmp_path, given, EngineMetrics(), catalogue, 1.0)
+            catalogue = Catalogue(Repositories.of(tmp_path), decoders, FrontMetrics())
+            loader = Loader(Repositories.of(tmp_path), given, EngineMetrics(), catalogue, 1.0)
             await loader.load("first")
             with pytest.raises(ModelLoadError, match="second/1: its files changed while"):
                 await loader.load("second")

@@ -15,6 +15,7 @@ from serving.models.catalogue import Catalogue
 from serving.models.loading import load_thread
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
+from serving.repository.places.repositories import Repositories
 from serving.repository.signing.keys import Keys
 from serving.repository.signing.private_copy import SignedVersions
 from serving.repository.signing.statement import sign_version
@@ -33,11 +34,12 @@ class Signed:
     def __init__(self, repository: Path, decoders: ThreadPoolExecutor, cache: Path) -> None:
         self.keys: Keys = ONE.trusted | TWO.trusted
         self.metrics = EngineMetrics()
-        self.catalogue = Catalogue(repository, decoders, FrontMetrics())
+        self.catalogue = Catalogue(Repositories.of(repository), decoders, FrontMetrics())
         settings = LoadSettings(engine="onnxruntime", allow_ungated=True, threads=1)
         refusals = self.metrics.signature_refusals
         signed = SignedVersions(lambda: self.keys, cache, refusals)
-        self.loader = Loader(repository, settings, self.metrics, self.catalogue, 1.0, signed)
+        places = Repositories.of(repository)
+        self.loader = Loader(places, settings, self.metrics, self.catalogue, 1.0, signed)
 
 
 Drive = Callable[[Callable[[Signed], Any]], None]

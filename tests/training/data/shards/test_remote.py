@@ -11,15 +11,15 @@ import fsspec
 import numpy as np
 import pytest
 
+from serving.base.storage import store, systems
+from serving.base.storage.messages import told
 from tests.support.object_store import BUCKET, SECRET, CuttingProxy, files, upload, web_server
 from tests.training.data.shards.conftest import recipe, written
 from training.data import fingerprint, load_source
 from training.data.loader import Loader
 from training.data.samples import Samples, StreamedSamples
 from training.data.sampling import Windowed
-from training.data.storage import store, systems
-from training.data.storage.messages import told
-from training.data.storage.store import Store
+from training.data.storage.store import WORDS, Store
 from training.errors import DataError
 from training.recipes.remote.storage import Storage
 
@@ -113,7 +113,7 @@ class Hanging(fsspec.AbstractFileSystem):
 def test_store_of_a_package_that_knows_no_time_out_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store, "file_system", lambda scheme, config: Hanging())
+    monkeypatch.setattr(store, "file_system", lambda *_: Hanging())
     waiting = Store(Storage(timeout_seconds=0.1, attempts=2))
     with pytest.raises(DataError, match=r"after 2 tries: no answer in storage\.timeout_seconds"):
         waiting.entry("hanging://somewhere/x.tar")
@@ -131,7 +131,7 @@ def test_store_that_is_slow_is_waited_for(remote_shards: str, proxy: CuttingProx
 def test_missing_object_is_named_and_no_credential(
     remote_shards: str, store_endpoint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "training")
+    caplog.set_level(logging.DEBUG, "serving")
     wanted = {"source": "shards", "train": f"{remote_shards}/train-{{000000..000007}}.tar"}
     with pytest.raises(DataError, match=r"s3://pictures/shards/train-000003\.tar: is not th") as no:
         load_source(recipe({**wanted, "storage": {"endpoint_url": store_endpoint}}))
@@ -183,7 +183,7 @@ def test_secrets_of_the_environment_are_no_part_of_a_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    said = str(told("s3://b/k", ValueError(f"signed with {SECRET}")))
+    said = str(told(WORDS, "s3://b/k", ValueError(f"signed with {SECRET}")))
     assert said == "s3://b/k: ValueError signed with ***"
 
 
@@ -254,6 +254,6 @@ def test_page_of_a_web_server_is_bounded(
 def test_signature_of_a_copys_address_is_in_no_message() -> None:
     """Stores answer with the signed address of a copy, which the error then names."""
     error = OSError("403, url='https://cdn.example/x.tar?X-Amz-Signature=5ec7e7&a=b'")
-    said = str(told("https://example/x.tar", error))
+    said = str(told(WORDS, "https://example/x.tar", error))
     assert "5ec7e7" not in said
     assert "https://cdn.example/x.tar?***" in said
