@@ -95,8 +95,6 @@ class Store:
             except _FINAL as error:
                 raise told(address, error) from error
             except Exception as error:  # Each store's package raises errors of its own.
-                if "Content-Range" in str(error):  # Azure's misses it in an answer without one
-                    raise sends_whole_files(address) from error
                 failures += 1
                 if failures >= self._config.attempts:
                     raise told(address, error, f"at byte {at:,} after {failures} tries") from error
