@@ -40,7 +40,12 @@ UNSUPPORTED: dict[str, Mapping[Step, str]] = {
     "metaformer": {"prune": "its norm layers have no shift, which the pruner looks for"},
     "mlp_mixer": {"prune": "its MLPs mix places, which the pruner takes for channels"},
     "nfnet": {"prune": "its weights are standardised by layers that the pruner does not know"},
+    "res2net": {"prune": "it splits its channels into parts, whose places the pruner mixes up"},
     "resnest": {"prune": _RESHAPES},
+    "rexnet": {
+        "prune": "each block adds a part of its channels to the next, and their places "
+        "multiply in the pruner's graph"
+    },
     "sknet": {"prune": "it stacks its branches, which the pruner takes for channels"},
 }
 """By timm's module: the steps that its networks cannot take, with the reason."""
