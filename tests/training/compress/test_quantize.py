@@ -193,6 +193,35 @@ def test_values_are_not_rounded_before_relu6(
     assert all(makers[clip.input[0]].op_type == "Conv" for clip in clips)
 
 
+class Resized(torch.nn.Module):
+    """Maps that are made smaller between two layers, as CrossViT and positions of ViTs are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+        self.head = torch.nn.Linear(8 * 11 * 11, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = torch.nn.functional.interpolate(self.conv(x), (11, 11), mode="bicubic")
+        return self.head(maps.flatten(1))
+
+
+@pytest.mark.parametrize("scheme", ["s8", "u8"])
+def test_cubic_resizes_are_not_rounded_and_run_in_both_engines(
+    tmp_path: Path, scheme: Scheme
+) -> None:
+    torch.manual_seed(0)
+    file, deployed = exported(Resized(), tmp_path)
+    path = tmp_path / "q.onnx"
+    quantize(file, path, scheme, "minmax", choose_calibration(SAMPLES, 24, 0))
+    expected = run_deployed(deployed, ("logits",), IMAGES)["logits"]
+    for name in CPU_ENGINES:
+        engine = load_engine(name, path, EngineOptions(precision="int8", max_batch_size=32))
+        answers = engine.infer({"image": IMAGES})["logits"].copy()
+        engine.close()
+        assert answer_distance(expected, answers) < 0.1, name
+
+
 class Normalized(torch.nn.Module):
     """Directions of points whose lengths lie far apart, as swin_v2 has them in its attention."""
 
