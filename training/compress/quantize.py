@@ -30,7 +30,9 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # or shift it on its way there.
 _DIVISORS = {"Div": 1, "Sqrt": 0, "Reciprocal": 0}
 _PASSING = ("Add", "Clip", "Expand", "Max", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-_OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry})
+# The quantiser cannot share the scales of group norms, which are all ones, and no engine normalises
+# in 8 bits.
+_OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry} - {"InstanceNormalization"})
 
 
 class Quantizer:
