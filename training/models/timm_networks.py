@@ -6,8 +6,8 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import (
-    Conv2dSame,
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.std_conv import (
     ScaledStdConv2d,
     ScaledStdConv2dSame,
     StdConv2d,
