@@ -62,6 +62,9 @@ UNSUPPORTED: dict[str, Mapping[Step, str]] = {
     },
     "shvit": {"prune": _PARTS},
     "sknet": {"prune": "it stacks its branches, which the pruner takes for channels"},
+    "swin_transformer_v2": {
+        "int8": "OpenVINO's INT8 form of its windows answers without rows, or ends the process"
+    },
     "tresnet": {"prune": "its filters against aliasing have a fixed number of channels"},
     "twins": {"prune": _WINDOWS},
     "visformer": {"prune": _RESHAPES},

@@ -205,6 +205,8 @@ def test_family_is_pruned_saved_merged_exported_and_quantised(
         for batch in (3, 1):
             got = answers(engine, path, "fp32", images[:batch])
             assert answer_distance(expected[:batch], got) <= FLOAT_TOLERANCE, engine
+        if "int8" in refused:
+            continue
         int8 = tmp_path / "int8.onnx"
         quantize(path, int8, SCHEMES[engine], "minmax", choose_calibration(samples, 16, 0))
         got = answers(engine, int8, "int8", images)
@@ -221,6 +223,12 @@ def test_standardised_weights_are_fixed_before_the_export() -> None:
     assert not any(isinstance(module, ScaledStdConv2d) for module in form.modules())
     with torch.no_grad():
         torch.testing.assert_close(form(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+def test_rounding_that_ends_a_process_is_refused_when_the_recipe_is_read() -> None:
+    own = document(name="timm/swinv2_tiny_window8_256") | {"quantize": {}}
+    with pytest.raises(RecipeError, match=r"does not support int8: OpenVINO's INT8 form"):
+        check_network(parse_recipe(own | {"export": {"variants": ["fp32", "int8-u8"]}}))
 
 
 def test_at_least_25_families_are_tried() -> None:
