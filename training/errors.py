@@ -23,6 +23,8 @@ from serving.base.errors import InvalidInput
 from serving.base.text import one_line
 
 _NAMED_FILES = 10
+# Where remarks say what many files share, each file repeats it.
+_NAMED_BESIDE_REMARKS = 3
 # Characters of a file's name and reason.
 _NAMED_LENGTH = 500
 
@@ -54,7 +56,7 @@ class BrokenFiles(DataError):
         self.total = total
         self.files = dict(files)
         shared = "".join(f"{remark}; " for remark in remarks[:_NAMED_FILES])
-        first = list(files.items())[:_NAMED_FILES]
+        first = list(files.items())[: _NAMED_BESIDE_REMARKS if remarks else _NAMED_FILES]
         named = [one_line(f"{name}: {reason}", _NAMED_LENGTH) for name, reason in first]
         rest = len(files) - len(named)
         more = f"; and {rest} more" if rest else ""

@@ -74,6 +74,8 @@ def session_settings(threads: int) -> onnxruntime.SessionOptions:
     settings.inter_op_num_threads = 1
     # Otherwise idle threads would spin and take cores from decoding and from other models.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # It gives the padding of a Pad with 0 to a MaxPool behind, which pads with the least value.
+    settings.add_session_config_entry("optimization.disable_specified_optimizers", "Pad_Fusion")
     settings.log_severity_level = 3
     return settings
 

@@ -1,6 +1,7 @@
 """The commands of training on the terminal: their log, and the one line with which they fail."""
 
 import logging
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -15,6 +16,8 @@ AsJson = Annotated[
     ),
 ]
 """The option --json."""
+
+_QUANTISER = "onnxruntime"
 
 
 def set_up_logging() -> None:
@@ -36,8 +39,8 @@ def quiet_libraries() -> None:
         "gcsfs",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # quantize_static recommends, on the root logger, the preparation that has been made.
-    logging.getLogger().addFilter(lambda record: "pre-processing" not in record.getMessage())
+    # The quantiser tells on the root logger which tensors it copies, or does not part by channels.
+    logging.getLogger().addFilter(lambda record: _QUANTISER not in Path(record.pathname).parts)
 
 
 def fail(command: str, reason: str) -> NoReturn:

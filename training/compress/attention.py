@@ -5,6 +5,7 @@ its own (positions, class tokens, scales), channels stay: the dependency graph d
 places. What is left of a transformer is its heads and the widths of its MLPs.
 """
 
+from collections.abc import Hashable
 from typing import Any, TypeGuard
 
 import torch_pruning
@@ -14,8 +15,9 @@ from torch_pruning.dependency import Group, graph
 
 from training.errors import TargetNotReached
 
-# Indices of channels in one group, about 100 bytes each. DenseNets and ResNet-152 have a tenth.
-_MOST_INDICES = 4_000_000
+# Indices of channels in one group, about 100 bytes each, and those that a dependency counts for at
+# least, for its time. DenseNets and ResNet-152 have a tenth.
+_MOST_INDICES, _LEAST_COUNTED = 4_000_000, 32
 
 PROJECTIONS = (nn.Linear, nn.Conv2d)
 
@@ -81,17 +83,23 @@ def follow_heads(network: nn.Module, heads: dict[Any, int]) -> None:
 
 class _BoundedGroup(Group):  # type: ignore[misc]
     """Ends the search for dependent channels where their indices multiply without end, as reshapes
-    in some attention make them do upstream."""
+    in some attention make them do upstream. Dependencies that were seen are looked up, where
+    upstream goes through all of them for each one."""
 
     def __init__(self) -> None:
         super().__init__()
         self._indices = 0
+        self._seen = set[Hashable]()
 
     def add_dep(self, dep: Any, idxs: Any) -> None:
-        self._indices += len(idxs)
+        self._indices += max(len(idxs), _LEAST_COUNTED)
         if self._indices > _MOST_INDICES:
             raise OverflowError("the indices of dependent channels multiply without end")
+        self._seen.add((dep.target, dep.handler, tuple(idxs)))
         super().add_dep(dep, idxs)
+
+    def has_pruning_op(self, dep: Any, idxs: Any) -> bool:
+        return (dep.target, dep.handler, tuple(idxs)) in self._seen
 
 
 # The library makes its groups by this name.

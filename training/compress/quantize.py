@@ -18,6 +18,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from training.compress.bias_correction import correct_biases, give_biases, linear_biases
 from training.compress.calibration import Feeds, Method, measure_ranges
+from training.errors import ExportError
 
 Scheme = Literal["s8", "u8", "u8-rr"]
 
@@ -29,7 +30,9 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # or shift it on its way there.
 _DIVISORS = {"Div": 1, "Sqrt": 0, "Reciprocal": 0}
 _PASSING = ("Add", "Clip", "Expand", "Max", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-_OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry})
+# The quantiser cannot share the scales of group norms, which are all ones, and no engine normalises
+# in 8 bits.
+_OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry} - {"InstanceNormalization"})
 
 
 class Quantizer:
@@ -53,7 +56,11 @@ class Quantizer:
             graph = self._model.graph
             self._biases = linear_biases(graph)
             self._edges = (
-                before_layers(graph) | behind_layers(graph) | divisors(graph) | self._biases
+                before_layers(graph)
+                | behind_layers(graph)
+                | divisors(graph)
+                | cubic_resizes(graph)
+                | self._biases
             )
             rounded = {
                 node.name
@@ -73,7 +80,8 @@ class Quantizer:
 
     def write(self, path: Path, scheme: Scheme, float_layers: Collection[str] = ()) -> None:
         """Writes the file in which all layers but `float_layers` are INT8. Tensors that only
-        `float_layers` read are not rounded either."""
+        `float_layers` read are not rounded either. Raises ExportError where the quantiser of ONNX
+        Runtime does not know the graph."""
         left = {node for layer in float_layers for node in self._nodes[layer]}
         excluded = self._edges | left | _read_by_only(self._model.graph, left)
         self._write(path, scheme, nodes_to_exclude=sorted(excluded))
@@ -109,7 +117,11 @@ class Quantizer:
                 "QuantizeBias": scheme != "s8",
             },
         )
-        quantizer.quantize_model()
+        try:
+            quantizer.quantize_model()
+        except (ValueError, RuntimeError) as error:  # of graphs that it does not foresee
+            said = " ".join(str(error).split())[:200]
+            raise ExportError(f"quantize: ONNX Runtime's quantiser cannot: {said}") from error
         model = quantizer.model.model
         _read_unrounded(model.graph, nodes_to_exclude)
         _remove_needless_pairs(model.graph, self._biases)
@@ -176,6 +188,19 @@ def divisors(graph: onnx.GraphProto) -> set[str]:
             names.add(node.name)
             waiting += node.input
     return names
+
+
+def cubic_resizes(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes that resize in a way that ONNX Runtime does not know in 8 bits."""
+    return {
+        node.name
+        for node in graph.node
+        if node.op_type == "Resize"
+        and any(
+            (part.name, part.s) == ("mode", b"cubic") or (part.name == "antialias" and part.i)
+            for part in node.attribute
+        )
+    }
 
 
 def _read_by_only(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:

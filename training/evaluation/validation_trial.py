@@ -76,6 +76,7 @@ class Trial:
         compared = self.compare(reference, found)
         return judge(
             self._current.recipe.verify,
+            self._measure,
             compared.accuracy,
             compared.drop,
             compared.agreement,

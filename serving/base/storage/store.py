@@ -98,8 +98,6 @@ class Store:
             except _FINAL as error:
                 raise self._told(address, error) from error
             except Exception as error:  # Each store's package raises errors of its own.
-                if "Content-Range" in str(error):  # Azure's misses it in an answer without one
-                    raise self._told(address, sends_whole_files(address)) from error
                 failures += 1
                 if failures >= self._access.attempts:
                     raise self._told(

@@ -15,8 +15,9 @@ _MOST_PAGE_BYTES = 64 << 20
 # Bytes of an answer that are read at a time.
 _PART_BYTES = 1 << 16
 _ASKED = re.compile(r"bytes=(\d+)-(\d+)")
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs"}
-_PACKAGES |= dict.fromkeys(("abfs", "abfss", "adl"), "adlfs")
+_AZURE_SCHEMES = ("az", "abfs", "abfss")
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+_PACKAGES |= dict.fromkeys((*_AZURE_SCHEMES, "adl"), "adlfs")
 _EXPECTED = "expected s3, gs, az, http, https or another kind that fsspec knows"
 
 
@@ -73,6 +74,8 @@ def file_system(scheme: str, access: Access, extras: str) -> Any:
         given |= _options(scheme, access)
         if _PACKAGES.get(scheme) == "s3fs":
             return _s3(given)
+        if scheme in _AZURE_SCHEMES:
+            return _azure(given)
         if _PACKAGES.get(scheme) == "gcsfs" and (
             access.endpoint_url is not None or os.environ.get("STORAGE_EMULATOR_HOST")
         ):
@@ -172,6 +175,27 @@ def _s3(options: dict[str, Any]) -> Any:
             return bytes(got)
 
     return Bounded(**options)
+
+
+def _azure(options: dict[str, Any]) -> Any:
+    """adlfs's file system, which refuses an answer that is longer than the range asked for before
+    it reads it."""
+    from adlfs import AzureBlobFileSystem
+
+    def check(response: Any) -> None:
+        answer = response.http_response
+        asked = _ASKED.fullmatch(answer.request.headers.get("x-ms-range", ""))
+        if asked is None or answer.status_code >= HTTPStatus.BAD_REQUEST:
+            return
+        length = answer.headers.get("Content-Length")  # which a server that cuts has to tell
+        most = int(asked[2]) + 1 - int(asked[1])
+        if "Content-Range" not in answer.headers or length is None or int(length) > most:
+            raise sends_whole_files(answer.request.url)
+
+    system = AzureBlobFileSystem(**options)
+    # adlfs passes these on with each read and write.
+    system._timeout_kwargs["raw_response_hook"] = check
+    return system
 
 
 # Files below a folder in one go: stores without real folders list a thousand by a request.

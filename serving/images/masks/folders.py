@@ -35,7 +35,7 @@ MASK_FOLDERS = (
     "targets", "target",
 )  # fmt: skip
 # Ends of the name of a folder of masks beside one of images: train_labels, trainannot.
-_SIBLINGS = ("_labels", "_masks", "_mask", "_label", "_annotations", "_gt", "annot")
+SIBLINGS = ("_labels", "_masks", "_mask", "_label", "_annotations", "_gt", "annot")
 # Ends of names before the dot, by preference: where masks lie there as values and as colours, the
 # values are read.
 MASK_ENDS = (
@@ -167,7 +167,7 @@ def _folders(folder: Path, said: MaskNames) -> tuple[Path, Path]:
 
 def mask_sibling(folder: Path) -> Path | None:
     """The folder of masks beside one of images: train_labels, train_masks."""
-    siblings = (folder.with_name(folder.name + end) for end in _SIBLINGS)
+    siblings = (folder.with_name(folder.name + end) for end in SIBLINGS)
     return next((path for path in siblings if path.is_dir()), None)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from serving.base.errors import EngineError, EngineUnavailable
 from serving.base.machine.cpu import quota_cores
@@ -33,6 +34,30 @@ def test_engine_describes_its_tensors(name: str, model: Path) -> None:
     assert [str(spec) for spec in engine.inputs] == ["image UINT8[-1, 8, 8, 3]"]
     assert [str(spec) for spec in engine.outputs] == ["logits FP32[-1, 3]"]
     engine.close()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_zeros_around_an_image_are_zeros_to_the_pooling_behind(name: str, tmp_path: Path) -> None:
+    """As in BiT's stem; ONNX Runtime's own optimiser would pad with the least value."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Neg", ["pixels"], ["dark"]),
+        helper.make_node("Pad", ["dark", "pads", "zero"], ["framed"]),
+        helper.make_node("MaxPool", ["framed"], ["pooled"], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    fixed = [
+        onnx.numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "pads"),
+        onnx.numpy_helper.from_array(np.array(0, np.float32), "zero"),
+    ]
+    image = helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["n", 1, 2, 2])
+    pooled = helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, ["n", 1, 2, 2])
+    made = helper.make_graph(nodes, "framed", [image], [pooled], fixed)
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(made, opset_imports=opset, ir_version=9), tmp_path / "model.onnx")
+    engine = load_engine(name, tmp_path / "model.onnx", EngineOptions())
+    answer = engine.infer({"image": np.full((1, 1, 2, 2), 9, np.uint8)})["pooled"].copy()
+    engine.close()
+    assert not answer.any()
 
 
 _INTERRUPTED = """

@@ -1,5 +1,6 @@
 """INT8 files: what is quantised, what is not, and that both engines agree with FP32."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from serving.base.evaluation import answer_distance
 from serving.engines import EngineOptions, load_engine
 from tests.support.published import CPU_ENGINES
+from training.cli.terminal import quiet_libraries
 from training.compress.calibration import Method, choose_calibration
 from training.compress.quantize import Quantizer, quantize
 from training.data.samples import ArraySamples
@@ -84,6 +86,26 @@ def test_layers_are_quantised_and_the_edges_are_not(
     assert {part.data_type for part in activations} == {wanted}
     if scheme == "s8":
         assert all(not onnx.numpy_helper.to_array(part).any() for part in activations)
+
+
+def test_quantiser_says_nothing_of_its_own_in_a_build(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = build_model("timm/test_convnext", 4).eval()  # whose norms have no channels to part
+    path = tmp_path / "model.onnx"
+    deployed = Deployed(network, "classification", Normalization())
+    side = (32, 32)
+    export_onnx(deployed, input_specs(side), output_specs("classification", 4, side), 20, path)
+    images = ArraySamples(np.zeros((2, *side, 3), np.uint8), np.zeros(2, np.int64))
+    caplog.set_level(logging.INFO)
+    root = logging.getLogger()
+    filters = list(root.filters)
+    quiet_libraries()
+    try:
+        quantize(path, tmp_path / "int8.onnx", "s8", "minmax", choose_calibration(images, 2, 0))
+    finally:
+        root.filters[:] = filters
+    assert [record.message for record in caplog.records if record.name == "root"] == []
 
 
 def test_nothing_is_left_in_the_working_directory(
@@ -169,6 +191,35 @@ def test_values_are_not_rounded_before_relu6(
     clips = [node for node in graph.node if node.op_type == "Clip"]
     assert clips or scheme == "u8"
     assert all(makers[clip.input[0]].op_type == "Conv" for clip in clips)
+
+
+class Resized(torch.nn.Module):
+    """Maps that are made smaller between two layers, as CrossViT and positions of ViTs are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+        self.head = torch.nn.Linear(8 * 11 * 11, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = torch.nn.functional.interpolate(self.conv(x), (11, 11), mode="bicubic")
+        return self.head(maps.flatten(1))
+
+
+@pytest.mark.parametrize("scheme", ["s8", "u8"])
+def test_cubic_resizes_are_not_rounded_and_run_in_both_engines(
+    tmp_path: Path, scheme: Scheme
+) -> None:
+    torch.manual_seed(0)
+    file, deployed = exported(Resized(), tmp_path)
+    path = tmp_path / "q.onnx"
+    quantize(file, path, scheme, "minmax", choose_calibration(SAMPLES, 24, 0))
+    expected = run_deployed(deployed, ("logits",), IMAGES)["logits"]
+    for name in CPU_ENGINES:
+        engine = load_engine(name, path, EngineOptions(precision="int8", max_batch_size=32))
+        answers = engine.infer({"image": IMAGES})["logits"].copy()
+        engine.close()
+        assert answer_distance(expected, answers) < 0.1, name
 
 
 class Normalized(torch.nn.Module):

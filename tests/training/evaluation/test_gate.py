@@ -42,34 +42,34 @@ ACCURATE = estimate(0.98, 0.97, 0.99)
     ],
 )
 def test_drop_is_judged_with_its_interval(drop: Estimate, passed: bool, said: str) -> None:
-    gate = judge(Verify(max_drop=0.01), ACCURATE, drop, agreeing=0.99, chance=0.1)
+    gate = judge(Verify(max_drop=0.01), "top1", ACCURATE, drop, agreeing=0.99, chance=0.1)
     assert gate.passed is passed
     assert said in gate.reason
 
 
 def test_bound_of_zero_says_that_it_cannot_be_proved() -> None:
-    gate = judge(
-        Verify(max_drop=0.0), ACCURATE, estimate(0.0, -0.01, 0.01), agreeing=1.0, chance=0.1
-    )
+    same = estimate(0.0, -0.01, 0.01)
+    gate = judge(Verify(max_drop=0.0), "top1", ACCURATE, same, agreeing=1.0, chance=0.1)
     assert gate.passed
     assert "cannot be proved" in gate.reason
 
 
 def test_agreement_and_accuracy_have_bounds_of_their_own() -> None:
     small = estimate(0.0, -0.01, 0.01)
-    gate = judge(Verify(min_agreement=0.995), ACCURATE, small, agreeing=0.99, chance=0.1)
+    gate = judge(Verify(min_agreement=0.995), "top1", ACCURATE, small, agreeing=0.99, chance=0.1)
     assert not gate.passed
     assert "agreement 0.9900 is under 0.995" in gate.reason
     assert "one more" not in gate.reason
     strict, few = Verify(min_agreement=0.98, max_drop=0.1), estimate(0.0, -0.06, 0.06, n=40)
-    gate = judge(strict, ACCURATE, few, 0.975, 0.1)
+    gate = judge(strict, "top1", ACCURATE, few, 0.975, 0.1)
     assert (gate.passed, "one more right answer of 40 would pass it" in gate.reason) == (
         False,
         True,
     )
     better = estimate(-0.2, -0.3, -0.1, n=40)
-    assert "one more" not in judge(Verify(), ACCURATE, better, 0.8, 0.1).reason
-    gate = judge(Verify(min_accuracy=0.99), ACCURATE, small, agreeing=0.99, chance=0.1)
+    assert "one more" not in judge(Verify(), "top1", ACCURATE, better, 0.8, 0.1).reason
+    assert "one more" not in judge(strict, "miou", ACCURATE, few, 0.975, 0.1).reason
+    gate = judge(Verify(min_accuracy=0.99), "top1", ACCURATE, small, agreeing=0.99, chance=0.1)
     assert not gate.passed
     assert "accuracy 0.9800 is under 0.99" in gate.reason
 
@@ -89,7 +89,7 @@ def test_network_at_chance_does_not_pass_unless_the_recipe_says_so(
     accuracy: Estimate, settings: dict[str, float], passed: bool
 ) -> None:
     none = estimate(0.0, -0.001, 0.001, n=10_000)
-    gate = judge(Verify(**settings), accuracy, none, agreeing=1.0, chance=0.5)
+    gate = judge(Verify(**settings), "top1", accuracy, none, agreeing=1.0, chance=0.5)
     assert gate.passed is passed
     assert ("is not above chance: one answer to all images gets 50.00 %" in gate.reason) != passed
 

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers.std_conv import ScaledStdConv2d
 from torch import nn
 
 from serving.base.evaluation import answer_distance
@@ -44,8 +45,9 @@ FLOAT_TOLERANCE = 5e-4
 # answer in 8 bits, so that only a file that runs and gives numbers can be asked of these.
 INT8_TOLERANCE = 0.6
 GATED = (
-    "dla", "efficientnetv2", "efficientvit", "ghostnet", "hgnet", "lcnet", "mobileone",
-    "mobilenetv2", "mobilevit", "rexnet", "tf_efficientnet", "tinynet", "xcit",
+    "dla", "efficientnetv2", "efficientvit", "ese_vovnet", "ghostnet", "hardcorenas", "hgnet",
+    "hiera", "lcnet", "mobileone", "mobilenetv2", "mobilevit", "rexnet", "tf_efficientnet",
+    "tinynet", "xcit",
 )  # fmt: skip
 
 _SWIN = {"img_size": 64, "window_size": 4, "depths": [2, 2], "embed_dim": 32, "num_heads": [2, 4]}
@@ -62,7 +64,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "beit_base_patch16_224": {"img_size": 64, "depth": 2, "embed_dim": 96, "num_heads": 3},
     "cait_xxs24_224": {"img_size": 64, "depth": 3},
     "coat_lite_tiny": {"img_size": 64},
+    "convit_tiny": {"img_size": 64, "depth": 3, "local_up_to_layer": 2},
     "convnextv2_atto": {"depths": [1, 1, 1, 1]},
+    "davit_tiny": {
+        "depths": [1, 1, 1, 1],
+        "embed_dims": [32, 64, 96, 128],
+        "num_heads": [2, 2, 3, 4],
+    },
     "deit_tiny_distilled_patch16_224": {"img_size": 64, "depth": 3},
     "densenet121": {"block_config": [2, 2, 2, 2]},
     "dla46x_c": {},
@@ -71,13 +79,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "efficientformerv2_s0": {"img_size": 64},
     "efficientnetv2_rw_t": {},
     "efficientvit_b0": {},
+    "efficientvit_m0": {"img_size": 64},
+    "ese_vovnet19b_slim_dw": {},
     "eva02_tiny_patch14_224": {"img_size": 56, "depth": 3},
+    "fasternet_t0": {},
     "fastvit_t8": {},
     "ghostnet_050": {},
+    "hardcorenas_a": {},
     "hgnetv2_b0": {},
+    "hiera_tiny_224": {"img_size": 64, "stages": [1, 1, 2, 1]},
     "hrnet_w18_small": {},
     "inception_next_atto": {},
     "lcnet_035": {},
+    "legacy_seresnet18": {},
+    "legacy_xception": {},
     "levit_128s": {"img_size": 64},
     "maxvit_pico_rw_256": {"img_size": 64},
     "mixer_s32_224": {"img_size": 64},
@@ -87,17 +102,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mobilenetv4_conv_small_035": {},
     "mobileone_s0": {},
     "mobilevit_xxs": {},
+    "pit_ti_224": {"img_size": 64, "depth": [1, 1, 1]},
     "poolformerv2_s12": {},
     "pvt_v2_b0": {},
     "regnety_002": {},
     "repghostnet_050": {},
     "repvit_m0_9": {},
+    "res2net50_14w_8s": {},
     "resnest14d": {},
+    "resnetv2_18": {},
+    "resnetv2_50x1_bit": {},
     "resnext26ts": {},
     "rexnet_100": {},
     "seresnet18": {},
+    "shvit_s1": {},
     "skresnet18": {},
     "starnet_s050": {},
+    "swiftformer_xs": {},
     "swinv2_tiny_window8_256": _SWIN,
     "test_byobnet": {},
     "test_mambaout": {},
@@ -106,6 +127,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "tf_efficientnet_lite0": {},
     "tiny_vit_5m_224": {},
     "tinynet_e": {},
+    "tnt_s_patch16_224": {"img_size": 64, "depth": 2},
+    "tresnet_m": {},
+    "twins_svt_small": {"img_size": 64, "depths": [1, 1, 2, 1]},
+    "vgg11_bn": {},
+    "visformer_tiny": {"img_size": 64},
+    "vitamin_small_224": {"img_size": 64, "depth": 2},
+    "xception41": {},
     "xcit_nano_12_p8_224": {"img_size": 64, "depth": 2},
 }
 
@@ -177,12 +205,30 @@ def test_family_is_pruned_saved_merged_exported_and_quantised(
         for batch in (3, 1):
             got = answers(engine, path, "fp32", images[:batch])
             assert answer_distance(expected[:batch], got) <= FLOAT_TOLERANCE, engine
+        if "int8" in refused:
+            continue
         int8 = tmp_path / "int8.onnx"
         quantize(path, int8, SCHEMES[engine], "minmax", choose_calibration(samples, 16, 0))
         got = answers(engine, int8, "int8", images)
         assert np.isfinite(got).all(), engine
         if not name.startswith(GATED):
             assert answer_distance(expected, got) <= INT8_TOLERANCE, engine
+
+
+def test_standardised_weights_are_fixed_before_the_export() -> None:
+    torch.manual_seed(0)
+    network = build_model("timm/test_nfnet", CLASSES).eval()
+    images = torch.randn(2, 3, 64, 64)
+    form = deployable(network)
+    assert not any(isinstance(module, ScaledStdConv2d) for module in form.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(form(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+def test_rounding_that_ends_a_process_is_refused_when_the_recipe_is_read() -> None:
+    own = document(name="timm/swinv2_tiny_window8_256") | {"quantize": {}}
+    with pytest.raises(RecipeError, match=r"does not support int8: OpenVINO's INT8 form"):
+        check_network(parse_recipe(own | {"export": {"variants": ["fp32", "int8-u8"]}}))
 
 
 def test_at_least_25_families_are_tried() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from serving.base.folders import split_named
 from serving.base.task import Task
-from serving.images.masks.folders import IMAGE_FOLDERS, MASK_ENDS, MASK_FOLDERS
+from serving.images.masks.folders import IMAGE_FOLDERS, MASK_ENDS, MASK_FOLDERS, SIBLINGS
 from training.data.layout.walk import Folder
 from training.data.sources.listings.metadata import METADATA_FILES
 from training.data.sources.masks.voc import IMAGES, MASKS
@@ -55,7 +55,7 @@ def kinds(top: Folder) -> Iterator[Kind]:
         yield Kind({"source": "coco", "root": root}, "COCO's annotations", ("segmentation",))
     if any(map(_is_labelme, documents[:5])):
         yield Kind({"source": "labelme", "root": root}, "labelme's outlines", ("segmentation",))
-    if any(_has_masks(folder) for folder in places):
+    if any(_has_masks(folder) for folder in places) or _has_masks_beside(top):
         yield Kind({"source": "mask_folder", "root": root}, "images with masks", ("segmentation",))
     if any(name in folder.files for folder in places for name in METADATA_FILES):
         data = {"source": "image_folder", "root": root}
@@ -83,6 +83,13 @@ def _has_masks(folder: Folder) -> bool:
     ends = tuple(end for end in MASK_ENDS if end)
     stems = [Path(name).stem for name in folder.images]
     return any(stem.endswith(ends) for stem in stems)
+
+
+def _has_masks_beside(top: Folder) -> bool:
+    """Whether there are folders of splits with those of their masks beside them: train,
+    train_labels."""
+    names = {name.lower() for name in top.folders}
+    return any(split_named(name) and name + end in names for name in names for end in SIBLINGS)
 
 
 def _class_folders(top: Folder, root: str) -> Iterator[Kind]:

@@ -91,7 +91,8 @@ def _listed(root: Path, data: ImageFolderData) -> _Listing:
     given: dict[str, dict[str, list[Path]]] = {}
     by_table = False
     for split, folder in folders.items():
-        images = metadata_labels(folder, data.label_column)
+        needed = not visible_folders(folder)
+        images = metadata_labels(folder, data.label_column, needed=needed)
         if images is None:
             listing = list_class_folders(folder)
             images = listing.images

@@ -3,7 +3,7 @@
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from training.pipeline.pipeline import check_recipe
 from training.recipes import load_recipe
 from training.recipes.tasks import TRAINED_TASKS
 
+# Classes that are named, and characters of a name.
+_CLASSES, _NAME = 6, 24
 # Broken files that are named.
 _NAMED = 10
 # Seconds that reading every image may take: for longer ones it is left to the build.
@@ -266,9 +268,15 @@ def _heading(given: Given, planned: Plan) -> str:
 
 def _found_line(folder: Path, labelled: Labelled, seen: Look) -> str:
     size = f"{seen.width}x{seen.height}" if seen.one_size else f"about {seen.width}x{seen.height}"
-    classes = f" in {len(labelled.classes)} classes" if labelled.classes else ""
+    classes = _classes(labelled.classes) if labelled.classes else ""
     colour = "grey" if seen.grey else "colour"
     return f"{folder}: {labelled.images.all:,} images{classes}, {size}, {colour}: {labelled.how}"
+
+
+def _classes(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:_NAME] for name in names[:_CLASSES])
+    more = ", ..." if len(names) > _CLASSES else ""
+    return f" in {len(names)} classes ({shown}{more})"
 
 
 def _broken(files: Mapping[str, str]) -> list[str]:

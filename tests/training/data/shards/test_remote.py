@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -201,12 +202,19 @@ class WithoutRanges(http.server.BaseHTTPRequestHandler):
     """Answers 200 and 512 KiB at a time, as long as somebody listens.
 
     sent: parts of answers.
+    claims: answers 206, as if it were the range asked for; with a length, if there is one.
     """
 
     sent = 0
+    claims: ClassVar[int | bool] = False
 
     def do_GET(self) -> None:
-        self.send_response(200)
+        self.send_response(206 if self.claims else 200)
+        if self.claims:
+            asked = self.headers.get("x-ms-range") or self.headers["Range"]
+            self.send_header("Content-Range", f"{asked.replace('=', ' ')}/1000000000")
+        if self.claims > 1:
+            self.send_header("Content-Length", str(self.claims))
         self.end_headers()
         with suppress(OSError):
             while WithoutRanges.sent < 1000:
@@ -219,18 +227,28 @@ class WithoutRanges(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def without_ranges() -> Iterator[str]:
-    WithoutRanges.sent = 0
+    WithoutRanges.sent, WithoutRanges.claims = 0, False
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), WithoutRanges) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-@pytest.mark.parametrize("start", [0, 5000])
+@pytest.mark.parametrize(
+    ("start", "claims"),
+    [(0, False), (5000, False), (5000, True), (5000, 1 << 29)],
+    ids=["whole", "whole-from-a-place", "claims-to-be-the-range", "tells-its-length"],
+)
 @pytest.mark.parametrize("scheme", ["http", "s3", "gs", "az"])
 def test_server_without_ranges_is_told_and_not_read_to_its_end(
-    start: int, scheme: str, without_ranges: str, environment: None, monkeypatch: pytest.MonkeyPatch
+    start: int,
+    claims: int,
+    scheme: str,
+    without_ranges: str,
+    environment: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    WithoutRanges.claims = claims
     storage = Storage()
     if scheme in ("s3", "gs"):
         storage = Storage(endpoint_url=without_ranges, anon=scheme == "gs")

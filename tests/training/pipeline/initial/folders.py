@@ -93,6 +93,13 @@ def voc_colours(root: Path) -> None:
     masks(root, (0, 1, 2), convert=lambda mask: Image.fromarray(table[mask]))
 
 
+def sibling_colours(root: Path) -> None:
+    """Kaggle's CamVid: train, train_labels, val, val_labels, in two of its 11 colours."""
+    table = np.array([(128, 128, 128), (128, 64, 128)], np.uint8)
+    for split in ("train", "val"):
+        masks(root, (0, 1), split, f"{split}_labels", convert=lambda m: Image.fromarray(table[m]))
+
+
 def own_colours(root: Path) -> None:
     table = np.zeros((256, 3), np.uint8)
     table[1], table[2] = (1, 2, 3), (200, 100, 7)
@@ -194,6 +201,12 @@ def parquet(root: Path) -> None:
 def metadata(root: Path) -> None:
     rows = "".join(f"{name.split('/')[1]},{label}\n" for name, label in _loose(root))
     (root / "images" / "metadata.csv").write_text(f"file_name,label\n{rows}")
+
+
+def unusual_metadata(root: Path) -> None:
+    metadata(root)
+    file = root / "images" / "metadata.csv"
+    file.write_text(file.read_text().replace("label", "kind", 1))
 
 
 def network(file: Path, classes: int = 3, side: int = 32) -> None:

@@ -10,6 +10,11 @@ from tests.training.pipeline.initial.conftest import Init
 from training.data import load_source
 from training.errors import DataError, RecipeError
 
+CAMVID = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign_symbol", "fence", "car",
+    "pedestrian", "bicyclist",
+)  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("make", "source", "classes"),
@@ -27,6 +32,7 @@ from training.errors import DataError, RecipeError
         (folders.unnamed_masks, "mask_folder", ("background", "class_1", "class_2")),
         (folders.listed_colours, "mask_folder", ("background", "cat", "dog")),
         (folders.voc_colours, "mask_folder", None),
+        (folders.sibling_colours, "mask_folder", CAMVID),
         (folders.voc, "voc", None),
         (folders.coco, "coco", ("background", "square")),
         (folders.labelme, "labelme", ("background", "triangle")),
@@ -70,6 +76,7 @@ def test_made_up_names_are_said_to_be_so(init: Init) -> None:
             r"one folder, red/, are one class; no image in blue/, green/; expected a folder of",
         ),
         (lambda root: _loose(root), "nothing that says the class of each"),
+        (folders.unusual_metadata, "its columns are file_name, kind; data.label_column says which"),
         (folders.own_colours, "class_dict.csv with the columns name, r, g, b"),
     ],
 )

@@ -17,10 +17,12 @@ def metadata_file(folder: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def metadata_labels(folder: Path, label_column: str | None) -> dict[str, list[Path]] | None:
+def metadata_labels(
+    folder: Path, label_column: str | None, *, needed: bool
+) -> dict[str, list[Path]] | None:
     """The images that a folder's table names, by label; None where there is no table, or where it
-    has no column of labels and none is asked for: it describes images whose folders are their
-    classes. Raises DataError."""
+    has no column of labels and none is asked for or `needed`: it describes images whose folders are
+    their classes. Raises DataError."""
     file = metadata_file(folder)
     if file is None:
         return None
@@ -34,7 +36,7 @@ def metadata_labels(folder: Path, label_column: str | None) -> dict[str, list[Pa
         for row in rows:
             found.setdefault(row.label, []).append(place_below(folder, folder, row.path))
     except MissingColumn as error:
-        if label_column is None and error.key == "label_column":
+        if label_column is None and error.key == "label_column" and not needed:
             return None
         raise
     return found

@@ -139,7 +139,7 @@ def _by_rule(
         if data.unnamed == "error":
             raise DataError(
                 f"mask {file.name}: expected {rule.expected}, got [{', '.join(unnamed)}]"
-                + rule.hint
+                + (rule.hint or "; unnamed: ignore goes on without these pixels")
             )
         found[found == UNNAMED] = IGNORED
         return found

@@ -3,11 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from serving.base.errors import quoted
 from serving.base.files import read_file
 from serving.base.folders import IMAGE_SUFFIXES, split_named
 from serving.base.text import NotText, decode_utf8, lines_of
 from serving.images.masks.folders import CLASSES_FILE, MaskedImage, files_by_stem
+from serving.images.masks.rules import IGNORED, MaskRule
 from serving.images.masks.settings import mask_rule
 from serving.images.masks.tables import USUAL_FILES
 from serving.repository.manifest import EvalTransform
@@ -15,6 +18,9 @@ from training.data.samples import Dataset
 from training.data.sources.masks.dataset import masked_dataset, settings_of
 from training.errors import DataError, data_errors
 from training.recipes.masks import VocData
+
+# The colour, 0xRRGGBB, of objects' borders in VOC's masks, which are ignored.
+_BORDER = np.uint32(0xE0E0C0)
 
 IMAGES, MASKS = "JPEGImages", "SegmentationClass"
 
@@ -39,7 +45,22 @@ def voc_folder(data: VocData, transform: EvalTransform) -> Dataset:
     if unsaid and not any((root / name).is_file() for name in (CLASSES_FILE, *USUAL_FILES)):
         said = replace(said, colours="voc")
     rule = mask_rule(said, [root], [pair.mask for pairs in given.values() for pair in pairs])
-    return masked_dataset(given, rule, data, transform, f"VOC folder {root.name}", notes=notes)
+    return masked_dataset(
+        given, _with_borders(rule), data, transform, f"VOC folder {root.name}", notes=notes
+    )
+
+
+def _with_borders(rule: MaskRule) -> MaskRule:
+    """The rule of a table of colours with VOC's border, ignored, where the table leaves it out, as
+    those of annotation tools do."""
+    place = int(np.searchsorted(rule.keys, _BORDER))
+    if not len(rule.keys) or _BORDER in rule.keys:
+        return rule
+    return replace(
+        rule,
+        keys=np.insert(rule.keys, place, _BORDER),
+        key_classes=np.insert(rule.key_classes, place, IGNORED),
+    )
 
 
 def _listed(data: VocData) -> tuple[dict[str, list[MaskedImage]], tuple[str, ...]]:

@@ -9,7 +9,7 @@ import numpy as np
 from serving.base.errors import InvalidInput
 from serving.images.masks.files import read_mask
 from serving.images.masks.folders import MaskNames, list_masked_images
-from serving.images.masks.tables import SHIPPED, read_table
+from serving.images.masks.tables import SHIPPED, Table, read_table
 from training.data.sources.split_folders import split_folders
 from training.errors import DataError
 
@@ -87,10 +87,20 @@ def _by_values(values: Counter[int]) -> Named | None:
     )
 
 
+def _share_seen(table: Table, colours: Counter[tuple[int, ...]]) -> float:
+    """The share of a table's classes whose colours are seen: CamVid's 11 classes have the colours
+    of its 32. 0 where the table leaves a colour out."""
+    if not colours.keys() <= {row.colour for row in table.rows}:
+        return 0.0
+    seen = {row.name for row in table.rows if row.colour in colours}
+    return len(seen) / len({row.name for row in table.rows})
+
+
 def _by_colours(root: Path, colours: Counter[tuple[int, ...]]) -> Named:
-    for name in SHIPPED:
-        if colours.keys() <= {row.colour for row in read_table(name, Path()).rows}:
-            return Named({"colours": name}, (f"the colours of the masks are those of {name}",))
+    shares = {name: _share_seen(read_table(name, Path()), colours) for name in SHIPPED}
+    name = max(shares, key=lambda name: shares[name])  # the first of equals
+    if shares[name]:
+        return Named({"colours": name}, (f"the colours of the masks are those of {name}",))
     shown = ", ".join(str(colour) for colour, _ in colours.most_common(_SHOWN))
     raise DataError(
         f"{root}: masks are in {len(colours)} colours, and nothing names them; expected a table "

@@ -303,6 +303,7 @@ def test_values_that_nobody_named_are_counted_with_the_first_file(root: Path) ->
     told = str(raised.value)
     assert "masks hold 7, which nobody named (2 files, first masks/05.png); " in told
     assert "masks hold 9, which nobody named (1 file, first masks/11.png); 3 of 40 files" in told
+    assert "got [7]; unnamed: ignore goes on without these pixels" in told
     data = load(root, unnamed="ignore")
     assert data.remarks.lines()[0] == (
         "masks hold 7, which nobody named (2 files, first masks/05.png)"

@@ -61,15 +61,17 @@ def test_masks_in_colours_are_the_same(root: Path) -> None:
     assert np.array_equal(load(root).test.batch([0, 1])[1], expected)
 
 
-def test_table_of_an_annotation_tool_names_the_classes(root: Path) -> None:
-    (root / "labelmap.txt").write_text("background:0,0,0::\nplane:128,0,0::\nedge:224,224,192::\n")
+@pytest.mark.parametrize("named", [True, False])
+def test_table_of_an_annotation_tool_names_the_classes(root: Path, named: bool) -> None:
+    edge = "edge:224,224,192::\n" if named else ""
+    (root / "labelmap.txt").write_text(f"background:0,0,0::\nplane:128,0,0::\n{edge}")
     for file in (root / "SegmentationClass").iterdir():
         values = np.array(Image.open(file))
         image = Image.fromarray(np.where(values == 255, 255, values > 0).astype(np.uint8))
         palette = [0, 0, 0, 128, 0, 0] + [0] * 759 + [224, 224, 192]
         image.putpalette(palette)
         image.save(file)
-    data = load(root, ignore=["edge"])
+    data = load(root, ignore=["edge"] if named else [])
     assert data.classes == ("background", "plane")
     assert np.unique(data.test.batch([0])[1]).tolist() == [0, 1, 255]
 
