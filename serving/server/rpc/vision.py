@@ -10,7 +10,8 @@ from serving.base.task import Task
 from serving.batching.ticket import Timing
 from serving.models.servable import CallOptions, ImageSource, Servable
 from serving.server.endpoints import vision
-from serving.server.endpoints.front import Front, InferenceCall
+from serving.server.endpoints.call import InferenceCall
+from serving.server.endpoints.front import Front
 from serving.server.endpoints.guard import parsed
 from serving.server.error_status import message_of
 from serving.server.rpc.call import caller_of, inference_call
