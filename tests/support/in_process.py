@@ -53,6 +53,7 @@ from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
 from serving.server.rpc.reflection import Reflection
 from serving.server.rpc.vision import VisionService
+from serving.server.telemetry.tracing import Tracing
 from serving.server.wire import wire_for
 
 CLASSES = ("red", "green", "blue")
@@ -215,10 +216,12 @@ async def in_process(
     rest_timeout: float = 0.0,
     limits: HttpLimits | None = None,
     wire_name: str = "",
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
     admin: by default every caller may do everything.
-    access: settings of who may come in, which are followed closely; by default everybody may."""
+    access: settings of who may come in, which are followed closely; by default everybody may.
+    tracing: traces calls; by default nobody does."""
     metrics, engine_metrics = FrontMetrics(), EngineMetrics()
     totals = Totals(metrics, engine_metrics)
     tasks: dict[str, Task | None] = {
@@ -245,7 +248,7 @@ async def in_process(
         settings = load_config({"model_repository": repository, **(access or {})}, {})
         callers = Access(settings, admin, metrics, look_seconds=0.01)
         await callers.start()
-        front = Front(catalogue, metrics, budget, slow_seconds, callers.door)
+        front = Front(catalogue, metrics, budget, slow_seconds, callers.door, tracing)
         failures = metrics.write_failures
         folder = FilesFolder(files)
         memory = SharedMemory("convserve")

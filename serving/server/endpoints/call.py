@@ -140,6 +140,14 @@ class Call:
             "milliseconds": round(seconds * 1e3, 1),
         }
 
+    def join_trace(self, traceparent: str, tracestate: str) -> None:
+        """Makes it part of the trace that its message names, in the place of that of its head."""
+        tracing = self._front.tracing
+        if tracing is not None:
+            named = {"traceparent": [traceparent], "tracestate": [tracestate]}
+            caller = self._caller()._replace(header=lambda name: named[name])
+            self.trace = tracing.begin(self.method, caller, self.began)
+
     def hold(self, use: Use, size: int) -> None:
         """Takes `size` bytes of the server's memory budget until the call ends. Raises InvalidInput
         where the limit does not allow that much, QueueFull where others, or the caller by a limit

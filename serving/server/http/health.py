@@ -113,8 +113,8 @@ def add_batches(app: web.Application, catalogue: Catalogue, front: Front) -> Non
 def metrics_app(
     totals: Totals, health: Health, front: Front, *, certified: bool = False
 ) -> web.Application:
-    """An application that serves /metrics in Prometheus' text format, or as OpenMetrics to those who
-    accept it, and the probes, which answer here also while callers have taken every connection of
+    """An application that serves /metrics in Prometheus' text format, or as OpenMetrics to whoever
+    accepts it, and the probes, which answer here also while callers have taken every connection of
     the other ports.
 
     certified: /metrics takes callers with a certificate only, probes take all.

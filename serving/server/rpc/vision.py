@@ -194,7 +194,10 @@ def _opened(
     request: _AnyRequest, images: Images, call: InferenceCall, task: Task
 ) -> tuple[Servable, list[ImageSource]]:
     """The model and the images of a request. Raises ServingError for either."""
-    call.id = request.options.id
+    options = request.options
+    call.id = options.id
+    if options.traceparent:
+        call.join_trace(options.traceparent, options.tracestate)
     model = call.resolve(request.model, request.version)
     vision.require_task(model, task)
     if not 1 <= len(images) <= MAX_IMAGES_PER_CALL:

@@ -1,4 +1,4 @@
-"""The metrics of /metrics over OTLP: the same names, but for _total, the same labels and numbers."""
+"""The metrics of /metrics over OTLP: the same labels and numbers; names without _total."""
 
 import asyncio
 import itertools

@@ -15,7 +15,7 @@ from serving.server.config import StartError
 from serving.server.telemetry.losses import Losses, SdkWords
 
 # Spans that may wait, and spans of an export, unless the environment has others. To encode a span
-# takes 12 us of the GIL; more at a time hold up the event loop for longer, fewer make more requests.
+# takes 12 us of the GIL: more at a time hold up the event loop longer, fewer make more requests.
 _QUEUE, _BATCH, _LARGEST_BATCH = 2048, 256, 512
 
 

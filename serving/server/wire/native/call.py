@@ -44,8 +44,8 @@ class NativeCall:
 
     __slots__ = (
         "_connection", "_consumed", "_messages", "_most", "_reads", "_since", "_single", "_unread",
-        "_waiter", "answers", "arrived", "began", "deadline", "ended", "headers", "held", "id", "over",
-        "overhead", "refusal", "sending", "task",
+        "_waiter", "answers", "arrived", "began", "deadline", "ended", "headers", "held", "id",
+        "over", "overhead", "refusal", "sending", "task",
     )  # fmt: skip
 
     def __init__(
