@@ -70,7 +70,8 @@ def test_calls_that_share_a_batch_are_linked_in_a_collector_behind_a_collector(
             found = collector.until(lambda: all_calls(trace_id))
             batches = [span for _, span in collector.spans if span.name == "batch"]
             rows = [values_of(batch.attributes)["convserve.batch.rows"] for batch in batches]
-            assert sum(rows) == 16 and rows == [len(batch.links) for batch in batches]
+            assert sum(rows) == 16
+            assert rows == [len(batch.links) for batch in batches]
             spans = collector.trace(trace_id)
             for call in found:
                 stages = [span for span in spans if span.parent_span_id == call.span_id]

@@ -152,7 +152,8 @@ def _free_port() -> int:
 def _wait_for_port(process: "subprocess.Popen[bytes]", port: int) -> None:
     end = time.monotonic() + SECONDS
     while True:
-        assert process.poll() is None and time.monotonic() < end
+        assert process.poll() is None
+        assert time.monotonic() < end
         with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
             return
         time.sleep(0.01)  # no event tells of another's port

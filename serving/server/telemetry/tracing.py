@@ -103,6 +103,7 @@ class Tracing:
     def span(
         self,
         stage: _Stage,
+        offset: int,
         context: SpanContext,
         parent: SpanContext | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
@@ -110,8 +111,10 @@ class Tracing:
         status: Status = _UNSET,
     ) -> ReadableSpan:
         """A span that has ended. Made in one piece: to begin and to end it would take five times as
-        long, on the event loop."""
-        offset = time.time_ns() - time.monotonic_ns()
+        long, on the event loop.
+
+        offset: of the clock, nanoseconds since 1970 at monotonic zero.
+        """
         began = offset + int(stage.began * 1e9)
         return ReadableSpan(
             stage.name,
@@ -192,13 +195,13 @@ class SampledTrace:
         if code != "OK":
             found["error.type"] = code
         tracing, context = self._tracing, self._context
-        own = _Stage(self._method, self._began, now, found)
+        own, offset = _Stage(self._method, self._began, now, found), _clock_offset()
         status = _ERROR if code in _FAULTS else _UNSET
-        spans = [tracing.span(own, context, self._parent, SpanKind.SERVER, status=status)]
+        spans = [tracing.span(own, offset, context, self._parent, SpanKind.SERVER, status=status)]
         for stage in self._stages:
             part = tracing.context(context.trace_id, context.trace_state)
             links = () if stage.batch is None else (Link(stage.batch),)
-            spans.append(tracing.span(stage, part, context, links=links))
+            spans.append(tracing.span(stage, offset, part, context, links=links))
         tracing.send(spans)
 
 
@@ -246,7 +249,12 @@ class Batches:
             "convserve.batch.rows": ride.rows,
         }
         stage = _Stage("batch", ride.started, ride.began + ride.infer, found)
-        self._tracing.send([self._tracing.span(stage, batch.context, links=batch.links)])
+        offset = _clock_offset()
+        self._tracing.send([self._tracing.span(stage, offset, batch.context, links=batch.links)])
+
+
+def _clock_offset() -> int:
+    return time.time_ns() - time.monotonic_ns()
 
 
 class _Headers(Getter[GetHeader]):

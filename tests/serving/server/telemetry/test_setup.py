@@ -45,17 +45,20 @@ def test_metrics_go_to_the_collector_with_the_numbers_of_the_metrics_page(
         asyncio.run(run(collector))
         found = collector.metrics
     [requests] = found["convserve_requests"].sum.data_points
-    assert requests.as_double == 1 and found["convserve_requests"].sum.is_monotonic
+    assert requests.as_double == 1
+    assert found["convserve_requests"].sum.is_monotonic
     expected = {"model": "m", "version": "1", "method": "ModelInfer", "code": "OK"}
     assert values_of(requests.attributes) == expected
     assert 0 < requests.start_time_unix_nano < requests.time_unix_nano
     assert found["convserve_memory_limit_bytes"].gauge.data_points[0].as_double == 7.5
     [times] = found["convserve_request_duration_seconds"].histogram.data_points
-    assert times.count == 4 and times.sum == pytest.approx(100.0206)
+    assert times.count == 4
+    assert times.sum == pytest.approx(100.0206)
     counts = dict(zip([*times.explicit_bounds, "more"], times.bucket_counts, strict=True))
     assert {bound: n for bound, n in counts.items() if n} == {0.0005: 2, 0.025: 1, "more": 1}
     [exemplar] = times.exemplars
-    assert exemplar.trace_id.hex() == "0a" * 16 and exemplar.as_double == 0.02
+    assert exemplar.trace_id.hex() == "0a" * 16
+    assert exemplar.as_double == 0.02
 
 
 def test_metrics_that_a_collector_does_not_take_are_counted(
@@ -83,7 +86,8 @@ def test_server_describes_itself_and_the_environment_goes_before(
     telemetry, _ = made()
     assert telemetry.tracing is not None
     found = telemetry.tracing._resource.attributes
-    assert found["service.name"] == "eyes" and found["service.version"] == "1.2.3"
+    assert found["service.name"] == "eyes"
+    assert found["service.version"] == "1.2.3"
     assert found["deployment.environment.name"] == "test"
     assert found["service.instance.id"]
     telemetry.flush(1)
@@ -128,15 +132,18 @@ def test_protocol_that_is_spoken_may_be_named(
 def test_each_signal_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
     telemetry, _ = made()
-    assert telemetry.tracing is None and telemetry._sender is not None
+    assert telemetry.tracing is None
+    assert telemetry._sender is not None
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     telemetry, _ = made()
-    assert telemetry.tracing is not None and telemetry._sender is None
+    assert telemetry.tracing is not None
+    assert telemetry._sender is None
     telemetry.flush(1)
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     telemetry, _ = made()
-    assert telemetry.tracing is None and telemetry._sender is None
+    assert telemetry.tracing is None
+    assert telemetry._sender is None
 
 
 def test_certificate_that_is_not_there_is_named(
@@ -144,6 +151,6 @@ def test_certificate_that_is_not_there_is_named(
 ) -> None:
     """The SDK reads it with the first export."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "none.pem"))
-    telemetry, metrics = made()
+    telemetry, _metrics = made()
     assert telemetry.tracing is not None
     telemetry.flush(1)

@@ -88,7 +88,8 @@ def assert_stages(spans: list[ReadableSpan], name: str, *stages: str) -> None:
     assert sorted(found) == sorted([name, "batch", *stages])
     call, batch = found[name], found["batch"]
     assert f"{call.context.trace_id:032x}" == TRACE
-    assert call.parent is not None and f"{call.parent.span_id:016x}" == SPAN
+    assert call.parent is not None
+    assert f"{call.parent.span_id:016x}" == SPAN
     assert call.context.trace_state.get("theirs") == "1"
     before = call.start_time
     for stage in stages:
@@ -96,10 +97,12 @@ def assert_stages(spans: list[ReadableSpan], name: str, *stages: str) -> None:
         assert span.context.trace_id == call.context.trace_id
         assert span.parent.span_id == call.context.span_id
         # The clocks of time and of stages are read one after the other.
-        assert call.start_time <= span.start_time + 1000 and span.end_time <= call.end_time + 1000
+        assert call.start_time <= span.start_time + 1000
+        assert span.end_time <= call.end_time + 1000
         assert before <= span.start_time + 1000, stage
         before = span.start_time
-    assert batch.context.trace_id != call.context.trace_id and batch.parent is None
+    assert batch.context.trace_id != call.context.trace_id
+    assert batch.parent is None
     assert [link.context.span_id for link in batch.links] == [call.context.span_id]
     assert found["infer"].links[0].context.span_id == batch.context.span_id
 
@@ -310,7 +313,8 @@ def test_latencies_of_a_traced_call_are_exemplars(tmp_path: Path) -> None:
     for exemplar in shown.values():
         span_id = f"{call.context.span_id:016x}"
         assert exemplar.labels == {"trace_id": TRACE, "span_id": span_id}
-    assert "# {" not in plain and TRACE not in plain
+    assert "# {" not in plain
+    assert TRACE not in plain
     names = {s.name for f in text_string_to_metric_families(plain) for s in f.samples}
     assert names == {s.name for f in families.values() for s in f.samples}
 
