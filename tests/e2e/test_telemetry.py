@@ -64,25 +64,28 @@ def test_calls_that_share_a_batch_are_linked_in_a_collector_behind_a_collector(
         found = [span for span in collector.trace(trace_id) if span.name == "Classify"]
         return found if len(found) == 16 and all(map(collector.batch_with, found)) else []
 
-    with Collector() as collector, rotel_before(collector, tmp_path) as rotel:
-        with sending(colours, cache, rotel, "--engine-process") as server:
-            trace_id = asyncio.run(calls(server.url))
-            found = collector.until(lambda: all_calls(trace_id))
-            batches = [span for _, span in collector.spans if span.name == "batch"]
-            rows = [values_of(batch.attributes)["convserve.batch.rows"] for batch in batches]
-            assert sum(rows) == 16
-            assert rows == [len(batch.links) for batch in batches]
-            spans = collector.trace(trace_id)
-            for call in found:
-                stages = [span for span in spans if span.parent_span_id == call.span_id]
-                assert [span.name for span in stages] == STAGES
-                times = [span.start_time_unix_nano for span in stages]
-                assert times == sorted(times)
-                assert call.end_time_unix_nano + 1000 >= stages[-1].end_time_unix_nano
-            collector.until(lambda: answered() == 16)
-            assert server.metric('convserve_telemetry_lost_total{signal="spans"}') == 0
-            described, _ = collector.spans[0]
-            assert described["service.name"] == "eyes"
+    with (
+        Collector() as collector,
+        rotel_before(collector, tmp_path) as rotel,
+        sending(colours, cache, rotel, "--engine-process") as server,
+    ):
+        trace_id = asyncio.run(calls(server.url))
+        found = collector.until(lambda: all_calls(trace_id))
+        batches = [span for _, span in collector.spans if span.name == "batch"]
+        rows = [values_of(batch.attributes)["convserve.batch.rows"] for batch in batches]
+        assert sum(rows) == 16
+        assert rows == [len(batch.links) for batch in batches]
+        spans = collector.trace(trace_id)
+        for call in found:
+            stages = [span for span in spans if span.parent_span_id == call.span_id]
+            assert [span.name for span in stages] == STAGES
+            times = [span.start_time_unix_nano for span in stages]
+            assert times == sorted(times)
+            assert call.end_time_unix_nano + 1000 >= stages[-1].end_time_unix_nano
+        collector.until(lambda: answered() == 16)
+        assert server.metric('convserve_telemetry_lost_total{signal="spans"}') == 0
+        described, _ = collector.spans[0]
+        assert described["service.name"] == "eyes"
 
 
 def test_images_of_a_stream_belong_to_the_span_of_whoever_sent_them(

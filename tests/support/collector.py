@@ -1,5 +1,6 @@
 """A collector of OTLP over HTTP that keeps what it gets, and rotel, one that others made."""
 
+import gzip
 import socket
 import subprocess
 import threading
@@ -56,6 +57,8 @@ class Collector:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers["Content-Encoding"] == "gzip":
+                    body = gzip.decompress(body)
                 collector._take(self.path, body)
                 collector.held.wait(SECONDS)
                 self.send_response(collector.status)
@@ -132,7 +135,7 @@ def rotel_before(collector: Collector, folder: Path) -> Iterator[str]:
                 "--otlp-grpc-endpoint", f"127.0.0.1:{grpc_port}",
                 "--otlp-http-endpoint", f"127.0.0.1:{http_port}",
                 "--exporter", "otlp", "--otlp-exporter-protocol", "http",
-                "--otlp-exporter-endpoint", collector.url, "--otlp-exporter-compression", "none",
+                "--otlp-exporter-endpoint", collector.url,
             ],
             stdout=log, stderr=log,
         )  # fmt: skip

@@ -27,7 +27,7 @@ class Caller(NamedTuple):
         "URI:spiffe://...", "DNS:...", "IP:...", "EMAIL:..." and "SUBJECT:CN=..."; None without one.
     api_key: the header, or metadata, x-api-key; empty where there is none.
     header: reads any other header.
-    arrived: when the head of his call came, monotonic seconds; 0 where the wire does not know it.
+    came: when the head of his call came, monotonic seconds; 0 where the wire does not know it.
     """
 
     address: str | None
@@ -35,7 +35,7 @@ class Caller(NamedTuple):
     certificate: tuple[str, ...] | None = None
     api_key: str = ""
     header: GetHeader = no_header
-    arrived: float = 0.0
+    came: float = 0.0
 
     def __repr__(self) -> str:
         """The address alone: the credentials must come into no log."""

@@ -40,7 +40,7 @@ def caller_of(call: Call) -> GetCaller:
             call.certificate,
             ",".join(call.metadata(API_KEY)),
             call.metadata,
-            call.arrived,
+            call.came,
         )
 
     return caller

@@ -11,9 +11,7 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_METRICS_PROTOCOL,
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
-    OTEL_METRICS_EXPORTER,
     OTEL_SDK_DISABLED,
-    OTEL_TRACES_EXPORTER,
 )
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
@@ -25,6 +23,9 @@ from serving.server.telemetry.metrics import MetricsSender
 from serving.server.telemetry.spans import Spans
 from serving.server.telemetry.tracing import Tracing
 
+# The exporter of a signal, and the variable of its protocol.
+_TRACES = "OTEL_TRACES_EXPORTER", OTEL_EXPORTER_OTLP_TRACES_PROTOCOL
+_METRICS = "OTEL_METRICS_EXPORTER", OTEL_EXPORTER_OTLP_METRICS_PROTOCOL
 _PROTOCOL = "http/protobuf"
 
 
@@ -36,7 +37,7 @@ class Telemetry:
 
     def __init__(self, metrics: FrontMetrics, totals: Totals, version: str) -> None:
         """Raises StartError for an environment that asks for something that is not offered."""
-        traces, numbers = _asked(OTEL_TRACES_EXPORTER), _asked(OTEL_METRICS_EXPORTER)
+        traces, numbers = _asked(*_TRACES), _asked(*_METRICS)
         resource = _resource(version)
         losses = Losses(metrics.telemetry_lost)
         self.tracing: Tracing | None = None
@@ -78,23 +79,17 @@ class Telemetry:
             self._sender.close(max(0.0, end - time.monotonic()))
 
 
-def _asked(variable: str) -> bool:
+def _asked(variable: str, protocol: str) -> bool:
     """Whether a signal is sent. Raises StartError for a way that is not offered."""
     if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
         return False
     exporter = os.environ.get(variable) or "otlp"
     if exporter not in ("otlp", "none"):
         raise StartError(f"{variable}: expected otlp or none, got {exporter[:80]!r}")
-    own = {
-        OTEL_TRACES_EXPORTER: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
-        OTEL_METRICS_EXPORTER: OTEL_EXPORTER_OTLP_METRICS_PROTOCOL,
-    }[variable]
-    for name in (own, OTEL_EXPORTER_OTLP_PROTOCOL):
-        protocol = os.environ.get(name)
-        if protocol and protocol != _PROTOCOL:
-            raise StartError(f"{name}: expected {_PROTOCOL}, got {protocol[:80]!r}")
-        if protocol:
-            break
+    name = protocol if os.environ.get(protocol) else OTEL_EXPORTER_OTLP_PROTOCOL
+    spoken = os.environ.get(name) or _PROTOCOL
+    if exporter == "otlp" and spoken != _PROTOCOL:
+        raise StartError(f"{name}: expected {_PROTOCOL}, got {spoken[:80]!r}")
     return exporter == "otlp"
 
 

@@ -89,10 +89,10 @@ class Tracing:
             return None
         context = self.context(trace, found.trace_state)
         traced = SampledTrace(
-            self, method, context, parent if parent.is_valid else None, caller.arrived or began
+            self, method, context, parent if parent.is_valid else None, caller.came or began
         )
-        if caller.arrived:
-            traced.ran("receive", caller.arrived, began)
+        if caller.came:
+            traced.ran("receive", caller.came, began)
         return traced
 
     def context(self, trace: int | None = None, state: TraceState | None = None) -> SpanContext:

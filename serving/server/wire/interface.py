@@ -52,7 +52,7 @@ class Call(Protocol):
         """When its caller gives up, seconds on the monotonic clock; inf for never."""
 
     @property
-    def arrived(self) -> float:
+    def came(self) -> float:
         """When it came, of a method that takes one message, monotonic seconds; 0 of others."""
 
     @property

@@ -133,18 +133,18 @@ class GrpcioCall:
     """A call, on a context of grpc.aio.
 
     unary: it takes one message.
-    arrived: when it came, if it takes one message, monotonic seconds; else 0.
+    came: when it came, if it takes one message, monotonic seconds; else 0.
     """
 
     __slots__ = (
-        "_context", "_ended", "_peer", "_refusal", "_taken", "_transfers", "_unary", "arrived",
+        "_context", "_ended", "_peer", "_refusal", "_taken", "_transfers", "_unary", "came",
     )  # fmt: skip
 
     def __init__(self, transfers: Transfers, context: Context, *, unary: bool) -> None:
         self._transfers = transfers
         self._context = context
         self._unary = unary
-        self.arrived = 0.0
+        self.came = 0.0
         self._peer = context.peer()
         self._taken = 0
         self._ended = False
@@ -188,7 +188,7 @@ class GrpcioCall:
             await self._received_again()
         now = time.monotonic()
         if self._unary:
-            self.arrived, waiting = now, transfers.calls
+            self.came, waiting = now, transfers.calls
         else:
             waiting = transfers.streams
         waiting[self] = self, now, self._peer, self._taken

