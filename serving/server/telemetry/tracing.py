@@ -14,6 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     Link,
@@ -85,7 +86,7 @@ class Tracing:
         parent = get_current_span(given).get_span_context()
         trace = parent.trace_id if parent.is_valid else self._ids.generate_trace_id()
         found = self._sampler.should_sample(given, trace, method, SpanKind.SERVER)
-        if not found.decision.is_sampled():
+        if found.decision is not Decision.RECORD_AND_SAMPLE:
             return None
         context = self.context(trace, found.trace_state)
         traced = SampledTrace(
