@@ -128,10 +128,8 @@ def metrics_app(
         await totals.refresh()
         registry = totals.registry if visit is None else Seen(totals.registry, visit)
         if _OPENMETRICS in request.headers.get("Accept", ""):
-            body, kind = (
-                openmetrics.generate_latest(_Open(registry)),
-                openmetrics.CONTENT_TYPE_LATEST,
-            )
+            body = openmetrics.generate_latest(_Open(registry))  # type: ignore[no-untyped-call]
+            kind = openmetrics.CONTENT_TYPE_LATEST
         else:
             body, kind = generate_latest(registry), CONTENT_TYPE_LATEST
         return web.Response(body=body, headers={"Content-Type": kind})
