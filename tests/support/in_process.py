@@ -125,8 +125,10 @@ def _manifest(task: Task) -> Manifest:
 
 @dataclass
 class InProcess:
-    """What a test looks at: both wires by their address, the engines by model, and the inside."""
+    """What a test looks at: both wires and their addresses (gRPC, REST), the engines by model, and
+    the inside."""
 
+    urls: tuple[str, str]
     http: aiohttp.ClientSession
     channel: grpc.aio.Channel
     engines: dict[str, ColourEngine]
@@ -281,7 +283,8 @@ async def in_process(
             aiohttp.ClientSession(address) as http,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
-            yield InProcess(http, channel, engines, front, totals, logs, memory)
+            urls = f"127.0.0.1:{port}", address
+            yield InProcess(urls, http, channel, engines, front, totals, logs, memory)
         await wire.stop(0)
         await http_port.close(1.0, 1.0)
         for batcher in batchers:

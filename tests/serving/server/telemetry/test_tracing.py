@@ -1,7 +1,6 @@
 """Calls as spans, over both wires and REST, on an engine that a test decides."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +25,12 @@ from serving.server.telemetry import tracing as module
 from serving.server.telemetry.losses import Losses, SdkWords
 from serving.server.telemetry.spans import Spans
 from serving.server.telemetry.tracing import Tracing
-from tests.support.in_process import SIDE, InProcess, in_process
+from tests.support.in_process import SIDE, InProcess
+from tests.support.traced import SAMPLED, SPAN, TRACE, traced
 
-TRACE = "0af7651916cd43dd8448eb211c80319c"
-SPAN = "b7ad6b7169203331"
-SAMPLED = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "theirs=1"}
 VISION = "/convserve.vision.v1.VisionService/"
 OIP = "/inference.GRPCInferenceService/"
 RED = pb.Image(raw=pb.RawImage(height=SIDE, width=SIDE, rgb=bytes([200, 0, 0]) * SIDE * SIDE))
-Work = Callable[[InProcess], Awaitable[Any]]
-
-
-def traced(
-    tmp_path: Path, work: Work, sampler: str = "parentbased_always_off", **settings: Any
-) -> list[ReadableSpan]:
-    """The spans of some calls, in the order of their begin. By default a call is sampled where its
-    caller's span is."""
-    exporter = InMemorySpanExporter()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OTEL_TRACES_SAMPLER", sampler)
-        spans = Spans(exporter, Losses(FrontMetrics().telemetry_lost), SdkWords())
-        tracing = Tracing(Resource({}), "0", spans)
-
-    async def run() -> None:
-        async with in_process(tmp_path, tracing=tracing, **settings) as server:
-            await work(server)
-        tracing.batches.close()
-
-    asyncio.run(run())
-    spans._processor.force_flush()
-    found = exporter.get_finished_spans()
-    spans.flush(1)
-    return sorted(found, key=lambda span: span.start_time)
 
 
 def by_name(spans: list[ReadableSpan]) -> dict[str, ReadableSpan]:
