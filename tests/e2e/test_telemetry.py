@@ -151,7 +151,8 @@ def test_server_without_the_flag_imports_nothing_of_it(colours: Path, cache: Pat
 
 
 def test_flag_without_its_packages_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("serving.server.telemetry")]:
+    rooms = ("serving.server.telemetry", "opentelemetry.exporter")
+    for name in [name for name in sys.modules if name.startswith(rooms)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
     with pytest.raises(StartError, match=r"--otel: .* is not installed \(pip install 'convserve\["):
