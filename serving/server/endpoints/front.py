@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from serving.base.errors import QueueFull
+from serving.base.errors import QueueFull, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.memory import MemoryBudget, Use
 from serving.base.metrics import FrontMetrics
