@@ -51,11 +51,11 @@ COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-hea
   --no-emit-index-url --python-version 3.11
 lock: .venv/ready
 	$(COMPILE) --extra cpu --extra train --extra cloud --extra dev --output-file $(LOCK) pyproject.toml
-	$(COMPILE) --constraint $(LOCK) --extra cpu --extra native --extra cloud \
+	$(COMPILE) --constraint $(LOCK) --extra cpu --extra native --extra cloud --extra otel \
 	  --output-file requirements-serving.lock pyproject.toml
 	$(COMPILE) --constraint $(LOCK) --extra cpu --extra train --extra cloud \
 	  --output-file requirements-train.lock pyproject.toml
-	$(COMPILE) --constraint $(LOCK) --extra gpu --extra native --extra cloud \
+	$(COMPILE) --constraint $(LOCK) --extra gpu --extra native --extra cloud --extra otel \
 	  --output-file requirements-serving-gpu.lock pyproject.toml
 
 # What the images hold, by their locks: CycloneDX documents in build/sbom.

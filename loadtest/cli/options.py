@@ -11,6 +11,7 @@ from loadtest.errors import LoadTestError
 from loadtest.generator.worker import Workload
 from loadtest.payloads.draws import ALWAYS_ZERO, Distribution, parse_distribution
 from loadtest.report.checks import Condition, parse_condition
+from loadtest.wire.messages import INFER
 from loadtest.wire.prepare import Api, PayloadSource, Prepared
 from loadtest.wire.rest_client import is_rest
 from serving.client.tls import ClientTls
@@ -89,6 +90,15 @@ Priority = Annotated[
 Timeout = Annotated[
     str,
     typer.Option(help="Longest wait for an answer without a deadline.", rich_help_panel=_LOAD),
+]
+Trace = Annotated[
+    float,
+    typer.Option(
+        help="Share of the requests with a traceparent of their own, which the server traces.",
+        min=0,
+        max=1,
+        rich_help_panel=_LOAD,
+    ),
 ]
 Workers = Annotated[int, typer.Option(help="Generator processes.", min=1, rich_help_panel=_LOAD)]
 Seed = Annotated[int, typer.Option(help="Seed of all that is random.", rich_help_panel=_LOAD)]
@@ -265,10 +275,14 @@ def to_workload(
     timeout: str,
     streams: int,
     tls: ClientTls | None,
+    trace: float = 0.0,
 ) -> Workload:
     """The workload of the workers; `requests` are by URL, as many for each model at each."""
     if any(is_rest(url) for url in requests) and (streams or priority):
         raise typer.BadParameter("REST has neither --streams nor --priority: give HOST:PORT")
+    every = [request for prepared in requests.values() for request in prepared.requests]
+    if trace and streams and any(request.method == INFER for request in every):
+        raise typer.BadParameter("--trace: messages of ModelStreamInfer have no trace of their own")
     sizes = next(iter(requests.values())).sizes
     return Workload(
         requests={url: prepared.requests for url, prepared in requests.items()},
@@ -279,4 +293,5 @@ def to_workload(
         timeout=read("--timeout", timeout, duration),
         streams=streams,
         tls=tls,
+        trace=trace,
     )

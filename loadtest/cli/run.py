@@ -103,6 +103,7 @@ def run(
     deadline: o.Deadline = "",
     priority: o.Priority = "",
     timeout: o.Timeout = "30s",
+    trace: o.Trace = 0.0,
     workers: o.Workers = 1,
     seed: o.Seed = 0,
     max_in_flight: o.MaxInFlight = 10_000,
@@ -148,6 +149,7 @@ def run(
         deadline=deadline,
         priority=priority,
         timeout=timeout,
+        trace=trace,
         cpus=os.cpu_count(),
     )
     prepared = {url: prepare(url, content, api=api, seed=seed, tls=tls)}
@@ -170,6 +172,7 @@ def run(
         timeout=timeout,
         streams=streams,
         tls=tls,
+        trace=trace,
     )
     phases = []
     with Interrupt() as interrupt, Fleet(workload, workers) as fleet:

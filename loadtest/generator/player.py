@@ -5,10 +5,11 @@ All times are those of the event loop's clock, so that a test with a virtual clo
 
 import asyncio
 import contextlib
+import random
 import select
 import selectors
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from loadtest.generator.arrivals import Arrivals, due_times, share_of
@@ -72,13 +73,20 @@ def precise_loop() -> asyncio.AbstractEventLoop:
 
 
 class Player:
-    """Plays shares of phases, one at a time; `emit` takes the packed record of each request."""
+    """Plays shares of phases, one at a time; `emit` takes the packed record of each request.
+
+    trace: share of the requests that get a trace of their own, which the server is asked to record.
+    """
 
     def __init__(
         self,
         drawn: Iterator[tuple[int, float, int]],
         emit: Callable[[bytes], None],
+        trace: float = 0.0,
     ) -> None:
+        self._trace = trace
+        # Without the seed of the run: no two traces of a collector may have the same id.
+        self._random = random.Random()
         self._requests: Sequence[Request] = ()
         self._drawn = drawn
         self._emit = emit
@@ -155,6 +163,9 @@ class Player:
         """Sends a request that was due at `due`, `offset` seconds into the phase."""
         index, deadline, priority = next(self._drawn)
         request = self._requests[index]
+        if self._trace and self._random.random() < self._trace:
+            ids = self._random.getrandbits(128) or 1, self._random.getrandbits(64) or 1
+            request = replace(request, traceparent="00-{:032x}-{:016x}-01".format(*ids))
         sent = clock()
         try:
             answer = await client.call(request, deadline, priority)

@@ -31,6 +31,7 @@ class Workload:
     timeout: longest wait, in seconds, for the answer of a request without a deadline.
     streams: gRPC streams of each worker, 0 for unary calls.
     tls: of servers that speak it.
+    trace: share of the requests that are traced.
     """
 
     requests: Mapping[str, Sequence[Request]]
@@ -41,6 +42,7 @@ class Workload:
     timeout: float
     streams: int
     tls: ClientTls | None = None
+    trace: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class _Worker:
         drawn = draws(
             workload.groups, workload.deadlines, workload.priorities, (workload.seed, worker)
         )
-        self._player = Player(drawn, self._records.append)
+        self._player = Player(drawn, self._records.append, workload.trace)
 
     async def serve(self) -> None:
         """Plays each share that the parent sends, until it hangs up."""

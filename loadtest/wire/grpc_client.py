@@ -22,6 +22,7 @@ from loadtest.wire.messages import (
     failed,
     infer_options,
     read_streamed,
+    trace_options,
     vision_options,
 )
 from protos.gen import grpc_service_pb2 as oip
@@ -37,6 +38,11 @@ _INTERNAL = grpc.StatusCode.INTERNAL.value[0]
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 # Seconds from a broken stream to the next: less has a dead server tried in a tight loop.
 _STREAM_PAUSE = 0.05
+
+
+def _traced(request: Request) -> tuple[tuple[str, str], ...] | None:
+    """The metadata of a request that may have a span."""
+    return (("traceparent", request.traceparent),) if request.traceparent else None
 
 
 def _channel(url: str, tls: ClientTls | None) -> grpc.aio.Channel:
@@ -76,7 +82,9 @@ class UnaryClient:
             options = infer_options if method == INFER else vision_options
             body += options(priority, 0.0)
         try:
-            content = await self._calls[method](body, timeout=deadline or self._timeout)
+            content = await self._calls[method](
+                body, timeout=deadline or self._timeout, metadata=_traced(request)
+            )
             return READERS[method](content, request.expected)
         except grpc.aio.AioRpcError as error:
             return failed(error.code().value[0])
@@ -108,6 +116,8 @@ class StreamClient:
         if priority or deadline:
             options = infer_options if request.method == INFER else vision_options
             body += options(priority, deadline)
+        if request.traceparent:
+            body += trace_options(request.traceparent)
         return await next(streams).call(body, request.expected, deadline or self._timeout)
 
     def _open(self, method: str) -> "itertools.cycle[_Stream]":

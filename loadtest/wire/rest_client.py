@@ -71,6 +71,8 @@ class RestClient:
                 "Content-Type": "application/octet-stream",
                 _BINARY: str(request.json_length),
             }
+        if request.traceparent:
+            headers["traceparent"] = request.traceparent
         try:
             async with asyncio.timeout(deadline or self._timeout):
                 async with self._session.post(

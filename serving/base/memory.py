@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self, get_args
 
 from serving.base.errors import DeadlineExpired, InvalidInput, QueueFull
+from serving.base.trace import CallTrace
 
 # message: requests as they came. decode: pixels of images at full size, and the decoder's own
 # memory. batch: rows at the network's size, and their results. answer: masks, pictures, responses.
@@ -161,6 +162,10 @@ class CallMemory(Protocol):
     def loaded(self, pixels: int) -> None:
         """Counts pixels of images that were decoded; on the event loop."""
 
+    @property
+    def trace(self) -> CallTrace | None:
+        """Of the call; None where it is not traced."""
+
 
 class LargeWork(QueueFull):
     """A piece of work is LARGE and has no turn."""
@@ -181,6 +186,7 @@ class Unlimited:
 
     large: LargeTurns = _Unlimited()
     counts_pixels = False
+    trace: CallTrace | None = None
 
     def hold(self, use: Use, size: int) -> None:
         """Does nothing."""

@@ -138,6 +138,11 @@ class FrontMetrics(Share):
             "Lines of the log file (log) and trace files (trace) that could not be written.",
             ("kind",),
         )
+        self.telemetry_lost = Tally(
+            "convserve_telemetry_lost",
+            "What --otel could not send: spans, and exports of metrics.",
+            ("signal",),
+        )
 
     def _count_connections(self) -> None:
         self.connections = Levels(

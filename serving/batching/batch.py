@@ -75,6 +75,7 @@ class Batch(Turn):
                 timing = ticket.timing
                 timing.queue = self.started - ticket.arrived
                 timing.infer = executed.infer
+                timing.started, timing.began = self.started, executed.began
                 timing.batch_size = self.rows
                 waits.append(timing.queue)
                 ticket.state = ANSWERED

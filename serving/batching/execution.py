@@ -32,11 +32,13 @@ class Executed:
     outputs: arrays [rows, ...] by name.
     gather: seconds of copying its inputs together.
     infer: seconds in the engine.
+    began: when the engine began, on the clock of the batches.
     """
 
     outputs: dict[str, Array]
     gather: float
     infer: float
+    began: float
 
 
 class BatchExecution:
@@ -119,7 +121,7 @@ class BatchExecution:
                     raise EngineError(
                         f"output {name!r} of {rows} rows came back with shape {array.shape}"
                     )
-        return Executed(outputs, gathered - begin, self._clock() - gathered)
+        return Executed(outputs, gathered - begin, self._clock() - gathered, gathered)
 
     def _allocate(self) -> dict[str, Array]:
         """Buffers for the inputs whose shape is fixed."""

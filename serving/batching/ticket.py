@@ -51,14 +51,15 @@ class Timing:
     decode: from encoded images to pixels of the network's size.
     queue: from arrival to the start of the batch.
     infer: the engine's time for the whole batch.
+    started, began: when the batch left the queue, and when the engine began, monotonic seconds.
     postprocess: from outputs to the answer of the task.
     batch_size: rows of the whole batch.
     """
 
-    __slots__ = ("batch_size", "decode", "infer", "postprocess", "queue")
+    __slots__ = ("batch_size", "began", "decode", "infer", "postprocess", "queue", "started")
 
     def __init__(self) -> None:
-        self.decode = self.queue = self.infer = self.postprocess = 0.0
+        self.decode = self.queue = self.infer = self.postprocess = self.started = self.began = 0.0
         self.batch_size = 0
 
     def with_decode(self, seconds: float) -> "Timing":

@@ -26,6 +26,7 @@ from serving.client.requests import (
 )
 from serving.client.streams import SharedStream
 from serving.client.tls import ClientTls, channel_to, fault_of
+from serving.client.trace import trace_headers
 
 # Seconds of a call, all of its tries included.
 DEFAULT_TIMEOUT = 30.0
@@ -70,6 +71,8 @@ class AsyncVisionClient:
         used.
     headers: sent with every call, such as {"x-api-key": KEY}. It may change meanwhile: streams are
         opened anew each minute, and take what it has then.
+
+    Calls belong to the current span of OpenTelemetry, where there is one.
     """
 
     def __init__(
@@ -274,8 +277,8 @@ class AsyncVisionClient:
             lambda left: method(request, timeout=left, metadata=self._metadata())
         )
 
-    def _metadata(self) -> tuple[tuple[str, str], ...] | None:
-        return tuple(self._headers.items()) if self._headers else None
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return tuple({**trace_headers(), **(self._headers or {})}.items())
 
     async def _run(self, call: Callable[[float], Awaitable[Any]]) -> Any:
         response = await self._tries.run(call)
@@ -290,7 +293,8 @@ class AsyncVisionClient:
                 f"/{_SERVICE}/{method}Stream",
                 response_deserializer=_RESPONSES[method].FromString,
             )
-            return lambda: stream(metadata=self._metadata())
+            # Calls of several traces share a stream: the messages carry them.
+            return lambda: stream(metadata=tuple((self._headers or {}).items()))
 
         return SharedStream([opener(channel) for channel in self._channels], self._most)
 

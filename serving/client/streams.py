@@ -16,6 +16,7 @@ import grpc
 
 from serving.client.calls import CallFailed, failed, retry_after, serialised
 from serving.client.requests import Answer, AnyRequest
+from serving.client.trace import trace_headers
 
 # Seconds before a stream is replaced. A stream stays on the server on which it was opened: shorter
 # spreads load over added servers sooner, longer opens fewer streams.
@@ -78,6 +79,9 @@ class SharedStream(Generic[Answer]):
         options.id = key = f"{next(self._ids)} {own_id}"
         # At least a nanosecond: a timeout of zero is none.
         options.timeout.FromNanoseconds(int(left * 1e9) + 1)
+        trace = trace_headers()
+        options.traceparent = trace.get("traceparent", "")
+        options.tracestate = trace.get("tracestate", "")
         try:
             data = serialised(request, self._most)
         finally:

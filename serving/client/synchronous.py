@@ -1,10 +1,11 @@
 """VisionClient: VisionService from code without an event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+import contextvars
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from protos.gen import vision_pb2 as pb
 from serving.client.asynchronous import (
@@ -69,7 +70,7 @@ class VisionClient:
 
         Raises CallFailed; where several images were sent, each result has its own status instead.
         """
-        return self._runner.run(self._client.classify(model, images, **options))
+        return self._run(self._client.classify(model, images, **options))
 
     def segment(
         self,
@@ -81,7 +82,7 @@ class VisionClient:
 
         Raises CallFailed; where several images were sent, each result has its own status instead.
         """
-        return self._runner.run(self._client.segment(model, images, **options))
+        return self._run(self._client.segment(model, images, **options))
 
     def embed(
         self,
@@ -93,7 +94,7 @@ class VisionClient:
 
         Raises CallFailed; where several images were sent, each result has its own status instead.
         """
-        return self._runner.run(self._client.embed(model, images, **options))
+        return self._run(self._client.embed(model, images, **options))
 
     def classify_many(
         self,
@@ -137,7 +138,11 @@ class VisionClient:
 
     def model_info(self, model: str) -> ModelInfo:
         """The task and the classes of a model. Raises CallFailed."""
-        return self._runner.run(self._client.model_info(model))
+        return self._run(self._client.model_info(model))
+
+    def _run(self, work: Coroutine[Any, Any, Item]) -> Item:
+        """The result of some work, which belongs to the caller's current span."""
+        return self._runner.run(work, context=contextvars.copy_context())
 
     def _each(self, items: AsyncIterator[Item]) -> Iterator[Item]:
         async def following() -> list[Item]:
@@ -147,7 +152,7 @@ class VisionClient:
             await asyncio.sleep(0)
             return [] if item is None else [item]
 
-        while found := self._runner.run(following()):
+        while found := self._run(following()):
             yield from found
 
 

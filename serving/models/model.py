@@ -33,6 +33,7 @@ from serving.models.servable import (
     Reserve,
     Result,
 )
+from serving.models.times import Times
 from serving.repository.manifest import EvalTransform
 
 
@@ -46,18 +47,10 @@ class Model:
         self, facts: ModelFacts, port: BatchPort, decoders: Executor, metrics: FrontMetrics
     ) -> None:
         self.facts = facts
-        self._counters = metrics.counters(facts.name, facts.version)
         self._port = port
         self._decoders = decoders
-        self._request_seconds = metrics.request_seconds.labels(facts.name, facts.version)
-        self._seconds = {
-            stage: metrics.stage_seconds.labels(facts.name, facts.version, stage)
-            for stage in ("decode", "queue", "infer", "postprocess")
-        }
+        self.times = Times(facts, metrics)
         # Attributes, since every call reads them.
-        self._queue_seconds = self._seconds["queue"]
-        self._infer_seconds = self._seconds["infer"]
-        self._decode_seconds = self._seconds["decode"]
         self._batches = facts.batches
         self._row_bytes = facts.row_bytes
         self._to_tensor = _to_tensor(facts)
@@ -73,7 +66,11 @@ class Model:
         except BaseException:
             self._port.withdraw(ticket)
             raise
-        return self._observed(answer)
+        finally:
+            if options.memory.trace is not None:
+                self.times.rode(options.memory.trace, ticket.arrived, ticket.timing)
+        self.times.answered(answer.timing)
+        return answer
 
     async def infer_images(
         self, sources: Sequence[ImageSource], options: CallOptions
@@ -151,10 +148,12 @@ class Model:
         options.memory.hold("batch", expected)
         # The place is reserved before decoding, so that a refused call is not decoded.
         ticket = self._admit(len(sources), options)
+        trace, began, queued = options.memory.trace, ticket.arrived, 0.0
         try:
             await self._port.confirm(ticket)
             loaded = await self._all_loaded(sources, eval_transform, options.memory, ticket)
             whole = [item for item in loaded if isinstance(item, _Loaded)]
+            self.times.decoded([item.seconds for item in whole], began, trace)
             if options.memory.counts_pixels:
                 options.memory.loaded(sum(math.prod(item.size) for item in whole))
             if len(whole) < len(sources):
@@ -164,20 +163,22 @@ class Model:
                     self._port.withdraw(ticket)
                     return None, loaded
                 self._port.shrink(ticket, len(whole))
+            queued = time.monotonic() if trace is not None else 0.0
             # One part an image: they are copied once, into the batch.
             parts = [{self._image_input: item.tensor} for item in whole]
             answer = await submitted(self._port, ticket, parts)
         except BaseException:
             self._port.withdraw(ticket)
             raise
+        finally:
+            if trace is not None and queued:
+                self.times.rode(trace, queued, ticket.timing)
         # The rows of infer_encoded are one inference, as those of `infer`.
-        self._observed(answer, len(whole) if alone else 1)
+        self.times.answered(answer.timing, len(whole) if alone else 1)
         size = sum([array.nbytes for array in answer.outputs.values()])
         size += sum([item.tensor.nbytes for item in whole])
         if size > expected:
             options.memory.hold("batch", size - expected)
-        for item in whole:
-            self._decode_seconds.observe(item.seconds)
         return answer, loaded
 
     async def _all_loaded(
@@ -213,23 +214,6 @@ class Model:
         return self._port.admit(rows, priority, deadline, timeout, caller)
 
     # Watching.
-
-    def observe(self, stage: str, seconds: float, images: int = 1) -> None:
-        """Counts the time of each of some images in one stage."""
-        self._seconds[stage].observe(seconds, images)
-
-    def _observed(self, answer: Answer, images: int = 1) -> Answer:
-        self._queue_seconds.observe(answer.timing.queue, images)
-        self._infer_seconds.observe(answer.timing.infer, images)
-        return answer
-
-    def call_ended(self, seconds: float, *, ok: bool) -> None:
-        """Counts a call, from its arrival to its answer or error."""
-        if ok:
-            self._counters.success.took(seconds)
-            self._request_seconds.observe(seconds)
-        else:
-            self._counters.fail.took(seconds)
 
     async def recent_batches(self) -> Sequence[BatchRecord]:
         """The newest batches, oldest first."""

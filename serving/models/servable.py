@@ -24,6 +24,7 @@ from serving.images.decoding import (
 )
 from serving.images.preprocess import load_image, transform, transform_bytes
 from serving.models.facts import ModelFacts
+from serving.models.times import Times
 from serving.repository.manifest import Channels, EvalTransform
 
 # Name of the input through which tensor calls may send image files; never declared in a config.
@@ -197,12 +198,9 @@ class Servable(Protocol):
         deadline: in monotonic seconds; work that has not begun then raises DeadlineExpired.
         """
 
-    def observe(self, stage: str, seconds: float, images: int = 1) -> None:
-        """Counts the time of each of some images in one stage ("decode", "queue", "infer",
-        "postprocess")."""
-
-    def call_ended(self, seconds: float, *, ok: bool) -> None:
-        """Counts a call, from its arrival to its answer or error."""
+    @property
+    def times(self) -> Times:
+        """Counts its calls, and their stages outside of it."""
 
     async def recent_batches(self) -> Sequence[BatchRecord]:
         """The newest batches, oldest first."""

@@ -16,9 +16,10 @@ LEFT: no call without inputs holds a place of `model` any more; no further one w
 From the engine process to the front. A SUBMIT gets exactly one of the last three:
 
 ADMITTED: `call` has its place.
-ANSWER: the outputs of `call` lie behind its inputs, `size` bytes. `deadline` holds the seconds in
-    the queue, `timeout` those in the engine, `rows` the rows of the batch. With OWN_MEMORY they lie
-    in a file of their own, whose descriptor comes with the packet, alone.
+ANSWER: the outputs of `call` lie behind its inputs, `size` bytes. `arrived` says when its batch
+    left the queue, `deadline` when the engine began, `timeout` holds the seconds in the engine,
+    `rows` the rows of the batch. With OWN_MEMORY they lie in a file of their own, whose descriptor
+    comes with the packet, alone.
 FAILED: an error of `size` bytes follows in the same packet.
 RETURNED: the slot of a cancelled call is not used any more.
 """

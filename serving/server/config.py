@@ -277,6 +277,11 @@ class ServerConfig(BaseModel):
         le=_MAX_SECONDS,
         description="How long a REST call that infers may take once its body is there; 0 for ever.",
     )
+    otel: bool = Field(
+        False,
+        description="Send traces and metrics over OTLP, as the OTEL_ variables of the environment "
+        "say; needs convserve[otel].",
+    )
     slow_request_ms: float = Field(
         0.0, ge=0, description="Log calls that take longer; 0 logs none."
     )

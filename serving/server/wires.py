@@ -4,6 +4,7 @@ import asyncio
 import importlib.metadata
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -13,7 +14,7 @@ from serving.base.metrics import FrontMetrics
 from serving.images import hardware_jpeg
 from serving.models.catalogue import Catalogue, Loads
 from serving.server.access.setup import Access
-from serving.server.config import ServerConfig
+from serving.server.config import ServerConfig, StartError
 from serving.server.endpoints.admin import admin_of
 from serving.server.endpoints.admin_calls import AdminCalls
 from serving.server.endpoints.file_writer import FilesFolder
@@ -40,6 +41,9 @@ from serving.server.sockets import AdminFolder
 from serving.server.tls.certificates import Certificates
 from serving.server.wire import wire_for
 from serving.server.wire.interface import Method
+
+if TYPE_CHECKING:
+    from serving.server.telemetry.setup import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +96,10 @@ class Wires:
         admin = admin_of(config)
         self._access = Access(config, admin, metrics)
         door = self._access.door
-        self._front = Front(catalogue, metrics, self.budget, slow_seconds, door)
+        version = importlib.metadata.version("convserve")
+        self._telemetry = _telemetry(metrics, totals, version) if config.otel else None
+        tracing = self._telemetry.tracing if self._telemetry is not None else None
+        self._front = Front(catalogue, metrics, self.budget, slow_seconds, door, tracing)
         strict = config.strict_readiness
         self._health = Health(catalogue, strict=strict, processes=processes)
         memory = SharedMemory(config.shared_memory or "")
@@ -100,7 +107,6 @@ class Wires:
         self._tracer = Tracer(files, metrics.write_failures)
         self._logs = LogSettings(files, metrics.write_failures)
         open_inference = OpenInference(memory, self._tracer, admin, config.max_message_mib * _MIB)
-        version = importlib.metadata.version("convserve")
         inspection = Inspection(catalogue, totals, version, shared_memory=admin.memory)
         admin_calls = AdminCalls(catalogue, loader, admin, memory, self._tracer, self._logs)
         endpoints = (self._front, open_inference, inspection, admin_calls, self._health)
@@ -143,6 +149,8 @@ class Wires:
         if self._certificates is not None:
             self._follower = asyncio.create_task(self._certificates.follow())
         self._lag.start()
+        if self._telemetry is not None:
+            self._telemetry.start()
         logger.info(
             "listening",
             extra={
@@ -206,14 +214,29 @@ class Wires:
         if self._admin_folder is not None:
             self._admin_folder.close()
         await self._access.stop()
+        if self._telemetry is not None:
+            await self._telemetry.stop()
 
     def flush(self) -> None:
         """Waits for what is to be written beside the calls, for a moment."""
         self._tracer.flush(LAST_SECONDS)
         self._logs.wait(LAST_SECONDS)
+        if self._telemetry is not None:
+            self._telemetry.flush(LAST_SECONDS)
 
     async def _quiet(self, until: float) -> None:
         """Returns after _QUIET_SECONDS without a call, or at `until` on the loop's clock."""
         loop = asyncio.get_running_loop()
         while loop.time() < until and not self._front.quiet_for(_QUIET_SECONDS):
             await asyncio.sleep(_QUIET_SECONDS / 10)
+
+
+def _telemetry(metrics: FrontMetrics, totals: Totals, version: str) -> "Telemetry":
+    """Imported here alone: without --otel its packages need not be there. Raises StartError."""
+    try:
+        from serving.server.telemetry.setup import Telemetry
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"--otel: {error.name} is not installed (pip install 'convserve[otel]')"
+        ) from error
+    return Telemetry(metrics, totals, version)

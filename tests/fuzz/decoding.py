@@ -13,8 +13,8 @@ from serving.models.facts import ModelFacts
 from serving.repository.model_config import from_proto
 from serving.server.access.caller import Caller
 from serving.server.endpoints.admin import Admin
+from serving.server.endpoints.call import InferenceCall
 from serving.server.endpoints.file_writer import FilesFolder
-from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.oip import OpenInference
 from serving.server.endpoints.shared_memory import SharedMemory
 from serving.server.endpoints.tracing import Tracer

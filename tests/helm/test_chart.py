@@ -214,6 +214,33 @@ def test_pods_follow_the_stores_of_their_models() -> None:
         render("models.source=url", "models.url.addresses={s3://me:secret@bucket/models}")
 
 
+def test_pods_know_their_collector_where_there_is_one(tmp_path: Path) -> None:
+    wanted = tmp_path / "values.yaml"
+    wanted.write_text("otel: {endpoint: 'http://collector.monitoring:4318', ratio: 0.5}")
+    expected = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.monitoring:4318",
+        "OTEL_SERVICE_NAME": "rel-convserve",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.5",
+        "OTEL_RESOURCE_ATTRIBUTES": "k8s.namespace.name=default,k8s.pod.name=$(POD_NAME)",
+    }
+    resources = render(wanted)
+    file = tmp_path / "server.yaml"
+    file.write_text(only(resources, "ConfigMap")["data"]["server.yaml"])
+    assert load_config({}, {"CONVSERVE_MODEL_REPOSITORY": "/models"}, file).otel
+    server = pod_of(only(resources, "Deployment"))["containers"][0]
+    runtime = only(render(wanted, "mode=kserve"), "ServingRuntime")["spec"]["containers"][0]
+    assert {"name": "CONVSERVE_OTEL", "value": "true"} in runtime["env"]
+    for container in (server, runtime):
+        names = [one["name"] for one in container["env"]]
+        # Kubernetes fills in variables that come before.
+        assert names.index("POD_NAME") < names.index("OTEL_RESOURCE_ATTRIBUTES")
+        assert (
+            expected.items() <= {one["name"]: one.get("value") for one in container["env"]}.items()
+        )
+    assert "OTEL" not in render_text()
+
+
 @pytest.mark.parametrize("admin", ["off", "socket", "token", "open"])
 def test_pods_have_the_token_of_admin_calls_where_there_is_one(admin: str, tmp_path: Path) -> None:
     resources = render(f"server.admin={admin}", "server.adminTokenSecret=mine")

@@ -54,6 +54,7 @@ from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
 from serving.server.rpc.reflection import Reflection
 from serving.server.rpc.vision import VisionService
+from serving.server.telemetry.tracing import Tracing
 from serving.server.wire import wire_for
 
 CLASSES = ("red", "green", "blue")
@@ -125,8 +126,10 @@ def _manifest(task: Task) -> Manifest:
 
 @dataclass
 class InProcess:
-    """What a test looks at: both wires by their address, the engines by model, and the inside."""
+    """What a test looks at: both wires and their addresses (gRPC, REST), the engines by model, and
+    the inside."""
 
+    urls: tuple[str, str]
     http: aiohttp.ClientSession
     channel: grpc.aio.Channel
     engines: dict[str, ColourEngine]
@@ -216,10 +219,12 @@ async def in_process(
     rest_timeout: float = 0.0,
     limits: HttpLimits | None = None,
     wire_name: str = "",
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[InProcess]:
     """Serves the models colours, regions, points (of the three tasks) and plain (tensors only).
     admin: by default every caller may do everything.
-    access: settings of who may come in, which are followed closely; by default everybody may."""
+    access: settings of who may come in, which are followed closely; by default everybody may.
+    tracing: traces calls; by default nobody does."""
     metrics, engine_metrics = FrontMetrics(), EngineMetrics()
     totals = Totals(metrics, engine_metrics)
     tasks: dict[str, Task | None] = {
@@ -252,7 +257,7 @@ async def in_process(
         settings = load_config({"model_repository": repository, **(access or {})}, {})
         callers = Access(settings, admin, metrics, look_seconds=0.01)
         await callers.start()
-        front = Front(catalogue, metrics, budget, slow_seconds, callers.door)
+        front = Front(catalogue, metrics, budget, slow_seconds, callers.door, tracing)
         failures = metrics.write_failures
         folder = FilesFolder(files)
         memory = SharedMemory("convserve")
@@ -285,7 +290,8 @@ async def in_process(
             aiohttp.ClientSession(address) as http,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
-            yield InProcess(http, channel, engines, front, totals, logs, memory)
+            urls = f"127.0.0.1:{port}", address
+            yield InProcess(urls, http, channel, engines, front, totals, logs, memory)
         await wire.stop(0)
         await http_port.close(1.0, 1.0)
         for batcher in batchers:

@@ -7,6 +7,7 @@ may. Sums travel as plain lists, and show themselves as families of Prometheus.
 import bisect
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -17,6 +18,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 Labels = tuple[str, ...]
@@ -150,19 +152,34 @@ class Distribution:
 
 
 class Histogram(Sums[Distribution]):
-    """Distributions over the same buckets."""
+    """Distributions over the same buckets.
+
+    exemplars: by labels and number of the bucket, the newest value in it that has a trace.
+    """
 
     def __init__(
         self, name: str, documentation: str, names: Sequence[str], bounds: Sequence[float]
     ) -> None:
         super().__init__(name, documentation, names, lambda: Distribution(bounds))
+        self._bounds = bounds
+        self.exemplars: dict[tuple[Labels, int], Exemplar] = {}
+
+    def mark(self, labels: Labels, value: float, exemplar: dict[str, str]) -> None:
+        """Makes a value that was observed the exemplar of its bucket, with labels that name its
+        trace."""
+        bucket = bisect.bisect_left(self._bounds, value)
+        self.exemplars[labels, bucket] = Exemplar(exemplar, value, time.time())
 
     def collect(self) -> Iterable[Metric]:
         """Every child, its buckets added up."""
         family = HistogramMetricFamily(self.name, self.documentation, labels=self.names)
         for values, child in self.children():
             bounds = [*map(floatToGoString, child.bounds), "+Inf"]
-            buckets = list(zip(bounds, itertools.accumulate(child.counts), strict=True))
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            for number, total in enumerate(itertools.accumulate(child.counts)):
+                exemplar = self.exemplars.get((values, number))
+                bucket = bounds[number], total
+                buckets.append(bucket if exemplar is None else (*bucket, exemplar))
             family.add_metric(values, buckets, child.total)
         yield family
 
@@ -282,3 +299,10 @@ class Share:
         """Adds those sums of a process that are kept here too."""
         for name, sums in self.families().items():
             sums.add(taken.get(name, []))
+
+    def show_exemplars(self, share: "Share") -> None:
+        """Shows the exemplars of another one too, of this process."""
+        own = self.families()
+        for name, sums in share.families().items():
+            if isinstance(sums, Histogram) and isinstance(mine := own.get(name), Histogram):
+                mine.exemplars |= sums.exemplars

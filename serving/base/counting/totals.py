@@ -30,6 +30,7 @@ class Totals(Collector):
             for total in (front, engine):
                 total.add(taken.counts)
                 total.add(taken.levels)
+                total.show_exemplars(share)
         return front, engine
 
     async def refresh(self) -> None:

@@ -280,7 +280,7 @@ class Served:
             write(call.slab.memory, call.base, layout, (outputs,))
         record = records.pack(
             records.ANSWER, flags, 0, 0, call.number, asked.slab, asked.slot, asked.generation,
-            timing.batch_size, timing.queue, timing.infer, 0.0, room, 0, 0,
+            timing.batch_size, timing.began, timing.infer, timing.started, room, 0, 0,
         )  # fmt: skip
         if flags != records.OWN_MEMORY:
             self._send(record)

@@ -101,7 +101,8 @@ class RemoteTicket(Ticket):
                 key = (self.port.serial, base, self.rows)
                 outputs = copied(slab.views.of(key, base, layout))
         timing = self.timing
-        timing.queue, timing.infer = record.deadline, record.timeout
+        timing.started, timing.began = record.arrived, record.deadline
+        timing.queue, timing.infer = record.arrived - self.arrived, record.timeout
         timing.batch_size = record.rows
         self.port.ran(record.rows, record.timeout)
         return Answer(outputs, timing)

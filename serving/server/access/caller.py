@@ -2,12 +2,20 @@
 
 import functools
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 # The metadata of gRPC, and the headers of REST, that carry credentials.
 AUTHORIZATION = "authorization"
 API_KEY = "x-api-key"
+
+# The values of a header, or of the metadata, of some name.
+GetHeader = Callable[[str], Sequence[str]]
+
+
+def no_header(_: str) -> Sequence[str]:
+    """The headers of who sends none."""
+    return ()
 
 
 class Caller(NamedTuple):
@@ -18,12 +26,16 @@ class Caller(NamedTuple):
     certificate: the names in the client certificate that the connection proved, as
         "URI:spiffe://...", "DNS:...", "IP:...", "EMAIL:..." and "SUBJECT:CN=..."; None without one.
     api_key: the header, or metadata, x-api-key; empty where there is none.
+    header: reads any other header.
+    came: when the head of his call came, monotonic seconds; 0 where the wire does not know it.
     """
 
     address: str | None
     authorization: str = ""
     certificate: tuple[str, ...] | None = None
     api_key: str = ""
+    header: GetHeader = no_header
+    came: float = 0.0
 
     def __repr__(self) -> str:
         """The address alone: the credentials must come into no log."""

@@ -12,7 +12,7 @@ from serving.server.access.caller import Caller
 from serving.server.access.door import ADMINS
 from serving.server.access.policy import Action
 from serving.server.config import AdminGroup, AdminMode, ServerConfig, StartError
-from serving.server.endpoints.front import Call
+from serving.server.endpoints.call import Call
 
 logger = logging.getLogger(__name__)
 

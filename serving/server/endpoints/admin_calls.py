@@ -8,7 +8,7 @@ from serving.base.errors import InvalidInput, ModelNotFound, NotOffered
 from serving.models.catalogue import Catalogue, Loads
 from serving.server.config import AdminGroup
 from serving.server.endpoints.admin import Admin
-from serving.server.endpoints.front import Call
+from serving.server.endpoints.call import Call
 from serving.server.endpoints.guard import parsed, plain_text
 from serving.server.endpoints.log_settings import LogSettings, Setting
 from serving.server.endpoints.shared_memory import Region, SharedMemory

@@ -15,7 +15,7 @@ from serving.base.tensor import TensorSpec
 from serving.models.catalogue import Catalogue, State, VersionStatus
 from serving.models.facts import ModelFacts
 from serving.models.servable import ENCODED_INPUT
-from serving.server.endpoints.front import Call
+from serving.server.endpoints.call import Call
 
 SERVER_NAME = "convserve"
 EXTENSIONS = (

@@ -13,8 +13,8 @@ from serving.images.postprocess import top_k
 from serving.models.facts import ModelFacts
 from serving.models.servable import ENCODED_INPUT, CallOptions, Servable
 from serving.server.endpoints.admin import Admin
+from serving.server.endpoints.call import Call, InferenceCall
 from serving.server.endpoints.declared import UNCOUNTED_BYTES, Expected, WantedOutput, output_bytes
-from serving.server.endpoints.front import Call, InferenceCall
 from serving.server.endpoints.raw_tensors import (
     TEXT_BYTES,
     TEXTS_IN_A_TURN,

@@ -158,7 +158,7 @@ async def segment(
         work = partial(finish, *part)
         try:
             found = await model.run_aside(work, options.memory, options.deadline)
-            model.observe("postprocess", found.timing.postprocess)
+            model.times.ran("postprocess", found.timing.postprocess, 1, options.memory.trace)
             return take(found)
         except AnswerTooLarge:
             raise
@@ -317,7 +317,7 @@ async def _at_once(
     else:
         values, seconds = await model.run_aside(work, options.memory, options.deadline)
     share = seconds / len(rows)
-    model.observe("postprocess", share, len(rows))
+    model.times.ran("postprocess", share, len(rows), options.memory.trace)
     results = []
     for value, (_, image) in zip(values, rows, strict=True):
         image.timing.postprocess = share

@@ -6,7 +6,7 @@ import io
 from aiohttp import web
 
 from serving.base.errors import RequestTooLarge, RequestTooSlow
-from serving.server.endpoints.front import Call
+from serving.server.endpoints.call import Call
 from serving.server.http.compression import Inflater
 from serving.server.http.connection import Connection
 from serving.server.http.connections import SLOWEST_RATE

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from serving.base.errors import InvalidInput, RequestTooLarge, quoted
 from serving.base.tensor import Array
 from serving.models.facts import ModelFacts
+from serving.server.endpoints.call import InferenceCall
 from serving.server.endpoints.declared import (
     HAVE_TEXT,
     WantedOutput,
@@ -16,7 +17,6 @@ from serving.server.endpoints.declared import (
     check_wanted,
     expected,
 )
-from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.oip import (
     InferAnswer,
     InferRequest,

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 from serving.base.errors import DeadlineExpired, InvalidInput, quoted
-from serving.server.endpoints.front import InferenceCall
+from serving.server.endpoints.call import InferenceCall
 
 Answer = TypeVar("Answer")
 

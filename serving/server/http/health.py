@@ -7,6 +7,8 @@ from functools import partial
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
 from serving.base.counting.totals import Totals
 from serving.base.errors import NotAllowed
@@ -16,6 +18,9 @@ from serving.server.endpoints.front import Front
 from serving.server.endpoints.health import Health
 from serving.server.http.body import LARGEST
 from serving.server.http.port import caller_of
+
+# The media type of OpenMetrics, which alone has exemplars.
+_OPENMETRICS = "application/openmetrics-text"
 
 
 class Seen(CollectorRegistry):
@@ -40,6 +45,21 @@ class Seen(CollectorRegistry):
         if model and "metrics" not in self._visit.rights.on(model):
             return False
         return self._all or labels.get("caller", self._visit.name) == self._visit.name
+
+
+class _Open(Collector):
+    """The families of a registry, as OpenMetrics takes them: a counter that is not named _total, as
+    those of NVIDIA Triton, is of no known type there."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """The families."""
+        for family in self._registry.collect():
+            if family.type == "counter" and any(s.name == family.name for s in family.samples):
+                family.type = "unknown"
+            yield family
 
 
 def add_probes(app: web.Application, health: Health, front: Front) -> None:
@@ -93,8 +113,9 @@ def add_batches(app: web.Application, catalogue: Catalogue, front: Front) -> Non
 def metrics_app(
     totals: Totals, health: Health, front: Front, *, certified: bool = False
 ) -> web.Application:
-    """An application that serves /metrics in Prometheus' text format, and the probes, which answer
-    here also while callers have taken every connection of the other ports.
+    """An application that serves /metrics in Prometheus' text format, or as OpenMetrics to whoever
+    accepts it, and the probes, which answer here also while callers have taken every connection of
+    the other ports.
 
     certified: /metrics takes callers with a certificate only, probes take all.
     """
@@ -106,9 +127,12 @@ def metrics_app(
         visit = front.ask("Metrics", partial(caller_of, request), "metrics")
         await totals.refresh()
         registry = totals.registry if visit is None else Seen(totals.registry, visit)
-        return web.Response(
-            body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+        if _OPENMETRICS in request.headers.get("Accept", ""):
+            body = openmetrics.generate_latest(_Open(registry))  # type: ignore[no-untyped-call]
+            kind = openmetrics.CONTENT_TYPE_LATEST
+        else:
+            body, kind = generate_latest(registry), CONTENT_TYPE_LATEST
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     app = web.Application()
     app[LARGEST] = 0

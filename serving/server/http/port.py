@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -39,14 +39,18 @@ def caller_of(request: web.BaseRequest) -> Caller:
     """Who sent a request. A connection that is gone is not taken for one on the admin socket."""
     authorization = ",".join(request.headers.getall(AUTHORIZATION, ()))
     key = ",".join(request.headers.getall(API_KEY, ()))
+
+    def header(name: str) -> Sequence[str]:
+        return request.headers.getall(name, ())
+
     transport = request.transport
     connection = None if transport is None else transport.get_extra_info("socket")
     if connection is not None and connection.family == socket.AF_UNIX:
-        return Caller(None, authorization, api_key=key)
+        return Caller(None, authorization, api_key=key, header=header)
     # An address of IPv4 as itself, also on a socket of IPv6: it is the owner of regions.
     address = (request.remote or "").removeprefix("::ffff:")
     certificate = None if transport is None else transport.get_extra_info("certificate")
-    return Caller(address, authorization, certificate, key)
+    return Caller(address, authorization, certificate, key, header)
 
 
 class HttpPort:

@@ -13,7 +13,8 @@ from serving.models.catalogue import VersionStatus
 from serving.repository.config_fields import plain
 from serving.server.config import AdminGroup
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
-from serving.server.endpoints.front import Call, Front, InferenceCall
+from serving.server.endpoints.call import Call, InferenceCall
+from serving.server.endpoints.front import Front
 from serving.server.endpoints.guard import CONTROL_BYTES, parsed, parsed_in_turns
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from serving.server.access.caller import API_KEY, AUTHORIZATION, Caller, GetCaller
-from serving.server.endpoints.front import Call as FrontCall
-from serving.server.endpoints.front import Front, InferenceCall
+from serving.server.endpoints.call import Call as FrontCall
+from serving.server.endpoints.call import InferenceCall
+from serving.server.endpoints.front import Front
 from serving.server.endpoints.guard import CONTROL_BYTES, bounded
 from serving.server.rpc.request_parts import check_fields
 from serving.server.wire.interface import Call
@@ -38,6 +39,8 @@ def caller_of(call: Call) -> GetCaller:
             ",".join(call.metadata(AUTHORIZATION)),
             call.certificate,
             ",".join(call.metadata(API_KEY)),
+            call.metadata,
+            call.came,
         )
 
     return caller

@@ -8,6 +8,7 @@ from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import Array
 from serving.models.facts import ModelFacts
+from serving.server.endpoints.call import InferenceCall
 from serving.server.endpoints.declared import (
     Expected,
     WantedOutput,
@@ -16,7 +17,6 @@ from serving.server.endpoints.declared import (
     check_wanted,
     expected,
 )
-from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.oip import (
     InferAnswer,
     InferRequest,

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, ServingError
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
-from serving.server.endpoints.front import Front, InferenceCall
+from serving.server.endpoints.call import InferenceCall
+from serving.server.endpoints.front import Front
 from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed, parsed_in_turns
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection

@@ -11,7 +11,7 @@ from protos.gen import vision_pb2 as pb
 from serving.base.errors import AnswerTooLarge, InvalidInput
 from serving.images.postprocess import Mask, palette_png, runs_of
 from serving.models.facts import ModelFacts
-from serving.server.endpoints.front import InferenceCall
+from serving.server.endpoints.call import InferenceCall
 from serving.server.endpoints.vision import Segmentation
 from serving.server.rpc.fields import bytes_field
 

@@ -10,7 +10,8 @@ from serving.base.task import Task
 from serving.batching.ticket import Timing
 from serving.models.servable import CallOptions, ImageSource, Servable
 from serving.server.endpoints import vision
-from serving.server.endpoints.front import Front, InferenceCall
+from serving.server.endpoints.call import InferenceCall
+from serving.server.endpoints.front import Front
 from serving.server.endpoints.guard import parsed
 from serving.server.error_status import message_of
 from serving.server.rpc.call import caller_of, inference_call
@@ -193,7 +194,10 @@ def _opened(
     request: _AnyRequest, images: Images, call: InferenceCall, task: Task
 ) -> tuple[Servable, list[ImageSource]]:
     """The model and the images of a request. Raises ServingError for either."""
-    call.id = request.options.id
+    options = request.options
+    call.id = options.id
+    if options.traceparent:
+        call.join_trace(options.traceparent, options.tracestate)
     model = call.resolve(request.model, request.version)
     vision.require_task(model, task)
     if not 1 <= len(images) <= MAX_IMAGES_PER_CALL:

@@ -52,6 +52,10 @@ class Call(Protocol):
         """When its caller gives up, seconds on the monotonic clock; inf for never."""
 
     @property
+    def came(self) -> float:
+        """When it came, of a method that takes one message, monotonic seconds; 0 of others."""
+
+    @property
     def peer(self) -> Peer | None:
         """Who calls; None on a Unix socket."""
 

@@ -181,6 +181,13 @@ def test_a_model_without_an_input_for_images_is_named_over_rest(served: Any) -> 
     assert "model 'mean' has no input for image files (its inputs: x)" in done.stderr
 
 
+def test_messages_of_a_stream_that_can_have_no_trace_are_refused_one(served: Any) -> None:
+    arguments = ["--url", served.url, "--model", "mean", "--streams", "1", "--trace", "0.5"]
+    done = CliRunner().invoke(app, ["loadtest", "run", *arguments])
+    assert done.exit_code == 2
+    assert "--trace: messages of ModelStreamInfer have no" in done.stderr
+
+
 def test_two_servers_are_compared_in_turns(served: Any, vision_server: Any) -> None:
     done = loadtest(
         "run", "--url", served.url, "--model", "mean", "--against", f"ipv4:{served.url}",

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import math
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -185,3 +186,29 @@ def test_a_phase_without_a_request_lasts_its_time_or_until_it_is_stopped(
         return clock()
 
     assert on_virtual_clock(timed()) == pytest.approx(stop_after or 5.0)
+
+
+@pytest.mark.parametrize(
+    ("share", "fewest", "most"), [(0.0, 0, 0), (0.25, 60, 140), (1.0, 400, 400)]
+)
+def test_a_share_of_the_requests_has_a_trace_each(
+    on_virtual_clock: Clock, share: float, fewest: int, most: int
+) -> None:
+    sent: list[str] = []
+
+    class Server(OneServer):
+        async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
+            sent.append(request.traceparent)
+            return await super().call(request, deadline, priority)
+
+    async def run() -> None:
+        player = Player(itertools.repeat((0, 0.0, 0)), lambda record: None, share)
+        played = WorkerShare(Arrivals("closed", concurrency=1), 1e6, 0.0, 1, 0, 1, 1, 400)
+        await player.play(Server(0.01), [REQUEST], played)
+
+    on_virtual_clock(run())
+    traced = [parent for parent in sent if parent]
+    assert len(sent) == 400
+    assert fewest <= len(traced) <= most
+    assert len(set(traced)) == len(traced)
+    assert all(re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", parent) for parent in traced)

@@ -1,13 +1,16 @@
 """The metrics are there when they matter most: while the server has no memory left."""
 
 import asyncio
+import urllib.request
 from pathlib import Path
 
 import aiohttp
-from prometheus_client import Gauge
+from prometheus_client import Gauge, parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from serving.server.config import ServerConfig
 from serving.server.server import Server
+from tests.support.process import ServerProcess
 
 
 def test_metrics_are_answered_while_calls_hold_all_memory(tmp_path: Path) -> None:
@@ -38,3 +41,23 @@ def test_metrics_are_answered_while_calls_hold_all_memory(tmp_path: Path) -> Non
         await server.stop()
 
     asyncio.run(run())
+
+
+def test_open_metrics_are_for_those_who_accept_them(server: ServerProcess) -> None:
+    accepts = {
+        "": "text/plain",
+        "*/*": "text/plain",
+        "text/plain;version=0.0.4": "text/plain",
+        "application/openmetrics-text;version=1.0.0,text/plain;q=0.5": "openmetrics-text",
+    }
+    names = {}
+    for accept, kind in accepts.items():
+        request = urllib.request.Request(server.metrics_url, headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert kind in response.headers["Content-Type"]
+            text = response.read().decode()
+        parse = parser if kind == "text/plain" else openmetrics_parser
+        families = list(parse.text_string_to_metric_families(text))
+        names[kind] = {sample.name for family in families for sample in family.samples}
+    assert names["text/plain"] == names["openmetrics-text"]
+    assert {"nv_inference_count", "convserve_model_ready"} <= names["text/plain"]

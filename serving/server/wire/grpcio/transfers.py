@@ -133,14 +133,18 @@ class GrpcioCall:
     """A call, on a context of grpc.aio.
 
     unary: it takes one message.
+    came: when it came, if it takes one message, monotonic seconds; else 0.
     """
 
-    __slots__ = ("_context", "_ended", "_peer", "_refusal", "_taken", "_transfers", "_unary")
+    __slots__ = (
+        "_context", "_ended", "_peer", "_refusal", "_taken", "_transfers", "_unary", "came",
+    )  # fmt: skip
 
     def __init__(self, transfers: Transfers, context: Context, *, unary: bool) -> None:
         self._transfers = transfers
         self._context = context
         self._unary = unary
+        self.came = 0.0
         self._peer = context.peer()
         self._taken = 0
         self._ended = False
@@ -182,8 +186,12 @@ class GrpcioCall:
         transfers = self._transfers
         if transfers.refused:
             await self._received_again()
-        waiting = transfers.calls if self._unary else transfers.streams
-        waiting[self] = self, time.monotonic(), self._peer, self._taken
+        now = time.monotonic()
+        if self._unary:
+            self.came, waiting = now, transfers.calls
+        else:
+            waiting = transfers.streams
+        waiting[self] = self, now, self._peer, self._taken
         if not transfers.begun.is_set():
             transfers.begun.set()
         try:

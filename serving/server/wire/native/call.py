@@ -35,6 +35,7 @@ class NativeCall:
     began: its status or its first answer was sent.
     ended: its caller has sent all.
     over: its status was sent, or its stream is gone.
+    came: when it came, if it takes one message, monotonic seconds; else 0.
     refusal: the error that its method reads, in the place of messages.
     sending: when an answer began to wait for its reader; 0 where none does.
     held: bytes of messages that it holds in the memory budget.
@@ -43,8 +44,8 @@ class NativeCall:
 
     __slots__ = (
         "_connection", "_consumed", "_messages", "_most", "_reads", "_since", "_single", "_unread",
-        "_waiter", "answers", "began", "deadline", "ended", "headers", "held", "id", "over",
-        "overhead", "refusal", "sending", "task",
+        "_waiter", "answers", "began", "came", "deadline", "ended", "headers", "held", "id",
+        "over", "overhead", "refusal", "sending", "task",
     )  # fmt: skip
 
     def __init__(
@@ -57,7 +58,7 @@ class NativeCall:
         self.began = self.over = False
         self.ended = ended
         self.refusal: ServingError | None = None
-        self.sending = 0.0
+        self.sending = self.came = 0.0
         self.held = self.overhead = self.answers = 0
         self.task: asyncio.Task[None] | None = None
         self._most = connection.limits.message
@@ -77,7 +78,7 @@ class NativeCall:
     def awaits_one(self) -> None:
         """It takes a single message, for which waiting begins."""
         self._single = True
-        self._since = time.monotonic()
+        self._since = self.came = time.monotonic()
 
     @property
     def peer(self) -> Peer | None:

@@ -13,7 +13,8 @@ from serving.server.access.caller import Caller
 from serving.server.config import AdminGroup, AdminMode, StartError
 from serving.server.config_sources import load_config
 from serving.server.endpoints.admin import Admin, TokenFile, admin_of
-from serving.server.endpoints.front import Call, Front
+from serving.server.endpoints.call import Call
+from serving.server.endpoints.front import Front
 
 TOKEN = "a-token-of-20-letters"
 GROUPS: tuple[AdminGroup, ...] = ("repository", "settings", "memory")

@@ -239,7 +239,7 @@ def test_half_a_body_does_not_hold_up_the_end(
             await rest_of_body.wait()
             yield b": []}"
 
-        async def read(_: object, request: web.Request, *limit: int) -> bytes:
+        async def read(_: object, request: web.Request, *limit: int, hint: str = "") -> bytes:
             opened.set()
             return await request.read()
 

@@ -10,7 +10,8 @@ from serving.base.errors import DeadlineExpired, InvalidInput, QueueFull
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.models.catalogue import Catalogue
-from serving.server.endpoints.front import Front, InferenceCall
+from serving.server.endpoints.call import InferenceCall
+from serving.server.endpoints.front import Front
 
 
 def test_bytes_of_a_call_are_held_until_it_has_ended() -> None:

@@ -27,9 +27,9 @@ from serving.models.facts import ModelFacts
 from serving.repository.model_config import from_proto
 from serving.server.endpoints import oip, raw_tensors
 from serving.server.endpoints.admin import Admin
+from serving.server.endpoints.call import InferenceCall
 from serving.server.endpoints.declared import WantedOutput
 from serving.server.endpoints.file_writer import FilesFolder
-from serving.server.endpoints.front import InferenceCall
 from serving.server.endpoints.oip import (
     InferAnswer,
     InferRequest,
