@@ -17,8 +17,8 @@ from serving.base.command import application, one_of
 from serving.base.machine import console
 from serving.cli.output import fail
 from serving.server.access.audit import open_audit
-from serving.server.config import ConfigError, ServerConfig, StartError
-from serving.server.config_sources import load_config
+from serving.server.config import ServerConfig, StartError
+from serving.server.config_sources import ConfigError, load_config
 from serving.server.server import Server
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY

@@ -25,10 +25,6 @@ AdminGroup = Literal["repository", "settings", "memory"]
 TlsClientAuth = Literal["require", "optional"]
 
 
-class ConfigError(Exception):
-    """A setting that cannot be used; the text has its name, its source and the expected value."""
-
-
 class StartError(Exception):
     """The server cannot start; the text names the setting, port or folder."""
 

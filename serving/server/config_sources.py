@@ -11,9 +11,13 @@ from pydantic import ValidationError
 from serving.base.errors import quoted
 from serving.base.text import NotText, first_problem, read_utf8
 from serving.base.yaml_text import BAD_YAML, load_yaml
-from serving.server.config import ConfigError, ServerConfig
+from serving.server.config import ServerConfig
 
 ENVIRONMENT_PREFIX = "CONVSERVE_"
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; the text has its name, its source and the expected value."""
 
 
 def load_config(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.server.config import ConfigError, ServerConfig
-from serving.server.config_sources import load_config
+from serving.server.config import ServerConfig
+from serving.server.config_sources import ConfigError, load_config
 
 REPOSITORY = {"model_repository": "models"}
 

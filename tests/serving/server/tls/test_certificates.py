@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from serving.server.config import ConfigError, StartError
-from serving.server.config_sources import load_config
+from serving.server.config import StartError
+from serving.server.config_sources import ConfigError, load_config
 from serving.server.tls.certificates import Certificates, Served
 from tests.support.certified import Certified
 
