@@ -265,6 +265,7 @@ def to_workload(
     timeout: str,
     streams: int,
     tls: ClientTls | None,
+    headers: Mapping[str, str] | None,
 ) -> Workload:
     """The workload of the workers; `requests` are by URL, as many for each model at each."""
     if any(is_rest(url) for url in requests) and (streams or priority):
@@ -279,4 +280,5 @@ def to_workload(
         timeout=read("--timeout", timeout, duration),
         streams=streams,
         tls=tls,
+        headers=headers,
     )

@@ -5,7 +5,7 @@ import gc
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Protocol
 
@@ -31,6 +31,7 @@ class Workload:
     timeout: longest wait, in seconds, for the answer of a request without a deadline.
     streams: gRPC streams of each worker, 0 for unary calls.
     tls: of servers that speak it.
+    headers: sent with every request; they say who calls, and so stand in no log.
     """
 
     requests: Mapping[str, Sequence[Request]]
@@ -41,6 +42,7 @@ class Workload:
     timeout: float
     streams: int
     tls: ClientTls | None = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,12 @@ class _Worker:
         self._parent.send(Done(time.process_time() - cpu))
 
     def _connect(self, url: str) -> _Closable:
-        timeout, streams, tls = self._workload.timeout, self._workload.streams, self._workload.tls
+        load = self._workload
         if is_rest(url):
-            return RestClient(url, timeout, tls)
-        if streams:
-            return StreamClient(url, timeout, streams, tls)
-        return UnaryClient(url, timeout, tls)
+            return RestClient(url, load.timeout, load.tls, load.headers)
+        if load.streams:
+            return StreamClient(url, load.timeout, load.streams, load.tls, load.headers)
+        return UnaryClient(url, load.timeout, load.tls, load.headers)
 
     def _report(self, ended: threading.Event) -> None:
         """Runs in a thread, so that a full pipe does not block the event loop."""

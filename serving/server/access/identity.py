@@ -92,8 +92,10 @@ class Identities:
         scheme, _, token = caller.authorization.partition(" ")
         if self._tokens is not None and scheme.lower() == "bearer":
             return self._tokens.identity(token.strip())
-        if self._keys is not None and caller.api_key:
-            key = self._keys.content.key_of(caller.api_key.strip(), time.time())
+        # Prometheus' own way to show one: it sends `authorization` alone.
+        given = caller.api_key or (token if scheme.lower() == "apikey" else "")
+        if self._keys is not None and given:
+            key = self._keys.content.key_of(given.strip(), time.time())
             if key is None:
                 raise Unauthenticated("the API key is not accepted")
             name = f"key:{key.client}"
