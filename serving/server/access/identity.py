@@ -42,6 +42,12 @@ def _of_certificate(certificate: tuple[str, ...]) -> Identity | None:
     return Identity(names[0], names) if names else None
 
 
+@functools.lru_cache(4096)
+def _of_client(client: str) -> Identity:
+    name = f"key:{client}"
+    return Identity(name, (name,))
+
+
 class TakesTokens(Protocol):
     """Knows whose bearer tokens are."""
 
@@ -106,6 +112,5 @@ class Identities:
             key = self._keys.content.key_of(given.strip(), time.time())
             if key is None:
                 raise Unauthenticated("the API key is not accepted")
-            name = f"key:{key.client}"
-            return Identity(name, (name,))
+            return _of_client(key.client)
         return None
