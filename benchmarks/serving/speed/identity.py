@@ -31,10 +31,8 @@ groups:
       - {{models: ["*"], actions: [infer, metadata, statistics]}}
     limits:
       requests_per_second: 1000000
-      images_per_second: 1000000
       calls: 4096
-      bytes_held: 1073741824
-      requests_per_day: 1000000000000
+      images_per_day: 1000000000000
 """
 
 

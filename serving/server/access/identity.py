@@ -103,11 +103,15 @@ class Identities:
             if proved is None:
                 raise Unauthenticated("the client certificate has no name that is taken")
             return proved
-        scheme, _, token = caller.authorization.partition(" ")
-        if self._tokens is not None and scheme.lower() == "bearer":
-            return self._tokens.identity(token.strip())
-        # Prometheus' own way to show one: it sends `authorization` alone.
-        given = caller.api_key or (token if scheme.lower() == "apikey" else "")
+        given = caller.api_key
+        if caller.authorization:
+            scheme, _, credentials = caller.authorization.partition(" ")
+            scheme = scheme.lower()
+            if self._tokens is not None and scheme == "bearer":
+                return self._tokens.identity(credentials.strip())
+            # Prometheus' own way to show a key: it sends `authorization` alone.
+            if scheme == "apikey" and not given:
+                given = credentials
         if self._keys is not None and given:
             key = self._keys.content.key_of(given.strip(), time.time())
             if key is None:
