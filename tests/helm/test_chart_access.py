@@ -19,7 +19,7 @@ from serving.server.access.policy import parse_policy, rights_of
 from serving.server.config import JwtAlgorithm, ServerConfig
 from serving.server.config_sources import load_config
 from tests.helm.chart import Resource, kserve_pod, only, pod_of, render
-from tests.helm.tools import CHART, TOOLS, program, succeed
+from tests.helm.tools import CHART, ROOT, TOOLS, free_ports, program, run, succeed
 from tests.support.certified import Certified
 from tests.support.process import ServerProcess
 
@@ -27,6 +27,7 @@ AUTH_VALUES = CHART / "ci" / "auth-values.yaml"
 TLS_VALUES = CHART / "ci" / "tls-values.yaml"
 KSERVE_TLS_VALUES = CHART / "ci" / "kserve-tls-values.yaml"
 MODELS = {"CONVSERVE_MODEL_REPOSITORY": "/models"}
+METRICS = "CONVSERVE_METRICS_PORT"
 ACCESS = ("tls_", "api_keys", "jwt_", "policy", "audit")
 
 
@@ -208,6 +209,11 @@ def test_probes_are_what_a_kubelet_can_ask(tls: str, auth: str, mode: str, contr
             assert probe["grpc"] == {"port": 8001} | ({"service": "live"} if live else {})
 
 
+def port_of(server: ServerProcess) -> int:
+    """That of its metrics."""
+    return int(server.metrics_url.removesuffix("/metrics").rpartition(":")[2])
+
+
 def status(
     server: ServerProcess,
     path: str,
@@ -215,8 +221,8 @@ def status(
     headers: Mapping[str, str] | None = None,
 ) -> int:
     """Of a GET from the metrics port."""
-    port = int(server.metrics_url.removesuffix("/metrics").rpartition(":")[2])
-    connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=5)
+    address = ("127.0.0.1", port_of(server))
+    connection = http.client.HTTPSConnection(*address, context=context, timeout=5)
     with contextlib.closing(connection):
         connection.request("GET", path, headers=dict(headers or {}))
         return connection.getresponse().status
@@ -228,13 +234,28 @@ def as_kubelet(probe: Mapping[str, Any], server: ServerProcess) -> bool:
         with grpc.insecure_channel(server.url) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
-            return bool(stub.Check(request, timeout=5).status == request_serving())
+            return bool(
+                stub.Check(request, timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+            )
     context = ssl._create_unverified_context()
     return status(server, probe["httpGet"]["path"], context) == 200
 
 
-def request_serving() -> int:
-    return health_pb2.HealthCheckResponse.SERVING
+def health_check() -> list[str]:
+    """The command by which the image says whether it is healthy."""
+    [line] = [
+        line.strip().removeprefix("CMD ")
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if line.startswith('  CMD ["python"')
+    ]
+    command: list[str] = json.loads(line)
+    return command
+
+
+def test_image_is_not_healthy_where_nothing_serves() -> None:
+    [port] = free_ports(1)
+    done = run(sys.executable, *health_check()[1:], env={METRICS: str(port)})
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 # A real server.
@@ -298,6 +319,7 @@ def test_probes_pass_on_servers_that_know_their_callers(site: Site, secured: Ser
             [container] = pod_of(only(render(values), "Deployment"))["containers"]
             for name, probe in probes_of(container).items():
                 assert as_kubelet(probe, server), (values, name)
+            succeed([sys.executable, *health_check()[1:]], env={METRICS: str(port_of(server))})
         finally:
             if server is not secured:
                 server.kill()
