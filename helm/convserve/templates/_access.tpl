@@ -125,11 +125,22 @@ audit_sample: {{ .auditSample }}
 {{/* The URLs that the pods of the server call, as a list: to their ports the NetworkPolicy lets them. */}}
 {{- define "convserve.calledUrls" -}}
 {{- with .Values.auth.jwt.jwksUrl }}
-- {{ . }}
+- {{ . | quote }}
 {{- end }}
-{{- if eq .Values.models.source "sync" }}
-{{- range .Values.models.sync.archives }}
-- {{ .url }}
+{{- with .Values.otel }}
+{{- with .endpoint }}
+- {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.models }}
+{{- if eq .source "sync" }}
+{{- range .sync.archives }}
+- {{ .url | quote }}
+{{- end }}
+{{- else if eq .source "url" }}
+{{- range .url.addresses }}
+- {{ . | quote }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
