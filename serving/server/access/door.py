@@ -166,7 +166,7 @@ class Door:
         """Whether rights are in a policy."""
         return self._policy is not None
 
-    def _standing(self, caller: Caller) -> Standing:
+    def known(self, caller: Caller) -> Standing:
         """That of a caller; of those who show nothing one for all. Raises Unauthenticated,
         ModelNotReady."""
         identity = self._identities.identity(caller)
@@ -209,7 +209,7 @@ class Door:
 
     def visit(self, caller: Caller) -> Visit:
         """What a call of this caller may do. Raises Unauthenticated, ModelNotReady."""
-        standing = self._standing(caller)
+        standing = self.known(caller)
         if standing.name == ANONYMOUS:
             # Not remembered: strangers have as many addresses as they like.
             name, rights = f"address {site_of(caller.address or '')}", standing.rights
@@ -221,7 +221,7 @@ class Door:
         """Tells of which models a caller may know, for questions that everybody may ask. Who he is
         is found out once: to check a token takes 0.1 ms."""
         try:
-            rights = self._standing(caller).rights
+            rights = self.known(caller).rights
         except ServingError:
             return _sees_nothing
         return lambda model: bool(rights.on(model))
