@@ -15,7 +15,7 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving.server.access.keys import ApiKey, digest_of, new_key
-from serving.server.access.policy import parse_policy, rights_of
+from serving.server.access.policy import groups_of, parse_policy, rights_of
 from serving.server.config import JwtAlgorithm, ServerConfig
 from serving.server.config_sources import load_config
 from tests.helm.chart import Resource, kserve_pod, only, pod_of, render
@@ -71,7 +71,8 @@ def test_policy_of_the_values_is_one_and_keeps_its_order(tmp_path: Path) -> None
     assert "clinics" in succeed([*check, "check", str(file)])
     # The first group with limits counts, so that their order must not change.
     assert list(parse_policy(text).groups) == ["clinics", "operators", "checks"]
-    limits = rights_of(parse_policy(text), ["key:clinic-1"]).limits
+    policy = parse_policy(text)
+    limits = rights_of(policy, groups_of(policy, ["key:clinic-1"])).limits
     assert limits is not None
     assert (limits.requests_per_second, limits.images_per_day) == (50.5, 10_000_000)
 
