@@ -77,8 +77,9 @@ FROM runtime AS serving
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
 CMD ["serve"]
+# With TLS or without, and of a server that knows its callers: probes show nothing.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=120s --retries=3 \
-  CMD ["python", "-c", "import os, sys, grpc\nfrom grpc_health.v1 import health_pb2, health_pb2_grpc\nport = os.environ.get('CONVSERVE_GRPC_PORT', '8001')\nstub = health_pb2_grpc.HealthStub(grpc.insecure_channel(f'127.0.0.1:{port}'))\nsys.exit(stub.Check(health_pb2.HealthCheckRequest(), timeout=4).status != 1)"]
+  CMD ["python", "-c", "import os, ssl, sys, urllib.request\nport = os.environ.get('CONVSERVE_METRICS_PORT', '8002')\nfor scheme in ('http', 'https'):\n  try:\n    urllib.request.urlopen(f'{scheme}://127.0.0.1:{port}/readyz', timeout=2, context=ssl._create_unverified_context())\n    sys.exit(0)\n  except OSError: pass\nsys.exit(1)"]
 
 FROM serving AS cpu
 COPY --from=cpu-dependencies /opt/convserve /opt/convserve

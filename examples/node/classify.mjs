@@ -1,6 +1,7 @@
-// Classifies image files: node classify.mjs [--url HOST:PORT] [--top-k N] [TLS] MODEL IMAGE...
+// Classifies image files: node classify.mjs [--url HOST:PORT] [--top-k N] [TLS] [WHO] MODEL IMAGE...
 //
 // TLS: --tls, --tls-ca FILE, --tls-cert FILE and --tls-key FILE, --tls-server-name NAME.
+// WHO: --api-key-file FILE, --token-file FILE; files, since others can read a command's arguments.
 //
 // The protos are loaded as they are shipped; nothing is generated.
 import { readFile } from 'node:fs/promises';
@@ -42,6 +43,14 @@ async function connect(url, options) {
   });
 }
 
+// The key or the token that goes with every call.
+async function whoCalls({ 'api-key-file': key, 'token-file': token }) {
+  const metadata = new grpc.Metadata();
+  if (key) metadata.set('x-api-key', (await readFile(key, 'utf8')).trim());
+  if (token) metadata.set('authorization', `Bearer ${(await readFile(token, 'utf8')).trim()}`);
+  return metadata;
+}
+
 // What to do about a connection that does not come about, by the words of the library.
 const HINTS = [
   [/self.signed|unable to (get|verify)/i, 'give the file of its authority with --tls-ca'],
@@ -61,20 +70,20 @@ function explained(error) {
 }
 
 // One call. The deadline travels with it: the server refuses at once what it cannot do by then.
-function classify(client, request, deadline) {
+function classify(client, request, metadata, deadline) {
   return new Promise((resolve, reject) => {
-    client.Classify(request, { deadline }, (error, response) =>
+    client.Classify(request, metadata, { deadline }, (error, response) =>
       error ? reject(error) : resolve(response),
     );
   });
 }
 
 // Tries again what was refused for the moment, within one deadline for all tries.
-async function classifyRetrying(client, request) {
+async function classifyRetrying(client, request, metadata) {
   const deadline = Date.now() + TIMEOUT_MS;
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return await classify(client, request, deadline);
+      return await classify(client, request, metadata, deadline);
     } catch (error) {
       const delay = 50 * 2 ** attempt;
       const refused = [RESOURCE_EXHAUSTED, UNAVAILABLE].includes(error.code);
@@ -95,20 +104,25 @@ async function main() {
       'tls-cert': { type: 'string' },
       'tls-key': { type: 'string' },
       'tls-server-name': { type: 'string' },
+      'api-key-file': { type: 'string' },
+      'token-file': { type: 'string' },
     },
   });
   const [model, ...files] = positionals;
   if (files.length === 0) {
-    console.error('usage: node classify.mjs [--url HOST:PORT] [--top-k N] [TLS] MODEL IMAGE...');
+    console.error(
+      'usage: node classify.mjs [--url HOST:PORT] [--top-k N] [TLS] [WHO] MODEL IMAGE...',
+    );
     return 2;
   }
   const client = await connect(values.url, values);
+  const metadata = await whoCalls(values);
   let failed = 0;
   for (const file of files) {
     try {
       const images = [{ encoded: await readFile(file) }];
       const request = { model, images, top_k: Number(values['top-k']) };
-      const { results, served } = await classifyRetrying(client, request);
+      const { results, served } = await classifyRetrying(client, request, metadata);
       const labels = results[0].labels.map(({ name, score }) => `${name} ${score.toFixed(4)}`);
       console.log(`${file}: ${labels.join(', ')}  (${served.model} ${served.version})`);
     } catch (error) {
@@ -120,4 +134,8 @@ async function main() {
   return failed ? 1 : 0;
 }
 
-process.exitCode = await main();
+// A file that cannot be read, or a wrong option.
+process.exitCode = await main().catch((error) => {
+  console.error(explained(error));
+  return 1;
+});

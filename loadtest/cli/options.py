@@ -276,6 +276,7 @@ def to_workload(
     streams: int,
     tls: ClientTls | None,
     trace: float = 0.0,
+    headers: Mapping[str, str] | None,
 ) -> Workload:
     """The workload of the workers; `requests` are by URL, as many for each model at each."""
     if any(is_rest(url) for url in requests) and (streams or priority):
@@ -294,4 +295,5 @@ def to_workload(
         streams=streams,
         tls=tls,
         trace=trace,
+        headers=headers,
     )

@@ -1,6 +1,7 @@
 """`convserve loadtest run`."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from loadtest.measurement.phase_runner import PhaseRunner, PhaseTerms
 from loadtest.measurement.server_counters import Observer
 from loadtest.results import Run
 from loadtest.wire.prepare import prepare
+from serving.cli.credentials import with_credentials
 from serving.cli.tls_options import with_tls
 from serving.client.tls import ClientTls
 
@@ -28,6 +30,7 @@ _ARRIVALS = "Arrivals"
 _AGAINST = "Comparison"
 
 
+@with_credentials
 @with_tls
 @failing
 def run(
@@ -116,6 +119,7 @@ def run(
     fail_if: o.FailIf = None,
     *,
     tls: ClientTls | None,
+    headers: Mapping[str, str] | None,
 ) -> None:
     """Send requests to a server and measure its answers."""
     reports = Reports(as_json, output, html, junit, o.conditions(fail_if))
@@ -152,13 +156,13 @@ def run(
         trace=trace,
         cpus=os.cpu_count(),
     )
-    prepared = {url: prepare(url, content, api=api, seed=seed, tls=tls)}
-    observers = {url: Observer(url, list(weights), metrics_url, tls)}
+    prepared = {url: prepare(url, content, api=api, seed=seed, tls=tls, headers=headers)}
+    observers = {url: Observer(url, list(weights), metrics_url, tls, headers)}
     if against:
         others = _others(url, against, against_model, list(weights), loads)
         contents = dict(zip(others, content.values(), strict=True))
-        prepared[against] = prepare(against, contents, api=api, seed=seed, tls=tls)
-        observers[against] = Observer(against, others, None, tls)
+        prepared[against] = prepare(against, contents, api=api, seed=seed, tls=tls, headers=headers)
+        observers[against] = Observer(against, others, None, tls, headers)
         turns = [(f"{name} {n + 1}", u) for n in range(rounds) for name, u in _names(url, against)]
         phases_wanted = [(label, each_url, loads[0][1]) for label, each_url in turns]
     else:
@@ -173,6 +177,7 @@ def run(
         streams=streams,
         tls=tls,
         trace=trace,
+        headers=headers,
     )
     phases = []
     with Interrupt() as interrupt, Fleet(workload, workers) as fleet:

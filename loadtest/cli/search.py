@@ -1,5 +1,6 @@
 """`convserve loadtest search`."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from loadtest.measurement.server_counters import Observer
 from loadtest.report.text import tried
 from loadtest.results import OK, Phase, Run
 from loadtest.wire.prepare import prepare
+from serving.cli.credentials import with_credentials
 from serving.cli.tls_options import with_tls
 from serving.client.tls import ClientTls
 
@@ -26,6 +28,7 @@ _SOUNDING_CONCURRENCY = 16
 _SOUNDING_SECONDS = 2.0
 
 
+@with_credentials
 @with_tls
 @failing
 def search(
@@ -76,6 +79,7 @@ def search(
     html: o.Html = None,
     *,
     tls: ClientTls | None,
+    headers: Mapping[str, str] | None,
 ) -> None:
     """Find the highest rate that keeps a p99."""
     reports = Reports(as_json, output, html)
@@ -94,7 +98,7 @@ def search(
     weights = o.weighted(model)
     content = o.contents(list(weights), images, labelled, synthetic, npy, shape, rows)
     workload = o.to_workload(
-        {url: prepare(url, content, api=api, seed=seed, tls=tls)},
+        {url: prepare(url, content, api=api, seed=seed, tls=tls, headers=headers)},
         weights,
         deadline=deadline,
         priority=priority,
@@ -102,8 +106,9 @@ def search(
         timeout=timeout,
         streams=streams,
         tls=tls,
+        headers=headers,
     )
-    observer = Observer(url, list(weights), metrics_url, tls)
+    observer = Observer(url, list(weights), metrics_url, tls, headers)
     phases: list[Phase] = []
     with Interrupt() as interrupt, Fleet(workload, workers) as fleet:
         runner = PhaseRunner(fleet, terms, Progress(), interrupt)

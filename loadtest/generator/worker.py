@@ -5,7 +5,7 @@ import gc
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Protocol
 
@@ -32,6 +32,7 @@ class Workload:
     streams: gRPC streams of each worker, 0 for unary calls.
     tls: of servers that speak it.
     trace: share of the requests that are traced.
+    headers: sent with every request; they say who calls, and so stand in no log.
     """
 
     requests: Mapping[str, Sequence[Request]]
@@ -43,6 +44,7 @@ class Workload:
     streams: int
     tls: ClientTls | None = None
     trace: float = 0.0
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,12 @@ class _Worker:
         self._parent.send(Done(time.process_time() - cpu))
 
     def _connect(self, url: str) -> _Closable:
-        timeout, streams, tls = self._workload.timeout, self._workload.streams, self._workload.tls
+        load = self._workload
         if is_rest(url):
-            return RestClient(url, timeout, tls)
-        if streams:
-            return StreamClient(url, timeout, streams, tls)
-        return UnaryClient(url, timeout, tls)
+            return RestClient(url, load.timeout, load.tls, load.headers)
+        if load.streams:
+            return StreamClient(url, load.timeout, load.streams, load.tls, load.headers)
+        return UnaryClient(url, load.timeout, load.tls, load.headers)
 
     def _report(self, ended: threading.Event) -> None:
         """Runs in a thread, so that a full pipe does not block the event loop."""

@@ -4,7 +4,7 @@ import asyncio
 import http.client
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,9 +64,11 @@ class Observer:
         models: Sequence[str],
         metrics_url: str | None,
         tls: ClientTls | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._url = url
         self._tls = tls
+        self._headers = dict(headers or {})
         self._models = models
         self._metrics_url = metrics_url
         self._process = local_server(url)
@@ -78,7 +80,9 @@ class Observer:
         statistics = (
             {}
             if is_rest(self._url)
-            else asyncio.run(grpc_client.statistics(self._url, self._models, self._tls))
+            else asyncio.run(
+                grpc_client.statistics(self._url, self._models, self._tls, self._headers)
+            )
         )
         try:
             metrics = self._scrape(self._metrics_url) if self._metrics_url else {}
@@ -92,7 +96,8 @@ class Observer:
         try:
             tls = tls_for(url, self._tls)
             context = tls.context() if tls else None
-            with urllib.request.urlopen(url, timeout=_TIMEOUT, context=context) as response:
+            request = urllib.request.Request(url, headers=self._headers)
+            with urllib.request.urlopen(request, timeout=_TIMEOUT, context=context) as response:
                 text = response.read(_MOST_BYTES + 1)
             if len(text) > _MOST_BYTES:
                 raise ValueError(f"an answer of more than {_MOST_BYTES} bytes")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -40,9 +40,19 @@ _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 _STREAM_PAUSE = 0.05
 
 
-def _traced(request: Request) -> tuple[tuple[str, str], ...] | None:
+# Of every call; None sends none.
+_Metadata = tuple[tuple[str, str], ...]
+
+
+def _metadata(headers: Mapping[str, str] | None) -> _Metadata | None:
+    return tuple(headers.items()) if headers else None
+
+
+def _traced(metadata: _Metadata | None, request: Request) -> _Metadata | None:
     """The metadata of a request that may have a span."""
-    return (("traceparent", request.traceparent),) if request.traceparent else None
+    if not request.traceparent:
+        return metadata
+    return (*(metadata or ()), ("traceparent", request.traceparent))
 
 
 def _channel(url: str, tls: ClientTls | None) -> grpc.aio.Channel:
@@ -63,8 +73,15 @@ def _channel(url: str, tls: ClientTls | None) -> grpc.aio.Channel:
 class UnaryClient:
     """One call a request. A call without a deadline gets `timeout` seconds."""
 
-    def __init__(self, url: str, timeout: float, tls: ClientTls | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        tls: ClientTls | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._timeout = timeout
+        self._metadata = _metadata(headers)
         self._channel = _channel(url, tls)
         # No serializers: requests are encoded already, answers are decoded as far as needed.
         self._calls: dict[str, Any] = {
@@ -83,7 +100,9 @@ class UnaryClient:
             body += options(priority, 0.0)
         try:
             content = await self._calls[method](
-                body, timeout=deadline or self._timeout, metadata=_traced(request)
+                body,
+                timeout=deadline or self._timeout,
+                metadata=_traced(self._metadata, request),
             )
             return READERS[method](content, request.expected)
         except grpc.aio.AioRpcError as error:
@@ -100,9 +119,15 @@ class StreamClient:
     """Requests over `streams` long streams, whose answers come in the order of the requests."""
 
     def __init__(
-        self, url: str, timeout: float, streams: int, tls: ClientTls | None = None
+        self,
+        url: str,
+        timeout: float,
+        streams: int,
+        tls: ClientTls | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._timeout = timeout
+        self._metadata = _metadata(headers)
         self._channel = _channel(url, tls)
         self._count = streams
         self._streams: dict[str, itertools.cycle[_Stream]] = {}
@@ -122,7 +147,9 @@ class StreamClient:
 
     def _open(self, method: str) -> "itertools.cycle[_Stream]":
         name = f"{_OIP}ModelStreamInfer" if method == INFER else f"{_VISION}{method}Stream"
-        opened = itertools.cycle([_Stream(self._channel, name, method) for _ in range(self._count)])
+        opened = itertools.cycle(
+            [_Stream(self._channel, name, method, self._metadata) for _ in range(self._count)]
+        )
         self._streams[method] = opened
         return opened
 
@@ -142,8 +169,11 @@ class _Stream:
     caller once more.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, name: str, method: str) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, name: str, method: str, metadata: _Metadata | None
+    ) -> None:
         self._open: Any = channel.stream_stream(name, None, None)
+        self._metadata = metadata
         self._read_answer = read_streamed if method == INFER else READERS[method]
         self._outbox: deque[tuple[bytes, _Waiting]] = deque()
         self._pending: deque[_Waiting] = deque()
@@ -168,7 +198,7 @@ class _Stream:
 
     async def _run(self) -> None:
         """Runs the stream from its first request to its end."""
-        call = self._open()
+        call = self._open(metadata=self._metadata)
         writer = asyncio.create_task(self._write(call))
         status = await self._read(call)
         writer.cancel()
@@ -216,7 +246,10 @@ def _expire(answer: asyncio.Future[Outcome]) -> None:
 
 
 async def describe(
-    url: str, names: Sequence[str], tls: ClientTls | None = None
+    url: str,
+    names: Sequence[str],
+    tls: ClientTls | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> list[ModelFacts]:
     """Asks the server about models (NAME, or NAME:VERSION).
 
@@ -233,45 +266,56 @@ async def describe(
                 ) from error
             fault = await asyncio.to_thread(fault_of, url, tls) or error.code().name
             raise LoadTestError(f"no server answers at {url} ({fault})") from error
-        return [await _describe(url, stub, name) for name in names]
+        return [await _describe(url, stub, name, _metadata(headers)) for name in names]
 
 
 async def _describe(
-    url: str, stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub, model: str
+    url: str,
+    stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub,
+    model: str,
+    metadata: _Metadata | None,
 ) -> ModelFacts:
     name, _, version = model.partition(":")
     try:
-        metadata = await stub.ModelMetadata(
-            oip.ModelMetadataRequest(name=name, version=version), timeout=_CONTROL_TIMEOUT
+        found = await stub.ModelMetadata(
+            oip.ModelMetadataRequest(name=name, version=version),
+            timeout=_CONTROL_TIMEOUT,
+            metadata=metadata,
         )
     except grpc.aio.AioRpcError as error:
         raise LoadTestError(f"{url}: model {model!r}: {error.details()}") from error
-    parameters = await _parameters(stub, name, version)
-    inputs = tuple(TensorInput(i.name, i.datatype, tuple(i.shape)) for i in metadata.inputs)
+    parameters = await _parameters(stub, name, version, metadata)
+    inputs = tuple(TensorInput(i.name, i.datatype, tuple(i.shape)) for i in found.inputs)
     return ModelFacts(
         name,
         version,
         parameters.get("task", ""),
         inputs,
-        metadata.outputs[0].name if metadata.outputs else "",
+        found.outputs[0].name if found.outputs else "",
         encoded_input(parameters, inputs),
     )
 
 
 async def _parameters(
-    stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub, name: str, version: str
+    stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub,
+    name: str,
+    version: str,
+    metadata: _Metadata | None,
 ) -> dict[str, str]:
     """The parameters of the model's config; empty where the server has no such call."""
     request = oip.ModelConfigRequest(name=name, version=version)
     try:
-        response = await stub.ModelConfig(request, timeout=_CONTROL_TIMEOUT)
+        response = await stub.ModelConfig(request, timeout=_CONTROL_TIMEOUT, metadata=metadata)
     except grpc.aio.AioRpcError:
         return {}
     return {key: value.string_value for key, value in response.config.parameters.items()}
 
 
 async def statistics(
-    url: str, names: Sequence[str], tls: ClientTls | None = None
+    url: str,
+    names: Sequence[str],
+    tls: ClientTls | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Sums of the counters and times (seconds) of the models, from ModelStatistics.
 
@@ -284,7 +328,9 @@ async def statistics(
             name, _, version = model.partition(":")
             request = oip.ModelStatisticsRequest(name=name, version=version)
             try:
-                response = await stub.ModelStatistics(request, timeout=_CONTROL_TIMEOUT)
+                response = await stub.ModelStatistics(
+                    request, timeout=_CONTROL_TIMEOUT, metadata=_metadata(headers)
+                )
             except grpc.aio.AioRpcError:
                 return {}
             for found in response.model_stats:

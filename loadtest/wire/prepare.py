@@ -64,14 +64,15 @@ def prepare(
     api: Api,
     seed: int,
     tls: ClientTls | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Encodes the requests of each model (NAME, or NAME:VERSION). Raises LoadTestError."""
     names = list(contents)
     binary = False
     if is_rest(url):
-        facts, binary = asyncio.run(rest_client.describe(url, names, tls))
+        facts, binary = asyncio.run(rest_client.describe(url, names, tls, headers))
     else:
-        facts = asyncio.run(grpc_client.describe(url, names, tls))
+        facts = asyncio.run(grpc_client.describe(url, names, tls, headers))
     requests: list[Request] = []
     sizes = []
     for number, (model, content) in enumerate(zip(facts, contents.values(), strict=True)):

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -26,12 +26,6 @@ _CONTROL_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 # models. More let a server take more of its memory.
 MOST_BYTES = 256 << 20
 _CONTROL_BYTES = 16 << 20
-# aiohttp accepts gzip by default, whose CPU would be measured with the server's, and of which a few
-# bytes become many.
-_AS_IT_IS: dict[str, Any] = {
-    "headers": {"Accept-Encoding": "identity"},
-    "auto_decompress": False,
-}
 # Status of gRPC by status of HTTP; any other is UNKNOWN.
 _STATUSES = {
     400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 429: 8, 499: 1, 500: 13, 501: 12, 502: 14,
@@ -50,18 +44,33 @@ def is_rest(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
-def _connector(url: str, tls: ClientTls | None) -> aiohttp.TCPConnector:
+def _session(
+    url: str, tls: ClientTls | None, headers: Mapping[str, str] | None, **more: Any
+) -> aiohttp.ClientSession:
     used = tls_for(url, tls)
-    return aiohttp.TCPConnector(limit=0, ssl=used.context() if used else True)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=used.context() if used else True),
+        # aiohttp accepts gzip by default, whose CPU would be measured with the server's, and of
+        # which a few bytes become many.
+        headers={"Accept-Encoding": "identity", **(headers or {})},
+        auto_decompress=False,
+        **more,
+    )
 
 
 class RestClient:
     """One POST a request, over connections that are kept open."""
 
-    def __init__(self, url: str, timeout: float, tls: ClientTls | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        tls: ClientTls | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._url = url.rstrip("/")
         self._timeout = timeout
-        self._session = aiohttp.ClientSession(connector=_connector(url, tls), **_AS_IT_IS)
+        self._session = _session(url, tls, headers)
 
     async def call(self, request: Request, deadline: float, priority: int) -> Outcome:
         """Sends a request; `deadline` is in seconds, 0 for none. The priority is not sent."""
@@ -124,16 +133,16 @@ def _answer(content: bytes, expected: Sequence[str], json_length: str | None) ->
 
 
 async def describe(
-    url: str, names: Sequence[str], tls: ClientTls | None = None
+    url: str,
+    names: Sequence[str],
+    tls: ClientTls | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> tuple[list[ModelFacts], bool]:
     """Asks the server about models (NAME, or NAME:VERSION), and whether it takes binary tensors.
 
     Raises LoadTestError where no server answers or a model is not there.
     """
-    connector = _connector(url, tls)
-    async with aiohttp.ClientSession(
-        connector=connector, timeout=_CONTROL_TIMEOUT, **_AS_IT_IS
-    ) as session:
+    async with _session(url, tls, headers, timeout=_CONTROL_TIMEOUT) as session:
         try:
             server = await _get(session, url, "/v2")
         except LoadTestError as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving.speed.rounds import Case, Hole, Length, Measurement, take_turns
-from benchmarks.serving.speed.table import table, write
+from benchmarks.serving.speed.rounds import Bar, Case, Hole, Length, Measurement, take_turns
+from benchmarks.serving.speed.table import added, table, write
 
 LENGTH = Length(seconds=5.0, answers=100, longest=120.0)
 
@@ -117,3 +117,16 @@ def test_a_figure_that_a_subject_lacks_is_an_empty_cell(tmp_path: Path) -> None:
     play(case, rounds=2)
     assert "nan" not in write([case], "", tmp_path)
     assert json.loads((tmp_path / "speed.json").read_text())["W: ours"][0]["p50"] is None
+
+
+def test_cpu_beyond_another_subject_is_shown_beside_what_is_wanted() -> None:
+    def taking(*cpus: float) -> Callable[[float], Measurement]:
+        rounds = iter(cpus)
+        return lambda _: Measurement(500, 100.0, 1.0, 2.0, next(rounds), 0.1, 0.0)
+
+    ours = Case("W", "ours", taking(50e-6, 60e-6, 70e-6))
+    # Of differences within a round, not of medians: the machine's pace changes between them.
+    known = Case("W", "key", taking(61e-6, 72e-6, 79e-6), bar=Bar("ours", 15.0))
+    play(ours, known)
+    assert added([ours, known]).splitlines()[-1] == "| W | key | ours | 11.0 (9.0 to 12.0) | 15 |"
+    assert added([ours]) == ""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from serving.server.access.keys import ApiKey, digest_of, new_key
 from tests.support.certified import Certified
 from tests.support.node import ROOT, SAMPLE, copy_sample, find_node
 from tests.support.process import ServerProcess
@@ -86,6 +87,32 @@ def test_tls_is_spoken_and_what_keeps_the_sample_out_is_said(
         assert "leave --tls out" in said(server.url, *trust)
     finally:
         secured.kill()
+
+
+def test_who_calls_is_said_by_a_file(
+    node: str, sample: Path, colours: Path, cache: Path, tmp_path: Path
+) -> None:
+    image, key, keys = tmp_path / "red.png", tmp_path / "key", tmp_path / "keys"
+    Image.new("RGB", (8, 8), (220, 30, 20)).save(image)
+    key.write_text(new_key() + "\n")
+    keys.write_text(ApiKey("node", digest_of(key.read_text().strip())).line() + "\n")
+    knowing = ServerProcess(colours, "--api-keys", str(keys), cache=cache)
+
+    def said(*options: str | Path) -> str:
+        done = classify(node, sample, "--url", knowing.url, *options, "colours", image)
+        return done.stdout + done.stderr
+
+    try:
+        knowing.wait_ready()
+        assert ": red 0.9" in said("--api-key-file", key)
+        assert "expected 'x-api-key: KEY'" in said()
+        # A key is no token.
+        assert "the call says not who makes it" in said("--token-file", key)
+        absent = said("--api-key-file", tmp_path / "absent")
+        assert "no such file" in absent
+        assert len(absent.splitlines()) == 1
+    finally:
+        knowing.kill()
 
 
 def test_wrong_usage_is_said(node: str, sample: Path) -> None:

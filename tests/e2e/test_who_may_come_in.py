@@ -16,8 +16,9 @@ import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 from typer import Typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
+from loadtest import cli as loadtest
 from serving.cli import models, predict
 from serving.client import CallFailed, VisionClient
 from serving.server.access.keys import ApiKey, digest_of, new_key
@@ -186,6 +187,39 @@ def test_commands_show_who_calls_by_what_is_in_a_file(site: Site, tmp_path: Path
     key.write_text("two words")
     code, text = said(predict.app, *asked, "--api-key-file", str(key))
     assert (code, "expected one word, got 2" in text, "two words" in text) == (2, True, False)
+
+
+@pytest.mark.parametrize("wire", ["native"], indirect=True, scope="module")
+def test_load_tester_says_who_calls_over_every_wire(site: Site, tmp_path: Path) -> None:
+    key, token = tmp_path / "key", tmp_path / "token"
+    key.write_text(CLINIC + "\n")
+    token.write_text(site.issuer.token("alice"))
+
+    def said(*words: str) -> Result:
+        load = ("--model", "colours", "--requests", "20", "--warmup", "0s", "--fail-if", "errors>0")
+        return CliRunner().invoke(loadtest.app, ["loadtest", "run", *load, *words])
+
+    for words in (
+        ("--url", site.server.url, "--api-key-file", str(key)),
+        ("--url", site.server.url, "--streams", "2", "--api-key-file", str(key)),
+        ("--url", site.server.http, "--token-file", str(token)),
+    ):
+        done = said(*words, "--output", str(tmp_path / "raw.npz"), "--json")
+        assert done.exit_code == 0, done.output
+        assert CLINIC not in done.output
+        assert CLINIC.encode() not in (tmp_path / "raw.npz").read_bytes()
+    assert "the call says not who makes it" in said("--url", site.server.url).output
+    # The key has no right to the metrics.
+    refused = said("--url", site.server.url, "--metrics-url", site.server.metrics_url,
+                   "--api-key-file", str(key))  # fmt: skip
+    assert "403" in refused.output
+    searched = CliRunner().invoke(
+        loadtest.app,
+        ["loadtest", "search", "--url", site.server.url, "--model", "colours", "--p99", "5s",
+         "--start", "20", "--highest", "20", "--duration", "0.3s", "--warmup", "0s",
+         "--api-key-file", str(key)],
+    )  # fmt: skip
+    assert searched.exit_code == 0, searched.output
 
 
 def test_client_certificate_is_a_name_for_the_policy(

@@ -8,19 +8,24 @@ from pathlib import Path
 
 import yaml
 
-from tests.helm.tools import ROOT, free_ports, program, succeed
+from tests.helm.tools import CHART, ROOT, free_ports, program, succeed
 
 START_SECONDS = 30.0
-# The file that compose.yaml gives to Envoy; only addresses and ports are changed for a test.
+# The file that compose.yaml gives to Envoy, and the one for a release of the chart; only addresses,
+# ports and folders are changed for a test.
 CONFIG = ROOT / "monitoring" / "envoy.yaml"
+TLS_CONFIG = CHART / "examples" / "envoy.yaml"
 
 
 class Envoy:
-    """Balances calls over servers."""
+    """Balances calls over servers.
 
-    def __init__(self, folder: Path, servers: Sequence[str]) -> None:
+    config_text: its configuration, by default that of compose.yaml.
+    """
+
+    def __init__(self, folder: Path, servers: Sequence[str], config_text: str = "") -> None:
         port, admin_port = free_ports(2)
-        config = yaml.safe_load(CONFIG.read_text())
+        config = yaml.safe_load(config_text or CONFIG.read_text())
         resources = config["static_resources"]
         resources["listeners"][0]["address"]["socket_address"] = {
             "address": "127.0.0.1",
@@ -60,6 +65,13 @@ class Envoy:
                 return int(stats.read().decode().split(":")[1])
         except (OSError, IndexError):
             return -1
+
+    def under_way(self, server: str) -> int:
+        """Calls that a server has and has not answered."""
+        with urllib.request.urlopen(f"{self._admin}/clusters") as clusters:
+            lines = clusters.read().decode().splitlines()
+        [found] = [line for line in lines if f"::{server}::rq_active::" in line]
+        return int(found.rpartition("::")[2])
 
     def stop(self) -> None:
         """Ends the process."""

@@ -11,6 +11,7 @@ from tests.helm.tools import CHART, program, run
 KUBERNETES = ("1.30.0", "1.32.0", "1.34.0")
 VALUES_FILES = (CHART / "values.yaml", *sorted((CHART / "ci").glob("*-values.yaml")))
 KINDS_WITH_PODS = {"Deployment", "Job", "Pod"}
+INFERENCE_SERVICE = CHART / "examples" / "inferenceservice.yaml"
 
 Resource = dict[str, Any]
 
@@ -41,6 +42,15 @@ def only(resources: Iterable[Resource], kind: str, name: str = "") -> Resource:
         one for one in resources if one["kind"] == kind and name in ("", one["metadata"]["name"])
     ]
     return found
+
+
+def kserve_pod(resources: Iterable[Resource]) -> Resource:
+    """The pod that KServe makes of a ServingRuntime for the example of an InferenceService."""
+    runtime = only(resources, "ServingRuntime")["spec"]
+    predictor = yaml.safe_load(INFERENCE_SERVICE.read_text())["spec"]["predictor"]
+    own = {key: value for key, value in predictor.items() if key not in ("minReplicas", "model")}
+    spec = own | {key: runtime[key] for key in ("containers", "volumes")}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "vision"}, "spec": spec}
 
 
 def pod_of(resource: Resource) -> dict[str, Any]:

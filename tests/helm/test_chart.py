@@ -16,6 +16,7 @@ import yaml
 from serving.server.config_sources import load_config
 from serving.server.http.origin import Hosts
 from tests.helm.chart import (
+    INFERENCE_SERVICE,
     KINDS_WITH_PODS,
     KUBERNETES,
     VALUES_FILES,
@@ -27,7 +28,6 @@ from tests.helm.chart import (
     render_text,
 )
 from tests.helm.tools import CHART, TOOLS, program, run, succeed
-from tests.support.certified import Certified
 from tests.support.process import ServerProcess
 
 TLS_VALUES = CHART / "ci" / "tls-values.yaml"
@@ -140,7 +140,19 @@ def summary(resource: Resource) -> dict[str, object]:
         ("tls.clientAuth=optional", "tls/secretName"),
         ("tls.secretName=a,tls.clientAuth=require", "tls/clientSecretName"),
         ("tls.secretName=a,tls.clientAuth=maybe", "tls/clientAuth"),
-        ("tls.secretName=a,mode=kserve", "KServe's own gateway speaks TLS"),
+        ("auth.jwt.issuer=a", "auth/jwt/audience"),
+        ("auth.jwt.jwksUrl=https://a/keys", "auth/jwt/jwksUrl"),
+        ("auth.jwt.jwksUrl=keys", "auth/jwt/jwksUrl"),
+        ("auth.jwt.issuer=a,auth.jwt.audience=b", "auth.jwt: set one of jwksUrl"),
+        ("auth.jwt.algorithms={HS256}", "auth/jwt/algorithms"),
+        ("auth.audit=on", "auth/audit"),
+        ("auth.auditSample=2", "auth/auditSample"),
+        ("auth.caller.kind=password", "auth/caller/kind"),
+        ("auth.policy=everybody", "auth.policy: expected YAML with the key groups"),
+        ("auth.policyConfigMap=a,auth.policy=groups:", "set one of policy and policyConfigMap"),
+        ("auth.policyConfigMap=a,server.admin=open", "says who may change the server"),
+        ("auth.policyConfigMap=a,server.adminOpen=memory", "says who may change the server"),
+        ("networkPolicy.ingress={}", "networkPolicy"),
         ("ingress.enabled=true", "ingress/host"),
         ("loadtest.enabled=true", "loadtest/model"),
         ("build.enabled=true", "build/recipe"),
@@ -290,17 +302,6 @@ def test_pods_have_the_keys_of_signatures_where_there_are_some(tmp_path: Path) -
     assert "require_signature" not in only(render(), "ConfigMap")["data"]["server.yaml"]
 
 
-def test_probes_over_tls_ask_the_port_that_takes_them_without_a_certificate() -> None:
-    for control, path in (("none", "/readyz"), ("explicit", "/livez")):
-        resources = render(TLS_VALUES, f"server.modelControl={control}")
-        [server] = pod_of(only(resources, "Deployment"))["containers"]
-        asked = {name: probe["httpGet"] for name, probe in server.items() if "Probe" in name}
-        assert {(one["port"], one["scheme"]) for one in asked.values()} == {("metrics", "HTTPS")}
-        assert asked["startupProbe"]["path"] == path
-        assert asked["readinessProbe"]["path"] == "/readyz"
-        assert asked["livenessProbe"]["path"] == "/livez"
-
-
 def test_the_charts_own_callers_speak_tls() -> None:
     resources = render(TLS_VALUES)
     [endpoint] = only(resources, "ServiceMonitor")["spec"]["endpoints"]
@@ -312,6 +313,7 @@ def test_the_charts_own_callers_speak_tls() -> None:
         "keySecret": {"name": "vision-client-tls", "key": "tls.key"},
     }
     ports = only(resources, "Service", "rel-convserve")["spec"]["ports"]
+    ports += only(resources, "Service", "rel-convserve-headless")["spec"]["ports"]
     assert {port["appProtocol"] for port in ports} == {"https"}
     for kind in ("Job", "Pod"):
         pod = pod_of(only(resources, kind))
@@ -319,34 +321,6 @@ def test_the_charts_own_callers_speak_tls() -> None:
         assert mounted >= {"/etc/convserve-ca", "/etc/convserve-client"}
         secrets = {one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one}
         assert secrets == {"vision-tls", "vision-client-tls"}
-
-
-def test_smoke_test_and_load_test_pass_on_a_server_with_tls(
-    colours: Path, cache: Path, tmp_path: Path
-) -> None:
-    made = Certified(tmp_path / "tls")
-    made.renew("rel-convserve.default.svc", "127.0.0.1")
-    running = ServerProcess(colours, *made.mutual(), cache=cache, context=made.tls.context())
-    files = {
-        "/etc/convserve-ca/ca.crt": str(made.ca),
-        "/etc/convserve-client/tls.crt": str(made.tls.cert),
-        "/etc/convserve-client/tls.key": str(made.tls.key),
-        "rel-convserve:8001": running.url,
-    }
-    try:
-        running.wait_ready()
-        resources = render(TLS_VALUES)
-        [smoke] = pod_of(only(resources, "Pod"))["containers"]
-        script = str(CHART / "files" / "smoke.py")
-        arguments = [files.get(one, one) for one in smoke["command"][2:]]
-        assert "is healthy" in succeed([sys.executable, script, *arguments])
-        values = tmp_path / "values.yaml"
-        values.write_text("loadtest: {model: colours, args: [--duration, 1s]}\n")
-        [job] = pod_of(only(render(TLS_VALUES, values), "Job"))["containers"]
-        arguments = [files.get(one, one) for one in job["args"]]
-        succeed([sys.executable, "-m", "convserve", *arguments])
-    finally:
-        running.kill()
 
 
 def test_rest_callers_reach_pods_by_the_names_of_the_service_and_of_the_values(
@@ -461,14 +435,18 @@ def test_objectives_reach_the_rules() -> None:
 
 def test_runtime_for_kserve_replaces_everything_of_our_own() -> None:
     resources = render(CHART / "ci" / "kserve-values.yaml")
-    assert {one["kind"] for one in resources} == {"ServingRuntime", "PrometheusRule"}
+    assert {one["kind"] for one in resources} == {
+        "ServingRuntime",
+        "ServiceAccount",
+        "PrometheusRule",
+    }
     spec = only(resources, "ServingRuntime")["spec"]
     [container] = spec["containers"]
     # The names that KServe goes by.
     assert container["name"] == "kserve-container"
     assert [port["name"] for port in container["ports"]] == ["h2c"]
     assert container["args"] == ["serve", "--model-repository", "/mnt/models"]
-    example = yaml.safe_load((CHART / "examples" / "inferenceservice.yaml").read_text())
+    example = yaml.safe_load(INFERENCE_SERVICE.read_text())
     model = example["spec"]["predictor"]["model"]
     assert model["modelFormat"]["name"] == spec["supportedModelFormats"][0]["name"]
     assert model["protocolVersion"] in spec["protocolVersions"]

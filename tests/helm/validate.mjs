@@ -8,6 +8,7 @@ const packages = {
   "monitoring.coreos.com/v1": "prometheus-operator",
   "keda.sh/v1alpha1": "keda",
   "gateway.networking.k8s.io/v1": "gateway-api",
+  "cert-manager.io/v1": "cert-manager",
 };
 const [tools] = process.argv.slice(2);
 const problems = [];

@@ -5,7 +5,9 @@
 
 W0: a trivial model, 32x32 raw tensors: the cost of the front. W1: ResNet-18 and ResNet-50 INT8, raw
 tensors. W2: the same from JPEG files to five labels. W3: a U-Net at 480x352 from JPEG files to mask
-PNGs. Subjects take turns; figures are medians over the rounds that count, ratios are medians of
+PNGs. W0-auth (only where it is named): W0 with a caller who is known, by a key, a token or a
+certificate, over TLS and without, under a policy with limits; a second table has the CPU that each
+adds. Subjects take turns; figures are medians over the rounds that count, ratios are medians of
 ratios within a round. W4, the start, is benchmarks.serving.startup.
 
 --before serves another checkout of this project in the same run, to measure a change.

@@ -60,12 +60,24 @@ class Length:
     longest: float
 
 
+@dataclass(frozen=True)
+class Bar:
+    """How much more CPU of the server an answer may take than of another subject.
+
+    beside: that subject, of the same workload.
+    """
+
+    beside: str
+    microseconds: float
+
+
 @dataclass
 class Case:
     """One row of the table.
 
     run: measures the subject for so many seconds.
     found: one entry for each round.
+    bar: where it has one.
     """
 
     workload: str
@@ -73,6 +85,7 @@ class Case:
     run: Callable[[float], Measurement]
     found: list[Measurement | Hole] = field(default_factory=list)
     seconds: float = 0.0
+    bar: Bar | None = None
 
     @property
     def measured(self) -> list[Measurement]:

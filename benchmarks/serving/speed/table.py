@@ -22,7 +22,7 @@ _REASON = 200
 def write(cases: Sequence[Case], note: str, folder: Path) -> str:
     """Writes speed.md and speed.json with all figures so far. Returns the content of speed.md."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = f"{table(cases)}\n\n{note}\n"
+    text = "\n\n".join(filter(None, (table(cases), added(cases), note))) + "\n"
     (folder / "speed.md").write_text(text)
     raw = {f"{case.workload}: {case.name}": [_raw(found) for found in case.found] for case in cases}
     (folder / "speed.json").write_text(json.dumps(raw, indent=2, allow_nan=False))
@@ -40,6 +40,27 @@ def table(cases: Sequence[Case]) -> str:
     within rounds. A subject that was never measured is a hole with the reason."""
     ours = {case.workload: case for case in cases if case.name == "ours"}
     return "\n".join([_HEAD, *(_row(case, ours.get(case.workload)) for case in cases)])
+
+
+_ADDED_HEAD = (
+    "| workload | subject | beside | µs of CPU more an answer | wanted at most |\n"
+    "| --- | --- | --- | --- | --- |"
+)
+
+
+def added(cases: Sequence[Case]) -> str:
+    """Markdown: the CPU that an answer takes more than another subject's, for cases with a bar:
+    medians of differences within rounds, with the lowest and highest. Empty where there is none."""
+    by_name = {(case.workload, case.name): case for case in cases}
+    rows = []
+    for case in cases:
+        if case.bar is None:
+            continue
+        pairs = _pairs(by_name[case.workload, case.bar.beside], case)
+        more = [(b.cpu - a.cpu) * 1e6 for a, b in pairs]
+        cells = [case.workload, case.name, case.bar.beside, _spread(more, 1) if more else ""]
+        rows.append(f"| {' | '.join(cells)} | {case.bar.microseconds:g} |")
+    return "\n".join([_ADDED_HEAD, *rows]) if rows else ""
 
 
 def _row(case: Case, ours: Case | None) -> str:
@@ -71,17 +92,22 @@ def _row(case: Case, ours: Case | None) -> str:
 def _ratios(ours: Case | None, case: Case) -> tuple[str, str]:
     """Medians of our figure ÷ the subject's, for rate and CPU, within the rounds that measured
     both."""
-    pairs = [
-        (a, b)
-        for a, b in zip(ours.found if ours else (), case.found, strict=False)
-        if isinstance(a, Measurement) and isinstance(b, Measurement)
-    ]
-    pairs = [(a, b) for a, b in pairs if not (a.void or b.void)] or pairs
+    pairs = _pairs(ours, case) if ours else []
     if not pairs:
         return "", ""
     rate = statistics.median(a.rate / b.rate for a, b in pairs)
     cpu = statistics.median(a.cpu / b.cpu if b.cpu else math.nan for a, b in pairs)
     return f"{rate:.2f}", "" if math.isnan(cpu) else f"{cpu:.2f}"
+
+
+def _pairs(other: Case, case: Case) -> list[tuple[Measurement, Measurement]]:
+    """The measurements of both within rounds that measured both; those that count, if there are."""
+    pairs = [
+        (a, b)
+        for a, b in zip(other.found, case.found, strict=False)
+        if isinstance(a, Measurement) and isinstance(b, Measurement)
+    ]
+    return [(a, b) for a, b in pairs if not (a.void or b.void)] or pairs
 
 
 def _spread(values: list[float], digits: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.archives import extracted
 from benchmarks.echo import SIDE, echo_server
 from benchmarks.serving.networks import COLD_SECONDS, Exported, export, export_trivial, publish
-from benchmarks.serving.speed import measure, peers
+from benchmarks.serving.speed import identity, measure, peers
 from benchmarks.serving.speed.peers import PeerModel
 from benchmarks.serving.speed.rounds import Case, Measurement
 from tests.helm.tools import free_ports
@@ -40,6 +40,7 @@ class Subjects:
     chosen: variant and engine that our server chose, by model.
     photos: folder of JPEG files, where a workload needs them.
     ca: authority of the servers of grpcs://.
+    callers: those of W0-auth.
     """
 
     urls: dict[str, str]
@@ -47,6 +48,7 @@ class Subjects:
     chosen: dict[str, tuple[str, str]]
     photos: Path | None
     ca: Path
+    callers: identity.Subjects = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -74,13 +76,16 @@ def running(
         urls = {"ours": ours.url, "echo": stack.enter_context(echo_server())}
         made = Certified(root / "tls")
         subjects = Subjects(urls, networks, ours.chosen(), photos, made.ca)
-        if "W0" in workloads:
+        if workloads & {"W0", "W0-auth"}:
             context = made.trusting.context()
             secured = ServerProcess(
                 repository, *made.flags(), cache=FILES / "cache", context=context
             )
             stack.callback(secured.kill)
             urls["ours, TLS"] = f"grpcs://{secured.wait_ready(COLD_SECONDS).url}"
+        if "W0-auth" in workloads:
+            cache = FILES / "cache"
+            subjects.callers = identity.start(root, repository, cache, urls, made, stack)
         if before is not None:
             urls["before"] = _start_before(before, repository, subjects.chosen, stack)
         for name, start in (("triton", _start_triton), ("mlserver", _start_mlserver)):
@@ -148,6 +153,8 @@ def cases(subjects: Subjects, workloads: set[str]) -> Iterator[Case]:
     """Every row, in the order in which they take turns."""
     if "W0" in workloads:
         yield from _fronts(subjects)
+    if "W0-auth" in workloads:
+        yield from identity.cases(subjects.callers, "trivial")
     for label, workload in (("W1", "tensor"), ("W2", "classify")):
         if label in workloads:
             for model in CLASSIFIERS:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
 
 from serving.base.errors import (
     ModelHidden,
@@ -36,41 +37,52 @@ _OTHERS = "others"
 _NUMBERS = (1 << 32) - 1
 # Errors that refuse a call for its caller.
 _REFUSALS = (Unauthenticated, NotAllowed, ModelHidden, OverLimit)
+_NOBODY = Identity(ANONYMOUS, (ANONYMOUS,))
 # The admins by socket or token, whom no policy concerns.
 ADMINS = frozenset({"socket", "token"})
+
+
+class Standing(NamedTuple):
+    """A caller, as his calls need him.
+
+    number: tells him from others in few bytes. Two who have the same share their turns.
+    label: in the metrics.
+    account: of his limits; None where he has none.
+    """
+
+    name: str
+    rights: Rights
+    number: int
+    label: str
+    account: Account | None
 
 
 class Visit:
     """What one call may do, from its arrival to its answer.
 
-    name: the caller's.
-    rights: his.
+    name, rights, number, label, account: the caller's.
     action, target: what the call has asked for last.
     admin: it changes the server.
     """
 
-    __slots__ = ("_account", "_held", "action", "admin", "name", "rights", "target")
+    __slots__ = (
+        "_entered", "_held", "account", "action", "admin", "label", "name", "number", "rights",
+        "target",
+    )  # fmt: skip
 
-    def __init__(self, name: str, rights: Rights) -> None:
-        self.name = name
-        self.rights = rights
-        # Of his limits, once it has let the call in; None where he has none.
-        self._account: Account | None = None
+    def __init__(self, standing: Standing) -> None:
+        self.name, self.rights, self.number, self.label, self.account = standing
+        # The account, once it has let the call in.
+        self._entered: Account | None = None
         self._held = 0
         self.action = self.target = ""
         self.admin = False
 
-    def enter(self, account: Account) -> None:
+    def enter(self) -> None:
         """Begins the call. Raises OverLimit."""
-        account.enter()
-        self._account = account
-
-    @property
-    def number(self) -> int:
-        """Tells the caller from others in few bytes. Two who have the same share their turns, so
-        that nobody must be able to find a name with the number of another: Python's hash of a text
-        has a key that each process draws anew."""
-        return hash(self.name) & _NUMBERS or 1
+        if self.account is not None:
+            self.account.enter()
+            self._entered = self.account
 
     def require(self, action: Action, model: str = "", known: Collection[str] = ()) -> None:
         """Raises ModelHidden for a model on which the caller may do nothing, NotAllowed where he
@@ -99,24 +111,24 @@ class Visit:
 
     def hold(self, size: int) -> None:
         """Counts bytes until the call ends. Raises OverLimit."""
-        if self._account is not None:
-            self._account.hold(size)
+        if self._entered is not None:
+            self._entered.hold(size)
             self._held += size
 
     def images(self, number: int) -> None:
         """Counts images that the call brings."""
-        if self._account is not None:
-            self._account.images(number)
+        if self._entered is not None:
+            self._entered.images(number)
 
     def pixels(self, number: int) -> None:
         """Counts pixels of its images."""
-        if self._account is not None:
-            self._account.pixels(number)
+        if self._entered is not None:
+            self._entered.pixels(number)
 
     def leave(self) -> None:
         """Gives back what it has of the limits."""
-        if self._account is not None:
-            self._account.leave(self._held)
+        if self._entered is not None:
+            self._entered.leave(self._held)
 
 
 class Door:
@@ -142,8 +154,8 @@ class Door:
         self._metrics = metrics
         self._known_alone = known_alone
         self._accounts = Accounts()
-        # By the names of callers, and by their groups: many callers are in the same.
-        self._rights: dict[tuple[str, ...], Rights] = {}
+        self._standings: dict[Identity, Standing] = {}
+        # By groups: many callers are in the same.
         self._of_groups: dict[tuple[str, ...], Rights] = {}
         self._labels: set[str] = set()
         if policy is not None:
@@ -154,51 +166,62 @@ class Door:
         """Whether rights are in a policy."""
         return self._policy is not None
 
-    def known(self, caller: Caller) -> tuple[str, Rights]:
-        """The name of a caller and his rights. Raises Unauthenticated, ModelNotReady."""
+    def known(self, caller: Caller) -> Standing:
+        """That of a caller; of those who show nothing one for all. Raises Unauthenticated,
+        ModelNotReady."""
         identity = self._identities.identity(caller)
-        if identity is None:
-            name = f"address {site_of(caller.address or '')}"
-            if self._policy is None and self._known_alone:
-                raise Unauthenticated(self._identities.missing)
-            identity = Identity(name, (ANONYMOUS,))
-            if self._policy is not None and not self._rights_of(identity).grants:
-                raise Unauthenticated(self._identities.missing)
-        return identity.name, self._rights_of(identity)
+        if identity is not None:
+            return self._standing_of(identity)
+        if self._policy is None and self._known_alone:
+            raise Unauthenticated(self._identities.missing)
+        standing = self._standing_of(_NOBODY)
+        if self._policy is not None and not standing.rights.grants:
+            raise Unauthenticated(self._identities.missing)
+        return standing
+
+    def _standing_of(self, identity: Identity) -> Standing:
+        standing = self._standings.get(identity)
+        if standing is None:
+            if len(self._standings) >= _REMEMBERED:
+                self._forget()
+            name, rights = identity.name, self._rights_of(identity)
+            account = self._account_of(name, rights)
+            standing = Standing(name, rights, _number_of(name), self._label(name), account)
+            self._standings[identity] = standing
+        return standing
 
     def _rights_of(self, identity: Identity) -> Rights:
         if identity.name in ADMINS or self._policy is None:
             return ALL_RIGHTS
-        rights = self._rights.get(identity.names)
+        policy = self._policy.content
+        groups = tuple(groups_of(policy, identity.names))
+        rights = self._of_groups.get(groups)
         if rights is None:
-            if len(self._rights) >= _REMEMBERED:
-                self._forget()
-            policy = self._policy.content
-            groups = tuple(groups_of(policy, identity.names))
-            rights = self._of_groups.get(groups)
-            if rights is None:
-                rights = self._of_groups[groups] = rights_of(policy, groups)
-            self._rights[identity.names] = rights
+            rights = self._of_groups[groups] = rights_of(policy, groups)
         return rights
 
+    def _account_of(self, name: str, rights: Rights) -> Account | None:
+        return None if rights.limits is None else self._accounts.of(name, rights.limits)
+
     def _forget(self) -> None:
-        self._rights.clear()
+        self._standings.clear()
         self._of_groups.clear()
 
     def visit(self, caller: Caller) -> Visit:
         """What a call of this caller may do. Raises Unauthenticated, ModelNotReady."""
-        return Visit(*self.known(caller))
-
-    def enter(self, visit: Visit) -> None:
-        """Begins the call. Raises OverLimit."""
-        if visit.rights.limits is not None:
-            visit.enter(self._accounts.of(visit.name, visit.rights.limits))
+        standing = self.known(caller)
+        if standing.name == ANONYMOUS:
+            # Not remembered: strangers have as many addresses as they like.
+            name, rights = f"address {site_of(caller.address or '')}", standing.rights
+            account = self._account_of(name, rights)
+            standing = Standing(name, rights, _number_of(name), ANONYMOUS, account)
+        return Visit(standing)
 
     def seen_by(self, caller: Caller) -> Callable[[str], bool]:
         """Tells of which models a caller may know, for questions that everybody may ask. Who he is
         is found out once: to check a token takes 0.1 ms."""
         try:
-            _, rights = self.known(caller)
+            rights = self.known(caller).rights
         except ServingError:
             return _sees_nothing
         return lambda model: bool(rights.on(model))
@@ -209,7 +232,7 @@ class Door:
         visit = error = None
         try:
             visit = self.visit(caller())
-            self.enter(visit)
+            visit.enter()
             visit.require(action)
         except ServingError as refusal:
             error = refusal
@@ -225,9 +248,9 @@ class Door:
         visit = account = None
         try:
             visit = self.visit(caller())
-            if visit.rights.limits is not None:
-                account = self._accounts.of(visit.name, visit.rights.limits)
-                account.open_stream()
+            if visit.account is not None:
+                visit.account.open_stream()
+                account = visit.account
         except ServingError as error:
             self.ended(visit, caller, method, (_code(error), "", error))
             raise
@@ -254,9 +277,8 @@ class Door:
         code, request_id, error = outcome
         if visit is not None:
             visit.leave()
-        name = "" if visit is None else visit.name
-        self._metrics.caller_calls.count(self._label(name), code)
-        refused = isinstance(error, _REFUSALS)
+        self._metrics.caller_calls.count("" if visit is None else visit.label, code)
+        refused = error is not None and isinstance(error, _REFUSALS)
         audit = self._audit
         if audit is None:
             return
@@ -264,7 +286,7 @@ class Door:
             return
         address = caller().address
         entry = Entry(
-            who=name,
+            who=visit.name if visit else "",
             address="socket" if address is None else address,
             method=method,
             action=visit.action if visit else "",
@@ -282,11 +304,7 @@ class Door:
     def _label(self, name: str) -> str:
         """The caller's name in the metrics. Only names that were proved have a label of their own,
         and of these the first alone: each is kept for ever."""
-        if not name:
-            return ""
-        if name.startswith("address "):
-            return ANONYMOUS
-        if name not in self._labels:
+        if name != ANONYMOUS and name not in self._labels:
             if len(self._labels) >= _LABELS:
                 return _OTHERS
             self._labels.add(name)
@@ -295,6 +313,12 @@ class Door:
 
 def _sees_nothing(_: str) -> bool:
     return False
+
+
+def _number_of(name: str) -> int:
+    """Tells a caller from others. Nobody must be able to find a name with the number of another:
+    Python's hash of a text has a key that each process draws anew."""
+    return hash(name) & _NUMBERS or 1
 
 
 def _code(error: ServingError | None) -> str:

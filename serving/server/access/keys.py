@@ -59,13 +59,13 @@ class ApiKeys:
     """The keys of a file, as calls look for them."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
-        self._found = {bytes.fromhex(key.digest)[:_FOUND_BY]: key for key in keys}
+        digests = ((bytes.fromhex(key.digest), key) for key in keys)
+        self._found = {digest[:_FOUND_BY]: (digest, key) for digest, key in digests}
 
     def key_of(self, given: str, now: float) -> ApiKey | None:
         """The key that a caller has given, unless it is unknown or has expired."""
         digest = hashlib.sha256(given.encode(errors="replace")).digest()
-        key = self._found.get(digest[:_FOUND_BY])
-        known = _NO_DIGEST if key is None else bytes.fromhex(key.digest)
+        known, key = self._found.get(digest[:_FOUND_BY], (_NO_DIGEST, None))
         if not hmac.compare_digest(known, digest) or key is None or key.expires <= now:
             return None
         return key

@@ -87,8 +87,8 @@ class Account:
     """
 
     __slots__ = (
-        "_day_images", "_day_requests", "_images", "_pixels", "_requests", "calls", "held",
-        "limits", "streams",
+        "_day_images", "_day_requests", "_images", "_pixels", "_quotas", "_rates", "_requests",
+        "calls", "held", "limits", "streams",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -99,17 +99,21 @@ class Account:
         self._pixels = _made(Rate, "pixels_per_second", limits.pixels_per_second)
         self._day_requests = _made(Quota, "requests_per_day", limits.requests_per_day)
         self._day_images = _made(Quota, "images_per_day", limits.images_per_day)
+        rates = (self._requests, self._images, self._pixels)
+        self._rates = [rate for rate in rates if rate is not None]
+        quotas = (self._day_requests, self._day_images)
+        self._quotas = [quota for quota in quotas if quota is not None]
 
     def enter(self) -> None:
         """Begins a call. Raises OverLimit where any limit is reached; then nothing is counted."""
         now = time.monotonic()
-        _check("calls", self.calls, 1, self.limits.calls)
-        for rate in (self._requests, self._images, self._pixels):
-            if rate is not None:
-                rate.check(now)
-        for quota in (self._day_requests, self._day_images):
-            if quota is not None:
-                quota.check()
+        most = self.limits.calls
+        if most is not None and self.calls >= most:
+            raise _reached("calls", most)
+        for rate in self._rates:
+            rate.check(now)
+        for quota in self._quotas:
+            quota.check()
         if self._requests is not None:
             self._requests.took(1, now)
         if self._day_requests is not None:
@@ -123,7 +127,9 @@ class Account:
 
     def hold(self, size: int) -> None:
         """Counts bytes until the call ends. Raises OverLimit."""
-        _check("bytes_held", self.held, size, self.limits.bytes_held)
+        most = self.limits.bytes_held
+        if most is not None and self.held + size > most:
+            raise _reached("bytes_held", most)
         self.held += size
 
     def images(self, number: int) -> None:
@@ -140,7 +146,9 @@ class Account:
 
     def open_stream(self) -> None:
         """Counts a stream until `close_stream`. Raises OverLimit."""
-        _check("streams", self.streams, 1, self.limits.streams)
+        most = self.limits.streams
+        if most is not None and self.streams >= most:
+            raise _reached("streams", most)
         self.streams += 1
 
     def close_stream(self) -> None:
@@ -184,6 +192,5 @@ def _made(kind: Callable[[str, Number], Kind], name: str, number: Number | None)
     return None if number is None else kind(name, number)
 
 
-def _check(name: str, held: int, more: int, most: int | None) -> None:
-    if most is not None and held + more > most:
-        raise OverLimit(f"your limit is reached: {name} {most}", _RETRY_SECONDS)
+def _reached(name: str, most: int) -> OverLimit:
+    return OverLimit(f"your limit is reached: {name} {most}", _RETRY_SECONDS)

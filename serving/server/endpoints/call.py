@@ -82,7 +82,7 @@ class Call:
                 raise ModelNotReady("the server is shutting down")
             if front.door is not None:
                 self.visit = visit = front.door.visit(self._caller())
-                front.door.enter(visit)
+                visit.enter()
             if self.received:
                 self.hold("message", self.received)
         except ServingError as refusal:

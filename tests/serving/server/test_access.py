@@ -158,6 +158,7 @@ def test_caller_who_is_not_known_gets_in_nowhere_but_to_the_probes(
     wrong = {
         "nothing": ({}, "the call says not who makes it: expected 'authorization: Bearer TOKEN'"),
         "key": ({"x-api-key": "convserve_x"}, "the API key is not accepted"),
+        "other key": ({"authorization": "ApiKey convserve_x"}, "the API key is not accepted"),
         "token": ({"authorization": "Bearer a.b.c"}, "the bearer token is not accepted"),
         "expired": (shows(token=issuer.token(exp=int(time.time()) - 60)), "token has expired"),
         # The first that he shows is judged alone.
@@ -210,7 +211,12 @@ def test_caller_who_is_known_may_do_what_everybody_may_and_admins_the_rest(
     wire: str, tmp_path: Path, place: Place, issuer: Issuer
 ) -> None:
     async def scenario(served: InProcess) -> None:
-        for shown in (shows("clinic"), shows(token=issuer.token()), shows("lab", issuer.token())):
+        for shown in (
+            shows("clinic"),
+            {"authorization": f"ApiKey {KEYS['clinic']}"},
+            shows(token=issuer.token()),
+            shows("lab", issuer.token()),
+        ):
             assert await code(served, OIP + "ModelInfer", tensors(), shown) == "OK"
             assert await code(served, VISION + "Classify", image(), shown) == "OK"
             assert await status(served, "/v2/models/plain/infer", shown, REST_TENSORS) == 200

@@ -81,8 +81,8 @@ def metadata_of(headers: Iterable[Header], key: str) -> Sequence[str]:
     """The values under a key; bytes, of keys that end in -bin, as latin-1. Those that are no base64
     are left out."""
     name = key.encode()
-    found = (value for field, value in headers if field == name)
-    if not name.endswith(b"-bin"):
+    found = [value for field, value in headers if field == name]
+    if not found or not name.endswith(b"-bin"):
         return [value.decode("latin-1") for value in found]
     values = []
     for part in chain.from_iterable(value.split(b",") for value in found):

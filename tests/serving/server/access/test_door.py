@@ -79,7 +79,7 @@ def test_callers_of_the_same_groups_share_their_rights(made: Set) -> None:
 def test_remembered_callers_are_bounded(made: Set) -> None:
     for number in range(5000):
         made.visit(f"a{number}")
-    assert len(made.door._rights) <= 4096
+    assert len(made.door._standings) <= 4096
 
 
 def test_who_asks_a_probe_is_found_out_once_for_all_models(made: Set) -> None:
