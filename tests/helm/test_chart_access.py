@@ -474,6 +474,9 @@ def test_pods_reach_what_the_values_name_and_nothing_else() -> None:
     sync = CHART / "ci" / "keda-gateway-values.yaml"
     # Each port once.
     assert egress_of(sync, f"{jwt}https://login.example.com/keys") == [53, 53, 443, 4317]
+    otel = "otel.endpoint=http://collector.monitoring:4318"
+    stores = "models.source=url,models.url.addresses={s3://bucket/a,https://a.example:9000}"
+    assert egress_of(otel, stores) == [53, 53, 4318, 443, 9000]
     assert egress_of("networkPolicy.egress[0].ports[0].port=9000") == [53, 53, 9000]
 
 
