@@ -11,6 +11,7 @@ import loadtest.errors
 import serving.base.errors
 import serving.base.machine.nvml
 import serving.server.config
+import serving.server.config_sources
 import training.data.sources.listings.columns
 import training.errors
 from serving.base.errors import ServingError, Told, restored, told
@@ -21,7 +22,7 @@ from serving.server.error_status import message_of, retry_after, status_of
 
 ROOTS: tuple[type[Exception], ...] = (
     serving.base.errors.ServingError,
-    serving.server.config.ConfigError,
+    serving.server.config_sources.ConfigError,
     serving.base.machine.nvml.GpuUnavailable,
     training.errors.BuildError,
     loadtest.errors.LoadTestError,

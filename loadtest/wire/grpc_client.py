@@ -40,19 +40,16 @@ _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 _STREAM_PAUSE = 0.05
 
 
-# Of every call; None sends none.
 _Metadata = tuple[tuple[str, str], ...]
 
 
-def _metadata(headers: Mapping[str, str] | None) -> _Metadata | None:
-    return tuple(headers.items()) if headers else None
+def _metadata(headers: Mapping[str, str] | None) -> _Metadata:
+    return tuple((headers or {}).items())
 
 
-def _traced(metadata: _Metadata | None, request: Request) -> _Metadata | None:
+def _traced(metadata: _Metadata, request: Request) -> _Metadata:
     """The metadata of a request that may have a span."""
-    if not request.traceparent:
-        return metadata
-    return (*(metadata or ()), ("traceparent", request.traceparent))
+    return (*metadata, ("traceparent", span)) if (span := request.traceparent) else metadata
 
 
 def _channel(url: str, tls: ClientTls | None) -> grpc.aio.Channel:
@@ -170,7 +167,7 @@ class _Stream:
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, name: str, method: str, metadata: _Metadata | None
+        self, channel: grpc.aio.Channel, name: str, method: str, metadata: _Metadata
     ) -> None:
         self._open: Any = channel.stream_stream(name, None, None)
         self._metadata = metadata
@@ -273,7 +270,7 @@ async def _describe(
     url: str,
     stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub,
     model: str,
-    metadata: _Metadata | None,
+    metadata: _Metadata,
 ) -> ModelFacts:
     name, _, version = model.partition(":")
     try:
@@ -300,7 +297,7 @@ async def _parameters(
     stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub,
     name: str,
     version: str,
-    metadata: _Metadata | None,
+    metadata: _Metadata,
 ) -> dict[str, str]:
     """The parameters of the model's config; empty where the server has no such call."""
     request = oip.ModelConfigRequest(name=name, version=version)

@@ -67,7 +67,10 @@ def read_file(path: Path, limit: int = TEXT_BYTES, *, closed: bool = False) -> b
             mode = stat.S_IMODE(found.st_mode)
             raise OSError(errno.EPERM, f"may be written by others (mode {mode:o})", str(path))
         size = found.st_size
-        content = b"" if size > limit else stream.read(limit + 1)
+        # As many as it has: Python takes the memory of all that are asked for.
+        content = b"" if size > limit else stream.read(size + 1)
+        if len(content) > size:  # it grows
+            content += stream.read(limit + 1 - len(content))
     if max(size, len(content)) > limit:
         raise OSError(errno.EFBIG, f"has more than {limit:,} bytes", str(path))
     return content

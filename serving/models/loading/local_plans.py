@@ -167,6 +167,7 @@ def build(request: PlanRequest, workspace_mib: int | None = None) -> PlanRecord:
     """Makes a plan and its record; the record appears last. Raises EngineUnavailable, and OSError
     where the cache cannot be written."""
     version = engine_version(ENGINE)
+    request.folder.mkdir(parents=True, exist_ok=True)
     plan = request.folder / PLAN_FILE
     cache_name = f"timing-{version}-{_kind(request.gpu)}.cache"
     build_plan(

@@ -8,6 +8,7 @@ from typing import Any
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from serving.models.catalogue import Catalogue
+from serving.repository.places.repositories import Repositories
 from serving.server.endpoints.health import Health
 from serving.server.rpc.health import HealthService
 
@@ -30,7 +31,7 @@ class Watcher:
 
 def test_watchers_are_told_in_turns_and_each_of_them_in_the_end() -> None:
     async def run() -> None:
-        catalogue = Catalogue(Path(), Any, Any)  # type: ignore[arg-type]
+        catalogue = Catalogue(Repositories.of(Path()), Any, Any)  # type: ignore[arg-type]
         health = Health(catalogue, strict=False)
         front: Any = SimpleNamespace(seen_by=lambda _: lambda _: True)
         service = HealthService(front, health, ())
