@@ -497,7 +497,7 @@ def test_talkative_packages_tell_no_credentials(
     in_s3: Remote, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At the level debug they would log the headers of requests."""
-    logging.getLogger().setLevel(logging.DEBUG)
+    caplog.set_level(logging.DEBUG)
     version(in_s3.local, b"x")
     in_s3.upload()
     caplog.clear()
