@@ -151,7 +151,7 @@ def summary(resource: Resource) -> dict[str, object]:
         ("auth.policy=everybody", "auth.policy: expected YAML with the key groups"),
         ("auth.policyConfigMap=a,auth.policy=groups:", "set one of policy and policyConfigMap"),
         ("auth.policyConfigMap=a,server.admin=open", "says who may change the server"),
-        ("auth.policyConfigMap=a,server.adminOpen=memory", "says who may change the server"),
+        ("auth.policyConfigMap=a,server.adminOpen=settings", "says who may change the server"),
         ("networkPolicy.ingress={}", "networkPolicy"),
         ("ingress.enabled=true", "ingress/host"),
         ("loadtest.enabled=true", "loadtest/model"),
