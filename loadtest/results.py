@@ -78,6 +78,13 @@ Records = NDArray[np.void]
 pack_record = struct.Struct("<dfffBBBHhHIIII").pack
 
 
+# What numpy and zipfile raise for bytes that are none of ours; the last is an unknown compression.
+_NO_RAW_FILE = (
+    ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, zipfile.BadZipFile,
+    zlib.error, NotImplementedError,
+)  # fmt: skip
+
+
 class _TooLong(Exception):
     """A column of more elements than are read; the text says so."""
 
@@ -186,9 +193,7 @@ def read_run(path: Path) -> Run:
         raise LoadTestError(f"{path}: {error}") from error
     except OSError as error:
         raise LoadTestError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError) as error:
-        raise LoadTestError(f"{path}: not a raw file of a load test") from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except _NO_RAW_FILE as error:
         raise LoadTestError(f"{path}: not a raw file of a load test") from error
 
 
