@@ -9,19 +9,22 @@ squares.
 
 Then ResNet-18 gets a light Poisson load, alone and while MobileNet-v2 is loaded without a pause;
 the ratio of its p99 is taken in each round. A second server, which loads in its own process and has
-no loader process, takes turns with the first.
+no loader process, takes turns with the first. The floor of the ratio is the one beside a thread of
+another process at nice 19 that multiplies matrices, for no load takes less of the cores.
 """
 
 import argparse
 import asyncio
 import contextlib
 import itertools
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,7 @@ CALLERS = 4
 SETTLED = 20  # reloads before memory counts
 MIB_A_RELOAD = 0.2
 NEIGHBOUR_RATIO = 1.5
+FLOOR = "beside work that is no load"
 # Share of the largest logit by which an answer may differ from that of its version; the two
 # versions differ far more.
 TOLERANCE = 0.02
@@ -53,6 +57,14 @@ LoadThread.load = lambda *arguments, apart: load(*arguments, apart=False)
 sys.argv = sys.argv[3:]
 runpy.run_module("convserve", run_name="__main__")
 """
+# Multiplies matrices that fit into a core's cache, at the lowest priority.
+_WORK = """
+import os, numpy
+os.nice(19)
+matrix = numpy.ones((400, 400), numpy.float32)
+while True:
+    matrix @ matrix
+"""
 
 
 def repository(folder: Path) -> Path:
@@ -62,6 +74,19 @@ def repository(folder: Path) -> Path:
         publish(models, "reloaded", export("mobilenet_v2", FILES, seed=version))
     publish(models, "neighbour", export("resnet18", FILES))
     return models
+
+
+@contextlib.contextmanager
+def work_at_nice_19() -> Iterator[None]:
+    """Keeps one thread of another process at the lowest priority busy."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WORK], env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 # Runs a light load on a server's neighbour, whose URL it takes.
@@ -175,6 +200,15 @@ def beside_loads(server: ServerProcess, reloader: Reloader, light: Light) -> flo
     return beside / alone
 
 
+def beside_work(server: ServerProcess, light: Light) -> float:
+    """The same beside work that is no load."""
+    alone = p99(light(server.url))
+    with work_at_nice_19():
+        beside = p99(light(server.url))
+    print(f"  p99 {alone:.1f} ms alone, {beside:.1f} ms beside a thread at nice 19", flush=True)
+    return beside / alone
+
+
 def neighbours(
     sides: Mapping[str, tuple[ServerProcess, Reloader]], rate: float, seconds: float, rounds: int
 ) -> list[str]:
@@ -183,11 +217,14 @@ def neighbours(
     def light(seed: int, url: str) -> dict[str, Any]:
         return poisson(url, "neighbour", rate, seconds, seed, "--warmup", "1s")
 
-    ratios: dict[str, list[float]] = {side: [] for side in sides}
+    ratios: dict[str, list[float]] = {side: [] for side in (*sides, FLOOR)}
+    first = next(iter(sides.values()))[0]
     for number in range(rounds):
         for side, (server, reloader) in sides.items():
             print(f"round {number + 1}, {side}:")
             ratios[side].append(beside_loads(server, reloader, partial(light, number)))
+        print(f"round {number + 1}, {FLOOR}:")
+        ratios[FLOOR].append(beside_work(first, partial(light, number)))
     medians = {side: statistics.median(found) for side, found in ratios.items()}
     for side, ratio in medians.items():
         print(f"{side}: median ratio {ratio:.2f} of {', '.join(f'{r:.2f}' for r in ratios[side])}")
