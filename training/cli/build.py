@@ -66,6 +66,14 @@ def build(
             "recipe's `search` section.",
         ),
     ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Try no more networks after so many hours of --search.",
+            show_default="all of search.trials",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where run folders go.")] = Path("runs"),
     model_repository: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the model is published.", parser=_folder)
@@ -92,11 +100,13 @@ def build(
         raise typer.BadParameter("a search goes through all stages", param_hint="--until")
     if study is not None and search is not None:
         raise typer.BadParameter("give either a study or a search", param_hint="--study")
+    if hours is not None and search is None:
+        raise typer.BadParameter("bounds a search; give --search too", param_hint="--hours")
     try:
         if study is not None:
             _study(recipe, overrides or [], study, out, as_json)
         else:
-            _build(recipe, overrides or [], until, search, out, model_repository, as_json)
+            _build(recipe, overrides or [], until, search, hours, out, model_repository, as_json)
     except BuildError as error:
         fail("build", str(error))
     except OSError as error:
@@ -115,6 +125,7 @@ def _build(
     overrides: list[str],
     until: str | None,
     search: str | None,
+    hours: float | None,
     out: Path,
     repository: Path,
     as_json: bool,
@@ -143,7 +154,7 @@ def _build(
         else:
             from training.pipeline.search import search as run_search
 
-            built = run_search(recipe, bound, out, repository)
+            built = run_search(recipe, bound, out, repository, hours=hours)
     if as_json:
         document = {
             "name": recipe.name,

@@ -8,14 +8,30 @@ class _Frozen(BaseModel):
 
 
 class Point(_Frozen):
-    """A network that a search tries: its name, the share of its channels that go, the variant."""
+    """A network that a search tries.
+
+    network: its name.
+    size: height and width of its images, pixels.
+    ratio: share of its channels that go.
+    variant: of the exported file.
+    """
 
     network: str
+    size: tuple[int, int]
     ratio: float
     variant: str
 
+    @property
+    def trained(self) -> str:
+        """The name of its training, which all ratios and variants share."""
+        height, width = self.size
+        return f"{self.network}-{height}x{width}"
+
     def __str__(self) -> str:
-        return f"{self.network}, {100 * self.ratio:.0f} % pruned, {self.variant}"
+        height, width = self.size
+        return (
+            f"{self.network} at {height}x{width}, {100 * self.ratio:.0f} % pruned, {self.variant}"
+        )
 
 
 class Tried(_Frozen):

@@ -1,9 +1,12 @@
 """The fastest network that is accurate enough, or the most accurate that is fast enough: over
-depth, pruning ratio and precision, by measured latency."""
+depth, image size, pruning ratio and precision, by measured latency."""
 
 import hashlib
+import itertools
 import json
 import logging
+import time
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from training.pipeline.run_folder import refuse_own_weights
 from training.pipeline.stages.data import new_build
 from training.recipes import Recipe
 from training.recipes.compress import Search
+from training.recipes.data import Transform
 from training.recipes.deliver import TensorRt
 from training.recipes.model import ModelChoice
 
@@ -44,16 +48,19 @@ _REASON = "reason"
 _TRAINING_STAGES = ("data", "train", "distill")
 
 
-def search(recipe: Recipe, bound: Bound, out: Path, repository: Path) -> Built:
-    """Tries networks until recipe.search.trials are measured, then builds and publishes the one
-    that the bound chooses. Trials stay in OUT/NAME/search; those of an interrupted search count.
+def search(
+    recipe: Recipe, bound: Bound, out: Path, repository: Path, *, hours: float | None = None
+) -> Built:
+    """Tries networks until recipe.search.trials are measured or so many hours have passed, then
+    builds and publishes the one that the bound chooses. A trial that has begun is finished. Trials
+    stay in OUT/NAME/search; those of an interrupted search count.
 
     Raises RecipeError, TargetNotReached, and as build does.
     """
     refuse_own_weights(recipe, out / recipe.name)
     settings = recipe.search or Search(max_ratio=0.7 if recipe.prune is not None else 0.0)
     laboratory = Laboratory(recipe, settings, out / recipe.name / SEARCH_FOLDER)
-    tried = laboratory.run()
+    tried = laboratory.run(hours)
     chosen = bound.choose(tried).point
     log.info("search: %s: %s", bound, chosen)
     for stage in _TRAINING_STAGES:
@@ -82,8 +89,13 @@ class Laboratory:
         self._settings = settings
         self._folder = folder
         self._networks = tuple(dict.fromkeys((recipe.model.architecture, *settings.networks)))
-        for network in self._networks:
-            most = Point(network=network, ratio=settings.max_ratio, variant="fp32")
+        sides = [(size, size) if isinstance(size, int) else size for size in settings.sizes]
+        self._sizes = {
+            f"{height}x{width}": (height, width)
+            for height, width in (recipe.transform.size, *sides)
+        }
+        for network, size in itertools.product(self._networks, self._sizes.values()):
+            most = Point(network=network, size=size, ratio=settings.max_ratio, variant="fp32")
             check_network(_recipe_of(recipe, most))
             check_prune(_recipe_of(recipe, most))
         precisions = ENGINES[settings.engine].precisions
@@ -93,8 +105,9 @@ class Laboratory:
         if not self._variants:
             raise RecipeError(f"search.engine: {settings.engine} runs no variant of the recipe")
 
-    def run(self) -> list[Tried]:
+    def run(self, hours: float | None = None) -> list[Tried]:
         """All points that are measured in the end, each once."""
+        began = time.monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
@@ -105,13 +118,15 @@ class Laboratory:
             load_if_exists=True,
         )
         if not study.trials:
-            # The corners first: each network as it is, in the simplest and the last variant.
-            for network in self._networks:
-                for variant in dict.fromkeys((self._variants[0], self._variants[-1])):
-                    whole = {"ratio": 0.0} if self._settings.max_ratio > 0 else {}
-                    study.enqueue_trial({"network": network, "variant": variant, **whole})
+            # The corners first: each network as it is, in the last and the simplest variant.
+            ends = dict.fromkeys((self._variants[-1], self._variants[0]))
+            whole = {"ratio": 0.0} if self._settings.max_ratio > 0 else {}
+            for variant, size, network in itertools.product(ends, self._sizes, self._networks):
+                corner = {"network": network, "size": size, "variant": variant}
+                study.enqueue_trial({**corner, **whole})
         known = {
-            _point(trial.params): (trial.values[0], trial.values[1]) for trial in _complete(study)
+            self._point(trial.params): (trial.values[0], trial.values[1])
+            for trial in _complete(study)
         }
 
         def objective(trial: optuna.Trial) -> tuple[float, float]:
@@ -131,7 +146,13 @@ class Laboratory:
         if left > 0:
             # No drop can be measured without it, so that it may end the search.
             _ = self._reference
-            study.optimize(objective, n_trials=left, catch=(Diverged,))
+            # Nothing can be chosen of no trial, so that one begins in any case.
+            least = 0.0 if known else 1.0
+            rest = None if hours is None else max(least, 3600 * hours - time.monotonic() + began)
+            study.optimize(objective, n_trials=left, timeout=rest, catch=(Diverged,))
+            over = self._settings.trials - len(_complete(study)) - len(_failed(study))
+            if over > 0:
+                log.info("search: %g hours have passed; %d trials were not made", hours, over)
         if not known:
             raise BuildError(f"--search: no network was trained to its end: {_failed(study)[-1]}")
         return [
@@ -141,12 +162,13 @@ class Laboratory:
 
     def stage_folder(self, point: Point, stage: str) -> Path:
         """The folder of a network's stage."""
-        return self._folder / point.network / self._recipe.name / stage
+        return self._folder / point.trained / self._recipe.name / stage
 
     def _suggested(self, trial: optuna.Trial) -> Point:
-        return _point(
+        return self._point(
             {
                 "network": trial.suggest_categorical("network", self._networks),
+                "size": trial.suggest_categorical("size", tuple(self._sizes)),
                 "ratio": trial.suggest_float(
                     "ratio", 0.0, self._settings.max_ratio, step=_RATIO_STEP
                 )
@@ -156,34 +178,44 @@ class Laboratory:
             }
         )
 
+    def _point(self, values: Mapping[str, object]) -> Point:
+        return Point(
+            network=str(values["network"]),
+            size=self._sizes[str(values["size"])],
+            ratio=round(float(str(values.get("ratio", 0.0))), 2),
+            variant=str(values["variant"]),
+        )
+
     def _measure(self, point: Point) -> tuple[float, float]:
         """Drop and milliseconds."""
         recipe = _recipe_of(self._recipe, point)
-        build(recipe, self._folder / point.network, self._folder, until="export")
-        current = new_build(recipe, self._folder / point.network / recipe.name, self._folder)
+        folder = self._folder / point.trained
+        build(recipe, folder, self._folder, until="export")
+        current = new_build(recipe, folder / recipe.name, self._folder)
         path = current.stage_folder("export") / onnx_file(point.variant)
         trial = Trial(current, self._settings.images)
         precision = precision_of(point.variant)
         found = trial.file(path, precision, self._settings.engine)
         drop = trial.compare(self._reference, found).drop
-        return drop.value, self._latency(path, precision)
+        return drop.value, self._latency(path, precision, recipe)
 
     @cached_property
     def _reference(self) -> Answers:
         """The answers of the recipe's own network, trained, in FP32."""
-        own = Point(network=self._recipe.model.architecture, ratio=0.0, variant="fp32")
+        network, size = self._recipe.model.architecture, self._recipe.transform.size
+        own = Point(network=network, size=size, ratio=0.0, variant="fp32")
         recipe = _recipe_of(self._recipe, own)
-        folder = self._folder / own.network
+        folder = self._folder / own.trained
         current = new_build(recipe, folder / recipe.name, self._folder)
         build(recipe, folder, self._folder, until=current.trained_stage, tell=True)
         return Trial(current, self._settings.images).network(current.network(current.trained_file))
 
-    def _latency(self, path: Path, precision: str) -> float:
+    def _latency(self, path: Path, precision: str, recipe: Recipe) -> float:
         size = self._settings.batch_size
         options = EngineOptions(precision=precision, threads=core_count(), max_batch_size=size)
         engine = load_engine(self._settings.engine, path, options)
         try:
-            transform = self._recipe.transform
+            transform = recipe.transform
             specs = input_specs(transform.size, transform.channels)
             return measure_latency(engine, specs, (size,), self._settings.seconds)[size]
         finally:
@@ -213,6 +245,7 @@ def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
     return recipe.model_copy(
         update={
             "model": model,
+            "transform": _transform_of(recipe.transform, point.size),
             "prune": prune,
             "quantize": recipe.quantize if point.variant in SCHEMES else None,
             # A plan takes minutes: only the chosen network's is made.
@@ -220,6 +253,21 @@ def _recipe_of(recipe: Recipe, point: Point) -> Recipe:
             "search": None,
         }
     )
+
+
+def _transform_of(transform: Transform, size: tuple[int, int]) -> Transform:
+    """The transform with images of another size: what a crop leaves out keeps its share."""
+    if size == transform.size:
+        return transform
+    if transform.crop is None:
+        return transform.model_copy(update={"resize": size})
+    factors = [new / old for new, old in zip(size, transform.size, strict=True)]
+    if isinstance(transform.resize, int):
+        resize: int | tuple[int, int] = round(transform.resize * max(factors))
+    else:
+        height, width = transform.resize
+        resize = round(height * factors[0]), round(width * factors[1])
+    return transform.model_copy(update={"resize": resize, "crop": size})
 
 
 def _with_plans(recipe: Recipe, wanted: TensorRt | None) -> Recipe:
@@ -231,14 +279,6 @@ def _with_plans(recipe: Recipe, wanted: TensorRt | None) -> Recipe:
     plans = wanted.model_copy(update={"variants": kept})
     export = recipe.export.model_copy(update={"tensorrt": plans})
     return recipe.model_copy(update={"export": export})
-
-
-def _point(values: dict[str, object]) -> Point:
-    return Point(
-        network=str(values["network"]),
-        ratio=round(float(str(values.get("ratio", 0.0))), 2),
-        variant=str(values["variant"]),
-    )
 
 
 def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from serving.engines import ENGINES
 from training.recipes.deliver import VariantId
-from training.recipes.fields import Fraction, PositiveInt, Strict
+from training.recipes.fields import Fraction, Pair, PositiveInt, Strict
 from training.recipes.model import ModelChoice
 from training.recipes.train import Train
 
@@ -183,6 +183,8 @@ class Search(Strict):
     """The candidates of `--search`, and how they are measured. An interrupted search continues.
 
     networks: of one family, besides the recipe's own.
+    sizes: of images, pixels: [height, width], or the side of a square, besides the recipe's own. A
+        network is trained anew for each.
     max_ratio: largest pruning ratio; ratios are tried in steps of 0.05.
     engine: runs the exported variants that it can.
     batch_size: of the calls whose median latency is measured.
@@ -192,6 +194,7 @@ class Search(Strict):
     """
 
     networks: tuple[str, ...] = ()
+    sizes: tuple[PositiveInt | Pair, ...] = ()
     max_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.7
     engine: str = "openvino"
     batch_size: PositiveInt = 8

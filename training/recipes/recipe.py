@@ -217,6 +217,12 @@ class _Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _search_compares_images_of_one_size(self) -> "_Recipe":
+        if self.search is not None and self.search.sizes and self.task == "segmentation":
+            raise ValueError("search.sizes: masks of different sizes have no common accuracy")
+        return self
+
+    @model_validator(mode="after")
     def _int8_needs_calibration(self) -> "_Recipe":
         int8 = [variant for variant in self.export.variants if variant.startswith("int8")]
         if int8 and self.quantize is None:

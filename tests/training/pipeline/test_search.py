@@ -2,23 +2,26 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
 import training.pipeline.search
+from tests.training.conftest import shapes_document
 from training.errors import RecipeError, TargetNotReached
 from training.evaluation.searched import Point, Searched, Tried
 from training.pipeline.bound import Bound, parse_bound
 from training.pipeline.search import search
-from training.recipes import Recipe
+from training.recipes import Recipe, parse_recipe
+from training.recipes.data import Transform
 from training.recipes.deliver import TensorRt
 
 MakeRecipe = Callable[..., Recipe]
 
 
 def tried(drop: float, milliseconds: float) -> Tried:
-    point = Point(network=f"n{milliseconds:g}", ratio=0.0, variant="fp32")
+    point = Point(network=f"n{milliseconds:g}", size=(8, 8), ratio=0.0, variant="fp32")
     return Tried(point=point, drop=drop, milliseconds=milliseconds)
 
 
@@ -62,7 +65,9 @@ def test_best_within_the_bound_is_chosen(bound: Bound, milliseconds: float) -> N
 
 
 def test_bound_that_nothing_keeps_names_the_nearest() -> None:
-    with pytest.raises(TargetNotReached, match=r"latency <= 0.5 ms: none of 4 .* n1, .* 1.000 ms"):
+    with pytest.raises(
+        TargetNotReached, match=r"latency <= 0.5 ms: none of 4 .* n1 at 8x8, .* 1\.0"
+    ):
         Bound("latency", 0.5).choose(ALL)
 
 
@@ -91,9 +96,9 @@ def test_search_builds_the_winner_and_goes_on_where_it_stopped(
     measured = []
     optimize = optuna.Study.optimize
 
-    def counted(study: optuna.Study, objective: object, n_trials: int, catch: object) -> None:
+    def counted(study: optuna.Study, objective: object, *, n_trials: int, **rest: object) -> None:
         measured.append(n_trials)
-        optimize(study, objective, n_trials=n_trials, catch=catch)
+        optimize(study, objective, n_trials=n_trials, **rest)
 
     monkeypatch.setattr(training.pipeline.search.optuna.Study, "optimize", counted)
     recipe = digits_recipe({**changes, "search": {**settings, "trials": 4}})
@@ -110,7 +115,8 @@ def test_trials_make_no_plans_and_the_winner_those_of_its_variants(
     wanted = TensorRt(variants=("fp16", "int8-s8"))
     export = {"variants": ["fp32", "fp16", "int8-s8"], "tensorrt": wanted.model_dump(mode="json")}
     recipe = digits_recipe({"export": export})
-    point = Point(network=recipe.model.name, ratio=0.0, variant=variant)
+    size = recipe.transform.size
+    point = Point(network=recipe.model.name, size=size, ratio=0.0, variant=variant)
     tried = training.pipeline.search._recipe_of(recipe, point)
     assert tried.export.tensorrt is None
     kept = training.pipeline.search._with_plans(tried, wanted).export.tensorrt
@@ -125,3 +131,51 @@ def test_search_in_an_engine_that_runs_plans_only_is_refused(digits_recipe: Make
 def test_search_over_pruned_networks_needs_to_know_how_to_prune(digits_recipe: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match=r"search\.max_ratio is above 0, so prune must be given"):
         digits_recipe({"prune": None, "search": {}})
+
+
+def test_sizes_of_images_are_tried_while_there_is_time(
+    digits_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = digits_recipe(
+        {
+            "train.epochs": 1,
+            "prune": None,
+            "quantize": None,
+            "export.variants": ["fp32"],
+            "verify.max_drop": 1.0,
+            "verify.min_accuracy": 0.0,
+            "search": {"sizes": [24], "max_ratio": 0, "seconds": 0.01, "trials": 2},
+        }
+    )
+    caplog.set_level("INFO", logger="training")
+    folders = tmp_path / "runs", tmp_path / "repository"
+    assert search(recipe, Bound("drop", 100), *folders, hours=0).version == 1
+    assert "search: 0 hours have passed; 1 trials were not made" in caplog.text
+    assert "at 24x24" not in caplog.text
+    search(recipe, Bound("drop", 100), *folders)
+    assert "at 24x24, 0 % pruned, fp32: " in caplog.text
+    tried = tmp_path / "runs" / recipe.name / "search"
+    assert {folder.name.split("-")[-1] for folder in tried.glob("*-*x*")} == {"16x16", "24x24"}
+
+
+@pytest.mark.parametrize(
+    ("transform", "smaller"),
+    [
+        ({"resize": [32, 48]}, {"resize": (16, 24)}),
+        ({"resize": 256, "crop": [224, 224]}, {"resize": 128, "crop": (112, 112)}),
+        ({"resize": [64, 64], "crop": [48, 48]}, {"resize": (32, 32), "crop": (24, 24)}),
+    ],
+)
+def test_image_of_another_size_shows_as_much_of_the_picture(
+    transform: dict[str, Any], smaller: dict[str, Any]
+) -> None:
+    whole = Transform.model_validate(transform)
+    height, width = whole.size
+    half = training.pipeline.search._transform_of(whole, (height // 2, width // 2))
+    assert half == Transform.model_validate(smaller)
+
+
+def test_masks_of_several_sizes_are_not_compared(shapes_root: Path) -> None:
+    document = {**shapes_document(shapes_root), "search": {"max_ratio": 0, "sizes": [16]}}
+    with pytest.raises(RecipeError, match=r"search\.sizes: masks of different sizes"):
+        parse_recipe(document)

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from training.evaluation.report.figures import Picture, rendered
-from training.evaluation.searched import Searched
+from training.evaluation.searched import Point, Searched, Tried
 
 _BLUE, _ORANGE, _GREY, _RED = "#1f77b4", "#e07a1f", "#8a8f98", "#c62828"
 
@@ -32,15 +32,16 @@ def pareto_picture(searched: Searched) -> Picture:
     """All points of a search by latency and drop, with the front and the chosen one."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
-    groups = sorted({(one.point.network, one.point.variant) for one in searched.tried})
-    for index, group in enumerate(groups):
-        some = [one for one in searched.tried if (one.point.network, one.point.variant) == group]
+    groups: dict[str, list[Tried]] = {}
+    for one in sorted(searched.tried, key=lambda one: (one.point.trained, one.point.variant)):
+        groups.setdefault(_group(one.point), []).append(one)
+    for index, (group, some) in enumerate(groups.items()):
         axes.scatter(
             [one.milliseconds for one in some],
             [100 * one.drop for one in some],
             s=28,
             marker="os^Dv"[index % 5],
-            label=", ".join(group),
+            label=group,
         )
     front = searched.front()
     axes.step(
@@ -58,9 +59,14 @@ def pareto_picture(searched: Searched) -> Picture:
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    point = searched.chosen
     caption = (
-        f"{searched.bound}: {point.network}, {100 * point.ratio:.0f} % pruned, {point.variant} "
-        f"(circled) of {len(searched.tried)} tried; {searched.measured}"
+        f"{searched.bound}: {searched.chosen} (circled) of {len(searched.tried)} tried; "
+        f"{searched.measured}"
     )
     return Picture(rendered(figure), caption)
+
+
+def _group(point: Point) -> str:
+    """The label of points that differ by their ratio alone."""
+    height, width = point.size
+    return f"{point.network} at {height}x{width}, {point.variant}"
