@@ -95,7 +95,7 @@ class LoadThread:
         place, known_as = str(copy.path), str(folder.path)
         rejected = tuple(line.replace(place, known_as) for line in loaded.facts.rejected)
         facts = replace(loaded.facts, rejected=rejected, signed_by=copy.signers)
-        return replace(loaded, facts=facts)
+        return replace(loaded, facts=facts, statement=copy.statement)
 
     def _load_from(
         self, path: Path, config: ModelConfig, version: int, *, apart: bool
