@@ -116,7 +116,7 @@ def test_runtime_for_kserve_has_the_settings_of_a_deployment(tmp_path: Path) -> 
         deployed = written(render(KSERVE_TLS_VALUES, "mode=deployment", *more), tmp_path)
         differ = {name for name, value in config if value != getattr(deployed, name)}
         assert differ == {"cache_dir", "http_hosts"}
-        assert config.http_hosts == ("*",)
+        assert config.http_hosts == "*"
         mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
         assert str(config.tls_key) == mounts["tls"] + "/tls.key"
         assert str(config.policy) == mounts["policy"] + "/policy.yaml"
