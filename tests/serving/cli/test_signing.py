@@ -1,6 +1,8 @@
 """`convserve sign` and `convserve verify`; other commands that ask for signatures."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,26 @@ def test_models_predicts_the_refusals_of_a_server(folder: Path, tmp_path: Path) 
     [signed, unsigned] = lines
     assert (signed["name"], signed["state"]) == ("colours", "serves")
     assert (unsigned["name"], unsigned["state"]) == ("unsigned", "refused")
+    assert "nobody has signed it" in unsigned["reason"]
+
+
+def test_models_goes_on_where_one_of_them_cannot_be_copied(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, public = Signer().write(tmp_path, "key")
+    run("sign", folder, "--key", key)
+    publish(tmp_path / "models", "unsigned")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "utime", full)
+    listed = ("models", "--json", "--model-repository", tmp_path / "models")
+    cache = ("--cache-dir", tmp_path / "cache", "--require-signature", public)
+    status, text, _ = run(*listed, *cache)
+    assert status == 0
+    [signed, unsigned] = json.loads(text)
+    assert signed["reason"].endswith("cannot be copied: No space left on device")
     assert "nobody has signed it" in unsigned["reason"]
 
 
