@@ -502,18 +502,18 @@ def test_load_test_job_runs_on_a_real_server(server: ServerProcess, tmp_path: Pa
 
 def test_build_job_signs_with_the_key_of_a_secret() -> None:
     values = CHART / "ci" / "jobs-values.yaml"
-    job = only(render(values, "build.signKeySecret=team"), "Job", "rel-convserve-build-1")
-    pod = pod_of(job)
+    pod = pod_of(only(render(values), "Job", "rel-convserve-build-1"))
     [container] = pod["containers"]
     [secret] = [one["secret"] for one in pod["volumes"] if one["name"] == "sign-key"]
     # The mode that a private key must have: its group is the pod's.
-    assert (secret["secretName"], secret["defaultMode"]) == ("team", 0o440)
+    assert (secret["secretName"], secret["defaultMode"]) == ("model-signer", 0o440)
     [mount] = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "sign-key"]
     assert container["args"][-2:] == ["--set", f"publish.sign_key={mount}/key.pem"]
     [passphrase] = container["env"]
     assert passphrase["name"] == PASSPHRASE_VARIABLE
-    assert passphrase["valueFrom"]["secretKeyRef"]["name"] == "team"
-    assert "sign" not in json.dumps(only(render(values), "Job", "rel-convserve-build-1"))
+    assert passphrase["valueFrom"]["secretKeyRef"]["name"] == "model-signer"
+    unsigned = only(render(values, "build.signKeySecret="), "Job", "rel-convserve-build-1")
+    assert "sign" not in json.dumps(unsigned)
 
 
 def test_build_job_uses_flags_that_exist() -> None:
