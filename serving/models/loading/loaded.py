@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import EngineMetrics
@@ -13,9 +13,6 @@ from serving.models.catalogue import Catalogue, ModelEntry, State, VersionEntry
 from serving.models.facts import ModelFacts
 from serving.repository.layout import ModelFolder, Stamp
 
-if TYPE_CHECKING:  # it brings cryptography
-    from serving.repository.signing.statement import Statement
-
 logger = logging.getLogger(__name__)
 
 
@@ -23,13 +20,14 @@ logger = logging.getLogger(__name__)
 class LoadedVersion:
     """A version's description, the port of its batcher, and the engine below.
 
-    statement: what was signed of it; None where nothing asks for signatures.
+    is_signed_anew: whether a key that is trusted by now has signed the same, where it was loaded
+        from. Blocking.
     """
 
     facts: ModelFacts
     port: BatchPort
     engine: Engine
-    statement: "Statement | None" = None
+    is_signed_anew: Callable[[], bool] = lambda: False
 
     @property
     def labels(self) -> tuple[str, str, str, str]:

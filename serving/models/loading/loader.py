@@ -293,11 +293,9 @@ class Loader:
         for holding, number, loaded in served:
             if signed is None or signed.trusts(loaded.facts.signed_by):
                 continue
-            home = self._repositories.home
-            if await asyncio.to_thread(signed.is_signed_anew, home, loaded.statement):
-                if not holding.overridden:
-                    holding.stamps.pop(number, None)
-                    renewed.add(loaded.facts.name)
+            if await asyncio.to_thread(loaded.is_signed_anew):
+                holding.stamps.pop(number, None)
+                renewed.add(loaded.facts.name)
             elif holding.serving.get(number) is loaded:  # at once, whatever is being loaded
                 loaded.show_distrusted(holding.entry, self._metrics)
                 gone.append((holding, number, loaded))

@@ -77,12 +77,9 @@ class SignedVersions:
         """Whether one of the keys that have signed a version is still trusted."""
         return not self._keys().keys().isdisjoint(signers)
 
-    def is_signed_anew(self, home: Callable[[str], Path], statement: Statement | None) -> bool:
+    def has_signed(self, folder: Path, statement: Statement) -> bool:
         """Whether a key that is trusted now has signed a statement, by the signature that lies in
-        the repository now. Blocking. home: gives the folder of a model."""
-        if statement is None:
-            return False
-        folder = home(statement.model) / str(statement.version)
+        NAME/<version> now. Blocking."""
         try:
             return read_signature(folder, self._keys())[0] == statement
         except NotTrusted:
