@@ -71,12 +71,15 @@ build/sbom/%.cdx.json: requirements-%.lock pyproject.toml
 
 # Wheel, chart and bills of materials of the commit in build/release, and a statement on them, signed
 # with KEY (openssl genpkey -algorithm ed25519). IMAGES, BASE_IMAGE: NAME@sha256:..., as pushed.
+# A working folder holds more than its commit: what was forgotten there, what former builds left.
 RELEASE := build/release
+COMMITTED := build/committed
 provenance: sbom
-	rm -rf $(RELEASE) && mkdir -p $(RELEASE)
+	rm -rf $(RELEASE) $(COMMITTED) && mkdir -p $(RELEASE) $(COMMITTED)
+	git archive HEAD | tar --extract --directory $(COMMITTED)
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m pip wheel --quiet --no-deps \
-	  --no-build-isolation --wheel-dir $(RELEASE) .
-	.tools/bin/helm package --destination $(RELEASE) helm/convserve
+	  --no-build-isolation --wheel-dir $(RELEASE) ./$(COMMITTED)
+	.tools/bin/helm package --destination $(RELEASE) $(COMMITTED)/helm/convserve
 	cp $(SBOMS) $(RELEASE)
 	$(BIN)/python -m scripts.provenance make $(RELEASE)/provenance.json --key $(KEY) \
 	  --subject $(RELEASE)/*.whl $(RELEASE)/*.tgz $(RELEASE)/*.cdx.json \

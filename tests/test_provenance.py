@@ -112,3 +112,15 @@ def test_checkout_with_changes_has_no_provenance(
     (checkout / "requirements.lock").write_text("numpy==2.1\n")
     assert "1 files differ from the commit" in refused(capsys, release.make)
     assert not release.file.exists()
+
+
+def test_release_is_built_of_the_commit_and_not_of_what_lies_in_the_folder() -> None:
+    """There lie files that are in no commit, and those of former builds."""
+    root = Path(__file__).parents[1]
+    command = ["make", "--dry-run", "--assume-old=.venv/ready", "provenance", "KEY=key.pem"]
+    made = subprocess.check_output(command, cwd=root, text=True).replace("\\\n", " ")
+    lines = made.splitlines()
+    [archived] = [line for line in lines if line.startswith("git archive HEAD")]
+    committed = archived.split()[-1]
+    built = [line.split()[-1] for line in lines if " pip wheel " in line or "helm package" in line]
+    assert built == [f"./{committed}", f"{committed}/helm/convserve"]

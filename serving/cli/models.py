@@ -11,7 +11,7 @@ from serving.base.command import application
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
 from serving.cli.predictor import CACHE_DIR, Url, folders_at
-from serving.cli.signing import RequireSignature, signed_by
+from serving.cli.signing import RequireSignature, refuse_signatures_of, signed_by
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls
 from serving.client import AsyncVisionClient, CallFailed, ClientTls
@@ -55,6 +55,7 @@ def models(
     """
     if (url is None) == (not model_repository):
         raise typer.BadParameter("give either --url or --model-repository")
+    refuse_signatures_of(url, require_signature)
     if url is not None:
         try:
             lines = asyncio.run(_of_server(url, tls, headers))

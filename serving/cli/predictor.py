@@ -24,7 +24,7 @@ from serving.base.storage.address import is_url
 from serving.base.storage.messages import StorageError
 from serving.base.text import first_problem
 from serving.cli.output import fail, warn
-from serving.cli.signing import signed_by
+from serving.cli.signing import refuse_signatures_of, signed_by
 from serving.client import AsyncVisionClient, CallFailed, ClientTls, ModelInfo, mask_of
 from serving.models.catalogue import WAITING, Catalogue, State
 from serving.models.loading.candidates import LoadSettings, open_cache
@@ -107,6 +107,7 @@ def one_place(
     says where the model is, and where keys cannot be used."""
     if (url is None) == (not repository):
         raise typer.BadParameter("give either --url or --model-repository")
+    refuse_signatures_of(url, signatures)
     if not repository:
         return None
     return Local(repository, None if signatures is None else signed_by(signatures))

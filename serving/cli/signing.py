@@ -9,9 +9,9 @@ from protos.gen import model_config_pb2 as pb
 from serving.base.errors import ModelLoadError
 from serving.cli.output import fail, say, warn
 from serving.repository.model_config import CONFIG_FILE, from_proto, read_proto
-from serving.repository.signing.keys import PASSPHRASE_VARIABLE, BadKey, read_private_key
+from serving.repository.signing.keys import PASSPHRASE_VARIABLE, BadKey, Keys, read_private_key
 from serving.repository.signing.private_copy import SignedVersions
-from serving.repository.signing.statement import SIGNATURE_FILE, sign_version
+from serving.repository.signing.statement import SIGNATURE_FILE, named, sign_version
 from serving.server.access.followed import BadFile
 from serving.server.access.signers import read_signers
 from serving.server.config import ServerConfig
@@ -38,18 +38,26 @@ def sign(
             f"from {PASSPHRASE_VARIABLE}."
         ),
     ],
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="File or folder of public keys: sign only what one of them has signed as it lies.",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
     """Sign versions of models as they lie there, for servers with --require-signature.
 
     Signatures of other keys stay beside this one where they say the same.
     """
+    signers = None if keys is None else _read(keys, "--keys")
     try:
         private = read_private_key(key)
     except BadKey as error:
         fail(f"--key: {error}")
     for folder in folders:
         try:
-            signer = sign_version(folder, private)
+            signer = sign_version(folder, private, signers)
         except ModelLoadError as error:
             fail(error.detail)
         except OSError as error:
@@ -70,11 +78,11 @@ def verify(
     signed = signed_by(keys, None, "--keys")
     refused = False
     for folder in folders:
-        model, version = folder.absolute().parent, folder.absolute().name
+        place = named(folder)
         try:
-            path = model / CONFIG_FILE
+            path = place.parent / CONFIG_FILE
             config = from_proto(read_proto(path) or pb.ModelConfig(), path)
-            with signed.opened(model, version, config) as copy:
+            with signed.opened(place.parent, place.name, config) as copy:
                 say(f"{folder}: signed by key {', '.join(copy.signers)}")
             if copy.passed_over:
                 warn(f"{folder}: not signed, and passed over: {', '.join(copy.passed_over)}")
@@ -85,13 +93,27 @@ def verify(
         raise typer.Exit(1)
 
 
+def refuse_signatures_of(url: str | None, keys: Path | None) -> None:
+    """Ends the command with a usage error where it is to ask for signatures of a server's models:
+    nothing would look at them."""
+    if url is not None and keys is not None:
+        raise typer.BadParameter(
+            "--require-signature: is for --model-repository; a server has its own"
+        )
+
+
 def signed_by(
     path: Path, cache_dir: Path | None = None, flag: str = "--require-signature"
 ) -> SignedVersions:
     """Opens versions that one of the keys in a file or a folder has signed. Ends the command where
     the keys cannot be used."""
+    keys = _read(path, flag)
+    return SignedVersions(lambda: keys, cache_dir)
+
+
+def _read(path: Path, flag: str) -> Keys:
+    """Ends the command where the keys cannot be used."""
     try:
-        keys = read_signers(path)
+        return read_signers(path)
     except BadFile as error:
         fail(f"{flag}: {error}")
-    return SignedVersions(lambda: keys, cache_dir)

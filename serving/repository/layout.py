@@ -82,7 +82,7 @@ def scan(repository: Path) -> dict[str, ModelFolder]:
     folders = sorted(
         path
         for path in _children(repository, _MAX_MODELS)
-        if not path.name.startswith((".", "_")) and (_is_folder(path) or _leads_nowhere(path))
+        if not path.name.startswith((".", "_")) and (is_folder(path) or _leads_nowhere(path))
     )
     scanned = (scan_model(path) for path in folders)
     return {folder.name: folder for folder in scanned}
@@ -104,9 +104,9 @@ def scan_model(path: Path) -> ModelFolder:
     beside: list[Path] = []
     try:
         for child in sorted(_children(path, _MAX_ENTRIES)):
-            if is_version(child.name) and (_is_folder(child) or _leads_nowhere(child)):
+            if is_version(child.name) and (is_folder(child) or _leads_nowhere(child)):
                 versions[int(child.name)] = _version_stamp(child)
-            elif not _is_folder(child):
+            elif not is_folder(child):
                 beside.append(child)
     except OSError as error:
         return ModelFolder(path.name, path, problem=f"{path}: cannot be read: {error.strerror}")
@@ -140,7 +140,8 @@ def _children(folder: Path, most: int) -> list[Path]:
     return found
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder."""
     try:
         return path.is_dir()
     except OSError:  # a link into a folder that may not be entered

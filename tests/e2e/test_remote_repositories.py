@@ -12,6 +12,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from serving.client import VisionClient
+from serving.repository.signing.statement import sign_version
 from tests.support.object_store import (
     BUCKET,
     ENVIRONMENT,
@@ -23,6 +24,7 @@ from tests.support.object_store import (
 )
 from tests.support.process import ServerProcess
 from tests.support.published import publish
+from tests.support.signed import Signer
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,32 @@ def test_a_store_is_followed_and_what_came_whole_outlives_it(
     again.wait_for_log("repository cannot be fetched; what is in the cache is served")
     assert again.terminate() == 0
     assert SECRET not in json.dumps(server.log + again.log)
+
+
+def test_versions_of_a_store_serve_once_a_trusted_key_has_signed_them(
+    store: str, proxy: CuttingProxy, servers: list[ServerProcess], url: str, tmp_path: Path
+) -> None:
+    local, signer = tmp_path / "models", Signer()
+    folder = publish(local)
+    upload(store, local, tmp_path.name)
+    _, keys = signer.write(tmp_path, "team")
+    flags = ("--model-control", "poll", "--poll-seconds", "0.2", "--engine", "onnxruntime")
+    server = _serve(url, tmp_path / "cache", *flags, "--require-signature", str(keys))
+    servers.append(server)
+    line = server.wait_for_log("model not loaded", model="colours")
+    assert line["reason"].endswith("colours/1: no signature.json: nobody has signed it")
+    sign_version(folder, signer.private)
+    upload(store, local, tmp_path.name)
+    assert server.wait_for_log("model ready", model="colours")["signed_by"] == [signer.id]
+    first = score_of_red(server)
+    forged = publish(tmp_path / "forged", gain=30.0)
+    for name in ("model.onnx", "manifest.json", "samples.npz"):
+        shutil.copy(forged / name, folder)
+    upload(store, local, tmp_path.name)
+    refusal = 'convserve_signature_refusals_total{model="colours",version="1"}'
+    while server.metric(refusal) < 2:
+        time.sleep(0.02)  # between two looks at a condition that no event tells of
+    assert score_of_red(server) == first
 
 
 def _serve(repository: str, cache: Path, *flags: str) -> ServerProcess:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from serving.repository.signing.keys import PASSPHRASE_VARIABLE
 from serving.server.config_sources import load_config
 from serving.server.http.origin import Hosts
 from tests.helm.chart import (
@@ -34,6 +35,8 @@ TLS_VALUES = CHART / "ci" / "tls-values.yaml"
 GOLDEN = Path(__file__).parent / "golden" / "pods.yaml"
 # What kubernetes-validate knows no schema of; ServingRuntime has none anywhere.
 CUSTOM_KINDS = {"GRPCRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor", "ServingRuntime"}
+
+ARCHIVE = f"models.source=sync,models.sync.archives[0].sha256={'0' * 64},models.sync.archives[0]."
 
 each_values = pytest.mark.parametrize("values", VALUES_FILES, ids=lambda file: file.stem)
 each_kubernetes = pytest.mark.parametrize("kubernetes", KUBERNETES)
@@ -153,6 +156,12 @@ def summary(resource: Resource) -> dict[str, object]:
         ("auth.policyConfigMap=a,server.admin=open", "says who may change the server"),
         ("auth.policyConfigMap=a,server.adminOpen=settings", "says who may change the server"),
         ("networkPolicy.ingress={}", "networkPolicy"),
+        # Of a ConfigMap, or of the pods' description, which more may read than a Secret.
+        (f"{ARCHIVE}url=https://me:word@a/b.tar.gz", "models/sync/archives/0/url"),
+        (f"{ARCHIVE}url=https://a/b.tar.gz?X-Amz-Signature=00", "models/sync/archives/0/url"),
+        ("otel.endpoint=http://me:word@collector:4318", "otel/endpoint"),
+        ("auth.jwt.jwksUrl=https://me:word@a/keys", "auth/jwt/jwksUrl"),
+        ("keda.serverAddress=http://me:word@prometheus", "keda/serverAddress"),
         ("ingress.enabled=true", "ingress/host"),
         ("loadtest.enabled=true", "loadtest/model"),
         ("build.enabled=true", "build/recipe"),
@@ -489,6 +498,22 @@ def test_load_test_job_runs_on_a_real_server(server: ServerProcess, tmp_path: Pa
     [container] = pod_of(only(render(values), "Job"))["containers"]
     arguments = [server.url if ":8001" in one else one for one in container["args"]]
     succeed([sys.executable, "-m", "convserve", *arguments])
+
+
+def test_build_job_signs_with_the_key_of_a_secret() -> None:
+    values = CHART / "ci" / "jobs-values.yaml"
+    pod = pod_of(only(render(values), "Job", "rel-convserve-build-1"))
+    [container] = pod["containers"]
+    [secret] = [one["secret"] for one in pod["volumes"] if one["name"] == "sign-key"]
+    # The mode that a private key must have: its group is the pod's.
+    assert (secret["secretName"], secret["defaultMode"]) == ("model-signer", 0o440)
+    [mount] = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "sign-key"]
+    assert container["args"][-2:] == ["--set", f"publish.sign_key={mount}/key.pem"]
+    [passphrase] = container["env"]
+    assert passphrase["name"] == PASSPHRASE_VARIABLE
+    assert passphrase["valueFrom"]["secretKeyRef"]["name"] == "model-signer"
+    unsigned = only(render(values, "build.signKeySecret="), "Job", "rel-convserve-build-1")
+    assert "sign" not in json.dumps(unsigned)
 
 
 def test_build_job_uses_flags_that_exist() -> None:

@@ -106,18 +106,25 @@ def test_schema_names_the_algorithms_of_the_server() -> None:
 
 
 def test_runtime_for_kserve_has_the_settings_of_a_deployment(tmp_path: Path) -> None:
-    for more in ((), ("tls.clientAuth=optional", "auth.apiKeysSecret=k")):
+    ours = ("server.maxImagePixels=120000000", "server.variant=fp32", "server.strictReadiness=true")
+    admin = ("server.admin=token", "server.adminTokenSecret=t", "models.signersConfigMap=s")
+    for more in ((), ("tls.clientAuth=optional", "auth.apiKeysSecret=k", *ours, *admin)):
         runtime = only(render(KSERVE_TLS_VALUES, *more), "ServingRuntime")
         [container] = runtime["spec"]["containers"]
         variables = {one["name"]: one["value"] for one in container["env"]}
         config = load_config({}, MODELS | variables)
         deployed = written(render(KSERVE_TLS_VALUES, "mode=deployment", *more), tmp_path)
-        assert access_of(config) == access_of(deployed)
+        differ = {name for name, value in config if value != getattr(deployed, name)}
+        assert differ == {"cache_dir", "http_hosts"}
+        assert config.http_hosts == "*"
         mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
         assert str(config.tls_key) == mounts["tls"] + "/tls.key"
         assert str(config.policy) == mounts["policy"] + "/policy.yaml"
         assert config.jwt is not None
         assert config.jwt.jwks == mounts["jwks"] + "/jwks.json"
+    assert config.variant == "fp32"
+    assert str(config.require_signature) == mounts["signers"]
+    assert str(config.admin_token_file) == mounts["admin-token"] + "/token"
 
 
 @pytest.mark.parametrize("values", [(), (KSERVE_TLS_VALUES,)])
@@ -487,5 +494,10 @@ def test_notes_say_who_reaches_the_server() -> None:
 
     assert "Pods of the namespace default reach it" in notes()
     assert "Every network reaches it" in notes("--set", "service.type=LoadBalancer")
+    assert "Every network reaches it" in notes("--set", "networkPolicy.enabled=false")
     assert "All who reach it may infer" in notes("--set", "mode=kserve")
     assert "All who reach it may infer" not in notes("--values", str(AUTH_VALUES))
+    assert "https://rel-convserve.default.svc:8000" in notes("--set", "tls.secretName=a")
+    assert "http://rel-convserve.default.svc:8000" in notes()
+    assert "may change it" in notes("--set", "server.adminOpen=repository")
+    assert "may change it" not in notes()

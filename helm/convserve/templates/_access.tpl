@@ -1,8 +1,17 @@
-{{/* Who may come in: settings of TLS and of callers, the files behind them, and what those of the
-chart that call the server show. */}}
+{{/* Who may come in, and which models: settings of TLS, of callers, of administrators and of
+signatures, the files behind them, and what those of the chart that call the server show. */}}
 
-{{/* By the names of the configuration file; in mode: kserve they become variables. */}}
 {{- define "convserve.accessSettings" -}}
+{{- with .Values.server }}
+admin: {{ .admin | quote }}
+{{- if eq .admin "token" }}
+admin_token_file: /etc/convserve-admin-token/token
+{{- end }}
+admin_open: {{ .adminOpen | quote }}
+{{- end }}
+{{- if .Values.models.signersConfigMap }}
+require_signature: /etc/convserve-signers
+{{- end }}
 {{- with .Values.tls }}
 {{- if .secretName }}
 tls_cert: /etc/convserve-tls/tls.crt
@@ -71,6 +80,17 @@ audit_sample: {{ .auditSample }}
 {{- define "convserve.accessVolumes" -}}
 {{- /* The group is the pod's; pods that KServe makes need not have one. */ -}}
 {{- $mode := ternary "0440" "0444" (eq .Values.mode "deployment") }}
+{{- if eq .Values.server.admin "token" }}
+- name: admin-token
+  secret:
+    secretName: {{ required "server.adminTokenSecret: needed by server.admin token" .Values.server.adminTokenSecret }}
+    defaultMode: {{ $mode }}
+{{- end }}
+{{- with .Values.models.signersConfigMap }}
+- name: signers
+  configMap:
+    name: {{ . }}
+{{- end }}
 {{- with .Values.tls.secretName }}
 - name: tls
   secret:

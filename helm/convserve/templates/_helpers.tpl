@@ -83,12 +83,43 @@ seccompProfile:
 {{- end -}}
 {{- end -}}
 
-{{/* The names of the Service, from its namespace and from others, and those of the values. */}}
+{{/* The settings of the server, by the names of the configuration file, in which the pods of a
+Deployment read them; those that KServe makes have them as variables. */}}
+{{- define "convserve.settings" -}}
+{{- with .Values.server }}
+model_control: {{ .modelControl }}
+poll_seconds: {{ .pollSeconds }}
+engine: {{ .engine | quote }}
+variant: {{ .variant | quote }}
+threads: {{ include "convserve.threads" $ }}
+wire: {{ .wire }}
+drain_seconds: {{ .drainSeconds }}
+strict_readiness: {{ .strictReadiness }}
+allow_ungated: {{ .allowUngated }}
+max_image_pixels: {{ int64 .maxImagePixels }}
+max_message_mib: {{ .maxMessageMib }}
+memory_mib: {{ .memoryMib }}
+max_connection_age_seconds: {{ .maxConnectionAgeSeconds }}
+slow_request_ms: {{ .slowRequestMs }}
+http_hosts: {{ include "convserve.httpHosts" $ | quote }}
+{{- end }}
+{{- if .Values.otel.endpoint }}
+otel: true
+{{- end }}
+{{ include "convserve.accessSettings" . | trim }}
+{{- end -}}
+
+{{/* The names of the Service, from its namespace and from others, and those of the values. KServe gives
+each InferenceService names of its own, which the runtime cannot know. */}}
 {{- define "convserve.httpHosts" -}}
+{{- if eq .Values.mode "kserve" -}}
+{{- default (list "*") .Values.server.httpHosts | join "," -}}
+{{- else -}}
 {{- $name := include "convserve.fullname" . -}}
 {{- $space := printf "%s.%s" $name .Release.Namespace -}}
 {{- $names := list $name $space (printf "%s.svc" $space) (printf "%s.svc.cluster.local" $space) -}}
 {{- concat $names .Values.server.httpHosts | join "," -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "convserve.resources" -}}

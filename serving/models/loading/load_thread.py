@@ -95,7 +95,8 @@ class LoadThread:
         place, known_as = str(copy.path), str(folder.path)
         rejected = tuple(line.replace(place, known_as) for line in loaded.facts.rejected)
         facts = replace(loaded.facts, rejected=rejected, signed_by=copy.signers)
-        return replace(loaded, facts=facts)
+        anew = partial(signed.has_signed, folder.path / str(version), copy.statement)
+        return replace(loaded, facts=facts, is_signed_anew=anew)
 
     def _load_from(
         self, path: Path, config: ModelConfig, version: int, *, apart: bool

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from serving.base.machine.heap import trim_heap
 from serving.base.metrics import EngineMetrics
 from serving.batching.port import BatchPort
 from serving.engines import Engine
-from serving.models.catalogue import Catalogue, ModelEntry
+from serving.models.catalogue import Catalogue, ModelEntry, State, VersionEntry
 from serving.models.facts import ModelFacts
 from serving.repository.layout import ModelFolder, Stamp
 
@@ -17,11 +18,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedVersion:
-    """A version's description, the port of its batcher, and the engine below."""
+    """A version's description, the port of its batcher, and the engine below.
+
+    is_signed_anew: whether a key that is trusted by now has signed the same, where it was loaded
+        from. Blocking.
+    """
 
     facts: ModelFacts
     port: BatchPort
     engine: Engine
+    is_signed_anew: Callable[[], bool] = lambda: False
 
     @property
     def labels(self) -> tuple[str, str, str, str]:
@@ -56,6 +62,16 @@ class LoadedVersion:
         if facts.evidence is not None:
             accuracy = facts.evidence.accuracy.value
             metrics.model_accuracy.labels(*self.labels).set(accuracy)
+
+    def show_distrusted(self, entry: ModelEntry, metrics: EngineMetrics) -> None:
+        """Has the version serve no longer, since none of the keys that have signed it is trusted
+        any more."""
+        name, number = self.facts.name, self.facts.version
+        keys = ", ".join(self.facts.signed_by)
+        reason = f"{name}/{number}: key {keys}, which signed it, is not trusted any more"
+        logger.error("model distrusted", extra={"model": name, "reason": reason})
+        entry.versions[int(number)] = VersionEntry(State.UNAVAILABLE, reason)
+        metrics.model_ready.labels(name, number).set(0)
 
     async def retire(self, seconds: float, catalogue: Catalogue | None = None) -> None:
         """Answers the accepted calls for so many seconds, and frees it.

@@ -285,21 +285,20 @@ class Loader:
         await asyncio.gather(*(task for task in retired if task is not None))
 
     async def recheck(self) -> None:
-        """Takes versions out of service that no key has signed which is trusted now, and tries
-        again what else of the repository does not serve."""
+        """Takes versions out of service whose keys are not trusted any more; those that a trusted
+        one has signed since are loaded anew beside. Tries again what else does not serve."""
         signed = self._signed
-        gone = [
-            (holding, number, loaded)
-            for holding in self._held.values()
-            for number, loaded in holding.serving.items()
-            if signed is not None and not signed.trusts(loaded.facts.signed_by)
-        ]
-        for holding, number, loaded in gone:  # at once, whatever is being loaded
-            name, keys = loaded.facts.name, ", ".join(loaded.facts.signed_by)
-            reason = f"{name}/{number}: key {keys}, which signed it, is not trusted any more"
-            logger.error("model distrusted", extra={"model": name, "reason": reason})
-            holding.entry.versions[number] = VersionEntry(State.UNAVAILABLE, reason)
-            self._metrics.model_ready.labels(name, str(number)).set(0)
+        gone, renewed = [], set()
+        served = [(held, *one) for held in self._held.values() for one in held.serving.items()]
+        for holding, number, loaded in served:
+            if signed is None or signed.trusts(loaded.facts.signed_by):
+                continue
+            if await asyncio.to_thread(loaded.is_signed_anew):
+                holding.stamps.pop(number, None)
+                renewed.add(loaded.facts.name)
+            elif holding.serving.get(number) is loaded:  # at once, whatever is being loaded
+                loaded.show_distrusted(holding.entry, self._metrics)
+                gone.append((holding, number, loaded))
         self._catalogue.changed()
         for holding, number, loaded in gone:
             async with holding.lock:
@@ -307,9 +306,8 @@ class Loader:
                     holding.free(number)
                     self._metrics.model_accuracy.remove(*loaded.labels)
                     self._retire_later(loaded)
-        for name in list(self._scanned):
-            # A poll meanwhile may have found it gone.
-            if name in self._scanned and not self._holding(name).serves_all():
+        for name in list(self._scanned):  # of which a poll meanwhile may have found one gone
+            if name in self._scanned and (name in renewed or not self._holding(name).serves_all()):
                 await self._load_reporting(name)
 
     def _retire(self, holding: Holding, name: str, version: int) -> asyncio.Task[None] | None:

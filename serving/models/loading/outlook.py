@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.base.errors import ModelLoadError, NotTrusted
+from serving.base.errors import ModelLoadError
 from serving.base.metrics import EngineMetrics
 from serving.engines import ENGINES, describe
 from serving.models.loading.candidates import Candidate, LoadSettings
@@ -89,7 +89,7 @@ def prospects(
                 for prospect in found:
                     reason = prospect.reason.replace(str(copy.path), str(folder.path))
                     yield replace(prospect, reason=reason)
-        except NotTrusted as error:
+        except ModelLoadError as error:
             yield Prospect(folder.name, str(version), REFUSED, str(error), manifest=manifest)
 
 

@@ -22,7 +22,7 @@ from serving.base.files import read_file
 # every user of the machine.
 PASSPHRASE_VARIABLE = "CONVSERVE_SIGN_PASSPHRASE"
 # Keys that are trusted at a time. A team has a few; each is one signature to check at most.
-_MAX_KEYS = 100
+MAX_KEYS = 100
 _KEY_BYTES = 64 << 10
 _BEGIN = "-----BEGIN "
 # Hexadecimal digits of a key's id.
@@ -59,8 +59,8 @@ def parse_public_keys(text: str) -> Keys:
             found = type(key).__name__.strip("_").removesuffix("PublicKey")
             raise BadKey(f"key {len(keys) + 1}: expected an Ed25519 key, got one of {found}")
         keys[key_id(key)] = key
-        if len(keys) > _MAX_KEYS:
-            raise BadKey(f"expected at most {_MAX_KEYS} keys")
+        if len(keys) > MAX_KEYS:
+            raise BadKey(f"expected at most {MAX_KEYS} keys")
     return keys
 
 

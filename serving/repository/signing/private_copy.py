@@ -41,11 +41,13 @@ class PrivateCopy(NamedTuple):
     """A copy of one version.
 
     path: its model's folder, which has no other version and no config.
-    signers: ids of the trusted keys that have signed it, one at least.
+    statement, signers: what is said of it, and the ids of the trusted keys that have signed that,
+        one at least.
     passed_over: names of the files beside it in the version's folder that nobody has signed.
     """
 
     path: Path
+    statement: Statement
     signers: tuple[str, ...]
     passed_over: tuple[str, ...]
 
@@ -75,6 +77,14 @@ class SignedVersions:
         """Whether one of the keys that have signed a version is still trusted."""
         return not self._keys().keys().isdisjoint(signers)
 
+    def has_signed(self, folder: Path, statement: Statement) -> bool:
+        """Whether a key that is trusted now has signed a statement, by the signature that lies in
+        NAME/<version> now. Blocking."""
+        try:
+            return read_signature(folder, self._keys())[0] == statement
+        except NotTrusted:
+            return False
+
     @contextmanager
     def opened(
         self, model: Path, version: int | str, config: ModelConfig | None = None
@@ -95,7 +105,7 @@ class SignedVersions:
                 copy = place / model.name
                 try:
                     passed_over = _fill(copy, model, statement, signers[0])
-                    yield PrivateCopy(copy, signers, passed_over)
+                    yield PrivateCopy(copy, statement, signers, passed_over)
                 except ModelLoadError as error:
                     raise _of_repository(error, copy, model) from error
         except NotTrusted:

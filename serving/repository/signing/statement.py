@@ -22,7 +22,7 @@ from serving.base.errors import ModelLoadError, NotTrusted, quoted
 from serving.base.files import find_file, is_plain_name, read_file, sha256
 from serving.base.text import first_problem
 from serving.repository.labels import label_files
-from serving.repository.layout import can_be_folder, is_version
+from serving.repository.layout import can_be_folder, is_folder, is_version
 from serving.repository.manifest import read_manifest
 from serving.repository.model_config import CONFIG_FILE, read_proto
 from serving.repository.model_file import find_in_version
@@ -93,12 +93,21 @@ class _InToto(_Strict):
     predicate: _Predicate
 
 
-def sign_version(folder: Path, key: Ed25519PrivateKey) -> str:
+def sign_version(folder: Path, key: Ed25519PrivateKey, signers: Keys | None = None) -> str:
     """Signs the version in NAME/<version> as it lies there; the key's id. Signatures of other keys
-    stay where they say the same. Raises ModelLoadError where it cannot be read or is too large,
-    OSError where nothing can be written."""
-    folder = Path(os.path.abspath(folder))  # noqa: PTH100 - a link is signed by its own name
-    payload = _payload(_statement(folder))
+    stay where they say the same.
+
+    signers: one of them must have signed it as it lies; None asks for none.
+    Raises ModelLoadError where it cannot be read or is too large, NotTrusted where no signer has
+    signed it so, OSError where nothing can be written.
+    """
+    folder = named(folder)
+    statement = _statement(folder)
+    if signers is not None:
+        said, by = read_signature(folder, signers)
+        if said != statement:
+            raise NotTrusted(f"{folder}: is not as key {by[0]} signed it; nothing was signed")
+    payload = _payload(statement)
     try:
         former = read_file(folder / SIGNATURE_FILE, ENVELOPE_BYTES)
     except OSError:
@@ -109,12 +118,20 @@ def sign_version(folder: Path, key: Ed25519PrivateKey) -> str:
     if content == former:  # a server would see a change
         return key_id(key.public_key())
     written = folder / f".{SIGNATURE_FILE}.{os.getpid()}"
+    written.unlink(missing_ok=True)
     try:
-        written.write_bytes(content)
+        with written.open("xb") as stream:  # no link of whoever else may write here is followed
+            stream.write(content)
         written.replace(folder / SIGNATURE_FILE)
     finally:
         written.unlink(missing_ok=True)
     return key_id(key.public_key())
+
+
+def named(folder: Path) -> Path:
+    """The folder of a version as NAME/<number>. A link counts by its own name, as in a
+    repository."""
+    return Path(os.path.abspath(folder))  # noqa: PTH100 - which resolves no link
 
 
 def read_signature(folder: Path, keys: Keys) -> tuple[Statement, tuple[str, ...]]:
@@ -166,7 +183,7 @@ def version_files(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in itertools.islice(entries, _MAX_FILES + 1):
             hidden_own = entry.name.startswith(f".{SIGNATURE_FILE}")
-            if entry.name != SIGNATURE_FILE and not hidden_own and not entry.is_dir():
+            if not (entry.name == SIGNATURE_FILE or hidden_own or is_folder(Path(entry.path))):
                 yield entry.name
 
 
@@ -179,13 +196,13 @@ def _statement(folder: Path) -> Statement:
     given = {one.name: one.label_filename for one in proto.output if one.label_filename}
     try:
         names = sorted(version_files(folder))
-        if not 0 < len(names) <= _MAX_FILES:
-            raise ModelLoadError(f"{folder}: expected 1 to {_MAX_FILES:,} files")
+        beside = set(label_files(given, read_manifest(folder)).values())
+        if not names or len(names) + len(beside) > _MAX_FILES:
+            raise ModelLoadError(
+                f"{folder}: expected 1 to {_MAX_FILES:,} files, those of class names too"
+            )
         files = {name: _looked_at(find_in_version(folder, name)) for name in names}
-        labels = {
-            name: _looked_at(find_file(model, name))
-            for name in label_files(given, read_manifest(folder)).values()
-        }
+        labels = {name: _looked_at(find_file(model, name)) for name in sorted(beside)}
     except OSError as error:
         where = error.filename or folder
         raise ModelLoadError(f"{where}: cannot be signed: {error.strerror}") from error

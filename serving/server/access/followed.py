@@ -3,7 +3,8 @@
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -40,22 +41,21 @@ class Followed(Generic[Content]):
         path: Path,
         parse: Callable[[str], Content],
         failures: Tally,
-        *,
-        folder: bool = False,
+        join: Callable[[Sequence[Content]], Content] | None = None,
     ) -> None:
         """flag: by which the operator gave it. failures: counts changes that cannot be used, by
-        flag. folder: it may be a folder, whose files are read as one. Raises StartError where it
-        cannot be used."""
+        flag. join: it may be a folder, and this is the content of its files together. Raises
+        StartError where it cannot be used."""
         self._flag = flag
         self._path = path
         self._parse = parse
         self._failures = failures
-        self._folder = folder
+        self._join = join
         self.changed: Callable[[Content], None] = lambda _: None
         # The file that was read last, and the one that was seen last.
         self._stamp = self._seen = self._look()
         try:
-            self.content = read_checked(path, parse, folder=folder)
+            self.content = read_checked(path, parse, join)
         except BadFile as error:
             raise StartError(f"{flag}: {error}") from error
 
@@ -63,7 +63,8 @@ class Followed(Generic[Content]):
         """Device, inode, size and times of each file; a link that leads elsewhere now shows in them
         too."""
         try:
-            found = [(file, file.stat()) for file in _files(self._path, folder=self._folder)]
+            files = [self._path] if self._join is None else _files(self._path)
+            found = [(file, file.stat()) for file in files]
         except (OSError, BadFile):
             return ()
         return tuple(
@@ -85,7 +86,7 @@ class Followed(Generic[Content]):
             return None
         self._stamp = stamp
         try:
-            content = read_checked(self._path, self._parse, folder=self._folder)
+            content = read_checked(self._path, self._parse, self._join)
         except BadFile as error:
             self._failures.count(self._flag)
             about = {"flag": self._flag, "reason": one_line(str(error))}
@@ -100,37 +101,50 @@ class Followed(Generic[Content]):
         return take
 
 
-def read_checked(path: Path, parse: Callable[[str], Content], *, folder: bool = False) -> Content:
-    """The parsed text of a regular file that nobody else may write; where it may be a `folder`,
-    that of its files, one after the other. Raises BadFile."""
+def read_checked(
+    path: Path,
+    parse: Callable[[str], Content],
+    join: Callable[[Sequence[Content]], Content] | None = None,
+) -> Content:
+    """The parsed text of a regular file that nobody else may write. join: it may be a folder, and
+    this is the content of its files together. Raises BadFile, which names the file."""
+    if join is None:
+        return _read(path, parse)
+    with _refusing(path):
+        return join([_read(file, parse) for file in _files(path)])
+
+
+def _read(file: Path, parse: Callable[[str], Content]) -> Content:
+    with _refusing(file):
+        return parse(decode_utf8(file, read_file(file, _FILE_BYTES, closed=True)))
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Raises BadFile, which names the file, for whatever a parser did not foresee too: that is the
+    file's fault, and ends nobody who follows it."""
     try:
-        return parse("\n".join(_text(file) for file in _files(path, folder=folder)))
+        yield
     except OSError as error:
         raise BadFile(f"{error.filename or path}: {error.strerror}") from error
     except NotText as error:
         raise BadFile(str(error)) from error
     except Exception as error:
-        # Whatever a parser did not foresee is the file's fault, and ends nobody who follows it.
         text = str(error) if isinstance(error, BadFile) else f"{type(error).__name__}: {error}"
         raise BadFile(text if text.startswith(str(path)) else f"{path}: {text}") from error
 
 
-def _text(file: Path) -> str:
-    """Raises OSError, also where others may write it, and NotText."""
-    return decode_utf8(file, read_file(file, _FILE_BYTES, closed=True))
-
-
-def _files(path: Path, *, folder: bool) -> list[Path]:
+def _files(path: Path) -> list[Path]:
     """The file, or the files of a folder by name, without hidden ones: Kubernetes keeps its own
     there. Raises OSError, and BadFile for a folder to which others may add files."""
-    if not folder or not path.is_dir():
+    if not path.is_dir():
         return [path]
     # A mounted secret shows a mode that lets everybody write, and nobody can.
     if not os.statvfs(path).f_flag & os.ST_RDONLY:
         mode = path.stat().st_mode
         if mode & _OTHERS_WRITE:
             raise BadFile(f"{path} may be written by others (mode {stat.S_IMODE(mode):o})")
-    files = [file for file in path.iterdir() if not file.name.startswith(".") and file.is_file()]
+    files = [f for f in path.iterdir() if not f.name.startswith(".") and not f.is_dir()]
     if len(files) > _MAX_FILES:
         raise BadFile(f"{path}: expected at most {_MAX_FILES} files, got {len(files)}")
     return sorted(files)

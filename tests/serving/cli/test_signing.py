@@ -1,6 +1,8 @@
 """`convserve sign` and `convserve verify`; other commands that ask for signatures."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from serving.cli import models, predict, signing
 from serving.repository.signing.keys import PASSPHRASE_VARIABLE
+from serving.repository.signing.statement import read_signature
 from tests.support.published import publish
 from tests.support.signed import Signer
 
@@ -42,6 +45,48 @@ def test_version_that_is_signed_is_verified_until_it_changes(folder: Path, tmp_p
         f"convserve: {folder / 'samples.npz'}: key {signer.id} signed it, and it is not there"
     )
     assert "9: no signature.json: nobody has signed it" in second
+
+
+def test_second_key_signs_nothing_that_differs_from_what_the_first_has_signed(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Whoever replaces a key does not vouch for what others have changed since."""
+    first, second = Signer(), Signer()
+    key, public = first.write(tmp_path, "first")
+    successor, _ = second.write(tmp_path, "second")
+    given = ("sign", folder, "--key", successor, "--keys", public)
+    status, _, told = run(*given)
+    assert status == 1
+    assert "nobody has signed it" in told
+    assert run("sign", folder, "--key", key)[0] == 0
+    assert run(*given) == (0, f"{folder}: signed by key {second.id}", "")
+    assert read_signature(folder, first.trusted | second.trusted)[1] == (first.id, second.id)
+    (folder / "model.int8.onnx").touch()
+    status, _, told = run(*given)
+    assert (status, told) == (
+        1, f"convserve: {folder}: is not as key {first.id} signed it; nothing was signed"
+    )  # fmt: skip
+
+
+def test_folder_may_be_given_by_any_path(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, public = Signer().write(tmp_path, "key")
+    (folder.parent / "2").mkdir()
+    for where, path in ((folder, "."), (folder.parent / "2", "../1"), (folder.parent, "1/")):
+        monkeypatch.chdir(where)
+        assert run("sign", path, "--key", key)[0] == 0
+        assert run("verify", path, "--keys", public)[0] == 0
+
+
+def test_signatures_of_a_servers_models_are_the_servers(tmp_path: Path) -> None:
+    """An option that nothing heeds would pass for a check."""
+    _, public = Signer().write(tmp_path, "key")
+    given = ("--url", "localhost:1", "--require-signature", public)
+    for command in (("models",), ("predict", "a.jpg", "--model", "a")):
+        status, _, told = run(*command, *given)
+        assert status == 2
+        assert "is for --model-repository" in told
 
 
 def test_passphrase_comes_from_the_environment(
@@ -83,6 +128,26 @@ def test_models_predicts_the_refusals_of_a_server(folder: Path, tmp_path: Path) 
     [signed, unsigned] = lines
     assert (signed["name"], signed["state"]) == ("colours", "serves")
     assert (unsigned["name"], unsigned["state"]) == ("unsigned", "refused")
+    assert "nobody has signed it" in unsigned["reason"]
+
+
+def test_models_goes_on_where_one_of_them_cannot_be_copied(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, public = Signer().write(tmp_path, "key")
+    run("sign", folder, "--key", key)
+    publish(tmp_path / "models", "unsigned")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "utime", full)
+    listed = ("models", "--json", "--model-repository", tmp_path / "models")
+    cache = ("--cache-dir", tmp_path / "cache", "--require-signature", public)
+    status, text, _ = run(*listed, *cache)
+    assert status == 0
+    [signed, unsigned] = json.loads(text)
+    assert signed["reason"].endswith("cannot be copied: No space left on device")
     assert "nobody has signed it" in unsigned["reason"]
 
 

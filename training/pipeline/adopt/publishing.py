@@ -66,7 +66,9 @@ def staging(model: ServedModel) -> Iterator[Staging]:
     another is at work, OSError where nothing can be written."""
     folder = model.path / _STAGING
     folder.mkdir(exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
+    if folder.is_symlink():  # what lies there would be deleted
+        raise ExportError(f"{folder}: expected a folder, which adopt makes itself, got a link")
+    with open(folder / _LOCK, "w", opener=_no_link) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Another may have ended, and removed this very file, just before.
@@ -81,7 +83,7 @@ def staging(model: ServedModel) -> Iterator[Staging]:
                     read_file(folder / _MOVED).decode(errors="replace").splitlines()
                 )
             for left in folder.iterdir():
-                if left.is_dir():
+                if left.is_dir() and not left.is_symlink():
                     shutil.rmtree(left)
                 elif left.name != _LOCK:
                     left.unlink()
@@ -92,6 +94,10 @@ def staging(model: ServedModel) -> Iterator[Staging]:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def tidy(model: ServedModel) -> None:

@@ -112,7 +112,9 @@ def test_version_of_a_withdrawn_key_is_gone_at_once_while_another_one_loads(
         await asyncio.to_thread(held.entered.wait, 10)
         signed.keys = TWO.trusted
         rechecking = asyncio.ensure_future(signed.loader.recheck())
-        await asyncio.sleep(0)
+        gone = asyncio.Event()
+        signed.catalogue.on_change(gone.set)
+        await asyncio.wait_for(gone.wait(), 10)
         with pytest.raises(ModelNotReady, match=f"doubles/1: key {ONE.id}, which signed it, is"):
             signed.catalogue.get("doubles")
         held.go_on.set()
@@ -137,6 +139,53 @@ def test_version_that_two_keys_have_signed_outlives_one_of_them(
         signed.keys = TWO.trusted
         await signed.loader.recheck()
         assert signed.catalogue.get("doubles") is model
+
+    drive(work)
+
+
+def test_version_that_another_key_has_signed_since_serves_while_it_is_loaded_anew(
+    tmp_path: Path, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key is replaced so: no call fails, whatever the model control."""
+    folder = write_model(tmp_path)
+    sign_version(folder / "1", ONE.private)
+
+    async def work(signed: Signed) -> None:
+        await signed.loader.load_all()
+        model = signed.catalogue.get("doubles")
+        sign_version(folder / "1", TWO.private)
+        held = Held(monkeypatch)
+        signed.keys = TWO.trusted
+        rechecking = asyncio.ensure_future(signed.loader.recheck())
+        await asyncio.to_thread(held.entered.wait, 10)
+        assert signed.catalogue.get("doubles") is model
+        held.go_on.set()
+        await rechecking
+        assert signed.catalogue.get("doubles").facts.signed_by == (TWO.id,)
+
+    drive(work)
+
+
+def test_signature_of_other_files_does_not_keep_those_that_serve(
+    tmp_path: Path, drive: Drive
+) -> None:
+    folder = write_model(tmp_path)
+    sign_version(folder / "1", ONE.private)
+
+    async def work(signed: Signed) -> None:
+        await signed.loader.load_all()
+        model = signed.catalogue.get("doubles")
+        with (folder / "1" / "model.onnx").open("ab") as file:
+            file.write(b"\x32\x01x")  # doc_string
+        sign_version(folder / "1", TWO.private)
+        seen = []
+        signed.catalogue.on_change(
+            lambda: seen.append(signed.catalogue.entry("doubles").versions[1].model)
+        )
+        signed.keys = TWO.trusted
+        await signed.loader.recheck()
+        assert seen[0] is None
+        assert signed.catalogue.get("doubles") is not model
 
     drive(work)
 

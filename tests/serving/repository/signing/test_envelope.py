@@ -39,6 +39,12 @@ def test_signatures_of_two_keys_stand_side_by_side_while_they_say_the_same() -> 
     assert unseal(seal(PAYLOAD, TWO.private, b"no envelope"), BOTH) == (PAYLOAD, (TWO.id,))
 
 
+def test_signature_that_is_none_does_not_spoil_another() -> None:
+    """Whoever may write the file could keep it from ever being signed anew."""
+    former = changed(signatures=[{"keyid": ONE.id, "sig": "!"}])
+    assert unseal(seal(PAYLOAD, TWO.private, former), BOTH) == (PAYLOAD, (TWO.id,))
+
+
 def test_signature_of_nobody_who_is_trusted_is_refused() -> None:
     with pytest.raises(BadEnvelope, match=f"by key {ONE.id}, which is not trusted; .*{TWO.id}"):
         unseal(seal(PAYLOAD, ONE.private), TWO.trusted)
@@ -57,7 +63,7 @@ def test_signature_of_nobody_who_is_trusted_is_refused() -> None:
         (changed(signatures=[]), "signatures: "),
         (changed(signatures=[{"keyid": ONE.id, "sig": "AAAA"}] * 17), "signatures: "),
         (changed(signatures=[{"keyid": ONE.id, "sig": "A" * 129}]), "signatures.0.sig: "),
-        (changed(signatures=[{"keyid": ONE.id, "sig": "!"}]), "signatures.sig: is no base64"),
+        (changed(signatures=[{"keyid": ONE.id, "sig": "!"}]), f"of key {ONE.id} does not fit"),
         (changed(signatures=[{"keyid": "x\ny", "sig": "AAAA"}]), "signatures.0.keyid: "),
         (changed(payload="e30="), "the signature of key .* does not fit its content"),
         (changed(payload="e30"), "payload: is no base64"),

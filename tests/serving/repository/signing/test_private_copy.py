@@ -109,8 +109,9 @@ def test_file_that_nobody_has_signed_is_not_in_the_copy(
     signed: SignedVersions, model: Path
 ) -> None:
     (model / "1" / "model.int8.onnx").touch()
+    (model / "1" / "circle").symlink_to("circle")
     with signed.opened(model, 1) as copy:
-        assert copy.passed_over == ("model.int8.onnx",)
+        assert copy.passed_over == ("circle", "model.int8.onnx")
         assert {path.name for path in (copy.path / "1").iterdir()} == {
             "manifest.json", "model.onnx", "samples.npz",
         }  # fmt: skip

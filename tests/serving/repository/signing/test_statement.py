@@ -10,6 +10,7 @@ import pytest
 
 from serving.base.errors import ModelLoadError, NotTrusted
 from serving.repository.model_config import read_model_config
+from serving.repository.signing import statement
 from serving.repository.signing.envelope import seal, unseal
 from serving.repository.signing.statement import (
     SIGNATURE_FILE,
@@ -38,19 +39,19 @@ def document(folder: Path) -> dict[str, Any]:
 
 
 def test_every_file_of_the_version_is_covered_with_its_size(folder: Path) -> None:
-    statement, signers = read_signature(folder, ONE.trusted)
+    said, signers = read_signature(folder, ONE.trusted)
     assert signers == (ONE.id,)
-    assert (statement.model, statement.version) == ("colours", 1)
-    assert set(statement.files) == {"manifest.json", "model.onnx", "samples.npz"}
-    assert statement.files["model.onnx"].size == (folder / "model.onnx").stat().st_size
-    assert not statement.labels  # the classes of the manifest take their place
+    assert (said.model, said.version) == ("colours", 1)
+    assert set(said.files) == {"manifest.json", "model.onnx", "samples.npz"}
+    assert said.files["model.onnx"].size == (folder / "model.onnx").stat().st_size
+    assert not said.labels  # the classes of the manifest take their place
 
 
 def test_class_names_are_covered_where_they_are_read_from_a_file(folder: Path) -> None:
     (folder / "manifest.json").unlink()
     sign_version(folder, ONE.private)
-    statement, _ = read_signature(folder, ONE.trusted)
-    assert set(statement.labels) == {"labels.txt"}
+    said, _ = read_signature(folder, ONE.trusted)
+    assert set(said.labels) == {"labels.txt"}
     (folder.parent / "labels.txt").unlink()
     with pytest.raises(ModelLoadError, match=r"labels.txt: cannot be signed: No such file"):
         sign_version(folder, ONE.private)
@@ -67,6 +68,32 @@ def test_signing_again_changes_nothing_and_a_second_key_adds_its_own(folder: Pat
     assert {path.name for path in folder.iterdir()} == {
         "manifest.json", "model.onnx", "samples.npz", SIGNATURE_FILE,
     }  # fmt: skip
+
+
+def test_link_in_the_way_of_a_new_signature_is_not_followed(folder: Path) -> None:
+    """Whoever may write the folder may not write where its signer may."""
+    theirs = folder.parents[1] / "theirs"
+    theirs.write_text("dear")
+    (folder / f".{SIGNATURE_FILE}.{os.getpid()}").symlink_to(theirs)
+    (folder / SIGNATURE_FILE).unlink()
+    (folder / SIGNATURE_FILE).symlink_to(theirs)
+    sign_version(folder, ONE.private)
+    assert theirs.read_text() == "dear"
+    assert not (folder / SIGNATURE_FILE).is_symlink()
+    assert read_signature(folder, ONE.trusted)[1] == (ONE.id,)
+
+
+def test_all_that_is_signed_can_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of class names count too."""
+    (folder / "manifest.json").unlink()
+    for most, refused in ((2, True), (3, False)):
+        monkeypatch.setattr(statement, "_MAX_FILES", most)
+        if refused:
+            with pytest.raises(ModelLoadError, match="expected 1 to 2 files"):
+                sign_version(folder, ONE.private)
+        else:
+            sign_version(folder, ONE.private)
+    assert len(document(folder)["subject"]) == 3
 
 
 def test_signature_is_of_one_name_and_one_number(folder: Path) -> None:
@@ -130,12 +157,12 @@ def test_statement_names_files_of_its_own_version_alone(name: str, folder: Path)
 
 
 def test_operator_may_tune_a_config_and_not_change_the_tensors(folder: Path) -> None:
-    statement, _ = read_signature(folder, ONE.trusted)
+    said, _ = read_signature(folder, ONE.trusted)
     path = folder.parent / "config.pbtxt"
 
     def check() -> None:
         config = read_model_config(folder.parent)
-        check_config(folder, statement, signed_fields(config.proto, config.completed), ONE.id)
+        check_config(folder, said, signed_fields(config.proto, config.completed), ONE.id)
 
     text = path.read_text()
     tuned = text.replace("max_batch_size: 8", "max_batch_size: 4").replace(

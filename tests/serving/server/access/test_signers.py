@@ -61,6 +61,29 @@ def test_mounted_secret_is_followed_by_its_links(tmp_path: Path) -> None:
     assert set(keys.content) == {TWO.id}
 
 
+@pytest.mark.parametrize("written", [0, 5, 20, 70, None])
+def test_half_written_file_of_a_folder_withdraws_no_key(written: int | None, folder: Path) -> None:
+    """It may be one that takes the place of a key: a disk was full, a copy was cut off."""
+    (folder / "two.pub").write_text(TWO.pem)
+    keys = followed_signers(folder, FAILURES)
+    (folder / "two.pub").unlink()
+    if written is None:
+        (folder / "two.pub").symlink_to("nowhere")
+    else:
+        (folder / "two.pub").write_text(TWO.pem[:written])
+    assert looked(keys) is None
+    assert set(keys.content) == {ONE.id, TWO.id}
+    with pytest.raises(BadFile, match=f"^{folder / 'two.pub'}: "):
+        read_signers(folder)
+
+
+def test_keys_of_all_files_are_counted_together(folder: Path) -> None:
+    for number in range(3):
+        (folder / f"{number}.pub").write_text("".join(Signer().pem for _ in range(34)))
+    with pytest.raises(BadFile, match=f"{folder}: expected at most 100 keys"):
+        read_signers(folder)
+
+
 @pytest.mark.parametrize("change", ["half", "empty", "gone", "private", "open folder", "open file"])
 def test_last_keys_stay_where_they_cannot_be_read_again(change: str, folder: Path) -> None:
     path = folder if change == "open folder" else folder / "one.pub"

@@ -136,6 +136,27 @@ def test_an_interrupted_adoption_is_taken_up_by_the_next(
     assert {path.name for path in model.iterdir()} == {"1", "config.pbtxt", "names.txt"}
 
 
+def test_link_in_the_place_of_its_own_folder_or_lock_is_not_followed(
+    model: Path, items: Path, tmp_path: Path
+) -> None:
+    """Whoever writes the repository would have files deleted that only its adopter may."""
+    home = tmp_path / "home"
+    (home / "photos").mkdir(parents=True)
+    (home / "letter").write_text("dear")
+    (model / ".adopt").symlink_to(home)
+    line = refused(adopt(model, items, "--variants", "fp16"))
+    assert ".adopt: expected a folder, which adopt makes itself, got a link" in line
+    (model / ".adopt").unlink()
+    (model / ".adopt").mkdir()
+    (model / ".adopt" / "lock").symlink_to(home / "letter")
+    refused(adopt(model, items, "--variants", "fp16"))
+    (model / ".adopt" / "lock").unlink()
+    (model / ".adopt" / "left").symlink_to(home)
+    assert adopt(model, items, "--variants", "fp16").exit_code == 0
+    assert (home / "letter").read_text() == "dear"
+    assert (home / "photos").is_dir()
+
+
 def test_one_adoption_at_a_time(model: Path, items: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second: list[Result] = []
     make = work.make_variants
