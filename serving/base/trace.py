@@ -10,7 +10,7 @@ class Ride(NamedTuple):
     queued: when the call had its inputs.
     started: when the batch left the queue, which no other batch of the version did then; 0 where
         the call rode in none.
-    began: when the engine began.
+    began: when the engine began; 0 where the call has no answer of it.
     infer: seconds in the engine.
     rows: of the whole batch.
     """

@@ -74,9 +74,7 @@ class Batch(Turn):
                     outputs = {name: array[begin:end] for name, array in outputs.items()}
                 timing = ticket.timing
                 timing.queue = self.started - ticket.arrived
-                timing.infer = executed.infer
-                timing.started, timing.began = self.started, executed.began
-                timing.batch_size = self.rows
+                timing.infer, timing.began = executed.infer, executed.began
                 waits.append(timing.queue)
                 ticket.state = ANSWERED
                 ticket.done(Answer(outputs, timing))

@@ -240,7 +240,10 @@ class DynamicBatcher(BatchPort):
         batch.started = now
         batch.tickets = self._waiting.take(batch.limit)
         self._rounds.begun(batch.tickets)
-        batch.rows = sum([ticket.rows for ticket in batch.tickets])
+        batch.rows = rows = sum([ticket.rows for ticket in batch.tickets])
+        for ticket in batch.tickets:
+            timing = ticket.timing
+            timing.started, timing.batch_size = now, rows
         batch.left_waiting = self._queue.rows
         batch.seconds = self._latency.predict(batch.rows)
         batch.ends = now + batch.seconds

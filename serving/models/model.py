@@ -60,16 +60,16 @@ class Model:
 
     async def infer(self, inputs: Mapping[str, Array], rows: int, options: CallOptions) -> Answer:
         """Runs one call of tensors; its errors are those of `Servable.infer`."""
-        ticket = self._admit(rows, options)
+        ticket, trace = self._admit(rows, options), options.memory.trace
         try:
             answer = await submitted(self._port, ticket, (inputs,))
         except BaseException:
             self._port.withdraw(ticket)
             raise
         finally:
-            if options.memory.trace is not None:
-                self.times.rode(options.memory.trace, ticket.arrived, ticket.timing)
-        self.times.answered(answer.timing)
+            if trace is not None:
+                self.times.rode(trace, ticket.arrived, ticket.timing)
+        self.times.answered(answer.timing, trace=trace)
         return answer
 
     async def infer_images(
@@ -148,9 +148,10 @@ class Model:
         options.memory.hold("batch", expected)
         # The place is reserved before decoding, so that a refused call is not decoded.
         ticket = self._admit(len(sources), options)
-        trace, began, queued = options.memory.trace, ticket.arrived, 0.0
+        trace, queued = options.memory.trace, 0.0
         try:
             await self._port.confirm(ticket)
+            began = time.monotonic() if trace is not None else 0.0
             loaded = await self._all_loaded(sources, eval_transform, options.memory, ticket)
             whole = [item for item in loaded if isinstance(item, _Loaded)]
             self.times.decoded([item.seconds for item in whole], began, trace)
@@ -174,7 +175,7 @@ class Model:
             if trace is not None and queued:
                 self.times.rode(trace, queued, ticket.timing)
         # The rows of infer_encoded are one inference, as those of `infer`.
-        self.times.answered(answer.timing, len(whole) if alone else 1)
+        self.times.answered(answer.timing, len(whole) if alone else 1, trace)
         size = sum([array.nbytes for array in answer.outputs.values()])
         size += sum([item.tensor.nbytes for item in whole])
         if size > expected:

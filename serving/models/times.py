@@ -26,10 +26,13 @@ class Times:
         self._infer_seconds = self._seconds["infer"]
         self._decode_seconds = self._seconds["decode"]
 
-    def answered(self, timing: Timing, images: int = 1) -> None:
+    def answered(self, timing: Timing, images: int = 1, trace: CallTrace | None = None) -> None:
         """Counts a batch for each of some images of a call."""
         self._queue_seconds.observe(timing.queue, images)
         self._infer_seconds.observe(timing.infer, images)
+        if trace is not None:
+            self._mark("queue", timing.queue, trace)
+            self._mark("infer", timing.infer, trace)
 
     def rode(self, trace: CallTrace, queued: float, timing: Timing) -> None:
         """Tells a trace of a batch; or that the call, queued at that time, came into none."""
@@ -39,9 +42,6 @@ class Times:
                 timing.batch_size,
             )
         )  # fmt: skip
-        if timing.started:
-            self._mark("queue", timing.queue, trace)
-            self._mark("infer", timing.infer, trace)
 
     def ran(
         self, stage: str, seconds: float, images: int = 1, trace: CallTrace | None = None

@@ -20,7 +20,8 @@ ANSWER: the outputs of `call` lie behind its inputs, `size` bytes. `arrived` say
     left the queue, `deadline` when the engine began, `timeout` holds the seconds in the engine,
     `rows` the rows of the batch. With OWN_MEMORY they lie in a file of their own, whose descriptor
     comes with the packet, alone.
-FAILED: an error of `size` bytes follows in the same packet.
+FAILED: an error of `size` bytes follows in the same packet. `arrived` and `rows` tell of the batch
+    in which the call was, as in ANSWER; both are 0 where it was in none.
 RETURNED: the slot of a cancelled call is not used any more.
 """
 
@@ -104,8 +105,8 @@ def unpack(packet: bytes) -> list[tuple[Record, bytes]]:
     return found
 
 
-def failed(call: int, error: Exception) -> bytes:
-    """A FAILED record and its text."""
+def failed(call: int, error: Exception, started: float = 0.0, rows: int = 0) -> bytes:
+    """A FAILED record and its text. started, rows: of the batch in which the call was."""
     known = error if isinstance(error, ServingError) else EngineError(f"{error!r}")
     code, text, retry, detail = told(known)
     data = b""
@@ -113,7 +114,7 @@ def failed(call: int, error: Exception) -> bytes:
         data = json.dumps([code, text[:length], retry, detail[: length // 2]]).encode()
         if len(data) <= _MAX_ERROR:
             break
-    record = Record(FAILED, call=call, size=len(data)).packed()
+    record = Record(FAILED, call=call, size=len(data), arrived=started, rows=rows).packed()
     return record + data.ljust(-(-len(data) // SIZE) * SIZE, b" ")
 
 

@@ -125,7 +125,7 @@ class Served:
         number = self._last
         self.versions[number] = ServedVersion(number, facts, port)
         if isinstance(port, DynamicBatcher):
-            port.starting = lambda batches: self._flight.running(number, _calls_in(batches))
+            port.starting = lambda batches: self._flight.running(number, *_calls_in(batches))
         return number
 
     async def left(self, port: BatchPort, seconds: float) -> None:
@@ -263,7 +263,8 @@ class Served:
                 raise outcome
             self._send_answer(call, outcome)
         except Exception as error:
-            self._send(_failed(call.number, error))
+            timing = call.ticket.timing
+            self._send(_failed(call.number, error, timing.started, timing.batch_size))
 
     def _send_answer(self, call: _Call, answer: Answer) -> None:
         outputs, timing, asked = answer.outputs, answer.timing, call.record
@@ -291,17 +292,18 @@ class Served:
             os.close(file)
 
 
-def _calls_in(batches: Collection[Batch]) -> list[int]:
-    return [
-        ticket.done.number
-        for batch in batches
-        for ticket in batch.tickets
-        if isinstance(ticket.done, _Call)
-    ]
+def _calls_in(batches: Collection[Batch]) -> tuple[list[int], list[float]]:
+    """The calls of batches, and when the batch of each left the queue."""
+    calls, started = [], []
+    for batch in batches:
+        numbers = [each.done.number for each in batch.tickets if isinstance(each.done, _Call)]
+        calls += numbers
+        started += [batch.started] * len(numbers)
+    return calls, started
 
 
-def _failed(number: int, error: Exception) -> bytes:
+def _failed(number: int, error: Exception, started: float = 0.0, rows: int = 0) -> bytes:
     if isinstance(error, BadRecord):
         logger.error("bad record", extra={"reason": str(error)})
         error = EngineError(f"the engine process refuses the call: {error}")
-    return records.failed(number, error)
+    return records.failed(number, error, started, rows)

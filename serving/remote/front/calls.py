@@ -222,8 +222,9 @@ class Calls:
         self._channel = None
         self._asking.over()
 
-    def died(self, running: set[int]) -> None:
-        """The engine process is known to be dead, and `running` were in its batches."""
+    def died(self, running: Mapping[int, float]) -> None:
+        """The engine process is known to be dead, and `running` were in its batches, which had left
+        the queue at these monotonic seconds."""
         lent, self._lent = self._lent, {}
         self._waiting.alone = None
         for ticket in lent.values():
@@ -232,6 +233,8 @@ class Calls:
             if ticket.state is not QUEUED:
                 self._settle(ticket)
             elif ticket.number in running and ticket.crashes:
+                ticket.timing.started = running[ticket.number]
+                ticket.timing.batch_size = ticket.rows
                 self._finish(ticket, ticket.poisonous())
             else:
                 ticket.crashes += ticket.number in running

@@ -116,6 +116,7 @@ class RemoteTicket(Ticket):
             return ServingError("nobody waits for this")
         if record.kind != FAILED:
             raise BadRecord(f"a record of kind {record.kind}")
+        self.timing.started, self.timing.batch_size = record.arrived, record.rows
         refusal = error_of(text)
         if self.delayed and isinstance(refusal, Shed | DeadlineExpired):
             # It would have been met if no engine process had died.

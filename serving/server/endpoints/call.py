@@ -85,7 +85,7 @@ class Call:
                 visit.enter()
             if self.received:
                 self.hold("message", self.received)
-        except ServingError as refusal:
+        except Exception as refusal:
             self.__exit__(type(refusal), refusal, None)
             raise
         return self

@@ -1,9 +1,10 @@
 """What could not be sent: counted, and logged now and then."""
 
 import logging
+import re
 import threading
 import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from serving.base.counting.sums import Tally
 
@@ -11,12 +12,29 @@ logger = logging.getLogger(__name__)
 
 Signal = Literal["spans", "metrics"]
 
+# The reason at the end of the server.
+ENDED = "the server ended before they were sent"
 # Seconds between two log lines on one signal. Longer says later that a collector is gone, shorter
 # fills the log while it is.
 _LOG_SECONDS = 60.0
-# Characters of a reason.
-_SHOWN = 300
+# Characters of a reason; those of a broken certificate have 300.
+_SHOWN = 500
+# The query of a URL, which may hold a key.
+_QUERY = re.compile(r"\?[^\s'\")]+")
 _SDK = logging.getLogger("opentelemetry")
+
+
+class _Said(NamedTuple):
+    """What the log knows of a signal.
+
+    at: its last line, monotonic seconds.
+    unsaid: lost since then.
+    reason: of the first of these.
+    """
+
+    at: float
+    unsaid: int = 0
+    reason: str = ""
 
 
 class Losses:
@@ -25,9 +43,7 @@ class Losses:
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self._lock = threading.Lock()
-        # By signal: lost since its last line, and when that was, monotonic seconds.
-        self._unsaid: dict[Signal, int] = {}
-        self._said: dict[Signal, float] = {}
+        self._said: dict[Signal, _Said] = {}
         for signal in ("spans", "metrics"):
             tally.labels(signal)
 
@@ -36,14 +52,27 @@ class Losses:
         self._tally.labels(signal).inc(number)
         now = time.monotonic()
         with self._lock:
-            self._unsaid[signal] = unsaid = self._unsaid.get(signal, 0) + number
-            if now - self._said.get(signal, -_LOG_SECONDS) < _LOG_SECONDS:
+            said = self._said.get(signal, _Said(now - _LOG_SECONDS))
+            unsaid, reason = said.unsaid + number, said.reason or reason
+            if now - said.at < _LOG_SECONDS:
+                self._said[signal] = _Said(said.at, unsaid, reason)
                 return
-            self._said[signal], self._unsaid[signal] = now, 0
-        logger.warning(
-            "telemetry lost",
-            extra={"signal": signal, "lost": unsaid, "reason": reason[:_SHOWN]},
-        )
+            self._said[signal] = _Said(now)
+        _log(signal, unsaid, reason)
+
+    def log(self) -> None:
+        """Logs at the end of the server those of which no line tells yet."""
+        with self._lock:
+            left = [*self._said.items()]
+            self._said.clear()
+        for signal, said in left:
+            if said.unsaid:
+                _log(signal, said.unsaid, said.reason)
+
+
+def _log(signal: Signal, lost: int, reason: str) -> None:
+    extra = {"signal": signal, "lost": lost, "reason": _QUERY.sub("?...", reason)[:_SHOWN]}
+    logger.warning("telemetry lost", extra=extra)
 
 
 class SdkWords(logging.Handler):
@@ -69,5 +98,6 @@ class SdkWords(logging.Handler):
         self._words.first = ""
 
     def heard(self) -> str:
-        """The reason of its failure, as far as the SDK told one."""
-        return getattr(self._words, "first", "") or "the export failed"
+        """The first line since then; empty where the SDK said nothing."""
+        first: str = getattr(self._words, "first", "")
+        return first

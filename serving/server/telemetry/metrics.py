@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,8 +28,8 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.samples import Sample
 
 from serving.base.counting.totals import Totals
-from serving.server.config import StartError
-from serving.server.telemetry.losses import Losses, SdkWords
+from serving.server.telemetry.environment import DAY_MS, number
+from serving.server.telemetry.losses import ENDED, Losses, SdkWords
 
 # Milliseconds between two exports, unless the environment has others: OpenTelemetry's default.
 _INTERVAL = 60_000
@@ -54,12 +53,8 @@ class MetricsSender:
         words: SdkWords,
     ) -> None:
         """Raises StartError for an interval that is none."""
-        text = os.environ.get(OTEL_METRIC_EXPORT_INTERVAL) or str(_INTERVAL)
-        if not text.isdecimal() or not int(text[:9]):
-            raise StartError(
-                f"{OTEL_METRIC_EXPORT_INTERVAL}: expected milliseconds above 0, got {text[:80]!r}"
-            )
-        self._seconds = int(text[:9]) / 1e3
+        interval = number(OTEL_METRIC_EXPORT_INTERVAL, _INTERVAL, DAY_MS, "milliseconds")
+        self._seconds = interval / 1e3
         self._exporter, self._totals = exporter, totals
         self._resource, self._scope = resource, InstrumentationScope("convserve", version)
         self._losses, self._words = losses, words
@@ -80,23 +75,24 @@ class MetricsSender:
         try:
             await self._totals.refresh()
             data = self._data()
+            self._thread = threading.Thread(target=self._export, args=(data,), daemon=True)
+            self._thread.start()
         except Exception as error:
             self._losses.count("metrics", 1, f"{type(error).__name__}: {error}")
-            return
-        self._thread = threading.Thread(target=self._export, args=(data,), daemon=True)
-        self._thread.start()
 
     def close(self, seconds: float) -> None:
         """Waits for an export that is under way, for so many seconds at most."""
         if self._thread.is_alive():
             self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._losses.count("metrics", 1, ENDED)
         self._exporter.shutdown()
 
     def _export(self, data: MetricsData) -> None:
         self._words.listen()
         try:
             if self._exporter.export(data) is not MetricExportResult.SUCCESS:
-                self._losses.count("metrics", 1, self._words.heard())
+                self._losses.count("metrics", 1, self._words.heard() or "the export failed")
         except Exception as error:
             self._losses.count("metrics", 1, f"{type(error).__name__}: {error}")
 

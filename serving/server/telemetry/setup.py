@@ -1,32 +1,25 @@
 """Traces and metrics, as the settings of OpenTelemetry in the environment say."""
 
 import asyncio
-import os
+import logging
 import time
 import uuid
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.environment_variables import (
-    OTEL_EXPORTER_OTLP_METRICS_PROTOCOL,
-    OTEL_EXPORTER_OTLP_PROTOCOL,
-    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
-    OTEL_SDK_DISABLED,
-)
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
 from serving.base.counting.totals import Totals
 from serving.base.metrics import FrontMetrics
 from serving.server.config import StartError
+from serving.server.telemetry.collector import collector_session
+from serving.server.telemetry.environment import asked
 from serving.server.telemetry.losses import Losses, SdkWords
 from serving.server.telemetry.metrics import MetricsSender
 from serving.server.telemetry.spans import Spans
 from serving.server.telemetry.tracing import Tracing
 
-# The exporter of a signal, and the variable of its protocol.
-_TRACES = "OTEL_TRACES_EXPORTER", OTEL_EXPORTER_OTLP_TRACES_PROTOCOL
-_METRICS = "OTEL_METRICS_EXPORTER", OTEL_EXPORTER_OTLP_METRICS_PROTOCOL
-_PROTOCOL = "http/protobuf"
+logger = logging.getLogger(__name__)
 
 
 class Telemetry:
@@ -37,24 +30,27 @@ class Telemetry:
 
     def __init__(self, metrics: FrontMetrics, totals: Totals, version: str) -> None:
         """Raises StartError for an environment that asks for something that is not offered."""
-        traces, numbers = _asked(*_TRACES), _asked(*_METRICS)
-        resource = _resource(version)
-        losses = Losses(metrics.telemetry_lost)
         self.tracing: Tracing | None = None
         self._spans: Spans | None = None
         self._sender: MetricsSender | None = None
         self._sending: asyncio.Task[None] | None = None
+        self._losses = losses = Losses(metrics.telemetry_lost)
+        words = SdkWords()
+        signals = asked()
+        words.listen()
         try:
-            span_exporter = OTLPSpanExporter() if traces else None
-            metric_exporter = OTLPMetricExporter() if numbers else None
+            resource = _resource(version)
+            if "TRACES" in signals:
+                span_exporter = OTLPSpanExporter(session=collector_session("spans", losses))
+                self._spans = Spans(span_exporter, losses, words)
+                self.tracing = Tracing(resource, version, self._spans)
+            if "METRICS" in signals:
+                exporter = OTLPMetricExporter(session=collector_session("metrics", losses))
+                self._sender = MetricsSender(exporter, totals, resource, version, losses, words)
         except (ValueError, OSError) as error:
             raise StartError(f"--otel: {error}") from error
-        words = SdkWords()
-        if span_exporter is not None:
-            self._spans = Spans(span_exporter, losses, words)
-            self.tracing = Tracing(resource, version, self._spans)
-        if metric_exporter is not None:
-            self._sender = MetricsSender(metric_exporter, totals, resource, version, losses, words)
+        if said := words.heard():
+            logger.warning("the settings of OpenTelemetry", extra={"reason": said})
 
     def start(self) -> None:
         """Begins to send metrics."""
@@ -71,26 +67,13 @@ class Telemetry:
             self.tracing.batches.close()
 
     def flush(self, seconds: float) -> None:
-        """Waits until all is sent, for so many seconds at most."""
+        """Waits until all is sent, for so many seconds at most, and logs the rest as lost."""
         end = time.monotonic() + seconds
         if self._spans is not None:
             self._spans.flush(seconds)
         if self._sender is not None:
             self._sender.close(max(0.0, end - time.monotonic()))
-
-
-def _asked(variable: str, protocol: str) -> bool:
-    """Whether a signal is sent. Raises StartError for a way that is not offered."""
-    if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
-        return False
-    exporter = os.environ.get(variable) or "otlp"
-    if exporter not in ("otlp", "none"):
-        raise StartError(f"{variable}: expected otlp or none, got {exporter[:80]!r}")
-    name = protocol if os.environ.get(protocol) else OTEL_EXPORTER_OTLP_PROTOCOL
-    spoken = os.environ.get(name) or _PROTOCOL
-    if exporter == "otlp" and spoken != _PROTOCOL:
-        raise StartError(f"{name}: expected {_PROTOCOL}, got {spoken[:80]!r}")
-    return exporter == "otlp"
+        self._losses.log()
 
 
 def _resource(version: str) -> Resource:

@@ -8,6 +8,7 @@ calls of the batch that are sampled, as their stages link it.
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from opentelemetry.context import Context
@@ -43,6 +44,9 @@ _MOST_STAGES = 32
 _MOST_BATCHES, _MOST_LINKS, _COLLECT_SECONDS = 1024, 128, 0.5
 # Characters of a call's id; a caller may give it megabytes.
 _SHOWN_ID = 200
+# Characters of a caller's tracestate, the least that W3C Trace Context asks for. A longer one is
+# left out: every span of the call carries it.
+_MOST_STATE = 512
 # Codes that are the server's fault, by the conventions for spans of gRPC servers.
 _FAULTS = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -166,13 +170,14 @@ class SampledTrace:
 
     def rode(self, ride: Ride) -> None:
         """`CallTrace.rode`."""
+        now = time.monotonic()
+        self.ran("queue", ride.queued, ride.started or now)
         if not ride.started:
-            self.ran("queue", ride.queued, time.monotonic())
             return
-        self.ran("queue", ride.queued, ride.started)
-        batch = self._tracing.batches.joined(ride, self._context)
+        began, ended = (ride.began, ride.began + ride.infer) if ride.began else (ride.started, now)
+        batch = self._tracing.batches.joined(ride, ended, self._context)
         rows: dict[str, _Value] = {"convserve.batch.rows": ride.rows}
-        self._note(_Stage("infer", ride.began, ride.began + ride.infer, rows, batch))
+        self._note(_Stage("infer", began, ended, rows, batch))
 
     def _note(self, stage: _Stage) -> None:
         if len(self._stages) < _MOST_STAGES:
@@ -190,7 +195,7 @@ class SampledTrace:
             found["convserve.model.version"] = model.version
             found["convserve.model.variant"] = model.variant
         if request_id:
-            found["convserve.request.id"] = request_id[:_SHOWN_ID]
+            found["convserve.request.id"] = _text(request_id[:_SHOWN_ID])
         if self._left_out:
             found["convserve.stages_left_out"] = self._left_out
         if code != "OK":
@@ -206,12 +211,18 @@ class SampledTrace:
         tracing.send(spans)
 
 
-class _Batch(NamedTuple):
-    """A batch whose calls are answered. links: those that are sampled."""
+@dataclass(slots=True)
+class _Batch:
+    """A batch whose calls are answered.
+
+    ended: as far as its calls know, monotonic seconds.
+    links: the calls that are sampled.
+    """
 
     ride: Ride
     context: SpanContext
-    links: list[Link]
+    ended: float = 0.0
+    links: list[Link] = field(default_factory=list)
 
 
 class Batches:
@@ -221,15 +232,16 @@ class Batches:
         self._tracing = tracing
         self._open: dict[tuple[str, str, float], _Batch] = {}
 
-    def joined(self, ride: Ride, call: SpanContext) -> SpanContext:
-        """The span of the batch in which a call rode."""
+    def joined(self, ride: Ride, ended: float, call: SpanContext) -> SpanContext:
+        """The span of the batch in which a call rode until `ended`, monotonic seconds."""
         key = ride.model, ride.version, ride.started
         batch = self._open.get(key)
         if batch is None:
             if len(self._open) >= _MOST_BATCHES:
                 self._close(next(iter(self._open)))
-            batch = self._open[key] = _Batch(ride, self._tracing.context(), [])
+            batch = self._open[key] = _Batch(ride, self._tracing.context())
             asyncio.get_running_loop().call_later(_COLLECT_SECONDS, self._close, key)
+        batch.ended = max(batch.ended, ended)
         if len(batch.links) < _MOST_LINKS:
             batch.links.append(Link(call))
         return batch.context
@@ -249,7 +261,7 @@ class Batches:
             "convserve.model.version": ride.version,
             "convserve.batch.rows": ride.rows,
         }
-        stage = _Stage("batch", ride.started, ride.began + ride.infer, found)
+        stage = _Stage("batch", ride.started, batch.ended, found)
         offset = _clock_offset()
         self._tracing.send([self._tracing.span(stage, offset, batch.context, links=batch.links)])
 
@@ -258,14 +270,21 @@ def _clock_offset() -> int:
     return time.time_ns() - time.monotonic_ns()
 
 
+def _text(given: str) -> str:
+    """A text that has UTF-8: JSON can name surrogates, which have none."""
+    return given.encode(errors="replace").decode()
+
+
 class _Headers(Getter[GetHeader]):
     """Reads the headers of a call. One that a caller sent twice, where it may stand once, is none,
-    as W3C Trace Context has it."""
+    as W3C Trace Context has it; so is a long tracestate."""
 
     def get(self, carrier: GetHeader, key: str) -> list[str] | None:
         """The values of a header."""
         values = [*carrier(key)]
-        return None if not values or (key == "traceparent" and len(values) > 1) else values
+        if not values or (key == "traceparent" and len(values) > 1):
+            return None
+        return values if sum(map(len, values)) <= _MOST_STATE else None
 
     def keys(self, carrier: GetHeader) -> list[str]:
         """Nobody asks for them."""

@@ -16,6 +16,7 @@ from serving.base.errors import (
     QueueFull,
     Shed,
 )
+from serving.batching.ticket import Answer, Ticket
 from serving.remote import records
 from serving.remote.records import Record
 from serving.remote.slots import SlotState
@@ -110,6 +111,40 @@ def test_calls_that_ran_at_a_crash_run_alone_and_end_at_a_second_one() -> None:
                 both.start()
             with pytest.raises(EngineError, match=r"SHA-256 [0-9a-f]{16}"):
                 await deadly
+
+    asyncio.run(run())
+
+
+def test_a_call_without_an_answer_knows_the_batch_in_which_it_was() -> None:
+    async def run() -> None:
+        async with pair() as both:
+            asked = time.monotonic()
+
+            def submitted() -> tuple[Ticket, asyncio.Task[Answer]]:
+                assert both.port is not None
+                ticket = both.port.admit(2, 0, math.inf)
+                parts = [{"x": np.ones((2, 2), np.float32)}]
+                return ticket, asyncio.ensure_future(answered(both.port, ticket, parts))
+
+            both.engine.failure = RuntimeError("broken")
+            failed, task = submitted()
+            with pytest.raises(EngineError):
+                await task
+            both.engine.failure = None
+            both.engine.hold.clear()
+            deadly, task = submitted()
+            for _ in range(2):
+                count = len(both.engine.batches)
+                await both.until(lambda count=count: len(both.engine.batches) > count)
+                both.die()
+                both.start()
+            with pytest.raises(EngineError, match="died twice"):
+                await task
+            for ticket in (failed, deadly):
+                timing = ticket.timing
+                assert (timing.batch_size, timing.began) == (2, 0)
+                assert asked < timing.started < time.monotonic()
+            assert failed.timing.started < deadly.timing.started
 
     asyncio.run(run())
 

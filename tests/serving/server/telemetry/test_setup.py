@@ -1,7 +1,7 @@
 """The environment decides what is sent, and where."""
 
 import asyncio
-from pathlib import Path
+import logging
 
 import pytest
 
@@ -103,12 +103,8 @@ def test_service_has_a_name_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("OTEL_TRACES_EXPORTER", "zipkin", "expected otlp or none"),
-        ("OTEL_METRICS_EXPORTER", "prometheus", "expected otlp or none"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "expected http/protobuf"),
-        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "expected http/protobuf"),
-        ("OTEL_METRIC_EXPORT_INTERVAL", "0", "expected milliseconds above 0"),
-        ("OTEL_METRIC_EXPORT_INTERVAL", "often", "expected milliseconds above 0"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0", "expected milliseconds of 1 to 86400000"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "often", "expected milliseconds of 1 to 86400000"),
     ],
 )
 def test_wish_that_cannot_be_met_is_named(
@@ -146,11 +142,15 @@ def test_each_signal_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert telemetry._sender is None
 
 
-def test_certificate_that_is_not_there_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_settings_that_the_sdk_does_not_take_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The SDK reads it with the first export."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "none.pem"))
-    telemetry, _metrics = made()
-    assert telemetry.tracing is not None
+    monkeypatch.setenv("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "nobody")
+    with caplog.at_level(logging.WARNING):
+        telemetry, _ = made()
     telemetry.flush(1)
+    [line] = [line for line in caplog.records if line.name.startswith("serving")]
+    assert "resource detector 'nobody'" in vars(line)["reason"]
+    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "few")
+    with pytest.raises(StartError, match=r"OTEL_SPAN_LINK_COUNT_LIMIT must be .* got few"):
+        made()

@@ -24,9 +24,9 @@ from tests.support.collector import Collector
 class Sent:
     """Spans on their way, and what was lost of them."""
 
-    def __init__(self, exporter: SpanExporter) -> None:
-        self.metrics = FrontMetrics()
-        self.spans = Spans(exporter, Losses(self.metrics.telemetry_lost), SdkWords())
+    def __init__(self, exporter: SpanExporter, losses: Losses | None = None) -> None:
+        self.losses = losses or Losses(FrontMetrics().telemetry_lost)
+        self.spans = Spans(exporter, self.losses, SdkWords())
         self._tracing = Tracing(Resource({}), "0", self.spans)
 
     def call(self) -> None:
@@ -38,7 +38,7 @@ class Sent:
     @property
     def lost(self) -> float:
         """Spans."""
-        return self.metrics.telemetry_lost.labels("spans").value
+        return self.losses._tally.labels("spans").value
 
     def flush(self) -> None:
         """Sends them now, as at the end of a server."""
@@ -147,6 +147,38 @@ def test_flush_does_not_wait_for_a_collector_that_hangs() -> None:
     end.set()
 
 
+def test_spans_that_the_end_leaves_are_counted_and_the_log_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Collector() as collector, lines(caplog) as said:
+        collector.held.clear()
+        sent = Sent(OTLPSpanExporter(f"{collector.url}/v1/traces", timeout=30))
+        sent.call()
+        collector.until(lambda: collector.requests)
+        for _ in range(3):
+            sent.call()
+        sent.spans.flush(0.01)
+        sent.losses.log()
+    assert sent.lost == 4
+    [line] = said
+    assert vars(line)["lost"] == 4
+    assert vars(line)["reason"] == "the server ended before they were sent"
+
+
+def test_losses_within_a_minute_are_logged_at_the_end_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    losses = Losses(FrontMetrics().telemetry_lost)
+    with lines(caplog) as said:
+        losses.count("spans", 1, "first")
+        losses.count("spans", 2, "http://c/v1/traces?key=secret (why?)")
+        losses.count("spans", 3, "third")
+        losses.log()
+        losses.log()
+    told = [(vars(line)["lost"], vars(line)["reason"]) for line in said]
+    assert told == [(1, "first"), (5, "http://c/v1/traces?... (why?)")]
+
+
 def test_exporter_that_raises_costs_its_spans() -> None:
     class Broken(SpanExporter):
         def export(self, spans: list[ReadableSpan]) -> SpanExportResult:
@@ -159,10 +191,25 @@ def test_exporter_that_raises_costs_its_spans() -> None:
 
 
 @pytest.mark.parametrize("variable", ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"])
-@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "100001", "\u0665"])
 def test_size_that_is_none_is_named(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(StartError, match=f"{variable}: expected a number above 0, got '{value}'"):
+    with pytest.raises(StartError, match=rf"{variable}: expected 1 to \d+, got '{value}'"):
+        Sent(OTLPSpanExporter())
+
+
+def test_export_is_no_larger_than_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
+    Sent(OTLPSpanExporter()).flush()
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "9")
+    with pytest.raises(StartError, match="EXPORT_BATCH_SIZE: expected 1 to 8, got '9'"):
+        Sent(OTLPSpanExporter())
+
+
+@pytest.mark.parametrize("value", ["0", "soon", "86400001"])
+def test_delay_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", value)
+    with pytest.raises(StartError, match="OTEL_BSP_SCHEDULE_DELAY: expected milliseconds of 1 to"):
         Sent(OTLPSpanExporter())

@@ -1,6 +1,7 @@
 """Calls as spans, over both wires and REST, on an engine that a test decides."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import vision_pb2 as pb
 from serving.base.metrics import FrontMetrics
-from serving.base.trace import CallTrace
+from serving.base.trace import CallTrace, Ride
 from serving.server.access.caller import Caller
 from serving.server.http.health import _Open
 from serving.server.telemetry import tracing as module
@@ -185,8 +186,9 @@ def test_call_whose_caller_is_in_no_sampled_trace_leaves_no_span(
     assert traced(tmp_path, work) == []
 
 
-def test_state_that_is_none_loses_no_trace(tmp_path: Path) -> None:
-    headers = SAMPLED | {"tracestate": "=,;" * 300}
+@pytest.mark.parametrize("state", ["=,;" * 100, "a=" + "b" * 254 + ",c=" + "d" * 256])
+def test_state_that_is_none_or_long_loses_no_trace(tmp_path: Path, state: str) -> None:
+    headers = SAMPLED | {"tracestate": state}
     spans = traced(
         tmp_path, lambda server: unary(server, OIP + "ModelInfer", infer_request(), headers)
     )
@@ -204,16 +206,46 @@ def test_call_without_a_parent_is_sampled_by_the_environment(tmp_path: Path) -> 
     assert by_name(spans)["ModelInfer"].parent is None
 
 
-def test_call_that_fails_says_how_and_shows_that_it_waited(tmp_path: Path) -> None:
+def test_call_whose_batch_fails_says_how_and_shows_its_batch(tmp_path: Path) -> None:
     async def work(server: InProcess) -> None:
         server.engines["plain"].failure = RuntimeError("broken")
         with pytest.raises(grpc.aio.AioRpcError):
             await unary(server, OIP + "ModelInfer", infer_request())
+        text = generate_latest(_Open(server.metrics.registry)).decode()
+        assert "# {" not in text  # its times are in no bucket
 
-    found = by_name(traced(tmp_path, work))
-    assert sorted(found) == ["ModelInfer", "queue", "receive"]
+    spans = traced(tmp_path, work)
+    assert_stages(spans, "ModelInfer", "receive", "queue", "infer")
+    found = by_name(spans)
+    assert found["queue"].end_time == found["infer"].start_time == found["batch"].start_time
+    assert found["batch"].end_time >= found["infer"].end_time - 1000
     assert found["ModelInfer"].attributes["error.type"] == "INTERNAL"
     assert not found["ModelInfer"].status.is_ok
+
+
+def test_batch_lasts_until_the_last_of_its_calls_knows_its_end() -> None:
+    exporter = InMemorySpanExporter()
+    spans = Spans(exporter, Losses(FrontMetrics().telemetry_lost), SdkWords())
+    tracing = Tracing(Resource({}), "0", spans)
+
+    async def run() -> None:
+        now = time.monotonic()
+        answered = Ride("m", "1", now - 9, now - 8, now - 7, 2.0, 3)
+        left = answered._replace(began=0.0, infer=0.0)
+        for ride in (answered, left, answered):
+            trace = tracing.begin("Test", Caller(""), now - 10)
+            assert trace is not None
+            trace.rode(ride)
+            trace.end(time.monotonic(), "CANCELLED", None, "", 0)
+        tracing.batches.close()
+
+    asyncio.run(run())
+    spans.flush(10)
+    found = [(span.name, span.end_time - span.start_time) for span in exporter.get_finished_spans()]
+    infer = [length for name, length in found if name == "infer"]
+    assert infer == [pytest.approx(seconds * 1e9, rel=0.01) for seconds in (2, 8, 2)]
+    [batch] = [length for name, length in found if name == "batch"]
+    assert batch == pytest.approx(infer[1], abs=1e6)
 
 
 def test_mistake_of_a_caller_is_no_fault(tmp_path: Path) -> None:
@@ -252,6 +284,35 @@ def test_id_and_stages_of_a_call_are_bounded(tmp_path: Path) -> None:
     assert len(parts) == module._MOST_STAGES
     # Receiving, and four stages for each of 32 batches.
     assert call.attributes["convserve.stages_left_out"] == 1 + 4 * 32 - module._MOST_STAGES
+
+
+def test_id_without_utf8_does_not_lose_the_span(tmp_path: Path) -> None:
+    body = '{"id": "a\\ud800b", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], '
+    body += '"data": [1, 2, 3]}]}'
+
+    async def work(server: InProcess) -> None:
+        path = "/v2/models/plain/infer"
+        status, _ = await server.rest("POST", path, data=body, headers=SAMPLED)
+        assert status == 200
+
+    call = by_name(traced(tmp_path, work))["RestInfer"]
+    assert call.attributes["convserve.request.id"] == "a?b"
+
+
+def test_call_that_cannot_be_traced_is_not_under_way_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    async def work(server: InProcess) -> None:
+        assert server.front.tracing is not None
+        monkeypatch.setattr(server.front.tracing, "begin", broken)
+        with pytest.raises(grpc.aio.AioRpcError, match="internal error"):
+            await unary(server, OIP + "ModelInfer", infer_request())
+        assert server.front.running == 0
+
+    assert traced(tmp_path, work) == []
 
 
 def test_latencies_of_a_traced_call_are_exemplars(tmp_path: Path) -> None:
