@@ -13,40 +13,48 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from requests import RequestException, Response, Session
 
 from serving.base.errors import quoted
-from serving.server.telemetry.losses import Losses, Signal
+from serving.server.telemetry.losses import Losses, SdkWords, Signal
 
 # Bytes of an answer. Those that collectors give have a sentence at most.
 _MOST_BYTES = 64 << 10
 _PROTOBUF = "application/x-protobuf"
 
 
-def collector_session(signal: Signal, losses: Losses) -> Session:
-    """Sends a signal, and counts those that the collector rejects. Its requests raise
-    RequestException for an answer that no collector gives, and for a redirect."""
+class CollectorSession(Session):
+    """Sends a signal, and counts the part of it that a collector rejects. Its requests raise for an
+    answer that no collector gives, and for a redirect."""
 
-    def check(response: Response, **settings: Any) -> None:
-        with response:
-            body = _read(response, settings["timeout"])
+    def __init__(self, signal: Signal, losses: Losses, words: SdkWords) -> None:
+        super().__init__()
+        self._signal: Signal = signal
+        self._losses, self._words = losses, words
+        self.headers["Accept-Encoding"] = "identity"
+        # A collector that sets cookies fills no memory.
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    def request(self, *args: Any, **settings: Any) -> Response:
+        """`Session.request`, which takes the settings `timeout` and `allow_redirects` here."""
+        try:
+            response = super().request(*args, **settings, stream=True)
+            with response:
+                self._check(response, _read(response, settings["timeout"]))
+        except Exception as error:
+            # The SDK says so where it tries again, and not where the time is over.
+            self._words.add(f"{type(error).__name__}: {error}")
+            raise
+        return response
+
+    def _check(self, response: Response, body: bytes) -> None:
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if 300 <= response.status_code < 400:
-            raise RequestException(
-                f"a redirect to {quoted(response.headers.get('Location', ''))} is not followed"
-            )
         if not response.ok:
-            return
-        if kind == "text/html":
+            self._words.add(f"status {response.status_code} {response.reason}")
+        elif response.status_code >= 300:
+            there = quoted(response.headers.get("Location", ""))
+            raise RequestException(f"a redirect to {there} is not followed")
+        elif kind == "text/html":
             raise RequestException("the answer is a page of text/html, and none of a collector")
-        if kind == _PROTOBUF and "Content-Encoding" not in response.headers:
-            _count(signal, body, losses)
-
-    session = Session()
-    # `check` reads answers; the session would read them whole.
-    session.stream = True
-    session.hooks["response"] = [check]
-    session.headers["Accept-Encoding"] = "identity"
-    # A collector that sets cookies fills no memory.
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    return session
+        elif kind == _PROTOBUF and "Content-Encoding" not in response.headers:
+            _count(self._signal, body, self._losses)
 
 
 def _read(response: Response, seconds: float) -> bytes:

@@ -76,8 +76,8 @@ def _log(signal: Signal, lost: int, reason: str) -> None:
 
 
 class SdkWords(logging.Handler):
-    """Takes the log lines of the SDK, of which a collector that is gone makes one a second: the
-    first of an export is the reason why it failed."""
+    """Takes the log lines of the SDK, of which a collector that is gone makes one a second. The
+    first words of an export are the reason why it failed."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -89,15 +89,19 @@ class SdkWords(logging.Handler):
         _SDK.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps the first line of this thread."""
+        """Adds a line of the SDK."""
+        self.add(record.getMessage())
+
+    def add(self, words: str) -> None:
+        """Keeps the first words of this thread."""
         if not getattr(self._words, "first", ""):
-            self._words.first = record.getMessage()
+            self._words.first = words
 
     def listen(self) -> None:
         """Begins an export on this thread."""
         self._words.first = ""
 
     def heard(self) -> str:
-        """The first line since then; empty where the SDK said nothing."""
+        """The first words since then; empty where there were none."""
         first: str = getattr(self._words, "first", "")
         return first

@@ -12,7 +12,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from serving.base.counting.totals import Totals
 from serving.base.metrics import FrontMetrics
 from serving.server.config import StartError
-from serving.server.telemetry.collector import collector_session
+from serving.server.telemetry.collector import CollectorSession
 from serving.server.telemetry.environment import asked
 from serving.server.telemetry.losses import Losses, SdkWords
 from serving.server.telemetry.metrics import MetricsSender
@@ -41,11 +41,12 @@ class Telemetry:
         try:
             resource = _resource(version)
             if "TRACES" in signals:
-                span_exporter = OTLPSpanExporter(session=collector_session("spans", losses))
-                self._spans = Spans(span_exporter, losses, words)
+                session = CollectorSession("spans", losses, words)
+                self._spans = Spans(OTLPSpanExporter(session=session), losses, words)
                 self.tracing = Tracing(resource, version, self._spans)
             if "METRICS" in signals:
-                exporter = OTLPMetricExporter(session=collector_session("metrics", losses))
+                session = CollectorSession("metrics", losses, words)
+                exporter = OTLPMetricExporter(session=session)
                 self._sender = MetricsSender(exporter, totals, resource, version, losses, words)
         except (ValueError, OSError) as error:
             raise StartError(f"--otel: {error}") from error

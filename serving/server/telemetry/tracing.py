@@ -195,7 +195,7 @@ class SampledTrace:
             found["convserve.model.version"] = model.version
             found["convserve.model.variant"] = model.variant
         if request_id:
-            found["convserve.request.id"] = _text(request_id[:_SHOWN_ID])
+            found["convserve.request.id"] = request_id[:_SHOWN_ID]
         if self._left_out:
             found["convserve.stages_left_out"] = self._left_out
         if code != "OK":
@@ -268,11 +268,6 @@ class Batches:
 
 def _clock_offset() -> int:
     return time.time_ns() - time.monotonic_ns()
-
-
-def _text(given: str) -> str:
-    """A text that has UTF-8: JSON can name surrogates, which have none."""
-    return given.encode(errors="replace").decode()
 
 
 class _Headers(Getter[GetHeader]):

@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 
 from serving.base.metrics import FrontMetrics
-from serving.server.telemetry.collector import collector_session
+from serving.server.telemetry.collector import CollectorSession
 from serving.server.telemetry.losses import Losses, SdkWords
 from tests.serving.server.telemetry.test_spans import Sent, lines
 
@@ -78,9 +78,10 @@ def answering(
 
 def sender(url: str, timeout: float = 5.0) -> Sent:
     """Sends spans over the session of servers."""
-    losses = Losses(FrontMetrics().telemetry_lost)
-    session = collector_session("spans", losses)
-    return Sent(OTLPSpanExporter(f"{url}/v1/traces", session=session, timeout=timeout), losses)
+    losses, words = Losses(FrontMetrics().telemetry_lost), SdkWords()
+    session = CollectorSession("spans", losses, words)
+    exporter = OTLPSpanExporter(f"{url}/v1/traces", session=session, timeout=timeout)
+    return Sent(exporter, losses, words)
 
 
 def endless(server: socket.socket) -> None:
@@ -114,7 +115,7 @@ _MOVED = b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://elsewhere/v1/trac
         (whole(b"\xff\xff"), 3, "the answer is none of a collector of spans"),
         (whole(b"<html>", _HTML), 3, "a page of text/html"),
         (whole(b"", _MOVED), 3, "a redirect to 'http://elsewhere/v1/traces' is not followed"),
-        (whole(b"no", b"HTTP/1.1 401 Unauthorized\r\n"), 3, "Unauthorized"),
+        (whole(b"no", b"HTTP/1.1 401 Unauthorized\r\n"), 3, "status 401 Unauthorized"),
         (endless, 3, "expected 65536 at most"),
         (_OK + b"Content-Length: 9\r\n\r\n" + b"x" * 9 + b"\0" * 99_999, 3, "none of a collector"),
         (lambda server: server.sendall(_OK + b"Content-Length: 9\r\n\r\nx"), 3, "IncompleteRead"),
@@ -138,7 +139,7 @@ def test_answer_says_which_spans_are_lost(
     "answer",
     [
         lambda server: None,
-        lambda server: server.sendall(b"HTTP/1.1 200"),
+        lambda server: server.sendall(b"HTTP/1.1 2"),
         lambda server: server.sendall(b"SSH-2.0-OpenSSH_9.2\r\n"),
         lambda server: server.shutdown(socket.SHUT_RDWR),
         dripping,
@@ -163,6 +164,17 @@ def test_collector_without_the_certificate_gets_no_span(caplog: pytest.LogCaptur
     assert "certificate verify failed" in vars(said[0])["reason"]
 
 
+def test_reason_is_told_where_the_time_for_a_second_try_is_short(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    busy = whole(b"", b"HTTP/1.1 503 Busy\r\nRetry-After: 9999\r\n")
+    with answering(busy) as url, lines(caplog) as said:
+        sent = sender(url)
+        sent.call()
+        sent.flush()
+    assert vars(said[0])["reason"] == "status 503 Busy"
+
+
 def test_connection_is_kept_and_cookies_are_not() -> None:
     heads: list[http.client.HTTPMessage] = []
     cookie = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\n"
@@ -181,10 +193,8 @@ def test_points_of_metrics_that_are_rejected_cost_one_export() -> None:
     rejects = ExportMetricsServiceResponse()
     rejects.partial_success.rejected_data_points = 7
     losses = Losses(FrontMetrics().telemetry_lost)
-    SdkWords()
+    session = CollectorSession("metrics", losses, SdkWords())
     with answering(whole(rejects.SerializeToString())) as url:
-        exporter = OTLPMetricExporter(
-            f"{url}/v1/metrics", session=collector_session("metrics", losses)
-        )
+        exporter = OTLPMetricExporter(f"{url}/v1/metrics", session=session)
         assert exporter.export(MetricsData([])) is MetricExportResult.SUCCESS
     assert losses._tally.labels("metrics").value == 1

@@ -24,9 +24,14 @@ from tests.support.collector import Collector
 class Sent:
     """Spans on their way, and what was lost of them."""
 
-    def __init__(self, exporter: SpanExporter, losses: Losses | None = None) -> None:
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        losses: Losses | None = None,
+        words: SdkWords | None = None,
+    ) -> None:
         self.losses = losses or Losses(FrontMetrics().telemetry_lost)
-        self.spans = Spans(exporter, self.losses, SdkWords())
+        self.spans = Spans(exporter, self.losses, words or SdkWords())
         self._tracing = Tracing(Resource({}), "0", self.spans)
 
     def call(self) -> None:

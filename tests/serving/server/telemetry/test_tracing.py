@@ -217,8 +217,7 @@ def test_call_whose_batch_fails_says_how_and_shows_its_batch(tmp_path: Path) -> 
     spans = traced(tmp_path, work)
     assert_stages(spans, "ModelInfer", "receive", "queue", "infer")
     found = by_name(spans)
-    assert found["queue"].end_time == found["infer"].start_time == found["batch"].start_time
-    assert found["batch"].end_time >= found["infer"].end_time - 1000
+    assert found["queue"].end_time == found["infer"].start_time
     assert found["ModelInfer"].attributes["error.type"] == "INTERNAL"
     assert not found["ModelInfer"].status.is_ok
 
@@ -284,19 +283,6 @@ def test_id_and_stages_of_a_call_are_bounded(tmp_path: Path) -> None:
     assert len(parts) == module._MOST_STAGES
     # Receiving, and four stages for each of 32 batches.
     assert call.attributes["convserve.stages_left_out"] == 1 + 4 * 32 - module._MOST_STAGES
-
-
-def test_id_without_utf8_does_not_lose_the_span(tmp_path: Path) -> None:
-    body = '{"id": "a\\ud800b", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], '
-    body += '"data": [1, 2, 3]}]}'
-
-    async def work(server: InProcess) -> None:
-        path = "/v2/models/plain/infer"
-        status, _ = await server.rest("POST", path, data=body, headers=SAMPLED)
-        assert status == 200
-
-    call = by_name(traced(tmp_path, work))["RestInfer"]
-    assert call.attributes["convserve.request.id"] == "a?b"
 
 
 def test_call_that_cannot_be_traced_is_not_under_way_for_ever(
