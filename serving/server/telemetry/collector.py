@@ -28,18 +28,20 @@ class CollectorSession(Session):
         super().__init__()
         self._signal: Signal = signal
         self._losses, self._words = losses, words
+        # The body of an answer is read below.
+        self.stream = True
         self.headers["Accept-Encoding"] = "identity"
         # A collector that sets cookies fills no memory.
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
     def request(self, *args: Any, **settings: Any) -> Response:
-        """`Session.request`, which takes the settings `timeout` and `allow_redirects` here."""
+        """`Session.request`; reads the answer within `timeout`."""
         try:
-            response = super().request(*args, **settings, stream=True)
+            response = super().request(*args, **settings)
             with response:
                 self._check(response, _read(response, settings["timeout"]))
         except Exception as error:
-            # The SDK says so where it tries again, and not where the time is over.
+            # The SDK gives the reason where it tries again, and not where the time is over.
             self._words.add(f"{type(error).__name__}: {error}")
             raise
         return response

@@ -155,8 +155,8 @@ def _check_headers(variable: str, text: str) -> None:
         found = [*parse_env_headers(part.strip(), liberal=True).items()]
         if len(found) != 1 or not _is_header(*found[0]):
             raise StartError(
-                f"{variable}: expected NAME=VALUE, with commas between several, and characters "
-                f"that are not printable ASCII left out; number {place} is none"
+                f"{variable}: expected NAME=VALUE in printable ASCII, with commas between several; "
+                f"number {place} is none"
             )
 
 

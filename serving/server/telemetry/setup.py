@@ -51,7 +51,7 @@ class Telemetry:
         except (ValueError, OSError) as error:
             raise StartError(f"--otel: {error}") from error
         if said := words.heard():
-            logger.warning("the settings of OpenTelemetry", extra={"reason": said})
+            logger.warning("setting ignored", extra={"reason": said})
 
     def start(self) -> None:
         """Begins to send metrics."""
