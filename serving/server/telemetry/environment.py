@@ -216,7 +216,10 @@ def _check_propagators() -> None:
     if listed and "tracecontext" not in listed:
         _refuse(_PROPAGATORS, "tracecontext", text)
     if unread := listed - {"tracecontext", "baggage"}:
-        _warn(_PROPAGATORS, f"callers' traces are read by tracecontext, not {', '.join(unread)}")
+        _warn(
+            _PROPAGATORS,
+            f"callers' traces are read by tracecontext, not {', '.join(sorted(unread))}",
+        )
 
 
 def _warn(variable: str, reason: str) -> None:
