@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmarks.serving.soak.__main__ import Look, grown, soak
+from benchmarks.serving.soak.__main__ import soak
 from benchmarks.serving.soak.callers import RATES
+from benchmarks.serving.soak.looks import Look, grown
 
 
 def looks(memory: list[float], files: float = 20, threads: float = 9) -> list[Look]:

@@ -5,15 +5,19 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.http as triton
 
+from protos.gen import grpc_service_pb2 as oip
+from protos.gen import grpc_service_pb2_grpc as oip_grpc
 from tests.support import identity
 from tests.support.identity import publish_identity
 from tests.support.process import ServerProcess
-from tests.support.published import publish
+from tests.support.published import SIDE, publish
 
 # Of all that ONNX Runtime serves.
 VALUES = {kind: values for kind, values in identity.VALUES.items() if kind != "BF16"}
@@ -88,14 +92,29 @@ def test_server_serves_on_after_its_engine_process_died(apart: ServerProcess) ->
     assert apart.get(f"{apart.http}/livez") == (200, "ok\n")
 
 
-def test_engine_process_ends_with_its_front(
+def test_a_front_that_dies_leaves_no_process_and_no_caller_waiting(
     colours: Path, start_server: Callable[..., ServerProcess]
 ) -> None:
     server = start_server(colours, "--engine-process").wait_ready()
     _, engine = pids(server)
-    server.process.kill()
-    server.process.wait()
-    end = time.monotonic() + 20
-    while Path(f"/proc/{engine}").exists():
-        assert time.monotonic() < end, "the engine process outlives its front"
-        time.sleep(0.01)  # between two looks at a process of somebody else
+    request = oip.ModelInferRequest(model_name="colours")
+    request.inputs.add(name="image", datatype="UINT8", shape=[1, SIDE, SIDE, 3])
+    request.raw_input_contents.append(bytes(SIDE * SIDE * 3))
+    requests: Queue[oip.ModelInferRequest] = Queue()
+    with grpc.insecure_channel(server.url) as channel:
+        stub = oip_grpc.GRPCInferenceServiceStub(channel)
+        answers = stub.ModelStreamInfer(iter(requests.get, None), timeout=20)
+        requests.put(request)
+        assert not next(answers).error_message
+        server.process.kill()
+        with pytest.raises(grpc.RpcError) as ended:
+            next(answers)
+        assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
+        server.wait()
+        end = time.monotonic() + 20
+        while Path(f"/proc/{engine}").exists():
+            assert time.monotonic() < end, "the engine process outlives its front"
+            time.sleep(0.01)  # between two looks at a process of somebody else
+        port = server.url.rpartition(":")[2]
+        start_server(colours, "--engine-process", "--grpc-port", port).wait_ready()
+        assert stub.ModelInfer(request, timeout=20, wait_for_ready=True).outputs

@@ -17,12 +17,11 @@ import asyncio
 import json
 import os
 import random
-import statistics
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,25 +35,12 @@ from benchmarks.serving.soak.callers import (
     Callers,
     publish_models,
 )
+from benchmarks.serving.soak.looks import Look, grown, look
 from loadtest.measurement.server_process import usage
 from tests.support.process import ServerProcess
 
 # Looks at the server's process.
 LOOKS = 360
-# Growth from the first sixth to the end that chance may bring: MiB of memory that is no file,
-# descriptors, threads.
-MEMORY_MIB, FILES, THREADS = 6.0, 4.0, 2.0
-
-
-@dataclass(frozen=True)
-class Look:
-    """The server's process at a moment: seconds since the start, MiB that are no file, descriptors,
-    threads."""
-
-    at: float
-    memory: float
-    files: float
-    threads: float
 
 
 @dataclass(frozen=True)
@@ -70,16 +56,6 @@ class Soaked:
     looks: list[Look]
     faults: list[str]
     cores: float
-
-
-def look(pid: int, at: float) -> Look:
-    """Looks at a process."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    memory, threads = (
-        int(text.split(f"\n{name}:")[1].split()[0]) for name in ("RssAnon", "Threads")
-    )
-    files = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
-    return Look(at, memory / 1024, files, threads)
 
 
 async def _call(
@@ -152,22 +128,6 @@ async def _soak(server: ServerProcess, seconds: float, load: float, seed: int) -
     faults += grown(looks)
     faults += await asyncio.to_thread(_left, server)
     return Soaked({kind: dict(counts) for kind, counts in found.items()}, looks, faults, cores)
-
-
-def grown(looks: Sequence[Look]) -> list[str]:
-    """What is not level from the end of the first sixth on: medians of the quarters at both ends
-    of the rest are compared."""
-    later = looks[len(looks) // 6 :]
-    quarter = max(1, len(later) // 4)
-    faults = []
-    for name, most in (("memory", MEMORY_MIB), ("files", FILES), ("threads", THREADS)):
-        first, last = (
-            statistics.median(getattr(one, name) for one in part)
-            for part in (later[:quarter], later[-quarter:])
-        )
-        if last - first > most:
-            faults.append(f"{name} grew from {first:.1f} to {last:.1f}, by more than {most:g}")
-    return faults
 
 
 def _left(server: ServerProcess) -> list[str]:

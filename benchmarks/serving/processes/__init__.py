@@ -1,0 +1,1 @@
+"""What an engine process costs, and what the death of each process costs callers: see __main__."""
