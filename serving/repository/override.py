@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from serving.repository.config_checks import WARMUP_FOLDER
 from serving.repository.config_limits import CONFIG_BYTES
 from serving.repository.layout import scan_model
 from serving.repository.model_config import CONFIG_FILE
+from serving.repository.temporary import TemporaryFolder
 
 # A version has 18 digits at most, as in the repository: a folder with more is none.
 _FILE = re.compile(r"file:(?P<version>[1-9][0-9]{0,17})/(?P<name>.*)", re.DOTALL)
@@ -26,18 +26,18 @@ _MAX_FILES = 100
 
 def stage_override(
     name: str, parameters: Mapping[str, str | bytes], repository: Path
-) -> "tempfile.TemporaryDirectory[str]":
+) -> TemporaryFolder:
     """A folder of its own with the model NAME in it, as `write_override` writes it; whoever gets it
-    cleans it up. Raises InvalidInput and leaves nothing behind then."""
-    staged = tempfile.TemporaryDirectory(prefix="convserve-", ignore_cleanup_errors=True)
+    closes it. Raises InvalidInput and leaves nothing behind then."""
+    staged = TemporaryFolder()
     try:
-        write_override(name, parameters, repository, Path(staged.name))
+        write_override(name, parameters, repository, staged.path)
     except OSError as error:
-        staged.cleanup()
-        where = error.filename or staged.name
+        staged.close()
+        where = error.filename or staged.path
         raise InvalidInput(f"load parameters: {where}: {error.strerror}") from error
     except BaseException:
-        staged.cleanup()
+        staged.close()
         raise
     return staged
 

@@ -2,6 +2,7 @@
 or is refused."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -63,7 +64,7 @@ def test_an_override_stays_in_its_folder_or_is_refused(text: bytes) -> None:
         except InvalidInput as error:
             check_text(error)
             return
-        with staged:
-            root = Path(staged.name)
+        with closing(staged):
+            root = staged.path
             assert all(path.resolve().is_relative_to(root) for path in root.rglob("*"))
         assert list(Path(name).iterdir()) == [repository]

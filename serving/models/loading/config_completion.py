@@ -1,7 +1,6 @@
 """The config of a served model: config.pbtxt, completed from the model file."""
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from serving.repository.model_config import (
 from serving.repository.model_file import check_model_file, find_in_version
 from serving.repository.override import stage_override
 from serving.repository.places.repositories import Repositories
+from serving.repository.temporary import TemporaryFolder
 
 if TYPE_CHECKING:  # it brings cryptography
     from serving.repository.signing.private_copy import SignedVersions
@@ -58,7 +58,7 @@ class Prepared:
 
     folder: ModelFolder
     config: ModelConfig | ModelLoadError
-    staged: "tempfile.TemporaryDirectory[str] | None" = None
+    staged: TemporaryFolder | None = None
 
 
 def prepare(
@@ -95,7 +95,7 @@ def prepare(
     if override and (folder is None or brings_files or not (folder.problem and folder.is_model)):
         staged = stage_override(name, override, repositories.home(name).parent)
         stale = "" if folder is None or brings_files else folder.stale
-        folder = replace(scan_model(Path(staged.name) / name), stale=stale)
+        folder = replace(scan_model(staged.path / name), stale=stale)
     assert folder is not None
     config: ModelConfig | ModelLoadError
     try:

@@ -171,7 +171,7 @@ class Loader:
             finally:
                 # The engines have read its files, or keep them mapped.
                 if prepared.staged is not None:
-                    await asyncio.to_thread(prepared.staged.cleanup)
+                    await asyncio.to_thread(prepared.staged.close)
 
     async def _load_prepared(
         self, name: str, prepared: Prepared, *, apart: bool, files: str

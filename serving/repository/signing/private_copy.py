@@ -4,13 +4,11 @@ A file that was checked where it lies may be another one when a runtime opens it
 a signature names are copied while they are hashed, and the copy is loaded. Others are not in it.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +27,7 @@ from serving.repository.signing.statement import (
     signed_fields,
     version_files,
 )
+from serving.repository.temporary import TemporaryFolder, locked, remove_unused
 
 # Below the cache folder, which nobody else may write.
 _FOLDER = "signed"
@@ -141,10 +140,7 @@ class SignedVersions:
                 taken = (_taken(home, name, stack) for name in names)
                 place = next((place for place in taken if place is not None), None)
             if place is None:
-                temporary = tempfile.TemporaryDirectory(
-                    prefix="convserve-", ignore_cleanup_errors=True
-                )
-                place = Path(stack.enter_context(temporary))
+                place = stack.enter_context(closing(TemporaryFolder())).path
             yield place
 
 
@@ -156,28 +152,15 @@ def _taken(home: Path, name: str, stack: ExitStack) -> Path | None:
         place.mkdir(exist_ok=True, mode=0o700)
         for other in place.parent.iterdir():
             if other != place:
-                with suppress(OSError), _locked(other):
-                    shutil.rmtree(other)
-        stack.enter_context(_locked(place))
+                with suppress(OSError):
+                    remove_unused(other)
+        stack.enter_context(locked(place))
     except OSError:
         return None
     stack.callback(shutil.rmtree, place, ignore_errors=True)
     for left in place.iterdir():
         shutil.rmtree(left)
     return place
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Raises OSError where another load has the folder, or has just removed it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(descriptor), folder.stat()):
-            raise BlockingIOError
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _fill(copy: Path, model: Path, statement: Statement, by: str) -> tuple[str, ...]:
