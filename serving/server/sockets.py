@@ -32,7 +32,8 @@ class AdminFolder:
         for socket in (self.grpc, self.http):
             if len(os.fsencode(socket)) > _LONGEST_PATH:
                 raise StartError(f"--admin-socket: {socket} has more than {_LONGEST_PATH} bytes")
-        self._made = not self.path.exists()
+        # One that a killed server has left is made by none.
+        self._made = path is None or not self.path.exists()
         _make(self.path)
         self._descriptor = self._locked()
         self._remove_sockets()

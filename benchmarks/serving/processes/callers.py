@@ -35,8 +35,9 @@ PAUSE = 0.06
 PATIENCE, HURRY = 20.0, 0.02
 # Seconds that a load may take: it gets the time that calls leave.
 LOAD_PATIENCE = 120.0
-# Statuses that the death of a process, or the caller himself, explains.
-_DEATHS = {"OK", "UNAVAILABLE", "died twice"}
+# Statuses that the death of a process, or the caller himself, explains. A server that has just been
+# started knows no model before the first load.
+_DEATHS = {"OK", "UNAVAILABLE", "died twice", "not loaded yet"}
 _ENDED = _DEATHS | {"CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 EXPECTED = defaultdict(
     lambda: _DEATHS,
@@ -47,6 +48,16 @@ EXPECTED = defaultdict(
 )
 # Errors of another status whose text names the death of a process, as EXPECTED spells them.
 _NAMED = ("died twice", "loader process failed")
+_REST = {404: "NOT_FOUND", 503: "UNAVAILABLE"}
+# Of errors in a stream, which have a text and no code.
+_TEXTS = {
+    "died twice": "died twice",
+    "no model": "NOT_FOUND",
+    "engine process": "UNAVAILABLE",
+    "is not ready": "UNAVAILABLE",
+    "is being unloaded": "UNAVAILABLE",
+    "is not served any more": "UNAVAILABLE",
+}
 _CHANNEL = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -96,8 +107,7 @@ class Ended:
                 await call
             status = "OK"
         except grpc.aio.AioRpcError as error:
-            named = (name for name in _NAMED if name in (error.details() or ""))
-            status = next(named, error.code().name)
+            status = _of_error(error.code(), error.details() or "")
         except (Wrong, Refused) as error:
             status = str(error)
         except TimeoutError:
@@ -123,11 +133,13 @@ def publish_models(repository: Path) -> None:
 class Callers:
     """Calls of each kind, as methods that return once the answer was right.
 
+    up: a server has all models that are called; to be cleared where it dies.
     newest: the version of `colours` whose load was answered last.
     over: nobody begins another call.
     """
 
     def __init__(self, server: ServerProcess, ended: Ended, seed: int) -> None:
+        self.up = asyncio.Event()
         self.newest = 1
         self.over = False
         self._ended = ended
@@ -155,7 +167,18 @@ class Callers:
         while not self.over:
             await asyncio.sleep(self._random.expovariate(1 / PAUSE))
             [kind] = self._random.choices(list(KINDS), list(KINDS.values()))
-            await self._ended.note(kind, calls[kind](stub))
+            await self._ended.note(kind, self._known(calls[kind](stub)))
+
+    async def _known(self, call: Awaitable[None]) -> None:
+        """Awaits a call; says so where its model is not known yet."""
+        was_up = self.up.is_set()
+        try:
+            await call
+        except (grpc.aio.AioRpcError, Refused) as error:
+            code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error)
+            if code == "NOT_FOUND" and not (was_up and self.up.is_set()):
+                raise Refused("not loaded yet") from error
+            raise
 
     def _colours(self, most: int = ROWS) -> np.ndarray:
         return self._rng.integers(70, 256, (self._random.randint(1, most), 3)).astype(np.uint8)
@@ -187,8 +210,8 @@ class Callers:
         call = stub.ModelInfer(_request(self._colours()))
         await asyncio.sleep(self._random.uniform(0, 0.005))
         call.cancel()
-        if (status := (await call.code()).name) != "OK":
-            raise Refused(status)
+        if (code := await call.code()) is not grpc.StatusCode.OK:
+            raise Refused(_of_error(code, await call.details()))
 
     async def _stream(self, stub: oip_grpc.GRPCInferenceServiceStub) -> None:
         stream, refusals = stub.ModelStreamInfer(), []
@@ -203,8 +226,8 @@ class Callers:
             else:
                 self._check(answer.infer_response, request, newest)
         await stream.done_writing()
-        if (status := (await stream.code()).name) != "OK":
-            raise Refused(status)
+        if (code := await stream.code()) is not grpc.StatusCode.OK:
+            raise Refused(_of_error(code, await stream.details()))
         if refusals:
             raise Refused(_of_message(refusals[0]))
 
@@ -226,7 +249,7 @@ class Callers:
         async with self._http.post(self._url, json=document) as answer:
             found = await answer.json()
         if answer.status != 200:
-            raise Refused(_of_message(str(found)) if answer.status == 503 else str(answer.status))
+            raise Refused(_REST.get(answer.status, f"{answer.status} {found}"))
         logits = np.array(found["outputs"][0]["data"], np.float32)
         self._check_logits(logits, pixels, found["model_version"], newest)
 
@@ -239,11 +262,16 @@ def _request(colours: np.ndarray, id: str = "") -> oip.ModelInferRequest:  # noq
     return request
 
 
+def _of_error(code: grpc.StatusCode, details: str) -> str:
+    """The status of an error of gRPC; with its text where nothing explains it."""
+    named = (name for name in _NAMED if name in details)
+    known = code.name in _ENDED | {"NOT_FOUND"}
+    return next(named, code.name if known else f"{code.name} ({details[:200]})")
+
+
 def _of_message(text: str) -> str:
-    """The status of a refusal that came as a text: it has to name the engine process."""
-    if "died twice" in text:
-        return "died twice"
-    return "UNAVAILABLE" if "engine process" in text or "being unloaded" in text else text
+    """The status that a refusal's text stands for; the text where that is none of those here."""
+    return next((status for words, status in _TEXTS.items() if words in text), text)
 
 
 class Loads:
@@ -259,8 +287,12 @@ class Loads:
         async with grpc.aio.insecure_channel(self._server.admin, options=_CHANNEL) as channel:
             stub = oip_grpc.GRPCInferenceServiceStub(channel)
             while not self._callers.over:
+                is_up = self._callers.up.is_set()
                 await asyncio.to_thread(self._publish)
-                await self._ended.note("load", self._load(stub), LOAD_PATIENCE)
+                loads = [self._load_next(stub)] + ([] if is_up else [_load(stub, "identity")])
+                statuses = [await self._ended.note("load", load, LOAD_PATIENCE) for load in loads]
+                if not is_up and set(statuses) == {"OK"}:
+                    self._callers.up.set()
                 await self._ended.note("override", _override(stub), LOAD_PATIENCE)
                 await asyncio.sleep(0.1)  # a server that is gone refuses at once
 
@@ -270,13 +302,17 @@ class Loads:
         folder = publish(self._staging, version=self._version, gain=gain(self._version))
         folder.rename(self._models / "colours" / folder.name)
 
-    async def _load(self, stub: oip_grpc.GRPCInferenceServiceStub) -> None:
+    async def _load_next(self, stub: oip_grpc.GRPCInferenceServiceStub) -> None:
         version = self._version
-        await stub.RepositoryModelLoad(oip.RepositoryModelLoadRequest(model_name="colours"))
+        await _load(stub, "colours")
         self._callers.newest = version
         for folder in (self._models / "colours").iterdir():
             if folder.is_dir() and int(folder.name) < version:
                 await asyncio.to_thread(shutil.rmtree, folder)
+
+
+async def _load(stub: oip_grpc.GRPCInferenceServiceStub, model: str) -> None:
+    await stub.RepositoryModelLoad(oip.RepositoryModelLoadRequest(model_name=model))
 
 
 async def _override(stub: oip_grpc.GRPCInferenceServiceStub) -> None:

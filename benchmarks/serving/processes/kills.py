@@ -9,9 +9,16 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.serving.processes.callers import Callers, Ended, Loads, publish_models
+from benchmarks.serving.processes.callers import (
+    LOAD_PATIENCE,
+    Callers,
+    Ended,
+    Loads,
+    publish_models,
+)
 from benchmarks.serving.soak.looks import Look, grown, look
 from tests.support.process import ServerProcess
 
@@ -23,8 +30,9 @@ HASTE = 0.2
 PAUSE, LOADER_PAUSE = 1.0, 0.5
 # Seconds after which a process that should be there, or gone, counts as one that is not.
 PATIENCE = 30.0
-# Descriptors that a process may have more after the death of another one, on average.
-FILES_A_KILL = 0.5
+# Descriptors that a front may have more after the death of another process, on average; and slabs
+# at the end than at the beginning, by the median of a quarter of the kills.
+FILES_A_KILL, SLABS = 0.3, 8
 # The environment of all processes of the server names this.
 MARK = "KILLS_OF"
 _SHARED = Path("/dev/shm")
@@ -56,7 +64,8 @@ class Ground:
 
     def _start(self, *flags: str) -> ServerProcess:
         return ServerProcess(
-            self.models, "--engine-process", "--allow-ungated", "--engine", "onnxruntime", *flags,
+            self.models, "--engine-process", "--model-control", "explicit", "--allow-ungated",
+            "--engine", "onnxruntime", *flags,
             cache=self.own / "cache",
             env={**os.environ, MARK: self._mark},
             prefix=(sys.executable, "-c", _PATIENT),
@@ -111,18 +120,39 @@ async def child(pid: int) -> int:
     return found[0]
 
 
+def own_files(pid: int) -> tuple[int, int]:
+    """Descriptors of a process that are neither TCP nor slabs, and slabs."""
+    rows = [
+        row.split()
+        for table in ("tcp", "tcp6")
+        for row in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+    ]
+    calls, own, slabs = {f"socket:[{row[9]}]" for row in rows}, 0, 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            name = str(entry.readlink())
+        except FileNotFoundError:
+            continue
+        slabs += name.startswith("/memfd:convserve-slab")
+        own += name not in calls and not name.startswith("/memfd:convserve-slab")
+    return own, slabs
+
+
 class Kills:
     """The kills.
 
-    looks: at front and engine process after each one, by kind and process.
+    looks: at front and engine process after each one, by kind and process; descriptors are those
+        that belong neither to a caller's connection nor to a slab of the calls' memory.
+    slabs: slabs that the same have open.
     back: seconds until everything served again, by the kind that was killed.
     """
 
-    def __init__(self, ground: Ground, seed: int) -> None:
-        self._ground = ground
+    def __init__(self, ground: Ground, callers: Callers, seed: int) -> None:
+        self._ground, self._callers = ground, callers
         self._dice = random.Random(seed)
         self._began = time.monotonic()
         self.looks: dict[str, list[tuple[int, Look]]] = defaultdict(list)
+        self.slabs: dict[str, list[int]] = defaultdict(list)
         self.back: dict[str, list[float]] = defaultdict(list)
         self.stale = 0.0
 
@@ -130,22 +160,29 @@ class Kills:
         """Kills so often."""
         order = [kind for kind, share in SHARES.items() for _ in range(round(share * kills))]
         self._dice.shuffle(order)
+        await self._serving()
         await self._look()
         for number, kind in enumerate(order, 1):
             await asyncio.sleep(self._dice.uniform(0, PAUSE))
             began = await getattr(self, f"_{kind}")()
             if self._dice.random() >= HASTE or number == len(order):
-                await asyncio.to_thread(self._ground.server.wait_ready)
+                await self._serving()
                 self.back[kind].append(time.monotonic() - began)
                 await self._look()
 
+    async def _serving(self) -> None:
+        """Returns when everything serves."""
+        async with asyncio.timeout(LOAD_PATIENCE):
+            await self._callers.up.wait()
+        await asyncio.to_thread(self._ground.server.wait_ready)
+
     async def _look(self) -> None:
-        server, at = self._ground.server, time.monotonic() - self._began
-        await asyncio.to_thread(server.wait_ready)
-        front = server.process.pid
+        at, front = time.monotonic() - self._began, self._ground.server.process.pid
         pids = {"front": front, "engine": await child(front)}
         for kind, pid in pids.items():
-            self.looks[kind].append((pid, look(pid, at)))
+            files, slabs = own_files(pid)
+            self.looks[kind].append((pid, replace(look(pid, at), files=files)))
+            self.slabs[kind].append(slabs)
 
     async def _engine(self) -> float:
         pid = await child(self._ground.server.process.pid)
@@ -169,6 +206,7 @@ class Kills:
     async def _front(self) -> float:
         self.note_stale()
         self._ground.server.process.kill()
+        self._callers.up.clear()
         began = time.monotonic()
         await asyncio.to_thread(self._ground.server.wait)
         await asyncio.to_thread(self._ground.restart)
@@ -193,8 +231,8 @@ def files_a_kill(looks: Sequence[tuple[int, Look]]) -> float:
 
 def _left(ground: Ground, shared: set[str]) -> list[str]:
     """Files that should be gone."""
-    # The folder of the admin sockets stays with the user, empty.
-    kept = {ground.own / "cache", ground.own / "convserve"}
+    # The folder of the admin sockets stays with the user, empty. `.ses` is ONNX Runtime's.
+    kept = {ground.own / name for name in ("cache", "convserve", ".ses")}
     left = [path for path in ground.own.iterdir() if path not in kept]
     left += list((ground.own / "convserve").iterdir())
     left += [path for path in (ground.own / "cache").rglob("*") if "partial" in path.name]
@@ -215,8 +253,9 @@ def _print(kills: Kills, ended: Ended, ground: Ground, seconds: float) -> None:
     for kind, looks in kills.looks.items():
         print(
             f"{kind}: {len({pid for pid, _ in looks})} processes; {looks[0][1]} at first, "
-            f"{looks[-1][1]} at last; {files_a_kill(looks):+.2f} descriptors a kill"
+            f"{looks[-1][1]} at last; {max(kills.slabs[kind])} slabs at most"
         )
+    print(f"front: {files_a_kill(kills.looks['front']):+.2f} descriptors a kill")
 
 
 async def run(folder: Path, kills: int, seed: int) -> list[str]:
@@ -224,14 +263,14 @@ async def run(folder: Path, kills: int, seed: int) -> list[str]:
     shared = {path.name for path in _SHARED.iterdir()}
     ground, ended, began = Ground(folder), Ended(), time.monotonic()
     try:
-        await asyncio.to_thread(ground.server.wait_ready)
         callers = Callers(ground.server, ended, seed)
         loads = Loads(ground.server, callers, ended, ground.models)
-        killing = Kills(ground, seed)
-        tasks = [asyncio.ensure_future(each.run()) for each in (callers, loads)]
-        await killing.run(kills)
-        callers.over = True
-        await asyncio.gather(*tasks)
+        killing = Kills(ground, callers, seed)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(callers.run())
+            group.create_task(loads.run())
+            await killing.run(kills)
+            callers.over = True
         killing.note_stale()
         status = await asyncio.to_thread(ground.server.terminate)
     finally:
@@ -242,8 +281,13 @@ async def run(folder: Path, kills: int, seed: int) -> list[str]:
         faults.append(f"the last server ended with status {status}")
     if killing.stale:
         faults.append(f"{killing.stale:.0f} stale answers")
+    if (more := files_a_kill(killing.looks["front"])) > FILES_A_KILL:
+        faults.append(f"front: {more:.1f} descriptors more a kill")
     for kind, looks in killing.looks.items():
         faults += [f"{kind}: {fault}" for fault in grown([one for _, one in looks])]
-        if (more := files_a_kill(looks)) > FILES_A_KILL:
-            faults.append(f"{kind}: {more:.1f} descriptors more a kill")
+        slabs = killing.slabs[kind]
+        quarter = max(1, len(slabs) // 4)
+        early, late = statistics.median(slabs[:quarter]), statistics.median(slabs[-quarter:])
+        if late - early > SLABS:
+            faults.append(f"{kind}: slabs grew from {early:g} to {late:g}")
     return faults
