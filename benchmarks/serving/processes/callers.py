@@ -35,6 +35,10 @@ PAUSE = 0.06
 PATIENCE, HURRY = 20.0, 0.02
 # Seconds that a load may take: it gets the time that calls leave.
 LOAD_PATIENCE = 120.0
+# Errors of another status whose text names the death of a process: those of the server, and that of
+# grpc.aio where the connection ends under a message that it writes.
+_LOST = "Internal error from Core"
+_NAMED = ("died twice", "loader process failed", _LOST)
 # Statuses that the death of a process, or the caller himself, explains. A server that has just been
 # started knows no model before the first load.
 _DEATHS = {"OK", "UNAVAILABLE", "died twice", "not loaded yet"}
@@ -43,11 +47,10 @@ EXPECTED = defaultdict(
     lambda: _DEATHS,
     cancelled=_ENDED,
     hurried=_ENDED,
+    stream=_DEATHS | {_LOST},
     load={"OK", "UNAVAILABLE", "loader process failed"},
     override={"OK", "UNAVAILABLE", "loader process failed"},
 )
-# Errors of another status whose text names the death of a process, as EXPECTED spells them.
-_NAMED = ("died twice", "loader process failed")
 _REST = {404: "NOT_FOUND", 503: "UNAVAILABLE"}
 # Of errors in a stream, which have a text and no code.
 _TEXTS = {
@@ -264,9 +267,9 @@ def _request(colours: np.ndarray, id: str = "") -> oip.ModelInferRequest:  # noq
 
 def _of_error(code: grpc.StatusCode, details: str) -> str:
     """The status of an error of gRPC; with its text where nothing explains it."""
-    named = (name for name in _NAMED if name in details)
-    known = code.name in _ENDED | {"NOT_FOUND"}
-    return next(named, code.name if known else f"{code.name} ({details[:200]})")
+    if code.name in _ENDED | {"NOT_FOUND"}:
+        return code.name
+    return next((name for name in _NAMED if name in details), f"{code.name} ({details[:200]})")
 
 
 def _of_message(text: str) -> str:

@@ -35,7 +35,6 @@ PATIENCE = 30.0
 FILES_A_KILL, SLABS = 0.3, 8
 # The environment of all processes of the server names this.
 MARK = "KILLS_OF"
-_SHARED = Path("/dev/shm")
 # Becomes `convserve serve` that does not give up where engine processes die often; the words of its
 # command follow.
 _PATIENT = """
@@ -144,6 +143,7 @@ class Kills:
     looks: at front and engine process after each one, by kind and process; descriptors are those
         that belong neither to a caller's connection nor to a slab of the calls' memory.
     slabs: slabs that the same have open.
+    shared: files of /dev/shm that the same had mapped.
     back: seconds until everything served again, by the kind that was killed.
     """
 
@@ -153,6 +153,7 @@ class Kills:
         self._began = time.monotonic()
         self.looks: dict[str, list[tuple[int, Look]]] = defaultdict(list)
         self.slabs: dict[str, list[int]] = defaultdict(list)
+        self.shared = set[Path]()
         self.back: dict[str, list[float]] = defaultdict(list)
         self.stale = 0.0
 
@@ -183,6 +184,7 @@ class Kills:
             files, slabs = own_files(pid)
             self.looks[kind].append((pid, replace(look(pid, at), files=files)))
             self.slabs[kind].append(slabs)
+            self.shared |= shared_files(pid)
 
     async def _engine(self) -> float:
         pid = await child(self._ground.server.process.pid)
@@ -229,14 +231,20 @@ def files_a_kill(looks: Sequence[tuple[int, Look]]) -> float:
     return sum(files[-1] - files[0] for files in by_process.values()) / max(1, survived)
 
 
-def _left(ground: Ground, shared: set[str]) -> list[str]:
+def shared_files(pid: int) -> set[Path]:
+    """Files of /dev/shm that a process has mapped."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {Path(line[line.index("/dev/shm/") :]) for line in lines if "/dev/shm/" in line}
+
+
+def _left(ground: Ground, shared: set[Path]) -> list[str]:
     """Files that should be gone."""
     # The folder of the admin sockets stays with the user, empty. `.ses` is ONNX Runtime's.
     kept = {ground.own / name for name in ("cache", "convserve", ".ses")}
     left = [path for path in ground.own.iterdir() if path not in kept]
     left += list((ground.own / "convserve").iterdir())
     left += [path for path in (ground.own / "cache").rglob("*") if "partial" in path.name]
-    left += [path for path in _SHARED.iterdir() if path.name not in shared]
+    left += [path for path in shared if path.exists()]
     return [f"left behind: {path}" for path in left]
 
 
@@ -260,7 +268,6 @@ def _print(kills: Kills, ended: Ended, ground: Ground, seconds: float) -> None:
 
 async def run(folder: Path, kills: int, seed: int) -> list[str]:
     """Kills so many processes. Prints what came of it; the faults."""
-    shared = {path.name for path in _SHARED.iterdir()}
     ground, ended, began = Ground(folder), Ended(), time.monotonic()
     try:
         callers = Callers(ground.server, ended, seed)
@@ -276,7 +283,7 @@ async def run(folder: Path, kills: int, seed: int) -> list[str]:
     finally:
         ground.close()
     _print(killing, ended, ground, time.monotonic() - began)
-    faults = ended.faults() + _left(ground, shared)
+    faults = ended.faults() + _left(ground, killing.shared)
     if status:
         faults.append(f"the last server ended with status {status}")
     if killing.stale:
