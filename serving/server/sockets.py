@@ -32,7 +32,7 @@ class AdminFolder:
         for socket in (self.grpc, self.http):
             if len(os.fsencode(socket)) > _LONGEST_PATH:
                 raise StartError(f"--admin-socket: {socket} has more than {_LONGEST_PATH} bytes")
-        # One that a killed server has left is made by none.
+        # The default one is the server's own, also where a killed server has left it.
         self._made = path is None or not self.path.exists()
         _make(self.path)
         self._descriptor = self._locked()

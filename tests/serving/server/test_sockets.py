@@ -139,6 +139,16 @@ def test_sockets_of_a_server_that_was_killed_go(path: Path) -> None:
     assert not list(path.iterdir())
 
 
+def test_the_default_folder_of_a_server_that_was_killed_goes_with_the_next_one() -> None:
+    killed = AdminFolder(None, 8001)
+    bind(killed)
+    os.close(killed._descriptor)  # all that a kill does
+    after = AdminFolder(None, 8001)
+    assert after.path == killed.path
+    after.close()
+    assert not after.path.exists()
+
+
 def test_what_is_no_socket_is_not_removed(path: Path) -> None:
     path.mkdir(mode=0o700)
     (path / "http.sock").write_text("mine")
