@@ -1,6 +1,7 @@
 """Kills the processes of a server under load, at random."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -119,29 +120,34 @@ async def child(pid: int) -> int:
     return found[0]
 
 
-def own_files(pid: int) -> tuple[int, int]:
-    """Descriptors of a process that are neither TCP nor slabs, and slabs."""
+def _connections(pid: int) -> set[str]:
+    """The TCP sockets where a process runs, as its descriptors name them."""
     rows = [
         row.split()
         for table in ("tcp", "tcp6")
         for row in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
     ]
-    calls, own, slabs = {f"socket:[{row[9]}]" for row in rows}, 0, 0
+    return {f"socket:[{row[9]}]" for row in rows}
+
+
+def own_files(pid: int, temporary: Path) -> tuple[int, int]:
+    """Descriptors of a process that are neither TCP, nor slabs, nor temporary files, and slabs. A
+    front keeps one temporary file for each model that a load call has brought."""
+    names, calls = [], _connections(pid)
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            name = str(entry.readlink())
-        except FileNotFoundError:
-            continue
-        slabs += name.startswith("/memfd:convserve-slab")
-        own += name not in calls and not name.startswith("/memfd:convserve-slab")
-    return own, slabs
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            names.append(str(entry.readlink()))
+    calls |= _connections(pid)
+    names = [name for name in names if name not in calls and not name.startswith(str(temporary))]
+    slabs = sum(name.startswith("/memfd:convserve-slab") for name in names)
+    return len(names) - slabs, slabs
 
 
 class Kills:
     """The kills.
 
-    looks: at front and engine process after each one, by kind and process; descriptors are those
-        that belong neither to a caller's connection nor to a slab of the calls' memory.
+    looks: at front and engine process after each one, by kind and process; descriptors are
+        those of `own_files`.
     slabs: slabs that the same have open.
     shared: files of /dev/shm that the same had mapped.
     back: seconds until everything served again, by the kind that was killed.
@@ -181,7 +187,7 @@ class Kills:
         at, front = time.monotonic() - self._began, self._ground.server.process.pid
         pids = {"front": front, "engine": await child(front)}
         for kind, pid in pids.items():
-            files, slabs = own_files(pid)
+            files, slabs = own_files(pid, self._ground.own)
             self.looks[kind].append((pid, replace(look(pid, at), files=files)))
             self.slabs[kind].append(slabs)
             self.shared |= shared_files(pid)
