@@ -6,7 +6,8 @@
 Cost: 1, 8 and 32 callers ask a network that takes next to no time, without a wire, so that only the
 way to the batcher differs: in one process, and with an engine process. CPU time of both processes a
 call, medians over rounds that alternate. `engine side` is the CPU of the engine process beyond that
-of a batcher whose callers are callbacks in its own process.
+of a batcher whose callers are callbacks in its own process; `colder batch` is as much of it as the
+network and the gathering of its inputs take longer there, with other processes' work in the caches.
 
 Kills: a server with an engine process answers 24 callers of all kinds over gRPC and REST while a
 model is loaded in one version after the other and another with files that a load call brings.
@@ -16,9 +17,9 @@ colour, and each version of the model answers with another gain.
 
 Exit status 1 where a bar is missed: at 32 callers 15 us a call in all and 5 at the engine side; a
 wrong answer, or one of a version before the last that was loaded; a call without a status, or with
-one that no death explains; an answer that came too late to be told from another's; a process that
-outlives its front; anything left in the temporary folder, in /dev/shm, or half written in the
-cache; memory, descriptors or threads of front or engine process that grow with the kills.
+one that no death explains; an answer to no call that the front had; a process that outlives its
+front; anything left in the temporary folder, in /dev/shm, or half written in the cache; memory,
+descriptors or threads of front or engine process that grow with the kills.
 """
 
 import argparse

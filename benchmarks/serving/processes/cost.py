@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -77,13 +78,33 @@ def infer(model: Servable) -> Ask:
     return lambda: model.infer({"image": image}, 1, options)
 
 
-async def measure(
-    repository: Path, cache: Path, seconds: float, rounds: int
-) -> dict[int, tuple[float, float, float, float]]:
-    """By callers: CPU in one process, of front and engine process, and of the batcher alone."""
+class Cost(NamedTuple):
+    """Microseconds a call.
+
+    one: CPU in one process.
+    front, engine: CPU of both where there are two.
+    alone: CPU of the batcher with callbacks for callers.
+    colder: time of a batch, gathered and run, in the engine process beyond that with `alone`: the
+        same code, with less of it in the caches.
+    """
+
+    one: float
+    front: float
+    engine: float
+    alone: float
+    colder: float
+
+
+async def batch_time(port: BatchPort) -> float:
+    """Microseconds a row of the newest batches, by the median."""
+    return statistics.median(b.took / b.rows for b in await port.recent_batches()) * 1e6
+
+
+async def measure(repository: Path, cache: Path, seconds: float, rounds: int) -> dict[int, Cost]:
+    """The cost by callers."""
     metrics = FrontMetrics()
     config = ServerConfig(model_repository=repository, cache_dir=cache, engine="onnxruntime")
-    found: dict[int, list[tuple[float, ...]]] = {callers: [] for callers in CALLERS}
+    found: dict[int, list[Cost]] = {callers: [] for callers in CALLERS}
     with ThreadPoolExecutor(1) as threads:
         catalogue = Catalogue(Repositories.of(repository), threads, metrics)
         runtime = Runtime(config, catalogue, EngineMetrics())
@@ -93,31 +114,34 @@ async def measure(
         async with apart(repository, cache) as front:
             await front.ready()
             there = front.catalogue.get("colours")
+            port: BatchPort = here._port  # type: ignore[attr-defined]
+            other: BatchPort = there._port  # type: ignore[attr-defined]
             pids = [os.getpid(), front.pid]
             for _ in range(rounds):
                 for callers in CALLERS:
                     [one] = await cost(infer(here), callers, seconds, pids[:1])
                     two = await cost(infer(there), callers, seconds, pids)
-                    port: BatchPort = here._port  # type: ignore[attr-defined]
+                    cold = await batch_time(other)
                     alone = await batcher_cost(port, callers, seconds)
-                    found[callers].append((one, *two, alone))
+                    found[callers].append(Cost(one, *two, alone, cold - await batch_time(port)))
         await runtime.close()
         await runtime.ended()
     return {
-        callers: tuple(statistics.median(column) for column in zip(*rows, strict=True))  # type: ignore[misc]
+        callers: Cost(*(statistics.median(column) for column in zip(*rows, strict=True)))
         for callers, rows in found.items()
     }
 
 
-def faults(found: dict[int, tuple[float, float, float, float]]) -> list[str]:
+def faults(found: dict[int, Cost]) -> list[str]:
     """Prints the table; the bars that are missed."""
     print("CPU us a call\n")
-    print("| callers | one process | front | engine process | added | engine side |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| callers | one process | front | engine process | added | engine side | colder batch |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     missed = []
-    for callers, (one, front, engine, alone) in found.items():
-        added, side = front + engine - one, engine - alone
-        print(f"| {callers} | {one:.1f} | {front:.1f} | {engine:.1f} | {added:.1f} | {side:.1f} |")
+    for callers, each in found.items():
+        added, side = each.front + each.engine - each.one, each.engine - each.alone
+        shown = (each.one, each.front, each.engine, added, side, each.colder)
+        print(f"| {callers} | {' | '.join(f'{us:.1f}' for us in shown)} |")
         if callers == CALLERS[-1]:
             bars = (("added", added, ADDED_BAR), ("engine side", side, ENGINE_BAR))
             missed += [
