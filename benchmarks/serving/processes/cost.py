@@ -127,7 +127,7 @@ async def measure(repository: Path, cache: Path, seconds: float, rounds: int) ->
         await runtime.close()
         await runtime.ended()
     return {
-        callers: Cost(*(statistics.median(column) for column in zip(*rows, strict=True)))
+        callers: Cost._make(statistics.median(column) for column in zip(*rows, strict=True))
         for callers, rows in found.items()
     }
 
