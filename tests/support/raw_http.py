@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
@@ -24,6 +25,14 @@ def connected(url: str, *, source: str = "", buffer: int = 0) -> Iterator[socket
         connection.settimeout(PATIENCE)
         connection.connect((found.hostname or "", found.port or 0))
         yield connection
+
+
+def sent_and_reset(url: str, data: bytes) -> None:
+    """Sends bytes and resets the connection: a server whose event loop is this thread's finds both
+    when it accepts it."""
+    with connected(url) as connection:
+        connection.sendall(data)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def ask(connection: socket.socket, request: bytes) -> bytes:

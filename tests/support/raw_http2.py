@@ -25,6 +25,15 @@ def message(data: bytes, flag: int = 0) -> bytes:
     return bytes([flag]) + len(data).to_bytes(4, "big") + data
 
 
+def whole_call(path: str, data: bytes) -> bytes:
+    """All that a client sends on a connection of which it waits for nothing: one call."""
+    h2 = ngh2.Connection(ngh2.Role.CLIENT)
+    h2.initiate_connection({})
+    stream = h2.send_request((*(dict(HEAD) | {b":path": path.encode()}).items(),))
+    h2.send_data(stream, message(data), end_stream=True)
+    return h2.data_to_send()
+
+
 class RawClient:
     """One connection.
 

@@ -1,7 +1,9 @@
 """Who calls, as the wire has it: nothing of this is proved yet."""
 
+import asyncio
 import functools
 import ipaddress
+import socket
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -44,6 +46,14 @@ class Caller(NamedTuple):
 
 # Called only where somebody wants to know.
 GetCaller = Callable[[], Caller]
+
+
+def on_unix_socket(connection: asyncio.BaseTransport) -> bool:
+    """Whether a connection came over a Unix socket, on which admins are. The kind of its socket
+    says so, never an address that is missing: uvloop has none of a caller who has sent his bytes
+    and reset the connection before it was accepted."""
+    found = connection.get_extra_info("socket")
+    return found is not None and found.family == socket.AF_UNIX
 
 
 def plain_address(address: str) -> str:

@@ -13,7 +13,7 @@ from aiohttp import StreamReader, web
 
 from serving.base.errors import InvalidInput, RequestTooLarge
 from serving.base.turns import Turns
-from serving.server.access.caller import site_of
+from serving.server.access.caller import on_unix_socket, site_of
 from serving.server.http.connections import SLOWEST_RATE, Connections, HttpLimits
 from serving.server.http.errors import malformed
 
@@ -32,6 +32,8 @@ _MUCH = 64 << 10
 # less sending; clients send chunks of kilobytes.
 _MOST_CHUNKS = 10_000
 _BYTES_A_CHUNK = 512
+# In the place of an address that is not known.
+_LEFT = "left"
 
 
 class Connection(web.RequestHandler):
@@ -91,8 +93,9 @@ class Connection(web.RequestHandler):
         """Lets it in, or tells it that there is no place."""
         # Those of uvloop are no instances of it.
         self._pipe = pipe = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        self.address = site_of(peer[0]) if isinstance(peer, tuple) else ""
+        if not on_unix_socket(transport):
+            # No address is known of a caller who has left again by now.
+            self.address = site_of((transport.get_extra_info("peername") or (_LEFT,))[0])
         if not self._connections.admit(self):
             self._refuse(503, "too many connections: try again later")
             return
@@ -101,9 +104,6 @@ class Connection(web.RequestHandler):
         # Any byte that the system does not take pauses the writer, whose time then counts.
         pipe.set_write_buffer_limits(high=0)
         super().connection_made(transport)
-        # Kept by aiohttp from here on: of a connection that is lost it would be None, as on a Unix
-        # socket.
-        assert self.peername == peer
         self._head_alarm = self._loop.call_later(self.limits.head, self._head_is_late)
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -14,6 +14,7 @@ from functools import lru_cache, wraps
 from aiohttp import web
 
 from serving.base.errors import quoted
+from serving.server.access.caller import on_unix_socket
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -104,7 +105,7 @@ def json_only(handler: Handler) -> Handler:
 def is_trusted(request: web.BaseRequest) -> bool:
     """Whether no page can have sent a request: its caller is on a Unix socket, which no browser
     reaches."""
-    return not isinstance(request.protocol.peername, tuple)
+    return request.transport is not None and on_unix_socket(request.transport)
 
 
 def _has_token(request: web.BaseRequest) -> bool:

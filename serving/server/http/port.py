@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from aiohttp import web
 from serving.base.errors import RequestTooLarge, RequestTooSlow
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
-from serving.server.access.caller import API_KEY, AUTHORIZATION, Caller
+from serving.server.access.caller import API_KEY, AUTHORIZATION, Caller, on_unix_socket
 from serving.server.config import StartError
 from serving.server.http.body import LARGEST
 from serving.server.http.connection import Connection
@@ -44,8 +43,7 @@ def caller_of(request: web.BaseRequest) -> Caller:
         return request.headers.getall(name, ())
 
     transport = request.transport
-    connection = None if transport is None else transport.get_extra_info("socket")
-    if connection is not None and connection.family == socket.AF_UNIX:
+    if transport is not None and on_unix_socket(transport):
         return Caller(None, authorization, api_key=key, header=header)
     # An address of IPv4 as itself, also on a socket of IPv6: it is the owner of regions.
     address = (request.remote or "").removeprefix("::ffff:")

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import uvloop
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -24,6 +25,8 @@ from serving.server.access.keys import ApiKey, digest_of, new_key
 from serving.server.endpoints.admin import Admin, TokenFile
 from tests.support.in_process import SIDE, InProcess, in_process
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer, issuing
+from tests.support.raw_http import sent_and_reset
+from tests.support.raw_http2 import whole_call
 
 OIP = "/inference.GRPCInferenceService/"
 VISION = "/convserve.vision.v1.VisionService/"
@@ -205,6 +208,33 @@ def test_caller_who_is_not_known_gets_in_nowhere_but_to_the_probes(
             assert await code(served, HEALTH, HealthCheckRequest(), shown) == "OK"
 
     serve(tmp_path, scenario, place.known, wire_name=wire)
+
+
+@pytest.mark.parametrize("ruled", [False, True])
+def test_caller_who_leaves_before_he_is_let_in_is_not_the_admin_of_the_socket(
+    ruled: bool, tmp_path: Path, place: Place
+) -> None:
+    """On the loop of `convserve serve`, which knows no address of his."""
+    unload = pb.RepositoryModelUnloadRequest(model_name="plain").SerializeToString()
+    call = whole_call(OIP + "RepositoryModelUnload", unload)
+    post = b"POST /v2/repository/models/plain/unload HTTP/1.1\r\nHost: localhost\r\n"
+    rest = post + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+    async def run() -> None:
+        admin = Admin("socket", explicit=True, memory=True, by_policy=ruled)
+        access = place.ruled if ruled else {}
+        async with in_process(tmp_path, admin=admin, access=access, wire_name="native") as served:
+            counted = {"method": "RepositoryModelUnload"}
+            counted["code"] = "UNAUTHENTICATED" if ruled else "PERMISSION_DENIED"
+            for url, data in ((f"http://{served.urls[0]}", call), (served.urls[1], rest)):
+                before = served.value("convserve_control_calls_total", **counted)
+                async with asyncio.timeout(10):
+                    while served.value("convserve_control_calls_total", **counted) == before:
+                        sent_and_reset(url, data)
+                        await asyncio.sleep(0.01)  # a call that has left shows nowhere else
+            assert served.front.catalogue.get("plain")
+
+    uvloop.run(run())
 
 
 def test_caller_who_is_known_may_do_what_everybody_may_and_admins_the_rest(

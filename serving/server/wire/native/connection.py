@@ -12,7 +12,7 @@ import grpc
 import ngh2
 
 from serving.base.errors import ServingError, quoted, without_frames
-from serving.server.access.caller import plain_address, site_of
+from serving.server.access.caller import on_unix_socket, plain_address, site_of
 from serving.server.wire.interface import End, Method, Peer
 from serving.server.wire.native import headers
 from serving.server.wire.native.call import WINDOW, NativeCall
@@ -100,10 +100,10 @@ class Connection(asyncio.Protocol):
         """Lets it in, or closes it where there is no place."""
         # Those of uvloop are no instances of it.
         self._pipe = pipe = cast("asyncio.Transport", transport)
-        name = transport.get_extra_info("peername")
-        if isinstance(name, tuple):
-            self.peer = Peer(plain_address(name[0]), name[1])
-            self.site = site_of(name[0])
+        if not on_unix_socket(transport):
+            # No address is known of a caller who has left again by now.
+            address, port, *_ = transport.get_extra_info("peername") or ("", 0)
+            self.peer, self.site = Peer(plain_address(address), port), site_of(address)
         self.sending = Sending(self._h2, pipe, self.arrivals.budget, self._handle)
         self.life = Lifetime(self, self._wire.times)
         if not self._wire.admit(self):
