@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -28,6 +29,8 @@ from serving.server.config import ServerConfig
 from serving.server.server import ENGINE_MODULE
 
 SECONDS = 60.0
+# Callers of the mixed load.
+_CALLERS = 24
 
 
 @dataclass
@@ -46,9 +49,21 @@ class Front:
             while not condition():
                 await asyncio.sleep(0.01)  # no event tells of every condition
 
+    @property
+    def engines(self) -> list[Supervisor]:
+        """Keep an engine process each running."""
+        return self.processes.engines if isinstance(self.processes, Engines) else [self.processes]
+
     async def ready(self) -> None:
         """Returns when everything serves."""
         await self.until(lambda: self.processes.ready() and self.catalogue.ready(strict=True))
+
+    async def whole(self) -> None:
+        """Returns when everything serves in each process."""
+        await self.ready()
+        await self.until(
+            lambda: all(each.ready() and each.catalogue.ready(True) for each in self.engines)
+        )
 
     async def logits(self, colour: np.ndarray, **options: Any) -> np.ndarray:
         """The answer of the model `colours` to an image of one colour, uint8 [3]."""
@@ -69,8 +84,8 @@ class Apart(Front):
     @property
     def supervisor(self) -> Supervisor:
         """Keeps it running."""
-        assert isinstance(self.processes, Supervisor)
-        return self.processes
+        [supervisor] = self.engines
+        return supervisor
 
     @property
     def pid(self) -> int:
@@ -80,24 +95,6 @@ class Apart(Front):
     async def kill(self) -> None:
         """Kills the engine process; returns when the front knows that it is dead."""
         await kill(self, self.supervisor)
-
-
-@dataclass
-class Several(Front):
-    """A front with two engine processes."""
-
-    @property
-    def engines(self) -> list[Supervisor]:
-        """Keep one each running."""
-        assert isinstance(self.processes, Engines)
-        return self.processes.engines
-
-    async def whole(self) -> None:
-        """Returns when everything serves in both."""
-        await self.ready()
-        await self.until(
-            lambda: all(each.ready() and each.catalogue.ready(True) for each in self.engines)
-        )
 
 
 def pid_of(engine: Supervisor) -> int:
@@ -160,7 +157,7 @@ async def several(
     module: str = ENGINE_MODULE,
     hung_seconds: int = 30,
     **settings: Any,
-) -> AsyncIterator[Several]:
+) -> AsyncIterator[Front]:
     """Serves a repository with two engine processes, as `apart` does with one."""
     config = _config(repository, cache, {"threads": 2, **settings})
     metrics, slots = FrontMetrics(), Slots(config.memory_bytes)
@@ -173,7 +170,7 @@ async def several(
         engines.start()
         try:
             totals = Totals(metrics, *engines.shares)
-            yield Several(engines, slots, catalogue, metrics, totals)
+            yield Front(engines, slots, catalogue, metrics, totals)
             await engines.close()
         finally:
             await engines.ended()
@@ -184,7 +181,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def memory_files() -> int:
+def _memory_files() -> int:
     """Files in memory (memfd) that this process has open."""
     found = 0
     for entry in Path("/proc/self/fd").iterdir():
@@ -195,7 +192,9 @@ def memory_files() -> int:
     return found
 
 
-async def mixed_calls(front: Front, seed: int, outcomes: Counter[str], over: asyncio.Event) -> None:
+async def _mixed_calls(
+    front: Front, seed: int, outcomes: Counter[str], over: asyncio.Event
+) -> None:
     """One caller of a mixed load: some calls are cancelled, some have little time. Each counts as
     accepted and by its outcome; an answer that is not that of its own image is wrong."""
     rng = np.random.default_rng(seed)
@@ -216,3 +215,44 @@ async def mixed_calls(front: Front, seed: int, outcomes: Counter[str], over: asy
         else:
             right = np.allclose(answer, expected_logits(asked), rtol=1e-4)
             outcomes["answered" if right else "wrong"] += 1
+
+
+async def _kills(front: Front, times: int) -> Counter[str]:
+    """Kills an engine process so often, at random moments of a mixed load; of several, also while
+    another is started again. Outcomes by kind."""
+    over, total = asyncio.Event(), Counter[str]()
+    asking = [
+        asyncio.ensure_future(_mixed_calls(front, seed, total, over)) for seed in range(_CALLERS)
+    ]
+    dice = random.Random(7)
+    try:
+        for _ in range(times):
+            victim = dice.choice(front.engines)
+            await front.until(lambda one=victim: one.ready() and front.catalogue.ready(strict=True))
+            await asyncio.sleep(dice.uniform(0.0, 0.3))  # a moment of any kind
+            await kill(front, victim)
+        await front.whole()
+    finally:
+        over.set()
+    await asyncio.gather(*asking)
+    return total
+
+
+async def check_kills(front: Front, times: int) -> None:
+    """Kills engine processes so often: every call has one outcome, none a wrong answer, and the
+    front keeps nothing of the dead."""
+    await front.whole()
+    await _kills(front, 1)
+    files, memory = open_files(), _memory_files()
+    total = await _kills(front, times)
+    assert total["answered"] > 10 * times, total
+    statuses = sum(total.values()) - total["accepted"]
+    assert statuses == total["accepted"], total
+    # Killed twice while it ran, all dead at once, or no time left: few have another status.
+    expected = {"accepted", "answered", "cancelled", "EngineRestarts", "EngineError",
+                "DeadlineExpired", "Shed"}  # fmt: skip
+    assert set(total) <= expected, total
+    assert front.metrics.stale_answers.children() == []
+    await front.until(lambda: not front.lent())
+    assert abs(open_files() - files) <= 4
+    assert abs(_memory_files() - memory) <= 4

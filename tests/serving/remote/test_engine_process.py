@@ -4,10 +4,8 @@ import asyncio
 import logging
 import math
 import os
-import random
 import signal
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from serving.base.errors import (
     ServingError,
 )
 from serving.models.servable import AnsweredImage, CallOptions, EncodedImage
-from tests.support.apart import Apart, apart, expected_logits, memory_files, mixed_calls, open_files
+from tests.support.apart import apart, check_kills, expected_logits
 from tests.support.pictures import encoded
 from tests.support.poisoned import POISON
 from tests.support.published import publish
@@ -44,25 +42,6 @@ def colour(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(70, 256, 3)
 
 
-async def kills(front: Apart, times: int, callers: int = 24) -> Counter[str]:
-    """Kills the engine process so often, at random moments of a mixed load. Outcomes by kind."""
-    over, total = asyncio.Event(), Counter[str]()
-    asking = [
-        asyncio.ensure_future(mixed_calls(front, seed, total, over)) for seed in range(callers)
-    ]
-    dice = random.Random(7)
-    try:
-        for _ in range(times):
-            await front.ready()
-            await asyncio.sleep(dice.uniform(0.0, 0.3))  # a moment of any kind
-            await front.kill()
-        await front.ready()
-    finally:
-        over.set()
-    await asyncio.gather(*asking)
-    return total
-
-
 @pytest.mark.parametrize("times", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_no_call_is_lost_or_answered_wrongly_where_the_engine_process_is_killed(
     times: int, alone: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,21 +50,7 @@ def test_no_call_is_lost_or_answered_wrongly_where_the_engine_process_is_killed(
 
     async def run() -> None:
         async with apart(alone, cache) as front:
-            await front.ready()
-            await kills(front, 1)
-            files, memory = open_files(), memory_files()
-            total = await kills(front, times)
-            assert total["answered"] > 10 * times
-            statuses = sum(total.values()) - total["accepted"]
-            assert statuses == total["accepted"], total
-            # Killed twice while it ran, or no time left: few have another status.
-            expected = {"accepted", "answered", "cancelled", "EngineRestarts", "EngineError",
-                        "DeadlineExpired", "Shed"}  # fmt: skip
-            assert set(total) <= expected, total
-            assert front.metrics.stale_answers.children() == []
-            await front.until(lambda: not front.lent())
-            assert abs(open_files() - files) <= 4
-            assert abs(memory_files() - memory) <= 4
+            await check_kills(front, times)
 
     asyncio.run(run())
 

@@ -1,8 +1,6 @@
 """Two real engine processes behind one front: the death of one costs no call anything."""
 
 import asyncio
-import random
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +11,7 @@ from protos.gen import model_config_pb2
 from serving.base.errors import EngineError, ModelNotFound, ModelNotReady
 from serving.models.loading.candidates import LoadSettings, is_placed_here
 from serving.repository.model_config import from_proto
-from tests.support.apart import (
-    Several,
-    expected_logits,
-    kill,
-    memory_files,
-    mixed_calls,
-    open_files,
-    pid_of,
-    several,
-)
+from tests.support.apart import Front, check_kills, expected_logits, kill, pid_of, several
 from tests.support.poisoned import POISON
 from tests.support.published import publish
 
@@ -35,27 +24,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return repository
 
 
-async def kills(front: Several, times: int, callers: int = 24) -> Counter[str]:
-    """Kills one of both so often, at random moments of a mixed load, also while the other one is
-    started again. Outcomes by kind."""
-    over, total = asyncio.Event(), Counter[str]()
-    asking = [
-        asyncio.ensure_future(mixed_calls(front, seed, total, over)) for seed in range(callers)
-    ]
-    dice = random.Random(5)
-    try:
-        for _ in range(times):
-            victim = dice.choice(front.engines)
-            await front.until(victim.ready)
-            await asyncio.sleep(dice.uniform(0.0, 0.3))  # a moment of any kind
-            await kill(front, victim)
-        await front.whole()
-    finally:
-        over.set()
-    await asyncio.gather(*asking)
-    return total
-
-
 @pytest.mark.parametrize("times", [1, pytest.param(100, marks=pytest.mark.slow)])
 def test_no_call_is_lost_or_answered_wrongly_where_one_of_two_is_killed(
     times: int, alone: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -64,21 +32,7 @@ def test_no_call_is_lost_or_answered_wrongly_where_one_of_two_is_killed(
 
     async def run() -> None:
         async with several(alone, cache) as front:
-            await front.whole()
-            await kills(front, 1)
-            files, memory = open_files(), memory_files()
-            total = await kills(front, times)
-            assert total["answered"] > 10 * times
-            statuses = sum(total.values()) - total["accepted"]
-            assert statuses == total["accepted"], total
-            # Killed twice while it ran, or both dead at once: few have another status.
-            expected = {"accepted", "answered", "cancelled", "EngineRestarts", "EngineError",
-                        "DeadlineExpired", "Shed"}  # fmt: skip
-            assert set(total) <= expected, total
-            assert front.metrics.stale_answers.children() == []
-            await front.until(lambda: not front.lent())
-            assert abs(open_files() - files) <= 4
-            assert abs(memory_files() - memory) <= 4
+            await check_kills(front, times)
 
     asyncio.run(run())
 
@@ -128,7 +82,7 @@ def test_answers_go_on_while_one_of_two_is_dead_and_counters_do_not_fall(
     asyncio.run(run())
 
 
-def first_lines(front: Several) -> list[str]:
+def first_lines(front: Front) -> list[str]:
     _, *engines = front.processes.lines()
     assert [line.split(":")[0] for line in engines] == ["process engine 0", "process engine 1"]
     return engines
