@@ -8,24 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.cli.serve import _JsonFormatter
-from serving.server.access.audit import AUDIT_LOGGER, Audit, Entry, open_audit
+from serving.server.access.audit import Audit, Entry
+from tests.support.recorded import recorded
 
 ENTRY = Entry("key:a", "192.0.2.1", "ModelInfer", "infer", "m", "refused", "NOT_FOUND", "no", "7")
 
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """What the record has, as `convserve serve` writes it."""
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_JsonFormatter())
-    logger = logging.getLogger(AUDIT_LOGGER)
-    open_audit(handler)
-    yield stream
-    logger.handlers.clear()
-    logger.propagate = True
-    logger.setLevel(logging.NOTSET)
+    with recorded() as stream:
+        yield stream
 
 
 def lines(written: io.StringIO) -> list[dict[str, object]]:
