@@ -1,4 +1,4 @@
-"""Calls over gRPC, unary or streamed, and questions about models."""
+"""Calls over gRPC, unary or streamed."""
 
 import asyncio
 import contextlib
@@ -10,49 +10,43 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from loadtest.errors import LoadTestError
-from loadtest.payloads.content import TensorInput
 from loadtest.wire.messages import (
     INFER,
     READERS,
-    ModelFacts,
     Outcome,
     Request,
-    encoded_input,
     failed,
     infer_options,
     read_streamed,
     trace_options,
     vision_options,
 )
-from protos.gen import grpc_service_pb2 as oip
-from protos.gen import grpc_service_pb2_grpc
-from serving.client.tls import ClientTls, channel_to, fault_of
+from serving.client.tls import ClientTls, channel_to
 
 _MAX_MESSAGE_BYTES = 256 << 20
 _VISION = "/convserve.vision.v1.VisionService/"
 _OIP = "/inference.GRPCInferenceService/"
-# Seconds for an answer to a question about a model.
-_CONTROL_TIMEOUT = 10.0
 _INTERNAL = grpc.StatusCode.INTERNAL.value[0]
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 # Seconds from a broken stream to the next: less has a dead server tried in a tight loop.
 _STREAM_PAUSE = 0.05
 
 
-_Metadata = tuple[tuple[str, str], ...]
+Metadata = tuple[tuple[str, str], ...]
 
 
-def _metadata(headers: Mapping[str, str] | None) -> _Metadata:
+def metadata_of(headers: Mapping[str, str] | None) -> Metadata:
+    """Headers as gRPC takes them."""
     return tuple((headers or {}).items())
 
 
-def _traced(metadata: _Metadata, request: Request) -> _Metadata:
+def _traced(metadata: Metadata, request: Request) -> Metadata:
     """The metadata of a request that may have a span."""
     return (*metadata, ("traceparent", span)) if (span := request.traceparent) else metadata
 
 
-def _channel(url: str, tls: ClientTls | None) -> grpc.aio.Channel:
+def open_channel(url: str, tls: ClientTls | None) -> grpc.aio.Channel:
+    """A connection of its own. Raises BadTls."""
     return channel_to(
         url,
         tls,
@@ -78,8 +72,8 @@ class UnaryClient:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._timeout = timeout
-        self._metadata = _metadata(headers)
-        self._channel = _channel(url, tls)
+        self._metadata = metadata_of(headers)
+        self._channel = open_channel(url, tls)
         # No serializers: requests are encoded already, answers are decoded as far as needed.
         self._calls: dict[str, Any] = {
             method: self._channel.unary_unary(
@@ -124,8 +118,8 @@ class StreamClient:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._timeout = timeout
-        self._metadata = _metadata(headers)
-        self._channel = _channel(url, tls)
+        self._metadata = metadata_of(headers)
+        self._channel = open_channel(url, tls)
         self._count = streams
         self._streams: dict[str, itertools.cycle[_Stream]] = {}
 
@@ -167,7 +161,7 @@ class _Stream:
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, name: str, method: str, metadata: _Metadata
+        self, channel: grpc.aio.Channel, name: str, method: str, metadata: Metadata
     ) -> None:
         self._open: Any = channel.stream_stream(name, None, None)
         self._metadata = metadata
@@ -240,111 +234,3 @@ class _Stream:
 def _expire(answer: asyncio.Future[Outcome]) -> None:
     if not answer.done():
         answer.set_result(failed(grpc.StatusCode.DEADLINE_EXCEEDED.value[0]))
-
-
-async def describe(
-    url: str,
-    names: Sequence[str],
-    tls: ClientTls | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> list[ModelFacts]:
-    """Asks the server about models (NAME, or NAME:VERSION).
-
-    Raises LoadTestError where no server answers or a model is not there.
-    """
-    async with _channel(url, tls) as channel:
-        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        try:
-            await stub.ServerLive(oip.ServerLiveRequest(), timeout=_CONTROL_TIMEOUT)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                raise LoadTestError(
-                    f"{url}: the server does not speak the Open Inference Protocol"
-                ) from error
-            fault = await asyncio.to_thread(fault_of, url, tls) or error.code().name
-            raise LoadTestError(f"no server answers at {url} ({fault})") from error
-        return [await _describe(url, stub, name, _metadata(headers)) for name in names]
-
-
-async def _describe(
-    url: str,
-    stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub,
-    model: str,
-    metadata: _Metadata,
-) -> ModelFacts:
-    name, _, version = model.partition(":")
-    try:
-        found = await stub.ModelMetadata(
-            oip.ModelMetadataRequest(name=name, version=version),
-            timeout=_CONTROL_TIMEOUT,
-            metadata=metadata,
-        )
-    except grpc.aio.AioRpcError as error:
-        raise LoadTestError(f"{url}: model {model!r}: {error.details()}") from error
-    parameters = await _parameters(stub, name, version, metadata)
-    inputs = tuple(TensorInput(i.name, i.datatype, tuple(i.shape)) for i in found.inputs)
-    return ModelFacts(
-        name,
-        version,
-        parameters.get("task", ""),
-        inputs,
-        found.outputs[0].name if found.outputs else "",
-        encoded_input(parameters, inputs),
-    )
-
-
-async def _parameters(
-    stub: grpc_service_pb2_grpc.GRPCInferenceServiceStub,
-    name: str,
-    version: str,
-    metadata: _Metadata,
-) -> dict[str, str]:
-    """The parameters of the model's config; empty where the server has no such call."""
-    request = oip.ModelConfigRequest(name=name, version=version)
-    try:
-        response = await stub.ModelConfig(request, timeout=_CONTROL_TIMEOUT, metadata=metadata)
-    except grpc.aio.AioRpcError:
-        return {}
-    return {key: value.string_value for key, value in response.config.parameters.items()}
-
-
-async def statistics(
-    url: str,
-    names: Sequence[str],
-    tls: ClientTls | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> dict[str, float]:
-    """Sums of the counters and times (seconds) of the models, from ModelStatistics.
-
-    Empty where the server does not offer them.
-    """
-    totals: dict[str, float] = {}
-    async with _channel(url, tls) as channel:
-        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        for model in names:
-            name, _, version = model.partition(":")
-            request = oip.ModelStatisticsRequest(name=name, version=version)
-            try:
-                response = await stub.ModelStatistics(
-                    request, timeout=_CONTROL_TIMEOUT, metadata=_metadata(headers)
-                )
-            except grpc.aio.AioRpcError:
-                return {}
-            for found in response.model_stats:
-                _add(totals, found)
-    return totals
-
-
-def _add(totals: dict[str, float], found: oip.ModelStatistics) -> None:
-    times = found.inference_stats
-    values = {
-        "inferences": float(found.inference_count),
-        "executions": float(found.execution_count),
-        "requests": float(times.success.count),
-        "queue": times.queue.ns / 1e9,
-        "compute_input": times.compute_input.ns / 1e9,
-        "compute_infer": times.compute_infer.ns / 1e9,
-        "compute_output": times.compute_output.ns / 1e9,
-    }
-    for key, value in values.items():
-        totals[key] = totals.get(key, 0.0) + value

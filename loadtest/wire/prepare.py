@@ -15,7 +15,7 @@ from loadtest.payloads.content import (
     random_tensors,
 )
 from loadtest.payloads.synthetic_images import synthetic_images
-from loadtest.wire import grpc_client, rest_client
+from loadtest.wire import grpc_models, rest_client
 from loadtest.wire.messages import (
     METHODS,
     ModelFacts,
@@ -72,7 +72,7 @@ def prepare(
     if is_rest(url):
         facts, binary = asyncio.run(rest_client.describe(url, names, tls, headers))
     else:
-        facts = asyncio.run(grpc_client.describe(url, names, tls, headers))
+        facts = asyncio.run(grpc_models.describe(url, names, tls, headers))
     requests: list[Request] = []
     sizes = []
     for number, (model, content) in enumerate(zip(facts, contents.values(), strict=True)):

@@ -10,7 +10,8 @@ import pytest
 from loadtest.errors import LoadTestError
 from loadtest.payloads.content import Payload
 from loadtest.results import OK, UNCHECKED
-from loadtest.wire.grpc_client import StreamClient, UnaryClient, describe
+from loadtest.wire.grpc_client import StreamClient, UnaryClient
+from loadtest.wire.grpc_models import describe
 from loadtest.wire.messages import Outcome, Request, infer_request, vision_request
 
 Connect = Callable[[str], Any]
