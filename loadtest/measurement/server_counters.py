@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.errors import LoadTestError
 from loadtest.measurement.server_process import local_server, usage
-from loadtest.wire import grpc_client
+from loadtest.wire import grpc_models
 from loadtest.wire.rest_client import is_rest
 from serving.client.tls import ClientTls, tls_for
 
@@ -36,6 +36,13 @@ _COUNTERS = {
 _STAGE_SUM = "convserve_stage_duration_seconds_sum"
 _STAGE_COUNT = "convserve_stage_duration_seconds_count"
 _TIMES = ("queue", "compute_input", "compute_infer", "compute_output")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """The headers may hold a key, which is for the server of the URL alone."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """No request: the redirect is an error."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Observer:
             {}
             if is_rest(self._url)
             else asyncio.run(
-                grpc_client.statistics(self._url, self._models, self._tls, self._headers)
+                grpc_models.statistics(self._url, self._models, self._tls, self._headers)
             )
         )
         try:
@@ -96,8 +103,10 @@ class Observer:
         try:
             tls = tls_for(url, self._tls)
             context = tls.context() if tls else None
+            https = urllib.request.HTTPSHandler(context=context)
+            opener = urllib.request.build_opener(_NoRedirects, https)
             request = urllib.request.Request(url, headers=self._headers)
-            with urllib.request.urlopen(request, timeout=_TIMEOUT, context=context) as response:
+            with opener.open(request, timeout=_TIMEOUT) as response:
                 text = response.read(_MOST_BYTES + 1)
             if len(text) > _MOST_BYTES:
                 raise ValueError(f"an answer of more than {_MOST_BYTES} bytes")

@@ -47,6 +47,8 @@ def is_rest(url: str) -> bool:
 def _session(
     url: str, tls: ClientTls | None, headers: Mapping[str, str] | None, **more: Any
 ) -> aiohttp.ClientSession:
+    """Its requests follow no redirect: the headers may hold a key, which is for this server alone,
+    and a second request would be measured as part of the first."""
     used = tls_for(url, tls)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=used.context() if used else True),
@@ -85,7 +87,10 @@ class RestClient:
         try:
             async with asyncio.timeout(deadline or self._timeout):
                 async with self._session.post(
-                    self._url + request.method, data=request.body, headers=headers
+                    self._url + request.method,
+                    data=request.body,
+                    headers=headers,
+                    allow_redirects=False,
                 ) as response:
                     content = await _content(response, MOST_BYTES)
         except TimeoutError:
@@ -195,7 +200,7 @@ async def _parameters(session: aiohttp.ClientSession, url: str, path: str) -> di
 
 async def _get(session: aiohttp.ClientSession, url: str, path: str) -> dict[str, Any]:
     try:
-        async with session.get(url.rstrip("/") + path) as response:
+        async with session.get(url.rstrip("/") + path, allow_redirects=False) as response:
             content = await _content(response, _CONTROL_BYTES)
     except _TooLarge as error:
         raise LoadTestError(

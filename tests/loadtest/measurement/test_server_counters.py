@@ -24,12 +24,21 @@ nv_inference_queue_duration_us{model="m",version="1"} 30000
 
 
 @pytest.fixture
-def metrics_url() -> Iterator[str]:
-    """Serves METRICS."""
+def asked() -> list[str]:
+    """The paths that were asked for."""
+    return []
+
+
+@pytest.fixture
+def metrics_url(asked: list[str]) -> Iterator[str]:
+    """Serves METRICS; /moved leads to it."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            asked.append(self.path)
+            self.send_response(302 if self.path == "/moved" else 200)
+            if self.path == "/moved":
+                self.send_header("Location", "/")
             self.end_headers()
             self.wfile.write(METRICS.encode())
 
@@ -56,6 +65,12 @@ def test_metrics_that_cannot_be_read_are_named(
     monkeypatch.setitem(globals(), "METRICS", page)
     with pytest.raises(LoadTestError, match=r"--metrics-url .*: "):
         Observer("http://127.0.0.1:1", ["m"], metrics_url)
+
+
+def test_credentials_follow_no_redirect(metrics_url: str, asked: list[str]) -> None:
+    with pytest.raises(LoadTestError, match=r"--metrics-url .*: HTTP Error 302"):
+        Observer("http://127.0.0.1:1", ["m"], f"{metrics_url}/moved", headers={"x-api-key": "a"})
+    assert asked == ["/moved"]
 
 
 def test_metrics_that_are_not_there_are_named() -> None:

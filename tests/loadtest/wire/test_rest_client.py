@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from loadtest.errors import LoadTestError
 from loadtest.payloads.content import Payload
@@ -143,6 +144,30 @@ def test_an_answer_of_any_size_is_not_taken(chunked: bool, monkeypatch: pytest.M
         assert answer[0] == 8
 
     with_server(server, use)
+
+
+def test_credentials_follow_no_redirect() -> None:
+    """To another server, or from TLS to none."""
+    other = RestServer(binary=True)
+
+    async def use(url: str) -> None:
+        async def elsewhere(request: web.Request) -> web.Response:
+            raise web.HTTPTemporaryRedirect(url + request.path)
+
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", elsewhere)
+        async with TestServer(application) as server:
+            first, key = str(server.make_url("")), {"x-api-key": "secret"}
+            with pytest.raises(LoadTestError, match="/v2: HTTP 307"):
+                await describe(first, ["double"], None, key)
+            (facts,), _ = await describe(url, ["double"])
+            payload = Payload(tensors={"x": np.zeros((1, 2), np.float32)})
+            client = RestClient(first, 10.0, None, key)
+            assert (await client.call(rest_request(0, facts, payload, binary=True), 0, 0))[0] == 2
+            await client.close()
+
+    with_server(other, use)
+    assert other.bodies == []
 
 
 def test_what_does_not_answer_or_has_no_such_model_is_named() -> None:
