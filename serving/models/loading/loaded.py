@@ -1,8 +1,9 @@
-"""A version that is loaded: what runs it, and what it is; and all that is loaded of a name."""
+"""A version that is loaded, until it is freed: what runs it, and what it is; and all that is loaded
+of a name."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from serving.base.machine.heap import trim_heap
@@ -92,6 +93,29 @@ class LoadedVersion:
         """Stops the batcher's threads and frees the engine. Blocking."""
         self.port.close()
         self.engine.close()
+
+
+class Retiring:
+    """Versions that have left the service of a catalogue: their accepted calls are answered within
+    `drain_seconds`, then they are freed."""
+
+    def __init__(self, catalogue: Catalogue, drain_seconds: float) -> None:
+        self._catalogue = catalogue
+        self._drain_seconds = drain_seconds
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, loaded: LoadedVersion) -> asyncio.Task[None]:
+        """Retires a version in the background."""
+        retiring = loaded.retire(self._drain_seconds, self._catalogue)
+        task = asyncio.get_running_loop().create_task(retiring)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self, left: Iterable[LoadedVersion]) -> None:
+        """Retires those that are left too, while the catalogue ends, and waits for all."""
+        last = (loaded.retire(self._drain_seconds) for loaded in left)
+        await asyncio.gather(*last, *self._tasks)
 
 
 @dataclass

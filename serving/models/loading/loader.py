@@ -15,7 +15,7 @@ from serving.models.catalogue import ELSEWHERE, Catalogue, ModelEntry, State, Ve
 from serving.models.loading.candidates import LoadSettings, is_placed_here
 from serving.models.loading.config_completion import Prepared, log_config, prepare
 from serving.models.loading.load_thread import LoadThread
-from serving.models.loading.loaded import Holding, LoadedVersion
+from serving.models.loading.loaded import Holding, LoadedVersion, Retiring
 from serving.repository.layout import ModelFolder, compare, digest
 from serving.repository.model_config import ModelConfig
 from serving.repository.places.repositories import Repositories
@@ -48,7 +48,6 @@ class Loader:
         self._settings = settings
         self._metrics = metrics
         self._catalogue = catalogue
-        self._drain_seconds = drain_seconds
         self._signed = signed
         self._scanned: dict[str, ModelFolder] = {}
         self._held: dict[str, Holding] = {}
@@ -56,7 +55,7 @@ class Loader:
         self._loads: set[asyncio.Task[None]] = set()
         # One override at a time lies in the temporary folder, which may be small.
         self._staging = asyncio.Lock()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring = Retiring(catalogue, drain_seconds)
 
     # Following the repository.
 
@@ -267,7 +266,7 @@ class Loader:
         # After the change: a front whose engine process this is serves the version before it logs.
         logger.info("model ready", extra=loaded.chosen)
         if old is not None:
-            self._retire_later(old)
+            self._retiring.begin(old)
 
     # Unloading.
 
@@ -305,7 +304,7 @@ class Loader:
                 if holding.serving.get(number) is loaded:
                     holding.free(number)
                     self._metrics.model_accuracy.remove(*loaded.labels)
-                    self._retire_later(loaded)
+                    self._retiring.begin(loaded)
         for name in list(self._scanned):  # of which a poll meanwhile may have found one gone
             if name in self._scanned and (name in renewed or not self._holding(name).serves_all()):
                 await self._load_reporting(name)
@@ -318,14 +317,7 @@ class Loader:
         if loaded is None:
             return None
         self._metrics.model_accuracy.remove(*loaded.labels)
-        return self._retire_later(loaded)
-
-    def _retire_later(self, loaded: LoadedVersion) -> asyncio.Task[None]:
-        retiring = loaded.retire(self._drain_seconds, self._catalogue)
-        task = asyncio.get_running_loop().create_task(retiring)
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
-        return task
+        return self._retiring.begin(loaded)
 
     def stop_loading(self) -> None:
         """Ends the loader process at once, and loads nothing more."""
@@ -340,8 +332,7 @@ class Loader:
         """Drains and frees every model."""
         for load in self._loads:
             load.cancel()
-        retired = (loaded.retire(self._drain_seconds) for loaded in self._loaded_versions())
-        await asyncio.gather(*retired, *self._retiring)
+        await self._retiring.close(self._loaded_versions())
         await self._thread.close()
 
     def _loaded_versions(self) -> list[LoadedVersion]:
