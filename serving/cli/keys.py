@@ -1,5 +1,6 @@
 """`convserve keys new | list | revoke`."""
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -124,16 +125,21 @@ def _text(file: Path) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    """Puts a new file in the place of the old in one step: a server never reads half of one. Raises
+    """Puts a new file in the place of the old in one step: a server never reads half of one. It has
+    the old one's mode and, where it may be given away, its owner, whose server reads it. Raises
     BadFile."""
     place = file.resolve()
     try:
-        mode = stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o600
+        old = place.stat() if place.exists() else None
+        mode = 0o600 if old is None else stat.S_IMODE(old.st_mode)
         with tempfile.NamedTemporaryFile("w", dir=place.parent, delete=False) as written:
             try:
                 written.write(text)
                 written.flush()
                 os.fsync(written.fileno())
+                if old is not None:
+                    with contextlib.suppress(PermissionError):
+                        os.fchown(written.fileno(), old.st_uid, old.st_gid)
                 os.fchmod(written.fileno(), mode)
                 Path(written.name).replace(place)
             except BaseException:

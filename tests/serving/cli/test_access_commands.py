@@ -1,6 +1,7 @@
 """`convserve keys` and `convserve policy`."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -64,6 +65,19 @@ def test_key_is_replaced_by_a_second_one_and_the_first_revoked(tmp_path: Path) -
     assert run("keys", "revoke", str(file), "lab")[0] == 0
     assert file.read_text() == "# ours\n"
     assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
+def test_file_stays_its_owners_who_could_read_it_no_more(tmp_path: Path) -> None:
+    """The server's user, whose file an administrator changes: keys that are revoked would live
+    on."""
+    file = tmp_path / "keys"
+    run("keys", "new", str(file), "lab")
+    os.chown(file, 12345, 23456)
+    for arguments in (("new", str(file), "lab"), ("revoke", str(file), "lab")):
+        assert run("keys", *arguments)[0] == 0
+        found = file.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (12345, 23456, 0o600)
 
 
 @pytest.mark.parametrize(
