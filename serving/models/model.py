@@ -207,8 +207,20 @@ class Model:
         work = partial(_load, source, eval_transform, max_pixels, self._to_tensor)
         try:
             return await self.run_aside(work, memory, deadline)
+        except InvalidInput as error:
+            if memory.counts_pixels:
+                await self._count_broken(source, memory, deadline)
+            return error
         except ServingError as error:
             return error
+
+    async def _count_broken(self, source: ImageSource, memory: CallMemory, deadline: float) -> None:
+        """Counts the pixels of an image that cannot be loaded: one that breaks at its end was
+        decoded as others are. One that is too large was not."""
+        with contextlib.suppress(ServingError):
+            pixels = await self.run_aside(source.pixel_count, memory, deadline)
+            if pixels <= self.facts.max_image_pixels:
+                memory.loaded(pixels)
 
     def _admit(self, rows: int, options: CallOptions) -> Ticket:
         priority, deadline, timeout, _, caller = options
