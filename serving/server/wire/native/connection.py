@@ -15,8 +15,9 @@ from serving.base.errors import ServingError, quoted, without_frames
 from serving.server.access.caller import on_unix_socket, plain_address, site_of
 from serving.server.wire.interface import End, Method, Peer
 from serving.server.wire.native import headers
-from serving.server.wire.native.call import WINDOW, NativeCall
+from serving.server.wire.native.call import NativeCall
 from serving.server.wire.native.deadlines import Deadlines
+from serving.server.wire.native.http2 import CONFIGURATION, CONNECTION_WINDOW, settings_of
 from serving.server.wire.native.lifetime import Lifetime, shutting_down
 from serving.server.wire.native.sending import Sending
 
@@ -35,22 +36,6 @@ _SLICE = 8 << 10
 _MANY_EVENTS = 8
 # Bytes that a call takes beside its headers and messages: its task, its stream.
 _CALL_BYTES = 4 << 10
-# Bytes that all streams may send before anyone reads. Each stream has a window of its own, and what
-# it brings is counted; a smaller one for all would let a stream that nobody reads hold up others.
-_CONNECTION_WINDOW = (1 << 31) - 1
-
-_CONFIG = ngh2.Configuration(
-    auto_window_update=False,
-    # Events at once, and a second, beyond which the connection ends. Honest callers reset a call
-    # whenever its deadline passes, thousands a second under load.
-    stream_reset_rate_limit=(10_000, 1_000),
-    glitch_rate_limit=(10_000, 330),
-    max_continuations=8,
-    max_outbound_ack=1_000,
-    max_settings=32,
-    max_inbound_header_list_size=headers.MOST_HEADER_BYTES,
-    max_inbound_header_count=headers.MOST_FIELDS,
-)
 
 
 class Connection(asyncio.Protocol):
@@ -73,7 +58,7 @@ class Connection(asyncio.Protocol):
         self.site = "unix"
         self.calls: dict[int, NativeCall] = {}
         self._deadlines = Deadlines(self.calls, lambda call: self.fail(call, _late()))
-        self._h2 = ngh2.Connection(ngh2.Role.SERVER, _CONFIG)
+        self._h2 = ngh2.Connection(ngh2.Role.SERVER, CONFIGURATION)
         # Bytes that wait for the connection's turn; nothing more is read meanwhile.
         self._backlog: bytes | memoryview = b""
         self._turning = False
@@ -109,12 +94,7 @@ class Connection(asyncio.Protocol):
         if not self._wire.admit(self):
             self.abort()
             return
-        settings: dict[int, int] = {
-            ngh2.Setting.MAX_CONCURRENT_STREAMS: self.limits.streams,
-            ngh2.Setting.INITIAL_WINDOW_SIZE: WINDOW,
-            ngh2.Setting.MAX_HEADER_LIST_SIZE: headers.HEADER_BYTES,
-        }
-        self.sending.begin(settings, _CONNECTION_WINDOW)
+        self.sending.begin(settings_of(self.limits), CONNECTION_WINDOW)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancels its calls."""
