@@ -1,12 +1,13 @@
 """The server's settings."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving.base.machine.memory import memory_limit
 from serving.repository.places.addresses import Addresses
+from serving.server.access_config import AccessConfig
 
 # gRPC keeps times in milliseconds and sizes in bytes, both as signed 32-bit integers.
 _MAX_SECONDS = 2_000_000
@@ -17,44 +18,13 @@ _MIB = 1 << 20
 # and the messages that gRPC is still receiving.
 _MEMORY_SHARE = 0.6
 
-# off: nobody. socket: who can reach the admin socket. token: also who has the token. open: all.
-AdminMode = Literal["off", "socket", "token", "open"]
-# repository: loads and unloads. settings: traces and the log. memory: regions of shared memory,
-# their use too.
-AdminGroup = Literal["repository", "settings", "memory"]
-TlsClientAuth = Literal["require", "optional"]
-
 
 class StartError(Exception):
     """The server cannot start; the text names the setting, port or folder."""
 
 
-# Public keys alone: whoever knew a symmetric key to check tokens could make some too.
-JwtAlgorithm = Literal[
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
-]
-
-
-class JwtSettings(NamedTuple):
-    """The settings of bearer tokens that are JSON Web Tokens.
-
-    issuer, audience: that a token must have.
-    jwks: URL or file of the issuer's keys.
-    algorithms: that may have signed it.
-    roles_claim: the claim that lists roles.
-    """
-
-    issuer: str
-    audience: str
-    jwks: str
-    algorithms: list[str]
-    roles_claim: str
-
-
-class ServerConfig(BaseModel):
-    """Every setting of `convserve serve`: each is a flag, a variable and a key of the file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Served(BaseModel):
+    """What is served, where, and by what."""
 
     model_repository: Addresses = Field(
         description="Folder with one folder a model, or its URL (s3://, gs://, az://, https://); "
@@ -120,79 +90,14 @@ class ServerConfig(BaseModel):
         description="File or folder of Ed25519 public keys (PEM); read again when it changes. Only "
         "versions that one of them has signed are served (convserve sign).",
     )
-    admin: AdminMode = Field(
-        "socket",
-        description="Who may change the running server. off: nobody; socket: who can reach the "
-        "admin socket; token: also who has the token; open: everybody, as in Triton.",
-    )
-    admin_open: str = Field(
-        "",
-        description="Of repository, settings and memory those that everybody may change over the "
-        "ports, separated by commas.",
-    )
-    admin_socket: Path | None = Field(
-        None,
-        description="Folder of the admin sockets grpc.sock and http.sock, for this server alone; "
-        "by default one of the user's by the gRPC port.",
-    )
-    admin_token_file: Path | None = Field(
-        None, description="File with the token of --admin token; read again when it changes."
-    )
-    api_keys: Path | None = Field(
-        None,
-        description="File of clients and their keys (convserve keys); read again when it changes. "
-        "Callers without a proved name are refused then.",
-    )
-    jwt_issuer: str | None = Field(
-        None, description="The issuer whose JSON Web Tokens are taken; as --api-keys."
-    )
-    jwt_audience: str | None = Field(None, description="The audience that tokens must name.")
-    jwt_jwks: str | None = Field(
-        None, description="URL or file of the issuer's keys (JWKS), followed in the background."
-    )
-    jwt_algorithms: str = Field(
-        "RS256,ES256,EdDSA", description="Algorithms of tokens, separated by commas."
-    )
-    jwt_roles_claim: str = Field(
-        "roles", description="The claim of tokens that lists roles, for the policy."
-    )
-    policy: Path | None = Field(
-        None,
-        description="YAML file of who may do what with which models, and how much (convserve "
-        "policy); read again when it changes. What it does not permit is refused.",
-    )
-    audit: bool | None = Field(
-        None,
-        description="Record refusals and admin calls as JSON lines of the logger audit; by default "
-        "with --api-keys, --jwt-issuer or --policy.",
-    )
-    audit_sample: float = Field(
-        0.0, ge=0, le=1, description="Share of the calls that infer which the record has too."
-    )
-    files_dir: Path | None = Field(
-        None,
-        description="Folder for the trace and log files that callers name; without it there are "
-        "none.",
-    )
-    shared_memory: str | None = Field(
-        None,
-        pattern=r"^/?[A-Za-z0-9._-]+$",
-        description="Take tensors in shared memory objects whose names begin with this.",
-    )
-    tls_cert: Path | None = Field(
-        None,
-        description="PEM file with the server's certificate and its chain: every port speaks TLS "
-        "then. The files of TLS are read again when they change.",
-    )
-    tls_key: Path | None = Field(None, description="PEM file with the key of --tls-cert.")
-    tls_client_ca: Path | None = Field(
-        None, description="PEM file with the authorities of callers' certificates."
-    )
-    tls_client_auth: TlsClientAuth = Field(
-        "require",
-        description="Of --tls-client-ca. require: callers must have a certificate, but for probes "
-        "on the metrics port; optional: they may.",
-    )
+
+
+# Its fields come after those of its bases, the last of which is the first.
+class ServerConfig(AccessConfig, _Served):
+    """Every setting of `convserve serve`: each is a flag, a variable and a key of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     strict_config: bool = Field(
         False,
         description="Refuse a model whose config.pbtxt is missing or leaves out its tensors, "
@@ -296,45 +201,6 @@ class ServerConfig(BaseModel):
         "container's or machine's limit.",
     )
 
-    @field_validator("admin", mode="before")
-    @classmethod
-    def _off(cls, value: object) -> object:
-        return "off" if value is False else value  # as YAML reads the word
-
-    @field_validator("admin_open")
-    @classmethod
-    def _known_groups(cls, value: str) -> str:
-        if not set(_listed(value)) <= set(get_args(AdminGroup)):
-            raise ValueError(f"expected some of {', '.join(get_args(AdminGroup))}")
-        return value
-
-    @field_validator("jwt_algorithms")
-    @classmethod
-    def _known_algorithms(cls, value: str) -> str:
-        if not _listed(value) or not set(_listed(value)) <= set(get_args(JwtAlgorithm)):
-            raise ValueError(f"expected some of {', '.join(get_args(JwtAlgorithm))}")
-        return value
-
-    @property
-    def jwt(self) -> JwtSettings | None:
-        """The settings of tokens; None where none are taken."""
-        if self.jwt_issuer is None or self.jwt_audience is None or self.jwt_jwks is None:
-            return None
-        algorithms = _listed(self.jwt_algorithms)
-        return JwtSettings(
-            self.jwt_issuer, self.jwt_audience, self.jwt_jwks, algorithms, self.jwt_roles_claim
-        )
-
-    @property
-    def knows_callers(self) -> bool:
-        """Whether callers are told apart."""
-        return bool(self.api_keys or self.jwt_issuer or self.policy)
-
-    @property
-    def opened_groups(self) -> frozenset[str]:
-        """The admin calls of `admin_open`."""
-        return frozenset(_listed(self.admin_open))
-
     @property
     def memory_bytes(self) -> int:
         """`memory_mib` in bytes, or its default."""
@@ -344,7 +210,3 @@ class ServerConfig(BaseModel):
     def connections_per_address(self) -> int:
         """`max_connections_per_address`, or its default."""
         return self.max_connections_per_address or max(1, self.max_connections // 2)
-
-
-def _listed(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -24,7 +24,8 @@ from serving.server.access.keys import ApiKey, ApiKeys, digest_of, parse_keys, w
 from serving.server.access.limits import Account
 from serving.server.access.policy import ACTIONS, groups_of, parse_policy, rights_of
 from serving.server.access.tokens import Tokens
-from serving.server.config import JwtSettings, StartError
+from serving.server.access_config import JwtSettings
+from serving.server.config import StartError
 from serving.server.tls.certificates import Certificates
 from tests.fuzz.changed import changed, check_text
 from tests.support.certified import Certified

@@ -16,7 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving.server.access.keys import ApiKey, digest_of, new_key
 from serving.server.access.policy import groups_of, parse_policy, rights_of
-from serving.server.config import JwtAlgorithm, ServerConfig
+from serving.server.access_config import JwtAlgorithm
+from serving.server.config import ServerConfig
 from serving.server.config_sources import load_config
 from tests.helm.chart import Resource, kserve_pod, only, pod_of, render
 from tests.helm.tools import CHART, ROOT, TOOLS, free_ports, program, run, succeed

@@ -11,7 +11,8 @@ from serving.base.errors import NotAllowed, quoted
 from serving.server.access.caller import Caller
 from serving.server.access.door import ADMINS
 from serving.server.access.policy import Action
-from serving.server.config import AdminGroup, AdminMode, ServerConfig, StartError
+from serving.server.access_config import AdminGroup, AdminMode
+from serving.server.config import ServerConfig, StartError
 from serving.server.endpoints.call import Call
 
 logger = logging.getLogger(__name__)
@@ -135,15 +136,20 @@ class Admin:
             return True
         return self.identity(call.caller) is not None
 
-    def require(self, call: Call, group: AdminGroup, model: str = "") -> str:
+    def require(self, call: Call, group: AdminGroup, model: str | None = None) -> str:
         """Who makes an admin call: "socket", "token", an address, or whom the door knows. Raises
         NotAllowed for a caller who may not, and for calls that nobody may make; the text names the
-        flag. By a policy it also raises ModelHidden for a model of which he may not know."""
+        flag. By a policy it also raises ModelHidden for a model of which he may not know.
+
+        model: that the call changes; None where it changes none.
+        """
         visit = call.visit
         if visit is not None and (self._by_policy or visit.name in ADMINS):
             visit.require(_ACTIONS[group], model)
             who = visit.name
         else:
+            if visit is not None:
+                visit.action, visit.target = _ACTIONS[group], model or ""
             who = self._by_mode(call, group)
         if group == "repository" and not self._explicit:
             raise NotAllowed("models are loaded by call only with --model-control explicit")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from serving.base.errors import InvalidInput, ModelNotFound, NotOffered
 from serving.models.catalogue import Catalogue, Loads
-from serving.server.config import AdminGroup
+from serving.server.access_config import AdminGroup
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.call import Call
 from serving.server.endpoints.guard import parsed, plain_text
@@ -81,9 +81,10 @@ class AdminCalls:
     ) -> dict[str, list[str]]:
         """Changes the trace settings of a model, or the server's, and reads all. Reading alone is
         anybody's, but for the name of the file. Raises ModelNotFound, InvalidInput."""
+        named = model or None
         if changes:
-            self._changes(call, "settings", model)
-        call.require("settings" if changes else "metadata", model)
+            self._changes(call, "settings", named)
+        call.require("settings" if changes else "metadata", named)
         if model:
             self._catalogue.get(model)
         if changes:
@@ -102,14 +103,17 @@ class AdminCalls:
         settings = self._logs.read()
         return settings if self._admin.allows(call, "settings") else settings | {"log_file": ""}
 
-    def _changes(self, call: Call, group: AdminGroup, subject: str = "") -> str:
-        """Who makes a call that changes the server; it stands in the log. Raises NotAllowed."""
-        model = "" if group == "memory" else subject
-        who = self._admin.require(call, group, model)
+    def _changes(self, call: Call, group: AdminGroup, subject: str | None = None) -> str:
+        """Who makes a call that changes the server; it stands in the log. Raises NotAllowed.
+
+        subject: the model that it changes, or the region; None for neither.
+        """
+        who = self._admin.require(call, group, None if group == "memory" else subject)
+        changed = subject or ""
         if call.visit is not None:
             call.visit.admin = True
-            call.visit.target = subject
-        about = {"method": call.method, "by": who, "of": subject[:_LOGGED]}
+            call.visit.target = changed
+        about = {"method": call.method, "by": who, "of": changed[:_LOGGED]}
         logger.info("admin call", extra=about)
         return who
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from serving.models.catalogue import VersionStatus
 from serving.repository.config_fields import plain
-from serving.server.config import AdminGroup
+from serving.server.access_config import AdminGroup
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
 from serving.server.endpoints.call import Call, InferenceCall
 from serving.server.endpoints.front import Front

@@ -219,6 +219,9 @@ def test_tokens_are_taken_where_all_is_known_about_them() -> None:
     config = load_config({**REPOSITORY, **JWT, "jwt_algorithms": "ES256, PS512"}, {})
     assert config.jwt == ("i", "a", JWT["jwt_jwks"], ["ES256", "PS512"], "roles")
     assert load_config(REPOSITORY, {}).jwt is None
+    # As variables that a container's settings leave empty.
+    empty = {f"CONVSERVE_{name.upper()}": "" for name in JWT}
+    assert load_config(REPOSITORY, empty).jwt is None
     for name in JWT:
         rest = {key: value for key, value in JWT.items() if key != name}
         with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}: missing; issuer"):

@@ -10,7 +10,8 @@ from serving.base.errors import NotAllowed
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.server.access.caller import Caller
-from serving.server.config import AdminGroup, AdminMode, StartError
+from serving.server.access_config import AdminGroup, AdminMode
+from serving.server.config import StartError
 from serving.server.config_sources import load_config
 from serving.server.endpoints.admin import Admin, TokenFile, admin_of
 from serving.server.endpoints.call import Call
