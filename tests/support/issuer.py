@@ -113,7 +113,7 @@ def symmetric(kid: str, secret: bytes) -> dict[str, str]:
     return {"kty": "oct", "kid": kid, "k": base64.urlsafe_b64encode(secret).decode().rstrip("=")}
 
 
-def rsa_key() -> tuple[Any, dict[str, Any]]:
+def rsa_key(bits: int = 2048) -> tuple[Any, dict[str, Any]]:
     """A private RSA key, and its public half as a set has it, without its algorithm."""
-    private = rsa.generate_private_key(65537, 2048)
+    private = rsa.generate_private_key(65537, bits)
     return private, json.loads(RSAAlgorithm.to_jwk(private.public_key()))

@@ -20,7 +20,7 @@ from serving.base.errors import ModelNotReady, Unauthenticated
 from serving.base.files import read_file
 from serving.base.text import one_line
 from serving.server.access.identity import Identity, is_name
-from serving.server.config import JwtSettings
+from serving.server.access_config import JwtSettings
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Tokens:
         self._spacing = spacing or (_OF_URL if self._fetched else _OF_FILE)
         # By key id; None until they were fetched once.
         self._keys: Mapping[str, jwt.PyJWK] | None = None
-        self._document = b""
+        self._document: bytes | None = None
         # Why the last fetch failed; empty where it did not.
         self._reason = ""
         # By the digest of a token: whose it is, and until when, in seconds since 1970.
@@ -148,10 +148,10 @@ class Tokens:
     async def follow(self) -> None:
         """Fetches the keys again and again, and sooner where a token names an unknown one."""
         while True:
-            known = self._keys is not None
-            await asyncio.sleep(self._spacing.least if known else self._spacing.least / 6)
+            known, spacing = self._keys is not None, self._spacing
+            await asyncio.sleep(spacing.least if known else spacing.least / 6)
             try:
-                wait = self._spacing.refresh if known else 0.0
+                wait = spacing.refresh - spacing.least if known else 0.0
                 await asyncio.wait_for(self._wanted.wait(), wait)
             except TimeoutError:
                 pass
@@ -206,8 +206,8 @@ class Tokens:
 
 
 def _keys_of(document: bytes) -> dict[str, jwt.PyJWK]:
-    """The public keys for signatures in a key set, by their id; others are passed over. Raises
-    ValueError where none is left."""
+    """The public keys for signatures in a key set, by their id; others, and those that are too
+    short (RFC 7518: RSA of 2048 bits), are passed over. Raises ValueError where none is left."""
     listed = json.loads(document)["keys"]
     keys: dict[str, jwt.PyJWK] = {}
     for one in listed[:_SET_KEYS]:
@@ -215,7 +215,9 @@ def _keys_of(document: bytes) -> dict[str, jwt.PyJWK]:
         if not isinstance(one, dict) or "k" in one or "d" in one or one.get("use", "sig") != "sig":
             continue
         try:
-            keys[str(one.get("kid", ""))] = jwt.PyJWK(one)
+            key = jwt.PyJWK(one)
+            if key.Algorithm.check_key_length(key.key) is None:
+                keys[str(one.get("kid", ""))] = key
         except Exception:  # of numbers and text that are none, too
             continue
     if not keys:

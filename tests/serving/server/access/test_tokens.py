@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import gzip
+import itertools
 import json
 import logging
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from serving.base.errors import ModelNotReady, Unauthenticated
 from serving.base.metrics import FrontMetrics
 from serving.server.access import tokens as access_tokens
 from serving.server.access.tokens import Spacing, Tokens
-from serving.server.config import JwtSettings
+from serving.server.access_config import JwtSettings
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer, issuing, rsa_key, symmetric
+from tests.support.stepped_loop import SteppedLoop
 
 METRICS = FrontMetrics()
 
@@ -152,6 +155,26 @@ def test_unknown_keys_do_not_fetch_more_often_than_is_allowed() -> None:
     with_tokens(work, Spacing(refresh=600, least=0.1))
 
 
+def test_withdrawn_key_lives_no_longer_than_is_said() -> None:
+    """Of an issuer whose tokens all name known keys."""
+    loop, fetched = SteppedLoop(), list[float]()
+    known = tokens("http://127.0.0.1:1/keys")
+    known._keys = {}
+
+    async def fetch() -> None:
+        fetched.append(loop.now)
+
+    known._fetch = fetch  # type: ignore[method-assign]
+    following = loop.create_task(known.follow())
+    while len(fetched) < 4:
+        loop.rounds(4)
+        loop.now += 1
+    assert {round((b - a) / 60, 1) for a, b in itertools.pairwise(fetched)} == {5.0}
+    following.cancel()
+    loop.rounds(2)
+    loop.close()
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -214,6 +237,42 @@ def test_published_secret_signs_nothing_and_a_key_has_one_algorithm(tmp_path: Pa
                 known.identity(jwt.encode(claims, key, algorithm, headers={"kid": kid}))
 
     asyncio.run(run())
+
+
+def test_short_key_signs_nothing(tmp_path: Path) -> None:
+    """RFC 7518, 3.3: whoever can factor it signs in as everybody."""
+
+    async def run() -> None:
+        (short, weak), (private, public) = rsa_key(1024), rsa_key()
+        file = tmp_path / "keys.json"
+        file.write_text(json.dumps({"keys": [weak | {"kid": "w"}, public | {"kid": "r"}]}))
+        known = tokens(str(file))
+        await known.start()
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "eve", "exp": int(time.time()) + 60}
+        assert known.identity(jwt.encode(claims, private, "RS256", headers={"kid": "r"}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyJWT warns of such a key too
+            by_weak = jwt.encode(claims, short, "RS256", headers={"kid": "w"})
+            with pytest.raises(Unauthenticated):
+                known.identity(by_weak)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"keys": []}'])
+def test_first_key_set_without_a_key_is_a_failure(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        file = tmp_path / "keys.json"
+        file.write_bytes(content)
+        before = METRICS.access_failures.labels("--jwt-jwks").value
+        await tokens(str(file)).start()
+        assert METRICS.access_failures.labels("--jwt-jwks").value == before + 1
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(run())
+    assert "cannot be fetched" in caplog.text
 
 
 def test_private_key_that_is_published_signs_nothing_and_odd_ones_are_passed_over(
