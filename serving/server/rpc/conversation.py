@@ -22,9 +22,14 @@ class Conversation:
     """
 
     def __init__(
-        self, front: Front, stream: Call, answer: Callable[[bytes], Coroutine[Any, Any, Buffer]]
+        self,
+        front: Front,
+        method: str,
+        stream: Call,
+        answer: Callable[[bytes], Coroutine[Any, Any, Buffer]],
     ) -> None:
         self._front, self._readers, self._budget = front, front.readers, front.budget
+        self._method = method
         self._stream = stream
         self._answer = answer
         self._window: deque[asyncio.Task[Buffer]] = deque()
@@ -34,7 +39,7 @@ class Conversation:
     async def run(self) -> None:
         """Returns once all requests are answered. Raises Unauthenticated and OverLimit for a caller
         who may open no stream, and what receiving and sending raise."""
-        with self._front.stream("Stream", caller_of(self._stream)):
+        with self._front.stream(self._method, caller_of(self._stream)):
             await self._answer_all()
 
     async def _answer_all(self) -> None:

@@ -84,7 +84,7 @@ class InferenceService:
             except ServingError as error:
                 return _failed(data, error)
 
-        await Conversation(self._front, rpc, answered).run()
+        await Conversation(self._front, "ModelStreamInfer", rpc, answered).run()
 
     async def _answer(self, call: InferenceCall, data: bytes) -> InferAnswer:
         request = parsed(read_request, data)

@@ -119,7 +119,7 @@ class VisionService:
                         given = read_names(request, data)
                 return response(served=_failed(given, error)).SerializeToString()
 
-        await Conversation(self._front, rpc, answer).run()
+        await Conversation(self._front, method, rpc, answer).run()
 
     async def _segment(
         self, request: pb.SegmentRequest, images: Images, call: InferenceCall

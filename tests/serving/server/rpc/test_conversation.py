@@ -32,7 +32,7 @@ def run(
     answer: Any,
 ) -> asyncio.Task[None]:
     front = Front(cast("Catalogue", None), FrontMetrics(), budget)
-    conversation = Conversation(front, cast("Any", Wire(read, write)), answer)
+    conversation = Conversation(front, "Stream", cast("Any", Wire(read, write)), answer)
     return asyncio.create_task(conversation.run())
 
 
