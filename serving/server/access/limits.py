@@ -133,11 +133,13 @@ class Account:
         self.held += size
 
     def images(self, number: int) -> None:
-        """Counts images, which the next call pays for."""
+        """Counts images, which the next call pays for. Raises OverLimit where calls that came in
+        meanwhile have used up the day's: many may have begun before one of them had counted."""
+        if self._day_images is not None:
+            self._day_images.check()
+            self._day_images.took(number)
         if self._images is not None:
             self._images.took(number, time.monotonic())
-        if self._day_images is not None:
-            self._day_images.took(number)
 
     def pixels(self, number: int) -> None:
         """Counts pixels, which the next call pays for."""

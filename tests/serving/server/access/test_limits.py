@@ -130,6 +130,16 @@ def test_images_and_pixels_of_a_call_count_for_the_next(clock: Clock) -> None:
     pixels.enter()
 
 
+def test_calls_that_began_together_take_no_more_images_than_the_day_has(clock: Clock) -> None:
+    account = Accounts().of("a", Limits(images_per_day=10))
+    for _ in range(5):
+        account.enter()
+    account.images(8)
+    account.images(8)
+    with pytest.raises(OverLimit, match="images_per_day 10"):
+        account.images(1)
+
+
 def test_account_outlives_a_policy_that_is_read_again_with_the_same_limits() -> None:
     accounts = Accounts()
     account = accounts.of("a", Limits(calls=1))
