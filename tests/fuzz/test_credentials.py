@@ -4,7 +4,6 @@ import asyncio
 import base64
 import io
 import json
-import logging
 import random
 import time
 from collections.abc import Iterator
@@ -18,19 +17,19 @@ from jwt.algorithms import ECAlgorithm
 
 from serving.base.errors import Unauthenticated
 from serving.base.metrics import FrontMetrics
-from serving.cli.serve import _JsonFormatter
-from serving.server.access.audit import AUDIT_LOGGER, Audit, Entry, open_audit
+from serving.server.access.audit import Audit, Entry
 from serving.server.access.caller import API_KEY, AUTHORIZATION, Caller
 from serving.server.access.door import Door
 from serving.server.access.followed import Followed
 from serving.server.access.identity import Identities
 from serving.server.access.keys import ApiKey, ApiKeys, digest_of, parse_keys
 from serving.server.access.tokens import Tokens
-from serving.server.config import JwtSettings
+from serving.server.access_config import JwtSettings
 from serving.server.wire.native.headers import metadata_of
 from tests.fuzz.changed import changed, check_text
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer
 from tests.support.mutation import changed_bytes, changed_document
+from tests.support.recorded import recorded
 
 METRICS = FrontMetrics()
 SECRET = "convserve_" + "s" * 43
@@ -165,6 +164,7 @@ values = st.one_of(
 @example(shown=[(AUTHORIZATION, "Bearer x"), (API_KEY, SECRET)], certificate=None)
 @example(shown=[(AUTHORIZATION, GOOD), (API_KEY, SECRET)], certificate=("DNS:a\nb", "DNS:a"))
 @example(shown=[(API_KEY, SECRET)], certificate=("DNS:" + "a" * 300,))
+@example(shown=[(API_KEY, SECRET)], certificate=())
 @example(shown=[(AUTHORIZATION, "x" * 100_000)], certificate=None)
 def test_what_a_call_shows(
     door: Door, shown: list[tuple[str, str]], certificate: tuple[str, ...] | None
@@ -177,7 +177,7 @@ def test_what_a_call_shows(
         check_quiet(error)
         return
     by_token = authorization.partition(" ")[2].strip() == GOOD.partition(" ")[2]
-    if certificate:
+    if certificate is not None:
         taken = [name for name in certificate if 0 < len(name) <= 256 and name.isprintable()]
         assert visit.name == f"cert:{taken[0]}"
     elif by_token:
@@ -190,15 +190,8 @@ def test_what_a_call_shows(
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_JsonFormatter())
-    logger = logging.getLogger(AUDIT_LOGGER)
-    open_audit(handler)
-    yield stream
-    logger.handlers.clear()
-    logger.propagate = True
-    logger.setLevel(logging.NOTSET)
+    with recorded() as stream:
+        yield stream
 
 
 @settings(settings.get_profile("fuzz"))

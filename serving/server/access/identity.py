@@ -55,6 +55,14 @@ class TakesTokens(Protocol):
         """Raises Unauthenticated, and ModelNotReady while it cannot tell."""
 
 
+class NoTokens:
+    """Knows whose bearer tokens are where the admin alone has one."""
+
+    def identity(self, token: str) -> Identity:
+        """Raises Unauthenticated."""
+        raise Unauthenticated("the bearer token is not accepted")
+
+
 class Admins(Protocol):
     """Knows the callers of the admin socket, and of the admin token."""
 
@@ -98,7 +106,7 @@ class Identities:
         admin = self._admins.identity(caller)
         if admin is not None:
             return Identity(admin, (admin,))
-        if caller.certificate:
+        if caller.certificate is not None:
             proved = _of_certificate(caller.certificate)
             if proved is None:
                 raise Unauthenticated("the client certificate has no name that is taken")

@@ -7,7 +7,7 @@ from serving.base.metrics import FrontMetrics
 from serving.server.access.audit import Audit
 from serving.server.access.door import Door
 from serving.server.access.followed import Followed
-from serving.server.access.identity import Admins, Identities
+from serving.server.access.identity import Admins, Identities, NoTokens
 from serving.server.access.keys import ApiKeys, parse_keys
 from serving.server.access.policy import parse_policy
 from serving.server.config import ServerConfig
@@ -48,8 +48,11 @@ class Access:
         audited = config.knows_callers if config.audit is None else config.audit
         if config.knows_callers or audited:
             certificates = config.tls_client_ca is not None
+            # A wrong token of an admin is no anonymous caller's.
+            others = NoTokens() if config.knows_callers and config.admin_token_file else None
+            tokens = self._tokens or others
             self.door = Door(
-                Identities(admins, self._tokens, self._keys, certificates=certificates),
+                Identities(admins, tokens, self._keys, certificates=certificates),
                 self._policy,
                 Audit(config.audit_sample) if audited else None,
                 metrics,

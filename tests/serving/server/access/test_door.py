@@ -120,6 +120,9 @@ def test_names_of_a_certificate_are_taken_whole_or_not(
     assert made.door.visit(Caller("192.0.2.1", certificate=certificate)).name == name
 
 
-def test_certificate_without_a_name_that_is_taken_proves_nobody(made: Set) -> None:
+@pytest.mark.parametrize("certificate", [("DNS:a\nb", "URI:" + "a" * 300), ()])
+def test_certificate_without_a_name_that_is_taken_proves_nobody(
+    certificate: tuple[str, ...], made: Set
+) -> None:
     with pytest.raises(Unauthenticated, match="certificate has no name"):
-        made.door.visit(Caller("192.0.2.1", "Bearer a1", ("DNS:a\nb", "URI:" + "a" * 300)))
+        made.door.visit(Caller("192.0.2.1", "Bearer a1", certificate))
