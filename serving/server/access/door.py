@@ -84,21 +84,24 @@ class Visit:
             self.account.enter()
             self._entered = self.account
 
-    def require(self, action: Action, model: str = "", known: Collection[str] = ()) -> None:
+    def require(
+        self, action: Action, model: str | None = None, known: Collection[str] = ()
+    ) -> None:
         """Raises ModelHidden for a model on which the caller may do nothing, NotAllowed where he
         may do something else alone; without a model, where he may do it on none.
 
+        model: a name as the caller gives it, also an empty one; None for what concerns no model.
         known: names of models, of which the text repeats those that he may see.
         """
         rights = self.rights
-        permitted = action in (rights.on(model) if model else rights.everywhere)
-        if model or not permitted or not self.action:
-            self.action, self.target = action, model
+        permitted = action in (rights.everywhere if model is None else rights.on(model))
+        if model is not None or not permitted or not self.action:
+            self.action, self.target = action, model or ""
         if permitted:
             return
-        if model and not rights.on(model):
+        if model is not None and not rights.on(model):
             raise ModelHidden(self.no_model(model, known))
-        of = f" model {quoted(model)}" if model else ""
+        of = "" if model is None else f" model {quoted(model)}"
         raise NotAllowed(f"{quoted(self.name)} has no right to {action}{of} in --policy")
 
     def sees(self, model: str) -> bool:
@@ -116,7 +119,7 @@ class Visit:
             self._held += size
 
     def images(self, number: int) -> None:
-        """Counts images that the call brings."""
+        """Counts images that the call brings. Raises OverLimit."""
         if self._entered is not None:
             self._entered.images(number)
 

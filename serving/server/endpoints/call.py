@@ -167,14 +167,15 @@ class Call:
         self.require(action, name)
         return self._front.catalogue.get(name, version)
 
-    def require(self, action: Action, model: str = "") -> None:
+    def require(self, action: Action, model: str | None = None) -> None:
         """Raises NotAllowed where its caller has no right to an action on a model, or on none where
-        none is named; ModelNotFound for a model that is not there, or of which he may not know."""
+        it concerns none; ModelNotFound for a model that is not there, or of which he may not know.
+        The text names no other model than he may know of."""
         if self.visit is None:
             return
         known = self._front.catalogue.entries
         self.visit.require(action, model, known)
-        if model and model not in known:
+        if model is not None and model not in known:
             raise ModelNotFound(self.visit.no_model(model, known))
 
     def may(self, action: Action, model: str) -> bool:
@@ -186,7 +187,7 @@ class Call:
         return self.visit is None or self.visit.sees(model)
 
     def brings(self, images: int) -> None:
-        """Counts images of its caller."""
+        """Counts images of its caller. Raises OverLimit."""
         if self.visit is not None:
             self.visit.images(images)
 

@@ -5,11 +5,12 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import uvloop
 from google.rpc.error_details_pb2 import RetryInfo
@@ -21,10 +22,12 @@ from protos.gen import grpc_service_pb2 as pb
 from protos.gen import vision_pb2 as vision
 from serving.batching.batcher import DynamicBatcher
 from serving.models.catalogue import State
+from serving.server.access.caller import Caller
 from serving.server.access.keys import ApiKey, digest_of, new_key
 from serving.server.endpoints.admin import Admin, TokenFile
 from tests.support.in_process import SIDE, InProcess, in_process
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer, issuing
+from tests.support.pictures import encoded
 from tests.support.raw_http import sent_and_reset
 from tests.support.raw_http2 import whole_call
 
@@ -220,21 +223,26 @@ def test_caller_who_leaves_before_he_is_let_in_is_not_the_admin_of_the_socket(
     post = b"POST /v2/repository/models/plain/unload HTTP/1.1\r\nHost: localhost\r\n"
     rest = post + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
-    async def run() -> None:
+    async def run() -> bool:
+        """Whether both calls are refused, and the model still serves."""
         admin = Admin("socket", explicit=True, memory=True, by_policy=ruled)
         access = place.ruled if ruled else {}
+        counted = {"method": "RepositoryModelUnload"}
+        counted["code"] = "UNAUTHENTICATED" if ruled else "PERMISSION_DENIED"
         async with in_process(tmp_path, admin=admin, access=access, wire_name="native") as served:
-            counted = {"method": "RepositoryModelUnload"}
-            counted["code"] = "UNAUTHENTICATED" if ruled else "PERMISSION_DENIED"
-            for url, data in ((f"http://{served.urls[0]}", call), (served.urls[1], rest)):
-                before = served.value("convserve_control_calls_total", **counted)
-                async with asyncio.timeout(10):
-                    while served.value("convserve_control_calls_total", **counted) == before:
-                        sent_and_reset(url, data)
-                        await asyncio.sleep(0.01)  # a call that has left shows nowhere else
-            assert served.front.catalogue.get("plain")
+            entry = served.front.catalogue.entries["plain"]
 
-    uvloop.run(run())
+            def refused() -> float:
+                return served.value("convserve_control_calls_total", **counted)
+
+            for number, (url, data) in enumerate(((f"http://{served.urls[0]}", call),
+                                                  (served.urls[1], rest))):  # fmt: skip
+                while refused() <= number and entry.state is State.READY:
+                    sent_and_reset(url, data)
+                    await asyncio.sleep(0.01)  # a call that has left shows nowhere else
+            return entry.state is State.READY
+
+    assert uvloop.run(asyncio.wait_for(run(), 20))
 
 
 def test_caller_who_is_known_may_do_what_everybody_may_and_admins_the_rest(
@@ -386,6 +394,30 @@ def test_what_one_may_not_see_is_nowhere(wire: str, tmp_path: Path, place: Place
     serve(tmp_path, scenario, place.ruled, wire_name=wire)
 
 
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (OIP + "ModelInfer", tensors("")),
+        (OIP + "ModelMetadata", pb.ModelMetadataRequest()),
+        (OIP + "ModelConfig", pb.ModelConfigRequest()),
+        (OIP + "RepositoryModelUnload", pb.RepositoryModelUnloadRequest()),
+        (OIP + "RepositoryModelLoad", pb.RepositoryModelLoadRequest()),
+        (VISION + "Classify", image("")),
+    ],
+    ids=lambda value: value.rpartition("/")[2] if isinstance(value, str) else "",
+)
+def test_call_without_a_name_lists_no_model_that_one_may_not_see(
+    method: str, message: Any, tmp_path: Path, place: Place
+) -> None:
+    async def scenario(served: InProcess) -> None:
+        error = await rpc(served, method, message, shows("clinic"))
+        assert error.code() == grpc.StatusCode.NOT_FOUND
+        assert error.details().startswith("no model ''; this server has [")
+        assert not {"plain", "regions"} & set(error.details().split("'"))
+
+    serve(tmp_path, scenario, place.ruled)
+
+
 def test_anonymous_callers_have_what_the_policy_gives_them(tmp_path: Path, place: Place) -> None:
     place.write_policy(
         more="  anybody:\n    members: [anonymous]\n    rights: [{models: [plain], "
@@ -467,6 +499,49 @@ def test_limit_that_is_reached_says_when_to_try_again(
         assert await code(served, OIP + "ModelInfer", tensors("colours"), shows("clinic")) != (
             "RESOURCE_EXHAUSTED"
         )
+
+    serve(tmp_path, scenario, place.ruled)
+
+
+def test_calls_that_began_together_take_no_more_images_than_the_day_has(
+    tmp_path: Path, place: Place
+) -> None:
+    """Over REST a call is let in by its head, and says how many it brings in its body."""
+    place.write_policy("{images_per_day: 3}")
+    body = json.dumps(REST_TENSORS).encode()
+    going_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield body[:5]
+        await going_on.wait()
+        yield body[5:]
+
+    async def scenario(served: InProcess) -> None:
+        async def call() -> int:
+            path, headers = "/v2/models/plain/infer", shows("lab")
+            async with served.http.post(path, data=slow(), headers=headers) as answer:
+                return answer.status
+
+        calls = [asyncio.create_task(call()) for _ in range(10)]
+        account = served.front.door.visit(Caller("", api_key=KEYS["lab"])).account
+        while account.calls < 10:
+            await asyncio.sleep(0.005)  # until all are let in
+        going_on.set()
+        assert sorted(await asyncio.gather(*calls)) == [200] * 3 + [429] * 7
+
+    serve(tmp_path, scenario, place.ruled)
+
+
+def test_pixels_of_an_image_that_breaks_at_its_end_count(tmp_path: Path, place: Place) -> None:
+    place.write_policy("{pixels_per_second: 1}")
+    broken = vision.ClassifyRequest(model="colours")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    broken.images.add(encoded=encoded(noise, "PNG")[:-1000])
+
+    async def scenario(served: InProcess) -> None:
+        lab = shows("lab")
+        assert await code(served, VISION + "Classify", broken, lab) == "INVALID_ARGUMENT"
+        assert await code(served, VISION + "Classify", image(), lab) == "RESOURCE_EXHAUSTED"
 
     serve(tmp_path, scenario, place.ruled)
 
@@ -554,6 +629,31 @@ def test_batches_are_shared_by_callers_where_they_are_told_apart(
     assert all(numbers) == apart
 
 
+def test_wrong_token_of_an_admin_is_not_passed_over(tmp_path: Path, place: Place) -> None:
+    """Neither for another credential nor for what strangers may do."""
+    place.write_policy(
+        more="  anybody:\n    members: [anonymous]\n    rights: [{models: [plain], "
+        "actions: [infer]}]\n"
+    )
+    token = tmp_path / "token"
+    token.write_text("the-token-of-the-admin")
+    token.chmod(0o600)
+    access = {"api_keys": place.keys, "policy": place.policy}
+    access |= {"admin": "token", "admin_token_file": token}
+
+    async def scenario(served: InProcess) -> None:
+        wrong = {"authorization": "Bearer the-token-of-no-admin"}
+        for shown in (wrong, wrong | shows("lab")):
+            error = await rpc(served, OIP + "ModelInfer", tensors(), shown)
+            assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+            assert error.details() == "the bearer token is not accepted"
+        for shown in ({}, shows("lab"), {"authorization": "Bearer the-token-of-the-admin"}):
+            assert await code(served, OIP + "ModelInfer", tensors(), shown) == "OK"
+
+    admin = Admin("token", token=TokenFile(token), explicit=True, memory=True, by_policy=True)
+    serve(tmp_path, scenario, access, admin=admin)
+
+
 def audited(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [record.__dict__ for record in caplog.records if record.name == "audit"]
 
@@ -569,6 +669,8 @@ def test_refusals_admin_calls_and_samples_are_on_record(
         await status(served, "/v2/logging", shows("ops"), {"log_error": False, "log_info": False})
         await status(served, "/v2/logging", shows("lab"), {"log_error": True})
         await status(served, "/v2/models/colours", shows("clinic"))
+        stream: Any = served.channel.stream_stream(VISION + "ClassifyStream")
+        await stream(metadata=(("x-api-key", "wrong"),)).code()
 
     with caplog.at_level(logging.INFO, "audit"):
         serve(tmp_path, scenario, place.ruled | {"audit_sample": 1.0})
@@ -583,9 +685,28 @@ def test_refusals_admin_calls_and_samples_are_on_record(
         (None, "ModelInfer", None, None, "refused", "UNAUTHENTICATED"),
         ("key:ops", "LogSettings", "settings", None, "allowed", "OK"),
         ("key:lab", "LogSettings", "settings", None, "refused", "PERMISSION_DENIED"),
+        (None, "ClassifyStream", None, None, "refused", "UNAUTHENTICATED"),
     ]
     assert {line["address"] for line in audited(caplog)} == {"127.0.0.1"}
     assert [line.get("request_id") for line in audited(caplog)][:2] == ["mine", "mine"]
+
+
+def test_record_says_also_without_a_policy_what_an_admin_wanted(
+    tmp_path: Path, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    admins = {
+        "refused": Admin("off", explicit=True, memory=True),
+        "allowed": Admin("open", explicit=True, memory=True),
+    }
+
+    async def scenario(served: InProcess) -> None:
+        await status(served, "/v2/models/plain/trace/setting", shows("lab"), {"trace_rate": "2"})
+
+    with caplog.at_level(logging.INFO, "audit"):
+        for admin in admins.values():
+            serve(tmp_path, scenario, place.known, admin=admin)
+    told = [(line["decision"], line["action"], line.get("target")) for line in audited(caplog)]
+    assert told == [("refused", "settings", None), ("allowed", "settings", "plain")]
 
 
 def test_no_credential_and_no_image_is_in_any_line(
