@@ -148,7 +148,7 @@ class Admin:
             visit.require(_ACTIONS[group], model)
             who = visit.name
         else:
-            if visit is not None:
+            if visit is not None and (model is not None or not visit.action):
                 visit.action, visit.target = _ACTIONS[group], model or ""
             who = self._by_mode(call, group)
         if group == "repository" and not self._explicit:
