@@ -40,6 +40,7 @@ class Connection(web.RequestHandler):
     """A connection that keeps its limits.
 
     address: the caller's, of IPv6 its network, which one caller has whole; empty on a Unix socket.
+    local: it came over a Unix socket.
     used: it has asked for something since it was last looked at.
     spare: it is one too many, and is answered about health alone.
     answer_size: bytes of the answer under way, where it is large.
@@ -50,7 +51,7 @@ class Connection(web.RequestHandler):
         "_ahead", "_backlog", "_chunks", "_connections", "_head_alarm", "_in_chunks",
         "_next_slice", "_pipe", "_read_by", "_received", "_request", "_turning", "_unread",
         "_write_alarm",
-        "address", "answer_size", "spare", "used", "when_sent",
+        "address", "answer_size", "local", "spare", "used", "when_sent",
     )  # fmt: skip
 
     def __init__(self, manager: web.Server, connections: Connections, **settings: Any) -> None:
@@ -66,8 +67,7 @@ class Connection(web.RequestHandler):
         self._unread = 0
         self._read_by = 0.0
         self.address = ""
-        self.used = False
-        self.spare = False
+        self.used = self.spare = self.local = False
         self.answer_size = 0
         self.when_sent: Callable[[], None] | None = None
 
@@ -93,7 +93,8 @@ class Connection(web.RequestHandler):
         """Lets it in, or tells it that there is no place."""
         # Those of uvloop are no instances of it.
         self._pipe = pipe = cast("asyncio.Transport", transport)
-        if not on_unix_socket(transport):
+        self.local = on_unix_socket(transport)
+        if not self.local:
             # No address is known of a caller who has left again by now.
             self.address = site_of((transport.get_extra_info("peername") or (_LEFT,))[0])
         if not self._connections.admit(self):

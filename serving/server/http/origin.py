@@ -14,7 +14,7 @@ from functools import lru_cache, wraps
 from aiohttp import web
 
 from serving.base.errors import quoted
-from serving.server.access.caller import on_unix_socket
+from serving.server.http.connection import Connection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -105,7 +105,8 @@ def json_only(handler: Handler) -> Handler:
 def is_trusted(request: web.BaseRequest) -> bool:
     """Whether no page can have sent a request: its caller is on a Unix socket, which no browser
     reaches."""
-    return request.transport is not None and on_unix_socket(request.transport)
+    connection = request.protocol
+    return isinstance(connection, Connection) and connection.local
 
 
 def _has_token(request: web.BaseRequest) -> bool:

@@ -12,13 +12,13 @@ from aiohttp import web
 from serving.base.errors import RequestTooLarge, RequestTooSlow
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
-from serving.server.access.caller import API_KEY, AUTHORIZATION, Caller, on_unix_socket
+from serving.server.access.caller import API_KEY, AUTHORIZATION, Caller
 from serving.server.config import StartError
 from serving.server.http.body import LARGEST
 from serving.server.http.connection import Connection
 from serving.server.http.connections import Connections, HttpLimits
 from serving.server.http.errors import failure
-from serving.server.http.origin import Hosts, check_origin
+from serving.server.http.origin import Hosts, check_origin, is_trusted
 from serving.server.http.pieces import SMALL, Pieces
 from serving.server.tls.certificates import Certificates
 from serving.server.tls.stream import TlsStream
@@ -35,18 +35,18 @@ _LINGER_SECONDS = 1.0
 
 
 def caller_of(request: web.BaseRequest) -> Caller:
-    """Who sent a request. A connection that is gone is not taken for one on the admin socket."""
+    """Who sent a request."""
     authorization = ",".join(request.headers.getall(AUTHORIZATION, ()))
     key = ",".join(request.headers.getall(API_KEY, ()))
 
     def header(name: str) -> Sequence[str]:
         return request.headers.getall(name, ())
 
-    transport = request.transport
-    if transport is not None and on_unix_socket(transport):
+    if is_trusted(request):
         return Caller(None, authorization, api_key=key, header=header)
     # An address of IPv4 as itself, also on a socket of IPv6: it is the owner of regions.
     address = (request.remote or "").removeprefix("::ffff:")
+    transport = request.transport
     certificate = None if transport is None else transport.get_extra_info("certificate")
     return Caller(address, authorization, certificate, key, header)
 
