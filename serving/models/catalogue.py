@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -64,6 +64,8 @@ class VersionEntry:
 
 # What is said of a model that the server has found and not tried yet.
 WAITING = "waiting to be loaded"
+# What is said of a repository behind a URL of which nothing is known yet.
+FETCHING = "its models are being fetched"
 # What an engine process says of a model all of whose instances are on GPUs of others.
 ELSEWHERE = "its instances are on GPUs of other engine processes"
 
@@ -128,16 +130,18 @@ class Catalogue:
         """Returns when no call without inputs holds a place of a version that does not serve any
         more, or after so many seconds: then it may be drained. Here every call is known."""
 
-    def show_unreachable(self, reasons: Mapping[str, str]) -> None:
-        """Gives each repository that cannot be reached a line of the index, by its URL."""
-        before = {name: entry.problem for name, entry in self.entries.items() if is_url(name)}
-        now = {address: one_line(reason) for address, reason in reasons.items()}
-        if now == before:
+    def show_places(self, unreachable: Mapping[str, str], awaited: Iterable[str]) -> None:
+        """Gives each repository that cannot be reached a line of the index, by its URL, and each of
+        which nothing is known yet."""
+        now = {url: (State.UNAVAILABLE, one_line(why), False) for url, why in unreachable.items()}
+        now |= dict.fromkeys(awaited, (State.LOADING, FETCHING, True))
+        lines = {name: entry for name, entry in self.entries.items() if is_url(name)}
+        if now == {url: (e.state, e.problem, e.is_model) for url, e in lines.items()}:
             return
-        for address in before:
-            del self.entries[address]
-        for address, reason in now.items():
-            self.entries[address] = ModelEntry(State.UNAVAILABLE, reason, is_model=False)
+        for url in lines:
+            del self.entries[url]
+        for url, line in now.items():
+            self.entries[url] = ModelEntry(*line)
         self.changed()
 
     def changed(self) -> None:

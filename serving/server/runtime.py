@@ -75,7 +75,7 @@ def repositories_of(config: ServerConfig, metrics: EngineMetrics | None = None) 
 class Runtime:
     """Follows the repositories, and keeps a catalogue by it.
 
-    looked: set once it has tried to load each model.
+    looked: set once it has tried to load each model that was here then.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Runtime:
         if self._config.model_control == "explicit":
             self.looked.set()
             await self._repositories.fetch(contents=False)
-            self._catalogue.show_unreachable(self._repositories.unreachable())
+            self._catalogue.show_places(self._repositories.unreachable(), ())
             return
         look: Callable[[], Awaitable[None]] = partial(self.loader.load_all, but)
         while True:
@@ -166,7 +166,7 @@ class Runtime:
             if self._config.model_control != "poll" and self._repositories.is_whole():
                 return
             look = self.loader.poll
-            await asyncio.sleep(self._config.poll_seconds)
+            await self._repositories.next_look(self._config.poll_seconds)
 
     async def _follow_keys(self, keys: "Followed[Keys]") -> None:
         while True:

@@ -195,6 +195,29 @@ def test_a_start_without_store_and_cache_says_why_and_goes_on_when_it_is_there(
         assert client.is_model_ready("alone")
 
 
+def test_a_store_that_hangs_holds_up_nothing_that_is_here(
+    store: str, proxy: CuttingProxy, servers: list[ServerProcess], url: str, tmp_path: Path
+) -> None:
+    publish(tmp_path / "models")
+    publish(tmp_path / "other", "alone")
+    upload(store, tmp_path / "models", tmp_path.name)
+    proxy.stalled = True
+    flags = ("--model-repository", str(tmp_path / "other"), "--repository-timeout-seconds", "1")
+    server = _serve(url, tmp_path / "cache", *flags)
+    servers.append(server)
+    assert proxy.asked.wait(60)
+    server.wait_for_log("model ready", model="alone")
+    with triton.InferenceServerClient(server.url) as client:
+        assert client.is_model_ready("alone")
+    status, text = server.get(f"{server.http}/readyz")
+    assert (status, f"{url}: LOADING its models are being fetched" in text) == (503, True), text
+    proxy.answer()
+    server.wait_for_log("model ready", model="colours")
+    server.wait_ready()
+    _, text = server.get(f"{server.http}/readyz")
+    assert url not in text
+
+
 def test_a_server_ends_in_the_middle_of_a_fetch(
     store: str, proxy: CuttingProxy, servers: list[ServerProcess], url: str, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ class CuttingProxy:
     """Passes bytes on to a server, and cuts each connection after so many bytes of answers.
 
     cut_after: bytes; None: never. stalled: connections are taken and nothing is answered.
+    stall_after: bytes of answers over one connection after which it is so; None: never.
     cuts: connections that were cut. asked: a request came that is not answered.
     """
 
@@ -124,6 +125,7 @@ class CuttingProxy:
         self._server = (host, int(port))
         self.cut_after: int | None = None
         self.stalled = False
+        self.stall_after: int | None = None
         self.cuts = 0
         self.asked = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -162,12 +164,15 @@ class CuttingProxy:
                 if self.stalled and not answers:
                     self.asked.set()
                     continue
-                if answers and self.cut_after is not None:
-                    if passed + len(data) > self.cut_after:
-                        sink.sendall(data[: self.cut_after - passed])
-                        self.cuts += 1
-                        return
-                    passed += len(data)
+                if answers and self.cut_after is not None and passed + len(data) > self.cut_after:
+                    sink.sendall(data[: max(0, self.cut_after - passed)])
+                    self.cuts += 1
+                    return
+                passed += len(data)
+                if answers and self.stall_after is not None and passed > self.stall_after:
+                    self.stalled = True
+                    self.asked.set()
+                    continue
                 sink.sendall(data)
         except OSError:
             return

@@ -4,6 +4,8 @@ import re
 from urllib.parse import parse_qsl
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# A URL with a slip in it, which no message may repeat either.
+_NEARLY = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/|.*://", re.DOTALL)
 # Parts of the names of a URL's parameters that grant access: signed URLs of S3, GCS and Azure.
 _SIGNED = ("sig", "token", "key", "secret", "password", "credential")
 _FROM_ENVIRONMENT = (
@@ -25,6 +27,8 @@ def without_secrets(address: str) -> str:
     if "::" in address:
         raise ValueError("chained URLs (a::b) are not read; expected a path or one URL")
     if not is_url(address):
+        if _NEARLY.match(address):
+            raise ValueError("expected a path or a URL such as s3://bucket/models")
         return address
     place, _, query = address.partition("://")[2].partition("?")
     if "@" in place.partition("/")[0]:

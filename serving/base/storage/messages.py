@@ -1,15 +1,24 @@
 """Errors of stores in words, without the credentials that they may repeat."""
 
+import contextlib
+import json
 import os
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from serving.base.storage.address import is_url
 
 _SHOWN_ERROR = 200
+# Of a refusal for another reason than the credentials: a clock that is wrong.
+_SKEWED = re.compile(r"\btime\b|\bclock\b", re.IGNORECASE)
 # What follows a URL's ?: stores answer with the address of a copy, whose signature lets anybody in.
 _QUERY = re.compile(r"\?[^\s'\"<>)]+")
-_SECRET_NAMES = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|SAS", re.I)
+_SECRET_NAMES = re.compile(
+    r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|SAS|AUTH|HEADERS|COOKIE", re.IGNORECASE
+)
+# Characters of a secret; shorter ones would hide words.
+_SHORTEST = 6
 
 
 class StorageError(Exception):
@@ -45,8 +54,9 @@ def _reason(words: Words, address: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
         if not is_url(address):
             return "may not be read or written"
+        told = f" ({in_one_line(error)})" if _SKEWED.search(str(error)) else ""
         return (
-            "access is refused; credentials come from the environment, and public data need "
+            f"access is refused{told}; credentials come from the environment, and public data need "
             f"{words.anonymous}"
         )
     if isinstance(error, TimeoutError) or type(error).__name__ == "FSTimeoutError":
@@ -67,8 +77,33 @@ def sends_whole_files(address: str) -> StorageError:
 def in_one_line(error: Exception) -> str:
     """An error of another package without the credentials that it may repeat."""
     text = " ".join(f"{type(error).__name__} {error}".split())
-    for name, value in os.environ.items():
-        if len(value) >= 6 and _SECRET_NAMES.search(name):
-            text = text.replace(value, "***")
+    for secret in _secrets():
+        text = text.replace(secret, "***")
     text = _QUERY.sub("?***", text)
     return text if len(text) <= _SHOWN_ERROR else text[: _SHOWN_ERROR - 3] + "..."
+
+
+def _secrets() -> Iterator[str]:
+    """The secrets of the environment: in variables with the names of such, and in fsspec's."""
+    for name, value in os.environ.items():
+        if _SECRET_NAMES.search(name):
+            yield from _words(value)
+        elif name.startswith("FSSPEC_"):
+            with contextlib.suppress(ValueError, RecursionError):
+                yield from _in_json(json.loads(value))
+
+
+def _in_json(value: object, *, secret: bool = False) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, below in value.items():
+            yield from _in_json(below, secret=secret or bool(_SECRET_NAMES.search(name)))
+    elif isinstance(value, list):
+        for below in value:
+            yield from _in_json(below, secret=secret)
+    elif isinstance(value, str) and secret:
+        yield from _words(value)
+
+
+def _words(value: str) -> Iterator[str]:
+    """A secret, and its words: "Bearer" stands before some."""
+    yield from (text for text in (value, *value.split()) if len(text) >= _SHORTEST)

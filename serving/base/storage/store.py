@@ -9,16 +9,17 @@ when it is given up.
 import asyncio
 import itertools
 import logging
+import math
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from serving.base.storage.address import is_url, joined, last_part
+from serving.base.storage.address import is_url, last_part
 from serving.base.storage.messages import StorageError, Words, sends_whole_files, told
 from serving.base.storage.systems import Access, file_system, files_below, lists_at_once
 
@@ -39,6 +40,8 @@ _LISTING = 10
 _FILES_BELOW = "files_below"
 # Seconds between two looks whether a request that waits is still wanted.
 _LOOK = 0.5
+# Requests that packages without asynchronous calls may leave unanswered, each with a thread.
+_MOST_STUCK = 32
 # Not to be cured by trying again.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, StorageError)
 # The marks of change that stores give, the best first.
@@ -56,12 +59,14 @@ class Entry:
 
     size: bytes; 0 for folders and, in the list of a folder, where the store does not say.
     changed: whatever the store gives that changes with the content: ETag, time, generation.
+    problem: in a tree, why it cannot be read, though the store answers; empty where it can.
     """
 
     address: str
     is_folder: bool
     size: int
     changed: str
+    problem: str = ""
 
     @property
     def name(self) -> str:
@@ -81,17 +86,23 @@ class Store:
         self._closed = threading.Event()
         self._systems: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
+        self._stuck = threading.BoundedSemaphore(_MOST_STUCK)
         # When the log last told of a silent store.
         self._said = -_SILENCE
 
-    def read(self, address: str, start: int, end: int) -> bytes:
-        """The bytes from `start` to before `end`, all of them."""
+    def read(self, address: str, start: int, end: int, until: float = math.inf) -> bytes:
+        """The bytes from `start` to before `end`, all of them.
+
+        until: when it is given up, by time.monotonic; a store may send little at a time, for ever.
+        """
         if not is_url(address):
             return self._once(address, lambda: _read_local(address, start, end))
         got = bytearray()
         step, failures, since = end - start, 0, time.monotonic()
         while start + len(got) < end:
             at = start + len(got)
+            if time.monotonic() > until:
+                raise self._words.error(f"{address}: given up at byte {at:,}: too slow")
             try:
                 stop = min(at + step, end)
                 part = self._request(address, "_cat_file", since, start=at, end=stop)
@@ -131,7 +142,8 @@ class Store:
         info = self._repeated(address, "_info")
         entry = _entry(address, info)
         if not entry.is_folder and info.get("size") is None:
-            raise self._words.error(f"{address}: its server does not say how large it is")
+            unknown = StorageError(f"{address}: its server does not say how large it is")
+            raise self._told(address, unknown) from unknown
         return entry
 
     def exists(self, address: str) -> bool:
@@ -158,8 +170,8 @@ class Store:
         return sorted(entries, key=lambda entry: entry.address)
 
     def tree(self, address: str, most: int, depth: int) -> Sequence[Entry]:
-        """The files below a URL, down to `depth` folders, by address. Empty where there are none;
-        raises where there are more than `most`."""
+        """The files below a URL, down to `depth` folders, by address, and what cannot be read.
+        Empty where there are none; raises where there are more than `most`."""
         scheme = address.partition("://")[0]
         if lists_at_once(scheme.lower()):
             found = self._repeated(address, _FILES_BELOW, most=most, patience=_LISTING)
@@ -169,20 +181,23 @@ class Store:
             files = [*itertools.islice(self._walk(address, depth), most + 1)]
             if len(files) > most:
                 raise self._words.error(f"{address}: more than {most:,} files and folders")
-        return sorted((f for f in files if not f.is_folder), key=lambda entry: entry.address)
+        shown = (file for file in files if file.problem or not file.is_folder)
+        return sorted(shown, key=lambda entry: entry.address)
 
     def _walk(self, folder: str, depth: int) -> Iterator[Entry]:
         for entry in self.list(folder):
             place = entry.address.rstrip("/")
-            # The pages of web servers link to other places too, and to themselves in other orders.
-            if place != joined(folder, entry.name) or {"?", "#"} & set(entry.name):
-                continue
-            if not entry.is_folder:
-                # Such pages tell names alone.
-                yield entry if entry.changed else self.entry(place)
-            elif depth:
-                yield entry  # folders without files are counted too
-                yield from self._walk(place, depth - 1)
+            try:
+                if not entry.is_folder:
+                    # The pages of web servers tell names alone.
+                    yield entry if entry.changed else self.entry(place)
+                elif depth:
+                    yield entry  # folders without files are counted too
+                    yield from self._walk(place, depth - 1)
+            except self._words.error as error:
+                if self._closed.is_set() or not isinstance(error.__cause__, _FINAL):
+                    raise
+                yield replace(entry, problem=str(error))
 
     def close(self) -> None:
         """Fails what waits for an answer, and all that comes after."""
@@ -249,7 +264,7 @@ class Store:
             answer = asyncio.run_coroutine_threadsafe(call, system.loop)
         else:
             name = method.removeprefix("_")
-            answer = _in_thread(lambda: getattr(system, name)(address, **options))
+            answer = self._in_thread(address, lambda: getattr(system, name)(address, **options))
         ends = time.monotonic() + timeout
         try:
             while True:
@@ -266,6 +281,24 @@ class Store:
                     self._say(address, since, timeout)
         finally:
             answer.cancel()
+
+    def _in_thread(self, address: str, work: Callable[[], Any]) -> Future[Any]:
+        """The result of work that may never end; no thread is waited for when the process ends."""
+        future: Future[Any] = Future()
+        if not self._stuck.acquire(blocking=False):
+            raise StorageError(f"{address}: {_MOST_STUCK} requests have no answer yet")
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+            finally:
+                self._stuck.release()
+
+        future.set_running_or_notify_cancel()
+        threading.Thread(target=run, daemon=True).start()
+        return future
 
     def _told(self, address: str, error: Exception, place: str = "") -> Exception:
         return told(self._words, address, error, place)
@@ -294,21 +327,6 @@ class Store:
                 if not writes and hasattr(system, "config_kwargs"):
                     system.config_kwargs["retries"] = {"total_max_attempts": 1}
             return self._systems[scheme, writes]
-
-
-def _in_thread(work: Callable[[], Any]) -> Future[Any]:
-    """The result of work that may never end; no thread is waited for when the process ends."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    future.set_running_or_notify_cancel()
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def _entry(address: str, info: dict[str, Any]) -> Entry:

@@ -1,24 +1,42 @@
 """The file systems of stores, by the kind of their addresses."""
 
-import functools
 import importlib.util
+import inspect
 import os
-import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from serving.base.storage.messages import StorageError, in_one_line, sends_whole_files
 
-# Bytes of an answer of a web server where no range was asked for: its list of a folder, an error.
-_MOST_PAGE_BYTES = 64 << 20
-# Bytes of an answer that are read at a time.
-_PART_BYTES = 1 << 16
-_ASKED = re.compile(r"bytes=(\d+)-(\d+)")
 _AZURE_SCHEMES = ("az", "abfs", "abfss")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 _PACKAGES |= dict.fromkeys((*_AZURE_SCHEMES, "adl"), "adlfs")
-_EXPECTED = "expected s3, gs, az, http, https or another kind that fsspec knows"
+_WEB_SCHEMES = ("http", "https")
+_EXPECTED = "expected s3, gs, az, http, https or another kind of store that fsspec knows"
+# Kinds of fsspec that are no stores: they read through another kind, which an address would choose,
+# or files of this machine.
+_NO_STORES = frozenset(
+    [
+        "async_wrapper",
+        "asyncwrapper",
+        "asynclocal",
+        "blockcache",
+        "cached",
+        "dask",
+        "data",
+        "dir",
+        "filecache",
+        "generic",
+        "git",
+        "libarchive",
+        "pyscript",
+        "reference",
+        "simplecache",
+        "tar",
+        "zip",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,7 @@ class Access:
     timeout_seconds: longest wait for one answer, of at most 8 MiB. Larger bears a slower store,
         smaller notices a dead one sooner.
     attempts: requests in a row that may fail.
+    redirects: web servers may send on to other hosts, which get no headers of the environment.
     """
 
     endpoint_url: str | None = None
@@ -40,6 +59,7 @@ class Access:
     anon: bool = False
     timeout_seconds: float = 60.0
     attempts: int = 6
+    redirects: bool = True
 
 
 def check_known(scheme: str, extras: str) -> None:
@@ -49,11 +69,29 @@ def check_known(scheme: str, extras: str) -> None:
     except ImportError as error:
         raise _missing(scheme, "fsspec", extras) from error
     known = known_implementations.get(scheme)
-    if known is None:
+    if known is None or scheme in _NO_STORES:
         raise StorageError(f"{scheme}://: {_EXPECTED}")
     package = str(known["class"]).partition(".")[0]
     if importlib.util.find_spec(package) is None:
         raise _missing(scheme, package, extras)
+    if scheme not in _PACKAGES and scheme not in _WEB_SCHEMES:
+        _check_opens(scheme, extras)
+
+
+def _check_opens(scheme: str, extras: str) -> None:
+    """Raises StorageError for a kind of which an address does not say all that its package asks
+    for, such as a host and its port."""
+    import fsspec
+
+    try:
+        parameters = inspect.signature(fsspec.get_filesystem_class(scheme)).parameters.values()
+    except ImportError as error:
+        raise _missing(scheme, error.name or scheme, extras) from error
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    if needed:
+        raise StorageError(f"{scheme}://: its package asks for {', '.join(needed)}; {_EXPECTED}")
 
 
 def _missing(scheme: str, package: str, extras: str) -> StorageError:
@@ -67,15 +105,19 @@ def _missing(scheme: str, package: str, extras: str) -> StorageError:
 def file_system(scheme: str, access: Access, extras: str) -> Any:
     """fsspec's file system. Raises StorageError where its package, which `extras` bring, is
     missing, or fsspec knows none."""
+    if scheme in _NO_STORES:
+        raise StorageError(f"{scheme}://: {_EXPECTED}")
     try:
         import fsspec
 
-        given = {"use_listings_cache": False, "skip_instance_cache": True}
+        given: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         given |= _options(scheme, access)
         if _PACKAGES.get(scheme) == "s3fs":
-            return _s3(given)
+            return _s3(given, access)
         if scheme in _AZURE_SCHEMES:
             return _azure(given)
+        if scheme in _WEB_SCHEMES:
+            return _web(given, access)
         if _PACKAGES.get(scheme) == "gcsfs" and (
             access.endpoint_url is not None or os.environ.get("STORAGE_EMULATOR_HOST")
         ):
@@ -87,7 +129,7 @@ def file_system(scheme: str, access: Access, extras: str) -> Any:
         return fsspec.filesystem(scheme, **given)
     except ImportError as error:
         raise _missing(scheme, _PACKAGES.get(scheme, error.name or "fsspec"), extras) from error
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise StorageError(
             f"{scheme}://: cannot be opened: {in_one_line(error)}; {_EXPECTED}"
         ) from error
@@ -103,13 +145,13 @@ def _options(scheme: str, access: Access) -> dict[str, Any]:
                 options["client_kwargs"] = {"region_name": access.region}
         case "gcsfs":
             options = {"token": "anon"} if access.anon else {}
-            options["session_kwargs"] = {"response_class": _bounded_answer()}
+            from serving.base.storage.web import session_options
+
+            options["session_kwargs"] = session_options(redirects=access.redirects)
         case "adlfs":
             options = {"anon": True} if access.anon else {}
             if access.account_name is not None:
                 options["account_name"] = access.account_name
-    if scheme in ("http", "https"):
-        options = {"get_client": _web_client}
     if access.endpoint_url is not None:
         if _PACKAGES.get(scheme) not in ("s3fs", "gcsfs"):
             raise StorageError(
@@ -119,46 +161,44 @@ def _options(scheme: str, access: Access) -> dict[str, Any]:
     return options
 
 
-async def _web_client(**options: Any) -> Any:
-    """A session of aiohttp, for fsspec."""
-    import aiohttp
+def _web(options: dict[str, Any], access: Access) -> Any:
+    from aiohttp import ClientSession
 
-    return aiohttp.ClientSession(response_class=_bounded_answer(), **options)
+    from serving.base.storage.web import WebFileSystem, session_options
 
+    async def session(**given: Any) -> ClientSession:
+        return ClientSession(**session_options(redirects=access.redirects), **given)
 
-@functools.cache
-def _bounded_answer() -> Any:
-    """The class of answers of aiohttp that reads no more than was asked for."""
-    import aiohttp
-
-    class Bounded(aiohttp.ClientResponse):
-        async def read(self) -> bytes:
-            if self._body is None:
-                self._body = await self._bounded()
-            return self._body
-
-        async def _bounded(self) -> bytes:
-            asked = _ASKED.fullmatch(self.request_info.headers.get("Range", ""))
-            if self.status >= HTTPStatus.BAD_REQUEST:
-                asked = None  # a page that says why
-            start, end = (int(asked[1]), int(asked[2]) + 1) if asked else (0, _MOST_PAGE_BYTES)
-            got = bytearray()
-            async for part in self.content.iter_chunked(_PART_BYTES):
-                got += part
-                if asked and (len(got) > end - start or (start and self.status == HTTPStatus.OK)):
-                    raise sends_whole_files(str(self.url))
-                if len(got) > end:
-                    raise StorageError(f"{self.url}: a page of more than {end >> 20} MiB")
-            return bytes(got)
-
-    return Bounded
+    return WebFileSystem(get_client=session, **options)
 
 
-def _s3(options: dict[str, Any]) -> Any:
-    """s3fs's file system, which reads no more of a range than was asked for."""
+def _s3(options: dict[str, Any], access: Access) -> Any:
+    """s3fs's file system, which reads no more of an answer than was asked for."""
+    from aiobotocore.httpsession import AIOHTTPSession
+    from botocore.exceptions import HTTPClientError
     from s3fs import S3FileSystem
 
-    class Bounded(S3FileSystem):  # type: ignore[misc]
+    from serving.base.storage.web import PART_BYTES, Bounded, check_range, session_options
+
+    class Session(AIOHTTPSession):  # type: ignore[misc]
+        async def _get_session(self, proxy_url: str | None) -> Any:
+            session = await super()._get_session(proxy_url)
+            if session._response_class is not Bounded:
+                session._response_class = Bounded
+                session.trace_configs.extend(
+                    session_options(redirects=access.redirects)["trace_configs"]
+                )
+            return session
+
+    class BoundedS3(S3FileSystem):  # type: ignore[misc]
+        async def _call_s3(self, *args: Any, **given: Any) -> Any:
+            try:
+                return await super()._call_s3(*args, **given)
+            except HTTPClientError as error:
+                if isinstance(reason := error.kwargs.get("error"), StorageError):
+                    raise reason from error
+                raise
+
         async def _cat_file(self, path: str, start: int, end: int) -> bytes:
             bucket, key, _ = self.split_path(path)
             asked = f"bytes={start}-{end - 1}"
@@ -166,7 +206,8 @@ def _s3(options: dict[str, Any]) -> Any:
             whole = answer["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.OK
             got = bytearray()
             try:
-                async for part in answer["Body"].iter_chunks(_PART_BYTES):
+                check_range(f"s3://{path}", answer.get("ContentRange"), start)
+                async for part in answer["Body"].iter_chunks(PART_BYTES):
                     got += part
                     if len(got) > end - start or (start and whole):
                         raise sends_whole_files(f"s3://{path}")
@@ -174,7 +215,8 @@ def _s3(options: dict[str, Any]) -> Any:
                 answer["Body"].close()
             return bytes(got)
 
-    return Bounded(**options)
+    options["config_kwargs"]["http_session_cls"] = Session
+    return BoundedS3(**options)
 
 
 def _azure(options: dict[str, Any]) -> Any:
@@ -182,9 +224,11 @@ def _azure(options: dict[str, Any]) -> Any:
     it reads it."""
     from adlfs import AzureBlobFileSystem
 
+    from serving.base.storage.web import ASKED
+
     def check(response: Any) -> None:
         answer = response.http_response
-        asked = _ASKED.fullmatch(answer.request.headers.get("x-ms-range", ""))
+        asked = ASKED.fullmatch(answer.request.headers.get("x-ms-range", ""))
         if asked is None or answer.status_code >= HTTPStatus.BAD_REQUEST:
             return
         length = answer.headers.get("Content-Length")  # which a server that cuts has to tell
@@ -237,8 +281,19 @@ async def _google_files(system: Any, path: str, most: int) -> list[dict[str, Any
 
 
 async def _azure_files(system: Any, path: str, most: int) -> list[dict[str, Any]]:
-    # Its package offers no bound; the time-out of a listing is one.
-    return list((await system._find(path, detail=True)).values())
+    from azure.core.exceptions import ResourceNotFoundError
+
+    container, prefix, _ = system.split_path(f"{path.strip('/')}/")
+    found: list[Any] = []
+    try:
+        async with system.service_client.get_container_client(container=container) as client:
+            async for blob in client.list_blobs(include=["metadata"], name_starts_with=prefix):
+                found.append(blob)
+                if len(found) > most:
+                    break
+    except ResourceNotFoundError as error:
+        raise FileNotFoundError(path) from error
+    return list(await system._details(found))
 
 
 _FILES_BELOW = {"s3fs": _s3_files, "gcsfs": _google_files, "adlfs": _azure_files}

@@ -21,8 +21,8 @@ from serving.repository.places.objects import MAX_OBJECTS, file_shown
 # Objects of a version at a time, each with 8 MiB in memory. More fill a fast network, fewer leave
 # more of it to callers.
 _AT_A_TIME = 4
-# Seconds that an object may take beside one for so many bytes. A store that sends less at a time,
-# and never nothing, would hold up all models for ever.
+# Seconds that an object may take beside one for so many bytes. With more, a store that sends little
+# at a time holds up others for longer.
 _SECONDS, _SLOWEST = 120.0, 64 << 10
 # Niceness of threads that fetch: calls come first.
 _NICENESS = 10
@@ -48,17 +48,12 @@ class Download:
         """Writes an object to a new file; its SHA-256. Raises StorageError, and leaves nothing that
         could be taken for it."""
         digest = hashlib.sha256()
-        ends = time.monotonic() + _SECONDS + file.size / _SLOWEST
+        until = time.monotonic() + _SECONDS + file.size / _SLOWEST
         try:
             with target.open("xb") as stream:
                 for start in range(0, file.size, RANGE_BYTES):
-                    if time.monotonic() > ends:
-                        raise StorageError(
-                            f"{file_shown(file)}: given up at byte {start:,} of {file.size:,}: "
-                            f"slower than {_SLOWEST >> 10} KiB a second"
-                        )
                     stop = min(start + RANGE_BYTES, file.size)
-                    part = self.store.read(file.address, start, stop)
+                    part = self.store.read(file.address, start, stop, until)
                     stream.write(part)
                     digest.update(part)
                     self.count(len(part))
@@ -74,29 +69,35 @@ class Download:
         Raises StorageError, naming the object, where one is missing, cut, changes meanwhile, has
         another checksum than the manifest says, or finds no room.
         """
-        with self.kept.staging() as folder:
-            sums = self._published(files, folder)
+        with self.kept.staging() as first:
+            sums = self._published(files, first)
             digest = _digest(files, sums)
             if digest and self.kept.has(digest):
-                self.kept.pin(digest)
                 return digest
-            self.kept.make_room(sum(file.size for file in files.values()))
-            left = [name for name in files if name != MANIFEST_FILE]
-            with ThreadPoolExecutor(_AT_A_TIME, "fetch", initializer=go_last) as threads:
-                fetched = [
-                    threads.submit(self._file, files[name], folder / name, sums.get(name, ""))
-                    for name in left
-                ]
-                try:
-                    sums |= {name: one.result() for name, one in zip(left, fetched, strict=True)}
-                finally:
-                    for one in fetched:
-                        one.cancel()
-            self.check_unchanged(files)
-            digest = digest or _digest(files, sums)
-            self.kept.take(folder, digest, sums)
-            self.kept.pin(digest)
+            with self.kept.staging(sum(file.size for file in files.values())) as folder:
+                if MANIFEST_FILE in files:
+                    (first / MANIFEST_FILE).rename(folder / MANIFEST_FILE)
+                sums |= self._others(files, folder, sums)
+                self.check_unchanged(files)
+                digest = digest or _digest(files, sums)
+                self.kept.take(folder, digest, sums)
         return digest
+
+    def _others(
+        self, files: Mapping[str, Entry], folder: Path, sums: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Fetches the files beside the manifest; their SHA-256."""
+        left = [name for name in files if name != MANIFEST_FILE]
+        with ThreadPoolExecutor(_AT_A_TIME, "fetch", initializer=go_last) as threads:
+            fetched = [
+                threads.submit(self._file, files[name], folder / name, sums.get(name, ""))
+                for name in left
+            ]
+            try:
+                return {name: one.result() for name, one in zip(left, fetched, strict=True)}
+            finally:
+                for one in fetched:
+                    one.cancel()
 
     def check_unchanged(self, files: Mapping[str, Entry]) -> None:
         """Raises StorageError unless each file, by its name in one folder of the store, is still as
@@ -142,6 +143,8 @@ class Download:
                         os.fsync(stream.fileno())
                         return expected
                 target.unlink()
+            except FileNotFoundError:  # it was removed meanwhile
+                target.unlink(missing_ok=True)
             except OSError as error:
                 raise _unkept(file, error) from error
         found = self.object(file, target)

@@ -1,7 +1,6 @@
 """One repository behind a URL, as a folder here that follows it."""
 
 import logging
-import os
 import shutil
 import threading
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidModelConfig
 from serving.base.metrics import EngineMetrics
-from serving.base.storage.messages import StorageError, Words
+from serving.base.storage.messages import StorageError, Words, in_one_line
 from serving.base.storage.store import Store
 from serving.base.storage.systems import Access
 from serving.repository.layout import can_be_folder
@@ -22,6 +21,7 @@ from serving.repository.model_config import (
     version_policy_of,
 )
 from serving.repository.places.download import Download, go_last
+from serving.repository.places.folders import ModelFolders
 from serving.repository.places.kept import Kept
 from serving.repository.places.objects import DEPTH, MAX_OBJECTS, RemoteModel, mark, models_in
 from serving.repository.places.state import Cache, HeldModel, HeldVersion, State, Waits
@@ -49,6 +49,7 @@ class FetchedRepository:
 
     folder: its models, in the layout of a repository.
     problems: why the newest of a model could not be fetched, by name.
+    looked: a fetch of all models has ended, well or not.
     unreachable: why the repository could not be listed; empty where it could.
     """
 
@@ -56,10 +57,13 @@ class FetchedRepository:
         self.address = address
         self.problems: dict[str, str] = {}
         self.unreachable = ""
+        self.looked = False
         self._place = cache.place(address)
         self.folder = self._place.models
-        self._kept = Kept(cache)
-        access = Access(timeout_seconds=cache.timeout_seconds, attempts=_ATTEMPTS)
+        self._folders = ModelFolders(self.folder)
+        self._stopped = threading.Event()
+        self._kept = Kept(cache, self._stopped.is_set)
+        access = Access(timeout_seconds=cache.timeout_seconds, attempts=_ATTEMPTS, redirects=False)
         self._store = Store(access, _WORDS)
         self._download = Download(
             self._store, self._kept, metrics.fetched_bytes.labels(address).inc
@@ -67,7 +71,6 @@ class FetchedRepository:
         self._opened = False
         self._waits = Waits()
         self._one = threading.Lock()
-        self._stopped = threading.Event()
         self._began = time.time()
         self._seconds = metrics.fetch_seconds.labels(address)
         self._failures = metrics.fetch_failures.labels(address)
@@ -95,15 +98,17 @@ class FetchedRepository:
                 return
             began = time.monotonic()
             try:
-                with self._kept.alone(self._stopped.is_set):
-                    self._follow(only, contents=contents, older=older)
-            except (StorageError, OSError) as error:
+                self._follow(only, contents=contents, older=older)
+            except Exception as error:
+                if not isinstance(error, StorageError | OSError):  # what nobody foresaw
+                    logger.exception("repository not fetched", extra={"repository": self.address})
                 self._lost(_reason(error))
-                if only is not None and (self.folder / only).is_dir():
+                if only is not None and self._folders.has(only):
                     self.problems[only] = self.unreachable
             else:
                 self._waits.fetched(_LISTING)
                 self.unreachable = ""
+            self.looked = self.looked or only is None
             self._seconds.inc(time.monotonic() - began)
 
     def _lost(self, reason: str) -> None:
@@ -119,51 +124,53 @@ class FetchedRepository:
 
     def _follow(self, only: str | None, *, contents: bool, older: bool) -> None:
         """Raises StorageError where the repository cannot be listed, OSError."""
-        state = self._open()
-        files = self._store.tree(self.address, MAX_OBJECTS, DEPTH)
-        found = models_in(self.address, files)
+        found = models_in(self.address, self._store.tree(self.address, MAX_OBJECTS, DEPTH))
         if not found:
             # Stores without real folders list nothing of one that is not there.
             raise StorageError(f"{self.address}: holds no model")
-        for name in sorted(state.models.keys() | self.problems.keys()):
-            if name not in found and only in (None, name):
-                self._remove(state, name)
-        for name, model in found.items():
-            if contents and only in (None, name):
-                self._update(state, model, again=only is not None, older=older)
-            elif not model.problem:
-                self._announce(model)
+        self._kept.open()
+        with self._place.opened(self._stopped.is_set) as state:
+            self._check(state)
+            for name in sorted(state.models.keys() | self.problems.keys() | self._folders.names()):
+                if name not in found and only in (None, name):
+                    self._remove(state, name)
+            wanted = [n for n in found if contents and only in (None, n)]
+            for name in found.keys() - set(wanted):
+                self._announce(found[name])
+        for name in wanted:
+            self._update(state, found[name], again=only is not None, older=older)
             if self._stopped.is_set():
                 raise StorageError("given up, as this process ends")
         self._place.listed()
 
-    def _open(self) -> State:
-        """What lies in the folder; others may follow the same URL there. Versions that were damaged
-        are removed the first time."""
-        state = self._place.open()
+    def _check(self, state: State) -> None:
+        """Removes what killed processes have left and, the first time, damaged versions."""
+        self._folders.open()
         if self._opened:
-            return state
+            return
         from fsspec.asyn import get_loop
 
         get_loop().call_soon_threadsafe(go_last)
-        for name, model in state.models.items():
-            for version, held in list(model.versions.items()):
-                if not self._kept.has(held.digest):
-                    del model.versions[version]
-                    model.mark = ""
-                    (self.folder / name / str(version)).unlink(missing_ok=True)
+        with self._kept.pinned():
+            for name, model in state.models.items():
+                whole = {v: h for v, h in model.versions.items() if self._kept.has(h.digest)}
+                if len(whole) < len(model.versions):
+                    model.versions, model.mark = whole, ""
+                    self._place.save(state)
+                    if self._folders.has(name):
+                        self._folders.link(name, self._contents(whole))
         self._opened = True
-        return state
+
+    def _contents(self, versions: Mapping[int, HeldVersion]) -> dict[int, Path]:
+        return {version: self._kept.path(held.digest) for version, held in versions.items()}
 
     # One model.
 
     def _update(self, state: State, model: RemoteModel, *, again: bool, older: bool) -> None:
-        """Brings a model up to date, or notes why not."""
+        """Brings a model up to date, or notes why not. state: as it was a moment ago."""
         files = {f"{v}/{name}": f for v, held in model.versions.items() for name, f in held.items()}
         now = mark({**files, **model.beside})
-        held = state.models.get(model.name, HeldModel())
-        whole = (self._kept.path(v.digest).is_dir() for v in held.versions.values() if v.selected)
-        if held.mark == now and all(whole) and not older:
+        if self._is_here(state, model.name, now) and not older:
             self.problems.pop(model.name, None)
             return
         if not again and not self._waits.over(model.name, now):
@@ -171,22 +178,32 @@ class FetchedRepository:
         try:
             if model.problem:
                 raise StorageError(model.problem)
-            self._bring(state, model, held, now, older=older)
+            with self._place.opened(self._stopped.is_set) as state, self._kept.pinned():
+                # Another process may have fetched it meanwhile.
+                if older or not self._is_here(state, model.name, now):
+                    self._bring(state, model, now, older=older)
         except (StorageError, OSError) as error:
             self._failures.inc()
             self._waits.failed(model.name, now)
             self.problems[model.name] = _reason(error)
-            if can_be_folder(model.name):
-                self._announce(model)
         else:
             self._waits.fetched(model.name)
             self.problems.pop(model.name, None)
 
-    def _bring(
-        self, state: State, model: RemoteModel, held: HeldModel, now: str, *, older: bool
-    ) -> None:
+    def _is_here(self, state: State, name: str, now: str) -> bool:
+        """Whether all of a model that is selected is here, as the store lists it."""
+        held = state.models.get(name, HeldModel())
+        selected = (v.digest for v in held.versions.values() if v.selected)
+        return (
+            held.mark == now
+            and self._folders.has(name)
+            and all(self._kept.path(digest).is_dir() for digest in selected)
+        )
+
+    def _bring(self, state: State, model: RemoteModel, now: str, *, older: bool) -> None:
         """Fetches what is new of a model, and lets it take its place. Where a version cannot be
         fetched those that serve stay, and with them their config. Raises StorageError, OSError."""
+        held = state.models.get(model.name, HeldModel())
         folder = self.folder / model.name
         marks = {name: mark({name: file}) for name, file in model.beside.items()}
         fresh = {
@@ -195,7 +212,7 @@ class FetchedRepository:
             if held.beside.get(name) != marks[name] or not (folder / name).is_file()
         }
         gone = held.beside.keys() - marks.keys()
-        with self._kept.staging() as staged:
+        with self._kept.staging(sum(file.size for file in fresh.values())) as staged:
             for name, file in fresh.items():
                 (staged / name).parent.mkdir(exist_ok=True)
                 self._download.object(file, staged / name)
@@ -205,15 +222,18 @@ class FetchedRepository:
             versions, failures = self._versions(model, held, policy, older=older)
             if failures and ((held.versions and (fresh or gone)) or not versions):
                 raise StorageError("; ".join(failures))
-            folder.mkdir(exist_ok=True)
-            for name in fresh:
-                (folder / name).parent.mkdir(exist_ok=True)
-                (staged / name).replace(folder / name)
-        for name in gone:
-            (folder / name).unlink(missing_ok=True)
-        self._link(model.name, versions)
+            if fresh or gone or not self._folders.has(model.name):
+                for name in marks.keys() - fresh.keys():
+                    (staged / name).parent.mkdir(exist_ok=True)
+                    shutil.copy2(folder / name, staged / name)
+                self._folders.put(model.name, staged, self._contents(versions))
+            else:
+                self._folders.link(model.name, self._contents(versions))
         state.models[model.name] = HeldModel(
-            mark="" if failures else now, beside=marks, versions=versions
+            mark="" if failures else now,
+            beside=marks,
+            beside_bytes=sum(file.size for file in model.beside.values()),
+            versions=versions,
         )
         self._place.save(state)
         logger.info("model fetched", extra={"model": model.name, "repository": self.address})
@@ -251,35 +271,20 @@ class FetchedRepository:
                     whole[version] = before
         return whole, failures
 
-    def _link(self, name: str, versions: Mapping[int, HeldVersion]) -> None:
-        """Has the folder of each version lead to its content, in one step."""
-        folder = self.folder / name
-        for version, held in versions.items():
-            target = os.path.relpath(self._kept.path(held.digest), folder)
-            link = folder / str(version)
-            if not link.is_symlink() or str(link.readlink()) != target:
-                new = folder / ".new"
-                new.unlink(missing_ok=True)
-                new.symlink_to(target)
-                new.replace(link)
-        for link in folder.iterdir():
-            if link.is_symlink() and link.name not in map(str, versions):
-                link.unlink()
-
     def _announce(self, model: RemoteModel) -> None:
         """Gives a model that is new a folder, whose versions lead nowhere yet."""
-        folder = self.folder / model.name
-        if not folder.exists():
-            folder.mkdir()
-            for version in model.versions:
-                (folder / str(version)).symlink_to("not-fetched")
+        if not model.problem and not self._folders.has(model.name):
+            nowhere = dict.fromkeys(model.versions, self._kept.path("not-fetched"))
+            with self._kept.staging() as staged:
+                self._folders.put(model.name, staged, nowhere)
 
     def _remove(self, state: State, name: str) -> None:
         self.problems.pop(name, None)
+        self._waits.fetched(name)
         if state.models.pop(name, None) is not None:
             self._place.save(state)
         if can_be_folder(name):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            self._folders.remove(name)
 
 
 def _policy(config: Path) -> VersionPolicy:
@@ -290,7 +295,9 @@ def _policy(config: Path) -> VersionPolicy:
         return VersionPolicy()
 
 
-def _reason(error: StorageError | OSError) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, StorageError):
         return str(error)
-    return f"cannot be written to the cache: {error.strerror or error}"
+    if isinstance(error, OSError):
+        return f"cannot be written to the cache: {error.strerror or error}"
+    return in_one_line(error)

@@ -52,13 +52,15 @@ def models_in(root: str, files: Iterable[Entry]) -> dict[str, RemoteModel]:
             path = unquote(path)
         name, *below = path.split("/")
         # "": an object whose name ends with a slash stands for an empty folder.
-        if not below or below == [""] or name.startswith((".", "_")):
+        if not below or name.startswith((".", "_")) or (below == [""] and not file.problem):
             continue
         fits = can_be_folder(name)
         shown = name if fits else quoted(name)[1:-1] or "''"
         model = models.setdefault(shown, RemoteModel(shown))
         if not fits:
             model.problem = f"{shown}: no name for a model: expected printable characters"
+        elif file.problem:
+            model.problem = file.problem
         else:
             _add(model, below, file)
     _refuse_cases(models)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,10 @@ from serving.repository.places.fetched import FetchedRepository
 from serving.repository.places.state import Cache
 
 logger = logging.getLogger(__name__)
+
+# Seconds that a look waits for stores. Longer holds up models that are here already, shorter loads
+# some that are older than the store's, and then those.
+_PATIENCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Repositories:
         self._fetched = [place.fetched for place in places if place.fetched is not None]
         # The last scan of each, for one that cannot be read any more.
         self._last: dict[str, dict[str, ModelFolder]] = {}
+        # Fetches of all models that had not ended at the last look, by URL.
+        self._running: dict[str, asyncio.Future[None]] = {}
 
     @classmethod
     def of(
@@ -88,24 +94,44 @@ class Repositories:
     # Fetching.
 
     async def fetch(self, name: str | None = None, *, contents: bool = True) -> None:
-        """`fetch_now` on a thread of its own, whose end nobody waits for when the process ends."""
-        if self._fetched:
-            await asyncio.wrap_future(_in_thread(partial(self._fetch, name, contents)))
-
-    async def look(self) -> dict[str, ModelFolder]:
-        """All models, after those behind URLs were fetched, as `scan`. Raises OSError."""
-        await self.fetch()
-        return await asyncio.to_thread(self.scan)
+        """`fetch_now` on threads whose end nobody waits for when the process ends."""
+        if fetches := self._begin(name, contents=contents):
+            await asyncio.wait(map(asyncio.wrap_future, fetches))
 
     def fetch_now(self, name: str | None = None) -> None:
         """Brings the folders of URLs up to date, or one model in them. What went wrong is told by
         the models, and by `unreachable`."""
-        if self._fetched:
-            _in_thread(partial(self._fetch, name)).result()
+        wait(self._begin(name))
 
-    def _fetch(self, name: str | None, contents: bool = True) -> None:
+    def _begin(self, name: str | None, *, contents: bool = True) -> list[Future[None]]:
+        """Fetches from each URL on a thread of its own, so that none waits for a store that hangs;
+        a model only from where it is known to lie, unless it is new."""
+        fetched = self._fetched
+        if name is not None:
+            if not can_be_folder(name):
+                return []
+            homes = [place for place in self._places if (place.folder / name).is_dir()]
+            fetched = [p.fetched for p in homes if p.fetched is not None] if homes else fetched
+        return [_in_thread(partial(one.fetch, name, contents=contents)) for one in fetched]
+
+    async def look(self) -> dict[str, ModelFolder]:
+        """All models, as `scan`, after those behind URLs were fetched, or as they are here by then
+        where a store takes longer. Raises OSError."""
         for one in self._fetched:
-            one.fetch(name, contents=contents)
+            if one.address not in self._running:
+                self._running[one.address] = asyncio.wrap_future(_in_thread(one.fetch))
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=_PATIENCE)
+        self._running = {url: fetch for url, fetch in self._running.items() if not fetch.done()}
+        return await asyncio.to_thread(self.scan)
+
+    async def next_look(self, seconds: float) -> None:
+        """Returns after so many seconds, and sooner where the last look missed what is here now."""
+        if self._running:
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait(self._running.values(), timeout=seconds, return_when=first)
+        else:
+            await asyncio.sleep(seconds)
 
     async def with_older(self, folder: ModelFolder) -> ModelFolder:
         """The folder of a model with one more version, an older one, where it has more in a store
@@ -118,13 +144,17 @@ class Repositories:
                 return replace(folder, versions=scan_model(folder.path).versions)
         return folder
 
+    def awaited(self) -> list[str]:
+        """The URLs of which nothing is known yet."""
+        return [one.address for one in self._fetched if not one.looked]
+
     def unreachable(self) -> Mapping[str, str]:
         """Why URLs could not be listed, by URL."""
         return {one.address: one.unreachable for one in self._fetched if one.unreachable}
 
     def is_whole(self) -> bool:
         """Whether all that was looked for in URLs is here."""
-        return not any(one.unreachable or one.problems for one in self._fetched)
+        return all(one.looked and not (one.unreachable or one.problems) for one in self._fetched)
 
     def close(self) -> None:
         """Gives up what is fetched at the moment."""

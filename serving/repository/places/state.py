@@ -2,12 +2,15 @@
 
 import hashlib
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from serving.base.files import read_file
+from serving.repository.places.locks import alone
 
 # Seconds before what could not be fetched is tried again, doubled each time up to the longest.
 # Shorter asks a store more often that cannot answer.
@@ -36,10 +39,12 @@ class HeldModel(BaseModel):
 
     mark: of all its files when it was last brought up to date; empty where that failed.
     beside: marks of its files outside of versions, by name.
+    beside_bytes: of these files.
     """
 
     mark: str = ""
     beside: dict[str, str] = {}
+    beside_bytes: int = 0
     versions: dict[int, HeldVersion] = {}
 
 
@@ -58,10 +63,13 @@ class Place:
         self._file = folder / _STATE_FILE
         self.models = folder / "models"
 
-    def open(self) -> State:
-        """Makes the folder where it is missing, and reads the record. Raises OSError."""
-        self.models.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _read(self._file)
+    @contextmanager
+    def opened(self, stopped: Callable[[], bool]) -> Iterator[State]:
+        """The record, which nobody else changes meanwhile. Makes the folder where it is missing.
+        Raises OSError, and StorageError as `alone`."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with alone(self._folder / "lock", stopped):
+            yield _read(self._file)
 
     def save(self, state: State) -> None:
         """Writes the record in one step. Raises OSError."""
@@ -86,7 +94,7 @@ class Cache:
     """Where repositories are kept, and how they are fetched.
 
     folder: of this user alone.
-    max_bytes: that all versions may take.
+    max_bytes: that all models may take.
     timeout_seconds: longest wait for an answer of a store.
     """
 
@@ -103,14 +111,16 @@ class Cache:
         """The folder of a repository."""
         return Place(self.folder / hashlib.sha256(address.encode()).hexdigest()[:16])
 
-    def wanted(self) -> set[str]:
-        """The digests of versions that some repository selects."""
-        found: set[str] = set()
+    def in_use(self) -> tuple[set[str], int]:
+        """The digests of versions that some repository selects; bytes of files beside versions."""
+        digests: set[str] = set()
+        beside = 0
         for file in self.folder.glob(f"*/{_STATE_FILE}"):
             if file.stat().st_mtime > time.time() - _FORGOTTEN:
                 models = _read(file).models.values()
-                found |= {v.digest for m in models for v in m.versions.values() if v.selected}
-        return found
+                digests |= {v.digest for m in models for v in m.versions.values() if v.selected}
+                beside += sum(model.beside_bytes for model in models)
+        return digests, beside
 
 
 class Waits:

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import importlib.util
+import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -76,9 +77,10 @@ def version(
 def content(folder: Path) -> dict[str, bytes]:
     """The files below a folder, by their path in it; those that are hidden are left out."""
     found: dict[str, bytes] = {}
-    for path in folder.rglob("*"):
-        for file in path.iterdir() if path.is_symlink() and path.is_dir() else [path]:
-            if file.is_file() and not file.name.startswith("."):
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (Path(place) / name for name in names if not name.startswith(".")):
+            if file.is_file():
                 found[str(file.relative_to(folder))] = file.read_bytes()
     return found
 
@@ -87,6 +89,7 @@ class Remote:
     """A repository behind a URL, and the folder here that follows it.
 
     local: the files that the store is to hold.
+    denied: paths that a web server refuses.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Remote:
         self.local = local
         self.url = url
         self.cache = cache
+        self.denied: set[str] = set()
         self.open()
 
     def open(self, cache: Cache | None = None) -> None:
@@ -120,6 +124,10 @@ class Remote:
         path = f"{self._root}/{name}"
         if not self._store.exists(path) or self._store.cat_file(path) != content:
             self._store.pipe_file(path, content)
+
+    def remove(self) -> None:
+        """Makes the store hold nothing."""
+        self._store.rm(self._root, recursive=True)
 
     def fetch(self) -> dict[str, str]:
         """Fetches; the reason for each model that is not the newest or not there."""
@@ -214,7 +222,18 @@ def in_gs(tmp_path: Path, kept: Cache, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield Remote(tmp_path / "local", f"gs://{BUCKET}/models", kept, store)
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class _Shown(http.server.SimpleHTTPRequestHandler):
+    """Shows a folder, but for some paths in it."""
+
+    def __init__(self, *given: Any, denied: set[str], directory: str) -> None:
+        self._denied = denied
+        super().__init__(*given, directory=directory)
+
+    def send_head(self) -> Any:
+        if self.path in self._denied:
+            return self.send_error(403)
+        return super().send_head()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
@@ -224,8 +243,11 @@ def on_the_web(tmp_path: Path, kept: Cache) -> Iterator[Remote]:
     """A repository behind a web server that shows its folders."""
     local = tmp_path / "local"
     local.mkdir()
-    handler = partial(_Quiet, directory=str(local))
+    denied: set[str] = set()
+    handler = partial(_Shown, directory=str(local), denied=denied)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Remote(local, f"http://127.0.0.1:{server.server_port}", kept)
+        remote = Remote(local, f"http://127.0.0.1:{server.server_port}", kept)
+        remote.denied = denied
+        yield remote
         server.shutdown()

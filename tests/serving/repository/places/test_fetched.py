@@ -1,6 +1,8 @@
 """A folder here follows a URL: what is whole takes its place, and nothing else does."""
 
 import asyncio
+import fcntl
+import itertools
 import json
 import logging
 import os
@@ -12,12 +14,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serving.base.metrics import EngineMetrics
 from serving.base.storage.store import Store
 from serving.repository.places import objects
+from serving.repository.places.repositories import Repositories
 from tests.serving.repository.places.conftest import Remote, version
 from tests.support.object_store import SECRET, CuttingProxy
 
@@ -277,6 +282,175 @@ def test_a_process_that_was_killed_leaves_nothing_half(in_s3: Remote, proxy: Cut
     assert in_s3.fetch() == {}
     assert len(in_s3.here["m/1/model.onnx"]) == 4 * MIB
     assert in_s3.left() == []
+
+
+_CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "shutil.rmtree"}
+
+
+def killed_at(remote: Remote, number: int) -> bool:
+    """Whether a process that fetches was killed just before so many changes of folders."""
+    left, status = number, os.fork()
+    if status == 0:
+
+        def count(event: str, given: object) -> None:
+            nonlocal left
+            left -= event in _CHANGES
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        remote.fetch()
+        os._exit(0)
+    return os.waitpid(status, 0)[1] != 0
+
+
+def test_a_process_that_is_killed_at_any_moment_leaves_a_config_with_its_versions(
+    remote: Remote,
+) -> None:
+    def labelled(letter: str, *versions: int) -> None:
+        shutil.rmtree(remote.local, ignore_errors=True)
+        for number in versions:
+            version(remote.local, letter.encode(), number, config=f"{ALL}# {letter}\n")
+        (remote.local / "m" / f"{letter}.txt").write_text(letter)
+        (remote.local / "m" / "labels.txt").write_text(letter)
+        remote.upload()
+
+    labelled("a", 1, 2)
+    assert remote.fetch() == {}
+    before = remote.here
+    labelled("b", 2, 3)
+    after = {
+        str(path.relative_to(remote.local)): path.read_bytes()
+        for path in remote.local.rglob("*")
+        if path.is_file()
+    }
+    shutil.copytree(remote.cache.folder, kept := remote.local.parent / "kept", symlinks=True)
+    seen = []
+    for number in itertools.count():
+        killed = killed_at(remote, number)
+        assert remote.here in (before, after), number
+        seen.append(remote.here)
+        remote.open()
+        assert remote.fetch() == {}, number
+        assert remote.here == after, number
+        assert len([*remote.folder.iterdir()]) == 2, "nothing of before is left"
+        shutil.rmtree(remote.cache.folder)
+        shutil.copytree(kept, remote.cache.folder, symlinks=True)
+        if not killed:
+            break
+    assert before in seen[1:]
+    assert after in seen[:-1]
+
+
+def test_a_model_that_was_taken_away_goes_whatever_was_known_of_it(remote: Remote) -> None:
+    """From a process that only listed it, and from one that was killed as it removed another."""
+    for name in ("stays", "listed", "removed"):
+        version(remote.local, b"x", name=name)
+    remote.upload()
+    remote.fetch()
+    (remote.folder.parent / "state.json").write_text('{"models": {}}')
+    remote.open()
+    [fetched] = remote.repositories._fetched
+    fetched.fetch(contents=False)
+    shutil.rmtree(remote.local / "removed")
+    shutil.rmtree(remote.local / "listed")
+    remote.upload()
+    assert remote.fetch() == {}
+    assert [*remote.repositories.scan()] == ["stays"]
+
+
+def test_what_may_not_be_read_is_the_problem_of_its_model(each_denied: Remote) -> None:
+    version(each_denied.local, b"new", 2, name="denied")
+    version(each_denied.local, b"new", 2, name="fine")
+    [(name, reason)] = each_denied.fetch().items()
+    assert name == "denied"
+    assert reason.startswith(f"{each_denied.url}/denied/2")
+    assert "access is refused" in reason
+    assert [*each_denied.repositories.scan()["denied"].versions] == [1]
+    assert [*each_denied.repositories.scan()["fine"].versions] == [2]
+    assert each_denied.repositories.unreachable() == {}
+
+
+@pytest.fixture(params=["denied/2/", "denied/2/model.onnx"])
+def each_denied(on_the_web: Remote, request: pytest.FixtureRequest) -> Remote:
+    """A repository whose server refuses a folder, or a file."""
+    for name in ("denied", "fine"):
+        version(on_the_web.local, b"old", name=name)
+    assert on_the_web.fetch() == {}
+    on_the_web.denied.add(f"/{request.param}")
+    return on_the_web
+
+
+def test_files_beside_versions_find_room_in_the_cache_or_are_refused(remote: Remote) -> None:
+    remote.open(replace(remote.cache, max_bytes=3 * MIB))
+    version(remote.local, b"x")
+    for name in ("m", "n"):
+        version(remote.local, b"x", name=name)
+        (remote.local / name / "labels.txt").write_bytes(b"a" * 2 * MIB)
+    remote.upload()
+    [(name, reason)] = remote.fetch().items()
+    assert name == "n"
+    assert "2,097,1" in reason
+    assert "find no room in the cache" in reason
+    assert "m/labels.txt" in remote.here
+    assert "n/labels.txt" not in remote.here
+
+
+def test_a_cache_that_another_process_holds_for_long_is_told(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version(remote.local, b"x")
+    remote.upload()
+    monkeypatch.setattr("serving.repository.places.locks._PATIENCE", 0.0)
+    remote.folder.parent.mkdir(parents=True)
+    for lock in (remote.cache.folder / "lock", remote.folder.parent / "lock"):
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            told = {*remote.fetch().values(), *remote.repositories.unreachable().values()}
+        assert told == {"others have been changing the cache for 0 s"}
+        assert remote.fetch() == {}
+    assert remote.here["m/1/model.onnx"] == b"x"
+
+
+def test_a_version_is_fetched_beside_another_that_takes_long(
+    remote: Remote, in_s3: Remote, proxy: CuttingProxy
+) -> None:
+    version(in_s3.local, os.urandom(MIB))
+    in_s3.upload()
+    in_s3.fetch()
+    version(in_s3.local, os.urandom(4 * MIB), 2)
+    in_s3.upload()
+    proxy.stall_after = MIB
+    fetching = threading.Thread(target=in_s3.fetch)
+    fetching.start()
+    proxy.asked.wait()
+    version(remote.local, b"x")
+    remote.upload()
+    assert remote.fetch() == {}
+    assert remote.left() != [], "what the other fetches is left alone"
+    in_s3.repositories.close()
+    fetching.join()
+    assert remote.left() == []
+
+
+def test_a_store_that_hangs_holds_up_no_other(
+    in_s3: Remote, remote: Remote, proxy: CuttingProxy, tmp_path: Path
+) -> None:
+    version(remote.local, b"x", name="far")
+    remote.upload()
+    version(tmp_path / "here", b"x", name="here")
+    proxy.stalled = True
+    places = Repositories.of(
+        in_s3.url, remote.url, tmp_path / "here", cache=remote.cache, metrics=EngineMetrics()
+    )
+    try:
+        assert [*asyncio.run(places.look())] == ["far", "here"]
+        assert places.awaited() == [in_s3.url]
+        assert not places.is_whole()
+        for name in ("far", "here"):
+            places.fetch_now(name)
+    finally:
+        places.close()
 
 
 def test_without_its_store_a_process_has_what_was_whole_and_says_how_old_it_is(

@@ -56,10 +56,16 @@ def test_a_place_that_cannot_be_read_any_more_takes_no_model_along(tmp_path: Pat
 def test_names_of_callers_lead_nowhere_else(remote: Remote) -> None:
     version(remote.local, b"x")
     remote.upload()
-    for name in ("../m", "/etc", "m/1", ".hidden", "a\nb", ""):
+    names = ("../m", "..", ".", "/etc", "m/1", ".hidden", "a\nb", "", "x" * 300, "a\0b")
+    for name in names:
         remote.repositories.fetch_now(name)
         assert remote.repositories.model(name) is None
     assert remote.fetched == 0
+    assert remote.fetch() == {}
+    remote.remove()
+    for name in names:
+        remote.repositories.fetch_now(name)
+    assert [*remote.repositories.scan()] == ["m"]
 
 
 @pytest.mark.parametrize(
@@ -86,12 +92,15 @@ def test_addresses_are_one_text_or_several(given: object, expected: tuple[str, .
         ("https://h/c#secret1", "without a query"),
         ("s3://b/\x1bsecret1", "printable"),
         ("simplecache::s3://secret1/c", "chained"),
+        ([" https://me:secret1@h/c"], "expected a path or a URL"),
+        ("https:/me:secret1@h/c", "expected a path or a URL"),
+        ("-s3://me:secret1@h/c", "expected a path or a URL"),
         ("s3://", "with a place"),
         ("a,a", "once"),
         ("", "expected a folder"),
     ],
 )
-def test_addresses_with_secrets_are_refused_and_not_repeated(given: str, reason: str) -> None:
+def test_addresses_with_secrets_are_refused_and_not_repeated(given: object, reason: str) -> None:
     with pytest.raises(ValidationError) as refused:
         ADDRESSES.validate_python(given)
     [error] = refused.value.errors()
@@ -104,6 +113,9 @@ def test_addresses_with_secrets_are_refused_and_not_repeated(given: str, reason:
     [
         ("nothing://x/y", "nothing://: expected s3, gs, az"),
         ("oci://x/y", "oci://: the package ocifs is not installed; pip install ocifs brings it"),
+        ("zip://x/y", "zip://: expected s3, gs, az"),
+        ("ftp://host/models", "ftp://: its package asks for host; expected s3, gs, az"),
+        ("github://models/x", "github://: its package asks for org, repo; expected s3, gs, az"),
         ("absent", "absent is not a folder"),
     ],
 )

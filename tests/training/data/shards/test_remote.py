@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from serving.base.storage import store, systems
+from serving.base.storage import store, web
 from serving.base.storage.messages import told
 from tests.support.object_store import BUCKET, SECRET, CuttingProxy, files, upload, web_server
 from tests.training.data.shards.conftest import recipe, written
@@ -263,7 +263,7 @@ def test_server_without_ranges_is_told_and_not_read_to_its_end(
 def test_page_of_a_web_server_is_bounded(
     without_ranges: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(systems, "_MOST_PAGE_BYTES", 1 << 20)
+    monkeypatch.setattr(web, "_MOST_PAGE_BYTES", 1 << 20)
     with pytest.raises(DataError, match="a page of more than 1 MiB"):
         Store().list(f"{without_ranges}/folder/")
     assert WithoutRanges.sent < 100
