@@ -4,7 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serving.base.files import is_plain_name
-from serving.base.storage.store import Entry
+from serving.base.storage.entry import Entry
 from serving.repository.layout import can_be_folder, is_version
 from serving.repository.places.objects import mark, models_in
 

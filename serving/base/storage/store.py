@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from serving.base.storage.address import is_url, last_part
+from serving.base.storage.address import is_url
+from serving.base.storage.entry import Entry, entry_of
 from serving.base.storage.messages import StorageError, Words, sends_whole_files, told
 from serving.base.storage.systems import Access, file_system, files_below, lists_at_once
 
@@ -36,6 +37,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _SILENCE = 20.0
 # A listing of many pages may take so many times as long as one request.
 _LISTING = 10
+# Seconds of a listing that asks for each folder and file. Larger bears more files on a slow server,
+# smaller notices one without end sooner.
+_WALK_SECONDS = 600.0
 # Stands for the function of that name.
 _FILES_BELOW = "files_below"
 # Seconds between two looks whether a request that waits is still wanted.
@@ -44,33 +48,7 @@ _LOOK = 0.5
 _MOST_STUCK = 32
 # Not to be cured by trying again.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, StorageError)
-# The marks of change that stores give, the best first.
-_MARKS = (
-    "ETag", "etag", "generation", "Last-Modified", "LastModified", "last_modified", "mtime",
-    "created",
-)  # fmt: skip
-
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file or folder of a listing.
-
-    size: bytes; 0 for folders and, in the list of a folder, where the store does not say.
-    changed: whatever the store gives that changes with the content: ETag, time, generation.
-    problem: in a tree, why it cannot be read, though the store answers; empty where it can.
-    """
-
-    address: str
-    is_folder: bool
-    size: int
-    changed: str
-    problem: str = ""
-
-    @property
-    def name(self) -> str:
-        return last_part(self.address)
 
 
 class Store:
@@ -140,7 +118,7 @@ class Store:
             changed = str(status.st_mtime_ns)
             return Entry(address, Path(address).is_dir(), status.st_size, changed)
         info = self._repeated(address, "_info")
-        entry = _entry(address, info)
+        entry = entry_of(address, info)
         if not entry.is_folder and info.get("size") is None:
             unknown = StorageError(f"{address}: its server does not say how large it is")
             raise self._told(address, unknown) from unknown
@@ -166,7 +144,7 @@ class Store:
             full = name if is_url(name) else f"{scheme}://{name.lstrip('/')}"
             # Stores without real folders list one as an entry of itself.
             if full.rstrip("/") != own:
-                entries.append(_entry(full, info))
+                entries.append(entry_of(full, info))
         return sorted(entries, key=lambda entry: entry.address)
 
     def tree(self, address: str, most: int, depth: int) -> Sequence[Entry]:
@@ -176,9 +154,16 @@ class Store:
         if lists_at_once(scheme.lower()):
             found = self._repeated(address, _FILES_BELOW, most=most, patience=_LISTING)
             full = (f"{scheme}://{str(info['name']).lstrip('/')}" for info in found)
-            files = [_entry(*each) for each in zip(full, found, strict=True)]
+            files = [entry_of(*each) for each in zip(full, found, strict=True)]
         else:
-            files = [*itertools.islice(self._walk(address, depth), most + 1)]
+            ends = time.monotonic() + _WALK_SECONDS
+            files = []
+            for file in itertools.islice(self._walk(address, depth), most + 1):
+                files.append(file)
+                if time.monotonic() > ends:
+                    raise self._words.error(
+                        f"{address}: {len(files):,} files and folders took {_WALK_SECONDS:.0f} s"
+                    )
             if len(files) > most:
                 raise self._words.error(f"{address}: more than {most:,} files and folders")
         shown = (file for file in files if file.problem or not file.is_folder)
@@ -327,12 +312,6 @@ class Store:
                 if not writes and hasattr(system, "config_kwargs"):
                     system.config_kwargs["retries"] = {"total_max_attempts": 1}
             return self._systems[scheme, writes]
-
-
-def _entry(address: str, info: dict[str, Any]) -> Entry:
-    is_folder = info.get("type") == "directory" or address.endswith("/")
-    changed = next((str(info[key]) for key in _MARKS if info.get(key)), "")
-    return Entry(address, is_folder, 0 if is_folder else int(info.get("size") or 0), changed)
 
 
 def _read_local(path: str, start: int, end: int) -> bytes:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from serving.base.errors import InvalidManifest
 from serving.base.files import TEXT_BYTES, open_file
+from serving.base.storage.entry import Entry
 from serving.base.storage.messages import StorageError
-from serving.base.storage.store import RANGE_BYTES, Entry, Store
+from serving.base.storage.store import RANGE_BYTES, Store
 from serving.repository.manifest import MANIFEST_FILE, read_manifest
 from serving.repository.places.kept import Kept
 from serving.repository.places.objects import MAX_OBJECTS, file_shown

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from serving.base.errors import quoted
 from serving.base.files import is_plain_name
-from serving.base.storage.store import Entry
+from serving.base.storage.entry import Entry
 from serving.repository.config_checks import WARMUP_FOLDER
 from serving.repository.layout import MAX_VERSIONS, can_be_folder, is_version
 

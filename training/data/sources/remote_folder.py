@@ -13,7 +13,7 @@ import numpy as np
 
 from serving.base.folders import IMAGE_SUFFIXES, is_passed_over
 from serving.base.storage.address import joined
-from serving.base.storage.store import Entry
+from serving.base.storage.entry import Entry
 from serving.images.masks.folders import (
     CLASSES_FILE,
     IMAGE_FOLDERS,

@@ -101,6 +101,15 @@ def test_a_folder_of_too_many_entries_is_refused(monkeypatch: pytest.MonkeyPatch
         entries("".join(f'<a href="{n}">' for n in range(4)), "http://h/r")
 
 
+def test_a_listing_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_WALK_SECONDS", 0.0)
+    with (
+        serving(lambda handler: send(handler, b'<a href="x"> <a href="y">')) as address,
+        pytest.raises(StorageError, match="1 files and folders took 0 s"),
+    ):
+        opened().tree(f"{address}/r", 10, 2)
+
+
 @pytest.fixture
 def secret_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     """As FSSPEC_HTTP in the environment gives them."""
