@@ -11,32 +11,16 @@ from serving.base.storage.messages import StorageError, in_one_line, sends_whole
 
 _AZURE_SCHEMES = ("az", "abfs", "abfss")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
-_PACKAGES |= dict.fromkeys((*_AZURE_SCHEMES, "adl"), "adlfs")
+_PACKAGES |= dict.fromkeys(_AZURE_SCHEMES, "adlfs")
 _WEB_SCHEMES = ("http", "https")
 _EXPECTED = "expected s3, gs, az, http, https or another kind of store that fsspec knows"
 # Kinds of fsspec that are no stores: they read through another kind, which an address would choose,
-# or files of this machine.
-_NO_STORES = frozenset(
-    [
-        "async_wrapper",
-        "asyncwrapper",
-        "asynclocal",
-        "blockcache",
-        "cached",
-        "dask",
-        "data",
-        "dir",
-        "filecache",
-        "generic",
-        "git",
-        "libarchive",
-        "pyscript",
-        "reference",
-        "simplecache",
-        "tar",
-        "zip",
-    ]
-)
+# or files of this machine; and one whose store is gone.
+_NO_STORES = (
+    "async_wrapper", "asyncwrapper", "asynclocal", "blockcache", "cached", "dask", "data", "dir",
+    "filecache", "generic", "git", "libarchive", "pyscript", "reference", "simplecache", "tar",
+    "zip", "adl",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,12 +68,11 @@ def _check_opens(scheme: str, extras: str) -> None:
     import fsspec
 
     try:
-        parameters = inspect.signature(fsspec.get_filesystem_class(scheme)).parameters.values()
+        kind = fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         raise _missing(scheme, error.name or scheme, extras) from error
-    needed = [
-        p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
-    ]
+    _, *given = inspect.signature(kind.__init__).parameters.values()
+    needed = [p.name for p in given if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if needed:
         raise StorageError(f"{scheme}://: its package asks for {', '.join(needed)}; {_EXPECTED}")
 

@@ -170,7 +170,7 @@ class FetchedRepository:
         """Brings a model up to date, or notes why not. state: as it was a moment ago."""
         files = {f"{v}/{name}": f for v, held in model.versions.items() for name, f in held.items()}
         now = mark({**files, **model.beside})
-        if self._is_here(state, model.name, now) and not older:
+        if self._is_here(state, model.name, now) and not (older or model.problem):
             self.problems.pop(model.name, None)
             return
         if not again and not self._waits.over(model.name, now):

@@ -6,6 +6,9 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+# A link that is about to take the place of another.
+_NEW = ".new"
+
 
 class ModelFolders:
     """Folders of models: links to hidden ones beside them, so that whoever looks, at whatever
@@ -20,6 +23,7 @@ class ModelFolders:
     def open(self) -> None:
         """Makes the folder where it is missing, and removes what a killed process has left."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.path / _NEW).unlink(missing_ok=True)
         found = list(self.path.iterdir())
         led_to = {str(path.readlink()) for path in found if path.is_symlink()}
         for path in found:
@@ -72,7 +76,7 @@ class ModelFolders:
 
 
 def _replace_link(link: Path, target: Path) -> None:
-    new = link.parent / ".new"
+    new = link.parent / _NEW
     new.unlink(missing_ok=True)
     new.symlink_to(target)
     new.replace(link)

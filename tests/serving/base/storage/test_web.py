@@ -34,7 +34,7 @@ def serving(answer: Answer) -> Iterator[str]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
@@ -92,7 +92,7 @@ def test_entries_of_a_folder_are_the_links_into_it(link: str, expected: list[str
 def test_a_page_is_searched_in_time_that_grows_with_it(page: str) -> None:
     """One search of fsspec's takes hours for the first, with the GIL."""
     with serving(lambda handler: send(handler, page.encode())) as address:
-        assert opened().list(f"{address}/folder") == []
+        assert len(opened().list(f"{address}/folder")) <= 1
 
 
 def test_a_folder_of_too_many_entries_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
