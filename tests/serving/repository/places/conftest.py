@@ -31,6 +31,8 @@ from tests.support.object_store import (
     BUCKET,
     ENVIRONMENT,
     CuttingProxy,
+    azure_store,
+    azurite,
     files,
     google_store,
     object_store,
@@ -220,6 +222,17 @@ def in_gs(tmp_path: Path, kept: Cache, monkeypatch: pytest.MonkeyPatch) -> Itera
         monkeypatch.setitem(fsspec.config.conf, "gs", options)
         store = GCSFileSystem(**options, use_listings_cache=False, skip_instance_cache=True)
         yield Remote(tmp_path / "local", f"gs://{BUCKET}/models", kept, store)
+
+
+@pytest.fixture
+def in_az(tmp_path: Path, kept: Cache, monkeypatch: pytest.MonkeyPatch) -> Iterator[Remote]:
+    """A repository in an Azure server."""
+    if azurite() is None:
+        pytest.skip("Azurite is not installed")
+    with azure_store(tmp_path / "azurite") as told:
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", told)
+        store = fsspec.filesystem("az", connection_string=told, use_listings_cache=False)
+        yield Remote(tmp_path / "local", f"az://{BUCKET}/models", kept, store)
 
 
 class _Shown(http.server.SimpleHTTPRequestHandler):

@@ -30,7 +30,7 @@ MIB = 1 << 20
 ALL = "version_policy { all { } }\n"
 
 
-@pytest.fixture(params=["remote", "in_s3", "in_gs", "on_the_web"])
+@pytest.fixture(params=["remote", "in_s3", "in_gs", "in_az", "on_the_web"])
 def each(request: pytest.FixtureRequest) -> Remote:
     """A repository in each kind of store."""
     found: Remote = request.getfixturevalue(request.param)
@@ -521,12 +521,16 @@ def test_what_serves_goes_on_beside_those_that_came(remote: Remote) -> None:
     assert remote.here["m/1/model.onnx"] == b"new"
 
 
-def test_a_listing_is_bounded(in_s3: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    version(in_s3.local, b"x")
-    in_s3.upload()
+@pytest.mark.parametrize("kind", ["in_s3", "in_gs", "in_az"])
+def test_a_listing_is_bounded(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote: Remote = request.getfixturevalue(kind)
+    version(remote.local, b"x")
+    remote.upload()
     monkeypatch.setattr("serving.repository.places.fetched.MAX_OBJECTS", 2)
-    in_s3.fetch()
-    [reason] = in_s3.repositories.unreachable().values()
+    remote.fetch()
+    [reason] = remote.repositories.unreachable().values()
     assert reason.endswith("more than 2 files")
 
 
