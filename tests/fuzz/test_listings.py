@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from serving.base.files import is_plain_name
 from serving.base.storage.entry import Entry
+from serving.base.storage.web import entries
 from serving.repository.layout import can_be_folder, is_version
 from serving.repository.places.objects import mark, models_in
 
@@ -40,3 +41,18 @@ def test_listing_is_files_of_models_or_problems(
             assert len(mark(held)) == 64
             if not model.problem:
                 assert len({one.casefold() for one in held}) == len(held)
+
+
+@settings(settings.get_profile("fuzz"))
+@given(st.text(), st.lists(st.tuples(st.sampled_from("'\"  >"), _PATHS), max_size=4))
+@example("", [("'", "//other/r/m/")])
+@example("", [('"', "http://[")])
+@example("", [('"', "&#" + "9" * 5000 + ";")])
+@example("<a" + " " * 10_000, [])
+def test_links_of_a_page_lead_into_its_folder(text: str, links: list[tuple[str, str]]) -> None:
+    page = text + "".join(f"<a href={quote}{path}{quote}>{text}" for quote, path in links)
+    for place in entries(page, "https://h/r"):
+        name = place.removeprefix("https://h/r/").removesuffix("/")
+        assert place.startswith("https://h/r/")
+        assert name
+        assert not {"/", "?", "#"} & set(name)

@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import os
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -59,10 +60,10 @@ def check_known(scheme: str, extras: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise _missing(scheme, package, extras)
     if scheme not in _PACKAGES and scheme not in _WEB_SCHEMES:
-        _check_opens(scheme, extras)
+        _check_opens(scheme)
 
 
-def _check_opens(scheme: str, extras: str) -> None:
+def _check_opens(scheme: str) -> None:
     """Raises StorageError for a kind of which an address does not say all that its package asks
     for, such as a host and its port."""
     import fsspec
@@ -70,7 +71,7 @@ def _check_opens(scheme: str, extras: str) -> None:
     try:
         kind = fsspec.get_filesystem_class(scheme)
     except ImportError as error:
-        raise _missing(scheme, error.name or scheme, extras) from error
+        raise StorageError(f"{scheme}://: {in_one_line(error)}") from error
     _, *given = inspect.signature(kind.__init__).parameters.values()
     needed = [p.name for p in given if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if needed:
@@ -145,14 +146,9 @@ def _options(scheme: str, access: Access) -> dict[str, Any]:
 
 
 def _web(options: dict[str, Any], access: Access) -> Any:
-    from aiohttp import ClientSession
+    from serving.base.storage.web import WebFileSystem, web_session
 
-    from serving.base.storage.web import WebFileSystem, session_options
-
-    async def session(**given: Any) -> ClientSession:
-        return ClientSession(**session_options(redirects=access.redirects), **given)
-
-    return WebFileSystem(get_client=session, **options)
+    return WebFileSystem(get_client=partial(web_session, redirects=access.redirects), **options)
 
 
 def _s3(options: dict[str, Any], access: Access) -> Any:

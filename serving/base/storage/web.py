@@ -30,6 +30,9 @@ _LINK = re.compile(r"""\shref\s{0,8}=\s{0,8}(?:"([^"]*)"|'([^']*)')""", re.IGNOR
 # that allow it alone.
 _NO_HEAD = (HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 
+# Headers of a request that another host may see.
+_HARMLESS = ("range", "accept", "accept-encoding", "user-agent")
+
 
 class Bounded(aiohttp.ClientResponse):
     """An answer of which no more is read than was asked for."""
@@ -75,11 +78,15 @@ def session_options(*, redirects: bool) -> dict[str, Any]:
     return {"response_class": Bounded, "trace_configs": [trace]}
 
 
-async def _redirected(
-    redirects: bool, session: aiohttp.ClientSession, _: object, step: Any
-) -> None:
+async def web_session(*, redirects: bool, **options: Any) -> aiohttp.ClientSession:
+    """A session for fsspec's file system of web servers."""
+    return aiohttp.ClientSession(**session_options(redirects=redirects), **options)
+
+
+async def _redirected(redirects: bool, *given: Any) -> None:
     """Called before a redirect is followed. Raises StorageError for one to another host that may
-    not be; else that host gets none of the session's headers, which may hold credentials."""
+    not be; else that host gets none of the headers that may hold credentials."""
+    step = given[-1]  # after the session and a context
     answer = step.response
     place = answer.headers.get("Location") or answer.headers.get("URI") or ""
     try:
@@ -94,7 +101,7 @@ async def _redirected(
     if not redirects:
         answer.close()
         raise StorageError(f"{step.url}: its server sends on to {quoted(shown)}, another one")
-    for name in session.headers:
+    for name in {name for name in step.headers if name.lower() not in _HARMLESS}:
         step.headers.popall(name, None)
 
 
@@ -103,7 +110,7 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]
 
     async def _ls(self, url: str, detail: bool = True, **_: Any) -> list[dict[str, Any]]:
         session = await self.set_session()
-        async with session.get(self.encode_url(f"{url.rstrip('/')}/")) as answer:
+        async with session.get(self.encode_url(f"{url.rstrip('/')}/"), **self.kwargs) as answer:
             self._raise_not_found_for_status(answer, url)
             page = (await answer.read()).decode(errors="replace")
         return [

@@ -114,7 +114,8 @@ def test_a_listing_that_takes_for_ever_is_given_up(monkeypatch: pytest.MonkeyPat
 def secret_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     """As FSSPEC_HTTP in the environment gives them."""
     headers = {"Private-Token": SECRET, "Authorization": f"Bearer {SECRET}"}
-    monkeypatch.setitem(fsspec.config.conf, "http", {"client_kwargs": {"headers": headers}})
+    given = {"client_kwargs": {"headers": headers}, "headers": {"X-Key": SECRET}}
+    monkeypatch.setitem(fsspec.config.conf, "http", given)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -154,13 +155,19 @@ def test_headers_of_the_environment_stay_with_the_host_they_are_for(secret_heade
 
     def here(handler: http.server.BaseHTTPRequestHandler) -> None:
         got.append(dict(handler.headers))
-        send(handler, status=302, Location=f"{elsewhere}/x")
+        if handler.path == "/x":
+            send(handler, status=302, Location=f"{elsewhere}/x")
+        else:
+            send(handler)
 
     with serving(there) as elsewhere, serving(here) as address:
-        assert opened().read(f"{address}/x", 0, 8) == b"12345678"
-    assert got[0]["Private-Token"] == SECRET
-    assert got[1]["Range"] == "bytes=0-7"
-    assert SECRET not in str(got[1])
+        found = opened()
+        assert found.list(f"{address}/folder") == []
+        assert found.read(f"{address}/x", 0, 8) == b"12345678"
+    for kept in got[:2]:
+        assert kept["Private-Token"] == kept["X-Key"] == SECRET
+    assert got[2]["Range"] == "bytes=0-7"
+    assert SECRET not in str(got[2])
 
 
 def test_a_redirect_within_a_host_is_followed() -> None:

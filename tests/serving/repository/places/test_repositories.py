@@ -116,6 +116,7 @@ def test_addresses_with_secrets_are_refused_and_not_repeated(given: object, reas
         ("zip://x/y", "zip://: expected s3, gs, az"),
         ("ftp://host/models", "ftp://: its package asks for host; expected s3, gs, az"),
         ("github://models/x", "github://: its package asks for org, repo; expected s3, gs, az"),
+        ("ssh://host/x", 'ssh://: ImportError SFTPFileSystem requires "paramiko" to be installed'),
         ("absent", "absent is not a folder"),
     ],
 )
