@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -130,11 +130,12 @@ class Catalogue:
         """Returns when no call without inputs holds a place of a version that does not serve any
         more, or after so many seconds: then it may be drained. Here every call is known."""
 
-    def show_places(self, unreachable: Mapping[str, str], awaited: Iterable[str]) -> None:
+    def show_places(self, repositories: Repositories) -> None:
         """Gives each repository that cannot be reached a line of the index, by its URL, and each of
         which nothing is known yet."""
-        now = {url: (State.UNAVAILABLE, one_line(why), False) for url, why in unreachable.items()}
-        now |= dict.fromkeys(awaited, (State.LOADING, FETCHING, True))
+        lost = repositories.unreachable()
+        now = {url: (State.UNAVAILABLE, one_line(why), False) for url, why in lost.items()}
+        now |= dict.fromkeys(repositories.awaited(), (State.LOADING, FETCHING, True))
         lines = {name: entry for name, entry in self.entries.items() if is_url(name)}
         if now == {url: (e.state, e.problem, e.is_model) for url, e in lines.items()}:
             return

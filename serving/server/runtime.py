@@ -154,7 +154,7 @@ class Runtime:
         if self._config.model_control == "explicit":
             self.looked.set()
             await self._repositories.fetch(contents=False)
-            self._catalogue.show_places(self._repositories.unreachable(), ())
+            self._catalogue.show_places(self._repositories)
             return
         look: Callable[[], Awaitable[None]] = partial(self.loader.load_all, but)
         while True:

@@ -63,7 +63,7 @@ class Loader:
         """Loads all models of the repository `but` some; a model that cannot be loaded is logged
         and passed over. Raises OSError where no repository can be read."""
         self._scanned = await self._repositories.look()
-        self._show_places()
+        self._catalogue.show_places(self._repositories)
         for name in self._scanned:
             entry = self._holding(name).entry
             if name in but:
@@ -74,7 +74,7 @@ class Loader:
     async def poll(self) -> None:
         """Scans the repositories once and loads or unloads changed models. Raises OSError."""
         found = await self._repositories.look()
-        self._show_places()
+        self._catalogue.show_places(self._repositories)
         changes = compare(self._scanned, found)
         self._scanned = found
         for name in (*changes.added, *changes.changed):
@@ -85,9 +85,6 @@ class Loader:
             await self.unload(name)
             self._catalogue.entries.pop(name, None)
             self._held.pop(name, None)
-
-    def _show_places(self) -> None:
-        self._catalogue.show_places(self._repositories.unreachable(), self._repositories.awaited())
 
     async def _load_reporting(self, name: str, *, starting: bool = False) -> None:
         folder = self._scanned[name]
