@@ -39,7 +39,11 @@ class Bounded(aiohttp.ClientResponse):
 
     async def read(self) -> bytes:
         if self._body is None:
-            self._body = await self._bounded()
+            try:
+                self._body = await self._bounded()
+            except BaseException:
+                self.close()
+                raise
         return self._body
 
     async def _bounded(self) -> bytes:

@@ -38,7 +38,10 @@ _WORDS = Words(
 # the cache; with fewer, a store that cuts connections is given up sooner.
 _ATTEMPTS = 4
 # At the level debug, which a caller may set, these tell the headers of requests.
-for _name in ("botocore", "aiobotocore", "s3fs", "gcsfs", "adlfs", "azure", "fsspec"):
+for _name in (
+    "botocore", "aiobotocore", "s3fs", "gcsfs", "google", "adlfs", "azure", "msal", "fsspec",
+    "urllib3",
+):  # fmt: skip
     logging.getLogger(_name).setLevel(logging.WARNING)
 # Stands for the listing where models are told by their names.
 _LISTING = ""
