@@ -20,8 +20,10 @@ from typing import Any
 import pytest
 
 from serving.base.metrics import EngineMetrics
+from serving.base.storage.messages import StorageError
 from serving.base.storage.store import Store
 from serving.repository.places import objects
+from serving.repository.places.kept import Kept
 from serving.repository.places.repositories import Repositories
 from tests.serving.repository.places.conftest import Remote, version
 from tests.support.object_store import SECRET, CuttingProxy
@@ -244,6 +246,25 @@ def test_the_cache_forgets_what_nobody_serves_and_refuses_what_finds_no_room(
     [reason] = remote.fetch().values()
     assert "find no room in the cache" in reason
     assert remote.here["m/4/model.onnx"] == b"e" * (MIB - 5000)
+
+
+def test_a_version_that_another_process_is_about_to_want_stays(remote: Remote) -> None:
+    version(remote.local, b"x" * MIB)
+    remote.upload()
+    remote.fetch()
+    [record] = remote.cache.versions.glob("*.json")
+    (remote.folder.parent / "state.json").unlink()
+    small = replace(remote.cache, max_bytes=MIB + 10_000)
+    one, other = (Kept(small, lambda: False) for _ in range(2))
+    with one.pinned():
+        assert one.has(record.stem)
+        with pytest.raises(StorageError, match="no room in the cache"), other.staging(MIB):
+            pass
+        assert one.has(record.stem)
+    no_room = pytest.raises(StorageError, match="no room in the cache")
+    with other.staging(MIB), no_room, one.staging(MIB):
+        pass
+    assert not one.has(record.stem)
 
 
 def test_a_damaged_version_is_noticed_by_the_next_process_and_fetched_again(
