@@ -305,7 +305,9 @@ class Store:
         with self._lock:
             if (scheme, writes) not in self._systems:
                 extras = self._words.extras
-                system = self._systems[scheme, writes] = file_system(scheme, self._access, extras)
+                system = self._systems[scheme, writes] = file_system(
+                    scheme, self._access, extras, writes
+                )
                 # This class repeats what it reads itself, and less of it each time.
                 if not writes and hasattr(system, "retries"):
                     system.retries = 1

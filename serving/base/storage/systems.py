@@ -86,9 +86,12 @@ def _missing(scheme: str, package: str, extras: str) -> StorageError:
     )
 
 
-def file_system(scheme: str, access: Access, extras: str) -> Any:
+def file_system(scheme: str, access: Access, extras: str, writes: bool = False) -> Any:
     """fsspec's file system. Raises StorageError where its package, which `extras` bring, is
-    missing, or fsspec knows none."""
+    missing, or fsspec knows none.
+
+    writes: it is used to write, and not to read.
+    """
     if scheme in _NO_STORES:
         raise StorageError(f"{scheme}://: {_EXPECTED}")
     try:
@@ -99,7 +102,9 @@ def file_system(scheme: str, access: Access, extras: str) -> Any:
         if _PACKAGES.get(scheme) == "s3fs":
             return _s3(given, access)
         if scheme in _AZURE_SCHEMES:
-            return _azure(given)
+            from adlfs import AzureBlobFileSystem
+
+            return AzureBlobFileSystem(**given) if writes else _azure(given)
         if scheme in _WEB_SCHEMES:
             return _web(given, access)
         if _PACKAGES.get(scheme) == "gcsfs" and (
@@ -216,7 +221,7 @@ def _azure(options: dict[str, Any]) -> Any:
             raise sends_whole_files(answer.request.url)
 
     system = AzureBlobFileSystem(**options)
-    # adlfs passes these on with each read and write.
+    # adlfs passes these on with each read, and with writes beside a hook of its own.
     system._timeout_kwargs["raw_response_hook"] = check
     return system
 
