@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import (
 
 from serving.repository.signing.keys import key_id
 
-
 # The keys of this process. They are the same in every run, and while tests are collected in every
 # worker, since names of tests may hold them.
 _NUMBERS = itertools.count()
