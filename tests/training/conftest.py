@@ -33,7 +33,11 @@ def digits_document() -> dict[str, Any]:
             "schedule": {"name": "one_cycle"},
             "keep": "last",
         },
-        "prune": {"ratio": 0.3, "train": {"epochs": 2, "optimizer": {"lr": 0.02}}},
+        "prune": {
+            "ratio": 0.3,
+            "round_to": 8,
+            "train": {"epochs": 2, "optimizer": {"lr": 0.02}},
+        },
         "quantize": {"calibration_images": 64},
         "export": {"variants": ["fp32", "int8-s8", "int8-u8"]},
         "verify": {"max_drop": 0.2, "batch_sizes": [1, 4], "latency_seconds": 0.02},

@@ -1,4 +1,5 @@
-"""Structured pruning: whole channels go, which leaves a smaller dense network.
+"""Structured pruning: whole channels go, and whole blocks where channels cannot, which leaves a
+smaller dense network.
 
 DepGraph (arXiv 2301.12900) finds which layers must lose channels together: those that a residual
 sum joins, and those that a concatenated skip feeds.
@@ -7,7 +8,7 @@ sum joins, and those that a concatenated skip feeds.
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -20,6 +21,8 @@ from training.compress.attention import (
     head_ratio,
     layers_that_stay,
 )
+from training.compress.channel_step import channel_step
+from training.compress.depth import going, narrow_stages
 from training.errors import RecipeError, TargetNotReached
 from training.models import (
     count_macs,
@@ -27,6 +30,7 @@ from training.models import (
     drop_auxiliary_heads,
     entry_of,
     input_channels,
+    leave_out,
     structure_of,
     unprunable_layers,
 )
@@ -48,9 +52,11 @@ Backward = Callable[[nn.Module], None]
 
 
 class ChannelPruner:
-    """Removes the least important channels of `network`, in place, in `config.steps` equal steps.
+    """Removes the least important channels of `network`, in place, in `config.steps` equal steps,
+    and before the first one blocks.
 
-    Of each layer, or of all together, `ratio` of the channels go in the end. A channel's importance
+    Of each layer, or of all together, `ratio` of the channels go in the end, and of each stage of
+    `blocks` (names in the order in which they go) `ratio` of the blocks. A channel's importance
     is a mean over all layers that depend on it: of the norms of its weights (arXiv 1608.08710 for
     L1), of the scales of its batch norms (arXiv 1708.06519), or of |weight · gradient| (Taylor, on
     the squared form see arXiv 1906.10771); "random" is for comparison. `backward` is called before
@@ -65,8 +71,11 @@ class ChannelPruner:
         size: tuple[int, int],
         backward: Backward,
         kept: Collection[str] = (),
+        blocks: Iterable[Sequence[str]] = (),
     ) -> None:
         self.network = network.eval()
+        for order in blocks:
+            leave_out(network, going(order, ratio))
         self._backward = backward if config.importance == "taylor" else None
         self._pruner = _build_pruner(network, config, size, kept, ratio)
 
@@ -145,6 +154,9 @@ def check_prune(recipe: Recipe) -> None:
     size = recipe.transform.size
     network = _unlearnt(recipe)
     kept = ignored_layers(network, config.ignore)
+    auto = config.round_to == "auto"
+    config = config.model_copy(update={"round_to": channel_step(config)[0]})
+    blocks = narrow_stages(network, config.round_to, kept).values() if auto else ()
     if config.importance == "bn_scale" and not _has_batch_norm(network):
         raise RecipeError(
             "prune.importance: bn_scale reads the scales of batch norms, and "
@@ -157,7 +169,7 @@ def check_prune(recipe: Recipe) -> None:
     ratio = config.ratio if config.ratio is not None and uniform else _HUNDREDTHS[-1] / 100
     whole = count_parameters(network)
     try:
-        ChannelPruner(network, once, ratio, size, lambda pruned: None, kept).step()
+        ChannelPruner(network, once, ratio, size, lambda pruned: None, kept, blocks).step()
         with torch.no_grad():
             network(torch.zeros(1, input_channels(network), *size))
     except Exception as error:  # the graph of a network that no test knows may fail anywhere
@@ -273,6 +285,7 @@ def find_ratio(
     backward: Backward,
     kept: Collection[str],
     speedup_of: Callable[[nn.Module], float],
+    blocks: Collection[Sequence[str]] = (),
 ) -> float:
     """The smallest ratio, in hundredths, that reaches the recipe's target, by bisection on copies.
 
@@ -287,7 +300,7 @@ def find_ratio(
     def pruned(ratio: float) -> nn.Module:
         candidate = copy.deepcopy(network)
         once = config.model_copy(update={"steps": 1})
-        ChannelPruner(candidate, once, ratio, size, backward, kept).step()
+        ChannelPruner(candidate, once, ratio, size, backward, kept, blocks).step()
         return candidate
 
     def reached(ratio: float) -> tuple[bool, str]:

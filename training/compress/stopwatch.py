@@ -14,6 +14,10 @@ from serving.base.machine.cpu import core_count
 from serving.base.tensor import Array, TensorSpec
 from serving.engines import EngineOptions, load_engine
 from serving.engines.engine import Engine
+from training.compress.calibration import Feeds
+from training.compress.fp16 import to_half
+from training.compress.quantize import quantize
+from training.models.export.variants import SCHEMES
 
 # Writes a network's served file.
 WriteFile = Callable[[nn.Module, Path], None]
@@ -73,6 +77,17 @@ class Stopwatch:
             path = Path(folder) / "model.onnx"
             self._write(network, path)
             return load_engine(self._engine, path, self._options)
+
+
+def write_variant(float_file: Path, path: Path, variant: str, calibration: Feeds) -> None:
+    """Writes a variant of an FP32 file that is only timed: with ranges that were measured roughly.
+    Raises ExportError."""
+    if variant in SCHEMES:
+        quantize(float_file, path, SCHEMES[variant], "minmax", calibration)
+    elif variant == "fp16":
+        to_half(float_file, path)
+    else:
+        float_file.rename(path)
 
 
 def speedup(

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from training.models.architectures.squeezenet import squeezenet1_1
 from training.models.architectures.unet_slim import SlimUNet
 from training.models.architectures.vit import vit_b_16
 from training.models.attention import NO_PRUNING_WITH_CBAM, attentive
+from training.models.blocks import replace_blocks
 from training.models.channels import input_channels, take_grey
 from training.models.complexity import count_macs, count_parameters
 from training.models.entry import STEPS, ModelEntry, Step
@@ -45,6 +46,8 @@ __all__ = [
     "entry_of",
     "head_layers",
     "input_channels",
+    "leave_out",
+    "left_out",
     "structure_of",
     "unprunable_layers",
     "unsupported_steps",
@@ -77,8 +80,8 @@ def _attentive(entry: ModelEntry) -> ModelEntry:
 
 
 def _cifar_resnet(depth: int, *tested_as: str) -> ModelEntry:
-    build = partial(CifarResNet, depth)
-    return _attentive(_classifier(build, "1512.03385", *tested_as, side=32))
+    entry = _classifier(partial(CifarResNet, depth), "1512.03385", *tested_as, side=32)
+    return replace(_attentive(entry), options=("attention", "shortcut"))
 
 
 def _resnet(name: str, *tested_as: str) -> ModelEntry:
@@ -182,6 +185,7 @@ MODELS: dict[str, ModelEntry] = {
 
 # Where a network keeps the arguments of `build_model`, also in its copies.
 _BLUEPRINT = "_convserve_blueprint"
+_LEFT_OUT = "left_out"
 
 
 def entry_of(name: str) -> ModelEntry:
@@ -198,10 +202,18 @@ def entry_of(name: str) -> ModelEntry:
     return entry
 
 
-def build_model(name: str, num_classes: int, *, channels: int = 3, **options: object) -> nn.Module:
+def build_model(
+    name: str,
+    num_classes: int,
+    *,
+    channels: int = 3,
+    left_out: Sequence[str] = (),
+    **options: object,
+) -> nn.Module:
     """A fresh network by the name of its entry, randomly initialised from torch's global generator.
 
     channels: of its images, 3 for RGB or 1 for grey.
+    left_out: names of residual blocks that only pass on their input.
     ValueError for a name that is not there, with the nearest ones or the reason, for fewer than one
     class, and for an option that the network does not have. RecipeError for an error of a factory.
     """
@@ -216,13 +228,30 @@ def build_model(name: str, num_classes: int, *, channels: int = 3, **options: ob
         take_grey(network)
         options["channels"] = 1
     network.__dict__[_BLUEPRINT] = (name, num_classes, options)
+    leave_out(network, left_out)
     return network
 
 
-def structure_of(name: str, num_classes: int, *, channels: int = 3, **options: object) -> nn.Module:
+def structure_of(name: str, num_classes: int, **options: Any) -> nn.Module:
     """A network as build_model makes it, without memory for weights where it can be built so."""
     with torch.device("meta") if entry_of(name).on_meta else contextlib.nullcontext():
-        return build_model(name, num_classes, channels=channels, **options)
+        return build_model(name, num_classes, **options)
+
+
+def leave_out(network: nn.Module, blocks: Sequence[str]) -> None:
+    """Puts the identity in the place of residual blocks of a network of build_model. ValueError
+    for a name that is none of residual_blocks."""
+    if not blocks:
+        return
+    replace_blocks(network, blocks)
+    name, classes, options = blueprint_of(network)
+    options = {**options, _LEFT_OUT: [*left_out(network), *blocks]}
+    network.__dict__[_BLUEPRINT] = (name, classes, options)
+
+
+def left_out(network: nn.Module) -> list[str]:
+    """The names of the blocks that a network of build_model does without."""
+    return list(blueprint_of(network)[2].get(_LEFT_OUT, ()))
 
 
 def deployable(network: nn.Module) -> nn.Module:

@@ -61,16 +61,19 @@ class SpatialAttention(nn.Module):
 
 
 def attentive(
-    build: Callable[..., nn.Module], num_classes: int, attention: str | None = None
+    build: Callable[..., nn.Module],
+    num_classes: int,
+    attention: str | None = None,
+    **options: object,
 ) -> nn.Module:
     """A ResNet or VGG of `build` with attention: in a residual block before its sum, as in both
-    papers; in VGG, for which they say nothing, before every pooling.
+    papers; in VGG, for which they say nothing, before every pooling. `build` gets the options.
 
     ValueError for an attention that is neither "se" nor "cbam".
     """
     if attention is not None and attention not in ATTENTION:
         raise ValueError(f"attention must be one of {', '.join(ATTENTION)}, got {attention!r}")
-    network = build(num_classes=num_classes)
+    network = build(num_classes=num_classes, **options)
     if attention is not None:
         _add(network, attention)
     return network

@@ -22,6 +22,7 @@ from torchvision.models import WeightsEnum
 
 from training.errors import RecipeError
 from training.models import head_layers
+from training.models.architectures.resnet_cifar import CifarResNet
 from training.models.architectures.segmentation import Segmenter
 from training.models.archive import is_compressed
 from training.models.attention import Attention
@@ -89,7 +90,8 @@ def load_weights(
     """Puts the weights of `source` into a network of `build_model`, in place.
 
     Heads of another number of classes stay as they are, as do auxiliary heads and attention that
-    the weights lack, and the log says so. Weights of a backbone alone go into the encoder of a
+    the weights lack, and the log says so; projections that they lack become the zero-padded
+    identity of their shortcuts. Weights of a backbone alone go into the encoder of a
     segmentation network; the layers behind it there are left out.
     `whole` refuses that: the network will not be trained.
     Raises RecipeError where weights cannot be had, or where anything else differs, naming keys and
@@ -117,6 +119,8 @@ def load_weights(
     answers = {key: len(value) for key, value in state.items() if value.ndim}
     fresh = _fitting_heads(network, target, state)
     state, attention = _fitting_attention(target, state)
+    if isinstance(target, CifarResNet):
+        state = target.zero_padding() | state
     _require_match(source, target, state, fresh | attention)
     if whole:
         new = {key for key in fresh if not key.startswith(_AUXILIARY)} | attention

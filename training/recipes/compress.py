@@ -100,7 +100,9 @@ class Prune(Strict):
     scope: "uniform" takes an equal share from every layer, "global" the least important channels of
         the network.
     steps: rounds of pruning and fine-tuning.
-    round_to: the channels of a layer stay a multiple of it, which fast kernels need.
+    round_to: the channels of a layer stay a multiple of it, which fast kernels need; "auto" is the
+        smallest multiple that the engines of this machine feel, and stages whose residual blocks
+        are no wider lose `ratio` of their blocks.
     ignore: patterns such as "layer1.*" of layers that keep their channels.
     sensitivity: protects sensitive groups of layers.
     train: fine-tunes after each step; missing keys are those of the recipe's train.
@@ -112,7 +114,7 @@ class Prune(Strict):
     importance: Literal["l1", "l2", "bn_scale", "taylor", "random"] = "l2"
     scope: Literal["uniform", "global"] = "uniform"
     steps: PositiveInt = 1
-    round_to: PositiveInt = 8
+    round_to: PositiveInt | Literal["auto"] = "auto"
     ignore: tuple[str, ...] = ()
     sensitivity: PruneSensitivity | None = None
     train: Train

@@ -97,6 +97,8 @@ class _Recipe(Strict):
                 "model.options: the channels of images are not the network's alone; give "
                 "transform.channels"
             )
+        if "left_out" in self.model.options:
+            raise ValueError("model.options: left_out: blocks are left out by prune")
         coloured = [name for name in ("saturation", "hue") if getattr(self.augment, name)]
         if channels == 1 and coloured:
             raise ValueError(

@@ -20,7 +20,7 @@ from training.compress.prune import (
 from training.errors import BuildError, RecipeError, TargetNotReached
 from training.fitting.losses import build_loss
 from training.fitting.objective import Supervised
-from training.models import build_model, count_macs, count_parameters
+from training.models import build_model, count_macs, count_parameters, left_out
 from training.models.checkpoint import load_network, save_network
 from training.recipes import parse_recipe
 from training.recipes.compress import Prune
@@ -29,7 +29,7 @@ from training.recipes.loss import CrossEntropy
 
 def config(**changes: object) -> Prune:
     train = {"epochs": 1, "batch_size": 2, "optimizer": {"name": "sgd", "lr": 1}}
-    return Prune.model_validate({"ratio": 0.5, "train": train, **changes})
+    return Prune.model_validate({"ratio": 0.5, "round_to": 8, "train": train, **changes})
 
 
 def no_gradients(network: nn.Module) -> None:
@@ -89,6 +89,49 @@ def test_option_a_shortcuts_leave_the_residual_stream_whole() -> None:
         assert count == (
             before[name] // 2 if name.endswith("conv1") and "." in name else before[name]
         )
+
+
+def test_projections_let_each_stage_lose_channels_of_its_residual_stream() -> None:
+    network = build_model("resnet20_cifar", 5, shortcut="projection")
+    before = channels(network)
+    prune(network, config(), (16, 16))
+    assert {name: 2 * count for name, count in channels(network).items()} == before
+    assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 5)
+
+
+def test_stage_of_blocks_loses_the_first_of_them_and_its_channels_stay() -> None:
+    network = build_model("resnet20_cifar", 5)
+    blocks = ["layer1.1", "layer1.2", "layer1.0"]
+    pruner = ChannelPruner(
+        network, config(round_to=16), 0.5, (16, 16), no_gradients, blocks=[blocks]
+    )
+    pruner.step()
+    assert left_out(network) == ["layer1.1", "layer1.2"]
+    found = channels(network)
+    assert [name for name in found if name.startswith("layer1")] == [
+        "layer1.0.conv1",
+        "layer1.0.conv2",
+    ]
+    assert (found["layer1.0.conv1"], found["layer2.0.conv1"], found["layer3.0.conv1"]) == (
+        16,
+        16,
+        32,
+    )
+
+
+def test_macs_target_counts_the_blocks_that_go() -> None:
+    network = build_model("resnet20_cifar", 5)
+    target = config(ratio=None, macs=0.6, round_to=16)
+    blocks = [["layer1.1", "layer1.2", "layer1.0"]]
+    hard = config(ratio=None, macs=0.3, round_to=16)
+    with pytest.raises(TargetNotReached, match=r"prune\.macs: 0\.3 cannot be reached"):
+        find_ratio(network, hard, (16, 16), no_gradients, (), never_timed)
+    ratio = find_ratio(network, target, (16, 16), no_gradients, (), never_timed, blocks)
+    pruned = copy.deepcopy(network)
+    ChannelPruner(pruned, target, ratio, (16, 16), no_gradients, blocks=blocks).step()
+    assert count_macs(pruned, (16, 16)) <= 0.6 * count_macs(network, (16, 16))
+    assert left_out(pruned)
+    assert not left_out(network)
 
 
 @pytest.mark.parametrize("importance", ["l1", "l2", "bn_scale", "taylor", "random"])
@@ -230,7 +273,7 @@ def asked(network: str, side: int, **prune: object) -> None:
                 "transform": {"resize": [side, side]},
                 "model": {"name": network},
                 "train": train,
-                "prune": {"train": {"epochs": 1}, **prune},
+                "prune": {"train": {"epochs": 1}, "round_to": 8, **prune},
             }
         )
     )

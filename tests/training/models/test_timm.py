@@ -147,7 +147,7 @@ def pruned(network: nn.Module, size: tuple[int, int]) -> float:
     """Takes half of what can go; gives the share of the multiply-accumulates that stays."""
     before = count_macs(network, size)
     train = {"epochs": 1, "batch_size": 2, "optimizer": {"name": "sgd", "lr": 1}}
-    config = Prune.model_validate({"ratio": 0.5, "train": train})
+    config = Prune.model_validate({"ratio": 0.5, "round_to": 8, "train": train})
     ChannelPruner(network, config, 0.5, size, lambda _: None).step()
     return count_macs(network, size) / before
 

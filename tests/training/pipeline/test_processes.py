@@ -55,7 +55,7 @@ def document(photos: Path, **train: Any) -> dict[str, Any]:
             "freeze_backbone_epochs": 1,
             **train,
         },
-        "prune": {"ratio": 0.3, "train": {"epochs": 1, "freeze_backbone_epochs": 0}},
+        "prune": {"ratio": 0.3, "round_to": 8, "train": {"epochs": 1, "freeze_backbone_epochs": 0}},
     }
 
 

@@ -75,6 +75,7 @@ def test_network_is_published_as_its_weights_make_it(
 def test_pruning_fine_tunes_by_its_own_section(weights: Path, tmp_path: Path) -> None:
     prune = {
         "ratio": 0.3,
+        "round_to": 8,
         "train": {"epochs": 1, "batch_size": 64, "optimizer": {"name": "sgd", "lr": 0.02}},
     }
     recipe = parse_recipe(untrained(weights, prune=prune, quantize=None, export={}))

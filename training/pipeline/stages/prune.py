@@ -1,9 +1,9 @@
-"""The stage that removes channels and fine-tunes the smaller network."""
+"""The stage that removes channels and blocks and fine-tunes the smaller network."""
 
 import copy
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from training.compress.calibration import choose_calibration
-from training.compress.fp16 import to_half
+from training.compress.channel_step import channel_step
+from training.compress.depth import going, least_missed_first, narrow_stages
 from training.compress.prune import (
     ChannelPruner,
     check_prune,
@@ -21,16 +22,15 @@ from training.compress.prune import (
     log_size,
     require_smaller,
 )
-from training.compress.quantize import quantize
 from training.compress.sensitivity import Sensitivity, pruning_sensitivity
-from training.compress.stopwatch import Stopwatch
+from training.compress.stopwatch import Stopwatch, write_variant
 from training.evaluation.validation_trial import Trial
 from training.fitting.build import Build, export_fp32
 from training.fitting.objective import build_objective
 from training.fitting.stage_folder import Results
 from training.fitting.train import Fitted, chosen_precision
 from training.models.checkpoint import load_network
-from training.models.export.variants import SCHEMES, precision_of
+from training.models.export.variants import precision_of
 from training.pipeline.environment import measuring_facts
 from training.pipeline.fine_tuning import fine_tune, network_results
 from training.pipeline.stage import Stage
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 # Images whose gradients rank the channels; more rank them hardly better and take longer.
 _GRADIENT_IMAGES = 256
+# Images whose answers rank the blocks: the network runs over them n (n + 1) / 2 times for n blocks.
+_ORDER_IMAGES = 128
 # Images on which ranges are measured for a graph that is only timed: its speed does not depend on
 # them.
 _TIMING_IMAGES = 16
@@ -49,27 +51,37 @@ _BATCH = 32
 
 def work(current: Build) -> Results:
     """Prunes in steps, with fine-tuning after each."""
-    config = _section(current)
+    wanted = _section(current)
+    step, said = channel_step(wanted)
+    config = wanted.model_copy(update={"round_to": step})
     torch.manual_seed(current.recipe.seed)
     original = load_network(current.trained_file)
     kept = ignored_layers(original, config.ignore)
     sensitivity = _pruning_sensitivity(current, original, config, kept)
     if sensitivity is not None:
         kept |= set(sensitivity.left_alone)
-    ratio = _pruning_ratio(current, original, config, kept)
+    narrow = narrow_stages(original, step, kept) if wanted.round_to == "auto" else {}
+    blocks = _orders(current, original, narrow)
+    ratio = _pruning_ratio(current, original, config, kept, list(blocks.values()))
     network = copy.deepcopy(original)
     torch.manual_seed(current.recipe.seed)
     pruner = ChannelPruner(
-        network, config, ratio, current.size, lambda n: _backward(current, n), kept
+        network,
+        config,
+        ratio,
+        current.size,
+        lambda n: _backward(current, n),
+        kept,
+        list(blocks.values()),
     )
     history: list[dict[str, float]] = []
     fitted: Fitted | None = None
-    for step in range(config.steps):
+    for done in range(config.steps):
         pruner.step()
         log_size(original, network, current.size)
-        if step + 1 == config.steps:
+        if done + 1 == config.steps:
             require_smaller(original, network, config, ratio)
-        part = f"step-{step + 1}" if config.steps > 1 else ""
+        part = f"step-{done + 1}" if config.steps > 1 else ""
         fitted = fine_tune(current, "prune", network, config.train, part=part)
         for row in fitted.history:
             history.append({**row, "epoch": len(history) + 1})
@@ -84,6 +96,36 @@ def work(current: Build) -> Results:
         "last_step_epochs": len(fitted.history),
         "macs_removed": 1 - results["macs"] / macs,
         "sensitivity": [sensitivity.as_json()] if sensitivity is not None else [],
+        "notes": ({"round_to": said} if said else {}) | _blocks_said(blocks, ratio, step),
+    }
+
+
+def _orders(
+    current: Build, network: nn.Module, stages: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """The blocks of each stage in the order in which they go. They stay in a file: sums that are
+    added in another order may turn it after an interruption."""
+    path = current.stage_folder("prune") / "blocks.json"
+    if path.exists():
+        found: dict[str, list[str]] = json.loads(path.read_text())
+        return found
+    batches = list(_normalized(current, network, _ORDER_IMAGES)) if stages else []
+    orders = {}
+    for stage, blocks in stages.items():
+        log.info("prune: trying which of the %d blocks of %s are missed least", len(blocks), stage)
+        orders[stage] = least_missed_first(network, blocks, [images for images, _ in batches])
+    path.write_text(json.dumps(orders))
+    return orders
+
+
+def _blocks_said(blocks: dict[str, list[str]], ratio: float, step: int) -> dict[str, str]:
+    return {
+        stage: (
+            f"{len(gone)} of {len(order)} blocks are left out, as no layer in them is wider than "
+            f"{step} channels: {', '.join(gone) or 'none'}"
+        )
+        for stage, order in blocks.items()
+        for gone in [going(order, ratio)]
     }
 
 
@@ -99,7 +141,11 @@ def _pruning_sensitivity(
 
 
 def _pruning_ratio(
-    current: Build, network: nn.Module, config: Prune, kept: Collection[str]
+    current: Build,
+    network: nn.Module,
+    config: Prune,
+    kept: Collection[str],
+    blocks: Collection[Sequence[str]],
 ) -> float:
     """The ratio that reaches the target. It stays in a file: a measured one would come out
     differently after an interruption, and the checkpoints fit one structure only."""
@@ -115,6 +161,7 @@ def _pruning_ratio(
             lambda n: _backward(current, n),
             kept,
             stopwatch.speedup if stopwatch is not None else lambda n: 1.0,
+            blocks,
         )
 
     if config.latency is None:
@@ -127,18 +174,12 @@ def _pruning_ratio(
 
 
 def _stopwatch(current: Build, network: nn.Module, config: PruneLatency) -> Stopwatch:
-    scheme = SCHEMES.get(config.variant)
     calibration = choose_calibration(current.data.train, _TIMING_IMAGES, current.recipe.seed)
 
     def write(candidate: nn.Module, path: Path) -> None:
         float_file = path.with_name("float.onnx")
         export_fp32(current, candidate, float_file)
-        if scheme is not None:
-            quantize(float_file, path, scheme, "minmax", calibration)
-        elif config.variant == "fp16":
-            to_half(float_file, path)
-        else:
-            float_file.rename(path)
+        write_variant(float_file, path, config.variant, calibration)
 
     return Stopwatch(
         write,
@@ -152,26 +193,26 @@ def _stopwatch(current: Build, network: nn.Module, config: PruneLatency) -> Stop
 
 
 def _backward(current: Build, network: nn.Module) -> None:
-    samples = current.data.train
-    order = np.random.default_rng(current.recipe.seed).permutation(len(samples))[:_GRADIENT_IMAGES]
-    deployed = current.deployed(network)
     objective = build_objective(
         network,
         _section(current).train,
-        samples,
+        current.data.train,
         current.loss_classes,
         current.data.ignore_index,
     )
+    gradients(network, objective, _normalized(current, network, _GRADIENT_IMAGES))
 
+
+def _normalized(current: Build, network: nn.Module, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of some training images and their targets, as the network takes them."""
+    samples = current.data.train
+    order = np.random.default_rng(current.recipe.seed).permutation(len(samples))[:count]
+    deployed = current.deployed(network)
     # No more than training takes at a time.
     batch = min(_BATCH, _section(current).train.batch_size)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(order), batch):
-            images, targets = samples.batch(order[start : start + batch])
-            yield deployed.normalized(torch.from_numpy(images)), torch.from_numpy(targets)
-
-    gradients(network, objective, batches())
+    for start in range(0, len(order), batch):
+        images, targets = samples.batch(order[start : start + batch])
+        yield deployed.normalized(torch.from_numpy(images)), torch.from_numpy(targets)
 
 
 def _section(current: Build) -> Prune:
@@ -191,7 +232,8 @@ def _facts(current: Build) -> object:
     config = _section(current)
     # A measured target holds for these engines on this processor only.
     measured = measuring_facts() if config.latency is not None else None
-    return [chosen_precision(config.train.precision), measured]
+    step = [channel_step(config)[0]] if config.round_to == "auto" else []
+    return [chosen_precision(config.train.precision), measured, *step]
 
 
 STAGE = Stage(

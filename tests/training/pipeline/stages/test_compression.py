@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+import training.compress.channel_step
 import training.compress.stopwatch
 from serving.engines import Engine
+from training.compress.channel_step import Curve
 from training.compress.sensitivity import fewest_float_layers
 from training.compress.stopwatch import speedup
+from training.models import left_out
 from training.models.checkpoint import load_network, save_network
 from training.pipeline.pipeline import build
 from training.recipes import Recipe
@@ -188,3 +191,36 @@ def test_fine_tuning_with_rounding_is_compared_with_fine_tuning_without(
     network = load_network(runs / "tiny-digits" / "quantize" / "network.safetensors")
     pruned = load_network(runs / "tiny-digits" / "prune" / "network.safetensors")
     assert set(network.state_dict()) == set(pruned.state_dict())
+
+
+def test_step_that_is_measured_decides_and_narrow_stages_lose_blocks(
+    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {8: 2.0, 16: 1.0, 24: 4.0, 32: 4.0, 48: 9.0, 64: 16.0}
+    monkeypatch.setattr(
+        training.compress.channel_step,
+        "curve",
+        lambda engine, variant: Curve(engine, variant, times),
+    )
+    changes = {"prune.round_to": "auto", "prune.ratio": 0.4, "prune.train.epochs": 1}
+    recipe = digits_recipe(changes)
+    built = build(recipe, runs, tmp_path / "repository", until="prune")
+    network = load_network(runs / "tiny-digits" / "prune" / "network.safetensors")
+    assert len(left_out(network)) == 2
+    assert {name.rpartition(".")[0] for name in left_out(network)} == {"layer1"}
+    inner = network.get_submodule("layer3.0.conv1")
+    assert isinstance(inner, nn.Conv2d)
+    assert inner.out_channels == 32
+    report = built.report.read_text()
+    assert "multiples of 16, the smallest step of channels that saves time in onnxruntime" in report
+    assert "2 of 3 blocks are left out, as no layer in them is wider than 16 channels" in report
+    again = build(recipe, runs, tmp_path / "repository", until="prune")
+    assert again.ran == ()
+    monkeypatch.setattr(
+        training.compress.channel_step,
+        "curve",
+        lambda engine, variant: Curve(engine, variant, {width: width**2.0 for width in times}),
+    )
+    assert build(recipe, runs, tmp_path / "repository", until="prune").ran == ("prune",)
+    network = load_network(runs / "tiny-digits" / "prune" / "network.safetensors")
+    assert left_out(network) == []

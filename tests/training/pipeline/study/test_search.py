@@ -183,7 +183,7 @@ def test_other_first_weights_are_another_search(
 def test_values_of_pruning_are_searched_on_one_training(
     studied: RunStudy, document: dict[str, Any], tmp_path: Path
 ) -> None:
-    document["prune"] = {"ratio": 0.3, "steps": 2, "train": {"epochs": 1}}
+    document["prune"] = {"ratio": 0.3, "steps": 2, "round_to": 8, "train": {"epochs": 1}}
     space = {"prune.ratio": [0.25, 0.75], "prune.train.keep": ["last"]}
     search = {"sampler": "grid", "until": "prune", "space": space}
     found = studied({"search": search}, epochs=2).outcome.document
@@ -248,7 +248,7 @@ def test_space_is_checked_before_the_first_trial(
 def test_pruning_that_removes_nothing_is_refused_before_the_first_trial(
     studied: RunStudy, document: dict[str, Any], tmp_path: Path
 ) -> None:
-    document["prune"] = {"ratio": 0.5}
+    document["prune"] = {"ratio": 0.5, "round_to": 8}
     document["model"] = {"name": "lenet5"}
     document["transform"] = {"resize": [32, 32]}
     space = {"prune.importance": ["l1", "bn_scale"]}
