@@ -252,7 +252,9 @@ def _tell(
     returned = max(sum(sizes[name] for name in group) for group in groups) * images
     # Weights: the graph, its copy on the way to the runtime, and the runtime's two.
     needed = returned + 4 * model.ByteSize()
-    log.info(
+    log.log(
+        # One image is for a network that is only timed.
+        logging.INFO if total > 1 else logging.DEBUG,
         "quantize: ranges of %d tensors on %d images, %d at a time; takes about %.1f GB",
         len(sizes),
         total,

@@ -154,9 +154,9 @@ def check_prune(recipe: Recipe) -> None:
     size = recipe.transform.size
     network = _unlearnt(recipe)
     kept = ignored_layers(network, config.ignore)
-    auto = config.round_to == "auto"
-    config = config.model_copy(update={"round_to": channel_step(config)[0]})
-    blocks = narrow_stages(network, config.round_to, kept).values() if auto else ()
+    step, _ = channel_step(config)
+    blocks = narrow_stages(network, step, kept).values() if config.round_to == "auto" else ()
+    config = config.model_copy(update={"round_to": step})
     if config.importance == "bn_scale" and not _has_batch_norm(network):
         raise RecipeError(
             "prune.importance: bn_scale reads the scales of batch norms, and "

@@ -202,18 +202,10 @@ def entry_of(name: str) -> ModelEntry:
     return entry
 
 
-def build_model(
-    name: str,
-    num_classes: int,
-    *,
-    channels: int = 3,
-    left_out: Sequence[str] = (),
-    **options: object,
-) -> nn.Module:
+def build_model(name: str, num_classes: int, *, channels: int = 3, **options: object) -> nn.Module:
     """A fresh network by the name of its entry, randomly initialised from torch's global generator.
 
     channels: of its images, 3 for RGB or 1 for grey.
-    left_out: names of residual blocks that only pass on their input.
     ValueError for a name that is not there, with the nearest ones or the reason, for fewer than one
     class, and for an option that the network does not have. RecipeError for an error of a factory.
     """
@@ -228,14 +220,17 @@ def build_model(
         take_grey(network)
         options["channels"] = 1
     network.__dict__[_BLUEPRINT] = (name, num_classes, options)
-    leave_out(network, left_out)
     return network
 
 
 def structure_of(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """A network as build_model makes it, without memory for weights where it can be built so."""
+    """A network by its blueprint, or as build_model makes it, without memory for weights where it
+    can be built so."""
+    blocks = options.pop(_LEFT_OUT, ())
     with torch.device("meta") if entry_of(name).on_meta else contextlib.nullcontext():
-        return build_model(name, num_classes, **options)
+        network = build_model(name, num_classes, **options)
+    leave_out(network, blocks)
+    return network
 
 
 def leave_out(network: nn.Module, blocks: Sequence[str]) -> None:
@@ -272,7 +267,8 @@ def deployable(network: nn.Module) -> nn.Module:
 
 
 def blueprint_of(network: nn.Module) -> tuple[str, int, dict[str, Any]]:
-    """The arguments of `build_model` that a network came from. ValueError for another network."""
+    """The arguments of `build_model` that a network came from, and under "left_out" the names of
+    the blocks that were left out since. ValueError for another network."""
     blueprint: tuple[str, int, dict[str, Any]] | None = network.__dict__.get(_BLUEPRINT)
     if blueprint is None:
         raise ValueError("the network is none of build_model's")

@@ -46,4 +46,4 @@ def replace_blocks(network: nn.Module, blocks: Sequence[str]) -> None:
 def _keeps_shape(block: nn.Module) -> bool:
     if isinstance(block, resnet_cifar.BasicBlock):
         return block.stride == 1 and block.added_channels == 0
-    return block.stride == 1 and block.downsample is None
+    return bool(block.stride == 1 and block.downsample is None)

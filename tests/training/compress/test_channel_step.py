@@ -84,7 +84,7 @@ def test_latency_target_asks_its_own_engine_and_a_number_asks_none(
 def test_curve_is_measured_once_for_a_machine(
     engine: str, variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name, value in {"_CHANNELS": (8, 16), "_SIDE": 4, "_SECONDS": 0.001}.items():
+    for name, value in {"_CHANNELS": (8, 16), "_SIDE": 4, "_TURNS": 2, "_SECONDS": 0.001}.items():
         monkeypatch.setattr(module, name, value)
     monkeypatch.setattr(module, "_CACHE", tmp_path / "none" / "yet")
     measure = curve.__wrapped__
@@ -93,11 +93,11 @@ def test_curve_is_measured_once_for_a_machine(
     assert min(first.milliseconds.values()) > 0
     [file] = (tmp_path / "none" / "yet").iterdir()
 
-    def never(engine: str, variant: str, channels: int) -> float:
+    def never(engine: str, variant: str) -> dict[int, float]:
         raise AssertionError("measured again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_milliseconds", never)
+        patched.setattr(module, "_measured", never)
         assert measure(engine, variant) == first
         patched.setattr(module, "machine", lambda: "another")
         with pytest.raises(AssertionError, match="measured again"):
@@ -112,5 +112,6 @@ def test_cache_that_cannot_be_written_is_done_without(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(module, "_CACHE", tmp_path / "file")
-    monkeypatch.setattr(module, "_milliseconds", lambda engine, variant, channels: channels)
-    assert curve.__wrapped__("onnxruntime", "int8-u8").step() == 16
+    linear = {width: float(width) for width in WIDTHS}
+    monkeypatch.setattr(module, "_measured", lambda engine, variant: linear)
+    assert curve.__wrapped__("onnxruntime", "int8-u8").step() == 8
