@@ -61,7 +61,8 @@ def _read(command: Sequence[str], output: str, errors: str) -> Any:
         raise RuntimeError(f"{' '.join(command[2:])}: {errors.strip()[-2000:]}") from error
 
 
-def _json_of(module: str, *arguments: str) -> Any:
+def json_of(module: str, *arguments: str) -> Any:
+    """The document that a module of the benchmarks prints. Raises RuntimeError, with its errors."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return _read(command, done.stdout, done.stderr)
@@ -82,45 +83,52 @@ def _phase(command: Sequence[str], output: str, errors: str) -> Any:
     return phase
 
 
+def phase_of(url: str, model: str, seconds: float, *flags: str) -> tuple[Any, float]:
+    """The phase of `convserve loadtest run`, as its JSON has it, and the share of the cores that
+    other processes took meanwhile. Raises RuntimeError where calls fail."""
+    watch = Watch(local_server(url))
+    command = _load_command(url, model, seconds, *flags)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return _phase(command, done.stdout, done.stderr), watch.share()
+
+
 def load(url: str, model: str, concurrency: int, seconds: float, *flags: str) -> Measurement:
     """`convserve loadtest run` in a closed loop. Raises RuntimeError where calls fail."""
-    watch = Watch(local_server(url))
-    command = _load_command(url, model, seconds, "--concurrency", str(concurrency), *flags)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    phase = _phase(command, done.stdout, done.stderr)
-    others = watch.share()
+    phase, others = phase_of(url, model, seconds, "--concurrency", str(concurrency), *flags)
     rate = phase["requests_per_second"]
     return Measurement(
         answers=round(rate * phase["seconds"]),
         rate=rate,
-        p50=_percentile(phase, "p50"),
-        p99=_percentile(phase, "p99"),
-        cpu=_each(phase["server"].get("cpu", math.nan), rate),
+        p50=percentile(phase, "p50"),
+        p99=percentile(phase, "p99"),
+        cpu=each(phase["server"].get("cpu", math.nan), rate),
         generator=phase["generator"]["cpu"] / (os.cpu_count() or 1),
         others=others,
     )
 
 
-def _percentile(phase: Any, name: str) -> float:
+def percentile(phase: Any, name: str) -> float:
+    """A percentile of a phase, ms; nan where nothing was answered."""
     found = phase["latency_ms"].get(name)
     return found["value"] if found else math.nan
 
 
-def _each(total: float, count: float) -> float:
+def each(total: float, count: float) -> float:
+    """The share of one; nan of none."""
     return total / count if count else math.nan
 
 
 def client(url: str, model: str, side: int, seconds: float) -> Measurement:
     """Our own client's default for many images."""
     watch = Watch(local_server(url))
-    found = _json_of("benchmarks.serving.speed.client", url, model, str(side), str(seconds))
+    found = json_of("benchmarks.serving.speed.client", url, model, str(side), str(seconds))
     cores = os.cpu_count() or 1
     return Measurement(
         answers=found["requests"],
         rate=found["requests"] / found["seconds"],
         p50=math.nan,
         p99=math.nan,
-        cpu=_each(found["server_cpu"], found["requests"]),
+        cpu=each(found["server_cpu"], found["requests"]),
         generator=found["client_cpu"] / found["seconds"] / cores,
         others=watch.share(),
     )
@@ -144,7 +152,7 @@ def floor(url: str, rate: float, calls: Sequence[str], *flags: str) -> Measureme
     sent = phase["requests"] / phase["seconds"]
     if not answered or answered < _KEPT_UP * sent:
         raise RuntimeError(f"the echo answered {answered:.0f} calls a second of {sent:.0f}")
-    cpu = bare.cpu + _each(phase["server"].get("cpu", math.nan), answered)
+    cpu = bare.cpu + each(phase["server"].get("cpu", math.nan), answered)
     generator = phase["generator"]["cpu"] / (os.cpu_count() or 1)
     # Otherwise the echo and its calls would count as other processes.
     return replace(bare, cpu=cpu, generator=generator, others=math.nan)
@@ -153,7 +161,7 @@ def floor(url: str, rate: float, calls: Sequence[str], *flags: str) -> Measureme
 def ceiling(*flags: str) -> Measurement:
     """The same engine without a server; its p50 is that of single images."""
     watch = Watch(None)
-    found = _json_of("benchmarks.serving.speed.ceiling", *flags)
+    found = json_of("benchmarks.serving.speed.ceiling", *flags)
     return Measurement(
         answers=found["images"],
         rate=found["images"] / found["seconds"],

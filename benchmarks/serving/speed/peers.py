@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.repository.manifest import EvalTransform
 from tests.peers.triton import ENVIRONMENT, ROOT, SYSTEM_PYTHON, install
 
 # Packages that are needed beside the ones of tests/peers/triton.py.
@@ -21,78 +23,8 @@ _MLSERVER_PACKAGES = (
 # Seconds for the server to start and load its models.
 _START_SECONDS = 300.0
 
-# Module that both peers run on a batch. The settings are those of our own engines.
-_RUNNER = '''
-import os
-from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
-
-CORES = len(os.sched_getaffinity(0))
-POOL = ThreadPoolExecutor(CORES)
-
-
-def load(engine, file):
-    """A function from uint8 [N, H, W, 3] to the first output."""
-    if engine == "numpy":
-        return lambda images: images[:, 0, 0].astype(np.float32)
-    if engine == "onnxruntime":
-        import onnxruntime
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = CORES
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
-        return lambda images: session.run(None, {"image": images})[0]
-    import openvino
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
-    settings |= {"INFERENCE_NUM_THREADS": CORES, "ENABLE_CPU_PINNING": False}
-    request = openvino.Core().compile_model(file, "CPU", settings).create_infer_request()
-
-    def run(images):
-        request.infer({"image": images}, share_inputs=True)
-        return np.array(request.get_output_tensor(0).data)
-    return run
-
-
-def decode(data, height, width):
-    import cv2
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    if height == width:
-        side = height * 8 // 7
-        rows, columns = image.shape[:2]
-        scale = side / min(rows, columns)
-        size = (max(side, round(columns * scale)), max(side, round(rows * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        top, left = (size[1] - height) // 2, (size[0] - width) // 2
-        return image[top:top + height, left:left + width]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def decode_all(files, height, width):
-    return np.stack(list(POOL.map(lambda data: decode(data, height, width), files)))
-
-
-def labels(row):
-    """The best five as the classification extension writes them."""
-    best = np.argsort(-row)[:5]
-    return [f"{row[i]:f}:{i}:class {i}".encode() for i in best]
-
-
-def png(mask):
-    import cv2
-    return cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
-
-
-def answers(workload, run, inputs, height, width):
-    """inputs: arrays of one batch; for images, BYTES."""
-    if workload == "tensor":
-        return run(inputs)
-    found = run(decode_all(inputs.reshape(-1), height, width))
-    if workload == "classify":
-        return np.array([labels(row) for row in found], dtype=object)
-    return np.array([[png(mask)] for mask in found], dtype=object)
-'''
+# Copied beside the models; see its docstring.
+_RUNNER = Path(__file__).with_name("runner.py")
 
 _TRITON_MODEL = """
 import json
@@ -110,9 +42,7 @@ class TritonPythonModel:
     def execute(self, requests):
         arrays = [pb_utils.get_input_tensor_by_name(r, "{input}").as_numpy() for r in requests]
         batch = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        found = answers(
-            SETTINGS["workload"], self.run, batch, SETTINGS["height"], SETTINGS["width"]
-        )
+        found = answers(SETTINGS, self.run, batch)
         responses, begin = [], 0
         for array in arrays:
             share = found[begin:begin + len(array)]
@@ -144,7 +74,7 @@ class Model(MLModel):
         else:
             batch = np.array([bytes(item) if not isinstance(item, str) else item.encode()
                               for item in tensor.data.root], dtype=object)
-        found = answers(extra["workload"], self.run, batch, extra["height"], extra["width"])
+        found = answers(extra, self.run, batch)
         if found.dtype == object:
             output = ResponseOutput(name=extra["output"], datatype="BYTES",
                                     shape=list(found.shape), data=found.reshape(-1).tolist())
@@ -160,18 +90,19 @@ class PeerModel:
 
     engine: numpy, onnxruntime or openvino.
     file: ONNX; None for numpy.
-    workload: tensor (uint8 image in, logits out), classify (image file in, five labels out) or
-        segment (image file in, mask PNG out).
-    outputs: number of logits.
+    workload: tensor (uint8 image in, logits out), classify (image file in, five labels out),
+        logits (image file in, logits out, of which Triton itself makes labels) or segment (image
+        file in, mask PNG of its size out).
+    transform: from the decoded image to the network's input.
+    classes: their names, as many as logits.
     """
 
     name: str
     engine: str
     file: Path | None
     workload: str
-    height: int
-    width: int
-    outputs: int
+    transform: EvalTransform
+    classes: tuple[str, ...]
 
     @property
     def input(self) -> str:
@@ -181,16 +112,18 @@ class PeerModel:
     @property
     def output(self) -> str:
         """Name of the output."""
-        return {"tensor": "logits", "classify": "labels", "segment": "mask"}[self.workload]
+        return {"classify": "labels", "segment": "mask"}.get(self.workload, "logits")
 
     def settings(self) -> dict[str, object]:
         """The settings that the peer's model code reads."""
+        transform = self.transform
         return {
             "engine": self.engine,
             "file": str(self.file.resolve()) if self.file else "",
             "workload": self.workload,
-            "height": self.height,
-            "width": self.width,
+            "resize": transform.resize,
+            "crop": transform.crop,
+            "filter": transform.filter,
             "output": self.output,
         }
 
@@ -224,24 +157,26 @@ def write_triton(repository: Path, model: PeerModel) -> str:
     """Writes the model's folder; returns its config."""
     folder = repository / model.name / "1"
     folder.mkdir(parents=True)
-    (folder / "runner.py").write_text(_RUNNER)
+    shutil.copy(_RUNNER, folder)
     code = _TRITON_MODEL.replace("{settings}", repr(model.settings()))
     code = code.replace("{input}", model.input).replace("{output}", model.output)
     # Triton puts the model's own folder on the path of its helper process.
     (folder / "model.py").write_text(code)
+    height, width = model.transform.size
     if model.workload == "tensor":
-        tensors = (
-            f'input {{ name: "image" data_type: TYPE_UINT8 '
-            f"dims: [{model.height}, {model.width}, 3] }}\n"
-            f'output {{ name: "logits" data_type: TYPE_FP32 dims: [{model.outputs}] }}\n'
-        )
+        taken = f'name: "image" data_type: TYPE_UINT8 dims: [{height}, {width}, 3]'
     else:
-        tensors = (
-            'input { name: "encoded" data_type: TYPE_STRING dims: [1] }\n'
-            f'output {{ name: "{model.output}" data_type: TYPE_STRING dims: [-1] }}\n'
+        taken = 'name: "encoded" data_type: TYPE_STRING dims: [1]'
+    given = f'name: "{model.output}" data_type: TYPE_STRING dims: [-1]'
+    if model.output == "logits":
+        (repository / model.name / "labels.txt").write_text("\n".join(model.classes) + "\n")
+        given = (
+            f'name: "logits" data_type: TYPE_FP32 dims: [{len(model.classes)}] '
+            'label_filename: "labels.txt"'
         )
     config = (
-        f'name: "{model.name}"\nbackend: "python"\nmax_batch_size: 32\n{tensors}'
+        f'name: "{model.name}"\nbackend: "python"\nmax_batch_size: 32\n'
+        f"input {{ {taken} }}\noutput {{ {given} }}\n"
         "dynamic_batching { }\ninstance_group { count: 1 kind: KIND_CPU }\n"
     )
     (repository / model.name / "config.pbtxt").write_text(config)
@@ -251,12 +186,12 @@ def write_triton(repository: Path, model: PeerModel) -> str:
 def write_mlserver(repository: Path, models: list[PeerModel]) -> None:
     """Writes the folders of models, with batches delayed by at most a millisecond, as Triton's."""
     repository.mkdir(parents=True)
-    (repository / "runner.py").write_text(_RUNNER)
+    shutil.copy(_RUNNER, repository)
     (repository / "served.py").write_text(_MLSERVER_MODEL)
     for model in models:
         folder = repository / model.name
         folder.mkdir()
-        shape = [-1, model.height, model.width, 3] if model.workload == "tensor" else [-1, 1]
+        shape = [-1, *model.transform.size, 3] if model.workload == "tensor" else [-1, 1]
         datatype = "UINT8" if model.workload == "tensor" else "BYTES"
         settings = {
             "name": model.name,

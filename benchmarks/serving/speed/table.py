@@ -56,9 +56,9 @@ def added(cases: Sequence[Case]) -> str:
     for case in cases:
         if case.bar is None:
             continue
-        pairs = _pairs(by_name[case.workload, case.bar.beside], case)
+        pairs = pairs_of(by_name[case.workload, case.bar.beside], case)
         more = [(b.cpu - a.cpu) * 1e6 for a, b in pairs]
-        cells = [case.workload, case.name, case.bar.beside, _spread(more, 1) if more else ""]
+        cells = [case.workload, case.name, case.bar.beside, spread(more, 1) if more else ""]
         rows.append(f"| {' | '.join(cells)} | {case.bar.microseconds:g} |")
     return "\n".join([_ADDED_HEAD, *rows]) if rows else ""
 
@@ -67,22 +67,22 @@ def _row(case: Case, ours: Case | None) -> str:
     measured = case.measured
     if not measured:
         reason = case.holes[-1].reason if case.holes else "not measured yet"
-        return f"| {case.workload} | {case.name} | {_cell(reason)} |" + " |" * 7
+        return f"| {case.workload} | {case.name} | {cell(reason)} |" + " |" * 7
     counted = [m for m in measured if not m.void] or measured
     name = case.name + (" (void)" if all(m.void for m in measured) else "")
     if case.holes:
         failed = f"{len(case.holes)} of {len(case.found)} rounds failed"
-        name += f" ({failed}: {_cell(case.holes[-1].reason)})"
+        name += f" ({failed}: {cell(case.holes[-1].reason)})"
     rate, cpu = _ratios(ours, case)
     cells = [
         case.workload,
         name,
-        _spread([m.rate for m in counted], 0),
-        _spread([m.cpu * 1e3 for m in counted], 3),
-        _spread([m.p50 for m in counted], 2),
-        _spread([m.p99 for m in counted], 1),
+        spread([m.rate for m in counted], 0),
+        spread([m.cpu * 1e3 for m in counted], 3),
+        spread([m.p50 for m in counted], 2),
+        spread([m.p99 for m in counted], 1),
         f"{statistics.median(m.generator for m in counted):.0%}",
-        _share(statistics.median(m.others for m in counted)),
+        share(statistics.median(m.others for m in counted)),
         rate,
         cpu,
     ]
@@ -92,7 +92,7 @@ def _row(case: Case, ours: Case | None) -> str:
 def _ratios(ours: Case | None, case: Case) -> tuple[str, str]:
     """Medians of our figure ÷ the subject's, for rate and CPU, within the rounds that measured
     both."""
-    pairs = _pairs(ours, case) if ours else []
+    pairs = pairs_of(ours, case) if ours else []
     if not pairs:
         return "", ""
     rate = statistics.median(a.rate / b.rate for a, b in pairs)
@@ -100,7 +100,7 @@ def _ratios(ours: Case | None, case: Case) -> tuple[str, str]:
     return f"{rate:.2f}", "" if math.isnan(cpu) else f"{cpu:.2f}"
 
 
-def _pairs(other: Case, case: Case) -> list[tuple[Measurement, Measurement]]:
+def pairs_of(other: Case, case: Case) -> list[tuple[Measurement, Measurement]]:
     """The measurements of both within rounds that measured both; those that count, if there are."""
     pairs = [
         (a, b)
@@ -110,7 +110,8 @@ def _pairs(other: Case, case: Case) -> list[tuple[Measurement, Measurement]]:
     return [(a, b) for a, b in pairs if not (a.void or b.void)] or pairs
 
 
-def _spread(values: list[float], digits: int) -> str:
+def spread(values: list[float], digits: int) -> str:
+    """Median with the lowest and highest; empty where a value is nan."""
     if any(math.isnan(value) for value in values):
         return ""
     middle = f"{statistics.median(values):,.{digits}f}"
@@ -119,11 +120,12 @@ def _spread(values: list[float], digits: int) -> str:
     return f"{middle} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
+    """In percent; empty for nan."""
     return "" if math.isnan(value) else f"{value:.1%}"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """The text in one line, with characters escaped that would end a cell of Markdown."""
     line = " ".join(text.split()).replace("|", "/")
     return line if len(line) <= _REASON else f"{line[:_REASON]}…"

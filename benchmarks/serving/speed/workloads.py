@@ -10,7 +10,14 @@ from pathlib import Path
 
 from benchmarks.archives import extracted
 from benchmarks.echo import SIDE, echo_server
-from benchmarks.serving.networks import COLD_SECONDS, Exported, export, export_trivial, publish
+from benchmarks.serving.networks import (
+    COLD_SECONDS,
+    Exported,
+    eval_transform,
+    export,
+    export_trivial,
+    publish,
+)
 from benchmarks.serving.speed import identity, measure, peers
 from benchmarks.serving.speed.peers import PeerModel
 from benchmarks.serving.speed.rounds import Case, Measurement
@@ -137,7 +144,8 @@ def _start_mlserver(root: Path, models: list[PeerModel], stack: contextlib.ExitS
 
 def _peer_models(networks: dict[str, Exported]) -> Iterator[PeerModel]:
     """The models of the peers: each network in each engine, in the variant that is best there."""
-    yield PeerModel("trivial", "numpy", None, "tensor", SIDE, SIDE, 3)
+    side = eval_transform((SIDE, SIDE))
+    yield PeerModel("trivial", "numpy", None, "tensor", side, _names(3))
     for name, exported in networks.items():
         if name == "trivial":
             continue
@@ -146,7 +154,12 @@ def _peer_models(networks: dict[str, Exported]) -> Iterator[PeerModel]:
             for kind in kinds:
                 file = exported.files[variant]
                 label = f"{name}-{engine}-{kind}"
-                yield PeerModel(label, engine, file, kind, *exported.size, exported.classes)
+                transform, names = eval_transform(exported.size), _names(exported.classes)
+                yield PeerModel(label, engine, file, kind, transform, names)
+
+
+def _names(classes: int) -> tuple[str, ...]:
+    return tuple(f"class {index}" for index in range(classes))
 
 
 def cases(subjects: Subjects, workloads: set[str]) -> Iterator[Case]:
