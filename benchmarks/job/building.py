@@ -83,7 +83,8 @@ class Workshop:
     def int8(self) -> Built:
         """The recipe's network and its INT8 forms. Raises BuildFailed."""
         self._step("training", "--until", "train", name=self._work.name)
-        self._step("int8", "--set", "prune=null", name=self._work.name)
+        plain = ("--set", "prune=null", "--set", "search=null")
+        self._step("int8", *plain, name=self._work.name)
         return self._built(self._work.name, "training", "int8")
 
     def searched(self) -> Built:

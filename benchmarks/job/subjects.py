@@ -30,7 +30,7 @@ FP32 = {
 }
 INT8_IN_TRITON = "b our INT8, Triton"
 INT8 = "c ours, INT8"
-SEARCHED = "d ours, pruned and INT8"
+SEARCHED = "d ours, searched"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Served:
     variant, engine: those that run.
     megabytes: of the network's file.
     seconds: of its build.
-    parts: CPU seconds of the parts of an image's way, of ours.
+    parts: CPU seconds of the parts of an image's way, of our server; None in Triton.
     """
 
     url: str = ""

@@ -12,7 +12,7 @@ _RECIPES = Path(__file__).with_name("recipes")
 _HASTY = (
     "train.epochs=1",
     "prune.train.epochs=1",
-    "search.trials=3",
+    "search.trials=4",
     "search.images=200",
     "search.seconds=0.3",
 )
