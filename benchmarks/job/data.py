@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.archives import extracted, missing
@@ -79,7 +80,7 @@ def scenes(form: Path, quick: bool) -> Images:
             for kind in ("images", "masks"):
                 (folder / split / kind).mkdir(parents=True)
             for path in sorted((source / split / "images").iterdir())[::step]:
-                whole = cv2.resize(cv2.imread(str(path)), _SCENE, interpolation=cv2.INTER_CUBIC)
+                whole = cv2.resize(_pixels(path), _SCENE, interpolation=cv2.INTER_CUBIC)
                 quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
                 cv2.imwrite(str(folder / split / "images" / path.name), whole, quality)
                 name = f"{path.stem}.png"
@@ -102,11 +103,9 @@ def patches(form: Path, quick: bool) -> Images:
     def make(folder: Path) -> None:
         for split in ("train", "val"):
             for path in sorted((source / split / "images").iterdir())[:: 6 if quick else 1]:
-                scene = cv2.imread(str(path))
-                mask = cv2.imread(
-                    str(source / split / "masks" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED
-                )
-                for number, (rows, columns) in enumerate(_cuts(*mask.shape)):
+                scene = _pixels(path)
+                mask = _pixels(source / split / "masks" / f"{path.stem}.png")
+                for number, (rows, columns) in enumerate(_cuts(*mask.shape[:2])):
                     pixels = mask[rows, columns].reshape(-1)
                     counts = np.bincount(pixels, minlength=len(names))[: len(names)]
                     name = names[int(counts.argmax())]
@@ -203,8 +202,16 @@ def _by_layer(tensors: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _synsets() -> Path:
     """timm's file of the 1,000 classes in their order."""
     found = importlib.util.find_spec("timm")
-    [folder] = found.submodule_search_locations if found else [""]
+    [folder] = (found and found.submodule_search_locations) or [""]
     return Path(folder, "data", "_info", "imagenet_synsets.txt")
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    """An image as OpenCV writes it, BGR, or a mask as it is."""
+    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if found is None:
+        raise Absent(f"{path} cannot be read")
+    return np.asarray(found, np.uint8)
 
 
 def _view(photo: Path, random: np.random.Generator) -> Image.Image:

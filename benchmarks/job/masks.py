@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import grpc
 import numpy as np
@@ -18,6 +19,7 @@ from protos.gen import grpc_service_pb2 as oip
 from protos.gen import vision_pb2 as vision
 from serving.base.evaluation import Estimate, confusion_matrix, mean_iou, overlaps
 
+_VISION, _OIP = "convserve.vision.v1.VisionService", "inference.GRPCInferenceService"
 _MAX_MESSAGE_BYTES = 64 << 20
 # Seconds for an answer: all callers of the load may wait before it.
 _PATIENCE = 300.0
@@ -85,8 +87,8 @@ class MaskCheck:
         request: Request = (vision_request if vision_task else infer_request)(
             0, self._facts, payload
         )
-        service = "convserve.vision.v1.VisionService" if vision_task else _OIP
-        call = channel.unary_unary(f"/{service}/{request.method}", None, None)
+        service = _VISION if vision_task else _OIP
+        call: Any = channel.unary_unary(f"/{service}/{request.method}", None, None)
         content = call(request.body, timeout=_PATIENCE)
         return np.asarray(Image.open(io.BytesIO(png_of(request.method, content))))
 
@@ -97,9 +99,6 @@ class MaskCheck:
             raise ValueError(f"a mask of {mask.shape}, expected {truth.shape}")
         found = confusion_matrix(truth, mask, self._classes, ignore_index=self._ignore)
         return overlaps(found)
-
-
-_OIP = "inference.GRPCInferenceService"
 
 
 def png_of(method: str, content: bytes) -> bytes:
