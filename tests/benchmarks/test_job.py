@@ -1,18 +1,23 @@
 """Table, ratios and builds of benchmarks.job, with subjects and a builder that are made up."""
 
+import contextlib
 import json
 import math
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.job.building import BuildFailed, Workshop
-from benchmarks.job.masks import facts_of, png_of
+from benchmarks.job.masks import MaskCheck, facts_of, png_of
 from benchmarks.job.measuring import Figures, right_of
 from benchmarks.job.subjects import FP32, INT8, INT8_IN_TRITON, SEARCHED, Row, Served
 from benchmarks.job.table import BARS, document, limits, ratios, table, write
@@ -20,6 +25,7 @@ from benchmarks.job.works import WORKS, Load, Work
 from benchmarks.serving.speed.peers import PeerModel, write_triton
 from benchmarks.serving.speed.rounds import Case, Length, take_turns
 from benchmarks.serving.speed.runner import answers, decode
+from loadtest.wire.messages import INFER
 from protos.gen import grpc_service_pb2 as oip
 from protos.gen import vision_pb2 as vision
 from serving.base.evaluation import Estimate
@@ -230,6 +236,69 @@ def test_triton_makes_labels_of_logits_by_the_names_of_the_classes(tmp_path: Pat
     assert 'name: "logits" data_type: TYPE_FP32 dims: [2] label_filename: "labels.txt"' in config
     assert (tmp_path / "m" / "labels.txt").read_text() == "cat\ndog\n"
     assert (tmp_path / "m" / "1" / "runner.py").is_file()
+
+
+@contextlib.contextmanager
+def masks_from(answer: Callable[[bytes], bytes]) -> Iterator[str]:
+    """A server of the Open Inference Protocol that answers any image file with a PNG; its url."""
+
+    def infer(content: bytes, context: object) -> bytes:
+        [file] = oip.ModelInferRequest.FromString(content).raw_input_contents
+        png = answer(file[4:])
+        raw = len(png).to_bytes(4, "little") + png
+        return oip.ModelInferResponse(raw_output_contents=[raw]).SerializeToString()
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    method = grpc.unary_unary_rpc_method_handler(infer)
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {INFER: method})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+def test_masks_are_held_against_the_truth_beside_a_load(tmp_path: Path) -> None:
+    files, masks, pixels = tmp_path / "images", tmp_path / "masks", {}
+    for folder in (files, masks):
+        folder.mkdir()
+    for number in range(2):
+        # Value 9 does not count.
+        truth = np.full((4, 4), number, np.uint8)
+        truth[0] = 9
+        Image.fromarray(truth).save(masks / f"{number}.png")
+        (files / f"{number}.jpg").write_bytes(b"image %d" % number)
+        pixels[b"image %d" % number] = truth
+    asked = threading.Semaphore(0)
+
+    def right(file: bytes) -> bytes:
+        asked.release()
+        return palette_png(np.where(pixels[file] == 9, 0, pixels[file]).astype(np.uint8))
+
+    facts = facts_of("m", vision_task=False)
+    with masks_from(right) as url, MaskCheck(url, facts, files, masks, 2, 9) as check:
+        for _ in range(5):
+            assert asked.acquire(timeout=30)
+    found = check.accuracy()
+    assert (found.value, found.n) == (1.0, 2)
+    assert check.images >= 4
+
+    small = palette_png(np.zeros((2, 2), np.uint8))
+    ended = threading.Event()
+
+    def wrong(file: bytes) -> bytes:
+        ended.set()
+        return small
+
+    with (
+        masks_from(wrong) as url,
+        pytest.raises(RuntimeError, match=r"a mask of \(2, 2\), expected \(4, 4\)"),
+        MaskCheck(url, facts, files, masks, 2, 9),
+    ):
+        assert ended.wait(timeout=30)
 
 
 def test_a_mask_is_found_in_the_answers_of_both_services() -> None:
