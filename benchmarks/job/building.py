@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.job.works import Work
 from serving.repository.manifest import Manifest, Variant, read_manifest
+from training.evaluation.searched import Point
+from training.recipes import load_recipe
 
 _RECORD = "built.json"
 # Stages that the three builds of a work share.
@@ -90,9 +90,12 @@ class Workshop:
     def searched(self) -> Built:
         """The network that --search finds, with the training of `int8`. Raises BuildFailed."""
         name = f"{self._work.name}-searched"
-        architecture = str(yaml.safe_load(self._work.recipe.read_text())["model"]["name"])
+        recipe = load_recipe(self._work.recipe, self._overrides)
+        whole = Point(
+            network=recipe.model.architecture, size=recipe.transform.size, ratio=0.0, variant="fp32"
+        )
         trained = self._folder / "runs" / self._work.name
-        own = self._folder / "runs" / name / "search" / architecture / name
+        own = self._folder / "runs" / name / "search" / whole.trained / name
         for stage in _TRAINING:
             if not (own / stage).exists() and "searched" not in self._record()["done"]:
                 shutil.copytree(trained / stage, own / stage)

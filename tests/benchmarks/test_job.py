@@ -186,7 +186,7 @@ def test_a_search_begins_with_the_training_that_is_there(
     for build in (workshop.int8, workshop.searched):
         with pytest.raises(FileNotFoundError):
             build()
-    network = "timm/vit_tiny_patch16_224"
+    network = "timm/vit_tiny_patch16_224-32x32"
     assert (tmp_path / f"vit/runs/vit-searched/search/{network}/vit-searched/train").is_dir()
 
 
