@@ -23,20 +23,27 @@ from benchmarks.serving.speed.rounds import Case, Hole, Length, take_turns
 from benchmarks.serving.speed.table import write
 from benchmarks.serving.speed.workloads import FILES, cases, running
 
+USUAL = ["W0", "W1", "W2", "W3"]
+PEERS = ["triton", "mlserver"]
+
 
 def main() -> None:
     """Runs the rounds, prints the table, and writes it with the raw figures beside the networks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", default=["W0", "W1", "W2", "W3"])
+    parser.add_argument("--only", nargs="+", choices=[*USUAL, "W0-auth"], default=USUAL)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of a round, at least")
     parser.add_argument("--answers", type=int, default=100, help="of a round, at least")
     parser.add_argument("--longest", type=float, default=180.0, help="seconds of a round, at most")
-    parser.add_argument("--peers", nargs="*", default=["triton", "mlserver"])
-    parser.add_argument("--before", type=Path, help="a checkout to compare with")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
+    parser.add_argument("--before", type=Path, help="folder of a checkout to compare with")
     arguments = parser.parse_args()
+    before = arguments.before
+    # Python would pass over a folder that is none, and this checkout be compared with itself.
+    if before is not None and not (before / "serving").is_dir():
+        parser.error(f"--before {before}: expected a folder with a checkout of this project")
     workloads = set(arguments.only)
-    with running(set(arguments.peers), workloads, arguments.before) as subjects:
+    with running(set(arguments.peers), workloads, before) as subjects:
         rows = list(cases(subjects, workloads))
         chosen = ", ".join(f"{m}: {v} in {e}" for m, (v, e) in subjects.chosen.items())
         note = f"Our server chose {chosen}."
