@@ -107,7 +107,7 @@ def test_who_calls_is_said_by_a_file(
         assert ": red 0.9" in said("--api-key-file", key)
         assert "expected 'x-api-key: KEY'" in said()
         # A key is no token.
-        assert "the call says not who makes it" in said("--token-file", key)
+        assert "the call does not say who makes it" in said("--token-file", key)
         absent = said("--api-key-file", tmp_path / "absent")
         assert "no such file" in absent
         assert len(absent.splitlines()) == 1

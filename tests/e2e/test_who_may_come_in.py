@@ -208,7 +208,7 @@ def test_load_tester_says_who_calls_over_every_wire(site: Site, tmp_path: Path) 
         assert done.exit_code == 0, done.output
         assert CLINIC not in done.output
         assert CLINIC.encode() not in (tmp_path / "raw.npz").read_bytes()
-    assert "the call says not who makes it" in said("--url", site.server.url).output
+    assert "the call does not say who makes it" in said("--url", site.server.url).output
     # The key has no right to the metrics.
     refused = said("--url", site.server.url, "--metrics-url", site.server.metrics_url,
                    "--api-key-file", str(key))  # fmt: skip

@@ -94,7 +94,7 @@ class Identities:
         if certificates:
             ways.append("a client certificate")
         self.missing = (
-            f"the call says not who makes it: expected {' or '.join(ways)}"
+            f"the call does not say who makes it: expected {' or '.join(ways)}"
             if ways
             else "the policy lets in nobody who shows nothing, and the server takes no credentials "
             "(--api-keys, --jwt-issuer, --tls-client-ca)"
