@@ -162,7 +162,10 @@ def test_caller_who_is_not_known_gets_in_nowhere_but_to_the_probes(
     wire: str, tmp_path: Path, place: Place, issuer: Issuer
 ) -> None:
     wrong = {
-        "nothing": ({}, "the call does not say who makes it: expected 'authorization: Bearer TOKEN'"),
+        "nothing": (
+            {},
+            "the call does not say who makes it: expected 'authorization: Bearer TOKEN'",
+        ),
         "key": ({"x-api-key": "convserve_x"}, "the API key is not accepted"),
         "other key": ({"authorization": "ApiKey convserve_x"}, "the API key is not accepted"),
         "token": ({"authorization": "Bearer a.b.c"}, "the bearer token is not accepted"),
