@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from serving.base.machine.cpu import core_count, machine
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array, TensorSpec
+from serving.batching.latency import read_cached, write_cached
 from serving.engines import (
     EngineOptions,
     cpu_features,
@@ -107,15 +107,15 @@ def channel_step(config: Prune) -> tuple[int, str]:
 def curve(engine: str, variant: str) -> Curve:
     """The curve of an engine here, from the cache or measured. Raises EngineError."""
     facts = [machine(), cpu_features(), engine, engine_version(engine), variant]
-    settings = [_CHANNELS, _LAYERS, _SIDE, _BATCH]
+    settings = ["seconds", _CHANNELS, _LAYERS, _SIDE, _BATCH]
     key = hashlib.sha256(json.dumps([facts, settings]).encode()).hexdigest()[:16]
     file = _CACHE.expanduser() / f"{key}.json"
-    known = _read(file)
-    if known is None:
+    seconds = read_cached(file) or {}
+    if tuple(seconds) != _CHANNELS:
         log.info("prune: measuring the step of channels in %s %s", engine, variant)
-        known = _measured(engine, variant)
-        _write(file, known)
-    found = Curve(engine, variant, known)
+        seconds = {channels: ms / 1e3 for channels, ms in _measured(engine, variant).items()}
+        write_cached(file, seconds)
+    found = Curve(engine, variant, {channels: 1e3 * one for channels, one in seconds.items()})
     log.info("prune: step of %d channels in %s", found.step(), found)
     return found
 
@@ -196,25 +196,3 @@ class _Noise:
         """One image."""
         pixels = np.random.default_rng(0).integers(0, 256, (1, _SIDE, _SIDE, 3), np.uint8)
         yield {IMAGE_INPUT: pixels}
-
-
-def _read(file: Path) -> dict[int, float] | None:
-    """A cached curve; None where there is no usable one."""
-    try:
-        content = json.loads(file.read_text())
-        known = {int(channels): float(ms) for channels, ms in content.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None
-    usable = tuple(known) == _CHANNELS and all(0 < ms < math.inf for ms in known.values())
-    return known if usable else None
-
-
-def _write(file: Path, milliseconds: Mapping[int, float]) -> None:
-    """Keeps a curve. Where the cache cannot be written, the next build measures again."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}.partial")  # others may measure the same
-        partial.write_text(json.dumps(dict(milliseconds)))
-        partial.replace(file)
-    except OSError:
-        return
