@@ -1,11 +1,7 @@
-"""Predicts the time of a batch, from measurements at load, cached and corrected while serving."""
+"""Predicts the time of a batch, from measurements at load, corrected while serving."""
 
 import bisect
-import json
-import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 # Weight of the newest batch in the correction: larger follows faster, smaller is smoother. At 0.1
 # the correction covers about the last ten batches.
@@ -78,25 +74,3 @@ class LatencyTable:
         low, high = self.sizes[index - 1], self.sizes[index]
         share = (rows - low) / (high - low)
         return self._seconds[index - 1] * (1 - share) + self._seconds[index] * share
-
-
-def read_cached(path: Path) -> dict[int, float] | None:
-    """Seconds by batch size as `write_cached` wrote them; None where there is no usable file."""
-    try:
-        content = json.loads(path.read_text())
-        table = {int(size): float(seconds) for size, seconds in content.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None
-    usable = all(size > 0 and 0 < seconds < math.inf for size, seconds in table.items())
-    return table if table and usable else None
-
-
-def write_cached(path: Path, seconds: Mapping[int, float]) -> None:
-    """Keeps a measurement. Where the cache cannot be written, the next start measures again."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")  # others may measure the same
-        partial.write_text(json.dumps(dict(seconds)))
-        partial.replace(path)
-    except OSError:
-        return

@@ -1,7 +1,11 @@
-"""Measures the time that an engine takes for a batch, and names the machine."""
+"""Measures the time that an engine takes for a batch, keeps it, and names the machine."""
 
+import json
+import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -102,3 +106,25 @@ def device_name(engine_device: str) -> str:
         return machine()
     names = ", ".join(f"{device.name} (driver {device.driver})" for device in gpus())
     return f"{machine()}, {names}"
+
+
+def read_cached(path: Path) -> dict[int, float] | None:
+    """Seconds by batch size as `write_cached` wrote them; None where there is no usable file."""
+    try:
+        content = json.loads(path.read_text())
+        table = {int(size): float(seconds) for size, seconds in content.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    usable = all(size > 0 and 0 < seconds < math.inf for size, seconds in table.items())
+    return table if table and usable else None
+
+
+def write_cached(path: Path, seconds: Mapping[int, float]) -> None:
+    """Keeps a measurement. Where the cache cannot be written, the next start measures again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # others may measure the same
+        partial.write_text(json.dumps(dict(seconds)))
+        partial.replace(path)
+    except OSError:
+        return

@@ -20,7 +20,6 @@ from onnx import TensorProto, helper, numpy_helper
 from serving.base.machine.cpu import core_count, machine
 from serving.base.task import IMAGE_INPUT
 from serving.base.tensor import Array, TensorSpec
-from serving.batching.latency import read_cached, write_cached
 from serving.engines import (
     EngineOptions,
     cpu_features,
@@ -29,7 +28,7 @@ from serving.engines import (
     unavailable_reason,
 )
 from serving.engines.engine import Engine
-from serving.engines.measure import measure_latency
+from serving.engines.measure import measure_latency, read_cached, write_cached
 from training.compress.stopwatch import write_variant
 from training.models.export.deployed import input_specs
 from training.models.export.variants import precision_of

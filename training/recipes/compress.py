@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from serving.engines import ENGINES
 from training.recipes.deliver import VariantId
@@ -118,6 +118,13 @@ class Prune(Strict):
     ignore: tuple[str, ...] = ()
     sensitivity: PruneSensitivity | None = None
     train: Train
+
+    @field_validator("round_to", mode="before")
+    @classmethod
+    def _step_or_auto(cls, value: object) -> object:
+        if isinstance(value, str) and value != "auto":
+            raise ValueError("expected auto, or a number of channels")
+        return value
 
     @model_validator(mode="after")
     def _one_target(self) -> "Prune":

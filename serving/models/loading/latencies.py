@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serving.base.errors import EngineError, ModelLoadError
-from serving.batching.latency import read_cached, write_cached
 from serving.engines import Engine, EngineOptions
-from serving.engines.measure import measure_latency
+from serving.engines.measure import measure_latency, read_cached, write_cached
 from serving.models.loading.candidates import Candidate, LoadSettings, latency_key
 from serving.models.loading.selfcheck import Published
 from serving.models.loading.timing_shapes import (

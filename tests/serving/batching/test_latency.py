@@ -1,10 +1,8 @@
-"""The prediction of how long a batch takes, and the file that keeps it."""
-
-from pathlib import Path
+"""The prediction of how long a batch takes."""
 
 import pytest
 
-from serving.batching.latency import LatencyTable, read_cached, write_cached
+from serving.batching.latency import LatencyTable
 
 
 @pytest.fixture
@@ -94,48 +92,3 @@ def test_single_stall_does_not_close_the_door(table: LatencyTable) -> None:
 def test_impossibly_fast_batch_does_not_open_it(table: LatencyTable) -> None:
     table.observe(1, 0.0)
     assert table.factor == pytest.approx(0.91)
-
-
-def test_measurement_that_was_kept_is_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "er" / "table.json"
-    write_cached(path, {1: 0.02, 32: 0.4})
-    assert read_cached(path) == {1: 0.02, 32: 0.4}
-    assert [file.name for file in path.parent.iterdir()] == ["table.json"]
-
-
-def test_newer_measurement_replaces_the_kept_one(tmp_path: Path) -> None:
-    path = tmp_path / "table.json"
-    write_cached(path, {1: 0.02})
-    write_cached(path, {1: 0.03})
-    assert read_cached(path) == {1: 0.03}
-
-
-def test_missing_file_is_no_measurement(tmp_path: Path) -> None:
-    assert read_cached(tmp_path / "table.json") is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "{", "[1, 2]", "7", "null", '"text"', '{"one": 1}', '{"1": "fast"}', '{"1": null}',
-        '{"1": [0.1]}', "{}", '{"0": 0.1}', '{"-4": 0.1}', '{"1": 0}', '{"1": -0.1}',
-        '{"1": NaN}', '{"1": Infinity}', '{"1": 0.1, "2": null}', "\x00\x01",
-    ],
-)  # fmt: skip
-def test_file_that_holds_no_measurement_is_no_measurement(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "table.json"
-    path.write_text(text)
-    assert read_cached(path) is None
-
-
-def test_file_that_is_no_text_is_no_measurement(tmp_path: Path) -> None:
-    path = tmp_path / "table.json"
-    path.write_bytes(b"\xff\xfe\x00")
-    assert read_cached(path) is None
-
-
-def test_cache_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    path = tmp_path / "file" / "table.json"
-    write_cached(path, {1: 0.02})
-    assert read_cached(path) is None

@@ -10,6 +10,7 @@ import pytest
 from serving.base.machine import cpu
 from serving.base.machine.cpu import CoreTime, thread_times
 from serving.engines import measure
+from serving.engines.measure import read_cached, write_cached
 from tests.serving.batching.fake_engine import FakeEngine
 
 BATCH = {"x": np.zeros((1, 2), np.float32)}
@@ -70,3 +71,48 @@ def test_threads_have_times_where_the_system_tells(
         pass
     monkeypatch.setattr(cpu, "_THREADS", tmp_path / "none")
     assert thread_times() == {}
+
+
+def test_measurement_that_was_kept_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "table.json"
+    write_cached(path, {1: 0.02, 32: 0.4})
+    assert read_cached(path) == {1: 0.02, 32: 0.4}
+    assert [file.name for file in path.parent.iterdir()] == ["table.json"]
+
+
+def test_newer_measurement_replaces_the_kept_one(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    write_cached(path, {1: 0.02})
+    write_cached(path, {1: 0.03})
+    assert read_cached(path) == {1: 0.03}
+
+
+def test_missing_file_is_no_measurement(tmp_path: Path) -> None:
+    assert read_cached(tmp_path / "table.json") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[1, 2]", "7", "null", '"text"', '{"one": 1}', '{"1": "fast"}', '{"1": null}',
+        '{"1": [0.1]}', "{}", '{"0": 0.1}', '{"-4": 0.1}', '{"1": 0}', '{"1": -0.1}',
+        '{"1": NaN}', '{"1": Infinity}', '{"1": 0.1, "2": null}', "\x00\x01",
+    ],
+)  # fmt: skip
+def test_file_that_holds_no_measurement_is_no_measurement(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(text)
+    assert read_cached(path) is None
+
+
+def test_file_that_is_no_text_is_no_measurement(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert read_cached(path) is None
+
+
+def test_cache_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "table.json"
+    write_cached(path, {1: 0.02})
+    assert read_cached(path) is None
