@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 LOCK := requirements.lock
 
-.PHONY: demo test test-wires test-deploy fuzz check protos serve lock sbom provenance clean
+.PHONY: demo test test-wires test-apart test-deploy fuzz check protos serve lock sbom provenance clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
@@ -18,6 +18,13 @@ test: .venv/ready
 test-wires: .venv/ready
 	CONVSERVE_WIRE=grpcio $(BIN)/python -m pytest -m 'not slow' tests/serving/server/rpc \
 	  tests/serving/server/wire tests/serving/client tests/hostile/test_grpc_port.py \
+	  tests/e2e/test_client.py tests/e2e/test_compatibility.py tests/e2e/test_inference_protocol.py \
+	  tests/e2e/test_lifecycle.py tests/e2e/test_stop.py tests/e2e/test_vision_service.py
+
+# Callers of servers whose engines run in a process of their own.
+test-apart: .venv/ready
+	CONVSERVE_ENGINE_PROCESS=true OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' \
+	  --numprocesses=2 --dist=loadfile tests/hostile tests/serving/client \
 	  tests/e2e/test_client.py tests/e2e/test_compatibility.py tests/e2e/test_inference_protocol.py \
 	  tests/e2e/test_lifecycle.py tests/e2e/test_stop.py tests/e2e/test_vision_service.py
 
