@@ -54,6 +54,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(colours: Path, cache: Path) -> Iterator[ServerProcess]:
     """A server of `colours` for tests that leave it as it is. Who has the token is admin."""
     running = ServerProcess(colours, *token_flags(cache), cache=cache).wait_ready()
+    running.wait_for_log("model ready")  # ready first, logged then; tests look at lines after it
     yield running
     running.kill()
 

@@ -38,6 +38,7 @@ SPARE = 16
 def served(colours: Path, cache: Path) -> Iterator[LimitedServer]:
     """A server with 1,024 descriptors and the limits by default."""
     server = LimitedServer(colours, "--http-stall-seconds=60", cache=cache, mib=600, files=1024)
+    server.wait_for_log("model ready")  # ready first, logged then; tests look at lines after it
     yield server
     server.kill()
 

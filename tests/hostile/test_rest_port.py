@@ -50,6 +50,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Li
     ]
     # 60 % of the limit, and 100 MiB more than that for what glibc keeps of large tensors.
     server = LimitedServer(repository, *flags, "--memory-mib", "360", cache=cache, mib=700)
+    server.wait_for_log("model ready")  # ready first, logged then; tests look at lines after it
     yield server
     server.kill()
 

@@ -1,6 +1,7 @@
 """A front without ports over real engine processes, one or several."""
 
 import asyncio
+import gc
 import os
 import random
 import time
@@ -243,6 +244,7 @@ async def check_kills(front: Front, times: int) -> None:
     front keeps nothing of the dead."""
     await front.whole()
     await _kills(front, 1)
+    gc.collect()  # files of tests before this one must not go meanwhile, and hide a leak
     files, memory = open_files(), _memory_files()
     total = await _kills(front, times)
     assert total["answered"] > 10 * times, total
@@ -254,5 +256,6 @@ async def check_kills(front: Front, times: int) -> None:
     assert set(total) <= expected, total
     assert front.metrics.stale_answers.children() == []
     await front.until(lambda: not front.lent())
-    assert abs(open_files() - files) <= 4
-    assert abs(_memory_files() - memory) <= 4
+    # A pipe of a dead process is closed in a later turn of the event loop.
+    await front.until(lambda: open_files() <= files + 4)
+    assert _memory_files() <= memory + 4
