@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 LOCK := requirements.lock
 
-.PHONY: demo test test-wires test-apart test-deploy fuzz check protos serve lock sbom provenance clean
+.PHONY: demo test test-wires test-apart test-pages test-deploy fuzz check protos serve lock sbom provenance clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
@@ -11,7 +11,7 @@ demo: .venv/ready
 # A process a core, four at most, each with whole files: what a module shares is built once. Each
 # has one thread in torch, as two that wait for each other by spinning would take turns.
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --ignore=tests/helm \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --ignore=tests/helm --ignore=tests/pages \
 	  --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # Callers of gRPC over the wire that `auto` leaves; `make test` has them over the one that it takes.
@@ -27,6 +27,11 @@ test-apart: .venv/ready
 	  --numprocesses=2 --dist=loadfile tests/hostile tests/serving/client \
 	  tests/e2e/test_client.py tests/e2e/test_compatibility.py tests/e2e/test_inference_protocol.py \
 	  tests/e2e/test_lifecycle.py tests/e2e/test_stop.py tests/e2e/test_vision_service.py
+
+# Pages in a real browser. In CI it is installed, elsewhere the tests say how where it is missing.
+test-pages: .venv/ready
+	$(if $(CI),$(BIN)/python scripts/install_browser.py)
+	$(BIN)/python -m pytest -m 'not slow' tests/pages
 
 # In CI the tools are installed, elsewhere a test whose tool is missing is skipped and says so.
 test-deploy: .venv/ready
@@ -57,7 +62,8 @@ serve: .venv/ready
 COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header \
   --no-emit-index-url --python-version 3.11
 lock: .venv/ready
-	$(COMPILE) --extra cpu --extra train --extra cloud --extra dev --output-file $(LOCK) pyproject.toml
+	$(COMPILE) --extra cpu --extra train --extra cloud --extra docs --extra ray --extra dev \
+	  --output-file $(LOCK) pyproject.toml
 	$(COMPILE) --constraint $(LOCK) --extra cpu --extra native --extra cloud --extra otel \
 	  --output-file requirements-serving.lock pyproject.toml
 	$(COMPILE) --constraint $(LOCK) --extra cpu --extra train --extra cloud \
