@@ -6,12 +6,22 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from serving.base.growing import Growing
+from serving.base.machine.cpu import core_count
+
+# Bytes that are copied in one turn, 0.2 ms where their memory is new. More hold up other calls,
+# fewer cost more rounds of the event loop.
+_SLICE_BYTES = 512 << 10
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items of `together` under way at a time. Fewer leave cores idle where a machine has more, more
-# begin in one round of the event loop, which 256 images of a call hold up for 15 ms.
-_WIDTH = 32
+# Items of `together` under way at a time, for each core. Fewer leave cores idle, more begin and end
+# in one round of the event loop: with 16, 256 images of a call hold it up for 25 ms.
+_WIDTH = 4 * core_count()
+# Seconds for which long work leaves the event loop to others. In less than the 1 ms that the loop's
+# clock counts, it would not come to rest, and threads that wait for the GIL do not get it for up to
+# 80 ms: the loop takes it again before they are awake. More makes long work longer.
+_REST_SECONDS = 0.001
 
 
 class Turns:
@@ -20,15 +30,35 @@ class Turns:
 
     Threads would be no better: the parsers of JSON and of text hold the GIL, so the event loop
     would wait for them all the same, and then also for its turn at the GIL.
+
+    others: whether other calls are under way. They get more than half of the event loop's time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, others: Callable[[], bool] = lambda: False) -> None:
         self._turn = asyncio.Lock()
+        self._others = others
 
     async def next(self) -> None:
         """Returns when the next slice may run. A slice should take less than a millisecond."""
         async with self._turn:
-            await asyncio.sleep(0)
+            await asyncio.sleep(_REST_SECONDS if self._others() else 0)
+
+
+async def joined(parts: Sequence[bytes | memoryview], turns: Turns) -> bytes:
+    """The parts as one, slice by slice where they are long: in one go, new memory of 31 MiB would
+    take 15 ms. Nobody may change them meanwhile."""
+    size = sum(map(len, parts))
+    if size <= _SLICE_BYTES:
+        return b"".join(parts)
+    whole, written = Growing(size), 0
+    for part in parts:
+        view = memoryview(part)
+        for begin in range(0, len(view), _SLICE_BYTES):
+            if written >= _SLICE_BYTES:
+                written = 0
+                await turns.next()
+            written += whole.write(view[begin : begin + _SLICE_BYTES])
+    return whole.take()
 
 
 class Readers:

@@ -147,17 +147,21 @@ class Admission:
         else:
             deadline = min(deadline, expires)
             required = min(required, expires)
-        if caller and not self._waiting.rows:
-            self._rounds.restart()
-        turn = self._rounds.next(caller, rows)
+        turn = self._turn(caller, rows) if caller else 0
         ticket = Ticket(rows, level, now, deadline, target, delay_at, round=turn)
         # A call without a deadline, in a queue with room, needs no prediction.
         room = policy.max_queue_size
         if required < math.inf or self._waiting.calls_of_level[level] >= room:
             self._check(ticket, room, now, required)
         self._waiting.enter(ticket)
-        self._rounds.entered(caller, ticket)
+        if caller:
+            self._rounds.entered(caller, ticket)
         return ticket
+
+    def _turn(self, caller: int, rows: int) -> int:
+        if not self._waiting.rows:
+            self._rounds.restart()
+        return self._rounds.next(caller, rows)
 
     def _check(self, ticket: Ticket, room: int, now: float, required: float) -> None:
         waiting, turn_seconds = self._waiting, self._share.wait

@@ -29,9 +29,7 @@ class Rounds:
         self._most = _REMEMBERED
 
     def next(self, caller: int, rows: int) -> int:
-        """The round of a call that comes now. 0 where callers are not told apart."""
-        if not caller:
-            return 0
+        """The round of a call that comes now."""
         last, used = self._last.get(caller, (0, 0))
         if last < self._now:
             return self._now
@@ -39,8 +37,6 @@ class Rounds:
 
     def entered(self, caller: int, ticket: Ticket) -> None:
         """Counts a call that has its place."""
-        if not caller:
-            return
         last, used = self._last.get(caller, (-1, 0))
         if len(self._last) >= self._most:
             self._last = {one: at for one, at in self._last.items() if at[0] >= self._now}
@@ -51,6 +47,8 @@ class Rounds:
 
     def begun(self, tickets: Iterable[Ticket]) -> None:
         """Counts a batch that begins."""
+        if not self._last:  # callers are not told apart
+            return
         for ticket in tickets:
             if ticket.round > self._now:
                 self._now = ticket.round

@@ -106,7 +106,9 @@ class Wires:
         files = FilesFolder(config.files_dir)
         self._tracer = Tracer(files, metrics.write_failures)
         self._logs = LogSettings(files, metrics.write_failures)
-        open_inference = OpenInference(memory, self._tracer, admin, config.max_message_mib * _MIB)
+        open_inference = OpenInference(
+            memory, self._tracer, admin, config.max_message_mib * _MIB, self._front.turns
+        )
         inspection = Inspection(catalogue, totals, version, shared_memory=admin.memory)
         admin_calls = AdminCalls(catalogue, loader, admin, memory, self._tracer, self._logs)
         endpoints = (self._front, open_inference, inspection, admin_calls, self._health)

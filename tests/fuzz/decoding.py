@@ -9,6 +9,7 @@ from protos.gen import model_config_pb2
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.tensor import TensorSpec
+from serving.base.turns import Turns
 from serving.models.facts import ModelFacts
 from serving.repository.model_config import from_proto
 from serving.server.access.caller import Caller
@@ -59,4 +60,4 @@ def new_server() -> OpenInference:
     """Decodes for a server in whose shared memory nothing is registered."""
     everybody = Admin("open", explicit=True, memory=True)
     tracer = Tracer(FilesFolder(None), FrontMetrics().write_failures)
-    return OpenInference(SharedMemory("convserve-fuzz"), tracer, everybody, MAX_MESSAGE)
+    return OpenInference(SharedMemory("convserve-fuzz"), tracer, everybody, MAX_MESSAGE, Turns())

@@ -264,7 +264,7 @@ async def in_process(
         tracer, logs = Tracer(folder, failures), LogSettings(folder, failures)
         health = Health(catalogue, strict=False)
         endpoints = (
-            front, OpenInference(memory, tracer, admin, max_answer),
+            front, OpenInference(memory, tracer, admin, max_answer, front.turns),
             Inspection(catalogue, totals, "0", shared_memory=True),
             AdminCalls(catalogue, loader, admin, memory, tracer, logs), health,
         )  # fmt: skip

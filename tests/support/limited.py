@@ -97,11 +97,17 @@ class LimitedServer(ServerProcess):
     """`convserve serve` that may take `mib` MiB of memory, and `files` descriptors where given.
 
     It is ready when it has been made. Its --memory-mib is 60 % of the limit unless `flags` say
-    another. `kill` ends it and removes its group.
+    another. `kill` ends it and removes its group. path: stands in front of its PYTHONPATH.
     """
 
     def __init__(
-        self, repository: Path, *flags: str, cache: Path, mib: int, files: int | None = None
+        self,
+        repository: Path,
+        *flags: str,
+        cache: Path,
+        mib: int,
+        files: int | None = None,
+        path: str = "",
     ) -> None:
         self.mib = mib
         if "--memory-mib" not in flags:
@@ -124,7 +130,7 @@ class LimitedServer(ServerProcess):
                 repository,
                 *flags,
                 cache=cache,
-                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+                env={**os.environ, "PYTHONPATH": f"{path}{_ROOT}"},
                 prefix=("/bin/sh", "-c", script, procs),
             )
             self.wait_ready()

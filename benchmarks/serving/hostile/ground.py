@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +16,7 @@ from benchmarks.serving.hostile.session import SHARED_MEMORY, Session
 from benchmarks.serving.hostile.table import Row
 from tests.support.beside import Honest, LoopLag, LoopProbe, Tally
 from tests.support.limited import LimitedServer
+from tests.support.timed_loop import TimedLoop
 
 # Honest calls a second: a tenth of what one core answers.
 RATE = 40.0
@@ -63,10 +67,12 @@ class Ground:
     folder: has the models in `models`.
     mib: memory limit of each server.
     seconds: how long attacks go on.
+    callbacks: the event loop's callbacks are timed, which takes another loop than uvloop.
     """
 
-    def __init__(self, folder: Path, mib: int, seconds: float) -> None:
+    def __init__(self, folder: Path, mib: int, seconds: float, *, callbacks: bool = False) -> None:
         self._folder = folder
+        self._timed = TimedLoop(folder / "timed") if callbacks else None
         self._mib = mib
         self._seconds = seconds
         self._written = folder / "written"
@@ -113,6 +119,7 @@ class Ground:
                 cache=self._folder / "cache",
                 mib=self._mib,
                 files=attack.files,
+                path=self._timed.path if self._timed else "",
             )
             self._measure_alone(server)
         server.reset_peak()
@@ -145,9 +152,13 @@ class Ground:
         honest = Honest(server.url, rate=RATE, deadline=self._deadline)
         began = time.monotonic()
         assert self._alone is not None
+        if self._timed:
+            self._timed.forget()
         try:
-            with loop, probe, honest:
-                asyncio.run(_attack(attack, session))
+            # An attacker has a machine of his own: his thread leaves honest callers and the server
+            # the cores of this one.
+            with loop, probe, honest, ThreadPoolExecutor(1, initializer=_go_last) as thread:
+                thread.submit(asyncio.run, _attack(attack, session)).result()
         finally:
             shutil.rmtree(folder)
         budget = round(self._mib * 0.6)
@@ -158,6 +169,7 @@ class Ground:
             "statuses": dict(session.statuses),
             "lag": loop.lag,
             "pauses": probe.pauses,
+            "callback": self._timed.longest() if self._timed else None,
             "peak": server.peak_mib() if server.group or server.alive else self._mib,
             "bound": min(self._mib, self._idle + budget + BESIDE_BUDGET),
             "alone": self._alone,
@@ -170,6 +182,11 @@ class Ground:
         if row["kills"] or not row["healthy"]:
             self._stop()
         return Row(**row)
+
+
+def _go_last() -> None:
+    """Lowers the priority of this thread, and of processes that it starts, to the last."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 async def _attack(attack: Attack, session: Session) -> None:

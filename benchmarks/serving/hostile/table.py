@@ -5,9 +5,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tests.support.beside import Lag, Pauses, Tally
+from tests.support.timed_loop import Callback
 
 # Longest pause of the event loop, seconds: a bound of the server's histogram.
 PAUSE_SECONDS = 0.05
+# Longest callback of the event loop, seconds on a core.
+CALLBACK_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Row:
     sent, statuses: calls, messages or connections, and what came of them.
     lag: of the event loop, as the server counts it.
     pauses: how late answers of /livez were, each of which takes several rounds of the loop.
+    callback: of the event loop, that took longest on a core; None where none was timed or noted.
     peak, bound: memory in MiB.
     alone, beside: honest callers without the attack and with it.
     alive, healthy: the process runs, and its models serve, soon after the attack.
@@ -32,6 +36,7 @@ class Row:
     statuses: Mapping[str, int]
     lag: Lag
     pauses: Pauses
+    callback: Callback | None
     peak: float
     bound: float
     alone: Tally
@@ -59,6 +64,10 @@ class Row:
                 f"the event loop stood still {self.lag.over(PAUSE_SECONDS)} times, "
                 f"for {self.lag.most * 1e3:g} ms at most",
             ),
+            (
+                self.callback is not None and self.callback.seconds > CALLBACK_SECONDS,
+                f"a callback of the event loop took {self.callback}",
+            ),
             (self.peak > self.bound, f"{self.peak:.0f} MiB, the bound is {self.bound:.0f}"),
             (beside.late > 0, f"{beside.late} of {beside.sent} honest calls were late"),
             (beside.wrong > 0, f"{beside.wrong} honest calls got a wrong answer"),
@@ -75,6 +84,7 @@ class Row:
             statuses,
             f"{self.lag.most * 1e3:g}",
             f"{self.pauses.longest * 1e3:.0f}",
+            f"{self.callback.seconds * 1e3:.1f}" if self.callback else "-",
             f"{self.peak:.0f} of {self.bound:.0f}",
             f"{self.alone.p99 * 1e3:.0f} / {self.beside.p99 * 1e3:.0f}",
             f"{self.refused:.0%}",
@@ -92,7 +102,7 @@ def table(rows: Sequence[Row]) -> str:
     """All rows, in Markdown."""
     head = (
         "| attack | sent | statuses | longest pause, at most ms | /livez late, ms "
-        "| peak memory, MiB "
+        "| longest callback, ms | peak memory, MiB "
         "| honest p99 alone / beside, ms | refused | late | healthy |"
     )
-    return "\n".join([head, "| --- " * 10 + "|", *(row.line() for row in rows)])
+    return "\n".join([head, "| --- " * 11 + "|", *(row.line() for row in rows)])

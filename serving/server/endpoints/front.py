@@ -11,7 +11,7 @@ from serving.base.errors import QueueFull, ServingError
 from serving.base.machine.cpu import core_count
 from serving.base.memory import MemoryBudget, Use
 from serving.base.metrics import FrontMetrics
-from serving.base.turns import Copies
+from serving.base.turns import Copies, Turns
 from serving.models.catalogue import Catalogue
 from serving.server.access.caller import GetCaller
 from serving.server.access.door import Door, Visit
@@ -31,6 +31,7 @@ class Front:
     slow_seconds: calls that take longer are logged; 0 logs none.
     large: turns of work that takes much memory and time. They leave one worker thread to the rest.
     copies: turns of long copies on the event loop.
+    turns: turns of other long work there.
     door: decides about callers; None where all may do all that no admin must.
     tracing: traces calls; None where it is off.
     """
@@ -57,6 +58,7 @@ class Front:
         self.give_back = budget.give_back
         self.large = asyncio.Semaphore(max(1, core_count() - 1))
         self.copies = Copies()
+        self.turns = Turns(lambda: self.running > 1)
         self.readers: set[asyncio.Task[None]] = set()
 
     def call(

@@ -83,9 +83,14 @@ class OpenInference:
     """
 
     def __init__(
-        self, memory: SharedMemory, tracer: Tracer, admin: Admin, max_message: int
+        self,
+        memory: SharedMemory,
+        tracer: Tracer,
+        admin: Admin,
+        max_message: int,
+        turns: Turns,
     ) -> None:
-        self.turns = Turns()
+        self.turns = turns
         self._memory = memory
         self._tracer = tracer
         self._admin = admin

@@ -1,11 +1,11 @@
 """Bodies of requests: read in pieces, each of which the memory budget has room for."""
 
 import asyncio
-import io
 
 from aiohttp import web
 
 from serving.base.errors import RequestTooLarge, RequestTooSlow
+from serving.base.growing import Growing
 from serving.server.endpoints.call import Call
 from serving.server.http.compression import Inflater
 from serving.server.http.connection import Connection
@@ -30,9 +30,9 @@ async def read_body(
     limit = largest if limit is None else min(limit, largest)
     if (request.content_length or 0) > limit:
         raise _too_large(limit, hint)
-    body = _Body(call, limit, hint)
     coding = request.headers.get("Content-Encoding")
     inflater = None if coding is None else Inflater.of(coding)
+    body = _Body(call, limit, hint, 0 if inflater else request.content_length or 0)
     content = request.content
     if content.is_eof() and inflater is None:
         return body.take(content.read_nowait())
@@ -74,15 +74,14 @@ async def read_body(
 
 
 class _Body:
-    """The bytes so far, held by the call."""
+    """The bytes so far, held by the call. announced: how many there are to be; 0 for unknown."""
 
-    def __init__(self, call: Call, limit: int, hint: str) -> None:
+    def __init__(self, call: Call, limit: int, hint: str, announced: int) -> None:
         self._call = call
         self._limit = limit
         self._hint = hint
         self._size = 0
-        # Unlike a list of pieces, it grows in place and hands out what it has without a copy.
-        self._bytes = io.BytesIO()
+        self._bytes = Growing(announced)
 
     def take(self, data: bytes) -> bytes:
         """A body that is there as a whole."""
@@ -96,7 +95,7 @@ class _Body:
 
     def whole(self) -> bytes:
         """All of it."""
-        return self._bytes.getvalue()
+        return self._bytes.take()
 
     def _hold(self, size: int) -> None:
         self._size += size

@@ -15,7 +15,7 @@ import numpy as np
 
 from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import NUMPY_TYPES, Array
-from serving.base.turns import Turns
+from serving.base.turns import Turns, joined
 from serving.server.endpoints.raw_tensors import wrong_count
 
 # Bytes of a slice and of a document that is parsed as it is: 0.5 ms at most. More hold up other
@@ -329,7 +329,7 @@ async def filled_in(document: bytes, arrays: Sequence[Array], turns: Turns) -> b
             written = json.dumps(elements(whole[position : position + ELEMENTS_IN_A_TURN]))
             parts += (b", " if position else b"[", written[1:-1].encode())
         parts += (b"]", rest)
-    return b"".join(parts)
+    return await joined(parts, turns)
 
 
 def elements(array: Array) -> list[Any]:

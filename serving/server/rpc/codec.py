@@ -220,11 +220,11 @@ async def encode_answer(answer: InferAnswer, server: OpenInference) -> list[Buff
     return parts
 
 
-def encode_stream_answer(parts: list[Buffer]) -> bytes:
-    """The parts of `encode_answer` as a serialised ModelStreamInferResponse."""
+def stream_answer(parts: list[Buffer]) -> list[Buffer]:
+    """The parts of a serialised ModelStreamInferResponse of those of `encode_answer`."""
     # Clients that are written for several responses to a request look for the last one.
     size = sum(map(len, parts)) + len(_FINAL)
-    return b"".join((_bytes_field(_INFER_RESPONSE, size), _FINAL, *parts))
+    return [_bytes_field(_INFER_RESPONSE, size), _FINAL, *parts]
 
 
 @functools.lru_cache(_REMEMBERED)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, ServingError
+from serving.base.turns import joined
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
 from serving.server.endpoints.call import InferenceCall
 from serving.server.endpoints.front import Front
@@ -13,7 +14,6 @@ from serving.server.endpoints.guard import PROBE_BYTES, bounded, parsed, parsed_
 from serving.server.endpoints.health import Health
 from serving.server.endpoints.inspection import Inspection
 from serving.server.endpoints.oip import InferAnswer, OpenInference
-from serving.server.endpoints.raw_tensors import Buffer
 from serving.server.error_status import message_of
 from serving.server.rpc.call import caller_of, control_call, inference_call
 from serving.server.rpc.codec import (
@@ -21,8 +21,8 @@ from serving.server.rpc.codec import (
     decode_log_settings,
     decode_request,
     encode_answer,
-    encode_stream_answer,
     read_head,
+    stream_answer,
 )
 from serving.server.rpc.conversation import Conversation
 from serving.server.rpc.methods import methods_of
@@ -70,7 +70,7 @@ class InferenceService:
         """One ModelInferRequest, answered by a ModelInferResponse."""
         with inference_call(self._front, "ModelInfer", data, rpc) as call:
             answer = await self._answer(call, data)
-            return b"".join(await self._encoded(answer))
+            return await joined(await encode_answer(answer, self._inference), self._inference.turns)
 
     async def stream_infer(self, rpc: Call) -> None:
         """Many requests over one stream, answered in their order."""
@@ -80,7 +80,8 @@ class InferenceService:
             try:
                 with self._front.call("ModelStreamInfer", caller, len(data), deadline) as call:
                     answer = await self._answer(call, data)
-                    return encode_stream_answer(await self._encoded(answer))
+                    parts = stream_answer(await encode_answer(answer, self._inference))
+                    return await joined(parts, self._inference.turns)
             except ServingError as error:
                 return _failed(data, error)
 
@@ -93,12 +94,6 @@ class InferenceService:
         model = call.resolve(head.model, head.version)
         decoding = decode_request(request, head, call, model.facts, self._inference)
         return await self._inference.infer(call, model, await parsed_in_turns(decoding))
-
-    async def _encoded(self, answer: InferAnswer) -> list[Buffer]:
-        """The parts of an answer, which may be joined in this step of the event loop."""
-        parts = await encode_answer(answer, self._inference)
-        await self._front.copies.turn(sum(map(len, parts)))
-        return parts
 
     # Health.
 

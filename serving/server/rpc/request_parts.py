@@ -1,6 +1,7 @@
 """Takes a ModelInferRequest apart without copying its tensors. Python's protobuf copies them twice:
 into the message and out of it again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,13 +81,7 @@ def read_request(data: bytes) -> RequestParts:
     known = _known.get(len(data))
     if known is not None and data.startswith(known.start):
         return RequestParts("", known.head, [memoryview(data)[len(known.start) :]], _NO_CONTENTS)
-    request = _take_apart(data)
-    if len(request.head) > _MAX_HEAD_BYTES or len(request.id) > _MAX_HEAD_BYTES:
-        raise InvalidInput(
-            f"a request of {len(request.head)} bytes beside its tensors, and an id of "
-            f"{len(request.id)} characters: expected at most {_MAX_HEAD_BYTES} each"
-        )
-    return request
+    return _take_apart(data)
 
 
 def _take_apart(data: bytes) -> RequestParts:
@@ -94,7 +89,7 @@ def _take_apart(data: bytes) -> RequestParts:
     it takes half as long."""
     view, end = memoryview(data), len(data)
     found, inputs = "", 0
-    kept: list[bytes] = []
+    kept: list[memoryview] = []
     raws: list[memoryview] = []
     contents: dict[int, memoryview] = {}
     position = begin = 0
@@ -115,17 +110,17 @@ def _take_apart(data: bytes) -> RequestParts:
                 if data.find(_CONTENTS, start, after) >= 0 and after <= end:
                     declared, lists = _without_contents(view[start:after])
                     if lists is not None:
-                        kept += (data[begin:position], declared)
+                        kept += (view[begin:position], memoryview(declared))
                         begin = after
                         contents[inputs] = lists
                 inputs += 1
             elif tag in (_RAW, _ID):
-                kept.append(data[begin:position])
+                kept.append(view[begin:position])
                 begin = after
                 if tag == _RAW:
                     raws.append(view[start:after])
                 else:
-                    found = _text(view[start:after])
+                    found = _id(view[start:after])
             position = after
     except IndexError:
         position = end + 1
@@ -133,8 +128,8 @@ def _take_apart(data: bytes) -> RequestParts:
         if position < end:
             raise too_many_fields(_MESSAGE, _MAX_FIELDS)
         raise unfinished(_MESSAGE, end)
-    kept.append(data[begin:end])
-    head = b"".join(kept)
+    kept.append(view[begin:end])
+    head = _joined(kept, "a request beside its tensors and its id")
     if begin == end and len(raws) == 1 and not found and not contents:
         _remember(data[: end - len(raws[0])], head, end)
     return RequestParts(found, head, raws, contents)
@@ -143,20 +138,30 @@ def _take_apart(data: bytes) -> RequestParts:
 def _without_contents(tensor: memoryview) -> tuple[bytes, memoryview | None]:
     """An input without its contents, as a field of the request, and the contents; None where it has
     none. Several are one, as protobuf merges messages."""
-    kept, lists, begin = [], [], 0
+    kept: list[memoryview] = []
+    lists: list[memoryview] = []
+    begin = 0
     for field in fields(tensor, "InferInputTensor", _MAX_FIELDS):
         if field.tag == _CONTENTS:
             kept.append(tensor[begin : field.at])
             lists.append(tensor[field.begin : field.end])
             begin = field.end
     kept.append(tensor[begin:])
-    declared = b"".join(kept)
+    declared = _joined(kept, "an input without its contents")
     if not lists:
         return declared, None
     return (
         bytes_field(_INPUT >> 3, len(declared)) + declared,
-        lists[0] if len(lists) == 1 else memoryview(b"".join(lists)),
+        lists[0] if len(lists) == 1 else memoryview(_joined(lists, "contents in several parts")),
     )
+
+
+def _joined(parts: Sequence[memoryview], what: str) -> bytes:
+    """The parts as one. Raises InvalidInput, before anything is copied, where they are long."""
+    size = sum(map(len, parts))
+    if size > _MAX_HEAD_BYTES:
+        raise InvalidInput(f"{what}: expected at most {_MAX_HEAD_BYTES} bytes, got {size}")
+    return b"".join(parts)
 
 
 def check_fields(message: str, data: bytes) -> None:
@@ -180,7 +185,9 @@ def parse_request(data: bytes) -> pb.ModelInferRequest:
         raise InvalidInput(f"not a ModelInferRequest: {error}") from error
 
 
-def _text(data: memoryview) -> str:
+def _id(data: memoryview) -> str:
+    if len(data) > _MAX_HEAD_BYTES:
+        raise InvalidInput(f"id: expected at most {_MAX_HEAD_BYTES} bytes, got {len(data)}")
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError as error:

@@ -4,9 +4,10 @@ import asyncio
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
-from serving.base.turns import Readers
+from serving.base.turns import Readers, Turns, joined
 from tests.support.stepped_loop import SteppedLoop
 
 
@@ -71,3 +72,34 @@ def test_fault_of_a_reader_stops_no_other(loop: SteppedLoop) -> None:
     loop.rounds(2)
     assert went == ["other", "later"]
     assert asyncio.all_tasks(loop) == set()
+
+
+@pytest.mark.parametrize("sizes", [[0], [3, 0, 5], [5 << 20], [1, 3 << 20, 2, 1 << 20, 700_000]])
+def test_parts_are_joined_with_turns_of_others_in_between(sizes: list[int]) -> None:
+    random = np.random.default_rng(0)
+    parts = [random.integers(0, 256, size, np.uint8).data for size in sizes]
+    seen: list[int] = []
+
+    async def run() -> bytes:
+        whole = asyncio.create_task(joined(parts, Turns()))
+        while not whole.done():
+            seen.append(1)
+            await asyncio.sleep(0)
+        return whole.result()
+
+    assert asyncio.run(run()) == b"".join(parts)
+    # A turn of others for every MiB at least, beside those of a task that begins and ends.
+    assert len(seen) >= sum(sizes) >> 20
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_loop_comes_to_rest_between_slices_while_others_call(others: bool) -> None:
+    rested: list[bool] = []
+
+    async def run() -> None:
+        turns = Turns(lambda: others)
+        asyncio.get_running_loop().call_later(0.0005, rested.append, True)
+        await turns.next()
+
+    asyncio.run(run())
+    assert bool(rested) is others

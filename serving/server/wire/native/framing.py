@@ -1,26 +1,18 @@
 """Messages of gRPC in the DATA of HTTP/2: a flag, four bytes of length, the message."""
 
-import io
 from collections import deque
-from contextlib import suppress
 
 import grpc
 
-from serving.base.machine.heap import MAPPED_BYTES
+from serving.base.growing import Growing
 from serving.server.wire.interface import End
 
 PREFIX = 5
 # Bytes that a message costs beside its own: the object and its place. Fewer let a caller who sends
 # small ones take more than is counted.
 _MESSAGE_BYTES = 64
-# Bytes of messages that grow in the heap as they come, at most an eighth more than has come. Larger
-# ones get memory of their own, mapped for the whole of them: the system gives what is written, and
-# takes all back. Growing side by side they would leave holes in the heap as large as themselves.
-# More leaves larger holes, fewer has page faults for common sizes, 1 us for each 4 KiB.
-_GROWING = 1 << 20
-# Bytes of a large message that have come before it gets its memory. Fewer let callers have more
-# of it mapped by mere announcements, more leaves holes in the heap.
-_BEGUN = 64 << 10
+# Where no message is under way.
+_NOTHING = Growing()
 
 
 class Messages:
@@ -36,17 +28,14 @@ class Messages:
     cost: bytes of all that is kept here.
     """
 
-    __slots__ = ("_body", "_head", "_mapped", "cost", "lacking", "limit", "size", "whole")
-
-    _body: io.BytesIO
-    _mapped: bool
+    __slots__ = ("_body", "_head", "cost", "lacking", "limit", "size", "whole")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.whole: deque[bytes] = deque()
         self.lacking = self.size = self.cost = 0
         self._head = b""
-        self._begin_anew()
+        self._body = _NOTHING
 
     @property
     def partial(self) -> bool:
@@ -70,29 +59,14 @@ class Messages:
                 at = self._begin(data, at)
                 continue
             part = data[at : at + self.lacking]
-            if self.size > _GROWING and not self._mapped:
-                self._map(len(part))
             self._body.write(part)
             at += len(part)
             self.cost += len(part)
             self.lacking -= len(part)
             if not self.lacking:
                 self.cost -= self.size
-                self._body.truncate()
-                self._put(self._body.getvalue())
-                self._begin_anew()
-
-    def _map(self, more: int) -> None:
-        """Gives the message under way memory of its own, where enough of it will have come."""
-        if self.size - self.lacking + more > _BEGUN:
-            come, self._mapped = self._body, True
-            with suppress(MemoryError):  # addresses are few (`ulimit -v`): it goes on growing
-                self._body = io.BytesIO(bytes(max(self.size, MAPPED_BYTES)))
-                self._body.write(come.getbuffer())
-
-    def _begin_anew(self) -> None:
-        self._body = io.BytesIO()
-        self._mapped = False
+                self._put(self._body.take())
+                self._body = _NOTHING
 
     def _begin(self, data: memoryview, at: int) -> int:
         """Reads a prefix, and the message behind it where it is there as a whole; returns the end
@@ -109,6 +83,7 @@ class Messages:
             self._put(bytes(data[at : at + size]))
             return at + size
         self.size = self.lacking = size
+        self._body = Growing(size)
         return at
 
     def _check(self, flag: int, size: int) -> None:
@@ -141,7 +116,7 @@ class Messages:
         self.whole.clear()
         self.lacking = self.size = self.cost = 0
         self._head = b""
-        self._begin_anew()
+        self._body = _NOTHING
 
 
 def prefix(size: int) -> bytes:

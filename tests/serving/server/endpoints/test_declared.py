@@ -16,6 +16,7 @@ from protos.gen import model_config_pb2
 from serving.base.errors import InvalidInput
 from serving.base.metrics import FrontMetrics
 from serving.base.tensor import TensorSpec
+from serving.base.turns import Turns
 from serving.models.facts import ModelFacts
 from serving.repository.model_config import from_proto
 from serving.server.endpoints.admin import Admin
@@ -184,7 +185,7 @@ def test_id_is_bounded(tmp_path: Path) -> None:
     async def scenario(served: InProcess) -> None:
         request = message()
         request.id = "i" * 70_000
-        assert "an id of 70000 characters" in await refused(served, request)
+        assert "id: expected at most 65536 bytes, got 70000" in await refused(served, request)
         body = {"id": request.id, "inputs": [x()]}
         assert "id: expected text of at most 65536" in await refused_over_rest(served, body)
         for value in ([1], {"a": 1}, True, 1.5):
@@ -263,7 +264,7 @@ def test_answer_is_held_before_the_work_where_its_size_is_fixed() -> None:
     call: Any = SimpleNamespace(hold=lambda use, size: held.append(size))
     tracer = Tracer(FilesFolder(None), FrontMetrics().write_failures)
     everybody = Admin("open", explicit=True, memory=True)
-    server = OpenInference(SharedMemory("convserve"), tracer, everybody, 2_500_000)
+    server = OpenInference(SharedMemory("convserve"), tracer, everybody, 2_500_000, Turns())
     server.accept(call, expected(MASKS, 2, [], ()))
     assert held == [4 * 1_004_000]
     with pytest.raises(InvalidInput, match="the answer takes up to 10008000 bytes"):

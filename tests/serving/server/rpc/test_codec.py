@@ -39,7 +39,7 @@ from serving.server.endpoints.oip import (
 from serving.server.endpoints.raw_tensors import Buffer
 from serving.server.endpoints.shared_memory import Place, SharedMemory
 from serving.server.endpoints.tracing import Tracer
-from serving.server.rpc.codec import decode_request, encode_answer, encode_stream_answer, read_head
+from serving.server.rpc.codec import decode_request, encode_answer, read_head, stream_answer
 from serving.server.rpc.request_parts import read_request
 
 # Two rows of three elements that span each type's range.
@@ -104,7 +104,7 @@ def model_for(request: pb.ModelInferRequest) -> ModelFacts:
 def server(max_message: int = 1 << 20) -> OpenInference:
     everybody = Admin("open", explicit=True, memory=True)
     tracer = Tracer(FilesFolder(None), FrontMetrics().write_failures)
-    return OpenInference(SharedMemory("convserve"), tracer, everybody, max_message)
+    return OpenInference(SharedMemory("convserve"), tracer, everybody, max_message, Turns())
 
 
 def to_raw(array: Array) -> bytes:
@@ -388,7 +388,7 @@ def test_answer_of_any_size_is_a_whole_message(size: int) -> None:
     parts = parts_of(answer(OutputTensor("y", "UINT8", data)), max_message=4_000_000)
     [raw] = pb.ModelInferResponse.FromString(b"".join(parts)).raw_output_contents
     assert raw == data.tobytes()
-    response = pb.ModelStreamInferResponse.FromString(encode_stream_answer(parts)).infer_response
+    response = pb.ModelStreamInferResponse.FromString(b"".join(stream_answer(parts))).infer_response
     assert response.parameters["triton_final_response"].bool_param
     assert response.id == "call"
     assert list(response.raw_output_contents) == [raw]

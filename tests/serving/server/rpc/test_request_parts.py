@@ -1,6 +1,7 @@
 """A request taken apart is what protobuf reads of it, and bytes that are none are refused."""
 
 import random
+import tracemalloc
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -136,3 +137,43 @@ def test_bytes_that_protobuf_refuses_are_refused_or_left_in_the_head() -> None:
             assert read is None
         else:
             assert read == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (pb.ModelInferRequest(id="i" * 8_000_000), "^id: expected at most 65536 bytes"),
+        (
+            pb.ModelInferRequest(inputs=[{"name": "n" * 8_000_000}]),
+            "beside its tensors .* at most 65536 bytes, got 80000",
+        ),
+        (
+            pb.ModelInferRequest(
+                inputs=[{"name": "n" * 8_000_000, "contents": {"uint_contents": [1]}}]
+            ),
+            "an input without its contents: expected at most 65536 bytes, got 80000",
+        ),
+    ],
+    ids=["id", "name", "name beside contents"],
+)
+def test_long_text_is_refused_before_it_is_copied(message: pb.ModelInferRequest, text: str) -> None:
+    data = message.SerializeToString()
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInput, match=text):
+            read_request(data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_contents_in_several_long_parts_are_refused() -> None:
+    part = pb.ModelInferRequest.InferInputTensor(contents={"fp32_contents": [0.5] * 10_000})
+    tensor = part.SerializeToString() * 2
+    field = (
+        b"\x2a"
+        + bytes([len(tensor) & 0x7F | 0x80, len(tensor) >> 7 & 0x7F | 0x80])
+        + bytes([len(tensor) >> 14])
+    )
+    with pytest.raises(InvalidInput, match=r"contents in several parts: .* at most 65536 bytes"):
+        read_request(field + tensor)
