@@ -30,6 +30,7 @@ class ModelFacts:
     max_image_pixels: the largest image that is decoded for it.
     signed_by: ids of the trusted keys that have signed it; empty where nothing asks for any.
     files: differs where the files differ that it was loaded from.
+    file_bytes: the size of each variant's files, by its id.
     """
 
     config: ModelConfig
@@ -46,6 +47,7 @@ class ModelFacts:
     max_image_pixels: int = 64_000_000
     signed_by: tuple[str, ...] = ()
     files: str = ""
+    file_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: bytes) -> "ModelFacts":

@@ -149,6 +149,11 @@ class ServerConfig(AccessConfig, _Served):
         description="Names by which callers reach the REST port, with commas between: a.example, "
         "*.b.example; * any. Addresses, localhost and this machine's name need no entry.",
     )
+    console: bool = Field(
+        True,
+        description="Show the console, a page for people, at / of the REST port. Its files hold no "
+        "data: it calls the API with the identity and the rights of who looks at it.",
+    )
     http_head_seconds: float = Field(
         10.0, gt=0, le=_MAX_SECONDS, description="How long the head of a REST request may take."
     )

@@ -15,6 +15,7 @@ from serving.images import hardware_jpeg
 from serving.models.catalogue import Catalogue, Loads
 from serving.server.access.setup import Access
 from serving.server.config import ServerConfig, StartError
+from serving.server.console.pages import add_console
 from serving.server.endpoints.admin import admin_of
 from serving.server.endpoints.admin_calls import AdminCalls
 from serving.server.endpoints.file_writer import FilesFolder
@@ -31,6 +32,7 @@ from serving.server.http.health import add_batches, add_probes, metrics_app
 from serving.server.http.origin import Hosts
 from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
+from serving.server.http.vision import VisionRest
 from serving.server.loop_lag import LoopLag
 from serving.server.rpc import health, inference, vision
 from serving.server.rpc.health import HealthService
@@ -117,6 +119,12 @@ class Wires:
             max_json=config.max_json_mib * _MIB,
             timeout_seconds=config.rest_timeout_seconds,
         )
+        self._vision_rest = VisionRest(
+            self._front,
+            inspection,
+            max_answer=config.max_message_mib * _MIB,
+            timeout_seconds=config.rest_timeout_seconds,
+        )
         self._inference = InferenceService(*endpoints)
         self._vision = VisionService(self._front, config.max_message_mib * _MIB)
         self._grpc_health = HealthService(
@@ -182,6 +190,9 @@ class Wires:
         add_probes(app, self._health, self._front)
         add_batches(app, self._catalogue, self._front)
         self._rest.add_routes(app)
+        self._vision_rest.add_routes(app)
+        if config.console:
+            add_console(app)
         limits = HttpLimits.of(config)
         few = limits._replace(connections=_METRICS_CONNECTIONS, per_address=_METRICS_CONNECTIONS)
         hosts = Hosts((*config.http_hosts.split(","), config.host))

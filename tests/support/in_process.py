@@ -33,6 +33,7 @@ from serving.repository.model_config import from_proto
 from serving.repository.places.repositories import Repositories
 from serving.server.access.setup import Access
 from serving.server.config_sources import load_config
+from serving.server.console.pages import add_console
 from serving.server.endpoints.admin import Admin
 from serving.server.endpoints.admin_calls import AdminCalls
 from serving.server.endpoints.file_writer import FilesFolder
@@ -49,6 +50,7 @@ from serving.server.http.health import add_batches, add_probes
 from serving.server.http.origin import Hosts
 from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
+from serving.server.http.vision import VisionRest
 from serving.server.rpc import inference, vision
 from serving.server.rpc.health import HealthService
 from serving.server.rpc.inference import InferenceService
@@ -271,6 +273,10 @@ async def in_process(
         app = web.Application()
         app[LARGEST] = max_body
         RestService(*endpoints, max_json=max_json, timeout_seconds=rest_timeout).add_routes(app)
+        VisionRest(
+            front, endpoints[2], max_answer=max_answer, timeout_seconds=rest_timeout
+        ).add_routes(app)
+        add_console(app)
         add_probes(app, health, front)
         add_batches(app, catalogue, front)
         http_port = HttpPort("http", app, limits or HttpLimits(), metrics, budget, Hosts())

@@ -270,8 +270,14 @@ class VersionLoader:
             latency=batcher.latency,
             device_bytes=engine.device_bytes,
             max_image_pixels=self._settings.max_image_pixels,
+            file_bytes={name: self._bytes(each) for name, each in self._variants.items()},
         )
         return LoadedVersion(facts, batcher, engine)
+
+    def _bytes(self, variant: Variant) -> int:
+        """The size of a variant's files; one that is missing has none."""
+        files = [self._folder / name for name in (variant.file, *variant.data)]
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Class names by output. Raises ModelLoadError."""

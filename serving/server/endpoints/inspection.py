@@ -2,7 +2,7 @@
 wire."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from serving.base.tensor import TensorSpec
 from serving.models.catalogue import Catalogue, State, VersionStatus
 from serving.models.facts import ModelFacts
 from serving.models.servable import ENCODED_INPUT
+from serving.repository.manifest import Evidence, Variant
 from serving.server.endpoints.call import Call
 
 SERVER_NAME = "convserve"
@@ -149,6 +150,24 @@ class Inspection:
             and call.may("statistics", model.facts.name)
         ]
 
+    async def described(self, call: Call) -> Iterator[dict[str, Any]]:
+        """Every version of which the caller may know, with its state and, where it does not serve,
+        the reason; of those that serve, where he has the right to metadata, also what is known of
+        them. Each is made when it is asked for."""
+        lines = await self.index(call, ready_only=False)
+        serving = {(m.facts.name, m.facts.version): m.facts for m in self._catalogue.models()}
+        return (
+            {
+                "name": line.name,
+                "version": line.version,
+                "state": line.state.value,
+                "reason": line.reason,
+                **(_known(facts) if facts and call.may("metadata", line.name) else {}),
+            }
+            for line in lines
+            for facts in (serving.get((line.name, line.version)),)
+        )
+
     async def index(self, call: Call, *, ready_only: bool) -> list[VersionStatus]:
         """Every version of which the caller may know, with its state and, where it does not serve,
         the reason."""
@@ -173,9 +192,67 @@ def _described(facts: ModelFacts) -> dict[str, str]:
             parameters[ENCODED_PARAMETER] = ENCODED_INPUT
         if facts.evidence is not None:
             parameters["accuracy"] = f"{facts.manifest.measure} {facts.evidence.accuracy}"
-    latency = {size: round(s * 1e3, 3) for size, s in facts.latency.items()}
-    parameters["latency_ms"] = json.dumps(latency)
+    parameters["latency_ms"] = json.dumps(_milliseconds(facts))
     return parameters
+
+
+def _known(facts: ModelFacts) -> dict[str, Any]:
+    """A version that serves: what it is, what was measured of its variants, and what serves."""
+    manifest = facts.manifest
+    known: dict[str, Any] = {
+        "task": facts.task,
+        "variant": facts.variant,
+        "engine": facts.engine_name,
+        "classes": len(facts.labels),
+        "latency_ms": _milliseconds(facts),
+        "max_batch_size": facts.max_rows,
+        "device_bytes": facts.device_bytes,
+        "signed_by": facts.signed_by,
+        "rejected": facts.rejected,
+    }
+    if manifest is None:
+        return known
+    transform = facts.transform
+    return known | {
+        "architecture": manifest.architecture,
+        "parameters": manifest.parameters,
+        "gmacs": manifest.gmacs,
+        "pruning_ratio": manifest.pruning_ratio,
+        "image": [*transform.size, transform.channels] if transform is not None else None,
+        "measure": manifest.measure,
+        "dataset": manifest.provenance.dataset,
+        "split": manifest.provenance.split,
+        "created": manifest.provenance.created,
+        "variants": [
+            _measured(variant, engine, evidence, facts)
+            for variant in manifest.variants
+            for engine, evidence in variant.evidence.items()
+        ],
+    }
+
+
+def _measured(
+    variant: Variant, engine: str, evidence: Evidence, facts: ModelFacts
+) -> dict[str, Any]:
+    """A variant in an engine, as its build measured it."""
+    return {
+        "variant": variant.id,
+        "precision": variant.precision,
+        "engine": engine,
+        "serves": (variant.id, engine) == (facts.variant, facts.engine_name),
+        "bytes": facts.file_bytes.get(variant.id),
+        "accuracy": evidence.accuracy.model_dump(),
+        "drop": evidence.drop.model_dump(),
+        "agreement": evidence.agreement,
+        "latency_ms": dict(evidence.latency.milliseconds),
+        "machine": evidence.latency.machine,
+        "gate": evidence.gate.model_dump(),
+    }
+
+
+def _milliseconds(facts: ModelFacts) -> dict[int, float]:
+    """Of a batch, by its size, as measured at load."""
+    return {size: round(seconds * 1e3, 3) for size, seconds in facts.latency.items()}
 
 
 def _statistics(
