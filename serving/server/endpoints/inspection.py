@@ -162,11 +162,45 @@ class Inspection:
                 "version": line.version,
                 "state": line.state.value,
                 "reason": line.reason,
-                **(_known(facts) if facts and call.may("metadata", line.name) else {}),
+                **(self._known(facts) if facts and call.may("metadata", line.name) else {}),
             }
             for line in lines
             for facts in (serving.get((line.name, line.version)),)
         )
+
+    def _known(self, facts: ModelFacts) -> dict[str, Any]:
+        """A version that serves: what it is, what was measured of its variants, and what serves."""
+        manifest = facts.manifest
+        known: dict[str, Any] = {
+            "task": facts.task,
+            "variant": facts.variant,
+            "engine": facts.engine_name,
+            "classes": len(facts.labels),
+            "latency_ms": _milliseconds(facts),
+            "max_batch_size": facts.max_rows,
+            "device_bytes": facts.device_bytes,
+            "signed_by": facts.signed_by,
+            "rejected": [self._catalogue.told(reason) for reason in facts.rejected],
+        }
+        if manifest is None:
+            return known
+        transform = facts.transform
+        return known | {
+            "architecture": manifest.architecture,
+            "parameters": manifest.parameters,
+            "gmacs": manifest.gmacs,
+            "pruning_ratio": manifest.pruning_ratio,
+            "image": [*transform.size, transform.channels] if transform is not None else None,
+            "measure": manifest.measure,
+            "dataset": manifest.provenance.dataset,
+            "split": manifest.provenance.split,
+            "created": manifest.provenance.created,
+            "variants": [
+                _measured(variant, engine, evidence, facts)
+                for variant in manifest.variants
+                for engine, evidence in variant.evidence.items()
+            ],
+        }
 
     async def index(self, call: Call, *, ready_only: bool) -> list[VersionStatus]:
         """Every version of which the caller may know, with its state and, where it does not serve,
@@ -194,41 +228,6 @@ def _described(facts: ModelFacts) -> dict[str, str]:
             parameters["accuracy"] = f"{facts.manifest.measure} {facts.evidence.accuracy}"
     parameters["latency_ms"] = json.dumps(_milliseconds(facts))
     return parameters
-
-
-def _known(facts: ModelFacts) -> dict[str, Any]:
-    """A version that serves: what it is, what was measured of its variants, and what serves."""
-    manifest = facts.manifest
-    known: dict[str, Any] = {
-        "task": facts.task,
-        "variant": facts.variant,
-        "engine": facts.engine_name,
-        "classes": len(facts.labels),
-        "latency_ms": _milliseconds(facts),
-        "max_batch_size": facts.max_rows,
-        "device_bytes": facts.device_bytes,
-        "signed_by": facts.signed_by,
-        "rejected": facts.rejected,
-    }
-    if manifest is None:
-        return known
-    transform = facts.transform
-    return known | {
-        "architecture": manifest.architecture,
-        "parameters": manifest.parameters,
-        "gmacs": manifest.gmacs,
-        "pruning_ratio": manifest.pruning_ratio,
-        "image": [*transform.size, transform.channels] if transform is not None else None,
-        "measure": manifest.measure,
-        "dataset": manifest.provenance.dataset,
-        "split": manifest.provenance.split,
-        "created": manifest.provenance.created,
-        "variants": [
-            _measured(variant, engine, evidence, facts)
-            for variant in manifest.variants
-            for engine, evidence in variant.evidence.items()
-        ],
-    }
 
 
 def _measured(

@@ -58,6 +58,7 @@ def test_every_setting_is_a_variable_and_a_key(name: str, tmp_path: Path) -> Non
     annotation = ServerConfig.model_fields[name].annotation
     chosen = {"model_control": "poll", "admin": "token", "admin_open": "settings", "wire": "grpcio"}
     chosen |= {"engine_process": "true", "audit": "true", "audit_sample": "0.5"}
+    chosen |= {"console": "false"}
     chosen |= {"jwt_algorithms": "PS256", "tls_client_auth": "optional"}
     value = chosen.get(name) or values.get(getattr(annotation, "__name__", ""), "x")
     needed = {**REPOSITORY, "admin": "token", "admin_token_file": "t"}
