@@ -6,11 +6,12 @@ import { copied } from "./picture.js";
 
 export const METHODS = { classification: "classify", segmentation: "segment", embedding: "embed" };
 
+// Kind, title, and microseconds of a stage. A call has its place in the queue while it is decoded.
 const STAGES = [
-  ["decode_us", "decode", "Decode and resize"],
-  ["queue_us", "queue", "Wait for a batch"],
-  ["infer_us", "infer", "Infer"],
-  ["postprocess_us", "post", "Make the answer"],
+  ["decode", "Decode and resize", (timing) => timing.decode_us],
+  ["queue", "Wait for a batch", (timing) => Math.max(0, timing.queue_us - timing.decode_us)],
+  ["infer", "Infer", (timing) => timing.infer_us],
+  ["post", "Make the answer", (timing) => timing.postprocess_us],
 ];
 
 /** The answer of a model's version to a picture, with `task`, and `total_us`, the time as seen here. */
@@ -30,7 +31,7 @@ export function servedBy(answer) {
 
 /** The stages of a call, to scale. most: microseconds of the whole width. */
 export function stages(answer, most = answer.total_us) {
-  const times = STAGES.map(([field, kind, title]) => [kind, title, answer.timing[field]]);
+  const times = STAGES.map(([kind, title, of]) => [kind, title, of(answer.timing)]);
   const known = times.reduce((sum, [, , time]) => sum + time, 0);
   times.push(["rest", "Network and the rest", Math.max(0, answer.total_us - known)]);
   const shown = (time) => `${(time / 1000).toFixed(time < 10_000 ? 2 : 1)} ms`;

@@ -27,6 +27,7 @@ export function mount(place, api, parameters) {
       ),
       page.result,
     ),
+    page.told,
   );
   page.start();
   return () => {
@@ -43,7 +44,8 @@ class Page {
     this._picture = null;
     this._run = new AbortController();
     this.choices = ["A", "B"].map((side) => new Choice(side, () => this.ask()));
-    this.result = el("div", { class: "stack result", "aria-live": "polite" }, el("p", { class: "panel empty" }, "The two answers to your image come here."));
+    this.told = el("p", { class: "visually-hidden", role: "status" });
+    this.result = el("div", { class: "stack result" }, el("p", { class: "panel empty" }, "The two answers to your image come here."));
   }
 
   async start() {
@@ -81,6 +83,7 @@ class Page {
       const answers = [await asked(this._api, a, this._picture, options)];
       answers.push(await asked(this._api, b, this._picture, options));
       this.result.replaceChildren(...COMPARED[a.task](answers, this._picture), timed(answers));
+      this.told.textContent = this.result.querySelector("h2").textContent;
     } catch (error) {
       if (error.name === "AbortError") return;
       this.result.replaceChildren(problem(error, () => this.ask()));
@@ -226,10 +229,12 @@ function numbered(names, name) {
 /** Classes on a grid of height × width, by the numbers that both sides share. */
 function spread(classes, answer, width, height, numbers) {
   const found = new Uint16Array(width * height);
+  const table = new Uint16Array(1 << 16);
+  for (const [index, number] of numbers) table[index] = number;
   for (let y = 0; y < height; y += 1) {
     const row = Math.floor((y * answer.height) / height) * answer.width;
     for (let x = 0; x < width; x += 1) {
-      found[y * width + x] = numbers.get(classes[row + Math.floor((x * answer.width) / width)]);
+      found[y * width + x] = table[classes[row + Math.floor((x * answer.width) / width)]];
     }
   }
   return found;

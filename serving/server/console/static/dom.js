@@ -13,7 +13,7 @@ export function el(tag, attributes = {}, ...children) {
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return made;
 }
 
@@ -52,9 +52,10 @@ export function bytes(size) {
   return `${size.toFixed(unit && size < 100 ? 1 : 0)} ${units[unit]}`;
 }
 
-/** Milliseconds with three digits that count. */
+/** Milliseconds with two or three digits that count, of microseconds where they are few. */
 export function ms(value) {
   if (value === null || value === undefined) return "";
+  if (value < 0.1) return `${(1000 * value).toFixed(0)} µs`;
   return `${value >= 100 ? value.toFixed(0) : value >= 10 ? value.toFixed(1) : value.toFixed(2)} ms`;
 }
 

@@ -29,7 +29,7 @@ const COLUMNS = [
   ["Serves", (model) => `${model.variant ?? ""} ${model.engine ?? ""}`],
   ["Accuracy", (model) => serving(model)?.accuracy.value, true],
   ["Size", (model) => serving(model)?.bytes, true],
-  ["Latency", first, true],
+  ["Batch of 1", first, true],
 ];
 
 export function mount(place, api) {
@@ -181,17 +181,20 @@ class Group {
     const [kind, word] = STATES[model.state] ?? ["", short(model.state, 40)];
     const chosen = serving(model);
     const latency = first(model);
-    const cells = [
-      el("th", { scope: "row" }, this.toggle, version || null),
-      el("td", {}, el("span", { class: `state ${kind}` }, word)),
-      el("td", {}, model.task ?? ""),
-      el("td", {}, served(model)),
-      el("td", { class: "number" }, chosen ? accuracy(chosen.accuracy, model.measure) : ""),
-      el("td", { class: "number" }, bytes(chosen?.bytes)),
-      el("td", { class: "number" }, latency === undefined ? "" : ms(latency)),
+    const values = [
+      el("span", { class: `state ${kind}` }, word),
+      model.task,
+      served(model),
+      chosen && accuracy(chosen.accuracy, model.measure),
+      chosen && bytes(chosen.bytes),
+      latency === undefined ? null : ms(latency),
     ];
-    cells.forEach((cell, column) => cell.setAttribute("data-title", COLUMNS[column][0]));
-    this.body = el("tbody", {}, el("tr", {}, cells));
+    const cells = values.map((value, index) => {
+      const [title, , numeric] = COLUMNS[index + 1];
+      return el("td", { class: numeric ? "number" : "", "data-title": title }, value ? el("div", {}, value) : null);
+    });
+    const name = el("th", { scope: "row" }, this.toggle, version || null);
+    this.body = el("tbody", {}, el("tr", {}, name, cells));
     if (model.reason) {
       this.body.append(el("tr", { class: "reason" }, el("td", { colspan: COLUMNS.length }, short(model.reason, 1000))));
     }
@@ -208,7 +211,7 @@ class Group {
 }
 
 function served(model) {
-  if (!model.variant) return "";
+  if (!model.variant) return null;
   return [el("span", { class: "mono" }, short(model.variant, 60)), " ", el("span", { class: "muted" }, short(model.engine, 60))];
 }
 
@@ -269,7 +272,7 @@ function facts(model) {
 function latencies(entries) {
   const most = Math.max(...entries.map(([, value]) => value));
   const bars = entries.map(([size, value]) => [
-    el("span", { class: "nowrap" }, `batch ${size}`),
+    el("span", { class: "nowrap" }, `batch of ${size}`),
     el("span", { class: "bar" }, styled(el("i"), { width: `${(100 * value) / most}%` })),
     el("span", { class: "number" }, `${ms(value)}, ${ms(value / size)} an image`),
   ]);
@@ -281,7 +284,7 @@ function variants(model) {
   const sizes = [...new Set(model.variants.flatMap((one) => Object.keys(one.latency_ms)))];
   const [least, most] = [sizes[0], sizes.at(-1)];
   const shown = least === most ? [least] : [least, most];
-  const head = ["Variant", "Engine", "Accuracy", "Lost against FP32", "Agrees", "Size", ...shown.map((size) => `Batch ${size}, built`), "Gate"];
+  const head = ["Variant", "Engine", "Accuracy", "Lost against FP32", "Agrees", "Size", ...shown.map((size) => `Batch of ${size}`), "Gate"];
   const rows = model.variants.slice(0, LISTED).map((one) =>
     el(
       "tr",

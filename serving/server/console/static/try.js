@@ -25,6 +25,7 @@ export function mount(place, api, parameters) {
       el("div", { class: "panel stack" }, page.choice.element, page.count, zone),
       page.result,
     ),
+    page.told,
   );
   page.start();
   return () => {
@@ -43,7 +44,8 @@ class Page {
     this.choice = new Choice("Model", () => this.ask());
     this._labels = el("select", { onchange: () => this.ask() }, COUNTS.map((number) => el("option", { value: number }, `${number} best`)));
     this.count = el("label", { class: "field" }, "Classes", this._labels);
-    this.result = el("div", { class: "panel stack result", "aria-live": "polite" }, el("p", { class: "empty" }, "The answer to your image comes here."));
+    this.told = el("p", { class: "visually-hidden", role: "status" });
+    this.result = el("div", { class: "panel stack result" }, el("p", { class: "empty" }, "The answer to your image comes here."));
   }
 
   async start() {
@@ -79,6 +81,7 @@ class Page {
         SHOWN[model.task](answer, this._picture),
         stages(answer),
       );
+      this.told.textContent = TOLD[model.task](answer);
     } catch (error) {
       if (error.name === "AbortError") return;
       this.result.replaceChildren(problem(error, () => this.ask()));
@@ -89,6 +92,11 @@ class Page {
 }
 
 const TITLES = { classification: "Best classes", segmentation: "Mask", embedding: "Nearest images" };
+const TOLD = {
+  classification: ({ labels: [best] }) => (best ? `${short(best.name, 100)}, ${percent(best.score)}` : "No class"),
+  segmentation: ({ areas }) => `A mask of ${areas.length} classes`,
+  embedding: ({ values }) => `A point of ${values.length} values`,
+};
 const SHOWN = {
   classification: (answer) => (answer.labels.length ? bars(answer.labels) : el("p", { class: "empty" }, "It names no class.")),
   segmentation: masked,

@@ -1,4 +1,4 @@
-"""The console's files: whole in themselves, under headers that let nothing else run, open to all."""
+"""The files of the console: whole in themselves, under headers that let nothing else run."""
 
 import asyncio
 import re
