@@ -138,7 +138,7 @@ function scores([a, b]) {
     ),
     el(
       "div",
-      { class: "table" },
+      { class: "table", tabindex: 0, role: "region", "aria-label": "Scores of both answers" },
       el(
         "table",
         { class: "gaps" },
@@ -195,7 +195,7 @@ function masks([a, b], picture) {
     ),
     el(
       "div",
-      { class: "table areas-compared" },
+      { class: "table areas-compared", tabindex: 0, role: "region", "aria-label": "Areas of both masks" },
       el(
         "table",
         {},

@@ -79,13 +79,7 @@ byId("identity").addEventListener("click", async () => {
     show({ focus: false });
   }
 });
-byId("credentials-value").addEventListener("keydown", (event) => {
-  // The first button of a form is the one that Enter presses, which here is to forget.
-  if (event.key === "Enter") {
-    event.preventDefault();
-    dialog.close("ok");
-  }
-});
+byId("credentials-cancel").addEventListener("click", () => dialog.close("cancel"));
 byId("credentials-forget").addEventListener("click", () => {
   api.use(null);
   dialog.close("cancel");

@@ -308,7 +308,7 @@ function variants(model) {
   const machine = [...new Set(model.variants.map((one) => one.machine))].join("; ");
   return el(
     "div",
-    { class: "inner" },
+    { class: "inner", tabindex: 0, role: "region", "aria-label": "Variants" },
     el("table", {}, el("caption", {}, `Variants as their build measured them, on ${short(machine)}`), el("thead", {}, el("tr", {}, titles)), el("tbody", {}, rows)),
   );
 }

@@ -133,7 +133,11 @@ async function photographed(zone, button, signal, take, about) {
   }
   const video = el("video", { autoplay: true, playsinline: true, muted: true, "aria-label": "What the camera sees" });
   video.srcObject = stream;
-  const shoot = el("button", { type: "button", class: "main" }, "Take the photograph");
+  const shoot = el("button", { type: "button", class: "main", disabled: true }, "Take the photograph");
+  video.addEventListener("loadeddata", () => {
+    shoot.disabled = false;
+    shoot.focus();
+  });
   const leave = el("button", { type: "button" }, "Stop the camera");
   const panel = el("div", { class: "camera" }, video, el("div", { class: "row" }, shoot, leave));
   function end() {
@@ -151,8 +155,5 @@ async function photographed(zone, button, signal, take, about) {
     end();
   });
   if (signal.aborted) end();
-  else {
-    zone.append(panel);
-    shoot.focus();
-  }
+  else zone.append(panel);
 }
