@@ -23,6 +23,7 @@ from serving.server.http.control import (
     decode_trace_settings,
 )
 from serving.server.http.json_text import parse_object
+from serving.server.http.vision import read_parameters
 from tests.fuzz.changed import changed, check_foreseen
 from tests.fuzz.decoding import MAX_MESSAGE, facts_of, new_call, new_server
 from tests.support import valid_requests
@@ -178,3 +179,28 @@ def inflated(body: bytes, coding: str) -> bytes:
 @example(["," * 10_000 + "gzip;" * 1000], 0)
 def test_what_a_caller_accepts_never_fails(headers: list[str], weight: int) -> None:
     accepted_coding([*headers, f"gzip;q={weight}"])
+
+
+NAMES = ("top_k", "threshold", "mask_size", "mask_format")
+GIVEN = st.one_of(
+    st.text(), st.integers().map(str), st.floats().map(str), st.sampled_from(["image", "raw"])
+)
+
+
+@settings(settings.get_profile("fuzz"))
+@given(st.dictionaries(st.one_of(st.sampled_from(["priority", *NAMES]), st.text()), GIVEN))
+@example({"top_k": "9" * 5000})
+@example({"top_k": "٣"})
+@example({"threshold": "1_0"})
+@example({"x" * 100_000: ""})
+def test_parameters_of_a_url_are_what_they_say_or_refused(query: dict[str, str]) -> None:
+    try:
+        asked = parsed(read_parameters, query, NAMES)
+    except InvalidInput as error:
+        check_foreseen(error)
+        return
+    assert set(query) <= {"priority", *NAMES}
+    assert asked.top_k == int(query.get("top_k", 5))
+    assert asked.priority == int(query.get("priority", 0))
+    assert asked.at_model == (query.get("mask_size") == "model")
+    assert asked.as_png == (query.get("mask_format") == "palette_png")

@@ -4,7 +4,7 @@ vision.proto; and what the models are, for people."""
 import base64
 import json
 import math
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
@@ -45,7 +45,7 @@ _Work = Callable[["_Job"], Coroutine[Any, Any, list[Buffer]]]
 _accepted_coding = lru_cache(64)(accepted_coding)
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """The parameters of a call, out of its URL."""
 
     priority: int
@@ -62,7 +62,7 @@ class _Job(NamedTuple):
     model: Servable
     options: CallOptions
     image: EncodedImage
-    asked: _Asked
+    asked: Asked
 
 
 class VisionRest:
@@ -115,7 +115,7 @@ class VisionRest:
     ) -> web.Response:
         with self._front.call(method, lambda: caller_of(request)) as call:
             seconds = min(self._timeout, parsed(timeout_of, request.headers))
-            asked = parsed(_asked, request, names)
+            asked = parsed(read_parameters, request.query, names)
             body = await call.receive(read_body(call, request))
             parts = await self._deadlines.within(
                 call, seconds, self._worked(call, request, asked, body, work)
@@ -123,7 +123,7 @@ class VisionRest:
         return self._response(request, parts)
 
     async def _worked(
-        self, call: InferenceCall, request: web.Request, asked: _Asked, body: bytes, work: _Work
+        self, call: InferenceCall, request: web.Request, asked: Asked, body: bytes, work: _Work
     ) -> list[Buffer]:
         model = call.resolve(request.match_info["model"], request.match_info.get("version", ""))
         call.brings(1)
@@ -234,14 +234,13 @@ def _mask(mask: Mask, *, as_png: bool, most: int) -> bytes:
     return base64.b64encode(data)
 
 
-def _asked(request: web.Request, names: Sequence[str]) -> _Asked:
+def read_parameters(query: Mapping[str, str], names: Sequence[str]) -> Asked:
     """The parameters that a URL has of these, and `priority`. Raises InvalidInput."""
-    query = request.query
     known = ("priority", *names)
     for name in query:
         if name not in known:
             raise InvalidInput(f"no parameter {quoted(name)}; expected some of {', '.join(known)}")
-    return _Asked(
+    return Asked(
         _whole(query.get("priority", "0"), "priority"),
         _whole(query.get("top_k", str(vision.DEFAULT_TOP_K)), "top_k"),
         _share(query.get("threshold", "0")),
