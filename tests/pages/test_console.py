@@ -467,7 +467,7 @@ def test_nothing_stands_in_anybodys_way(
 
 @pytest.mark.slow
 def test_with_50_models_three_interactions_of_four_take_less_than_100_ms(
-    page: Page, server: ServerProcess, record_property: Callable[[str, float], None]
+    page: Page, server: ServerProcess
 ) -> None:
     tasks = ("classification", "segmentation", "embedding")
     models = [model(f"model-{at:02}", task=tasks[at % 3]) for at in range(50)]
@@ -499,6 +499,4 @@ def test_with_50_models_three_interactions_of_four_take_less_than_100_ms(
     # Those of less than 16 ms are not told.
     durations = sorted([16.0] * (interactions - len(told)) + told)
     p75 = durations[int(0.75 * len(durations))]
-    record_property("p75_ms", p75)
-    record_property("longest_ms", durations[-1])
-    assert p75 < 100
+    assert p75 < 100, durations
