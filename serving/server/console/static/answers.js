@@ -21,6 +21,7 @@ export async function asked(api, model, picture, { labels = 5, signal }) {
   const began = performance.now();
   const where = path("vision", "v1", "models", model.name, "versions", model.version, method) + query;
   const answer = await api.post(where, picture.blob, { signal });
+  for (const named of answer.labels ?? answer.areas ?? []) named.name ||= `class ${named.index}`;
   return { ...answer, task: model.task, total_us: 1000 * (performance.now() - began) };
 }
 
@@ -56,8 +57,8 @@ export function bars(labels) {
     { class: "bars" },
     labels.map(({ name, score }, rank) => [
       el("span", { class: rank ? "name" : "name best", title: short(name, 1000) }, short(name, 120)),
-      el("span", { class: "bar" }, styled(el("i"), { width: percent(score, 2).replace(" ", "") })),
-      el("span", { class: "number" }, percent(score, score < 0.001 && score > 0 ? 3 : 1)),
+      el("span", { class: "bar" }, styled(el("i"), { width: `${100 * score}%` })),
+      el("span", { class: "number" }, percent(score)),
     ]),
   );
 }

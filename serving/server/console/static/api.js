@@ -37,7 +37,7 @@ export class Api extends EventTarget {
     this._ask = ask;
     this._asking = null;
     this._declined = false;
-    this.credentials = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+    this.credentials = kept();
   }
 
   /** Takes credentials, or forgets them. */
@@ -117,6 +117,16 @@ export class Api extends EventTarget {
       else this._declined = true;
     }
     return given !== null;
+  }
+}
+
+/** Credentials that the reader wanted kept; null where there are none, or none of ours. */
+function kept() {
+  try {
+    const { kind, value } = JSON.parse(sessionStorage.getItem(KEPT));
+    return { kind: String(kind), value: String(value) };
+  } catch {
+    return null;
   }
 }
 

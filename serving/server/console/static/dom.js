@@ -35,8 +35,10 @@ export function problem(error, again = null) {
   );
 }
 
-/** A share of 1 in per cent. */
+/** A share of 1 in per cent; a small one that is not 0 is said to be below the last digit. */
 export function percent(share, digits = 1) {
+  const least = 10 ** -digits;
+  if (share > 0 && 100 * share < least / 2) return `< ${least} %`;
   return `${(100 * share).toFixed(digits)} %`;
 }
 

@@ -124,7 +124,7 @@ function masked(answer, picture) {
       "tr",
       {},
       el("th", { scope: "row" }, el("label", { class: "check" }, box, styled(el("i", { class: "swatch" }), { background: css(colour(area.index)) }), el("span", { class: "name", title: short(area.name, 1000) }, short(area.name, 120)))),
-      el("td", { class: "number" }, percent(area.fraction, area.fraction < 0.001 ? 3 : 1)),
+      el("td", { class: "number" }, percent(area.fraction)),
       el("td", { class: "number" }, area.confidence ? percent(area.confidence, 0) : ""),
     );
   });
