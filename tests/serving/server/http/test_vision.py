@@ -203,7 +203,10 @@ ADMIN = Admin("socket", explicit=True, memory=True, by_policy=True)
 POLICY = """
 groups:
   seers: {members: ["key:seer"], rights: [{models: ["points"], actions: [metadata]}]}
-  users: {members: ["key:user"], rights: [{models: ["points"], actions: [infer]}]}
+  users:
+    members: ["key:user"]
+    rights: [{models: ["points"], actions: [infer]}]
+    limits: {images_per_day: 1}
 """
 
 
@@ -224,5 +227,6 @@ def test_caller_sees_and_uses_what_the_policy_gives_him(tmp_path: Path) -> None:
             assert (model["name"], "task" in model) == ("points", knows)
             assert (await ask(served, "points", "embed", headers=shown[client]))[0] == status
             assert (await ask(served, "colours", "classify", headers=shown[client]))[0] == 404
+        assert (await ask(served, "points", "embed", headers=shown["user"]))[0] == 429
 
     serve(tmp_path, scenario, access={"api_keys": keys, "policy": policy}, admin=ADMIN)
