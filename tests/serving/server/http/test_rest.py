@@ -228,7 +228,7 @@ def test_names_that_nothing_has_are_not_found(tmp_path: Path, name: str) -> None
     ("method", "path", "status"),
     [
         ("GET", "/v2/nope", 404),
-        ("GET", "/", 404),
+        ("GET", "/nothing", 404),
         ("GET", "/v2/", 404),
         ("POST", INFER + "/", 404),
         ("OPTIONS", "/v2/nope", 404),
