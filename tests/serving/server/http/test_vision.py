@@ -14,6 +14,7 @@ from PIL import Image
 from protos.gen import vision_pb2 as pb
 from serving.server.access.keys import ApiKey, digest_of, new_key
 from serving.server.endpoints.admin import Admin
+from serving.server.http import vision as rest
 from tests.support.in_process import CLASSES, SIDE, InProcess, in_process
 from tests.support.pictures import encoded
 
@@ -73,9 +74,11 @@ def test_classify_gives_what_the_vision_service_gives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "shape"), [("image", (6, 10)), ("model", (SIDE, SIDE))])
 def test_segment_gives_the_class_of_each_pixel_at_either_size(
-    tmp_path: Path, size: str, shape: tuple[int, int]
+    tmp_path: Path, size: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     height, width = shape
+    assert rest._SLICE % 3 == 0  # so that the base64 of slices is that of the whole
+    monkeypatch.setattr(rest, "_SLICE", 21)
 
     async def scenario(served: InProcess) -> None:
         data = encoded(picture(6, 10), "PNG")
