@@ -98,9 +98,9 @@ def test_every_alert_is_tested_and_has_a_runbook() -> None:
     }
     assert fired == alerts
     headings = {
-        line.removeprefix("### ").strip()
-        for line in (ROOT / "docs" / "operations.md").read_text().splitlines()
-        if line.startswith("### ")
+        line.removeprefix("## ").strip()
+        for line in (ROOT / "docs" / "operations" / "runbook.md").read_text().splitlines()
+        if line.startswith("## ")
     }
     assert alerts <= headings
 
