@@ -3,7 +3,8 @@
 ServingError
 ├── InvalidInput          bad image, tensor, parameter
 │   ├── RequestTooLarge   a body beyond the message limit
-│   └── RequestTooSlow    a body that did not arrive in time
+│   ├── RequestTooSlow    a body that did not arrive in time
+│   └── AnswerTooLarge    an answer beyond the message limit
 ├── Unauthenticated       nobody knows its caller
 ├── ModelNotFound         no such model or version
 │   └── ModelHidden       there may be one, which its caller may not know of
@@ -83,41 +84,67 @@ class ServingError(Exception):
 
 
 class InvalidInput(ServingError):
-    """The caller's mistake; the text gives the expected and the actual value."""
+    """The caller's mistake; the text gives the expected and the actual value.
+
+    remedy: change the request as the text says.
+    """
 
 
 class RequestTooLarge(InvalidInput):
-    """A body of more bytes than a message may have."""
+    """A body of more bytes than a message may have.
+
+    remedy: send fewer or smaller images, or raise max_message_mib.
+    """
 
 
 class RequestTooSlow(InvalidInput):
-    """A body that stood still, or did not arrive in the time that its size allows."""
+    """A body that stood still, or did not arrive in the time that its size allows.
+
+    remedy: send the body without pauses; on a slow line raise http_stall_seconds and
+        http_transfer_seconds.
+    """
 
 
 class AnswerTooLarge(InvalidInput):
-    """A request whose answer would have more bytes than a message may have."""
+    """A request whose answer would have more bytes than a message may have.
+
+    remedy: ask for less: fewer images, masks as RLE or of the model's size, binary data over REST.
+    """
 
 
 class Unauthenticated(ServingError):
     """The call names no caller, or one whom its credentials do not prove. The text says no more
-    than which credentials are meant."""
+    than which credentials are meant.
+
+    remedy: send a key, a token or a certificate that the server knows and that has not expired.
+    """
 
 
 class ModelNotFound(ServingError):
-    """The repository has no model, or no version of it, by this name."""
+    """The repository has no model, or no version of it, by this name.
+
+    remedy: take a name that the text lists, or that `convserve models` does.
+    """
 
 
 class ModelHidden(ModelNotFound):
-    """The caller may not know whether there is such a model. To him it is ModelNotFound."""
+    """The caller may not know whether there is such a model. To him it is ModelNotFound.
+
+    remedy: have the policy give the caller a right on the model.
+    """
 
 
 class ModelNotReady(ServingError):
-    """The model exists but does not serve at the moment; the text says why."""
+    """The model exists but does not serve at the moment; the text says why.
+
+    remedy: try again, on another server where there is one; else mend what /readyz names.
+    """
 
 
 class EngineRestarts(ModelNotReady):
     """The process that runs the model has ended and is started again.
 
+    remedy: try again after the delay.
     retry_after: seconds after which it is likely to serve.
     """
 
@@ -127,21 +154,30 @@ class EngineRestarts(ModelNotReady):
 
 
 class WrongTask(ServingError):
-    """The call is for another task than the model's."""
+    """The call is for another task than the model's.
+
+    remedy: call the method of the model's task, which the text names.
+    """
 
 
 class NotOffered(ServingError):
-    """The call is part of the protocol, but this server does not offer it."""
+    """The call is part of the protocol, but this server does not offer it.
+
+    remedy: do without, or set what the text names.
+    """
 
 
 class NotAllowed(ServingError):
-    """A call that its caller may not make; the text names the flag or the action that permits
-    it."""
+    """A call that its caller may not make; the text names the flag or the action that permits it.
+
+    remedy: call over the admin socket or with its token, or have the policy permit the action.
+    """
 
 
 class QueueFull(ServingError):
     """The bounded queue, or the budget of bytes in flight, is used up.
 
+    remedy: try again after the delay; where it lasts, add replicas or memory.
     retry_after: seconds after which a place is likely to be free.
     """
 
@@ -151,12 +187,16 @@ class QueueFull(ServingError):
 
 
 class OverLimit(QueueFull):
-    """A limit of the caller's own is used up; others may have place."""
+    """A limit of the caller's own is used up; others may have place.
+
+    remedy: try again after the delay, or have the policy raise the limit.
+    """
 
 
 class Shed(ServingError):
     """Refused at once, because its deadline could not have been met.
 
+    remedy: try again after the delay, or with a longer deadline; where it lasts, add replicas.
     retry_after: seconds after which the same call would have been met.
     """
 
@@ -166,12 +206,18 @@ class Shed(ServingError):
 
 
 class DeadlineExpired(ServingError):
-    """The call's deadline passed while it waited."""
+    """The call's deadline passed while it waited.
+
+    remedy: set a longer deadline; where it lasts, add replicas.
+    """
 
 
 class EngineError(ServingError):
-    """The runtime failed to run a batch. The text is one line of at most REASON_LENGTH characters.
+    """The runtime failed to run a batch.
 
+    The text is one line of at most REASON_LENGTH characters.
+
+    remedy: look for the traceback in the log; try another variant or engine.
     detail: the message before it was cut.
     """
 
@@ -185,6 +231,7 @@ class ModelLoadError(ServingError):
 
     The text is one line of at most REASON_LENGTH characters.
 
+    remedy: mend what the text names, and load again.
     detail: the full account, for the log; by default the message before it was cut.
     """
 
@@ -195,24 +242,39 @@ class ModelLoadError(ServingError):
 
 
 class InvalidModelConfig(ModelLoadError):
-    """config.pbtxt does not parse, or does not fit the model file."""
+    """config.pbtxt does not parse, or does not fit the model file.
+
+    remedy: mend the line or field that the text names.
+    """
 
 
 class InvalidManifest(ModelLoadError):
-    """manifest.json does not parse, or names files that are not there."""
+    """manifest.json does not parse, or names files that are not there.
+
+    remedy: publish or copy the version again.
+    """
 
 
 class EngineUnavailable(ModelLoadError):
-    """No runtime here can run the file."""
+    """No runtime here can run the file.
+
+    remedy: install an engine that `convserve doctor` names, or publish a variant for this machine.
+    """
 
 
 class SelfCheckFailed(ModelLoadError):
-    """Wrong checksum, failed gate, or answers that differ from the published ones."""
+    """Wrong checksum, failed gate, or answers that differ from the published ones.
+
+    remedy: copy the version again for a checksum, build again for a gate; pin another variant where
+        this machine computes the graph otherwise.
+    """
 
 
 class NotTrusted(ModelLoadError):
-    """A version that no trusted key has signed as it is; the text names the key and the
-    difference."""
+    """A version that no trusted key has signed as it is; the text names the key and the difference.
+
+    remedy: sign the version, or find out who changed it.
+    """
 
 
 class Told(NamedTuple):

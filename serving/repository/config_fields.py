@@ -45,13 +45,18 @@ def data_type(datatype: str) -> int:
     return pb.DataType.Value("TYPE_" + _GRAMMAR_NAME.get(datatype, datatype))
 
 
+def reads(message: str, field: str) -> bool:
+    """Whether the server acts on a field of a message of the grammar, both by their names."""
+    return field in _SUPPORTED.get(message, {field})
+
+
 def unused(message: Message, prefix: str = "") -> list[str]:
     """Paths of the fields that the file sets and the server does not act on."""
     supported = _SUPPORTED.get(message.DESCRIPTOR.name)
     names = []
     for descriptor, value in message.ListFields():
         where = prefix + descriptor.name
-        if supported is not None and descriptor.name not in supported:
+        if not reads(message.DESCRIPTOR.name, descriptor.name):
             names.append(where)
         elif descriptor.type == FieldDescriptor.TYPE_MESSAGE and supported is not None:
             names += _unused_below(value, where)

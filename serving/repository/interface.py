@@ -35,6 +35,7 @@ class GivenInput(BaseModel):
     name: of the tensor, the network's only input.
     layout: order of its axes; the batch is absent where the input has three.
     channels: their order, or one of grey.
+    range: the values of black and of white, before mean and std.
     mean, std: one number a channel, in the order of the tensor and in the range.
     """
 

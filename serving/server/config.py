@@ -31,9 +31,15 @@ class _Served(BaseModel):
         "may be given several times, in one text with commas between."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    grpc_port: int = Field(8001, ge=0, le=65535, description="0 takes a free port.")
-    http_port: int = Field(8000, ge=0, le=65535, description="0 takes a free port.")
-    metrics_port: int = Field(8002, ge=0, le=65535, description="0 takes a free port.")
+    grpc_port: int = Field(
+        8001, ge=0, le=65535, description="Port of gRPC; 0 takes a free one."
+    )
+    http_port: int = Field(
+        8000, ge=0, le=65535, description="Port of REST and health; 0 takes a free one."
+    )
+    metrics_port: int = Field(
+        8002, ge=0, le=65535, description="Port of metrics and probes; 0 takes a free one."
+    )
     wire: Literal["auto", "native", "grpcio"] = Field(
         "auto", description="The library that carries gRPC calls; auto takes native where it runs."
     )

@@ -172,6 +172,7 @@ class Qat(Strict):
 class Quantize(Strict):
     """INT8 after training.
 
+    method: "ptq" quantises the trained network; qat comes after it.
     calibration_images: number of training images that ranges are measured on.
     calibrate: "mse" takes the range that rounds with the least squared error, "minmax" keeps the
         extremes, "percentile" cuts the outermost 0.01 %.

@@ -232,7 +232,10 @@ class Transform(EvalTransform):
 
 
 class Normalization(ManifestNormalization):
-    """(pixel / 255 - mean) / std, one value a channel; the defaults are IMAGENET's."""
+    """(pixel / 255 - mean) / std, one value a channel; the defaults are IMAGENET's.
+
+    mean, std: of the channels, for pixels in [0, 1].
+    """
 
     model_config = STRICT
 

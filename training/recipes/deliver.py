@@ -76,6 +76,9 @@ class Verify(Strict):
 class Publish(Strict):
     """Settings of the server, written to config.pbtxt; and who signs.
 
+    max_batch_size: rows of the largest batch.
+    max_queue_delay_microseconds: how long a batch may wait for more rows when it could start.
+    instances: batches that may run at a time.
     sign_key: PEM file of the Ed25519 key that signs the version, for servers with
         --require-signature. The passphrase of an encrypted one comes from
         CONVSERVE_SIGN_PASSPHRASE.

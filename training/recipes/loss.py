@@ -34,7 +34,10 @@ class BinaryCrossEntropy(Strict):
 
 class Focal(Strict):
     """Softmax cross-entropy times (1 - p)^gamma, so that sure answers count little
-    (arXiv 1708.02002)."""
+    (arXiv 1708.02002).
+
+    gamma: larger lets sure answers count less; 0 is cross-entropy.
+    """
 
     name: Literal["focal"]
     gamma: Annotated[float, Field(ge=0.0)] = 2.0
@@ -43,6 +46,7 @@ class Focal(Strict):
 class BinaryFocal(Strict):
     """Focal loss with a sigmoid for each class.
 
+    gamma: larger lets sure answers count less.
     alpha: weight of the class; the rest has 1 - alpha.
     """
 
@@ -83,7 +87,10 @@ class Mse(Strict):
 
 
 class SmoothL1(Strict):
-    """Squared below `beta`, absolute above it (arXiv 1504.08083, eq. 3)."""
+    """Squared below `beta`, absolute above it (arXiv 1504.08083, eq. 3).
+
+    beta: the error from which on the loss is absolute.
+    """
 
     name: Literal["smooth_l1"]
     beta: Positive = 1.0
@@ -153,7 +160,10 @@ Term = (
 
 
 class Part(Strict):
-    """One part of a sum."""
+    """One part of a sum.
+
+    weight: of its loss in the sum.
+    """
 
     weight: Positive = 1.0
     loss: Annotated[Term, Field(discriminator="name")]

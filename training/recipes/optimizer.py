@@ -14,6 +14,7 @@ class _Optimizer(Strict):
     """Weight decay leaves out biases and norm layers.
 
     lr: highest rate of the schedule.
+    weight_decay: pull of the weights towards 0; larger keeps them smaller.
     backbone_lr_factor: rate of the backbone (all but the head) over `lr`.
     """
 
@@ -23,7 +24,11 @@ class _Optimizer(Strict):
 
 
 class Sgd(_Optimizer):
-    """Stochastic gradient descent with momentum, or with Nesterov's."""
+    """Stochastic gradient descent with momentum, or with Nesterov's.
+
+    momentum: decay of the running mean of gradients; 0 is plain descent.
+    nesterov: looks ahead by the momentum.
+    """
 
     name: Literal["sgd"]
     momentum: Momentum = 0.9
@@ -37,7 +42,10 @@ class Sgd(_Optimizer):
 
 
 class AdamW(_Optimizer):
-    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+    """Adam with decoupled weight decay (arXiv 1711.05101).
+
+    betas: decays of the running means of gradients and of their squares.
+    """
 
     name: Literal["adamw"]
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
@@ -45,7 +53,10 @@ class AdamW(_Optimizer):
 
 
 class Adam(_Optimizer):
-    """Adam (arXiv 1412.6980); weight decay is part of the gradient."""
+    """Adam (arXiv 1412.6980); weight decay is part of the gradient.
+
+    betas: decays of the running means of gradients and of their squares.
+    """
 
     name: Literal["adam"]
     betas: Betas = (0.9, 0.999)
@@ -61,6 +72,7 @@ class RmsProp(_Optimizer):
     """Rates fall with a running mean of squared gradients (Hinton 2012).
 
     alpha: decay of the mean.
+    momentum: decay of the running mean of steps; 0 for none.
     """
 
     name: Literal["rmsprop"]
@@ -79,7 +91,10 @@ class Adadelta(_Optimizer):
 
 
 class _Warmed(Strict):
-    """The rate rises linearly over the first `warmup_epochs`."""
+    """The rate rises linearly over the first `warmup_epochs`.
+
+    warmup_epochs: epochs in which the rate rises.
+    """
 
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
 
@@ -91,7 +106,11 @@ class Constant(_Warmed):
 
 
 class Step(_Warmed):
-    """The rate is multiplied by `gamma` after every `step_size` epochs."""
+    """The rate is multiplied by `gamma` after every `step_size` epochs.
+
+    step_size: epochs between two steps.
+    gamma: factor of the rate at a step.
+    """
 
     name: Literal["step"]
     step_size: PositiveInt
@@ -99,7 +118,11 @@ class Step(_Warmed):
 
 
 class MultiStep(_Warmed):
-    """The rate is multiplied by `gamma` after each of the epochs in `milestones`."""
+    """The rate is multiplied by `gamma` after each of the epochs in `milestones`.
+
+    milestones: epochs, rising.
+    gamma: factor of the rate at a milestone.
+    """
 
     name: Literal["multi_step"]
     milestones: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -119,7 +142,10 @@ class Cosine(_Warmed):
 
 
 class Poly(_Warmed):
-    """The rate falls by (1 - t)^power after the warm-up, t from 0 to 1 (arXiv 1606.00915, §4.1)."""
+    """The rate falls by (1 - t)^power after the warm-up, t from 0 to 1 (arXiv 1606.00915, §4.1).
+
+    power: 1 falls in a line; less keeps the rate high for longer.
+    """
 
     name: Literal["poly"]
     power: Annotated[float, Field(gt=0.0)] = 0.9

@@ -34,6 +34,8 @@ def _none_as_null(value: object) -> object:
 class _Recipe(Strict):
     """What all recipes share.
 
+    name: of the model that is published, and of the run's folder.
+    seed: decides all that training draws: weights, the order of images, augmentation.
     train: "none" (or null) takes the network as its weights make it.
     """
 

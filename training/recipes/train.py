@@ -48,6 +48,7 @@ Alpha = Annotated[float, Field(gt=0.0)] | None
 class Train(Strict):
     """One run of the training loop.
 
+    epochs: passes over the training images.
     batch_size: images of all processes together.
     accumulate: batches that make one step.
     sampler: chooses the images of a batch.

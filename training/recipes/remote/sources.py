@@ -43,6 +43,7 @@ class RemoteFolderData(Cut):
     """A folder behind a URL, laid out as image_folder or, for a segmentation, as mask_folder. It is
     listed once; its files are read when a batch asks for them.
 
+    root: the folder's URL.
     ignore_index: value of mask pixels that count nowhere.
     """
 

@@ -1,0 +1,132 @@
+"""The Python client: its public names, by their docstrings."""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import serving.client
+from scripts.reference.text import Undocumented, code, join, parts, sentence, table
+
+_INTRODUCTION = """\
+# Python client
+
+`from serving.client import VisionClient`. The client needs the protos, grpcio, protobuf, numpy and Pillow, and
+no other package of ours. Examples: [Clients](../clients.md).
+"""
+
+
+def page() -> str:
+    """The page."""
+    blocks = [_INTRODUCTION]
+    for name in sorted(serving.client.__all__):
+        blocks += described(name, getattr(serving.client, name))
+    return join(blocks)
+
+
+def described(name: str, thing: Any) -> list[str]:
+    """The section of a public name. Raises Undocumented for one without a docstring."""
+    heading = f"## {code(name)} {{ #{name.lower()} }}"
+    if not inspect.isclass(thing) and not inspect.isfunction(thing):
+        return [heading, _alias(name, thing)]
+    prose, entries = _documented(name, thing)
+    blocks = [heading]
+    if not typing.is_typeddict(thing):
+        blocks.append(_signature(name, thing))
+    blocks += [*prose, *_entries(entries)]
+    if not inspect.isclass(thing):
+        return blocks
+    for method, function in _methods(thing):
+        prose, entries = _documented(f"{name}.{method}", function)
+        if isinstance(function, property):
+            signature = ""
+        else:
+            signature = _signature(method, function)
+        blocks += [f"### {code(f'{name}.{method}')} {{ #{name.lower()}-{method} }}", signature]
+        blocks += [*prose, *_entries(entries)]
+    return blocks
+
+
+def _methods(thing: Any) -> list[tuple[str, Any]]:
+    return [
+        (name, member)
+        for name, member in vars(thing).items()
+        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+    ]
+
+
+def _documented(name: str, thing: Any) -> tuple[list[str], dict[str, str]]:
+    if not thing.__doc__ or thing.__doc__.startswith(f"{name}("):
+        raise Undocumented(f"{name}: give it a docstring")
+    prose, entries = parts(thing.__doc__)
+    return [sentence(part) for part in prose.split("\n\n")], entries
+
+
+def _entries(entries: dict[str, str]) -> list[str]:
+    if not entries:
+        return []
+    return [table(["name", "meaning"], [[code(k), sentence(v)] for k, v in entries.items()])]
+
+
+def _alias(name: str, thing: Any) -> str:
+    """A type that has a name of its own; the comment above it says what it is."""
+    module = inspect.getmodule(serving.client.images)
+    assert module is not None
+    lines = inspect.getsource(module).splitlines()
+    [at] = [number for number, line in enumerate(lines) if line.startswith(f"{name} = ")]
+    comment = []
+    while lines[at - 1].startswith("# "):
+        at -= 1
+        comment.insert(0, lines[at].removeprefix("# "))
+    if not comment:
+        raise Undocumented(f"{name}: give it a comment")
+    return sentence(" ".join(comment)) + f"\n\n```python\n{lines[at + len(comment)]}\n```"
+
+
+def _signature(name: str, thing: Any) -> str:
+    """The call of a class or function as its source writes it, a parameter a line."""
+    if dataclasses.is_dataclass(thing):
+        lines = [
+            f"{field.name}: {inspect.formatannotation(field.type)}"
+            for field in dataclasses.fields(thing)
+        ]
+        return _fenced(name, lines, "")
+    function = thing.__init__ if inspect.isclass(thing) else thing
+    if not inspect.isfunction(function):
+        return ""
+    [node] = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    given = node.args
+    names = function.__globals__
+    defaults = [None] * (len(given.args) - len(given.defaults)) + given.defaults
+    pairs = zip(given.args, defaults, strict=True)
+    lines = [_parameter(one, value, names) for one, value in pairs if one.arg != "self"]
+    if given.kwonlyargs:
+        lines.append("*")
+        pairs = zip(given.kwonlyargs, given.kw_defaults, strict=True)
+        lines += [_parameter(one, value, names) for one, value in pairs]
+    if given.kwarg:
+        lines.append("**" + _parameter(given.kwarg))
+    returns = "" if inspect.isclass(thing) or not node.returns else ast.unparse(node.returns)
+    prefix = "async " if isinstance(node, ast.AsyncFunctionDef) else ""
+    return _fenced(prefix + name, lines, f" -> {returns}" if returns else "")
+
+
+def _fenced(name: str, lines: list[str], answer: str) -> str:
+    body = "".join(f"\n    {line}," for line in lines) + ("\n" if lines else "")
+    return f"```python\n{name}({body}){answer}\n```"
+
+
+def _parameter(
+    given: ast.arg, default: ast.expr | None = None, names: Mapping[str, Any] | None = None
+) -> str:
+    """One parameter; a constant of its module, in `names`, is given by its value."""
+    text = given.arg + (f": {ast.unparse(given.annotation)}" if given.annotation else "")
+    if default is None:
+        return text
+    if isinstance(default, ast.Name) and names and default.id in names:
+        return f"{text} = {names[default.id]!r}"
+    return f"{text} = {ast.unparse(default)}"
