@@ -26,7 +26,7 @@ SOURCE = "source"
 # A link or picture of Markdown: its text, target and anchor.
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s#]*)(#[^)\s]*)?\)")
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.svg)\)")
-_FENCE = re.compile(r"(^ *```.*?^ *```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 _LANGUAGES = {".yaml": "yaml", ".json": "json", ".py": "python", ".js": "javascript"}
 _TUTORIALS = "tutorials/"
 
@@ -56,7 +56,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def outside_code(markdown: str, change: Any) -> str:
-    """Markdown with what is not code changed."""
+    """Markdown, changed but for its blocks of code."""
     parts = _FENCE.split(markdown)
     return "".join(part if index % 2 else change(part) for index, part in enumerate(parts))
 
