@@ -1,13 +1,14 @@
 """Hooks of MkDocs: pages made from code, files beside docs/ that pages link to, pictures in the
 colours of the page.
 
-A page links as GitHub wants it: `../helm/convserve/values.yaml` leaves docs/. In the site such a file
-is a page below source/, so that no link leads out.
+A page links as GitHub wants it: `../helm/convserve/values.yaml` leaves docs/. In the site such a
+file is a page below source/, so that no link leads out.
 """
 
 import posixpath
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,20 +16,21 @@ from xml.etree import ElementTree
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
-# The hook is loaded by its path.
+# MkDocs loads this file by its path.
 sys.path.insert(0, str(ROOT))
 
 from scripts.reference import PAGES  # noqa: E402
 
-SOURCE = "source"
-"""The folder of the site with files that lie beside docs/."""
-
-# A link or picture of Markdown: its text, target and anchor.
+# The folder of the site with files that lie beside docs/, and those that its navigation names.
+_SOURCE = "source/"
+_ALWAYS = ("SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md")
+# Pages that may still be missing.
+_TUTORIALS = "tutorials/"
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s#]*)(#[^)\s]*)?\)")
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.svg)\)")
 _FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 _LANGUAGES = {".yaml": "yaml", ".json": "json", ".py": "python", ".js": "javascript"}
-_TUTORIALS = "tutorials/"
+_SVG = "http://www.w3.org/2000/svg"
 
 
 def on_config(config: Any) -> Any:
@@ -39,63 +41,73 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages that are made from code, and those of files beside docs/."""
-    for path, make in PAGES.items():
-        files.append(File.generated(config, path, content=make()))
-    for path in sorted(linked(Path(config.docs_dir))):
-        files.append(File.generated(config, source_page(path), content=shown(path)))
+    docs = Path(config.docs_dir)
+    texts = {path: make() for path, make in PAGES.items()}
+    texts |= {_page_of(path): _shown(path) for path in linked(docs, texts)}
+    for path, text in texts.items():
+        files.append(File.generated(config, path, content=text))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Turns links that leave docs/ to their pages, and puts pictures into the page, where they have
-    its colours."""
-    where = page.file.src_uri
-    docs = Path(config.docs_dir)
-    text = outside_code(markdown, lambda part: _LINK.sub(lambda m: _turned(m, where, docs), part))
-    return _PICTURE.sub(lambda m: _drawn(m[1], (docs / where).parent / m[2]), text)
+    """Turns links that leave docs/ to their pages, and puts drawings into the page."""
+    where, docs = page.file.src_uri, Path(config.docs_dir)
+    turned = _outside_code(
+        markdown, lambda part: _LINK.sub(lambda match: _turned(match, where, docs), part)
+    )
+    return _PICTURE.sub(lambda match: drawing(match[1], docs / where / ".." / match[2]), turned)
 
 
-def outside_code(markdown: str, change: Any) -> str:
+def linked(docs: Path, made: dict[str, str]) -> list[str]:
+    """Paths below the checkout of the files and folders beside docs/ that pages link to.
+
+    made: pages that lie in no file, by their path below docs/.
+    """
+    texts = {f"docs/{page.relative_to(docs)}": page.read_text() for page in docs.rglob("*.md")}
+    texts |= {f"docs/{path}": text for path, text in made.items()}
+    texts |= {name: (ROOT / name).read_text() for name in _ALWAYS}
+    found = set(_ALWAYS)
+    for where, text in texts.items():
+        targets = {_target(where, match[2]) for match in _LINK.finditer(_FENCE.sub("", text))}
+        found |= {path for path in targets if path and path.partition("/")[0] != "docs"}
+    for folder in [path for path in found if (ROOT / path).is_dir()]:
+        found |= {f"{folder}/{name}" for name in _names(ROOT / folder)}
+    return sorted(path for path in found if (ROOT / path).exists())
+
+
+def drawing(words: str, file: Path) -> str:
+    """A picture as part of the page, where site.css gives it the colours that the reader chose, in
+    place of its own style. `words` tell it to those who do not see it."""
+    ElementTree.register_namespace("", _SVG)
+    root = ElementTree.parse(file.resolve()).getroot()
+    for style in root.findall(f"{{{_SVG}}}style"):
+        root.remove(style)
+    root.attrib |= {"role": "img", "aria-label": words}
+    text = ElementTree.tostring(root, encoding="unicode")
+    return f'<figure class="diagram">{" ".join(text.split())}</figure>'
+
+
+def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
     """Markdown, changed but for its blocks of code."""
     parts = _FENCE.split(markdown)
     return "".join(part if index % 2 else change(part) for index, part in enumerate(parts))
 
 
-def linked(docs: Path) -> set[str]:
-    """Paths below the checkout of the files and folders beside docs/ that pages link to, and those
-    that these link to."""
-    found = {"SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"}
-    texts = {f"docs/{page.relative_to(docs)}": page.read_text() for page in docs.rglob("*.md")}
-    texts |= {f"docs/{path}": "" for path in PAGES}
-    texts |= {name: (ROOT / name).read_text() for name in found}
-    texts["docs/reference/recipe.md"] = "[x](../../training/recipes)"
-    for where, text in texts.items():
-        for match in _LINK.finditer(_FENCE.sub("", text)):
-            target = _target(where, match[2])
-            if target and not target.startswith("docs/") and target != "docs":
-                found.add(target)
-    for folder in [path for path in found if (ROOT / path).is_dir()]:
-        found |= {f"{folder}/{one}" for one in _names(ROOT / folder)}
-    return {path for path in found if (ROOT / path).exists()}
-
-
-def source_page(path: str) -> str:
+def _page_of(path: str) -> str:
     """The page of a file or folder beside docs/."""
     if path.endswith(".md"):
-        return f"{SOURCE}/{path}"
-    return f"{SOURCE}/{path}{'/index' if (ROOT / path).is_dir() else ''}.md"
+        return _SOURCE + path
+    return f"{_SOURCE}{path}/index.md" if (ROOT / path).is_dir() else f"{_SOURCE}{path}.md"
 
 
-def shown(path: str) -> str:
-    """The page of a file or folder beside docs/ in Markdown."""
+def _shown(path: str) -> str:
+    """A file or folder beside docs/ in Markdown."""
     file = ROOT / path
+    if file.is_dir():
+        return f"# {path}/\n\n" + "\n".join(f"- [{name}]({name}.md)" for name in _names(file))
     if file.suffix == ".md":
         return file.read_text()
-    if file.is_dir():
-        lines = [f"- [{name}]({name}.md)" for name in _names(file)]
-        return f"# {path}/\n\n" + "\n".join(lines) + "\n"
-    language = _LANGUAGES.get(file.suffix, "text")
-    return f"# {path}\n\n````{language}\n{file.read_text()}\n````\n"
+    return f"# {path}\n\n````{_LANGUAGES.get(file.suffix, 'text')}\n{file.read_text()}\n````\n"
 
 
 def _names(folder: Path) -> list[str]:
@@ -104,43 +116,31 @@ def _names(folder: Path) -> list[str]:
 
 def _target(where: str, link: str) -> str:
     """The path below the checkout that a link of a file leads to; empty for a URL or an anchor."""
-    if not link or re.match(r"[a-z][a-z0-9+.-]*:", link) or link.startswith("/"):
+    if not link or link.startswith("/") or re.match(r"[a-z][a-z0-9+.-]*:", link):
         return ""
     return posixpath.normpath(posixpath.join(posixpath.dirname(where), link))
 
 
 def _turned(match: re.Match[str], where: str, docs: Path) -> str:
-    """A link as the site has it. `where` is the page below docs/."""
+    """A link as the site has it; `where` is the page below docs/."""
     text, link, anchor = match[1], match[2], match[3] or ""
-    home = where.removeprefix(f"{SOURCE}/") if where.startswith(f"{SOURCE}/") else f"docs/{where}"
+    home = where.removeprefix(_SOURCE) if where.startswith(_SOURCE) else f"docs/{where}"
     target = _target(home, link)
     if not target:
         return match[0]
-    if target.startswith(f"docs/{_TUTORIALS}") and not (docs / target[5:]).exists():
+    page = target[5:] if target.startswith("docs/") else _page_of(target)
+    if page.startswith(_TUTORIALS) and not (docs / page).exists():
         return text[1:-1]
-    page = target[5:] if target.startswith("docs/") else source_page(target)
     return f"{text}({posixpath.relpath(page, posixpath.dirname(where) or '.')}{anchor})"
 
 
 def _landed(nav: list[Any], docs: Path) -> list[Any]:
+    """A navigation without tutorials that are not there."""
     kept: list[Any] = []
     for entry in nav:
-        for title, inner in entry.items() if isinstance(entry, dict) else [(None, entry)]:
-            if isinstance(inner, list):
-                kept.append({title: _landed(inner, docs)})
-            elif not inner.startswith(_TUTORIALS) or (docs / inner).exists():
-                kept.append(entry)
+        [(title, inner)] = entry.items() if isinstance(entry, dict) else [("", entry)]
+        if isinstance(inner, list):
+            kept.append({title: _landed(inner, docs)})
+        elif not inner.startswith(_TUTORIALS) or (docs / inner).exists():
+            kept.append(entry)
     return kept
-
-
-def _drawn(alternative: str, file: Path) -> str:
-    """A picture as part of the page. Its own style is left out: site.css has it, in the colours
-    that the reader chose."""
-    ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
-    root = ElementTree.parse(file).getroot()
-    for style in root.findall("{http://www.w3.org/2000/svg}style"):
-        root.remove(style)
-    root.set("role", "img")
-    root.set("aria-label", alternative)
-    text = ElementTree.tostring(root, encoding="unicode")
-    return f'<figure class="diagram" markdown="0">{" ".join(text.split())}</figure>'

@@ -14,8 +14,8 @@ from scripts.reference.text import Undocumented, code, join, parts, sentence, ta
 _INTRODUCTION = """\
 # Python client
 
-`from serving.client import VisionClient`. The client needs the protos, grpcio, protobuf, numpy and Pillow, and
-no other package of ours. Examples: [Clients](../clients.md).
+`from serving.client import VisionClient`. The client needs the protos, grpcio, protobuf, numpy
+and Pillow, and no other package of ours. Examples: [Clients](../clients.md).
 """
 
 
@@ -41,10 +41,7 @@ def described(name: str, thing: Any) -> list[str]:
         return blocks
     for method, function in _methods(thing):
         prose, entries = _documented(f"{name}.{method}", function)
-        if isinstance(function, property):
-            signature = ""
-        else:
-            signature = _signature(method, function)
+        signature = "" if isinstance(function, property) else _signature(method, function)
         blocks += [f"### {code(f'{name}.{method}')} {{ #{name.lower()}-{method} }}", signature]
         blocks += [*prose, *_entries(entries)]
     return blocks

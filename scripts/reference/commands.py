@@ -21,8 +21,8 @@ _INTRODUCTION = """\
 _ONE = {"list of texts": "text", "list of paths": "path", "list of integers": "integer"}
 # By command, the page that has its options: each is more than an option.
 _ELSEWHERE = {
-    "serve": "Every [setting of a server](settings.md) is an option, and `--config FILE` reads them "
-    "from a YAML file.",
+    "serve": "Every [setting of a server](settings.md) is an option, and `--config FILE` reads "
+    "them from a YAML file.",
 }
 
 

@@ -8,10 +8,10 @@ from serving.server.error_status import status_of
 _INTRODUCTION = """\
 # Errors
 
-A call that fails has a gRPC code or an HTTP status, and a text of at most 2,000 characters that names the
-value, the limit and the way out. A line here is a class of the server; a class that stands below
-another is a special case of it. gRPC and HTTP answer some faults by themselves, before a call is one:
-[they are listed with the protocol](../protocol.md#errors).
+A call that fails has a gRPC code or an HTTP status, and a text of at most 2,000 characters that
+names the value, the limit and the way out. A line here is a class of the server; a class that
+stands below another is a special case of it. gRPC and HTTP answer some faults by themselves,
+before a call is one: [they are listed with the protocol](../protocol.md#errors).
 
 The Python client raises `CallFailed` with `code`, `message` and, where the server named a delay,
 `retry_after`. It tries RESOURCE_EXHAUSTED and UNAVAILABLE again by itself.

@@ -12,8 +12,9 @@ from serving.base.metrics import EngineMetrics, FrontMetrics
 _INTRODUCTION = """\
 # Metrics
 
-`http://HOST:8002/metrics`, in the text format of Prometheus or as OpenMetrics. Names that begin with
-`nv_` are those of NVIDIA Triton. How to watch them: [Metrics and the log](../operations/metrics.md).
+`http://HOST:8002/metrics`, in the text format of Prometheus or as OpenMetrics. Names that begin
+with `nv_` are those of NVIDIA Triton. How to watch them: [Metrics and the
+log](../operations/metrics.md).
 """
 
 

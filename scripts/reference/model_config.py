@@ -10,10 +10,10 @@ from serving.repository.config_fields import reads
 _INTRODUCTION = """\
 # config.pbtxt
 
-`config.pbtxt` of a model is NVIDIA Triton's, in the text format of protobuf, so that one repository serves
-both. The whole grammar parses. A field that only tunes and is not read here is named in a warning; one
-that would make another model of it is refused, and the model does not load. Values and limits:
-[the protocol](../protocol.md#configpbtxt).
+`config.pbtxt` of a model is NVIDIA Triton's, in the text format of protobuf, so that one
+repository serves both. The whole grammar parses. A field that only tunes and is not read here is
+named in a warning; one that would make another model of it is refused, and the model does not
+load. Values and limits: [the protocol](../protocol.md#configpbtxt).
 """
 # Fields that are refused where they are set, by message (serving.repository.config_checks).
 REFUSED = {

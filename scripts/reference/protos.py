@@ -69,7 +69,10 @@ def _file(source: Commented) -> str:
 
 
 def _ways(method: MethodDescriptorProto) -> list[str]:
-    ways = ((method.input_type, method.client_streaming), (method.output_type, method.server_streaming))
+    ways = (
+        (method.input_type, method.client_streaming),
+        (method.output_type, method.server_streaming),
+    )
     return [("stream of " if stream else "") + _linked(kind) for kind, stream in ways]
 
 

@@ -14,9 +14,9 @@ from training.recipes import ClassificationRecipe, EmbeddingRecipe, Segmentation
 _INTRODUCTION = """\
 # Recipe keys
 
-A recipe is a YAML file with all settings of a build. The order of its sections is the order of the
-stages. An unknown key is refused with its path and the nearest valid name, a wrong value with the values
-that are expected. `convserve init` writes a first recipe; those in
+A recipe is a YAML file with all settings of a build. The order of its sections is the order of
+the stages. An unknown key is refused with its path and the nearest valid name, a wrong value with
+the values that are expected. `convserve init` writes a first recipe; those in
 [training/recipes](../../training/recipes) explain themselves.
 """
 _RECIPES = (ClassificationRecipe, SegmentationRecipe, EmbeddingRecipe)
@@ -79,7 +79,11 @@ def _chosen_by(model: type[BaseModel]) -> str | None:
     """The key whose only value chooses a section among several."""
     for key in ("source", "name", "task"):
         field = model.model_fields.get(key)
-        if field and get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
+        if (
+            field
+            and get_origin(field.annotation) is Literal
+            and len(get_args(field.annotation)) == 1
+        ):
             return key
     return None
 

@@ -10,9 +10,10 @@ from serving.server.config_sources import ENVIRONMENT_PREFIX
 _INTRODUCTION = """\
 # Server settings
 
-Every setting of `convserve serve` is a flag, a variable of the environment and a key of the YAML file
-that `--config` names. A flag goes before the variable, and the variable before the file. An unknown
-key is refused with the nearest valid one, a wrong value with the values that are expected.
+Every setting of `convserve serve` is a flag, a variable of the environment and a key of the YAML
+file that `--config` names. A flag goes before the variable, and the variable before the file. An
+unknown key is refused with the nearest valid one, a wrong value with the values that are
+expected.
 
 ```yaml
 # server.yaml: convserve serve --config server.yaml

@@ -31,9 +31,7 @@ class _Served(BaseModel):
         "may be given several times, in one text with commas between."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    grpc_port: int = Field(
-        8001, ge=0, le=65535, description="Port of gRPC; 0 takes a free one."
-    )
+    grpc_port: int = Field(8001, ge=0, le=65535, description="Port of gRPC; 0 takes a free one.")
     http_port: int = Field(
         8000, ge=0, le=65535, description="Port of REST and health; 0 takes a free one."
     )
