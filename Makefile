@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 LOCK := requirements.lock
 
-.PHONY: demo test test-wires test-apart test-pages test-deploy fuzz check protos serve lock sbom provenance clean
+.PHONY: demo test test-wires test-apart test-pages test-deploy fuzz check docs protos serve lock sbom provenance clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
@@ -50,6 +50,11 @@ check: .venv/ready
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
 	$(BIN)/python scripts/generate_protos.py --check
+
+# The documents as a site in build/site. A warning fails: a link, an anchor, a page that is not in
+# the navigation; so does a name of the reference that the code does not explain.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 protos: .venv/ready
 	$(BIN)/python scripts/generate_protos.py

@@ -29,7 +29,11 @@ _TUTORIALS = "tutorials/"
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s#]*)(#[^)\s]*)?\)")
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.svg)\)")
 _FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
-_LANGUAGES = {".yaml": "yaml", ".json": "json", ".py": "python", ".js": "javascript"}
+# Files that a page may show, by the ends of their names.
+_LANGUAGES = {
+    ".yaml": "yaml", ".json": "json", ".py": "python", ".js": "javascript", ".mjs": "javascript",
+    ".html": "html", ".sh": "bash", ".go": "go", ".java": "java", ".md": "",
+}  # fmt: skip
 _SVG = "http://www.w3.org/2000/svg"
 
 
@@ -58,6 +62,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     return _PICTURE.sub(lambda match: drawing(match[1], docs / where / ".." / match[2]), turned)
 
 
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Names the theme's dialog, which has no name, to those who hear the page."""
+    dialog = 'data-md-component="search" role="dialog"'
+    return output.replace(dialog, dialog + ' aria-label="Search"')
+
+
 def linked(docs: Path, made: dict[str, str]) -> list[str]:
     """Paths below the checkout of the files and folders beside docs/ that pages link to.
 
@@ -72,7 +82,8 @@ def linked(docs: Path, made: dict[str, str]) -> list[str]:
         found |= {path for path in targets if path and path.partition("/")[0] != "docs"}
     for folder in [path for path in found if (ROOT / path).is_dir()]:
         found |= {f"{folder}/{name}" for name in _names(ROOT / folder)}
-    return sorted(path for path in found if (ROOT / path).exists())
+    shown_by_folder = {f"{path}/README.md" for path in found}
+    return sorted(path for path in found - shown_by_folder if (ROOT / path).exists())
 
 
 def drawing(words: str, file: Path) -> str:
@@ -95,23 +106,28 @@ def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
 
 def _page_of(path: str) -> str:
     """The page of a file or folder beside docs/."""
-    if path.endswith(".md"):
-        return _SOURCE + path
-    return f"{_SOURCE}{path}/index.md" if (ROOT / path).is_dir() else f"{_SOURCE}{path}.md"
+    if not (ROOT / path).is_dir():
+        return _SOURCE + path if path.endswith(".md") else f"{_SOURCE}{path}.md"
+    return f"{_SOURCE}{path}/{'README' if (ROOT / path / 'README.md').exists() else 'index'}.md"
 
 
 def _shown(path: str) -> str:
-    """A file or folder beside docs/ in Markdown."""
+    """A file in Markdown, or a folder with its README.md and links to its files."""
     file = ROOT / path
     if file.is_dir():
-        return f"# {path}/\n\n" + "\n".join(f"- [{name}]({name}.md)" for name in _names(file))
+        readme = file / "README.md"
+        text = readme.read_text() if readme.exists() else f"# {path}/\n"
+        return text + "\nFiles:\n\n" + "\n".join(f"- [{one}]({one})" for one in _names(file))
     if file.suffix == ".md":
         return file.read_text()
     return f"# {path}\n\n````{_LANGUAGES.get(file.suffix, 'text')}\n{file.read_text()}\n````\n"
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(one.name for one in folder.iterdir() if one.suffix in _LANGUAGES)
+    """Files of a folder that have a page. Modules of a package, locks and README.md have none."""
+    suffixes = set(_LANGUAGES) - ({".py"} if (folder / "__init__.py").exists() else set())
+    names = sorted(one.name for one in folder.iterdir() if one.suffix in suffixes)
+    return [name for name in names if name != "README.md" and "lock" not in name]
 
 
 def _target(where: str, link: str) -> str:

@@ -41,7 +41,8 @@ def page() -> str:
         source = commented(name)
         blocks += [f"## {title} {{ #{name.partition('.')[0].replace('_', '-')} }}", _file(source)]
     blocks.append(
-        "`model_config.proto`, the grammar of `config.pbtxt`, has [a page of its own](config-pbtxt.md)."
+        "`model_config.proto`, the grammar of `config.pbtxt`, has "
+        "[a page of its own](config-pbtxt.md)."
     )
     return join(blocks)
 
