@@ -12,8 +12,8 @@ from scripts.reference import (
     errors,
     metrics,
     model_config,
-    protos,
     recipe,
+    services,
     settings,
 )
 from scripts.reference.text import Undocumented
@@ -25,7 +25,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/config-pbtxt.md": model_config.page,
     "reference/metrics.md": metrics.page,
     "reference/errors.md": errors.page,
-    "reference/protos.md": protos.page,
+    "reference/protos.md": services.page,
     "reference/client.md": client.page,
 }
 """By path below docs/, the function that returns the page in Markdown."""

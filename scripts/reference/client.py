@@ -10,6 +10,8 @@ from typing import Any
 
 import serving.client
 from scripts.reference.text import Undocumented, code, join, parts, sentence, table
+from scripts.reference.types import type_of
+from serving.client import images
 
 _INTRODUCTION = """\
 # Python client
@@ -31,12 +33,11 @@ def described(name: str, thing: Any) -> list[str]:
     """The section of a public name. Raises Undocumented for one without a docstring."""
     heading = f"## {code(name)} {{ #{name.lower()} }}"
     if not inspect.isclass(thing) and not inspect.isfunction(thing):
-        return [heading, _alias(name, thing)]
+        return [heading, _alias(name)]
     prose, entries = _documented(name, thing)
-    blocks = [heading]
-    if not typing.is_typeddict(thing):
-        blocks.append(_signature(name, thing))
-    blocks += [*prose, *_entries(entries)]
+    if typing.is_typeddict(thing):
+        return [heading, *prose, _options(name, thing)]
+    blocks = [heading, _signature(name, thing), *prose, *_entries(entries)]
     if not inspect.isclass(thing):
         return blocks
     for method, function in _methods(thing):
@@ -68,11 +69,26 @@ def _entries(entries: dict[str, str]) -> list[str]:
     return [table(["name", "meaning"], [[code(k), sentence(v)] for k, v in entries.items()])]
 
 
-def _alias(name: str, thing: Any) -> str:
+def _options(name: str, thing: Any) -> str:
+    """The keys of a TypedDict, those of its bases too."""
+    keys = thing.__annotations__
+    meanings: dict[str, str] = {}
+    # A TypedDict of Python 3.11 does not know its bases.
+    for other in vars(serving.client).values():
+        if typing.is_typeddict(other) and other.__annotations__.items() <= keys.items():
+            meanings |= parts(other.__doc__)[1]
+    if missing := sorted(set(keys) - set(meanings)):
+        raise Undocumented(f"{name}: its docstring lacks '{missing[0]}: ...'")
+    rows = [
+        [code(key), type_of(kind), sentence(meanings[key])]
+        for key, kind in typing.get_type_hints(thing).items()
+    ]
+    return table(["option", "value", "meaning"], rows)
+
+
+def _alias(name: str) -> str:
     """A type that has a name of its own; the comment above it says what it is."""
-    module = inspect.getmodule(serving.client.images)
-    assert module is not None
-    lines = inspect.getsource(module).splitlines()
+    lines = inspect.getsource(images).splitlines()
     [at] = [number for number, line in enumerate(lines) if line.startswith(f"{name} = ")]
     comment = []
     while lines[at - 1].startswith("# "):

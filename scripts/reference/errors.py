@@ -9,8 +9,8 @@ _INTRODUCTION = """\
 # Errors
 
 A call that fails has a gRPC code or an HTTP status, and a text of at most 2,000 characters that
-names the value, the limit and the way out. A line here is a class of the server; a class that
-stands below another is a special case of it. gRPC and HTTP answer some faults by themselves,
+names the value, the limit and the way out. A line here is a class of the server; a class with an
+arrow is a special case of the one above. gRPC and HTTP answer some faults by themselves,
 before a call is one: [they are listed with the protocol](../protocol.md#errors).
 
 The Python client raises `CallFailed` with `code`, `message` and, where the server named a delay,
@@ -20,17 +20,19 @@ The Python client raises `CallFailed` with `code`, `message` and, where the serv
 
 def page() -> str:
     """The page."""
-    rows = [
-        [
-            "↳ " * depth + code(kind.__name__),
-            code(status.code) + f"<br>{status.http}",
-            meaning(kind),
-            remedy(kind),
-        ]
-        for kind, depth in tree()
-        for status in [status_of(kind.__new__(kind))]
-    ]
-    return join([_INTRODUCTION, table(["error", "gRPC, HTTP", "meaning", "remedy"], rows)])
+    rows = []
+    sections = []
+    for kind, depth in tree():
+        name, status = kind.__name__, status_of(kind.__new__(kind))
+        link = "↳ " * depth + f"[{code(name)}](#{name.lower()})"
+        rows.append([link, code(status.code), str(status.http)])
+        facts = [f"gRPC {code(status.code)}", f"HTTP {status.http}"]
+        if depth:
+            facts.append(f"a special case of {code(kind.__bases__[0].__name__)}")
+        sections += [f"### {code(name)} {{ #{name.lower()} }}", meaning(kind)]
+        sections += [f"**Remedy:** {remedy(kind)}", " · ".join(facts) + "\n{ .facts }"]
+    overview = table(["error", "gRPC", "HTTP"], rows)
+    return join([_INTRODUCTION, overview, "## Meaning and remedy", *sections])
 
 
 def tree(root: type[ServingError] = ServingError, depth: int = 0) -> list[tuple[type, int]]:

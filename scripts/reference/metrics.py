@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from scripts.reference.text import Undocumented, code, join, sentence, table
+from scripts.reference.text import Undocumented, code, join, sentence
 from serving.base.counting.sums import Share, Sums, Tally
 from serving.base.counting.totals import Totals
 from serving.base.machine.nvml import GpuUsage
@@ -38,12 +38,14 @@ def page() -> str:
         ("Batches, models and repositories", described(EngineMetrics())),
         ("GPUs", _gpus()),
     ):
-        rows = [
-            [code(one.name), one.kind, " ".join(map(code, one.labels)), sentence(one.meaning)]
-            for one in found
-        ]
-        blocks += [f"## {title}", table(["name", "type", "labels", "meaning"], rows)]
+        blocks += [f"## {title}", *(_section(one) for one in found)]
     return join(blocks)
+
+
+def _section(one: Described) -> str:
+    labels = f"by {', '.join(map(code, one.labels))}" if one.labels else "no labels"
+    facts = f"{one.kind} · {labels}\n{{ .facts }}"
+    return join([f"### {code(one.name)} {{ #{one.name} }}", sentence(one.meaning), facts])
 
 
 def described(share: Share) -> list[Described]:

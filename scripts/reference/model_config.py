@@ -3,7 +3,7 @@
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 
 from scripts.reference.comments import FIELDS, MESSAGES, NESTED, commented
-from scripts.reference.protos import field_type
+from scripts.reference.services import field_type
 from scripts.reference.text import Undocumented, code, join, plain, table
 from serving.repository.config_fields import reads
 

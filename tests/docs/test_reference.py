@@ -60,7 +60,7 @@ def test_every_metric_is_named_as_prometheus_shows_it() -> None:
         "convserve_shed_total", "convserve_queue_depth", "nv_inference_count", "nv_gpu_utilization",
         "convserve_stage_duration_seconds", "convserve_repository_listing_age_seconds",
     ):  # fmt: skip
-        assert f"| `{name}` |" in page
+        assert f"### `{name}`" in page
 
 
 def test_every_section_of_a_recipe_is_there_with_its_keys() -> None:
@@ -134,9 +134,7 @@ def test_an_error_without_a_remedy_fails() -> None:
 
 
 def test_every_error_has_its_status_on_both_wires() -> None:
-    rows = [line for line in text_of("docs/reference/errors.md").splitlines() if "`Shed`" in line]
-    assert len(rows) == 1
-    assert "`RESOURCE_EXHAUSTED`<br>429" in rows[0]
+    assert "| [`Shed`](#shed) | `RESOURCE_EXHAUSTED` | 429 |" in text_of("docs/reference/errors.md")
     assert {kind.__name__ for kind, _ in errors.tree()} >= {"OverLimit", "NotTrusted"}
 
 

@@ -1,4 +1,4 @@
-"""The documents as a site: built strictly, without a request to another host, legible everywhere."""
+"""The documents as a site: built strictly, legible everywhere, without a request to others."""
 
 import functools
 import http.server
@@ -24,8 +24,8 @@ Scheme = Literal["light", "dark"]
 
 
 class Silent(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    def log_message(self, *args: object) -> None:
+        """Says nothing."""
 
 
 class Resources(HTMLParser):
