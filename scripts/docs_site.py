@@ -5,6 +5,7 @@ A page links as GitHub wants it: `../helm/convserve/values.yaml` leaves docs/. I
 file is a page below source/, so that no link leads out.
 """
 
+import json
 import posixpath
 import re
 import sys
@@ -24,8 +25,8 @@ from scripts.reference import PAGES  # noqa: E402
 # The folder of the site with files that lie beside docs/, and those that its navigation names.
 _SOURCE = "source/"
 _ALWAYS = ("SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md")
-# Pages that may still be missing.
-_TUTORIALS = "tutorials/"
+# Pages of the navigation that may be missing: they describe what other changes bring.
+_COMING = ("tutorials/", "batch-jobs.md", "operations/console.md", "python.md", "terminal.md")
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s#]*)(#[^)\s]*)?\)")
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.svg)\)")
 _FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
@@ -38,7 +39,7 @@ _SVG = "http://www.w3.org/2000/svg"
 
 
 def on_config(config: Any) -> Any:
-    """Leaves tutorials out of the navigation that are not written yet."""
+    """Leaves pages out of the navigation that are not written yet."""
     config.nav = _landed(config.nav, Path(config.docs_dir))
     return config
 
@@ -69,21 +70,33 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
 
 
 def linked(docs: Path, made: dict[str, str]) -> list[str]:
-    """Paths below the checkout of the files and folders beside docs/ that pages link to.
+    """Paths below the checkout of the files and folders beside docs/ that pages link to, or that
+    these link to.
 
     made: pages that lie in no file, by their path below docs/.
     """
     texts = {f"docs/{page.relative_to(docs)}": page.read_text() for page in docs.rglob("*.md")}
     texts |= {f"docs/{path}": text for path, text in made.items()}
-    texts |= {name: (ROOT / name).read_text() for name in _ALWAYS}
-    found = set(_ALWAYS)
-    for where, text in texts.items():
-        targets = {_target(where, match[2]) for match in _LINK.finditer(_FENCE.sub("", text))}
-        found |= {path for path in targets if path and path.partition("/")[0] != "docs"}
-    for folder in [path for path in found if (ROOT / path).is_dir()]:
-        found |= {f"{folder}/{name}" for name in _names(ROOT / folder)}
-    shown_by_folder = {f"{path}/README.md" for path in found}
-    return sorted(path for path in found - shown_by_folder if (ROOT / path).exists())
+    found: set[str] = set()
+    new = set(_ALWAYS) | _targets(texts)
+    while new := {path for path in new - found if (ROOT / path).exists()}:
+        found |= new
+        folders = {path for path in new if (ROOT / path).is_dir()}
+        inside = {f"{folder}/{name}" for folder in folders for name in _names(ROOT / folder)}
+        readmes = {f"{folder}/README.md" for folder in folders}
+        pages = {path for path in new | readmes if path.endswith(".md") and (ROOT / path).exists()}
+        new = inside | _targets({path: (ROOT / path).read_text() for path in pages})
+    return sorted(found - {f"{path}/README.md" for path in found})
+
+
+def _targets(texts: dict[str, str]) -> set[str]:
+    """Paths beside docs/ that the links of texts lead to."""
+    links = (
+        _target(where, match[2])
+        for where, text in texts.items()
+        for match in _LINK.finditer(_FENCE.sub("", text))
+    )
+    return {path for path in links if path and path.partition("/")[0] not in ("docs", "..")}
 
 
 def drawing(words: str, file: Path) -> str:
@@ -120,7 +133,14 @@ def _shown(path: str) -> str:
         return text + "\nFiles:\n\n" + "\n".join(f"- [{one}]({one})" for one in _names(file))
     if file.suffix == ".md":
         return file.read_text()
+    if file.suffix == ".ipynb":
+        cells = json.loads(file.read_text())["cells"]
+        return "\n\n".join(_cell(cell["cell_type"], "".join(cell["source"])) for cell in cells)
     return f"# {path}\n\n````{_LANGUAGES.get(file.suffix, 'text')}\n{file.read_text()}\n````\n"
+
+
+def _cell(kind: str, source: str) -> str:
+    return source if kind == "markdown" else f"````python\n{source}\n````"
 
 
 def _names(folder: Path) -> list[str]:
@@ -145,18 +165,18 @@ def _turned(match: re.Match[str], where: str, docs: Path) -> str:
     if not target:
         return match[0]
     page = target[5:] if target.startswith("docs/") else _page_of(target)
-    if page.startswith(_TUTORIALS) and not (docs / page).exists():
+    if page.startswith(_COMING) and not (docs / page).exists():
         return text[1:-1]
     return f"{text}({posixpath.relpath(page, posixpath.dirname(where) or '.')}{anchor})"
 
 
 def _landed(nav: list[Any], docs: Path) -> list[Any]:
-    """A navigation without tutorials that are not there."""
+    """A navigation without pages that are still to come."""
     kept: list[Any] = []
     for entry in nav:
         [(title, inner)] = entry.items() if isinstance(entry, dict) else [("", entry)]
         if isinstance(inner, list):
             kept.append({title: _landed(inner, docs)})
-        elif not inner.startswith(_TUTORIALS) or (docs / inner).exists():
+        elif not inner.startswith(_COMING) or (docs / inner).exists():
             kept.append(entry)
     return kept

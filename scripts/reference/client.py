@@ -1,4 +1,5 @@
-"""The Python client: its public names, by their docstrings."""
+"""What there is from Python: the public names of the package and of its client, by their
+docstrings."""
 
 import ast
 import dataclasses
@@ -8,30 +9,45 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+import convserve
 import serving.client
 from scripts.reference.text import Undocumented, code, join, parts, sentence, table
 from scripts.reference.types import type_of
 from serving.client import images
 
 _INTRODUCTION = """\
-# Python client
+# Python
 
-`from serving.client import VisionClient`. The client needs the protos, grpcio, protobuf, numpy
-and Pillow, and no other package of ours. Examples: [Clients](../clients.md).
+The public names for scripts and notebooks. `serving.client` stands alone: it needs the protos,
+grpcio, protobuf, numpy and Pillow, and no other package of ours. Examples:
+[Clients](../clients.md).
 """
 
 
 def page() -> str:
     """The page."""
     blocks = [_INTRODUCTION]
-    for name in sorted(serving.client.__all__):
-        blocks += described(name, getattr(serving.client, name))
+    for name, thing in public().items():
+        blocks += described(name, thing)
     return join(blocks)
+
+
+def public() -> dict[str, Any]:
+    """The public names: those of the package, then those of its client that it has not."""
+    found = {
+        f"convserve.{name}": getattr(convserve, name) for name in getattr(convserve, "__all__", ())
+    }
+    known = [thing for thing in found.values() if not isinstance(thing, str)]
+    for name in sorted(serving.client.__all__):
+        thing = getattr(serving.client, name)
+        if not any(thing is one for one in known):
+            found[name] = thing
+    return found
 
 
 def described(name: str, thing: Any) -> list[str]:
     """The section of a public name. Raises Undocumented for one without a docstring."""
-    heading = f"## {code(name)} {{ #{name.lower()} }}"
+    heading = f"## {code(name)} {{ #{_anchor(name)} }}"
     if not inspect.isclass(thing) and not inspect.isfunction(thing):
         return [heading, _alias(name)]
     prose, entries = _documented(name, thing)
@@ -43,9 +59,14 @@ def described(name: str, thing: Any) -> list[str]:
     for method, function in _methods(thing):
         prose, entries = _documented(f"{name}.{method}", function)
         signature = "" if isinstance(function, property) else _signature(method, function)
-        blocks += [f"### {code(f'{name}.{method}')} {{ #{name.lower()}-{method} }}", signature]
+        short = name.rpartition(".")[2]
+        blocks += [f"### {code(f'{short}.{method}')} {{ #{_anchor(name)}-{method} }}", signature]
         blocks += [*prose, *_entries(entries)]
     return blocks
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(".", "-")
 
 
 def _methods(thing: Any) -> list[tuple[str, Any]]:
@@ -114,8 +135,9 @@ def _signature(name: str, thing: Any) -> str:
     assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     given = node.args
     names = function.__globals__
-    defaults = [None] * (len(given.args) - len(given.defaults)) + given.defaults
-    pairs = zip(given.args, defaults, strict=True)
+    positional = [*given.posonlyargs, *given.args]
+    defaults = [None] * (len(positional) - len(given.defaults)) + given.defaults
+    pairs = zip(positional, defaults, strict=True)
     lines = [_parameter(one, value, names) for one, value in pairs if one.arg != "self"]
     if given.kwonlyargs:
         lines.append("*")

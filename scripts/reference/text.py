@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 # "name: text" or "one, another: text" at the left edge of a docstring.
@@ -16,7 +17,7 @@ class Undocumented(Exception):
 
 def parts(docstring: str | None) -> tuple[str, dict[str, str]]:
     """The prose of a docstring, as paragraphs, and the texts of its entries by name. An entry that
-    several names share is the text of each."""
+    several names share is the text of each. Lines of code in the prose keep their indentation."""
     paragraphs: list[list[str]] = [[]]
     entries: dict[str, str] = {}
     names: list[str] = []
@@ -34,7 +35,10 @@ def parts(docstring: str | None) -> tuple[str, dict[str, str]]:
                 paragraphs[-1].append(line)
             elif paragraphs[-1]:
                 paragraphs.append([])
-    return "\n\n".join(" ".join(lines) for lines in paragraphs if lines), entries
+    joined = (
+        ("\n" if lines[0].startswith("    ") else " ").join(lines) for lines in paragraphs if lines
+    )
+    return "\n\n".join(joined), entries
 
 
 def plain(text: str) -> str:
@@ -54,7 +58,9 @@ def code(value: object) -> str:
 
 def sentence(text: str) -> str:
     """A text that ends with a full stop, and begins with a capital letter where it begins with a
-    word of prose: not with a value or a name (`none: ...`, `config.pbtxt`)."""
+    word of prose: not with a value or a name (`none: ...`, `config.pbtxt`). Code stays code."""
+    if text.startswith("    "):
+        return f"```python\n{textwrap.dedent(text)}\n```"
     text = plain(text)
     if _PROSE.match(text):
         text = text[0].upper() + text[1:]

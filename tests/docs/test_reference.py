@@ -187,9 +187,12 @@ def test_entries_of_a_docstring_are_told_from_its_prose() -> None:
         three: 3.
 
         More prose.
+
+            call(it)
+            again()
         """
     )
-    assert prose == "What it is: a thing.\n\nMore prose."
+    assert prose == "What it is: a thing.\n\nMore prose.\n\n    call(it)\n    again()"
     assert entries == {"one": "both, as it goes on.", "two": "both, as it goes on.", "three": "3."}
 
 
@@ -201,6 +204,7 @@ def test_entries_of_a_docstring_are_told_from_its_prose() -> None:
         ("config.pbtxt does not parse", "config.pbtxt does not parse."),
         ("a * b < c in [0, 1]", "A \\* b \\< c in \\[0, 1]."),
         ("`a * b` stays", "`a * b` stays."),
+        ("    call(it)", "```python\ncall(it)\n```"),
     ],
 )
 def test_texts_of_the_code_are_made_sentences_and_nothing_else(text: str, shown: str) -> None:
