@@ -26,7 +26,7 @@ from scripts.reference import PAGES  # noqa: E402
 _SOURCE = "source/"
 _ALWAYS = ("SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md")
 # Pages of the navigation that may be missing: they describe what other changes bring.
-_COMING = ("tutorials/", "batch-jobs.md", "operations/console.md", "python.md", "terminal.md")
+_COMING = ("tutorials/", "batch-jobs.md", "python.md", "terminal.md")
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s#]*)(#[^)\s]*)?\)")
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.svg)\)")
 _FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
