@@ -62,6 +62,15 @@ def infer(server: ServerProcess, model: str = "colours", rows: int = 1) -> int:
             return error.code
 
 
+# Ends when the page has done the tasks that wait.
+_TASKS = """async () => {
+  const { port1, port2 } = new MessageChannel();
+  for (let task = 0; task < 20; task++) {
+    await new Promise((done) => { port1.onmessage = done; port2.postMessage(0); });
+  }
+}"""
+
+
 class Live:
     """The page, whose time passes when a test says so."""
 
@@ -72,12 +81,19 @@ class Live:
         page.clock.pause_at(1_700_000_001)
         with page.expect_response(METRICS):
             page.goto(f"{server.http}/#/live{query}")
-        expect(self.chart("Calls by outcome")).to_be_visible()
+        self.slider = page.get_by_role("slider", name="Calls by outcome")
+        expect(self.slider).to_have_attribute("aria-valuetext", re.compile(r"^\d\d:\d\d:\d\d: "))
 
-    def pass_time(self, seconds: float = 2) -> str:
-        """Until the next scrape; its text."""
+    def pass_time(self, seconds: float = 2, *, shown: bool = True) -> str:
+        """Until the next scrape; its text. shown: the charts change by it."""
+        before = self.slider.get_attribute("aria-valuetext") or ""
         with self.page.expect_response(METRICS) as answer:
             self.page.clock.run_for(int(1000 * seconds))
+        answer.value.finished()
+        if shown:
+            expect(self.slider).not_to_have_attribute("aria-valuetext", before)
+        else:
+            self.page.evaluate(_TASKS)
         return answer.value.text()
 
     def chart(self, title: str) -> Locator:
@@ -260,7 +276,7 @@ def test_refusals_are_shown_and_are_no_reason_to_ask_more_often(
 ) -> None:
     faked(page, text({"a": 1}), refusal, text({"a": 2}))
     live = Live(page, server)
-    live.pass_time()
+    live.pass_time(shown=False)
     if refusal[0] == 401:
         page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     alert = page.get_by_role("alert")
@@ -279,6 +295,24 @@ def test_refusals_are_shown_and_are_no_reason_to_ask_more_often(
         with page.expect_response(METRICS):
             alert.get_by_role("button", name="Try again").click()
     expect(alert).to_have_count(0)
+
+
+def test_a_server_that_never_answers_is_given_up_and_asked_again(
+    page: Page, server: ServerProcess
+) -> None:
+    faked(page, text({"a": 1}))
+    live = Live(page, server)
+    page.unroute(METRICS)
+    held: list[Route] = []
+    page.route(METRICS, lambda route: held.append(route))
+    with page.expect_request(METRICS):
+        page.clock.run_for(2000)
+    page.clock.run_for(15_000)
+    expect(page.get_by_role("alert")).to_contain_text("it has not answered for 15 s")
+    page.unroute(METRICS)
+    faked(page, text({"a": 2}))
+    live.pass_time()
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_names_of_strangers_are_texts_and_many_series_are_the_largest_and_the_others(
@@ -359,8 +393,8 @@ def test_a_page_that_is_paused_stands_still_and_has_missed_nothing(
     live.pass_time()
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("status")).to_contain_text("Paused at")
-    live.pass_time()
-    live.pass_time()
+    live.pass_time(shown=False)
+    live.pass_time(shown=False)
     points = live.chart("Calls by outcome").locator("tbody tr")
     live.chart("Calls by outcome").locator("summary").click()
     expect(points).to_have_count(2)

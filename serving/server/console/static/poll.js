@@ -1,7 +1,11 @@
 // Asks the server again and again, while somebody looks.
 
+import { ApiError } from "./api.js";
+
 /** Seconds between two tries after failures, at most. */
 const LONGEST = 30;
+/** Seconds after which an answer does not come any more. */
+const PATIENCE = 15;
 /** Refusals that asking again does not change. */
 const FINAL = new Set([400, 401, 403, 404]);
 
@@ -44,16 +48,19 @@ export class Poller {
 
   async _turn() {
     const running = (this._running = new AbortController());
+    const late = new ApiError(0, `it has not answered for ${PATIENCE} s`);
+    const alarm = setTimeout(() => running.abort(late), 1000 * PATIENCE);
     let pause = this._seconds;
     try {
       await this._work(running.signal);
-      if (running.signal.aborted) return;
       this._failures = 0;
       this._told({ state: "live", error: null });
     } catch (error) {
-      if (running.signal.aborted) return;
-      pause = this._failed(error);
+      const { aborted, reason } = running.signal;
+      if (aborted && reason !== late) return;
+      pause = this._failed(aborted ? late : error);
     } finally {
+      clearTimeout(alarm);
       this._running = null;
     }
     if (!this._stopped && !document.hidden) {
