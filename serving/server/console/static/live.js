@@ -55,6 +55,11 @@ class Plan {
   constructor(series, model) {
     this._series = series;
     this._model = model;
+    this._named = new Map(); // numbers of series by name
+    series.forEach(({ name }, number) => {
+      if (!this._named.has(name)) this._named.set(name, []);
+      this._named.get(name).push(number);
+    });
     this.groups = new Groups();
     this.known = series.length;
     this.requests = this._by(REQUESTS, "code");
@@ -68,11 +73,11 @@ class Plan {
     this.held = this._by(HELD, "use");
     this.depth = this.groups.add(this._numbers(DEPTH));
     this.limit = this.groups.add(this._numbers(LIMIT));
-    this.counters = [REQUESTS, CALLERS].flatMap((name) => numbersOf(series, name));
+    this.counters = [REQUESTS, CALLERS].flatMap((name) => this._named.get(name) ?? []);
   }
 
   _numbers(name) {
-    return numbersOf(this._series, name).filter((number) => {
+    return (this._named.get(name) ?? []).filter((number) => {
       const model = this._series[number].labels.get("model");
       return this._model === null || model === undefined || model === this._model;
     });
@@ -114,10 +119,6 @@ class Plan {
       }),
     );
   }
-}
-
-function numbersOf(series, name) {
-  return series.flatMap((one, number) => (one.name === name ? [number] : []));
 }
 
 const perSecond = (rises, group) => rises.map((one) => one && one.rises[group] / one.seconds);

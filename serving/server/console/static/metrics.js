@@ -151,17 +151,18 @@ export class Groups {
       const rises = new Float64Array(this._groups.length);
       let at = index;
       do {
-        scrapes[at].steps.forEach((step, group) => (rises[group] += step));
+        const { steps } = scrapes[at];
+        for (let group = 0; group < rises.length; group++) rises[group] += steps[group];
         at--;
       } while (at > 0 && scrapes[at].steps && scrape.time - scrapes[at - 1].time <= seconds);
       return { seconds: scrape.time - scrapes[at].time, rises };
     });
   }
 
-  _steps(before, after) {
+  _steps({ values: before }, { values: after }) {
     return Float64Array.from(this._groups, (series) => {
       let sum = 0;
-      for (const number of series) sum += rise(before.values[number], after.values[number]);
+      for (let at = 0; at < series.length; at++) sum += rise(before[series[at]], after[series[at]]);
       return sum;
     });
   }
