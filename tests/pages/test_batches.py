@@ -96,9 +96,13 @@ def test_all_models_stand_beside_one_another_and_what_has_no_batch_is_counted(
         ([batch(n, "next_call") for n in range(9)], "calls of many rows fit badly"),
         ([batch(n, "shape") for n in range(9)], "only equal shapes share a batch"),
         ([batch(n, cores_wait=0.1) for n in range(9)], "the cores are the limit"),
+        ([batch(n, word) for n, word in enumerate(LIMITS)], "no limit stands out: 14 % had"),
         ([batch(n, "<b>new</b>") for n in range(9)], "were limited by <b>new</b>"),
     ],
-    ids=["empty", "busy", "full", "bursts", "window", "size", "next", "shape", "cores", "unknown"],
+    ids=[
+        "empty", "busy", "full", "bursts", "window", "size", "next", "shape", "cores", "mixed",
+        "unknown",
+    ],
 )  # fmt: skip
 def test_one_sentence_says_what_limits_the_batches(
     batches: list[dict[str, Any]], said: str, page: Page, server: ServerProcess

@@ -73,6 +73,9 @@ export function sentence(batches) {
   if (cores > infer) {
     return `${of}, half waited ${ms(1000 * cores)} or longer for cores that other batches had: the cores are the limit.`;
   }
+  if (number / batches.length < 0.5) {
+    return `${of}, no limit stands out: ${most} had "${short(known(word)[1], 60)}", others less often; ${running}.`;
+  }
   switch (word) {
     case "empty":
       if (busy < BUSY) return `${of}, ${most} took all calls that waited, and ${running}: the server is not the limit.`;

@@ -127,7 +127,7 @@ export class LineChart {
     const width = this._plot.clientWidth;
     if (!width) return;
     this._svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    const all = series.flatMap((one) => one.values.filter((value) => value !== null));
+    const all = series.flatMap(({ values }) => values.filter((value, at) => value !== null && times[at] >= from));
     const top = niceAbove(all.reduce((most, value) => Math.max(most, value), 0), this._base);
     const inner = { width: width - MARGIN.left - MARGIN.right, height: HEIGHT - MARGIN.top - MARGIN.bottom };
     this._x = (time) => MARGIN.left + (inner.width * (time - from)) / (to - from);
