@@ -26,7 +26,7 @@ from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
 from serving.batching.port import BatchPort
 from serving.batching.rounds import Rounds
-from serving.batching.sizing import QUIET_ROUNDS, QUIET_SECONDS, rows_to_run
+from serving.batching.sizing import QUIET_ROUNDS, QUIET_SECONDS, rows_to_run, why_no_more
 from serving.batching.ticket import RESERVED, WITHDRAWN, Done, Ticket, row_shapes
 from serving.batching.waiting import RETRY_SECONDS, QueueDelay, Waiting
 from serving.repository.model_config import Batching
@@ -232,7 +232,7 @@ class DynamicBatcher(BatchPort):
         """Takes the calls that ride in the batch; False where all have expired or gone away."""
         if (head := self._queue.peek()) is None:
             return False
-        batch.limit, batch.limited_by = rows_to_run(
+        batch.limit, limited_by = rows_to_run(
             self._queue.rows, head, now, self._latency, self._max_rows, self._preferred
         )
         self._asked.discard(batch)
@@ -245,6 +245,9 @@ class DynamicBatcher(BatchPort):
             timing = ticket.timing
             timing.started, timing.batch_size = now, rows
         batch.left_waiting = self._queue.rows
+        batch.limited_by = why_no_more(
+            batch, limited_by, self._queue.peek(), self._max_rows, self._delay.held_back(rows)
+        )
         batch.seconds = self._latency.predict(batch.rows)
         batch.ends = now + batch.seconds
         self.starting(self._running)
@@ -275,7 +278,8 @@ class DynamicBatcher(BatchPort):
                 self._batch_size.observe(batch.rows)
                 scatter = self._clock() - answered
                 self._counters.batch_done(batch.rows, waits, outcome.gather, outcome.infer, scatter)
-            self.recent.append(batch.record(answered))
+            failed = isinstance(outcome, BaseException)
+            self.recent.append(batch.record(answered, failed=failed))
         except BaseException as error:
             self._fail(batch, error)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from serving.batching.batch import Batch
 from serving.batching.latency import LatencyTable
 from serving.batching.ticket import Ticket
 
@@ -24,8 +25,8 @@ def rows_to_run(
     max_rows: int,
     preferred: Sequence[int],
 ) -> tuple[int, str]:
-    """The most rows that should run now, and the reason for the limit, as BatchRecord.limited_by
-    spells it.
+    """The most rows that should run now, and the reason where more wait that could run: "deadline"
+    or "size", as batch.LIMITS has them; else "".
 
     waiting: rows that are queued, including those of `head`.
     head: the call that is to run first.
@@ -41,6 +42,24 @@ def rows_to_run(
         good = latency.good_size(usable)
     rows = max(good, head.rows)
     return rows, "size" if rows < usable else ""
+
+
+def why_no_more(
+    batch: Batch, limited_by: str, left: Ticket | None, max_rows: int, held_back: bool
+) -> str:
+    """The word of batch.LIMITS for a batch that has taken its calls.
+
+    limited_by: the reason for its limit.
+    left: the call that is to run next; None where none waits.
+    held_back: it had waited for more calls, as long as the config allows.
+    """
+    if batch.rows < batch.limit and left is not None:
+        return "next_call" if left.key == batch.tickets[0].key else "shape"
+    if limited_by:
+        return limited_by
+    if batch.rows >= max_rows:
+        return "full"
+    return "window" if held_back else "empty"
 
 
 def rows_in_time(

@@ -235,6 +235,10 @@ class QueueDelay:
             self._timer = asyncio.get_running_loop().call_later(left, self._ring)
         return left > 0
 
+    def held_back(self, rows: int) -> bool:
+        """Whether a batch of so many rows has waited until the delay was over."""
+        return self._seconds > 0 and rows < self._enough
+
     def stop(self) -> None:
         """Holds nothing back any more."""
         self._seconds = 0.0

@@ -12,7 +12,6 @@ import signal
 import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 
 import uvloop
@@ -159,7 +158,7 @@ class EngineProcess:
         version = self._served.versions.get(number)
         if version is None or not isinstance(version.port, DynamicBatcher):
             return []
-        return [asdict(record) for record in version.port.recent]
+        return [record._asdict() for record in version.port.recent]
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from serving.server.endpoints.shared_memory import SharedMemory
 from serving.server.endpoints.tracing import Tracer
 from serving.server.http.body import LARGEST
 from serving.server.http.connections import HttpLimits
-from serving.server.http.health import add_batches, add_probes, metrics_app
+from serving.server.http.health import MetricsText, add_batches, add_probes, metrics_app
 from serving.server.http.origin import Hosts
 from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
@@ -189,16 +189,18 @@ class Wires:
         app[LARGEST] = config.max_message_mib * _MIB
         add_probes(app, self._health, self._front)
         add_batches(app, self._catalogue, self._front)
+        text = MetricsText(self._totals, self._front)
         self._rest.add_routes(app)
         self._vision_rest.add_routes(app)
         if config.console:
             add_console(app)
+            app.router.add_get("/debug/metrics", text.answer)
         limits = HttpLimits.of(config)
         few = limits._replace(connections=_METRICS_CONNECTIONS, per_address=_METRICS_CONNECTIONS)
         hosts = Hosts((*config.http_hosts.split(","), config.host))
         tls = self._certificates
         certified = tls is not None and tls.required
-        of_metrics = metrics_app(self._totals, self._health, self._front, certified=certified)
+        of_metrics = metrics_app(text, self._health, self._front, certified=certified)
         return (
             HttpPort("http", app, limits, self._metrics, self.budget, hosts, tls),
             HttpPort("metrics", of_metrics, few, self._metrics, None, certificates=tls),

@@ -46,7 +46,7 @@ from serving.server.endpoints.shared_memory import SharedMemory
 from serving.server.endpoints.tracing import Tracer
 from serving.server.http.body import LARGEST
 from serving.server.http.connections import HttpLimits
-from serving.server.http.health import add_batches, add_probes
+from serving.server.http.health import MetricsText, add_batches, add_probes
 from serving.server.http.origin import Hosts
 from serving.server.http.port import HttpPort
 from serving.server.http.rest import RestService
@@ -279,6 +279,7 @@ async def in_process(
         add_console(app)
         add_probes(app, health, front)
         add_batches(app, catalogue, front)
+        app.router.add_get("/debug/metrics", MetricsText(totals, front).answer)
         http_port = HttpPort("http", app, limits or HttpLimits(), metrics, budget, Hosts())
         # Its wire is that of CONVSERVE_WIRE, as a server's, unless a test needs one of them.
         chosen = {"wire": wire_name} if wire_name else {}

@@ -17,8 +17,9 @@ class RemoteShare(Share):
 
     def __init__(self, fetch: Callable[[], Awaitable[Any]]) -> None:
         self._fetch = fetch
-        self._before = EngineMetrics()
-        self._now = Snapshot({}, {})
+        # Counts of the dead, and the sums of the one that lives. A thread that reads meanwhile must
+        # not see the counts of one in both, or in none.
+        self._sums: tuple[dict[str, Rows], Snapshot] = {}, Snapshot({}, {})
 
     async def refresh(self) -> None:
         """`Share.refresh`."""
@@ -36,19 +37,18 @@ class RemoteShare(Share):
             tried.add(now.levels)
         except (TypeError, ValueError, AttributeError, IndexError) as error:
             raise BadRecord(f"sums that cannot be read: {error}") from error
-        self._now = now
+        self._sums = self._sums[0], now
 
     def ended(self) -> None:
         """The engine process is dead: keeps its counts, and drops its levels."""
-        self._before.add(self._now.counts)
-        self._now = Snapshot({}, {})
+        self._sums = self.snapshot().counts, Snapshot({}, {})
 
     def snapshot(self) -> Snapshot:
         """`Share.snapshot` of all of them together."""
+        before, now = self._sums
         total = EngineMetrics()
-        total.add(self._before.snapshot().counts)
-        total.add(self._now.counts)
-        total.add(self._now.levels)
+        for sums in (before, now.counts, now.levels):
+            total.add(sums)
         return total.snapshot()
 
 

@@ -229,14 +229,22 @@ class Door:
             return _sees_nothing
         return lambda model: bool(rights.on(model))
 
-    def ask(self, method: str, caller: GetCaller, action: Action) -> Visit:
+    def ask(
+        self,
+        method: str,
+        caller: GetCaller,
+        action: Action,
+        model: str | None = None,
+        known: Collection[str] = (),
+    ) -> Visit:
         """What a caller may do of a question that is no call: the metrics, the batches, reflection.
-        Raises Unauthenticated, NotAllowed, ModelNotReady, OverLimit."""
+        model, known: as Visit.require has them. Raises Unauthenticated, NotAllowed, ModelHidden,
+        ModelNotReady, OverLimit."""
         visit = error = None
         try:
             visit = self.visit(caller())
             visit.enter()
-            visit.require(action)
+            visit.require(action, model, known)
         except ServingError as refusal:
             error = refusal
             raise

@@ -136,6 +136,10 @@ class Admin:
             return True
         return self.identity(call.caller) is not None
 
+    def may_load(self, call: Call) -> bool:
+        """Whether the caller may load models of some names by call."""
+        return self._explicit and self.allows(call, "repository")
+
     def require(self, call: Call, group: AdminGroup, model: str | None = None) -> str:
         """Who makes an admin call: "socket", "token", an address, or whom the door knows. Raises
         NotAllowed for a caller who may not, and for calls that nobody may make; the text names the

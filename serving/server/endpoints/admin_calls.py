@@ -62,6 +62,10 @@ class AdminCalls:
         call.require("load", name)
         await self._loader.unload(name)
 
+    def may_load(self, call: Call, name: str) -> bool:
+        """Whether the caller may load and unload a model."""
+        return self._admin.may_load(call) and call.may("load", name)
+
     def regions(self, call: Call, name: str) -> list[Region]:
         """One region of shared memory of the caller's, or all. Raises InvalidInput for an unknown
         one."""

@@ -82,11 +82,15 @@ class Front:
             with call:
                 return
 
-    def ask(self, method: str, caller: GetCaller, action: Action) -> Visit | None:
+    def ask(
+        self, method: str, caller: GetCaller, action: Action, model: str | None = None
+    ) -> Visit | None:
         """What the caller may do of a question that is no call: the metrics, the batches,
-        reflection. Raises Unauthenticated, NotAllowed, ModelNotReady, OverLimit; None where nobody
-        decides about callers."""
-        return None if self.door is None else self.door.ask(method, caller, action)
+        reflection. Raises Unauthenticated, NotAllowed, ModelHidden, ModelNotReady, OverLimit; None
+        where nobody decides about callers."""
+        if self.door is None:
+            return None
+        return self.door.ask(method, caller, action, model, self.catalogue.entries)
 
     def seen_by(self, caller: GetCaller) -> Callable[[str], bool]:
         """Tells of which models the caller of a probe may know."""

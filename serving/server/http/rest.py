@@ -90,6 +90,7 @@ class RestService:
             get(model + "/stats", self.statistics)
             post(model + "/infer", self.infer)
         post("/v2/repository/index", self.repository_index)
+        get("/v2/repository/rights", self.repository_rights)
         change("/v2/repository/models/{model}/load", self.load)
         change("/v2/repository/models/{model}/unload", self.unload)
         for kind, status, register, unregister in (
@@ -210,6 +211,13 @@ class RestService:
             return web.json_response([_index_line(line) for line in found])
 
     # Administration.
+
+    async def repository_rights(self, request: web.Request) -> web.Response:
+        """The models that the caller may load and unload, for pages that offer it."""
+        with self._control("RepositoryRights", request) as call:
+            found = await self._inspection.index(call, ready_only=False)
+            names = sorted({line.name for line in found if self._admin.may_load(call, line.name)})
+            return web.json_response({"load": names})
 
     async def load(self, request: web.Request) -> web.Response:
         """Loads or reloads a model from the repository."""

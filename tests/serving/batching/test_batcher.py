@@ -594,7 +594,7 @@ def test_batch_is_kept_small_enough_for_the_deadline_of_its_head() -> None:
         engine.hold.set()
         await asyncio.gather(*waiting)
         assert engine.batches[1:] == [[1, 2], [3, 4]]
-        assert [r.limited_by for r in batcher.recent] == ["", "deadline", ""]
+        assert [r.limited_by for r in batcher.recent] == ["empty", "deadline", "empty"]
 
     run(body, latency=LatencyTable({1: 1e-3, 2: 2e-3, 4: 8.0}))
 
@@ -619,14 +619,18 @@ def test_where_smaller_batches_do_as_well_the_rest_goes_with_the_next() -> None:
         await run_queued(batcher, engine, [1] * 7)
         assert engine.batches[1:] == [[0, 1, 2, 3], [4, 5], [6]]
         decided = [(r.rows, r.limit, r.limited_by, r.left_waiting) for r in batcher.recent]
-        assert decided[1:] == [(4, 4, "size", 3), (2, 2, "size", 1), (1, 1, "", 0)]
+        assert decided[1:] == [(4, 4, "size", 3), (2, 2, "size", 1), (1, 1, "empty", 0)]
 
     run(body, max_batch_size=8, latency=linear())
 
 
 @pytest.mark.parametrize(
     ("rows", "decided"),
-    [([6, 1], [(6, "size"), (1, "")]), ([6], [(6, "")]), ([6, 3], [(6, ""), (3, "")])],
+    [
+        ([6, 1], [(6, "size"), (1, "empty")]),
+        ([6], [(6, "empty")]),
+        ([6, 3], [(6, "next_call"), (3, "empty")]),
+    ],
 )
 def test_call_of_more_rows_than_the_good_size_is_not_cut(
     rows: list[int], decided: list[tuple[int, str]]
@@ -667,10 +671,56 @@ def test_recent_batches_say_what_was_decided() -> None:
         engine.hold.set()
         await asyncio.gather(*waiting)
         assert [(r.rows, r.left_waiting) for r in batcher.recent] == [(1, 0), (4, 2), (2, 0)]
-        assert {r.limited_by for r in batcher.recent} == {""}
-        assert all(r.took > 0 for r in batcher.recent)
+        assert [r.limited_by for r in batcher.recent] == ["empty", "full", "empty"]
+        assert all(r.took >= r.infer > 0 and not r.failed for r in batcher.recent)
+        assert all(0 <= r.cores_wait <= r.longest_wait for r in batcher.recent)
 
     run(body)
+
+
+def test_recent_batches_tell_calls_that_do_not_fit_from_calls_of_another_shape() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await occupied(batcher, engine)
+        waiting = [call(batcher, 1), call(batcher, 2, rows=4), call(batcher, 3)]
+        ticket = batcher.admit(1, 0, math.inf)
+        ticket.key = "another shape"
+        await asyncio.sleep(0)
+        other = {"x": np.full((1, 2), 4, np.float32)}
+        waiting.append(asyncio.create_task(answered(batcher, ticket, [other])))
+        await asyncio.sleep(0)
+        engine.hold.set()
+        await asyncio.gather(*waiting)
+        found = [(r.rows, r.limited_by) for r in batcher.recent]
+        assert found == [(1, "empty"), (1, "next_call"), (4, "full"), (1, "shape"), (1, "empty")]
+
+    run(body)
+
+
+def test_recent_batches_tell_a_window_that_ended_from_one_that_was_filled() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        await call(batcher, 1)
+        await asyncio.gather(*(call(batcher, value) for value in range(4)))
+        assert [(r.rows, r.limited_by) for r in batcher.recent] == [(1, "window"), (4, "full")]
+
+    run(body, batching=Batching(max_queue_delay=0.02))
+
+
+def test_recent_batches_tell_the_wait_for_cores_and_a_failure() -> None:
+    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
+        holds = Turn(CoreShare(), 8, 1.0, lambda _: None)
+        turns.ask(holds, time.monotonic())
+        engine.failure = RuntimeError("broken")
+        waiting = call(batcher, 1)
+        await asyncio.sleep(0.02)
+        turns.give_back(holds, time.monotonic())
+        with pytest.raises(Exception, match="broken"):
+            await waiting
+        [record] = batcher.recent
+        assert record.cores_wait >= 0.015
+        assert (record.failed, record.infer) == (True, 0.0)
+
+    turns = CoreTurns(8)
+    run(body, turns=turns)
 
 
 def test_stuck_engine_is_told_from_a_busy_one() -> None:

@@ -219,7 +219,9 @@ def test_images_are_decoded_by_the_front_and_refused_before_that(alone: Path, ca
             with pytest.raises(ServingError, match="cannot be met"):
                 await model.infer_images([broken], CallOptions(deadline=time.monotonic() + 1e-6))
             await front.until(lambda: not front.lent())
-            assert [batch.rows for batch in await model.recent_batches()] == [1]
+            [batch] = await model.recent_batches()
+            assert (batch.rows, batch.limited_by, batch.failed) == (1, "empty", False)
+            assert 0 < batch.infer <= batch.took
             assert math.isfinite(answered.timing.queue)
 
     asyncio.run(run())

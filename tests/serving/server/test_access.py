@@ -195,6 +195,8 @@ def test_caller_who_is_not_known_gets_in_nowhere_but_to_the_probes(
                 ("/v2/models/plain/infer", REST_TENSORS),
                 ("/v2/repository/index", {"ready": True}),
                 ("/debug/batches", None),
+                ("/debug/metrics", None),
+                ("/v2/repository/rights", None),
             ):
                 method = "GET" if body is None else "POST"
                 async with served.http.request(method, path, headers=shown, json=body) as answer:
@@ -263,6 +265,7 @@ def test_caller_who_is_known_may_do_what_everybody_may_and_admins_the_rest(
             assert await status(served, "/v2/models/plain/infer", shown, REST_TENSORS) == 200
             assert await status(served, "/v2/models/stats", shown) == 200
             assert await status(served, "/debug/batches", shown) == 200
+            assert await status(served, "/debug/metrics", shown) == 200
             unload = pb.RepositoryModelUnloadRequest(model_name="plain")
             refused = await rpc(served, OIP + "RepositoryModelUnload", unload, shown)
             assert refused.code() == grpc.StatusCode.PERMISSION_DENIED
@@ -334,6 +337,12 @@ def test_policy_decides_over_every_wire(
             ("/v2/models/plain/stats", clinic, 404),
             ("/debug/batches", clinic, 403),
             ("/debug/batches", ops, 200),
+            ("/debug/batches?model=plain", ops, 200),
+            ("/debug/batches?model=colours", clinic, 403),
+            ("/debug/batches?model=plain", clinic, 404),
+            ("/debug/batches?model=none!", ops, 404),
+            ("/debug/metrics", clinic, 403),
+            ("/debug/metrics", ops, 200),
             ("/v2/logging", clinic, 200),
         ):
             assert await status(served, path, shown) == expected, path
@@ -393,6 +402,14 @@ def test_what_one_may_not_see_is_nowhere(wire: str, tmp_path: Path, place: Place
         for shown, told in (({}, False), (clinic, False), (shows("ops"), True)):
             async with served.http.get("/readyz", headers=shown) as readyz:
                 assert ("regions" in await readyz.text()) == told
+
+        async with served.http.get("/debug/batches?model=regions", headers=clinic) as answer:
+            said = (await answer.json())["error"]
+        assert said == "no model 'regions'; this server has ['colours', 'points']"
+        # Of the models that he may load, the catalogue has one.
+        for shown, names in ((clinic, []), (lab, []), (shows("ops"), sorted(served.engines))):
+            _, rights = await served.rest("GET", "/v2/repository/rights", headers=shown)
+            assert rights == {"load": names}
 
     serve(tmp_path, scenario, place.ruled, wire_name=wire)
 

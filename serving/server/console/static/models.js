@@ -1,5 +1,6 @@
 // Every model that the reader may see: what serves, how good and how fast it is, or why it does not.
 
+import { Admin } from "./admin.js";
 import { bytes, count, el, ms, percent, problem, short, styled } from "./dom.js";
 
 export const MODELS = "vision/v1/models";
@@ -48,6 +49,7 @@ class Page {
     this._api = api;
     this._signal = signal;
     this._looking = false;
+    this._admin = new Admin(api, () => this.look(), signal);
     this._groups = new Map();
     this._order = [0, 1];
     this._summary = el("span", { class: "muted", role: "status" }, "Asking the server…");
@@ -99,8 +101,11 @@ class Page {
 
   _take(models) {
     const found = new Map(models.map((model) => [`${model.name}\n${model.version}`, model]));
+    // A model that is loaded or unloaded gets another version: it stays as it was opened.
+    const gone = new Map();
     for (const [key, group] of this._groups) {
       if (!found.has(key)) {
+        gone.set(group.model.name, { open: group.open, focused: group.body.contains(document.activeElement) });
         group.body.remove();
         this._groups.delete(key);
       }
@@ -109,8 +114,9 @@ class Page {
       const group = this._groups.get(key);
       const text = JSON.stringify(model);
       if (group?.text === text) continue;
-      const made = new Group(model, text, group?.open ?? false);
-      const focused = group?.body.contains(document.activeElement);
+      const before = gone.get(model.name);
+      const made = new Group(model, text, group?.open ?? before?.open ?? false, this._admin);
+      const focused = group?.body.contains(document.activeElement) ?? before?.focused;
       if (group) group.body.replaceWith(made.body);
       this._groups.set(key, made);
       if (focused) made.toggle.focus();
@@ -165,8 +171,9 @@ function compared(a, b, direction) {
 
 /** The rows of one version. */
 class Group {
-  constructor(model, text, open) {
+  constructor(model, text, open, admin) {
     this.model = model;
+    this._admin = admin;
     this.text = text;
     this.open = false;
     this.words = [model.name, model.version, model.task, model.variant, model.engine, model.architecture]
@@ -205,7 +212,7 @@ class Group {
     this.open = open;
     this.toggle.setAttribute("aria-expanded", String(open));
     this._details?.remove();
-    this._details = open ? el("tr", { class: "details" }, el("td", { colspan: COLUMNS.length }, details(this.model))) : null;
+    this._details = open ? el("tr", { class: "details" }, el("td", { colspan: COLUMNS.length }, details(this.model, this._admin))) : null;
     if (open) this.body.append(this._details);
   }
 }
@@ -223,9 +230,8 @@ function accuracy({ value, low, high, n }, measure) {
 }
 
 /** All that is known of a version. */
-function details(model) {
-  const parts = [];
-  if (model.state === "READY") parts.push(actions(model));
+function details(model, admin) {
+  const parts = [actions(model, admin)];
   const tall = Object.entries(model.latency_ms ?? {});
   const columns = el("div", { class: "facts" }, facts(model), tall.length ? latencies(tall) : null);
   parts.push(columns);
@@ -239,13 +245,16 @@ function details(model) {
 }
 
 /** What one may do with a version. */
-function actions(model) {
+function actions(model, admin) {
   const query = new URLSearchParams({ model: model.name, version: model.version });
+  const link = (page, text, parameters = query) => el("a", { class: "button", href: `#/${page}?${parameters}` }, text);
+  const serves = model.state === "READY";
   return el(
     "div",
     { class: "row actions" },
-    model.task && el("a", { class: "button", href: `#/try?${query}` }, "Try an image"),
-    model.task && el("a", { class: "button", href: `#/compare?${query}` }, "Compare"),
+    serves && model.task ? [link("try", "Try an image"), link("compare", "Compare")] : null,
+    serves ? [link("live", "Live"), link("batches", "Batches", new URLSearchParams({ model: `${model.name}/${model.version}` }))] : null,
+    admin.buttons(model),
   );
 }
 
