@@ -23,8 +23,8 @@ from serving.base.text import NotText, first_problem, read_text
 from serving.repository.interface import Interface, unheld
 
 # 1.1: `data` of a variant. 1.2: `channels` of the transform, `normalization` of one channel;
-# `interface`, and with one no task, transform or normalization. 1.3: `refused`.
-SCHEMA_VERSION = "1.3"
+# `interface`, and with one no task, transform or normalization. 1.3: `refused`. 1.4: `data_sha256`.
+SCHEMA_VERSION = "1.4"
 MANIFEST_FILE = "manifest.json"
 SAMPLES_FILE = "samples.npz"
 
@@ -183,7 +183,10 @@ class Variant(_Frozen):
 
 
 class Provenance(_Frozen):
-    """The recipe, the run and the data that the artefact comes from."""
+    """The recipe, the run and the data that the artefact comes from.
+
+    data_sha256: of the data's source, files and splits; empty where it was not recorded.
+    """
 
     recipe: str
     recipe_sha256: str
@@ -191,6 +194,7 @@ class Provenance(_Frozen):
     dataset: str
     split: str
     created: str
+    data_sha256: str = ""
 
 
 class Manifest(_Frozen):

@@ -4,11 +4,11 @@ from collections.abc import Collection
 from typing import get_args
 
 import pytest
+from training.evaluation.report.answer_figures import ANSWER_PICTURES
 
 from serving.base.task import TASKS, Measure, Task, measure_of
 from training.evaluation.accuracy import _FIGURES
 from training.evaluation.network_answers import COLLECTORS
-from training.evaluation.report.answer_figures import ANSWER_PICTURES
 from training.fitting.epoch_metrics import METRICS
 from training.models.export.deployed import LAST_STEPS, output_specs
 from training.recipes.recipe import Recipe

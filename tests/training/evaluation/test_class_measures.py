@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn import metrics
 from torchmetrics.classification import MulticlassCalibrationError
+from training.evaluation.report.figures import ranking_curves
 
 from serving.base.evaluation import confusion_matrix
 from training.evaluation import class_measures
@@ -17,7 +18,6 @@ from training.evaluation.class_measures import (
     rank_foreground,
     reliability,
 )
-from training.evaluation.report.figures import ranking_curves
 from training.evaluation.rows_on_disk import RowsOnDisk
 
 
