@@ -45,6 +45,7 @@ def _plain(name: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_plain)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 # Of an image: 1 is grey, 3 is RGB.
 Channels = Literal[1, 3]
 Side = Annotated[int, Field(ge=1, le=_MAX_PIXELS)]
@@ -164,7 +165,7 @@ class Variant(_Frozen):
     file: FileName
     sha256: str
     data: Annotated[Mapping[FileName, str], Field(max_length=_MAX_DATA_FILES)] = {}
-    precision: Literal["fp32", "bf16", "fp16", "int8"]
+    precision: Precision
     evidence: Mapping[str, Evidence]
     calibration_sha256: str | None = None
     tensorrt_version: str | None = None

@@ -7,8 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from serving.base.evaluation import Estimate
 from serving.base.task import Measure
-from serving.repository.manifest import Evidence
-from training.models.export.variants import Precision
+from serving.repository.manifest import Evidence, Precision
 
 
 class _Frozen(BaseModel):

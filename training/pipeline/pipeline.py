@@ -155,8 +155,8 @@ def _ended(stage: str, error: BaseException) -> State:
 
 
 def _advance(step: Step, show: Callable[[State], Path]) -> None:
-    """Takes a stage's former results where its key is the same, else does its work, which the report
-    tells meanwhile: nothing else would, were the build killed."""
+    """Takes a stage's former results where its key is the same, else does its work. Meanwhile the
+    report says so: nothing else would, were the build killed."""
     stage, current = step.stage, step.build
     folder = current.stage_folder(stage.name)
     former = _former(step)

@@ -5,7 +5,7 @@ all.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -163,7 +163,7 @@ class Report(Part):
     channels: Count
     seed: int
     recipe_sha256: Name
-    recipe: Annotated[str, Field(max_length=64 << 10)]
+    recipe: Mapping[str, Any]
     published: Published | None
     previous: Previous | None
     data: Data

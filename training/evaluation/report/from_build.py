@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from training.evaluation.report.document import (
     ClassCount,
     Data,
@@ -38,8 +36,6 @@ from training.evaluation.searched import Searched, Tried
 from training.evaluation.verification import Verification
 from training.recipes import Recipe
 from training.recipes.tasks import MEASURE_TITLES
-
-_RECIPE_LENGTH = 60_000
 
 
 def report_of(
@@ -80,9 +76,7 @@ def report_of(
         channels=recipe.transform.channels,
         seed=recipe.seed,
         recipe_sha256=recipe_sha256,
-        recipe=yaml.safe_dump(
-            recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
-        )[:_RECIPE_LENGTH],
+        recipe=recipe.model_dump(mode="json", exclude_none=True),
         published=Published(repository=as_text(str(repository)), version=version)
         if version is not None
         else None,

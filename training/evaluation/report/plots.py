@@ -115,7 +115,7 @@ def _accuracy(searched: Searched, one: Tried) -> float:
 def training(found: Training) -> list[Plot]:
     """Loss and score by epoch."""
     epochs = [epoch for epoch in found.epochs if epoch is not None]
-    x = linear("epoch", epochs)
+    x = linear("epoch", epochs, whole=True)
     title = MEASURE_TITLES[found.measure]
     losses = [
         Line(list(zip(found.epochs, values, strict=True)), colour, name)
@@ -241,7 +241,7 @@ def pairs(found: Pairs) -> list[Plot]:
             "probes, with 95 % intervals."
             if found.match_rates
             else "No probes.",
-            linear("rank", [float(rank) for rank in ranks]),
+            linear("rank", [float(rank) for rank in ranks], whole=True),
             linear("%", [v for r in found.match_rates for v in (100 * r.low, 100 * r.high)]),
             [
                 Band(

@@ -5,13 +5,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from serving.repository.manifest import Evidence
 from training.evaluation.report import images, plots
 from training.evaluation.report.document import Report
+from training.evaluation.report.measured import Measured
 from training.evaluation.report.page import render
 from training.evaluation.report.report_file import PAGE_FILE, REPORT_FILE, write_json
 from training.evaluation.report.summary import batch_sizes, headline, rows_of
 from training.recipes.tasks import MEASURE_TITLES, TRAINED_TASKS
 
+# Characters of a recipe; those of people have a few thousand.
+_RECIPE_LENGTH = 60_000
 _SECTIONS = {
     "variants": "Accuracy against latency",
     "search": "Search",
@@ -88,6 +94,7 @@ def report_page(
         measure=MEASURE_TITLES[report.measure],
         class_measure=TRAINED_TASKS[report.task].class_measure,
         rows=rows,
+        judged=_judged(found.entries) if found is not None else [],
         sizes=batch_sizes(rows),
         tradeoff=plots.tradeoff(report, rows),
         measured_more=list(dict.fromkeys(chain.from_iterable(more))),
@@ -98,4 +105,16 @@ def report_page(
         training_plots=training_plots,
         largest_class=max((row.train for row in report.data.classes), default=0) or 1,
         examples=examples,
+        recipe=yaml.safe_dump(dict(report.recipe), sort_keys=False, allow_unicode=True)[
+            :_RECIPE_LENGTH
+        ],
     )
+
+
+def _judged(entries: Sequence[Measured]) -> list[tuple[list[str], Evidence]]:
+    """The gate's verdicts; variants of which it says the same share one."""
+    alike: dict[str, tuple[list[str], Evidence]] = {}
+    for one in entries:
+        key = f"{one.evidence.gate}{one.evidence.class_drops}"
+        alike.setdefault(key, ([], one.evidence))[0].append(one.title)
+    return list(alike.values())

@@ -180,13 +180,15 @@ def _speed(report: Report, found: Verified, best: Measured) -> Figure:
         together = latency.milliseconds[largest]
         rate = f"{1000 * largest / together:,.0f} images/s" if together > 0 else ""
         lines.append(f"{milliseconds(together)} ms for {largest} at once, {rate}")
-    before = found.baseline_latency.get(best.engine, {}).get(batch)
-    if before and own:
-        lines.append(
-            f"{times(before / own)} as fast as FP32 "
-            f"{'before pruning' if is_pruned(found) else 'as trained'} ({milliseconds(before)} ms) "
-            f"in {best.engine}"
-        )
+    fp32 = f"FP32 {'before pruning' if is_pruned(found) else 'as trained'}"
+    before = found.baseline_latency.get(best.engine, {})
+    for size in dict.fromkeys((batch, largest)):
+        past, now = before.get(size), latency.milliseconds[size]
+        if past and now:
+            lines.append(
+                f"{faster(past / now, fp32)} in {best.engine}, batch {size} "
+                f"({milliseconds(past)} ms)"
+            )
     former = _former(report, best)
     if former is not None and report.previous is not None:
         theirs = former.evidence.latency
@@ -196,7 +198,7 @@ def _speed(report: Report, found: Verified, best: Measured) -> Figure:
             lines.append(f"version {number} was timed on {theirs.machine}: not compared")
         elif past and own:
             lines.append(
-                f"{times(past / own)} as fast as version {number} "
+                f"{faster(past / own, f'version {number}')} "
                 f"({former.title}, {milliseconds(past)} ms)"
             )
     lines.append(f"{latency.machine}")
@@ -261,6 +263,13 @@ def milliseconds(value: float) -> str:
 def times(ratio: float) -> str:
     """A ratio in words."""
     return f"{ratio:.2f} times" if ratio < 10 else f"{ratio:,.0f} times"
+
+
+def faster(ratio: float, other: str) -> str:
+    """How many times as fast as another, whose time is `ratio` of ours."""
+    if ratio >= 1:
+        return f"{times(ratio)} as fast as {other}"
+    return f"takes {times(1 / ratio)} as long as {other}"
 
 
 def kibibytes(size: int | None) -> str:

@@ -50,9 +50,17 @@ class Axis:
 
 
 def linear(
-    title: str, values: Iterable[float], low: float | None = None, high: float | None = None
+    title: str,
+    values: Iterable[float],
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    whole: bool = False,
 ) -> Axis:
-    """An axis around some values, or to the ends that are given."""
+    """An axis around some values, or to the ends that are given.
+
+    whole: whole numbers alone are labelled.
+    """
     found = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     least, most = min(found), max(found)
     margin = 0.06 * (most - least) or 0.05 * abs(most) or 1.0
@@ -61,6 +69,7 @@ def linear(
     rough = (end - start) / _TICKS
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * n for n in (1, 2, 5, 10) if unit * n >= rough)
+    step = max(1.0, step) if whole else step
     first = math.ceil(start / step - 1e-9)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     places = range(first, math.floor(end / step + 1e-9) + 1)
