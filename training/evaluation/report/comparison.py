@@ -49,6 +49,11 @@ def comparison_page(runs: Runs) -> str:
         reasons=reasons,
         machines=machines,
         answer=[] if reasons else _answer(runs, machines),
+        unmeasured=[
+            f"{name} has no accuracy: {report.state}."
+            for name, report in runs
+            if report.verified is None or report.verified.best is None
+        ],
         rows=_rows(runs, judged=not reasons, timed=not machines),
         plot=None if reasons or machines else _tradeoff(runs),
         curves=None if reasons else _curves(runs),
@@ -144,7 +149,7 @@ def _rows(runs: Runs, *, judged: bool, timed: bool) -> list[tuple[str, list[Cell
         every("input", lambda one: Cell(f"{one.input_size[1]}x{one.input_size[0]}")),
         every("data", lambda one: Cell(one.data.description)),
         every("test images", lambda one: Cell(f"{one.verified.images:,}" if one.verified else "")),
-        ("shown below", [Cell("" if best is None else best.title) for best in bests]),
+        ("variant", [Cell("" if best is None else best.title) for best in bests]),
     ]
     accuracies = [None if best is None else best.evidence.accuracy for best in bests]
     drops = [None if best is None else best.evidence.drop for best in bests]
@@ -165,7 +170,10 @@ def _rows(runs: Runs, *, judged: bool, timed: bool) -> list[tuple[str, list[Cell
         ]
         rows.append((f"ms, batch {size}", _least(values, milliseconds, marked=timed)))
     rows += [
-        ("file", _least([None if b is None else b.size_bytes for b in bests], kibibytes)),
+        (
+            "file",
+            _least([None if b is None else b.size_bytes for b in bests], kibibytes, marked=judged),
+        ),
         every("parameters", lambda one: _parameters(one)),
         every("GMACs", lambda one: Cell(_macs(one))),
         every("build, minutes", lambda one: Cell(f"{sum(s.seconds for s in one.stages) / 60:.1f}")),
@@ -175,11 +183,12 @@ def _rows(runs: Runs, *, judged: bool, timed: bool) -> list[tuple[str, list[Cell
 
 
 def _estimates(values: Sequence[Estimate | None], *, highest: bool = False) -> list[Cell]:
-    top = max((value.value for value in values if value is not None), default=None)
+    known = [value.value for value in values if value is not None]
+    top = max(known) if highest and len(set(known)) > 1 else None
     return [
         Cell("")
         if value is None
-        else Cell(f"{100 * value.value:.2f}", interval(value), highest and value.value == top)
+        else Cell(f"{100 * value.value:.2f}", interval(value), value.value == top)
         for value in values
     ]
 
@@ -187,10 +196,10 @@ def _estimates(values: Sequence[Estimate | None], *, highest: bool = False) -> l
 def _least(
     values: Sequence[Any], shown: Callable[[Any], str], *, marked: bool = True
 ) -> list[Cell]:
-    least = min((value for value in values if value is not None), default=None)
+    known = [value for value in values if value is not None]
+    least = min(known) if marked and len(set(known)) > 1 else None
     return [
-        Cell("") if value is None else Cell(shown(value), best=marked and value == least)
-        for value in values
+        Cell("") if value is None else Cell(shown(value), best=value == least) for value in values
     ]
 
 

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -151,17 +151,18 @@ def _overlaid(image: Pixels, mask: NDArray[Any]) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(overlay_png(image, mask))).convert("RGB"))
 
 
-def examples(report: Report, sheet: Arrays) -> list[tuple[str, Pane]]:
-    """Rows of training images: of each class, or images and under them their masks."""
+def examples(report: Report, sheet: Arrays) -> list[tuple[str, int, Pane]]:
+    """Rows of training images, with their number: of each class, or images and under them their
+    masks."""
     images = as_rgb(sheet["images"])
     if "masks" in sheet:
         masks = [_overlaid(image, mask) for image, mask in zip(images, sheet["masks"], strict=True)]
         return [
-            ("images", _row(images, "training images")),
-            ("masks", _row(masks, "the same images under their masks")),
+            ("images", len(images), _row(images, "training images")),
+            ("masks", len(images), _row(masks, "the same images under their masks")),
         ]
     return [
-        (label, _row(row[:count], f"training images of {label}"))
+        (label, count, _row(row[:count], f"training images of {label}"))
         for (label, count), row in zip(report.data.examples, images, strict=True)
     ]
 
@@ -171,8 +172,7 @@ def _row(images: Iterable[Pixels], caption: str) -> Pane:
     gap = np.full((parts[0].shape[0], 3, 3), 255, np.uint8)
     strip = np.concatenate([piece for part in parts for piece in (part, gap)][:-1], axis=1)
     shown = pane(strip, caption, _ROW, 1200)
-    sharp = parts[0].shape[0] <= _SHARP // 2
-    return Pane(shown.source, caption, shown.width, shown.height, sharp)
+    return replace(shown, sharp=parts[0].shape[0] <= _SHARP // 2)
 
 
 def _small(pixels: Pixels) -> Pixels:

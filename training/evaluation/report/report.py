@@ -58,7 +58,7 @@ def write_report(
 def report_page(
     report: Report,
     pictured: Sequence[images.Pictured] = (),
-    examples: Sequence[tuple[str, images.Pane]] = (),
+    examples: Sequence[tuple[str, int, images.Pane]] = (),
 ) -> str:
     """The page as HTML: all numbers are those of the report."""
     found, rows = report.verified, rows_of(report)

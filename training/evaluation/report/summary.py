@@ -148,8 +148,9 @@ def _verdict(report: Report) -> tuple[Tone, str]:
 def _accuracy(report: Report, found: Verified, best: Measured) -> Figure:
     evidence = best.evidence
     accuracy, drop = evidence.accuracy, evidence.drop
+    counted = "probes" if report.measure == "rank1" else "test images"
     lines = [
-        f"95 % interval {interval(accuracy)}, {accuracy.n:,} test images",
+        f"95 % interval {interval(accuracy)}, {accuracy.n:,} {counted}",
         f"FP32 {'before pruning' if is_pruned(found) else 'as trained'}: "
         f"{100 * found.baseline.value:.2f} %; {_points(-drop.value)} here, interval "
         f"{_points(-drop.high)} to {_points(-drop.low)}",
@@ -256,8 +257,9 @@ def _points(value: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Milliseconds to three digits, at most three decimals."""
-    return f"{value:.3f}" if value < 1 else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    """Milliseconds to three digits."""
+    digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:,.{digits}f}"
 
 
 def times(ratio: float) -> str:

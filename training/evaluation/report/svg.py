@@ -20,7 +20,7 @@ _NARROW = 290
 _TICKS = 5
 # Pixels of a label of two digits, and its places beside a dot: right, left, above, below.
 _LABEL = (15, 12)
-_PLACES = ((13, 4), (-13, 4), (0, -9), (0, 18), (12, -8), (-12, -8), (12, 15), (-12, 15))
+_PLACES = ((15, 4), (-15, 4), (0, -9), (0, 18), (15, -8), (-15, -8), (15, 16), (-15, 16))
 
 Shape = Literal["circle", "square", "diamond", "cross"]
 _SHAPES: dict[Shape, str] = {
