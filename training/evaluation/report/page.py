@@ -51,4 +51,5 @@ def render(template: str, **values: Any) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"
+    shown = "" if value is None else f"{100 * value:.2f}"
+    return "0.00" if shown == "-0.00" else shown

@@ -86,7 +86,12 @@ def rows_of(report: Report) -> list[Row]:
         )
 
     machines = {one.engine: one.evidence.latency.machine for one in found.entries}
-    for engine, milliseconds in (found.baseline_latency or {found.baseline_engine: {}}).items():
+    timed = found.baseline_latency or {found.baseline_engine: {}}
+    # Without pruning it is the network of the FP32 file, which has rows of its own.
+    alike = not is_pruned(found) and any(
+        one.evidence.accuracy.value == found.baseline.value for one in found.entries
+    )
+    for engine, taken in () if alike else timed.items():
         rows.append(
             Row(
                 number=len(rows) + 1,
@@ -97,7 +102,7 @@ def rows_of(report: Report) -> list[Row]:
                 drop=None,
                 agreement=None,
                 size_bytes=found.baseline_bytes,
-                milliseconds=milliseconds,
+                milliseconds=taken,
                 machine=machines.get(engine, ""),
                 passed=None,
             )
