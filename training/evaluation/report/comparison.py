@@ -6,6 +6,7 @@ from typing import Any
 
 from serving.base.errors import quoted
 from serving.base.evaluation import Estimate
+from training.evaluation.report.axes import linear, logarithmic
 from training.evaluation.report.document import Report
 from training.evaluation.report.measured import ClassRow, as_name
 from training.evaluation.report.page import render
@@ -16,7 +17,7 @@ from training.evaluation.report.summary import (
     milliseconds,
     times,
 )
-from training.evaluation.report.svg import Dot, Line, Plot, linear, logarithmic
+from training.evaluation.report.svg import Dot, Line, Plot
 from training.recipes.tasks import MEASURE_TITLES, TRAINED_TASKS
 
 MOST_RUNS = 8

@@ -5,9 +5,9 @@ all.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serving.base.task import Measure, Task
 from training.evaluation.report.measured import (
@@ -21,6 +21,7 @@ from training.evaluation.report.measured import (
     Previous,
     Text,
     Verified,
+    require_alike,
 )
 from training.evaluation.searched import Searched
 
@@ -76,11 +77,18 @@ class Training(Part):
     loss: Curve
     val_loss: Curve
     score: Curve
-    measure: Name
+    measure: Measure
     count: Count
     last: float | None
     best: float | None
     seconds: float
+
+    @model_validator(mode="after")
+    def _by_epoch(self) -> Self:
+        curves = {"loss": self.loss, "val_loss": self.val_loss}
+        told = {name: curve for name, curve in curves.items() if curve}
+        require_alike(epochs=self.epochs, score=self.score, **told)
+        return self
 
 
 class Sensitivity(Part):

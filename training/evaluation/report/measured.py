@@ -1,10 +1,11 @@
 """The part of report.json that the verify stage measured; the bounds of all parts."""
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serving.base.errors import quoted
 from serving.base.evaluation import Estimate
 from serving.base.text import printable
 from serving.repository.manifest import Evidence
@@ -25,11 +26,13 @@ MOST_EPOCHS = 400
 # Characters of a name of a class, layer or file, and of a sentence. A page has a few thousand.
 NAME_LENGTH = 120
 TEXT_LENGTH = 1000
+# Batch sizes of a latency, and the longest: four months.
+_MOST_SIZES, _MOST_MILLISECONDS = 16, 1e10
 
 Name = Annotated[str, Field(max_length=NAME_LENGTH)]
 Text = Annotated[str, Field(max_length=TEXT_LENGTH)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Curve = Annotated[tuple[float | None, ...], Field(max_length=MOST_EPOCHS)]
 Milliseconds = Mapping[int, float]
 
@@ -50,6 +53,15 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def require_alike(**curves: Sequence[object]) -> None:
+    """Raises ValueError unless all curves, which are drawn against each other, are of one length,
+    and not empty."""
+    lengths = {name: len(curve) for name, curve in curves.items()}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"expected the same number of values, and at least one, got {told}")
+
+
 class Measured(Part):
     """A variant in an engine."""
 
@@ -58,6 +70,22 @@ class Measured(Part):
     precision: Name
     size_bytes: Count | None
     evidence: Evidence
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Self:
+        for key in ("accuracy", "drop"):
+            found: Estimate = getattr(self.evidence, key)
+            if any(abs(share) > 1 for share in (found.value, found.low, found.high)):
+                raise ValueError(f"evidence.{key}: expected shares up to 1, got {found}")
+        times = self.evidence.latency.milliseconds
+        if len(times) > _MOST_SIZES or not all(
+            0 <= x <= _MOST_MILLISECONDS for x in times.values()
+        ):
+            raise ValueError(
+                f"evidence.latency.milliseconds: expected at most {_MOST_SIZES} batch sizes, each "
+                f"with 0 to {_MOST_MILLISECONDS:g}, got {quoted(dict(times))}"
+            )
+        return self
 
     @property
     def title(self) -> str:
@@ -116,12 +144,24 @@ class Matrix(Part):
     classes: Annotated[tuple[Name, ...], Field(max_length=MATRIX_CLASSES)]
     counts: Annotated[tuple[tuple[Count, ...], ...], Field(max_length=MATRIX_CLASSES)]
 
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        require_alike(classes=self.classes, counts=self.counts)
+        for row in self.counts:
+            require_alike(classes=self.classes, row=row)
+        return self
+
 
 class Reliability(Part):
     """Answers in bins of equal width by confidence: the share that is right, and their number."""
 
     accuracy: Curve
     count: Curve
+
+    @model_validator(mode="after")
+    def _of_the_same_bins(self) -> Self:
+        require_alike(accuracy=self.accuracy, count=self.count)
+        return self
 
 
 class Ranked(Part):
@@ -131,6 +171,11 @@ class Ranked(Part):
     name: Name
     precision: Curve
     recall: Curve
+
+    @model_validator(mode="after")
+    def _at_the_same_steps(self) -> Self:
+        require_alike(precision=self.precision, recall=self.recall)
+        return self
 
 
 class Classes(Part):
@@ -154,6 +199,12 @@ class Classes(Part):
     reliability: Reliability
     ranked: Annotated[tuple[Ranked, ...], Field(max_length=16)]
 
+    @model_validator(mode="after")
+    def _at_the_same_steps(self) -> Self:
+        if self.ranked:
+            require_alike(**{f"ranked.{n}": one.recall for n, one in enumerate(self.ranked)})
+        return self
+
 
 class Pairs(Part):
     """The curves of embeddings.
@@ -170,6 +221,14 @@ class Pairs(Part):
     false_accept_rates: Curve
     true_accept_rates: Curve
     match_rates: Annotated[tuple[Estimate, ...], Field(max_length=100)]
+
+    @model_validator(mode="after")
+    def _at_the_same_places(self) -> Self:
+        require_alike(same=self.same, other=self.other)
+        require_alike(
+            false_accept_rates=self.false_accept_rates, true_accept_rates=self.true_accept_rates
+        )
+        return self
 
 
 class Answer(Part):

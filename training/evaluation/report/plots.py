@@ -4,19 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from training.evaluation.report.axes import linear, logarithmic
 from training.evaluation.report.document import Report, Training
 from training.evaluation.report.measured import Pairs, Ranked, Reliability
 from training.evaluation.report.summary import Row, batch_sizes, milliseconds
-from training.evaluation.report.svg import (
-    Band,
-    Bars,
-    Dot,
-    Line,
-    Plot,
-    Shape,
-    linear,
-    logarithmic,
-)
+from training.evaluation.report.svg import Band, Bars, Dot, Line, Plot, Shape
 from training.evaluation.searched import Searched, Tried
 from training.recipes.tasks import MEASURE_TITLES
 

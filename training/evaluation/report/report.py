@@ -18,6 +18,8 @@ from training.recipes.tasks import MEASURE_TITLES, TRAINED_TASKS
 
 # Characters of a recipe; those of people have a few thousand.
 _RECIPE_LENGTH = 60_000
+# Columns of the table of further measures; tasks have up to ten.
+_MEASURES = 24
 _SECTIONS = {
     "variants": "Accuracy against latency",
     "search": "Search",
@@ -97,7 +99,7 @@ def report_page(
         judged=_judged(found.entries) if found is not None else [],
         sizes=batch_sizes(rows),
         tradeoff=plots.tradeoff(report, rows),
-        measured_more=list(dict.fromkeys(chain.from_iterable(more))),
+        measured_more=list(dict.fromkeys(chain.from_iterable(more)))[:_MEASURES],
         ranked_plots=ranked_plots,
         pair_plots=plots.pairs(pairs) if pairs is not None else [],
         pictured=pictured,

@@ -42,7 +42,10 @@ def find_runs(folder: Path) -> list[Run]:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (REPORT_FILE, "recipe.yaml"))
+    try:
+        return any((folder / name).exists() for name in (REPORT_FILE, "recipe.yaml"))
+    except OSError:
+        return True  # reading it says why it cannot be read
 
 
 def _run(folder: Path) -> Run:

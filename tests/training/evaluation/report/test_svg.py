@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from training.evaluation.report.svg import Band, Bars, Dot, Line, Plot, linear, logarithmic
+from training.evaluation.report.axes import linear, logarithmic
+from training.evaluation.report.svg import Band, Bars, Dot, Line, Plot
 
 
 @pytest.mark.parametrize(
