@@ -11,6 +11,7 @@ from training.evaluation.report.document import Report
 from training.evaluation.report.measured import ClassRow, as_name
 from training.evaluation.report.page import render
 from training.evaluation.report.summary import (
+    MOST_SIZES,
     interval,
     is_pruned,
     kibibytes,
@@ -165,7 +166,7 @@ def _rows(runs: Runs, *, judged: bool, timed: bool) -> list[tuple[str, list[Cell
         ("drop, points", _estimates(drops)),
     ]
     sizes = sorted({n for b in bests if b is not None for n in b.evidence.latency.milliseconds})
-    for size in sizes:
+    for size in sizes[:MOST_SIZES]:
         values = [
             None if best is None else best.evidence.latency.milliseconds.get(size) for best in bests
         ]

@@ -159,7 +159,7 @@ def _sensitivity(stage: str, found: Mapping[str, Any]) -> Sensitivity:
 
 def _data(findings: Mapping[str, Any], sheet: Arrays) -> Data:
     rows = [
-        ClassCount(name=as_name(label), **{split: float(x) for split, x in counts.items()})
+        ClassCount.model_validate({"name": as_name(label), **counts})
         for label, counts in findings["classes"].items()
     ]
     if len(rows) > MOST_CLASSES:

@@ -1,6 +1,7 @@
 """From the findings of the verify stage, and the version that was published before, to parts of a
 report."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from serving.base.errors import InvalidManifest
 from serving.base.evaluation import Estimate
@@ -35,6 +37,8 @@ from training.evaluation.report.measured import (
 from training.evaluation.verification import Identification, Measures, Verification
 from training.recipes import Recipe
 from training.recipes.tasks import MEASURE_TITLES, TRAINED_TASKS
+
+log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -103,15 +107,16 @@ def verified_part(
 def _classes(recipe: Recipe, found: Measures, pictures: Arrays, names: Sequence[str]) -> Classes:
     spec = TRAINED_TASKS[recipe.task]
     rows = [
-        ClassRow(name=label, **{key: known(value) for key, value in
-                                row.model_dump(exclude={"name", "support"}).items()},
-                 support=row.support)
+        ClassRow.model_validate(
+            {key: known(value) for key, value in row.model_dump(exclude={"name"}).items()}
+            | {"name": label, "support": row.support}
+        )
         for label, row in zip(names, found.classes, strict=True)
-    ]  # fmt: skip
+    ]
     if len(rows) > MOST_CLASSES:
-        value = (lambda row: row.iou) if spec.class_measure == "IoU" else (lambda row: row.recall)
-        measured = [row for row in rows if row.support and value(row) is not None]
-        rows = sorted(measured, key=lambda row: value(row) or 0.0)[:MOST_CLASSES]
+        key = "iou" if spec.class_measure == "IoU" else "recall"
+        measured = [row for row in rows if row.support and getattr(row, key) is not None]
+        rows = sorted(measured, key=lambda row: getattr(row, key))[:MOST_CLASSES]
     confusion = pictures["confusion"]
     return Classes(
         count=len(names),
@@ -233,26 +238,34 @@ def previous_part(
             continue
         try:
             manifest = read_manifest(model / str(number))
-        except InvalidManifest:
-            continue
-        if manifest is not None:
-            return Previous(
-                version=number,
-                created=as_name(manifest.provenance.created),
-                other=_other_data(manifest, measure, verified, findings.get("sha256", "")),
-                entries=tuple(
-                    Measured(
-                        variant=as_name(variant.id),
-                        engine=as_name(engine),
-                        precision=variant.precision,
-                        size_bytes=_bytes_of(variant.path_in(model / str(number))),
-                        evidence=_evidence(evidence),
-                    )
-                    for variant in manifest.variants
-                    for engine, evidence in variant.evidence.items()
-                ),
+            if manifest is not None:
+                other = _other_data(manifest, measure, verified, findings.get("sha256", ""))
+                return _previous(model / str(number), number, manifest, other)
+        except (InvalidManifest, ValidationError):
+            log.warning(
+                "report: %s cannot be compared: its manifest cannot be read", model / str(number)
             )
     return None
+
+
+def _previous(folder: Path, number: int, manifest: Manifest, other: str) -> Previous:
+    """Raises ValidationError where its figures are none that could be drawn."""
+    return Previous(
+        version=number,
+        created=as_name(manifest.provenance.created),
+        other=other,
+        entries=tuple(
+            Measured(
+                variant=as_name(variant.id),
+                engine=as_name(engine),
+                precision=variant.precision,
+                size_bytes=_bytes_of(variant.path_in(folder)),
+                evidence=_evidence(evidence),
+            )
+            for variant in manifest.variants
+            for engine, evidence in variant.evidence.items()
+        ),
+    )
 
 
 def _other_data(manifest: Manifest, measure: Measure, verified: Verified, sha256: str) -> str:
@@ -264,7 +277,7 @@ def _other_data(manifest: Manifest, measure: Measure, verified: Verified, sha256
     if not made.data_sha256 or made.data_sha256 != sha256:
         if (made.dataset, made.split) != (verified.dataset, f"test, {verified.images} images"):
             return as_text(f"it was measured on {made.dataset} ({made.split})")
-        return "its data have the same name, but other files or splits, or none were recorded"
+        return "its data are called the same, but were not recorded, or are other files or splits"
     return ""
 
 

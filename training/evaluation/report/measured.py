@@ -27,7 +27,7 @@ MOST_EPOCHS = 400
 NAME_LENGTH = 120
 TEXT_LENGTH = 1000
 # Batch sizes of a latency, and the longest: four months.
-_MOST_SIZES, _MOST_MILLISECONDS = 16, 1e10
+_MOST_SIZES, _MOST_MILLISECONDS = 1024, 1e10
 
 Name = Annotated[str, Field(max_length=NAME_LENGTH)]
 Text = Annotated[str, Field(max_length=TEXT_LENGTH)]

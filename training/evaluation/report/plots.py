@@ -8,11 +8,11 @@ from training.evaluation.report.axes import linear, logarithmic
 from training.evaluation.report.document import Report, Training
 from training.evaluation.report.measured import Pairs, Ranked, Reliability
 from training.evaluation.report.summary import Row, batch_sizes, milliseconds
-from training.evaluation.report.svg import Band, Bars, Dot, Line, Plot, Shape
+from training.evaluation.report.svg import Band, Bars, Dot, Key, Line, Plot, Shape
 from training.evaluation.searched import Searched, Tried
 from training.recipes.tasks import MEASURE_TITLES
 
-BLUE, ORANGE, GREEN, PINK, OCHRE, GREY = range(6)
+BLUE, ORANGE, GREY = 0, 1, 5
 _KINDS: dict[str, Shape] = {"build": "circle", "unpruned": "square", "previous": "diamond"}
 
 
@@ -41,9 +41,7 @@ def tradeoff(report: Report, rows: Sequence[Row]) -> Plot | None:
         )
         for row in shown
     ]
-    legend: list[tuple[str, int, Shape | str, bool]] = [
-        (engine, index % 8, "line", False) for index, engine in enumerate(engines)
-    ]
+    legend: list[Key] = [(engine, index % 8, "line", False) for index, engine in enumerate(engines)]
     words = {"build": "this build", "unpruned": "FP32 before compression"}
     if report.previous is not None:
         words["previous"] = f"version {report.previous.version}"
@@ -75,7 +73,7 @@ def tradeoff(report: Report, rows: Sequence[Row]) -> Plot | None:
         ),
         dots=dots,
         layers=layers,
-        legend=tuple(legend),  # type: ignore[arg-type]
+        legend=legend,
         height=300,
     )
 

@@ -14,6 +14,7 @@ from training.evaluation.report.measured import Measured
 from training.evaluation.report.page import render
 from training.evaluation.report.report_file import PAGE_FILE, REPORT_FILE, write_json
 from training.evaluation.report.summary import batch_sizes, headline, rows_of
+from training.evaluation.report.svg import Plot
 from training.recipes.tasks import MEASURE_TITLES, TRAINED_TASKS
 
 # Characters of a recipe; those of people have a few thousand.
@@ -65,7 +66,8 @@ def report_page(
     """The page as HTML: all numbers are those of the report."""
     found, rows = report.verified, rows_of(report)
     classes = found.classes if found is not None else None
-    reliability_plots = ranked_plots = ()
+    reliability_plots: list[Plot] = []
+    ranked_plots: list[Plot] = []
     if classes is not None:
         reliability_plots = plots.reliability(
             classes.reliability,

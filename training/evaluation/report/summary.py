@@ -9,6 +9,9 @@ from training.evaluation.report.document import Report
 from training.evaluation.report.measured import Measured, Verified
 from training.recipes.tasks import MEASURE_TITLES
 
+MOST_SIZES = 8
+"""Batch sizes that a table has columns for."""
+
 Tone = Literal["good", "bad", "open"]
 
 
@@ -86,12 +89,12 @@ def rows_of(report: Report) -> list[Row]:
         )
 
     machines = {one.engine: one.evidence.latency.machine for one in found.entries}
-    timed = found.baseline_latency or {found.baseline_engine: {}}
+    timed: Mapping[str, Mapping[int, float]] = found.baseline_latency or {found.baseline_engine: {}}
     # Without pruning it is the network of the FP32 file, which has rows of its own.
     alike = not is_pruned(found) and any(
         one.evidence.accuracy.value == found.baseline.value for one in found.entries
     )
-    for engine, taken in () if alike else timed.items():
+    for engine, taken in ({} if alike else timed).items():
         rows.append(
             Row(
                 number=len(rows) + 1,
@@ -121,8 +124,9 @@ def is_pruned(found: Verified) -> bool:
 
 
 def batch_sizes(rows: Iterable[Row]) -> list[int]:
-    """The sizes that were timed, the smallest first."""
-    return sorted({size for row in rows for size in row.milliseconds})
+    """The sizes that were timed, the smallest first; as many as a table has columns for."""
+    found = sorted({size for row in rows for size in row.milliseconds})
+    return found if len(found) <= MOST_SIZES else [*found[: MOST_SIZES - 1], found[-1]]
 
 
 def headline(report: Report) -> Headline:

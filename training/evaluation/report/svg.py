@@ -5,7 +5,7 @@ their size on a phone, where a plot that is scaled as a whole could not be read.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from markupsafe import Markup
@@ -22,6 +22,9 @@ _LABEL = (15, 12)
 _PLACES = ((15, 4), (-15, 4), (0, -9), (0, 18), (15, -8), (-15, -8), (15, 16), (-15, 16))
 
 Shape = Literal["circle", "square", "diamond", "cross"]
+Sign = Shape | Literal["line"]
+# An entry of a legend: its name, colour and sign, and whether it is hollow.
+Key = tuple[str, int, Sign, bool]
 _SHAPES: dict[Shape, str] = {
     "circle": '<circle r="5"/>',
     "square": '<rect x="-5" y="-5" width="10" height="10"/>',
@@ -80,14 +83,14 @@ class Dot:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot, and its legend: a name, a colour and a shape each."""
+    """A plot with its legend."""
 
     caption: str
     x: Axis
     y: Axis
     layers: Sequence[Line | Band | Bars] = ()
     dots: Sequence[Dot] = ()
-    legend: Sequence[tuple[str, int, Shape | Literal["line"], bool]] = field(default=())
+    legend: Sequence[Key] = ()
     height: int = HEIGHT
 
     def __html__(self) -> Markup:
@@ -277,7 +280,7 @@ def _legend(plot: Plot) -> Markup:
     return Markup('<p class="legend">{}</p>').format(Markup("").join(entries))
 
 
-def swatch(colour: int, shape: Shape | Literal["line"], *, hollow: bool = False) -> Markup:
+def swatch(colour: int, shape: Sign, *, hollow: bool = False) -> Markup:
     """A sample of a colour and shape, for legends and tables."""
     inner = '<path d="M-7 0H7"/>' if shape == "line" else _SHAPES[shape]
     kind = "line" if shape == "line" else "mark"
