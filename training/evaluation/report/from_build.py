@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from serving.base.task import Measure
 from training.evaluation.report.document import (
     ClassCount,
     Data,
@@ -35,7 +36,6 @@ from training.evaluation.report.measured import (
 from training.evaluation.searched import Searched, Tried
 from training.evaluation.verification import Verification
 from training.recipes import Recipe
-from training.recipes.tasks import MEASURE_TITLES
 
 
 def report_of(
@@ -86,7 +86,7 @@ def report_of(
         data=_data(findings, sheet),
         verified=verified,
         training=tuple(
-            _training(stage, found["history"])
+            _training(stage, found["history"], recipe.measure)
             for stage, found in results.items()
             if found.get("history")
         ),
@@ -120,8 +120,8 @@ def _kept_points(searched: Searched) -> Iterable[Tried]:
     return dict.fromkeys([*kept, *searched.front(), *searched.tried])
 
 
-def _training(stage: str, history: Sequence[Mapping[str, float]]) -> Training:
-    score = next(key for key in history[0] if key.removeprefix("val_") in MEASURE_TITLES)
+def _training(stage: str, history: Sequence[Mapping[str, float]], measure: Measure) -> Training:
+    score = f"val_{measure}"
     step = -(-len(history) // MOST_EPOCHS)
     kept = history[::step]
 
@@ -134,7 +134,7 @@ def _training(stage: str, history: Sequence[Mapping[str, float]]) -> Training:
         loss=column("loss"),
         val_loss=column("val_loss"),
         score=column(score),
-        measure=score.removeprefix("val_"),
+        measure=measure,
         count=len(history),
         last=known(history[-1][score]),
         best=known(max(row[score] for row in history)),

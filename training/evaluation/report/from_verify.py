@@ -2,7 +2,7 @@
 report."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -192,20 +192,11 @@ def _answers(
 ) -> Iterable[Answer]:
     """The answers that are pictured, in the order of their pictures."""
     for index, image in enumerate(arrays["names"]):
-        target, found = arrays["targets"][index], arrays["predictions"][index]
+        truth, answer = TOLD[measure](arrays, index, names, ignored)
         best: list[tuple[str, float]] = []
-        if measure == "top1":
-            truth, answer = names[int(target)], names[int(found)]
-            if "best_classes" in arrays:
-                pairs = zip(
-                    arrays["best_classes"][index], arrays["best_shares"][index], strict=True
-                )
-                best = [(names[int(label)], float(share)) for label, share in pairs]
-        elif measure == "rank1":
-            truth, answer = "", as_name(str(arrays["matches"][index]))
-        else:
-            counted = target if ignored is None else target[target != ignored]
-            truth, answer = (_seen(mask, names) for mask in (counted, found))
+        if "best_classes" in arrays:
+            labels, shares = arrays["best_classes"][index], arrays["best_shares"][index]
+            best = [(names[int(n)], float(s)) for n, s in zip(labels, shares, strict=True)]
         yield Answer(
             name=as_name(str(image)),
             truth=as_text(truth),
@@ -214,6 +205,35 @@ def _answers(
             score=known(float(arrays["scores"][index])) or 0.0,
             best=tuple(best[:5]),
         )
+
+
+def _class_told(
+    arrays: Arrays, index: int, names: Sequence[str], ignored: int | None
+) -> tuple[str, str]:
+    return names[int(arrays["targets"][index])], names[int(arrays["predictions"][index])]
+
+
+def _match_told(
+    arrays: Arrays, index: int, names: Sequence[str], ignored: int | None
+) -> tuple[str, str]:
+    return "", as_name(str(arrays["matches"][index]))
+
+
+def _masks_told(
+    arrays: Arrays, index: int, names: Sequence[str], ignored: int | None
+) -> tuple[str, str]:
+    target = arrays["targets"][index]
+    counted = target if ignored is None else target[target != ignored]
+    return _seen(counted, names), _seen(arrays["predictions"][index], names)
+
+
+TOLD: dict[Measure, Callable[[Arrays, int, Sequence[str], int | None], tuple[str, str]]] = {
+    "top1": _class_told,
+    "rank1": _match_told,
+    "miou": _masks_told,
+    "iou": _masks_told,
+}
+"""The truth and the answer of a picture, in words, by the measure."""
 
 
 def _seen(mask: NDArray[Any], names: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.base.task import Measure
+from serving.base.task import Task
 from serving.images.postprocess import overlay_png, palette
 from training.evaluation.report.document import Report
 from training.evaluation.report.measured import Answer, as_name
@@ -81,6 +81,17 @@ def _file(image: Image.Image, sharp: bool) -> bytes:
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Masks:
+    """The masks of an answer, uint8 or uint16 [H, W]; `ignored` is the value of pixels that do not
+    count, `names` those of all classes."""
+
+    target: NDArray[Any]
+    predicted: NDArray[Any]
+    ignored: int | None
+    names: Sequence[str]
+
+
 def answers(
     report: Report, arrays: Arrays, names: Sequence[str], ignored: int | None
 ) -> list[Pictured]:
@@ -88,38 +99,44 @@ def answers(
     found = report.verified
     if found is None or not len(arrays.get("images", ())):
         return []
-    images = as_rgb(arrays["images"])
     names = [as_name(one) for one in names]
     return [
-        _segmented(answer, image, target, predicted, ignored, names)
-        if report.task == "segmentation"
-        else _whole(answer, image, report.measure)
+        PICTURES[report.task](answer, image, Masks(target, predicted, ignored, names))
         for answer, image, target, predicted in zip(
-            found.answers, images, arrays["targets"], arrays["predictions"], strict=True
+            found.answers,
+            as_rgb(arrays["images"]),
+            arrays["targets"],
+            arrays["predictions"],
+            strict=True,
         )
     ]
 
 
-def _whole(answer: Answer, image: Pixels, measure: Measure) -> Pictured:
-    caption = "the probe, and the nearest of the gallery" if measure == "rank1" else "the image"
+def _classified(answer: Answer, image: Pixels, masks: Masks) -> Pictured:
     return Pictured(
         answer,
         answer.score == 1,
-        pane(image, caption, _SMALL, _SMALL_SIDE * (2 if measure == "rank1" else 1)),
+        pane(image, "the image", _SMALL, _SMALL_SIDE),
+        (pane(image, "the image", _LARGE, _LARGE_SIDE),),
+    )
+
+
+def _matched(answer: Answer, image: Pixels, masks: Masks) -> Pictured:
+    caption = "the probe, and the nearest of the gallery"
+    return Pictured(
+        answer,
+        answer.score == 1,
+        pane(image, caption, _SMALL, 2 * _SMALL_SIDE),
         (pane(image, caption, _LARGE, _LARGE_SIDE),),
     )
 
 
-def _segmented(
-    answer: Answer,
-    image: Pixels,
-    target: NDArray[Any],
-    predicted: NDArray[Any],
-    ignored: int | None,
-    names: Sequence[str],
-) -> Pictured:
+def _segmented(answer: Answer, image: Pixels, masks: Masks) -> Pictured:
     """The image, the true mask, the answer, and in red the pixels where they differ."""
-    counted = np.ones(target.shape, np.bool_) if ignored is None else target != ignored
+    target, predicted, names = masks.target, masks.predicted, masks.names
+    counted = np.ones(target.shape, np.bool_)
+    if masks.ignored is not None:
+        counted = target != masks.ignored
     true = np.where(counted, target, 0)
     wrong = counted & (target != predicted)
     faint = (image.mean(axis=2, keepdims=True) * 0.5 + 90).astype(np.uint8)
@@ -145,6 +162,13 @@ def _segmented(
         tuple(panes),
         tuple((names[n], "#" + "".join(f"{c:02x}" for c in colours[n])) for n in present[:24]),
     )
+
+
+PICTURES: dict[Task, Callable[[Answer, Pixels, Masks], Pictured]] = {
+    "classification": _classified,
+    "segmentation": _segmented,
+    "embedding": _matched,
+}
 
 
 def _overlaid(image: Pixels, mask: NDArray[Any]) -> Pixels:

@@ -1,5 +1,6 @@
 """The stage that measures every file in every engine, and judges it by the gate."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from training.evaluation.in_engines import timed_in_engines, verify
@@ -54,6 +55,7 @@ def _baseline_timed(
     """Latency and size of the network before pruning, as fields of the findings. Where nothing was
     pruned, they are those of the FP32 file."""
     fp32 = verification.variants[0]
+    latency: Mapping[str, Mapping[int, float]]
     if current.recipe.prune is None:
         latency = {name: one.latency.milliseconds for name, one in fp32.evidence.items()}
         return {"baseline_latency": latency, "baseline_bytes": fp32.size_bytes}
