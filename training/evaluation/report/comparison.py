@@ -72,7 +72,7 @@ def different_data(runs: Runs) -> list[str]:
     reasons = []
     for other, report in runs[1:]:
         if report.task != first.task:
-            reasons.append(f"{name} is a {first.task}, {other} a {report.task}.")
+            reasons.append(f"{name} is for {first.task}, {other} for {report.task}.")
         elif report.measure != first.measure:
             reasons.append(
                 f"{name} is measured by {MEASURE_TITLES[first.measure]}, {other} by "

@@ -125,7 +125,7 @@ def test_runs_on_different_data_are_not_compared_and_told_why(runs: Path, tmp_pa
     document = json.loads(result.stdout)
     assert document["comparable"] is False
     task, files, unknown = document["reasons"]
-    assert task == "first is a classification, streets a segmentation."
+    assert task == "first is for classification, streets for segmentation."
     assert "their files, splits or settings of the data differ" in files
     assert unknown == "older did not record its data: an older version built it."
     text = page.read_text()
