@@ -11,6 +11,8 @@ COMMANDS = {
     "init": ("training.cli.init", "look at a folder and write a recipe that works on it"),
     "build": ("training.cli.build", "train, compress, verify and publish a model from a recipe"),
     "adopt": ("training.cli.adopt", "variants and a gate for a model that is served already"),
+    "runs": ("training.cli.runs", "list the runs of builds with accuracy, latency and state"),
+    "report": ("training.cli.report", "put several runs side by side on one page"),
     "shards": ("training.cli.shards", "put labelled images into tar shards, for large sets"),
     "extract": ("training.cli.extract", "the test images of a recipe as folders, for evaluate"),
     "serve": ("serving.cli.serve", "answer gRPC calls with the models of a repository"),

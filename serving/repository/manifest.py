@@ -23,8 +23,8 @@ from serving.base.text import NotText, first_problem, read_text
 from serving.repository.interface import Interface, unheld
 
 # 1.1: `data` of a variant. 1.2: `channels` of the transform, `normalization` of one channel;
-# `interface`, and with one no task, transform or normalization. 1.3: `refused`.
-SCHEMA_VERSION = "1.3"
+# `interface`, and with one no task, transform or normalization. 1.3: `refused`. 1.4: `data_sha256`.
+SCHEMA_VERSION = "1.4"
 MANIFEST_FILE = "manifest.json"
 SAMPLES_FILE = "samples.npz"
 
@@ -45,6 +45,7 @@ def _plain(name: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_plain)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 # Of an image: 1 is grey, 3 is RGB.
 Channels = Literal[1, 3]
 Side = Annotated[int, Field(ge=1, le=_MAX_PIXELS)]
@@ -164,7 +165,7 @@ class Variant(_Frozen):
     file: FileName
     sha256: str
     data: Annotated[Mapping[FileName, str], Field(max_length=_MAX_DATA_FILES)] = {}
-    precision: Literal["fp32", "bf16", "fp16", "int8"]
+    precision: Precision
     evidence: Mapping[str, Evidence]
     calibration_sha256: str | None = None
     tensorrt_version: str | None = None
@@ -183,7 +184,10 @@ class Variant(_Frozen):
 
 
 class Provenance(_Frozen):
-    """The recipe, the run and the data that the artefact comes from."""
+    """The recipe, the run and the data that the artefact comes from.
+
+    data_sha256: of the data's source, files and splits; empty where it was not recorded.
+    """
 
     recipe: str
     recipe_sha256: str
@@ -191,6 +195,7 @@ class Provenance(_Frozen):
     dataset: str
     split: str
     created: str
+    data_sha256: str = ""
 
 
 class Manifest(_Frozen):

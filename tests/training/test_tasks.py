@@ -8,14 +8,15 @@ import pytest
 from serving.base.task import TASKS, Measure, Task, measure_of
 from training.evaluation.accuracy import _FIGURES
 from training.evaluation.network_answers import COLLECTORS
-from training.evaluation.report.answer_figures import ANSWER_PICTURES
+from training.evaluation.report.from_verify import TOLD
+from training.evaluation.report.images import PICTURES
 from training.fitting.epoch_metrics import METRICS
 from training.models.export.deployed import LAST_STEPS, output_specs
 from training.recipes.recipe import Recipe
 from training.recipes.tasks import MEASURE_TITLES, TRAINED_TASKS
 
 
-@pytest.mark.parametrize("table", [TASKS, TRAINED_TASKS, COLLECTORS, METRICS, LAST_STEPS])
+@pytest.mark.parametrize("table", [TASKS, TRAINED_TASKS, COLLECTORS, METRICS, LAST_STEPS, PICTURES])
 def test_table_has_every_task(table: Collection[Task]) -> None:
     assert set(table) == set(get_args(Task))
 
@@ -23,7 +24,7 @@ def test_table_has_every_task(table: Collection[Task]) -> None:
 # Networks that others made are also judged by their agreement with themselves in FP32.
 @pytest.mark.parametrize(
     ("table", "more"),
-    [(_FIGURES, set()), (ANSWER_PICTURES, set()), (MEASURE_TITLES, {"agreement"})],
+    [(_FIGURES, set()), (TOLD, set()), (MEASURE_TITLES, {"agreement"})],
 )
 def test_table_has_every_measure(table: Collection[str], more: set[str]) -> None:
     assert set(table) == {*get_args(Measure), *more}

@@ -1,1 +1,1 @@
-"""The commands `init`, `build`, `adopt`, `shards` and `extract`."""
+"""The commands `init`, `build`, `adopt`, `runs`, `report`, `shards` and `extract`."""

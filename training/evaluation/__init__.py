@@ -11,5 +11,5 @@
 | in_engines | every file in every engine, on the test split: the verify stage's work |
 | verification | its findings, as the run folder keeps them |
 | searched | the findings of a search |
-| report/ | the HTML page and the tables |
+| report/ | report.json, the pages that draw from it, and the tables |
 """

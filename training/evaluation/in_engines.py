@@ -5,7 +5,7 @@ trained network before pruning, in FP32, image by image.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +55,8 @@ PICTURES_FILE = "pictures.npz"
 # engine, and lengthen each load.
 SAMPLES = 8
 _PICTURES = 12
+# Classes that are told with each of them.
+_BEST = 5
 # Distance from the samples' answers that a server on another CPU may have, beyond twice the one
 # measured here: other instruction sets add in another order, and a class map of 8 images has few
 # borders. Larger lets a wrong file pass the self-check, smaller refuses a right one.
@@ -183,6 +185,28 @@ def measure_in_engines(
     )
 
 
+def timed_in_engines(
+    file: VariantFile,
+    engines: Iterable[str],
+    inputs: tuple[TensorSpec, ...],
+    config: Verify,
+    max_batch_size: int,
+) -> dict[str, dict[int, float]]:
+    """Milliseconds of a call by batch size, in each engine that can run a file."""
+    found = {}
+    for name in engines:
+        engine = open_engine(name, file, max(max_batch_size, *config.batch_sizes))
+        if isinstance(engine, str):
+            continue
+        try:
+            found[name] = _timed(engine, inputs, config, f"verify: timing {file.id} in {name}")
+        except (EngineError, ModelLoadError) as error:
+            log.warning("verify: %s in %s failed: %s", file.id, name, error)
+        finally:
+            engine.close()
+    return found
+
+
 def open_engine(name: str, file: VariantFile, max_batch_size: int) -> Engine | str:
     """The loaded engine, or why it cannot run this variant."""
     if file.path.suffix not in ENGINES[name].suffixes:
@@ -284,6 +308,13 @@ def _write_pictures(path: Path, data: Dataset, answers: Answers, beta: float) ->
         }
         if ranking is not None:
             arrays |= {"recall": ranking.recall, "precision": ranking.precision}
+    if answers.probabilities is not None:
+        shares = answers.probabilities.rows(chosen)
+        best = np.argsort(-shares, axis=1, kind="stable")[:, :_BEST]
+        arrays |= {
+            "best_classes": best,
+            "best_shares": np.take_along_axis(shares, best, axis=1),
+        }
     np.savez(
         path,
         allow_pickle=False,

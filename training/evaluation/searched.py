@@ -53,12 +53,15 @@ class Searched(_Frozen):
     chosen: the one that is built.
     bound: as the user wrote it.
     measured: engine, batch size and machine of the latency.
+    reference: accuracy of the recipe's own network in FP32 on the same validation images, from
+        which drops count.
     """
 
     tried: tuple[Tried, ...]
     chosen: Point
     bound: str
     measured: str
+    reference: float | None = None
 
     def front(self) -> list[Tried]:
         """The points that no other beats in both, the fastest first."""

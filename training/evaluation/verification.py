@@ -7,8 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from serving.base.evaluation import Estimate
 from serving.base.task import Measure
-from serving.repository.manifest import Evidence
-from training.models.export.variants import Precision
+from serving.repository.manifest import Evidence, Precision
 
 
 class _Frozen(BaseModel):
@@ -113,6 +112,8 @@ class Verification(_Frozen):
     baseline: accuracy of the trained network in FP32, before pruning; drop and agreement of every
         variant refer to it.
     baseline_engine: runs that network: torch, or what a file that came trained is made for.
+    baseline_latency, baseline_bytes: of that network's FP32 file: milliseconds of a call by engine
+        and batch size. Runs of older versions have none.
     baseline_size, network_size: of that network, and of the exported one.
     pictured: the variant and engine whose answers the report shows.
     measures, identification: of those answers, as far as the task has them.
@@ -121,6 +122,8 @@ class Verification(_Frozen):
     measure: Measure
     baseline: Estimate
     baseline_engine: str = "torch"
+    baseline_latency: Mapping[str, Mapping[int, float]] = {}
+    baseline_bytes: int | None = None
     baseline_size: NetworkSize
     network_size: NetworkSize
     variants: tuple[VariantResult, ...]

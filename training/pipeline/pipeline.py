@@ -1,13 +1,18 @@
 """The stages in their order: the one file that knows it."""
 
+import contextlib
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from training.data import Dataset, load_source
+from training.errors import VerificationError
 from training.evaluation.gate import require_pass
+from training.evaluation.report.document import State
+from training.evaluation.report.measured import as_text
 from training.evaluation.report.tables import Rows, measure_rows, variant_rows
 from training.evaluation.searched import Searched
 from training.fitting.callbacks import OnEpoch
@@ -16,6 +21,7 @@ from training.models.networks import check_network
 from training.pipeline.needs import tell_needs
 from training.pipeline.run_folder import (
     discard_other_version,
+    discard_report,
     refuse_own_weights,
     write_inputs,
     write_outputs,
@@ -77,7 +83,8 @@ def build(
     `searched` holds the networks among which the recipe was found, for the report.
 
     Leaves everything in OUT/NAME: a folder a stage, recipe.yaml, environment.json, data.json,
-    metrics.json, report.html. `source` and `on_epoch` are for studies: see load_dataset and fit.
+    metrics.json, report.json, report.html. `source` and `on_epoch` are for studies: see
+    load_dataset and fit.
     With `tell` memory and disk are held against the build's needs once the data are known.
     Raises RecipeError, DataError, DoesNotFit, Diverged, TargetNotReached, ExportError and, with the
     report written, VerificationError.
@@ -88,21 +95,27 @@ def build(
     current.folder.mkdir(parents=True, exist_ok=True)
     discard_other_version(current.folder, STAGE_NAMES)
     write_inputs(current)
+    show = functools.partial(write_outputs, current, searched)
+    under_way = STAGE_NAMES[0]
     try:
         for step in steps(_stages_until(until), current):
             if tell and step.stage is not data.STAGE and _former(step) is None:
                 tell_needs(current, _from(step.stage, recipe, until))
                 tell = False
-            _advance(step)
-            if step.stage.name == "verify":
+            under_way = step.stage.name
+            _advance(step, show)
+            if under_way == "verify":
                 require_pass(verify.verification_of(current))
-    except Exception:
+    except BaseException as error:
         # What was measured is shown, whether or not it is published.
-        if "verify" in current.done:
-            write_outputs(current, searched)
+        if "data" in current.done:
+            with contextlib.suppress(OSError):  # the build's own error is the one to tell
+                show(_ended(under_way, error))
         raise
-    report = write_outputs(current, searched)
     published = current.done.get("publish")
+    last = next(reversed(current.done))
+    state = State(kind="published" if published is not None else "done", stage=last)
+    report = show(state)
     if published is not None and not published.ran:
         log.info("publish: nothing has changed, nothing is published")
     verified = "verify" in current.done
@@ -131,8 +144,19 @@ def _stages_until(until: str | None) -> tuple[Stage, ...]:
     return STAGES if until is None else STAGES[: STAGE_NAMES.index(until) + 1]
 
 
-def _advance(step: Step) -> None:
-    """Takes a stage's former results where its key is the same, else does its work."""
+def _ended(stage: str, error: BaseException) -> State:
+    """The state of a build that an error ended in a stage."""
+    if not isinstance(error, Exception):
+        return State(kind="interrupted", stage=stage)
+    kind: Literal["refused", "failed"] = (
+        "refused" if isinstance(error, VerificationError) else "failed"
+    )
+    return State(kind=kind, stage=stage, reason=as_text(str(error)))
+
+
+def _advance(step: Step, show: Callable[[State], Path]) -> None:
+    """Takes a stage's former results where its key is the same, else does its work. Meanwhile the
+    report says so: nothing else would, were the build killed."""
     stage, current = step.stage, step.build
     folder = current.stage_folder(stage.name)
     former = _former(step)
@@ -141,6 +165,10 @@ def _advance(step: Step) -> None:
         current.done[stage.name] = former
         return
     log.info("%s: started", stage.name)
+    if "data" in current.done:
+        show(State(kind="under way", stage=stage.name))
+    else:
+        discard_report(current.folder)
     current.done[stage.name] = run_stage(folder, step.key, lambda: stage.work(current))
     log.info("%s: done in %.1f s", stage.name, current.done[stage.name].seconds)
 

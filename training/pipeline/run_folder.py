@@ -5,17 +5,24 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from training.data.survey import SHEET_FILE
 from training.errors import RecipeError
 from training.evaluation.in_engines import PICTURES_FILE
+from training.evaluation.report.document import State
+from training.evaluation.report.from_build import report_of
 from training.evaluation.report.report import write_report
+from training.evaluation.report.report_file import PAGE_FILE, REPORT_FILE
 from training.evaluation.searched import Searched
 from training.fitting.build import Build
 from training.models.checkpoint import other_version
 from training.pipeline.environment import environment
+from training.pipeline.stages import publish
 from training.pipeline.stages.data import DATA_FILE
 from training.pipeline.stages.verify import verification_of
 from training.recipes import Recipe
@@ -62,9 +69,9 @@ def _write_json(path: Path, document: object) -> None:
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_outputs(current: Build, searched: Searched | None) -> Path:
-    """Writes data.json, metrics.json and report.html from the stages that are done so far; gives
-    the last one's path."""
+def write_outputs(current: Build, searched: Searched | None, state: State) -> Path:
+    """Writes data.json, metrics.json, report.json and report.html from the stages that are done so
+    far; gives the last one's path."""
     metrics = {
         name: {"seconds": stage.seconds, **stage.results}
         for name, stage in current.done.items()
@@ -73,32 +80,35 @@ def write_outputs(current: Build, searched: Searched | None) -> Path:
     findings = current.done["data"].results
     _write_json(current.folder / DATA_FILE, findings)
     _write_json(current.folder / "metrics.json", metrics)
-    report = current.folder / "report.html"
-    write_report(
-        report,
+    verified, published = (current.done.get(name) for name in ("verify", "publish"))
+    sheet = _arrays(current.stage_folder("data") / SHEET_FILE)
+    pictures = _arrays(current.stage_folder("verify") / PICTURES_FILE) if verified else {}
+    report = report_of(
         recipe=current.recipe,
+        recipe_sha256=publish.recipe_sha256(current.recipe),
+        state=state,
         environment=environment(),
         findings=findings,
-        sheet=current.stage_folder("data") / SHEET_FILE,
-        histories={
-            name: stage.results["history"]
-            for name, stage in current.done.items()
-            if "history" in stage.results
-        },
-        sensitivities={
-            name: stage.results["sensitivity"]
-            for name, stage in current.done.items()
-            if stage.results.get("sensitivity")
-        },
-        searched=searched,
-        notes=[
-            f"{name}, {variant}: {said}"
-            for name, stage in current.done.items()
-            for variant, said in stage.results.get("notes", {}).items()
-        ],
+        sheet=sheet,
+        results={name: stage.results for name, stage in current.done.items()},
         seconds={name: stage.seconds for name, stage in current.done.items()},
-        verification=verification_of(current) if "verify" in current.done else None,
-        evaluated=current.done["verify"].results if "verify" in current.done else {},
-        pictures=current.stage_folder("verify") / PICTURES_FILE,
+        verification=verification_of(current) if verified else None,
+        pictures=pictures,
+        repository=current.repository,
+        version=published.results["version"] if published else None,
+        searched=searched,
     )
-    return report
+    return write_report(
+        current.folder, report, sheet, pictures, verified.results if verified else {}
+    )
+
+
+def discard_report(run: Path) -> None:
+    """Removes the report of a former build, of which nothing holds any more."""
+    for name in (REPORT_FILE, PAGE_FILE):
+        (run / name).unlink(missing_ok=True)
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path) as arrays:
+        return dict(arrays)

@@ -17,6 +17,7 @@ from serving.engines import ENGINES, EngineOptions, load_engine
 from serving.engines.measure import measure_latency
 from training.compress.prune import check_prune
 from training.errors import BuildError, Diverged, RecipeError
+from training.evaluation.accuracy import accuracy_of
 from training.evaluation.network_answers import Answers
 from training.evaluation.searched import Point, Searched, Tried
 from training.evaluation.validation_trial import Trial
@@ -44,6 +45,8 @@ STUDY_FILE = "study.db"
 _RATIO_STEP = 0.05
 # The attribute of a trial that holds why it failed.
 _REASON = "reason"
+# The attribute of a study that holds the accuracy from which drops count.
+_REFERENCE = "reference"
 # The stages that all trials of one network share.
 _TRAINING_STAGES = ("data", "train", "distill")
 
@@ -76,15 +79,20 @@ def search(
             chosen=chosen,
             bound=str(bound),
             measured=f"{settings.engine}, batch {settings.batch_size}, {machine()}",
+            reference=laboratory.reference,
         ),
     )
 
 
 class Laboratory:
     """Builds networks as far as their files and measures them. A network is trained once; its
-    last pruned form replaces the one before."""
+    last pruned form replaces the one before.
+
+    reference: accuracy of the recipe's own network, from which drops count, once it is measured.
+    """
 
     def __init__(self, recipe: Recipe, settings: Search, folder: Path) -> None:
+        self.reference: float | None = None
         self._recipe = recipe
         self._settings = settings
         self._folder = folder
@@ -145,7 +153,9 @@ class Laboratory:
         left = self._settings.trials - len(_complete(study)) - len(_failed(study))
         if left > 0:
             # No drop can be measured without it, so that it may end the search.
-            _ = self._reference
+            study.set_user_attr(
+                _REFERENCE, accuracy_of(self._recipe.measure, self._reference).value
+            )
             # Nothing can be chosen of no trial, so that one begins in any case.
             least = 0.0 if known else 1.0
             rest = None if hours is None else max(least, 3600 * hours - time.monotonic() + began)
@@ -153,6 +163,7 @@ class Laboratory:
             over = self._settings.trials - len(_complete(study)) - len(_failed(study))
             if over > 0:
                 log.info("search: %g hours have passed; %d trials were not made", hours, over)
+        self.reference = study.user_attrs.get(_REFERENCE)
         if not known:
             raise BuildError(f"--search: no network was trained to its end: {_failed(study)[-1]}")
         return [

@@ -27,7 +27,7 @@ def only(section: Section, paths: Iterable[str]) -> Section:
         if name in inner:
             copy.__dict__[name] = only(getattr(section, name), inner[name])
         else:
-            del copy.__dict__[name]
+            copy.__dict__.pop(name, None)  # the section may itself be cut down
     return copy
 
 

@@ -3,8 +3,9 @@
 A new task takes a row here and in serving.base.task, a recipe class in recipes.recipe, and an entry
 in each table that is keyed by the task or its measure: the last step of the file
 (models.export.deployed), the score of an epoch (fitting.epoch_metrics), the answers to a split
-(evaluation.network_answers), the accuracy (evaluation.accuracy) and the pictures of answers
-(evaluation.report.answer_figures). tests/training/test_tasks.py names a table that lacks one.
+(evaluation.network_answers), the accuracy (evaluation.accuracy), the words and the pictures of
+answers (evaluation.report.from_verify and images). tests/training/test_tasks.py names a table that
+lacks one.
 """
 
 from dataclasses import dataclass

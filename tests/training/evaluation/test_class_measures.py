@@ -17,7 +17,6 @@ from training.evaluation.class_measures import (
     rank_foreground,
     reliability,
 )
-from training.evaluation.report.figures import ranking_curves
 from training.evaluation.rows_on_disk import RowsOnDisk
 
 
@@ -77,8 +76,6 @@ def test_foreground_that_nowhere_stands_has_no_curves() -> None:
     levels[0, 3] = 50
     ranking = rank_foreground(levels)
     assert np.isnan(ranking.auc).all()
-    arrays = {"recall": ranking.recall, "precision": ranking.precision}
-    assert ranking_curves(arrays, ["background", "foreground"], [None, None]) == []
 
 
 def test_calibration_error_equals_torchmetrics() -> None:

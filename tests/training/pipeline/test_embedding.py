@@ -120,10 +120,10 @@ def test_config_promises_an_embedding_without_labels(repository: Path) -> None:
 def test_report_shows_pairs_and_matches(built: Built) -> None:
     text = built.report.read_text()
     assert "tar@far=0.01" in text
-    assert "<h2>Pairs</h2>" in text
-    assert "is nearest to" in text
-    assert "ROC of all pairs, AUC" in text
-    assert f"match characteristic of {len(TESTED) * (PICTURES - 1)} probes" in text
+    assert '<h2 id="pairs">' in text
+    assert "nearest is" in text
+    assert "ROC of accepting pairs, area" in text
+    assert f"of {len(TESTED) * (PICTURES - 1)} probes, with 95 % intervals" in text
 
 
 def test_curves_of_pairs_and_probes_are_kept(built: Built) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 import training.pipeline.stages.prune
 from training.errors import BrokenFiles, RecipeError, VerificationError
+from training.evaluation.report.report_file import read_report
 from training.models.networks import check_network
 from training.pipeline.pipeline import STAGE_NAMES, Built, build
 from training.recipes import Recipe, load_recipe
@@ -70,7 +71,7 @@ def test_failing_gate_publishes_nothing_and_leaves_the_report(
     with pytest.raises(VerificationError, match=r"fp32 in onnxruntime: drop .* is under 1\.0"):
         build(recipe, runs, tmp_path / "repository")
     assert not (tmp_path / "repository").exists()
-    assert "FAILED" in report.read_text()
+    assert "the gate refused it" in report.read_text()
 
 
 def test_network_that_has_learnt_nothing_is_published_only_where_the_recipe_says_so(
@@ -89,6 +90,11 @@ def test_network_that_has_learnt_nothing_is_published_only_where_the_recipe_says
     with pytest.raises(VerificationError, match="is not above chance: one answer to all images"):
         build(digits_recipe(changes), tmp_path / "runs", repository)
     assert not repository.exists()
+    refused = read_report(tmp_path / "runs" / "idle")
+    assert (refused.state.kind, refused.state.stage) == ("refused", "verify")
+    assert "is not above chance" in refused.state.reason
+    assert refused.verified is not None
+    assert refused.published is None
     allowed = build(
         digits_recipe({**changes, "verify.min_accuracy": 0.0}), tmp_path / "runs", repository
     )
@@ -102,6 +108,7 @@ def test_build_until_a_stage_stops_after_it(digits_recipe: MakeRecipe, tmp_path:
     assert short.ran == ("data", "train")
     assert short.rows == []
     assert short.report.exists()
+    assert str(read_report(short.folder).state) == "done up to train, not published"
     assert not (tmp_path / "repository").exists()
 
 
@@ -110,13 +117,22 @@ def test_interrupted_build_goes_on_where_it_stopped(
 ) -> None:
     recipe = digits_recipe({"prune.train.epochs": 1})
 
+    shown = []
+
     def killed(*arguments: object, **named: object) -> None:
+        # A build that is killed outright leaves the report that lies there now.
+        shown.append(read_report(runs / "tiny-digits").state.kind)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training.pipeline.stages.prune, "fine_tune", killed)
     with pytest.raises(KeyboardInterrupt):
         build(recipe, runs, tmp_path / "repository", until="prune")
     monkeypatch.undo()
+    left = read_report(runs / "tiny-digits")
+    shown.append(left.state.kind)
+    assert shown == ["under way", "interrupted"]
+    assert left.state.stage == "prune"
+    assert left.verified is None  # that of the former build does not hold any more
     resumed = build(recipe, runs, tmp_path / "repository", until="prune")
     assert resumed.kept == ("data", "train")
     assert resumed.ran == ("prune",)
@@ -147,7 +163,7 @@ def test_data_alone_can_be_looked_at_and_broken_files_are_all_named(
     seen = build(recipe, tmp_path / "runs", tmp_path / "repository", until="data")
     assert seen.ran == ("data",)
     assert json.loads((folder / "data.json").read_text())["images"]["train"] == 6
-    assert "<h2>Data</h2>" in seen.report.read_text()
+    assert '<h2 id="data">' in seen.report.read_text()
     for index in range(6):
         (tmp_path / "photos" / "cat" / f"{index}.png").write_bytes(b"")
     with pytest.raises(BrokenFiles, match="6 of 12 files cannot be used"):

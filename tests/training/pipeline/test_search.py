@@ -10,6 +10,7 @@ import pytest
 import training.pipeline.search
 from tests.training.conftest import shapes_document
 from training.errors import RecipeError, TargetNotReached
+from training.evaluation.report.report_file import read_report
 from training.evaluation.searched import Point, Searched, Tried
 from training.pipeline.bound import Bound, parse_bound
 from training.pipeline.search import search
@@ -92,7 +93,10 @@ def test_search_builds_the_winner_and_goes_on_where_it_stopped(
     built = search(recipe, bound, tmp_path / "runs", tmp_path / "repository")
     assert built.version == 1
     assert "train" in built.kept
-    assert "(circled) of" in built.report.read_text()
+    report = read_report(built.folder)
+    assert report.searched is not None
+    assert report.searched.reference is not None
+    assert "tried by the search" in built.report.read_text()
     measured = []
     optimize = optuna.Study.optimize
 

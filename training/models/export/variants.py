@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+from serving.repository.manifest import Precision
+
 # Rounding of activations in INT8: signed, unsigned, or unsigned with reduced range.
 Scheme = Literal["s8", "u8", "u8-rr"]
 

@@ -1,6 +1,7 @@
 """The first stage: a look at the data before anything is trained on it."""
 
 import functools
+import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from training.fitting.callbacks import OnEpoch
 from training.fitting.stage_folder import Results
 from training.pipeline.stage import Stage
 from training.recipes import Recipe
-from training.recipes.sections import only
+from training.recipes.sections import dump, only
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,14 @@ def work(current: Build) -> Results:
         raise
     for warning in findings["warnings"]:
         log.warning("data: warning: %s", warning)
-    return findings
+    return {**findings, "sha256": _identity(current.recipe)}
+
+
+def _identity(recipe: Recipe) -> str:
+    """Hash of the source, its files and its splits: two builds whose hashes are equal were measured
+    on the same images."""
+    content = [dump(recipe, ("task", "binary", "data", "fold")), fingerprint(recipe)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 STAGE = Stage(

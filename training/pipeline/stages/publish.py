@@ -73,6 +73,7 @@ def work(current: Build) -> Results:
             dataset=verified.results["dataset"],
             split=f"test, {verified.results['images']} images",
             created=now.isoformat(timespec="seconds"),
+            data_sha256=current.done["data"].results.get("sha256", ""),
         ),
         variants=tuple(
             Variant(

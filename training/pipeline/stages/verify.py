@@ -1,8 +1,11 @@
 """The stage that measures every file in every engine, and judges it by the gate."""
 
-from training.evaluation.in_engines import verify
+from collections.abc import Mapping
+from typing import Any
+
+from training.evaluation.in_engines import timed_in_engines, verify
 from training.evaluation.verification import NetworkSize, PlanOrigin, VariantFile, Verification
-from training.fitting.build import Build
+from training.fitting.build import Build, Network, export_fp32
 from training.fitting.stage_folder import Results
 from training.models.export.deployed import output_specs
 from training.models.export.to_onnx import CHECK_ENGINE
@@ -33,8 +36,10 @@ def work(current: Build) -> Results:
         recipe.publish.max_batch_size,
         current.stage_folder("verify"),
     )
+    changes = _baseline_timed(current, baseline, verification)
     if recipe.model.onnx is not None:
-        verification = verification.model_copy(update={"baseline_engine": CHECK_ENGINE})
+        changes["baseline_engine"] = CHECK_ENGINE
+    verification = verification.model_copy(update=changes)
     return {
         "verification": verification.model_dump(mode="json"),
         "dataset": current.data.description,
@@ -42,6 +47,30 @@ def work(current: Build) -> Results:
         "classes": list(current.data.classes),
         "ignore_index": current.data.ignore_index,
     }
+
+
+def _baseline_timed(
+    current: Build, baseline: Network, verification: Verification
+) -> dict[str, Any]:
+    """Latency and size of the network before pruning, as fields of the findings. Where nothing was
+    pruned, they are those of the FP32 file."""
+    fp32 = verification.variants[0]
+    latency: Mapping[str, Mapping[int, float]]
+    if current.recipe.prune is None:
+        latency = {name: one.latency.milliseconds for name, one in fp32.evidence.items()}
+        return {"baseline_latency": latency, "baseline_bytes": fp32.size_bytes}
+    path = current.stage_folder("verify") / "unpruned.onnx"
+    export_fp32(current, baseline, path)
+    latency = timed_in_engines(
+        VariantFile(id="the network before pruning", path=path, precision="fp32"),
+        fp32.evidence,
+        current.inputs,
+        current.recipe.verify,
+        current.recipe.publish.max_batch_size,
+    )
+    size = path.stat().st_size
+    path.unlink()
+    return {"baseline_latency": latency, "baseline_bytes": size}
 
 
 def verification_of(current: Build) -> Verification:

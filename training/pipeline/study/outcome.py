@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from training.evaluation.report.figures import Picture
 from training.evaluation.report.tables import Rows
+from training.pipeline.study.pictures import Picture
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,40 @@
 """A study's pictures: Optuna's own of a search, scores beside each other of the others."""
 
+import base64
+import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 import optuna
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
-from training.evaluation.report.figures import Picture, rendered
+# Otherwise "$" in a value would begin a formula, or an error.
+matplotlib.rcParams["text.parse_math"] = False
 
 _BLUE, _ORANGE = "#1f77b4", "#e07a1f"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG as text that an <img> takes, and the words under it."""
+
+    source: str
+    caption: str
+
+
+def _rendered(figure: Figure) -> str:
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def search_pictures(study: optuna.Study, measure: str) -> list[Picture]:
@@ -49,7 +70,7 @@ def _drawn(plot: Callable[[], Axes | np.ndarray], caption: str) -> Picture:
         figure = pyplot.gcf()
         figure.set_size_inches(9, 4.5)
         figure.tight_layout()
-        picture = Picture(rendered(figure), caption)
+        picture = Picture(_rendered(figure), caption)
         pyplot.close(figure)
     return picture
 
@@ -66,4 +87,4 @@ def score_picture(scores: Mapping[str, Sequence[float]], measure: str) -> Pictur
     axes.set(xlabel=f"validation {measure}, %", ylim=(len(scores) - 0.5, -0.5))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    return Picture(rendered(figure), "A dot is a training, a line the mean")
+    return Picture(_rendered(figure), "A dot is a training, a line the mean")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader
 
+from training.evaluation.report.page import render
 from training.pipeline.environment import environment
 from training.pipeline.study.ablation import ablation
 from training.pipeline.study.cross_validation import cross_validation
@@ -66,14 +66,9 @@ def _write_page(
     definition: StudyDefinition,
     document: dict[str, Any],
 ) -> None:
-    templates = Environment(
-        loader=PackageLoader("training.evaluation.report"),
-        autoescape=True,  # by its ending, a template would be no HTML
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = templates.get_template("study.html.j2").render(
-        name=name,
+    html = render(
+        "study.html.j2",
+        study=name,
         outcome=outcome,
         environment=environment(),
         texts={
