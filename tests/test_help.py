@@ -10,7 +10,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from convserve import COMMANDS
+from convserve.commands import COMMANDS
 from serving.server.config import ServerConfig
 
 # Options without a default of their own, and the one that the command takes for them.
