@@ -6,8 +6,8 @@
     with convserve.Server(report.model_repository) as server, server.client() as client:
         client.classify("flowers", "photos/daisy/0001.jpg")
 
-The names in `__all__` are stable. Each is imported at its first use: `import convserve` alone brings
-neither torch nor the server.
+The names in `__all__` are stable. Each is imported at its first use: `import convserve` alone
+brings neither torch nor the server.
 """
 
 import importlib

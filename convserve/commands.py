@@ -3,8 +3,14 @@
 import difflib
 import importlib
 import importlib.metadata
+import io
 import os
+import shutil
 import sys
+import textwrap
+
+# Exit status after Ctrl-C, as serving.base.command has it, which would bring typer.
+INTERRUPTED = 130
 
 # By name: the module that holds the typer app of the sub-command, and its line in the help.
 COMMANDS = {
@@ -23,21 +29,38 @@ COMMANDS = {
     "policy": ("serving.cli.policy", "check the policy of a server, and ask who may do what"),
     "sign": ("serving.cli.signing", "sign versions of models with a private key"),
     "verify": ("serving.cli.signing", "say who has signed versions of models"),
+    "completion": ("convserve.completion", "let the shell complete commands, options and names"),
     "doctor": ("serving.cli.doctor", "which engines run here, and why the others do not"),
 }
 
 
 def main() -> None:
-    """Runs `convserve COMMAND ...`. Exit status: 0 done, 1 failed, 2 wrong usage."""
+    """Runs `convserve COMMAND ...`. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
+    by Ctrl-C."""
     # Processes that libraries start (multiprocessing, torch) would look for modules in the folder
     # in which this one was started; whoever filled it could put code there.
     os.environ["PYTHONSAFEPATH"] = "1"
     # gRPC's own lines beside ours: one for each handshake that fails, which strangers cause.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    arguments = sys.argv[1:]
+    _open_streams()
+    try:
+        _run(sys.argv[1:])
+    except KeyboardInterrupt:  # before the command itself looks out for it
+        print("convserve: interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(INTERRUPTED)
+    finally:
+        _flush()
+
+
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())  # noqa: T201
         sys.exit(0 if arguments else 2)
+    if arguments[:2] == ["completion", "words"]:
+        from convserve.completing import answer
+
+        answer(arguments[2:])
+        return
     name, *rest = arguments
     if name == "--version":
         print(f"convserve {importlib.metadata.version('convserve')}")  # noqa: T201
@@ -60,13 +83,45 @@ def main() -> None:
         sys.exit(1)
 
 
+def _open_streams() -> None:
+    """Makes the standard streams fit to be used. One that is closed would let the next file or
+    socket take its number, and its lines with it; one of another encoding than UTF-8 would refuse
+    names."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    """Writes out what is left. Whoever reads it may have gone, or the disk may be full."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter would try again
+        if not isinstance(error, BrokenPipeError):
+            print(f"convserve: standard output: {error.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+
+
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    columns = max(shutil.get_terminal_size().columns, width + 20)
+    lines = [
+        textwrap.fill(
+            text,
+            columns,
+            initial_indent=f"  {name:<{width}}  ",
+            subsequent_indent=" " * (width + 4),
+        )
+        for name, (_, text) in COMMANDS.items()
+    ]
     return "\n".join(
         ["usage: convserve COMMAND ...", "", *lines, "", "convserve COMMAND --help says more."]
     )
-
-
-if __name__ == "__main__":
-    main()

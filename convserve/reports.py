@@ -185,7 +185,10 @@ def _row(variant: Variant, sizes: list[int], *, best: bool) -> str:
     ]
     gate = "passed" if variant.passed else f"failed: {variant.reason}"
     cells = [
-        *(f"<td {_CELL.format('left')}>{_text(word)}</td>" for word in (variant.id, variant.engine)),
+        *(
+            f"<td {_CELL.format('left')}>{_text(word)}</td>"
+            for word in (variant.id, variant.engine)
+        ),
         *(f"<td {_CELL.format('right')}>{_text(number)}</td>" for number in numbers),
         f"<td {_CELL.format('left')}>{_text(gate)}</td>",
     ]

@@ -39,7 +39,7 @@ _LOOK_SECONDS = 0.05
 # Seconds that the process may take to end, beside its drain_seconds, before it is killed.
 _END_SECONDS = 5.0
 # Addresses by which a server that listens on all of them is called.
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _PORTS = ("grpc_port", "http_port", "metrics_port")
 _PROGRAM = """\
 import sys
@@ -81,9 +81,7 @@ class Server:
             self._config = load_config(given)
         except ConfigError as error:
             raise StartError(str(error)) from error
-        self._flags = [
-            word for name in given for word in _words(name, getattr(self._config, name))
-        ]
+        self._flags = [word for name in given for word in _words(name, getattr(self._config, name))]
         self._process: subprocess.Popen[str] | None = None
         self._watcher: threading.Thread | None = None
         self._changed = threading.Condition()

@@ -173,7 +173,5 @@ def evaluate(url: str, model: str, data: Path) -> Any:
     """Accuracy on a labelled folder by `convserve evaluate`, or its error."""
     command = [*COMMAND, "evaluate", "--json", "--url", url]
     command += ["--model", model, "--data", str(data)]
-    finished = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=ENVIRONMENT
-    )
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     return json.loads(finished.stdout) if finished.returncode == 0 else finished.stderr.strip()

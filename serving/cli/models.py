@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.base.command import application
+from serving.base.command import AsJson, application
+from serving.base.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
-from serving.cli.predictor import CACHE_DIR, Url, folders_at
+from serving.cli.predictor import CACHE_DIR, Url, folders_at, repository_words
 from serving.cli.signing import RequireSignature, refuse_signatures_of, signed_by
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls
@@ -40,9 +41,7 @@ def models(
     allow_ungated: Annotated[bool, typer.Option(help=_help("allow_ungated"))] = False,
     strict_config: Annotated[bool, typer.Option(help=_help("strict_config"))] = False,
     require_signature: RequireSignature = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document.", show_default="off")
-    ] = False,
+    as_json: AsJson = False,
     *,
     tls: ClientTls | None,
     headers: Mapping[str, str] | None,
@@ -88,6 +87,10 @@ def models(
     completed = {(line["name"], tuple(line["completed"])) for line in lines if "completed" in line}
     for name, fields in sorted(completed):
         say(f"{name}: config.pbtxt completed from the file: {', '.join(fields)}")
+    if url is None:
+        next_step("serve", *repository_words(model_repository))
+    elif lines:
+        next_step("predict", "IMAGE", "--model", lines[0]["name"], "--url", url)
 
 
 async def _of_server(

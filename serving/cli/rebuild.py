@@ -5,11 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.base.command import application
+from serving.base.command import AsJson, application
 from serving.base.errors import ModelLoadError
 from serving.base.files import own_folder
+from serving.base.machine.progress import Progress
+from serving.base.terminal import next_step
 from serving.cli.output import fail, print_json, warn
-from serving.cli.predictor import CACHE_DIR, folders_at
+from serving.cli.predictor import CACHE_DIR, folders_at, repository_words
 from serving.cli.signing import RequireSignature, signed_by
 from serving.cli.table import print_table
 from serving.engines import unavailable_reason
@@ -34,9 +36,7 @@ def rebuild(
     ] = None,
     force: Annotated[bool, typer.Option(help="Also those that are there already.")] = False,
     require_signature: RequireSignature = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document.", show_default="off")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make TensorRT plans for this machine's GPUs from a repository's ONNX files.
 
@@ -54,18 +54,21 @@ def rebuild(
         fail(f"--cache-dir: {error.filename}: {error.strerror}")
     signers = None if require_signature is None else signed_by(require_signature).pem
     lines: list[dict[str, Any]] = []
-    for name in model or sorted(folders):
-        try:
-            lines += build_plans(
-                folders[name].path, cache, workspace_mib, force=force, signers=signers
-            )
-        except ModelLoadError as error:
-            if not folders[name].is_model:
-                continue
-            if unavailable_reason(ENGINE) is not None:
-                fail(str(error))
-            # One that cannot be read does not keep the others from their plans.
-            lines.append({"model": name, "state": "failed", "reason": error.detail})
+    wanted = model or sorted(folders)
+    with Progress("rebuild", len(wanted), "models") as progress:
+        for name in wanted:
+            try:
+                lines += build_plans(
+                    folders[name].path, cache, workspace_mib, force=force, signers=signers
+                )
+            except ModelLoadError as error:
+                if not folders[name].is_model:
+                    continue
+                if unavailable_reason(ENGINE) is not None:
+                    fail(str(error))
+                # One that cannot be read does not keep the others from their plans.
+                lines.append({"model": name, "state": "failed", "reason": error.detail})
+            progress.advance()
     if as_json:
         print_json(lines)
     else:
@@ -77,6 +80,8 @@ def rebuild(
             parts = [line[key] for key in ("model", "version", "variant") if key in line]
             warn(f"{' '.join(parts)}: {line['reason']}")
         raise typer.Exit(1)
+    if not as_json:
+        next_step("serve", *repository_words(model_repository), "--cache-dir", cache_dir)
 
 
 app = application(rebuild)

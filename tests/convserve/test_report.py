@@ -146,7 +146,18 @@ def test_nothing_that_failed_its_gate_is_the_best(tmp_path: Path) -> None:
 def test_notebook_shows_a_table_of_plain_elements(tmp_path: Path) -> None:
     page = report_of(tmp_path, [entry(NAME, 0.2), entry("fp32", 1, passed=False)])._repr_html_()
     shown = Tags(page)
-    assert set(shown.found) <= {"div", "p", "b", "table", "thead", "tbody", "tr", "th", "td", "code"}
+    assert set(shown.found) <= {
+        "div",
+        "p",
+        "b",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "code",
+    }
     assert NAME in shown.text  # escaped, it is a text
     assert "failed: lost too much" in shown.text
     assert "//" not in page.replace(NAME, "")

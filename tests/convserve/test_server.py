@@ -68,7 +68,7 @@ def test_client_works_where_an_event_loop_runs(server: "object", colours: Path) 
 def test_client_that_cannot_be_made_leaves_no_thread(tmp_path: Path) -> None:
     async def cell() -> None:
         tls = convserve.ClientTls(ca=tmp_path / "none.pem")
-        with pytest.raises(Exception, match="none.pem"):
+        with pytest.raises(Exception, match=r"none\.pem"):
             convserve.Client("127.0.0.1:1", tls=tls)
 
     asyncio.run(cell())
@@ -104,7 +104,7 @@ def test_empty_repository_is_told_at_once(tmp_path: Path) -> None:
 
 def test_models_that_cannot_be_loaded_are_told(tmp_path: Path, cache: Path) -> None:
     (publish(tmp_path) / "manifest.json").write_text('{"schema_version": "1.0"}')
-    with pytest.raises(convserve.StartError, match="colours.*manifest"):
+    with pytest.raises(convserve.StartError, match=r"colours.*manifest"):
         convserve.Server(tmp_path, cache_dir=cache).start()
 
 
