@@ -1,10 +1,10 @@
 """`convserve.Server`: a server for as long as a `with` block, or a notebook, needs it.
 
 It is the process of `convserve serve`, and a thread of this one looks after it. In a thread of this
-process it would not be clean: grpc.aio has one poller a process, over which the event loops of a
-server, a client and a notebook fight; the server sets Python's collector, its switching of threads
-and the allocator for all threads; it would share the GIL with whoever measures it; and an engine
-that crashes would take the notebook along.
+process it would not be clean: grpc.aio has one poller a process, which hands events of the server
+to the event loop of a client, also once that is closed; the server sets Python's collector, its
+switching of threads and the allocator for the whole process; it would share the GIL with whoever
+measures it; and an engine that crashes would take the notebook along.
 """
 
 import contextlib

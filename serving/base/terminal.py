@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from serving.base.text import escaped
@@ -36,6 +37,17 @@ def next_step(*words: object) -> None:
     if speaks():
         command = shlex.join(["convserve", *map(str, words)])
         print(f"Next: {escaped(command)}", file=sys.stderr)  # noqa: T201
+
+
+def records(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table as a block of lines a row, each with a column's name and its value: for terminals in
+    which the columns do not fit beside each other. Empty values are left out."""
+    names = list(columns)
+    blocks = [
+        "\n".join(f"{name}: {value}" for name, value in zip(names, row, strict=True) if value)
+        for row in rows
+    ]
+    return "\n\n".join(blocks)
 
 
 def json_text(document: Any) -> str:

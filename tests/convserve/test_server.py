@@ -31,22 +31,17 @@ def test_server_answers_within_its_block_and_ends_with_it(colours: Path, cache: 
         assert any('"listening"' in line for line in server.log)
         assert server.http_address.startswith("http://127.0.0.1:")
         assert server.metrics_address.endswith("/metrics")
+        with pytest.raises(convserve.StartError, match="runs already"):
+            server.start()
+        # Beside it on ports of its own; explicit, so that it listens and has loaded nothing.
+        with convserve.Server([colours], cache_dir=cache, model_control="explicit") as other:
+            assert other.address != server.address
+            assert not other.ready
     assert process.returncode == 0
     assert repr(server) == "<convserve.Server: stopped>"
     with pytest.raises(convserve.StartError, match="does not run"):
         _ = server.address
     server.stop()
-
-
-def test_two_servers_run_side_by_side_and_start_again(colours: Path, cache: Path) -> None:
-    first = convserve.Server([colours], cache_dir=cache, model_control="explicit")
-    second = convserve.Server(str(colours), cache_dir=cache, model_control="explicit")
-    with first, second:
-        assert first.address != second.address
-        with pytest.raises(convserve.StartError, match="runs already"):
-            first.start()
-    with first:
-        assert not first.ready  # explicit: it listens, and has loaded nothing
 
 
 def test_client_works_where_an_event_loop_runs(server: "object", colours: Path) -> None:
