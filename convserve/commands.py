@@ -1,6 +1,7 @@
 """The umbrella command: finds the sub-command, and imports only the package of that one."""
 
 import difflib
+import errno
 import importlib
 import importlib.metadata
 import io
@@ -8,9 +9,12 @@ import os
 import shutil
 import sys
 import textwrap
+from typing import NoReturn
 
 # Exit status after Ctrl-C, as serving.base.command has it, which would bring typer.
 INTERRUPTED = 130
+# Errors of results that cannot be written.
+_LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # By name: the module that holds the typer app of the sub-command, and its line in the help.
 COMMANDS = {
@@ -48,8 +52,15 @@ def main() -> None:
     except KeyboardInterrupt:  # before the command itself looks out for it
         print("convserve: interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _LOST:
+            raise
+        _lost(error)
     finally:
-        _flush()
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            _lost(error)
 
 
 def _run(arguments: list[str]) -> None:
@@ -99,15 +110,12 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _flush() -> None:
-    """Writes out what is left. Whoever reads it may have gone, or the disk may be full."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter would try again
-        if not isinstance(error, BrokenPipeError):
-            print(f"convserve: standard output: {error.strerror}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+def _lost(error: OSError) -> NoReturn:
+    """Ends a command whose results cannot be written: the reader has gone, or the disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter would try again
+    if error.errno != errno.EPIPE:
+        print(f"convserve: standard output: {error.strerror}", file=sys.stderr)  # noqa: T201
+    sys.exit(1)
 
 
 def _usage() -> str:

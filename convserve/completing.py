@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from convserve.commands import COMMANDS
 
@@ -181,7 +181,13 @@ def _leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _option(parameter: Any) -> dict[str, Any]:
-    words = list(getattr(parameter.type, "choices", ()))
+    # Releases of typer have the choices of a Literal in one place or the other.
+    described = getattr(parameter, "type_descriptor", None)
+    words = list(
+        get_args(described.annotation)
+        if get_origin(getattr(described, "annotation", None)) is Literal
+        else getattr(getattr(parameter, "type", None), "choices", ())
+    )
     metavar = parameter.metavar or ""
     if not words and "|" in metavar:
         words = [word for word in metavar.strip("[]").split("|") if word and word.islower()]

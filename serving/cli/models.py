@@ -75,6 +75,14 @@ def models(
     if as_json:
         print_json(lines)
         return
+    _print(lines)
+    if url is None:
+        next_step("serve", *repository_words(model_repository))
+    elif lines:
+        next_step("predict", "IMAGE", "--model", lines[0]["name"], "--url", url)
+
+
+def _print(lines: list[dict[str, Any]]) -> None:
     columns = ["name", "version", "task", "variant", "engine", "accuracy", "latency", "state"]
     rows = [[_shown(line.get(column)) for column in columns] for line in lines]
     print_table(columns, rows)
@@ -87,10 +95,6 @@ def models(
     completed = {(line["name"], tuple(line["completed"])) for line in lines if "completed" in line}
     for name, fields in sorted(completed):
         say(f"{name}: config.pbtxt completed from the file: {', '.join(fields)}")
-    if url is None:
-        next_step("serve", *repository_words(model_repository))
-    elif lines:
-        next_step("predict", "IMAGE", "--model", lines[0]["name"], "--url", url)
 
 
 async def _of_server(

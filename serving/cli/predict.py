@@ -70,10 +70,11 @@ def predict(
     else:
         for result in results:
             _print(result)
-        place = place_words(url, model_repository)
-        next_step("evaluate", "--model", model, "--data", "FOLDER", *place)
     if any("error" in result for result in results):
         raise typer.Exit(1)
+    if not as_json:
+        place = place_words(url, model_repository)
+        next_step("evaluate", "--model", model, "--data", "FOLDER", *place)
 
 
 async def _predict_all(

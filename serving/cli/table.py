@@ -15,6 +15,8 @@ _PLAIN_WIDTH = 200
 # Times the width of a terminal up to which a table is folded into it. More folds narrower columns,
 # less shows more tables as blocks of lines.
 _FOLDED = 2
+# Characters of a table that none is wider than, whatever the terminal.
+_MOST = 10_000
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
@@ -27,7 +29,8 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for row in cells:
         # As Text, so that "[cpu]" in a cell is not read as markup. Cells may be a server's names.
         table.add_row(*map(Text, row))
-    if console.measure(table).maximum > _FOLDED * console.width:
+    whole = console.options.update(max_width=_MOST)
+    if console.measure(table, options=whole).maximum > _FOLDED * console.width:
         console.print(Text(records(columns, cells)))
     else:
         console.print(table)

@@ -18,6 +18,8 @@ from training.recipes.tasks import MEASURE_TITLES
 
 # Times the width of a terminal up to which a table is folded into it, as in serving.cli.table.
 _FOLDED = 2
+# Characters of a table that none is wider than, whatever the terminal.
+_MOST = 10_000
 
 Rows = list[dict[str, str]]
 
@@ -121,7 +123,8 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         # As Text, so that "[red]" in a name is not read as markup.
         table.add_row(*(Text(escaped(str(value))) for value in row.values()))
     console = Console()
-    if console.measure(table).maximum > _FOLDED * console.width:
+    whole = console.options.update(max_width=_MOST)
+    if console.measure(table, options=whole).maximum > _FOLDED * console.width:
         cells = [[escaped(str(value)) for value in row.values()] for row in rows]
         console.print(Text(f"{escaped(title)}\n\n{records(rows[0], cells)}"))
     else:
