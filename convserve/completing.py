@@ -185,7 +185,7 @@ def _option(parameter: Any) -> dict[str, Any]:
     described = getattr(parameter, "type_descriptor", None)
     words = list(
         get_args(described.annotation)
-        if get_origin(getattr(described, "annotation", None)) is Literal
+        if described is not None and get_origin(described.annotation) is Literal
         else getattr(getattr(parameter, "type", None), "choices", ())
     )
     metavar = parameter.metavar or ""

@@ -9,7 +9,8 @@ from typing import Any
 
 from serving.base.evaluation import Estimate
 from serving.base.text import one_line
-from training.evaluation.report.document import PAGE_FILE, Measured, read_report
+from training.evaluation.report.measured import Measured
+from training.evaluation.report.report_file import PAGE_FILE, read_report
 from training.recipes.tasks import MEASURE_TITLES
 
 # Variants of the table in a notebook, and characters of a text in it. More would fill the page with

@@ -45,7 +45,7 @@ _PROGRAM = """\
 import sys
 from serving.base.machine.children import end_with_parent
 end_with_parent(int(sys.argv.pop(1)))
-from convserve.commands import main
+from convserve.__main__ import main
 main()
 """
 

@@ -3,10 +3,12 @@ check of a choice."""
 
 import functools
 import inspect
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from serving.base.errors import quoted
 from serving.base.terminal import be_quiet
@@ -15,6 +17,9 @@ Choice = TypeVar("Choice", bound=str)
 
 # Of a command that Ctrl-C ended: 128 and the number of SIGINT, as of shells.
 INTERRUPTED = 130
+
+# Columns of a help: wider is hard to read, narrower leaves no room for words.
+_WIDEST, _NARROWEST = 100, 30
 
 AsJson = Annotated[
     bool,
@@ -37,25 +42,58 @@ _QUIET = inspect.Parameter(
 )
 
 
+def _width() -> int:
+    return max(_NARROWEST, min(shutil.get_terminal_size().columns, _WIDEST))
+
+
+class _Command(TyperCommand):
+    """Its help is plain lines, which every terminal shows, with a section for each panel."""
+
+    def get_help(self, ctx: Any) -> str:
+        ctx.terminal_width = _width()
+        return super().get_help(ctx)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                title = getattr(parameter, "rich_help_panel", None) or usual
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records, col_max=min(30, formatter.width // 3))
+
+
+class _Group(TyperGroup):
+    """Its help is as wide as that of a command."""
+
+    def get_help(self, ctx: Any) -> str:
+        ctx.terminal_width = _width()
+        return super().get_help(ctx)
+
+
 def application(*commands: Callable[..., None]) -> typer.Typer:
     """The app of a sub-command, or of several, whose first argument is the sub-command's name."""
     app = _empty()
     for command in commands:
-        app.command()(as_command(command))
+        app.command(cls=_Command)(as_command(command))
     return app
 
 
 def grouped(name: str, about: str, **commands: Callable[..., None]) -> typer.Typer:
     """The app of a sub-command that has commands of its own, by their names."""
-    app, inner = _empty(), typer.Typer(help=about, no_args_is_help=True)
+    app = _empty()
+    inner = typer.Typer(help=about, no_args_is_help=True, cls=_Group, rich_markup_mode=None)
     for word, command in commands.items():
-        inner.command(word)(as_command(command))
+        inner.command(word, cls=_Command)(as_command(command))
     app.add_typer(inner, name=name)
     return app
 
 
 def _empty() -> typer.Typer:
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     # A callback makes it a group, so that the command's name is expected.
     app.callback()(lambda: None)
     return app

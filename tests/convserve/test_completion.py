@@ -88,7 +88,7 @@ def test_words_come_without_importing_what_is_slow(home: Path) -> None:
     program = (
         "import sys; sys.argv = ['convserve', 'completion', 'words', '2', 'convserve', 'predict',"
         " '--mo']\n"
-        "from convserve.commands import main; main()\n"
+        "from convserve.__main__ import main; main()\n"
         "assert not {'typer', 'serving', 'training'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -51,7 +51,7 @@ def document(entries: list[dict[str, Any]]) -> dict[str, Any]:
         "channels": 3,
         "seed": 0,
         "recipe_sha256": "0",
-        "recipe": "name: flowers",
+        "recipe": {"name": "flowers"},
         "published": {"repository": "model_repo", "version": 3},
         "previous": None,
         "data": {
@@ -74,6 +74,7 @@ def document(entries: list[dict[str, Any]]) -> dict[str, Any]:
             "baseline": Estimate(value=0.951, low=0.93, high=0.97, n=300).model_dump(mode="json"),
             "baseline_engine": "torch",
             "baseline_latency": {},
+            "baseline_bytes": None,
             "baseline_size": size,
             "network_size": size,
             "entries": entries,

@@ -344,7 +344,7 @@ def test_missing_package_is_named_with_what_brings_it(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = None; "
         f"sys.argv = ['convserve', 'build', {str(RECIPE)!r}, '--out', {str(tmp_path)!r}]; "
-        "from convserve.commands import main; main()"
+        "from convserve.__main__ import main; main()"
     )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False

@@ -73,7 +73,7 @@ def test_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) ->
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
         [entry_points] = (n for n in archive.namelist() if n.endswith("entry_points.txt"))
-        assert "convserve = convserve.commands:main" in archive.read(entry_points).decode()
+        assert "convserve = convserve.__main__:main" in archive.read(entry_points).decode()
     assert files == {name for name in tracked() if name.partition("/")[0] in PACKAGES}
     assert {f"{package}/py.typed" for package in PACKAGES} <= files
 
