@@ -245,7 +245,9 @@ class Server:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             # Its own child on this machine, of which a status is all that is taken.
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            connection = http.client.HTTPSConnection(host, port, timeout=5, context=context)
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                host, port, timeout=5, context=context
+            )
         else:
             connection = http.client.HTTPConnection(host, port, timeout=5)
         try:
