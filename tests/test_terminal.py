@@ -234,3 +234,26 @@ def test_wrong_usage_is_told_on_a_terminal_without_colours() -> None:
     done = CliRunner().invoke(application(work), ["work", "x"], env={"NO_COLOR": "1"})
     assert done.exit_code == 2
     assert "\x1b" not in done.stderr
+
+
+def test_serve_tells_its_ports_as_json_and_ends_with_0_by_ctrl_c(tmp_path: Path) -> None:
+    flags = [word for port in ("grpc", "http", "metrics") for word in (f"--{port}-port", "0")]
+    flags += ["--model-repository", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
+    with subprocess.Popen(
+        [*COMMAND, "serve", "--json", "--quiet", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+    ) as server:
+        assert server.stdout is not None
+        lines: list[str] = []
+        while not lines or lines[-1] != "}\n":
+            lines.append(server.stdout.readline())
+            assert lines[-1], lines
+        told = json.loads("".join(lines))
+        assert set(told) == {"host", "grpc_port", "http_port", "metrics_port", "tls"}
+        assert told["grpc_port"] > 0
+        server.send_signal(signal.SIGINT)
+        rest, log = server.communicate(timeout=LONG)
+    assert (server.returncode, rest, log) == (0, "", "")
