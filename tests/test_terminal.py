@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -26,6 +26,9 @@ LONG = 120
 LAST = {
     "serve": "it runs until it is stopped",
     "loadtest search": "the rate is the end of the way",
+    "report": "its last line names the page",
+    "runs": "it lists what is there",
+    "score": "its last line names the file",
     "loadtest report": "it shows again what a run has shown",
     "completion install": "it says what to do in its own line",
     "completion show": "its output is a script",
@@ -105,6 +108,19 @@ def test_quiet_leaves_out_the_next_step(capsys: pytest.CaptureFixture[str]) -> N
     said = CliRunner().invoke(app, ["work"]).stderr
     assert said == "Next: convserve serve --model-repository 'my models'\n"
     assert not is_quiet()
+
+
+def test_command_may_have_quiet_of_its_own() -> None:
+    def work(
+        quiet: Annotated[
+            bool, typer.Option("--quiet", help="No lines.", show_default="off")
+        ] = False,
+    ) -> None:
+        typer.echo(f"{quiet} {is_quiet()}")
+
+    app = application(work)
+    assert CliRunner().invoke(app, ["work", "--quiet"]).stdout == "True True\n"
+    assert CliRunner().invoke(app, ["work"]).stdout == "False False\n"
 
 
 # JSON.

@@ -100,20 +100,21 @@ def _empty() -> typer.Typer:
 
 
 def as_command(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command --quiet, and its end by Ctrl-C: one line, and exit status 130."""
+    """Gives a command --quiet, where it has none of its own, and its end by Ctrl-C: one line, and
+    exit status 130."""
+    signature = inspect.signature(command)
+    own = _QUIET.name in signature.parameters
 
     @functools.wraps(command)
     def run(*, quiet: bool, **given: Any) -> None:
         be_quiet(quiet)
         try:
-            command(**given)
+            command(**given, **({_QUIET.name: quiet} if own else {}))
         except KeyboardInterrupt:
             stop("convserve: interrupted")
 
-    signature = inspect.signature(command)
-    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), _QUIET]
-    )
+    parameters = [*signature.parameters.values(), *([] if own else [_QUIET])]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
 
 

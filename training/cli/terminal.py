@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from serving.base.command import AsJson as AsJson
 from serving.base.command import stop
 from serving.base.machine.progress import TerminalLog
 from serving.base.terminal import is_quiet, json_text, speaks
