@@ -11,7 +11,7 @@ from convserve.completing import table
 from serving.base.command import AsJson, grouped, one_of
 from serving.base.files import write_whole
 from serving.base.machine.progress import Progress
-from serving.base.terminal import json_text
+from serving.base.machine.terminal import json_text
 from serving.base.text import one_line
 
 Shell = Literal["bash", "zsh", "fish"]

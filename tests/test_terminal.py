@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from serving.base.command import application
-from serving.base.terminal import is_quiet, json_text, next_step, records
+from serving.base.machine.terminal import is_quiet, json_text, next_step, records
 from serving.cli.table import print_table
 from tests.test_help import commands
 

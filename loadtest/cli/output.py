@@ -17,7 +17,7 @@ from loadtest.report.text import printable, render
 from loadtest.results import Run, write_run
 from serving.base.command import stop
 from serving.base.files import write_whole
-from serving.base.terminal import json_text
+from serving.base.machine.terminal import json_text
 
 Parameters = ParamSpec("Parameters")
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from loadtest.results import OK, Records
-from serving.base.terminal import is_quiet
+from serving.base.machine.terminal import is_quiet
 
 # Seconds over which the figures are taken.
 _WINDOW = 3.0

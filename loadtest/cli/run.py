@@ -23,7 +23,7 @@ from loadtest.measurement.server_counters import Observer
 from loadtest.results import Run
 from loadtest.wire.prepare import prepare
 from serving.base.command import AsJson
-from serving.base.terminal import next_step
+from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.tls_options import with_tls
 from serving.client.tls import ClientTls

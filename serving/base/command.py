@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from serving.base.errors import quoted
-from serving.base.terminal import be_quiet
+from serving.base.machine.terminal import be_quiet
 
 Choice = TypeVar("Choice", bound=str)
 

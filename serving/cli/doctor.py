@@ -9,7 +9,7 @@ import typer
 from serving.base.command import AsJson, application
 from serving.base.machine import nvml
 from serving.base.machine.cpu import machine
-from serving.base.terminal import next_step
+from serving.base.machine.terminal import next_step
 from serving.cli.output import print_json
 from serving.cli.table import print_table
 from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason

@@ -15,7 +15,7 @@ from serving.base.errors import InvalidInput, ServingError, WrongTask
 from serving.base.evaluation import Estimate
 from serving.base.folders import IMAGE_SUFFIXES, told
 from serving.base.machine.progress import Progress
-from serving.base.terminal import next_step
+from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.labelled import class_folders, identity_folders, mask_pairs, mask_reading
 from serving.cli.output import fail, print_json, say, warn

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from serving.base.command import AsJson, grouped
-from serving.base.terminal import is_quiet, next_step
+from serving.base.machine.terminal import is_quiet, next_step
 from serving.base.text import NotText, read_utf8
 from serving.cli.output import fail, print_json, say, warn
 from serving.cli.table import print_table

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from serving.base.command import AsJson, application
-from serving.base.terminal import next_step
+from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
 from serving.cli.predictor import CACHE_DIR, Url, folders_at, repository_words

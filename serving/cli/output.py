@@ -4,7 +4,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from serving.base.terminal import json_text
+from serving.base.machine.terminal import json_text
 from serving.base.text import one_line, printable
 
 # Characters of a line. Longer ones come from a server that fills the screen, or name long paths.

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from serving.base.command import AsJson, grouped
-from serving.base.terminal import next_step
+from serving.base.machine.terminal import next_step
 from serving.cli.output import fail, print_json, say
 from serving.server.access.followed import BadFile, read_checked
 from serving.server.access.policy import (

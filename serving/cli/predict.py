@@ -15,7 +15,7 @@ from serving.base.command import AsJson, application
 from serving.base.errors import InvalidInput, ServingError
 from serving.base.files import write_whole
 from serving.base.machine.progress import Progress
-from serving.base.terminal import next_step
+from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say, warn
 from serving.cli.predictor import (

@@ -10,7 +10,7 @@ from serving.base.command import AsJson, application
 from serving.base.errors import ModelLoadError
 from serving.base.files import own_folder
 from serving.base.machine.progress import Progress
-from serving.base.terminal import next_step
+from serving.base.machine.terminal import next_step
 from serving.cli.output import fail, print_json, warn
 from serving.cli.predictor import CACHE_DIR, folders_at, repository_words
 from serving.cli.signing import RequireSignature, signed_by

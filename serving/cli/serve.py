@@ -17,7 +17,7 @@ import uvloop
 
 from serving.base.command import AsJson, application, one_of
 from serving.base.machine import console
-from serving.base.terminal import is_quiet, json_text
+from serving.base.machine.terminal import is_quiet, json_text
 from serving.cli.output import fail
 from serving.server.access.audit import open_audit
 from serving.server.config import ServerConfig, StartError

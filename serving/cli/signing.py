@@ -8,7 +8,7 @@ import typer
 from protos.gen import model_config_pb2 as pb
 from serving.base.command import AsJson, application
 from serving.base.errors import ModelLoadError
-from serving.base.terminal import next_step
+from serving.base.machine.terminal import next_step
 from serving.cli.output import fail, print_json, say, warn
 from serving.repository.model_config import CONFIG_FILE, from_proto, read_proto
 from serving.repository.signing.keys import PASSPHRASE_VARIABLE, BadKey, Keys, read_private_key

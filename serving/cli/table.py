@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from serving.base.terminal import records
+from serving.base.machine.terminal import records
 from serving.base.text import printable
 
 # Columns of a table in a file or a pipe. Narrower would fold long cells.

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from serving.base.command import AsJson, application, one_of
+from serving.base.machine.terminal import next_step
 from serving.base.task import TASKS
-from serving.base.terminal import next_step
 from serving.base.text import escaped
 from serving.repository.interface import Meaning
 from serving.repository.signing.keys import BadKey, read_private_key

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from serving.base.command import AsJson, application, one_of
+from serving.base.machine.terminal import next_step
 from serving.base.storage.address import is_url
-from serving.base.terminal import next_step
 from serving.base.text import escaped
 from training.cli.terminal import (
     fail,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serving.base.command import AsJson, application, one_of
-from serving.base.terminal import next_step
+from serving.base.machine.terminal import next_step
 from serving.base.text import escaped
 from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError

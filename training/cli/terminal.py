@@ -9,7 +9,7 @@ import typer
 from serving.base.command import AsJson as AsJson
 from serving.base.command import stop
 from serving.base.machine.progress import TerminalLog
-from serving.base.terminal import is_quiet, json_text, speaks
+from serving.base.machine.terminal import is_quiet, json_text, speaks
 from serving.base.text import escaped
 
 _QUANTISER = "onnxruntime"

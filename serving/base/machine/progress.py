@@ -14,7 +14,7 @@ import rich.progress
 from rich.console import Console
 from rich.text import Text
 
-from serving.base.terminal import speaks
+from serving.base.machine.terminal import speaks
 from serving.base.text import escaped
 
 log = logging.getLogger(__name__)
