@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.base.evaluation import Estimate
-from serving.base.terminal import records
+from serving.base.machine.terminal import records
 from serving.base.text import escaped
 from serving.repository.manifest import Evidence
 from training.evaluation.verification import VariantResult, Verification
