@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 LOCK := requirements.lock
 
-.PHONY: demo test test-wires test-apart test-pages test-deploy fuzz check docs protos serve lock sbom provenance clean
+.PHONY: demo test test-wires test-apart test-pages test-wheel test-deploy fuzz check docs protos serve lock sbom provenance clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
@@ -12,6 +12,7 @@ demo: .venv/ready
 # has one thread in torch, as two that wait for each other by spinning would take turns.
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --ignore=tests/helm --ignore=tests/pages \
+	  --ignore=tests/wheel \
 	  --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # Callers of gRPC over the wire that `auto` leaves; `make test` has them over the one that it takes.
@@ -32,6 +33,10 @@ test-apart: .venv/ready
 test-pages: .venv/ready
 	$(if $(CI),$(BIN)/python scripts/install_browser.py)
 	$(BIN)/python -m pytest -m 'not slow' tests/pages
+
+# What a package index gets: built, looked at, installed into an empty environment, served.
+test-wheel: .venv/ready
+	$(BIN)/python -m pytest tests/wheel
 
 # In CI the tools are installed, elsewhere a test whose tool is missing is skipped and says so.
 test-deploy: .venv/ready

@@ -20,6 +20,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from loadtest.errors import LoadTestError
+from serving.base.files import write_whole
 
 SCHEMA_VERSION = 1
 
@@ -169,7 +170,7 @@ def write_run(run: Run, path: Path) -> None:
     columns["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     np.savez_compressed(content, **columns)
     try:
-        path.write_bytes(content.getvalue())
+        write_whole(path, content.getvalue())
     except OSError as error:
         raise LoadTestError(f"{path}: {error.strerror}") from error
 

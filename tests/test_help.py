@@ -10,7 +10,8 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from convserve import COMMANDS
+from convserve.commands import COMMANDS
+from serving.base import command as layout
 from serving.server.config import ServerConfig
 
 # Options without a default of their own, and the one that the command takes for them.
@@ -44,14 +45,14 @@ def commands() -> dict[str, tuple[Any, Any]]:
 
 def defaults_told(app: Any, name: str) -> dict[str, str | None]:
     """By option, the default that the help shows; None where it shows none."""
-    result = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "600"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "_WIDEST", 600)
+        result = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "600"})
     assert result.exit_code == 0, result.output
     told = {}
-    for line in result.output.splitlines():
-        option = re.search(r"│[ *]*(--[\w-]+)", line)
-        if option:
-            default = re.search(r"\[default: \(?(.*?)\)?\]", line)
-            told[option[1]] = default[1] if default else None
+    for option in re.split(r"\n  (?=--)", result.output)[1:]:
+        default = re.search(r"\[default: \(?(.*?)\)?(?:; .*)?\]", option)
+        told[option.split()[0].rstrip(",")] = default[1] if default else None
     return told
 
 

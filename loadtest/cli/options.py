@@ -120,9 +120,6 @@ MaxLateness = Annotated[
 MetricsUrl = Annotated[
     str | None, typer.Option(help="The server's http://HOST:PORT/metrics, read before and after.")
 ]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout.", show_default="off")
-]
 Output = Annotated[Path | None, typer.Option(help="Keep the raw results in this .npz file.")]
 Html = Annotated[Path | None, typer.Option(help="Write a report with plots to this file.")]
 JUnit = Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML to this file.")]

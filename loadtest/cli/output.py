@@ -1,7 +1,6 @@
 """The end of a sub-command: its reports, or one line with the reason why there are none."""
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,9 @@ from loadtest.report.junit import write_junit
 from loadtest.report.summary import summarise
 from loadtest.report.text import printable, render
 from loadtest.results import Run, write_run
+from serving.base.command import stop
+from serving.base.files import write_whole
+from serving.base.machine.terminal import json_text
 
 Parameters = ParamSpec("Parameters")
 
@@ -56,8 +58,9 @@ def failing(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
     return wrapped
 
 
-def deliver(run: Run, reports: Reports) -> None:
-    """Writes and prints every report. Exits with 1 where a check failed, with a line for each.
+def deliver(run: Run, reports: Reports, *, interrupted: bool = False) -> None:
+    """Writes and prints every report. Exits with 1 where a check failed, with a line for each, and
+    as every command where Ctrl-C ended the run early.
 
     A search is not checked, as some of its steps have to fail.
     """
@@ -72,24 +75,20 @@ def deliver(run: Run, reports: Reports) -> None:
         write_junit(document, checks, reports.junit)
     if reports.as_json:
         document["failures"] = failures
-        typer.echo(_json(document))
+        typer.echo(json_text(document))
     else:
         typer.echo(render(document))
     for failure in failures:
         typer.echo(f"convserve: {printable(failure)}", err=True)
+    if interrupted:
+        stop("convserve: interrupted; the report is of what was measured until then")
     if failures:
         raise typer.Exit(1)
 
 
-def _json(document: dict[str, Any]) -> str:
-    """JSON in which what a terminal would obey is escaped."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
-
-
 def _write(path: Path, content: str) -> None:
     try:
-        path.write_text(content)
+        write_whole(path, content.encode())
     except OSError as error:
         raise LoadTestError(f"{path}: {error.strerror}") from error
 

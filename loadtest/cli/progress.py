@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from loadtest.results import OK, Records
+from serving.base.machine.terminal import is_quiet
 
 # Seconds over which the figures are taken.
 _WINDOW = 3.0
@@ -28,6 +29,9 @@ class Progress:
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._terminal = self._console.is_terminal
+        # Full and empty cells of a bar that the terminal can show.
+        wide = self._console.encoding.lower().startswith("utf")
+        self._cells = ("█", "░") if wide else ("#", ".")
         self._live: Live | None = None
         self._shown = 0.0
         self._label = ""
@@ -41,7 +45,7 @@ class Progress:
         self._recent.clear()
         self._sent = self._errors = 0
         self._shown = 0.0
-        if self._terminal:
+        if self._terminal and not is_quiet():
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
 
@@ -59,7 +63,7 @@ class Progress:
         line = self._line(elapsed)
         if self._live is not None:
             self._live.update(Text(line), refresh=True)
-        else:
+        elif not is_quiet():
             print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def end(self) -> None:
@@ -72,7 +76,8 @@ class Progress:
         parts = [self._label, f"{min(elapsed, self._seconds):.0f}/{self._seconds:.0f} s"]
         if self._terminal:
             done = round(min(elapsed / max(self._seconds, 1e-9), 1.0) * _BAR)
-            parts.insert(1, "█" * done + "░" * (_BAR - done))
+            full, empty = self._cells
+            parts.insert(1, full * done + empty * (_BAR - done))
         if elapsed < self._warmup:
             parts.append("warm-up")
         if self._recent:

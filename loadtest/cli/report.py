@@ -8,12 +8,13 @@ import typer
 from loadtest.cli import options as o
 from loadtest.cli.output import Reports, deliver, failing
 from loadtest.results import merge, read_run
+from serving.base.command import AsJson
 
 
 @failing
 def report(
     files: Annotated[list[Path], typer.Argument(help="Raw files; several are merged.")],
-    as_json: o.AsJson = False,
+    as_json: AsJson = False,
     html: o.Html = None,
     junit: o.JUnit = None,
     output: o.Output = None,

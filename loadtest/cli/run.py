@@ -22,6 +22,8 @@ from loadtest.measurement.phase_runner import PhaseRunner, PhaseTerms
 from loadtest.measurement.server_counters import Observer
 from loadtest.results import Run
 from loadtest.wire.prepare import prepare
+from serving.base.command import AsJson
+from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.tls_options import with_tls
 from serving.client.tls import ClientTls
@@ -112,7 +114,7 @@ def run(
     max_in_flight: o.MaxInFlight = 10_000,
     max_lateness: o.MaxLateness = "10ms",
     metrics_url: o.MetricsUrl = None,
-    as_json: o.AsJson = False,
+    as_json: AsJson = False,
     output: o.Output = None,
     html: o.Html = None,
     junit: o.JUnit = None,
@@ -186,7 +188,11 @@ def run(
             phases.append(runner.run(label, each_url, each, observers[each_url]))
             if runner.interrupted:
                 break
-    deliver(Run(settings, tuple(weights), tuple(phases)), reports)
+    found = Run(settings, tuple(weights), tuple(phases))
+    deliver(found, reports, interrupted=runner.interrupted)
+    if not as_json:
+        models = [word for name in model for word in ("--model", name)]
+        next_step("loadtest", "search", "--url", url, *models, "--p99", "50ms")
 
 
 def _loads(

@@ -17,6 +17,7 @@ from loadtest.measurement.server_counters import Observer
 from loadtest.report.text import tried
 from loadtest.results import OK, Phase, Run
 from loadtest.wire.prepare import prepare
+from serving.base.command import AsJson
 from serving.cli.credentials import with_credentials
 from serving.cli.tls_options import with_tls
 from serving.client.tls import ClientTls
@@ -74,7 +75,7 @@ def search(
     max_in_flight: o.MaxInFlight = 10_000,
     max_lateness: o.MaxLateness = "10ms",
     metrics_url: o.MetricsUrl = None,
-    as_json: o.AsJson = False,
+    as_json: AsJson = False,
     output: o.Output = None,
     html: o.Html = None,
     *,
@@ -136,7 +137,8 @@ def search(
                     break
                 play(found.best.rate * (number + 1) / curve)
     settings = {"seed": seed, "max_lateness": lateness, "search": found.document(goal)}
-    deliver(Run(settings, tuple(weights), tuple(phases)), reports)
+    run = Run(settings, tuple(weights), tuple(phases))
+    deliver(run, reports, interrupted=runner.interrupted)
     if found.best is None:
         why = f" ({tried(asdict(found.next))})" if found.next is not None else ""
         fail(f"no rate keeps p99 {p99} with at most {error_rate:.2%} errors{why}")

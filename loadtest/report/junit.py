@@ -8,6 +8,7 @@ from typing import Any
 from loadtest.errors import LoadTestError
 from loadtest.report.checks import Check
 from loadtest.report.text import printable
+from serving.base.files import write_whole
 
 _PROPERTIES = ("requests_per_second", "error_rate", "mean_batch_size", "goodput_per_second")
 
@@ -40,7 +41,7 @@ def write_junit(document: dict[str, Any], checks: Sequence[Check], path: Path) -
                 ElementTree.SubElement(case, "failure", message=printable(each.failure))
     ElementTree.indent(root)
     try:
-        ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+        write_whole(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
     except OSError as error:
         raise LoadTestError(f"{path}: {error.strerror}") from error
 

@@ -20,8 +20,9 @@ from serving.base.tensor import TensorSpec
 from serving.engines import ENGINES
 from serving.repository.model_config import read_model_config
 
-# As a script: `-m` would look for modules in the folder in which this is started.
-COMMAND = Path(__file__).parents[2] / "convserve.py"
+# With -P no module is looked for in the folder in which this is started.
+COMMAND = [sys.executable, "-P", "-m", "convserve"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 # Seconds for the server to load the model; the budget may leave less.
 START_SECONDS = 300.0
 # Threads that call the server.
@@ -86,12 +87,14 @@ class Server:
     """
 
     def __init__(self, repository: Path, row: Row, cache: Path, seconds: float) -> None:
-        command = [sys.executable, str(COMMAND), "serve", "--allow-ungated"]
+        command = [*COMMAND, "serve", "--allow-ungated"]
         command += ["--model-repository", str(repository), "--cache-dir", str(cache)]
         command += ["--engine", row["engine"], "--variant", row["variant"]]
         command += ["--shared-memory", "convserve", "--admin-open", "memory"]
         command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
         self._lines: list[dict[str, Any]] = []
         threading.Thread(target=self._read, daemon=True).start()
         self._end = time.monotonic() + seconds
@@ -168,7 +171,7 @@ def served_rates(
 
 def evaluate(url: str, model: str, data: Path) -> Any:
     """Accuracy on a labelled folder by `convserve evaluate`, or its error."""
-    command = [sys.executable, str(COMMAND), "evaluate", "--json", "--url", url]
+    command = [*COMMAND, "evaluate", "--json", "--url", url]
     command += ["--model", model, "--data", str(data)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     return json.loads(finished.stdout) if finished.returncode == 0 else finished.stderr.strip()

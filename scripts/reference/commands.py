@@ -8,7 +8,7 @@ from typing import Any
 
 import typer.main
 
-from convserve import COMMANDS
+from convserve.commands import COMMANDS
 from scripts.reference.text import Undocumented, code, join, plain, sentence, table
 from scripts.reference.types import type_of
 

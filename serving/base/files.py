@@ -116,3 +116,22 @@ def _require_file(found: os.stat_result, path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file in one step: whoever interrupts it leaves the former file, or none. What is no
+    regular file, such as /dev/stdout, is written to as it is."""
+    place = Path(os.path.realpath(path))
+    former = place.stat() if place.exists() else None
+    if former is not None and not stat.S_ISREG(former.st_mode):
+        place.write_bytes(content)
+        return
+    partial = place.with_name(f".{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        if former is not None:
+            partial.chmod(stat.S_IMODE(former.st_mode))
+        partial.replace(place)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

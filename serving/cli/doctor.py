@@ -2,13 +2,14 @@
 
 import importlib.metadata
 import platform
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from serving.base.command import application
+from serving.base.command import AsJson, application
 from serving.base.machine import nvml
 from serving.base.machine.cpu import machine
+from serving.base.machine.terminal import next_step
 from serving.cli.output import print_json
 from serving.cli.table import print_table
 from serving.engines import ENGINES, cpu_features, engine_version, unavailable_reason
@@ -18,9 +19,7 @@ _PACKAGES = ("grpcio", "protobuf", "numpy", "opencv-python-headless", "simplejpe
 
 
 def doctor(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document.", show_default="off")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say which engines can run here, and why the others cannot."""
     report = _report()
@@ -39,6 +38,7 @@ def doctor(
     print_table(["engine", "runs here", "version", "why not"], rows)
     typer.echo("")
     print_table(["package", "version"], [[k, v] for k, v in report["packages"].items()])
+    next_step("init", "FOLDER")
 
 
 def _wire(found: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """`convserve evaluate`."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -9,13 +8,14 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.progress import track
 
 from serving.base import evaluation
-from serving.base.command import application
+from serving.base.command import AsJson, application
 from serving.base.errors import InvalidInput, ServingError, WrongTask
 from serving.base.evaluation import Estimate
 from serving.base.folders import IMAGE_SUFFIXES, told
+from serving.base.machine.progress import Progress
+from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.labelled import class_folders, identity_folders, mask_pairs, mask_reading
 from serving.cli.output import fail, print_json, say, warn
@@ -26,6 +26,7 @@ from serving.cli.predictor import (
     Url,
     one_place,
     open_predictor,
+    repository_words,
 )
 from serving.cli.signing import RequireSignature
 from serving.cli.table import print_table
@@ -74,9 +75,7 @@ def evaluate(
         int | None,
         typer.Option(help="Mask values from this one on are the second of two classes.", min=1),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document.", show_default="off")
-    ] = False,
+    as_json: AsJson = False,
     *,
     tls: ClientTls | None,
     headers: Mapping[str, str] | None,
@@ -93,6 +92,10 @@ def evaluate(
         print_json(report)
     else:
         _print(report)
+        if url is None:
+            next_step("serve", *repository_words(model_repository))
+        else:
+            next_step("loadtest", "run", "--url", url, "--model", model)
 
 
 async def _evaluate(
@@ -255,8 +258,10 @@ async def _each(
                 warn(f"{name(item)}: {error}")
 
     jobs = [asyncio.create_task(guarded(item)) for item in items]
-    for job in track(jobs, "evaluating", disable=not sys.stderr.isatty()):
-        await job
+    with Progress("evaluate", len(jobs)) as progress:
+        for job in asyncio.as_completed(jobs):
+            await job
+            progress.advance()
     if not outcomes:
         raise InvalidInput(f"none of {len(items)} images could be evaluated")
     return dict(sorted(outcomes.items())), dict(sorted(failed.items()))

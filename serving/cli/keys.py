@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from serving.base.command import AsJson, grouped
+from serving.base.machine.terminal import is_quiet, next_step
 from serving.base.text import NotText, read_utf8
 from serving.cli.output import fail, print_json, say, warn
 from serving.cli.table import print_table
@@ -26,23 +28,16 @@ from serving.server.access.keys import (
     without_keys,
 )
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_keys = typer.Typer(
-    help="Make, list and revoke the API keys of a file that a server follows (--api-keys)."
-)
-app.callback()(lambda: None)
-app.add_typer(_keys, name="keys")
-
 _File = Annotated[Path, typer.Argument(help="The server's --api-keys.")]
 
 
-@_keys.command("new")
 def new(
     file: _File,
     client: Annotated[str, typer.Argument(help="Whose key it is.")],
     expires: Annotated[
         str, typer.Option(help="never, a day (2027-01-31) or a time (2027-01-31T12:00:00Z).")
     ] = "never",
+    as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, once: the file has its SHA-256 alone.
 
@@ -64,16 +59,18 @@ def new(
         _write(file, with_key(text, key, now))
     except BadFile as error:
         fail(f"{file}: {error}")
-    warn(f"key {key.id} of {client}, until {time_text(until)}; send it as x-api-key")
+    if as_json:
+        print_json({"client": client, "id": key.id, "expires": time_text(until), "key": secret})
+        return
+    if not is_quiet():
+        warn(f"key {key.id} of {client}, until {time_text(until)}; send it as x-api-key")
     say(secret)
+    next_step("serve", "--model-repository", "FOLDER", "--api-keys", file)
 
 
-@_keys.command("list")
 def list_keys(
     file: _File,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document.", show_default="off")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List clients, ids and expiry of keys. The keys themselves are in no file."""
     try:
@@ -95,12 +92,13 @@ def list_keys(
     else:
         columns = ["client", "id", "expires", "state"]
         print_table(columns, [[line[column] for column in columns] for line in lines])
+        next_step("serve", "--model-repository", "FOLDER", "--api-keys", file)
 
 
-@_keys.command("revoke")
 def revoke(
     file: _File,
     name: Annotated[str, typer.Argument(help="A client, for all its keys, or the id of one.")],
+    as_json: AsJson = False,
 ) -> None:
     """Take keys out of the file. A server that follows it refuses them a second later."""
     try:
@@ -108,8 +106,12 @@ def revoke(
         _write(file, text)
     except BadFile as error:
         fail(f"{file}: {error}")
+    if as_json:
+        print_json([{"client": key.client, "id": key.id} for key in gone])
+        return
     for key in gone:
         say(f"revoked {key.id} of {key.client}")
+    next_step("keys", "list", file)
 
 
 def _text(file: Path) -> str:
@@ -147,3 +149,12 @@ def _write(file: Path, text: str) -> None:
                 raise
     except OSError as error:
         raise BadFile(f"cannot be written: {error.strerror}") from error
+
+
+app = grouped(
+    "keys",
+    "Make, list and revoke the API keys of a file that a server follows (--api-keys).",
+    new=new,
+    list=list_keys,
+    revoke=revoke,
+)

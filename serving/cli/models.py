@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.base.command import application
+from serving.base.command import AsJson, application
+from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
-from serving.cli.predictor import CACHE_DIR, Url, folders_at
+from serving.cli.predictor import CACHE_DIR, Url, folders_at, repository_words
 from serving.cli.signing import RequireSignature, refuse_signatures_of, signed_by
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls
@@ -40,9 +41,7 @@ def models(
     allow_ungated: Annotated[bool, typer.Option(help=_help("allow_ungated"))] = False,
     strict_config: Annotated[bool, typer.Option(help=_help("strict_config"))] = False,
     require_signature: RequireSignature = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document.", show_default="off")
-    ] = False,
+    as_json: AsJson = False,
     *,
     tls: ClientTls | None,
     headers: Mapping[str, str] | None,
@@ -76,6 +75,14 @@ def models(
     if as_json:
         print_json(lines)
         return
+    _print(lines)
+    if url is None:
+        next_step("serve", *repository_words(model_repository))
+    elif lines:
+        next_step("predict", "IMAGE", "--model", lines[0]["name"], "--url", url)
+
+
+def _print(lines: list[dict[str, Any]]) -> None:
     columns = ["name", "version", "task", "variant", "engine", "accuracy", "latency", "state"]
     rows = [[_shown(line.get(column)) for column in columns] for line in lines]
     print_table(columns, rows)

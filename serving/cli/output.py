@@ -1,10 +1,10 @@
 """The failure and the printing of a sub-command."""
 
-import json
 from typing import Any, NoReturn
 
 import typer
 
+from serving.base.machine.terminal import json_text
 from serving.base.text import one_line, printable
 
 # Characters of a line. Longer ones come from a server that fills the screen, or name long paths.
@@ -28,8 +28,5 @@ def warn(message: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Prints one JSON document on stdout; what a terminal would obey is escaped in it."""
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    if not text.replace("\n", "").isprintable():
-        text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
-    typer.echo(text)
+    """Prints one JSON document on stdout."""
+    typer.echo(json_text(document))

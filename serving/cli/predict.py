@@ -1,6 +1,7 @@
 """`convserve predict`."""
 
 import asyncio
+import io
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 import typer
 from PIL import Image
 
-from serving.base.command import application
+from serving.base.command import AsJson, application
 from serving.base.errors import InvalidInput, ServingError
+from serving.base.files import write_whole
+from serving.base.machine.progress import Progress
+from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say, warn
 from serving.cli.predictor import (
@@ -23,6 +27,7 @@ from serving.cli.predictor import (
     Url,
     one_place,
     open_predictor,
+    place_words,
 )
 from serving.cli.signing import RequireSignature
 from serving.cli.tls_options import with_tls
@@ -46,9 +51,7 @@ def predict(
             help="Folder for NAME.mask.png and NAME.overlay.png; images of one name are numbered."
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document.", show_default="off")
-    ] = False,
+    as_json: AsJson = False,
     *,
     tls: ClientTls | None,
     headers: Mapping[str, str] | None,
@@ -69,6 +72,9 @@ def predict(
             _print(result)
     if any("error" in result for result in results):
         raise typer.Exit(1)
+    if not as_json:
+        place = place_words(url, model_repository)
+        next_step("evaluate", "--model", model, "--data", "FOLDER", *place)
 
 
 async def _predict_all(
@@ -84,14 +90,23 @@ async def _predict_all(
     results = []
     places = _places(images, save) if save is not None else [None] * len(images)
     async with open_predictor(model, url, local, tls, headers) as predictor:
-        for path, place in zip(images, places, strict=True):
-            try:
-                results.append(await _predict(predictor, path, top_k, place))
-            except (ServingError, CallFailed, OSError) as error:
-                reason = error.strerror if isinstance(error, OSError) else str(error)
-                warn(f"{path}: {reason}")
-                results.append({"image": str(path), "error": reason})
+        with Progress("predict", len(images)) as progress:
+            for path, place in zip(images, places, strict=True):
+                results.append(await _outcome(predictor, path, top_k, place))
+                progress.advance()
     return results
+
+
+async def _outcome(
+    predictor: Predictor, path: Path, top_k: int, place: Path | None
+) -> dict[str, Any]:
+    """What the model says of an image, or why it cannot."""
+    try:
+        return await _predict(predictor, path, top_k, place)
+    except (ServingError, CallFailed, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        warn(f"{path}: {reason}")
+        return {"image": str(path), "error": reason}
 
 
 def _places(images: list[Path], folder: Path) -> list[Path]:
@@ -163,8 +178,10 @@ def _save(found: MaskResult, place: Path) -> dict[str, str]:
         image = Image.fromarray(found.mask)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        image.save(files["mask"])
-        files["overlay"].write_bytes(found.overlay_png)
+        encoded = io.BytesIO()
+        image.save(encoded, "PNG")
+        write_whole(files["mask"], encoded.getvalue())
+        write_whole(files["overlay"], found.overlay_png)
     except OSError as error:
         raise InvalidInput(f"--save {place.parent}: {error.strerror}") from error
     return {kind: str(file) for kind, file in files.items()}

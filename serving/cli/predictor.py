@@ -113,6 +113,16 @@ def one_place(
     return Local(repository, None if signatures is None else signed_by(signatures))
 
 
+def repository_words(addresses: Sequence[str] | None) -> list[str]:
+    """--model-repository, as often as it was given, for the next command."""
+    return [word for address in addresses or () for word in ("--model-repository", address)]
+
+
+def place_words(url: str | None, addresses: Sequence[str] | None) -> list[str]:
+    """--url or --model-repository as it was given, for the next command."""
+    return ["--url", url] if url is not None else repository_words(addresses)
+
+
 def repositories_at(addresses: Sequence[str], cache_dir: Path = CACHE_DIR) -> Repositories:
     """The repositories, of which nothing is fetched yet; URLs are kept where a server keeps them.
     Raises InvalidInput for one that cannot be opened."""

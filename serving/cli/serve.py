@@ -4,22 +4,26 @@ import contextlib
 import inspect
 import json
 import logging
+import os
 import queue
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO, get_args, get_origin
 
 import typer
 import uvloop
 
-from serving.base.command import application, one_of
+from serving.base.command import AsJson, application, one_of
 from serving.base.machine import console
+from serving.base.machine.terminal import is_quiet, json_text
 from serving.cli.output import fail
 from serving.server.access.audit import open_audit
 from serving.server.config import ServerConfig, StartError
 from serving.server.config_sources import ConfigError, load_config
 from serving.server.server import Server
+from serving.server.wires import Addresses
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 # Fields that logging itself puts on a record; all others come from `extra`.
@@ -47,12 +51,29 @@ def serve(context: typer.Context, **_: Any) -> None:
         settings = load_config(given, file=context.params["config"])
     except ConfigError as error:
         fail(str(error))
+    results = os.dup(1)  # what else is printed becomes lines of the log
+    told = partial(_tell, results, settings) if context.params["as_json"] else None
     try:
         with console.logged() as stderr:
             _log_as_json(stderr)
-            uvloop.run(Server(settings).serve())
+            uvloop.run(Server(settings).serve(told))
     except StartError as error:
         fail(str(error))
+    finally:
+        os.close(results)
+
+
+def _tell(stdout: int, settings: ServerConfig, addresses: Addresses) -> None:
+    """Prints where the server listens. Whoever wanted to read it may have gone."""
+    document = {
+        "host": settings.host,
+        "grpc_port": addresses.grpc,
+        "http_port": addresses.http,
+        "metrics_port": addresses.metrics,
+        "tls": settings.tls_cert is not None,
+    }
+    with contextlib.suppress(OSError):
+        os.write(stdout, f"{json_text(document)}\n".encode())
 
 
 def _signature() -> inspect.Signature:
@@ -67,7 +88,8 @@ def _signature() -> inspect.Signature:
     ]
     file = _option("config", Path | None, "YAML file with any of these.", None)
     context = inspect.Parameter("context", _KEYWORD, annotation=typer.Context)
-    return inspect.Signature([context, *options, file])
+    as_json = inspect.Parameter("as_json", _KEYWORD, default=False, annotation=AsJson)
+    return inspect.Signature([context, *options, file, as_json])
 
 
 def _option(name: str, kind: Any, text: str | None, default: Any) -> inspect.Parameter:
@@ -141,7 +163,8 @@ def _told_lost(number: int) -> logging.LogRecord:
 
 def _log_as_json(stream: TextIO) -> None:
     handler = _Handler(stream)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    level = logging.WARNING if is_quiet() else logging.INFO
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     open_audit(handler)
 
 

@@ -1,13 +1,15 @@
 """`convserve sign` and `convserve verify`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from protos.gen import model_config_pb2 as pb
+from serving.base.command import AsJson, application
 from serving.base.errors import ModelLoadError
-from serving.cli.output import fail, say, warn
+from serving.base.machine.terminal import next_step
+from serving.cli.output import fail, print_json, say, warn
 from serving.repository.model_config import CONFIG_FILE, from_proto, read_proto
 from serving.repository.signing.keys import PASSPHRASE_VARIABLE, BadKey, Keys, read_private_key
 from serving.repository.signing.private_copy import SignedVersions
@@ -15,8 +17,6 @@ from serving.repository.signing.statement import SIGNATURE_FILE, named, sign_ver
 from serving.server.access.followed import BadFile
 from serving.server.access.signers import read_signers
 from serving.server.config import ServerConfig
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _Folders = Annotated[
     list[Path], typer.Argument(metavar="VERSION_FOLDER...", help="NAME/<number> in a repository.")
@@ -28,7 +28,6 @@ RequireSignature = Annotated[
 ]
 
 
-@app.command()
 def sign(
     folders: _Folders,
     key: Annotated[
@@ -45,6 +44,7 @@ def sign(
             show_default="none",
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Sign versions of models as they lie there, for servers with --require-signature.
 
@@ -55,6 +55,7 @@ def sign(
         private = read_private_key(key)
     except BadKey as error:
         fail(f"--key: {error}")
+    signed = []
     for folder in folders:
         try:
             signer = sign_version(folder, private, signers)
@@ -62,35 +63,50 @@ def sign(
             fail(error.detail)
         except OSError as error:
             fail(f"{folder / SIGNATURE_FILE}: cannot be written: {error.strerror}")
-        say(f"{folder}: signed by key {signer}")
+        signed.append({"folder": str(folder), "key": signer})
+        if not as_json:
+            say(f"{folder}: signed by key {signer}")
+    if as_json:
+        print_json(signed)
+    else:
+        next_step("verify", *folders, "--keys", "PUBLIC_KEYS")
 
 
-@app.command()
 def verify(
     folders: _Folders,
     keys: Annotated[
         Path,
         typer.Option(help="File or folder of public keys: the server's --require-signature."),
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Say who has signed versions of models, and whether a server with these keys would take
     them."""
     signed = signed_by(keys, None, "--keys")
-    refused = False
+    found: list[dict[str, Any]] = []
     for folder in folders:
         place = named(folder)
+        line = {"folder": str(folder), "keys": [], "passed_over": [], "reason": ""}
         try:
             path = place.parent / CONFIG_FILE
             config = from_proto(read_proto(path) or pb.ModelConfig(), path)
             with signed.opened(place.parent, place.name, config) as copy:
-                say(f"{folder}: signed by key {', '.join(copy.signers)}")
+                line["keys"] = list(copy.signers)
+                if not as_json:
+                    say(f"{folder}: signed by key {', '.join(copy.signers)}")
+            line["passed_over"] = list(copy.passed_over)
             if copy.passed_over:
                 warn(f"{folder}: not signed, and passed over: {', '.join(copy.passed_over)}")
         except ModelLoadError as error:
-            refused = True
+            line["reason"] = error.detail
             warn(error.detail)
-    if refused:
+        found.append(line)
+    if as_json:
+        print_json(found)
+    if any(line["reason"] for line in found):
         raise typer.Exit(1)
+    if not as_json:
+        next_step("serve", "--model-repository", "FOLDER", "--require-signature", keys)
 
 
 def refuse_signatures_of(url: str | None, keys: Path | None) -> None:
@@ -117,3 +133,6 @@ def _read(path: Path, flag: str) -> Keys:
         return read_signers(path)
     except BadFile as error:
         fail(f"{flag}: {error}")
+
+
+app = application(sign, verify)

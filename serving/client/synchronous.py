@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
@@ -24,7 +25,10 @@ Item = TypeVar("Item")
 
 
 class VisionClient:
-    """AsyncVisionClient on an event loop of its own; not to be shared between threads."""
+    """AsyncVisionClient on an event loop of its own; not to be shared between threads.
+
+    Made where an event loop runs already, as in a notebook, it has a thread for its own.
+    """
 
     def __init__(
         self,
@@ -37,11 +41,12 @@ class VisionClient:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._runner = asyncio.Runner()
+        self._thread = ThreadPoolExecutor(1, "vision-client") if _a_loop_runs() else None
         connecting = _connect(urls, timeout, retries, max_message_mib, tls, headers)
         try:
-            self._client = self._runner.run(connecting)
+            self._client = self._run(connecting)
         except BaseException:  # files that cannot be used
-            self._runner.close()
+            self._end()
             raise
 
     def __enter__(self) -> "VisionClient":
@@ -57,8 +62,10 @@ class VisionClient:
 
     def close(self) -> None:
         """Closes every connection."""
-        self._runner.run(self._client.close())
-        self._runner.close()
+        try:
+            self._run(self._client.close())
+        finally:
+            self._end()
 
     def classify(
         self,
@@ -142,7 +149,31 @@ class VisionClient:
 
     def _run(self, work: Coroutine[Any, Any, Item]) -> Item:
         """The result of some work, which belongs to the caller's current span."""
-        return self._runner.run(work, context=contextvars.copy_context())
+        context = contextvars.copy_context()
+        if self._thread is None:
+            return self._runner.run(work, context=context)
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def told() -> Item:
+            if task := asyncio.current_task():
+                tasks.append(task)
+            return await work
+
+        running = self._thread.submit(self._runner.run, told(), context=context)
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            # It reaches this thread alone; the call must not hold up the next one.
+            for task in tasks:
+                task.get_loop().call_soon_threadsafe(task.cancel)
+            raise
+
+    def _end(self) -> None:
+        if self._thread is None:
+            self._runner.close()
+            return
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
 
     def _each(self, items: AsyncIterator[Item]) -> Iterator[Item]:
         async def following() -> list[Item]:
@@ -154,6 +185,15 @@ class VisionClient:
 
         while found := self._run(following()):
             yield from found
+
+
+def _a_loop_runs() -> bool:
+    """Whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _connect(

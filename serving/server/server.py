@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from serving.base.counting.sums import Share
@@ -88,9 +89,12 @@ class Server:
         logger.info("stopped")
         self.wires.flush()
 
-    async def serve(self) -> None:
+    async def serve(self, listening: Callable[[Addresses], None] | None = None) -> None:
         """Starts, serves until SIGTERM or SIGINT, and stops; a second signal ends the process at
-        once. Where work hangs past drain_seconds, the process ends with exit status 1."""
+        once. Where work hangs past drain_seconds, the process ends with exit status 1.
+
+        listening: is told the ports once they are open.
+        """
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
 
@@ -103,7 +107,9 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         try:
-            await self.start()
+            addresses = await self.start()
+            if listening is not None:
+                listening(addresses)
             await stopped.wait()
             _end_after(self._config.drain_seconds + 2 * LAST_SECONDS)
             await self.stop()

@@ -8,7 +8,7 @@ import pytest
 from typer import Exit
 from typer.testing import CliRunner
 
-from convserve import COMMANDS
+from convserve.commands import COMMANDS
 from scripts.reference.commands import leaves
 from tests.docs.documents import documents, inline_code, name_of, shell_lines
 

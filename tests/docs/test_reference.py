@@ -8,7 +8,7 @@ import typer.main
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from convserve import COMMANDS
+from convserve.commands import COMMANDS
 from protos.gen import model_config_pb2 as pb
 from scripts.reference import (
     PAGES,

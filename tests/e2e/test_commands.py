@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from convserve import COMMANDS
+from convserve.commands import COMMANDS
 from serving.cli import predictor
 from tests.support.process import ServerProcess
 from tests.support.published import publish
@@ -344,7 +344,7 @@ def test_missing_package_is_named_with_what_brings_it(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = None; "
         f"sys.argv = ['convserve', 'build', {str(RECIPE)!r}, '--out', {str(tmp_path)!r}]; "
-        "import convserve; convserve.main()"
+        "from convserve.__main__ import main; main()"
     )
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False

@@ -178,7 +178,7 @@ def planted(tmp_path: Path) -> Path:
 
 COMMAND = """
 import multiprocessing, sys
-from convserve import main
+from convserve.__main__ import main
 if __name__ == "__main__":
     sys.argv = ["convserve", "doctor", "--json"]
     try:

@@ -26,8 +26,8 @@ def modules_after(statements: str) -> set[str]:
 def command(*arguments: str) -> str:
     """Statements that run the umbrella command with these arguments and outlive its exit."""
     return (
-        f"import convserve\nsys.argv = {['convserve', *arguments]!r}\n"
-        "try:\n    convserve.main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
+        f"from convserve.__main__ import main\nsys.argv = {['convserve', *arguments]!r}\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
     )
 
 

@@ -1,20 +1,21 @@
 """`convserve adopt`: parses arguments, does the work, prints the outcome."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
 
-from serving.base.command import application, one_of
+from serving.base.command import AsJson, application, one_of
+from serving.base.machine.terminal import next_step
 from serving.base.task import TASKS
 from serving.base.text import escaped
 from serving.repository.interface import Meaning
 from serving.repository.signing.keys import BadKey, read_private_key
 from training.cli.terminal import (
-    AsJson,
     fail,
+    interrupted,
+    print_json,
     quiet_libraries,
     set_up_logging,
 )
@@ -180,11 +181,12 @@ def adopt(
     except OSError as error:
         fail("adopt", f"{error.filename or model}: {error.strerror or error}")
     except KeyboardInterrupt:
-        fail("adopt", "interrupted; what was there is as it was, and the same command begins anew")
+        interrupted("adopt", "what was there is as it was, and the same command begins anew")
     if as_json:
-        typer.echo(json.dumps(adopted.document(), indent=2))
+        print_json(adopted.document())
         return
     adopted.show()
+    next_step("serve", "--model-repository", model.parent)
 
 
 app = application(adopt)

@@ -1,7 +1,6 @@
 """`convserve build`: parses arguments, runs the pipeline, prints the outcome."""
 
 import contextlib
-import json
 import logging
 import sys
 from pathlib import Path
@@ -9,12 +8,14 @@ from typing import Annotated
 
 import typer
 
-from serving.base.command import application, one_of
+from serving.base.command import AsJson, application, one_of
+from serving.base.machine.terminal import next_step
 from serving.base.storage.address import is_url
 from serving.base.text import escaped
 from training.cli.terminal import (
-    AsJson,
     fail,
+    interrupted,
+    print_json,
     quiet_libraries,
     set_up_logging,
 )
@@ -112,7 +113,7 @@ def build(
     except OSError as error:
         fail("build", str(error))
     except KeyboardInterrupt:
-        fail("build", "interrupted; the same command goes on from where this one stopped")
+        interrupted("build", "the same command goes on from where this one stopped")
 
 
 def _stdout_kept() -> contextlib.AbstractContextManager[object]:
@@ -166,7 +167,7 @@ def _build(
             "variants": built.rows,
             "measures": built.measures,
         }
-        typer.echo(json.dumps(document, indent=2))
+        print_json(document)
         return
     if built.rows:
         print_table(recipe.name, built.rows)
@@ -177,6 +178,10 @@ def _build(
         typer.echo(f"Published: {repository / recipe.name / str(built.version)}")
     elif "publish" in built.kept:
         typer.echo("Nothing has changed, so nothing was published.")
+    if "publish" in (*built.ran, *built.kept):
+        next_step("serve", "--model-repository", repository)
+    else:
+        next_step("build", path)
 
 
 def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bool) -> None:
@@ -196,13 +201,14 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
     with _stdout_kept():
         studied = run_study(document, definition, study, out)
     if as_json:
-        typer.echo(json.dumps(studied.outcome.document, indent=2))
+        print_json(studied.outcome.document)
         return
     print_table(studied.outcome.title, studied.outcome.rows)
     typer.echo(escaped(studied.outcome.note))
     typer.echo(f"Report: {studied.report}")
     if studied.best is not None:
         typer.echo(f"Best recipe: {studied.best}")
+        next_step("build", studied.best)
 
 
 def _require_one_process() -> None:
@@ -220,7 +226,7 @@ def _list_networks(as_json: bool) -> None:
 
     rows = networks()
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     shown = [
         {
@@ -234,6 +240,7 @@ def _list_networks(as_json: bool) -> None:
     ]
     counted = "parameters and GMACs with 1,000 classes, segmentation with 21"
     print_table(f"Networks ({counted})", shown)
+    next_step("init", "FOLDER", "--network", "NAME")
 
 
 def _summary(tests: dict[str, str]) -> str:

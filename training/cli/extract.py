@@ -1,15 +1,15 @@
 """`convserve extract`: the test images of a recipe as folders, which `convserve evaluate` reads."""
 
 import logging
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.base.command import application, one_of
+from serving.base.command import AsJson, application, one_of
+from serving.base.machine.terminal import next_step
 from serving.base.text import escaped
-from training.cli.terminal import fail, set_up_logging
+from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def extract(
     recipe: Annotated[Path, typer.Argument(help="The recipe whose data are taken.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    as_json: AsJson = False,
 ) -> None:
     """Write the test images of a recipe as folders: a folder a class or person, or images/, masks/
     and classes.txt.
@@ -41,10 +42,12 @@ def extract(
     except (BuildError, OSError) as error:
         fail("extract", str(error))
     except KeyboardInterrupt:
-        fail("extract", f"interrupted; {out} holds a part")
+        interrupted("extract", f"{out} is as it was")
+    if as_json:
+        print_json({"folder": str(out), "split": split, "images": count, "model": given.name})
+        return
     typer.echo(escaped(f"{out}: {count:,} images of {split}"))
-    data = shlex.quote(str(out))
-    typer.echo(escaped(f"convserve evaluate --model {given.name} --data {data} --url HOST:PORT"))
+    next_step("evaluate", "--model", given.name, "--data", out, "--url", "localhost:8001")
 
 
 def _write(recipe: "Recipe", split: str, out: Path) -> int:

@@ -1,7 +1,6 @@
 """`convserve init`: looks at a folder, asks, writes a recipe, says how long it takes and what is
 next."""
 
-import json
 import logging
 import re
 from dataclasses import asdict
@@ -10,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from serving.base.command import application, one_of
+from serving.base.command import AsJson, application, one_of
 from serving.base.task import TASKS
 from serving.base.text import escaped
-from training.cli.terminal import AsJson, fail, quiet_libraries, set_up_logging
+from training.cli.terminal import fail, interrupted, print_json, quiet_libraries, set_up_logging
 from training.errors import BuildError
 
 log = logging.getLogger(__name__)
@@ -97,9 +96,9 @@ def init(
     except (BuildError, OSError) as error:
         fail("init", str(error))
     except KeyboardInterrupt:
-        fail("init", "interrupted")
+        interrupted("init", "no recipe was written")
     if as_json:
-        typer.echo(json.dumps(asdict(outcome), indent=2))
+        print_json(asdict(outcome))
         return
     for line in outcome.lines():
         typer.echo(escaped(line))

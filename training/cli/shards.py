@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serving.base.command import application
+from serving.base.command import AsJson, application
 from serving.base.text import escaped, first_problem
-from training.cli.terminal import fail, set_up_logging
+from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def shards(
         str | None,
         typer.Option(help="Address of an S3- or GCS-compatible store.", metavar="URL"),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write tar shards with an index from images that lie in files.
 
@@ -72,7 +73,10 @@ def shards(
     except (BuildError, OSError) as error:
         fail("shards", str(error))
     except KeyboardInterrupt:
-        fail("shards", "interrupted; the same command goes on from where this one stopped")
+        interrupted("shards", "the same command goes on from where this one stopped")
+    if as_json:
+        print_json({"out": out, **index.model_dump(mode="json")})
+        return
     for name, split in index.splits.items():
         typer.echo(f"{name}: {split.images:,} images in {len(split.shards):,} shards")
     typer.echo(escaped(f"In a recipe: data: {{source: shards, train: {out}}}"))

@@ -2,30 +2,26 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Any, NoReturn
 
 import typer
 
-from serving.base.machine.progress import TerminalLog, speaks
+from serving.base.command import AsJson as AsJson
+from serving.base.command import stop
+from serving.base.machine.progress import TerminalLog
+from serving.base.machine.terminal import is_quiet, json_text, speaks
 from serving.base.text import escaped
-
-AsJson = Annotated[
-    bool,
-    typer.Option(
-        "--json", help="Print one JSON document and nothing else on stdout.", show_default="off"
-    ),
-]
-"""The option --json."""
 
 _QUANTISER = "onnxruntime"
 
 
 def set_up_logging() -> None:
-    """Log lines go to stderr, as plain text. Of the processes of torchrun the first one alone
-    speaks."""
+    """Log lines go to stderr, as plain text; with --quiet warnings alone. Of the processes of
+    torchrun the first one alone speaks."""
     terminal = TerminalLog()
     terminal.setFormatter(_Escaping("%(message)s"))
-    logging.basicConfig(level=logging.INFO if speaks() else logging.ERROR, handlers=[terminal])
+    level = logging.INFO if speaks() else logging.WARNING if is_quiet() else logging.ERROR
+    logging.basicConfig(level=level, handlers=[terminal])
 
 
 def quiet_libraries() -> None:
@@ -47,6 +43,16 @@ def fail(command: str, reason: str) -> NoReturn:
     """One line on stderr, and exit status 1."""
     typer.echo(f"convserve {command}: {escaped(reason)}", err=True)
     raise typer.Exit(1)
+
+
+def interrupted(command: str, what_holds: str) -> NoReturn:
+    """As `fail` after Ctrl-C, with its exit status."""
+    stop(f"convserve {command}: interrupted; {escaped(what_holds)}")
+
+
+def print_json(document: Any) -> None:
+    """Prints one JSON document on stdout."""
+    typer.echo(json_text(document))
 
 
 class _Escaping(logging.Formatter):

@@ -6,7 +6,6 @@ knows how much is left.
 
 import functools
 import logging
-import os
 import sys
 import time
 from types import TracebackType
@@ -15,16 +14,14 @@ import rich.progress
 from rich.console import Console
 from rich.text import Text
 
+from serving.base.machine.terminal import speaks
+from serving.base.text import escaped
+
 log = logging.getLogger(__name__)
 
 # Seconds between two lines where there is no terminal; the first comes sooner.
 _EVERY_SECONDS = 10.0
 _FIRST_SECONDS = 3.0
-
-
-def speaks() -> bool:
-    """Whether this process tells how far it is: all but the later ones of torchrun do."""
-    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def duration(seconds: float) -> str:
@@ -116,7 +113,7 @@ class Progress:
             Progress._told = now
             of = "" if self.total is None else f" of {self.total}"
             words = ", ".join([f"{self.done}{of} {self.unit}", *self._words()])
-            log.info("%s: %s", self.title, words)
+            _tell(f"{self.title}: {words}")
 
     def _words(self) -> list[str]:
         """The rate, the time left and what else is said."""
@@ -125,6 +122,14 @@ class Progress:
         if self.left is not None:
             words.append(f"{duration(self.left)} left")
         return [*words, self.said] if self.said else words
+
+
+def _tell(line: str) -> None:
+    """To the log, or where the command has none to standard error."""
+    if logging.getLogger().handlers:
+        log.info("%s", line)
+    else:
+        print(escaped(line), file=sys.stderr, flush=True)  # noqa: T201
 
 
 @functools.cache

@@ -57,8 +57,10 @@ def open_cache(path: Path) -> Path | None:
     what would tell that they were replaced lies beside them. None where there can be none."""
     try:
         return own_folder(path.expanduser())
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}"
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+        reason = f"{path}: {error}"
+        if isinstance(error, OSError):
+            reason = f"{error.filename}: {error.strerror}"
         logger.warning("nothing is cached", extra={"reason": reason})
         return None
 

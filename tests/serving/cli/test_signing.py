@@ -20,7 +20,7 @@ from tests.support.signed import Signer
 def run(*arguments: object) -> tuple[int, str, str]:
     """Exit status, stdout and stderr."""
     app = {"models": models.app, "predict": predict.app}.get(str(arguments[0]), signing.app)
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, [*map(str, arguments), "--quiet"])
     return result.exit_code, result.stdout.strip(), result.stderr.strip()
 
 

@@ -1,5 +1,6 @@
 """A split as folders that `convserve evaluate` reads, whatever its source reads."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 
@@ -9,6 +10,7 @@ from PIL import Image
 from serving.base.errors import InvalidInput, quoted
 from serving.base.files import is_plain_name
 from serving.base.folders import IMAGE_SUFFIXES, is_passed_over
+from serving.base.machine.progress import Progress
 from serving.base.task import Task
 from serving.images.masks.folders import CLASSES_FILE
 from training.data.readers import Original, Reader, Targets, as_png
@@ -18,6 +20,8 @@ from training.errors import DataError
 
 # The ending of images that have none; they are decoded by their content.
 _ENDING = ".jpg"
+# Holds what is written until all of it is there. No class has such a name.
+_UNFINISHED = ".unfinished"
 # Characters of a source's name that a file keeps behind its number.
 _STEM = 100
 
@@ -35,7 +39,8 @@ def write_split(
 
     change: makes the model's classes of the source's; masks then hold these, and 255 for pixels
         that do not count, at the size of their image.
-    Raises DataError for a file that cannot be read, and where `out` holds something.
+    All of it appears at the end: whoever interrupts it finds `out` empty. Raises DataError for a
+    file that cannot be read, and where `out` holds something.
     """
     odd = [name for name in classes if not is_plain_name(name) or is_passed_over(name)]
     if task == "classification" and odd:
@@ -43,21 +48,40 @@ def write_split(
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise DataError(f"{out} is not empty")
+    place = out / _UNFINISHED
+    place.mkdir()
+    try:
+        _write_all(samples, classes, task, place, change)
+        for entry in sorted(place.iterdir()):
+            entry.rename(out / entry.name)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return len(samples)
+
+
+def _write_all(
+    samples: Samples,
+    classes: Sequence[str],
+    task: Task,
+    out: Path,
+    change: Callable[[Targets], Targets],
+) -> None:
     if task == "segmentation":
         (out / CLASSES_FILE).write_text("\n".join(classes) + "\n")
-    for number, (name, (content, target)) in enumerate(_originals(samples)):
-        target = change(target)
-        file = _file(number, PurePath(name))
-        if task == "segmentation":
-            _write(out / "images" / file, content)
-            mask = out / "masks" / PurePath(file).with_suffix(".png")
-            mask.parent.mkdir(exist_ok=True)
-            Image.fromarray(target.astype(np.uint8)).save(mask)
-        else:
-            label = int(target)
-            folder = classes[label] if label < len(classes) else f"person-{label:06}"
-            _write(out / folder / file, content)
-    return len(samples)
+    with Progress("extract", len(samples)) as progress:
+        for number, (name, (content, target)) in enumerate(_originals(samples)):
+            target = change(target)
+            file = _file(number, PurePath(name))
+            if task == "segmentation":
+                _write(out / "images" / file, content)
+                mask = out / "masks" / PurePath(file).with_suffix(".png")
+                mask.parent.mkdir(exist_ok=True)
+                Image.fromarray(target.astype(np.uint8)).save(mask)
+            else:
+                label = int(target)
+                folder = classes[label] if label < len(classes) else f"person-{label:06}"
+                _write(out / folder / file, content)
+            progress.advance()
 
 
 def _originals(samples: Samples) -> Iterator[tuple[str, Original]]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from serving.base.machine.progress import Progress
 from serving.base.storage.address import is_url, joined
 from serving.images.postprocess import resize_mask
 from training.data.samples import Dataset, FileSamples
@@ -135,23 +136,25 @@ def _write_split(
     shards: list[IndexedShard] = []
     by_class = np.zeros(classes, np.int64)
     done = 0
-    for number, chosen in enumerate(_cut(samples, limits)):
-        name = f"{split}-{number:06}.tar"
-        table, size, kept = _write_shard(joined(out, name), chosen, store)
-        shards.append(IndexedShard(name=name, images=len(chosen), bytes=size))
-        labels = [sample.target for sample in chosen if isinstance(sample.target, int)]
-        by_class += np.bincount(labels, minlength=classes)
-        done += len(table.rows)
-        log.info(
-            "%s: %s images, %s MB%s (%s of %s of %s)",
-            name,
-            f"{len(chosen):,}",
-            f"{size / 1e6:,.1f}",
-            ", kept" if kept else "",
-            f"{done:,}",
-            f"{len(samples):,}",
-            split,
-        )
+    with Progress(f"shards: {split}", len(samples)) as progress:
+        for number, chosen in enumerate(_cut(samples, limits)):
+            name = f"{split}-{number:06}.tar"
+            table, size, kept = _write_shard(joined(out, name), chosen, store)
+            shards.append(IndexedShard(name=name, images=len(chosen), bytes=size))
+            labels = [sample.target for sample in chosen if isinstance(sample.target, int)]
+            by_class += np.bincount(labels, minlength=classes)
+            done += len(table.rows)
+            progress.advance(len(table.rows))
+            log.info(
+                "%s: %s images, %s MB%s (%s of %s of %s)",
+                name,
+                f"{len(chosen):,}",
+                f"{size / 1e6:,.1f}",
+                ", kept" if kept else "",
+                f"{done:,}",
+                f"{len(samples):,}",
+                split,
+            )
     counts = tuple(by_class.tolist()) if by_class.any() else ()
     return IndexedSplit(images=done, by_class=counts, shards=tuple(shards))
 

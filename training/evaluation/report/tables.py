@@ -10,10 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.base.evaluation import Estimate
+from serving.base.machine.terminal import records
 from serving.base.text import escaped
 from serving.repository.manifest import Evidence
 from training.evaluation.verification import VariantResult, Verification
 from training.recipes.tasks import MEASURE_TITLES
+
+# Times the width of a terminal up to which a table is folded into it, as in serving.cli.table.
+_FOLDED = 2
+# Characters of a table that none is wider than, whatever the terminal.
+_MOST = 10_000
 
 Rows = list[dict[str, str]]
 
@@ -116,7 +122,13 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         # As Text, so that "[red]" in a name is not read as markup.
         table.add_row(*(Text(escaped(str(value))) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    whole = console.options.update(max_width=_MOST)
+    if console.measure(table, options=whole).maximum > _FOLDED * console.width:
+        cells = [[escaped(str(value)) for value in row.values()] for row in rows]
+        console.print(Text(f"{escaped(title)}\n\n{records(rows[0], cells)}"))
+    else:
+        console.print(table)
 
 
 def _print_plain(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
