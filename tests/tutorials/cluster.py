@@ -1,0 +1,168 @@
+"""helm and kubectl for pages that speak of a cluster, where there is none.
+
+What needs no cluster is done by the real programs: `helm template` and its like, and kubectl's making
+of resources. What a cluster would get is made by them too (`helm template` for install and upgrade,
+`kubectl create --dry-run=client`), judged by kubernetes-validate with the schemas of Kubernetes, and
+kept in a file in the home folder; whatever the pods of a release need (claims, Secrets, ConfigMaps)
+must be there by then. Commands that only look at something want it to be there.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.helm.tools import program
+
+KUBERNETES = "1.34.0"
+STORE = Path.home() / "cluster.yaml"
+RELEASES = Path.home() / "releases.json"
+# Long and short names by which kubectl's callers know a kind.
+KINDS = {
+    "deploy": "Deployment", "deployment": "Deployment", "job": "Job", "pod": "Pod", "po": "Pod",
+    "pvc": "PersistentVolumeClaim", "secret": "Secret", "svc": "Service", "service": "Service",
+    "configmap": "ConfigMap", "cm": "ConfigMap",
+}  # fmt: skip
+# What stands in a pod's volumes and environment for a resource that must be there.
+REFERENCES = {
+    ("secret", "secretName"): "Secret",
+    ("configMap", "name"): "ConfigMap",
+    ("persistentVolumeClaim", "claimName"): "PersistentVolumeClaim",
+    ("secretKeyRef", "name"): "Secret",
+    ("secretRef", "name"): "Secret",
+}
+Resource = dict[str, Any]
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["helm", "install" | "upgrade" as verb, name, chart, *options]:
+            install(verb, name, chart, options)
+        case ["helm", "test" | "rollback" | "uninstall" | "status" as verb, name, *_]:
+            if name not in releases():
+                sys.exit(f"Error: release: not found: {name}")
+            print(f"NAME: {name}\nSTATUS: {verb} is left to a cluster")
+        case ["helm", *rest]:
+            sys.exit(subprocess.run([program("helm"), *rest], check=False).returncode)
+        case ["kubectl", "create", *rest]:
+            text = output("kubectl", "create", *rest, "--dry-run=client", "--output", "yaml")
+            keep(text)
+        case ["kubectl", "apply", "-f" | "--filename", file]:
+            keep(Path(file).read_text())
+        case ["kubectl", "cp", source, target]:
+            if not Path(source).exists():
+                sys.exit(f"error: {source} doesn't exist in local filesystem")
+            find("pod", target.partition(":")[0])
+        case ["kubectl", "delete", kind, name]:
+            store([one for one in stored() if one is not find(kind, name, stored())])
+            print(f'{kind} "{name}" deleted')
+        case ["kubectl", *rest]:
+            look(rest)
+        case other:
+            sys.exit(f"cluster.py knows nothing of {' '.join(other)}")
+
+
+def install(verb: str, name: str, chart: str, options: list[str]) -> None:
+    """Renders a release, checks that the cluster would take it, and keeps what it consists of."""
+    if (verb == "install") == (name in releases()):
+        sys.exit("Error: cannot reuse a name that is still in use" if verb == "install"
+                 else f'Error: UPGRADE FAILED: "{name}" has no deployed releases')  # fmt: skip
+    given = [option for option in options if option not in ("--wait", "--install")]
+    text = output("helm", "template", name, chart, "--kube-version", KUBERNETES, *given)
+    keep(text, quiet=True)
+    there = {(one["kind"], one["metadata"]["name"]) for one in stored()}
+    absent = sorted({wanted for one in parse(text) for wanted in needs(one)} - there)
+    if absent:
+        listed = ", ".join(f"{kind} {name}" for kind, name in absent)
+        sys.exit(f"pods would wait for what is not there: {listed}")
+    RELEASES.write_text(json.dumps(sorted({*releases(), name})))
+    print(f"NAME: {name}\nSTATUS: deployed")
+
+
+def needs(resource: Any) -> set[tuple[str, str]]:
+    """Kind and name of everything that the pods of a resource refer to, unless it is optional."""
+    found = set()
+    if isinstance(resource, dict):
+        for (key, field), kind in REFERENCES.items():
+            inner = resource.get(key)
+            if isinstance(inner, dict) and field in inner and not inner.get("optional"):
+                found.add((kind, inner[field]))
+        for value in resource.values():
+            found |= needs(value)
+    elif isinstance(resource, list):
+        for value in resource:
+            found |= needs(value)
+    return found
+
+
+def look(words: list[str]) -> None:
+    """A command that reads: its KIND/NAME, or KIND NAME, must be there."""
+    named = [word for word in words if not word.startswith("-")]
+    for word in named:
+        kind, slash, name = word.partition("/")
+        if slash and kind in KINDS:
+            found = find(kind, name)
+            print(f"{found['kind'].lower()}/{found['metadata']['name']}")
+            return
+    kinds = [word for word in named if word.removesuffix("s") in KINDS]
+    if not kinds:
+        sys.exit(f"cluster.py cannot check: kubectl {' '.join(words)}")
+    kind = KINDS[kinds[0].removesuffix("s")]
+    if kind == "Pod":
+        kind = "Deployment"  # whose pods there are
+    there = [one["metadata"]["name"] for one in stored() if one["kind"] == kind]
+    if not there:
+        sys.exit(f"No resources found: {kind}")
+    print("\n".join(there))
+
+
+def find(kind: str, name: str, among: list[Resource] | None = None) -> Resource:
+    for one in stored() if among is None else among:
+        if (one["kind"], one["metadata"]["name"]) == (KINDS[kind], name):
+            return one
+    sys.exit(f'Error from server (NotFound): {kind} "{name}" not found')
+
+
+def keep(text: str, quiet: bool = False) -> None:
+    """Adds resources that Kubernetes' schemas allow."""
+    file = Path.home() / "rendered.yaml"
+    file.write_text(text)
+    output("kubernetes-validate", "--strict", "-k", KUBERNETES, str(file))
+    made = parse(text)
+    new = {(one["kind"], one["metadata"]["name"]) for one in made}
+    store([one for one in stored() if (one["kind"], one["metadata"]["name"]) not in new] + made)
+    for kind, name in () if quiet else sorted(new):
+        print(f"{kind.lower()}/{name} created")
+
+
+def output(name: str, *arguments: str) -> str:
+    """What a program prints; its failure is ours."""
+    done = subprocess.run(
+        [program(name), *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    return done.stdout
+
+
+def parse(text: str) -> list[Resource]:
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def stored() -> list[Resource]:
+    return parse(STORE.read_text()) if STORE.exists() else []
+
+
+def store(resources: list[Resource]) -> None:
+    STORE.write_text(yaml.safe_dump_all(resources))
+
+
+def releases() -> set[str]:
+    return set(json.loads(RELEASES.read_text())) if RELEASES.exists() else set()
+
+
+if __name__ == "__main__":
+    main()
