@@ -17,7 +17,7 @@ from tests.tutorials.page import FOLDER, PAGES, PageError, Save, Type, before, m
 from tests.tutorials.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
-OF_CHECKOUT = ("helm", "examples", "protos")
+OF_CHECKOUT = ("Dockerfile", "helm")
 # What `localhost` means on a page: gRPC, HTTP and metrics of the server, and Envoy.
 PORTS = (8001, 8000, 8002, 8080)
 
