@@ -103,7 +103,7 @@ function show(rows) {
       const row = document.createElement('li');
       const label = document.createElement('span');
       const bar = document.createElement('meter');
-      const number = document.createElement('output');
+      const number = document.createElement('span');
       label.textContent = name;
       bar.value = share;
       bar.setAttribute('aria-label', name);

@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from tests.helm.tools import free_ports
+from tests.pages.conftest import browser, page
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 SECONDS = 120
 COLOURS = {"red": (220, 30, 20), "green": (20, 200, 30), "blue": (10, 20, 200)}
 
+__all__ = ["browser", "page"]  # fixtures of every page of ours
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
