@@ -71,7 +71,8 @@ function probabilities(texts) {
   return rows.map(([, , index, name], i) => ({ name: name || index, share: powers[i] / sum }));
 }
 
-/** Draws a mask over the image in the canvas. Rows of a class and its share of the pixels. */
+/** Draws a mask over the image in the canvas; class 0, the background, stays as it is. Rows of a
+ * class, its share of the pixels and its colour. */
 function drawMask({ shape: [, height, width], data }, classes) {
   const pixels = new ImageData(width, height);
   const counts = new Map();
@@ -81,10 +82,16 @@ function drawMask({ shape: [, height, width], data }, classes) {
   });
   const mask = new OffscreenCanvas(width, height);
   mask.getContext('2d').putImageData(pixels, 0, 0);
-  canvas.getContext('2d').drawImage(mask, 0, 0, canvas.width, canvas.height);
+  const context = canvas.getContext('2d');
+  context.imageSmoothingEnabled = false; // a pixel of the mask has one class
+  context.drawImage(mask, 0, 0, canvas.width, canvas.height);
   return [...counts]
     .sort(([, a], [, b]) => b - a)
-    .map(([index, count]) => ({ name: classes[index] ?? index, share: count / data.length }));
+    .map(([index, count]) => ({
+      name: classes[index] ?? index,
+      share: count / data.length,
+      colour: index === 0 ? 'transparent' : `rgb(${colour(index)})`,
+    }));
 }
 
 /** Colours that differ from their neighbours: steps of the golden angle. */
@@ -99,12 +106,13 @@ function colour(index) {
 
 function show(rows) {
   answer.replaceChildren(
-    ...rows.slice(0, SHOWN).map(({ name, share }) => {
+    ...rows.slice(0, SHOWN).map(({ name, share, colour }) => {
       const row = document.createElement('li');
       const label = document.createElement('span');
       const bar = document.createElement('meter');
       const number = document.createElement('span');
       label.textContent = name;
+      if (colour) label.style.borderLeft = `1rem solid ${colour}`;
       bar.value = share;
       bar.setAttribute('aria-label', name);
       number.textContent = `${(100 * share).toFixed(1)} %`;

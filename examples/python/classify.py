@@ -36,7 +36,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--url", default="127.0.0.1:8001", help="HOST:PORT of gRPC [%(default)s]")
     parser.add_argument("--top-k", type=int, default=3, help="labels of an image [%(default)s]")
     parser.add_argument(
-        "--timeout", type=float, default=10.0, help="seconds of a call, tries included [%(default)s]"
+        "--timeout",
+        type=float,
+        default=10.0,
+        help="seconds of a call, tries included [%(default)s]",
     )
     return parser.parse_args()
 

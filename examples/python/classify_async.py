@@ -46,7 +46,10 @@ def parse_arguments() -> argparse.Namespace:
         "--concurrency", type=int, default=32, help="calls under way at a time [%(default)s]"
     )
     parser.add_argument(
-        "--timeout", type=float, default=10.0, help="seconds of a call, tries included [%(default)s]"
+        "--timeout",
+        type=float,
+        default=10.0,
+        help="seconds of a call, tries included [%(default)s]",
     )
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Classifies image files with NVIDIA's tritonclient, unchanged: pip install 'tritonclient[grpc]'."""
+"""Classifies image files with NVIDIA's tritonclient as it is: pip install 'tritonclient[grpc]'."""
 
 import argparse
 import sys

@@ -1,7 +1,7 @@
 """Classifies a folder of images into a file of JSON lines; stopped, the same command goes on.
 
-Each image gets one line: {"image": ..., "label": ..., "score": ...}, or {"image": ..., "error": ...}
-where it cannot be decoded. Images that have their line already are not sent again.
+Each image gets one line: {"image": ..., "label": ..., "score": ...}, or one with "error" where it
+cannot be decoded. Images that have their line already are not sent again.
 `convserve score` does the same into Parquet, on all cores or on a cluster.
 """
 

@@ -23,9 +23,7 @@ expect.set_options(timeout=1000 * SECONDS)
 
 
 @pytest.fixture(scope="module")
-def address(
-    server: ServerProcess, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def address(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where Envoy serves the page and passes calls on to the server."""
     [own] = free_ports(1)
     ports = {8080: own, 8000: int(server.http.rpartition(":")[2]),

@@ -1,4 +1,4 @@
-"""The programs of examples/ that need nothing but Python, or bash and curl, against a real server."""
+"""The programs of examples/ that need nothing but Python, or bash and curl, and a real server."""
 
 import json
 import re
@@ -69,9 +69,7 @@ def test_what_is_no_image_is_said_and_the_rest_is_answered(
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_server_that_is_not_there_is_said(
-    run: Run, nobody: str, photos: Path, name: str
-) -> None:
+def test_a_server_that_is_not_there_is_said(run: Run, nobody: str, photos: Path, name: str) -> None:
     url = f"http://{nobody}" if name.endswith(".sh") else nobody
     done = run(name, "--url", url, *arguments(name, photos))
     assert done.returncode == 1

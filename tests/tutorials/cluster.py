@@ -1,13 +1,16 @@
 """helm and kubectl for pages that speak of a cluster, where there is none.
 
-What needs no cluster is done by the real programs: `helm template` and its like, and kubectl's making
-of resources. What a cluster would get is made by them too (`helm template` for install and upgrade,
-`kubectl create --dry-run=client`), judged by kubernetes-validate with the schemas of Kubernetes, and
-kept in a file in the home folder; whatever the pods of a release need (claims, Secrets, ConfigMaps)
-must be there by then. Commands that only look at something want it to be there.
+What needs no cluster is done by the real programs, `helm template` and its like. What a cluster
+would get is made by them too (`helm template` for install and upgrade, `kubectl create
+--dry-run=client`), judged by kubernetes-validate with the schemas of Kubernetes, and kept in the
+home folder; whatever the pods of a release need (claims, Secrets, ConfigMaps) must be there by
+then. Commands that only look at something want it to be there. A port that is forwarded leads to
+a server of the models that were copied into the claim.
 """
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +23,8 @@ from tests.helm.tools import program
 KUBERNETES = "1.34.0"
 STORE = Path.home() / "cluster.yaml"
 RELEASES = Path.home() / "releases.json"
+IMAGES = Path.home() / "images"
+FILES = Path.home() / "files"
 # Long and short names by which kubectl's callers know a kind.
 KINDS = {
     "deploy": "Deployment", "deployment": "Deployment", "job": "Job", "pod": "Pod", "po": "Pod",
@@ -55,10 +60,25 @@ def main() -> None:
         case ["kubectl", "cp", source, target]:
             if not Path(source).exists():
                 sys.exit(f"error: {source} doesn't exist in local filesystem")
-            find("pod", target.partition(":")[0])
+            pod, _, place = target.partition(":")
+            find("pod", pod)
+            shutil.copytree(source, FILES / place.removeprefix("/"))
         case ["kubectl", "delete", kind, name]:
-            store([one for one in stored() if one is not find(kind, name, stored())])
+            gone = find(kind, name)
+            store([one for one in stored() if one != gone])
             print(f'{kind} "{name}" deleted')
+        case ["kubectl", "port-forward", name, *_]:
+            look([name])
+            arguments = ["serve", "--model-repository", str(FILES / "models")]
+            os.execvp("convserve", ["convserve", *arguments])
+        case ["docker", "build", "--target", stage, "--tag", image, folder]:
+            if f" AS {stage}\n" not in (Path(folder) / "Dockerfile").read_text():
+                sys.exit(f"target stage {stage!r} could not be found")
+            images = IMAGES.read_text() if IMAGES.exists() else ""
+            IMAGES.write_text(f"{images}{image}\n")
+        case ["docker", "push", image]:
+            if not IMAGES.exists() or image not in IMAGES.read_text().splitlines():
+                sys.exit(f"An image does not exist locally with the tag: {image}")
         case ["kubectl", *rest]:
             look(rest)
         case other:
@@ -140,9 +160,7 @@ def keep(text: str, quiet: bool = False) -> None:
 
 def output(name: str, *arguments: str) -> str:
     """What a program prints; its failure is ours."""
-    done = subprocess.run(
-        [program(name), *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([program(name), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
     return done.stdout

@@ -1,9 +1,9 @@
 """A page of docs/tutorials as the steps that its reader takes.
 
-Everything in a fence is taken: `bash` blocks are typed in their order, a block with a title is saved
-as the file of that name, a `text` block is what the commands before it print. Anything else is an
-error, so that no block stands on a page without being run. `<!-- fails -->` before a block says that
-its last command fails, which the page is about.
+Everything in a fence is taken: `bash` blocks are typed in their order, a block with a title is
+saved as the file of that name, a `text` block is what the commands before it print. Anything else
+is an error, so that no block stands on a page without being run. `<!-- fails -->` before a block
+says that its last command fails, which the page is about.
 """
 
 import re
@@ -113,10 +113,8 @@ def missing_line(expected: tuple[str, ...], printed: str) -> str | None:
 def _pattern(line: str) -> re.Pattern[str]:
     parts = []
     for word in line.split():
-        pieces = []
-        for piece in re.split(r"(\.\.\.)", word):
-            pieces.append(".*" if piece == _GAP else _loosely(piece))
-        parts.append("".join(pieces))
+        pieces = re.split(r"(\.\.\.)", word)
+        parts.append("".join(".*" if piece == _GAP else _loosely(piece) for piece in pieces))
     return re.compile(r"\s*".join(parts) if _is_table(line) else r"\s+".join(parts))
 
 

@@ -1,9 +1,9 @@
-"""The pages of docs/tutorials, run as they stand: every command typed, every file written, every line
-of output that they show looked for.
+"""The pages of docs/tutorials, run as they stand: every command typed, every file written, and
+every line of output that they show looked for.
 
 A page works in an empty folder, or in a copy of the one in which the page before it ended, with
-links to the folders of the checkout that pages name. Its ports are free ones. kubectl, and helm where
-it would change a cluster, are those of cluster.py.
+links to what it takes from a checkout. Its ports are free ones. helm, kubectl and docker, where
+they would change a cluster or a registry, are those of cluster.py.
 """
 
 import shutil
@@ -73,7 +73,7 @@ class Pages:
             program(needed)
         folder = self._folder / "stand-ins"
         folder.mkdir(exist_ok=True)
-        for name in ("helm", "kubectl"):
+        for name in ("docker", "helm", "kubectl"):
             script = folder / name
             # Without this folder, in which the real programs would not be found.
             real = 'PATH="${PATH#*:}" exec python -m tests.tutorials.cluster'
