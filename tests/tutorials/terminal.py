@@ -46,7 +46,7 @@ class Terminal:
                 "HOME": str(home),
                 "XDG_CACHE_HOME": str(home / "cache"),
                 "XDG_RUNTIME_DIR": str(home),
-                "COLUMNS": "100",
+                "COLUMNS": "160",  # tables are not folded,
             },
         )
         self._output: list[str] = []
