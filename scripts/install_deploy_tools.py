@@ -1,5 +1,5 @@
-"""Installs the tools of `make test-deploy` and `make test-tutorials` into .tools/, pinned and checked
-by hash.
+"""Installs the tools of `make test-deploy` and `make test-tutorials` into .tools/,
+pinned and checked by hash.
 
 What Debian packages (buildah, podman, Prometheus) is installed by apt with --system, which needs
 root and takes the versions of the machine's release.
