@@ -58,10 +58,7 @@ class Terminal:
     def run(self, commands: str) -> tuple[int, str]:
         """Types commands. The status of the first one that fails, or 0, and what is printed until
         then, by jobs in the background too."""
-        for port, free in self._ports.items():
-            for host in ("localhost", "127.0.0.1"):
-                commands = commands.replace(f"{host}:{port}", f"{host}:{free}")
-        self._block.write_text(commands)
+        self._block.write_text(self._with_ports(commands))
         with self._ended:
             self._output.clear()
             # A command that fails ends the inner shell's list, not the shell that has the jobs.
@@ -73,6 +70,18 @@ class Terminal:
         for port, free in self._ports.items():
             text = text.replace(f":{free}", f":{port}")
         return (int(status) - 1 if status else -1), text
+
+    def save(self, name: str, text: str) -> None:
+        """Writes a file."""
+        place = self._folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(self._with_ports(text))
+
+    def _with_ports(self, text: str) -> str:
+        for port, free in self._ports.items():
+            for host in ("localhost", "127.0.0.1"):
+                text = text.replace(f"{host}:{port}", f"{host}:{free}")
+        return text
 
     def close(self) -> None:
         """Ends the shell and everything that it started."""

@@ -59,9 +59,7 @@ class Pages:
         try:
             for step in steps(text):
                 if isinstance(step, Save):
-                    place = folder / step.name
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    place.write_text(step.text)
+                    terminal.save(step.name, step.text)
                 else:
                     check(name, step, *terminal.run(step.commands))
         finally:
