@@ -69,6 +69,7 @@ def main() -> None:
             print(f'{kind} "{name}" deleted')
         case ["kubectl", "port-forward", name, *_]:
             look([name])
+            os.dup2(os.open(FILES / "pod.log", os.O_CREAT | os.O_WRONLY), sys.stderr.fileno())
             arguments = ["serve", "--model-repository", str(FILES / "models")]
             os.execvp("convserve", ["convserve", *arguments])
         case ["docker", "build", "--target", stage, "--tag", image, folder]:
