@@ -1,10 +1,14 @@
 """The reader's terminal: one bash for a whole page, in whose folder it works."""
 
+import contextlib
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -12,6 +16,20 @@ import psutil
 # Seconds for the commands of one block.
 BLOCK_SECONDS = 300
 _END = "end-of-block"
+# Below the ephemeral ports of Linux, 32768 to 60999.
+_FREE = (20000, 32768)
+
+
+def ports_for(named: Sequence[int]) -> dict[int, int]:
+    """Free ports of the loopback address by the ports that pages name. They are below those that
+    the kernel gives to whoever asks, since a page's servers leave and take them several times."""
+    found: dict[int, int] = {}
+    for port in named:
+        while port not in found:
+            with socket.socket() as tried, contextlib.suppress(OSError):
+                tried.bind(("127.0.0.1", random.randrange(*_FREE)))
+                found[port] = tried.getsockname()[1]
+    return found
 
 
 class Terminal:

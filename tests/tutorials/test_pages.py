@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helm.tools import free_ports, program
+from tests.helm.tools import program
 from tests.tutorials.page import FOLDER, PAGES, PageError, Save, Type, before, missing_line, steps
-from tests.tutorials.terminal import Terminal
+from tests.tutorials.terminal import Terminal, ports_for
 
 ROOT = Path(__file__).parents[2]
 OF_CHECKOUT = ("Dockerfile", "helm")
@@ -54,8 +54,7 @@ class Pages:
             self.run(first)
             shutil.copytree(self._folder / first, folder, symlinks=True)
         stand_ins = self._stand_ins() if "kubectl" in text or "helm " in text else []
-        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-        terminal = Terminal(folder, stand_ins, ports)
+        terminal = Terminal(folder, stand_ins, ports_for(PORTS))
         try:
             for step in steps(text):
                 if isinstance(step, Save):
@@ -171,8 +170,7 @@ def test_output_that_is_not_printed_is_told(expected: str, printed: str, missing
 def test_a_terminal_keeps_its_shell_and_tells_the_command_that_fails(tmp_path: Path) -> None:
     folder = tmp_path / "page"
     folder.mkdir()
-    [free] = free_ports(1)
-    terminal = Terminal(folder, [], {8001: free})
+    terminal = Terminal(folder, [], ports_for([8001]))
     try:
         assert terminal.run("name=one\nsleep 60 &\n") == (0, "")
         status, printed = terminal.run("echo $name localhost:8001\nkill %1\n")
