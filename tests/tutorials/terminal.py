@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-# Seconds for the commands of one block.
-BLOCK_SECONDS = 300
+# Seconds for the commands of one block, on a machine that does other things too.
+BLOCK_SECONDS = 900
 _END = "end-of-block"
 # Below the ephemeral ports of Linux, 32768 to 60999.
 _FREE = (20000, 32768)
