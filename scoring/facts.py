@@ -41,7 +41,7 @@ class Facts(_Frozen):
 
     listing: sha256 of the names, sizes and marks of change of all images.
     top_k: labels an image.
-    masks: whether they are saved.
+    masks: the folder in which they are saved; empty for none.
     """
 
     format: Literal[1] = 1
@@ -50,7 +50,7 @@ class Facts(_Frozen):
     listing: str
     identity: Identity
     top_k: int
-    masks: bool
+    masks: str
 
     @classmethod
     def read(cls, text: bytes, where: str) -> "Facts":
@@ -67,7 +67,7 @@ class Facts(_Frozen):
             ("the source", self.source, now.source),
             ("the model", self.identity, now.identity),
             ("--top-k", self.top_k, now.top_k),
-            ("masks", self.masks, now.masks),
+            ("--masks", self.masks or "not given", now.masks or "not given"),
         ):
             if before != after:
                 told = _difference(self.identity, now.identity) if name == "the model" else ""

@@ -7,6 +7,7 @@ too; a job for a folder leaves the parts in it, as a data set of many files, wit
 """
 
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -173,7 +174,7 @@ class Job:
                 found.append(part)
             else:
                 part.file.unlink()
-        for before, after in zip(found, found[1:], strict=False):
+        for before, after in itertools.pairwise(found):
             if after.start < before.stop:
                 raise ScoringError(f"{after.file}: has rows that {before.file.name} has too")
         return found

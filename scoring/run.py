@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
@@ -21,8 +22,10 @@ from scoring.listing import Listing
 from scoring.rows import schema_of
 from scoring.scorers.opened import open_scorer
 from scoring.scorers.scorer import Question
-from scoring.sources.item import Source
+from scoring.sources.item import Source, text_of
+from serving.base.errors import quoted
 from serving.base.machine.progress import Progress
+from serving.base.storage.address import is_url
 
 Ranges = Iterable[tuple[int, int]]
 
@@ -59,6 +62,11 @@ class Order:
     most_failed: float
     shown: bool
 
+    @property
+    def masks_place(self) -> str:
+        """The folder of the masks in full; empty for none."""
+        return "" if self.masks is None else text_of(os.fsencode(self.masks.resolve()))[0]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -83,6 +91,7 @@ def run(order: Order, opener: Opener) -> Outcome:
     """Runs a job, or what is left of it. Raises ScoringError, KeyboardInterrupt where it is
     stopped; the same call goes on from there."""
     with Job(order.out) as job:
+        _check_masks(order, job)
         with _told("listing", None, order.shown) as progress:
             listing = job.listing(order.source, progress)
         question = order.question
@@ -114,12 +123,12 @@ async def _run(
             listing=listing.sha256,
             identity=identity,
             top_k=question.top_k if identity.task == "classification" else 0,
-            masks=order.masks is not None,
+            masks=order.masks_place,
         )
         if order.masks is not None and identity.task != "segmentation":
             raise ScoringError(f"--masks: {identity.model} is for {identity.task}")
         job.begin(facts)
-        schema = schema_of(identity.task, identity.length, facts.masks)
+        schema = schema_of(identity.task, identity.length, bool(facts.masks))
         schema = with_facts(schema, facts)
         if job.finished:
             return Outcome(listing.count, job.failed, 0, 0.0, identity)
@@ -159,6 +168,20 @@ async def _score(
                     progress.advance(len(table))
                 _check_failed(rows.failed, may_fail, order, listing.count, table)
     return count
+
+
+def _check_masks(order: Order, job: Job) -> None:
+    """Raises ScoringError where masks would become images of the source, or replace others'."""
+    masks = order.masks
+    if masks is None:
+        return
+    if not is_url(order.source.address) and masks.resolve().is_relative_to(order.source.address):
+        raise ScoringError(f"--masks {quoted(str(masks))}: lies in the folder of the images")
+    try:
+        if job.began is None and masks.exists() and any(masks.iterdir()):
+            raise ScoringError(f"--masks {quoted(str(masks))}: expected an empty folder")
+    except OSError as error:
+        raise ScoringError(f"--masks {quoted(str(masks))}: {error.strerror}") from error
 
 
 def _check_failed(
