@@ -193,7 +193,7 @@ def _check_failed(
     told = ""
     if table is not None:
         wrong = table.filter(table["error"].is_valid()).slice(0, 1).to_pylist()
-        told = "".join(f"; the last: {row['image']}: {row['error']}" for row in wrong)
+        told = "".join(f"; such as {row['image']}: {row['error']}" for row in wrong)
     raise TooManyFailed(
         f"{failed:,} of {count:,} images failed, more than {order.most_failed:.3g} of all "
         f"(--max-failed){told}. The rows so far are kept; the same command with a larger "

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("serving", "training", "loadtest")
+PACKAGES = ("serving", "scoring", "training", "loadtest")
 MAX_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_MODULES = 16
