@@ -17,8 +17,8 @@ from serving.base.folders import told
 from serving.base.machine.progress import TerminalLog, duration
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say, warn
-from serving.cli.predictor import Repository, one_place
-from serving.cli.signing import RequireSignature
+from serving.cli.predictor import Repository
+from serving.cli.signing import RequireSignature, refuse_signatures_of
 from serving.cli.tls_options import with_tls
 from serving.client import ClientTls
 from serving.server.endpoints.vision import DEFAULT_TOP_K
@@ -86,10 +86,11 @@ def score(
     environment.
     """
     _set_up_logging(quiet)
-    if server and model_repository:
+    if bool(server) == bool(model_repository):
         raise typer.BadParameter("give either --server or --model-repository")
-    first = server[0] if server else None
-    one_place(first, model_repository, require_signature)
+    refuse_signatures_of(server[0] if server else None, require_signature)
+    if ray_workers and not ray:
+        raise typer.BadParameter("is for --ray", param_hint="--ray-workers")
     question = Question(
         model=model,
         repositories=tuple(model_repository or ()),
@@ -108,7 +109,7 @@ def score(
         if ray:
             from scoring.cluster import opened_on_ray
 
-            opener = opened_on_ray(source, shards, masks, ray_workers)
+            opener = opened_on_ray(images.address, shards, masks, ray_workers)
         else:
             opener = opened_here(images, masks)
         outcome = run(order, opener)

@@ -23,6 +23,7 @@ from scoring.run import Answering, Opener, Ranges
 from scoring.scorers.opened import open_scorer
 from scoring.scorers.scorer import Question
 from scoring.sources.opened import open_source
+from serving.base.storage.address import is_url
 from serving.base.text import one_line
 
 try:
@@ -61,7 +62,11 @@ def opened_on_ray(source: str, shards: bool, masks: Path | None, workers: int) -
         _connect()
         try:
             share = _share(workers)
-            work = _Work(replace(question, threads=share.cpus), source, shards, masks)
+            places = tuple(
+                x if is_url(x) else str(Path(x).resolve()) for x in question.repositories
+            )
+            own = replace(question, threads=share.cpus, repositories=places)
+            work = _Work(own, source, shards, None if masks is None else masks.resolve())
             ask = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0)(_identity)
             identity = await _told(ask.remote(work))
             work = replace(

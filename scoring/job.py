@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -68,6 +69,8 @@ class Job:
         self._fresh = not self.folder.exists()
 
     def __enter__(self) -> "Job":
+        if not str(self.out).isprintable():  # Arrow opens files by their names in UTF-8
+            raise ScoringError(f"--out {quoted(str(self.out))}: expected a printable name in UTF-8")
         try:
             self._check_place()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +102,8 @@ class Job:
                 shutil.rmtree(self.folder, ignore_errors=True)
             else:
                 _remove_own(self.folder, "")
+        elif self.finished:
+            (self.folder / _LISTING).unlink(missing_ok=True)
         os.close(self._lock)
 
     def _check_place(self) -> None:
@@ -188,7 +193,6 @@ class Job:
             _join([part.file for part in parts], schema, self.folder / ".joined", self.out)
         else:
             _write(self.folder / _DONE, b"")
-            (self.folder / _LISTING).unlink(missing_ok=True)
         self.finished = True
 
 
@@ -205,17 +209,24 @@ class Rows:
         self._kept: dict[int, pa.Table] = {}
         self._count = 0
         self._since = time.monotonic()
+        # A thread may still write when the job is stopped.
+        self._lock = threading.RLock()
 
     def add(self, start: int, table: pa.Table) -> None:
         """Keeps the rows of a block, whose first image has the number `start`."""
-        self._kept[start] = table
-        self._count += len(table)
-        self.failed += failed_in(table)
-        if self._count >= _PART_ROWS or time.monotonic() - self._since >= _PART_SECONDS:
-            self.write()
+        with self._lock:
+            self._kept[start] = table
+            self._count += len(table)
+            self.failed += failed_in(table)
+            if self._count >= _PART_ROWS or time.monotonic() - self._since >= _PART_SECONDS:
+                self.write()
 
     def write(self) -> None:
         """Writes what is kept, a part for each run of neighbours."""
+        with self._lock:
+            self._write_all()
+
+    def _write_all(self) -> None:
         run: list[pa.Table] = []
         first = end = 0
         for start, table in sorted(self._kept.items(), key=lambda pair: pair[0]):
