@@ -2,11 +2,11 @@
 
     python -m benchmarks.scoring [--rounds 5]
 
-Photographs through MobileNet-v2 and pictures of 32x32 through ResNet-56, in turns: `convserve score`
-with the model in its process, the same file and engine in a loop that decodes the next batch while
-one runs and keeps nothing (benchmarks.serving.speed.ceiling), and `convserve score --server` with
-server and job on the same cores. Figures are medians; the exit status is 1 where a job here has less
-than TARGET of the loop's rate.
+Photographs through MobileNet-v2 and pictures of 32x32 through ResNet-56, in turns: `convserve
+score` with the model in its process, the same file and engine in a loop that decodes the next batch
+while one runs and keeps nothing (benchmarks.serving.speed.ceiling), and `convserve score --server`
+with server and job on the same cores. Figures are medians; the exit status is 1 where a job here
+has less than TARGET of the loop's rate.
 """
 
 import argparse
@@ -104,7 +104,10 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(dir=FILES, prefix="scoring-"))
     try:
         cases = {
-            "mobilenet_v2": (export("mobilenet_v2", FILES), flat("photos", "*.jpg", 2, folder / "photos")),
+            "mobilenet_v2": (
+                export("mobilenet_v2", FILES),
+                flat("photos", "*.jpg", 2, folder / "photos"),
+            ),
             "resnet56_cifar": (
                 export("resnet56_cifar", FILES, (32, 32)),
                 flat("cifar10", "test/*/*.jpg", 1, folder / "cifar10"),

@@ -109,12 +109,10 @@ class Job:
     def _check_place(self) -> None:
         if self._joins and self.out.is_dir():
             raise ScoringError(f"--out {quoted(str(self.out))}: is a folder; expected a file")
-        if not self._joins and self.out.exists():
-            if not self.out.is_dir():
-                raise ScoringError(
-                    f"--out {quoted(str(self.out))}: expected a folder, or a name that ends in "
-                    f"{SUFFIX}"
-                )
+        if not self._joins and self.out.exists() and not self.out.is_dir():
+            raise ScoringError(
+                f"--out {quoted(str(self.out))}: expected a folder, or a name that ends in {SUFFIX}"
+            )
         if not self._fresh and not (self.folder / _FACTS).exists():
             others = [x.name for x in self.folder.iterdir() if not _OWN.fullmatch(x.name)]
             if others:

@@ -1,7 +1,6 @@
 """Servers answer as a model here does; each is asked as much as it takes, and none is hurried."""
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -123,23 +122,35 @@ def test_a_server_that_dies_leaves_its_images_to_the_others(
     assert calls > 4
 
 
-def test_a_delay_that_a_server_asks_for_is_kept_while_others_work() -> None:
-    first = True
+def test_a_delay_that_a_server_asks_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "_SEATS", 1)
+    refusals = [0.2, 0.1]
 
     def busy(images: Sequence[bytes]) -> pb.ClassifyResponse:
-        nonlocal first
-        if first:
-            first = False
-            raise CallFailed("RESOURCE_EXHAUSTED", "later", retry_after=0.3)
+        if refusals:
+            raise CallFailed("RESOURCE_EXHAUSTED", "later", retry_after=refusals.pop(0))
         return answered(images)
 
-    slow, quick = Stub(busy), Stub(answered)
-    found = asked([slow, quick], groups=9)
-    assert all(not isinstance(x, ImageFault) for x in found)
-    assert len(found) == 36
-    # Its other seats may be taken; the one that was refused is free again later.
-    assert len(slow.calls) <= servers._SEATS
-    assert quick.images >= 36 - 4 * servers._SEATS
+    stub = Stub(busy)
+    assert all(isinstance(x, dict) for x in asked([stub]))
+    first, second, third = stub.calls
+    assert second - first >= 0.2
+    assert third - second >= 0.1
+
+
+def test_a_slow_server_has_no_more_images_than_it_has_seats() -> None:
+    quick = Stub(answered)
+
+    class Slow(Stub):
+        async def classify(self, *given: Any, **options: Any) -> pb.ClassifyResponse:
+            response = await super().classify(*given, **options)
+            while quick.images < 26 * 4:
+                await asyncio.sleep(0)
+            return response
+
+    slow = Slow(answered)
+    assert len(asked([slow, quick], groups=30)) == 30 * 4
+    assert (slow.images, quick.images) == (servers._SEATS * 4, 26 * 4)
 
 
 def test_images_that_are_refused_for_the_moment_are_asked_again() -> None:
@@ -228,7 +239,6 @@ def test_a_job_ends_when_no_server_has_answered_for_long(monkeypatch: pytest.Mon
     monkeypatch.setattr(servers, "_PATIENCE", 0.1)
     with pytest.raises(ScoringError, match="s0: no answer for 0 s: UNAVAILABLE: gone"):
         asked([Stub(lambda images: _raised("UNAVAILABLE", "gone"))])
-    assert math.isfinite(servers._LONGEST_DELAY)
 
 
 def test_servers_that_disagree_are_refused(
