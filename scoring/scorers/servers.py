@@ -84,11 +84,10 @@ class ServerScorer:
         """The answer to each image, or why it has none."""
         answers: dict[int, Answer | ImageFault] = {}
         left = list(range(len(images)))
-        tries = 0
+        tries, answered = 0, self._answered
         while left:
-            answered, asked = self._answered, [images[i] for i in left]
             try:
-                found = await self._ask(asked)
+                found = await self._ask([images[i] for i in left])
             except _Apart:
                 found, tries = [""] * len(left), _TOGETHER
             reason = ""
@@ -98,8 +97,9 @@ class ServerScorer:
                 else:
                     answers[i] = answer
                     left.remove(i)
-            # A try counts where other images had better luck.
+            # A try counts where other images had better luck meanwhile.
             tries += self._answered > answered
+            answered = self._answered
             if len(images) > 1 and tries >= _TOGETHER:
                 for i in left:
                     [answers[i]] = await self.score([images[i]])
