@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 
 from scoring.errors import ImageFault, ScoringError
-from scoring.listing import Block
 from scoring.rows import Answer, schema_of, table_of
 from scoring.scorers.scorer import Scorer
 from scoring.sources.item import MOST_IMAGE_BYTES, Item, Source
+from scoring.sources.listing import Block
 
 # Images of a block. Larger costs less a row, smaller loses less of a slow model's work where a job
 # is killed.

@@ -63,11 +63,18 @@ def score(
         typer.Option(min=0.0, max=1.0, help="Share of the images that may fail, rounded up."),
     ] = 0.1,
     shards: Annotated[
-        bool, typer.Option("--shards", help="The images lie in .tar files below SOURCE.")
+        bool,
+        typer.Option(
+            "--shards", help="The images lie in .tar files below SOURCE.", show_default="off"
+        ),
     ] = False,
     ray: Annotated[
         bool,
-        typer.Option("--ray", help="Share the work on the Ray cluster of RAY_ADDRESS, or of here."),
+        typer.Option(
+            "--ray",
+            help="Share the work on the Ray cluster of RAY_ADDRESS, or of here.",
+            show_default="off",
+        ),
     ] = False,
     ray_workers: Annotated[
         int, typer.Option(min=0, help="Engines on it; 0 takes one for each GPU, or each machine.")
@@ -75,7 +82,9 @@ def score(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document.", show_default="off")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no closing lines.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress, no closing lines.", show_default="off")
+    ] = False,
     *,
     tls: ClientTls | None,
     headers: Mapping[str, str] | None,

@@ -18,10 +18,10 @@ import uvloop
 from scoring.block import BLOCK, BlockScorer
 from scoring.errors import ScoringError
 from scoring.facts import Identity
-from scoring.listing import Block, Listing
 from scoring.run import Answering, Opener, Ranges
 from scoring.scorers.opened import open_scorer
 from scoring.scorers.scorer import Question
+from scoring.sources.listing import Block, Listing
 from scoring.sources.opened import open_source
 from serving.base.storage.address import is_url
 from serving.base.text import one_line
@@ -89,7 +89,7 @@ def _connect() -> None:
     """Raises ScoringError where no cluster runs. None is started: its ports would be open to
     everybody who reaches this machine."""
     try:
-        ray.init(address="auto", logging_level="ERROR", log_to_driver=False)
+        ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
     except ConnectionError as error:
         raise ScoringError(
             "--ray: no cluster runs here; `ray start --head` starts one, RAY_ADDRESS names another"
@@ -106,7 +106,8 @@ class _Share:
 
 
 def _share(workers: int) -> _Share:
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
     cpus = int(sum(resources.get("CPU", 0) for resources in machines))
     gpus = int(sum(resources.get("GPU", 0) for resources in machines))
     count = workers or gpus or len(machines)
@@ -168,7 +169,8 @@ async def _tables(
 ) -> AsyncGenerator[tuple[int, pa.Table]]:
     """The rows of each stretch, as they come."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    pieces = ray.remote(num_cpus=0, scheduling_strategy=here)(_Pieces).remote(listing)
+    placed: Any = ray.remote(_Pieces)
+    pieces = placed.options(num_cpus=0, scheduling_strategy=here).remote(listing)
     ranges = list(left)
     blocks = sum(stop - start for start, stop in ranges) // BLOCK
     step = BLOCK * max(1, min(_MOST_BLOCKS, blocks // (share.workers * _STRETCHES)))
@@ -182,8 +184,9 @@ async def _tables(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    worker: Any = _Worker  # Ray makes the objects
     scored = ray.data.from_items(stretches, override_num_blocks=len(stretches)).map(
-        _Worker,
+        worker,
         fn_constructor_args=(work, pieces),
         compute=ray.data.ActorPoolStrategy(size=share.workers),
         num_cpus=share.cpus,

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 
 from scoring.errors import ScoringError
 from scoring.facts import Facts
-from scoring.listing import Listing, difference, take_listing
 from scoring.rows import failed_in
 from scoring.sources.item import Source
+from scoring.sources.listing import Listing, difference, take_listing
 from serving.base.errors import quoted
 from serving.base.files import read_file
 from serving.base.machine.progress import Progress

@@ -18,11 +18,11 @@ from scoring.block import BLOCK, BlockScorer
 from scoring.errors import ScoringError
 from scoring.facts import Facts, Identity
 from scoring.job import Job, Rows, failed_before, gaps, with_facts
-from scoring.listing import Listing
 from scoring.rows import schema_of
 from scoring.scorers.opened import open_scorer
 from scoring.scorers.scorer import Question
 from scoring.sources.item import Source, text_of
+from scoring.sources.listing import Listing
 from serving.base.errors import quoted
 from serving.base.machine.progress import Progress
 from serving.base.storage.address import is_url

@@ -2,4 +2,5 @@
 
 item: one image, and the interface of a source.
 folder: files of this machine. remote: files behind a URL. shards: images in tar files of either.
+listing: all of them in one order, in a file.
 """

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from scoring import listing
 from scoring.errors import ScoringError
-from scoring.listing import Listing, difference, take_listing
+from scoring.sources import listing
 from scoring.sources.folder import Folder
 from scoring.sources.item import Item, LeftOut
+from scoring.sources.listing import Listing, difference, take_listing
 
 
 class Numbered:
