@@ -219,10 +219,9 @@ def _reason(error: BaseException) -> ScoringError:
     """The fault that ended a worker's task, or Ray's own words."""
     found: BaseException | None = error
     while found is not None:
-        cause = getattr(found, "cause", None) or found.__cause__
-        if isinstance(found, ScoringError):
-            return ScoringError(str(found))
-        if cause is found:
-            break
-        found = cause
+        # Ray's errors are of the class of their cause too, with its traceback as their text.
+        if isinstance(found, ScoringError) and not isinstance(found, ray.exceptions.RayError):
+            return found
+        cause = getattr(found, "cause", None)
+        found = cause if isinstance(cause, BaseException) else found.__cause__
     return ScoringError(f"--ray: {one_line(str(error))}")

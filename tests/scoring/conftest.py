@@ -96,7 +96,7 @@ class Command:
 
     def end(self) -> tuple[int, str, str]:
         """Exit status, standard output and error."""
-        out, error = self.process.communicate(timeout=120)
+        out, error = self.process.communicate(timeout=300)
         return self.process.returncode, out, error
 
     def kill(self) -> None:
@@ -108,7 +108,7 @@ class Command:
         """Kills it then, if it still runs."""
         timer = threading.Timer(seconds, self.process.kill)
         timer.start()
-        self.process.communicate(timeout=120)
+        self.process.communicate(timeout=300)
         timer.cancel()
 
 
