@@ -13,6 +13,7 @@ from scoring.run import Order, Outcome, opened_here, run
 from scoring.scorers.scorer import Question
 from scoring.sources.opened import open_source
 from serving.base.command import application
+from serving.base.errors import quoted
 from serving.base.folders import told
 from serving.base.machine.progress import TerminalLog, duration
 from serving.cli.credentials import with_credentials
@@ -98,6 +99,12 @@ def score(
     if bool(server) == bool(model_repository):
         raise typer.BadParameter("give either --server or --model-repository")
     refuse_signatures_of(server[0] if server else None, require_signature)
+    for url in server or ():
+        if url.startswith(("http://", "https://")):
+            raise typer.BadParameter(
+                f"{quoted(url)}: is REST; expected host:port of gRPC, or grpcs://host:port",
+                param_hint="--server",
+            )
     if ray_workers and not ray:
         raise typer.BadParameter("is for --ray", param_hint="--ray-workers")
     question = Question(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from scoring.errors import ScoringError
 from scoring.sources.folder import Folder
 from scoring.sources.item import Source
 from scoring.sources.remote import Remote
@@ -16,6 +17,8 @@ def open_source(address: str, shards: bool = False) -> Source:
 
     shards: they lie in tar files there.
     """
+    if not address:
+        raise ScoringError("expected a folder of images or a URL, got nothing")
     endings = (SHARD_SUFFIX,) if shards else IMAGE_SUFFIXES
     files = Remote(address, endings) if is_url(address) else Folder(Path(address), endings)
     return Shards(files) if shards else files

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from scoring.errors import ScoringError
 from tests.scoring.conftest import COUNT, Command, Score
 
 pytest.importorskip("ray", reason="convserve[ray] is not installed")
@@ -104,11 +105,12 @@ def test_faults_of_workers_are_told_in_one_line(
     assert error == f"convserve: no folder 'absent' in the model repository {colours}\n"
 
 
-def test_no_cluster_is_told_in_one_line(
-    arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    status, _, error = Command(*arguments, "--out", tmp_path / "o.parquet", "--ray").end()
-    assert status == 1
-    assert error.startswith("convserve: --ray: no cluster runs here; `ray start --head` starts one")
+def test_no_cluster_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scoring import cluster as on_ray
+
+    def absent(**_: object) -> None:
+        raise ConnectionError("no running Ray")
+
+    monkeypatch.setattr(on_ray.ray, "init", absent)
+    with pytest.raises(ScoringError, match=r"no cluster runs here; `ray start --head` starts one"):
+        on_ray._connect()

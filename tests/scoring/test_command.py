@@ -71,6 +71,7 @@ def test_a_job_that_is_stopped_says_in_one_line_how_it_goes_on(
     ("given", "status", "reason"),
     [
         (("nowhere",), 1, "'nowhere': expected a folder of images or a URL"),
+        (("",), 1, "expected a folder of images or a URL, got nothing"),
         (("s3://key:secret@bucket/x",), 1, "the URL holds a user or password"),
         (("what://x",), 1, "what://: expected s3, gs, az"),
         (("http://127.0.0.1:1/x",), 1, "http://127.0.0.1:1/x"),
