@@ -11,6 +11,7 @@ has less than TARGET of the loop's rate.
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -55,7 +56,9 @@ def rates(
     name: str, exported: Exported, images: Path, folder: Path, rounds: int
 ) -> dict[str, list[float]]:
     """Images a second of each way, by round."""
-    repository, cache = folder / f"models-{name}", Path("~/.cache/convserve").expanduser()
+    repository = folder / f"models-{name}"
+    # One cache for job and server; the server's sockets lie beside it.
+    cache = Path(os.environ["HOME"], ".cache", "convserve")
     publish(repository, name, exported)
     out = folder / "out.parquet"
     job = ("convserve", "score", images, "--model", name, "--out", out, "--json", "--quiet")
@@ -101,7 +104,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    folder = Path(tempfile.mkdtemp(dir=FILES, prefix="scoring-"))
+    folder = Path(tempfile.mkdtemp(dir=FILES, prefix="scoring-")).resolve()
+    os.environ["HOME"] = str(folder)
+    (folder / ".cache").mkdir(mode=0o700)
     try:
         cases = {
             "mobilenet_v2": (
