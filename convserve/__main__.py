@@ -66,7 +66,7 @@ def _run(arguments: list[str]) -> None:
     try:
         importlib.import_module(module).app([name, *rest], prog_name="convserve")
     except ModuleNotFoundError as error:
-        extra = "train" if module.startswith("training") else "cpu"
+        extra = {"training": "train", "scoring": "cpu,score"}.get(module.partition(".")[0], "cpu")
         print(  # noqa: T201
             f"convserve {name}: Python package {error.name!r} is not installed; "
             f"pip install 'convserve[{extra}]' brings it",

@@ -13,6 +13,7 @@ COMMANDS = {
     "models": ("serving.cli.models", "list models with their accuracy, latency and state"),
     "predict": ("serving.cli.predict", "labels, masks or embeddings of image files"),
     "evaluate": ("serving.cli.evaluate", "accuracy of a served model on a labelled folder"),
+    "score": ("scoring.cli", "answers of a model to a folder or URL of images, as a table"),
     "rebuild": ("serving.cli.rebuild", "TensorRT plans for this machine's GPUs from a repository"),
     "loadtest": ("loadtest.cli", "put a server under load and measure it"),
     "keys": ("serving.cli.keys", "make, list and revoke API keys for callers of a server"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("convserve", "serving", "training", "loadtest")
+PACKAGES = ("convserve", "serving", "scoring", "training", "loadtest")
 MAX_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_MODULES = 16

@@ -282,7 +282,7 @@ async def open_predictor(
     if url is not None:
         # Without tries of its own, each of which would wait for longer where nobody listens.
         async with AsyncVisionClient(url, retries=0, tls=tls, headers=headers) as client:
-            info = await _info(client, model, url)
+            info = await model_info(client, model, url)
         async with AsyncVisionClient(
             url, timeout=_TIMEOUT, retries=_RETRIES, tls=tls, headers=headers
         ) as client:
@@ -290,22 +290,30 @@ async def open_predictor(
         return
     if local is None:
         raise InvalidInput("say where the model is: --url or --model-repository")
-    with (
-        ThreadPoolExecutor(core_count()) as decoders,
-        tempfile.TemporaryDirectory() as cache,
-    ):
+    with tempfile.TemporaryDirectory() as cache:
         settings = LoadSettings(cache_dir=Path(cache))
+        async with open_servable(model, local, settings) as servable:
+            yield LocalPredictor(servable)
+
+
+@asynccontextmanager
+async def open_servable(
+    model: str, local: Local, settings: LoadSettings
+) -> AsyncIterator[Servable]:
+    """The newest version of a model out of a repository, loaded into this process as a server with
+    these settings loads it. Raises ServingError where it is not there or does not load."""
+    with ThreadPoolExecutor(core_count()) as decoders:
         places = repositories_at(local.repository)
         catalogue = Catalogue(places, decoders, FrontMetrics())
         loader = Loader(places, settings, EngineMetrics(), catalogue, _TIMEOUT, local.signed)
         try:
             await loader.load(model)
-            yield LocalPredictor(catalogue.get(model))
+            yield catalogue.get(model)
         finally:
             await loader.close()
 
 
-async def _info(client: AsyncVisionClient, model: str, url: str) -> ModelInfo:
+async def model_info(client: AsyncVisionClient, model: str, url: str) -> ModelInfo:
     """What a server tells of a model, also of one that it is about to load, or to a caller who has
     to wait. Raises CallFailed."""
     started, told = time.monotonic(), False

@@ -15,7 +15,7 @@ import pytest
 from tests.support.published import publish
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("convserve", "loadtest", "protos", "serving", "training")
+PACKAGES = ("convserve", "loadtest", "protos", "scoring", "serving", "training")
 # Bytes of the source distribution. Data or pictures in it would be more.
 LARGEST = 4 << 20
 

@@ -22,7 +22,14 @@ from typing import Any, TypeVar
 from serving.base.storage.address import is_url
 from serving.base.storage.entry import Entry, entry_of
 from serving.base.storage.messages import StorageError, Words, sends_whole_files, told
-from serving.base.storage.systems import Access, file_system, files_below, lists_at_once
+from serving.base.storage.systems import (
+    Access,
+    file_system,
+    files_below,
+    lists_at_once,
+    lists_pages,
+    page_below,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +47,9 @@ _LISTING = 10
 # Seconds of a listing that asks for each folder and file. Larger bears more files on a slow server,
 # smaller notices one without end sooner.
 _WALK_SECONDS = 600.0
-# Stands for the function of that name.
-_FILES_BELOW = "files_below"
+# Functions that stand in the place of a method, by their names.
+_FILES_BELOW, _PAGE_BELOW = "files_below", "page_below"
+_FUNCTIONS: dict[str, Callable[..., Any]] = {_FILES_BELOW: files_below, _PAGE_BELOW: page_below}
 # Seconds between two looks whether a request that waits is still wanted.
 _LOOK = 0.5
 # Requests that packages without asynchronous calls may leave unanswered, each with a thread.
@@ -169,6 +177,22 @@ class Store:
         shown = (file for file in files if file.problem or not file.is_folder)
         return sorted(shown, key=lambda entry: entry.address)
 
+    def files(self, address: str, depth: int, most: int) -> Iterator[Entry]:
+        """As `tree`, while they are listed and in the store's order; of stores that list by pages a
+        page is in memory, and they may have more than `most`."""
+        scheme = address.partition("://")[0]
+        if not lists_pages(scheme.lower()):
+            at_once = lists_at_once(scheme.lower())
+            yield from self.tree(address, most, depth) if at_once else self._walk(address, depth)
+            return
+        mark = None
+        while True:
+            found, mark = self._repeated(address, _PAGE_BELOW, mark=mark, patience=_LISTING)
+            for info in found:
+                yield entry_of(f"{scheme}://{str(info['name']).lstrip('/')}", info)
+            if mark is None:
+                return
+
     def _walk(self, folder: str, depth: int) -> Iterator[Entry]:
         for entry in self.list(folder):
             place = entry.address.rstrip("/")
@@ -234,16 +258,16 @@ class Store:
     def _request(
         self, address: str, method: str, since: float, patience: int = 1, **options: Any
     ) -> Any:
-        """One call of a file system's method; `method` is the name of the asynchronous one, or
-        _FILES_BELOW, `since` when the store was first asked for this. Raises TimeoutError, and
+        """One call of a file system's method; `method` is the name of the asynchronous one, or one
+        of _FUNCTIONS, `since` when the store was first asked for this. Raises TimeoutError, and
         errors of the package."""
         system = self._system(address)
         timeout = self._access.timeout_seconds * patience
         if system.async_impl:
             path = system._strip_protocol(address)
-            if method == _FILES_BELOW:
+            if method in _FUNCTIONS:
                 scheme = address.partition("://")[0].lower()
-                call = files_below(scheme, system, path, **options)
+                call = _FUNCTIONS[method](scheme, system, path, **options)
             else:
                 call = getattr(system, method)(path, **options)
             answer = asyncio.run_coroutine_threadsafe(call, system.loop)

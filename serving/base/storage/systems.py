@@ -281,3 +281,43 @@ async def _azure_files(system: Any, path: str, most: int) -> list[dict[str, Any]
 
 
 _FILES_BELOW = {"s3fs": _s3_files, "gcsfs": _google_files, "adlfs": _azure_files}
+
+
+# A page of such a listing, and the mark of the next one; None where it is the last.
+Page = tuple[list[dict[str, Any]], str | None]
+
+
+def lists_pages(scheme: str) -> bool:
+    """Whether `page_below` knows a kind of store."""
+    return _PACKAGES.get(scheme) in _PAGE_BELOW
+
+
+async def page_below(scheme: str, system: Any, path: str, mark: str | None) -> Page:
+    """A thousand files below a folder of a store, as fsspec describes them.
+
+    mark: that of the page; None for the first one.
+    """
+    return await _PAGE_BELOW[_PACKAGES[scheme]](system, path, mark)
+
+
+async def _s3_page(system: Any, path: str, mark: str | None) -> Page:
+    bucket, key, _ = system.split_path(path)
+    after = {} if mark is None else {"ContinuationToken": mark}
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    page = await system._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **after)
+    found = [
+        {**info, "name": f"{bucket}/{info['Key']}", "size": info["Size"]}
+        for info in page.get("Contents", ())
+    ]
+    return found, page["NextContinuationToken"] if page.get("IsTruncated") else None
+
+
+async def _google_page(system: Any, path: str, mark: str | None) -> Page:
+    bucket, key, _ = system.split_path(path)
+    prefix = f"{key.rstrip('/')}/" if key else None
+    page = await system._call_list_objects(bucket, delimiter="", prefix=prefix, pageToken=mark)
+    found = [system._process_object(bucket, info) for info in page.get("items", ())]
+    return found, page.get("nextPageToken")
+
+
+_PAGE_BELOW = {"s3fs": _s3_page, "gcsfs": _google_page}
