@@ -136,7 +136,14 @@ class Candidate:
 
     @cached_property
     def _quantizer(self) -> Quantizer:
-        return Quantizer(self._float_file, self._config.calibrate, self._calibration)
+        config = self._config
+        return Quantizer(
+            self._float_file,
+            config.calibrate,
+            self._calibration,
+            equalized=config.equalize,
+            adaptive=config.rounding == "adaptive",
+        )
 
     @cached_property
     def _trial(self) -> Trial:

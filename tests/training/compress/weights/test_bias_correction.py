@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from serving.base.tensor import Array
-from training.compress.bias_correction import correct_biases
+from training.compress.weights.bias_correction import correct_biases
 from training.compress.calibration import choose_calibration
 from training.compress.quantize import Quantizer
 from training.data.samples import ArraySamples
