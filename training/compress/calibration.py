@@ -139,7 +139,7 @@ class Ranges:
     def _ends(self, seen: Observed, *, symmetric: bool) -> Ends:
         if self.method == "mse" and seen.counts is not None:
             return seen.least_error(symmetric=symmetric)
-        if self.method == "percentile":
+        if self.method == "percentile" and seen.counts is not None:
             return seen.percentile(PERCENTILE, symmetric=symmetric)
         return seen.extremes(symmetric=symmetric)
 
@@ -155,7 +155,7 @@ class Ranges:
         return TensorsData(CalibrationMethod.MinMax, found)
 
     def means(self) -> dict[str, NDArray[np.float64]]:
-        """The mean of each channel of the tensors that layers read."""
+        """The mean over the images of the tensors that layers read."""
         means = {name: seen.mean() for name, seen in self.observed.items()}
         return {name: mean for name, mean in means.items() if mean is not None}
 
@@ -166,8 +166,10 @@ def measure_ranges(
     nodes: Collection[str],
     method: Method,
     calibration: Feeds,
+    uncut: Collection[str] = (),
 ) -> Ranges:
-    """Observes the float tensors that the named nodes read and write.
+    """Observes the float tensors that the named nodes read and write. Ranges of `uncut` tensors are
+    their extremes, whatever the method.
 
     `model` holds the shapes of its tensors, as far as they can be told, and takes the inputs of
     `calibration`; its external data, where it has any, lies in `folder`.
@@ -182,6 +184,7 @@ def measure_ranges(
     for name in _image_bytes(model.graph, touched):
         # Pixels end where they are dense, at black and white: none are cut for a finer grid.
         binned = method == "percentile" or (method == "mse" and name in made)
+        binned &= name not in uncut
         observed[name] = Observed(binned=binned, axis=axes.get(name))
     watch(model, folder, observed, calibration, lambda name, values: observed[name].add(values))
     return Ranges(method, observed)

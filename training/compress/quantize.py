@@ -79,7 +79,7 @@ class Quantizer:
                 if node.op_type in _OPERATIONS and node.name not in self._edges
             }
             self._ranges = measure_ranges(
-                self._model, Path(folder), rounded, calibrate, calibration
+                self._model, Path(folder), rounded, calibrate, calibration, self.changed
             )
             onnx.load_external_data_for_model(self._model, folder)
         self._nodes: dict[str, list[str]] = {}

@@ -1,8 +1,9 @@
 """Bias correction (arXiv 1906.04721, §4.2): rounding the weights of a layer moves the mean of its
 answers; its bias takes back the shift that the means of its inputs on calibration images explain.
 
-Depthwise layers gain most: few weights make an answer, so that their errors do not cancel out. At
-padded borders the mean is taken for that of the inside.
+Depthwise layers gain most: few weights make an answer, so that their errors do not cancel out. The
+mean is that of each place of the kernel, with the zeros of padded borders in it: of small maps they
+are a large part.
 """
 
 from collections.abc import Mapping
@@ -48,7 +49,8 @@ def correct_biases(rounded: onnx.GraphProto, original: onnx.GraphProto, means: M
     """Corrects the biases of the layers of `rounded` whose weights are rounded, in place. Those
     that share a bias get one each. Nodes are left out of order.
 
-    means: by tensor of `original` that a layer reads, of its channels, float64 [C].
+    means: by tensor of `original` that a layer reads, over images, in the shape of one or
+        of its channels, float64.
     """
     weights = {part.name: part for part in original.initializer}
     parts = {part.name: part for part in rounded.initializer}
@@ -73,9 +75,7 @@ def _shift(node: onnx.NodeProto, error: Matrix, mean: Matrix) -> Matrix | None:
     form = form_of(node, error.shape)
     if form is None:
         return None
-    places = form.columns * form.groups // len(mean)
-    patch = np.repeat(mean, places).reshape(form.groups, -1)
-    return np.asarray(np.einsum("gok,gk->go", form.matrices(error), patch).ravel())
+    return np.asarray(np.einsum("gok,gk->go", form.matrices(error), form.mean_patch(mean)).ravel())
 
 
 def _bias(

@@ -65,8 +65,8 @@ class Form:
         return matrices.reshape(self.shape)
 
     def patches(
-        self, values: NDArray[np.float32], count: int, random: np.random.Generator
-    ) -> NDArray[np.float32]:
+        self, values: NDArray[np.floating], count: int, random: np.random.Generator
+    ) -> NDArray[np.floating]:
         """Patches of an input at `count` random places of each image, [places, groups, columns];
         all of them where there are fewer."""
         if self.node.op_type != "Conv":
@@ -88,6 +88,17 @@ class Form:
         # [images, channels, places, height, width]
         taken = np.moveaxis(taken, 2, 1).reshape(-1, self.groups, self.columns)
         return np.ascontiguousarray(taken)
+
+    def mean_patch(self, mean: Matrix) -> Matrix:
+        """The mean of all patches, [groups, columns], from the mean of the inputs, in the shape of
+        one, or of their channels: then as if there were no borders."""
+        if self.node.op_type != "Conv":
+            return mean.reshape(-1, self.columns).mean(axis=0)[None]
+        if mean.ndim == 1 or not self.flat:
+            channels = mean.reshape(len(mean), -1).mean(axis=1)
+            return np.repeat(channels, self.places).reshape(self.groups, -1)
+        every = self.patches(mean[None], mean.size, np.random.default_rng(0))
+        return np.asarray(every.mean(axis=0, dtype=np.float64))
 
 
 def _some(total: int, count: int, random: np.random.Generator) -> NDArray[np.intp]:
