@@ -191,7 +191,7 @@ class Quantize(Strict):
     calibrate: "mse" takes the range that rounds with the least squared error, "minmax" keeps the
         extremes, "percentile" cuts the outermost 0.01 %.
     equalize: makes the ranges of a tensor's channels alike, where a factor can go from one layer to
-        the next.
+        the next; "needed" is where a variant would fail the gate, and does better with it.
     rounding: of weights; "nearest" is each to its nearest level, "adaptive" so that their errors
         cancel out in a layer's answers.
     qat: fine-tunes with rounding.
@@ -202,7 +202,7 @@ class Quantize(Strict):
     method: Literal["ptq"] = "ptq"
     calibration_images: PositiveInt = 256
     calibrate: Literal["mse", "minmax", "percentile"] = "minmax"
-    equalize: bool = True
+    equalize: Literal["needed", "always", "never"] = "needed"
     rounding: Literal["nearest", "adaptive"] = "adaptive"
     qat: Qat | None = None
     sensitivity: Int8Sensitivity | None = None

@@ -15,7 +15,7 @@ from training.recipes.train import Progressive
         ((32, 32), [(16, 16), (24, 24), (24, 24), (32, 32)]),
         ((224, 224), [(128, 128), (160, 160), (192, 192), (224, 224)]),
         ((96, 64), [(48, 32), (64, 48), (80, 48), (96, 64)]),
-        ((28, 28), [(12, 12), (20, 20), (24, 24), (28, 28)]),
+        ((28, 28), [(16, 16), (20, 20), (24, 24), (28, 28)]),
     ],
 )
 def test_images_grow_to_their_size(whole: tuple[int, int], sizes: list[tuple[int, int]]) -> None:
@@ -40,9 +40,7 @@ def test_masks_follow_their_images_and_labels_stay() -> None:
 
 def test_a_network_that_takes_one_size_is_refused() -> None:
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)).train()
-    with pytest.raises(
-        RecipeError, match=r"^train\.progressive: the network takes no images of 16x"
-    ):
+    with pytest.raises(RecipeError, match=r"^train\.progressive: the network takes no images of"):
         check_progressive(fixed, Progressive(), 3, (32, 32))
     assert fixed.training
     any_size = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))

@@ -105,11 +105,17 @@ class _Sums:
         self._form = form
         self._places = places
         self._count = 0
+        # Values are counted from the mean of the first batch: squares of large means would hide
+        # small variances in float32.
+        self._origin: NDArray[np.floating] | None = None
         self._first = np.zeros((form.groups, form.columns))
         self._second = np.zeros((form.groups, form.columns, form.columns), np.float32)
 
     def add(self, values: NDArray[np.float32], random: np.random.Generator) -> None:
         patches = self._form.patches(values, self._places, random)
+        if self._origin is None:
+            self._origin = patches.mean(axis=0)
+        patches = patches - self._origin
         self._count += len(patches)
         self._first += patches.sum(axis=0, dtype=np.float64)
         by_group = np.ascontiguousarray(patches.transpose(1, 0, 2))
@@ -178,7 +184,11 @@ def with_feedback(exact: Matrix, covariance: Matrix, limit: int) -> Matrix:
     order = np.argsort(-np.einsum("gii->gi", damped), axis=1, kind="stable")
     damped = np.take_along_axis(damped, order[:, :, None], axis=1)
     damped = np.take_along_axis(damped, order[:, None, :], axis=2)
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+    try:
+        upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+    except np.linalg.LinAlgError:
+        # Inputs that vary too differently for these numbers: each weight by itself.
+        return np.asarray(np.rint(exact).clip(-limit, limit))
     left = np.take_along_axis(exact, order[:, None, :], axis=2).copy()
     chosen = np.empty_like(left)
     for start in range(0, columns, _BLOCK):
