@@ -116,8 +116,8 @@ def scale(graph: onnx.GraphProto, peaks: Mapping[str, Matrix]) -> dict[str, Matr
         changed[tensor.name] = factors
         for name in tensor.maker.input[1:3]:
             made = numpy_helper.to_array(parts[name])
-            shape = (1, -1) if made.ndim == 2 and not _rows_are_outputs(tensor.maker) else (-1,)
-            shape += (1,) * (made.ndim - len(shape))
+            shape = [1] * made.ndim
+            shape[0 if made.ndim == 1 or _rows_are_outputs(tensor.maker) else 1] = -1
             _put(parts[name], made / factors.reshape(shape))
         for (node, form), matrices in zip(tensor.readers, read, strict=True):
             scaled = matrices * factors.reshape(form.groups, 1, -1, 1)

@@ -93,7 +93,7 @@ class Form:
         """The mean of all patches, [groups, columns], from the mean of the inputs, in the shape of
         one, or of their channels: then as if there were no borders."""
         if self.node.op_type != "Conv":
-            return mean.reshape(-1, self.columns).mean(axis=0)[None]
+            return np.asarray(mean.reshape(-1, self.columns).mean(axis=0)[None])
         if mean.ndim == 1 or not self.flat:
             channels = mean.reshape(len(mean), -1).mean(axis=1)
             return np.repeat(channels, self.places).reshape(self.groups, -1)

@@ -160,7 +160,8 @@ def _levels(
     chosen = with_feedback(exact, covariance, limit)
     # Of each output what errs less: of few inputs the nearest levels may be better.
     better = squared_error(exact - chosen, covariance) < squared_error(exact - plain, covariance)
-    return one.form.weights(np.where(better[:, :, None], chosen, plain).astype(np.int8))
+    levels = one.form.weights(np.where(better[:, :, None], chosen, plain))
+    return levels.astype(np.int8)
 
 
 def squared_error(error: Matrix, covariance: Matrix) -> Matrix:

