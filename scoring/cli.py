@@ -12,7 +12,7 @@ from scoring.errors import ScoringError
 from scoring.run import Order, Outcome, opened_here, run
 from scoring.scorers.scorer import Question
 from scoring.sources.opened import open_source
-from serving.base.command import application
+from serving.base.command import AsJson, application, stop
 from serving.base.errors import quoted
 from serving.base.folders import told
 from serving.base.machine.progress import TerminalLog, duration
@@ -80,9 +80,7 @@ def score(
     ray_workers: Annotated[
         int, typer.Option(min=0, help="Engines on it; 0 takes one for each GPU, or each machine.")
     ] = 0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON document.", show_default="off")
-    ] = False,
+    as_json: AsJson = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="No progress, no closing lines.", show_default="off")
     ] = False,
@@ -134,7 +132,7 @@ def score(
     except OSError as error:
         fail(f"{error.filename or out}: {error.strerror}")
     except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from where this one stopped")
+        stop("convserve score: interrupted; the same command goes on from where this one stopped")
     if as_json:
         print_json(_document(out, outcome))
     elif not quiet:

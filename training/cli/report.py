@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from serving.base.command import application
-from training.cli.terminal import AsJson, fail
+from serving.base.command import AsJson, application
+from training.cli.terminal import fail
 from training.errors import BuildError
 from training.evaluation.report.comparison import (
     MOST_RUNS,

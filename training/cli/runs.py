@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from serving.base.command import application
+from serving.base.command import AsJson, application
 from serving.base.text import escaped
-from training.cli.terminal import AsJson, fail
+from training.cli.terminal import fail
 from training.errors import BuildError
 from training.evaluation.report.runs import document_of, find_runs, row_of
 from training.evaluation.report.tables import print_table

@@ -6,7 +6,6 @@ from typing import Any, NoReturn
 
 import typer
 
-from serving.base.command import AsJson as AsJson
 from serving.base.command import stop
 from serving.base.machine.progress import TerminalLog
 from serving.base.machine.terminal import is_quiet, json_text, speaks

@@ -6,7 +6,7 @@ values. Peak memory depends on the network and on RUN_BYTES, not on the number o
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +79,31 @@ class Calibration:
         return ({IMAGE_INPUT: images} for images in self.batches(size))
 
 
+@dataclass(frozen=True)
+class First:
+    """The first images of others, or the first runs where a run is not cut."""
+
+    given: Feeds
+    images: int
+
+    def __len__(self) -> int:
+        return min(self.images, len(self.given))
+
+    def feeds(self, size: int) -> Iterator[Mapping[str, Array]]:
+        """As those of the others, until there are enough."""
+        left = len(self)
+        for feed in self.given.feeds(min(size, left)):
+            yield feed
+            left -= _count(feed)
+            if left <= 0:
+                return
+
+
+def _count(feed: Mapping[str, Array]) -> int:
+    """The images of a run; 1 for a run of something else."""
+    return len(feed[IMAGE_INPUT]) if IMAGE_INPUT in feed else 1
+
+
 def choose_calibration(samples: Samples, count: int, seed: int) -> Calibration:
     """A random subset of the training images, as the evaluation transform shows them; all of them
     where there are fewer than `count`."""
@@ -114,7 +139,7 @@ class Ranges:
     def _ends(self, seen: Observed, *, symmetric: bool) -> Ends:
         if self.method == "mse" and seen.counts is not None:
             return seen.least_error(symmetric=symmetric)
-        if self.method == "percentile":
+        if self.method == "percentile" and seen.counts is not None:
             return seen.percentile(PERCENTILE, symmetric=symmetric)
         return seen.extremes(symmetric=symmetric)
 
@@ -130,7 +155,7 @@ class Ranges:
         return TensorsData(CalibrationMethod.MinMax, found)
 
     def means(self) -> dict[str, NDArray[np.float64]]:
-        """The mean of each channel of the tensors that layers read."""
+        """The mean over the images of the tensors that layers read."""
         means = {name: seen.mean() for name, seen in self.observed.items()}
         return {name: mean for name, mean in means.items() if mean is not None}
 
@@ -141,22 +166,48 @@ def measure_ranges(
     nodes: Collection[str],
     method: Method,
     calibration: Feeds,
+    uncut: Collection[str] = (),
 ) -> Ranges:
-    """Observes the float tensors that the named nodes read and write.
+    """Observes the float tensors that the named nodes read and write. Ranges of `uncut` tensors are
+    their extremes, whatever the method.
 
     `model` holds the shapes of its tensors, as far as they can be told, and takes the inputs of
     `calibration`; its external data, where it has any, lies in `folder`.
 
     Raises ExportError where a value is not finite or memory runs out.
     """
-    sizes = _observed_bytes(model.graph, nodes)
+    chosen = [node for node in model.graph.node if node.name in nodes]
+    made = {name for node in chosen for name in node.output}
+    touched = made | {name for node in chosen for name in node.input}
     axes = _channel_axes(model.graph)
-    made = {name for node in model.graph.node if node.name in nodes for name in node.output}
     observed = {}
-    for name in sizes:
+    for name in _image_bytes(model.graph, touched):
         # Pixels end where they are dense, at black and white: none are cut for a finer grid.
         binned = method == "percentile" or (method == "mse" and name in made)
+        binned &= name not in uncut
         observed[name] = Observed(binned=binned, axis=axes.get(name))
+    watch(model, folder, observed, calibration, lambda name, values: observed[name].add(values))
+    return Ranges(method, observed)
+
+
+def parted(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A model with the shapes of its tensors, whose weights lie in a file of `folder`: shape
+    inference and the runtime would copy them several times. `model` loses its weights."""
+    onnx.save(model, folder / "parted.onnx", save_as_external_data=True)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def watch(
+    model: onnx.ModelProto,
+    folder: Path,
+    names: Collection[str],
+    calibration: Feeds,
+    take: Callable[[str, NDArray[np.float32]], None],
+) -> None:
+    """Runs a network over the images and hands the named float tensors to `take`, as many images at
+    a time as RUN_BYTES allows. `model`, `folder` and errors are as for measure_ranges; a ValueError
+    of `take` says what is wrong with a tensor."""
+    sizes = _image_bytes(model.graph, names)
     groups = _groups(sizes)
     images = max(1, min(_BATCH, RUN_BYTES // max(1, sum(sizes.values()))))
     _tell(model, sizes, groups, images, len(calibration))
@@ -164,10 +215,8 @@ def measure_ranges(
         for group in groups:
             session = _session(model, folder, group)
             for feed in calibration.feeds(images):
-                _observe(session, group, feed, observed)
-                # One run, where runs are given.
-                progress.advance(len(feed[IMAGE_INPUT]) if IMAGE_INPUT in feed else 1)
-    return Ranges(method, observed)
+                _run(session, group, feed, take)
+                progress.advance(_count(feed))
 
 
 def _channel_axes(graph: onnx.GraphProto) -> dict[str, int]:
@@ -176,12 +225,10 @@ def _channel_axes(graph: onnx.GraphProto) -> dict[str, int]:
     return {node.input[0]: axes[node.op_type] for node in graph.node if node.op_type in axes}
 
 
-def _observed_bytes(graph: onnx.GraphProto, nodes: Collection[str]) -> dict[str, int]:
-    """Bytes that each float tensor of the named nodes takes for one image, in the graph's order."""
-    touched = {
-        name for node in graph.node if node.name in nodes for name in (*node.input, *node.output)
-    }
-    touched -= {part.name for part in graph.initializer}
+def _image_bytes(graph: onnx.GraphProto, names: Collection[str]) -> dict[str, int]:
+    """Bytes that each of the named tensors takes for one image, in the graph's order; of float
+    tensors that are no weights."""
+    touched = set(names) - {part.name for part in graph.initializer}
     sizes: dict[str, int] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
@@ -222,17 +269,17 @@ def _session(
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _observe(
+def _run(
     session: onnxruntime.InferenceSession,
     names: Sequence[str],
     feed: Mapping[str, Array],
-    observed: Mapping[str, Observed],
+    take: Callable[[str, NDArray[np.float32]], None],
 ) -> None:
-    """Runs one batch and merges the tensors into `observed`; nothing of it outlives the call."""
+    """Runs one batch and hands out its tensors; nothing of it outlives the call."""
     try:
         answers = session.run(list(names), dict(feed))
         for name, values in zip(names, answers, strict=True):
-            observed[name].add(values)
+            take(name, values)
     except ValueError as error:
         raise ExportError(f"calibration: tensor {name} {error}") from error
     except (MemoryError, *_RUN_ERRORS) as error:

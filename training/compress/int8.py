@@ -3,6 +3,7 @@ validation images: none in most cases."""
 
 import logging
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -87,9 +88,28 @@ class Candidate:
         if config.sensitivity is not None:
             known = self._measured(variant, config.sensitivity)
         found = choose_float_layers(variant, self, config.mixed_precision.max_float, known)
-        self._quantizer.write(path, SCHEMES[variant], found.float_layers)
+        quantizer = self._form(variant)
+        quantizer.write(path, SCHEMES[variant], found.float_layers)
+        if quantizer.changed:
+            said = f"{len(quantizer.changed)} tensors with channels made alike; {found.said}"
+            found = replace(found, said=said)
         log.info("quantize: %s: %s", variant, found.said)
         return found
+
+    def _form(self, variant: str) -> Quantizer:
+        """The quantiser of a variant: of the network as it is or with its channels made alike."""
+        if self._config.equalize != "needed":
+            return self._quantizer(self._config.equalize == "always")
+        if variant not in self._forms:
+            plain = self._quantizer(False)
+            self._forms[variant] = plain
+            gate, before = self._judged(variant, ())
+            if not gate.passed and self._fp32_passes and self._quantizer(True).changed:
+                self._forms[variant] = self._quantizer(True)
+                equal, after = self._judged(variant, ())
+                if not equal.passed and after.agreement <= before.agreement:
+                    self._forms[variant] = plain
+        return self._forms[variant]
 
     def gate(self, variant: str, float_layers: Collection[str]) -> Gate:
         """As Trials has it, on validation images."""
@@ -106,10 +126,11 @@ class Candidate:
     def _judged(self, variant: str, float_layers: Collection[str]) -> tuple[Gate, Comparison]:
         """The gate's verdict. Verdicts are kept, answers are not: masks of a thousand images take
         gigabytes where several mixtures are tried."""
-        tried = (variant, tuple(float_layers))
+        quantizer = self._form(variant)
+        tried = (variant, bool(quantizer.changed), tuple(float_layers))
         if tried not in self._known:
             path = self._folder / "tried.onnx"
-            self._quantizer.write(path, SCHEMES[variant], float_layers)
+            quantizer.write(path, SCHEMES[variant], float_layers)
             found = self._trial.file(path, "int8")
             self._known[tried] = (
                 self._trial.judge(self._reference, found),
@@ -124,19 +145,34 @@ class Candidate:
         def agreement(path: Path) -> float:
             return trial.compare(fp32, trial.file(path, "int8")).agreement
 
-        return int8_sensitivity(self._quantizer, variant, agreement, len(trial.samples))
+        return int8_sensitivity(self._form(variant), variant, agreement, len(trial.samples))
 
     @cached_property
-    def _known(self) -> dict[tuple[str, tuple[str, ...]], tuple[Gate, Comparison]]:
+    def _known(self) -> dict[tuple[str, bool, tuple[str, ...]], tuple[Gate, Comparison]]:
+        return {}
+
+    @cached_property
+    def _forms(self) -> dict[str, Quantizer]:
+        return {}
+
+    @cached_property
+    def _quantizers(self) -> dict[bool, Quantizer]:
         return {}
 
     @cached_property
     def _variants(self) -> list[str]:
         return [variant for variant in self._current.recipe.export.variants if variant in SCHEMES]
 
-    @cached_property
-    def _quantizer(self) -> Quantizer:
-        return Quantizer(self._float_file, self._config.calibrate, self._calibration)
+    def _quantizer(self, equalized: bool) -> Quantizer:
+        if equalized not in self._quantizers:
+            self._quantizers[equalized] = Quantizer(
+                self._float_file,
+                self._config.calibrate,
+                self._calibration,
+                equalized=equalized,
+                adaptive=self._config.rounding == "adaptive",
+            )
+        return self._quantizers[equalized]
 
     @cached_property
     def _trial(self) -> Trial:

@@ -11,6 +11,9 @@ PERCENTILE = 99.99
 # Bins of a histogram on either side of 0; a power of two, so that bins can be joined. A bin is at
 # most 1/2048 of the largest magnitude; more bins cut more exactly and take 16 bytes each a tensor.
 _HALF = 4096
+# Places of the largest images whose mean is kept; of larger ones that of the channels is: borders
+# are a small part of them, and it would take as much memory as an image.
+_PLACES = 4096
 # Values that are binned at a time: temporaries of this many stay in the L2 cache.
 _BLOCK = 1 << 16
 # The finest histogram reaches to 2**-100: finer ones would need factors beyond float32. Tensors
@@ -22,8 +25,8 @@ _SHARES = np.linspace(0.2, 1.0, 41)
 
 
 class Observed:
-    """Extremes of a tensor; with `binned` a histogram of its values, with `axis` the mean of each
-    place along that axis.
+    """Extremes of a tensor; with `binned` a histogram of its values, with `axis`, that of the
+    channels, its mean over the images.
 
     The histogram reaches from -2**exponent to 2**exponent. Where a batch goes beyond, the exponent
     grows and neighbouring bins are joined. As borders are powers of two times integers, the counts
@@ -53,7 +56,7 @@ class Observed:
             if peak > 0:
                 self._widen(int(np.frexp(peak)[1]))
             self._count(values.reshape(-1))
-        if self._axis is not None and values.ndim:
+        if self._axis is not None and values.ndim > 1:
             self._sum(values, self._axis % values.ndim)
 
     def _widen(self, exponent: int) -> None:
@@ -76,13 +79,22 @@ class Observed:
             self.counts += np.bincount(places, minlength=2 * _HALF)
 
     def _sum(self, values: Values, axis: int) -> None:
-        others = tuple(place for place in range(values.ndim) if place != axis)
+        others: tuple[int, ...] = (0,)
+        count = len(values)
+        if values[0].size > _PLACES * values.shape[axis]:
+            others = tuple(place for place in range(values.ndim) if place != axis)
+            count = values.size // values.shape[axis]
         sums = values.sum(axis=others, dtype=np.float64)
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._summed += values.size // len(sums)
+        if self._sums is None:
+            self._sums = np.zeros(sums.shape)
+        # Of inputs that differ in size those count that are as the first is.
+        if self._sums.shape == sums.shape:
+            self._sums += sums
+            self._summed += count
 
     def mean(self) -> NDArray[np.float64] | None:
-        """The mean of each place along the axis; None where no axis was given or nothing seen."""
+        """The mean over the images, in the shape of one, or of each channel where an image has more
+        than 4,096 places; None where no axis was given."""
         return None if self._sums is None else self._sums / self._summed
 
     def extremes(self, *, symmetric: bool) -> Ends:

@@ -16,8 +16,10 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from training.compress.bias_correction import correct_biases, give_biases, linear_biases
-from training.compress.calibration import Feeds, Method, measure_ranges
+from training.compress.calibration import Feeds, Method, measure_ranges, parted
+from training.compress.weights.bias_correction import correct_biases, give_biases, linear_biases
+from training.compress.weights.equalization import equalize
+from training.compress.weights.rounding import AdaptiveRounding
 from training.errors import ExportError
 
 Scheme = Literal["s8", "u8", "u8-rr"]
@@ -41,17 +43,26 @@ class Quantizer:
     The normalisation before the first layer, everything after the last one, the logits themselves,
     divisors and biases stay in floating point.
 
+    equalized: whether channels of a tensor are made alike first, see equalization.
+    adaptive: whether weights are rounded so that their errors cancel out, see rounding.
     layers: the names, in the exported network, of the layers that may be INT8, in their order.
     Raises ExportError where the ranges cannot be measured.
     """
 
-    def __init__(self, float_file: Path, calibrate: Method, calibration: Feeds) -> None:
+    def __init__(
+        self,
+        float_file: Path,
+        calibrate: Method,
+        calibration: Feeds,
+        *,
+        equalized: bool = False,
+        adaptive: bool = False,
+    ) -> None:
         self._model = onnx.load(float_file)
         give_biases(self._model.graph)
+        self.changed = equalize(self._model, calibration) if equalized else ()
         with tempfile.TemporaryDirectory() as folder:
-            # Weights stay in a file: shape inference and the runtime would copy them several times.
-            onnx.save(self._model, Path(folder) / "parted.onnx", save_as_external_data=True)
-            self._model = onnx.shape_inference.infer_shapes(self._model)
+            self._model = parted(self._model, Path(folder))
             add_pre_process_metadata(self._model)
             graph = self._model.graph
             self._biases = linear_biases(graph)
@@ -68,7 +79,7 @@ class Quantizer:
                 if node.op_type in _OPERATIONS and node.name not in self._edges
             }
             self._ranges = measure_ranges(
-                self._model, Path(folder), rounded, calibrate, calibration
+                self._model, Path(folder), rounded, calibrate, calibration, self.changed
             )
             onnx.load_external_data_for_model(self._model, folder)
         self._nodes: dict[str, list[str]] = {}
@@ -77,6 +88,7 @@ class Quantizer:
                 name = node.input[1].removeprefix("network.").removesuffix(".weight")
                 self._nodes.setdefault(name, []).append(node.name)
         self.layers = tuple(self._nodes)
+        self._rounding = AdaptiveRounding(self._model, calibration) if adaptive else None
 
     def write(self, path: Path, scheme: Scheme, float_layers: Collection[str] = ()) -> None:
         """Writes the file in which all layers but `float_layers` are INT8. Tensors that only
@@ -125,6 +137,8 @@ class Quantizer:
         model = quantizer.model.model
         _read_unrounded(model.graph, nodes_to_exclude)
         _remove_needless_pairs(model.graph, self._biases)
+        if self._rounding is not None:
+            self._rounding.apply(model.graph)
         correct_biases(model.graph, self._model.graph, self._ranges.means())
         quantizer.model.topological_sort()
         _remove_unused_parts(model.graph)

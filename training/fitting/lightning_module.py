@@ -17,6 +17,7 @@ from training.data.mixing import mix
 from training.errors import Diverged
 from training.fitting.epoch_metrics import build_metric
 from training.fitting.optimizer import build_optimizer
+from training.fitting.progressive import shrunk, size_at
 from training.fitting.schedule import rate_factor
 from training.models.backbone import freeze_backbone, unfreeze_backbone
 from training.recipes.data import Augment, Normalization
@@ -117,13 +118,19 @@ class Learner(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         entropy = [self.seed, self.current_epoch, index, self.global_rank]
         seeds = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-        loss = self.loss_of(batch, int(seeds[0] >> 1))
+        progressive, size = self.config.progressive, (batch[0].shape[1], batch[0].shape[2])
+        if progressive is not None:
+            size = size_at(progressive, self.current_epoch, self.config.epochs, size)
+        loss = self.loss_of(batch, int(seeds[0] >> 1), size)
         self.loss.update(loss.detach(), len(batch[0]))
         self.log("loss", self.loss, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
-    def loss_of(self, batch: tuple[Tensor, Tensor], seed: int) -> Tensor:
-        """The loss of a batch of training images, changed and mixed as `seed` draws."""
+    def loss_of(
+        self, batch: tuple[Tensor, Tensor], seed: int, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """The loss of a batch of training images, changed and mixed as `seed` draws, and shown in
+        `size` (height, width)."""
         # Dropout and mixing draw from the global generator: a resumed run must draw the same.
         torch.manual_seed(seed)
         images, targets = augment(*batch, self.changes, torch.Generator().manual_seed(seed))
@@ -136,6 +143,8 @@ class Learner(lightning.LightningModule):
                 cutmix_alpha=self.config.cutmix_alpha,
             )
         inputs = self.normalized(images)
+        if size is not None:
+            inputs, targets = shrunk(inputs, targets, size)
         loss: Tensor = self.objective(self.network(inputs), targets, inputs)
         return loss
 

@@ -3,6 +3,7 @@
 import logging
 import warnings
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 
 from serving.base.task import Task
 from serving.engines import cpu_features
@@ -32,6 +33,7 @@ from training.data.sampling import (
 )
 from training.errors import RecipeError
 from training.fitting import distributed
+from training.fitting.batch_norm import re_estimate
 from training.fitting.callbacks import (
     EpochProgress,
     EpochReport,
@@ -42,6 +44,7 @@ from training.fitting.callbacks import (
 )
 from training.fitting.lightning_module import History, Learner
 from training.fitting.objective import build_objective
+from training.fitting.progressive import check_progressive
 from training.models.backbone import unfreeze_backbone
 from training.recipes.data import Augment, Normalization
 from training.recipes.train import Identities as IdentitiesChoice
@@ -52,6 +55,10 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+
+# Images of the batches whose statistics batch norms are given; more take memory, fewer tell a
+# variance less well.
+_BATCH_NORM_BATCH = 64
 
 _LIGHTNING_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -118,6 +125,10 @@ def fit(
         Loader(train, _sampler(config, train, classes, seed, share)),
         Loader(val, InOrder(len(val), config.batch_size, share)),
     )
+    if config.progressive is not None:
+        whole = train.batch([0])[0].shape[1:3]
+        for seen in filter(None, (network, getattr(objective, "teacher", None))):
+            check_progressive(seen, config.progressive, len(normalization.mean), whole)
     network.train()
     learner = Learner(
         network, objective, config, task, classes, ignore_index, normalization, changes, seed, title
@@ -159,7 +170,19 @@ def fit(
         # Training may have stopped before their end.
         unfreeze_backbone(network)
     network = network.cpu().to(memory_format=torch.contiguous_format).eval()
+    if config.batch_norm_images is not None:
+        learner.cpu()
+        re_estimate(network, _seen(learner, train, config.batch_norm_images, seed))
     return Fitted(network, learner.history, precision)
+
+
+def _seen(learner: Learner, train: Samples, images: int, seed: int) -> Iterator[Tensor]:
+    """Batches of some training images as they are, as the network sees them."""
+    rows = np.random.default_rng(seed).permutation(len(train))[:images]
+    # All of a size, as each counts as much; one of a few images would tell too little.
+    batches = max(1, len(rows) // _BATCH_NORM_BATCH)
+    for part in np.array_split(rows, batches):
+        yield learner.normalized(torch.from_numpy(train.batch(part)[0]))
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -1,13 +1,16 @@
 """Training as several stages do it: a new network, a run of the loop, the trained network."""
 
+import copy
 import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from training.compress.distill import Distillation
 from training.errors import RecipeError
 from training.fitting.build import Build
+from training.fitting.objective import build_objective
 from training.fitting.stage_folder import Results
 from training.fitting.train import Fitted, fit
 from training.models import (
@@ -27,6 +30,7 @@ from training.models.factory import register_factory, user_forward
 from training.models.initialization import initialize
 from training.models.networks import check_answers
 from training.models.weights import load_weights
+from training.recipes.compress import FromParent
 from training.recipes.deliver import Export
 from training.recipes.model import ModelChoice
 from training.recipes.tasks import TRAINED_TASKS
@@ -94,6 +98,25 @@ def fine_tune(
             processes=processes,
             on_epoch=current.on_epoch,
         )
+
+
+def from_parent(
+    current: Build, network: nn.Module, train: Train, config: FromParent | None, parent: nn.Module
+) -> nn.Module | None:
+    """The objective of fine-tuning that learns from the network as it was before, of which it takes
+    a copy; None where the recipe does not ask for it."""
+    if config is None:
+        return None
+    supervised = build_objective(
+        network, train, current.data.train, current.loss_classes, current.data.ignore_index
+    )
+    return Distillation(
+        supervised,
+        copy.deepcopy(parent),
+        config.temperature,
+        config.weight,
+        embedding=current.recipe.task == "embedding",
+    )
 
 
 def require_exportable(current: Build, network: nn.Module) -> None:

@@ -167,7 +167,7 @@ def _needs(current: Build, stages: Sequence[str]) -> list[Need]:
         if config is not None:
             # Later stages train the same network, or a smaller one.
             learning = learning or _learning(current, config)
-            memory = _taught(current, learning) if stage == "distill" else learning
+            memory = _taught(current, stage, learning)
             needs.append(_trained(stage, config, weights, memory, streamed))
         if stage == "quantize":
             images = recipe.quantize.calibration_images if recipe.quantize is not None else 0
@@ -199,11 +199,19 @@ def _learning(current: Build, config: Train) -> BatchMemory:
     )
 
 
-def _taught(current: Build, learning: BatchMemory) -> BatchMemory:
-    """With the teacher's answers beside the student's training."""
-    if current.recipe.distill is None:
+def _taught(current: Build, stage: str, learning: BatchMemory) -> BatchMemory:
+    """With the answers of a teacher beside the training, where a stage has one."""
+    recipe = current.recipe
+    qat = recipe.quantize.qat if recipe.quantize is not None else None
+    if stage == "distill" and recipe.distill is not None:
+        teacher = load_teacher(current, recipe.distill.teacher)
+    elif (stage == "prune" and recipe.prune is not None and recipe.prune.distill is not None) or (
+        stage == "quantize" and qat is not None and qat.distill is not None
+    ):
+        # The network before, or a smaller one.
+        teacher = new_network(current)
+    else:
         return learning
-    teacher = load_teacher(current, current.recipe.distill.teacher)
     answering = _answering(current, teacher)
     return BatchMemory(
         learning.kept + _weights(teacher) + answering.kept, learning.image + answering.image

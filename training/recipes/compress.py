@@ -54,6 +54,17 @@ class Distill(Strict):
     train: Train
 
 
+class FromParent(Strict):
+    """Fine-tuning learns from the answers of the network as it was before, beside the targets.
+
+    temperature: of the softmax of both.
+    weight: of these answers; targets have 1 - weight.
+    """
+
+    temperature: Annotated[float, Field(gt=0.0)] = 4.0
+    weight: Fraction = 0.5
+
+
 class PruneLatency(Strict):
     """A measured speed-up. Each candidate is exported, quantised for an INT8 variant, and timed in
     turns with the unpruned network.
@@ -105,6 +116,7 @@ class Prune(Strict):
         are no wider lose `ratio` of their blocks.
     ignore: patterns such as "layer1.*" of layers that keep their channels.
     sensitivity: protects sensitive groups of layers.
+    distill: fine-tuning learns from the unpruned network too.
     train: fine-tunes after each step; missing keys are those of the recipe's train.
     """
 
@@ -117,6 +129,7 @@ class Prune(Strict):
     round_to: PositiveInt | Literal["auto"] = "auto"
     ignore: tuple[str, ...] = ()
     sensitivity: PruneSensitivity | None = None
+    distill: FromParent | None = None
     train: Train
 
     @field_validator("round_to", mode="before")
@@ -162,10 +175,12 @@ class Qat(Strict):
     too; the better of both on the validation split is kept.
 
     when: "needed" is where a variant would fail the gate.
+    distill: both learn from the network before, in FP32, too.
     train: missing keys are those of the recipe's train.
     """
 
     when: Literal["needed", "always"] = "needed"
+    distill: FromParent | None = None
     train: Train
 
 
@@ -176,6 +191,10 @@ class Quantize(Strict):
     calibration_images: number of training images that ranges are measured on.
     calibrate: "mse" takes the range that rounds with the least squared error, "minmax" keeps the
         extremes, "percentile" cuts the outermost 0.01 %.
+    equalize: makes the ranges of a tensor's channels alike, where a factor can go from one layer to
+        the next; "needed" is where a variant would fail the gate, and does better with it.
+    rounding: of weights; "nearest" is each to its nearest level, "adaptive" so that their errors
+        cancel out in a layer's answers.
     qat: fine-tunes with rounding.
     sensitivity: puts each layer's effect into the report; mixed precision measures it on demand.
     mixed_precision: keeps sensitive layers in floating point.
@@ -184,6 +203,8 @@ class Quantize(Strict):
     method: Literal["ptq"] = "ptq"
     calibration_images: PositiveInt = 256
     calibrate: Literal["mse", "minmax", "percentile"] = "minmax"
+    equalize: Literal["needed", "always", "never"] = "needed"
+    rounding: Literal["nearest", "adaptive"] = "adaptive"
     qat: Qat | None = None
     sensitivity: Int8Sensitivity | None = None
     mixed_precision: MixedPrecision = MixedPrecision()

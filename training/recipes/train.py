@@ -45,6 +45,17 @@ Sampler = Annotated[Shuffled | Weighted | Identities, Field(discriminator="name"
 Alpha = Annotated[float, Field(gt=0.0)] | None
 
 
+class Progressive(Strict):
+    """Smaller images in the first epochs, which take less time (arXiv 2104.00298, §4).
+
+    start: their sides in the first epoch, as a share of the whole.
+    until: share of the epochs after which images are whole; in between they grow evenly.
+    """
+
+    start: Annotated[float, Field(ge=0.25, lt=1.0)] = 0.5
+    until: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.6
+
+
 class Train(Strict):
     """One run of the training loop.
 
@@ -55,9 +66,12 @@ class Train(Strict):
     mixup_alpha, cutmix_alpha: classification only; images are blended (arXiv 1710.09412) or patched
         (arXiv 1905.04899) by shares drawn from Beta(alpha, alpha); with both, each batch takes one
         of the two at random.
+    progressive: smaller images in the first epochs.
     auxiliary_weight: weight of the losses of a network's auxiliary heads.
     clip_norm: largest norm of the gradient.
     ema_decay: a running mean of the weights over the steps is measured and kept.
+    batch_norm_images: after the last epoch batch norms take the statistics of so many training
+        images, as they are, instead of the running mean of the last batches (arXiv 2105.07576, §3).
     patience: epochs without a better validation score after which training stops.
     freeze_backbone_epochs: first epochs, in which the head alone learns.
     precision: "auto" is bf16 autocast where the hardware computes in it, else fp32; fp16 autocast,
@@ -74,12 +88,14 @@ class Train(Strict):
     sampler: Sampler = Shuffled()
     mixup_alpha: Alpha = None
     cutmix_alpha: Alpha = None
+    progressive: Progressive | None = None
     loss: Loss = CrossEntropy()
     auxiliary_weight: Annotated[float, Field(ge=0.0)] = 0.4
     optimizer: Optimizer
     schedule: Schedule = Constant()
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    batch_norm_images: Annotated[int, Field(ge=64)] | None = None
     patience: PositiveInt | None = None
     freeze_backbone_epochs: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -134,14 +134,26 @@ def test_a_range_of_least_error_is_there_for_values_without_spread(kind: str) ->
     assert low <= 0 <= high
 
 
-def test_means_of_channels_do_not_depend_on_batches() -> None:
+def test_means_over_images_do_not_depend_on_batches() -> None:
     values = np.random.default_rng(0).normal(1, 1, (10, 3, 5, 5)).astype(np.float32)
-    for axis, others in ((1, (0, 2, 3)), (-1, (0, 1, 2))):
-        seen = Observed(binned=False, axis=axis)
-        for start in range(0, 10, 4):
-            seen.add(values[start : start + 4])
-        np.testing.assert_allclose(seen.mean(), values.mean(others), rtol=1e-5)
+    seen = Observed(binned=False, axis=1)
+    for start in range(0, 10, 4):
+        seen.add(values[start : start + 4])
+    # Of another size than the first: left out.
+    seen.add(values[:, :, :4])
+    np.testing.assert_allclose(seen.mean(), values.mean(0), rtol=1e-5)
     assert Observed(binned=False).mean() is None
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_of_large_images_the_mean_of_the_channels_is_kept(axis: int) -> None:
+    values = np.random.default_rng(0).normal(1, 1, (4, 3, 70, 70)).astype(np.float32)
+    values = values if axis == 1 else np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+    seen = Observed(binned=False, axis=axis)
+    seen.add(values[:3])
+    seen.add(values[3:])
+    others = (0, 2, 3) if axis == 1 else (0, 1, 2)
+    np.testing.assert_allclose(seen.mean(), values.mean(others), rtol=1e-5)
 
 
 def test_pixels_are_not_cut(float_file: Path, tmp_path: Path) -> None:

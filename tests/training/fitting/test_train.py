@@ -360,3 +360,33 @@ def test_half_a_checkpoint_is_told_and_not_resumed(
     again = run(tmp_path, colours(32))
     assert f"{file} cannot be read; training begins anew" in caplog.text
     assert [row["loss"] for row in again.history] == [row["loss"] for row in whole.history]
+
+
+def test_images_are_small_in_the_first_epochs(tmp_path: Path) -> None:
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+            self.seen: list[int] = []
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                self.seen.append(images.shape[2])
+            answer: torch.Tensor = self.inner(images)
+            return answer
+
+    watching = Watching()
+    fitted = run(tmp_path, colours(64), watching, progressive={"start": 0.5, "until": 0.5})
+    # Eight batches an epoch: 4 and 6 pixels, then whole.
+    assert watching.seen == [4] * 8 + [6] * 8 + [8] * 16
+    assert fitted.history[-1]["val_top1"] == 1.0
+
+
+def test_batch_norms_take_the_statistics_of_images_as_they_are(tmp_path: Path) -> None:
+    samples = colours(128)
+    fitted = run(tmp_path, samples, epochs=1, batch_norm_images=128)
+    images = torch.from_numpy(samples.images).float() / 255
+    mean, std = (torch.tensor(v) for v in (Normalization().mean, Normalization().std))
+    with torch.no_grad():
+        answers = fitted.network[0](((images - mean) / std).permute(0, 3, 1, 2))
+    assert torch.allclose(fitted.network[1].running_mean, answers.mean((0, 2, 3)), atol=1e-4)

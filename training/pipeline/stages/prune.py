@@ -32,7 +32,7 @@ from training.fitting.train import Fitted, chosen_precision
 from training.models.checkpoint import load_network
 from training.models.export.variants import precision_of
 from training.pipeline.environment import measuring_facts
-from training.pipeline.fine_tuning import fine_tune, network_results
+from training.pipeline.fine_tuning import fine_tune, from_parent, network_results
 from training.pipeline.stage import Stage
 from training.recipes import Recipe
 from training.recipes.compress import Prune, PruneLatency
@@ -82,7 +82,8 @@ def work(current: Build) -> Results:
         if done + 1 == config.steps:
             require_smaller(original, network, config, ratio)
         part = f"step-{done + 1}" if config.steps > 1 else ""
-        fitted = fine_tune(current, "prune", network, config.train, part=part)
+        taught = from_parent(current, network, config.train, config.distill, original)
+        fitted = fine_tune(current, "prune", network, config.train, part=part, objective=taught)
         for row in fitted.history:
             history.append({**row, "epoch": len(history) + 1})
     if fitted is None:

@@ -7,11 +7,11 @@ from training.compress.int8 import Candidate
 from training.compress.qat import fake_quantized
 from training.fitting.build import Build
 from training.fitting.stage_folder import Results
-from training.fitting.train import chosen_precision
+from training.fitting.train import Fitted, chosen_precision
 from training.models import deployable
 from training.models.checkpoint import NETWORK_FILE, load_network, save_network
 from training.pipeline.environment import measuring_facts
-from training.pipeline.fine_tuning import fine_tune
+from training.pipeline.fine_tuning import fine_tune, from_parent
 from training.pipeline.stage import Stage
 from training.recipes.compress import Qat, Quantize
 
@@ -54,10 +54,15 @@ def _fine_tuned(
     fine-tuned with rounding, each quantised; ties go to the simpler. Tells the curves of the last
     and the numbers of all. Parallel branches are merged first: what is rounded is what is served.
     """
-    tuned, aware = (deployable(load_network(current.network_file)) for _ in range(2))
-    fine_tune(current, "quantize", tuned, config.train, part="fp32")
+    tuned, aware, before = (deployable(load_network(current.network_file)) for _ in range(3))
+
+    def fit(network: nn.Module, part: str) -> Fitted:
+        objective = from_parent(current, network, config.train, config.distill, before)
+        return fine_tune(current, "quantize", network, config.train, part=part, objective=objective)
+
+    fit(tuned, "fp32")
     with fake_quantized(aware):
-        fitted = fine_tune(current, "quantize", aware, config.train, part="qat")
+        fitted = fit(aware, "qat")
     candidates = [
         plain,
         plain.of(tuned, "fp32", "ptq after fine-tuning in FP32"),

@@ -12,10 +12,15 @@ from torch import nn
 
 import training.compress.channel_step
 import training.compress.stopwatch
+import training.pipeline.stages.prune
+import training.pipeline.stages.quantize
 from serving.engines import Engine
 from training.compress.channel_step import Curve
+from training.compress.distill import Distillation
 from training.compress.sensitivity import fewest_float_layers
 from training.compress.stopwatch import speedup
+from training.fitting.build import Build
+from training.fitting.train import Fitted
 from training.models import left_out
 from training.models.checkpoint import load_network, save_network
 from training.pipeline.pipeline import build
@@ -53,6 +58,7 @@ def test_layer_that_breaks_the_gate_in_int8_stays_in_floating_point(
             "verify.max_drop": 0.1,
             "export.variants": ["fp32", "int8-s8"],
             "quantize.sensitivity": {"images": 40},
+            "quantize.equalize": "never",
         }
     )
     build(recipe, runs, tmp_path / "repository", until="export")
@@ -69,6 +75,17 @@ def test_layer_that_breaks_the_gate_in_int8_stays_in_floating_point(
     assert "left alone (orange): layer1.0.conv2" in report
 
 
+def test_channels_are_made_alike_before_a_layer_is_left_in_floating_point(
+    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    make_hostile(runs / "tiny-digits" / "prune" / "network.safetensors")
+    recipe = digits_recipe({"verify.max_drop": 0.1, "export.variants": ["fp32", "int8-s8"]})
+    build(recipe, runs, tmp_path / "repository", until="quantize")
+    said = results(runs, "quantize")["notes"]["int8-s8"]
+    assert re.match(r"\d+ tensors with channels made alike; all layers in INT8: on .* drop", said)
+    assert "in FP32" not in said
+
+
 def test_mixture_that_cannot_pass_is_given_up_with_the_numbers(
     runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -78,6 +95,7 @@ def test_mixture_that_cannot_pass_is_given_up_with_the_numbers(
             "verify.max_drop": 0.1,
             "export.variants": ["fp32", "int8-s8"],
             "quantize.mixed_precision": {"max_float": 0.0},
+            "quantize.equalize": "never",
         }
     )
     build(recipe, runs, tmp_path / "repository", until="quantize")
@@ -191,6 +209,38 @@ def test_fine_tuning_with_rounding_is_compared_with_fine_tuning_without(
     network = load_network(runs / "tiny-digits" / "quantize" / "network.safetensors")
     pruned = load_network(runs / "tiny-digits" / "prune" / "network.safetensors")
     assert set(network.state_dict()) == set(pruned.state_dict())
+
+
+def test_fine_tuning_learns_from_the_network_before(
+    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def watched(current: Build, stage: str, network: nn.Module, *rest: Any, **keys: Any) -> Fitted:
+        given[f"{stage} {keys['part']}"] = keys["objective"]
+        return Fitted(network.eval(), [{"epoch": 1, "val_top1": 0.5, "seconds": 0.0}], "fp32")
+
+    for stage in (training.pipeline.stages.prune, training.pipeline.stages.quantize):
+        monkeypatch.setattr(stage, "fine_tune", watched)
+    changes = {
+        "prune.distill": {"temperature": 2, "weight": 0.8},
+        "export.variants": ["fp32", "int8-s8"],
+        "quantize.qat": {"when": "always", "distill": {}, "train": {"epochs": 1}},
+    }
+    build(digits_recipe(changes), runs, tmp_path / "repository", until="quantize")
+    assert set(given) == {"prune ", "quantize fp32", "quantize qat"}
+    assert all(isinstance(objective, Distillation) for objective in given.values())
+    taught = given["prune "]
+    assert (taught.temperature, taught.weight) == (2, 0.8)
+    trained = load_network(runs / "tiny-digits" / "train" / "network.safetensors")
+    for name, value in trained.state_dict().items():
+        assert torch.equal(taught.teacher.state_dict()[name], value), name
+    pruned = load_network(runs / "tiny-digits" / "prune" / "network.safetensors")
+    teacher = given["quantize qat"].teacher
+    assert torch.equal(teacher.conv1.weight, pruned.conv1.weight)
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    loss = taught(pruned(images), labels, images)
+    assert not torch.equal(loss, taught.supervised(pruned(images), labels, images))
 
 
 def test_step_that_is_measured_decides_and_narrow_stages_lose_blocks(

@@ -1,18 +1,20 @@
 """Bias correction (arXiv 1906.04721, §4.2): rounding the weights of a layer moves the mean of its
 answers; its bias takes back the shift that the means of its inputs on calibration images explain.
 
-Depthwise layers gain most: few weights make an answer, so that their errors do not cancel out. At
-padded borders the mean is taken for that of the inside.
+Depthwise layers gain most: few weights make an answer, so that their errors do not cancel out. The
+mean is that of each place of the kernel, with the zeros of padded borders in it: of small maps they
+are a large part.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
-Means = Mapping[str, NDArray[np.float64]]
+from training.compress.weights.layers import Matrix, form_of, rounded_layers, values_of
+
+Means = Mapping[str, Matrix]
 
 
 def give_biases(graph: onnx.GraphProto) -> None:
@@ -47,57 +49,33 @@ def correct_biases(rounded: onnx.GraphProto, original: onnx.GraphProto, means: M
     """Corrects the biases of the layers of `rounded` whose weights are rounded, in place. Those
     that share a bias get one each. Nodes are left out of order.
 
-    means: by tensor of `original` that a layer reads, of its channels, float64 [C].
+    means: by tensor of `original` that a layer reads, over images, in the shape of one or
+        of its channels, float64.
     """
     weights = {part.name: part for part in original.initializer}
-    inputs = {node.name: node.input for node in original.node}
     parts = {part.name: part for part in rounded.initializer}
     makers = {output: node for node in rounded.node for output in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in rounded.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    for node in [node for node in rounded.node if node.op_type in ("Conv", "Gemm", "MatMul")]:
-        pair = makers.get(node.input[1])
-        if pair is None or pair.op_type != "DequantizeLinear" or pair.input[0] not in parts:
+    for layer in list(rounded_layers(rounded, original)):
+        if layer.read not in means:
             continue
-        read, weight = inputs[node.name][:2]
-        if read not in means or weight not in weights:
-            continue
-        error = numpy_helper.to_array(weights[weight]).astype(np.float64) - _read(pair, parts)
-        shift = _shift(node, error, means[read])
-        place = _bias(node, readers, parts, makers)
+        whole = numpy_helper.to_array(weights[layer.weight]).astype(np.float64)
+        shift = _shift(layer.node, whole - values_of(layer.pair, parts), means[layer.read])
+        place = _bias(layer.node, readers, parts, makers)
         if shift is not None and place is not None:
             _add(rounded, *place, shift, parts, makers)
 
 
-def _read(pair: onnx.NodeProto, parts: Mapping[str, onnx.TensorProto]) -> NDArray[np.float64]:
-    """The values of a rounded initialiser."""
-    values, scale, *zero = (numpy_helper.to_array(parts[name]) for name in pair.input)
-    shape = [1] * values.ndim
-    if scale.ndim:
-        axis = next((a.i for a in pair.attribute if a.name == "axis"), 1)
-        shape[axis] = -1
-    level = values.astype(np.float64)
-    if zero:
-        level -= zero[0].astype(np.float64).reshape(shape)
-    return np.asarray(level * scale.astype(np.float64).reshape(shape))
-
-
-def _shift(
-    node: onnx.NodeProto, error: NDArray[np.float64], mean: NDArray[np.float64]
-) -> NDArray[np.float64] | None:
+def _shift(node: onnx.NodeProto, error: Matrix, mean: Matrix) -> Matrix | None:
     """The mean of the answers that the error of the weights takes away, [outputs]; None for
     products that are not those of a plain layer."""
-    given = {part.name: onnx.helper.get_attribute_value(part) for part in node.attribute}
-    if node.op_type == "Conv":
-        groups = given.get("group", 1)
-        sums = error.reshape(groups, -1, len(mean) // groups, error[0, 0].size).sum(axis=3)
-        return np.asarray(np.einsum("goi,gi->go", sums, mean.reshape(groups, -1)).ravel())
-    plain = (given.get("alpha", 1.0), given.get("beta", 1.0), given.get("transA", 0)) == (1, 1, 0)
-    if not plain or error.ndim != 2:
+    form = form_of(node, error.shape)
+    if form is None:
         return None
-    return np.asarray(error @ mean if given.get("transB", 0) else mean @ error)
+    return np.asarray(np.einsum("gok,gk->go", form.matrices(error), form.mean_patch(mean)).ravel())
 
 
 def _bias(
@@ -120,7 +98,7 @@ def _add(
     graph: onnx.GraphProto,
     node: onnx.NodeProto,
     place: int,
-    shift: NDArray[np.float64],
+    shift: Matrix,
     parts: dict[str, onnx.TensorProto],
     makers: Mapping[str, onnx.NodeProto],
 ) -> None:

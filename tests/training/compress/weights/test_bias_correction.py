@@ -11,9 +11,9 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from serving.base.tensor import Array
-from training.compress.bias_correction import correct_biases
 from training.compress.calibration import choose_calibration
 from training.compress.quantize import Quantizer
+from training.compress.weights.bias_correction import correct_biases
 from training.data.samples import ArraySamples
 from training.models.export.deployed import Deployed, input_specs, output_specs
 from training.models.export.to_onnx import export_onnx
@@ -41,6 +41,7 @@ class Tokens(nn.Module):
 def layer(kind: str) -> nn.Module:
     made = {
         "depthwise": lambda: nn.Conv2d(8, 8, 3, groups=8),
+        "with wide borders": lambda: nn.Conv2d(8, 8, 3, padding=4, dilation=4, groups=8),
         "grouped": lambda: nn.Conv2d(8, 8, 3, groups=2),
         "without bias": lambda: nn.Conv2d(8, 8, 3, bias=False),
         "linear": lambda: Tokens(8),
@@ -88,7 +89,9 @@ def pooled(file: Path) -> Array:
 
 
 @pytest.mark.parametrize("scheme", ["s8", "u8"])
-@pytest.mark.parametrize("kind", ["depthwise", "grouped", "without bias", "linear"])
+@pytest.mark.parametrize(
+    "kind", ["depthwise", "with wide borders", "grouped", "without bias", "linear"]
+)
 def test_the_mean_of_a_layers_answers_is_that_of_fp32(
     kind: str, scheme: Scheme, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
