@@ -23,9 +23,9 @@ GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"
 
 # Words of plain English and of every program, units and sizes, which mean what they say.
 PLAIN = """
-    age check control count data delay download duration error file filter float folder fraction
-    holds id index input k layout max mean message mib min minutes name options output range ratio
-    seconds size source suffix test top url us values workspace
+    age check control count data delay download duration error failed file filter float folder
+    fraction holds id index input k layout max mean message mib min minutes name options output
+    range ratio seconds size source start suffix test top until url us values workspace
 """
 # Of computers and pictures, as everybody in the field uses them.
 FIELD = """

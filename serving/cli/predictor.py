@@ -46,7 +46,7 @@ Repository = Annotated[
 
 CACHE_DIR: Path = ServerConfig.model_fields["cache_dir"].default
 _CACHE_MIB: int = ServerConfig.model_fields["repository_cache_mib"].default
-_TIMEOUT: float = ServerConfig.model_fields["repository_timeout_seconds"].default
+_PLACE_TIMEOUT: float = ServerConfig.model_fields["repository_timeout_seconds"].default
 
 # Seconds that a call may take. In one process all images wait for the cores together, so shorter
 # would fail large folders; longer waits longer for a server that hangs.
@@ -135,7 +135,7 @@ def repositories_at(addresses: Sequence[str], cache_dir: Path = CACHE_DIR) -> Re
         folder = open_cache(cache_dir)
         if folder is None:
             raise InvalidInput(f"--model-repository: URLs need a folder for a cache, {cache_dir}")
-        cache = Cache(folder / "repositories", _CACHE_MIB << 20, _TIMEOUT)
+        cache = Cache(folder / "repositories", _CACHE_MIB << 20, _PLACE_TIMEOUT)
     found = Repositories.of(*checked, cache=cache, metrics=EngineMetrics())
     try:
         found.check()

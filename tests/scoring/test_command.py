@@ -61,8 +61,10 @@ def test_a_job_that_is_stopped_says_in_one_line_how_it_goes_on(
         time.sleep(0.02)  # between two looks at a condition that no event tells of
     command.process.send_signal(by)
     status, said, error = command.end()
-    assert (status, said) == (1, "")
-    assert error == "convserve: interrupted; the same command goes on from where this one stopped\n"
+    assert (status, said) == (130, "")
+    assert error == (
+        "convserve score: interrupted; the same command goes on from where this one stopped\n"
+    )
     assert called(*arguments, "--out", out, "--quiet") == (0, "", "")
     assert len(rows_of(out)) == COUNT + 3
 
