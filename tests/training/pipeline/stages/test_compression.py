@@ -72,7 +72,7 @@ def test_layer_that_breaks_the_gate_in_int8_stays_in_floating_point(
     assert sensitivity["images"] == 40
     assert min(sensitivity["agreement"], key=sensitivity["agreement"].get) == "layer1.0.conv2"
     report = (runs / "tiny-digits" / "report.html").read_text()
-    assert "left alone (orange): layer1.0.conv2" in report
+    assert "left alone (orange): <bdi>layer1.0.conv2</bdi>" in report
 
 
 def test_channels_are_made_alike_before_a_layer_is_left_in_floating_point(
