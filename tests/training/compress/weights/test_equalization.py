@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -16,11 +15,7 @@ from training.compress.calibration import choose_calibration
 from training.compress.quantize import Quantizer
 from training.compress.weights.equalization import equalize
 from training.data.samples import ArraySamples
-from training.models import build_model
-from training.models.export.deployed import Deployed, input_specs, output_specs
-from training.models.export.to_onnx import export_onnx
 from training.models.export.variants import Scheme
-from training.recipes.data import Normalization
 
 SIZE = (32, 32)
 CHANNELS = 16
@@ -224,18 +219,3 @@ def test_int8_answers_come_nearer_to_fp32(
         quantizer.write(tmp_path / "int8.onnx", scheme)
         errors.append(np.abs(answers(onnx.load(tmp_path / "int8.onnx"), "read") - expected).mean())
     assert errors[1] < 0.7 * errors[0]
-
-
-def test_a_network_with_residuals_answers_as_before(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = build_model("resnet20_cifar", 4).eval()
-    for name, norm in network.named_modules():
-        if name.endswith(".bn1"):
-            norm.weight.data = torch.logspace(-1, 0, len(norm.weight))
-    path = tmp_path / "float.onnx"
-    deployed = Deployed(network, "classification", Normalization())
-    export_onnx(deployed, input_specs(SIZE), output_specs("classification", 4, SIZE), 20, path)
-    model = onnx.load(path)
-    other, changed = equalized(model)
-    assert changed
-    assert_same_answers(model, other)

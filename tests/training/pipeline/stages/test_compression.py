@@ -218,7 +218,8 @@ def test_fine_tuning_learns_from_the_network_before(
 
     def watched(current: Build, stage: str, network: nn.Module, *rest: Any, **keys: Any) -> Fitted:
         given[f"{stage} {keys['part']}"] = keys["objective"]
-        return Fitted(network.eval(), [{"epoch": 1, "val_top1": 0.5, "seconds": 0.0}], "fp32")
+        row = {"epoch": 1, "loss": 1.0, "val_loss": 1.0, "val_top1": 0.5, "seconds": 0.0}
+        return Fitted(network.eval(), [row], "fp32")
 
     for stage in (training.pipeline.stages.prune, training.pipeline.stages.quantize):
         monkeypatch.setattr(stage, "fine_tune", watched)
