@@ -9,8 +9,8 @@ from tests.support.timed_loop import Callback
 
 # Longest pause of the event loop, seconds: a bound of the server's histogram.
 PAUSE_SECONDS = 0.05
-# p99 of honest callers beside an attack, seconds, where that is more than twice theirs alone: as long
-# as some batches of the largest tensors, which no engine interrupts, take the cores.
+# p99 of honest callers beside an attack, seconds, where that is more than twice theirs alone: some
+# batches of the largest tensors take the cores for so long, and no engine interrupts them.
 P99_SECONDS = 0.1
 # Longest callback of the event loop, seconds on a core.
 CALLBACK_SECONDS = 0.005
