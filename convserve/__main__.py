@@ -67,8 +67,9 @@ def _run(arguments: list[str]) -> None:
         importlib.import_module(module).app([name, *rest], prog_name="convserve")
     except ModuleNotFoundError as error:
         extra = {"training": "train", "scoring": "cpu,score"}.get(module.partition(".")[0], "cpu")
+        package = str(error.name).partition(".")[0]
         print(  # noqa: T201
-            f"convserve {name}: Python package {error.name!r} is not installed; "
+            f"convserve {name}: Python package {package!r} is not installed; "
             f"pip install 'convserve[{extra}]' brings it",
             file=sys.stderr,
         )

@@ -26,6 +26,7 @@ PRINTED = (
     "",
     "red 9.",
     '"name": "digits"',
+    '"labels": [{"index": 0, "name": "red"',
     ":0:red",
 )
 

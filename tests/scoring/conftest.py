@@ -86,7 +86,7 @@ class Command:
     def __init__(self, *arguments: object, eager: bool = False, before: str = "") -> None:
         lines = ["import scoring.job as job"] if eager or before else []
         lines += ["job._PART_SECONDS = 0.0"] if eager else []
-        code = "\n".join([*lines, before, "import convserve; convserve.main()"])
+        code = "\n".join([*lines, before, "from convserve.__main__ import main; main()"])
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, "score", *map(str, arguments)],
             stdout=subprocess.PIPE,

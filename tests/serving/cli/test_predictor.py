@@ -25,7 +25,7 @@ class Starting:
 
 
 def info(client: Any) -> object:
-    return asyncio.run(predictor._info(client, "flowers", "localhost:1"))
+    return asyncio.run(predictor.model_info(client, "flowers", "localhost:1"))
 
 
 @pytest.fixture(autouse=True)
