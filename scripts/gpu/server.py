@@ -22,7 +22,8 @@ from serving.repository.model_config import read_model_config
 
 # With -P no module is looked for in the folder in which this is started.
 COMMAND = [sys.executable, "-P", "-m", "convserve"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+_PATH = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(_PATH)}
 # Seconds for the server to load the model; the budget may leave less.
 START_SECONDS = 300.0
 # Threads that call the server.
