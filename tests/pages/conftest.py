@@ -25,7 +25,8 @@ WIDE, NARROW = ViewportSize(width=1440, height=900), ViewportSize(width=390, hei
 _OWN = ("127.0.0.1", "localhost", "::1")
 
 
-@pytest.fixture(scope="session")
+# Of a module: as long as it runs, its event loop does in this thread, where others want their own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, without a window."""
     program = shutil.which("chromium")
