@@ -343,9 +343,9 @@ def test_bodies_of_many_callers_share_one_budget(served: LimitedServer) -> None:
 
     with ThreadPoolExecutor(20) as callers:
         statuses = Counter(callers.map(send, range(20)))
-    # Whoever still sends when he is refused may see that the connection is closed, and no more.
+    # Whoever still sends when he is refused may see that the connection is closed, and no more. How
+    # many find no room depends on how fast they send: who takes too long makes room for others.
     assert set(statuses) <= {0, 408, 429}
-    assert statuses[429] + statuses[0] >= 8
     assert statuses[429] > 0
     assert served.kills == 0
 
