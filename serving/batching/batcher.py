@@ -33,6 +33,10 @@ from serving.repository.model_config import Batching
 
 logger = logging.getLogger(__name__)
 
+# Bytes of inputs of other sizes than those measured at load with which a batch may run inline. More
+# hold up the event loop for longer than that time says, 16 MiB for 50 ms.
+_INLINE_BYTES = 64 << 10
+
 
 class DynamicBatcher(BatchPort):
     """The batcher of one loaded version, in this process.
@@ -78,6 +82,9 @@ class DynamicBatcher(BatchPort):
         self._turns, self._cores = turns, cores
         self._share = CoreShare()
         self._inline_seconds = inline_seconds
+        # Whether a row always has the size with which it was measured at load.
+        begin = 1 if max_batch_size else 0
+        self._fixed = all(-1 not in spec.shape[begin:] for spec in engine.inputs)
         self._metrics, self._counters = metrics, metrics.counters(model, version)
         self._batch_size = metrics.batch_size.labels(model, version)
         self._clock = clock
@@ -255,7 +262,7 @@ class DynamicBatcher(BatchPort):
 
     def _run(self, batch: Batch) -> None:
         parts = [part for ticket in batch.tickets for part in ticket.parts]
-        inline = self._runs_inline(batch.rows)
+        inline = self._runs_inline(batch.rows) and (self._fixed or _few_bytes(parts))
         self._execution.start(parts, inline, lambda outcome: self._answer(batch, outcome))
         if not inline:
             # The calls that are left may run beside it where another instance is free.
@@ -305,3 +312,7 @@ class DynamicBatcher(BatchPort):
                 batch.tickets = self._waiting.take(self._max_rows)
         self._end(batch, batch.ends)
         batch.fail(error)
+
+
+def _few_bytes(parts: Sequence[Mapping[str, Array]]) -> bool:
+    return sum(array.nbytes for part in parts for array in part.values()) <= _INLINE_BYTES

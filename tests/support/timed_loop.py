@@ -23,6 +23,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 import types
@@ -30,11 +31,15 @@ from asyncio import events
 
 NOTED, NOTES = {noted!r}, {notes!r}
 _run = events.Handle._run
+# Open from the start: attacks take all descriptors.
+_notes = os.open(NOTES, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 _stacks = []
 _collected = [0.0]
 
 
 def _collects(phase, _):
+    if threading.current_thread() is not threading.main_thread():
+        return  # the loop runs there, and this thread has a clock of its own
     now = time.thread_time()
     _collected[0] += -now if phase == "start" else now
 
@@ -56,8 +61,8 @@ def _timed(handle):
         if seconds > NOTED:
             stack = _stacks[0] if _stacks else []
             where = [f"{{os.path.basename(f.filename)}}:{{f.lineno}} {{f.name}}" for f in stack]
-            with open(NOTES, "a") as file:
-                file.write(json.dumps({{"seconds": seconds, "where": where}}) + "\\n")
+            text = json.dumps({{"seconds": seconds, "where": where}}) + "\\n"
+            os.write(_notes, text.encode())
 
 
 if "serve" in sys.orig_argv:
@@ -102,11 +107,12 @@ class TimedLoop:
 
     def forget(self) -> None:
         """Begins anew."""
-        self._notes.unlink(missing_ok=True)
+        if self._notes.exists():
+            os.truncate(self._notes, 0)
 
     def longest(self) -> Callback | None:
         """The callback since then that took longest; None where none was noted."""
         if not self._notes.exists():
             return None
         noted = [Callback(**json.loads(line)) for line in self._notes.read_text().splitlines()]
-        return max(noted, key=lambda one: one.seconds)
+        return max(noted, key=lambda one: one.seconds, default=None)

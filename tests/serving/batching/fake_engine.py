@@ -33,6 +33,7 @@ class FakeEngine:
         self.hold = threading.Event()
         self.hold.set()
         self.batches: list[list[float]] = []
+        self.threads: list[int] = []
         self.running = 0
         self.most_at_once = 0
         self.failure: Exception | None = None
@@ -43,6 +44,7 @@ class FakeEngine:
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         with self._lock:
+            self.threads.append(threading.get_ident())
             self.running += 1
             self.most_at_once = max(self.most_at_once, self.running)
             self.batches.append(inputs["x"][:, 0].tolist())

@@ -1,6 +1,7 @@
 import asyncio
 import math
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from serving.base.counting.totals import Totals
 from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady, QueueFull, Shed
 from serving.base.metrics import EngineMetrics
-from serving.base.tensor import Array
+from serving.base.tensor import Array, TensorSpec
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.latency import LatencyTable
@@ -122,6 +123,35 @@ def test_short_batch_waits_for_calls_that_come_in_the_next_rounds_of_the_loop() 
         assert engine.batches == [[1, 2, 3], [4]]
 
     run(body, inline_seconds=0.01)
+
+
+@pytest.mark.parametrize(("columns", "inline"), [(2, True), (1 << 20, False)])
+def test_large_inputs_of_a_size_that_was_not_measured_run_beside_the_event_loop(
+    columns: int, inline: bool
+) -> None:
+    async def run_one() -> None:
+        engine = FakeEngine()
+        engine.inputs = (TensorSpec("x", "FP32", (-1, -1)),)
+        batcher = DynamicBatcher(
+            engine,
+            model="m",
+            version="1",
+            max_batch_size=4,
+            batching=Batching(),
+            instances=1,
+            latency=LatencyTable({1: 0.001, 4: 0.002}),
+            metrics=EngineMetrics(),
+            turns=CoreTurns(1),
+            cores=1,
+            inline_seconds=0.01,
+        )
+        ticket = batcher.admit(1, 0, math.inf)
+        await answered(batcher, ticket, [{"x": np.zeros((1, columns), np.float32)}])
+        assert (engine.threads == [threading.get_ident()]) is inline
+        assert await batcher.drain(10)
+        batcher.close()
+
+    asyncio.run(run_one())
 
 
 def test_short_batch_that_is_full_does_not_wait() -> None:
