@@ -1,10 +1,12 @@
 """`convserve keys new | list | revoke`."""
 
 import contextlib
+import fcntl
 import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -55,8 +57,9 @@ def new(
     secret = new_key()
     key = ApiKey(client, digest_of(secret), until)
     try:
-        text = _text(file) if file.exists() else ""
-        _write(file, with_key(text, key, now))
+        with _alone(file):
+            text = _text(file) if file.exists() else ""
+            _write(file, with_key(text, key, now))
     except BadFile as error:
         fail(f"{file}: {error}")
     if as_json:
@@ -102,8 +105,9 @@ def revoke(
 ) -> None:
     """Take keys out of the file. A server that follows it refuses them a second later."""
     try:
-        text, gone = without_keys(_text(file), name)
-        _write(file, text)
+        with _alone(file):
+            text, gone = without_keys(_text(file), name)
+            _write(file, text)
     except BadFile as error:
         fail(f"{file}: {error}")
     if as_json:
@@ -112,6 +116,21 @@ def revoke(
     for key in gone:
         say(f"revoked {key.id} of {key.client}")
     next_step("keys", "list", file)
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Has the folder of a file to itself, from reading to writing: of two commands at once, the later
+    would bring back a key that the other has taken out. Raises BadFile."""
+    try:
+        folder = os.open(file.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadFile(f"cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _text(file: Path) -> str:

@@ -204,7 +204,7 @@ class Quantize(Strict):
     calibration_images: PositiveInt = 256
     calibrate: Literal["mse", "minmax", "percentile"] = "minmax"
     equalize: Literal["needed", "always", "never"] = "needed"
-    rounding: Literal["nearest", "adaptive"] = "adaptive"
+    rounding: Literal["nearest", "adaptive"] = "nearest"
     qat: Qat | None = None
     sensitivity: Int8Sensitivity | None = None
     mixed_precision: MixedPrecision = MixedPrecision()

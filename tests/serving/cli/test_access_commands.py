@@ -1,7 +1,10 @@
 """`convserve keys` and `convserve policy`."""
 
+import fcntl
 import json
 import os
+import re
+import threading
 import time
 from pathlib import Path
 
@@ -28,6 +31,24 @@ def run(*arguments: str) -> tuple[int, str, str]:
     app = keys.app if arguments[0] == "keys" else policy.app
     result = CliRunner().invoke(app, list(arguments))
     return result.exit_code, result.stdout.strip(), result.stderr.strip()
+
+
+def test_a_command_sees_what_another_wrote_while_it_waited(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    for client in ("a", "b", "c"):
+        assert run("keys", "new", str(file), client, "--expires", "2999-01-01")[0] == 0
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)  # another command is between reading and writing
+    revoking = threading.Thread(target=run, args=("keys", "revoke", str(file), "a"))
+    revoking.start()
+    waits = re.compile(rf"-> FLOCK .*:{tmp_path.stat().st_ino} ")
+    while not waits.search(Path("/proc/locks").read_text()):
+        assert revoking.is_alive()
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not line.startswith("b ")))
+    os.close(folder)
+    revoking.join()
+    assert [key.client for key in parse_keys(file.read_text())] == ["c"]
 
 
 def test_key_is_printed_once_and_the_file_has_its_digest_alone(tmp_path: Path) -> None:
