@@ -120,8 +120,8 @@ def revoke(
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Has the folder of a file to itself, from reading to writing: of two commands at once, the later
-    would bring back a key that the other has taken out. Raises BadFile."""
+    """Has the folder of a file to itself, from reading to writing: of two commands at once, the
+    later would bring back a key that the other has taken out. Raises BadFile."""
     try:
         folder = os.open(file.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:

@@ -31,8 +31,6 @@ from asyncio import events
 
 NOTED, NOTES = {noted!r}, {notes!r}
 _run = events.Handle._run
-# Open from the start: attacks take all descriptors.
-_notes = os.open(NOTES, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 _stacks = []
 _collected = [0.0]
 
@@ -66,6 +64,8 @@ def _timed(handle):
 
 
 if "serve" in sys.orig_argv:
+    # Open from the start: attacks take all descriptors.
+    _notes = os.open(NOTES, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     plain = types.ModuleType("uvloop")
     plain.run = asyncio.run
     sys.modules["uvloop"] = plain
