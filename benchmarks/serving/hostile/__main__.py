@@ -30,6 +30,7 @@ from pathlib import Path
 from benchmarks.serving.hostile import administration, connections, http2, images, tensors
 from benchmarks.serving.hostile.ground import Attack, Ground
 from benchmarks.serving.hostile.mutations import mutations
+from benchmarks.serving.hostile.new_memory import new_memory_ms
 from benchmarks.serving.hostile.table import Row, table
 from tests.support.identity import publish_identity
 from tests.support.published import publish
@@ -89,6 +90,7 @@ def main() -> None:
     wanted = [attack for attack in all_ if attack.name in chosen]
     rows = run(wanted, seconds, arguments.mib, callbacks=arguments.callbacks)
     print(table(rows))
+    print(f"\n16 MiB of new memory take this machine {new_memory_ms():.0f} ms")
     if arguments.json:
         arguments.json.write_text(json.dumps([row.as_dict() for row in rows], indent=1) + "\n")
     found = [f"{row.attack}: {fault}" for row in rows for fault in row.faults]

@@ -10,8 +10,9 @@ from serving.server.endpoints.raw_tensors import Buffer
 # Answers of fewer bytes are written at once, and not counted in the memory budget: a connection has
 # one at a time.
 SMALL = 64 << 10
-# Bytes of a larger one that are written at a time.
-_PIECE = 256 << 10
+# Bytes of a larger one that are written at a time: of 256 KiB to readers with small windows a write
+# takes up to 6 ms of a core in the system, 64 KiB cost an answer of 8 MiB 13 % more CPU.
+_PIECE = 128 << 10
 
 
 class Pieces(Payload):
