@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from benchmarks.serving.hostile.new_memory import page_of_host_seconds
 from benchmarks.serving.hostile.session import SHARED_MEMORY, Session
 from benchmarks.serving.hostile.table import Row
 from tests.support.beside import Honest, LoopLag, LoopProbe, Tally
@@ -67,11 +68,21 @@ class Ground:
     folder: has the models in `models`.
     mib: memory limit of each server.
     seconds: how long attacks go on.
+    new_memory: what `new_memory_seconds` found.
     callbacks: the event loop's callbacks are timed, which takes another loop than uvloop.
     """
 
-    def __init__(self, folder: Path, mib: int, seconds: float, *, callbacks: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mib: int,
+        seconds: float,
+        new_memory: float = 0.0,
+        *,
+        callbacks: bool = False,
+    ) -> None:
         self._folder = folder
+        self._page = page_of_host_seconds(new_memory)
         self._timed = TimedLoop(folder / "timed") if callbacks else None
         self._mib = mib
         self._seconds = seconds
@@ -170,6 +181,7 @@ class Ground:
             "lag": loop.lag,
             "pauses": probe.pauses,
             "callback": self._timed.longest() if self._timed else None,
+            "page": self._page,
             "peak": server.peak_mib() if server.group or server.alive else self._mib,
             "bound": min(self._mib, self._idle + budget + BESIDE_BUDGET),
             "alone": self._alone,
