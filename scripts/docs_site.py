@@ -25,8 +25,6 @@ from scripts.reference import PAGES  # noqa: E402
 # The folder of the site with files that lie beside docs/, and those that its navigation names.
 _SOURCE = "source/"
 _ALWAYS = ("SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md")
-# Pages of the navigation that may be missing: they describe what other changes bring.
-_COMING = ("tutorials/", "batch-jobs.md", "python.md", "terminal.md")
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s#]*)(#[^)\s]*)?\)")
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.svg)\)")
 _FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
@@ -36,12 +34,6 @@ _LANGUAGES = {
     ".html": "html", ".sh": "bash", ".go": "go", ".java": "java", ".md": "",
 }  # fmt: skip
 _SVG = "http://www.w3.org/2000/svg"
-
-
-def on_config(config: Any) -> Any:
-    """Leaves pages out of the navigation that are not written yet."""
-    config.nav = _landed(config.nav, Path(config.docs_dir))
-    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -58,7 +50,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Turns links that leave docs/ to their pages, and puts drawings into the page."""
     where, docs = page.file.src_uri, Path(config.docs_dir)
     turned = _outside_code(
-        markdown, lambda part: _LINK.sub(lambda match: _turned(match, where, docs), part)
+        markdown, lambda part: _LINK.sub(lambda match: _turned(match, where), part)
     )
     return _PICTURE.sub(lambda match: drawing(match[1], docs / where / ".." / match[2]), turned)
 
@@ -157,7 +149,7 @@ def _target(where: str, link: str) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(where), link))
 
 
-def _turned(match: re.Match[str], where: str, docs: Path) -> str:
+def _turned(match: re.Match[str], where: str) -> str:
     """A link as the site has it; `where` is the page below docs/."""
     text, link, anchor = match[1], match[2], match[3] or ""
     home = where.removeprefix(_SOURCE) if where.startswith(_SOURCE) else f"docs/{where}"
@@ -165,18 +157,4 @@ def _turned(match: re.Match[str], where: str, docs: Path) -> str:
     if not target:
         return match[0]
     page = target[5:] if target.startswith("docs/") else _page_of(target)
-    if page.startswith(_COMING) and not (docs / page).exists():
-        return text[1:-1]
     return f"{text}({posixpath.relpath(page, posixpath.dirname(where) or '.')}{anchor})"
-
-
-def _landed(nav: list[Any], docs: Path) -> list[Any]:
-    """A navigation without pages that are still to come."""
-    kept: list[Any] = []
-    for entry in nav:
-        [(title, inner)] = entry.items() if isinstance(entry, dict) else [("", entry)]
-        if isinstance(inner, list):
-            kept.append({title: _landed(inner, docs)})
-        elif not inner.startswith(_COMING) or (docs / inner).exists():
-            kept.append(entry)
-    return kept

@@ -20,7 +20,7 @@ _INTRODUCTION = """\
 
 The public names for scripts and notebooks. `serving.client` stands alone: it needs the protos,
 grpcio, protobuf, numpy and Pillow, and no other package of ours. Examples:
-[Clients](../clients.md).
+[Clients](../clients/index.md).
 """
 
 

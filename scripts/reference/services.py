@@ -25,7 +25,7 @@ _INTRODUCTION = """\
 # Protos
 
 The services on the gRPC port. Stubs for any language are made of the files in `protos/`
-([how](../clients.md#other-languages)); reflection gives them from a running server.
+([how](../clients/other-languages.md)); reflection gives them from a running server.
 """
 _FILES = {
     "vision.proto": "VisionService",

@@ -20,8 +20,6 @@ from tests.docs.documents import (
 NAMES = [name_of(path) for path in documents()]
 MADE = [f"docs/{path}" for path in PAGES]
 ALL = [*NAMES, *MADE]
-# Written in another change, and left out of the site until they are there.
-COMING = "docs/tutorials/"
 
 
 def fault_of(where: str, target: str) -> str:
@@ -31,7 +29,7 @@ def fault_of(where: str, target: str) -> str:
     path, _, anchor = target.partition("#")
     file = posixpath.normpath(posixpath.join(posixpath.dirname(where), path)) if path else where
     if file not in MADE and not (ROOT / file).exists():
-        return "" if file.startswith(COMING) else f"no {file}"
+        return f"no {file}"
     if anchor and file.endswith(".md") and anchor not in anchors_of(file):
         return f"no #{anchor} in {file}"
     return ""
