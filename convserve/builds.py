@@ -1,6 +1,7 @@
 """`convserve.build`: the stages of a recipe, as `convserve build` runs them."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -10,9 +11,11 @@ from typing import Any, Literal, get_args
 from convserve.recipes import Recipe
 from convserve.reports import Report
 from serving.base.machine.progress import TerminalLog
+from serving.base.machine.terminal import be_quiet, is_quiet
 from serving.base.storage.address import is_url
 from training.errors import RecipeError
 from training.pipeline.bound import parse_bound
+from training.pipeline.library_logs import quiet_libraries
 
 Stage = Literal["data", "train", "distill", "prune", "quantize", "export", "verify", "publish"]
 """The stages in their order."""
@@ -36,7 +39,7 @@ def build(
     until: last stage to run.
     search: builds the best network within "latency<=MILLISECONDS" or "drop<=POINTS".
     hours: tries no more networks after so many hours of a search.
-    quiet: leaves out the lines of its progress on standard error.
+    quiet: writes nothing to standard error; the report has the warnings.
 
     A stage whose inputs have not changed is not run again, and a build that was interrupted goes on
     where it stopped.
@@ -55,27 +58,26 @@ def build(
     if hours is not None and search is None:
         raise RecipeError("hours: bounds a search; give search too")
     bound = None if search is None else parse_bound(search)
-    with _told(quiet):
-        # Imported here: a wrong recipe is told at once, and torch takes seconds to import.
-        from training.pipeline import pipeline
+    # Imported here: a wrong recipe is told at once, and torch takes seconds to import.
+    from training.pipeline import pipeline
+    from training.pipeline.search import search as run_search
 
-        runs, repository = Path(out), Path(model_repository)
+    runs, repository = Path(out), Path(model_repository)
+    with _quiet() if quiet else _told(), quiet_libraries():
         if bound is None:
             built = pipeline.build(settings, runs, repository, until, tell=True)
         else:
-            from training.pipeline.search import search as run_search
-
             built = run_search(settings, bound, runs, repository, hours=hours)
     return Report(built.folder)
 
 
 @contextmanager
-def _told(quiet: bool) -> Iterator[None]:
+def _told() -> Iterator[None]:
     """Writes the log lines of the build to standard error, unless its caller has set up a log."""
-    loggers = [logging.getLogger(name) for name in ("training", "serving")]
-    if quiet or logging.getLogger().handlers:
+    if logging.getLogger().handlers:
         yield
         return
+    loggers = [logging.getLogger(name) for name in ("training", "serving")]
     handler = TerminalLog()
     handler.setFormatter(logging.Formatter("%(message)s"))
     before = [logger.level for logger in loggers]
@@ -88,3 +90,16 @@ def _told(quiet: bool) -> Iterator[None]:
         for logger, level in zip(loggers, before, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Writes nothing; its caller's log has the warnings all the same."""
+    before = is_quiet()
+    be_quiet(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        be_quiet(before)

@@ -6,7 +6,13 @@ import os
 import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -88,59 +94,83 @@ class TooManyFailed(ScoringError):
 
 
 def run(order: Order, opener: Opener) -> Outcome:
-    """Runs a job, or what is left of it. Raises ScoringError, KeyboardInterrupt where it is
-    stopped; the same call goes on from there."""
-    with Job(order.out) as job:
+    """Runs a job, or what is left of it. Raises ScoringError, KeyboardInterrupt where Ctrl-C or
+    SIGTERM stops it; the same call goes on from there."""
+    with Job(order.out) as job, _terminated_as_interrupted():
         _check_masks(order, job)
-        with _told("listing", None, order.shown) as progress:
-            listing = job.listing(order.source, progress)
-        question = order.question
-        if job.began is not None and not question.servers:
-            # What was the fastest then may not be so now, by a hair.
-            began = job.began.identity
-            if question.engine == "auto":
-                question = replace(question, engine=began.engine)
-            if question.variant == "auto":
-                question = replace(question, variant=began.variant)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            try:
-                return runner.run(_run(order, question, opener, job, listing))
-            except asyncio.CancelledError as stopped:
-                raise KeyboardInterrupt from stopped
+        # The model comes first: a source of many millions takes longer to list than it to load. The
+        # loop stands still meanwhile, so that Ctrl-C ends the listing at once.
+        with (
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+            _opened(runner, opener(_asked_again(order.question, job))) as answering,
+        ):
+            identity = answering.identity
+            if order.masks is not None and identity.task != "segmentation":
+                raise ScoringError(f"--masks: {identity.model} is for {identity.task}")
+            with _told("listing", None, order.shown) as progress:
+                listing = job.listing(order.source, progress)
+            return runner.run(_run(order, answering, job, listing))
 
 
-async def _run(
-    order: Order, question: Question, opener: Opener, job: Job, listing: Listing
-) -> Outcome:
-    main = asyncio.current_task()
-    assert main is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
-    async with opener(question) as answering:
-        identity = answering.identity
-        facts = Facts(
-            source=order.source.address,
-            images=listing.count,
-            listing=listing.sha256,
-            identity=identity,
-            top_k=question.top_k if identity.task == "classification" else 0,
-            masks=order.masks_place,
-        )
-        if order.masks is not None and identity.task != "segmentation":
-            raise ScoringError(f"--masks: {identity.model} is for {identity.task}")
-        job.begin(facts)
-        schema = schema_of(identity.task, identity.length, bool(facts.masks))
-        schema = with_facts(schema, facts)
-        if job.finished:
-            return Outcome(listing.count, job.failed, 0, 0.0, identity)
-        parts = job.parts(schema)
-        rows = Rows(job.folder, schema, failed_before(part.file for part in parts))
-        left = list(gaps(parts, listing.count))
-        started = time.monotonic()
-        try:
-            count = await _score(order, answering, listing, left, rows)
-        finally:
-            rows.write()
-        seconds = time.monotonic() - started
+def _asked_again(question: Question, job: Job) -> Question:
+    """The question of a job that goes on. What was the fastest when it began may not be so now, by
+    a hair."""
+    if job.began is None or question.servers:
+        return question
+    began = job.began.identity
+    return replace(
+        question,
+        engine=began.engine if question.engine == "auto" else question.engine,
+        variant=began.variant if question.variant == "auto" else question.variant,
+    )
+
+
+@contextmanager
+def _opened(
+    runner: asyncio.Runner, model: AbstractAsyncContextManager[Answering]
+) -> Iterator[Answering]:
+    """A model that lives in the loop of a runner, also while that does not run."""
+    stack = AsyncExitStack()
+    answering = runner.run(stack.enter_async_context(model))
+    try:
+        yield answering
+    finally:
+        runner.run(stack.aclose())
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def _run(order: Order, answering: Answering, job: Job, listing: Listing) -> Outcome:
+    identity = answering.identity
+    facts = Facts(
+        source=order.source.address,
+        images=listing.count,
+        listing=listing.sha256,
+        identity=identity,
+        top_k=order.question.top_k if identity.task == "classification" else 0,
+        masks=order.masks_place,
+    )
+    job.begin(facts)
+    schema = schema_of(identity.task, identity.length, bool(facts.masks))
+    schema = with_facts(schema, facts)
+    if job.finished:
+        return Outcome(listing.count, job.failed, 0, 0.0, identity)
+    parts = job.parts(schema)
+    rows = Rows(job.folder, schema, failed_before(part.file for part in parts))
+    left = list(gaps(parts, listing.count))
+    started = time.monotonic()
+    try:
+        count = await _score(order, answering, listing, left, rows)
+    finally:
+        rows.write()
+    seconds = time.monotonic() - started
     job.finish(schema, listing.count)
     return Outcome(listing.count, rows.failed, count, seconds, identity)
 

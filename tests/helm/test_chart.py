@@ -128,6 +128,7 @@ def summary(resource: Resource) -> dict[str, object]:
         ("server.admin=token", "server.adminTokenSecret"),
         ("server.adminOpen=files", "server/adminOpen"),
         ("server.adminOpen=memory", "server/adminOpen"),  # of which pods have none
+        ("server.console=maybe", "server/console"),
         ("server.httpHosts={a b}", "server/httpHosts"),
         ("server.httpHosts={http://a}", "server/httpHosts"),
         ("replicas=two", "replicas"),
@@ -217,6 +218,17 @@ def test_server_reads_the_settings_that_the_chart_writes(tmp_path: Path) -> None
     assert (config.drain_seconds, config.max_image_pixels) == (12, 120_000_000)
     assert config.strict_readiness
     assert config.admin == "socket"
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_pods_show_the_console_unless_the_values_take_it_off(shown: bool, tmp_path: Path) -> None:
+    values = () if shown else ("server.console=false",)
+    file = tmp_path / "server.yaml"
+    file.write_text(only(render(*values), "ConfigMap")["data"]["server.yaml"])
+    config = load_config({}, {"CONVSERVE_MODEL_REPOSITORY": "/models"}, file)
+    [runtime] = only(render("mode=kserve", *values), "ServingRuntime")["spec"]["containers"]
+    variables = {one["name"]: one.get("value") for one in runtime["env"]}
+    assert (config.console, variables["CONVSERVE_CONSOLE"]) == (shown, str(shown).lower())
 
 
 def test_pods_follow_the_stores_of_their_models() -> None:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scoring.cli import app
+from scoring.sources.folder import Folder
 from tests.scoring.conftest import COUNT, Command, rows_of
 
 
@@ -101,3 +102,51 @@ def test_what_cannot_be_is_told_in_one_line(
     if status == 1:
         assert error.count("\n") == 1
     assert not (tmp_path / "o.parquet.parts").exists()
+
+
+def test_wrong_model_is_told_before_the_images_are_listed(
+    images: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def items(self: Folder) -> None:
+        raise AssertionError("listed")
+
+    monkeypatch.setattr(Folder, "items", items)
+    options = ("--model-repository", colours, "--out", tmp_path / "o.parquet")
+    status, _, error = called(images, "--model", "colour", *options)
+    assert status == 1
+    assert "no folder 'colour' in the model repository" in error
+    masks = ("--masks", tmp_path / "masks")
+    status, _, error = called(images, "--model", "colours", *options, *masks)
+    assert (status, error) == (1, "convserve: --masks: colours is for classification\n")
+
+
+LISTING = """
+from scoring.sources.folder import Folder
+import os, pathlib, time
+def items(self):
+    pathlib.Path(os.environ["LISTED"]).touch()
+    while True:
+        time.sleep(0.01)
+        yield from ()
+Folder.items = items
+"""
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_listing_that_is_stopped_leaves_nothing(
+    arguments: tuple[object, ...],
+    tmp_path: Path,
+    by: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed = tmp_path / "listed"
+    monkeypatch.setenv("LISTED", str(listed))
+    command = Command(*arguments, "--out", tmp_path / "o.parquet", before=LISTING)
+    while not listed.exists():
+        assert command.process.poll() is None
+        time.sleep(0.02)
+    command.process.send_signal(by)
+    status, said, error = command.end()
+    assert (status, said) == (130, "")
+    assert error.count("\n") == 1
+    assert list(tmp_path.glob("o.parquet*")) == []

@@ -12,14 +12,9 @@ from serving.base.task import TASKS
 from serving.base.text import escaped
 from serving.repository.interface import Meaning
 from serving.repository.signing.keys import BadKey, read_private_key
-from training.cli.terminal import (
-    fail,
-    interrupted,
-    print_json,
-    quiet_libraries,
-    set_up_logging,
-)
+from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError
+from training.pipeline.library_logs import quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +132,6 @@ def adopt(
 ) -> None:
     """Give a model that is served already variants, a gate and a manifest; its interface stays."""
     set_up_logging()
-    quiet_libraries()
     wanted = one_of(task, tuple(TASKS), "--task")
     meant = one_of(holds, _MEANINGS, "--holds")
     method = one_of(calibrate, _METHODS, "--calibrate")
@@ -175,7 +169,8 @@ def adopt(
                 typer.echo(escaped(line), err=as_json)
         if dry_run:
             return
-        adopted = run(request, planned, key)
+        with quiet_libraries():
+            adopted = run(request, planned, key)
     except BuildError as error:
         fail("adopt", str(error))
     except OSError as error:

@@ -12,14 +12,9 @@ from serving.base.command import AsJson, application, one_of
 from serving.base.machine.terminal import next_step
 from serving.base.storage.address import is_url
 from serving.base.text import escaped
-from training.cli.terminal import (
-    fail,
-    interrupted,
-    print_json,
-    quiet_libraries,
-    set_up_logging,
-)
+from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError, RecipeError
+from training.pipeline.library_logs import quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +140,7 @@ def _build(
     from training.evaluation.report.tables import print_table
     from training.pipeline import pipeline
 
-    quiet_libraries()
-    with _stdout_kept():
+    with quiet_libraries(), _stdout_kept():
         if distributed.rank() > 0:
             pipeline.join_training(recipe, out, repository)
             return
@@ -197,8 +191,7 @@ def _study(path: Path, overrides: list[str], study: Path, out: Path, as_json: bo
     from training.evaluation.report.tables import print_table
     from training.pipeline.study.run import run_study
 
-    quiet_libraries()
-    with _stdout_kept():
+    with quiet_libraries(), _stdout_kept():
         studied = run_study(document, definition, study, out)
     if as_json:
         print_json(studied.outcome.document)

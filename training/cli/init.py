@@ -12,8 +12,9 @@ import typer
 from serving.base.command import AsJson, application, one_of
 from serving.base.task import TASKS
 from serving.base.text import escaped
-from training.cli.terminal import fail, interrupted, print_json, quiet_libraries, set_up_logging
+from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError
+from training.pipeline.library_logs import quiet_libraries
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,6 @@ def init(
     one_of(mirrors, ("yes", "no"), "--mirrors")
     sides = _size(size)
     set_up_logging()
-    quiet_libraries()
     log.info("init: looking at %s; loading torch", folder)
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
     from training.pipeline.initial.first_recipe import Given, first_recipe
@@ -92,7 +92,8 @@ def init(
         None if mirrors is None else mirrors == "yes", download, yes or as_json, force,
     )  # fmt: skip
     try:
-        outcome = first_recipe(given)
+        with quiet_libraries():
+            outcome = first_recipe(given)
     except (BuildError, OSError) as error:
         fail("init", str(error))
     except KeyboardInterrupt:

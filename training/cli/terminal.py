@@ -1,7 +1,6 @@
 """The commands of training on the terminal: their log, and the one line with which they fail."""
 
 import logging
-from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -11,8 +10,6 @@ from serving.base.machine.progress import TerminalLog
 from serving.base.machine.terminal import is_quiet, json_text, speaks
 from serving.base.text import escaped
 
-_QUANTISER = "onnxruntime"
-
 
 def set_up_logging() -> None:
     """Log lines go to stderr, as plain text; with --quiet warnings alone. Of the processes of
@@ -21,21 +18,6 @@ def set_up_logging() -> None:
     terminal.setFormatter(_Escaping("%(message)s"))
     level = logging.INFO if speaks() else logging.WARNING if is_quiet() else logging.ERROR
     logging.basicConfig(level=level, handlers=[terminal])
-
-
-def quiet_libraries() -> None:
-    """Leaves out what libraries log of their work."""
-    for name in (
-        "pytorch_lightning",
-        "lightning_fabric",
-        "torch.onnx",
-        "onnxscript",
-        "onnx_ir",
-        "gcsfs",
-    ):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # The quantiser tells on the root logger which tensors it copies, or does not part by channels.
-    logging.getLogger().addFilter(lambda record: _QUANTISER not in Path(record.pathname).parts)
 
 
 def fail(command: str, reason: str) -> NoReturn:

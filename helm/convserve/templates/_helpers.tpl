@@ -102,6 +102,7 @@ memory_mib: {{ .memoryMib }}
 max_connection_age_seconds: {{ .maxConnectionAgeSeconds }}
 slow_request_ms: {{ .slowRequestMs }}
 http_hosts: {{ include "convserve.httpHosts" $ | quote }}
+console: {{ .console }}
 {{- end }}
 {{- if .Values.otel.endpoint }}
 otel: true

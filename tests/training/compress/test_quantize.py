@@ -11,7 +11,6 @@ import torch
 from serving.base.evaluation import answer_distance
 from serving.engines import EngineOptions, load_engine
 from tests.support.published import CPU_ENGINES
-from training.cli.terminal import quiet_libraries
 from training.compress.calibration import Method, choose_calibration
 from training.compress.quantize import Quantizer, quantize
 from training.data.samples import ArraySamples
@@ -19,6 +18,7 @@ from training.models import build_model
 from training.models.export.deployed import Deployed, input_specs, output_specs, run_deployed
 from training.models.export.to_onnx import check_interface, export_onnx
 from training.models.export.variants import Scheme
+from training.pipeline.library_logs import quiet_libraries
 from training.recipes.data import Normalization
 
 SIZE = (16, 16)
@@ -98,13 +98,8 @@ def test_quantiser_says_nothing_of_its_own_in_a_build(
     export_onnx(deployed, input_specs(side), output_specs("classification", 4, side), 20, path)
     images = ArraySamples(np.zeros((2, *side, 3), np.uint8), np.zeros(2, np.int64))
     caplog.set_level(logging.INFO)
-    root = logging.getLogger()
-    filters = list(root.filters)
-    quiet_libraries()
-    try:
+    with quiet_libraries():
         quantize(path, tmp_path / "int8.onnx", "s8", "minmax", choose_calibration(images, 2, 0))
-    finally:
-        root.filters[:] = filters
     assert [record.message for record in caplog.records if record.name == "root"] == []
 
 
