@@ -176,21 +176,6 @@ def test_mask_lies_over_its_picture_and_its_classes_are_hidden_and_shown(
     expect(page.get_by_text("Here: red")).to_be_visible()
 
 
-def test_pictures_are_compared_with_those_before_by_their_points(
-    page: Page, server: ServerProcess
-) -> None:
-    show(page, server, "try?model=points")
-    expect(page.get_by_text("This is the first one")).to_be_visible()
-    grey = as_png(Image.new("RGB", (8, 8), (200, 0, 0)))
-    page.set_input_files("#picture", file(grey, "red.png"))
-    expect(page.locator(".nearest li")).to_have_count(1)
-    page.set_input_files("#picture", file(name="again.png"))
-    nearest = page.locator(".nearest li")
-    expect(nearest).to_have_count(2)
-    expect(nearest.first).to_contain_text("three.png")
-    expect(nearest.first).to_contain_text("1.000")
-
-
 def test_picture_may_be_dropped_pasted_or_photographed(page: Page, server: ServerProcess) -> None:
     page.add_init_script("""
         const seen = document.createElement("canvas");

@@ -13,9 +13,11 @@ const TITLES = {
   500: "The server failed",
   503: "Not ready",
   504: "No answer in time",
+  file: "The file cannot be read",
 };
 
-/** A call that failed. status: of HTTP, 0 where there was no answer. retryAfter: seconds, or null. */
+/** A call that failed. status: of HTTP, 0 where there was no answer, "file" where what was to be sent
+ *  cannot be read. retryAfter: seconds, or null. */
 export class ApiError extends Error {
   constructor(status, message, retryAfter = null) {
     super(message);
@@ -102,6 +104,7 @@ export class Api extends EventTarget {
       });
     } catch (error) {
       if (error.name === "AbortError") throw error;
+      if (isFile && !(await isReadable(body))) throw new ApiError("file", "it was moved, deleted or changed since it was chosen");
       throw new ApiError(0, "it was not reached, or it cut the connection before its answer was read");
     }
   }
@@ -127,6 +130,16 @@ function kept() {
     return { kind: String(kind), value: String(value) };
   } catch {
     return null;
+  }
+}
+
+/** Whether a file is still there: the browser reads it anew each time. */
+async function isReadable(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return true;
+  } catch {
+    return false;
   }
 }
 

@@ -2,6 +2,7 @@
 // one page to the next.
 
 import { bytes, el, short } from "./dom.js";
+import { dropped, named } from "./files.js";
 
 // Pixels of the longer side of what a page shows. The server always gets the file itself.
 const SIDE = 1024;
@@ -49,8 +50,9 @@ export function copied(canvas, side = SIDE) {
 }
 
 /** The part of a page that takes pictures. taken: called with each, and at once with the last one.
- *  Returns its element and a function that ends it. */
-export function chooser(taken) {
+ *  others: is offered all files of a drop or a paste first, [[file, name]] and where; true where it has
+ *  taken them. Returns its element and a function that ends it. */
+export function chooser(taken, others = () => false) {
   const stop = new AbortController();
   const options = { signal: stop.signal };
   const about = el("p", { class: "note name", role: "status" });
@@ -70,6 +72,19 @@ export function chooser(taken) {
     about.textContent = "Opening…";
     current = await opened(blob, name);
     if (!stop.signal.aborted) show();
+  }
+
+  /** Takes files of a drop or a paste, [[file, name]] or its promise. */
+  async function given(coming, target) {
+    try {
+      const files = await coming;
+      if (stop.signal.aborted || (files.length && others(files, target))) return;
+      if (!files.length) about.textContent = "There was no image in it.";
+      else await take(files[0][0], files[0][1] || "from the clipboard");
+      if (files.length > 1) about.textContent += ` · the first of ${files.length}`;
+    } catch (error) {
+      about.textContent = `It cannot be read: ${error.message}`;
+    }
   }
 
   function show() {
@@ -97,16 +112,13 @@ export function chooser(taken) {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     zone.classList.remove("over");
-    const [file] = event.dataTransfer.files;
-    if (file) take(file, file.name);
-    else about.textContent = "That was no file.";
+    given(dropped(event.dataTransfer), event.target);
   }, options);
   document.addEventListener("paste", (event) => {
-    const [file] = event.clipboardData.files;
-    if (file) {
-      event.preventDefault();
-      take(file, file.name || "from the clipboard");
-    }
+    const files = named(event.clipboardData.files);
+    if (!files.length) return;
+    event.preventDefault();
+    given(files, event.target);
   }, options);
   camera.addEventListener("click", () => photographed(zone, camera, stop.signal, take, about));
   if (current) queueMicrotask(show);

@@ -1,28 +1,27 @@
 // One picture, one model: what it answers, and where the time of the call went.
 
-import { asked, bars, cosine, css, colour, overlay, servedBy, stages } from "./answers.js";
+import { asked, bars, css, colour, overlay, servedBy, stages } from "./answers.js";
 import { answering, Choice } from "./choice.js";
 import { el, percent, problem, short, styled } from "./dom.js";
-import { chooser, copied } from "./picture.js";
+import { Gallery } from "./gallery.js";
+import { chooser } from "./picture.js";
 
-// Pictures that are kept for comparison, of each version that gives embeddings.
-const KEPT = 24;
 // Classes that a list shows, most.
 const COUNTS = [5, 10, 25, 100];
-
-// The points of pictures so far, by version: the server keeps none.
-const gallery = new Map();
 
 export function mount(place, api, parameters) {
   const stop = new AbortController();
   const page = new Page(api, stop.signal, parameters);
-  const [zone, end] = chooser((picture) => page.take(picture));
+  const [zone, end] = chooser(
+    (picture) => page.take(picture),
+    (files, target) => page.gallery.takes(files, target),
+  );
   place.append(
     el("div", { class: "head" }, el("h1", {}, "Try an image")),
     el(
       "div",
       { class: "columns" },
-      el("div", { class: "panel stack" }, page.choice.element, page.count, zone),
+      el("div", { class: "stack asked" }, el("div", { class: "panel stack" }, page.choice.element, page.count, zone), page.gallery.element),
       page.result,
     ),
     page.told,
@@ -42,6 +41,7 @@ class Page {
     this._picture = null;
     this._run = new AbortController();
     this.choice = new Choice("Model", () => this.ask());
+    this.gallery = new Gallery(api, signal);
     this._labels = el("select", { onchange: () => this.ask() }, COUNTS.map((number) => el("option", { value: number }, `${number} best`)));
     this.count = el("label", { class: "field" }, "Classes", this._labels);
     this.told = el("p", { class: "visually-hidden", role: "status" });
@@ -68,6 +68,7 @@ class Page {
   async ask() {
     const model = this.choice.model;
     this.count.hidden = model?.task !== "classification";
+    this.gallery.show(model);
     if (!model || !this._picture) return;
     this._run.abort();
     const run = (this._run = new AbortController());
@@ -78,10 +79,10 @@ class Page {
       const answer = await asked(this._api, model, this._picture, { labels, signal });
       this.result.replaceChildren(
         el("div", { class: "head" }, el("h2", {}, TITLES[model.task]), el("span", { class: "note name" }, servedBy(answer))),
-        SHOWN[model.task](answer, this._picture),
+        SHOWN[model.task](answer, this._picture, this.gallery),
         stages(answer),
       );
-      this.told.textContent = TOLD[model.task](answer);
+      this.told.textContent = TOLD[model.task](answer, this.gallery);
     } catch (error) {
       if (error.name === "AbortError") return;
       this.result.replaceChildren(problem(error, () => this.ask()));
@@ -95,12 +96,12 @@ const TITLES = { classification: "Best classes", segmentation: "Mask", embedding
 const TOLD = {
   classification: ({ labels: [best] }) => (best ? `${short(best.name, 100)}, ${percent(best.score)}` : "No class"),
   segmentation: ({ areas }) => `A mask of ${areas.length} classes`,
-  embedding: ({ values }) => `A point of ${values.length} values`,
+  embedding: (_, { nearest }) => (nearest ? `${short(nearest.name, 100)}, similarity ${nearest.score.toFixed(3)}` : "Nothing to compare it with yet"),
 };
 const SHOWN = {
   classification: (answer) => (answer.labels.length ? bars(answer.labels) : el("p", { class: "empty" }, "It names no class.")),
   segmentation: masked,
-  embedding: nearest,
+  embedding: ({ values }, picture, gallery) => gallery.compared(picture, values),
 };
 
 /** The mask over the picture, with a legend that shows and hides classes. */
@@ -156,38 +157,5 @@ function masked(answer, picture) {
         ),
       ),
     ),
-  );
-}
-
-/** The pictures that this version has seen here, nearest first. */
-function nearest(answer, picture) {
-  const key = `${answer.model}\n${answer.version}\n${answer.variant}`;
-  const seen = gallery.get(key) ?? [];
-  const others = seen.filter((one) => one.blob !== picture.blob).map((one) => ({ ...one, score: cosine(one.values, answer.values) }));
-  others.sort((a, b) => b.score - a.score);
-  if (!seen.some((one) => one.blob === picture.blob)) {
-    const small = picture.canvas ? copied(picture.canvas, 96) : null;
-    gallery.set(key, [{ blob: picture.blob, name: picture.name, small, values: answer.values }, ...seen].slice(0, KEPT));
-  }
-  const note = `A point of ${answer.values.length} values. The server keeps no images: this one is compared with those that you have shown to the model since this page was opened.`;
-  if (!others.length) return el("div", { class: "stack" }, el("p", {}, "This is the first one. Show another, and the two are compared."), el("p", { class: "note" }, note));
-  return el(
-    "div",
-    { class: "stack" },
-    el(
-      "ol",
-      { class: "nearest" },
-      others.map((one) =>
-        el(
-          "li",
-          {},
-          el("span", { class: "small" }, one.small ? copied(one.small, 96) : null),
-          el("span", { class: "name" }, short(one.name, 80)),
-          el("span", { class: "bar" }, styled(el("i"), { width: `${100 * Math.max(0, one.score)}%` })),
-          el("span", { class: "number" }, one.score.toFixed(3)),
-        ),
-      ),
-    ),
-    el("p", { class: "note" }, `Cosine similarity: 1 is the same direction. ${note}`),
   );
 }
