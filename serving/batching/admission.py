@@ -135,18 +135,19 @@ class Admission:
 
         DynamicBatcher.admit explains the arguments.
         """
-        level = min(priority or self._batching.default_priority, self._batching.priority_levels)
-        policy = self._batching.policy(level)
+        # Comparisons, here and below: `min` takes ten times as long.
+        batching = self._batching
+        level = min(priority, batching.priority_levels) if priority else batching.default_priority
+        policy = batching.policy(level)
         target = now + self._slo
-        required = min(deadline, target)
         expires = now + policy.timeout(timeout)
         delay_at = math.inf
+        if not policy.timeout_delays and expires < deadline:
+            deadline = expires
+        required = deadline if deadline < target else target
         if policy.timeout_delays:
             delay_at = expires
             target = min(target, expires)
-        else:
-            deadline = min(deadline, expires)
-            required = min(required, expires)
         turn = self._turn(caller, rows) if caller else 0
         ticket = Ticket(rows, level, now, deadline, target, delay_at, round=turn)
         # A call without a deadline, in a queue with room, needs no prediction.

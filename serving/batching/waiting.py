@@ -84,7 +84,8 @@ class Waiting:
 
     def ready(self, ticket: Ticket) -> None:
         """Queues a call that has its inputs and its `done`."""
-        self._wake_at(min(ticket.deadline, ticket.delay_at))
+        if ticket.deadline < self._alarm_at or ticket.delay_at < self._alarm_at:
+            self._wake_at(min(ticket.deadline, ticket.delay_at))
         self.queue.push(ticket)
         ticket.state = QUEUED
         self._pending.value += 1
@@ -195,11 +196,17 @@ class Waiting:
 
     def _stand(self, ticket: Ticket) -> None:
         ticket.standing = next(self._sequence)
-        bisect.insort(self._line, (ticket.rank, ticket.standing, ticket))
+        line, place = self._line, (ticket.rank, ticket.standing, ticket)
+        if not line or line[-1] < place:  # most calls go to the end, and leave from the begin
+            line.append(place)
+        else:
+            bisect.insort(line, place)
         self.rows += ticket.rows
 
     def _step_out(self, ticket: Ticket) -> None:
-        del self._line[bisect.bisect_left(self._line, (ticket.rank, ticket.standing))]
+        line = self._line
+        first = line[0][2] is ticket
+        del line[0 if first else bisect.bisect_left(line, (ticket.rank, ticket.standing))]
         self.rows -= ticket.rows
 
     def _settle(self) -> None:

@@ -49,7 +49,7 @@ class QueuePolicy:
     def timeout(self, asked: float) -> float:
         """The seconds that hold for a call that asks for `asked`; inf for none."""
         default = self.default_timeout or math.inf
-        return min(default, asked) if self.allow_timeout_override else default
+        return asked if asked < default and self.allow_timeout_override else default
 
 
 @dataclass(frozen=True)

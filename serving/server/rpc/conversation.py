@@ -29,6 +29,8 @@ class Conversation:
         answer: Callable[[bytes], Coroutine[Any, Any, Buffer]],
     ) -> None:
         self._front, self._readers, self._budget = front, front.readers, front.budget
+        # Its create_task takes a third less time than asyncio.create_task.
+        self._loop = asyncio.get_running_loop()
         self._method = method
         self._stream = stream
         self._answer = answer
@@ -77,7 +79,7 @@ class Conversation:
                 await self._place.wait()
             if (request := await self._stream.read()) is None:
                 return
-            self._window.append(asyncio.create_task(self._held(request)))
+            self._window.append(self._loop.create_task(self._held(request)))
             self._news.set()
 
     def _read_all(self, reader: asyncio.Task[None]) -> None:
