@@ -101,7 +101,7 @@ def default(option: Any) -> str:
 
 def _usage(argument: Any) -> str:
     word = (argument.metavar or argument.name).upper()
-    word += "..." if argument.nargs == -1 else ""
+    word += "..." if argument.nargs == -1 and not word.endswith("...") else ""
     return word if argument.required else f"[{word}]"
 
 

@@ -63,7 +63,8 @@ def limits_of(metadata: Any) -> str:
     if "max_length" in found:
         words.append(f"{found['max_length']} at most")
     if "pattern" in found:
-        words.append(f"like `{found['pattern']}`")
+        pattern = found["pattern"]
+        words.append(f"like `{getattr(pattern, 'pattern', pattern)}`")
     return ", ".join(words)
 
 

@@ -110,7 +110,7 @@ class FrontMetrics(Share):
             "success",
             Duration,
             ("request_success", "Successful requests.", lambda d: d.count),
-            ("request_duration_us", "Requests, end to end.", _micros),
+            ("request_duration_us", "Microseconds from arrival to answer.", _micros),
         )
         self.fail = _Shown(
             "fail", Duration, ("request_failure", "Failed requests.", lambda d: d.count)
@@ -140,7 +140,7 @@ class FrontMetrics(Share):
         )
         self.telemetry_lost = Tally(
             "convserve_telemetry_lost",
-            "What --otel could not send: spans, and exports of metrics.",
+            "Spans, and exports of metrics, that --otel could not send.",
             ("signal",),
         )
 
@@ -152,7 +152,7 @@ class FrontMetrics(Share):
         )
         self.http_refused = Tally(
             "convserve_http_refused",
-            "What an HTTP port refused or cut before a call began or after it ended: connections "
+            "Callers that an HTTP port refused or cut before or after a call: connections "
             "(too many), idle (closed for a newer one), head, body, answer (too slow), malformed, "
             "host, origin, content_type, tls (a handshake that failed).",
             ("port", "reason"),
@@ -240,14 +240,26 @@ class EngineMetrics(Share):
         )
         self.executions = _Shown("executions", Count, ("exec_count", "Executed batches.", _value))
         self.queue = _Shown(
-            "queue", Duration, ("queue_duration_us", "Waiting in the queue.", _micros)
+            "queue", Duration, ("queue_duration_us", "Microseconds in the queue.", _micros)
         )
         self.compute = _Shown(
             "compute",
             BatchTimes,
-            ("compute_input_duration_us", "Gathering.", lambda t: _micros(t.compute_input)),
-            ("compute_infer_duration_us", "The engine.", lambda t: _micros(t.compute_infer)),
-            ("compute_output_duration_us", "Handing out.", lambda t: _micros(t.compute_output)),
+            (
+                "compute_input_duration_us",
+                "Microseconds of gathering rows.",
+                lambda t: _micros(t.compute_input),
+            ),
+            (
+                "compute_infer_duration_us",
+                "Microseconds in the engine.",
+                lambda t: _micros(t.compute_infer),
+            ),
+            (
+                "compute_output_duration_us",
+                "Microseconds of handing out.",
+                lambda t: _micros(t.compute_output),
+            ),
         )
         self.by_size = Sums("by_size", "", (*_VERSION, "rows"), BatchTimes)
         self.last = Sums("last", "", _VERSION, Newest)

@@ -39,13 +39,13 @@ class AccessConfig(BaseModel):
 
     admin: AdminMode = Field(
         "socket",
-        description="Who may change the running server. off: nobody; socket: who can reach the "
-        "admin socket; token: also who has the token; open: everybody, as in Triton.",
+        description="Who may change the running server. off: nobody; socket: callers of the admin "
+        "socket; token: also callers with the token; open: everybody, as in Triton.",
     )
     admin_open: str = Field(
         "",
-        description="Of repository, settings and memory those that everybody may change over the "
-        "ports, separated by commas.",
+        description="Parts that everybody may change over the ports: repository, settings, "
+        "memory, separated by commas.",
     )
     admin_socket: Path | None = Field(
         None,
@@ -76,7 +76,7 @@ class AccessConfig(BaseModel):
     policy: Path | None = Field(
         None,
         description="YAML file of who may do what with which models, and how much (convserve "
-        "policy); read again when it changes. What it does not permit is refused.",
+        "policy); read again when it changes. It permits only what it names.",
     )
     audit: bool | None = Field(
         None,
@@ -84,7 +84,7 @@ class AccessConfig(BaseModel):
         "with --api-keys, --jwt-issuer or --policy.",
     )
     audit_sample: float = Field(
-        0.0, ge=0, le=1, description="Share of the calls that infer which the record has too."
+        0.0, ge=0, le=1, description="Share of the inferring calls that the record has too."
     )
     files_dir: Path | None = Field(
         None,
@@ -107,7 +107,7 @@ class AccessConfig(BaseModel):
     )
     tls_client_auth: TlsClientAuth = Field(
         "require",
-        description="Of --tls-client-ca. require: callers must have a certificate, but for probes "
+        description="With --tls-client-ca. require: callers must have a certificate, except probes "
         "on the metrics port; optional: they may.",
     )
 

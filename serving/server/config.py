@@ -156,7 +156,7 @@ class ServerConfig(AccessConfig, _Served):
     console: bool = Field(
         True,
         description="Show the console, a page for people, at / of the REST port. Its files hold no "
-        "data: it calls the API with the identity and the rights of who looks at it.",
+        "data: it calls the API with the identity and the rights of its reader.",
     )
     http_head_seconds: float = Field(
         10.0, gt=0, le=_MAX_SECONDS, description="How long the head of a REST request may take."

@@ -19,7 +19,10 @@ from playwright.sync_api import Browser, Page
 from tests.pages.conftest import NARROW, WIDE, faults_of
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["", "explanation/batching/", "reference/settings/", "reference/recipe/", "protocol/"]
+PAGES = [
+    "", "explanation/batching/", "benchmarks/speed/", "reference/settings/", "reference/recipe/",
+    "protocol/",
+]  # fmt: skip
 Scheme = Literal["light", "dark"]
 
 

@@ -300,7 +300,8 @@ class Augment(Strict):
     shift: most pixels along each axis.
     rotate, shear: most degrees either way.
     scale: zoom by a factor in [1 - scale, 1 + scale].
-    flip, vertical_flip: left-right and top-bottom, for half of the images.
+    flip: mirrors half of the images left to right.
+    vertical_flip: mirrors half of the images top to bottom.
     quarter_turns: 0 to 3 turns by 90 degrees.
     brightness, contrast, saturation: factors in [1 - x, 1 + x].
     hue: largest turn either way, as a share of the colour circle. Grey has neither hue nor

@@ -62,11 +62,14 @@ class MaskRules(Strict):
 class MaskFolderData(FolderData, MaskRules):
     """A folder of images and a folder of masks: images/NAME.jpg with masks/NAME.png.
 
-    images, masks: the folders in `root` or in each split; "." is the folder itself. None: the usual
-        names (images, img, JPEGImages, leftImg8bit; masks, labels, annotations, SegmentationClass,
-        gtFine, ...), also train_labels or train_masks beside train.
-    mask_suffix, image_suffix: ends of the names, before the dot, in which the two differ, such as
-        _mask or _gtFine_labelIds. None: the usual ones are tried.
+    images: folder of the images in `root` or in each split; "." is the folder itself. None: the
+        usual names (images, img, JPEGImages, leftImg8bit, ...).
+    masks: folder of the masks likewise. None: the usual names (masks, labels, annotations,
+        SegmentationClass, gtFine, ...), also train_labels or train_masks beside train.
+    mask_suffix: end of the masks' names, before the dot, such as _mask or _gtFine_labelIds. None:
+        the usual ones are tried.
+    image_suffix: end of the images' names, before the dot, where it differs. None: the usual ones
+        are tried.
     """
 
     source: Literal["mask_folder"]

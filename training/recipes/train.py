@@ -63,8 +63,10 @@ class Train(Strict):
     batch_size: images of all processes together.
     accumulate: batches that make one step.
     sampler: chooses the images of a batch.
-    mixup_alpha, cutmix_alpha: classification only; images are blended (arXiv 1710.09412) or patched
-        (arXiv 1905.04899) by shares drawn from Beta(alpha, alpha); with both, each batch takes one
+    mixup_alpha: blends two images and their classes, by a share drawn from Beta(alpha, alpha)
+        (arXiv 1710.09412); classification only.
+    cutmix_alpha: puts a rectangle of one image into another, by a share drawn from
+        Beta(alpha, alpha) (arXiv 1905.04899); classification only. With both, each batch takes one
         of the two at random.
     progressive: smaller images in the first epochs.
     auxiliary_weight: weight of the losses of a network's auxiliary heads.

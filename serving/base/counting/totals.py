@@ -59,8 +59,12 @@ class _GpuCollector(Collector):
         usages = self._read()
         gauges: tuple[tuple[str, str, Callable[[GpuUsage], float | None]], ...] = (
             ("nv_gpu_utilization", "Share of time that kernels ran.", lambda u: u.utilization),
-            ("nv_gpu_memory_total_bytes", "Memory.", lambda u: u.memory_total_bytes),
-            ("nv_gpu_memory_used_bytes", "Memory in use.", lambda u: u.memory_used_bytes),
+            (
+                "nv_gpu_memory_total_bytes",
+                "Memory of the GPU, in bytes.",
+                lambda u: u.memory_total_bytes,
+            ),
+            ("nv_gpu_memory_used_bytes", "Memory in use, in bytes.", lambda u: u.memory_used_bytes),
             ("nv_gpu_power_usage", "Power drawn, in watts.", lambda u: u.power_watts),
         )
         for name, documentation, value_of in gauges:
