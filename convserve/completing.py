@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from itertools import islice, pairwise
@@ -36,11 +37,26 @@ def answer(arguments: list[str]) -> None:
     if not arguments or not arguments[0].isdecimal():
         return
     number, words = int(arguments[0]), arguments[1:]
-    so_far = words[1:number]
-    begun = words[number] if number < len(words) else ""
-    for word, about in candidates(so_far, begun):
-        if word == FILES or word.startswith(begun):
-            sys.stdout.write(f"{word}\t{about}\n")
+    # bash makes three words of --model=m.
+    so_far = [_unquoted(word) for word in words[1:number] if word != "="]
+    begun = _unquoted(words[number]) if number < len(words) and words[number] != "=" else ""
+    flag, equals, _ = begun.partition("=")
+    before = f"{flag}=" if flag.startswith("--") and equals else ""
+    if before:
+        so_far.append(flag)
+    value = begun.removeprefix(before)
+    for word, about in candidates(so_far, value):
+        if word == FILES or word.startswith(value):
+            sys.stdout.write(f"{word if word == FILES else before + word}\t{about}\n")
+
+
+def _unquoted(word: str) -> str:
+    """A word of a shell as the command gets it; one whose quotes are still open as it is."""
+    try:
+        parts = shlex.split(word)
+    except ValueError:
+        return word
+    return parts[0] if len(parts) == 1 else word
 
 
 def candidates(so_far: list[str], begun: str) -> Iterator[tuple[str, str]]:
@@ -85,14 +101,15 @@ def _values(so_far: list[str], flag: str, option: dict[str, Any]) -> Iterator[tu
 def _models(repository: Path) -> list[str]:
     """Names of models of a repository that is a folder."""
     try:
-        with os.scandir(repository) as entries:
+        place = repository.expanduser()
+        with os.scandir(place) as entries:
             folders = [entry.name for entry in islice(entries, _MOST) if entry.is_dir()]
-    except OSError:
+    except (OSError, RuntimeError):  # no such folder, or no such home
         return []
     return sorted(
         name
         for name in folders
-        if not name.startswith(".") and (repository / name / "config.pbtxt").exists()
+        if not name.startswith(".") and (place / name / "config.pbtxt").exists()
     )
 
 

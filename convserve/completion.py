@@ -26,7 +26,7 @@ _convserve() {
             compopt -o default
         else
             [[ $word == */ ]] && compopt -o nospace
-            COMPREPLY+=("$word")
+            COMPREPLY+=("$(printf %q "$word")")
         fi
     done < <(convserve completion words "$COMP_CWORD" "${COMP_WORDS[@]}" 2>/dev/null)
 }
@@ -36,17 +36,21 @@ complete -F _convserve convserve
 _ZSH = r"""# Completion of convserve in zsh.
 _convserve() {
     local line word about
-    local -a found
+    local -a found folders
     local said="$(convserve completion words $((CURRENT - 1)) "${words[@]}" 2>/dev/null)"
     for line in "${(@f)said}"; do
         word=${line%%$'\t'*} about=${line#*$'\t'}
         if [[ $word == :files ]]; then
+            compset -P '--*='
             _files
+        elif [[ $word == */ ]]; then
+            folders+=("$word")
         elif [[ -n $word ]]; then
             found+=("${word//:/\\:}:$about")
         fi
     done
     (( $#found )) && _describe convserve found
+    (( $#folders )) && compadd -S '' -a folders
 }
 (( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 compdef _convserve convserve

@@ -1,6 +1,7 @@
 """Completion in shells: words, the scripts, their installation."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from convserve import completing
 from convserve.commands import COMMANDS
 from convserve.completing import FILES, Table, candidates, gathered
 from convserve.completion import SHELLS, app
+from tests.support.terminal import Terminal
 from tests.test_help import commands
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +152,53 @@ def test_script_is_one_of_its_shell(shell: str) -> None:
     script = run("show", shell).stdout
     done = subprocess.run([shell, "-n"], input=script, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# Lines that are typed into a shell, and the words that the command then gets.
+TYPED = {
+    "convserve predict --model fl\t": ["predict", "--model", "flowers"],
+    "convserve predict --model=fl\t": ["predict", "--model=flowers"],
+    "convserve serve --wire na\t": ["serve", "--wire", "native"],
+    "convserve serve --model-rep\tx": ["serve", "--model-repository", "x"],
+    "convserve build fl\t": ["build", "flowers.yaml"],
+    "convserve build rec\tlo\t": ["build", "recipes/long name.yaml"],
+    "convserve build recipes/long\\ n\t": ["build", "recipes/long name.yaml"],
+    "convserve predict no\t": ["predict", "notes.txt"],
+    "convserve predict --model-repository ~/my\\ models --model li\t": [
+        "predict", "--model-repository", "{home}/my models", "--model", "lilies",
+    ],
+}  # fmt: skip
+STARTS = {
+    "bash": (".bashrc", "PS1='ready> '\n"),
+    "zsh": (".zshrc", "PS1='ready> '\n"),
+    "fish": (".config/fish/config.fish", "function fish_prompt; echo 'ready> '; end\n"),
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_shell_completes_what_is_typed(home: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    (home / "my models" / "lilies").mkdir(parents=True)
+    (home / "my models" / "lilies" / "config.pbtxt").touch()
+    (home / "work" / "recipes").mkdir()
+    (home / "work" / "recipes" / "long name.yaml").touch()
+    programs = home / "bin"
+    programs.mkdir()
+    (programs / "convserve").write_text(
+        "#!/bin/sh\n"
+        f'[ "$1 $2" = "completion words" ] && exec "{sys.executable}" -m convserve "$@"\n'
+        "printf '<%s>' \"$@\"; echo '<end>'\n"
+    )
+    (programs / "convserve").chmod(0o755)
+    name, prompt = STARTS[shell]
+    (home / name).parent.mkdir(parents=True, exist_ok=True)
+    (home / name).write_text(prompt)
+    run("install", "--shell", shell)
+    paths = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    with Terminal([shell, "-i"], environment=paths) as terminal:
+        for typed, words in TYPED.items():
+            terminal.expect("ready> ")
+            terminal.type(f"{typed}\n")
+            got = terminal.expect("(<[^<>]+>)+<end>")[0]
+            assert got.removesuffix("><end>")[1:].split("><") == [word.format(home=home) for word in words], typed
