@@ -143,19 +143,26 @@ def test_gallery_is_bounded(page: Page, server: ServerProcess) -> None:
     expect(page.get_by_role("region", name="Gallery")).to_be_visible()
     # Files made in the page: their content is never asked for.
     page.route("**/embed", lambda route: route.fulfill(status=503, json={"error": "later"}))
-    page.evaluate("""(large) => {
-        const transfer = new DataTransfer();
-        const type = "image/png";
-        transfer.items.add(new File([new Uint8Array(large)], "large.png", { type }));
-        for (let n = 0; n < 502; n += 1) transfer.items.add(new File([`${n}`], `${n}.png`, { type }));
-        transfer.items.add(new File(["1"], "1.png", { type, lastModified: transfer.files[2].lastModified }));
-        document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true }));
-    }""", LARGE_MIB * 2**20 + 1)  # fmt: skip
+    page.evaluate(
+        """(large) => {
+            const transfer = new DataTransfer();
+            const about = { type: "image/png", lastModified: 1 };
+            const add = (content, name) => transfer.items.add(new File([content], name, about));
+            add(new Uint8Array(large), "large.png");
+            for (let n = 0; n < 502; n += 1) add(`${n}`, `${n}.png`);
+            add("1", "1.png");
+            const dropped = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
+            document.body.dispatchEvent(dropped);
+        }""",
+        LARGE_MIB * 2**20 + 1,
+    )
     told = page.get_by_role("region", name="Gallery").get_by_role("status")
     for text in (
-        "500 pictures added", "1 left out: there already", f"1 left out: more than {LARGE_MIB}.0 MiB",
+        "500 pictures added",
+        "1 left out: there already",
+        f"1 left out: more than {LARGE_MIB}.0 MiB",
         "2 left out: more than 500 pictures",
-    ):  # fmt: skip
+    ):
         expect(told).to_contain_text(text)
 
 

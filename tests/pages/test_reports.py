@@ -9,13 +9,17 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.pages.conftest import NARROW
 from tests.support.reports import Findings, classification, embedding, segmentation
+from tests.support.studies import ablated, searched
 from training.evaluation.report.comparison import comparison_page
 from training.evaluation.report.document import State
+from training.pipeline.study.run import study_page
 
 # Width of A4 between the margins of 12 mm, pixels.
 PAPER = 703
-# A page of each task, one that was cut off, many classes with long names, and two comparisons.
-PAGES = ("classification", "segmentation", "embedding", "cut-off", "many", "compared", "apart")
+# A page of each task, one that was cut off, many classes with long names, two comparisons,
+# and two studies.
+PAGES = ("classification", "segmentation", "embedding", "cut-off", "many", "compared", "apart",
+         "search", "ablation")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "many": classification(Findings(names=names, images=2000)).page(),
         "compared": comparison_page([("one", one.report), ("faster", faster.report)]),
         "apart": comparison_page([("one", one.report), ("other", other.report)]),
+        "search": study_page(searched(), "flowers", {}, {"name": "flowers"}),
+        "ablation": study_page(ablated(), "flowers", {}, {"name": "flowers"}),
     }
     for name, content in written.items():
         (folder / f"{name}.html").write_text(content, encoding="utf-8")

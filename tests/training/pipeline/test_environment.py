@@ -6,7 +6,7 @@ from pathlib import Path
 from training.pipeline.environment import PACKAGES, environment
 
 # They draw, show and fetch; no result depends on them.
-WITHOUT_EFFECT = {"fsspec", "jinja2", "matplotlib", "tensorboard"}
+WITHOUT_EFFECT = {"fsspec", "jinja2", "tensorboard"}
 
 
 def test_every_package_that_decides_results_is_named_with_its_version() -> None:

@@ -56,7 +56,7 @@ def comparison_page(runs: Runs) -> str:
             for name, report in runs
             if report.verified is None or report.verified.best is None
         ],
-        rows=_rows(runs, judged=not reasons, timed=not machines),
+        rows=_rows(runs, judged=not reasons, timed=not machines and not reasons),
         plot=None if reasons or machines else _tradeoff(runs),
         curves=None if reasons else _curves(runs),
         classes=[] if reasons else _classes(runs),

@@ -15,7 +15,7 @@ from training.evaluation.report.summary import (
     kibibytes,
     milliseconds,
 )
-from training.evaluation.report.svg import level, swatch
+from training.evaluation.report.svg import level, strip, swatch
 
 
 @cache
@@ -34,7 +34,7 @@ def _templates() -> Environment:
         "percent": _percent,
         "short": lambda content: printable(str(content), TEXT_LENGTH),
     }
-    templates.globals |= {"level": level, "swatch": swatch}
+    templates.globals |= {"level": level, "strip": strip, "swatch": swatch}
     return templates
 
 

@@ -121,7 +121,8 @@ def training(found: Training) -> list[Plot]:
         plots.append(Plot(f"{found.stage}: loss", x, linear("loss", values, low=0.0), losses))
     scores = [(x, None if y is None else 100 * y) for x, y in
               zip(found.epochs, found.score, strict=True)]  # fmt: skip
-    said = f"{found.stage}: validation {title} over {found.count} epochs, {found.seconds:.0f} s"
+    unit = "epoch" if found.count == 1 else "epochs"
+    said = f"{found.stage}: validation {title} over {found.count} {unit}, {found.seconds:.0f} s"
     if found.last is not None and found.best is not None:
         said += f"; {100 * found.last:.2f} % at the end, {100 * found.best:.2f} % at best"
     plots.append(

@@ -21,6 +21,17 @@ from training.recipes.tasks import MEASURE_TITLES, TRAINED_TASKS
 _RECIPE_LENGTH = 60_000
 # Columns of the table of further measures; tasks have up to ten.
 _MEASURES = 24
+# What further measures are, under their table.
+_EXPLAINED = {
+    "ods": "ods: F-measure of the outlines at the best threshold for all images",
+    "ois": "ois: at the best threshold for each image",
+    "ods_threshold": "ods_threshold: the former threshold, of the probability",
+    "tar@far=0.01": "tar@far=0.01: accepted pairs of one identity where 1 % of the others are",
+    "eer": "eer: the rate at which as many are wrongly accepted as refused",
+    "auc": "auc: area under the ROC of pairs",
+    "rank5": "rank5, rank10: probes with their identity among the nearest 5, 10",
+    "cosine": "cosine: mean similarity with the FP32 network's embedding of the same image",
+}
 _SECTIONS = {
     "variants": "Accuracy against latency",
     "search": "Search",
@@ -90,6 +101,7 @@ def report_page(
         "made": True,
     }
     more = [one.evidence.measures for one in found.entries] if found is not None else []
+    measured_more = list(dict.fromkeys(chain.from_iterable(more)))[:_MEASURES]
     return render(
         "report.html.j2",
         report=report,
@@ -101,7 +113,8 @@ def report_page(
         judged=_judged(found.entries) if found is not None else [],
         sizes=batch_sizes(rows),
         tradeoff=plots.tradeoff(report, rows),
-        measured_more=list(dict.fromkeys(chain.from_iterable(more)))[:_MEASURES],
+        measured_more=measured_more,
+        explained=[_EXPLAINED[key] for key in measured_more if key in _EXPLAINED],
         ranked_plots=ranked_plots,
         pair_plots=plots.pairs(pairs) if pairs is not None else [],
         pictured=pictured,

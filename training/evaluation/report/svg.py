@@ -157,8 +157,11 @@ def _layer(layer: Line | Band | Bars, plot: Plot) -> Markup:
         )
     else:
         shape = Markup("").join(
-            Markup('<polyline class="line c{}{}" points="{}"/>').format(
-                layer.colour, " dashed" if layer.dashed else "", " ".join(run)
+            Markup('<polyline class="line c{}{}{}" points="{}"/>').format(
+                layer.colour,
+                " dashed" if layer.dashed else "",
+                " single" if run[0] == run[-1] else "",
+                " ".join(run),
             )
             for run in _runs(layer, plot)
         )
@@ -180,7 +183,7 @@ def _runs(line: Line, plot: Plot) -> list[list[str]]:
             runs[-1].append(_place(plot, x, before))
         runs[-1].append(_place(plot, x, y))
         before = y
-    # A line of one point would not be seen.
+    # A line of one point is drawn as a dot: from the point to itself, with round ends.
     return [run if len(run) > 1 else [run[0], run[0]] for run in runs if run]
 
 
@@ -288,6 +291,26 @@ def swatch(colour: int, shape: Sign, *, hollow: bool = False) -> Markup:
         '<svg class="swatch" width="16" height="14" viewBox="-8 -7 16 14" aria-hidden="true">'
         '<g class="{} c{}{}">{}</g></svg>'
     ).format(kind, colour, " hollow" if hollow else "", Markup(inner))
+
+
+def strip(values: Sequence[float], scale: tuple[float, float], colour: int = 0) -> Markup:
+    """Values as dots on a line in a table's cell, from one end of the scale to the other, and their
+    mean."""
+    low, high = scale
+    places = [4 + 92 * (value - low) / ((high - low) or 1.0) for value in values]
+    dots = Markup("").join(
+        Markup('<circle class="bar c{} pale" cx="{:.2f}%" cy="10" r="5"/>').format(colour, place)
+        for place in places
+    )
+    return Markup(
+        '<svg class="level" width="100%" height="20" role="img" aria-label="{}">'
+        '<line class="grid" x1="0" x2="100%" y1="10" y2="10"/>{}'
+        '<line class="mean" x1="{mean:.2f}%" x2="{mean:.2f}%" y1="0" y2="20"/></svg>'
+    ).format(
+        ", ".join(f"{100 * value:.2f} %" for value in values),
+        dots,
+        mean=sum(places) / len(places),
+    )
 
 
 def level(share: float, colour: int = 0, *, width: int = 100) -> Markup:

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -10,12 +11,13 @@ from scipy import stats
 from training.errors import RecipeError
 from training.pipeline.study.definition import Ablation
 from training.pipeline.study.outcome import Outcome
-from training.pipeline.study.pictures import score_picture
 from training.pipeline.study.trials import Trials, same_training
 
 log = logging.getLogger(__name__)
 
 CONFIDENCE = 0.95
+# Rows that the answer of a study names.
+_NAMED = 3
 
 
 def ablation(config: Ablation, trials: Trials, where: str) -> Outcome:
@@ -64,6 +66,7 @@ def ablation(config: Ablation, trials: Trials, where: str) -> Outcome:
         )
     return Outcome(
         title=f"ablation, {len(scores)} rows, {len(config.seeds)} seeds",
+        answer=_answer(documents),
         rows=rows,
         note=(
             f"Validation {trials.measure} over n seeds: mean, sample standard deviation, and the "
@@ -72,8 +75,20 @@ def ablation(config: Ablation, trials: Trials, where: str) -> Outcome:
             "the data; intervals are not corrected for the number of rows."
         ),
         document={"measure": trials.measure, "confidence": CONFIDENCE, "rows": documents},
-        pictures=[score_picture(scores, trials.measure)],
+        scores=scores,
     )
+
+
+def _answer(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Which rows differ from the first one by more than chance."""
+    first, *others = documents
+    differing = [one for one in others if one["difference"][1] > 0 or one["difference"][2] < 0]
+    if not differing:
+        return f"No row differs from {first['row']} beyond chance"
+    differing.sort(key=lambda one: -abs(one["difference"][0]))
+    found = "; ".join(f"{one['row']} {_points(one['difference'])}" for one in differing[:_NAMED])
+    more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+    return f"Against {first['row']}, in points: {found}{more}"
 
 
 def _check(config: Ablation, trials: Trials, where: str) -> None:

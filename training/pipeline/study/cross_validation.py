@@ -7,7 +7,6 @@ import numpy as np
 from training.errors import RecipeError
 from training.pipeline.study.definition import CrossValidation, Overrides
 from training.pipeline.study.outcome import Outcome
-from training.pipeline.study.pictures import score_picture
 from training.pipeline.study.trials import Trials
 
 log = logging.getLogger(__name__)
@@ -51,6 +50,8 @@ def cross_validation(config: CrossValidation, trials: Trials, where: str) -> Out
     )
     return Outcome(
         title=f"{config.folds}-fold cross-validation",
+        answer=f"{100 * mean:.2f} ± {100 * deviation:.2f} % validation {trials.measure} over "
+        f"{config.folds} folds",
         rows=rows,
         note=(
             f"Score is the {trials.measure} on the fold's validation images; the standard "
@@ -74,7 +75,7 @@ def cross_validation(config: CrossValidation, trials: Trials, where: str) -> Out
             "mean": mean,
             "std": deviation,
         },
-        pictures=[score_picture({"folds": scores}, trials.measure)],
+        scores={"folds": scores},
     )
 
 

@@ -45,7 +45,8 @@ def run_study(
         best = folder / "best.yaml"
         best.write_text(_yaml(outcome.best), encoding="utf-8")
     report = folder / "report.html"
-    _write_page(report, outcome, name, definition, document)
+    asked = definition.model_dump(mode="json", exclude_none=True)
+    report.write_text(study_page(outcome, name, asked, document), encoding="utf-8")
     return Studied(outcome, report, best)
 
 
@@ -59,25 +60,26 @@ def _run(definition: StudyDefinition, trials: Trials, where: str) -> Outcome:
     raise ValueError("a study of no kind")
 
 
-def _write_page(
-    path: Path,
-    outcome: Outcome,
-    name: str,
-    definition: StudyDefinition,
-    document: dict[str, Any],
-) -> None:
-    html = render(
+def study_page(outcome: Outcome, name: str, study: dict[str, Any], document: dict[str, Any]) -> str:
+    """The page of a study on the recipe `document`, as HTML."""
+    return render(
         "study.html.j2",
         study=name,
         outcome=outcome,
+        scale=_scale(outcome),
         environment=environment(),
         texts={
             "Recipe of the best trial": _yaml(outcome.best) if outcome.best else "",
-            "Study": _yaml(definition.model_dump(mode="json", exclude_none=True)),
+            "Study": _yaml(study),
             "Recipe": _yaml(document),
         },
     )
-    path.write_text(html, encoding="utf-8")
+
+
+def _scale(outcome: Outcome) -> tuple[float, float]:
+    """The lowest and the highest score."""
+    scores = [score for row in outcome.scores.values() for score in row]
+    return min(scores, default=0.0), max(scores, default=1.0)
 
 
 def _yaml(document: Any) -> str:

@@ -24,7 +24,7 @@ from training.pipeline.study.definition import (
     text_of,
 )
 from training.pipeline.study.outcome import Outcome
-from training.pipeline.study.pictures import search_pictures
+from training.pipeline.study.plots import importances, search_plots
 from training.pipeline.study.trials import Trials, same_training, training_of
 from training.recipes import Recipe
 
@@ -236,8 +236,13 @@ def _outcome(config: Search, trials: Trials, study: optuna.Study) -> Outcome:
     # The best on top; a pruned trial has the score of its last epoch, a failed one has none.
     ended.sort(key=lambda t: (t.state != TrialState.COMPLETE, 1.0 if t.value is None else -t.value))
     best = study.best_trial
+    shares = importances(study)
     counts = [f"{sum(t.state == state for t in ended)} {word}" for state, word in _STATES.items()]
+    assert best.value is not None
     return Outcome(
+        answer=f"Best: trial {best.number} with {100 * best.value:.2f} % validation "
+        f"{trials.measure}",
+        detail=", ".join(f"{path} {value}" for path, value in _shown(config, best).items()),
         title=f"{config.sampler} search, {len(ended)} trials: {', '.join(counts)}",
         rows=[_row(config, trial) for trial in ended],
         note=(
@@ -251,7 +256,8 @@ def _outcome(config: Search, trials: Trials, study: optuna.Study) -> Outcome:
             "trials": [_document(config, trial) for trial in ended],
             "best": _document(config, best),
         },
-        pictures=search_pictures(study, trials.measure),
+        plots=search_plots(study, trials.measure, shares),
+        importances=shares,
         best=trials.changed(_overrides(config, best)),
     )
 
@@ -286,8 +292,13 @@ def _row(config: Search, trial: FrozenTrial) -> dict[str, str]:
         "state": _STATES[trial.state],
         "score %": "" if trial.value is None else f"{100 * trial.value:.2f}",
         "epochs": str(len(trial.intermediate_values)),
-        **{
-            path: f"{value:.4g}" if isinstance(value, float) else text_of(value)
-            for path, value in _overrides(config, trial).items()
-        },
+        **_shown(config, trial),
+    }
+
+
+def _shown(config: Search, trial: FrozenTrial) -> dict[str, str]:
+    """The values of a trial as texts."""
+    return {
+        path: f"{value:.4g}" if isinstance(value, float) else text_of(value)
+        for path, value in _overrides(config, trial).items()
     }

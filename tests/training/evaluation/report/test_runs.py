@@ -130,6 +130,7 @@ def test_runs_on_different_data_are_not_compared_and_told_why(runs: Path, tmp_pa
     assert unknown == "older did not record its data: an older version built it."
     text = page.read_text()
     assert "These runs cannot be compared" in text
+    assert ">best<" not in text
     assert task in text
     assert ">best<" not in text[: text.index("ms, batch")]
     assert '<figure class="plot">' not in text

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from training.evaluation.report.axes import linear, logarithmic
-from training.evaluation.report.svg import Band, Bars, Dot, Line, Plot
+from training.evaluation.report.svg import Band, Bars, Dot, Line, Plot, strip
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,17 @@ def test_step_keeps_its_value_to_the_next_point() -> None:
 
 
 def test_single_point_of_a_line_is_seen() -> None:
-    assert 'points="100.0,800.0 100.0,800.0"' in drawn(Line([(1, 2)], 0))
+    html = drawn(Line([(1, 2)], 0))
+    assert 'class="line c0 single" points="100.0,800.0 100.0,800.0"' in html
+    assert "single" not in drawn(Line([(1, 2), (2, 3)], 0))
+
+
+def test_strip_marks_each_value_and_their_mean() -> None:
+    html = str(strip([0.5, 0.7], (0.5, 0.9)))
+    assert re.findall(r'cx="([\d.]+)%"', html) == ["4.00", "50.00"]
+    assert 'class="mean" x1="27.00%"' in html
+    assert 'aria-label="50.00 %, 70.00 %"' in html
+    assert "nan" not in str(strip([0.5], (0.5, 0.5)))
 
 
 def test_values_beyond_the_axis_lie_at_its_end() -> None:
