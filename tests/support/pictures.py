@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
+# How a camera that is turned stores an upright picture, by EXIF orientation.
+STORED: dict[int, Callable[[Pixels], Pixels]] = {
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: np.rot90,
+    7: lambda upright: np.rot90(upright.transpose(1, 0, 2), 2),
+    8: lambda upright: np.rot90(upright, -1),
+}
 
 
 def smooth(height: int = 24, width: int = 40) -> Pixels:
@@ -21,7 +33,11 @@ def smooth(height: int = 24, width: int = 40) -> Pixels:
     return np.stack([red, green, blue], axis=-1).astype(np.uint8)
 
 
-def encoded(image: Pixels | Image.Image, file_format: str, **options: Any) -> bytes:
+def noise(seed: int = 0, height: int = 24, width: int = 40) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def encoded(image: NDArray[np.generic] | Image.Image, file_format: str, **options: Any) -> bytes:
     """The image as a file."""
     if not isinstance(image, Image.Image):
         image = Image.fromarray(np.ascontiguousarray(image))
@@ -79,6 +95,20 @@ def jpeg_markers(jpeg: bytes) -> list[int]:
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(
+    width: int, height: int, bit_depth: int, color_type: int, rows: bytes, extra: bytes = b""
+) -> bytes:
+    """A PNG made by hand; `rows` are filter bytes and samples, `extra` chunks before the data."""
+    header = struct.pack(">IIBBBBB", width, height, bit_depth, color_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + extra
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def with_chunks(png: bytes, *chunks: bytes, behind: bool = False) -> bytes:

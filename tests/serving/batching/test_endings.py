@@ -1,4 +1,4 @@
-"""Calls are cancelled or fail, and batchers are drained: nobody else is harmed."""
+"""Calls that are cancelled or fail harm nobody else, and each outcome is told once."""
 
 import asyncio
 import math
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Mapping
 import numpy as np
 import pytest
 
-from serving.base.errors import DeadlineExpired, EngineError, ModelNotReady, Shed
+from serving.base.errors import DeadlineExpired, EngineError, Shed
 from serving.base.tensor import Array
 from serving.batching.batcher import DynamicBatcher
 from serving.batching.latency import LatencyTable
@@ -60,24 +60,6 @@ def test_failed_batch_fails_its_members_and_the_next_one_runs() -> None:
     run(body)
 
 
-def test_drain_answers_what_was_accepted_and_takes_no_more() -> None:
-    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
-        first = await occupied(batcher, engine)
-        waiting = call(batcher, 1)
-        await asyncio.sleep(0)
-        drained = asyncio.create_task(batcher.drain(10))
-        await asyncio.sleep(0)
-        with pytest.raises(ModelNotReady):
-            batcher.admit(1, 0, math.inf)
-        assert not drained.done()
-        engine.hold.set()
-        assert await drained
-        assert first.done()
-        assert waiting.done()
-
-    run(body)
-
-
 def test_outcome_of_a_call_is_told_once_and_never_after_its_withdrawal() -> None:
     async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
         outcomes: dict[float, list[Answer | Exception]] = {1: [], 2: [], 3: [], 4: []}
@@ -119,14 +101,6 @@ def test_call_that_is_cancelled_while_its_batch_runs_inline_harms_no_other() -> 
         assert engine.batches == [[1, 2]]
 
     run(body, inline_seconds=0.01)
-
-
-def test_drain_reports_a_time_out() -> None:
-    async def body(batcher: DynamicBatcher, engine: FakeEngine) -> None:
-        await occupied(batcher, engine)
-        assert not await batcher.drain(0.01)
-
-    run(body)
 
 
 def test_no_answer_is_lost_doubled_or_swapped_under_cancels_and_deadlines() -> None:

@@ -1,4 +1,4 @@
-"""config.pbtxt: the whole grammar parses, what is not supported is named, mistakes are located."""
+"""config.pbtxt: the whole grammar parses, and what is not supported is named."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import pytest
 from google.protobuf import text_format
 
 from protos.gen import model_config_pb2 as pb
-from serving.base.errors import InvalidModelConfig
 from serving.base.tensor import TensorSpec
 from serving.repository.model_config import (
     DEFAULT_MAX_QUEUE_SIZE,
@@ -14,35 +13,10 @@ from serving.repository.model_config import (
     Placement,
     QueuePolicy,
     VersionPolicy,
-    check_against_engine,
     data_type,
-    from_proto,
     read_model_config,
 )
-
-MODEL_FILE = Path("digits/1/model.onnx")
-IMAGE = TensorSpec("image", "UINT8", (-1, 32, 32, 3))
-LOGITS = TensorSpec("logits", "FP32", (-1, 10))
-
-TYPICAL = """
-name: "digits"
-platform: "onnxruntime_onnx"
-max_batch_size: 32
-input { name: "image" data_type: TYPE_UINT8 format: FORMAT_NONE dims: [ 32, 32, 3 ] }
-output {
-  name: "logits"
-  data_type: TYPE_FP32
-  dims: [ 10 ]
-  label_filename: "labels.txt"
-}
-dynamic_batching {
-  preferred_batch_size: [ 16, 8 ]
-  max_queue_delay_microseconds: 2500
-}
-instance_group [ { count: 2 kind: KIND_CPU } ]
-version_policy { latest { num_versions: 3 } }
-parameters { key: "task" value { string_value: "classification" } }
-"""
+from tests.serving.repository.configs import IMAGE, LOGITS, TYPICAL, parsed, written
 
 # Every field of the grammar, with the scheduling choices apart since only one can be set.
 WHOLE_GRAMMAR = """
@@ -104,6 +78,8 @@ model_metrics {
   }
 }
 """
+
+
 DYNAMIC = """
 dynamic_batching {
   preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100 preserve_ordering: true
@@ -115,6 +91,8 @@ dynamic_batching {
   priority_queue_policy { key: 2 value { timeout_action: REJECT max_queue_size: 9 } }
 }
 """
+
+
 SEQUENCE = """
 sequence_batching {
   max_sequence_idle_microseconds: 1 iterative_sequence: true
@@ -137,6 +115,8 @@ sequence_batching {
   }
 }
 """
+
+
 ENSEMBLE = """
 ensemble_scheduling {
   step {
@@ -146,19 +126,6 @@ ensemble_scheduling {
   max_inflight_requests: 1
 }
 """
-
-
-def written(folder: Path, text: str) -> Path:
-    model = folder / "digits"
-    model.mkdir()
-    (model / "config.pbtxt").write_text(text)
-    return model
-
-
-def parsed(text: str) -> ModelConfig:
-    proto = pb.ModelConfig()
-    text_format.Parse(text, proto)
-    return from_proto(proto, Path("digits/config.pbtxt"))
 
 
 def warned(config: ModelConfig) -> set[str]:
@@ -299,27 +266,6 @@ def test_place_of_the_instances(text: str, instances: int, placement: Placement)
     assert not config.warnings
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("instance_group { kind: KIND_CPU gpus: 0 }", r"\[0\]\.gpus: a group of KIND_CPU has none"),
-        ("instance_group { gpus: -1 }", r"expected 0 or more, got \[-1\]"),
-        ("instance_group { kind: KIND_GPU } instance_group { }", "all groups on GPUs or none"),
-        (
-            "instance_group { gpus: 0 } instance_group { kind: KIND_GPU }",
-            "gpus in every group or in none",
-        ),
-        (
-            "max_batch_size: 4 optimization { cuda { graphs: true graph_spec { batch_size: 5 } } }",
-            r"expected 1 to max_batch_size \(4\), got 5",
-        ),
-    ],
-)
-def test_places_that_cannot_be_are_refused(text: str, problem: str) -> None:
-    with pytest.raises(InvalidModelConfig, match=problem):
-        parsed(text)
-
-
 def test_shapes_have_a_batch_dimension_only_where_the_model_batches() -> None:
     tensor = 'input { name: "x" data_type: TYPE_STRING dims: [ -1, 4 ] }'
     assert parsed(tensor).inputs == (TensorSpec("x", "BYTES", (-1, 4)),)
@@ -371,206 +317,3 @@ def test_queue_without_a_size_has_the_default_bound() -> None:
 def test_default_priority_is_the_middle_level(levels: int, middle: int) -> None:
     batching = parsed(f"dynamic_batching {{ priority_levels: {levels} }}").batching
     assert batching.default_priority == middle
-
-
-@pytest.mark.parametrize(
-    ("text", "field"),
-    [
-        ('name: "other"', r"name: expected 'digits' .* got 'other'"),
-        ("max_batch_size: -1", "max_batch_size: expected 0 to 16384, got -1"),
-        ("input { data_type: TYPE_FP32 dims: 1 }", r"input\[0\]\.name: missing"),
-        ('output { name: "y" dims: 1 }', r"output\[0\]\.data_type: missing, for 'y'"),
-        ('input { name: "x" data_type: 99 dims: 1 }', r"input\[0\]\.data_type: unknown number 99"),
-        (
-            'input { name: "x" data_type: TYPE_FP32 dims: [ 3, 0 ] }',
-            r"input\[0\]\.dims: .* got \[3, 0\]",
-        ),
-        (
-            'input { name: "x" data_type: TYPE_FP32 dims: -2 }',
-            r"input\[0\]\.dims: .* got \[-2\]",
-        ),
-        (
-            "max_batch_size: 8 dynamic_batching { preferred_batch_size: [ 4, 9 ] }",
-            r"dynamic_batching\.preferred_batch_size: expected 1 to max_batch_size \(8\), got 9",
-        ),
-        ("dynamic_batching { preferred_batch_size: 0 }", r"preferred_batch_size: .* got 0"),
-        (
-            "dynamic_batching { priority_levels: 2 default_priority_level: 3 }",
-            r"dynamic_batching\.default_priority_level: expected 1 to priority_levels \(2\), got 3",
-        ),
-        (
-            "dynamic_batching { priority_levels: 2 priority_queue_policy { key: 3 value { } } }",
-            r"dynamic_batching\.priority_queue_policy: expected keys of 1 to .* \(2\), got 3",
-        ),
-        (
-            "dynamic_batching { priority_queue_policy { key: 0 value { } } }",
-            r"priority_queue_policy: .* got 0",
-        ),
-        (
-            "instance_group { count: 1 } instance_group { count: -3 }",
-            r"instance_group\[1\]\.count: expected 1 or more, got -3",
-        ),
-        ("version_policy { specific { } }", r"version_policy\.specific\.versions: empty"),
-        ("instance_group { count: 2147483647 }", "instance_group"),
-        ("instance_group { count: 600 } instance_group { count: 600 }", "instance_group"),
-        (
-            f"{TYPICAL} output {{ name: 'logits' data_type: TYPE_FP32 dims: 1 }}",
-            r"output\[1\].name: .* twice",
-        ),
-        (
-            f"{TYPICAL} input {{ name: 'image' data_type: TYPE_FP32 dims: 1 }}",
-            r"input\[1\].name: .* twice",
-        ),
-        ("default_model_filename: '../../other/1/model.onnx'", "default_model_filename"),
-        ("default_model_filename: '/etc/passwd'", "default_model_filename"),
-        ("default_model_filename: 'a\\0b'", "default_model_filename"),
-        (f"default_model_filename: '{'a' * 400}'", "default_model_filename"),
-        ("default_model_filename: 'sub/model.onnx'", "default_model_filename"),
-        (
-            "output { name: 'y' data_type: TYPE_FP32 dims: 1 label_filename: '/etc/passwd' }",
-            r"output\[0\].label_filename",
-        ),
-        (
-            "model_warmup { inputs { key: 'x' value { input_data_file: '../../../etc/passwd' } } }",
-            r"model_warmup\[0\].inputs\['x'\].input_data_file",
-        ),
-        ("max_batch_size: 2147483647", "max_batch_size: expected 0 to 16384, got 2147483647"),
-        (
-            "dynamic_batching { priority_levels: 18446744073709551615 }",
-            "priority_levels: expected at most 256",
-        ),
-        (
-            "dynamic_batching { default_queue_policy { max_queue_size: 4294967295 } }",
-            "max_queue_size: expected at most 1000000",
-        ),
-        (
-            "dynamic_batching { priority_levels: 1 priority_queue_policy { key: 1 "
-            "value { max_queue_size: 4294967295 } } }",
-            "max_queue_size: expected at most 1000000",
-        ),
-        ("input { name: 'x' } " * 1025, "input: expected at most 1024 entries, got 1025"),
-        (f"input {{ name: 'x' dims: {[1] * 65} }}", r"input\[0\].dims: expected at most 64"),
-        (
-            f"max_batch_size: 4 dynamic_batching {{ preferred_batch_size: {[1] * 65} }}",
-            "preferred_batch_size: expected at most 64",
-        ),
-        (f"instance_group {{ gpus: {[0] * 1025} }}", "instance_group"),
-        (f"version_policy {{ specific {{ versions: {[1] * 1025} }} }}", "at most 1024 entries"),
-    ],
-)
-def test_wrong_value_names_file_field_and_value(text: str, field: str) -> None:
-    with pytest.raises(InvalidModelConfig, match=f"^digits/config.pbtxt: .*{field}"):
-        parsed(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [
-        ("\n\nmax_batch_sise: 3", '3:1 .*no field named "max_batch_sise"'),
-        ("max_batch_size: 99999999999", "1:17 .*Value out of range"),
-        ('max_batch_size: "8"', "1:17"),
-        ('input { name: "x"', "1:15|1:7"),
-        ("input { data_type: TYPE_FP99 }", "TYPE_FP99"),
-        (r'name: "\xff"', "utf-8"),
-    ],
-)
-def test_text_that_does_not_parse_names_file_and_line(
-    tmp_path: Path, text: str, place: str
-) -> None:
-    folder = written(tmp_path, text)
-    with pytest.raises(InvalidModelConfig, match=place) as refusal:
-        read_model_config(folder)
-    assert str(refusal.value).startswith(f"{folder / 'config.pbtxt'}: line ")
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidModelConfig, match=r"config\.pbtxt: not found") as refusal:
-        read_model_config(tmp_path)
-    assert str(tmp_path) in str(refusal.value)
-
-
-def test_file_that_is_no_text_is_named(tmp_path: Path) -> None:
-    folder = written(tmp_path, "")
-    (folder / "config.pbtxt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidModelConfig, match=r"config\.pbtxt: cannot be read"):
-        read_model_config(folder)
-
-
-def test_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.pbtxt").mkdir()
-    with pytest.raises(InvalidModelConfig, match=r"config\.pbtxt: cannot be read"):
-        read_model_config(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "outputs"),
-    [
-        ((IMAGE,), (LOGITS,)),
-        # The file may fix the batch, leave sizes open, and give more than was promised.
-        ((TensorSpec("image", "UINT8", (8, 32, 32, 3)),), (LOGITS,)),
-        ((TensorSpec("image", "UINT8", (-1, -1, -1, 3)),), (LOGITS,)),
-        ((IMAGE,), (TensorSpec("features", "FP32", (-1, 64)), LOGITS)),
-    ],
-    ids=["equal", "fixed batch", "open size", "more outputs"],
-)
-def test_file_that_keeps_the_promise_is_accepted(
-    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-) -> None:
-    config = parsed(TYPICAL)
-    check_against_engine(config, inputs, outputs, MODEL_FILE)
-    assert config.inputs == (IMAGE,)
-
-
-def test_config_without_tensors_accepts_any_file() -> None:
-    config = parsed("max_batch_size: 4")
-    check_against_engine(config, (IMAGE,), (LOGITS,), MODEL_FILE)
-    assert config.inputs == ()
-
-
-@pytest.mark.parametrize(
-    ("inputs", "outputs", "said"),
-    [
-        (
-            (TensorSpec("pixels", "UINT8", IMAGE.shape),),
-            (LOGITS,),
-            r"promises input 'image', the file has \['pixels'\]",
-        ),
-        (
-            (IMAGE,),
-            (TensorSpec("scores", "FP32", LOGITS.shape),),
-            r"promises output 'logits', the file has \['scores'\]",
-        ),
-        (
-            (TensorSpec("image", "FP32", IMAGE.shape),),
-            (LOGITS,),
-            r"promises input image UINT8\[-1, 32, 32, 3\], the file has image FP32",
-        ),
-        (
-            (TensorSpec("image", "UINT8", (-1, 3, 32, 32)),),
-            (LOGITS,),
-            r"the file has image UINT8\[-1, 3, 32, 32\]",
-        ),
-        (
-            (IMAGE,),
-            (TensorSpec("logits", "FP32", (-1, 10, 1)),),
-            r"promises output logits FP32\[-1, 10\], the file has logits FP32\[-1, 10, 1\]",
-        ),
-        (
-            (IMAGE, TensorSpec("mean", "FP32", (3,))),
-            (LOGITS,),
-            r"the file needs inputs \['mean'\] that config\.pbtxt leaves out",
-        ),
-    ],
-)
-def test_file_that_breaks_the_promise_is_refused_by_name(
-    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], said: str
-) -> None:
-    with pytest.raises(InvalidModelConfig, match=said) as refusal:
-        check_against_engine(parsed(TYPICAL), inputs, outputs, MODEL_FILE)
-    assert str(refusal.value).startswith("digits/1/model.onnx: ")
-
-
-def test_a_config_of_megabytes_is_not_parsed(tmp_path: Path) -> None:
-    folder = written(tmp_path, "# " + "x" * (1 << 20))
-    with pytest.raises(InvalidModelConfig, match="has more than 1,048,576 bytes"):
-        read_model_config(folder)
