@@ -58,7 +58,7 @@ class ModelFacts:
         """The facts for another process."""
         return _json().dump_json(self)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name under which it is called: its folder's."""
         return self.config.name

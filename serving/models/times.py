@@ -2,6 +2,7 @@
 
 import time
 
+from serving.base.counting.sums import Count
 from serving.base.metrics import FrontMetrics
 from serving.base.trace import CallTrace, Ride
 from serving.batching.ticket import Timing
@@ -15,6 +16,9 @@ class Times:
     def __init__(self, facts: ModelFacts, metrics: FrontMetrics) -> None:
         self._name, self._version = facts.name, facts.version
         self._stages, self._requests = metrics.stage_seconds, metrics.request_seconds
+        self._calls = metrics.requests
+        # By method and status.
+        self._ended: dict[tuple[str, str], Count] = {}
         self._counters = metrics.counters(self._name, self._version)
         self._request_seconds = self._requests.labels(self._name, self._version)
         self._seconds = {
@@ -63,9 +67,14 @@ class Times:
             for each in seconds:
                 self._mark("decode", each, trace)
 
-    def ended(self, seconds: float, *, ok: bool, trace: CallTrace | None = None) -> None:
-        """Counts a call, from its arrival to its answer or error."""
-        if ok:
+    def ended(self, method: str, code: str, seconds: float, trace: CallTrace | None = None) -> None:
+        """Counts a call, from its arrival to its answer or error, by its method and its status."""
+        calls = self._ended.get((method, code))
+        if calls is None:
+            calls = self._calls.labels(self._name, self._version, method, code)
+            self._ended[method, code] = calls
+        calls.value += 1  # without its lock: nobody else writes to it
+        if code == "OK":
             self._counters.success.took(seconds)
             self._request_seconds.observe(seconds)
             if trace is not None:

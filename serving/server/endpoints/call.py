@@ -258,7 +258,5 @@ class InferenceCall(Call):
         model = self.model
         if model is None:
             self._front.metrics.requests.count("", "", self.method, code)
-            return
-        facts = model.facts
-        self._front.metrics.requests.count(facts.name, facts.version, self.method, code)
-        model.times.ended(seconds, ok=code == "OK", trace=self.trace)
+        else:
+            model.times.ended(self.method, code, seconds, self.trace)

@@ -149,7 +149,7 @@ class OpenInference:
         for a caller who may use no shared memory and wants outputs there."""
         facts = model.facts
         owner = ""
-        if any(wanted.place is not None for wanted in request.wanted):
+        if request.wanted and any(wanted.place is not None for wanted in request.wanted):
             owner = self._admin.require(call, "memory")
         options = _options(request.parameters, call)
         if call.visit is not None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, quoted
 from serving.base.tensor import Array
+from serving.base.turns import joined
 from serving.models.facts import ModelFacts
 from serving.server.endpoints.call import InferenceCall
 from serving.server.endpoints.declared import (
@@ -198,10 +199,13 @@ def _wanted(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> WantedOu
     )
 
 
-async def encode_answer(answer: InferAnswer, server: OpenInference) -> list[Buffer]:
-    """An answer as the parts of a serialised ModelInferResponse, which one copy joins: messages one
-    behind the other are one message with the fields of all. Data is in raw_output_contents, one
-    entry for each output; clients count them, so what lies in shared memory has an empty one.
+async def encode_answer(
+    answer: InferAnswer, server: OpenInference, *, streamed: bool = False
+) -> bytes:
+    """An answer as a serialised ModelInferResponse, or in a ModelStreamInferResponse. One copy
+    joins its parts: messages one behind the other are one message with the fields of all. Data is
+    in raw_output_contents, one entry for each output; clients count them, so what lies in shared
+    memory has an empty one.
 
     Raises InvalidInput for more bytes than a message may have.
     """
@@ -209,22 +213,17 @@ async def encode_answer(answer: InferAnswer, server: OpenInference) -> list[Buff
     if answer.id:
         encoded = answer.id.encode()
         parts += (_bytes_field(_RESPONSE_ID, len(encoded)), encoded)
-    parts += [
-        _described(output.name, output.datatype, output.array.shape, output.place)
-        for output in answer.outputs
-    ]
-    for output in answer.outputs:
-        data = b"" if output.place is not None else await to_raw(output.array, server.turns)
+    for name, datatype, array, place in answer.outputs:
+        parts.append(_described(name, datatype, array.shape, place))
+    for _, _, array, place in answer.outputs:
+        data = b"" if place is not None else await to_raw(array, server.turns)
         parts += (_bytes_field(_RAW_OUTPUT, len(data)), data)
-    server.check_answer(sum(map(len, parts)))
-    return parts
-
-
-def stream_answer(parts: list[Buffer]) -> list[Buffer]:
-    """The parts of a serialised ModelStreamInferResponse of those of `encode_answer`."""
-    # Clients that are written for several responses to a request look for the last one.
-    size = sum(map(len, parts)) + len(_FINAL)
-    return [_bytes_field(_INFER_RESPONSE, size), _FINAL, *parts]
+    size = sum(map(len, parts))
+    server.check_answer(size)
+    if streamed:
+        # Clients that are written for several responses to a request look for the last one.
+        parts = [_bytes_field(_INFER_RESPONSE, size + len(_FINAL)), _FINAL, *parts]
+    return await joined(parts, server.turns)
 
 
 @functools.lru_cache(_REMEMBERED)

@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 from protos.gen import grpc_service_pb2 as pb
 from serving.base.errors import InvalidInput, ServingError
-from serving.base.turns import joined
 from serving.server.endpoints.admin_calls import AdminCalls, no_cuda_memory
 from serving.server.endpoints.call import InferenceCall
 from serving.server.endpoints.front import Front
@@ -22,7 +21,6 @@ from serving.server.rpc.codec import (
     decode_request,
     encode_answer,
     read_head,
-    stream_answer,
 )
 from serving.server.rpc.conversation import Conversation
 from serving.server.rpc.methods import methods_of
@@ -70,7 +68,7 @@ class InferenceService:
         """One ModelInferRequest, answered by a ModelInferResponse."""
         with inference_call(self._front, "ModelInfer", data, rpc) as call:
             answer = await self._answer(call, data)
-            return await joined(await encode_answer(answer, self._inference), self._inference.turns)
+            return await encode_answer(answer, self._inference)
 
     async def stream_infer(self, rpc: Call) -> None:
         """Many requests over one stream, answered in their order."""
@@ -80,8 +78,7 @@ class InferenceService:
             try:
                 with self._front.call("ModelStreamInfer", caller, len(data), deadline) as call:
                     answer = await self._answer(call, data)
-                    parts = stream_answer(await encode_answer(answer, self._inference))
-                    return await joined(parts, self._inference.turns)
+                    return await encode_answer(answer, self._inference, streamed=True)
             except ServingError as error:
                 return _failed(data, error)
 

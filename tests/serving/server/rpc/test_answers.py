@@ -19,9 +19,8 @@ from serving.server.endpoints.oip import (
     InferAnswer,
     OutputTensor,
 )
-from serving.server.endpoints.raw_tensors import Buffer
 from serving.server.endpoints.shared_memory import Place
-from serving.server.rpc.codec import encode_answer, stream_answer
+from serving.server.rpc.codec import encode_answer
 from tests.serving.server.rpc.tensors import (
     VALUES,
     array_of,
@@ -54,12 +53,8 @@ def answer(*outputs: OutputTensor) -> InferAnswer:
     return InferAnswer(model="m", version="3", id="call", outputs=outputs)
 
 
-def parts_of(answer: InferAnswer, **limits: int) -> list[Buffer]:
-    return asyncio.run(encode_answer(answer, server(**limits)))
-
-
-def encoded(answer: InferAnswer) -> pb.ModelInferResponse:
-    return pb.ModelInferResponse.FromString(b"".join(parts_of(answer)))
+def encoded(answer: InferAnswer, **limits: int) -> pb.ModelInferResponse:
+    return pb.ModelInferResponse.FromString(asyncio.run(encode_answer(answer, server(**limits))))
 
 
 def test_answer_describes_each_output_beside_its_data() -> None:
@@ -76,10 +71,11 @@ def test_answer_describes_each_output_beside_its_data() -> None:
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 20_000, 3_000_000])
 def test_answer_of_any_size_is_a_whole_message(size: int) -> None:
     data = np.arange(size, dtype=np.uint8)
-    parts = parts_of(answer(OutputTensor("y", "UINT8", data)), max_message=4_000_000)
-    [raw] = pb.ModelInferResponse.FromString(b"".join(parts)).raw_output_contents
+    given = answer(OutputTensor("y", "UINT8", data))
+    [raw] = encoded(given, max_message=4_000_000).raw_output_contents
     assert raw == data.tobytes()
-    response = pb.ModelStreamInferResponse.FromString(b"".join(stream_answer(parts))).infer_response
+    message = asyncio.run(encode_answer(given, server(max_message=4_000_000), streamed=True))
+    response = pb.ModelStreamInferResponse.FromString(message).infer_response
     assert response.parameters["triton_final_response"].bool_param
     assert response.id == "call"
     assert list(response.raw_output_contents) == [raw]
