@@ -201,4 +201,6 @@ def test_shell_completes_what_is_typed(home: Path, shell: str) -> None:
             terminal.expect("ready> ")
             terminal.type(f"{typed}\n")
             got = terminal.expect("(<[^<>]+>)+<end>")[0]
-            assert got.removesuffix("><end>")[1:].split("><") == [word.format(home=home) for word in words], typed
+            assert got.removesuffix("><end>")[1:].split("><") == [
+                word.format(home=home) for word in words
+            ], typed
