@@ -191,3 +191,12 @@ def started(environment: dict[str, str], *arguments: str) -> subprocess.Complete
         text=True,
         check=False,
     )
+
+
+def test_last_line_is_the_commands_own() -> None:
+    program = (
+        "from training.cli.terminal import set_up_logging; set_up_logging()\n"
+        "import torch._subclasses.fake_tensor"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

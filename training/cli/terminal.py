@@ -18,6 +18,8 @@ def set_up_logging() -> None:
     terminal.setFormatter(_Escaping("%(message)s"))
     level = logging.INFO if speaks() else logging.WARNING if is_quiet() else logging.ERROR
     logging.basicConfig(level=level, handlers=[terminal])
+    # It tells of its cache when the process ends, below the last line of the command.
+    logging.getLogger("torch._subclasses").setLevel(logging.WARNING)
 
 
 def fail(command: str, reason: str) -> NoReturn:
