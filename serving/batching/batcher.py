@@ -106,7 +106,9 @@ class DynamicBatcher(BatchPort):
         self._preferred = batching.preferred_batch_sizes
         self._closed = False
         name = f"infer-{model}-{version}"
-        self._execution = BatchExecution(engine, max_batch_size, instances, clock, threads, name)
+        self._execution = BatchExecution(
+            engine, max_batch_size, instances, clock, threads, name, gives_way=cores > 0
+        )
 
     def admit(
         self,

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from serving.base.errors import EngineError, ModelNotReady
+from serving.base.machine.priority import engines_give_way
 from serving.base.tensor import Array, TensorSpec
 
 
@@ -46,6 +47,7 @@ class BatchExecution:
 
     max_batch_size: rows; 0 for no batch dimension, and then one call a batch.
     threads: run the batches that do not run inline; by default a pool whose threads have `name`.
+    gives_way: the engine uses the cores that decoding uses, and the threads of that pool give way.
     """
 
     def __init__(
@@ -56,10 +58,14 @@ class BatchExecution:
         clock: Callable[[], float] = time.monotonic,
         threads: Executor | None = None,
         name: str = "infer",
+        *,
+        gives_way: bool = False,
     ) -> None:
         self._engine = engine
         self._max_batch_size = max_batch_size
-        self._threads = threads or ThreadPoolExecutor(instances, name)
+        self._threads = threads or ThreadPoolExecutor(
+            instances, name, engines_give_way if gives_way else None
+        )
         self._stopped = False
         self._clock = clock
         self._buffers: SimpleQueue[dict[str, Array]] = SimpleQueue()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from serving.base.errors import ModelLoadError, NotTrusted, quoted
 from serving.base.machine.cpu import core_count
+from serving.base.machine.priority import engines_give_way
 from serving.base.metrics import EngineMetrics
 from serving.batching.core_turns import CoreTurns
 from serving.models.loading.candidates import LoadSettings
@@ -38,7 +39,8 @@ class LoadThread:
         self._metrics = metrics
         self._signed = signed
         self._turns = CoreTurns(settings.threads or core_count())
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        # Engines start their threads here.
+        self._thread = ThreadPoolExecutor(1, "load", engines_give_way)
         self.processes = LoaderProcesses(settings, metrics)
 
     async def load(

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from serving.base.errors import InvalidManifest
 from serving.base.files import TEXT_BYTES, open_file
+from serving.base.machine.priority import fetches_give_way
 from serving.base.storage.entry import Entry
 from serving.base.storage.messages import StorageError
 from serving.base.storage.store import RANGE_BYTES, Store
@@ -25,13 +25,6 @@ _AT_A_TIME = 4
 # Seconds that an object may take beside one for so many bytes. With more, a store that sends little
 # at a time holds up others for longer.
 _SECONDS, _SLOWEST = 120.0, 64 << 10
-# Niceness of threads that fetch: calls come first.
-_NICENESS = 10
-
-
-def go_last() -> None:
-    """Lowers the priority of this thread."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ class Download:
     ) -> dict[str, str]:
         """Fetches the files beside the manifest; their SHA-256."""
         left = [name for name in files if name != MANIFEST_FILE]
-        with ThreadPoolExecutor(_AT_A_TIME, "fetch", initializer=go_last) as threads:
+        with ThreadPoolExecutor(_AT_A_TIME, "fetch", initializer=fetches_give_way) as threads:
             fetched = [
                 threads.submit(self._file, files[name], folder / name, sums.get(name, ""))
                 for name in left

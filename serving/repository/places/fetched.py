@@ -9,6 +9,7 @@ from pathlib import Path
 
 from protos.gen import model_config_pb2 as pb
 from serving.base.errors import InvalidModelConfig
+from serving.base.machine.priority import fetches_give_way
 from serving.base.metrics import EngineMetrics
 from serving.base.storage.messages import StorageError, Words, in_one_line
 from serving.base.storage.store import Store
@@ -20,7 +21,7 @@ from serving.repository.model_config import (
     read_proto,
     version_policy_of,
 )
-from serving.repository.places.download import Download, go_last
+from serving.repository.places.download import Download
 from serving.repository.places.folders import ModelFolders
 from serving.repository.places.kept import Kept
 from serving.repository.places.objects import DEPTH, MAX_OBJECTS, RemoteModel, mark, models_in
@@ -153,7 +154,7 @@ class FetchedRepository:
             return
         from fsspec.asyn import get_loop
 
-        get_loop().call_soon_threadsafe(go_last)
+        get_loop().call_soon_threadsafe(fetches_give_way)
         with self._kept.pinned():
             for name, model in state.models.items():
                 whole = {v: h for v, h in model.versions.items() if self._kept.has(h.digest)}

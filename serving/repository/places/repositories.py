@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from serving.base.machine.priority import fetches_give_way
 from serving.base.metrics import EngineMetrics
 from serving.base.storage.address import is_url
 from serving.base.storage.messages import StorageError
 from serving.base.storage.systems import check_known
 from serving.repository.layout import ModelFolder, can_be_folder, scan, scan_model
-from serving.repository.places.download import go_last
 from serving.repository.places.fetched import FetchedRepository
 from serving.repository.places.state import Cache
 
@@ -235,7 +235,7 @@ def _in_thread(work: Callable[[], None]) -> Future[None]:
     future: Future[None] = Future()
 
     def run() -> None:
-        go_last()
+        fetches_give_way()
         try:
             work()
             future.set_result(None)
