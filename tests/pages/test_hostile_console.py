@@ -94,12 +94,15 @@ def test_page_waits_visibly_and_the_next_picture_replaces_the_call(
     waiting: list[Route] = []
     page.route("**/classify*", lambda route: waiting.append(route))
     show(page, server, "try?model=colours")
-    said = "() => getComputedStyle(document.querySelector('.result'), '::before').content"
-    page.wait_for_function(f"({said})().includes('Waiting')")
+    said = """() => {
+        const style = getComputedStyle(document.querySelector(".result"), "::before");
+        return style.visibility === "visible" && style.content.includes("Waiting");
+    }"""
+    page.wait_for_function(said)
     page.unroute_all()
     page.set_input_files("#picture", file())
     expect(page.locator(".bars")).to_be_visible()
-    assert page.evaluate(said) == "none"
+    assert not page.evaluate(said)
     assert len(waiting) == 1
 
 
