@@ -4,6 +4,9 @@ import { path } from "./api.js";
 import { el, percent, short, styled } from "./dom.js";
 import { copied } from "./picture.js";
 
+// Classes of a mask that a page lists, the largest; a row each takes time that its reader waits for.
+export const LISTED = 300;
+
 export const METHODS = { classification: "classify", segmentation: "segment", embedding: "embed" };
 
 // Kind, title, and microseconds of a stage. A call has its place in the queue while it is decoded.
@@ -72,6 +75,11 @@ export function classesOf(answer) {
   if (raw.length === pixels) return raw;
   if (raw.length === 2 * pixels) return new Uint16Array(raw.buffer);
   throw new Error(`a mask of ${answer.width} × ${answer.height} has not ${raw.length} bytes`);
+}
+
+/** A row of a table that says how many classes it leaves out; null where none. */
+export function leftOut(number, columns) {
+  return number > LISTED ? el("tr", {}, el("td", { class: "note", colspan: columns }, `${number - LISTED} smaller ones are not listed`)) : null;
 }
 
 /** The colour of a class, [red, green, blue]: classes beside each other in the list look different. */

@@ -1,6 +1,7 @@
 // The only module that calls the server: with the credentials of whoever looks, which stay here.
 
 const KEPT = "convserve.credentials";
+const LATE = "no answer came in the time that this page waits for one";
 const TITLES = {
   0: "The server does not answer",
   400: "The server does not take this",
@@ -104,6 +105,7 @@ export class Api extends EventTarget {
       });
     } catch (error) {
       if (error.name === "AbortError") throw error;
+      if (error.name === "TimeoutError") throw new ApiError(0, LATE);
       if (isFile && !(await isReadable(body))) throw new ApiError("file", "it was moved, deleted or changed since it was chosen");
       throw new ApiError(0, "it was not reached, or it cut the connection before its answer was read");
     }
@@ -148,6 +150,7 @@ async function read(response) {
     return await response.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    if (error.name === "TimeoutError") throw new ApiError(0, LATE);
     throw new ApiError(0, "it cut the connection in the middle of its answer");
   }
 }

@@ -9,6 +9,16 @@ export async function answering(api, signal) {
   return models.filter((model) => model.state === "READY" && model.task && model.image);
 }
 
+/** What stands where no version answers images. again: called when the reader wants to look again. */
+export function none(again) {
+  return el(
+    "div",
+    { class: "panel empty" },
+    el("p", {}, "No model that answers images is ready, or none that you may see."),
+    el("button", { type: "button", onclick: again }, "Look again"),
+  );
+}
+
 /** A list of versions to choose from. wanted: the choice at first, {model, version} by name. */
 export class Choice {
   constructor(title, changed) {

@@ -1,7 +1,7 @@
 // One picture, two versions: how their answers differ.
 
-import { asked, bars, classesOf, colour, cosine, css, drawn, overlay, servedBy, stages } from "./answers.js";
-import { answering, Choice } from "./choice.js";
+import { asked, bars, classesOf, colour, cosine, css, drawn, leftOut, LISTED, overlay, servedBy, stages } from "./answers.js";
+import { answering, Choice, none } from "./choice.js";
 import { el, percent, problem, short, styled } from "./dom.js";
 import { chooser, copied } from "./picture.js";
 
@@ -58,7 +58,7 @@ class Page {
       const wanted = other.find((model) => model.name === a.model.name) ?? other[0] ?? a.model;
       b.fill(models, { model: wanted?.name, version: wanted?.version });
       if (models.length) this.ask();
-      else this.result.replaceChildren(el("p", { class: "panel empty" }, "No model that answers images is ready, or none that you may see."));
+      else this.result.replaceChildren(none(() => this.start()));
     } catch (error) {
       if (error.name !== "AbortError") this.result.replaceChildren(problem(error, () => this.start()));
     }
@@ -204,7 +204,7 @@ function masks([a, b], picture) {
         el(
           "tbody",
           {},
-          rows.map((row) =>
+          rows.slice(0, LISTED).map((row) =>
             el(
               "tr",
               {},
@@ -214,6 +214,7 @@ function masks([a, b], picture) {
               el("td", { class: "number" }, `${row.b >= row.a ? "+" : "−"}${(100 * Math.abs(row.b - row.a)).toFixed(2)}`),
             ),
           ),
+          leftOut(rows.length, 4),
         ),
       ),
     ),

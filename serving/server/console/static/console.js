@@ -1,6 +1,6 @@
 // The shell: which page is shown, and who looks at it.
 
-import { Api } from "./api.js";
+import { Api, ApiError } from "./api.js";
 import { el, problem } from "./dom.js";
 
 // Each module has mount(element, api, parameters), which gives a function that ends the page.
@@ -43,7 +43,9 @@ async function show({ focus = true } = {}) {
     main.replaceChildren(place);
     unmount = page.mount(place, api, new URLSearchParams(query)) ?? (() => {});
   } catch (error) {
-    if (mine === visit) main.replaceChildren(problem(error, () => show()));
+    // Modules come from the server too. What a browser says of one that did not come is of no use.
+    const shown = error instanceof TypeError ? new ApiError(0, `the page “${title}” did not come`) : error;
+    if (mine === visit) main.replaceChildren(problem(shown, () => show()));
   }
   if (focus) main.focus({ preventScroll: true });
   scrollTo(0, 0);

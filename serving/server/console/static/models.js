@@ -6,6 +6,8 @@ import { bytes, count, el, ms, percent, problem, short, styled } from "./dom.js"
 export const MODELS = "vision/v1/models";
 // Milliseconds between two looks. Shorter shows a change sooner, longer asks the server less.
 const LOOK = 5000;
+// Milliseconds that an answer may take. A server that hangs must not look as if nothing had changed.
+const PATIENCE = 15_000;
 // Variants of one version that are listed, and lines about those that were not chosen.
 const LISTED = 64;
 
@@ -87,12 +89,14 @@ class Page {
     if (this._looking) return;
     this._looking = true;
     try {
-      const { models } = await this._api.get(MODELS, { signal: this._signal });
+      const signal = AbortSignal.any([this._signal, AbortSignal.timeout(PATIENCE)]);
+      const { models } = await this._api.get(MODELS, { signal });
       this._trouble.replaceChildren();
       this._take(models);
+      if (!models.length) this._say("No models");
     } catch (error) {
       if (error.name === "AbortError") return;
-      this._summary.textContent = this._groups.size ? "Not up to date" : "";
+      this._say(this._groups.size ? "Not up to date" : "");
       this._trouble.replaceChildren(problem(error, () => this.look()));
     } finally {
       this._looking = false;
@@ -157,8 +161,13 @@ class Page {
     this._none.textContent = sorted.length ? "No model fits." : "The server has no models that you may see.";
     if (sorted.length) {
       const all = `${sorted.length} version${sorted.length === 1 ? "" : "s"}, ${ready} ready`;
-      this._summary.textContent = shown < sorted.length ? `${shown} of ${all}` : all;
+      this._say(shown < sorted.length ? `${shown} of ${all}` : all);
     }
+  }
+
+  /** Tells how many there are; the same again is not told again to who hears the page. */
+  _say(text) {
+    if (this._summary.textContent !== text) this._summary.textContent = text;
   }
 }
 

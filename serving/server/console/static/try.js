@@ -1,7 +1,7 @@
 // One picture, one model: what it answers, and where the time of the call went.
 
-import { asked, bars, css, colour, overlay, servedBy, stages } from "./answers.js";
-import { answering, Choice } from "./choice.js";
+import { asked, bars, css, colour, leftOut, LISTED, overlay, servedBy, stages } from "./answers.js";
+import { answering, Choice, none } from "./choice.js";
 import { el, percent, problem, short, styled } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { chooser } from "./picture.js";
@@ -53,7 +53,7 @@ class Page {
       const models = await answering(this._api, this._signal);
       this.choice.fill(models, this._wanted);
       if (models.length) this.ask();
-      else this.result.replaceChildren(el("p", { class: "empty" }, "No model that answers images is ready, or none that you may see."));
+      else this.result.replaceChildren(none(() => this.start()));
     } catch (error) {
       if (error.name !== "AbortError") this.result.replaceChildren(problem(error, () => this.start()));
     }
@@ -111,7 +111,7 @@ function masked(answer, picture) {
   const found = answer.areas.slice(0, 3).map((area) => `${short(area.name, 60)} ${percent(area.fraction)}`);
   const view = overlay(answer, picture, `The mask over the picture: ${found.join(", ")}`);
   const fade = el("input", { type: "range", min: 0, max: 100, value: 60, oninput: () => view.fade(fade.value / 100) });
-  const rows = answer.areas.map((area) => {
+  const rows = answer.areas.slice(0, LISTED).map((area) => {
     const box = el("input", {
       type: "checkbox",
       checked: !hidden.has(area.index),
@@ -153,7 +153,7 @@ function masked(answer, picture) {
           "table",
           {},
           el("thead", {}, el("tr", {}, el("th", { scope: "col" }, `${answer.areas.length} class${answer.areas.length === 1 ? "" : "es"}`), el("th", { scope: "col", class: "number" }, "Area"), el("th", { scope: "col", class: "number" }, "Confidence"))),
-          el("tbody", {}, rows),
+          el("tbody", {}, rows, leftOut(answer.areas.length, 3)),
         ),
       ),
     ),
