@@ -17,8 +17,6 @@ from serving.batching.waiting import Waiting
 from tests.serving.batching.house import Fuse, House
 
 ALWAYS = 10**9
-
-
 Plant = Callable[[House, Fuse, pytest.MonkeyPatch], None]
 
 

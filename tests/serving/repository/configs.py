@@ -12,10 +12,7 @@ from serving.repository.model_config import (
 )
 
 IMAGE = TensorSpec("image", "UINT8", (-1, 32, 32, 3))
-
-
 LOGITS = TensorSpec("logits", "FP32", (-1, 10))
-
 
 TYPICAL = """
 name: "digits"

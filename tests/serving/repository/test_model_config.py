@@ -78,8 +78,6 @@ model_metrics {
   }
 }
 """
-
-
 DYNAMIC = """
 dynamic_batching {
   preferred_batch_size: [ 4, 8 ] max_queue_delay_microseconds: 100 preserve_ordering: true
@@ -91,8 +89,6 @@ dynamic_batching {
   priority_queue_policy { key: 2 value { timeout_action: REJECT max_queue_size: 9 } }
 }
 """
-
-
 SEQUENCE = """
 sequence_batching {
   max_sequence_idle_microseconds: 1 iterative_sequence: true
@@ -115,8 +111,6 @@ sequence_batching {
   }
 }
 """
-
-
 ENSEMBLE = """
 ensemble_scheduling {
   step {

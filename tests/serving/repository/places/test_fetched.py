@@ -10,8 +10,6 @@ from serving.base.storage.store import Store
 from tests.serving.repository.places.conftest import Remote, version
 
 MIB = 1 << 20
-
-
 ALL = "version_policy { all { } }\n"
 
 

@@ -20,8 +20,6 @@ from tests.serving.repository.places.conftest import Remote, version
 from tests.support.object_store import SECRET, CuttingProxy
 
 MIB = 1 << 20
-
-
 ALL = "version_policy { all { } }\n"
 
 

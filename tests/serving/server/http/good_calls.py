@@ -9,13 +9,9 @@ from typing import Any
 from tests.support.in_process import InProcess, in_process
 
 INFER = "/v2/models/plain/infer"
-
-
 GOOD: dict[str, Any] = {
     "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]
 }
-
-
 Scenario = Callable[[InProcess], Awaitable[None]]
 
 

@@ -45,8 +45,6 @@ VALUES: dict[str, list[Any]] = {
     "FP64": [-1e300, -0.5, 0.0, 1e-300, 1 / 3, 1e300],
     "BYTES": [b"", b"a", b"\x00\xff", b"four", b"\xd8" * 300, "é".encode()],
 }
-
-
 CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents",
     "INT32": "int_contents", "INT64": "int64_contents", "UINT8": "uint_contents",

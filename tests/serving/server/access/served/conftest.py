@@ -16,19 +16,10 @@ from tests.support.in_process import SIDE, InProcess, in_process
 from tests.support.issuer import AUDIENCE, ISSUER, Issuer, issuing
 
 OIP = "/inference.GRPCInferenceService/"
-
-
 VISION = "/convserve.vision.v1.VisionService/"
-
-
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-
-
 HEALTH = "/grpc.health.v1.Health/Check"
-
-
 KEYS = {client: new_key() for client in ("clinic", "lab", "ops", "nobody")}
-
 
 POLICY = """
 groups:
@@ -48,7 +39,6 @@ groups:
     rights:
       - {models: ["*"], actions: [metadata, statistics, load, settings, memory, metrics, debug]}
 """
-
 
 Scenario = Callable[[InProcess], Awaitable[None]]
 
