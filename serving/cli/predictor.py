@@ -60,6 +60,8 @@ _RETRIES = 1000
 # a command gives up; and between two looks. More bear slower ones, and say later that an address is
 # wrong.
 _LISTENING, _LOADING, _AGAIN = 5.0, 120.0, 0.5
+# Of grpcio's messages, where nobody listens and where an address is none.
+_NO_CONNECTION = ("failed to connect", "errors resolving")
 
 
 @dataclass(frozen=True)
@@ -325,6 +327,8 @@ async def model_info(client: AsyncVisionClient, model: str, url: str) -> ModelIn
             busy = error.code == "RESOURCE_EXHAUSTED"
             limit = _LOADING if loads else _TIMEOUT if busy else _LISTENING
             if not error.for_now or time.monotonic() - started > limit:
+                if any(words in error.message for words in _NO_CONNECTION):
+                    warn(f"no server answers at {url}: --url is HOST:PORT of its gRPC port")
                 raise
             if not loads and "is not ready" in error.message:
                 raise

@@ -112,7 +112,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"([1-9]\d{0,3})(?:x([1-9]\d{0,3}))?", text)
     if match is None:
         raise typer.BadParameter(
-            f"expected HEIGHTxWIDTH or one number, got {text[:40]!r}", param_hint="--size"
+            f"expected HEIGHTxWIDTH or one number, each from 1 to 9999; got {text[:40]!r}",
+            param_hint="--size",
         )
     return int(match[1]), int(match[2] or match[1])
 

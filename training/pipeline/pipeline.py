@@ -15,6 +15,7 @@ from training.evaluation.report.document import State
 from training.evaluation.report.measured import as_text
 from training.evaluation.report.tables import Rows, measure_rows, variant_rows
 from training.evaluation.searched import Searched
+from training.fitting.build import Build
 from training.fitting.callbacks import OnEpoch
 from training.fitting.stage_folder import Finished, Results, finished, run_stage
 from training.models.networks import check_network
@@ -22,6 +23,7 @@ from training.pipeline.needs import tell_needs
 from training.pipeline.run_folder import (
     discard_other_version,
     discard_report,
+    one_build,
     refuse_own_weights,
     write_inputs,
     write_outputs,
@@ -86,13 +88,18 @@ def build(
     metrics.json, report.json, report.html. `source` and `on_epoch` are for studies: see
     load_dataset and fit.
     With `tell` memory and disk are held against the build's needs once the data are known.
-    Raises RecipeError, DataError, DoesNotFit, Diverged, TargetNotReached, ExportError and, with the
-    report written, VerificationError.
+    Raises RecipeError, DataError, DoesNotFit, Diverged, TargetNotReached, ExportError, with the
+    report written VerificationError, and BuildError while another build has the run folder.
     """
     check_recipe(recipe, until)
     refuse_own_weights(recipe, out / recipe.name)
     current = data.new_build(recipe, out / recipe.name, repository, source, on_epoch)
-    current.folder.mkdir(parents=True, exist_ok=True)
+    with one_build(current.folder):
+        return _built(current, until, searched, tell=tell)
+
+
+def _built(current: Build, until: str | None, searched: Searched | None, *, tell: bool) -> Built:
+    """Runs the stages of a build that has its run folder to itself."""
     discard_other_version(current.folder, STAGE_NAMES)
     write_inputs(current)
     show = functools.partial(write_outputs, current, searched)
@@ -100,7 +107,7 @@ def build(
     try:
         for step in steps(_stages_until(until), current):
             if tell and step.stage is not data.STAGE and _former(step) is None:
-                tell_needs(current, _from(step.stage, recipe, until))
+                tell_needs(current, _from(step.stage, current.recipe, until))
                 tell = False
             under_way = step.stage.name
             _advance(step, show)

@@ -1,9 +1,12 @@
 """The files of a run folder beside those of its stages, and a folder of another version."""
 
+import fcntl
 import json
 import logging
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from training.data.survey import SHEET_FILE
-from training.errors import RecipeError
+from training.errors import BuildError, RecipeError
 from training.evaluation.in_engines import PICTURES_FILE
 from training.evaluation.report.document import State
 from training.evaluation.report.from_build import report_of
@@ -28,6 +31,27 @@ from training.pipeline.stages.verify import verification_of
 from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def one_build(run: Path) -> Iterator[None]:
+    """Keeps a run folder, which it makes, for one build at a time: two would delete each other's
+    stages. The system takes the lock from a build that was killed. Raises BuildError while another
+    build has the folder."""
+    run.mkdir(parents=True, exist_ok=True)
+    folder = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BuildError(
+                    f"{run}: another build is at work in it; wait for its end, or give another "
+                    "folder with --out"
+                ) from error
+        yield
+    finally:
+        os.close(folder)
 
 
 def discard_other_version(run: Path, stage_names: Sequence[str]) -> None:

@@ -159,8 +159,9 @@ class _Contest:
             found = self._latencies[candidate][smallest]
             against = self._latencies[best][smallest]
             what = f"for a batch of {smallest}"
+        word = "slower" if found > against else "not clearly faster"
         return (
-            f"{candidate}: slower here, {found * 1e3:.2f} ms {what} against {against * 1e3:.2f} ms"
+            f"{candidate}: {word} here, {found * 1e3:.2f} ms {what} against {against * 1e3:.2f} ms"
         )
 
     def _far_slower(self) -> set[Candidate]:

@@ -64,6 +64,8 @@ class Loader:
         and passed over. Raises OSError where no repository can be read."""
         self._scanned = await self._repositories.look()
         self._catalogue.show_places(self._repositories)
+        if not self._scanned:
+            logger.warning("no model here", extra={"repository": str(self._repositories)})
         for name in self._scanned:
             entry = self._holding(name).entry
             if name in but:

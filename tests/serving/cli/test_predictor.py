@@ -59,7 +59,9 @@ def test_a_caller_who_has_to_wait_waits(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == "convserve: waiting for flowers on localhost:1\n"
 
 
-def test_nobody_at_an_address_is_told_after_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_at_an_address_is_told_after_one_look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(predictor, "_LISTENING", -1.0)
     with socket.socket() as closed:  # bound, and nobody listens
         closed.bind(("127.0.0.1", 0))
@@ -71,3 +73,5 @@ def test_nobody_at_an_address_is_told_after_one_look(monkeypatch: pytest.MonkeyP
 
         with pytest.raises(CallFailed, match="UNAVAILABLE"):
             asyncio.run(look())
+    said = f"convserve: no server answers at {url}: --url is HOST:PORT of its gRPC port\n"
+    assert said in capsys.readouterr().err

@@ -14,6 +14,7 @@ from training.models import build_model
 from training.models.checkpoint import RUN_FORMAT, load_network, other_version
 from training.models.weights import load_weights
 from training.pipeline.pipeline import build
+from training.pipeline.run_folder import one_build
 from training.pipeline.stages.distill import teacher_file
 from training.recipes import Recipe
 from training.recipes.compress import Teacher
@@ -151,3 +152,18 @@ def test_damaged_network_is_named(runs: Path, kept: int) -> None:
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(BuildError, match=rf"^{file}: cannot be read \("):
         load_network(file)
+
+
+def test_second_build_in_one_run_folder_is_refused_and_changes_nothing(
+    digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe, run = digits_recipe(), tmp_path / "runs" / "tiny-digits"
+    with (
+        one_build(run),
+        pytest.raises(
+            BuildError, match=r"runs/tiny-digits: another build is at work in it; .*--out"
+        ),
+    ):
+        build(recipe, run.parent, tmp_path / "repository", until="data")
+    assert list(run.iterdir()) == []
+    assert build(recipe, run.parent, tmp_path / "repository", until="data").ran == ("data",)

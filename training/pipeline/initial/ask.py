@@ -73,7 +73,7 @@ class Dialogue:
     def minutes(self, given: float | None) -> float:
         """For the whole build. Raises RecipeError for a time that is none."""
         if given is not None:
-            return _minutes(str(given))
+            return _minutes(f"{given:g}")
         if not self.asks:
             self.assumed.append(f"{MINUTES:g} minutes for the build: --minutes for more or fewer")
             return MINUTES
@@ -138,5 +138,7 @@ def _minutes(text: str) -> float:
     except ValueError:
         minutes = -1.0
     if not 0 < minutes <= _MOST_MINUTES:
-        raise RecipeError(f"minutes: expected a number up to {_MOST_MINUTES:g}, got {text[:40]!r}")
+        raise RecipeError(
+            f"minutes: expected a number above 0, {_MOST_MINUTES:g} at most; got {text[:40]!r}"
+        )
     return minutes

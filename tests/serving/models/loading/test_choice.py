@@ -89,6 +89,14 @@ def test_the_fastest_is_taken_and_the_others_are_explained(file: Path) -> None:
     )
 
 
+def test_one_that_is_faster_by_too_little_is_not_called_slower(file: Path) -> None:
+    variant, rejected, _ = chosen(file, {"fp32": 0.010, "int8": 0.0098})
+    assert variant == "fp32"
+    assert rejected == (
+        "int8 in onnxruntime: not clearly faster here, 9.80 ms an image against 10.00 ms",
+    )
+
+
 def test_large_batches_are_measured_only_where_that_may_decide_something(file: Path) -> None:
     timed: list[tuple[str, int]] = []
     chosen(file, {"fp32": 0.010, "int8": 0.004, "bf16": 0.006}, timed=timed)

@@ -96,6 +96,17 @@ def test_everything_is_loaded_and_the_broken_are_named(tmp_path: Path, drive: Dr
     drive(work)
 
 
+def test_an_empty_repository_is_named_in_the_log(
+    tmp_path: Path, drive: Drive, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(_: Catalogue, loader: Loader) -> None:
+        await loader.load_all()
+
+    drive(work)
+    (said,) = [record for record in caplog.records if record.message == "no model here"]
+    assert said.__dict__["repository"] == str(tmp_path)
+
+
 def test_versions_that_are_asked_for_are_told_apart(
     tmp_path: Path, drive: Drive, engines: FakeEngines
 ) -> None:

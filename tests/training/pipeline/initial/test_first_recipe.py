@@ -254,6 +254,7 @@ def test_the_command_prints_a_document(tmp_path: Path, monkeypatch: pytest.Monke
     [
         (["--task", "tea"], "expected one of classification, segmentation, embedding"),
         (["--size", "0x3"], "expected HEIGHTxWIDTH"),
+        (["--size", "100000"], "each from 1 to 9999; got '100000'"),
         (["--mirrors", "perhaps"], "expected one of yes, no"),
     ],
 )
