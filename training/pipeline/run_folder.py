@@ -5,8 +5,9 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
+# Seconds for which workers that load images outlive a build that was killed, and hold its folder:
+# PyTorch's look for it every 5 s.
+_WORKERS_SECONDS = 8.0
+
 
 @contextmanager
 def one_build(run: Path) -> Iterator[None]:
@@ -41,17 +46,27 @@ def one_build(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     folder = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+        end = time.monotonic() + _WORKERS_SECONDS
+        while not _locked(folder):
+            if time.monotonic() > end:
                 raise BuildError(
                     f"{run}: another build is at work in it; wait for its end, or give another "
                     "folder with --out"
-                ) from error
+                )
+            time.sleep(0.2)  # nobody tells when it is let go
         yield
     finally:
         os.close(folder)
+
+
+def _locked(folder: int) -> bool:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def discard_other_version(run: Path, stage_names: Sequence[str]) -> None:

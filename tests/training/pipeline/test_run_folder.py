@@ -13,6 +13,7 @@ from training.errors import BuildError, RecipeError
 from training.models import build_model
 from training.models.checkpoint import RUN_FORMAT, load_network, other_version
 from training.models.weights import load_weights
+from training.pipeline import run_folder
 from training.pipeline.pipeline import build
 from training.pipeline.run_folder import one_build
 from training.pipeline.stages.distill import teacher_file
@@ -155,8 +156,9 @@ def test_damaged_network_is_named(runs: Path, kept: int) -> None:
 
 
 def test_second_build_in_one_run_folder_is_refused_and_changes_nothing(
-    digits_recipe: MakeRecipe, tmp_path: Path
+    digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(run_folder, "_WORKERS_SECONDS", 0.0)
     recipe, run = digits_recipe(), tmp_path / "runs" / "tiny-digits"
     with (
         one_build(run),
