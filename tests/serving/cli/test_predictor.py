@@ -73,5 +73,5 @@ def test_nobody_at_an_address_is_told_after_one_look(
 
         with pytest.raises(CallFailed, match="UNAVAILABLE"):
             asyncio.run(look())
-    said = f"convserve: no server answers at {url}: --url is HOST:PORT of its gRPC port\n"
+    said = f"convserve: no server answers at {url}: expected HOST:PORT of its gRPC port\n"
     assert said in capsys.readouterr().err
