@@ -63,7 +63,7 @@ def build(
         if bound is None:
             built = pipeline.build(settings, runs, repository, until, tell=True)
         else:
-            from training.pipeline.search import search as run_search
+            from training.pipeline.searching.search import search as run_search
 
             built = run_search(settings, bound, runs, repository, hours=hours)
     return Report(built.folder)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from training.compress.channel_pruner import ChannelPruner
 from training.compress.prune import (
-    ChannelPruner,
     check_prune,
     find_ratio,
     gradients,
