@@ -97,7 +97,8 @@ class Trials:
             if self._is_over():
                 break
             self._try(point)
-        idle = 0
+        # Where all the plan's points were too slow there is no faster one.
+        idle = 0 if self._known or self._given_up else _MOST_IDLE
         while idle < _MOST_IDLE and not self._is_over():
             before = self._count
             trial = self._study.ask(self._space.distributions)

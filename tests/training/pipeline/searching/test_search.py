@@ -110,6 +110,12 @@ def test_search_builds_the_winner_and_goes_on_where_it_stopped(
     recipe = digits_recipe({**changes, "search": {**settings, "trials": 4}})
     search(recipe, bound, tmp_path / "runs", tmp_path / "repository")
     assert len(measured(caplog)) == 1
+    caplog.clear()
+    # Another bound knows these trials, and has no time for its own.
+    folders = tmp_path / "runs", tmp_path / "repository"
+    search(recipe, Bound("latency", 1e6), *folders, hours=0)
+    assert measured(caplog) == []
+    assert "search: latency <= 1e+06 ms: resnet20_cifar at 16x16" in caplog.text
 
 
 @pytest.mark.parametrize(
