@@ -154,7 +154,9 @@ class Plan:
 def _first(points: Sequence[Point], test: Callable[[Point], bool]) -> int:
     """The index of the first point that passes, by bisection: the ones after it do too. Their
     number where none does."""
-    low, high = 0, len(points)
+    if not points or not test(points[-1]):
+        return len(points)
+    low, high = 0, len(points) - 1
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if test(points[middle]) else (middle + 1, high)

@@ -128,7 +128,7 @@ def test_trials_make_no_plans_and_the_winner_those_of_its_variants(
     export = {"variants": ["fp32", "fp16", "int8-s8"], "tensorrt": wanted.model_dump(mode="json")}
     recipe = digits_recipe({"export": export})
     size = recipe.transform.size
-    point = Point(network=recipe.model.name, size=size, ratio=0.0, variant=variant)
+    point = Point(network=recipe.model.architecture, size=size, ratio=0.0, variant=variant)
     tried = Space(recipe, Search()).recipe_of(point)
     assert tried.export.tensorrt is None
     kept = with_plans(tried, wanted).export.tensorrt

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from training.recipes.compress import Search
 
 MakeRecipe = Callable[..., Recipe]
 
-SETTINGS = {"engine": "onnxruntime", "batch_size": 2, "seconds": 0.01}
+SETTINGS: dict[str, Any] = {"engine": "onnxruntime", "batch_size": 2, "seconds": 0.01}
 
 
 def float_recipe(make: MakeRecipe, **search_settings: object) -> Recipe:
@@ -43,7 +44,7 @@ def float_recipe(make: MakeRecipe, **search_settings: object) -> Recipe:
 def test_bound_that_no_network_can_keep_trains_nothing(
     digits_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    recipe = float_recipe(digits_recipe, max_ratio=0.4)
+    recipe = float_recipe(digits_recipe, max_ratio=0.1)
     with pytest.raises(TargetNotReached, match="none of 1 networks is as fast, so that none was"):
         search(recipe, Bound("latency", 1e-6), tmp_path / "runs", tmp_path / "repository")
     assert list(tmp_path.rglob("train")) == []
@@ -54,7 +55,7 @@ def test_structure_before_training_is_that_of_the_pruned_network(
     digits_recipe: MakeRecipe, tmp_path: Path, scope: str
 ) -> None:
     recipe = digits_recipe({"train.epochs": 1, "prune.train": {"epochs": 1}, "prune.scope": scope})
-    space = Space(recipe, Search(engine="onnxruntime"))
+    space = Space(recipe, Search(**SETTINGS))
     laboratory = Laboratory(space, tmp_path)
     tilt = 0.5 if scope == "uniform" else 0.0
     point = space.own.model_copy(update={"ratio": 0.4, "tilt": tilt, "variant": "int8-u8"})
@@ -78,7 +79,7 @@ def test_training_that_cannot_win_is_stopped_and_not_tried_again(
 
     monkeypatch.setattr(Chances, "is_within_reach", hopeless)
     caplog.set_level("INFO", logger="training")
-    recipe = float_recipe(digits_recipe, max_ratio=0.3, trials=2)
+    recipe = float_recipe(digits_recipe, max_ratio=0.1, trials=2)
     folders = tmp_path / "runs", tmp_path / "repository"
     built = search(recipe, Bound("drop", 100), *folders)
     [stopped] = [said for said in caplog.messages if ": stopped: " in said]
