@@ -26,6 +26,8 @@ _STATISTICS = 256
 Structure = tuple[int, int]
 """Multiply-accumulates and parameters: points of one network that share both are one network."""
 
+_OF_A_FILE: Structure = (0, 0)
+
 
 class Screening:
     """Answers are kept: points of one structure are measured once."""
@@ -44,14 +46,19 @@ class Screening:
         key = point.model_copy(update={"variant": "fp32", "float_share": 0.0})
         if key not in self._structures:
             current = self._laboratory.build_of(key)
+            if current.recipe.model.file is not None:
+                return _OF_A_FILE
             form = self._form(key, current)
             self._structures[key] = count_macs(form, current.size), count_parameters(form)
         return self._structures[key]
 
     def milliseconds(self, point: Point) -> float:
         """Of a call. With all layers of an INT8 variant in INT8: the file of a trial may have
-        layers in floating point, and takes longer then."""
+        layers in floating point, and takes longer then. 0 for a network that comes as a file:
+        nothing is trained, so that nothing is spared by knowing it."""
         key = (point.trained, self.structure(point), point.variant)
+        if key[1] == _OF_A_FILE:
+            return 0.0
         if key not in self._latencies:
             current = self._laboratory.build_of(point)
             with tempfile.TemporaryDirectory() as folder:

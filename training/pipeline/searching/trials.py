@@ -128,6 +128,10 @@ class Trials:
 
     def _try(self, point: Point, trial: Trial | None = None) -> None:
         """Measures a point, unless its measurements are known or it cannot win."""
+        whole = point.model_copy(update={"ratio": 0.0, "tilt": 0.0})
+        if self._screening.structure(point) == self._screening.structure(whole):
+            # Rounding leaves all its channels; a build would refuse to prune it.
+            point = whole
         twin = self._twin(point)
         if twin is not None:
             known = self._known[point] = self._known[twin]
