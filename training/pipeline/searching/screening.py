@@ -36,7 +36,7 @@ class Screening:
         self._space = space
         self._laboratory = laboratory
         self._structures: dict[Point, Structure] = {}
-        self._latencies: dict[tuple[str, Structure, str], float] = {}
+        self._latencies: dict[tuple[str, Structure, str], list[float]] = {}
         self._accuracies: dict[tuple[str, Structure], float] = {}
         # The network that was asked for last, as networks are large.
         self._trained: tuple[str, nn.Module, dict[str, list[str]]] | None = None
@@ -60,12 +60,24 @@ class Screening:
         if key[1] == _OF_A_FILE:
             return 0.0
         if key not in self._latencies:
-            current = self._laboratory.build_of(point)
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "model.onnx"
-                write_timed(current, self._form(point, current), point.variant, path)
-                self._latencies[key] = self._laboratory.milliseconds(path, point)
-        return self._latencies[key]
+            self._latencies[key] = [self._timed(point)]
+        return min(self._latencies[key])
+
+    def milliseconds_again(self, point: Point) -> float:
+        """The same, measured once more at another time: other work on the machine only lengthens
+        it, so that the shorter one counts."""
+        before = self.milliseconds(point)
+        found = self._latencies.get((point.trained, self.structure(point), point.variant), [])
+        if len(found) == 1:
+            found.append(self._timed(point))
+        return min(found, default=before)
+
+    def _timed(self, point: Point) -> float:
+        current = self._laboratory.build_of(point)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            write_timed(current, self._form(point, current), point.variant, path)
+            return self._laboratory.milliseconds(path, point)
 
     def accuracy(self, point: Point) -> float:
         """On some validation images, right after pruning, in FP32. Batch norms get the statistics

@@ -140,6 +140,8 @@ class Trials:
             return
         before = self._screening.milliseconds(point)
         if not self._chances.is_fast_enough(before):
+            before = self._screening.milliseconds_again(point)
+        if not self._chances.is_fast_enough(before):
             if point not in self.too_slow:
                 most = self._chances.most_milliseconds()
                 log.info("search: %s: %.3f ms are too slow to win (%.3f ms)", point, before, most)

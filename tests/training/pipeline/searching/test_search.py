@@ -86,6 +86,7 @@ def test_front_holds_what_nothing_beats_in_both() -> None:
     assert [one.milliseconds for one in searched.front()] == [1.0, 4.0, 9.0]
 
 
+@pytest.mark.usefixtures("any_latency_will_do")
 def test_search_builds_the_winner_and_goes_on_where_it_stopped(
     digits_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,6 +146,7 @@ def test_search_over_pruned_networks_needs_to_know_how_to_prune(digits_recipe: M
         digits_recipe({"prune": None, "search": {}})
 
 
+@pytest.mark.usefixtures("any_latency_will_do")
 def test_sizes_of_images_are_tried_while_there_is_time(
     digits_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

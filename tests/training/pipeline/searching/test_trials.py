@@ -68,6 +68,7 @@ def test_structure_before_training_is_that_of_the_pruned_network(
     assert (count_macs(pruned, (16, 16)), count_parameters(pruned)) == before
 
 
+@pytest.mark.usefixtures("any_latency_will_do")
 def test_training_that_cannot_win_is_stopped_and_not_tried_again(
     digits_recipe: MakeRecipe,
     tmp_path: Path,
@@ -94,6 +95,7 @@ def test_training_that_cannot_win_is_stopped_and_not_tried_again(
     assert "prune: started" not in caplog.text
 
 
+@pytest.mark.usefixtures("any_latency_will_do")
 def test_network_whose_training_is_stopped_is_not_pruned(
     digits_recipe: MakeRecipe,
     tmp_path: Path,
