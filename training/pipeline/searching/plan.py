@@ -86,7 +86,9 @@ class Plan:
         goal = _KEPT * self._chances.reference
         hurt = _first(plain, lambda point: self._screening.accuracy(point) < goal)
         start = plain[max(0, hurt - 1)]
-        start = self._most_accurate(self._as_fast(whole, self._screening.milliseconds(start)))
+        # By noise the most pruned ones may seem slower.
+        fast = self._as_fast(whole, self._screening.milliseconds(start)) or [start]
+        start = self._most_accurate(fast)
         forms = self._forms(whole, start.tilt)
         low, index, high = -1, forms.index(start), len(forms)
         while low < index < high:
