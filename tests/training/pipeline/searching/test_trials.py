@@ -8,7 +8,6 @@ import pytest
 
 from training.errors import TargetNotReached
 from training.evaluation.report.report_file import read_report
-from training.evaluation.searched import Point
 from training.models import count_macs, count_parameters
 from training.models.checkpoint import load_network
 from training.pipeline.bound import Bound
@@ -108,19 +107,3 @@ def test_network_whose_training_is_stopped_is_not_pruned(
     search(recipe, Bound("drop", 100), tmp_path / "runs", tmp_path / "repository")
     [stopped] = [said for said in caplog.messages if ": stopped: " in said]
     assert stopped.startswith("search: resnet20_cifar at 12x12, 0 % pruned, fp32: stopped: ")
-
-
-def test_accuracy_right_after_pruning_falls_with_the_ratio(
-    digits_recipe: MakeRecipe, tmp_path: Path
-) -> None:
-    space = Space(digits_recipe(), Search(engine="onnxruntime"))
-    laboratory = Laboratory(space, tmp_path)
-    laboratory.train(space.own)
-    screening = Screening(space, laboratory)
-
-    def accuracy(ratio: float) -> float:
-        return screening.accuracy(
-            Point(network="resnet20_cifar", size=(16, 16), ratio=ratio, variant="fp32")
-        )
-
-    assert accuracy(0.1) > accuracy(0.7) + 0.1
