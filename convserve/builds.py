@@ -60,7 +60,7 @@ def build(
     bound = None if search is None else parse_bound(search)
     # Imported here: a wrong recipe is told at once, and torch takes seconds to import.
     from training.pipeline import pipeline
-    from training.pipeline.search import search as run_search
+    from training.pipeline.searching.search import search as run_search
 
     runs, repository = Path(out), Path(model_repository)
     with _quiet() if quiet else _told(), quiet_libraries():

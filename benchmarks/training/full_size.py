@@ -27,7 +27,8 @@ from serving.engines import ENGINES, EngineOptions, load_engine, unavailable_rea
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
 from training.compress.calibration import choose_calibration
-from training.compress.prune import ChannelPruner, find_ratio
+from training.compress.channel_pruner import ChannelPruner
+from training.compress.prune import find_ratio
 from training.compress.quantize import quantize
 from training.compress.stopwatch import Stopwatch
 from training.data.readers import Pixels

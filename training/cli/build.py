@@ -147,7 +147,7 @@ def _build(
         if bound is None:
             built = pipeline.build(recipe, out, repository, until, tell=True)
         else:
-            from training.pipeline.search import search as run_search
+            from training.pipeline.searching.search import search as run_search
 
             built = run_search(recipe, bound, out, repository, hours=hours)
     if as_json:

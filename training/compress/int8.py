@@ -87,7 +87,8 @@ class Candidate:
         known = None
         if config.sensitivity is not None:
             known = self._measured(variant, config.sensitivity)
-        found = choose_float_layers(variant, self, config.mixed_precision.max_float, known)
+        mixed = config.mixed_precision
+        found = choose_float_layers(variant, self, mixed.max_float, mixed.min_float, known)
         quantizer = self._form(variant)
         quantizer.write(path, SCHEMES[variant], found.float_layers)
         if quantizer.changed:

@@ -1,7 +1,8 @@
 """Mixed precision: an INT8 file with as few layers in floating point as a gate allows, none in most
 cases."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -42,32 +43,53 @@ class Mixture:
 
 
 def choose_float_layers(
-    variant: str, trials: Trials, bound: float, sensitivity: Sensitivity | None = None
+    variant: str,
+    trials: Trials,
+    bound: float,
+    least: float = 0.0,
+    sensitivity: Sensitivity | None = None,
 ) -> Mixture:
-    """The fewest layers, the most sensitive first, that let a variant pass; none where all layers
-    may be INT8, where FP32 would fail too, or where no mixture within the bound would pass.
+    """The fewest layers, the most sensitive first, that let a variant pass; as few as `least` asks
+    for where these suffice, where FP32 would fail too, or where no mixture within the bound would
+    pass.
 
     bound: largest share of the layers in floating point; 0 forbids it.
+    least: smallest share of the layers in floating point.
     sensitivity: where it is known already.
     """
-    gate = trials.gate(variant, ())
-    said = f"all layers in INT8: {trials.where} {gate.reason}"
-    if gate.passed or bound == 0:
-        return Mixture((), said, sensitivity)
+    fixed: tuple[str, ...] = ()
+    if least > 0:
+        sensitivity = sensitivity or trials.sensitivity(variant)
+        order = sensitivity.most_sensitive()
+        fixed = tuple(order[: math.ceil(least * len(order))])
+    gate = trials.gate(variant, fixed)
+    said = f"{_named(fixed, sensitivity)}: {trials.where} {gate.reason}"
+    if gate.passed or bound <= least:
+        return _mixture(fixed, said, sensitivity)
     if not trials.fp32_passes():
-        said += "; the gate would fail in FP32 too, so no layer was left in it"
-        return Mixture((), said, sensitivity)
+        said += "; the gate would fail in FP32 too, so no layer more was left in it"
+        return _mixture(fixed, said, sensitivity)
     sensitivity = sensitivity or trials.sensitivity(variant)
-    count = len(sensitivity.agreement)
     layers = fewest_float_layers(
         sensitivity.most_sensitive(),
-        int(bound * count),
+        int(bound * len(sensitivity.agreement)),
         lambda layers: trials.gate(variant, layers).passed,
     )
     if layers is None:
         said += f"; the gate would fail with {bound:.0%} of the layers in FP32 too"
-        return Mixture((), said, sensitivity)
+        return _mixture(fixed, said, sensitivity)
     gate = trials.gate(variant, layers)
-    named = f"{len(layers)} of {count} layers in FP32 ({', '.join(layers)})"
-    mixed = f"{named}: {trials.where} {gate.reason}; {said}"
-    return Mixture(layers, mixed, replace(sensitivity, left_alone=layers))
+    mixed = f"{_named(layers, sensitivity)}: {trials.where} {gate.reason}; {said}"
+    return _mixture(layers, mixed, sensitivity)
+
+
+def _named(layers: Sequence[str], sensitivity: Sensitivity | None) -> str:
+    if not layers or sensitivity is None:
+        return "all layers in INT8"
+    return f"{len(layers)} of {len(sensitivity.agreement)} layers in FP32 ({', '.join(layers)})"
+
+
+def _mixture(layers: tuple[str, ...], said: str, sensitivity: Sensitivity | None) -> Mixture:
+    if layers and sensitivity is not None:
+        sensitivity = replace(sensitivity, left_alone=layers)
+    return Mixture(layers, said, sensitivity)

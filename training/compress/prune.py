@@ -1,28 +1,17 @@
 """Structured pruning: whole channels go, and whole blocks where channels cannot, which leaves a
-smaller dense network.
-
-DepGraph (arXiv 2301.12900) finds which layers must lose channels together: those that a residual
-sum joins, and those that a concatenated skip feeds.
-"""
+smaller dense network."""
 
 import copy
 import logging
-import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
-from training.compress.attention import (
-    follow_heads,
-    head_layers_of,
-    head_ratio,
-    layers_that_stay,
-)
+from training.compress.channel_pruner import MOST, Backward, ChannelPruner
 from training.compress.channel_step import channel_step
-from training.compress.depth import going, narrow_stages
+from training.compress.depth import narrow_stages
 from training.errors import RecipeError, TargetNotReached
 from training.models import (
     count_macs,
@@ -30,9 +19,7 @@ from training.models import (
     drop_auxiliary_heads,
     entry_of,
     input_channels,
-    leave_out,
     structure_of,
-    unprunable_layers,
 )
 from training.models.factory import register_factory
 from training.recipes import Recipe
@@ -40,104 +27,11 @@ from training.recipes.compress import Prune
 
 log = logging.getLogger(__name__)
 
-# Ratios that are searched, in hundredths. Finer steps cost more trials and move few channels; above
-# 0.95 layers have too few channels to learn.
-_HUNDREDTHS = range(1, 96)
+# Ratios that are searched, in hundredths. Finer steps cost more trials and move few channels.
+_HUNDREDTHS = range(1, round(100 * MOST) + 1)
 
 # Pruning leaves heads alone, so that their classes do not matter.
 _ANY_CLASSES = 2
-
-# Leaves the gradients of the loss in a network's parameters.
-Backward = Callable[[nn.Module], None]
-
-
-class ChannelPruner:
-    """Removes the least important channels of `network`, in place, in `config.steps` equal steps,
-    and before the first one blocks.
-
-    Of each layer, or of all together, `ratio` of the channels go in the end, and of each stage of
-    `blocks` (names in the order in which they go) `ratio` of the blocks. A channel's importance
-    is a mean over all layers that depend on it: of the norms of its weights (arXiv 1608.08710 for
-    L1), of the scales of its batch norms (arXiv 1708.06519), or of |weight · gradient| (Taylor, on
-    the squared form see arXiv 1906.10771); "random" is for comparison. `backward` is called before
-    each step of "taylor". The layers of `kept` (names) keep their outputs.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        config: Prune,
-        ratio: float,
-        size: tuple[int, int],
-        backward: Backward,
-        kept: Collection[str] = (),
-        blocks: Iterable[Sequence[str]] = (),
-    ) -> None:
-        self.network = network.eval()
-        for order in blocks:
-            leave_out(network, going(order, ratio))
-        self._backward = backward if config.importance == "taylor" else None
-        self._pruner = _build_pruner(network, config, size, kept, ratio)
-
-    def step(self) -> None:
-        """Prunes to the next of the equal steps."""
-        if self._backward is not None:
-            self._backward(self.network)
-        self._pruner.step()
-        follow_heads(self.network, self._pruner.num_heads)
-        self.network.zero_grad()
-
-
-class _WholeGroups(torch_pruning.pruner.BasePruner):  # type: ignore[misc]
-    """Leaves at least `round_to` channels: upstream rounds a narrow layer down to none, refuses to
-    prune it then, and a higher ratio would remove less."""
-
-    def _round_to(self, n_pruned: int, current_channels: int, round_to: int) -> int:
-        left = (current_channels - n_pruned) // round_to * round_to
-        return max(0, current_channels - max(left, round_to))
-
-
-def _build_pruner(
-    network: nn.Module,
-    config: Prune,
-    size: tuple[int, int],
-    kept: Collection[str],
-    ratio: float,
-    **ratios: object,
-) -> torch_pruning.pruner.BasePruner:
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-    importances: dict[str, Callable[[], torch_pruning.importance.Importance]] = {
-        "l1": lambda: torch_pruning.importance.MagnitudeImportance(p=1),
-        "l2": lambda: torch_pruning.importance.MagnitudeImportance(p=2),
-        "bn_scale": torch_pruning.importance.BNScaleImportance,
-        "taylor": torch_pruning.importance.TaylorImportance,
-        "random": torch_pruning.importance.RandomImportance,
-    }
-    named = dict(network.named_modules())
-    heads = head_layers_of(network)
-    with warnings.catch_warnings():
-        # It tells of learned values outside of layers, which stay as they are.
-        warnings.simplefilter("ignore")
-        # Groups would be torn apart.
-        warnings.filterwarnings("error", message="Maximum recursive depth")
-        pruner = _WholeGroups(
-            network,
-            torch.zeros(1, input_channels(network), *size),
-            importance=importances[config.importance](),
-            global_pruning=config.scope == "global",
-            iterative_steps=config.steps,
-            round_to=config.round_to,
-            ignored_layers=[*unprunable_layers(network), *(named[name] for name in kept)],
-            num_heads=heads,
-            prune_num_heads=bool(heads),
-            prune_head_dims=not heads,
-            head_pruning_ratio=head_ratio(heads, ratio),
-            pruning_ratio=ratio,
-            **ratios,
-        )
-    pruner.ignored_layers += layers_that_stay(pruner, network)
-    return pruner
 
 
 def check_prune(recipe: Recipe) -> None:
@@ -238,44 +132,6 @@ def ignored_layers(network: nn.Module, patterns: Iterable[str]) -> set[str]:
             raise RecipeError(f"prune.ignore: {pattern!r} matches no layer; there are {shown}")
         names |= matched
     return names
-
-
-def prunable_groups(network: nn.Module, config: Prune, size: tuple[int, int]) -> list[str]:
-    """The groups of layers that lose channels together, each named by its first layer."""
-    pruner = _build_pruner(network, config, size, (), 0.0)
-    names = {module: name for name, module in network.named_modules()}
-    groups = pruner.DG.get_all_groups(
-        ignored_layers=pruner.ignored_layers, root_module_types=pruner.root_module_types
-    )
-    return [names[group[0].dep.target.module] for group in groups]
-
-
-def with_one_group_pruned(
-    network: nn.Module,
-    config: Prune,
-    group: str,
-    ratio: float,
-    size: tuple[int, int],
-    backward: Backward,
-) -> nn.Module:
-    """A copy in which `ratio` of the channels of one group is gone."""
-    pruned = copy.deepcopy(network).eval()
-    alone = config.model_copy(update={"steps": 1, "scope": "uniform", "round_to": 1})
-    layer = pruned.get_submodule(group)
-    pruner = _build_pruner(
-        pruned,
-        alone,
-        size,
-        (),
-        0.0,
-        pruning_ratio_dict={layer: ratio},
-        head_pruning_ratio_dict={layer: head_ratio(head_layers_of(pruned), ratio)},
-    )
-    if config.importance == "taylor":
-        backward(pruned)
-    pruner.step()
-    follow_heads(pruned, pruner.num_heads)
-    return pruned
 
 
 def find_ratio(

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from serving.base.machine.progress import Progress
-from training.compress.prune import Backward, prunable_groups, with_one_group_pruned
+from training.compress.channel_pruner import Backward, prunable_groups, with_one_group_pruned
 from training.compress.quantize import Quantizer
 from training.evaluation.validation_trial import Trial
 from training.models.export.variants import SCHEMES

@@ -1,6 +1,11 @@
 """The outcome of a search, for its report."""
 
+import re
+
 from pydantic import BaseModel, ConfigDict
+
+# Characters of a network's options that had better be in no name of a folder.
+_NO_NAME = r"[^\w./=:#+-]+"
 
 
 class _Frozen(BaseModel):
@@ -10,28 +15,42 @@ class _Frozen(BaseModel):
 class Point(_Frozen):
     """A network that a search tries.
 
-    network: its name.
+    network: its name, with its options where the search names some.
     size: height and width of its images, pixels.
     ratio: share of its channels that go.
+    tilt: above 0 later layers lose more of them, below 0 earlier ones.
     variant: of the exported file.
+    float_share: share of the layers of an INT8 variant that stay in FP32 in any case.
     """
 
     network: str
     size: tuple[int, int]
     ratio: float
+    tilt: float = 0.0
     variant: str
+    float_share: float = 0.0
 
     @property
     def trained(self) -> str:
-        """The name of its training, which all ratios and variants share."""
+        """The name of its training, which all ratios and variants share, as that of a folder."""
         height, width = self.size
-        return f"{self.network}-{height}x{width}"
+        return f"{re.sub(_NO_NAME, '_', self.network)}-{height}x{width}"
+
+    @property
+    def pruned(self) -> str:
+        """How it was pruned, for people."""
+        tilt = f" (tilt {self.tilt:+g})" if self.tilt else ""
+        return f"{100 * self.ratio:.0f} %{tilt}"
+
+    @property
+    def precision(self) -> str:
+        """Its variant, for people."""
+        mixed = f", {100 * self.float_share:.0f} % of the layers in FP32"
+        return self.variant + (mixed if self.float_share else "")
 
     def __str__(self) -> str:
         height, width = self.size
-        return (
-            f"{self.network} at {height}x{width}, {100 * self.ratio:.0f} % pruned, {self.variant}"
-        )
+        return f"{self.network} at {height}x{width}, {self.pruned} pruned, {self.precision}"
 
 
 class Tried(_Frozen):
@@ -49,12 +68,14 @@ class Tried(_Frozen):
 class Searched(_Frozen):
     """The outcome of a search.
 
-    tried: all points.
+    tried: all points that were measured.
     chosen: the one that is built.
     bound: as the user wrote it.
     measured: engine, batch size and machine of the latency.
     reference: accuracy of the recipe's own network in FP32 on the same validation images, from
         which drops count.
+    too_slow: points that were passed over: by their latency they could not win.
+    stopped: points whose training was stopped: by its epochs they could not win.
     """
 
     tried: tuple[Tried, ...]
@@ -62,6 +83,8 @@ class Searched(_Frozen):
     bound: str
     measured: str
     reference: float | None = None
+    too_slow: int = 0
+    stopped: int = 0
 
     def front(self) -> list[Tried]:
         """The points that no other beats in both, the fastest first."""

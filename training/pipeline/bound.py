@@ -22,16 +22,21 @@ class Bound:
         unit = "ms" if self.what == "latency" else "points"
         return f"{self.what} <= {self.most:g} {unit}"
 
+    def kept_by(self, one: Tried) -> bool:
+        """Whether a network is fast enough, or accurate enough."""
+        if self.what == "latency":
+            return one.milliseconds <= self.most
+        return 100 * one.drop <= self.most
+
     def choose(self, tried: Sequence[Tried]) -> Tried:
         """The most accurate of those that are fast enough, or the fastest of those that are
         accurate enough. Raises TargetNotReached with the nearest."""
+        kept = [one for one in tried if self.kept_by(one)]
         if self.what == "latency":
-            kept = [one for one in tried if one.milliseconds <= self.most]
             if kept:
                 return min(kept, key=lambda one: (one.drop, one.milliseconds))
             nearest = min(tried, key=lambda one: one.milliseconds)
         else:
-            kept = [one for one in tried if 100 * one.drop <= self.most]
             if kept:
                 return min(kept, key=lambda one: (one.milliseconds, one.drop))
             nearest = min(tried, key=lambda one: one.drop)

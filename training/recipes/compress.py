@@ -110,6 +110,8 @@ class Prune(Strict):
     importance: of a channel; the least important ones are removed.
     scope: "uniform" takes an equal share from every layer, "global" the least important channels of
         the network.
+    tilt: from -1 to 1, for scope uniform: above 0 later layers lose more and earlier ones less,
+        from ratio · (1 - tilt) at the first layer to ratio · (1 + tilt) at the last.
     steps: rounds of pruning and fine-tuning.
     round_to: the channels of a layer stay a multiple of it, which fast kernels need; "auto" is the
         smallest multiple that the engines of this machine feel, and stages whose residual blocks
@@ -125,6 +127,7 @@ class Prune(Strict):
     latency: PruneLatency | None = None
     importance: Literal["l1", "l2", "bn_scale", "taylor", "random"] = "l2"
     scope: Literal["uniform", "global"] = "uniform"
+    tilt: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
     steps: PositiveInt = 1
     round_to: PositiveInt | Literal["auto"] = "auto"
     ignore: tuple[str, ...] = ()
@@ -138,6 +141,12 @@ class Prune(Strict):
         if isinstance(value, str) and value != "auto":
             raise ValueError("expected auto, or a number of channels")
         return value
+
+    @model_validator(mode="after")
+    def _tilt_needs_shares(self) -> "Prune":
+        if self.tilt and self.scope == "global":
+            raise ValueError("tilt: expected 0 with scope global, which shares nothing out")
+        return self
 
     @model_validator(mode="after")
     def _one_target(self) -> "Prune":
@@ -164,10 +173,18 @@ class MixedPrecision(Strict):
 
     images: number of validation images that the gate is tried on.
     max_float: largest share of the layers in floating point; 0 forbids it.
+    min_float: smallest share, whatever the gate says.
     """
 
     images: PositiveInt = 1000
     max_float: Fraction = 0.25
+    min_float: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _least_is_no_more_than_most(self) -> "MixedPrecision":
+        if self.min_float > self.max_float:
+            raise ValueError(f"min_float: expected at most max_float, {self.max_float:g}")
+        return self
 
 
 class Qat(Strict):
@@ -213,18 +230,20 @@ class Quantize(Strict):
 class Search(Strict):
     """The candidates of `--search`, and how they are measured. An interrupted search continues.
 
-    networks: of one family, besides the recipe's own.
+    networks: besides the recipe's own: names, which take its options, or sections as `model`, with
+        options such as a width and weights of their own.
     sizes: of images, pixels: [height, width], or the side of a square, besides the recipe's own. A
         network is trained anew for each.
-    max_ratio: largest pruning ratio; ratios are tried in steps of 0.05.
+    max_ratio: largest pruning ratio; ratios are tried in steps of 0.05, and with scope uniform
+        tilts of -0.5, 0 and 0.5.
     engine: runs the exported variants that it can.
     batch_size: of the calls whose median latency is measured.
     seconds: time of a measurement.
     images: number of validation images that accuracy is measured on.
-    trials: number of candidates.
+    trials: number of candidates that are measured for a bound.
     """
 
-    networks: tuple[str, ...] = ()
+    networks: tuple[str | ModelChoice, ...] = ()
     sizes: tuple[PositiveInt | Pair, ...] = ()
     max_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.7
     engine: str = "openvino"
@@ -237,3 +256,13 @@ class Search(Strict):
     def _engine_is_known(self) -> "Search":
         _check_engine(self.engine)
         return self
+
+    @field_validator("networks")
+    @classmethod
+    def _networks_are_trained(cls, networks: tuple[str | ModelChoice, ...]) -> object:
+        for choice in networks:
+            if not isinstance(choice, str) and choice.file is not None:
+                raise ValueError(
+                    f"expected networks by name or factory, got the file {choice.file}"
+                )
+        return networks

@@ -54,12 +54,13 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def _with_folders(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The document with the recipe's folder as that of the modules of its factories."""
-    for path in ("model", "distill.teacher.network"):
+    for path in ("model", "distill.teacher.network", "search.networks"):
         section: Any = document
         for key in path.split("."):
             section = section.get(key) if isinstance(section, dict) else None
-        if isinstance(section, dict) and section.get("factory") is not None:
-            section.setdefault("folder", str(folder))
+        for network in section if isinstance(section, list) else [section]:
+            if isinstance(network, dict) and network.get("factory") is not None:
+                network.setdefault("folder", str(folder))
     return document
 
 

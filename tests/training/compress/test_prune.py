@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from training.compress.channel_pruner import ChannelPruner
 from training.compress.prune import (
-    ChannelPruner,
     check_prune,
     find_ratio,
     gradients,
@@ -79,6 +79,43 @@ def test_steps_end_where_one_step_does() -> None:
     prune(once, config(), (16, 16))
     prune(often, config(steps=4), (16, 16))
     assert channels(once) == channels(often)
+
+
+def test_tilt_takes_more_from_later_layers_and_less_from_earlier_ones() -> None:
+    left = {}
+    for tilt in (0.0, 0.5, -0.5):
+        network = build_model("resnet20_cifar", 10)
+        whole = channels(network)
+        prune(network, config(tilt=tilt, round_to=1), (32, 32))
+        left[tilt] = {name: n / whole[name] for name, n in channels(network).items()}
+    first, last = "layer1.0.conv1", "layer3.2.conv1"
+    assert left[0.0][first] == left[0.0][last] == 0.5
+    assert left[0.5][first] > 0.6 > 0.4 > left[0.5][last]
+    assert left[-0.5][first] < 0.4 < 0.6 < left[-0.5][last]
+
+
+def test_tilt_shares_out_blocks_as_it_does_channels() -> None:
+    def gone(tilt: float) -> list[str]:
+        network = build_model("resnet56_cifar", 10)
+        blocks = [[f"{stage}.{n}" for n in range(1, 9)] for stage in ("layer1", "layer3")]
+        return ChannelPruner(
+            network, config(tilt=tilt), 0.5, (32, 32), no_gradients, (), blocks
+        ).left_out
+
+    def of(stage: str, tilt: float) -> int:
+        return sum(name.startswith(stage) for name in gone(tilt))
+
+    assert of("layer1", 0.0) == of("layer3", 0.0) == 4
+    assert of("layer1", 0.5) < 4 < of("layer3", 0.5)
+
+
+def test_tilted_heads_and_widths_of_a_transformer_still_run() -> None:
+    network = build_model("timm/vit_tiny_patch16_224", 3, img_size=32, patch_size=8, depth=3)
+    before = count_parameters(network)
+    prune(network, config(tilt=1.0, round_to=1), (32, 32))
+    assert count_parameters(network) < before
+    with torch.no_grad():
+        assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
 
 
 def test_option_a_shortcuts_leave_the_residual_stream_whole() -> None:

@@ -20,7 +20,7 @@ from serving.base.evaluation import answer_distance
 from serving.base.tensor import Array
 from serving.engines import EngineOptions, load_engine
 from training.compress.calibration import choose_calibration
-from training.compress.prune import ChannelPruner
+from training.compress.channel_pruner import ChannelPruner
 from training.compress.quantize import quantize
 from training.data.readers import Pixels
 from training.data.samples import ArraySamples

@@ -13,7 +13,7 @@ from torch import nn
 from serving.base.evaluation import answer_distance
 from tests.training.models.test_pairs import ENGINES, SCHEMES, answers, blotches
 from training.compress.calibration import choose_calibration
-from training.compress.prune import ChannelPruner
+from training.compress.channel_pruner import ChannelPruner
 from training.compress.quantize import quantize
 from training.data.samples import ArraySamples
 from training.models import (

@@ -17,7 +17,9 @@ from tests.support.exported import Foreign, export_foreign
 from tests.training.conftest import digits_document, merged
 from training.data.sources.digits import load_digits_split
 from training.errors import BuildError, RecipeError
+from training.pipeline.bound import Bound
 from training.pipeline.pipeline import Built, build
+from training.pipeline.searching.search import search
 from training.recipes import parse_recipe
 
 SIDE = 16
@@ -143,6 +145,23 @@ def test_file_is_quantised_halved_and_published_once(network: nn.Module, tmp_pat
     # The same network, exported anew, is another file.
     export_foreign(network, file, SIDE, batch=2)
     assert built_of(document, tmp_path).ran[0] == "train"
+
+
+def test_search_tries_the_variants_of_a_file(
+    network: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = export_foreign(network, tmp_path / "net.onnx", SIDE, batch=1)
+    document = taken({"onnx": str(file), "input": {"range": [0, 1], "mean": Foreign().mean}})
+    document["model"]["input"]["std"] = Foreign().std
+    document["quantize"] = {"calibration_images": 32, "mixed_precision": {"images": 64}}
+    document["export"] = {"variants": ["fp32", "int8-u8"]}
+    document["search"] = {"engine": "onnxruntime", "max_ratio": 0, "seconds": 0.01, "trials": 2}
+    caplog.set_level(logging.INFO, "training")
+    folders = tmp_path / "runs", tmp_path / "repository"
+    assert search(parse_recipe(document), Bound("drop", 100), *folders).version == 1
+    side = f"{SIDE}x{SIDE}"
+    for variant in document["export"]["variants"]:
+        assert f"search: net.onnx at {side}, 0 % pruned, {variant}: " in caplog.text
 
 
 @pytest.mark.parametrize("batch", [pytest.param(None, marks=pytest.mark.slow), 1])

@@ -3,7 +3,8 @@
 import copy
 import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from training.compress.calibration import choose_calibration
+from training.compress.channel_pruner import ChannelPruner
 from training.compress.channel_step import channel_step
-from training.compress.depth import going, least_missed_first, narrow_stages
+from training.compress.depth import least_missed_first, narrow_stages
 from training.compress.prune import (
-    ChannelPruner,
     check_prune,
     find_ratio,
     gradients,
@@ -83,7 +84,14 @@ def work(current: Build) -> Results:
             require_smaller(original, network, config, ratio)
         part = f"step-{done + 1}" if config.steps > 1 else ""
         taught = from_parent(current, network, config.train, config.distill, original)
-        fitted = fine_tune(current, "prune", network, config.train, part=part, objective=taught)
+        fitted = fine_tune(
+            _counting_on(current, len(history)),
+            "prune",
+            network,
+            config.train,
+            part=part,
+            objective=taught,
+        )
         for row in fitted.history:
             history.append({**row, "epoch": len(history) + 1})
     if fitted is None:
@@ -97,36 +105,91 @@ def work(current: Build) -> Results:
         "last_step_epochs": len(fitted.history),
         "macs_removed": 1 - results["macs"] / macs,
         "sensitivity": [sensitivity.as_json()] if sensitivity is not None else [],
-        "notes": ({"round_to": said} if said else {}) | _blocks_said(blocks, ratio, step),
+        "notes": ({"round_to": said} if said else {}) | _blocks_said(blocks, pruner, step),
     }
+
+
+def pruned_once(
+    current: Build, network: nn.Module, orders: Mapping[str, Sequence[str]] | None
+) -> nn.Module:
+    """A copy as the stage prunes it, in one step and before any fine-tuning; groups that
+    prune.sensitivity would protect lose channels too.
+
+    orders: of the blocks, as block_orders gives them. None for a network that has learnt nothing:
+        of its channels and blocks any go, and only their numbers tell something.
+    """
+    wanted = _section(current)
+    step, _ = channel_step(wanted)
+    config = wanted.model_copy(update={"round_to": step, "steps": 1})
+    kept = ignored_layers(network, wanted.ignore)
+    if orders is None:
+        config = config.model_copy(update={"importance": "l2"})
+        orders = narrow_stages(network, step, kept) if wanted.round_to == "auto" else {}
+    pruned = copy.deepcopy(network)
+    ChannelPruner(
+        pruned,
+        config,
+        config.ratio or 0.0,
+        current.size,
+        lambda n: _backward(current, n),
+        kept,
+        list(orders.values()),
+    ).step()
+    return pruned
+
+
+def block_orders(current: Build, network: nn.Module) -> dict[str, list[str]]:
+    """The blocks of each stage that loses some, in the order in which they go."""
+    wanted = _section(current)
+    if wanted.round_to != "auto":
+        return {}
+    step, _ = channel_step(wanted)
+    kept = ignored_layers(network, wanted.ignore)
+    return _least_missed(current, network, narrow_stages(network, step, kept))
+
+
+def _counting_on(current: Build, epochs: int) -> Build:
+    """The build, with the epochs of earlier steps counted before it tells of one."""
+    told = current.on_epoch
+    if told is None or epochs == 0:
+        return current
+    return replace(current, on_epoch=lambda epoch, score: told(epochs + epoch, score))
 
 
 def _orders(
     current: Build, network: nn.Module, stages: dict[str, list[str]]
 ) -> dict[str, list[str]]:
-    """The blocks of each stage in the order in which they go. They stay in a file: sums that are
-    added in another order may turn it after an interruption."""
+    """As _least_missed gives them. They stay in a file: sums that are added in another order may
+    turn it after an interruption."""
     path = current.stage_folder("prune") / "blocks.json"
     if path.exists():
         found: dict[str, list[str]] = json.loads(path.read_text())
         return found
-    batches = list(_normalized(current, network, _ORDER_IMAGES)) if stages else []
-    orders = {}
-    for stage, blocks in stages.items():
-        log.info("prune: trying which of the %d blocks of %s are missed least", len(blocks), stage)
-        orders[stage] = least_missed_first(network, blocks, [images for images, _ in batches])
+    orders = _least_missed(current, network, stages)
     path.write_text(json.dumps(orders))
     return orders
 
 
-def _blocks_said(blocks: dict[str, list[str]], ratio: float, step: int) -> dict[str, str]:
+def _least_missed(
+    current: Build, network: nn.Module, stages: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """The blocks of each stage in the order in which they go."""
+    batches = list(normalized(current, network, _ORDER_IMAGES)) if stages else []
+    orders = {}
+    for stage, blocks in stages.items():
+        log.info("prune: trying which of the %d blocks of %s are missed least", len(blocks), stage)
+        orders[stage] = least_missed_first(network, blocks, [images for images, _ in batches])
+    return orders
+
+
+def _blocks_said(blocks: dict[str, list[str]], pruner: ChannelPruner, step: int) -> dict[str, str]:
     return {
         stage: (
             f"{len(gone)} of {len(order)} blocks are left out, as no layer in them is wider than "
             f"{step} channels: {', '.join(gone) or 'none'}"
         )
         for stage, order in blocks.items()
-        for gone in [going(order, ratio)]
+        for gone in [[block for block in order if block in pruner.left_out]]
     }
 
 
@@ -174,16 +237,17 @@ def _pruning_ratio(
     return ratio
 
 
-def _stopwatch(current: Build, network: nn.Module, config: PruneLatency) -> Stopwatch:
+def write_timed(current: Build, network: nn.Module, variant: str, path: Path) -> None:
+    """Writes a network's file in a variant only to time it. Raises ExportError."""
+    float_file = path.with_name("float.onnx")
+    export_fp32(current, network, float_file)
     calibration = choose_calibration(current.data.train, _TIMING_IMAGES, current.recipe.seed)
+    write_variant(float_file, path, variant, calibration)
 
-    def write(candidate: nn.Module, path: Path) -> None:
-        float_file = path.with_name("float.onnx")
-        export_fp32(current, candidate, float_file)
-        write_variant(float_file, path, config.variant, calibration)
 
+def _stopwatch(current: Build, network: nn.Module, config: PruneLatency) -> Stopwatch:
     return Stopwatch(
-        write,
+        lambda candidate, path: write_timed(current, candidate, config.variant, path),
         network,
         config.engine,
         precision_of(config.variant),
@@ -201,10 +265,10 @@ def _backward(current: Build, network: nn.Module) -> None:
         current.loss_classes,
         current.data.ignore_index,
     )
-    gradients(network, objective, _normalized(current, network, _GRADIENT_IMAGES))
+    gradients(network, objective, normalized(current, network, _GRADIENT_IMAGES))
 
 
-def _normalized(current: Build, network: nn.Module, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def normalized(current: Build, network: nn.Module, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of some training images and their targets, as the network takes them."""
     samples = current.data.train
     order = np.random.default_rng(current.recipe.seed).permutation(len(samples))[:count]

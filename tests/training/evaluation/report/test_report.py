@@ -141,7 +141,14 @@ def test_all_networks_are_in_the_plot_and_in_its_table() -> None:
 def test_search_is_drawn_with_its_input_sizes_and_listed() -> None:
     points = [
         Tried(
-            point=Point(network="lenet5", size=(side, side), ratio=0.1, variant="int8-s8"),
+            point=Point(
+                network="lenet5",
+                size=(side, side),
+                ratio=0.1,
+                tilt=0.5,
+                variant="int8-s8",
+                float_share=0.2,
+            ),
             drop=0.01 * n,
             milliseconds=2.0 - 0.5 * n,
         )
@@ -153,12 +160,17 @@ def test_search_is_drawn_with_its_input_sizes_and_listed() -> None:
         bound="drop <= 1 points",
         measured="openvino, batch 1",
         reference=0.9,
+        too_slow=4,
+        stopped=2,
     )
     page = classification(Findings(searched=searched)).page()
-    assert "lenet5 at 24x24, 10 % pruned, int8-s8, 89.00 % on validation images, 1.50 ms" in page
+    point = "lenet5 at 24x24, 10 % (tilt +0.5) pruned, int8-s8, 20 % of the layers in FP32"
+    assert f"{point}, 89.00 % on validation images, 1.50 ms" in page
     elements = Elements(page)
     assert "search" in elements.ids
     assert "16x16" in elements.text
+    assert "4 more were too slow to win" in elements.text
+    assert "Of 2 the training was stopped" in elements.text
 
 
 def test_a_thousand_classes_stay_a_page() -> None:

@@ -19,6 +19,7 @@ from training.compress.channel_step import Curve
 from training.compress.distill import Distillation
 from training.compress.sensitivity import fewest_float_layers
 from training.compress.stopwatch import speedup
+from training.errors import RecipeError
 from training.fitting.build import Build
 from training.fitting.train import Fitted
 from training.models import left_out
@@ -73,6 +74,28 @@ def test_layer_that_breaks_the_gate_in_int8_stays_in_floating_point(
     assert min(sensitivity["agreement"], key=sensitivity["agreement"].get) == "layer1.0.conv2"
     report = (runs / "tiny-digits" / "report.html").read_text()
     assert "left alone (orange): <bdi>layer1.0.conv2</bdi>" in report
+
+
+def test_layers_that_a_recipe_asks_for_stay_in_floating_point_though_the_gate_passes(
+    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = digits_recipe(
+        {
+            "verify.max_drop": 1.0,
+            "verify.min_accuracy": 0.0,
+            "export.variants": ["fp32", "int8-s8"],
+            "quantize.sensitivity": {"images": 20},
+            "quantize.mixed_precision": {"images": 20, "min_float": 0.1},
+        }
+    )
+    build(recipe, runs, tmp_path / "repository", until="quantize")
+    found = results(runs, "quantize")
+    [sensitivity] = found["sensitivity"]
+    assert found["notes"]["int8-s8"].startswith("2 of 20 layers in FP32 (")
+    assert len(sensitivity["left_alone"]) == 2
+    said = r"min_float: expected at most max_float, 0\.25"
+    with pytest.raises(RecipeError, match=said):
+        digits_recipe({"quantize.mixed_precision": {"min_float": 0.3}})
 
 
 def test_channels_are_made_alike_before_a_layer_is_left_in_floating_point(

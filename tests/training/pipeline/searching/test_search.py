@@ -4,17 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 
-import training.pipeline.search
 from tests.training.conftest import shapes_document
 from training.errors import RecipeError, TargetNotReached
 from training.evaluation.report.report_file import read_report
 from training.evaluation.searched import Point, Searched, Tried
 from training.pipeline.bound import Bound, parse_bound
-from training.pipeline.search import search
+from training.pipeline.searching.search import search, with_plans
+from training.pipeline.searching.space import Space, transform_of
 from training.recipes import Recipe, parse_recipe
+from training.recipes.compress import Search
 from training.recipes.data import Transform
 from training.recipes.deliver import TensorRt
 
@@ -24,6 +24,15 @@ MakeRecipe = Callable[..., Recipe]
 def tried(drop: float, milliseconds: float) -> Tried:
     point = Point(network=f"n{milliseconds:g}", size=(8, 8), ratio=0.0, variant="fp32")
     return Tried(point=point, drop=drop, milliseconds=milliseconds)
+
+
+def measured(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The points that a search has measured, by its log."""
+    return [
+        message.removeprefix("search: ").rpartition(": ")[0]
+        for message in caplog.messages
+        if message.startswith("search: ") and " ms, drop " in message
+    ]
 
 
 ALL = [tried(0.0, 9.0), tried(0.01, 4.0), tried(0.02, 5.0), tried(0.08, 1.0)]
@@ -77,8 +86,9 @@ def test_front_holds_what_nothing_beats_in_both() -> None:
     assert [one.milliseconds for one in searched.front()] == [1.0, 4.0, 9.0]
 
 
+@pytest.mark.usefixtures("any_latency_will_do")
 def test_search_builds_the_winner_and_goes_on_where_it_stopped(
-    digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = {"engine": "onnxruntime", "batch_size": 4, "seconds": 0.01, "trials": 3}
     changes = {
@@ -97,17 +107,16 @@ def test_search_builds_the_winner_and_goes_on_where_it_stopped(
     assert report.searched is not None
     assert report.searched.reference is not None
     assert "tried by the search" in built.report.read_text()
-    measured = []
-    optimize = optuna.Study.optimize
-
-    def counted(study: optuna.Study, objective: object, *, n_trials: int, **rest: object) -> None:
-        measured.append(n_trials)
-        optimize(study, objective, n_trials=n_trials, **rest)
-
-    monkeypatch.setattr(training.pipeline.search.optuna.Study, "optimize", counted)
+    caplog.set_level("INFO", logger="training")
     recipe = digits_recipe({**changes, "search": {**settings, "trials": 4}})
     search(recipe, bound, tmp_path / "runs", tmp_path / "repository")
-    assert measured == [1]
+    assert len(measured(caplog)) == 1
+    caplog.clear()
+    # Another bound knows these trials, and has no time for its own.
+    folders = tmp_path / "runs", tmp_path / "repository"
+    search(recipe, Bound("latency", 1e6), *folders, hours=0)
+    assert measured(caplog) == []
+    assert "search: latency <= 1e+06 ms: resnet20_cifar at 16x16" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -120,10 +129,10 @@ def test_trials_make_no_plans_and_the_winner_those_of_its_variants(
     export = {"variants": ["fp32", "fp16", "int8-s8"], "tensorrt": wanted.model_dump(mode="json")}
     recipe = digits_recipe({"export": export})
     size = recipe.transform.size
-    point = Point(network=recipe.model.name, size=size, ratio=0.0, variant=variant)
-    tried = training.pipeline.search._recipe_of(recipe, point)
+    point = Point(network=recipe.model.architecture, size=size, ratio=0.0, variant=variant)
+    tried = Space(recipe, Search()).recipe_of(point)
     assert tried.export.tensorrt is None
-    kept = training.pipeline.search._with_plans(tried, wanted).export.tensorrt
+    kept = with_plans(tried, wanted).export.tensorrt
     assert (kept.variants if kept is not None else None) == plans
 
 
@@ -137,6 +146,7 @@ def test_search_over_pruned_networks_needs_to_know_how_to_prune(digits_recipe: M
         digits_recipe({"prune": None, "search": {}})
 
 
+@pytest.mark.usefixtures("any_latency_will_do")
 def test_sizes_of_images_are_tried_while_there_is_time(
     digits_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -148,18 +158,18 @@ def test_sizes_of_images_are_tried_while_there_is_time(
             "export.variants": ["fp32"],
             "verify.max_drop": 1.0,
             "verify.min_accuracy": 0.0,
-            "search": {"sizes": [24], "max_ratio": 0, "seconds": 0.01, "trials": 2},
+            "search": {"sizes": [12], "max_ratio": 0, "seconds": 0.01, "trials": 2},
         }
     )
     caplog.set_level("INFO", logger="training")
     folders = tmp_path / "runs", tmp_path / "repository"
     assert search(recipe, Bound("drop", 100), *folders, hours=0).version == 1
     assert "search: 0 hours have passed; 1 trials were not made" in caplog.text
-    assert "at 24x24" not in caplog.text
+    assert "at 12x12" not in caplog.text
     search(recipe, Bound("drop", 100), *folders)
-    assert "at 24x24, 0 % pruned, fp32: " in caplog.text
+    assert "at 12x12, 0 % pruned, fp32: " in caplog.text
     tried = tmp_path / "runs" / recipe.name / "search"
-    assert {folder.name.split("-")[-1] for folder in tried.glob("*-*x*")} == {"16x16", "24x24"}
+    assert {folder.name.split("-")[-1] for folder in tried.glob("*-*x*")} == {"16x16", "12x12"}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +185,7 @@ def test_image_of_another_size_shows_as_much_of_the_picture(
 ) -> None:
     whole = Transform.model_validate(transform)
     height, width = whole.size
-    half = training.pipeline.search._transform_of(whole, (height // 2, width // 2))
+    half = transform_of(whole, (height // 2, width // 2))
     assert half == Transform.model_validate(smaller)
 
 

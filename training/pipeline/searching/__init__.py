@@ -1,0 +1,1 @@
+"""A search: many builds for one target. `search` is the way in."""

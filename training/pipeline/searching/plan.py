@@ -1,0 +1,165 @@
+"""The first points of a search: every network as it is, then pruned as far as measurements before
+any fine-tuning, and the trials so far, say that it should be.
+
+For a bound on latency that is as little as will do: more pruning only costs accuracy. For a bound
+on the drop the ratio is bisected, from one at which pruning begins to hurt.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from training.evaluation.searched import Point
+from training.models.export.variants import SCHEMES
+from training.pipeline.searching.chances import Chances
+from training.pipeline.searching.laboratory import Measured
+from training.pipeline.searching.screening import Screening
+from training.pipeline.searching.space import Space
+
+# Share of the reference's accuracy that the first pruned network of a bound on the drop keeps
+# before fine-tuning, which wins back most of the rest.
+_KEPT = 0.7
+
+
+class Plan:
+    """A network's points follow each other, so that an hour is enough for a pruned one.
+
+    known: the measurements of points, as they come in.
+    train: trains a point's network, unpruned; False where its training was given up.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        screening: Screening,
+        chances: Chances,
+        known: Mapping[Point, Measured],
+        train: Callable[[Point], bool],
+    ) -> None:
+        self._space = space
+        self._screening = screening
+        self._chances = chances
+        self._known = known
+        self._train = train
+
+    def points(self) -> Iterator[Point]:
+        """Each is tried, or passed over, before the next one is asked for."""
+        space = self._space
+        # The last and the simplest variant of each network.
+        ends = dict.fromkeys((space.variants[-1], space.variants[0]))
+        for size, network in itertools.product(space.sizes.values(), space.networks):
+            whole = [
+                Point(network=network, size=size, ratio=0.0, variant=variant)
+                for variant in space.variants
+            ]
+            corners = [point for point in whole if point.variant in ends]
+            yield from corners[::-1]
+            for point in corners:
+                yield from self._mixed(point)
+            if len(space.ratios) > 1:
+                fastest = min(whole, key=self._screening.milliseconds)
+                if self._chances.bound.what == "latency":
+                    yield from self._least_pruned(fastest)
+                else:
+                    yield from self._most_pruned(fastest)
+
+    def _least_pruned(self, whole: Point) -> Iterator[Point]:
+        """The network pruned as little as the bound on latency allows."""
+        most = self._chances.bound.most
+        fast = [] if self._screening.milliseconds(whole) <= most else self._as_fast(whole, most)
+        if not fast or not self._train(whole):
+            return
+        best = self._most_accurate(fast)
+        for point in self._forms(whole, best.tilt):
+            if point.ratio < best.ratio:
+                continue
+            yield point
+            measured = self._known.get(point)
+            if measured is None or measured.milliseconds <= most:
+                # Else its file is a little slower than it was before fine-tuning.
+                return
+
+    def _most_pruned(self, whole: Point) -> Iterator[Point]:
+        """The network pruned as far as the bound on the drop allows, by bisection."""
+        plain = self._forms(whole, 0.0)
+        if not plain or not self._can_be_fast(plain[-1]) or not self._train(whole):
+            return
+        goal = _KEPT * self._chances.reference
+        hurt = _first(plain, lambda point: self._screening.accuracy(point) < goal)
+        start = plain[max(0, hurt - 1)]
+        # By noise the most pruned ones may seem slower.
+        fast = self._as_fast(whole, self._screening.milliseconds(start)) or [start]
+        start = self._most_accurate(fast)
+        forms = self._forms(whole, start.tilt)
+        low, index, high = -1, forms.index(start), len(forms)
+        while low < index < high:
+            yield forms[index]
+            yield from self._mixed(forms[index])
+            if self._bears_more(forms[index]):
+                low = index
+            else:
+                high = index
+            index = (low + high) // 2
+
+    def _bears_more(self, point: Point) -> bool:
+        """Whether it is accurate enough, in some mixture of precisions, or only too slow to win."""
+        shares = [point.model_copy(update={"float_share": s}) for s in self._space.float_shares]
+        found = [self._known[one] for one in shares if one in self._known]
+        if not found:
+            return not self._can_be_fast(point)
+        return any(100 * one.drop <= self._chances.bound.most for one in found)
+
+    def _mixed(self, point: Point) -> Iterator[Point]:
+        """The point with more and more layers in FP32, as long as rounding makes it miss a bound on
+        the drop."""
+        for share in self._space.float_shares[1:]:
+            if not self._is_lost_by_rounding(point):
+                return
+            point = point.model_copy(update={"float_share": share})
+            yield point
+
+    def _is_lost_by_rounding(self, point: Point) -> bool:
+        bound, reference = self._chances.bound, self._chances.reference
+        measured = self._known.get(point)
+        if bound.what == "latency" or point.variant not in SCHEMES or measured is None:
+            return False
+        exact = self._known.get(point.model_copy(update={"variant": "fp32", "float_share": 0.0}))
+        drops = [exact.drop] if exact is not None else []
+        drops += [reference - max(measured.curve)] if measured.curve else []
+        most = bound.most / 100
+        return measured.drop > most and any(drop <= most for drop in drops)
+
+    def _can_be_fast(self, point: Point) -> bool:
+        return self._chances.is_fast_enough(self._screening.milliseconds(point))
+
+    def _as_fast(self, whole: Point, milliseconds: float) -> list[Point]:
+        """The least pruned networks that take no longer, one for each tilt."""
+        found = []
+        for tilt in self._space.tilts:
+            forms = self._forms(whole, tilt)
+            least = _first(forms, lambda one: self._screening.milliseconds(one) <= milliseconds)
+            found += forms[least : least + 1]
+        return found
+
+    def _most_accurate(self, points: Sequence[Point]) -> Point:
+        """The one that is most accurate before fine-tuning."""
+        return points[0] if len(points) == 1 else max(points, key=self._screening.accuracy)
+
+    def _forms(self, whole: Point, tilt: float) -> list[Point]:
+        """The network pruned more and more; of ratios that leave the same, the smallest."""
+        forms = {self._screening.structure(whole): whole}
+        for ratio in self._space.ratios[1:]:
+            form = whole.model_copy(update={"ratio": ratio, "tilt": tilt})
+            forms.setdefault(self._screening.structure(form), form)
+        return list(forms.values())[1:]
+
+
+def _first(points: Sequence[Point], test: Callable[[Point], bool]) -> int:
+    """The index of the first point that passes, by bisection: the ones after it do too. Their
+    number where none does."""
+    if not points or not test(points[-1]):
+        return len(points)
+    low, high = 0, len(points) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if test(points[middle]) else (middle + 1, high)
+    return low

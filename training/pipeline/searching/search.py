@@ -1,0 +1,74 @@
+"""The fastest network that is accurate enough, or the most accurate that is fast enough: over
+depth, width, image size, pruning and precision, by measured latency."""
+
+import logging
+from pathlib import Path
+
+from serving.base.machine.cpu import machine
+from training.evaluation.searched import Searched
+from training.fitting.stage_folder import copy_stage
+from training.pipeline.bound import Bound
+from training.pipeline.pipeline import Built, build
+from training.pipeline.run_folder import refuse_own_weights
+from training.pipeline.searching.laboratory import Laboratory
+from training.pipeline.searching.space import Space
+from training.pipeline.searching.trials import Trials
+from training.recipes import Recipe
+from training.recipes.compress import Search
+from training.recipes.deliver import TensorRt
+
+log = logging.getLogger(__name__)
+
+SEARCH_FOLDER = "search"
+
+# The stages that all trials of one network share.
+_TRAINING_STAGES = ("data", "train", "distill")
+
+
+def search(
+    recipe: Recipe, bound: Bound, out: Path, repository: Path, *, hours: float | None = None
+) -> Built:
+    """Tries networks until recipe.search.trials are measured or so many hours have passed, then
+    builds and publishes the one that the bound chooses. A trial that has begun is finished. Trials
+    stay in OUT/NAME/search; those of an interrupted search count.
+
+    Raises RecipeError, TargetNotReached, and as build does.
+    """
+    refuse_own_weights(recipe, out / recipe.name)
+    settings = recipe.search or Search(max_ratio=0.7 if recipe.prune is not None else 0.0)
+    folder = out / recipe.name / SEARCH_FOLDER
+    space = Space(recipe, settings)
+    laboratory = Laboratory(space, folder)
+    trials = Trials(space, laboratory, bound, folder)
+    tried = trials.run(hours)
+    chosen = bound.choose(tried).point
+    log.info("search: %s: %s", bound, chosen)
+    for stage in _TRAINING_STAGES:
+        trained = laboratory.stage_folder(chosen, stage)
+        if trained.is_dir():
+            copy_stage(trained, out / recipe.name / stage)
+    return build(
+        with_plans(space.recipe_of(chosen), recipe.export.tensorrt),
+        out,
+        repository,
+        searched=Searched(
+            tried=tuple(tried),
+            chosen=chosen,
+            bound=str(bound),
+            measured=f"{settings.engine}, batch {settings.batch_size}, {machine()}",
+            reference=trials.reference,
+            too_slow=len(trials.too_slow),
+            stopped=len(trials.stopped),
+        ),
+    )
+
+
+def with_plans(recipe: Recipe, wanted: TensorRt | None) -> Recipe:
+    """The recipe with those of the wanted plans whose variants it exports."""
+    exported = recipe.export.variants
+    kept = tuple(v for v in wanted.variants if v in exported) if wanted is not None else ()
+    if wanted is None or not kept:
+        return recipe
+    plans = wanted.model_copy(update={"variants": kept})
+    export = recipe.export.model_copy(update={"tensorrt": plans})
+    return recipe.model_copy(update={"export": export})
