@@ -58,6 +58,8 @@ class Recipe:
     def replace(self, values: Mapping[str, Any], /) -> "Recipe":
         """The recipe with other values: `recipe.replace({"train.epochs": 3})`. Raises
         RecipeError."""
+        if not isinstance(values, Mapping):
+            raise RecipeError(f"expected paths with their values, got {values!r:.40}")
         given = copy.deepcopy(self._given)
         for path, value in values.items():
             replace(given, path, copy.deepcopy(value))

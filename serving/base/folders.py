@@ -28,6 +28,11 @@ def is_passed_over(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM_ENTRIES
 
 
+def why_no_folder(path: Path) -> str:
+    """What a message says of a path that is no folder, after its name and a colon."""
+    return "is not a folder" if path.exists() else "no such folder"
+
+
 _SPLITS = {
     "train": "train",
     "training": "train",

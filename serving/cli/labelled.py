@@ -16,6 +16,7 @@ from serving.base.folders import (
     split_named,
     told,
     visible_folders,
+    why_no_folder,
 )
 from serving.images.masks.folders import (
     IMAGE_FOLDERS,
@@ -95,7 +96,7 @@ _VOC_LISTS = "ImageSets"
 
 def _require_folder(root: Path) -> None:
     if not root.is_dir():
-        raise InvalidInput(f"{root} is not a folder{_other_layout(root)}")
+        raise InvalidInput(f"{root}: {why_no_folder(root)}{_other_layout(root)}")
 
 
 def _other_layout(root: Path) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from serving.base.command import AsJson, application
 from serving.base.errors import InvalidInput, ServingError
 from serving.base.files import write_whole
+from serving.base.folders import why_no_folder
 from serving.base.machine.progress import Progress
 from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
@@ -59,7 +60,7 @@ def predict(
     """Print labels, masks or embeddings of image files."""
     local = one_place(url, model_repository, require_signature)
     if save is not None and save.exists() and not save.is_dir():
-        raise typer.BadParameter(f"{save} is not a folder", param_hint="--save")
+        raise typer.BadParameter(f"{save}: {why_no_folder(save)}", param_hint="--save")
     try:
         results = asyncio.run(_predict_all(images, model, url, local, top_k, save, tls, headers))
     except (ServingError, CallFailed) as error:

@@ -40,6 +40,7 @@ class VisionClient:
         tls: ClientTls | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        self._closed = False
         self._runner = asyncio.Runner()
         self._thread = ThreadPoolExecutor(1, "vision-client") if _a_loop_runs() else None
         connecting = _connect(urls, timeout, retries, max_message_mib, tls, headers)
@@ -61,7 +62,9 @@ class VisionClient:
         self.close()
 
     def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection. The second time nothing happens."""
+        if self._closed:
+            return
         try:
             self._run(self._client.close())
         finally:
@@ -148,7 +151,11 @@ class VisionClient:
         return self._run(self._client.model_info(model))
 
     def _run(self, work: Coroutine[Any, Any, Item]) -> Item:
-        """The result of some work, which belongs to the caller's current span."""
+        """The result of some work, which belongs to the caller's current span. Raises RuntimeError
+        once the client is closed."""
+        if self._closed:
+            work.close()
+            raise RuntimeError("the client is closed: call it inside its `with`, or make another")
         context = contextvars.copy_context()
         if self._thread is None:
             return self._runner.run(work, context=context)
@@ -169,6 +176,7 @@ class VisionClient:
             raise
 
     def _end(self) -> None:
+        self._closed = True
         if self._thread is None:
             self._runner.close()
             return

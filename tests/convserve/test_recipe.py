@@ -37,6 +37,11 @@ def test_replace_gives_another_recipe_and_leaves_the_first_one() -> None:
     assert first.document()["train"]["epochs"] == 2
 
 
+def test_replace_takes_paths_with_their_values() -> None:
+    with pytest.raises(convserve.RecipeError, match=r"expected paths with their values, got \[1\]"):
+        convserve.Recipe(keys()).replace([1])  # type: ignore[arg-type]
+
+
 def test_recipe_does_not_change_with_the_dict_that_it_was_made_of() -> None:
     given = keys()
     recipe = convserve.Recipe(given)

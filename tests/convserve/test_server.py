@@ -60,6 +60,15 @@ def test_client_works_where_an_event_loop_runs(server: "object", colours: Path) 
     assert asyncio.run(cell()) == ["red"] * 3
 
 
+@pytest.mark.filterwarnings("error")
+def test_closed_client_says_so() -> None:
+    with convserve.Client("127.0.0.1:1") as client:
+        pass
+    client.close()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        client.classify("colours", b"")
+
+
 def test_client_that_cannot_be_made_leaves_no_thread(tmp_path: Path) -> None:
     async def cell() -> None:
         tls = convserve.ClientTls(ca=tmp_path / "none.pem")

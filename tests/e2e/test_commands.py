@@ -295,7 +295,7 @@ def test_bad_arguments_are_one_clear_line(
     image = pictures / "red" / "0.png"
     here = ("--model-repository", colours)
     failed(process("serve"), 1, "--model-repository: missing")
-    failed(convserve("serve", "--model-repository", tmp_path / "no"), 1, "is not a folder")
+    failed(convserve("serve", "--model-repository", tmp_path / "no"), 1, "no: no such folder")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Ctrl-C works as before
     failed(convserve("serve", *here, "--grpc-port", "70000"), 1, "--grpc-port", "65535", "70000")
     failed(convserve("serve", *here, "--model-control", "auto"), 2, "auto")

@@ -80,7 +80,7 @@ def test_missing_data_is_told_without_traceback(tmp_path: Path) -> None:
     flags = ["--out", str(tmp_path / "runs"), "--model-repository", str(tmp_path / "repository")]
     done = run(str(DIGITS), "--set", "data={source: image_folder, root: /no/data}", *flags)
     assert done.exit_code == 1
-    assert done.stderr.splitlines()[-1].endswith("/no/data is not a folder")
+    assert done.stderr.splitlines()[-1].endswith("/no/data: no such folder")
 
 
 def test_stages_of_the_help_are_those_of_the_pipeline() -> None:

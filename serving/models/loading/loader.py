@@ -16,7 +16,7 @@ from serving.models.loading.candidates import LoadSettings, is_placed_here
 from serving.models.loading.config_completion import Prepared, log_config, prepare
 from serving.models.loading.load_thread import LoadThread
 from serving.models.loading.loaded import Holding, LoadedVersion, Retiring
-from serving.repository.layout import ModelFolder, compare, digest
+from serving.repository.layout import ModelFolder, compare, digest, is_version
 from serving.repository.model_config import ModelConfig
 from serving.repository.places.repositories import Repositories
 
@@ -64,8 +64,11 @@ class Loader:
         and passed over. Raises OSError where no repository can be read."""
         self._scanned = await self._repositories.look()
         self._catalogue.show_places(self._repositories)
-        if not self._scanned:
-            logger.warning("no model here", extra={"repository": str(self._repositories)})
+        if not any(folder.is_model for folder in self._scanned.values()):
+            of_one_model = any(is_version(name) for name in self._scanned)
+            reason = "versions of one model lie here: give the folder above" if of_one_model else ""
+            told = {"repository": str(self._repositories), "reason": reason}
+            logger.warning("no model here", extra={key: text for key, text in told.items() if text})
         for name in self._scanned:
             entry = self._holding(name).entry
             if name in but:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from serving.base.folders import why_no_folder
 from serving.base.machine.priority import fetches_give_way
 from serving.base.metrics import EngineMetrics
 from serving.base.storage.address import is_url
@@ -89,7 +90,7 @@ class Repositories:
             if is_url(place.address):
                 check_known(place.address.partition("://")[0], "cloud")
             elif not place.folder.is_dir():
-                raise StorageError(f"{place.address} is not a folder")
+                raise StorageError(f"{place.address}: {why_no_folder(place.folder)}")
 
     # Fetching.
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from serving.base.counting.sums import Tally
 from serving.base.errors import InvalidInput, quoted
+from serving.base.folders import why_no_folder
 from serving.server.config import StartError
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class FilesFolder:
         """Raises StartError where there is no such folder."""
         self._path = path
         if path is not None and not path.is_dir():
-            raise StartError(f"--files-dir: {path} is not a folder")
+            raise StartError(f"--files-dir: {path}: {why_no_folder(path)}")
 
     def check_name(self, what: str, name: str) -> None:
         """Raises InvalidInput for a name that is not plain, and for every name where there is no

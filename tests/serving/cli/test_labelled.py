@@ -96,7 +96,7 @@ def test_long_list_of_classes_is_cut_short(tmp_path: Path) -> None:
 
 
 def test_data_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="missing is not a folder"):
+    with pytest.raises(InvalidInput, match="missing: no such folder"):
         class_folders(tmp_path / "missing", CLASSES)
     (tmp_path / "cat").mkdir()
     with pytest.raises(InvalidInput, match="found no images"):

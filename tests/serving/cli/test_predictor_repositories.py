@@ -47,7 +47,7 @@ def test_models_of_folders_and_urls_are_there(
     [
         ("s3://me:secret1@bucket/models", "the URL holds a user or password"),
         ("nothing://x/y", "nothing://: expected s3, gs, az"),
-        ("absent", "absent is not a folder"),
+        ("absent", "absent: no such folder"),
         ("http://127.0.0.1:1/models", "nothing was fetched before"),
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.base.folders import is_image, is_passed_over, split_named
+from serving.base.folders import is_image, is_passed_over, split_named, why_no_folder
 from training.errors import DataError
 
 # Entries and seconds after which the walk stops. More sees more of a large or slow store and takes
@@ -73,7 +73,7 @@ def walk(root: Path, max_entries: int = MAX_ENTRIES, max_seconds: float = MAX_SE
     Raises DataError where `root` is no folder or cannot be read.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: {'is not a folder' if root.exists() else 'no such folder'}")
+        raise DataError(f"{root}: {why_no_folder(root)}")
     top = Folder(root)
     waiting, splits, notes, seen = [top], list[Folder](), list[str](), 0
     end = time.monotonic() + max_seconds

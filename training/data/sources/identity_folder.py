@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.base.folders import list_class_folders, visible_folders
+from serving.base.folders import list_class_folders, visible_folders, why_no_folder
 from serving.repository.manifest import EvalTransform
 from training.data.readers import ImageReader
 from training.data.samples import Dataset, read_splits
@@ -33,7 +33,7 @@ def identity_folder(data: IdentityFolderData, transform: EvalTransform) -> Datas
     """
     root = data.root
     if not root.is_dir():
-        raise DataError(f"data.root: {root} is not a folder")
+        raise DataError(f"data.root: {root}: {why_no_folder(root)}")
     folders = split_folders(root, lambda folder: bool(visible_folders(folder)))
     left_out = Counter(beside_splits(root, folders))
     parts: dict[str, Pictures] = {}

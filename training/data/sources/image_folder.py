@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from serving.base.files import read_file
-from serving.base.folders import list_class_folders, list_images, visible_folders
+from serving.base.folders import list_class_folders, list_images, visible_folders, why_no_folder
 from serving.repository.manifest import EvalTransform
 from training.data.readers import ImageReader
 from training.data.samples import Dataset
@@ -40,7 +40,7 @@ def image_folder(data: ImageFolderData, transform: EvalTransform) -> Dataset:
     roots = (data.root,) if isinstance(data.root, Path) else data.root
     for root in roots:
         if not root.is_dir():
-            raise DataError(f"data.root: {root} is not a folder")
+            raise DataError(f"data.root: {root}: {why_no_folder(root)}")
     found = [_listed(root, data) for root in roots]
     shared = Path(os.path.commonpath([os.path.abspath(root) for root in roots]))  # noqa: PTH100
     top = roots[0] if len(roots) == 1 else shared

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from serving.base.errors import ModelLoadError
 from serving.base.files import sha256
+from serving.base.folders import why_no_folder
 from serving.base.task import Task
 from serving.images.tensor import ToTensor
 from serving.repository.interface import Meaning, TaskOutput
@@ -125,7 +126,7 @@ def plan(request: Request) -> Plan:
 
 def _data(request: Request, model: ServedModel, described: Described) -> Data:
     if not request.data.is_dir():
-        raise DataError(f"--data: {request.data} is not a folder")
+        raise DataError(f"--data: {request.data}: {why_no_folder(request.data)}")
     if described.image is None or described.transform is None:
         return read_tensors(request.data, model, request.items, request.calibration_items)
     to_tensor = ToTensor(described.image, model.inputs[0])

@@ -107,6 +107,20 @@ def test_an_empty_repository_is_named_in_the_log(
     assert said.__dict__["repository"] == str(tmp_path)
 
 
+def test_the_folder_of_one_model_is_told_from_a_repository(
+    tmp_path: Path, drive: Drive, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "model.onnx").touch()
+
+    async def work(_: Catalogue, loader: Loader) -> None:
+        await loader.load_all()
+
+    drive(work)
+    (said,) = [record for record in caplog.records if record.message == "no model here"]
+    assert said.__dict__["reason"] == "versions of one model lie here: give the folder above"
+
+
 def test_versions_that_are_asked_for_are_told_apart(
     tmp_path: Path, drive: Drive, engines: FakeEngines
 ) -> None:

@@ -117,7 +117,7 @@ def test_addresses_with_secrets_are_refused_and_not_repeated(given: object, reas
         ("ftp://host/models", "ftp://: its package asks for host; expected s3, gs, az"),
         ("github://models/x", "github://: its package asks for org, repo; expected s3, gs, az"),
         ("ssh://host/x", 'ssh://: ImportError SFTPFileSystem requires "paramiko" to be installed'),
-        ("absent", "absent is not a folder"),
+        ("absent", "absent: no such folder"),
     ],
 )
 def test_places_that_nothing_can_read_are_refused_at_once(

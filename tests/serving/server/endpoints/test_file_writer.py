@@ -197,5 +197,5 @@ def test_without_a_folder_no_name_will_do(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="--files-dir DIR"):
         FilesFolder(None).check_name("setting", "plain")
     FilesFolder(None).check_name("setting", "")
-    with pytest.raises(StartError, match=r"--files-dir: .*gone is not a folder"):
+    with pytest.raises(StartError, match=r"--files-dir: .*gone: no such folder"):
         FilesFolder(tmp_path / "gone")

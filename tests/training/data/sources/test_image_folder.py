@@ -105,7 +105,7 @@ def test_fewer_than_two_classes_are_refused(tmp_path: Path, folders: list[str]) 
 
 
 def test_missing_root_and_strange_class_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere is not a folder"):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
         load(tmp_path / "nowhere")
     for name in ("train/cat", "train/dog", "test/cat", "test/cow"):
         write_images(tmp_path / name, 4)

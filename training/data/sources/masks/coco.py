@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.base.errors import quoted
+from serving.base.folders import why_no_folder
 from serving.images.masks.rules import IGNORED, ClassMap
 from serving.repository.manifest import EvalTransform
 from training.data.remarks import Remarks
@@ -85,7 +86,7 @@ def coco_dataset(data: CocoData, transform: EvalTransform) -> Dataset:
     Raises DataError naming the file, and the annotation that is wrong.
     """
     if not data.root.is_dir():
-        raise DataError(f"data.root: {data.root} is not a folder")
+        raise DataError(f"data.root: {data.root}: {why_no_folder(data.root)}")
     remarks = Remarks()
     given: dict[str, list[Picture]] = {}
     names: dict[int, str] = {}

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from serving.base.errors import quoted
 from serving.base.files import read_file
-from serving.base.folders import IMAGE_SUFFIXES, visible_files
+from serving.base.folders import IMAGE_SUFFIXES, visible_files, why_no_folder
 from serving.images.masks.folders import read_classes
 from serving.images.masks.rules import IGNORED, ClassMap
 from serving.repository.manifest import EvalTransform
@@ -55,7 +55,7 @@ def labelme_folder(data: LabelmeData, transform: EvalTransform) -> Dataset:
     """
     root = data.root
     if not root.is_dir():
-        raise DataError(f"data.root: {root} is not a folder")
+        raise DataError(f"data.root: {root}: {why_no_folder(root)}")
     folders = split_folders(root, lambda folder: any(folder.rglob("*.json")))
     given = {split: list(_listed(root, folder)) for split, folder in folders.items()}
     if not given["train"]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from serving.base.folders import why_no_folder
 from serving.images.masks.folders import (
     MaskedImage,
     MaskNames,
@@ -32,7 +33,7 @@ def mask_folder(data: MaskFolderData, transform: EvalTransform) -> Dataset:
     """
     root = data.root
     if not root.is_dir():
-        raise DataError(f"data.root: {root} is not a folder")
+        raise DataError(f"data.root: {root}: {why_no_folder(root)}")
     given, left_out, how = _listed(data)
     masks = [pair.mask for pairs in given.values() for pair in pairs]
     rule = mask_rule(settings_of(data), [root], masks)

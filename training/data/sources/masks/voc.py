@@ -7,7 +7,7 @@ import numpy as np
 
 from serving.base.errors import quoted
 from serving.base.files import read_file
-from serving.base.folders import IMAGE_SUFFIXES, split_named
+from serving.base.folders import IMAGE_SUFFIXES, split_named, why_no_folder
 from serving.base.text import NotText, decode_utf8, lines_of
 from serving.images.masks.folders import CLASSES_FILE, MaskedImage, files_by_stem
 from serving.images.masks.rules import IGNORED, MaskRule
@@ -36,7 +36,9 @@ def voc_folder(data: VocData, transform: EvalTransform) -> Dataset:
     root = data.root
     for folder in (root, root / IMAGES, root / MASKS):
         if not folder.is_dir():
-            raise DataError(f"data.root: {folder} is not a folder; expected {IMAGES}/ and {MASKS}/")
+            raise DataError(
+                f"data.root: {folder}: {why_no_folder(folder)}; expected {IMAGES}/ and {MASKS}/"
+            )
     given, notes = _listed(data)
     if data.test == "test" and "test" not in given and "val" in given:
         data = data.model_copy(update={"test": "val"})

@@ -102,5 +102,5 @@ def test_missing_folders_and_lists_are_told(root: Path) -> None:
     with pytest.raises(DataError, match=r"no list train\.txt; data\.sets says where the lists are"):
         load(root, sets="ImageSets/Main")
     (root / "JPEGImages").rename(root / "images")
-    with pytest.raises(DataError, match="JPEGImages is not a folder; expected JPEGImages/ and"):
+    with pytest.raises(DataError, match="JPEGImages: no such folder; expected JPEGImages/ and"):
         load(root)
