@@ -30,6 +30,7 @@ def run(*arguments: str) -> Result:
     ("arguments", "said"),
     [
         (["nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["."], ".: a folder; expected a file (`convserve init .` writes a recipe of it)"),
         ([str(DIGITS), "--set", "train.epoch=1"], "did you mean 'epochs'?"),
         ([str(DIGITS), "--set", "seed.a=1"], "seed is 1, it has no keys"),
         ([str(DIGITS), "--search", "size<=3"], "expected latency<=MILLISECONDS or drop<=POINTS"),

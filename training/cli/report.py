@@ -28,10 +28,9 @@ def report(
 ) -> None:
     """Put runs side by side on one page, as far as they can be compared."""
     if len(runs) == 1:
-        raise typer.BadParameter(
-            f"expected two runs or more; the page of one is {runs[0] / PAGE_FILE}",
-            param_hint="RUN",
-        )
+        page = runs[0] / PAGE_FILE
+        said = f"the page of one is {page}" if page.exists() else f"{runs[0]}: no run with a page"
+        raise typer.BadParameter(f"expected two runs or more; {said}", param_hint="RUN")
     if len(runs) > MOST_RUNS:
         raise typer.BadParameter(f"expected at most {MOST_RUNS}, got {len(runs)}", param_hint="RUN")
     try:

@@ -41,6 +41,10 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise RecipeError(str(error)) from error
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise RecipeError(
+            f"{path}: a folder; expected a file (`convserve init {path}` writes a recipe of it)"
+        ) from error
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except BAD_YAML as error:
