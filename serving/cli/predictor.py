@@ -328,7 +328,8 @@ async def model_info(client: AsyncVisionClient, model: str, url: str) -> ModelIn
             limit = _LOADING if loads else _TIMEOUT if busy else _LISTENING
             if not error.for_now or time.monotonic() - started > limit:
                 if any(words in error.message for words in _NO_CONNECTION):
-                    warn(f"no server answers at {url}: expected HOST:PORT of its gRPC port")
+                    said = f"no server at {url}; expected HOST:PORT of its gRPC port"
+                    raise CallFailed(error.code, f"{said}: {error.message}") from error
                 raise
             if not loads and "is not ready" in error.message:
                 raise

@@ -90,8 +90,8 @@ def test_a_failed_batch_fails_its_call_and_the_next_is_answered(
         engines.loaded[0].failure = None
         answer = await model.infer(x, 2, OPTIONS)
         assert answer.outputs["y"].tolist() == [[2, 2], [2, 2]]
-        model.times.ended(0.5, ok=True)
-        model.times.ended(0.25, ok=False)
+        model.times.ended("ModelInfer", "OK", 0.5)
+        model.times.ended("ModelInfer", "INTERNAL", 0.25)
         counters = metrics.counters("doubles", "1")
         assert (counters.success.count, counters.fail.ns) == (1, 250_000_000)
         assert (await model.recent_batches())[-1].rows == 2
