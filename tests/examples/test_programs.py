@@ -163,6 +163,12 @@ def test_a_folder_job_that_is_killed_goes_on_without_a_row_twice_or_missing(
 
     again = run("python/folder_job.py", "--url", server.url, "--model", "colours", many)
     assert "400 done, 0 to go" in again.stderr
+
+    other = tmp_path / "other"
+    other.mkdir()
+    refused = run("python/folder_job.py", "--url", server.url, "--model", "colours", other)
+    assert refused.returncode == 1
+    assert "labels.jsonl: has none of the images of" in refused.stderr
     assert rows_of(out) == rows
 
 
