@@ -1,11 +1,13 @@
 """The outcome of a search, for its report."""
 
+import hashlib
 import re
 
 from pydantic import BaseModel, ConfigDict
 
-# Characters of a network's options that had better be in no name of a folder.
-_NO_NAME = r"[^\w./=:#+-]+"
+# Characters of a network's name and options that are in no name of a folder, and the most that are
+# taken of the others.
+_NO_NAME, _MOST = r"[^A-Za-z0-9_.=+-]+", 80
 
 
 class _Frozen(BaseModel):
@@ -32,9 +34,13 @@ class Point(_Frozen):
 
     @property
     def trained(self) -> str:
-        """The name of its training, which all ratios and variants share, as that of a folder."""
+        """The name of its training, which all ratios and variants share: the name of one folder,
+        and of no other network's."""
         height, width = self.size
-        return f"{re.sub(_NO_NAME, '_', self.network)}-{height}x{width}"
+        name = re.sub(_NO_NAME, "_", self.network)[:_MOST]
+        if name != self.network:
+            name += f"-{hashlib.sha256(self.network.encode()).hexdigest()[:8]}"
+        return f"{name}-{height}x{width}"
 
     @property
     def pruned(self) -> str:

@@ -1,5 +1,6 @@
 """The points of a search, their names and their recipes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def test_networks_of_several_widths_are_told_apart(shapes_root: Path) -> None:
     point = space.own.model_copy(update={"network": other})
     assert space.recipe_of(point).model.options == {"width": 0.25}
     assert space.recipe_of(space.own).model.options == {"width": 0.125}
-    assert point.trained == "unet_slim_width=0.25-32x32"
+    assert re.fullmatch(r"unet_slim_width=0\.25-[0-9a-f]{8}-32x32", point.trained)
     assert str(point) == "unet_slim width=0.25 at 32x32, 0 % pruned, fp32"
 
 
@@ -96,3 +97,20 @@ def test_networks_that_differ_by_more_than_their_name_tells_are_refused(
 def test_files_are_no_networks_to_train(digits_recipe: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match=r"networks.*by name or factory, got the file net\.onnx"):
         digits_recipe({"search": {"networks": [{"onnx": "net.onnx"}]}})
+
+
+def test_each_network_is_trained_in_a_folder_of_its_own() -> None:
+    names = (
+        "resnet20",
+        "timm/resnet20",
+        "timm_resnet20",
+        "net a=../../b",
+        "net a=.._.._b",
+        "n" * 999,
+    )
+    folders = [
+        Point(network=name, size=(32, 32), ratio=0.0, variant="fp32").trained for name in names
+    ]
+    assert folders[0] == "resnet20-32x32"
+    assert len(set(folders)) == len(names)
+    assert all("/" not in folder and len(folder) < 120 for folder in folders)
