@@ -17,9 +17,9 @@ load. Values and limits: [the protocol](../protocol.md#configpbtxt).
 """
 # Fields that are refused where they are set, by message (serving.repository.config_checks).
 REFUSED = {
-    "ModelConfig": {"ensemble_scheduling"},
-    "ModelInput": {"reshape", "optional"},
-    "ModelOutput": {"reshape"},
+    "ModelConfig": ("ensemble_scheduling",),
+    "ModelInput": ("reshape", "optional"),
+    "ModelOutput": ("reshape",),
 }
 # Messages that are read, in the order of the page, by the path of their fields.
 _READ = {
