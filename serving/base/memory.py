@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Literal, Protocol, Self, get_args
@@ -131,16 +131,6 @@ class MemoryBudget:
         )
 
 
-class LargeTurns(Protocol):
-    """The turns of LARGE work, on the event loop."""
-
-    async def acquire(self) -> object:
-        """Returns with a turn, when there is one."""
-
-    def release(self) -> None:
-        """Gives a turn back."""
-
-
 class CallMemory(Protocol):
     """What one call may take of a budget."""
 
@@ -152,8 +142,8 @@ class CallMemory(Protocol):
         """`MemoryBudget.decoding`, on a worker thread."""
 
     @property
-    def large(self) -> LargeTurns:
-        """The turns that LARGE work needs."""
+    def caller_key(self) -> Hashable:
+        """Tells callers apart, who take turns at the worker threads."""
 
     @property
     def counts_pixels(self) -> bool:
@@ -171,20 +161,10 @@ class LargeWork(QueueFull):
     """A piece of work is LARGE and has no turn."""
 
 
-class _Unlimited:
-    """Turns for all."""
-
-    async def acquire(self) -> None:
-        """Does nothing."""
-
-    def release(self) -> None:
-        """Does nothing."""
-
-
 class Unlimited:
     """The memory of calls of one's own process."""
 
-    large: LargeTurns = _Unlimited()
+    caller_key: Hashable = None
     counts_pixels = False
     trace: CallTrace | None = None
 

@@ -5,7 +5,6 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from serving.models.catalogue import WAITING, Catalogue, State
 from serving.models.loading.candidates import LoadSettings, open_cache
 from serving.models.loading.loader import Loader
 from serving.models.servable import CallOptions, EncodedImage, Servable
+from serving.models.workers import Workers
 from serving.repository.layout import ModelFolder
 from serving.repository.places.addresses import Addresses
 from serving.repository.places.repositories import Repositories
@@ -304,9 +304,9 @@ async def open_servable(
 ) -> AsyncIterator[Servable]:
     """The newest version of a model out of a repository, loaded into this process as a server with
     these settings loads it. Raises ServingError where it is not there or does not load."""
-    with ThreadPoolExecutor(core_count()) as decoders:
+    with Workers(core_count()) as workers:
         places = repositories_at(local.repository)
-        catalogue = Catalogue(places, decoders, FrontMetrics())
+        catalogue = Catalogue(places, workers, FrontMetrics())
         loader = Loader(places, settings, EngineMetrics(), catalogue, _TIMEOUT, local.signed)
         try:
             await loader.load(model)

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +17,7 @@ from serving.batching.port import BatchPort
 from serving.models.facts import ModelFacts
 from serving.models.model import Model
 from serving.models.servable import Servable
+from serving.models.workers import Workers
 from serving.repository.places.repositories import Repositories
 
 logger = logging.getLogger(__name__)
@@ -104,14 +104,12 @@ class Catalogue:
     """All models of repositories as they stand. A Loader keeps the entries; everybody else reads.
 
     entries: by name. Code that changes one calls `changed`.
-    decoders: the worker threads of its models.
+    workers: the worker threads of its models.
     """
 
-    def __init__(
-        self, repositories: Repositories, decoders: Executor, metrics: FrontMetrics
-    ) -> None:
+    def __init__(self, repositories: Repositories, workers: Workers, metrics: FrontMetrics) -> None:
         self._repositories = repositories
-        self._decoders = decoders
+        self._workers = workers
         self._metrics = metrics
         folders = [*repositories.folders, *(folder.resolve() for folder in repositories.folders)]
         folders.append(Path(tempfile.gettempdir()))
@@ -123,7 +121,7 @@ class Catalogue:
 
     def serve(self, entry: ModelEntry, facts: ModelFacts, port: BatchPort) -> None:
         """Lets a version serve from now on, in the place of the one that did."""
-        model = Model(facts, port, self._decoders, self._metrics)
+        model = Model(facts, port, self._workers, self._metrics)
         entry.versions[int(facts.version)] = VersionEntry(State.READY, model=model)
 
     async def left(self, port: BatchPort, seconds: float) -> None:

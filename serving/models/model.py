@@ -1,11 +1,9 @@
 """One network behind the port of its batches: the Servable that most models are."""
 
-import asyncio
 import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from functools import partial
 from typing import NamedTuple
 
@@ -34,21 +32,22 @@ from serving.models.servable import (
     Result,
 )
 from serving.models.times import Times
+from serving.models.workers import Workers
 from serving.repository.manifest import EvalTransform
 
 
 class Model:
     """One version that serves; implements `Servable`.
 
-    decoders: the worker threads that decode images and finish answers.
+    workers: the threads that decode images and finish answers.
     """
 
     def __init__(
-        self, facts: ModelFacts, port: BatchPort, decoders: Executor, metrics: FrontMetrics
+        self, facts: ModelFacts, port: BatchPort, workers: Workers, metrics: FrontMetrics
     ) -> None:
         self.facts = facts
         self._port = port
-        self._decoders = decoders
+        self._workers = workers
         self.times = Times(facts, metrics)
         # Attributes, since every call reads them.
         self._batches = facts.batches
@@ -103,33 +102,15 @@ class Model:
     async def run_aside(
         self, work: Callable[[Reserve], Result], memory: CallMemory, deadline: float
     ) -> Result:
-        """Runs work on one of the threads that decode, as `Servable.run_aside`."""
-        run = asyncio.get_running_loop().run_in_executor
+        """Runs work on one of the workers, as `Servable.run_aside`."""
+        run, caller = self._workers.run, memory.caller_key
         try:
             with contextlib.suppress(LargeWork):
-                return await run(self._decoders, _reserved, work, memory, deadline, LARGE)
+                return await run(caller, partial(_reserved, work, memory, deadline, LARGE))
             large = partial(_reserved, work, memory, deadline, math.inf)
-            return await self._run_large(large, memory)
+            return await run(caller, large, large=True)
         except ServingError as error:  # kept by an answer; the thread's frames hold images
             raise without_frames(error) from None
-
-    async def _run_large(self, work: Callable[[], Result], memory: CallMemory) -> Result:
-        turns = memory.large
-        await turns.acquire()
-        try:
-            job = self._decoders.submit(work)
-        except BaseException:
-            turns.release()
-            raise
-        loop = asyncio.get_running_loop()
-
-        def release(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # The loop is closed.
-                loop.call_soon_threadsafe(turns.release)
-
-        # A thread goes on when its call is cancelled, and keeps the turn until it ends.
-        job.add_done_callback(release)
-        return await asyncio.wrap_future(job)
 
     async def _infer_images(
         self, sources: Sequence[ImageSource], options: CallOptions, *, alone: bool = True

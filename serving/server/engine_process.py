@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvloop
@@ -19,6 +18,7 @@ import uvloop
 from serving.base.errors import NotOffered
 from serving.base.metrics import EngineMetrics
 from serving.batching.batcher import DynamicBatcher
+from serving.models.workers import Workers
 from serving.remote.channel import Channel
 from serving.remote.control import Control, Question
 from serving.remote.ends import Ends, follow_parent
@@ -129,11 +129,11 @@ class EngineProcess:
     async def _start(self, fields: Mapping[str, Any]) -> None:
         """Loads models. Returns when it has tried each once."""
         config = ServerConfig.model_validate(fields["settings"])
-        threads = ThreadPoolExecutor(1)  # of models, which here decode nothing
+        workers = Workers(1)  # of models, which here decode nothing
         gpus = fields.get("gpus")
         try:
             catalogue = ReportedCatalogue(
-                repositories_of(config), threads, self._served, self._control
+                repositories_of(config), workers, self._served, self._control
             )
             self._runtime = Runtime(
                 config,

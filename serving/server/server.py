@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
 
 from serving.base.counting.sums import Share
 from serving.base.counting.totals import Totals
@@ -16,6 +15,7 @@ from serving.base.machine.nvml import gpus, unavailable_reason, usages
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.base.storage.messages import StorageError
 from serving.models.catalogue import Catalogue
+from serving.models.workers import Workers
 from serving.remote.front.engines import Engines
 from serving.remote.front.merged import MergedCatalogue
 from serving.remote.front.seats import TooManyEngines, seats
@@ -40,7 +40,7 @@ class Server:
         """Raises StartError for files of the settings that cannot be used."""
         self._config = config = _within_file_limit(config)
         settle_process()
-        self._decoders = ThreadPoolExecutor(max(2, core_count()), "decode")
+        self._workers = Workers(max(2, core_count()))
         metrics = FrontMetrics()
         keys = followed_keys(config, metrics.access_failures)  # those who load follow their own
         if keys is not None and not keys.content:
@@ -51,11 +51,11 @@ class Server:
         shares: tuple[Share, ...]
         if _apart(config):
             self._runtime = processes = _processes(
-                config, self._repositories, self._decoders, metrics
+                config, self._repositories, self._workers, metrics
             )
             catalogue, shares = processes.catalogue, processes.shares
         else:
-            catalogue = Catalogue(self._repositories, self._decoders, metrics)
+            catalogue = Catalogue(self._repositories, self._workers, metrics)
             share = EngineMetrics()
             shares = (share,)
             self._runtime = Runtime(config, catalogue, share)
@@ -85,7 +85,7 @@ class Server:
         await self._runtime.refuse()
         await self.wires.close(end)
         await self._runtime.close()
-        self._decoders.shutdown(wait=True)
+        self._workers.close()
         logger.info("stopped")
         self.wires.flush()
 
@@ -127,7 +127,7 @@ def _apart(config: ServerConfig) -> bool:
 
 
 def _processes(
-    config: ServerConfig, repositories: Repositories, decoders: Executor, metrics: FrontMetrics
+    config: ServerConfig, repositories: Repositories, workers: Workers, metrics: FrontMetrics
 ) -> Supervisor | Engines:
     """The engine processes. Raises StartError for too many."""
     try:
@@ -141,9 +141,9 @@ def _processes(
         raise StartError(f"--engine-processes {config.engine_processes}: {error}") from error
     settings, slots = config.model_dump(mode="json"), Slots(config.memory_bytes)
     if len(found) == 1:
-        catalogue = Catalogue(repositories, decoders, metrics)
+        catalogue = Catalogue(repositories, workers, metrics)
         return Supervisor(ENGINE_MODULE, settings, catalogue, metrics, slots)
-    merged = MergedCatalogue(repositories, decoders, metrics, [seat.name for seat in found])
+    merged = MergedCatalogue(repositories, workers, metrics, [seat.name for seat in found])
     return Engines(ENGINE_MODULE, settings, merged, metrics, slots, found)
 
 

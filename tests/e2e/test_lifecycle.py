@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
@@ -267,6 +268,19 @@ def test_port_in_use_is_one_clear_line(tmp_path: Path, colours: Path) -> None:
             assert result.returncode == 1
             assert f"{flag}: cannot listen" in result.stderr
             assert "Traceback" not in result.stderr
+
+
+def test_any_address_of_ipv6_is_any_of_ipv4_on_every_port(
+    colours: Path, start_server: StartServer
+) -> None:
+    server = start_server(colours, "--host", "::").wait_ready()
+    ports = [urlsplit(url).port for url in (server.http, server.metrics_url)]
+    grpc_port = server.url.rpartition(":")[2]
+    for address in ("127.0.0.1", "[::1]"):
+        for port in ports:
+            assert server.get(f"http://{address}:{port}/livez") == (200, "ok\n")
+        with VisionClient(f"{address}:{grpc_port}") as client:
+            assert client.model_info("colours").name == "colours"
 
 
 def _index(client: triton.InferenceServerClient) -> list[dict[str, str]]:

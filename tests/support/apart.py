@@ -7,7 +7,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from serving.base.errors import ServingError
 from serving.base.metrics import FrontMetrics
 from serving.models.catalogue import Catalogue
 from serving.models.servable import CallOptions
+from serving.models.workers import Workers
 from serving.remote.front.engines import Engines
 from serving.remote.front.merged import MergedCatalogue
 from serving.remote.front.seats import seats
@@ -137,8 +137,8 @@ async def apart(
     """Serves a repository. module: runs the engine process."""
     config = _config(repository, cache, settings)
     metrics, slots = FrontMetrics(), Slots(config.memory_bytes)
-    with ThreadPoolExecutor(2) as decoders:
-        catalogue = Catalogue(Repositories.of(repository), decoders, metrics)
+    with Workers(2) as workers:
+        catalogue = Catalogue(Repositories.of(repository), workers, metrics)
         told = config.model_dump(mode="json")
         supervisor = Supervisor(module, told, catalogue, metrics, slots, hung_seconds)
         supervisor.start()
@@ -163,9 +163,9 @@ async def several(
     config = _config(repository, cache, {"threads": 2, **settings})
     metrics, slots = FrontMetrics(), Slots(config.memory_bytes)
     made = seats(2, (), threads=2, memory_bytes=config.memory_bytes)
-    with ThreadPoolExecutor(2) as decoders:
+    with Workers(2) as workers:
         names = [seat.name for seat in made]
-        catalogue = MergedCatalogue(Repositories.of(repository), decoders, metrics, names)
+        catalogue = MergedCatalogue(Repositories.of(repository), workers, metrics, names)
         told = config.model_dump(mode="json")
         engines = Engines(module, told, catalogue, metrics, slots, made, hung_seconds)
         engines.start()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,9 @@ from tests.support.timed_loop import TimedLoop
 RATE = 40.0
 # Deadlines of honest calls, seconds; the first that none misses at twice their number holds.
 DEADLINES = (1.0, 2.0, 4.0)
+# Where honest callers call from, if the machine has IPv6: attackers call from IPv4, and the server
+# tells callers without credentials apart by their address.
+_HONEST_ADDRESS = "::1"
 # MiB for what no call holds in the budget: messages that gRPC is receiving, buffers of sockets.
 BESIDE_BUDGET = 256
 # Identity models have no manifest; ready is a server all of whose models serve; some attacks make
@@ -83,6 +87,7 @@ class Ground:
     ) -> None:
         self._folder = folder
         self._page = page_of_host_seconds(new_memory)
+        self._apart = _has_ipv6()
         self._timed = TimedLoop(folder / "timed") if callbacks else None
         self._mib = mib
         self._seconds = seconds
@@ -125,6 +130,7 @@ class Ground:
             server = self._server = LimitedServer(
                 self._folder / "models",
                 *_FLAGS,
+                *(("--host", "::") if self._apart else ()),
                 *("--files-dir", str(self._written)),
                 *attack.flags,
                 cache=self._folder / "cache",
@@ -136,16 +142,21 @@ class Ground:
         server.reset_peak()
         return server
 
+    def _honest_url(self, server: LimitedServer) -> str:
+        """Where honest callers reach a server."""
+        port = server.url.rpartition(":")[2]
+        return f"[{_HONEST_ADDRESS}]:{port}" if self._apart else server.url
+
     def _measure_alone(self, server: LimitedServer) -> None:
         """Honest callers without an attack, then twice as many, once; memory each time."""
         if self._alone is None:
             seconds = max(1.0, self._seconds)
-            with Honest(server.url, rate=RATE, deadline=DEADLINES[-1]) as honest:
+            with Honest(self._honest_url(server), rate=RATE, deadline=DEADLINES[-1]) as honest:
                 time.sleep(seconds)
             self._alone = honest.tally
             for deadline in DEADLINES:
                 self._deadline = deadline
-                with Honest(server.url, rate=2 * RATE, deadline=deadline) as honest:
+                with Honest(self._honest_url(server), rate=2 * RATE, deadline=deadline) as honest:
                     time.sleep(seconds)
                 if not honest.tally.late:
                     break
@@ -160,7 +171,7 @@ class Ground:
         session = Session(server, folder, self._written, self._seconds)
         loop = LoopLag(server)
         probe = LoopProbe(server)
-        honest = Honest(server.url, rate=RATE, deadline=self._deadline)
+        honest = Honest(self._honest_url(server), rate=RATE, deadline=self._deadline)
         began = time.monotonic()
         assert self._alone is not None
         if self._timed:
@@ -194,6 +205,15 @@ class Ground:
         if row["kills"] or not row["healthy"]:
             self._stop()
         return Row(**row)
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind((_HONEST_ADDRESS, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _go_last() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import weakref
-from concurrent.futures import Executor
 from typing import Any
 
 from serving.base import log_lines
@@ -12,6 +11,7 @@ from serving.batching.port import BatchPort
 from serving.models.catalogue import Catalogue, ModelEntry
 from serving.models.facts import ModelFacts
 from serving.models.servable import Servable
+from serving.models.workers import Workers
 from serving.remote.control import Control
 from serving.remote.engine.served import Served
 from serving.repository.places.repositories import Repositories
@@ -21,9 +21,9 @@ class ReportedCatalogue(Catalogue):
     """A catalogue whose changes are told to the front, which keeps one like it."""
 
     def __init__(
-        self, repositories: Repositories, threads: Executor, served: Served, control: Control
+        self, repositories: Repositories, workers: Workers, served: Served, control: Control
     ) -> None:
-        super().__init__(repositories, threads, FrontMetrics())
+        super().__init__(repositories, workers, FrontMetrics())
         self._served = served
         self._control = control
         self._numbers: weakref.WeakKeyDictionary[Servable, int] = weakref.WeakKeyDictionary()

@@ -1,13 +1,13 @@
 """The catalogue of a front whose models several engine processes serve."""
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 
 from serving.base.metrics import FrontMetrics
 from serving.batching.port import BatchPort
 from serving.models.catalogue import ELSEWHERE, Catalogue, ModelEntry, State, VersionEntry
 from serving.models.facts import ModelFacts
 from serving.models.servable import Servable
+from serving.models.workers import Workers
 from serving.remote.front.port import RemotePort
 from serving.remote.front.spread import Spread
 from serving.repository.places.repositories import Repositories
@@ -27,9 +27,9 @@ class Part(Catalogue):
     """
 
     def __init__(
-        self, name: str, repositories: Repositories, decoders: Executor, metrics: FrontMetrics
+        self, name: str, repositories: Repositories, workers: Workers, metrics: FrontMetrics
     ) -> None:
-        super().__init__(repositories, decoders, metrics)
+        super().__init__(repositories, workers, metrics)
         self.name = name
         self.ports: dict[_Key, RemotePort] = {}
 
@@ -52,12 +52,12 @@ class MergedCatalogue(Catalogue):
     def __init__(
         self,
         repositories: Repositories,
-        decoders: Executor,
+        workers: Workers,
         metrics: FrontMetrics,
         names: Sequence[str],
     ) -> None:
-        super().__init__(repositories, decoders, metrics)
-        self.parts = [Part(name, repositories, decoders, metrics) for name in names]
+        super().__init__(repositories, workers, metrics)
+        self.parts = [Part(name, repositories, workers, metrics) for name in names]
         # Of each version that serves: who takes its calls, and the model before each port.
         self._spread: dict[_Key, Spread] = {}
         self._models: dict[_Key, dict[RemotePort, Servable]] = {}

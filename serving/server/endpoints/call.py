@@ -3,15 +3,15 @@
 import logging
 import math
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Hashable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from serving.base.errors import ModelNotFound, ModelNotReady, ServingError
-from serving.base.memory import LargeTurns, Use
+from serving.base.memory import Use
 from serving.models.servable import CallOptions, Servable
-from serving.server.access.caller import Caller, GetCaller
+from serving.server.access.caller import Caller, GetCaller, site_of
 from serving.server.access.door import Visit
 from serving.server.access.policy import Action
 from serving.server.endpoints.guard import unreadable
@@ -71,6 +71,14 @@ class Call:
     def caller(self) -> Caller:
         """Who calls."""
         return self._caller()
+
+    @property
+    def caller_key(self) -> Hashable:
+        """Tells callers apart at the worker threads: the number that the door knows, and without a
+        door the address."""
+        if self.visit is not None:
+            return self.visit.number
+        return site_of(self._caller().address or "")
 
     def __enter__(self) -> Self:
         front = self._front
@@ -200,11 +208,6 @@ class Call:
         """Counts pixels of its images."""
         if self.visit is not None:
             self.visit.pixels(pixels)
-
-    @property
-    def large(self) -> LargeTurns:
-        """The turns of large work."""
-        return self._front.large
 
     async def receive(self, arriving: Awaitable[bytes]) -> bytes:
         """The message of a call that arrives after its head does, held by whoever reads it; the

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import TYPE_CHECKING
 
 from serving.base.errors import QueueFull, ServingError
-from serving.base.machine.cpu import core_count
 from serving.base.memory import MemoryBudget, Use
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies, Turns
@@ -29,7 +28,6 @@ class Front:
     last_seen: when the last call ended, seconds on the monotonic clock.
     closing: new calls are refused.
     slow_seconds: calls that take longer are logged; 0 logs none.
-    large: turns of work that takes much memory and time. They leave one worker thread to the rest.
     copies: turns of long copies on the event loop.
     turns: turns of other long work there.
     door: decides about callers; None where all may do all that no admin must.
@@ -56,7 +54,6 @@ class Front:
         self.budget = budget
         metrics.watch_memory(budget)
         self.give_back = budget.give_back
-        self.large = asyncio.Semaphore(max(1, core_count() - 1))
         self.copies = Copies()
         self.turns = Turns(lambda: self.running > 1)
         self.readers: set[asyncio.Task[None]] = set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from serving.server.http.connections import Connections, HttpLimits
 from serving.server.http.errors import failure
 from serving.server.http.origin import Hosts, check_origin, is_trusted
 from serving.server.http.pieces import SMALL, Pieces
+from serving.server.listening import BACKLOG, listening
 from serving.server.tls.certificates import Certificates
 from serving.server.tls.stream import TlsStream
 
@@ -80,21 +82,23 @@ class HttpPort:
         self._runner = _Runner(app, self._answer, connections)
 
     async def listen(self, host: str, port: int) -> int:
-        """Opens the port and returns its number. Raises StartError."""
+        """Opens the port, 0 for a free one, and returns its number. Raises StartError."""
         await self._runner.setup()
         try:
-            await self._site(host, port).start()
+            sockets = listening(host, port)
         except OSError as error:
             raise StartError(
                 f"--{self._name}-port: cannot listen on {host}:{port}: {error.strerror}"
             ) from error
-        return int(self._runner.addresses[0][1])
+        for one in sockets:
+            await self._site(one).start()
+        return int(sockets[0].getsockname()[1])
 
-    def _site(self, host: str, port: int) -> web.TCPSite:
+    def _site(self, listens: socket.socket) -> web.SockSite:
         if self._certificates is None:
-            return web.TCPSite(self._runner, host, port)
+            return web.SockSite(self._runner, listens, backlog=BACKLOG)
         failed = partial(self._refused, "tls")
-        return _TlsSite(self._runner, host, port, self._certificates, self._name, failed)
+        return _TlsSite(self._runner, listens, self._certificates, self._name, failed)
 
     async def listen_on_socket(self, path: Path) -> None:
         """Also listens on a Unix socket, once the port is open. Raises OSError."""
@@ -171,30 +175,29 @@ class _Server(web.Server):
         return Connection(self, self._of_port, loop=self._loop, **self._kwargs)
 
 
-class _TlsSite(web.TCPSite):
-    """A port with TLS of ours. aiohttp has no public way to choose another than asyncio's."""
+class _TlsSite(web.SockSite):
+    """A socket with TLS of ours. aiohttp has no public way to choose another than asyncio's."""
 
     __slots__ = ("_tls",)
 
     def __init__(
         self,
         runner: "_Runner",
-        host: str,
-        port: int,
+        listens: socket.socket,
         certificates: Certificates,
         name: Literal["http", "metrics"],
         failed: Callable[[], None],
     ) -> None:
-        super().__init__(runner, host, port)
+        super().__init__(runner, listens, backlog=BACKLOG)
         self._tls = certificates, name, failed
 
     async def start(self) -> None:
-        """Opens the port. Raises OSError."""
+        """Begins to take connections."""
         await web.BaseSite.start(self)
         make = self._runner.server
         assert make is not None
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: TlsStream(make(), *self._tls), self._host, self._port, backlog=self._backlog
+            lambda: TlsStream(make(), *self._tls), sock=self._sock, backlog=self._backlog
         )
 
 

@@ -1,7 +1,6 @@
 """Models of the fake engine in this process."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from serving.engines import EngineOptions
 from serving.models.loading import latencies, load_thread
 from serving.models.loading import version as loading
 from serving.models.loading.loaded import LoadedVersion
+from serving.models.workers import Workers
 from tests.serving.batching.fake_engine import FakeEngine
 
 
@@ -50,8 +50,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> FakeEngines:
 
 
 @pytest.fixture
-def decoders() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as pool:
+def workers() -> Iterator[Workers]:
+    with Workers(1) as pool:
         yield pool
 
 

@@ -1,19 +1,16 @@
 """One network behind its batcher: what a call is checked for, and what is counted of it."""
 
 import asyncio
-import contextlib
 import math
-import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serving.base.errors import DeadlineExpired, EngineError, InvalidInput, WrongTask
-from serving.base.memory import LARGE, UNLIMITED, Unlimited
+from serving.base.memory import LARGE, UNLIMITED
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.batching.core_turns import CoreTurns
 from serving.models.loading.candidates import LoadSettings
@@ -21,6 +18,7 @@ from serving.models.loading.config_completion import read_config
 from serving.models.loading.version import load_model
 from serving.models.model import Model
 from serving.models.servable import CallOptions, EncodedImage, Reserve, Servable
+from serving.models.workers import Workers
 from serving.repository.layout import scan_model
 from tests.serving.models.conftest import FakeEngines, write_model
 
@@ -35,7 +33,7 @@ def metrics() -> FrontMetrics:
 
 @pytest.fixture
 def drive(
-    tmp_path: Path, decoders: ThreadPoolExecutor, engines: FakeEngines, metrics: FrontMetrics
+    tmp_path: Path, workers: Workers, engines: FakeEngines, metrics: FrontMetrics
 ) -> Callable[[Work], None]:
     """Runs a coroutine of a loaded model."""
     folder = write_model(tmp_path)
@@ -47,7 +45,7 @@ def drive(
             turns = CoreTurns(1)
             loaded = load_model(folder, config, 1, settings, EngineMetrics(), turns)
             try:
-                await work(Model(loaded.facts, loaded.port, decoders, metrics))
+                await work(Model(loaded.facts, loaded.port, workers, metrics))
             finally:
                 await loaded.retire(5)
 
@@ -100,26 +98,8 @@ def test_a_failed_batch_fails_its_call_and_the_next_is_answered(
     drive(work)
 
 
-class Turns(Unlimited):
-    """Counts the turns of large work."""
-
-    def __init__(self) -> None:
-        self.taken = self.given_back = 0
-
-    @property
-    def large(self) -> "Turns":  # type: ignore[override]
-        return self
-
-    async def acquire(self) -> None:
-        self.taken += 1
-
-    def release(self) -> None:
-        self.given_back += 1
-
-
 def test_large_work_begins_anew_when_it_has_its_turn(drive: Callable[[Work], None]) -> None:
     begun: list[int] = []
-    turns = Turns()
 
     def work_of(size: int) -> Callable[[Reserve], int]:
         def work(reserve: Reserve) -> int:
@@ -131,64 +111,8 @@ def test_large_work_begins_anew_when_it_has_its_turn(drive: Callable[[Work], Non
 
     async def work(model: Model) -> None:
         for size in (LARGE, LARGE + 1):
-            assert await model.run_aside(work_of(size), turns, math.inf) == size
+            assert await model.run_aside(work_of(size), UNLIMITED, math.inf) == size
         assert begun == [LARGE, LARGE + 1, LARGE + 1]
-        assert (turns.taken, turns.given_back) == (1, 1)
-
-    drive(work)
-
-
-def test_cancelled_large_work_keeps_its_turn_until_its_thread_ends(
-    drive: Callable[[Work], None],
-) -> None:
-    turns = Turns()
-    begun, end = asyncio.Event(), threading.Event()
-
-    async def work(model: Model) -> None:
-        loop = asyncio.get_running_loop()
-
-        def large(reserve: Reserve) -> None:
-            reserve(LARGE + 1)
-            loop.call_soon_threadsafe(begun.set)
-            end.wait(20)
-
-        call = asyncio.create_task(model.run_aside(large, turns, math.inf))
-        await asyncio.wait_for(begun.wait(), 20)
-        call.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await call
-        assert (turns.taken, turns.given_back) == (1, 0)
-        end.set()
-        async with asyncio.timeout(20):
-            while not turns.given_back:
-                await asyncio.sleep(0.01)
-
-    drive(work)
-
-
-def test_cancelled_large_work_that_has_not_begun_gives_its_turn_back(
-    drive: Callable[[Work], None], decoders: ThreadPoolExecutor
-) -> None:
-    turns = Turns()
-    end = threading.Event()
-
-    async def work(model: Model) -> None:
-        def large(reserve: Reserve) -> None:
-            # The other threads are busy from here on.
-            busy.extend(decoders.submit(end.wait, 20) for _ in range(32))
-            reserve(LARGE + 1)
-
-        busy: list[object] = []
-        call = asyncio.create_task(model.run_aside(large, turns, math.inf))
-        async with asyncio.timeout(20):
-            while not turns.taken:
-                await asyncio.sleep(0.01)
-            call.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await call
-            while not turns.given_back:
-                await asyncio.sleep(0.01)
-        end.set()
 
     drive(work)
 

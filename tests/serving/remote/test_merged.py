@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from serving.base.metrics import FrontMetrics
 from serving.base.tensor import TensorSpec
 from serving.models.catalogue import ELSEWHERE, WAITING
 from serving.models.facts import ModelFacts
+from serving.models.workers import Workers
 from serving.remote.front.calls import Calls
 from serving.remote.front.merged import MergedCatalogue
 from serving.remote.front.mirror import Mirror
@@ -36,9 +36,9 @@ NEW = replace(OLD, files="new")
 class Front:
     """A catalogue of two engine processes, which tell what a test has them tell."""
 
-    def __init__(self, decoders: ThreadPoolExecutor) -> None:
+    def __init__(self, workers: Workers) -> None:
         names = ["engine 0", "engine 1"]
-        self.catalogue = MergedCatalogue(Repositories.of("models"), decoders, FrontMetrics(), names)
+        self.catalogue = MergedCatalogue(Repositories.of("models"), workers, FrontMetrics(), names)
         slots = Slots(1 << 26)
         self.calls = [Calls(slots, FrontMetrics(), lambda: 0.5) for _ in range(2)]
         self.mirrors = [
@@ -90,8 +90,8 @@ async def _none(_: RemotePort) -> list:  # type: ignore[type-arg]
 
 def looked_at(look: Callable[[Front], None]) -> None:
     async def run() -> None:
-        with ThreadPoolExecutor(1) as decoders:
-            look(Front(decoders))
+        with Workers(1) as workers:
+            look(Front(workers))
 
     asyncio.run(run())
 

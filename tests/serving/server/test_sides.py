@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from serving.base.counting.totals import Totals
 from serving.base.metrics import EngineMetrics, FrontMetrics
 from serving.models.catalogue import Catalogue
 from serving.models.facts import ModelFacts
+from serving.models.workers import Workers
 from serving.repository.places.repositories import Repositories
 from serving.server.config import ServerConfig
 from serving.server.runtime import Runtime
@@ -24,7 +24,7 @@ from tests.support.published import publish
 class Sides:
     """Both, each made for one process but sharing this one; a test starts what it needs."""
 
-    def __init__(self, repository: Path, decoders: ThreadPoolExecutor) -> None:
+    def __init__(self, repository: Path, workers: Workers) -> None:
         config = ServerConfig(
             model_repository=repository,
             grpc_port=0,
@@ -36,7 +36,7 @@ class Sides:
         )
         front, engine = FrontMetrics(), EngineMetrics()
         self.totals = Totals(front, engine)
-        self.catalogue = Catalogue(Repositories.of(repository), decoders, front)
+        self.catalogue = Catalogue(Repositories.of(repository), workers, front)
         self.runtime = Runtime(config, self.catalogue, engine)
         self.wires = Wires(config, self.catalogue, self.runtime.loader, front, self.totals)
 
@@ -60,8 +60,8 @@ class Sides:
 @pytest.fixture
 def sides(tmp_path: Path) -> Iterator[Sides]:
     publish(tmp_path / "repository")
-    with ThreadPoolExecutor(1) as decoders:
-        yield Sides(tmp_path / "repository", decoders)
+    with Workers(1) as workers:
+        yield Sides(tmp_path / "repository", workers)
 
 
 def test_wires_answer_for_a_catalogue_that_somebody_else_fills(sides: Sides) -> None:

@@ -1,7 +1,6 @@
 """Listens for the connections of the native wire."""
 
 import asyncio
-import errno
 import socket
 import time
 from collections import Counter
@@ -9,12 +8,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies, Readers
 from serving.server.config import StartError
+from serving.server.listening import BACKLOG, listening, listening_at
 from serving.server.tls.certificates import Certificates
 from serving.server.tls.stream import TlsStream
 from serving.server.wire.cuts import Cuts
@@ -24,13 +23,10 @@ from serving.server.wire.native.connection import Connection
 from serving.server.wire.native.freed import FreedMemory
 from serving.server.wire.native.lifetime import Times
 
-# Connections that wait to be accepted. Fewer refuse callers who come at once.
-_BACKLOG = 1024
 # Connections that are looked at in one go; each takes a microsecond, and 0.2 for each call.
 _LOOKED_AT = 256
 # Seconds in which tasks that were cancelled, and connections that were ended, may do so.
 _LAST_SECONDS = 2.0
-_UNAVAILABLE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class NativeWire:
@@ -68,35 +64,19 @@ class NativeWire:
 
     def bind(self, host: str, port: int) -> int:
         """Opens the port, 0 for a free one, and returns its number. Raises StartError."""
-        where = f"--grpc-port: cannot listen on {host}:{port}"
         try:
-            found = socket.getaddrinfo(
-                host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
+            found = listening(host, port)
         except OSError as error:
-            raise StartError(f"{where}: {error.strerror}") from error
-        failed: OSError | None = None
-        number = 0
-        # A name may stand for an address of each family; one that is not there is left out.
-        for family, address in dict.fromkeys((one[0], one[4]) for one in found):
-            try:
-                listening = _listening(family, (address[0], number or port, *address[2:]))
-            except OSError as error:
-                failed = error
-                if error.errno not in _UNAVAILABLE:
-                    break
-                continue
-            self._sockets.append(listening)
-            number = listening.getsockname()[1]
-        else:
-            if number:
-                return number
-        raise StartError(f"{where}: {failed.strerror if failed else 'no address'}") from failed
+            raise StartError(
+                f"--grpc-port: cannot listen on {host}:{port}: {error.strerror}"
+            ) from error
+        self._sockets += found
+        return int(found[0].getsockname()[1])
 
     def bind_socket(self, path: Path) -> None:
         """Also listens on a Unix socket. Raises StartError."""
         try:
-            self._sockets.append(_listening(socket.AF_UNIX, str(path)))
+            self._sockets.append(listening_at(path))
         except OSError as error:
             raise StartError(f"--admin-socket: cannot listen on {path}") from error
 
@@ -106,9 +86,9 @@ class NativeWire:
         loop = asyncio.get_running_loop()
         for one in self._sockets:
             if one.family == socket.AF_UNIX:
-                made = loop.create_unix_server(lambda: Connection(self), sock=one, backlog=_BACKLOG)
+                made = loop.create_unix_server(lambda: Connection(self), sock=one, backlog=BACKLOG)
             else:
-                made = loop.create_server(self._connection, sock=one, backlog=_BACKLOG)
+                made = loop.create_server(self._connection, sock=one, backlog=BACKLOG)
             self._servers.append(await made)
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -184,22 +164,3 @@ class NativeWire:
                 connection.life.look(now, short)
                 if number % _LOOKED_AT == 0:
                     await asyncio.sleep(0)
-
-
-def _listening(family: int, address: tuple[Any, ...] | str) -> socket.socket:
-    """A socket that listens. Raises OSError where another one does."""
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if family != socket.AF_UNIX:
-            # Ports of connections that have just ended are free; those that are listened on are
-            # not.
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            wildcard = address[0] == "::"
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not wildcard)
-        made.bind(address)
-        made.listen(_BACKLOG)
-    except OSError:
-        made.close()
-        raise
-    return made

@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +28,7 @@ from serving.models.loading import loader as module
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
 from serving.models.servable import CallOptions
+from serving.models.workers import Workers
 from serving.repository.places import repositories as repositories_module
 from serving.repository.places.repositories import Repositories
 from tests.serving.models.conftest import FakeEngines, write_model
@@ -37,13 +37,13 @@ Drive = Callable[..., None]
 
 
 @pytest.fixture
-def drive(tmp_path: Path, decoders: ThreadPoolExecutor) -> Drive:
+def drive(tmp_path: Path, workers: Workers) -> Drive:
     """Runs a coroutine of a loader over tmp_path and of its catalogue, and closes it."""
 
     def run(work: Callable[[Catalogue, Loader], Any], drain_seconds: float = 5.0) -> None:
         async def main() -> None:
             settings = LoadSettings(engine="onnxruntime", allow_ungated=True, threads=1)
-            catalogue = Catalogue(Repositories.of(tmp_path), decoders, FrontMetrics())
+            catalogue = Catalogue(Repositories.of(tmp_path), workers, FrontMetrics())
             loader = Loader(
                 Repositories.of(tmp_path), settings, EngineMetrics(), catalogue, drain_seconds
             )

@@ -28,6 +28,7 @@ from serving.models.loading.loaded import LoadedVersion
 from serving.models.loading.loader import Loader
 from serving.models.loading.loader_process import LoaderProcesses
 from serving.models.loading.version import load_model
+from serving.models.workers import Workers
 from serving.repository.layout import scan_model
 from serving.repository.manifest import Gate, read_manifest, write_manifest
 from serving.repository.model_config import read_model_config
@@ -279,9 +280,9 @@ def test_what_serves_serves_on_and_the_first_load_stays_here(
     given = settings(tmp_path / "cache", engine="onnxruntime")
 
     async def run() -> None:
-        with ThreadPoolExecutor(1) as decoders:
+        with Workers(1) as workers:
             repository = tmp_path / "repository"
-            catalogue = Catalogue(Repositories.of(repository), decoders, FrontMetrics())
+            catalogue = Catalogue(Repositories.of(repository), workers, FrontMetrics())
             loader = Loader(Repositories.of(repository), given, EngineMetrics(), catalogue, 1.0)
             publish(repository, "second")
             await loader.load_all()
@@ -324,8 +325,8 @@ def test_files_that_change_between_check_and_opening_are_not_served(
     given = settings(None, engine="onnxruntime")
 
     async def run() -> None:
-        with ThreadPoolExecutor(1) as decoders:
-            catalogue = Catalogue(Repositories.of(tmp_path), decoders, FrontMetrics())
+        with Workers(1) as workers:
+            catalogue = Catalogue(Repositories.of(tmp_path), workers, FrontMetrics())
             loader = Loader(Repositories.of(tmp_path), given, EngineMetrics(), catalogue, 1.0)
             await loader.load("first")
             with pytest.raises(ModelLoadError, match="second/1: its files changed while"):

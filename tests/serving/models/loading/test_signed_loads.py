@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from serving.models.catalogue import Catalogue
 from serving.models.loading import load_thread
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
+from serving.models.workers import Workers
 from serving.repository.places.repositories import Repositories
 from serving.repository.signing.keys import Keys
 from serving.repository.signing.private_copy import SignedVersions
@@ -31,10 +31,10 @@ class Signed:
     keys: trusted at the moment.
     """
 
-    def __init__(self, repository: Path, decoders: ThreadPoolExecutor, cache: Path) -> None:
+    def __init__(self, repository: Path, workers: Workers, cache: Path) -> None:
         self.keys: Keys = ONE.trusted | TWO.trusted
         self.metrics = EngineMetrics()
-        self.catalogue = Catalogue(Repositories.of(repository), decoders, FrontMetrics())
+        self.catalogue = Catalogue(Repositories.of(repository), workers, FrontMetrics())
         settings = LoadSettings(engine="onnxruntime", allow_ungated=True, threads=1)
         refusals = self.metrics.signature_refusals
         signed = SignedVersions(lambda: self.keys, cache, refusals)
@@ -46,12 +46,12 @@ Drive = Callable[[Callable[[Signed], Any]], None]
 
 
 @pytest.fixture
-def drive(tmp_path: Path, decoders: ThreadPoolExecutor, engines: FakeEngines) -> Drive:
+def drive(tmp_path: Path, workers: Workers, engines: FakeEngines) -> Drive:
     """Runs work on a loader over tmp_path, and closes it."""
 
     def run(work: Callable[[Signed], Any]) -> None:
         async def main() -> None:
-            signed = Signed(tmp_path, decoders, tmp_path / ".cache")
+            signed = Signed(tmp_path, workers, tmp_path / ".cache")
             try:
                 await work(signed)
             finally:
