@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from serving.models.catalogue import Catalogue, ModelEntry, State
 from serving.models.facts import ModelFacts
 from serving.models.loading.candidates import LoadSettings
 from serving.models.loading.loader import Loader
+from serving.models.workers import Workers
 from serving.repository.manifest import EvalTransform, Manifest, Normalization, Provenance
 from serving.repository.model_config import from_proto
 from serving.repository.places.repositories import Repositories
@@ -236,8 +236,8 @@ async def in_process(
         "plain": None,
     }
     engines = {name: ColourEngine(task) for name, task in tasks.items()}
-    with ThreadPoolExecutor(1) as pool:
-        catalogue = Catalogue(Repositories.of(repository), pool, metrics)
+    with Workers(1) as workers:
+        catalogue = Catalogue(Repositories.of(repository), workers, metrics)
         loader = Loader(
             Repositories.of(repository),
             LoadSettings(),

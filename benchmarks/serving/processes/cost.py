@@ -6,7 +6,6 @@ import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from serving.batching.port import BatchPort
 from serving.batching.ticket import Answer
 from serving.models.catalogue import Catalogue
 from serving.models.servable import CallOptions, Servable
+from serving.models.workers import Workers
 from serving.repository.places.repositories import Repositories
 from serving.server.config import ServerConfig
 from serving.server.runtime import Runtime
@@ -105,8 +105,8 @@ async def measure(repository: Path, cache: Path, seconds: float, rounds: int) ->
     metrics = FrontMetrics()
     config = ServerConfig(model_repository=repository, cache_dir=cache, engine="onnxruntime")
     found: dict[int, list[Cost]] = {callers: [] for callers in CALLERS}
-    with ThreadPoolExecutor(1) as threads:
-        catalogue = Catalogue(Repositories.of(repository), threads, metrics)
+    with Workers(1) as workers:
+        catalogue = Catalogue(Repositories.of(repository), workers, metrics)
         runtime = Runtime(config, catalogue, EngineMetrics())
         runtime.start()
         await runtime.looked.wait()
