@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from serving.base.files import write_whole
 from training.data.survey import SHEET_FILE
 from training.errors import BuildError, RecipeError
 from training.evaluation.in_engines import PICTURES_FILE
@@ -100,12 +101,13 @@ def write_inputs(current: Build) -> None:
     """Writes recipe.yaml and environment.json."""
     document = current.recipe.model_dump(mode="json")
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    (current.folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    write_whole(current.folder / "recipe.yaml", text.encode())
     _write_json(current.folder / "environment.json", environment())
 
 
 def _write_json(path: Path, document: object) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode())
 
 
 def write_outputs(current: Build, searched: Searched | None, state: State) -> Path:
