@@ -151,6 +151,12 @@ def test_predict_names_the_folder_that_takes_no_files(server: ServerProcess, sce
     assert "is not a folder" in " ".join(result.stderr.replace("│", " ").split())
 
 
+def test_predict_of_a_folder_names_the_command_for_folders(pictures: Path) -> None:
+    image = pictures / "red" / "0.png"
+    result = convserve("predict", image, pictures, "--model", "m", "--url", "127.0.0.1:1")
+    failed(result, 2, f"{pictures}: a folder", "convserve score", "--model m --out")
+
+
 def test_predict_goes_on_after_a_bad_image_and_exits_with_1(
     source: tuple[str, str], pictures: Path, tmp_path: Path
 ) -> None:
