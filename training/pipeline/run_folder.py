@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,9 +33,8 @@ from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
-# Seconds for which workers that load images outlive a build that was killed, and hold its folder:
-# PyTorch's look for it every 5 s.
-_WORKERS_SECONDS = 8.0
+# Open run folders whose locks this process holds.
+_held: set[int] = set()
 
 
 @contextmanager
@@ -47,17 +45,27 @@ def one_build(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     folder = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        end = time.monotonic() + _WORKERS_SECONDS
-        while not _locked(folder):
-            if time.monotonic() > end:
-                raise BuildError(
-                    f"{run}: another build is at work in it; wait for its end, or give another "
-                    "folder with --out"
-                )
-            time.sleep(0.2)  # nobody tells when it is let go
+        if not _locked(folder):
+            raise BuildError(
+                f"{run}: another build is at work in it; wait for its end, or give another "
+                "folder with --out"
+            )
+        _held.add(folder)
         yield
     finally:
+        _held.discard(folder)
         os.close(folder)
+
+
+def _let_go() -> None:
+    """In a worker that loads images: it outlives a build that was killed by seconds, and would keep
+    the folder from the next one."""
+    for folder in _held:
+        os.close(folder)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _locked(folder: int) -> bool:
