@@ -71,9 +71,9 @@ class Dialogue:
         )
 
     def minutes(self, given: float | None) -> float:
-        """For the whole build. Raises RecipeError for a time that is none."""
+        """For the whole build."""
         if given is not None:
-            return _minutes(f"{given:g}")
+            return given
         if not self.asks:
             self.assumed.append(f"{MINUTES:g} minutes for the build: --minutes for more or fewer")
             return MINUTES
