@@ -300,11 +300,13 @@ def test_bad_arguments_are_one_clear_line(
 ) -> None:
     image = pictures / "red" / "0.png"
     here = ("--model-repository", colours)
-    failed(process("serve"), 1, "--model-repository: missing")
+    failed(process("serve"), 2, "--model-repository: missing")
     failed(convserve("serve", "--model-repository", tmp_path / "no"), 1, "no: no such folder")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Ctrl-C works as before
-    failed(convserve("serve", *here, "--grpc-port", "70000"), 1, "--grpc-port", "65535", "70000")
+    failed(convserve("serve", *here, "--grpc-port", "70000"), 2, "--grpc-port", "65535", "70000")
     failed(convserve("serve", *here, "--model-control", "auto"), 2, "auto")
+    for asked in (("serve",), ("models",), ("score", tmp_path, "--model", "m", "--out", "x")):
+        failed(convserve(*asked, *here, "--engine", "cuda"), 2, "--engine", "openvino", "'cuda'")
     failed(convserve("predict", image, "--model", "nothing", *here), 1, "'nothing'")
     failed(convserve("predict", image, "--model", "colours"), 2, "--url")
     monkeypatch.setattr(predictor, "_LISTENING", 0.0)  # it does not wait for a server to start
@@ -337,7 +339,7 @@ def test_bad_arguments_are_one_clear_line(
 def test_settings_come_from_flags_then_environment_then_file(tmp_path: Path) -> None:
     file = tmp_path / "server.yaml"
     file.write_text("grpc_prot: 1\n")
-    failed(convserve("serve", "--config", file), 1, "grpc_prot", "did you mean 'grpc_port'")
+    failed(convserve("serve", "--config", file), 2, "grpc_prot", "did you mean 'grpc_port'")
 
 
 def test_build_refuses_to_publish_into_a_url() -> None:
