@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import os
 import shutil
+import signal
 import sys
 import textwrap
 from typing import NoReturn
@@ -42,6 +43,9 @@ def main() -> None:
             sys.stdout.flush()
         except OSError as error:
             _lost(error)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            # The command is over: Ctrl-C ends what libraries do at their end, without a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run(arguments: list[str]) -> None:

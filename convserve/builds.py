@@ -57,7 +57,10 @@ def build(
         raise RecipeError("until: a search goes through all stages")
     if hours is not None and search is None:
         raise RecipeError("hours: bounds a search; give search too")
-    bound = None if search is None else parse_bound(search)
+    try:
+        bound = None if search is None else parse_bound(search)
+    except ValueError as error:
+        raise RecipeError(f"search: {error}") from error
     # Imported here: a wrong recipe is told at once, and torch takes seconds to import.
     from training.pipeline import pipeline
     from training.pipeline.searching.search import search as run_search

@@ -62,7 +62,12 @@ function __convserve_words
     set -l begun (commandline -ct)
     for line in (convserve completion words (count $words) $words "$begun" 2>/dev/null)
         if string match -q ':files*' -- $line
-            __fish_complete_path "$begun"
+            # Behind --option= the path begins; fish wants the whole word.
+            set -l word (string unescape -- "$begun"; or echo "$begun")
+            set -l option (string match -r -- '^--[^=]*=' "$word")
+            for path in (__fish_complete_path (string replace -- "$option" '' "$word"))
+                echo -- "$option$path"
+            end
         else
             echo $line
         end

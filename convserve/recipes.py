@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from serving.base.files import write_whole
 from training.errors import RecipeError
 from training.recipes import Recipe as CheckedRecipe
 from training.recipes import parse_recipe, read_document, replace
@@ -71,7 +72,7 @@ class Recipe:
         """Writes all of it as a YAML file, which `convserve build` takes. Gives its path."""
         place = Path(path)
         text = yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True)
-        place.write_text(text, encoding="utf-8")
+        write_whole(place, text.encode())
         return place
 
     def __eq__(self, other: object) -> bool:

@@ -12,7 +12,7 @@ from scoring.errors import ScoringError
 from scoring.run import Order, Outcome, opened_here, run
 from scoring.scorers.scorer import Question
 from scoring.sources.opened import open_source
-from serving.base.command import AsJson, application, stop
+from serving.base.command import AsJson, application, one_of, stop
 from serving.base.errors import quoted
 from serving.base.folders import told
 from serving.base.machine.progress import TerminalLog, duration
@@ -22,6 +22,7 @@ from serving.cli.predictor import Repository
 from serving.cli.signing import RequireSignature, refuse_signatures_of
 from serving.cli.tls_options import with_tls
 from serving.client import ClientTls
+from serving.engines import ENGINES
 from serving.server.endpoints.vision import DEFAULT_TOP_K
 
 
@@ -103,6 +104,7 @@ def score(
                 f"{quoted(url)}: is REST; expected host:port of gRPC, or grpcs://host:port",
                 param_hint="--server",
             )
+    one_of(engine, ("auto", *ENGINES), "--engine")
     if ray_workers and not ray:
         raise typer.BadParameter("is for --ray", param_hint="--ray-workers")
     question = Question(

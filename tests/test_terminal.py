@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import cv2
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -94,6 +96,71 @@ def test_ctrl_c_while_a_command_waits_for_a_server(tmp_path: Path) -> None:
         waiting.send_signal(signal.SIGINT)
         assert waiting.stderr.read() == "convserve: interrupted\n"
         assert waiting.wait(LONG) == 130
+
+
+# A small training, and images for shards.
+RECIPE = """
+name: tiny
+task: classification
+data: {source: digits}
+transform: {resize: [8, 8]}
+model: {name: resnet20_cifar}
+train: {epochs: 50, batch_size: 64, optimizer: {name: sgd, lr: 0.1}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "until"),
+    [
+        (["build", "tiny.yaml", "--study", "folds.yaml"], "train: epoch 2/"),
+        (["shards", "photos", "out", "--images", "1"], "train-000002.tar: "),
+    ],
+)
+def test_ctrl_c_at_work_is_one_line_and_leaves_nothing_behind(
+    arguments: list[str], until: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    (tmp_path / "folds.yaml").write_text("cross_validation: {folds: 2}")
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(200):
+            pixels = np.full((4, 4, 3), index, np.uint8)
+            assert cv2.imwrite(str(tmp_path / "photos" / name / f"{index}.png"), pixels)
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+    ) as process:
+        assert process.stderr is not None
+        while until not in (line := process.stderr.readline()):
+            assert line, process.communicate()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes of the command
+        output, error = process.communicate(timeout=LONG)
+    assert (process.returncode, output) == (130, "")
+    said = "interrupted; the same command goes on from where this one stopped\n"
+    assert error.endswith(f"convserve {arguments[0]}: {said}")
+    assert "Traceback" not in error
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    names = [path.name for path in tmp_path.rglob("*")]
+    assert [name for name in names if name.startswith(".") or name.endswith(".partial")] == []
+
+
+def test_ctrl_c_while_a_command_ends_has_no_traceback() -> None:
+    program = (
+        "import atexit, signal, sys\n"
+        "atexit.register(signal.raise_signal, signal.SIGINT)  # as a person, while torch ends\n"
+        "from convserve.__main__ import main\n"
+        "sys.argv = ['convserve', 'doctor', '--json']; main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGINT  # 130 in a shell
+    assert done.stderr == ""
 
 
 # Quiet.

@@ -64,6 +64,8 @@ def deliver(run: Run, reports: Reports, *, interrupted: bool = False) -> None:
 
     A search is not checked, as some of its steps have to fail.
     """
+    if interrupted and not any(len(phase.measured) for phase in run.phases):
+        stop("convserve: interrupted; nothing was measured")
     if reports.output is not None:
         write_run(run, reports.output)
     document = summarise(run)

@@ -3,8 +3,10 @@
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType, TracebackType
@@ -21,6 +23,8 @@ from loadtest.generator.worker import Done, Play, Ready, Stop, Workload
 _LEAD = 0.1
 # Seconds between two calls of `watch` at most.
 _TICK = 0.1
+# Signals that reach the whole process group: SIGINT by Ctrl-C, SIGTERM by `timeout`.
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Interrupt:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupt":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
             self._before[number] = signal.signal(number, self._request)
         return self
 
@@ -80,24 +84,23 @@ class Fleet:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes: list[SpawnProcess] = []
-        # Ctrl-C reaches the whole process group. Workers inherit the blocked signal, so that the
-        # parent alone decides when they stop.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for number in range(workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(
-                    target=worker.main, args=(workload, number, workers, theirs), daemon=True
-                )
-                process.start()
-                theirs.close()
-                self._pipes.append(ours)
-                self._processes.append(process)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        for pipe in self._pipes:
-            if not isinstance(self._receive(pipe), Ready):
-                raise LoadTestError("a generator process did not start as expected")
+            with _signals_blocked():
+                for number in range(workers):
+                    ours, theirs = context.Pipe()
+                    process = context.Process(
+                        target=worker.main, args=(workload, number, workers, theirs), daemon=True
+                    )
+                    process.start()
+                    theirs.close()
+                    self._pipes.append(ours)
+                    self._processes.append(process)
+            for pipe in self._pipes:
+                if not isinstance(self._receive(pipe), Ready):
+                    raise LoadTestError("a generator process did not start as expected")
+        except BaseException:
+            self._end(at_once=True)
+            raise
 
     def __enter__(self) -> "Fleet":
         return self
@@ -108,6 +111,14 @@ class Fleet:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._end(at_once=error is not None)
+
+    def _end(self, *, at_once: bool) -> None:
+        """Ends the workers. One whose pipe is closed ends by itself, and complains on stderr where
+        it had something to say; `at_once` spares that."""
+        if at_once:
+            for process in self._processes:
+                process.kill()
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
@@ -173,3 +184,16 @@ class Fleet:
             raise LoadTestError(
                 "a generator process ended on its own; it says why above"
             ) from error
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Blocks the signals that end the program in this thread and, for good, in processes that it
+    starts: the parent alone decides when they stop."""
+    # Starting a process starts the tracker first, which would unblock them.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -46,7 +46,8 @@ def conclusions(document: dict[str, Any]) -> list[str]:
     if "comparison" in document:
         found.append(_comparison(document["comparison"]))
     if "search" in document["settings"]:
-        found.append(_search(document["settings"]["search"]))
+        interrupted = any(phase["interrupted"] for phase in document["phases"])
+        found.append(_search(document["settings"]["search"], interrupted=interrupted))
     return found
 
 
@@ -230,11 +231,12 @@ def _comparison(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _search(found: dict[str, Any]) -> str:
+def _search(found: dict[str, Any], *, interrupted: bool) -> str:
     limit = f"p99 {found['p99_limit_ms']:g} ms, errors {found['error_rate_limit']:.2%}"
     best, following = found["best"], found["next"]
     if best is None:
-        return f"no rate keeps {limit}" + (f" ({tried(following)})" if following else "")
+        outcome = "interrupted before a rate kept" if interrupted else "no rate keeps"
+        return f"{outcome} {limit}" + (f" ({tried(following)})" if following else "")
     lines = [
         f"highest rate that keeps {limit}: {best['rate']:,.1f} requests/s",
         _row(

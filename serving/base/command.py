@@ -15,7 +15,9 @@ from serving.base.machine.terminal import be_quiet
 
 Choice = TypeVar("Choice", bound=str)
 
-# Of a command that Ctrl-C ended: 128 and the number of SIGINT, as of shells.
+# Exit status of a command that was asked for what it cannot be asked for, as typer has it.
+WRONG_USAGE = 2
+# Of one that Ctrl-C ended: 128 and the number of SIGINT, as of shells.
 INTERRUPTED = 130
 
 # Columns of a help: wider is hard to read, narrower leaves no room for words.

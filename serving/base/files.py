@@ -3,6 +3,7 @@
 Everything here raises OSError, whose `strerror` says what is wrong.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -120,7 +121,7 @@ def _require_file(found: os.stat_result, path: Path) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file in one step: whoever interrupts it leaves the former file, or none. What is no
-    regular file, such as /dev/stdout, is written to as it is."""
+    regular file, such as /dev/stdout, is written to as it is. An OSError names `path`."""
     place = Path(os.path.realpath(path))
     former = place.stat() if place.exists() else None
     if former is not None and not stat.S_ISREG(former.st_mode):
@@ -132,6 +133,9 @@ def write_whole(path: Path, content: bytes) -> None:
         if former is not None:
             partial.chmod(stat.S_IMODE(former.st_mode))
         partial.replace(place)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # no folder, or no right: the first error tells
+            partial.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.base.command import AsJson, application
+from serving.base.command import AsJson, application, one_of
 from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
@@ -16,6 +16,7 @@ from serving.cli.signing import RequireSignature, refuse_signatures_of, signed_b
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls
 from serving.client import AsyncVisionClient, CallFailed, ClientTls
+from serving.engines import ENGINES
 from serving.models.loading.candidates import LoadSettings, open_cache
 from serving.models.loading.outlook import Prospect, prospects
 from serving.repository.layout import ModelFolder
@@ -55,6 +56,7 @@ def models(
     if (url is None) == (not model_repository):
         raise typer.BadParameter("give either --url or --model-repository")
     refuse_signatures_of(url, require_signature)
+    one_of(engine, ("auto", *ENGINES), "--engine")
     if url is not None:
         try:
             lines = asyncio.run(_of_server(url, tls, headers))

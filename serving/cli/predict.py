@@ -57,8 +57,18 @@ def predict(
     tls: ClientTls | None,
     headers: Mapping[str, str] | None,
 ) -> None:
-    """Print labels, masks or embeddings of image files."""
+    """Print labels, masks or embeddings of image files.
+
+    For all images of a folder, `convserve score` writes the answers into a table.
+    """
     local = one_place(url, model_repository, require_signature)
+    for path in images:
+        if path.is_dir():
+            raise typer.BadParameter(
+                f"{path}: a folder; expected image files (`convserve score {path} --model {model} "
+                "--out answers.parquet` answers all images below it)",
+                param_hint="IMAGE",
+            )
     if save is not None and save.exists() and not save.is_dir():
         raise typer.BadParameter(f"{save}: {why_no_folder(save)}", param_hint="--save")
     try:

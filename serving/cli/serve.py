@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal, TextIO, get_args, get_origin
 import typer
 import uvloop
 
-from serving.base.command import AsJson, application, one_of
+from serving.base.command import WRONG_USAGE, AsJson, application, one_of
 from serving.base.machine import console
 from serving.base.machine.terminal import is_quiet, json_text
-from serving.cli.output import fail
+from serving.cli.output import fail, warn
+from serving.engines import ENGINES
 from serving.server.access.audit import open_audit
 from serving.server.config import ServerConfig, StartError
 from serving.server.config_sources import ConfigError, load_config
@@ -50,7 +51,9 @@ def serve(context: typer.Context, **_: Any) -> None:
     try:
         settings = load_config(given, file=context.params["config"])
     except ConfigError as error:
-        fail(str(error))
+        warn(str(error))
+        raise typer.Exit(WRONG_USAGE) from error
+    one_of(settings.engine, ("auto", *ENGINES), "--engine")
     results = os.dup(1)  # what else is printed becomes lines of the log
     told = partial(_tell, results, settings) if context.params["as_json"] else None
     try:

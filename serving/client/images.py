@@ -29,12 +29,15 @@ _SYSTEM_ENTRIES = frozenset({
 def as_message(image: ImageInput) -> pb.Image:
     """The message that carries an image.
 
-    Raises OSError for a file that cannot be read, ValueError for pixels of another type or shape.
+    Raises OSError for a file that cannot be read, ValueError for pixels of another type or shape,
+    TypeError for what is no image.
     """
     if isinstance(image, bytes):
         return pb.Image(encoded=image)
     if isinstance(image, str | Path):
         return pb.Image(encoded=Path(image).read_bytes())
+    if not isinstance(image, np.ndarray):
+        raise _no_image(image)
     grey = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
     if image.dtype != np.uint8 or not (grey or (image.ndim == 3 and image.shape[2] == 3)):
         raise ValueError(
@@ -50,22 +53,36 @@ def as_message(image: ImageInput) -> pb.Image:
 
 
 def as_messages(images: ImageInput | Iterable[ImageInput]) -> list[pb.Image]:
-    """One image or several."""
+    """One image or several. Raises as as_message."""
     if isinstance(images, str | Path | bytes | np.ndarray):
         return [as_message(images)]
+    if not isinstance(images, Iterable):
+        raise _no_image(images)
     return [as_message(image) for image in images]
+
+
+def _no_image(value: object) -> TypeError:
+    return TypeError(
+        "image: expected a path, the bytes of an image file or pixels as a NumPy array, got "
+        f"{type(value).__name__} {value!r:.40}"
+    )
 
 
 def each_image(images: str | Path | Iterable[ImageInput]) -> Iterator[ImageInput]:
     """The image files below a folder, sorted, or the images of any other collection.
 
     Hidden entries and entries of operating systems (`._x.jpg`, `__MACOSX`) are passed over.
-    Raises NotADirectoryError where a path is no folder, OSError where a folder cannot be read.
+    Raises NotADirectoryError where a path is no folder, OSError where a folder cannot be read,
+    TypeError for what is no collection.
     """
     if isinstance(images, str | Path):
         if not Path(images).is_dir():
             raise NotADirectoryError(f"{images}: expected a folder of images, or a list of them")
         return iter(sorted(_image_files(Path(images))))
+    if not isinstance(images, Iterable):
+        raise TypeError(
+            f"images: expected a folder or a list, got {type(images).__name__} {images!r:.40}"
+        )
     return iter(images)
 
 

@@ -83,6 +83,8 @@ def _message(image: ImageInput) -> pb.Image | CallFailed:
         return as_message(image)
     except (OSError, ValueError) as error:
         return CallFailed("INVALID_ARGUMENT", f"{image!r}: {error}")
+    except TypeError as error:  # it names the value
+        return CallFailed("INVALID_ARGUMENT", str(error))
 
 
 def _size(image: pb.Image) -> int:

@@ -1,12 +1,17 @@
-"""The options of a call, and the messages that carry them."""
+"""The options of a call, and the messages that carry them.
 
-from collections.abc import Sequence
+A message raises TypeError for an option that its call does not have and for a name that is no text,
+ValueError for a value that is none of an option's.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict, TypeVar
 
 from protos.gen import vision_pb2 as pb
 
 AnyRequest = pb.ClassifyRequest | pb.SegmentRequest | pb.EmbedRequest
 Answer = TypeVar("Answer", pb.ClassifyResponse, pb.SegmentResponse, pb.EmbedResponse)
+Enumerated = TypeVar("Enumerated")
 
 _MASK_FORMATS = {
     "png": pb.MASK_FORMAT_PALETTE_PNG,
@@ -57,6 +62,7 @@ def classify_request(
     model: str, images: Sequence[pb.Image], options: ClassifyOptions
 ) -> pb.ClassifyRequest:
     """The message of a classify call; an absent option takes the server's default."""
+    _check(model, options, ClassifyOptions)
     return pb.ClassifyRequest(
         model=model,
         version=options.get("version", ""),
@@ -71,25 +77,43 @@ def segment_request(
     model: str, images: Sequence[pb.Image], options: SegmentOptions
 ) -> pb.SegmentRequest:
     """The message of a segment call; an absent option takes the server's default."""
+    _check(model, options, SegmentOptions)
     return pb.SegmentRequest(
         model=model,
         version=options.get("version", ""),
         images=images,
         options=_call_options(options),
-        mask_format=_MASK_FORMATS[options.get("mask_format", "png")],
-        mask_size=_MASK_SIZES[options.get("mask_size", "image")],
+        mask_format=_one_of(_MASK_FORMATS, "mask_format", options.get("mask_format", "png")),
+        mask_size=_one_of(_MASK_SIZES, "mask_size", options.get("mask_size", "image")),
         overlay=options.get("overlay", False),
     )
 
 
 def embed_request(model: str, images: Sequence[pb.Image], options: EmbedOptions) -> pb.EmbedRequest:
     """The message of an embed call; an absent option takes the server's default."""
+    _check(model, options, EmbedOptions)
     return pb.EmbedRequest(
         model=model,
         version=options.get("version", ""),
         images=images,
         options=_call_options(options),
     )
+
+
+def _check(model: str, options: EmbedOptions, known: type[EmbedOptions]) -> None:
+    for name in options:
+        if name not in known.__annotations__:
+            expected = ", ".join(known.__annotations__)
+            raise TypeError(f"{name}: no option of this call; expected {expected}")
+    for name, value in (("model", model), *options.items()):
+        if name in ("model", "version", "id") and not isinstance(value, str):
+            raise TypeError(f"{name}: expected a text, got {type(value).__name__} {value!r:.40}")
+
+
+def _one_of(values: Mapping[str, Enumerated], name: str, given: str) -> Enumerated:
+    if given not in values:
+        raise ValueError(f"{name}: expected one of {', '.join(values)}, got {given!r:.40}")
+    return values[given]
 
 
 def _call_options(options: EmbedOptions) -> pb.CallOptions:

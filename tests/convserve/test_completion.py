@@ -164,6 +164,8 @@ TYPED = {
     "convserve build rec\tlo\t": ["build", "recipes/long name.yaml"],
     "convserve build recipes/long\\ n\t": ["build", "recipes/long name.yaml"],
     "convserve predict no\t": ["predict", "notes.txt"],
+    "convserve serve --cache-dir=no\t": ["serve", "--cache-dir=notes.txt"],
+    "convserve build --out=recipes/long\\ n\t": ["build", "--out=recipes/long name.yaml"],
     "convserve predict --model-repository ~/my\\ models --model li\t": [
         "predict", "--model-repository", "{home}/my models", "--model", "lilies",
     ],

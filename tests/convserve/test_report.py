@@ -174,6 +174,10 @@ def test_folder_without_a_report_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(convserve.BuildError, match="is no run folder") as raised:
         convserve.Report(tmp_path)
     assert "\n" not in str(raised.value)
-    (tmp_path / "report.json").write_text("{")
+    file = tmp_path / "report.json"
+    file.write_text("{")
+    with pytest.raises(convserve.BuildError) as raised:
+        convserve.Report(file)
+    assert str(raised.value) == f"{file}: a file; expected the folder of a run, such as {tmp_path}"
     with pytest.raises(convserve.BuildError, match=r"report\.json: not valid JSON"):
         convserve.Report(tmp_path)

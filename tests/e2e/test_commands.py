@@ -151,6 +151,12 @@ def test_predict_names_the_folder_that_takes_no_files(server: ServerProcess, sce
     assert "is not a folder" in " ".join(result.stderr.replace("│", " ").split())
 
 
+def test_predict_of_a_folder_names_the_command_for_folders(pictures: Path) -> None:
+    image = pictures / "red" / "0.png"
+    result = convserve("predict", image, pictures, "--model", "m", "--url", "127.0.0.1:1")
+    failed(result, 2, f"{pictures}: a folder", "convserve score", "--model m --out")
+
+
 def test_predict_goes_on_after_a_bad_image_and_exits_with_1(
     source: tuple[str, str], pictures: Path, tmp_path: Path
 ) -> None:
@@ -294,11 +300,13 @@ def test_bad_arguments_are_one_clear_line(
 ) -> None:
     image = pictures / "red" / "0.png"
     here = ("--model-repository", colours)
-    failed(process("serve"), 1, "--model-repository: missing")
+    failed(process("serve"), 2, "--model-repository: missing")
     failed(convserve("serve", "--model-repository", tmp_path / "no"), 1, "no: no such folder")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Ctrl-C works as before
-    failed(convserve("serve", *here, "--grpc-port", "70000"), 1, "--grpc-port", "65535", "70000")
+    failed(convserve("serve", *here, "--grpc-port", "70000"), 2, "--grpc-port", "65535", "70000")
     failed(convserve("serve", *here, "--model-control", "auto"), 2, "auto")
+    for asked in (("serve",), ("models",), ("score", tmp_path, "--model", "m", "--out", "x")):
+        failed(convserve(*asked, *here, "--engine", "cuda"), 2, "--engine", "openvino", "'cuda'")
     failed(convserve("predict", image, "--model", "nothing", *here), 1, "'nothing'")
     failed(convserve("predict", image, "--model", "colours"), 2, "--url")
     monkeypatch.setattr(predictor, "_LISTENING", 0.0)  # it does not wait for a server to start
@@ -331,7 +339,7 @@ def test_bad_arguments_are_one_clear_line(
 def test_settings_come_from_flags_then_environment_then_file(tmp_path: Path) -> None:
     file = tmp_path / "server.yaml"
     file.write_text("grpc_prot: 1\n")
-    failed(convserve("serve", "--config", file), 1, "grpc_prot", "did you mean 'grpc_port'")
+    failed(convserve("serve", "--config", file), 2, "grpc_prot", "did you mean 'grpc_port'")
 
 
 def test_build_refuses_to_publish_into_a_url() -> None:

@@ -17,7 +17,7 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
 """
 # Seconds of anything, on a machine that is busy.
 _LONG = 120.0
-CTRL_C = "\x03"
+CTRL_C, CTRL_D = "\x03", "\x04"
 
 
 class Terminal:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from training.cli import build
+from training.cli import adopt, build
+from training.models.export.variants import FLOATS, SCHEMES
 from training.pipeline.pipeline import STAGE_NAMES, Built
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,6 @@ def run(*arguments: str) -> Result:
         (["."], ".: a folder; expected a file (`convserve init .` writes a recipe of it)"),
         ([str(DIGITS), "--set", "train.epoch=1"], "did you mean 'epochs'?"),
         ([str(DIGITS), "--set", "seed.a=1"], "seed is 1, it has no keys"),
-        ([str(DIGITS), "--search", "size<=3"], "expected latency<=MILLISECONDS or drop<=POINTS"),
     ],
 )
 def test_wrong_recipe_is_one_line_and_status_1(arguments: list[str], said: str) -> None:
@@ -50,6 +50,7 @@ def test_wrong_recipe_is_one_line_and_status_1(arguments: list[str], said: str) 
         ([], "give a recipe"),
         ([str(DIGITS), "--until", "tea"], "train, distill, prune"),
         ([str(DIGITS), "--until", "prune", "--search", "drop<=1"], "goes through all stages"),
+        ([str(DIGITS), "--search", "size<=3"], "expected latency<=MILLISECONDS or drop<=POINTS"),
         ([str(DIGITS), "--fast"], "--fast"),
         ([str(DIGITS), "--study", "study.yaml", "--until", "train"], "a study trains"),
     ],
@@ -86,6 +87,10 @@ def test_missing_data_is_told_without_traceback(tmp_path: Path) -> None:
 
 def test_stages_of_the_help_are_those_of_the_pipeline() -> None:
     assert build.STAGES == STAGE_NAMES
+
+
+def test_variants_of_adopt_are_those_that_are_made() -> None:
+    assert sorted(adopt.VARIANTS) == sorted([*FLOATS, *SCHEMES])
 
 
 def test_json_is_all_there_is_on_stdout(digits_built: Built, workplace: Path) -> None:
@@ -169,7 +174,6 @@ def test_first_sign_comes_before_torch_is_imported(
     ("flags", "processes", "said"),
     [
         (["--set", "seed.a=1"], "1", "seed is 1, it has no keys"),
-        (["--search", "size<=3"], "1", "expected latency<=MILLISECONDS or drop<=POINTS"),
         (["--search", "drop<=3"], "2", "torchrun shares one training"),
     ],
 )
@@ -182,6 +186,25 @@ def test_wrong_arguments_are_told_before_torch_is_imported(
     assert done.stderr.startswith("convserve build: ")
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["init", "photos", "--minutes", "0"], "--minutes"),
+        (["init", "photos", "--name", "a/b"], "--name"),
+        (["build", str(DIGITS), "--search", "size<=3"], "--search"),
+        (["adopt", "repo/model", "--data", "items", "--variants", "fp99"], "--variants"),
+        (["shards", "photos", "out", "--endpoint-url", "http://u:p@x"], "--endpoint-url"),
+        (["shards", "photos", "s3://u:p@x/y"], "OUT"),
+    ],
+)
+def test_wrong_options_are_status_2_before_torch_is_imported(
+    arguments: list[str], said: str, without_torch: dict[str, str]
+) -> None:
+    done = started(without_torch, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert f"Invalid value for {said}" in done.stderr.replace("'", "")
 
 
 def started(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

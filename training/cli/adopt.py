@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 # Told here as well, since the help must not import the work, and torch with it.
 _MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
 _METHODS: tuple[Literal["minmax", "mse", "percentile"], ...] = ("minmax", "mse", "percentile")
+VARIANTS = ("fp32", "fp16", "bf16", "int8-s8", "int8-u8", "int8-u8-rr")
 
 
 def adopt(
@@ -135,6 +136,7 @@ def adopt(
     wanted = one_of(task, tuple(TASKS), "--task")
     meant = one_of(holds, _MEANINGS, "--holds")
     method = one_of(calibrate, _METHODS, "--calibrate")
+    made = _variants(variants)
     try:
         key = None if sign_key is None else read_private_key(sign_key)
     except BadKey as error:
@@ -143,7 +145,7 @@ def adopt(
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
     from training.pipeline.adopt.adopt import adopt as run
     from training.pipeline.adopt.judging import Bounds
-    from training.pipeline.adopt.plan import Request, check_variants, plan
+    from training.pipeline.adopt.plan import Request, plan
 
     try:
         request = Request(
@@ -156,7 +158,7 @@ def adopt(
             holds=meant,
             classes=classes,
             unlabelled=unlabelled,
-            variants=check_variants(variants.split(",")),
+            variants=made,
             items=items,
             calibration_items=calibration_items,
             calibrate=method or "minmax",
@@ -182,6 +184,12 @@ def adopt(
         return
     adopted.show()
     next_step("serve", "--model-repository", model.parent)
+
+
+def _variants(given: str) -> tuple[str, ...]:
+    """Names that are separated by commas, FP32 first."""
+    names = [one_of(name, VARIANTS, "--variants") or "" for name in given.split(",")]
+    return ("fp32", *(name for name in dict.fromkeys(names) if name != "fp32"))
 
 
 app = application(adopt)

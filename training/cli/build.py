@@ -14,6 +14,7 @@ from serving.base.storage.address import is_url
 from serving.base.text import escaped
 from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError, RecipeError
+from training.pipeline.bound import Bound, parse_bound
 from training.pipeline.library_logs import quiet_libraries
 
 log = logging.getLogger(__name__)
@@ -98,11 +99,12 @@ def build(
         raise typer.BadParameter("give either a study or a search", param_hint="--study")
     if hours is not None and search is None:
         raise typer.BadParameter("bounds a search; give --search too", param_hint="--hours")
+    bound = None if search is None else _bound(search)
     try:
         if study is not None:
             _study(recipe, overrides or [], study, out, as_json)
         else:
-            _build(recipe, overrides or [], until, search, hours, out, model_repository, as_json)
+            _build(recipe, overrides or [], until, bound, hours, out, model_repository, as_json)
     except BuildError as error:
         fail("build", str(error))
     except OSError as error:
@@ -116,11 +118,18 @@ def _stdout_kept() -> contextlib.AbstractContextManager[object]:
     return contextlib.redirect_stdout(sys.stderr)
 
 
+def _bound(text: str) -> Bound:
+    try:
+        return parse_bound(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--search") from error
+
+
 def _build(
     path: Path,
     overrides: list[str],
     until: str | None,
-    search: str | None,
+    bound: Bound | None,
     hours: float | None,
     out: Path,
     repository: Path,
@@ -128,11 +137,9 @@ def _build(
 ) -> None:
     # Imported here, as below: a wrong recipe is told at once, and torch takes seconds to import.
     from training.fitting import distributed
-    from training.pipeline.bound import parse_bound
     from training.recipes import load_recipe
 
     recipe = load_recipe(path, overrides)
-    bound = None if search is None else parse_bound(search)
     if until == "data" or bound is not None:
         _require_one_process()
     log.info("%s: %s of %s; loading torch", recipe.name, recipe.task, path)

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from serving.base.command import AsJson, application, one_of
 from serving.base.task import TASKS
-from serving.base.text import escaped
+from serving.base.text import escaped, first_problem
 from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError
 from training.pipeline.library_logs import quiet_libraries
+from training.recipes.fields import Name
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,11 @@ def init(
     minutes: Annotated[
         float | None,
         typer.Option(
-            metavar="MINUTES", help="For the whole build on this machine.", show_default="10"
+            metavar="MINUTES",
+            min=0.1,
+            max=10_000,
+            help="For the whole build on this machine.",
+            show_default="10",
         ),
     ] = None,
     mirrors: Annotated[
@@ -82,6 +88,8 @@ def init(
     wanted = one_of(task, tuple(TASKS), "--task")
     one_of(mirrors, ("yes", "no"), "--mirrors")
     sides = _size(size)
+    if name is not None:
+        _check_name(name)
     set_up_logging()
     log.info("init: looking at %s; loading torch", folder)
     # Imported here: a wrong option is told at once, and torch takes seconds to import.
@@ -103,6 +111,13 @@ def init(
         return
     for line in outcome.lines():
         typer.echo(escaped(line))
+
+
+def _check_name(text: str) -> None:
+    try:
+        TypeAdapter(Name).validate_python(text)
+    except ValidationError as error:
+        raise typer.BadParameter(first_problem(error)[1], param_hint="--name") from None
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from serving.base.command import AsJson, application
+from serving.base.files import write_whole
 from training.cli.terminal import fail
 from training.errors import BuildError
 from training.evaluation.report.comparison import (
@@ -35,7 +36,7 @@ def report(
         raise typer.BadParameter(f"expected at most {MOST_RUNS}, got {len(runs)}", param_hint="RUN")
     try:
         found = read_runs(runs)
-        output.write_text(comparison_page(found), encoding="utf-8")
+        write_whole(output, comparison_page(found).encode())
     except BuildError as error:
         fail("report", str(error))
     except OSError as error:

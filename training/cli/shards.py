@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from serving.base.command import AsJson, application
 from serving.base.text import escaped, first_problem
 from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError
+from training.recipes.remote.storage import Address, Storage
 
 if TYPE_CHECKING:
     from training.data.samples import Dataset
@@ -54,22 +56,16 @@ def shards(
     Credentials of a store come from the environment.
     """
     set_up_logging()
+    address, storage = _address(out), _storage(endpoint_url)
     log.info("shards: %s to %s; loading torch", source, out)
     try:
-        from pydantic import ValidationError
-
+        # Imported here: a wrong option is told at once, and torch takes seconds to import.
         from training.data.shards.write import Limits, write_shards
         from training.data.storage.store import Store
-        from training.recipes.remote.storage import Storage
 
-        try:
-            storage = Storage(endpoint_url=endpoint_url)
-        except ValidationError as error:
-            wrong = first_problem(error)[1]
-            raise typer.BadParameter(wrong, param_hint="--endpoint-url") from None
         data = _files(source, val_fraction, test_fraction, seed)
         limits = Limits(images, megabytes * 1_000_000)
-        index = write_shards(data, _address(out), limits, seed, Store(storage))
+        index = write_shards(data, address, limits, seed, Store(storage))
     except (BuildError, OSError) as error:
         fail("shards", str(error))
     except KeyboardInterrupt:
@@ -82,11 +78,14 @@ def shards(
     typer.echo(escaped(f"In a recipe: data: {{source: shards, train: {out}}}"))
 
 
+def _storage(endpoint_url: str | None) -> Storage:
+    try:
+        return Storage(endpoint_url=endpoint_url)
+    except ValidationError as error:
+        raise typer.BadParameter(first_problem(error)[1], param_hint="--endpoint-url") from None
+
+
 def _address(out: str) -> str:
-    from pydantic import TypeAdapter, ValidationError
-
-    from training.recipes.remote.storage import Address
-
     try:
         return TypeAdapter(Address).validate_python(out)
     except ValidationError as error:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from training.errors import RecipeError, TargetNotReached
+from serving.base.errors import quoted
+from training.errors import TargetNotReached
 from training.evaluation.searched import Tried
 
 _BOUND = re.compile(r"(latency|drop)\s*<=\s*(\d+\.?\d*|\.\d+)")
@@ -48,13 +49,13 @@ class Bound:
 
 
 def parse_bound(text: str) -> Bound:
-    """Reads the bound that --search is given. Raises RecipeError."""
+    """Reads the bound of a search. Raises ValueError."""
     match = _BOUND.fullmatch(text.strip())
     if match is None:
-        raise RecipeError(
-            f"--search {text}: expected latency<=MILLISECONDS or drop<=POINTS, such as drop<=1.5"
+        raise ValueError(
+            f"expected latency<=MILLISECONDS or drop<=POINTS, such as drop<=1.5; got {quoted(text)}"
         )
     what, most = match[1], float(match[2])
     if what == "latency" and most == 0:
-        raise RecipeError(f"--search {text}: expected more than 0 milliseconds")
+        raise ValueError(f"expected more than 0 milliseconds, got {quoted(text)}")
     return Bound("latency" if what == "latency" else "drop", most)

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from serving.base.files import write_whole
 from training.data.survey import SHEET_FILE
 from training.errors import BuildError, RecipeError
 from training.evaluation.in_engines import PICTURES_FILE
@@ -33,9 +33,8 @@ from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
-# Seconds for which workers that load images outlive a build that was killed, and hold its folder:
-# PyTorch's look for it every 5 s.
-_WORKERS_SECONDS = 8.0
+# Open run folders whose locks this process holds.
+_held: set[int] = set()
 
 
 @contextmanager
@@ -46,17 +45,27 @@ def one_build(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     folder = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        end = time.monotonic() + _WORKERS_SECONDS
-        while not _locked(folder):
-            if time.monotonic() > end:
-                raise BuildError(
-                    f"{run}: another build is at work in it; wait for its end, or give another "
-                    "folder with --out"
-                )
-            time.sleep(0.2)  # nobody tells when it is let go
+        if not _locked(folder):
+            raise BuildError(
+                f"{run}: another build is at work in it; wait for its end, or give another "
+                "folder with --out"
+            )
+        _held.add(folder)
         yield
     finally:
+        _held.discard(folder)
         os.close(folder)
+
+
+def _let_go() -> None:
+    """In a worker that loads images: it outlives a build that was killed by seconds, and would keep
+    the folder from the next one."""
+    for folder in _held:
+        os.close(folder)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _locked(folder: int) -> bool:
@@ -100,12 +109,13 @@ def write_inputs(current: Build) -> None:
     """Writes recipe.yaml and environment.json."""
     document = current.recipe.model_dump(mode="json")
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
-    (current.folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    write_whole(current.folder / "recipe.yaml", text.encode())
     _write_json(current.folder / "environment.json", environment())
 
 
 def _write_json(path: Path, document: object) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode())
 
 
 def write_outputs(current: Build, searched: Searched | None, state: State) -> Path:

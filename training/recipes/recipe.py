@@ -19,7 +19,7 @@ from training.recipes.data import (
     Transform,
 )
 from training.recipes.deliver import Export, Publish, Verify
-from training.recipes.fields import Strict
+from training.recipes.fields import Name, Strict
 from training.recipes.loss import unfit
 from training.recipes.model import ModelChoice
 from training.recipes.remote.sources import RemoteFolderData, ShardsData
@@ -40,7 +40,7 @@ class _Recipe(Strict):
     """
 
     task: Task
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     seed: int = 0
     fold: Fold | None = None
     transform: Transform

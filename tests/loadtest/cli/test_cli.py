@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
 from loadtest.cli import app
+from loadtest.cli.output import Reports, deliver
+from loadtest.results import Phase, Run
 
 COMMAND = [sys.executable, "-m", "convserve", "loadtest"]
 
@@ -214,29 +216,74 @@ def test_search_finds_a_rate(served: Any, tmp_path: Path) -> None:
     assert later.stdout == done.stdout
 
 
-def test_interrupting_ends_early_with_a_report(served: Any, tmp_path: Path) -> None:
-    raw = tmp_path / "raw.npz"
+def under_way(*arguments: str) -> subprocess.Popen[str]:
+    """A run of two workers that has said how far it is, as the leader of a process group, to which
+    a terminal sends Ctrl-C."""
     process = subprocess.Popen(
         [
-            *COMMAND, "run", "--url", served.url, "--model", "mean", "--concurrency", "2",
-            "--duration", "60", "--warmup", "0.1", "--output", str(raw),
+            *COMMAND, *arguments, "--model", "mean", "--workers", "2", "--warmup", "0.1",
+            "--duration", "60",
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None
     # Its first line of progress says that it is under way.
     assert "requests/s" in process.stderr.readline()
-    begin = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    output, error = process.communicate(timeout=20)
-    assert time.monotonic() - begin < 10
+    return process
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_ends_early_with_a_report(
+    by: signal.Signals, served: Any, tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw.npz"
+    process = under_way("run", "--url", served.url, "--concurrency", "2", "--output", str(raw))
+    os.killpg(process.pid, by)
+    output, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert error.splitlines()[-1].startswith("convserve: interrupted; ")
+    *progress, said = error.splitlines()
+    assert all("requests/s" in line for line in progress), error
+    assert said.startswith("convserve: interrupted; ")
     assert "ended early" in output
     assert "p99" in output
     assert raw.exists()
+
+
+def test_interrupted_search_does_not_say_that_no_rate_is_kept(served: Any) -> None:
+    process = under_way("search", "--url", served.url, "--p99", "5s", "--start", "20")
+    os.killpg(process.pid, signal.SIGINT)
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert output == "interrupted before a rate kept p99 5000 ms, errors 0.00%\n"
+
+
+def test_second_ctrl_c_ends_the_workers_without_a_word(served: Any) -> None:
+    process = under_way("run", "--url", served.url)
+    os.killpg(process.pid, signal.SIGSTOP)  # so that both are there at once
+    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGCONT)
+    output, error = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, "")
+    assert error.splitlines()[-1] == "convserve: interrupted"
+    assert "Traceback" not in error
+
+
+def test_interrupted_before_the_first_answer_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phase = Phase(
+        label="concurrency 1", url="h:1", arrivals="closed", rate=0.0, concurrency=1, started=0.0,
+        begin=0.0, end=0.0, workers=1, interrupted=True,
+    )  # fmt: skip
+    with pytest.raises(typer.Exit) as ended:
+        deliver(Run({}, ("m",), (phase,)), Reports(output=tmp_path / "raw.npz"), interrupted=True)
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr() == ("", "convserve: interrupted; nothing was measured\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from serving.base.files import find_file, is_plain_name, open_file, own_folder, read_file, sha256
+from serving.base.files import (
+    find_file,
+    is_plain_name,
+    open_file,
+    own_folder,
+    read_file,
+    sha256,
+    write_whole,
+)
 from serving.base.text import escaped
 
 OUTSIDE = [
@@ -92,6 +100,25 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
         read_file(tmp_path / "x", 10)
     os.truncate(tmp_path / "x", 10)
     assert read_file(tmp_path / "x", 10) == bytes(10)
+
+
+def test_a_file_that_cannot_be_written_is_named_and_the_former_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        write_whole(tmp_path / "no" / "page.html", b"new")
+    assert missing.value.filename == str(tmp_path / "no" / "page.html")
+    page = tmp_path / "page.html"
+    page.write_text("former")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(page, b"new")
+    assert page.read_text() == "former"
+    assert list(tmp_path.iterdir()) == [page]
 
 
 def test_a_new_cache_is_its_owners_alone(tmp_path: Path) -> None:

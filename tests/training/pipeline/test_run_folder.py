@@ -2,6 +2,10 @@
 
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +17,6 @@ from training.errors import BuildError, RecipeError
 from training.models import build_model
 from training.models.checkpoint import RUN_FORMAT, load_network, other_version
 from training.models.weights import load_weights
-from training.pipeline import run_folder
 from training.pipeline.pipeline import build
 from training.pipeline.run_folder import one_build
 from training.pipeline.stages.distill import teacher_file
@@ -156,9 +159,8 @@ def test_damaged_network_is_named(runs: Path, kept: int) -> None:
 
 
 def test_second_build_in_one_run_folder_is_refused_and_changes_nothing(
-    digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run_folder, "_WORKERS_SECONDS", 0.0)
     recipe, run = digits_recipe(), tmp_path / "runs" / "tiny-digits"
     with (
         one_build(run),
@@ -169,3 +171,35 @@ def test_second_build_in_one_run_folder_is_refused_and_changes_nothing(
         build(recipe, run.parent, tmp_path / "repository", until="data")
     assert list(run.iterdir()) == []
     assert build(recipe, run.parent, tmp_path / "repository", until="data").ran == ("data",)
+
+
+def test_workers_of_a_killed_build_do_not_keep_its_folder(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, signal\n"
+        "from training.pipeline.run_folder import one_build\n"
+        "with one_build(pathlib.Path('run')):\n"
+        "    worker = os.fork()\n"
+        "    if worker == 0:\n"
+        "        signal.pause()\n"
+        "    print(worker, flush=True)\n"
+        "    signal.pause()\n"
+    )
+    root = str(Path(__file__).parents[3])
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+    ) as killed:
+        assert killed.stdout is not None
+        worker = int(killed.stdout.readline())
+        try:
+            with pytest.raises(BuildError, match="another build"), one_build(tmp_path / "run"):
+                pass
+            killed.kill()
+            killed.wait()
+            with one_build(tmp_path / "run"):
+                assert Path(f"/proc/{worker}").exists()
+        finally:
+            os.kill(worker, signal.SIGKILL)

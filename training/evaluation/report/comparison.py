@@ -1,5 +1,6 @@
 """Several runs side by side, as far as they can be compared."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -322,5 +323,21 @@ def _flat(recipe: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(value, Mapping) and value and depth < _DEPTH:
             left += [(f"{path}.{key}", inner, depth + 1) for key, inner in value.items()]
         else:
-            values[path] = value if isinstance(value, str) else quoted(value)
+            values[path] = _written(value, _DEPTH)
     return values
+
+
+def _written(value: Any, depth: int) -> str:
+    """A value as a recipe has it, in one line."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if not isinstance(value, list | Mapping):
+        return quoted(value)
+    if not depth:
+        return "..."
+    if isinstance(value, Mapping):
+        parts = [f"{key}: {_written(inner, depth - 1)}" for key, inner in value.items()]
+        return f"{{{', '.join(parts)}}}"
+    return f"[{', '.join(_written(inner, depth - 1) for inner in value)}]"

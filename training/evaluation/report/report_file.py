@@ -28,7 +28,7 @@ def read_report(run: Path) -> Report:
     try:
         text = read_text(run, REPORT_FILE, limit=_MOST_BYTES)
         document = json.loads(text, parse_constant=_no_number, parse_float=_finite)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BuildError(_missing(run)) from None
     except OSError as error:
         raise BuildError(f"{path}: {error.strerror}") from error
@@ -48,6 +48,8 @@ def read_report(run: Path) -> Report:
 
 
 def _missing(run: Path) -> str:
+    if run.is_file():
+        return f"{run}: a file; expected the folder of a run, such as {run.parent}"
     if not run.is_dir():
         return f"{run}: no such folder"
     if (run / "recipe.yaml").exists():

@@ -16,7 +16,6 @@ from serving.repository.model_config import CONFIG_FILE
 from training.compress.calibration import Method
 from training.data.class_names import read_class_names
 from training.errors import DataError, ExportError, RecipeError
-from training.models.export.variants import FLOATS, SCHEMES
 from training.models.files.source import file_fingerprint, opset_of
 from training.pipeline.adopt.description import Described, describe_answer, describe_images
 from training.pipeline.adopt.items import Data, read_images, read_labelled, read_tensors
@@ -172,12 +171,3 @@ def key_of(request: Request, model: ServedModel, data: Data) -> str:
         "engines": measuring_facts(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def check_variants(given: list[str]) -> tuple[str, ...]:
-    """The variants that are asked for, FP32 first. Raises RecipeError for an unknown one."""
-    known = [*FLOATS, *SCHEMES]
-    for name in given:
-        if name not in known:
-            raise RecipeError(f"--variants: expected some of {', '.join(known)}, got {name!r}")
-    return ("fp32", *(name for name in dict.fromkeys(given) if name != "fp32"))

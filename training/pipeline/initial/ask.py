@@ -71,9 +71,9 @@ class Dialogue:
         )
 
     def minutes(self, given: float | None) -> float:
-        """For the whole build. Raises RecipeError for a time that is none."""
+        """For the whole build."""
         if given is not None:
-            return _minutes(f"{given:g}")
+            return given
         if not self.asks:
             self.assumed.append(f"{MINUTES:g} minutes for the build: --minutes for more or fewer")
             return MINUTES
@@ -101,7 +101,11 @@ class Dialogue:
 
     def _ask(self, question: str, default: object, read: Callable[[str], Answer]) -> Answer:
         while True:
-            text = typer.prompt(escaped(question), default=str(_shown(default)), err=True)
+            try:
+                text = typer.prompt(escaped(question), default=str(_shown(default)), err=True)
+            except typer.Abort:  # Ctrl-C or Ctrl-D; the cursor is behind the question still
+                typer.echo(err=True)
+                raise KeyboardInterrupt from None
             try:
                 return read(text.strip())
             except RecipeError as error:

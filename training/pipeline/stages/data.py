@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from serving.base.files import write_whole
 from training.data import Dataset, fingerprint, load_dataset, load_source
 from training.data.survey import SHEET_FILE, survey
 from training.errors import BrokenFiles
@@ -45,7 +46,7 @@ def work(current: Build) -> Results:
         findings = survey(current.load(), current.stage_folder("data") / SHEET_FILE)
     except BrokenFiles as error:
         text = json.dumps({"broken": error.files}, indent=2, ensure_ascii=False) + "\n"
-        (current.folder / DATA_FILE).write_text(text, encoding="utf-8")
+        write_whole(current.folder / DATA_FILE, text.encode())
         raise
     for warning in findings["warnings"]:
         log.warning("data: warning: %s", warning)

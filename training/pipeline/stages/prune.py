@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from serving.base.files import write_whole
 from training.compress.calibration import choose_calibration
 from training.compress.channel_pruner import ChannelPruner
 from training.compress.channel_step import channel_step
@@ -166,7 +167,7 @@ def _orders(
         found: dict[str, list[str]] = json.loads(path.read_text())
         return found
     orders = _least_missed(current, network, stages)
-    path.write_text(json.dumps(orders))
+    write_whole(path, json.dumps(orders).encode())
     return orders
 
 
@@ -233,7 +234,7 @@ def _pruning_ratio(
     else:
         with _stopwatch(current, network, config.latency) as stopwatch:
             ratio = find(stopwatch)
-    path.write_text(json.dumps(ratio))
+    write_whole(path, json.dumps(ratio).encode())
     return ratio
 
 

@@ -10,10 +10,9 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from training.errors import RecipeError
 from training.recipes import read_document
-from training.recipes.fields import PositiveInt, Strict
+from training.recipes.fields import Name, PositiveInt, Strict
 from training.recipes.problems import problems
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 # Values at dotted paths of a recipe.
 Overrides = Mapping[str, Any]
 

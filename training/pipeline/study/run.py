@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from serving.base.files import write_whole
 from training.evaluation.report.page import render
 from training.pipeline.environment import environment
 from training.pipeline.study.ablation import ablation
@@ -39,14 +40,15 @@ def run_study(
     name = parse_recipe(document).name
     folder = out / name / "studies" / study.stem
     outcome = _run(definition, Trials(document, folder), str(study))
-    (folder / "study.json").write_text(json.dumps(outcome.document, indent=2) + "\n")
+    text = json.dumps(outcome.document, indent=2) + "\n"
+    write_whole(folder / "study.json", text.encode())
     best = None
     if outcome.best is not None:
         best = folder / "best.yaml"
-        best.write_text(_yaml(outcome.best), encoding="utf-8")
+        write_whole(best, _yaml(outcome.best).encode())
     report = folder / "report.html"
     asked = definition.model_dump(mode="json", exclude_none=True)
-    report.write_text(study_page(outcome, name, asked, document), encoding="utf-8")
+    write_whole(report, study_page(outcome, name, asked, document).encode())
     return Studied(outcome, report, best)
 
 

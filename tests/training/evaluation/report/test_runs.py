@@ -156,6 +156,23 @@ def test_settings_that_differ_are_listed(runs: Path, tmp_path: Path) -> None:
     assert "batch_size" not in recipes
 
 
+def test_settings_are_shown_as_recipes_have_them(runs: Path, tmp_path: Path) -> None:
+    path = runs / "first" / REPORT_FILE
+    document = json.loads(path.read_text())
+    document["recipe"]["export"] = {
+        "variants": ["fp32", "int8-u8"],
+        "tensorrt": True,
+        "opset": None,
+        "deep": [[{"a": 1.5}]],
+    }
+    path.write_text(json.dumps(document))
+    page = tmp_path / "page.html"
+    assert compared(runs / "first", runs / "second", "--output", page).exit_code == 0
+    recipes = page.read_text().split('id="recipes"')[1]
+    for shown in ("[fp32, int8-u8]", "true", "null", "[[{a: 1.5}]]"):
+        assert f"<bdi>{shown}</bdi>" in recipes
+
+
 def test_recipe_of_somebody_else_is_bounded(runs: Path, tmp_path: Path) -> None:
     path = runs / "first" / REPORT_FILE
     deep: object = 1

@@ -87,7 +87,6 @@ def test_link_in_the_place_of_its_own_folder_or_lock_is_not_followed(
     [
         (["--task", "classification"], "--task: a task is done on images"),
         (["--output", "scores"], "give --task"),
-        (["--variants", "int4"], "--variants: expected some of fp32"),
         (["--version", "7"], "no version 7"),
         (["--preprocess", "imagenet"], "no images below it"),
     ],
@@ -99,7 +98,13 @@ def test_options_that_do_not_go_together_are_told(
 
 
 @pytest.mark.parametrize(
-    "flags", [["--task", "detection"], ["--holds", "boxes"], ["--calibrate", "entropy"]]
+    "flags",
+    [
+        ["--task", "detection"],
+        ["--holds", "boxes"],
+        ["--calibrate", "entropy"],
+        ["--variants", "fp32,int4"],
+    ],
 )
 def test_unknown_words_are_wrong_usage(flags: list[str], model: Path, items: Path) -> None:
     assert adopt(model, items, *flags).exit_code == 2

@@ -2,8 +2,6 @@
 
 import json
 import os
-import pty
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tests.support.terminal import CTRL_C, CTRL_D, Terminal
 from tests.training.pipeline.initial import folders
 from tests.training.pipeline.initial.conftest import Init
 from training.cli.init import app
@@ -167,46 +166,36 @@ def test_models_of_a_triton_repository_are_adopted(
 def test_a_person_is_asked_at_most_four_questions(tmp_path: Path) -> None:
     """Over a real terminal, with answers as people type them."""
     folders.people(tmp_path / "things")
-    questions, done = converse(
-        ["init", "things", "--no-download", "--size", "32"],
-        {"embedding [": "perhaps\n", "expected classification": "e\n", "mirrored": "\n"}
-        | {"minutes": "0.1\n"},
-        tmp_path,
-    )
-    assert done == 0, questions
+    with on_terminal(tmp_path) as terminal:
+        for asked, typed in (
+            (r"embedding \[", "perhaps\n"),
+            ("expected classification", "e\n"),
+            ("mirrored", "\n"),
+            ("minutes", "0.1\n"),
+        ):
+            terminal.expect(asked)
+            terminal.type(typed)
+        assert terminal.end() == 0, terminal.text
     recipe = load_recipe(tmp_path / "things.yaml")
     assert recipe.task == "embedding"
-    assert "Recipe: things.yaml" in questions
+    assert "Recipe: things.yaml" in terminal.text
 
 
-def converse(arguments: list[str], answers: dict[str, str], folder: Path) -> tuple[str, int]:
-    """Runs a command on a terminal; types each answer when its words have come. Returns all that
-    the terminal showed, and the exit status."""
-    ours, theirs = pty.openpty()
-    root = Path(__file__).parents[4]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "convserve", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(root), "COLUMNS": "200"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    shown, read, waiting = "", 0, list(answers.items())
-    while True:
-        try:
-            data = os.read(ours, 1 << 16)
-        except OSError:  # the other end is closed
-            break
-        if not data:
-            break
-        shown += data.decode(errors="replace")
-        if waiting and waiting[0][0] in shown[read:]:
-            read = len(shown)
-            os.write(ours, waiting.pop(0)[1].encode())
-    os.close(ours)
-    return shown, process.wait()
+@pytest.mark.parametrize("key", [CTRL_C, CTRL_D])
+def test_a_person_who_leaves_at_a_question_gets_one_line(key: str, tmp_path: Path) -> None:
+    folders.class_folders(tmp_path / "things")
+    with on_terminal(tmp_path) as terminal:
+        terminal.expect(r"yes or no \[yes\]: ")
+        terminal.type(key)
+        terminal.expect(r"\nconvserve init: interrupted; no recipe was written\n$")
+        assert terminal.end() == 130, terminal.text
+    assert [entry.name for entry in tmp_path.iterdir()] == ["things"]
+
+
+def on_terminal(folder: Path) -> Terminal:
+    command = [sys.executable, "-m", "convserve", "init", "things", "--no-download"]
+    root = str(Path(__file__).parents[4])
+    return Terminal([*command, "--size", "32"], folder, {"PYTHONPATH": root, "COLUMNS": "200"})
 
 
 def test_the_written_recipe_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
