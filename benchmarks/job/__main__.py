@@ -1,6 +1,7 @@
 """Builds the works, serves them in every way, and prints one table.
 
-    python -m benchmarks.job [--only resnet56 vit] [--quick] [--rounds 3] [--seconds 8] [--json]
+    python -m benchmarks.job [--only resnet56 vit] [--quick] [--rounds 3] [--seconds 8]
+        [--no-search] [--json]
 
 Subjects of a work take turns: (a) the network in FP32 in NVIDIA Triton, with ONNX Runtime and with
 OpenVINO; (b) our INT8 file in the same Triton, in the engine that our server chose; (c) our server
@@ -9,7 +10,8 @@ loop for its images/s and CPU, then at 70 % of its own rate for its latency. Its
 against labels or masks while the load runs. Figures are medians over the rounds that count, ratios
 medians of ratios within a round.
 
-Networks are built once, by `convserve build`, in runs/job; the time that it took is kept. --quick
+Networks are built once, by `convserve build`, in runs/job; the time that it took is kept. A search
+takes hours: --no-search leaves out (d). --quick
 trains on a few images: it shows that everything runs, and its accuracies say nothing.
 """
 
@@ -39,6 +41,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="of each load, at least: 8; quick: 3")
     parser.add_argument("--answers", type=int, help="images of a load, at least: 400; quick: 50")
     parser.add_argument("--longest", type=float, default=180.0, help="seconds of a load, at most")
+    parser.add_argument("--no-search", action="store_true", help="leave out (d)")
     parser.add_argument("--no-triton", action="store_true", help="our own subjects alone")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON instead")
     given = parser.parse_args()
@@ -57,7 +60,8 @@ def main() -> int:
         work = WORKS[name]
         _say(f"{work.title}: data and networks")
         try:
-            with _served(work, form, given.quick, not given.no_triton) as own:
+            search, triton = not given.no_search, not given.no_triton
+            with _served(work, form, given.quick, search=search, triton=triton) as own:
                 found += own
                 take_turns([row.case for row in own], rounds, length, keep)
         # Where a work has no data, or cannot be built or served, the others are kept.
@@ -71,12 +75,15 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _served(work: Work, form: Path, quick: bool, triton: bool) -> Iterator[list[Row]]:
+def _served(
+    work: Work, form: Path, quick: bool, *, search: bool, triton: bool
+) -> Iterator[list[Row]]:
     """The rows of a work while its servers run."""
     images = work.images(form, quick)
     overrides = (*images.overrides, *(work.quick if quick else ()))
     workshop = Workshop(work, form / work.name, overrides)
-    with running(work, images, workshop, triton) as (served, classes):
+    parts = running(work, images, workshop, search=search, triton=triton)
+    with parts as (served, classes):
         yield rows(work, images, classes, served)
 
 

@@ -88,14 +88,14 @@ def _run(served: Served, load: Load, images: Images, classes: int) -> Any:
 
 @contextlib.contextmanager
 def running(
-    work: Work, images: Images, workshop: Workshop, triton: bool
+    work: Work, images: Images, workshop: Workshop, *, search: bool, triton: bool
 ) -> Iterator[tuple[dict[str, Served], int]]:
     """Builds what is not built yet, and starts the servers with it. Gives the subjects by name and
     the number of classes. Raises BuildFailed where there is nothing to serve."""
     built = {INT8: workshop.int8()}
     served: dict[str, Served] = {}
     failed: dict[str, Served] = {}
-    if work.bound:
+    if search and work.bound:
         try:
             built[SEARCHED] = workshop.searched()
         except BuildFailed as error:
