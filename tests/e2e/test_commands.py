@@ -213,6 +213,8 @@ def test_evaluate_verifies_and_identifies_by_embedding(
     # One of the red ones is green: of nine probes it alone is taken for another.
     assert report["rank1"]["value"] == pytest.approx(8 / 9)
     assert 0 < report["eer"] < 0.5
+    told = convserve("evaluate", "--model", "points", "--data", pictures, *source).stdout
+    assert f"auc  {report['auc']:.2%}" in told
     assert "rank1" in convserve("evaluate", "--model", "points", "--data", pictures, *source).stdout
 
 
