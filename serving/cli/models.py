@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from serving.base.command import AsJson, application
+from serving.base.command import AsJson, application, one_of
 from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
@@ -20,7 +20,7 @@ from serving.models.loading.candidates import LoadSettings, open_cache
 from serving.models.loading.outlook import Prospect, prospects
 from serving.repository.layout import ModelFolder
 from serving.repository.signing.private_copy import SignedVersions
-from serving.server.config import ServerConfig
+from serving.server.config import EngineChoice, ServerConfig
 
 
 def _help(name: str) -> str:
@@ -54,6 +54,7 @@ def models(
     """
     if (url is None) == (not model_repository):
         raise typer.BadParameter("give either --url or --model-repository")
+    one_of(engine, get_args(EngineChoice), "--engine")
     refuse_signatures_of(url, require_signature)
     if url is not None:
         try:

@@ -328,6 +328,8 @@ def test_bad_arguments_are_one_clear_line(
         "red, green, blue",
     )
     failed(convserve("models", "--url", "127.0.0.1:1"), 1, "UNAVAILABLE")
+    for command in ("serve", "models"):
+        failed(convserve(command, *here, "--engine", "openvno"), 2, "--engine", "openvino")
 
 
 def test_settings_come_from_flags_then_environment_then_file(tmp_path: Path) -> None:
