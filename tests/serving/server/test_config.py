@@ -82,7 +82,7 @@ def test_every_setting_is_a_variable_and_a_key(name: str, tmp_path: Path) -> Non
 
 def test_engine_is_one_that_there_is() -> None:
     assert get_args(EngineChoice) == ("auto", *ENGINES)
-    with pytest.raises(ConfigError, match="^CONVSERVE_ENGINE: .*'openvino'.*got 'openvno'"):
+    with pytest.raises(ConfigError, match=r"^CONVSERVE_ENGINE: .*'openvino'.*got 'openvno'"):
         load_config(REPOSITORY, {"CONVSERVE_ENGINE": "openvno"})
 
 
