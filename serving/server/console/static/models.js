@@ -56,7 +56,7 @@ class Page {
     this._order = [0, 1];
     this._summary = el("span", { class: "muted", role: "status" }, "Asking the server…");
     this._filter = el("input", {
-      type: "search", placeholder: "Name, task or engine", "aria-label": "Show models with", spellcheck: "false",
+      type: "search", placeholder: "Name, task, …", "aria-label": "Show models with", spellcheck: "false",
       oninput: () => this._arrange(),
     });
     this._state = el(
@@ -114,6 +114,7 @@ class Page {
         this._groups.delete(key);
       }
     }
+    let held = null; // the group in which the focus was
     for (const [key, model] of found) {
       const group = this._groups.get(key);
       const text = JSON.stringify(model);
@@ -123,9 +124,10 @@ class Page {
       const focused = group?.body.contains(document.activeElement) ?? before?.focused;
       if (group) group.body.replaceWith(made.body);
       this._groups.set(key, made);
-      if (focused) made.toggle.focus();
+      if (focused) held = made;
     }
     this._arrange();
+    held?.toggle.focus(); // once it is in the page
   }
 
   _sortBy(column, direction = null) {
@@ -279,11 +281,17 @@ function facts(model) {
     ["Largest batch", model.max_batch_size],
     ["GPU memory", model.device_bytes ? bytes(model.device_bytes) : null],
     ["Measured on", model.dataset && `${model.dataset}, ${model.split}`],
-    ["Built", model.created],
+    ["Built", model.created && moment(model.created)],
     ["Signed by", model.signed_by?.join(", ")],
   ].filter(([, value]) => value);
   if (!lines.length) return null;
   return el("dl", { class: "list" }, lines.map(([name, value]) => [el("dt", {}, name), el("dd", {}, short(value))]));
+}
+
+/** A time in UTC to the minute, as `2026-11-30 09:30 UTC`; any other text as it is. */
+function moment(text) {
+  const [, day, minute] = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):[\d.]+(?:Z|\+00:00)$/.exec(text) ?? [];
+  return day ? `${day} ${minute} UTC` : text;
 }
 
 /** Latency by batch size, as measured here when the version was loaded. */
