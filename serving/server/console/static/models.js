@@ -51,6 +51,7 @@ class Page {
     this._api = api;
     this._signal = signal;
     this._looking = false;
+    this._answered = false;
     this._admin = new Admin(api, () => this.look(), signal);
     this._groups = new Map();
     this._order = [0, 1];
@@ -104,6 +105,7 @@ class Page {
   }
 
   _take(models) {
+    this._answered = true;
     const found = new Map(models.map((model) => [`${model.name}\n${model.version}`, model]));
     // A model that is loaded or unloaded gets another version: it stays as it was opened.
     const gone = new Map();
@@ -159,7 +161,7 @@ class Page {
       if (active !== document.activeElement && this._table.contains(active)) active.focus();
     }
     const ready = sorted.filter((group) => group.model.state === "READY").length;
-    this._none.hidden = shown > 0;
+    this._none.hidden = shown > 0 || !this._answered;
     this._none.textContent = sorted.length ? "No model fits." : "The server has no models that you may see.";
     if (sorted.length) {
       const all = `${sorted.length} version${sorted.length === 1 ? "" : "s"}, ${ready} ready`;
