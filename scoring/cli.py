@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -22,7 +22,7 @@ from serving.cli.predictor import Repository
 from serving.cli.signing import RequireSignature, refuse_signatures_of
 from serving.cli.tls_options import with_tls
 from serving.client import ClientTls
-from serving.engines import ENGINES
+from serving.server.config import EngineChoice
 from serving.server.endpoints.vision import DEFAULT_TOP_K
 
 
@@ -104,7 +104,7 @@ def score(
                 f"{quoted(url)}: is REST; expected host:port of gRPC, or grpcs://host:port",
                 param_hint="--server",
             )
-    one_of(engine, ("auto", *ENGINES), "--engine")
+    one_of(engine, get_args(EngineChoice), "--engine")
     if ray_workers and not ray:
         raise typer.BadParameter("is for --ray", param_hint="--ray-workers")
     question = Question(

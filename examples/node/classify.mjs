@@ -1,15 +1,23 @@
-// Classifies image files: node classify.mjs [--url HOST:PORT] [--top-k N] [TLS] [WHO] MODEL IMAGE...
-//
-// TLS: --tls, --tls-ca FILE, --tls-cert FILE and --tls-key FILE, --tls-server-name NAME.
-// WHO: --api-key-file FILE, --token-file FILE; files, since others can read a command's arguments.
+// Classifies image files with grpc-js: deadlines, retries, TLS, keys.
 //
 // The protos are loaded as they are shipped; nothing is generated.
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
 import grpc from '@grpc/grpc-js';
 import protoLoader from '@grpc/proto-loader';
+
+const USAGE = `usage: node classify.mjs [OPTION...] MODEL IMAGE...
+Classifies JPEG, PNG, WebP and BMP files.
+  --url HOST:PORT         address of gRPC [127.0.0.1:8001]; grpcs://HOST:PORT calls by TLS
+  --top-k N               labels of an image [5]
+  --tls                   call by TLS, and trust the authorities of this machine
+  --tls-ca FILE           the server's authorities
+  --tls-cert FILE         the client's certificate, and its key by --tls-key FILE
+  --tls-server-name NAME  the name in the server's certificate, if it is not the address
+  --api-key-file FILE     who calls, by a key; or by a token: --token-file FILE`;
 
 // From a checkout; elsewhere CONVSERVE_PROTOS says where vision.proto lies.
 const PROTOS =
@@ -28,6 +36,9 @@ async function credentials(url, { tls, 'tls-ca': ca, 'tls-cert': cert, 'tls-key'
 }
 
 async function connect(url, options) {
+  if (!existsSync(`${PROTOS}/vision.proto`)) {
+    throw new Error(`${PROTOS} has no vision.proto: name its folder in CONVSERVE_PROTOS`);
+  }
   const definition = protoLoader.loadSync('vision.proto', {
     includeDirs: [PROTOS],
     keepCase: true,
@@ -93,10 +104,12 @@ async function classifyRetrying(client, request, metadata) {
   }
 }
 
-async function main() {
+// The options and MODEL IMAGE... of the command. Throws an error that says what is wrong with it.
+function readCommand() {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
+      help: { type: 'boolean' },
       url: { type: 'string', default: '127.0.0.1:8001' },
       'top-k': { type: 'string', default: '5' },
       tls: { type: 'boolean' },
@@ -108,13 +121,26 @@ async function main() {
       'token-file': { type: 'string' },
     },
   });
-  const [model, ...files] = positionals;
-  if (files.length === 0) {
-    console.error(
-      'usage: node classify.mjs [--url HOST:PORT] [--top-k N] [TLS] [WHO] MODEL IMAGE...',
-    );
+  const topK = values['top-k'];
+  if (!/^[1-9]\d*$/.test(topK)) throw new Error(`--top-k ${topK}: a number from 1 is expected`);
+  if (!values.help && positionals.length < 2) throw new Error('MODEL and IMAGE are missing');
+  return { values, positionals };
+}
+
+async function main() {
+  let command;
+  try {
+    command = readCommand();
+  } catch (error) {
+    console.error(`${error.message}\n${USAGE}`);
     return 2;
   }
+  const { values, positionals } = command;
+  if (values.help) {
+    console.log(USAGE);
+    return 0;
+  }
+  const [model, ...files] = positionals;
   const client = await connect(values.url, values);
   const metadata = await whoCalls(values);
   let failed = 0;
@@ -134,7 +160,7 @@ async function main() {
   return failed ? 1 : 0;
 }
 
-// A file that cannot be read, or a wrong option.
+// A file of protos, certificates or keys that cannot be read.
 process.exitCode = await main().catch((error) => {
   console.error(explained(error));
   return 1;

@@ -1,7 +1,8 @@
 """Classifies a folder of images into a file of JSON lines; stopped, the same command goes on.
 
 Each image gets one line: {"image": ..., "label": ..., "score": ...}, or one with "error" where it
-cannot be decoded. Images that have their line already are not sent again.
+cannot be decoded; "image" is its path, beginning with FOLDER as it was given. Images that have
+their line already are not sent again.
 `convserve score` does the same into Parquet, on all cores or on a cluster.
 """
 
@@ -27,9 +28,9 @@ def main() -> int:
         sys.exit(f"{arguments.folder}: no such folder")
     files = sorted(f for f in arguments.folder.rglob("*") if f.suffix.lower() in SUFFIXES)
     done = finished(arguments.out)
-    if done and done.isdisjoint(name_of(file, arguments.folder) for file in files):
+    if done and done.isdisjoint(file.as_posix() for file in files):
         sys.exit(f"{arguments.out}: has none of the images of {arguments.folder}; give --out")
-    left = [file for file in files if name_of(file, arguments.folder) not in done]
+    left = [file for file in files if file.as_posix() not in done]
     print(f"{len(files)} images, {len(files) - len(left)} done, {len(left)} to go", file=sys.stderr)
     try:
         with arguments.out.open("a", buffering=1) as out:  # a line is written when it is complete
@@ -71,7 +72,7 @@ def rows(arguments: argparse.Namespace, files: list[Path]) -> Iterator[dict[str,
             disable=not sys.stderr.isatty(),
         )
         for file, (_, answer) in bar:
-            image = name_of(file, arguments.folder)
+            image = file.as_posix()
             if not isinstance(answer, CallFailed):
                 [best] = answer.results[0].labels
                 yield {"image": image, "label": best.name, "score": round(best.score, 4)}
@@ -81,15 +82,13 @@ def rows(arguments: argparse.Namespace, files: list[Path]) -> Iterator[dict[str,
                 raise answer
 
 
-def name_of(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).as_posix()
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="images, in folders as deep as you like")
     parser.add_argument("--model", required=True, help="name of a model that the server has")
-    parser.add_argument("--out", type=Path, default=Path("labels.jsonl"), help="[%(default)s]")
+    parser.add_argument(
+        "--out", type=Path, default=Path("labels.jsonl"), help="file of JSON lines [%(default)s]"
+    )
     parser.add_argument("--url", default="127.0.0.1:8001", help="HOST:PORT of gRPC [%(default)s]")
     parser.add_argument(
         "--concurrency", type=int, default=64, help="images under way at a time [%(default)s]"

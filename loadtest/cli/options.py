@@ -140,6 +140,14 @@ def duration(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
+def latency(text: str) -> float:
+    """Reads `50ms` or `1s` as seconds: a time above 0 with its unit, since a latency that was meant
+    in milliseconds would be a thousand times as long. Raises ValueError."""
+    if text.strip()[-1:].isdigit():
+        raise ValueError(f"expected a time with its unit, such as {text.strip()}ms, got {text!r}")
+    return positive_duration(text)
+
+
 def positive_duration(text: str) -> float:
     """Reads a duration above 0 as seconds. Raises ValueError."""
     seconds = duration(text)
@@ -162,7 +170,7 @@ def deadlines(text: str) -> Distribution:
     """Reads --deadline as a distribution in seconds; "" is no deadline."""
     if not text:
         return ALWAYS_ZERO
-    return read("--deadline", text, lambda t: parse_distribution(t, duration))
+    return read("--deadline", text, lambda t: parse_distribution(t, latency))
 
 
 def priorities(text: str) -> Distribution:

@@ -143,7 +143,7 @@ def run(
             "seed": seed,
             "stable": stable or 0.1,
             "max_lateness": o.read("--max-lateness", max_lateness, o.duration),
-            "objective": o.read("--objective", objective, o.duration) if objective else 0.0,
+            "objective": o.read("--objective", objective, o.latency) if objective else 0.0,
         },
         against=against,
         images=images,

@@ -88,7 +88,7 @@ def search(
     if arrivals not in OPEN_KINDS:
         raise typer.BadParameter(f"expected {', '.join(OPEN_KINDS)}", param_hint="'--arrivals'")
     lateness = o.read("--max-lateness", max_lateness, o.duration)
-    goal = Goal(o.read("--p99", p99, o.positive_duration), error_rate, precision, lateness)
+    goal = Goal(o.read("--p99", p99, o.latency), error_rate, precision, lateness)
     terms = PhaseTerms(
         warmup=o.read("--warmup", warmup, o.duration),
         seconds=o.read("--duration", duration, o.positive_duration),

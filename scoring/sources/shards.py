@@ -12,8 +12,8 @@ SHARD_SUFFIX = ".tar"
 # Bytes of a shard that are read at a time for its headers. More need fewer requests, fewer read
 # less of large images.
 _STRETCH = 1 << 20
-# Endings of masks, which are no images to score.
-_MASKS = (".seg.png", ".mask.png")
+# Endings of labels and masks, which WebDataset has beside each image: they are passed over.
+_LABELS = (".cls", ".json", ".txt", ".seg.png", ".mask.png")
 
 
 class Shards:
@@ -32,9 +32,9 @@ class Shards:
             try:
                 for member in members(_ahead(self._files, shard), shard.size, shown):
                     *_, name = member.name.rpartition("/")
-                    if is_passed_over(name):
+                    if is_passed_over(name) or name.endswith(_LABELS):
                         continue
-                    if not name.lower().endswith(IMAGE_SUFFIXES) or name.endswith(_MASKS):
+                    if not name.lower().endswith(IMAGE_SUFFIXES):
                         self.left_out.add(name)
                         continue
                     full = b"%b/%b" % (shard.name, member.name.encode(errors="surrogatepass"))

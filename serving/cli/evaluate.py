@@ -289,6 +289,7 @@ def _print(report: dict[str, Any]) -> None:
             f"{'eer':>13}  {report['eer']:.2%}  ({report['pairs']['genuine']} genuine and "
             f"{report['pairs']['impostor']} impostor pairs)"
         )
+        say(f"{'auc':>13}  {report['auc']:.2%}")
     if "classes" in report:
         columns = list(next(iter(report["classes"].values())))
         rows = [

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -16,12 +16,11 @@ from serving.cli.signing import RequireSignature, refuse_signatures_of, signed_b
 from serving.cli.table import print_table
 from serving.cli.tls_options import with_tls
 from serving.client import AsyncVisionClient, CallFailed, ClientTls
-from serving.engines import ENGINES
 from serving.models.loading.candidates import LoadSettings, open_cache
 from serving.models.loading.outlook import Prospect, prospects
 from serving.repository.layout import ModelFolder
 from serving.repository.signing.private_copy import SignedVersions
-from serving.server.config import ServerConfig
+from serving.server.config import EngineChoice, ServerConfig
 
 
 def _help(name: str) -> str:
@@ -55,8 +54,8 @@ def models(
     """
     if (url is None) == (not model_repository):
         raise typer.BadParameter("give either --url or --model-repository")
+    one_of(engine, get_args(EngineChoice), "--engine")
     refuse_signatures_of(url, require_signature)
-    one_of(engine, ("auto", *ENGINES), "--engine")
     if url is not None:
         try:
             lines = asyncio.run(_of_server(url, tls, headers))

@@ -19,7 +19,6 @@ from serving.base.command import WRONG_USAGE, AsJson, application, one_of
 from serving.base.machine import console
 from serving.base.machine.terminal import is_quiet, json_text
 from serving.cli.output import fail, warn
-from serving.engines import ENGINES
 from serving.server.access.audit import open_audit
 from serving.server.config import ServerConfig, StartError
 from serving.server.config_sources import ConfigError, load_config
@@ -53,7 +52,6 @@ def serve(context: typer.Context, **_: Any) -> None:
     except ConfigError as error:
         warn(str(error))
         raise typer.Exit(WRONG_USAGE) from error
-    one_of(settings.engine, ("auto", *ENGINES), "--engine")
     results = os.dup(1)  # what else is printed becomes lines of the log
     told = partial(_tell, results, settings) if context.params["as_json"] else None
     try:

@@ -19,6 +19,12 @@ _MIB = 1 << 20
 _MEMORY_SHARE = 0.6
 
 
+# Those of serving.engines.ENGINES, which a front does not import.
+EngineChoice = Literal[
+    "auto", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt"
+]
+
+
 class StartError(Exception):
     """The server cannot start; the text names the setting, port or folder."""
 
@@ -59,7 +65,9 @@ class _Served(BaseModel):
         le=_MAX_SECONDS,
         description="How long a store may take for an answer of at most 8 MiB.",
     )
-    engine: str = Field("auto", description="An engine's name, or auto for the fastest here.")
+    engine: EngineChoice = Field(
+        "auto", description="The engine that serves; auto takes the fastest here."
+    )
     variant: str = Field("auto", description="A variant's id, or auto for the fastest here.")
     cache_dir: Path = Field(
         Path("~/.cache/convserve"), description="Where measured latencies and compiled models stay."

@@ -219,6 +219,8 @@ def test_evaluate_verifies_and_identifies_by_embedding(
     # One of the red ones is green: of nine probes it alone is taken for another.
     assert report["rank1"]["value"] == pytest.approx(8 / 9)
     assert 0 < report["eer"] < 0.5
+    told = convserve("evaluate", "--model", "points", "--data", pictures, *source).stdout
+    assert f"auc  {report['auc']:.2%}" in told
     assert "rank1" in convserve("evaluate", "--model", "points", "--data", pictures, *source).stdout
 
 
@@ -334,6 +336,8 @@ def test_bad_arguments_are_one_clear_line(
         "red, green, blue",
     )
     failed(convserve("models", "--url", "127.0.0.1:1"), 1, "UNAVAILABLE")
+    for command in ("serve", "models"):
+        failed(convserve(command, *here, "--engine", "openvno"), 2, "--engine", "openvino")
 
 
 def test_settings_come_from_flags_then_environment_then_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The Node sample, as its README says, against a real server process."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def sample(node: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_sample(tmp_path_factory.mktemp("sample") / "node")
 
 
-def classify(node: str, sample: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def classify(
+    node: str, sample: Path, *arguments: str | Path, protos: Path = ROOT / "protos"
+) -> subprocess.CompletedProcess[str]:
     """Runs the sample to its end."""
     return subprocess.run(
         [node, "classify.mjs", *map(str, arguments)],
@@ -31,7 +34,7 @@ def classify(node: str, sample: Path, *arguments: str | Path) -> subprocess.Comp
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "CONVSERVE_PROTOS": str(ROOT / "protos")},
+        env={**os.environ, "CONVSERVE_PROTOS": str(protos)},
         check=False,
     )
 
@@ -115,10 +118,37 @@ def test_who_calls_is_said_by_a_file(
         knowing.kill()
 
 
-def test_wrong_usage_is_said(node: str, sample: Path) -> None:
-    done = classify(node, sample, "colours")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["colours"], "MODEL and IMAGE are missing"),
+        (["--no-such-option"], "'--no-such-option'"),
+        (["--top-k", "many", "colours", "a.png"], "--top-k many: a number from 1 is expected"),
+    ],
+)
+def test_wrong_usage_is_said(node: str, sample: Path, arguments: list[str], said: str) -> None:
+    done = classify(node, sample, *arguments)
     assert done.returncode == 2
-    assert "usage" in done.stderr
+    assert said in done.stderr
+    assert "usage: node classify.mjs" in done.stderr
+
+
+def test_help_has_every_option(node: str, sample: Path) -> None:
+    done = classify(node, sample, "--help")
+    assert done.returncode == 0
+    assert "Classifies JPEG" in done.stdout
+    declared = re.findall(
+        r"^ {6}'?([\w-]+)'?: \{ type:", (SAMPLE / "classify.mjs").read_text(), re.M
+    )
+    assert {f"--{name}" for name in declared} - {"--help"} == set(
+        re.findall(r"--[\w-]+", done.stdout)
+    )
+
+
+def test_protos_that_are_not_there_are_said(node: str, sample: Path, tmp_path: Path) -> None:
+    done = classify(node, sample, "colours", "a.png", protos=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"{tmp_path} has no vision.proto: name its folder in CONVSERVE_PROTOS\n"
 
 
 def test_lockfile_names_no_registry() -> None:

@@ -157,15 +157,16 @@ def test_a_folder_job_that_is_killed_goes_on_without_a_row_twice_or_missing(
     assert done.returncode == 0, done.stderr
     assert f"400 images, {before} done, {400 - before} to go" in done.stderr
     rows = rows_of(out)
-    assert [row["image"] for row in rows] == [f"{number:03}.png" for number in range(400)]
+    assert [row["image"] for row in rows] == [f"{many}/{number:03}.png" for number in range(400)]
     assert "not an image" in str(rows[0]["error"])
     assert [row["label"] for row in rows[1:4]] == ["green", "blue", "red"]
 
     again = run("python/folder_job.py", "--url", server.url, "--model", "colours", many)
     assert "400 done, 0 to go" in again.stderr
 
+    # Another folder, in which the files have the same names.
     other = tmp_path / "other"
-    other.mkdir()
+    shutil.copytree(many, other)
     refused = run("python/folder_job.py", "--url", server.url, "--model", "colours", other)
     assert refused.returncode == 1
     assert "labels.jsonl: has none of the images of" in refused.stderr

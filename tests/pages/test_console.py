@@ -103,6 +103,19 @@ def test_models_that_do_not_serve_say_why(page: Page, server: ServerProcess) -> 
     expect(page.get_by_role("button", name="good")).to_be_hidden()
 
 
+@pytest.mark.parametrize(
+    ("created", "shown"),
+    [("2026-11-30T09:30:12+00:00", "2026-11-30 09:30 UTC"), ("last week", "last week")],
+)
+def test_the_time_of_a_build_is_readable(
+    page: Page, server: ServerProcess, created: str, shown: str
+) -> None:
+    answers(page, MODELS, {"models": [model("good", created=created)]})
+    visit(page, server, "models")
+    page.get_by_role("button", name="good").click()
+    expect(page.get_by_role("definition").filter(has_text=shown)).to_have_text(shown)
+
+
 def test_models_are_sorted_and_filtered(page: Page, server: ServerProcess) -> None:
     names = ["b", "c", "a"]
     found = [model(name, latency_ms={"1": at + 1.0}) for at, name in enumerate(names)]
@@ -304,9 +317,10 @@ def test_reader_who_gives_no_key_is_not_asked_again(page: Page, server: ServerPr
     page.clock.install()
     visit(page, server, "models")
     page.get_by_role("button", name="Cancel").click()
-    page.clock.run_for(20_000)
+    page.clock.run_for(12_000)  # two looks, and less than an answer may take
     expect(page.get_by_role("alert")).to_contain_text("who calls?")
     expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.get_by_text("The server has no models")).to_be_hidden()  # it did not say so
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,10 @@ def test_images_in_tar_files_are_scored_as_those_beside_each_other(
                 label = tarfile.TarInfo(f"{file.stem}.cls")
                 label.size = 1
                 tar.addfile(label, io.BytesIO(b"0"))
-    score(open_source(str(shards), shards=True), tmp_path / "out.parquet")
+            tar.addfile(tarfile.TarInfo("scan.tif"))
+    source = open_source(str(shards), shards=True)
+    score(source, tmp_path / "out.parquet")
+    assert source.left_out.counts == {".tif": 3}  # and no label
     score(images, tmp_path / "folder.parquet")
     inside = {
         row["image"].replace(".tar", ""): row["score"] for row in rows_of(tmp_path / "out.parquet")

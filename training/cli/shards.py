@@ -74,7 +74,9 @@ def shards(
         print_json({"out": out, **index.model_dump(mode="json")})
         return
     for name, split in index.splits.items():
-        typer.echo(f"{name}: {split.images:,} images in {len(split.shards):,} shards")
+        number = len(split.shards)
+        files = f"{number:,} shard{'' if number == 1 else 's'}"
+        typer.echo(f"{name}: {split.images:,} images in {files}")
     typer.echo(escaped(f"In a recipe: data: {{source: shards, train: {out}}}"))
 
 

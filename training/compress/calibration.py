@@ -302,11 +302,11 @@ def _tell(
     log.log(
         # One image is for a network that is only timed.
         logging.INFO if total > 1 else logging.DEBUG,
-        "quantize: ranges of %d tensors on %d images, %d at a time; takes about %.1f GB",
+        "quantize: ranges of %d tensors on %d images, %d at a time; takes about %d MB",
         len(sizes),
         total,
         images,
-        needed / 1e9,
+        max(1, round(needed / 1e6)),
     )
     free = free_memory()
     if needed > free:

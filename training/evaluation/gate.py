@@ -117,7 +117,7 @@ def judge(
         )
         if not passed and drop.low <= 0:
             reasons.append("the interval holds 0, so that it may have failed by chance")
-    elif drop.high > config.max_drop and passed:
+    elif drop.value <= config.max_drop < drop.high:
         reasons.append(f"within the bound as measured; the interval reaches {100 * drop.high:.2f}")
     if agreeing < config.min_agreement:
         passed = False

@@ -159,7 +159,7 @@ class EpochProgress(Callback):
             validation = epoch / 3 * sum(trainer.num_val_batches) / trainer.num_training_batches
         after = self.epochs - trainer.current_epoch - 1
         in_all = left + validation + after * (epoch + validation)
-        return f"{duration(in_all)} for all {self.epochs} epochs"
+        return f"{duration(in_all)} to the end of epoch {self.epochs}"
 
 
 class EpochReport(Callback):

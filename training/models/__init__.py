@@ -198,7 +198,7 @@ def entry_of(name: str) -> ModelEntry:
     if entry is None:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(MODELS)}"
-        raise ValueError(f"unknown model {name!r}; {hint}; networks of timm are timm/NAME")
+        raise ValueError(f"unknown model {name!r}; {hint} (networks of timm are timm/NAME)")
     return entry
 
 

@@ -56,6 +56,11 @@ class Need:
     key: str = ""
     images: int = 0
 
+    @property
+    def title(self) -> str:
+        """Its stage; quantising has a fine-tuning before it measures ranges."""
+        return "quantize.qat" if self.stage == "quantize" and self.batch else self.stage
+
 
 def tell_needs(current: Build, stages: Sequence[Stage]) -> None:
     """Logs what the `stages`, which are about to run, will need. Raises DoesNotFit where memory or
@@ -65,7 +70,7 @@ def tell_needs(current: Build, stages: Sequence[Stage]) -> None:
     free = free_memory() // distributed.processes_here()
     gpu = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
     shown = ", ".join(
-        f"{need.stage} {_size(need.memory)}"
+        f"{need.title} {_size(need.memory)}"
         + (
             f" and {_size(need.batch.of(need.images))} of the GPU"
             if need.batch and need.on_gpu

@@ -305,6 +305,8 @@ def test_interrupted_before_the_first_answer_writes_nothing(
         (["--model", "mean", "--rate", "1", "--concurrency", "1"], 2, "give one of"),
         (["--model", "mean", "--duration", "soon"], 2, "expected a time"),
         (["--model", "mean", "--deadline", "x"], 2, "expected a time"),
+        (["--model", "mean", "--deadline", "20=1,1s=1"], 2, "such as 20ms, got '20'"),
+        (["--model", "mean", "--objective", "50"], 2, "such as 50ms, got '50'"),
         (["--model", "mean=x"], 2, "--model"),
     ],
 )
@@ -319,3 +321,10 @@ def test_bad_input_is_one_clear_line(
     assert done.stdout == ""
     if status == 1:
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_search_wants_the_unit_of_its_latency(served: Any) -> None:
+    search = ["loadtest", "search", "--url", served.url, "--model", "mean", "--p99", "20"]
+    done = CliRunner().invoke(app, search)
+    assert done.exit_code == 2
+    assert "such as 20ms, got '20'" in " ".join(done.stderr.replace("│", " ").split())

@@ -4,10 +4,12 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from serving.server.config import ServerConfig
+from serving.engines import ENGINES
+from serving.server.config import EngineChoice, ServerConfig
 from serving.server.config_sources import ConfigError, load_config
 
 REPOSITORY = {"model_repository": "models"}
@@ -58,7 +60,7 @@ def test_every_setting_is_a_variable_and_a_key(name: str, tmp_path: Path) -> Non
     annotation = ServerConfig.model_fields[name].annotation
     chosen = {"model_control": "poll", "admin": "token", "admin_open": "settings", "wire": "grpcio"}
     chosen |= {"engine_process": "true", "audit": "true", "audit_sample": "0.5"}
-    chosen |= {"console": "false"}
+    chosen |= {"console": "false", "engine": "openvino"}
     chosen |= {"jwt_algorithms": "PS256", "tls_client_auth": "optional"}
     value = chosen.get(name) or values.get(getattr(annotation, "__name__", ""), "x")
     needed = {**REPOSITORY, "admin": "token", "admin_token_file": "t"}
@@ -76,6 +78,12 @@ def test_every_setting_is_a_variable_and_a_key(name: str, tmp_path: Path) -> Non
     file = file_with(tmp_path, f"{name}: {value}\n")
     from_file = load_config(needed, {}, file)
     assert getattr(from_file, name) == expected
+
+
+def test_engine_is_one_that_there_is() -> None:
+    assert get_args(EngineChoice) == ("auto", *ENGINES)
+    with pytest.raises(ConfigError, match=r"^CONVSERVE_ENGINE: .*'openvino'.*got 'openvno'"):
+        load_config(REPOSITORY, {"CONVSERVE_ENGINE": "openvno"})
 
 
 def test_process_environment_is_read_where_none_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:

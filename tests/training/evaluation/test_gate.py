@@ -74,6 +74,12 @@ def test_agreement_and_accuracy_have_bounds_of_their_own() -> None:
     assert "accuracy 0.9800 is under 0.99" in gate.reason
 
 
+def test_a_drop_past_the_bound_is_not_called_within_it() -> None:
+    gate = judge(Verify(max_drop=0.01), "top1", ACCURATE, estimate(0.012, -0.003, 0.027), 1.0, 0.1)
+    assert gate.passed
+    assert "within the bound" not in gate.reason
+
+
 @pytest.mark.parametrize(
     ("accuracy", "settings", "passed"),
     [

@@ -104,6 +104,11 @@ def test_build_tells_its_needs_before_it_trains(
     assert not [line for line in caplog.messages if line.startswith("needs: ")]
 
 
+def test_fine_tuning_with_rounding_is_told_apart_from_calibration() -> None:
+    tuned = needs.Need("quantize", 0, batch=BatchMemory(kept=1000, image=30))
+    assert [tuned.title, needs.Need("quantize", 0).title] == ["quantize.qat", "quantize"]
+
+
 def test_batch_that_does_not_fit_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,12 +51,13 @@ class Page {
     this._api = api;
     this._signal = signal;
     this._looking = false;
+    this._answered = false;
     this._admin = new Admin(api, () => this.look(), signal);
     this._groups = new Map();
     this._order = [0, 1];
     this._summary = el("span", { class: "muted", role: "status" }, "Asking the server…");
     this._filter = el("input", {
-      type: "search", placeholder: "Name, task or engine", "aria-label": "Show models with", spellcheck: "false",
+      type: "search", placeholder: "Name, task, …", "aria-label": "Show models with", spellcheck: "false",
       oninput: () => this._arrange(),
     });
     this._state = el(
@@ -104,6 +105,7 @@ class Page {
   }
 
   _take(models) {
+    this._answered = true;
     const found = new Map(models.map((model) => [`${model.name}\n${model.version}`, model]));
     // A model that is loaded or unloaded gets another version: it stays as it was opened.
     const gone = new Map();
@@ -114,6 +116,7 @@ class Page {
         this._groups.delete(key);
       }
     }
+    let held = null; // the group in which the focus was
     for (const [key, model] of found) {
       const group = this._groups.get(key);
       const text = JSON.stringify(model);
@@ -123,9 +126,10 @@ class Page {
       const focused = group?.body.contains(document.activeElement) ?? before?.focused;
       if (group) group.body.replaceWith(made.body);
       this._groups.set(key, made);
-      if (focused) made.toggle.focus();
+      if (focused) held = made;
     }
     this._arrange();
+    held?.toggle.focus(); // once it is in the page
   }
 
   _sortBy(column, direction = null) {
@@ -157,7 +161,7 @@ class Page {
       if (active !== document.activeElement && this._table.contains(active)) active.focus();
     }
     const ready = sorted.filter((group) => group.model.state === "READY").length;
-    this._none.hidden = shown > 0;
+    this._none.hidden = shown > 0 || !this._answered;
     this._none.textContent = sorted.length ? "No model fits." : "The server has no models that you may see.";
     if (sorted.length) {
       const all = `${sorted.length} version${sorted.length === 1 ? "" : "s"}, ${ready} ready`;
@@ -279,11 +283,17 @@ function facts(model) {
     ["Largest batch", model.max_batch_size],
     ["GPU memory", model.device_bytes ? bytes(model.device_bytes) : null],
     ["Measured on", model.dataset && `${model.dataset}, ${model.split}`],
-    ["Built", model.created],
+    ["Built", model.created && moment(model.created)],
     ["Signed by", model.signed_by?.join(", ")],
   ].filter(([, value]) => value);
   if (!lines.length) return null;
   return el("dl", { class: "list" }, lines.map(([name, value]) => [el("dt", {}, name), el("dd", {}, short(value))]));
+}
+
+/** A time in UTC to the minute, as `2026-11-30 09:30 UTC`; any other text as it is. */
+function moment(text) {
+  const [, day, minute] = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):[\d.]+(?:Z|\+00:00)$/.exec(text) ?? [];
+  return day ? `${day} ${minute} UTC` : text;
 }
 
 /** Latency by batch size, as measured here when the version was loaded. */

@@ -20,7 +20,7 @@ def test_folder_becomes_shards_of_so_many_images(pictures: Path, tmp_path: Path)
     out = tmp_path / "out"
     assert told(str(pictures), str(out), "--images", "25") == (
         0,
-        "train: 60 images in 3 shards\nval: 12 images in 1 shards\ntest: 12 images in 1 shards\n"
+        "train: 60 images in 3 shards\nval: 12 images in 1 shard\ntest: 12 images in 1 shard\n"
         f"In a recipe: data: {{source: shards, train: {out}}}\n",
     )
     index = json.loads((out / "index.json").read_text())
