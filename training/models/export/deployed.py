@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from serving.base.task import IMAGE_INPUT, PROBABILITY_OUTPUT, TASKS, Task
 from serving.base.tensor import Array, TensorSpec
@@ -104,6 +103,12 @@ def _masked(values: Tensor) -> tuple[Tensor, ...]:
     return winner.to(torch.float32).to(torch.uint8), _levels(probability)
 
 
+def _unit(values: Tensor) -> Tensor:
+    """Rows of length 1. functional.normalize answers the same, but repeats each length by the shape
+    of the input: a Shape of bytes, which TensorRT does not take."""
+    return values / torch.linalg.vector_norm(values, dim=1, keepdim=True).clamp_min(1e-12)
+
+
 def _levels(probability: Tensor) -> Tensor:
     """Float in [0, 1] to the nearest of 256 levels, uint8."""
     return (probability * 255 + 0.5).floor().to(torch.uint8)
@@ -121,7 +126,7 @@ LAST_STEPS: dict[Task, LastStep] = {
         outputs=lambda channels, size: (
             TensorSpec(TASKS["embedding"].output, "FP32", (-1, channels)),
         ),
-        apply=lambda values: (functional.normalize(values, dim=1),),
+        apply=lambda values: (_unit(values),),
     ),
 }
 

@@ -27,6 +27,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (8, *SIZE, 3), np.uint8)
 NETWORKS: dict[Task, str] = {
     "classification": "resnet20_cifar",
     "segmentation": "unet_vgg16_bn",
+    "embedding": "resnet20_cifar",
 }
 
 
