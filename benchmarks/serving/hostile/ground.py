@@ -5,6 +5,8 @@ import contextlib
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +24,9 @@ from tests.support.timed_loop import TimedLoop
 
 # Honest calls a second: a tenth of what one core answers.
 RATE = 40.0
+# Processes that only compute, one more than the cores of the machine that the figures are of: what
+# honest callers wait for there is no attack's doing.
+BUSY = 3
 # Deadlines of honest calls, seconds; the first that none misses at twice their number holds.
 DEADLINES = (1.0, 2.0, 4.0)
 # Where honest callers call from, if the machine has IPv6: attackers call from IPv4, and the server
@@ -74,6 +79,9 @@ class Ground:
     seconds: how long attacks go on.
     new_memory: what `new_memory_seconds` found.
     callbacks: the event loop's callbacks are timed, which takes another loop than uvloop.
+
+    busy: what honest callers got beside BUSY processes that compute and send nothing; None before
+        the first attack.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class Ground:
         self._met: tuple[int | None, tuple[str, ...]] | None = None
         self._idle = 0.0
         self._alone: Tally | None = None
+        self.busy: Tally | None = None
         self._deadline = DEADLINES[0]
 
     def __enter__(self) -> Self:
@@ -154,6 +163,14 @@ class Ground:
             with Honest(self._honest_url(server), rate=RATE, deadline=DEADLINES[-1]) as honest:
                 time.sleep(seconds)
             self._alone = honest.tally
+            with contextlib.ExitStack() as stack:
+                for _ in range(BUSY):
+                    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+                    stack.callback(busy.wait)
+                    stack.callback(busy.kill)
+                with Honest(self._honest_url(server), rate=RATE, deadline=DEADLINES[-1]) as honest:
+                    time.sleep(seconds)
+            self.busy = honest.tally
             for deadline in DEADLINES:
                 self._deadline = deadline
                 with Honest(self._honest_url(server), rate=2 * RATE, deadline=deadline) as honest:
