@@ -19,6 +19,7 @@ from serving.images.decoding import (
     Pixels,
     decode,
     from_raw,
+    is_quick,
     sent_size,
     with_channels,
 )
@@ -44,6 +45,11 @@ class EncodedImage(NamedTuple):
     """The bytes of an image file, or a view of the message that they came in."""
 
     data: bytes | memoryview
+
+    @property
+    def quick(self) -> bool:
+        """Whether to decode it may cost less than the way to a thread and back."""
+        return is_quick(self.data)
 
     def pixel_count(self, reserve: Reserve) -> int:
         """Pixels by the file's header; 0 where that cannot be read. It takes some 0.1 ms."""
@@ -87,6 +93,11 @@ class RawPixels(NamedTuple):
     height: int
     width: int
     channels: Channels = 3
+
+    @property
+    def quick(self) -> bool:
+        """Pixels of the right size take another way; others are resized."""
+        return False
 
     def pixel_count(self, _: Reserve) -> int:
         """Pixels by its size; 0 where it has not as many."""

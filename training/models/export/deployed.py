@@ -106,7 +106,8 @@ def _masked(values: Tensor) -> tuple[Tensor, ...]:
 def _unit(values: Tensor) -> Tensor:
     """Rows of length 1. functional.normalize answers the same, but repeats each length by the shape
     of the input: a Shape of bytes, which TensorRT does not take."""
-    return values / torch.linalg.vector_norm(values, dim=1, keepdim=True).clamp_min(1e-12)
+    lengths: Tensor = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+    return values / lengths.clamp_min(1e-12)
 
 
 def _levels(probability: Tensor) -> Tensor:
