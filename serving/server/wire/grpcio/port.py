@@ -70,7 +70,7 @@ class GrpcioWire:
 
     def bind(self, host: str, port: int) -> int:
         """Opens the port and returns its number. Raises StartError."""
-        address = endpoint(host, port)
+        address = endpoint(host or "::", port)
         try:
             if self._credentials is None:
                 self._number = self._server.add_insecure_port(address)
