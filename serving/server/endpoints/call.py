@@ -75,10 +75,11 @@ class Call:
     @property
     def caller_key(self) -> Hashable:
         """Tells callers apart at the worker threads: the number that the door knows, and without a
-        door the address."""
+        door the address; None is the admin socket."""
         if self.visit is not None:
             return self.visit.number
-        return site_of(self._caller().address or "")
+        address = self._caller().address
+        return None if address is None else site_of(address)
 
     def __enter__(self) -> Self:
         front = self._front

@@ -14,7 +14,6 @@ from serving.base.errors import RequestTooLarge, RequestTooSlow
 from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.server.access.caller import API_KEY, AUTHORIZATION, Caller
-from serving.server.config import StartError
 from serving.server.http.body import LARGEST
 from serving.server.http.connection import Connection
 from serving.server.http.connections import Connections, HttpLimits
@@ -84,12 +83,7 @@ class HttpPort:
     async def listen(self, host: str, port: int) -> int:
         """Opens the port, 0 for a free one, and returns its number. Raises StartError."""
         await self._runner.setup()
-        try:
-            sockets = listening(host, port)
-        except OSError as error:
-            raise StartError(
-                f"--{self._name}-port: cannot listen on {host}:{port}: {error.strerror}"
-            ) from error
+        sockets = listening(f"--{self._name}-port", host, port)
         for one in sockets:
             await self._site(one).start()
         return int(sockets[0].getsockname()[1])

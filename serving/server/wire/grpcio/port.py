@@ -11,6 +11,7 @@ from serving.base.memory import MemoryBudget
 from serving.base.metrics import FrontMetrics
 from serving.base.turns import Copies
 from serving.server.config import StartError
+from serving.server.listening import endpoint
 from serving.server.tls.certificates import Certificates
 from serving.server.wire.grpcio.connections import Connections
 from serving.server.wire.grpcio.credentials import credentials_of
@@ -69,7 +70,7 @@ class GrpcioWire:
 
     def bind(self, host: str, port: int) -> int:
         """Opens the port and returns its number. Raises StartError."""
-        address = f"{host}:{port}"
+        address = endpoint(host or "::", port)
         try:
             if self._credentials is None:
                 self._number = self._server.add_insecure_port(address)

@@ -64,12 +64,7 @@ class NativeWire:
 
     def bind(self, host: str, port: int) -> int:
         """Opens the port, 0 for a free one, and returns its number. Raises StartError."""
-        try:
-            found = listening(host, port)
-        except OSError as error:
-            raise StartError(
-                f"--grpc-port: cannot listen on {host}:{port}: {error.strerror}"
-            ) from error
+        found = listening("--grpc-port", host, port)
         self._sockets += found
         return int(found[0].getsockname()[1])
 
