@@ -284,9 +284,13 @@ def test_models_lists_a_repository_and_a_server(server: ServerProcess, colours: 
         ("points", "READY"),
         ("regions", "READY"),
     }
-    assert served[0]["latency"]["1"] > 0
+    assert served[0]["latency_ms"]["1"] > 0
+    assert served[0]["measure"] == "top1"
+    assert 0 < served[0]["accuracy"]["value"] <= 1
     on_disk = json.loads(convserve("models", "--model-repository", colours, "--json").stdout)
     assert {line["engine"] for line in on_disk} == {"onnxruntime", "openvino"}
+    assert on_disk[0]["accuracy"] == served[0]["accuracy"]
+    assert on_disk[0]["latency_ms"]["1"] > 0
     assert "colours" in convserve("models", "--model-repository", colours).stdout
 
 

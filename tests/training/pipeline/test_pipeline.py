@@ -12,6 +12,7 @@ from PIL import Image
 import training.pipeline.stages.prune
 from training.errors import BrokenFiles, RecipeError, VerificationError
 from training.evaluation.report.report_file import read_report
+from training.evaluation.report.tables import variant_rows
 from training.models.networks import check_network
 from training.pipeline.pipeline import STAGE_NAMES, Built, build
 from training.recipes import Recipe, load_recipe
@@ -25,7 +26,8 @@ RUN = tuple(name for name in STAGE_NAMES if name != "distill")
 def test_whole_build_publishes_the_first_version(digits_built: Built) -> None:
     assert digits_built.ran == RUN
     assert digits_built.version == 1
-    assert [row["variant"] for row in digits_built.rows] == [
+    assert digits_built.verification is not None
+    assert [row["variant"] for row in variant_rows(digits_built.verification)] == [
         "trained", "fp32", "fp32", "int8-s8", "int8-s8", "int8-u8", "int8-u8",
     ]  # fmt: skip
 
