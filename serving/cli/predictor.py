@@ -76,13 +76,8 @@ class Labels:
     variant: str
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """The point of one image.
-
-    values: on the unit sphere, float32 [D].
-    variant: the variant that answered.
-    """
+class Embedded(NamedTuple):
+    """The point of one image on the unit sphere, float32 [D], and the variant that answered."""
 
     values: NDArray[np.float32]
     variant: str

@@ -118,6 +118,14 @@ def test_doctor_says_what_runs_here() -> None:
     assert "gRPC wire     " + ("native" if report["wire"]["native"] else "grpcio") in text
 
 
+def test_predict_prints_embeddings(source: tuple[str, str], pictures: Path) -> None:
+    words = ("predict", pictures / "red" / "0.png", "--model", "points", *source)
+    [found] = json.loads(process(*words, "--json").stdout)
+    assert found["variant"] == "fp32"
+    assert len(found["embedding"]) == 3
+    assert "0.png (fp32)  3 values, cosine 1.0000" in process(*words).stdout
+
+
 def test_predict_prints_labels(source: tuple[str, str], pictures: Path) -> None:
     result = process("predict", pictures / "red" / "0.png", "--model", "colours", *source, "--json")
     [found] = json.loads(result.stdout)
