@@ -16,6 +16,7 @@ from serving.base.command import AsJson, application, one_of, stop
 from serving.base.errors import quoted
 from serving.base.folders import told
 from serving.base.machine.progress import TerminalLog, duration
+from serving.base.text import counted
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say, warn
 from serving.cli.predictor import Repository
@@ -166,15 +167,15 @@ def _print(out: Path, outcome: Outcome, left_out: Counter[str]) -> None:
     if left_out:
         warn(f"files left out: {told(left_out)}")
     if not outcome.scored:
-        say(f"{out}: was finished already, {outcome.images:,} images")
+        say(f"{out}: was finished already, {counted(outcome.images, 'image')}")
         return
     rate = outcome.scored / max(outcome.seconds, 1e-9)
     say(
-        f"{out}: {outcome.images:,} images by {outcome.identity}; "
+        f"{out}: {counted(outcome.images, 'image')} by {outcome.identity}; "
         f"{outcome.scored:,} in {duration(outcome.seconds)}, {rate:.0f} images/s"
     )
     if outcome.failed:
-        say(f"{outcome.failed:,} have no answer; their column error says why")
+        say(f"{counted(outcome.failed, 'image')} without an answer; the column error says why")
     say(f"read it: pandas.read_parquet({str(out)!r})")
 
 

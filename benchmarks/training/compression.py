@@ -20,7 +20,7 @@ from serving.engines import ENGINES, EngineOptions, load_engine
 from training.compress.stopwatch import speedup
 from training.data import load_dataset
 from training.errors import BuildError
-from training.evaluation.report.tables import print_table
+from training.evaluation.report.tables import print_table, variant_rows
 from training.evaluation.verification import Verification
 from training.models import build_model
 from training.models.export.deployed import Deployed, run_deployed
@@ -74,7 +74,8 @@ def run(name: str, overrides: list[str]) -> bool:
     except BuildError as error:
         print(f"{name}: {error}; see {RUNS / name / 'report.html'}")
         return False
-    print_table(f"{name}, {time.monotonic() - began:.0f} s", built.rows)
+    if built.verification is not None:
+        print_table(f"{name}, {time.monotonic() - began:.0f} s", variant_rows(built.verification))
     results = json.loads((built.folder / "metrics.json").read_text())
     if name == "resnet56-int8":
         return bool(served_by_each_engine(results) & fine_tuned_is_better(recipe, results))

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.archives import extracted
-from training.evaluation.report.tables import print_table
+from training.evaluation.report.tables import measure_rows, print_table, variant_rows
 from training.evaluation.verification import Verification
 
 RECIPE = Path(__file__).with_name("faces.yaml")
@@ -34,11 +34,12 @@ def main() -> int:
     built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if built.returncode:
         return built.returncode
-    document = json.loads(built.stdout)
-    print_table("faces", document["variants"])
-    print_table("faces: more measures", document["measures"])
-    metrics = json.loads((Path(document["run"]) / "metrics.json").read_text())
-    found = Verification.model_validate(metrics["verify"]["verification"]).baseline
+    run = Path(json.loads(built.stdout)["run"])
+    metrics = json.loads((run / "metrics.json").read_text())
+    verification = Verification.model_validate(metrics["verify"]["verification"])
+    print_table("faces", variant_rows(verification))
+    print_table("faces: more measures", measure_rows(verification))
+    found = verification.baseline
     reached = found.value >= RANK1_AT_LEAST
     print(
         f"rank-1 {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] of {found.n} probes as "

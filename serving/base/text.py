@@ -134,3 +134,9 @@ def summary(beginning: str, reasons: list[str]) -> str:
         shown[index] = one_line(reasons[index], max(share, 20))
         left -= len(shown[index]) + len("; ")
     return one_line(beginning + "; ".join(shown[index] for index in range(len(reasons))))
+
+
+def counted(number: float, thing: str) -> str:
+    """A number with its noun: "1 image", "1,200 images", "0.5 minutes"."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {thing}{'' if number == 1 else 's'}"

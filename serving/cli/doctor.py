@@ -28,7 +28,7 @@ def doctor(
         return
     typer.echo(f"machine       {report['machine']}")
     typer.echo(f"instructions  {', '.join(report['cpu_features']) or 'none of those that matter'}")
-    typer.echo(f"GPU           {report['gpu']}")
+    typer.echo(f"GPU           {_gpu_text()}")
     typer.echo(f"Python        {report['python']}, convserve {report['convserve']}")
     typer.echo(f"gRPC wire     {_wire(report['wire'])}\n")
     rows = [
@@ -62,14 +62,24 @@ def _report() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": machine(),
         "cpu_features": list(cpu_features()),
-        "gpu": _gpu(),
+        "gpus": _gpus(),
+        "gpu_reason": nvml.unavailable_reason(),
         "wire": {"native": (reason := native_missing()) is None, "reason": reason},
         "engines": engines,
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
 
 
-def _gpu() -> str:
+def _gpus() -> list[dict[str, Any]]:
+    if nvml.unavailable_reason() is not None:
+        return []
+    return [
+        {"name": gpu.name, "memory_bytes": gpu.memory_bytes, "driver": gpu.driver}
+        for gpu in nvml.gpus()
+    ]
+
+
+def _gpu_text() -> str:
     """Name, memory and driver of each GPU, or the reason why there is none."""
     try:
         return "; ".join(str(device) for device in nvml.gpus())

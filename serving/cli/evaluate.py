@@ -16,6 +16,7 @@ from serving.base.evaluation import Estimate
 from serving.base.folders import IMAGE_SUFFIXES, told
 from serving.base.machine.progress import Progress
 from serving.base.machine.terminal import next_step
+from serving.base.text import counted
 from serving.cli.credentials import with_credentials
 from serving.cli.labelled import class_folders, identity_folders, mask_pairs, mask_reading
 from serving.cli.output import fail, print_json, say, warn
@@ -210,7 +211,8 @@ async def _embedding(predictor: Predictor, data: Path) -> dict[str, Any]:
     _warn_of(left_out)
 
     async def one(index: int) -> NDArray[np.float32]:
-        return await predictor.embed(await asyncio.to_thread(images[index].path.read_bytes))
+        content = await asyncio.to_thread(images[index].path.read_bytes)
+        return (await predictor.embed(content)).values
 
     answers, failed = await _each(range(len(images)), one, lambda i: str(images[i].path))
     embeddings = np.stack(list(answers.values()))
@@ -298,7 +300,7 @@ def _print(report: dict[str, Any]) -> None:
         ]
         print_table(["class", *columns], rows)
     if report["failed"]:
-        say(f"{len(report['failed'])} images could not be evaluated (named above)")
+        say(f"{counted(len(report['failed']), 'image')} could not be evaluated (named above)")
 
 
 app = application(evaluate)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from pydantic import ValidationError
 
 from serving.base.command import AsJson, application, one_of
+from serving.base.evaluation import Estimate
 from serving.base.machine.terminal import next_step
 from serving.cli.credentials import with_credentials
 from serving.cli.output import fail, print_json, say
@@ -85,8 +87,8 @@ def models(
 
 def _print(lines: list[dict[str, Any]]) -> None:
     columns = ["name", "version", "task", "variant", "engine", "accuracy", "latency", "state"]
-    rows = [[_shown(line.get(column)) for column in columns] for line in lines]
-    print_table(columns, rows)
+    shown = [line | {"accuracy": _accuracy(line), "latency": _latency(line)} for line in lines]
+    print_table(columns, [[str(line.get(column, "")) for column in columns] for line in shown])
     for line in lines:
         where = " ".join(
             str(line[key]) for key in ("name", "version", "variant", "engine") if line.get(key)
@@ -130,15 +132,21 @@ def _line(prospect: Prospect) -> dict[str, Any]:
     if prospect.manifest is not None:
         line["task"] = prospect.manifest.task
     if prospect.manifest is not None and prospect.evidence is not None:
-        line["accuracy"] = f"{prospect.manifest.measure} {prospect.evidence.accuracy}"
-        line["latency"] = dict(prospect.evidence.latency.milliseconds)
+        line["measure"] = prospect.manifest.measure
+        line["accuracy"] = prospect.evidence.accuracy.model_dump()
+        line["latency_ms"] = dict(prospect.evidence.latency.milliseconds)
     return {key: value for key, value in line.items() if value or key in ("version", "reason")}
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{size}: {float(ms):.2f} ms" for size, ms in value.items())
-    return "" if value is None else str(value)
+def _accuracy(line: Mapping[str, Any]) -> str:
+    try:
+        return f"{line['measure']} {Estimate(**line['accuracy'])}"
+    except (KeyError, ValidationError):  # not measured, or a foreign server's
+        return ""
+
+
+def _latency(line: Mapping[str, Any]) -> str:
+    return ", ".join(f"{size}: {ms:.2f} ms" for size, ms in line.get("latency_ms", {}).items())
 
 
 app = application(models)

@@ -153,7 +153,8 @@ async def _predict(
         files = _save(found, place) if place is not None else {}
         return _mask_document(path, found, files)
     if predictor.info.task == "embedding":
-        return {"image": str(path), "embedding": (await predictor.embed(data)).tolist()}
+        point = await predictor.embed(data)
+        return {"image": str(path), "variant": point.variant, "embedding": point.values.tolist()}
     return _labels_document(path, await predictor.classify(data, top_k))
 
 
@@ -212,7 +213,7 @@ def _print(result: dict[str, Any]) -> None:
     if "embedding" in result:
         similarity = result["similarity"]
         say(
-            f"{result['image']}  {len(result['embedding'])} values, "
+            f"{result['image']} ({result['variant']})  {len(result['embedding'])} values, "
             f"cosine {similarity['cosine']:.4f} with {similarity['to']}"
         )
         return

@@ -76,6 +76,13 @@ class Labels:
     variant: str
 
 
+class Embedded(NamedTuple):
+    """The point of one image on the unit sphere, float32 [D], and the variant that answered."""
+
+    values: NDArray[np.float32]
+    variant: str
+
+
 @dataclass(frozen=True)
 class MaskResult:
     """The class map of one image.
@@ -176,7 +183,7 @@ class Predictor(Protocol):
 
     async def segment(self, image: bytes, overlay: bool) -> MaskResult: ...
 
-    async def embed(self, image: bytes) -> NDArray[np.float32]: ...
+    async def embed(self, image: bytes) -> Embedded: ...
 
 
 class RemotePredictor:
@@ -210,8 +217,8 @@ class RemotePredictor:
         areas = [(x.index, x.name, x.fraction, x.confidence) for x in result.areas]
         return MaskResult(mask, areas, result.overlay_png, response.served.variant)
 
-    async def embed(self, image: bytes) -> NDArray[np.float32]:
-        """The point on the unit sphere, float32 [D]."""
+    async def embed(self, image: bytes) -> Embedded:
+        """The point on the unit sphere."""
         response = await self._client.embed(self.info.name, image)
         values = np.array(response.results[0].values, np.float32)
         self._length = self._length or len(values)
@@ -219,7 +226,7 @@ class RemotePredictor:
             raise CallFailed(
                 "INTERNAL", "the server's answer is no embedding, or one of other length"
             )
-        return values
+        return Embedded(values, response.served.variant)
 
     def _check_classes(self, highest: int) -> None:
         if self.info.labels and highest >= len(self.info.labels):
@@ -263,10 +270,10 @@ class LocalPredictor:
             self._model.facts.variant,
         )
 
-    async def embed(self, image: bytes) -> NDArray[np.float32]:
-        """The point on the unit sphere, float32 [D]."""
+    async def embed(self, image: bytes) -> Embedded:
+        """The point on the unit sphere."""
         found = await vision.embed(self._model, [EncodedImage(image)], CallOptions())
-        return vision.only(found).values
+        return Embedded(vision.only(found).values, self._model.facts.variant)
 
 
 @asynccontextmanager

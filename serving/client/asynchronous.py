@@ -1,6 +1,7 @@
 """AsyncVisionClient: VisionService from asyncio."""
 
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,7 +238,8 @@ class AsyncVisionClient:
 
     async def models(self) -> list[dict[str, Any]]:
         """Every model of the server: name, version, state and reason. Models that serve also have
-        task, variant, engine, accuracy and latency (ms by batch size). Raises CallFailed."""
+        task, variant, engine and latency_ms (by batch size); those that were measured also measure
+        and accuracy (value, low and high as fractions of n). Raises CallFailed."""
         request = oip.RepositoryIndexRequest()
         index = await self._ask(self._inference.RepositoryIndex, request)
         lines = []
@@ -246,9 +248,12 @@ class AsyncVisionClient:
             if found.state == "READY":
                 wanted = oip.ModelConfigRequest(name=found.name, version=found.version)
                 config = await self._config(wanted)
-                for key in ("task", "variant", "engine", "accuracy"):
+                for key in ("task", "variant", "engine"):
                     line[key] = config.get(key, "")
-                line["latency"] = _latency(config.get("latency_ms", "{}"))
+                if "accuracy" in config:
+                    line["measure"] = config.get("measure", "")
+                    line["accuracy"] = _numbers(config, "accuracy")
+                line["latency_ms"] = _numbers(config, "latency_ms")
             lines.append({**line, "state": found.state or "not loaded", "reason": found.reason})
         return lines
 
@@ -305,9 +310,13 @@ def _fault(urls: Sequence[str], tls: ClientTls | None) -> str:
     return next((f"{url}: {fault}" for url, fault in faults if fault), "")
 
 
-def _latency(text: str) -> dict[str, float]:
-    """Milliseconds by batch size. Raises CallFailed for a text of another form."""
+def _numbers(config: Mapping[str, str], key: str) -> dict[str, float]:
+    """A parameter that holds a JSON object of numbers; empty where it is absent. Raises CallFailed
+    for a text of another form."""
     try:
-        return {size: float(milliseconds) for size, milliseconds in json.loads(text).items()}
+        found: dict[str, float] = json.loads(config.get(key, "{}"))
+        if not all(math.isfinite(number) for number in found.values()):
+            raise ValueError("expected finite numbers")
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise CallFailed("INTERNAL", "the server's latency_ms cannot be read") from error
+        raise CallFailed("INTERNAL", f"the server's {key} cannot be read") from error
+    return found

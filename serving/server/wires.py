@@ -103,7 +103,12 @@ class Wires:
         tracing = self._telemetry.tracing if self._telemetry is not None else None
         self._front = Front(catalogue, metrics, self.budget, slow_seconds, door, tracing)
         strict = config.strict_readiness
-        self._health = Health(catalogue, strict=strict, processes=processes)
+        self._health = Health(
+            catalogue,
+            strict=strict,
+            explicit=config.model_control == "explicit",
+            processes=processes,
+        )
         memory = SharedMemory(config.shared_memory or "")
         files = FilesFolder(config.files_dir)
         self._tracer = Tracer(files, metrics.write_failures)

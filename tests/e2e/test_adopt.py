@@ -1,5 +1,6 @@
 """Models of a Triton repository, adopted while a server answers their clients."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -226,7 +227,9 @@ def test_what_is_served_says_how_it_was_judged(seen: Seen) -> None:
         told = {n: client.get_model_config(n).config.parameters for n in ("opset11", "no_batch")}
     assert told["opset11"]["task"].string_value == "classification"
     assert told["opset11"]["encoded_image_input"].string_value == "encoded"
-    assert told["opset11"]["accuracy"].string_value.startswith("top1 1.0")
+    assert told["opset11"]["measure"].string_value == "top1"
+    assert json.loads(told["opset11"]["accuracy"].string_value)["value"] == 1
     assert "task" not in told["no_batch"]
     assert "encoded_image_input" not in told["no_batch"]
-    assert told["no_batch"]["accuracy"].string_value.startswith("agreement 1.0")
+    assert told["no_batch"]["measure"].string_value == "agreement"
+    assert json.loads(told["no_batch"]["accuracy"].string_value)["value"] == 1

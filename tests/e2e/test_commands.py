@@ -118,6 +118,14 @@ def test_doctor_says_what_runs_here() -> None:
     assert "gRPC wire     " + ("native" if report["wire"]["native"] else "grpcio") in text
 
 
+def test_predict_prints_embeddings(source: tuple[str, str], pictures: Path) -> None:
+    words = ("predict", pictures / "red" / "0.png", "--model", "points", *source)
+    [found] = json.loads(process(*words, "--json").stdout)
+    assert found["variant"] == "fp32"
+    assert len(found["embedding"]) == 3
+    assert "0.png (fp32)  3 values, cosine 1.0000" in process(*words).stdout
+
+
 def test_predict_prints_labels(source: tuple[str, str], pictures: Path) -> None:
     result = process("predict", pictures / "red" / "0.png", "--model", "colours", *source, "--json")
     [found] = json.loads(result.stdout)
@@ -284,9 +292,13 @@ def test_models_lists_a_repository_and_a_server(server: ServerProcess, colours: 
         ("points", "READY"),
         ("regions", "READY"),
     }
-    assert served[0]["latency"]["1"] > 0
+    assert served[0]["latency_ms"]["1"] > 0
+    assert served[0]["measure"] == "top1"
+    assert 0 < served[0]["accuracy"]["value"] <= 1
     on_disk = json.loads(convserve("models", "--model-repository", colours, "--json").stdout)
     assert {line["engine"] for line in on_disk} == {"onnxruntime", "openvino"}
+    assert on_disk[0]["accuracy"] == served[0]["accuracy"]
+    assert on_disk[0]["latency_ms"]["1"] > 0
     assert "colours" in convserve("models", "--model-repository", colours).stdout
 
 

@@ -243,7 +243,8 @@ def test_doctor_names_the_gpus_and_what_is_missing_of_the_rest() -> None:
     env = fake_gpu.environment()
     finished = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     report = json.loads(finished.stdout)
-    assert report["gpu"] == "; ".join(["Fake H200, 16384 MiB, driver 580.65"] * 2)
+    gpu = {"name": "Fake H200", "memory_bytes": 16384 << 20, "driver": "580.65"}
+    assert report["gpus"] == [gpu, gpu]
     assert report["engines"]["tensorrt"]["version"] == "11.4.0"
     assert "without CUDAExecutionProvider" in report["engines"]["onnxruntime-cuda"]["reason"]
 

@@ -304,6 +304,7 @@ def _made(
     layers = {f"layer{n}.conv": 1 - 0.02 * n for n in range(6)}
     done = found.state.kind in ("published", "refused")
     report = report_of(
+        created="2026-11-30T00:00:00+00:00",
         recipe=recipe,
         recipe_sha256="a" * 64,
         state=found.state,

@@ -107,6 +107,16 @@ def test_json_is_all_there_is_on_stdout(digits_built: Built, workplace: Path) ->
     assert document["kept"][:2] == ["data", "train"]
     assert document["ran"] == []
     assert document["published_version"] is None
+    assert document["measure"] == "top1"
+    trained, *variants = document["variants"]
+    assert (trained["variant"], trained["passed"]) == ("trained", None)
+    assert trained["macs"] > variants[0]["macs"]
+    for row in variants:
+        assert 0 < row["accuracy"]["value"] <= 1
+        assert row["accuracy"]["n"] == 364
+        assert row["size_bytes"] > 1000
+        assert all(milliseconds > 0 for milliseconds in row["latency_ms"].values())
+        assert row["passed"] is True
 
 
 def test_a_network_that_prints_leaves_stdout_alone(tmp_path: Path) -> None:

@@ -144,7 +144,12 @@ def _build(
         _require_one_process()
     log.info("%s: %s of %s; loading torch", recipe.name, recipe.task, path)
 
-    from training.evaluation.report.tables import print_table
+    from training.evaluation.report.tables import (
+        measure_rows,
+        print_table,
+        variant_documents,
+        variant_rows,
+    )
     from training.pipeline import pipeline
 
     with quiet_libraries(), _stdout_kept():
@@ -157,6 +162,7 @@ def _build(
             from training.pipeline.searching.search import search as run_search
 
             built = run_search(recipe, bound, out, repository, hours=hours)
+    found = built.verification
     if as_json:
         document = {
             "name": recipe.name,
@@ -165,15 +171,15 @@ def _build(
             "ran": built.ran,
             "kept": built.kept,
             "published_version": built.version,
-            "variants": built.rows,
-            "measures": built.measures,
+            "measure": None if found is None else found.measure,
+            "variants": [] if found is None else variant_documents(found),
         }
         print_json(document)
         return
-    if built.rows:
-        print_table(recipe.name, built.rows)
-    if built.measures:
-        print_table(f"{recipe.name}: more measures", built.measures)
+    if found is not None:
+        print_table(recipe.name, variant_rows(found))
+        if more := measure_rows(found):
+            print_table(f"{recipe.name}: more measures", more)
     typer.echo(f"Report: {built.report}")
     if built.version is not None:
         typer.echo(f"Published: {repository / recipe.name / str(built.version)}")

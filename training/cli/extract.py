@@ -8,7 +8,7 @@ import typer
 
 from serving.base.command import AsJson, application, one_of
 from serving.base.machine.terminal import next_step
-from serving.base.text import escaped
+from serving.base.text import counted, escaped
 from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError
 
@@ -33,8 +33,11 @@ def extract(
     """
     set_up_logging()
     one_of(split, ("test", "val", "train"), "--split")
-    log.info("extract: %s of %s to %s; loading torch", split, recipe, out)
     try:
+        # Before the seconds that torch takes, and the minutes that data may take.
+        if out.is_dir() and any(out.iterdir()):
+            fail("extract", f"{out} is not empty")
+        log.info("extract: %s of %s to %s; loading torch", split, recipe, out)
         from training.recipes import load_recipe
 
         given = load_recipe(recipe)
@@ -46,7 +49,7 @@ def extract(
     if as_json:
         print_json({"folder": str(out), "split": split, "images": count, "model": given.name})
         return
-    typer.echo(escaped(f"{out}: {count:,} images of {split}"))
+    typer.echo(escaped(f"{out}: {counted(count, 'image')} of {split}"))
     next_step("evaluate", "--model", given.name, "--data", out, "--url", "localhost:8001")
 
 

@@ -11,6 +11,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from serving.base.command import AsJson, application, one_of
+from serving.base.folders import why_no_folder
 from serving.base.task import TASKS
 from serving.base.text import escaped, first_problem
 from training.cli.terminal import fail, interrupted, print_json, set_up_logging
@@ -90,6 +91,8 @@ def init(
     sides = _size(size)
     if name is not None:
         _check_name(name)
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder}: {why_no_folder(folder)}", param_hint="FOLDER")
     set_up_logging()
     log.info("init: looking at %s; loading torch", folder)
     # Imported here: a wrong option is told at once, and torch takes seconds to import.

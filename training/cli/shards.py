@@ -8,7 +8,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from serving.base.command import AsJson, application
-from serving.base.text import escaped, first_problem
+from serving.base.text import counted, escaped, first_problem
 from training.cli.terminal import fail, interrupted, print_json, set_up_logging
 from training.errors import BuildError
 from training.recipes.remote.storage import Address, Storage
@@ -74,9 +74,8 @@ def shards(
         print_json({"out": out, **index.model_dump(mode="json")})
         return
     for name, split in index.splits.items():
-        number = len(split.shards)
-        files = f"{number:,} shard{'' if number == 1 else 's'}"
-        typer.echo(f"{name}: {split.images:,} images in {files}")
+        files = counted(len(split.shards), "shard")
+        typer.echo(f"{name}: {counted(split.images, 'image')} in {files}")
     typer.echo(escaped(f"In a recipe: data: {{source: shards, train: {out}}}"))
 
 

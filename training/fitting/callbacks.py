@@ -1,7 +1,6 @@
 """Callbacks of the training loop: averaging, stopping, reporting."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,8 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, Wei
 from torch import Tensor
 
 from serving.base.machine.progress import Progress, duration
+from training.data.loader import Loader
+from training.data.sampling import Identities
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class EpochProgress(Callback):
     def on_train_epoch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        self._begin(self._epoch(trainer), trainer.num_training_batches)
+        self._begin(self._epoch(trainer), trainer.train_dataloader)
 
     def on_train_batch_end(
         self,
@@ -78,7 +79,7 @@ class EpochProgress(Callback):
     ) -> None:
         if self._shown is None:
             # The run goes on in the middle of an epoch.
-            self._begin(self._epoch(trainer), trainer.num_training_batches - batch_idx)
+            self._begin(self._epoch(trainer), trainer.train_dataloader, batch_idx)
         shown = self._shown
         if shown is None:
             return
@@ -91,8 +92,7 @@ class EpochProgress(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         self._end()
-        batches = sum(trainer.num_val_batches)
-        self._begin(f"{self._epoch(trainer)}, validation", batches)
+        self._begin(f"{self._epoch(trainer)}, validation", trainer.val_dataloaders)
 
     def on_validation_batch_end(
         self,
@@ -138,9 +138,12 @@ class EpochProgress(Callback):
     def _epoch(self, trainer: lightning.Trainer) -> str:
         return f"{self.title}: epoch {trainer.current_epoch + 1}/{self.epochs}"
 
-    def _begin(self, title: str, batches: float) -> None:
-        known = math.isfinite(batches)
-        self._shown = Progress(title, round(batches * self.batch_size) if known else None)
+    def _begin(self, title: str, loader: Any, batches_done: int = 0) -> None:
+        assert isinstance(loader, Loader)
+        # An epoch of identities is that many batches, another one every image.
+        drawn = isinstance(loader.sampler, Identities)
+        images = len(loader) * self.batch_size if drawn else len(loader.samples)
+        self._shown = Progress(title, images - batches_done * self.batch_size)
         self._shown.__enter__()
 
     def _end(self) -> None:

@@ -13,8 +13,8 @@ from training.errors import VerificationError
 from training.evaluation.gate import require_pass
 from training.evaluation.report.document import State
 from training.evaluation.report.measured import as_text
-from training.evaluation.report.tables import Rows, measure_rows, variant_rows
 from training.evaluation.searched import Searched
+from training.evaluation.verification import Verification
 from training.fitting.build import Build
 from training.fitting.callbacks import OnEpoch
 from training.fitting.stage_folder import Finished, Results, finished, run_stage
@@ -54,8 +54,7 @@ class Built:
     folder: the run folder.
     ran, kept: the stages whose work was done, and those whose former results were taken.
     version: the one that this build published; None where nothing was published.
-    rows: the variants' table; empty where verify has not run.
-    measures: the table of the task's further measures; empty likewise.
+    verification: the measurements of each variant; None where verify has not run.
     report: the HTML file.
     results: the findings of each stage.
     """
@@ -64,8 +63,7 @@ class Built:
     ran: tuple[str, ...]
     kept: tuple[str, ...]
     version: int | None
-    rows: Rows
-    measures: Rows
+    verification: Verification | None
     report: Path
     results: dict[str, Results]
 
@@ -125,14 +123,12 @@ def _built(current: Build, until: str | None, searched: Searched | None, *, tell
     report = show(state)
     if published is not None and not published.ran:
         log.info("publish: nothing has changed, nothing is published")
-    verified = "verify" in current.done
     return Built(
         folder=current.folder,
         ran=tuple(name for name, stage in current.done.items() if stage.ran),
         kept=tuple(name for name, stage in current.done.items() if not stage.ran),
         version=published.results["version"] if published and published.ran else None,
-        rows=variant_rows(verify.verification_of(current)) if verified else [],
-        measures=measure_rows(verify.verification_of(current)) if verified else [],
+        verification=verify.verification_of(current) if "verify" in current.done else None,
         report=report,
         results={name: stage.results for name, stage in current.done.items()},
     )

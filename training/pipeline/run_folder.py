@@ -1,5 +1,6 @@
 """The files of a run folder beside those of its stages, and a folder of another version."""
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -7,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from training.evaluation.in_engines import PICTURES_FILE
 from training.evaluation.report.document import State
 from training.evaluation.report.from_build import report_of
 from training.evaluation.report.report import write_report
-from training.evaluation.report.report_file import PAGE_FILE, REPORT_FILE
+from training.evaluation.report.report_file import PAGE_FILE, REPORT_FILE, read_report
 from training.evaluation.searched import Searched
 from training.fitting.build import Build
 from training.models.checkpoint import other_version
@@ -135,6 +137,7 @@ def write_outputs(current: Build, searched: Searched | None, state: State) -> Pa
     report = report_of(
         recipe=current.recipe,
         recipe_sha256=publish.recipe_sha256(current.recipe),
+        created=_created(current),
         state=state,
         environment=environment(),
         findings=findings,
@@ -150,6 +153,14 @@ def write_outputs(current: Build, searched: Searched | None, state: State) -> Pa
     return write_report(
         current.folder, report, sheet, pictures, verified.results if verified else {}
     )
+
+
+def _created(current: Build) -> str:
+    """The date of the former report where this build has changed nothing, else now."""
+    if not any(stage.ran for stage in current.done.values()):
+        with contextlib.suppress(BuildError):
+            return read_report(current.folder).created
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def discard_report(run: Path) -> None:

@@ -159,10 +159,9 @@ class _Contest:
             found = self._latencies[candidate][smallest]
             against = self._latencies[best][smallest]
             what = f"for a batch of {smallest}"
-        word = "slower" if found > against else "not clearly faster"
-        return (
-            f"{candidate}: {word} here, {found * 1e3:.2f} ms {what} against {against * 1e3:.2f} ms"
-        )
+        ours, best_ones = _told_apart(found * 1e3, against * 1e3)
+        word = "slower" if found > against and ours != best_ones else "not clearly faster"
+        return f"{candidate}: {word} here, {ours} ms {what} against {best_ones} ms"
 
     def _far_slower(self) -> set[Candidate]:
         smallest = self._sizes[0]
@@ -219,3 +218,12 @@ def score(latency: dict[int, float]) -> float:
     """Seconds an image: geometric mean of the time alone and the time in the largest batch."""
     smallest, largest = min(latency), max(latency)
     return math.sqrt(latency[smallest] / smallest * latency[largest] / largest)
+
+
+def _told_apart(found: float, against: float) -> tuple[str, str]:
+    """Both with two decimals, or with as many as tell them apart, at most four."""
+    for decimals in (2, 3, 4):
+        texts = f"{found:.{decimals}f}", f"{against:.{decimals}f}"
+        if texts[0] != texts[1]:
+            break
+    return texts

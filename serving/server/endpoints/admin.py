@@ -174,14 +174,14 @@ class Admin:
         if self._mode == "off":
             return "admin calls are off: --admin socket, token or open permits them"
         if self._token is None:
-            ways = "the admin socket takes it; so does a server with --admin token"
+            ways = "the admin socket takes it, and so does a server with --admin token"
         elif caller.authorization:
             ways = "'authorization' has not the token of --admin-token-file"
         else:
             ways = "it needs 'authorization: Bearer TOKEN'"
         return (
-            f"admin call refused to {quoted(caller.address)}: {ways}, or to everybody with "
-            f"--admin-open {group}"
+            f"admin call refused to {quoted(caller.address)}: {ways}; --admin-open {group} permits "
+            "it to everybody"
         )
 
 

@@ -36,12 +36,22 @@ class OneProcess:
 
 
 class Health:
-    """The server's health. strict: ready only while every model serves."""
+    """The server's health.
+
+    strict: ready only while every model serves.
+    explicit: models are loaded by call, not at the start.
+    """
 
     def __init__(
-        self, catalogue: Catalogue, *, strict: bool, processes: Processes | None = None
+        self,
+        catalogue: Catalogue,
+        *,
+        strict: bool,
+        explicit: bool = False,
+        processes: Processes | None = None,
     ) -> None:
         self.catalogue = catalogue
+        self._explicit = explicit
         self._processes = processes or OneProcess()
         self.draining = False
         self._strict = strict
@@ -54,6 +64,19 @@ class Health:
     def processes(self) -> Sequence[str]:
         """A line for each process of the server; none where it is one."""
         return self._processes.lines()
+
+    def why_not(self) -> str:
+        """Why the server is not ready, where no process and no model is the cause; else empty."""
+        if self.draining:
+            return "the server is closing"
+        if self.catalogue.entries:
+            return ""
+        if self._explicit:
+            return (
+                "no model is loaded: load one by POST /v2/repository/models/MODEL/load "
+                "(--model-control explicit)"
+            )
+        return "no model was found: see that --model-repository has MODEL/VERSION/model.onnx"
 
     def model_ready(self, name: str, version: str = "") -> bool:
         """True where a model, or a version of it, serves; False for an unknown one."""

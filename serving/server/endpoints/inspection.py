@@ -225,7 +225,8 @@ def _described(facts: ModelFacts) -> dict[str, str]:
         if facts.transform is not None:
             parameters[ENCODED_PARAMETER] = ENCODED_INPUT
         if facts.evidence is not None:
-            parameters["accuracy"] = f"{facts.manifest.measure} {facts.evidence.accuracy}"
+            parameters["measure"] = facts.manifest.measure
+            parameters["accuracy"] = json.dumps(facts.evidence.accuracy.model_dump())
     parameters["latency_ms"] = json.dumps(_milliseconds(facts))
     return parameters
 

@@ -32,6 +32,8 @@ _MUCH = 64 << 10
 # less sending; clients send chunks of kilobytes.
 _MOST_CHUNKS = 10_000
 _BYTES_A_CHUNK = 512
+# The header Server of every answer: aiohttp's own would tell its version and Python's.
+_SERVER = "convserve"
 # In the place of an address that is not known.
 _LEFT = "left"
 
@@ -251,6 +253,7 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Writes an answer, and waits until the system has taken all of it."""
+        resp.headers["Server"] = _SERVER
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
@@ -306,7 +309,8 @@ class Connection(web.RequestHandler):
         body = json.dumps({"error": text})
         self._pipe.write(
             f"HTTP/1.1 {status} Refused\r\nContent-Type: application/json; charset=utf-8\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+            f"Content-Length: {len(body)}\r\nServer: {_SERVER}\r\nConnection: close\r\n\r\n"
+            f"{body}".encode()
         )
         self.force_close()
         self._pipe.close()

@@ -97,7 +97,8 @@ def add_probes(app: web.Application, health: Health, front: Front) -> None:
             if line.state is not State.READY and sees(line.name)
         ]
         ready = health.ready()
-        lines = [*health.processes(), *lines]
+        why = "" if ready else health.why_not()
+        lines = [*([why] if why else []), *health.processes(), *lines]
         text = "\n".join(["ready" if ready else "not ready", *lines]) + "\n"
         return web.Response(text=text, status=200 if ready else 503)
 

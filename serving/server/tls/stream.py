@@ -28,7 +28,7 @@ _LINGER_SECONDS = 1.0
 _SPEAKS_TLS = b"this port speaks TLS: call it by https://\n"
 _PLAIN_HTTP = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
-    b"Connection: close\r\n\r\n%b"
+    b"Server: convserve\r\nConnection: close\r\n\r\n%b"
 ) % (len(_SPEAKS_TLS), _SPEAKS_TLS)
 
 

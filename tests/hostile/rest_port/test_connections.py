@@ -146,6 +146,21 @@ def test_requests_sent_ahead_of_unread_answers_are_held_back(served: LimitedServ
     assert served.peak_mib() < before + 64
 
 
+def test_no_answer_tells_which_software_made_it(served: LimitedServer) -> None:
+    requests = [LIVE, LIVE.replace(b"livez", b"none"), b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"]
+    answers = []
+    for url in (served.http, served.metrics_url):
+        for request in requests:
+            with connected(url) as caller:
+                answers.append(ask(caller, request))
+    with connected(served.http) as caller:  # cut before aiohttp has a request
+        answers.append(trickle(caller, INFER.encode(), 0.05))
+    assert {status_of(answer) for answer in answers} == {200, 400, 404, 408}
+    for answer in answers:
+        head = answer.partition(b"\r\n\r\n")[0].lower()
+        assert head.count(b"\r\nserver:") == head.count(b"\r\nserver: convserve\r\n") == 1, answer
+
+
 def test_flood_of_junk_is_counted_and_leaves_no_line(served: LimitedServer) -> None:
     before = refused(served, "malformed")
     junk = [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 5, b"GET\r\n\r\n", b"{}\r\n\r\n",

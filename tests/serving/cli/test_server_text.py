@@ -32,6 +32,7 @@ class Evil(
     def __init__(self) -> None:
         self.task = "classification"
         self.latency = '{"1": 0.5}'
+        self.accuracy = '{"value": 0.5}'
         self.refuses = False
         self.classified = pb.Classification(labels=[pb.Label(index=0, name=LONG, score=0.5)])
         self.segmented = pb.Segmentation(
@@ -52,7 +53,8 @@ class Evil(
         response = oip.ModelConfigResponse()
         parameters = {
             "task": self.task, "classes": "red\nblue", "variant": EVIL, "engine": EVIL,
-            "accuracy": EVIL, "latency_ms": self.latency,
+            "measure": EVIL, "accuracy": self.accuracy,
+            "latency_ms": self.latency,
         }  # fmt: skip
         for key, value in parameters.items():
             response.config.parameters[key].string_value = value
@@ -148,10 +150,13 @@ def test_errors_of_a_server_take_one_line(
     assert "NOT_FOUND" in text
 
 
-@pytest.mark.parametrize("latency", ["no json", '{"1": "x"}', "[1]", '{"1": 1' + "0" * 400 + "}"])
-def test_latency_that_cannot_be_read_is_named(evil: tuple[Evil, str], latency: str) -> None:
-    evil[0].latency = latency
-    assert "latency_ms cannot be read" in said(models.app, "models", "--url", evil[1], status=1)
+@pytest.mark.parametrize("text", ["no json", '{"1": "x"}', "[1]", '{"1": 1' + "0" * 400 + "}"])
+@pytest.mark.parametrize("parameter", ["latency_ms", "accuracy"])
+def test_numbers_that_cannot_be_read_are_named(
+    evil: tuple[Evil, str], parameter: str, text: str
+) -> None:
+    setattr(evil[0], parameter.removesuffix("_ms"), text)
+    assert f"{parameter} cannot be read" in said(models.app, "models", "--url", evil[1], status=1)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -24,7 +25,7 @@ from tests.support.published import publish
 class Sides:
     """Both, each made for one process but sharing this one; a test starts what it needs."""
 
-    def __init__(self, repository: Path, workers: Workers) -> None:
+    def __init__(self, repository: Path, workers: Workers, **settings: Any) -> None:
         config = ServerConfig(
             model_repository=repository,
             grpc_port=0,
@@ -33,6 +34,7 @@ class Sides:
             admin="off",
             cache_dir=repository.parent / "cache",
             drain_seconds=0.5,
+            **settings,
         )
         front, engine = FrontMetrics(), EngineMetrics()
         self.totals = Totals(front, engine)
@@ -62,6 +64,31 @@ def sides(tmp_path: Path) -> Iterator[Sides]:
     publish(tmp_path / "repository")
     with Workers(1) as workers:
         yield Sides(tmp_path / "repository", workers)
+
+
+@pytest.mark.parametrize(
+    ("control", "said"),
+    [
+        ("explicit", "no model is loaded: load one by POST /v2/repository/models/MODEL/load"),
+        ("none", "no model was found: see that --model-repository has MODEL/VERSION/model.onnx"),
+    ],
+)
+def test_a_server_without_models_says_what_to_do(tmp_path: Path, control: str, said: str) -> None:
+    (tmp_path / "repository").mkdir()
+
+    async def run(workers: Workers) -> None:
+        sides = Sides(tmp_path / "repository", workers, model_control=control)
+        async with sides.serving() as http:
+            sides.runtime.start()
+            await sides.runtime.looked.wait()
+            answer = await http.get("/readyz")
+            assert answer.status == 503
+            assert (await answer.text()).startswith(f"not ready\n{said}")
+        await sides.runtime.ended()
+        await sides.runtime.loader.close()
+
+    with Workers(1) as workers:
+        asyncio.run(run(workers))
 
 
 def test_wires_answer_for_a_catalogue_that_somebody_else_fills(sides: Sides) -> None:

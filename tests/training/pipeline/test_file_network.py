@@ -132,8 +132,10 @@ def test_file_is_quantised_halved_and_published_once(network: nn.Module, tmp_pat
     document["quantize"] = {"calibration_images": 32, "mixed_precision": {"images": 64}}
     document["export"] = {"variants": ["fp32", "fp16", "int8-s8", "int8-u8"]}
     built = built_of(document, tmp_path)
-    assert {row["variant"] for row in built.rows} == {"trained", *document["export"]["variants"]}
-    assert all(float(row["agreement %"] or 100) > 95 for row in built.rows)
+    assert built.verification is not None
+    variants = built.verification.variants
+    assert {variant.id for variant in variants} == set(document["export"]["variants"])
+    assert all(e.agreement > 0.95 for one in variants for e in one.evidence.values())
     manifest = read_manifest(tmp_path / "repository/taken/1")
     assert manifest is not None
     assert {variant.id for variant in manifest.variants} == {"fp32", "fp16", "int8-s8", "int8-u8"}
@@ -220,13 +222,15 @@ def test_segmenter_is_published(
     }
     caplog.set_level(logging.INFO, "training")
     built = built_of(document, tmp_path)
+    assert built.verification is not None
+    measured = [found for one in built.verification.variants for found in one.evidence.items()]
     line = next(line for line in caplog.messages if line.startswith("train: net.onnx"))
     if answer != "binary":
         # Squares of two colours tell the order of colours, and their edges nothing more.
         assert "NCHW BGR, range [0, 255], mean [0, 0, 0]" in line
-        assert all(float(row["mean IoU %"].split()[0]) > 85 for row in built.rows)
+        assert all(e.accuracy.value > 0.85 for _, e in measured)
     assert f"answer output: {said}" in line
-    assert {row["engine"] for row in built.rows} >= {"onnxruntime", "openvino"}
+    assert {engine for engine, _ in measured} >= {"onnxruntime", "openvino"}
 
 
 class Tokens(nn.Module):

@@ -11,7 +11,8 @@ from PIL import Image
 
 import training.pipeline.stages.prune
 from training.errors import BrokenFiles, RecipeError, VerificationError
-from training.evaluation.report.report_file import read_report
+from training.evaluation.report.report_file import REPORT_FILE, read_report, write_json
+from training.evaluation.report.tables import variant_rows
 from training.models.networks import check_network
 from training.pipeline.pipeline import STAGE_NAMES, Built, build
 from training.recipes import Recipe, load_recipe
@@ -25,7 +26,8 @@ RUN = tuple(name for name in STAGE_NAMES if name != "distill")
 def test_whole_build_publishes_the_first_version(digits_built: Built) -> None:
     assert digits_built.ran == RUN
     assert digits_built.version == 1
-    assert [row["variant"] for row in digits_built.rows] == [
+    assert digits_built.verification is not None
+    assert [row["variant"] for row in variant_rows(digits_built.verification)] == [
         "trained", "fp32", "fp32", "int8-s8", "int8-s8", "int8-u8", "int8-u8",
     ]  # fmt: skip
 
@@ -44,7 +46,11 @@ def test_run_folder_tells_how_it_was_made(digits_built: Built) -> None:
 def test_unchanged_build_keeps_everything_and_publishes_nothing(
     digits_built: Built, digits_recipe: MakeRecipe, workplace: Path
 ) -> None:
+    report = read_report(digits_built.folder)
+    report = report.model_copy(update={"created": "2020-02-02T02:02:02+00:00"})
+    write_json(digits_built.folder / REPORT_FILE, report)
     again = build(digits_recipe(), workplace / "runs", workplace / "repository")
+    assert read_report(again.folder).created == "2020-02-02T02:02:02+00:00"
     assert again.ran == ()
     assert again.kept == RUN
     assert again.version is None

@@ -65,8 +65,9 @@ def test_network_is_published_as_its_weights_make_it(
     former = load_network(digits_built.folder / "train/network.safetensors").state_dict()
     taken = load_network(built.folder / "train/network.safetensors").state_dict()
     assert all(torch.equal(former[key], taken[key]) for key in former)
-    variants = {row["variant"] for row in built.rows}
-    assert variants == {"trained", "fp32", "int8-s8", "int8-u8"}
+    assert built.verification is not None
+    variants = {variant.id for variant in built.verification.variants}
+    assert variants == {"fp32", "int8-s8", "int8-u8"}
     caplog.set_level(logging.INFO)
     again = build(recipe, tmp_path / "runs", tmp_path / "repository")
     assert again.ran == ()
@@ -119,7 +120,9 @@ def test_data_may_show_a_part_of_the_networks_classes(
     manifest = read_manifest(tmp_path / "repository/taken/1")
     assert manifest is not None
     assert manifest.classes == tuple(f"digit {10 - digit}" for digit in range(10))
-    assert all(row["gate"] in ("", "passed") for row in built.rows)
+    assert built.verification is not None
+    gates = [e.gate for one in built.verification.variants for e in one.evidence.values()]
+    assert all(gate.passed for gate in gates)
     findings = json.loads((built.folder / "data.json").read_text())
     assert sorted(findings["classes"]) == sorted(f"digit {10 - digit}" for digit in SHOWN)
     # Another list is another build.

@@ -152,7 +152,7 @@ class Environment(Part):
 class Report(Part):
     """The whole of report.json.
 
-    created: when it was written, ISO 8601 in UTC.
+    created: when a build last changed something in it, ISO 8601 in UTC.
     state: how far the build came.
     input_size, channels: of the images that the network sees; height and width.
     published: the version that this run stands for; None where it published none.

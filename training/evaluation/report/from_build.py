@@ -1,7 +1,6 @@
 """From the findings of a build's stages to its report."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ def report_of(
     *,
     recipe: Recipe,
     recipe_sha256: str,
+    created: str,
     state: State,
     environment: Mapping[str, Any],
     findings: Mapping[str, Any],
@@ -56,6 +56,7 @@ def report_of(
 ) -> Report:
     """The report of a build. Names are cut and lists shortened to the length of a page.
 
+    created: when something last changed, ISO 8601 in UTC.
     findings, sheet: of the data stage.
     results: of all stages that are done, by name.
     pictures: of the verify stage; empty where it has not run.
@@ -66,7 +67,7 @@ def report_of(
     if verification is not None:
         verified = verified_part(recipe, verification, evaluated, pictures)
     return Report(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=created,
         name=as_name(recipe.name),
         state=state,
         task=recipe.task,

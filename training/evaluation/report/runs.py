@@ -85,7 +85,7 @@ def document_of(run: Run) -> dict[str, Any]:
         "variant": None if best is None else best.variant,
         "engine": None if best is None else best.engine,
         "accuracy": None if best is None else best.evidence.accuracy.model_dump(),
-        "latency": None if best is None else dict(best.evidence.latency.milliseconds),
+        "latency_ms": None if best is None else dict(best.evidence.latency.milliseconds),
         "machine": None if best is None else best.evidence.latency.machine,
         "size_bytes": None if best is None else best.size_bytes,
     }

@@ -1,4 +1,4 @@
-"""The variants' table, as the terminal, the report and --json show it."""
+"""The variants' table, as the terminal shows it and as --json tells it."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -72,6 +72,43 @@ def evidence_row(
         **size,
         **{f"b{n} ms": f"{ms:.2f}" for n, ms in evidence.latency.milliseconds.items()},
         "gate": "passed" if evidence.gate.passed else "FAILED",
+    }
+
+
+def variant_documents(verification: Verification) -> list[dict[str, Any]]:
+    """The same rows as numbers, for --json; None where variant_rows has an empty cell."""
+    baseline, network = verification.baseline_size, verification.network_size
+    trained = {
+        "variant": "trained",
+        "engine": verification.baseline_engine,
+        "accuracy": verification.baseline.model_dump(),
+        "measures": {},
+        "drop": None,
+        "agreement": None,
+        "size_bytes": None,
+        "latency_ms": {},
+        "passed": None,
+        "parameters": baseline.parameters,
+        "macs": baseline.macs,
+    }
+    measured = [
+        evidence_document(result, engine, evidence)
+        | {"parameters": network.parameters, "macs": network.macs}
+        for result in verification.variants
+        for engine, evidence in result.evidence.items()
+    ]
+    return [trained, *measured]
+
+
+def evidence_document(result: VariantResult, engine: str, evidence: Evidence) -> dict[str, Any]:
+    """A variant in an engine as numbers; accuracy, drop and agreement are fractions of 1."""
+    return {
+        "variant": result.id,
+        "engine": engine,
+        **evidence.model_dump(include={"accuracy", "measures", "drop", "agreement"}),
+        "size_bytes": result.size_bytes,
+        "latency_ms": dict(evidence.latency.milliseconds),
+        "passed": evidence.gate.passed,
     }
 
 

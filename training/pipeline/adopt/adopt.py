@@ -21,7 +21,7 @@ from serving.repository.onnx_file import external_files
 from training.data.class_names import as_classes_of
 from training.data.samples import Dataset
 from training.errors import DataError, ExportError, VerificationError
-from training.evaluation.report.tables import evidence_row, print_table
+from training.evaluation.report.tables import evidence_document, evidence_row, print_table
 from training.evaluation.verification import VariantResult
 from training.pipeline.adopt.against_fp32 import AgainstFp32
 from training.pipeline.adopt.against_labels import AgainstLabels
@@ -71,7 +71,12 @@ class Adopted:
             "model": model.config.name,
             "version": model.version,
             "published": self.published,
-            "variants": self.rows(),
+            "measure": self.measure,
+            "variants": [
+                evidence_document(result, engine, evidence)
+                for result in self.results
+                for engine, evidence in result.evidence.items()
+            ],
             "mixed": dict(self.mixed),
             "refused": dict(self.refused),
         }

@@ -9,6 +9,7 @@ from serving.base.errors import ModelLoadError
 from serving.base.files import sha256
 from serving.base.folders import why_no_folder
 from serving.base.task import Task
+from serving.base.text import counted
 from serving.images.tensor import ToTensor
 from serving.repository.interface import Meaning, TaskOutput
 from serving.repository.labels import read_labels
@@ -84,8 +85,8 @@ class Plan:
         lines = [
             f"{model.file}: opset {opset_of(model.graph)}, {model.parameters:,} weights, {batch}",
             f"tensors: {' '.join(tensors)}",
-            f"data: {self.data.description}; ranges on {len(self.data.calibration)} items, "
-            f"judged on {len(self.data.measured)}"
+            f"data: {self.data.description}; ranges on "
+            f"{counted(len(self.data.calibration), 'item')}, judged on {len(self.data.measured)}"
             f" by {'their labels' if self.data.labelled else 'their agreement with FP32'}",
             *(f"data: {note}" for note in self.data.notes),
         ]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from serving.base.text import counted
 from training.pipeline.initial.answers import Answers
 from training.pipeline.initial.document import Said, Section
 from training.pipeline.initial.drafts import SHOWN, Draft
@@ -246,12 +247,13 @@ def _train(
     found: dict[str, Any] = {
         "epochs": Said(
             epochs,
-            f"As many as fit into {answers.minutes:g} minutes with all other stages on this machine"
+            f"As many as fit into {counted(answers.minutes, 'minute')} with all other stages on "
+            "this machine"
             if epochs < 2 * draft.enough
             else "More would gain little",
         ),
         "batch_size": Said(
-            draft.batch_size, f"{-(-images.train // draft.batch_size)} steps an epoch."
+            draft.batch_size, f"{counted(-(-images.train // draft.batch_size), 'step')} an epoch."
         ),
     }
     if _learns_by_heart(answers, draft, epochs) and not _suits_policy(answers, look, draft):

@@ -3,11 +3,12 @@
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving.base.task import TASKS, Task
+from serving.base.text import counted
 from training.data import load_source
 from training.data.layout.opened import unlabelled
 from training.data.layout.walk import walk
@@ -151,7 +152,7 @@ def _without_labels(given: Given, found: Found, nothing: DataError) -> Outcome:
     if found.triton:
         return Outcome(
             "",
-            f"{given.folder}: a Triton repository, {_count(found.triton, 'model')} in ONNX",
+            f"{given.folder}: a Triton repository, {counted(len(found.triton), 'model')} in ONNX",
             {},
             {},
             (),
@@ -184,10 +185,6 @@ def _adopting(found: Found, data: Path) -> tuple[str, ...]:
     )
 
 
-def _count(things: Sized, word: str) -> str:
-    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
-
-
 def _file(given: Given, found: Found, dialogue: Dialogue) -> Path | None:
     """The file of a trained network that shall be compressed; None where one is to be trained."""
     if given.network is not None:
@@ -204,7 +201,7 @@ def _file(given: Given, found: Found, dialogue: Dialogue) -> Path | None:
         return None
     if len(files) > 1:
         raise RecipeError(
-            f"{given.folder}: {_count(files, 'file')} of networks; --network {files[0]} says "
+            f"{given.folder}: {counted(len(files), 'file')} of networks; --network {files[0]} says "
             "which, or --network NAME which to train"
         )
     dialogue.assumed.append(
@@ -282,7 +279,8 @@ def _classes(names: Sequence[str]) -> str:
 def _broken(files: Mapping[str, str]) -> list[str]:
     named = [f"{file}: {reason}; the build refuses it" for file, reason in files.items()]
     rest = len(named) - _NAMED
-    return named[:_NAMED] + ([f"and {rest} more files that cannot be used"] if rest > 0 else [])
+    more = [f"and {counted(rest, 'more file')} that cannot be used"] if rest > 0 else []
+    return named[:_NAMED] + more
 
 
 def _words(taken: float) -> str:

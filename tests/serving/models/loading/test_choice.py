@@ -97,6 +97,14 @@ def test_one_that_is_faster_by_too_little_is_not_called_slower(file: Path) -> No
     )
 
 
+def test_times_have_as_many_digits_as_tell_them_apart(file: Path) -> None:
+    _, rejected, _ = chosen(file, {"fp32": 0.000430, "int8": 0.000431, "bf16": 0.0004300001})
+    assert rejected == (
+        "int8 in onnxruntime: slower here, 0.431 ms an image against 0.430 ms",
+        "bf16 in onnxruntime: not clearly faster here, 0.4300 ms an image against 0.4300 ms",
+    )
+
+
 def test_large_batches_are_measured_only_where_that_may_decide_something(file: Path) -> None:
     timed: list[tuple[str, int]] = []
     chosen(file, {"fp32": 0.010, "int8": 0.004, "bf16": 0.006}, timed=timed)

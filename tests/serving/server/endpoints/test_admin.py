@@ -88,8 +88,11 @@ def test_token_is_admin_from_anywhere(scheme: str, file: Path) -> None:
     assert made.require(call(holder), "repository") == "token"
     assert made.identity(holder) == "token"
     assert made.require(call(SOCKET), "repository") == "socket"
-    with pytest.raises(NotAllowed, match="needs 'authorization: Bearer TOKEN'"):
+    with pytest.raises(NotAllowed) as refusal:
         made.require(call(LOOPBACK), "repository")
+    assert str(refusal.value).endswith(
+        ": it needs 'authorization: Bearer TOKEN'; --admin-open repository permits it to everybody"
+    )
 
 
 @pytest.mark.parametrize(

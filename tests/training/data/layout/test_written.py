@@ -183,3 +183,4 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     data = {"source": "image_folder", "root": str(tmp_path / "set")}
     output, code = extracted(tmp_path, "classification", data)
     assert (code, "out is not empty" in output) == (1, True)
+    assert "loading torch" not in output

@@ -49,7 +49,7 @@ def test_runs_are_listed_with_their_figures_and_states(runs: Path) -> None:
     assert first["state"] == "published"
     assert first["published_version"] == 3
     assert first["accuracy"]["n"] == 200
-    assert first["latency"] == {"1": 0.8, "8": 4.0}
+    assert first["latency_ms"] == {"1": 0.8, "8": 4.0}
     assert first["size_bytes"] == 194_000
     assert (found["cut-off"]["state"], found["cut-off"]["stage"]) == ("under way", "prune")
     assert found["cut-off"]["accuracy"] is None

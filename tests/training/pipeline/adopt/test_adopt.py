@@ -29,6 +29,7 @@ def test_files_appear_beside_what_is_there_and_a_second_time_nothing_does(
     document = json.loads(result.stdout)
     assert document["published"]
     assert {row["variant"] for row in document["variants"]} == {"fp32", "int8-u8"}
+    assert all(row["latency_ms"]["1"] > 0 for row in document["variants"])
     after = listing(model)
     assert before.items() <= after.items()
     assert after.keys() - before.keys() == {

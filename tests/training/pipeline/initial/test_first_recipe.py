@@ -248,6 +248,20 @@ def test_the_command_prints_a_document(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_wrong_options_are_status_2(options: list[str], said: str) -> None:
-    done = CliRunner().invoke(app, ["init", "nowhere", *options], env={"COLUMNS": "200"})
+    done = CliRunner().invoke(app, ["init", ".", *options], env={"COLUMNS": "200"})
     assert done.exit_code == 2
     assert said in done.output
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"), [("nowhere", "nowhere: no such folder"), ("file", "file: is not a folder")]
+)
+def test_a_folder_that_is_not_there_is_refused_at_once(
+    folder: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    done = CliRunner().invoke(app, ["init", folder], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert said in done.output
+    assert "loading torch" not in done.output
