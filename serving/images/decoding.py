@@ -39,11 +39,8 @@ _JPEG_COLOURS = {1: "GRAY", 3: "RGB"}
 _RAW = {1: "grey", 3: "RGB"}
 # Pillow's modes from which L takes the grey levels as they are.
 _GREY = ("1", "L", "LA", "La")
-
-# Bytes of a JPEG that may be decoded without a thread. Larger holds up whoever decodes it for more
-# than the 0.1 ms that the way to a thread and back costs, smaller sends more of them there.
+# Bytes of a JPEG that is worth no thread. More take longer than the way there and back, 0.1 ms.
 _QUICK_BYTES = 4 << 10
-
 _JPEG_END = b"\xff\xd9"
 _KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM")
 # The transposition that turns an image of each EXIF orientation upright.
@@ -152,11 +149,9 @@ def decode_for(
 
 
 def is_quick(data: bytes | memoryview) -> bool:
-    """Whether a file may be worth no thread of its own: a short JPEG, decoded on the CPU. What its
-    header claims is another matter, of which `reserve` is told."""
-    if len(data) > _QUICK_BYTES or _other_jpeg_decoder is not None:
-        return False
-    return data[: len(jpeg.START)] == jpeg.START
+    """Whether a file may be worth no thread: a short JPEG; `reserve` is told what it claims."""
+    short = len(data) <= _QUICK_BYTES and _other_jpeg_decoder is None
+    return short and data[: len(jpeg.START)] == jpeg.START
 
 
 def sent_size(data: bytes) -> tuple[int, int]:

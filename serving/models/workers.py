@@ -140,11 +140,17 @@ class Workers:
         self.close()
 
     def _start(self) -> None:
-        """Raises RuntimeError where the system has no thread left; the next piece tries again."""
+        """Raises RuntimeError where the system has not even one thread; with fewer than wanted,
+        the next piece tries again."""
         for number in range(len(self._threads), self._count):
             # A process that ends without `close` does not wait for them.
             thread = threading.Thread(target=self._serve, name=f"decode_{number}", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                if not self._threads:
+                    raise
+                return
             self._threads.append(thread)
 
     def _serve(self) -> None:

@@ -32,6 +32,7 @@ from serving.base.evaluation import Estimate
 from serving.images.postprocess import palette_png
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
+from training.evaluation.searched import Point
 from training.recipes import load_recipe
 
 LENGTH = Length(seconds=1.0, answers=1, longest=1.0)
@@ -186,8 +187,10 @@ def test_a_search_begins_with_the_training_that_is_there(
     for build in (workshop.int8, workshop.searched):
         with pytest.raises(FileNotFoundError):
             build()
-    network = "timm/vit_tiny_patch16_224-32x32"
-    assert (tmp_path / f"vit/runs/vit-searched/search/{network}/vit-searched/train").is_dir()
+    # Where the search looks for it (`Point.trained`).
+    point = Point(network="timm/vit_tiny_patch16_224", size=(32, 32), ratio=0.0, variant="fp32")
+    own = tmp_path / "vit/runs/vit-searched/search" / point.trained
+    assert (own / "vit-searched/train").is_dir()
 
 
 @pytest.mark.parametrize("name", WORKS)

@@ -17,6 +17,8 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
 """
 # Seconds of anything, on a machine that is busy.
 _LONG = 120.0
+# Seconds after which a key that interrupts is pressed again.
+_AGAIN = 10.0
 CTRL_C, CTRL_D = "\x03", "\x04"
 
 
@@ -69,6 +71,24 @@ class Terminal:
             assert self._read(limit), f"expected {pattern!r} in {self.text[self._seen :]!r}"
         self._seen = found.end()
         return found
+
+    def interrupt(self, key: str, pattern: str) -> None:
+        """Presses Ctrl-C or Ctrl-D, and waits for a pattern. A signal that comes in the moment
+        between a question and the wait for its answer is noticed with the next key alone, as in any
+        program of Python: so it is pressed again where nothing comes."""
+        for _ in range(round(_LONG / _AGAIN)):
+            self.type(key)
+            if self._found(pattern, time.monotonic() + _AGAIN):
+                return
+        raise AssertionError(f"expected {pattern!r} in {self.text[self._seen :]!r}")
+
+    def _found(self, pattern: str, limit: float) -> bool:
+        while re.compile(pattern).search(self.text, self._seen) is None:
+            left = max(0.0, limit - time.monotonic())
+            if not select.select([self._screen], [], [], left)[0]:
+                return False
+            assert self._read(limit), f"expected {pattern!r} in {self.text[self._seen :]!r}"
+        return True
 
     def end(self) -> int:
         """Waits for the end of the command; its exit status."""

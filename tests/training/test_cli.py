@@ -165,7 +165,7 @@ def without_torch(tmp_path: Path) -> dict[str, str]:
     ("arguments", "said"),
     [
         (["build", str(DIGITS)], "digits: classification of "),
-        (["init", "photos"], "init: looking at photos; "),
+        (["init", "."], "init: looking at .; "),
         (["adopt", "repo/model", "--data", "items"], "adopt: repo/model with items; "),
         (["shards", "photos", "out"], "shards: photos to out; "),
         (["extract", str(DIGITS), "out"], f"extract: test of {DIGITS} to out; "),

@@ -112,7 +112,7 @@ def test_build_until_a_stage_stops_after_it(digits_recipe: MakeRecipe, tmp_path:
     recipe = digits_recipe({"train.epochs": 1, "name": "short"})
     short = build(recipe, tmp_path / "runs", tmp_path / "repository", until="train")
     assert short.ran == ("data", "train")
-    assert short.rows == []
+    assert short.verification is None
     assert short.report.exists()
     assert str(read_report(short.folder).state) == "done up to train, not published"
     assert not (tmp_path / "repository").exists()

@@ -186,8 +186,7 @@ def test_a_person_who_leaves_at_a_question_gets_one_line(key: str, tmp_path: Pat
     folders.class_folders(tmp_path / "things")
     with on_terminal(tmp_path) as terminal:
         terminal.expect(r"yes or no \[yes\]: ")
-        terminal.type(key)
-        terminal.expect(r"\nconvserve init: interrupted; no recipe was written\n$")
+        terminal.interrupt(key, r"\nconvserve init: interrupted; no recipe was written\n$")
         assert terminal.end() == 130, terminal.text
     assert [entry.name for entry in tmp_path.iterdir()] == ["things"]
 
