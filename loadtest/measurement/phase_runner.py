@@ -82,6 +82,8 @@ class PhaseRunner:
         begin = terms.warmup if warmup is None else warmup
         whole = begin + (terms.seconds if seconds is None else seconds)
         watch = _Watch(self._view, observer, begin, terms.stable)
+        if begin <= 0:  # the first tick may come when a short run is over
+            watch.before = observer.look()
         self._view.begin(label, begin, whole)
         played = self._fleet.play(
             url,
