@@ -37,8 +37,8 @@ from serving.models.workers import Workers
 from serving.repository.manifest import EvalTransform
 
 # Bytes that decoding a quick image may take on the event loop: a JPEG of some 100x100 pixels for a
-# network that sees no more. Images of one call that are decoded there in one go, 0.5 ms. More of
-# either holds up other calls.
+# network that sees no more, 20 to 70 us. Images of one call that are decoded there in one go. More
+# of either holds up other calls.
 _QUICK_BYTES = 384 << 10
 _IN_ONE_GO = 16
 
