@@ -38,6 +38,6 @@ class Log:
 def test_counters_are_read_before_the_first_measured_call(warmup: float, order: list[str]) -> None:
     log = Log()
     terms = PhaseTerms(warmup=warmup, seconds=10, workers=1, seed=0, max_in_flight=1, requests=20)
-    runner = PhaseRunner(cast(Fleet, log), terms, log, Interrupt())
-    runner.run("a", "b", Arrivals("closed", concurrency=1), cast(Observer, log))
+    runner = PhaseRunner(cast("Fleet", log), terms, log, Interrupt())
+    runner.run("a", "b", Arrivals("closed", concurrency=1), cast("Observer", log))
     assert log.steps == order
