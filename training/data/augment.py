@@ -1,7 +1,6 @@
 """Random changes to a batch of training images and, where they move pixels, to its masks.
 
-Changes that allow an own amount for each image run on the whole batch at once; torchvision's run
-image by image.
+All run on the whole batch at once, with an amount for each image.
 """
 
 import math
@@ -9,11 +8,10 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
+from training.data.policies import apply_policy
 from training.recipes.data import Augment, PaddingCrop, RandomResizedCrop
-from training.recipes.data import RandAugment as RandAugmentPolicy
 
 # Random erasing: bounds of the rectangle's share of the image's area, and of height over width
 # (arXiv 1708.04896).
@@ -35,7 +33,8 @@ def augment(
     # Autocast would compute on pixels in the network's lower precision.
     with torch.autocast(images.device.type, enabled=False):
         if changes.policy is not None:
-            images = _apply_policy(images, changes, generator)
+            channels_first = apply_policy(images.permute(0, 3, 1, 2), changes.policy, generator)
+            images = channels_first.permute(0, 2, 3, 1)
         if changes.quarter_turns:
             images, targets = _turn(images, targets, generator)
         if changes.padding_crop is not None:
@@ -49,18 +48,6 @@ def augment(
         if changes.erase:
             images = _erase(images, changes.erase, generator)
     return images, targets
-
-
-def _apply_policy(images: Tensor, changes: Augment, generator: torch.Generator) -> Tensor:
-    policy = (
-        v2.RandAugment(changes.policy.operations, changes.policy.magnitude)
-        if isinstance(changes.policy, RandAugmentPolicy)
-        else v2.TrivialAugmentWide()
-    )
-    # torchvision's classes draw from the global generator.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
-        return torch.stack([policy(i.permute(2, 0, 1)).permute(1, 2, 0) for i in images])
 
 
 def _turn(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
 from training.data.augment import augment
@@ -232,6 +233,25 @@ def test_policy_changes_images_and_leaves_the_global_generator_alone(
     assert (changed != photographs()).flatten(1).any(dim=1).sum() > 4
     assert changed.dtype == torch.uint8
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_policy_gives_each_image_of_a_batch_a_change_of_torchvisions() -> None:
+    image = photographs()[0]
+    alone = v2.RandAugment(num_ops=1, magnitude=9)
+    known = {alone(image.permute(2, 0, 1)).numpy().tobytes() for _ in range(600)}
+    policy = RandAugment(name="rand_augment", operations=1, magnitude=9)
+    batch = image.repeat(200, 1, 1, 1)
+    changed, _ = augment(batch, torch.zeros(200), Augment(policy=policy), generator())
+    found = {one.permute(2, 0, 1).numpy().tobytes() for one in changed}
+    assert found <= known
+    assert len(found) >= len(known) - 2 > 15
+
+
+def test_trivial_augment_draws_strengths() -> None:
+    batch = photographs()[:1].repeat(100, 1, 1, 1)
+    policy = TrivialAugment(name="trivial_augment")
+    changed, _ = augment(batch, torch.zeros(100), Augment(policy=policy), generator())
+    assert len({one.numpy().tobytes() for one in changed}) > 50
 
 
 EVERYTHING = Augment(

@@ -1,8 +1,11 @@
 """The stage that measures every file in every engine, and judges it by the gate."""
 
+import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from serving.base.evaluation import Estimate
 from training.evaluation.in_engines import timed_in_engines, verify
 from training.evaluation.verification import NetworkSize, PlanOrigin, VariantFile, Verification
 from training.fitting.build import Build, Network, export_fp32
@@ -12,6 +15,13 @@ from training.models.export.to_onnx import CHECK_ENGINE
 from training.models.export.variants import SCHEMES, onnx_file, precision_of
 from training.pipeline.environment import measuring_facts
 from training.pipeline.stage import Stage
+from training.recipes.tasks import MEASURE_TITLES
+
+log = logging.getLogger(__name__)
+
+# Share by which validation may be more accurate than the test's interval tells; two standard errors
+# of the validation images are added.
+_ALIKE = 0.03
 
 
 def work(current: Build) -> Results:
@@ -40,13 +50,35 @@ def work(current: Build) -> Results:
     if recipe.model.onnx is not None:
         changes["baseline_engine"] = CHECK_ENGINE
     verification = verification.model_copy(update=changes)
+    if doubt := _doubt(current, verification.baseline):
+        log.warning("verify: %s", doubt)
     return {
         "verification": verification.model_dump(mode="json"),
         "dataset": current.data.description,
         "images": len(current.data.test),
         "classes": list(current.data.classes),
         "ignore_index": current.data.ignore_index,
+        "notes": {"validation images": doubt} if doubt else {},
     }
+
+
+def _doubt(current: Build, found: Estimate) -> str:
+    """Why choices by validation images may mislead, where the trained network, whose accuracy on
+    test images was `found`, knows them better; empty where it does not, or nobody measured it."""
+    recipe, images = current.recipe, len(current.data.val)
+    history = current.done[current.trained_stage].results.get("history")
+    if not history:
+        return ""
+    seen = history[-1][f"val_{recipe.measure}"]
+    error = math.sqrt(found.value * (1 - found.value) / images)
+    if seen <= found.high + _ALIKE + 2 * error:
+        return ""
+    return (
+        f"{MEASURE_TITLES[recipe.measure]} of the trained network is {100 * seen:.2f} % on "
+        f"{images:,} validation images, and {100 * found.value:.2f} % on test images. Weights that "
+        "training began with may have seen them, or they resemble training images: a drop measured "
+        "on them seems larger than it is. Put images into val/ that are new to both"
+    )
 
 
 def _baseline_timed(

@@ -1,0 +1,68 @@
+"""The policies of torchvision, drawn for each image of a batch. Images with the same draw are
+changed in one call, since a call on a small image costs more than its work."""
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from training.recipes.data import Policy, RandAugment
+
+
+def apply_policy(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor:
+    """Changes each image of uint8 [N, C, H, W], of 1 or 3 channels, by draws of its own.
+
+    generator: a CPU generator; the images may be on any device.
+    """
+    changes = _Grouped(policy)
+    for _ in range(changes.num_ops):
+        images = changes.changed_once(images, generator)
+    return images
+
+
+class _Grouped(v2.RandAugment):  # type: ignore[misc]
+    """RandAugment (arXiv 1909.13719), or TrivialAugment (arXiv 2103.10158): one change of random
+    strength, from a wider space."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._is_trivial = not isinstance(policy, RandAugment)
+        if isinstance(policy, RandAugment):
+            super().__init__(policy.operations, policy.magnitude)
+            return
+        super().__init__(num_ops=1)
+        self._AUGMENTATION_SPACE = v2.TrivialAugmentWide._AUGMENTATION_SPACE
+
+    def changed_once(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """One change of each image."""
+        changed = images.clone()
+        for (name, magnitude), rows in self._drawn(images, generator).items():
+            if name == "Identity":
+                continue
+            chosen = torch.tensor(rows, device=images.device)
+            changed[chosen] = self._apply_image_or_video_transform(
+                images[chosen], name, magnitude, self.interpolation, self._fill
+            )
+        return changed
+
+    def _drawn(
+        self, images: Tensor, generator: torch.Generator
+    ) -> dict[tuple[str, float], list[int]]:
+        """The images of each change and strength."""
+        count, _, height, width = images.shape
+        bins = self.num_magnitude_bins
+        space = [
+            (name, magnitudes(bins, height, width), signed)
+            for name, (magnitudes, signed) in self._AUGMENTATION_SPACE.items()
+        ]
+        changes = torch.randint(len(space), (count,), generator=generator).tolist()
+        strengths = torch.randint(bins, (count,), generator=generator).tolist()
+        negative = (torch.rand(count, generator=generator) < 0.5).tolist()
+        rows: dict[tuple[str, float], list[int]] = defaultdict(list)
+        for row, (change, strength) in enumerate(zip(changes, strengths, strict=True)):
+            name, magnitudes, signed = space[change]
+            magnitude = 0.0
+            if magnitudes is not None:
+                magnitude = float(magnitudes[strength if self._is_trivial else self.magnitude])
+            rows[name, -magnitude if signed and negative[row] else magnitude].append(row)
+        return rows
