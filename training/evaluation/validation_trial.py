@@ -3,6 +3,7 @@
 Choices are made by measurements on these images: the test split stays unseen until `verify`.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from serving.base.evaluation import Estimate
 from serving.base.machine.cpu import core_count
-from serving.base.task import IMAGE_INPUT
+from serving.base.task import IMAGE_INPUT, Measure
 from serving.engines import EngineOptions, load_engine
 from serving.repository.manifest import Gate
 from training.data.samples import ArraySamples, ChosenSamples, Samples
@@ -20,10 +21,14 @@ from training.evaluation.network_answers import Answers, Run, answers_of
 from training.fitting.build import Build, Network
 from training.models.export.deployed import output_specs, run_deployed
 from training.models.export.to_onnx import CHECK_ENGINE
+from training.recipes.tasks import MEASURE_TITLES
 
 # Bytes of images that a trial keeps decoded. More spares the files of a large data set being
 # decoded for each network tried; less spares memory. 1,700 images of 224x224 fit.
 _KEPT_BYTES = 1 << 28
+# Share by which validation may be more accurate than the test's interval tells; two standard errors
+# of the validation images are added.
+_ALIKE = 0.03
 
 
 @dataclass(frozen=True)
@@ -104,3 +109,21 @@ def spread(samples: Samples, count: int) -> Samples:
     chosen = ChosenSamples(samples, rows)
     one = sum(part.nbytes for part in chosen.batch([0]))
     return ArraySamples(*chosen.batch(range(count))) if count * one <= _KEPT_BYTES else chosen
+
+
+def doubt_about(measure: Measure, seen: float, images: int, found: Estimate) -> str:
+    """Why choices by validation images may mislead, where a trained network knows them far better
+    than test images; empty where it does not.
+
+    seen: its accuracy on `images` validation images.
+    found: that on test images.
+    """
+    error = math.sqrt(found.value * (1 - found.value) / images)
+    if seen <= found.high + _ALIKE + 2 * error:
+        return ""
+    return (
+        f"{MEASURE_TITLES[measure]} of the trained network is {100 * seen:.2f} % on {images:,} "
+        f"validation images, and {100 * found.value:.2f} % on test images. Weights that training "
+        "began with may have seen them, or they resemble training images: a drop measured on them "
+        "seems larger than it is. Put images into val/ that are new to both"
+    )

@@ -191,21 +191,3 @@ def test_network_that_cannot_be_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(RecipeError, match=said):
         check_network(digits_recipe(changes))
-
-
-def test_validation_images_that_the_network_knows_are_told(
-    digits_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    hasty = {"train.epochs": 1, "prune": None, "quantize": None, "export.variants": ["fp32"]}
-    recipe = digits_recipe({**hasty, "verify.min_accuracy": 0.0})
-    places = tmp_path / "runs", tmp_path / "repository"
-    done = build(recipe, *places, until="train").folder / "train" / "done.json"
-    record = json.loads(done.read_text())
-    # As weights leave it that have seen these images.
-    record["results"]["history"][-1]["val_top1"] = 1.0
-    done.write_text(json.dumps(record))
-    folder = build(recipe, *places).folder
-    [said] = [r.getMessage() for r in caplog.records if "may have seen" in r.getMessage()]
-    assert "is 100.00 % on 185 validation images, and" in said
-    [note] = read_report(folder).notes
-    assert note.startswith("verify, validation images: top-1 accuracy of the trained network is")

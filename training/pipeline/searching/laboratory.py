@@ -12,7 +12,7 @@ from training.data import Dataset, load_source
 from training.evaluation.accuracy import accuracy_of
 from training.evaluation.network_answers import Answers
 from training.evaluation.searched import Point
-from training.evaluation.validation_trial import Trial
+from training.evaluation.validation_trial import Trial, doubt_about
 from training.fitting.build import Build
 from training.fitting.callbacks import OnEpoch
 from training.fitting.stage_folder import Results
@@ -97,6 +97,17 @@ class Laboratory:
     def reference(self) -> float:
         """Accuracy of the recipe's own network, which is trained for it."""
         return accuracy_of(self._space.recipe.measure, self._reference).value
+
+    @property
+    def doubt(self) -> str:
+        """Why drops on validation images may mislead; empty where they do not. Nothing is chosen
+        by the test images that are looked at for it."""
+        current = self.build_of(self._space.own)
+        measure, limit = current.recipe.measure, self._space.settings.images
+        test = Trial(current, limit, current.data.test)
+        found = accuracy_of(measure, test.network(current.network(current.trained_file)))
+        images = min(limit, len(current.data.val))
+        return doubt_about(measure, self.reference, images, found)
 
     @cached_property
     def _reference(self) -> Answers:

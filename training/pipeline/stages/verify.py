@@ -1,12 +1,12 @@
 """The stage that measures every file in every engine, and judges it by the gate."""
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from serving.base.evaluation import Estimate
 from training.evaluation.in_engines import timed_in_engines, verify
+from training.evaluation.validation_trial import doubt_about
 from training.evaluation.verification import NetworkSize, PlanOrigin, VariantFile, Verification
 from training.fitting.build import Build, Network, export_fp32
 from training.fitting.stage_folder import Results
@@ -15,13 +15,8 @@ from training.models.export.to_onnx import CHECK_ENGINE
 from training.models.export.variants import SCHEMES, onnx_file, precision_of
 from training.pipeline.environment import measuring_facts
 from training.pipeline.stage import Stage
-from training.recipes.tasks import MEASURE_TITLES
 
 log = logging.getLogger(__name__)
-
-# Share by which validation may be more accurate than the test's interval tells; two standard errors
-# of the validation images are added.
-_ALIKE = 0.03
 
 
 def work(current: Build) -> Results:
@@ -63,22 +58,14 @@ def work(current: Build) -> Results:
 
 
 def _doubt(current: Build, found: Estimate) -> str:
-    """Why choices by validation images may mislead, where the trained network, whose accuracy on
-    test images was `found`, knows them better; empty where it does not, or nobody measured it."""
-    recipe, images = current.recipe, len(current.data.val)
+    """Why choices by validation images may mislead; empty where they do not, or nobody measured
+    the trained network on them."""
     history = current.done[current.trained_stage].results.get("history")
     if not history:
         return ""
-    seen = history[-1][f"val_{recipe.measure}"]
-    error = math.sqrt(found.value * (1 - found.value) / images)
-    if seen <= found.high + _ALIKE + 2 * error:
-        return ""
-    return (
-        f"{MEASURE_TITLES[recipe.measure]} of the trained network is {100 * seen:.2f} % on "
-        f"{images:,} validation images, and {100 * found.value:.2f} % on test images. Weights that "
-        "training began with may have seen them, or they resemble training images: a drop measured "
-        "on them seems larger than it is. Put images into val/ that are new to both"
-    )
+    measure = current.recipe.measure
+    seen = history[-1][f"val_{measure}"]
+    return doubt_about(measure, seen, len(current.data.val), found)
 
 
 def _baseline_timed(

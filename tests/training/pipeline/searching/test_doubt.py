@@ -1,0 +1,56 @@
+"""Validation images that a network knows are told, since all choices go by them."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.evaluation.report.report_file import read_report
+from training.pipeline.bound import Bound
+from training.pipeline.searching.search import search
+from training.recipes import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """Images without any rule. Those of val/ are those of train/."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 60)):
+        for name in ("left", "right"):
+            folder = tmp_path / "noise" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (16, 16, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    shutil.copytree(tmp_path / "noise" / "train", tmp_path / "noise" / "val")
+    return tmp_path / "noise"
+
+
+@pytest.mark.usefixtures("any_latency_will_do")
+def test_validation_images_that_the_network_knows_are_told(
+    noise: Path, digits_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = digits_recipe(
+        {
+            "data": {"source": "image_folder", "root": str(noise)},
+            "train.epochs": 20,
+            "train.batch_size": 20,
+            "prune": None,
+            "quantize": None,
+            "export.variants": ["fp32"],
+            "verify.min_accuracy": 0.0,
+            "verify.max_drop": 1.0,
+            "search": {"engine": "onnxruntime", "seconds": 0.01, "trials": 1, "max_ratio": 0},
+        }
+    )
+    built = search(recipe, Bound("drop", 100), tmp_path / "runs", tmp_path / "repository")
+    said = [r.getMessage() for r in caplog.records if "may have seen" in r.getMessage()]
+    assert [line.partition(": ")[0] for line in said] == ["search", "verify"]
+    assert all("% on 40 validation images, and " in line for line in said)
+    notes = [note for note in read_report(built.folder).notes if note.startswith("verify")]
+    assert "to both" in notes[0]
