@@ -1,6 +1,6 @@
 """Random changes to a batch of training images and, where they move pixels, to its masks.
 
-All run on the whole batch at once, with an amount for each image.
+They run on the whole batch at once, by amounts of each image; only erasing goes image by image.
 """
 
 import math
@@ -53,10 +53,13 @@ def augment(
 def _turn(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Turns each square image by its own number of quarter turns, without interpolation."""
     turns = torch.randint(4, (len(images),), generator=generator)
-    images = torch.stack([torch.rot90(i, int(k)) for i, k in zip(images, turns, strict=True)])
-    if targets.ndim == 3:
-        targets = torch.stack([torch.rot90(t, int(k)) for t, k in zip(targets, turns, strict=True)])
-    return images, targets
+    turned = images.clone(), targets.clone()
+    for k in (1, 2, 3):
+        chosen = (turns == k).to(images.device)
+        turned[0][chosen] = torch.rot90(images[chosen], k, (1, 2))
+        if targets.ndim == 3:
+            turned[1][chosen] = torch.rot90(targets[chosen], k, (1, 2))
+    return turned
 
 
 def _pad_and_crop(
