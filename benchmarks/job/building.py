@@ -57,23 +57,19 @@ class Built:
 
 
 class Workshop:
-    """The builds of one work, in a folder of its own.
+    """The builds of one work, in a folder of its own for each recipe with its overrides.
 
-    A build that was interrupted goes on, and its time with it. With another recipe or other
-    overrides all is built anew.
+    A build that was interrupted goes on, and its time with it.
     """
 
     def __init__(self, work: Work, folder: Path, overrides: Sequence[str]) -> None:
         self._work = work
-        self._folder = folder
         self._overrides = tuple(overrides)
-        self.repository = folder / "repository"
         text = work.recipe.read_text()
         key = hashlib.sha256("\n".join([text, *overrides]).encode()).hexdigest()
-        if self._record().get("key") != key:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            self._write({"key": key, "seconds": {}, "done": []})
+        self._folder = folder / key[:8]
+        self.repository = self._folder / "repository"
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def training_seconds(self) -> float:
@@ -139,7 +135,7 @@ class Workshop:
         try:
             return dict(json.loads((self._folder / _RECORD).read_text()))
         except FileNotFoundError:
-            return {}
+            return {"seconds": {}, "done": []}
 
     def _write(self, record: dict[str, Any]) -> None:
         partial = self._folder / f"{_RECORD}.partial"
