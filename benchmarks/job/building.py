@@ -59,7 +59,8 @@ class Built:
 class Workshop:
     """The builds of one work, in a folder of its own for each recipe with its overrides.
 
-    A build that was interrupted goes on, and its time with it.
+    A build that was interrupted goes on, and its time with it. Folders of former recipes stay: a
+    search takes hours.
     """
 
     def __init__(self, work: Work, folder: Path, overrides: Sequence[str]) -> None:

@@ -54,12 +54,12 @@ class Images:
 
 
 def cifar10(form: Path, quick: bool) -> Images:
-    """CIFAR-10's JPEGs; quick: some of them. The load has 100 a class.
+    """CIFAR-10's JPEGs; quick: some of them. The load has 100 a class, quick 50.
 
     The published weights know the images of train/, on which a network that loses some of its
     channels would seem to lose more than it does. So half of test/ is for validation.
     """
-    source, root = _archive("cifar10"), form / "data" / "cifar10"
+    source, root = _archive("cifar10"), form / "data" / "cifar10-halves"
     trained, tested = (200, 50) if quick else (None, 250)
 
     def make(folder: Path) -> None:

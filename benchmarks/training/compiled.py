@@ -1,5 +1,4 @@
-"""A step of training as torch runs it, and as torch.compile makes it, in turns, and the time of its
-first step, which compiles.
+"""A step of training without and with torch.compile, in turns, and the first one, which compiles.
 
 On a GPU where there is one, else on the CPU. Training does not use torch.compile: this says whether
 it should.

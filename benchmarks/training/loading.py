@@ -63,7 +63,7 @@ def main() -> int:
             {
                 "augment": name,
                 "images/s, the step": f"{BATCH * BATCHES / median(alone):,.0f}",
-                "of it in training": f"{share:.0%} ({min(shares):.0%} to {max(shares):.0%})",
+                "of that, training": f"{share:.0%} ({min(shares):.0%} to {max(shares):.0%})",
             }
         )
     print_table(f"{ROUNDS} rounds of {BATCHES} batches of {BATCH}", rows)
@@ -108,7 +108,7 @@ def stepping() -> Callable[[Tensor, Tensor], None]:
 
 
 def seconds(batches: Iterable[Batch], step: Callable[[Tensor, Tensor], None]) -> float:
-    """Of the clock, for a step on each batch."""
+    """Seconds on the clock for a step on each batch."""
     began = time.perf_counter()
     for images, labels in batches:
         step(images, labels)

@@ -1,5 +1,5 @@
-"""INT8 after training on ten networks: accuracy lost, and layers that stay in FP32 for a gate, as
-biases are corrected, channels equalised and weights rounded adaptively.
+"""INT8 after training on twelve networks: accuracy lost, and layers that stay in FP32 for a gate,
+as biases are corrected, channels equalised and weights rounded adaptively.
 
 Networks are trained on CIFAR-10's JPEGs, a part of them with --quick, or have published weights; a
 trained one is kept in runs/quantization. Each is quantised from one and the same FP32 file, and

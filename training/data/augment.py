@@ -1,6 +1,7 @@
 """Random changes to a batch of training images and, where they move pixels, to its masks.
 
-They run on the whole batch at once, by amounts of each image; only erasing goes image by image.
+Most run on the whole batch at once, by amounts of each image; policies and quarter turns on groups
+of images with the same draw, erasing on one image after the other.
 """
 
 import math

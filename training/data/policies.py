@@ -23,7 +23,8 @@ def apply_policy(images: Tensor, policy: Policy, generator: torch.Generator) -> 
 
 class _Grouped(v2.RandAugment):  # type: ignore[misc]
     """RandAugment (arXiv 1909.13719), or TrivialAugment (arXiv 2103.10158): one change of random
-    strength, from a wider space."""
+    strength, from a wider space. Changes and their strengths are torchvision's, whose class draws
+    once for a whole batch."""
 
     def __init__(self, policy: Policy) -> None:
         self._is_trivial = not isinstance(policy, RandAugment)

@@ -100,14 +100,9 @@ class Laboratory:
 
     @property
     def doubt(self) -> str:
-        """Why drops on validation images may mislead; empty where they do not. Nothing is chosen
-        by the test images that are looked at for it."""
+        """Why drops may mislead; empty where they do not."""
         current = self.build_of(self._space.own)
-        measure, limit = current.recipe.measure, self._space.settings.images
-        test = Trial(current, limit, current.data.test)
-        found = accuracy_of(measure, test.network(current.network(current.trained_file)))
-        images = min(limit, len(current.data.val))
-        return doubt_about(measure, self.reference, images, found)
+        return doubt_about(current, current.network(current.trained_file))
 
     @cached_property
     def _reference(self) -> Answers:

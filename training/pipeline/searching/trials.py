@@ -223,9 +223,10 @@ class Trials:
         own = self._space.own
         self._train(own)
         if self.reference is None:
-            self._study.set_user_attr(_REFERENCE, self._laboratory.reference)
+            reference = self._laboratory.reference
             if doubt := self._laboratory.doubt:
                 log.warning("search: %s", doubt)
+            self._study.set_user_attr(_REFERENCE, reference)
         self._chances.reference = self.reference or 0.0
         curve = self._trained[own.trained]
         self._chances.told = curve[-1] if len(curve) > 1 else self._chances.reference

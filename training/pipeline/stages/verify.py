@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from serving.base.evaluation import Estimate
 from training.evaluation.in_engines import timed_in_engines, verify
 from training.evaluation.validation_trial import doubt_about
 from training.evaluation.verification import NetworkSize, PlanOrigin, VariantFile, Verification
@@ -45,7 +44,7 @@ def work(current: Build) -> Results:
     if recipe.model.onnx is not None:
         changes["baseline_engine"] = CHECK_ENGINE
     verification = verification.model_copy(update=changes)
-    if doubt := _doubt(current, verification.baseline):
+    if doubt := doubt_about(current, baseline, verification.baseline):
         log.warning("verify: %s", doubt)
     return {
         "verification": verification.model_dump(mode="json"),
@@ -55,17 +54,6 @@ def work(current: Build) -> Results:
         "ignore_index": current.data.ignore_index,
         "notes": {"validation images": doubt} if doubt else {},
     }
-
-
-def _doubt(current: Build, found: Estimate) -> str:
-    """Why choices by validation images may mislead; empty where they do not, or nobody measured
-    the trained network on them."""
-    history = current.done[current.trained_stage].results.get("history")
-    if not history:
-        return ""
-    measure = current.recipe.measure
-    seen = history[-1][f"val_{measure}"]
-    return doubt_about(measure, seen, len(current.data.val), found)
 
 
 def _baseline_timed(
