@@ -20,7 +20,7 @@ from benchmarks.archives import extracted
 from serving.base.machine.cpu import machine
 from serving.images.preprocess import load_image
 from serving.repository.manifest import EvalTransform
-from training.data.augment import augment
+from training.data.changes.augment import augment
 from training.data.loader import Loader
 from training.data.readers import Loaded
 from training.data.samples import FileSamples

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from serving.base.task import Task, measure_of
-from training.data.augment import augment
+from training.data.changes.augment import augment
+from training.data.changes.mixing import mix
 from training.data.loader import Loader
-from training.data.mixing import mix
 from training.errors import Diverged
 from training.fitting.epoch_metrics import build_metric
 from training.fitting.optimizer import build_optimizer

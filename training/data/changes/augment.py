@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as vision
 
-from training.data.policies import apply_policy
+from training.data.changes.policies import apply_policy
 from training.recipes.data import Augment, PaddingCrop, RandomResizedCrop
 
 # Random erasing: bounds of the rectangle's share of the image's area, and of height over width

@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
-from training.data.augment import augment
+from training.data.changes.augment import augment
 from training.errors import RecipeError
 from training.recipes import parse_recipe
 from training.recipes.data import (

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.data.mixing import mix
+from training.data.changes.mixing import mix
 
 # Image i is all i, so a pixel says where it comes from.
 IMAGES = torch.arange(1, 5, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 6, 6, 3) * 10
