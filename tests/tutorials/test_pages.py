@@ -173,7 +173,11 @@ def test_a_terminal_keeps_its_shell_and_tells_the_command_that_fails(tmp_path: P
     terminal = Terminal(folder, [], ports_for([8001]))
     try:
         assert terminal.run("name=one\nsleep 60 &\n") == (0, "")
-        status, printed = terminal.run("echo $name localhost:8001\nkill %1\n")
+        status, printed = terminal.run(
+            "echo $name localhost:8001\nkill %1\n"
+            # Else the shell tells of its end whenever it notices.
+            "wait %1 || true\n"
+        )
         assert (status, printed.splitlines()[0]) == (0, "one localhost:8001")
         status, printed = terminal.run("echo before\ncat absent\necho after")
         assert (status, "before" in printed, "after" in printed) == (1, True, False)
