@@ -26,6 +26,7 @@ from training.data.readers import Loaded
 from training.data.samples import FileSamples
 from training.data.sampling import Shuffled
 from training.evaluation.report.tables import print_table
+from training.fitting.train import autocast
 from training.models import build_model
 from training.recipes.data import Augment
 
@@ -93,13 +94,15 @@ def changed(batches: Iterable[Batch], changes: Augment) -> Iterator[Batch]:
 
 
 def stepping() -> Callable[[Tensor, Tensor], None]:
-    """A step of training on a batch of uint8 [N, H, W, C] and its labels."""
+    """A step on a batch of uint8 [N, H, W, C] and its labels, in the precision that training takes
+    here."""
     network = build_model("resnet20_cifar", 10).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
 
     def step(images: Tensor, labels: Tensor) -> None:
         inputs = (images.float() / 255).permute(0, 3, 1, 2)
-        loss = functional.cross_entropy(network(inputs), labels.long())
+        with autocast(torch.device("cpu"), "auto"):
+            loss = functional.cross_entropy(network(inputs), labels.long())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
