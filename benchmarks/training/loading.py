@@ -1,8 +1,8 @@
 """How much of a training step's speed is left where images are decoded and changed on the way.
 
-Two loops take turns: steps on batches that are there, and the same steps on batches that the loader
-decodes ahead, with two workers, and that are changed at random. 90 % is wanted. ResNet-20 on
-CIFAR-10's JPEGs, a network that leaves little room.
+Two loops take turns: steps on batches that are there, and the same steps on batches that the
+loader decodes ahead and that are changed at random. 90 % is wanted. ResNet-20 on CIFAR-10's JPEGs,
+a network that leaves little room.
 """
 
 import sys
@@ -31,7 +31,6 @@ from training.models import build_model
 from training.recipes.data import Augment
 
 BATCH, BATCHES, ROUNDS = 128, 40, 5
-WORKERS = 2
 WANTED = 0.9
 CHANGES: dict[str, dict[str, object]] = {
     "flip, crop": {"flip": True, "padding_crop": {"pixels": 4}},
@@ -83,7 +82,7 @@ def jpegs() -> FileSamples:
         pixels = load_image(file.read_bytes(), shown).pixels
         return Loaded(pixels, np.asarray(labels[file]), (32, 32))
 
-    return FileSamples([file.name for file in labels], list(labels), load, threads=WORKERS)
+    return FileSamples([file.name for file in labels], list(labels), load)
 
 
 def changed(batches: Iterable[Batch], changes: Augment) -> Iterator[Batch]:

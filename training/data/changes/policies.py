@@ -1,5 +1,5 @@
-"""The policies of torchvision, drawn for each image of a batch. Images with the same draw are
-changed in one call, since a call on a small image costs more than its work."""
+"""The policies of torchvision, with many draws for a batch. Images with the same draw are changed
+in one call, since a call on a small image costs more than its work."""
 
 from collections import defaultdict
 
@@ -9,9 +9,13 @@ from torchvision.transforms import v2
 
 from training.recipes.data import Policy, RandAugment
 
+# Draws for a batch, at most. More vary it more, fewer take less time.
+_DRAWS = 16
+
 
 def apply_policy(images: Tensor, policy: Policy, generator: torch.Generator) -> Tensor:
-    """Changes each image of uint8 [N, C, H, W], of 1 or 3 channels, by draws of its own.
+    """Changes each image of uint8 [N, C, H, W], of 1 or 3 channels, by a draw of its own; in a
+    batch of more than 16 images some share theirs.
 
     generator: a CPU generator; the images may be on any device.
     """
@@ -36,15 +40,17 @@ class _Grouped(v2.RandAugment):  # type: ignore[misc]
 
     def changed_once(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """One change of each image."""
-        changed = images.clone()
-        for (name, magnitude), rows in self._drawn(images, generator).items():
-            if name == "Identity":
-                continue
-            chosen = torch.tensor(rows, device=images.device)
-            changed[chosen] = self._apply_image_or_video_transform(
-                images[chosen], name, magnitude, self.interpolation, self._fill
+        groups = self._drawn(images, generator)
+        # Side by side a group is a view: each needs no index of its own.
+        order = torch.tensor([row for rows in groups.values() for row in rows])
+        parts = images[order.to(images.device)].contiguous().split([*map(len, groups.values())])
+        changed = [
+            self._apply_image_or_video_transform(
+                part, name, magnitude, self.interpolation, self._fill
             )
-        return changed
+            for part, (name, magnitude) in zip(parts, groups, strict=True)
+        ]
+        return torch.cat(changed)[order.argsort().to(images.device)]
 
     def _drawn(
         self, images: Tensor, generator: torch.Generator
@@ -56,14 +62,17 @@ class _Grouped(v2.RandAugment):  # type: ignore[misc]
             (name, magnitudes(bins, height, width), signed)
             for name, (magnitudes, signed) in self._AUGMENTATION_SPACE.items()
         ]
-        changes = torch.randint(len(space), (count,), generator=generator).tolist()
-        strengths = torch.randint(bins, (count,), generator=generator).tolist()
-        negative = (torch.rand(count, generator=generator) < 0.5).tolist()
+        draws = min(count, _DRAWS)
+        changes = torch.randint(len(space), (draws,), generator=generator).tolist()
+        strengths = torch.randint(bins, (draws,), generator=generator).tolist()
+        negative = (torch.rand(draws, generator=generator) < 0.5).tolist()
         rows: dict[tuple[str, float], list[int]] = defaultdict(list)
-        for row, (change, strength) in enumerate(zip(changes, strengths, strict=True)):
+        for draw, (change, strength) in enumerate(zip(changes, strengths, strict=True)):
             name, magnitudes, signed = space[change]
             magnitude = 0.0
             if magnitudes is not None:
                 magnitude = float(magnitudes[strength if self._is_trivial else self.magnitude])
-            rows[name, -magnitude if signed and negative[row] else magnitude].append(row)
+            signed_magnitude = -magnitude if signed and negative[draw] else magnitude
+            # Neighbours may be of one class or person: they get different draws.
+            rows[name, signed_magnitude] += range(draw, count, draws)
         return rows

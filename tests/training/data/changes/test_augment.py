@@ -1,5 +1,8 @@
 """Augmentation moves masks with their images and draws from its generator only."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -109,6 +112,22 @@ def test_masks_follow_up_to_the_blurred_border(changes: Augment) -> None:
     assert masks.unique().tolist() == [0, 1, 2]
     assert (images[..., 0] == masks * 40).float().mean() > 0.8
     assert not torch.equal(masks, batch()[1])
+
+
+def test_flips_and_shifts_keep_pixels_and_repeat_the_edge() -> None:
+    images = torch.randint(0, 256, (40, 5, 9, 3), dtype=torch.uint8, generator=generator())
+    changes = Augment(flip=True, vertical_flip=True, shift=2)
+    changed, _ = augment(images, torch.zeros(40), changes, generator())
+    seen = set()
+    for before, after in zip(images.numpy(), changed.numpy(), strict=True):
+        wide = np.pad(before, ((2, 2), (2, 2), (0, 0)), mode="edge")
+        forms = {
+            (top, left, up, side): wide[top : top + 5, left : left + 9][::up, ::side]
+            for top, left, up, side in itertools.product(range(5), range(5), (1, -1), (1, -1))
+        }
+        [form] = [key for key, pixels in forms.items() if np.array_equal(pixels, after)]
+        seen.add(form)
+    assert len(seen) > 20
 
 
 def test_padding_crop_moves_whole_pixels_over_black() -> None:
@@ -253,12 +272,18 @@ def test_policy_gives_each_image_of_a_batch_a_change_of_torchvisions(
             {alone(image.permute(2, 0, 1)).numpy().tobytes() for _ in range(draws)}
             for image in images
         ]
-    batch = images.repeat(50, 1, 1, 1)
-    changed, _ = augment(batch, torch.zeros(150), Augment(policy=policy), generator())
-    found = [one.permute(2, 0, 1).contiguous().numpy().tobytes() for one in changed]
-    for number, one in enumerate(found):
-        assert one in known[number % 3]
-    assert len(set(found)) > 45
+    draw = generator()
+    # Of 15 images each has a draw of its own, of 150 some share theirs.
+    for repeated, batches, different in ((5, 10, 45), (50, 1, 20)):
+        batch = images.repeat(repeated, 1, 1, 1)
+        found = [
+            one.permute(2, 0, 1).contiguous().numpy().tobytes()
+            for _ in range(batches)
+            for one in augment(batch, torch.zeros(len(batch)), Augment(policy=policy), draw)[0]
+        ]
+        for number, one in enumerate(found):
+            assert one in known[number % 3]
+        assert len(set(found)) > different
 
 
 EVERYTHING = Augment(
