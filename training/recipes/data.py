@@ -273,7 +273,7 @@ class PaddingCrop(Strict):
 
 
 class RandAugment(Strict):
-    """Random changes of equal strength (arXiv 1909.13719).
+    """Random changes of equal strength (arXiv 1909.13719). A batch has 16 draws at most.
 
     operations: number of changes an image.
     magnitude: their strength, up to 30.
@@ -285,7 +285,7 @@ class RandAugment(Strict):
 
 
 class TrivialAugment(Strict):
-    """One random change of random strength (arXiv 2103.10158)."""
+    """One random change of random strength (arXiv 2103.10158). A batch has 16 draws at most."""
 
     name: Literal["trivial_augment"]
 

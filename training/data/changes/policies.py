@@ -1,6 +1,7 @@
 """The policies of torchvision, with many draws for a batch. Images with the same draw are changed
 in one call, since a call on a small image costs more than its work."""
 
+import itertools
 from collections import defaultdict
 
 import torch
@@ -43,7 +44,9 @@ class _Grouped(v2.RandAugment):  # type: ignore[misc]
         groups = self._drawn(images, generator)
         # Side by side a group is a view: each needs no index of its own.
         order = torch.tensor([row for rows in groups.values() for row in rows])
-        parts = images[order.to(images.device)].contiguous().split([*map(len, groups.values())])
+        ordered = images[order.to(images.device)].contiguous()
+        ends = list(itertools.accumulate(map(len, groups.values())))
+        parts = ordered.tensor_split(ends[:-1])
         changed = [
             self._apply_image_or_video_transform(
                 part, name, magnitude, self.interpolation, self._fill
