@@ -1,4 +1,4 @@
-"""Renders the chart with the real Helm."""
+"""Renders the chart with the real Helm, and reads the settings that it writes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,10 +6,17 @@ from typing import Any
 
 import yaml
 
+from serving.server.config import ServerConfig
+from serving.server.config_sources import load_config
 from tests.helm.tools import CHART, program, run
 
 KUBERNETES = ("1.30.0", "1.32.0", "1.34.0")
 VALUES_FILES = (CHART / "values.yaml", *sorted((CHART / "ci").glob("*-values.yaml")))
+AUTH_VALUES = CHART / "ci" / "auth-values.yaml"
+TLS_VALUES = CHART / "ci" / "tls-values.yaml"
+KSERVE_TLS_VALUES = CHART / "ci" / "kserve-tls-values.yaml"
+# What the variables of a pod add to the settings of its file.
+MODELS = {"CONVSERVE_MODEL_REPOSITORY": "/models"}
 KINDS_WITH_PODS = {"Deployment", "Job", "Pod"}
 INFERENCE_SERVICE = CHART / "examples" / "inferenceservice.yaml"
 
@@ -57,3 +64,10 @@ def pod_of(resource: Resource) -> dict[str, Any]:
     """The pod's spec of a resource that makes pods, or is one."""
     spec: dict[str, Any] = resource["spec"]
     return spec if resource["kind"] == "Pod" else dict(spec["template"]["spec"])
+
+
+def written(resources: list[Resource], folder: Path) -> ServerConfig:
+    """The settings that a Deployment's server reads."""
+    file = folder / "server.yaml"
+    file.write_text(only(resources, "ConfigMap", "rel-convserve")["data"]["server.yaml"])
+    return load_config({}, MODELS, file)

@@ -1,4 +1,4 @@
-"""Metrics, rules and dashboard, with a real Prometheus."""
+"""Metrics, rules and dashboard: as the chart renders them, and with a real Prometheus."""
 
 import contextlib
 import json
@@ -80,6 +80,28 @@ def prometheus(
     time.sleep(LOAD_SECONDS)  # the load goes on meanwhile; rates need a history
     yield running
     running.stop()
+
+
+def test_monitoring_scrapes_each_pod_once() -> None:
+    resources = render("serviceMonitor.enabled=true")
+    selector = only(resources, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
+    services = [one for one in resources if one["kind"] == "Service"]
+    found = [one for one in services if selector <= one["metadata"]["labels"].items()]
+    assert len(services) == 2
+    assert len(found) == 1
+
+
+def test_objectives_reach_the_rules() -> None:
+    rule = only(render(CHART / "ci" / "keda-gateway-values.yaml"), "PrometheusRule")
+    text = json.dumps(rule["spec"])
+    assert "vector(0.9995)" in text
+    assert 'le=\\"0.05\\"' in text
+    # What is meant for Prometheus passes Helm untouched.
+    assert "{{ $labels.model }}" in text
+    source = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
+    assert [len(group["rules"]) for group in rule["spec"]["groups"]] == [
+        len(group["rules"]) for group in source["groups"]
+    ]
 
 
 def test_rules_are_valid() -> None:
