@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import FilePayload, Locator, Page, Route, expect
 
 from tests.pages.conftest import NARROW
-from tests.pages.test_console import as_png, file, visit
+from tests.pages.console import as_png, file, visit
 from tests.support.process import ServerProcess
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}

@@ -1,4 +1,4 @@
-"""The console before what strangers, large models and bad networks do to it."""
+"""The console before what strangers, large models, refusals and bad networks do to it."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.pages.test_console import HOSTILE, MODELS, answers, file, model, show, visit
+from tests.pages.console import HOSTILE, MODELS, answers, file, model, show, visit
 from tests.support.process import ServerProcess
 
 SMALL = {"width": 320, "height": 640}
@@ -53,6 +53,25 @@ def test_names_of_256_characters_and_long_reasons_fit(page: Page, server: Server
     expect(told).to_contain_text("because of this")
     assert len(told.inner_text()) < 1100
     assert page.evaluate("() => document.documentElement.scrollWidth") == SMALL["width"]
+
+
+def test_texts_of_others_stay_texts_and_short(page: Page, server: ServerProcess) -> None:
+    long = "x" * 10_000
+    wild = model(HOSTILE, reason=long, engine=HOSTILE, dataset=long, rejected=[HOSTILE, long])
+    answers(page, MODELS, {"models": [wild]})
+    labels = [{"index": i, "name": f"{HOSTILE}{i}{long}", "score": 1 / (i + 1)} for i in range(100)]
+    timing = {"decode_us": 1, "queue_us": 2, "infer_us": 3, "postprocess_us": 0, "batch_size": 1}
+    answer = {"model": HOSTILE, "version": "1", "variant": long, "timing": timing, "labels": labels}
+    answers(page, "**/classify*", answer)
+    visit(page, server, "models")
+    page.get_by_role("button", name=HOSTILE).click()
+    show(page, server, "try")
+    expect(page.locator(".bars .name")).to_have_count(100)
+    visit(page, server, "compare")
+    expect(page.locator(".gaps")).to_be_visible()
+    assert page.locator("main img").count() == 0
+    assert "broken" not in page.title()
+    assert page.evaluate("() => document.body.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize("place", ["models", "try", "compare", "live", "batches"])
@@ -104,6 +123,42 @@ def test_page_waits_visibly_and_the_next_picture_replaces_the_call(
     expect(page.locator(".bars")).to_be_visible()
     assert not page.evaluate(said)
     assert len(waiting) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "title"),
+    [(403, "Not allowed"), (429, "The server is full"), (503, "Not ready"), (500, "failed")],
+)
+def test_refusal_is_shown_with_the_servers_words_and_tried_again(
+    page: Page, server: ServerProcess, status: int, title: str
+) -> None:
+    visit(page, server, "try?model=colours")
+    answers(page, "**/classify*", {"error": "because <b>so</b>"}, status, **{"Retry-After": "7"})
+    page.set_input_files("#picture", file())
+    told = page.get_by_role("alert")
+    for text in (title, "because <b>so</b>", "wait 7 s"):
+        expect(told).to_contain_text(text)
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".bars")).to_be_visible()
+
+
+@pytest.mark.parametrize("body", ["<h1>A proxy's page</h1>", '{"models": 7}', "", "nul\x00"])
+def test_answer_that_is_none_of_ours_is_told_and_breaks_nothing(
+    page: Page, server: ServerProcess, body: str
+) -> None:
+    answers(page, MODELS, body)
+    visit(page, server, "models")
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("button", name="colours")).to_be_visible()
+
+
+def test_server_that_is_gone_is_told(page: Page, server: ServerProcess) -> None:
+    page.route(MODELS, lambda route: route.abort("connectionrefused"))
+    visit(page, server, "models")
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
 
 
 def test_server_that_hangs_is_told(page: Page, server: ServerProcess) -> None:
