@@ -24,6 +24,7 @@ from serving.batching.batch import RECENT_BATCHES, Batch, BatchRecord
 from serving.batching.core_turns import CoreShare, CoreTurns
 from serving.batching.execution import BatchExecution, Executed, Runner
 from serving.batching.latency import LatencyTable
+from serving.batching.overlap import Overlap
 from serving.batching.port import BatchPort
 from serving.batching.rounds import Rounds
 from serving.batching.sizing import QUIET_ROUNDS, QUIET_SECONDS, rows_to_run, why_no_more
@@ -43,6 +44,7 @@ class DynamicBatcher(BatchPort):
 
     max_batch_size: rows; 0 for a model without a batch dimension, whose calls run alone.
     instances: batches that may run at a time.
+    overlaps: the engine takes one more shortly before a batch ends.
     latency: predicts the seconds of a batch; each batch that runs corrects it.
     turns, cores: where batches ask for cores, and their number; 0 for work on another device.
     slo: seconds within which calls are answered: batches are kept small for it, or calls shed.
@@ -66,6 +68,7 @@ class DynamicBatcher(BatchPort):
         metrics: EngineMetrics,
         turns: CoreTurns,
         cores: int,
+        overlaps: bool = False,
         slo: float = math.inf,
         inline_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
@@ -101,14 +104,15 @@ class DynamicBatcher(BatchPort):
         # Batches that wait for cores, and batches that run; each holds one instance.
         self._asked: set[Batch] = set()
         self._running: set[Batch] = set()
+        self._overlap = Overlap(overlaps)
         self._pumping = False
         self._delay = QueueDelay(self._queue, batching, self._max_rows, self._pump)
         self._preferred = batching.preferred_batch_sizes
         self._closed = False
-        name = f"infer-{model}-{version}"
         self._execution = BatchExecution(
-            engine, max_batch_size, instances, clock, threads, name, gives_way=cores > 0
-        )
+            engine, max_batch_size, instances + overlaps, clock, threads,
+            f"infer-{model}-{version}", gives_way=cores > 0,
+        )  # fmt: skip
 
     def admit(
         self,
@@ -184,17 +188,23 @@ class DynamicBatcher(BatchPort):
 
     def _busy_seconds(self, now: float) -> float:
         """Seconds until the next batch may start: a turn on the cores, and an instance."""
-        rest = 0.0
-        if self._running and len(self._asked) + len(self._running) >= self._instances:
-            rest = max(0.0, min(batch.ends for batch in self._running) - now)
+        rest = self._overlap.begins(now) - now
+        if self._running and self._taken >= self._instances:
+            kept = self._running - self._overlap.ending
+            rest = max(rest, min((batch.ends for batch in kept), default=now) - now)
         return max(rest, self._turns.wait(self._share, self._cores, now))
+
+    @property
+    def _taken(self) -> int:
+        """Instances that a batch holds or waits for cores with."""
+        return len(self._asked) + len(self._running) - len(self._overlap.ending)
 
     def _pump(self) -> None:
         """Asks for a turn for each free instance while something waits."""
         if self._pumping:
             return
         self._pumping = True
-        while len(self._asked) + len(self._running) < self._instances:
+        while self._taken < self._instances:
             rows = self._queue.rows
             # A batch that was asked for takes all waiting rows that fit when its turn comes.
             if rows <= len(self._asked) * self._max_rows:
@@ -241,8 +251,9 @@ class DynamicBatcher(BatchPort):
         """Takes the calls that ride in the batch; False where all have expired or gone away."""
         if (head := self._queue.peek()) is None:
             return False
+        begins = self._overlap.begins(now)
         batch.limit, limited_by = rows_to_run(
-            self._queue.rows, head, now, self._latency, self._max_rows, self._preferred
+            self._queue.rows, head, begins, self._latency, self._max_rows, self._preferred
         )
         self._asked.discard(batch)
         self._running.add(batch)
@@ -257,17 +268,27 @@ class DynamicBatcher(BatchPort):
         batch.limited_by = why_no_more(
             batch, limited_by, self._queue.peek(), self._max_rows, self._delay.held_back(rows)
         )
-        batch.seconds = self._latency.predict(batch.rows)
-        batch.ends = now + batch.seconds
+        batch.ends = begins + self._latency.predict(batch.rows)
+        batch.seconds = batch.ends - now
         self.starting(self._running)
         return True
 
     def _run(self, batch: Batch) -> None:
         parts = [part for ticket in batch.tickets for part in ticket.parts]
         inline = self._runs_inline(batch.rows) and (self._fixed or _few_bytes(parts))
+        if not inline:
+            self._overlap.expect(batch, self._about_to_end)
         self._execution.start(parts, inline, lambda outcome: self._answer(batch, outcome))
         if not inline:
             # The calls that are left may run beside it where another instance is free.
+            self._pump()
+
+    def _about_to_end(self, batch: Batch) -> None:
+        """Lets the next batch in; no third one, where the one before still runs."""
+        now = self._clock()
+        if batch in self._running and not self._overlap.ending:
+            self._overlap.ending.add(batch)
+            self._turns.give_back(batch, now)
             self._pump()
 
     def _runs_inline(self, rows: int) -> bool:
@@ -283,7 +304,7 @@ class DynamicBatcher(BatchPort):
                 batch.fail(outcome)
             else:
                 waits = batch.answer(outcome)
-                self._latency.observe(batch.rows, outcome.gather + outcome.infer)
+                self._latency.observe(batch.rows, outcome.gather + self._overlap.seconds(outcome))
                 self._batch_size.observe(batch.rows)
                 scatter = self._clock() - answered
                 self._counters.batch_done(batch.rows, waits, outcome.gather, outcome.infer, scatter)
@@ -296,6 +317,7 @@ class DynamicBatcher(BatchPort):
         """Gives instance and cores back, once. The next batch asks for cores first, so that it
         starts before the answers where no other model waits."""
         self._asked.discard(batch)
+        self._overlap.ending.discard(batch)
         if batch in self._running:
             self._running.remove(batch)
             self._waiting.finished(len(batch.tickets))

@@ -73,6 +73,11 @@ class Engine(Protocol):
         by which the engine computes batches."""
 
     @property
+    def overlaps(self) -> bool:
+        """Whether it begins with a further batch as soon as a thread has no rows of the one that
+        runs, where it is given that batch early: one more call of infer may then run."""
+
+    @property
     def largest_batch(self) -> int:
         """The most rows that the file was built for; 0 where it sets no bound."""
 

@@ -48,6 +48,8 @@ _DATATYPES = {
 # largest.
 _CHUNK_ROWS = 4
 _CHUNKS = (_CHUNK_ROWS, 2, 1)
+# Batches that are computed apart at a time: one, and the next one at its end.
+_OVERLAPPING = 2
 # Bytes of a model file. Larger files are not loaded twice, so their batches are never computed
 # apart; a larger bound trades memory for speed.
 _HELD_TWICE_BYTES = 64 << 20
@@ -61,7 +63,8 @@ class OpenVinoEngine:
     Apart: each thread takes rows of its own through all layers, in a second compiled model. A model
     with one instance computes batches this way, because a core that is busy elsewhere for a moment
     then delays one thread and not all. After each thread has had an equal number of rows, a rest
-    that would keep fewer than half of the threads busy is computed together.
+    that would keep fewer than half of the threads busy is computed together. A thread that has no
+    more rows of a batch takes those of the next one where it is there.
     """
 
     name = "openvino"
@@ -91,11 +94,13 @@ class OpenVinoEngine:
             self._together.put(together.create_infer_request())
         self._threads = options.threads
         self.check_rows = _CHUNK_ROWS * options.threads
-        # Holds one list: the requests that were made so far.
+        # A list for each of the two batches that overlap: the requests that were made so far.
         self._apart: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
-        self._parts_batches = self._gains_by_parts(file, options)
-        if self._parts_batches:
-            self._apart.put([self._compile(file, options.threads).create_infer_request()])
+        self.overlaps = self._gains_by_parts(file, options)
+        if self.overlaps:
+            apart = self._compile(file, options.threads)
+            for _ in range(_OVERLAPPING):
+                self._apart.put([apart.create_infer_request()])
 
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         """Plain memory: the CPU plugin reads numpy arrays in place."""
@@ -106,7 +111,7 @@ class OpenVinoEngine:
         try:
             rows, *others = {len(array) for array in inputs.values() if array.ndim} or {0}
             # The runtime judges empty batches and inputs of different lengths.
-            apart = self._rows_apart(rows) if self._parts_batches and not others else 0
+            apart = self._rows_apart(rows) if self.overlaps and not others else 0
             if not apart:
                 return self._joined([self._infer_together(inputs)])
             requests = self._apart.get()

@@ -43,6 +43,7 @@ class TensorRtEngine:
 
     name = "tensorrt"
     check_rows = 1
+    overlaps = False
 
     def __init__(self, file: Path, options: EngineOptions) -> None:
         check_version(VERSION)

@@ -127,7 +127,8 @@ class VersionLoader:
 
     def _check(self, candidate: Candidate, engine: Engine, *, briefly: bool = False) -> None:
         check_against_engine(self._config, engine.inputs, engine.outputs, candidate.file)
-        rows = self._options[candidate].max_batch_size * self._options[candidate].instances
+        options = self._options[candidate]
+        rows = options.max_batch_size * (options.instances + engine.overlaps)
         check_memory((*engine.inputs, *engine.outputs), rows, self._settings.memory_bytes)
         if self._manifest is not None:
             variant = self._variants[candidate.variant]
@@ -254,6 +255,7 @@ class VersionLoader:
             turns=turns,
             # Work on a GPU takes no turn on the cores.
             cores=0 if options.devices else options.threads,
+            overlaps=engine.overlaps,
             slo=config.slo,
             inline_seconds=_INLINE_SECONDS,
         )

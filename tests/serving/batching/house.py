@@ -83,6 +83,7 @@ class House:
             metrics=self.metrics,
             turns=self.turns,
             cores=CORES,
+            overlaps=name == "threaded",
             inline_seconds=1.0 if name == "inline" else 0.0,
             clock=lambda: self.clock(),
             threads=self.threads,
@@ -146,7 +147,7 @@ class House:
             assert ticket.state not in (State.RESERVED, State.QUEUED, State.RUNNING)
         assert self.turns.free == CORES
         for name, batcher in self.batchers.items():
-            assert not batcher._asked | batcher._running
+            assert not batcher._asked | batcher._running | batcher._overlap.ending
             assert batcher._waiting.idle.is_set()
             assert batcher._waiting.rows == batcher._waiting.queue.rows == 0
             assert not +batcher._waiting.calls_of_level

@@ -58,6 +58,7 @@ class BatcherLife(RuleBasedStateMachine):
 
     @initialize(
         instances=st.integers(1, 2),
+        overlaps=st.booleans(),
         max_batch_size=st.sampled_from([0, 1, 4]),
         inline=st.booleans(),
         cores=st.integers(0, CORES),
@@ -71,6 +72,7 @@ class BatcherLife(RuleBasedStateMachine):
     def build(
         self,
         instances: int,
+        overlaps: bool,
         max_batch_size: int,
         inline: bool,
         cores: int,
@@ -86,6 +88,7 @@ class BatcherLife(RuleBasedStateMachine):
             self.engine.inputs = (TensorSpec("x", "FP32", (-1, -1)),)
         self.max_rows = max(1, max_batch_size)
         self.instances = instances
+        self.at_once = instances + overlaps
         policies = {
             1: QueuePolicy(max_queue_size=room, default_timeout=0.2, timeout_delays=delays),
             2: QueuePolicy(max_queue_size=room, allow_timeout_override=True),
@@ -107,6 +110,7 @@ class BatcherLife(RuleBasedStateMachine):
             metrics=self.metrics,
             turns=self.turns,
             cores=cores,
+            overlaps=overlaps,
             slo=slo,
             inline_seconds=1.0 if inline else 0.0,
             clock=self.loop.time,
@@ -243,7 +247,10 @@ class BatcherLife(RuleBasedStateMachine):
         assert waiting._line == sorted(waiting._line)
         assert +waiting.calls_of_level == Counter(t.priority for t in waits)
         asked, running = self.batcher._asked, self.batcher._running
-        assert len(asked) + len(running) <= self.instances
+        ending = self.batcher._overlap.ending
+        assert ending <= running
+        assert len(asked) + len(running) - len(ending) <= self.instances
+        assert len(ending) <= self.at_once - self.instances
         assert not asked & running
         riding = [t for batch in running for t in batch.tickets]
         assert len(set(map(id, riding))) == len(riding) == waiting.running
@@ -258,8 +265,10 @@ class BatcherLife(RuleBasedStateMachine):
         assert self.turns.free >= 0
         if hasattr(self, "batcher"):
             own = {t for t in granted if t not in self.others}
-            assert self.batcher._running <= own <= self.batcher._asked | self.batcher._running
-            assert self.batcher._execution._buffers.qsize() == self.instances
+            # A batch that is about to end has given its cores back.
+            asked, running = self.batcher._asked, self.batcher._running
+            assert running - self.batcher._overlap.ending <= own <= asked | running
+            assert self.batcher._execution._buffers.qsize() == self.at_once
 
     @invariant()
     def nobody_rode_twice(self) -> None:

@@ -80,6 +80,7 @@ STEPS: dict[str, Plant] = {
     "asking for a turn": attribute(lambda house: [house.turns], "ask"),
     "next round": of_loop("call_soon", {"_fill"}),
     "timer": of_loop("call_later", {"_ring"}),
+    "timer before the end": of_loop("call_later", {"_about_to_end"}),
     "handing to the pool": of_loop("run_in_executor", {"_outcome"}),
     "pool": attribute(lambda house: [house.threads], "submit"),
     "company": attribute(lambda house: [batcher_module.QueueDelay], "holds_back"),

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,22 @@ def test_every_row_gets_its_answer_from_several_threads(
         images = np.random.default_rng(rows).integers(0, 256, (rows, 8, 8, 3), np.uint8)
         logits = engine.infer({"image": images})["logits"]
         assert logits == pytest.approx(images.mean(axis=(1, 2)) * 10 / 255, rel=1e-5)
+    engine.close()
+
+
+def test_overlapping_batches_get_their_own_answers(model: Path) -> None:
+    engine = load_engine("openvino", model, EngineOptions(threads=2, max_batch_size=32))
+    assert engine.overlaps
+
+    def run(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        for rows in (1, 32, 7, 2, 13) * 6:
+            images = random.integers(0, 256, (rows, 8, 8, 3), np.uint8)
+            logits = engine.infer({"image": images})["logits"]
+            assert logits == pytest.approx(images.mean(axis=(1, 2)) * 10 / 255, rel=1e-5)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(run, range(2)))
     engine.close()
 
 

@@ -1,0 +1,136 @@
+"""An engine that overlaps batches gets the next one shortly before the one that runs ends."""
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from serving.base.metrics import EngineMetrics
+from serving.batching.batcher import DynamicBatcher
+from serving.batching.core_turns import CoreTurns
+from serving.batching.execution import Executed
+from serving.batching.latency import LatencyTable
+from serving.batching.overlap import Overlap
+from serving.batching.ticket import Answer
+from serving.repository.model_config import Batching
+from tests.serving.batching.fake_engine import FakeEngine, answered
+from tests.support.stepped_loop import ManualExecutor, SteppedLoop
+
+SECONDS = 0.02
+
+
+class Served:
+    """A batcher of batches of up to 4 rows that take SECONDS, on a loop that the test advances."""
+
+    def __init__(self, *, overlaps: bool, seconds: float = SECONDS) -> None:
+        self.loop = SteppedLoop()
+        self.threads = ManualExecutor()
+        self.turns = CoreTurns(2)
+        self.batcher = DynamicBatcher(
+            FakeEngine(),
+            model="m",
+            version="1",
+            max_batch_size=4,
+            batching=Batching(),
+            instances=1,
+            latency=LatencyTable({1: seconds, 4: seconds}),
+            metrics=EngineMetrics(),
+            turns=self.turns,
+            cores=2,
+            overlaps=overlaps,
+            clock=self.loop.time,
+            threads=self.threads,
+        )
+
+    def call(self, value: float) -> asyncio.Task[Answer]:
+        ticket = self.batcher.admit(1, 0, np.inf)
+        inputs = {"x": np.full((1, 2), value, np.float32)}
+        task = self.loop.create_task(answered(self.batcher, ticket, [inputs]))
+        self.advance(0)
+        return task
+
+    def advance(self, seconds: float) -> None:
+        self.loop.now += seconds
+        self.loop.rounds(10)
+
+    @property
+    def given(self) -> int:
+        """Batches that the engine has."""
+        return len(self.threads.work)
+
+    def finish(self) -> None:
+        self.threads.finish()
+        self.loop.rounds(10)
+
+
+@pytest.fixture
+def early() -> Iterator[Served]:
+    served = Served(overlaps=True)
+    yield served
+    served.batcher.close()
+    served.loop.close()
+
+
+def test_the_next_batch_comes_shortly_before_the_end_and_no_third_one(early: Served) -> None:
+    first = early.call(1)
+    waiting = [early.call(2), early.call(3)]
+    early.advance(SECONDS - 0.003)
+    assert early.given == 1
+    early.advance(0.002)
+    assert early.given == 2
+    assert early.turns.free == 0
+    # The first takes longer than expected; the second is near its own end by then.
+    last = early.call(4)
+    early.advance(SECONDS)
+    assert early.given == 2
+    early.finish()
+    assert first.result().outputs["y"].tolist() == [[2, 2]]
+    assert early.given == 1
+    early.finish()
+    assert [task.result().outputs["y"][0, 0] for task in waiting] == [4, 6]
+    early.finish()
+    assert last.result().outputs["y"][0, 0] == 8
+    assert early.turns.free == 2
+
+
+def test_a_call_near_the_end_starts_the_next_batch(early: Served) -> None:
+    early.call(1)
+    early.advance(SECONDS - 0.001)
+    assert early.given == 1
+    early.call(2)
+    assert early.given == 2
+
+
+@pytest.mark.parametrize(("overlaps", "seconds"), [(False, SECONDS), (True, 0.003)])
+def test_other_engines_and_short_batches_get_the_next_one_at_the_end(
+    overlaps: bool, seconds: float
+) -> None:
+    served = Served(overlaps=overlaps, seconds=seconds)
+    served.call(1)
+    served.call(2)
+    served.advance(2 * seconds)
+    assert served.given == 1
+    served.finish()
+    assert served.given == 1
+    served.finish()
+    assert served.turns.free == 2
+    served.batcher.close()
+    served.loop.close()
+
+
+def test_the_time_of_a_batch_does_not_hold_its_wait_for_the_one_before() -> None:
+    overlap = Overlap(wanted=True)
+    assert overlap.seconds(_executed(began=10.0, ended=10.5)) == pytest.approx(0.5)
+    assert overlap.seconds(_executed(began=10.4, ended=11.0)) == pytest.approx(0.5)
+    assert overlap.seconds(_executed(began=12.0, ended=12.25)) == pytest.approx(0.25)
+
+
+def test_side_by_side_each_batch_has_its_own_time() -> None:
+    overlap = Overlap(wanted=False)
+    assert overlap.seconds(_executed(began=10.0, ended=10.5)) == pytest.approx(0.5)
+    assert overlap.seconds(_executed(began=10.1, ended=10.6)) == pytest.approx(0.5)
+
+
+def _executed(*, began: float, ended: float) -> Executed:
+    return Executed({}, 0.0, ended - began, began)
