@@ -44,7 +44,8 @@ class DynamicBatcher(BatchPort):
 
     max_batch_size: rows; 0 for a model without a batch dimension, whose calls run alone.
     instances: batches that may run at a time.
-    overlaps: the engine takes one more shortly before a batch ends.
+    overlap_rows: the engine gets the next batch shortly before the end of one where it has as many;
+        0 for never.
     latency: predicts the seconds of a batch; each batch that runs corrects it.
     turns, cores: where batches ask for cores, and their number; 0 for work on another device.
     slo: seconds within which calls are answered: batches are kept small for it, or calls shed.
@@ -68,7 +69,7 @@ class DynamicBatcher(BatchPort):
         metrics: EngineMetrics,
         turns: CoreTurns,
         cores: int,
-        overlaps: bool = False,
+        overlap_rows: int = 0,
         slo: float = math.inf,
         inline_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
@@ -104,13 +105,13 @@ class DynamicBatcher(BatchPort):
         # Batches that wait for cores, and batches that run; each holds one instance.
         self._asked: set[Batch] = set()
         self._running: set[Batch] = set()
-        self._overlap = Overlap(overlaps)
+        self._overlap = Overlap(overlap_rows)
         self._pumping = False
         self._delay = QueueDelay(self._queue, batching, self._max_rows, self._pump)
         self._preferred = batching.preferred_batch_sizes
         self._closed = False
         self._execution = BatchExecution(
-            engine, max_batch_size, instances + overlaps, clock, threads,
+            engine, max_batch_size, instances + self._overlap.wanted, clock, threads,
             f"infer-{model}-{version}", gives_way=cores > 0,
         )  # fmt: skip
 
@@ -284,10 +285,10 @@ class DynamicBatcher(BatchPort):
             self._pump()
 
     def _about_to_end(self, batch: Batch) -> None:
-        """Lets the next batch in; no third one, where the one before still runs."""
+        """Lets the next batch in where it is worth it; no third one, where the one before still
+        runs."""
         now = self._clock()
-        if batch in self._running and not self._overlap.ending:
-            self._overlap.ending.add(batch)
+        if batch in self._running and self._overlap.begin_to_end(batch, self._queue.rows):
             self._turns.give_back(batch, now)
             self._pump()
 

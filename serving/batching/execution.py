@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import LifoQueue
 from typing import Protocol
 
 import numpy as np
@@ -68,7 +68,7 @@ class BatchExecution:
         )
         self._stopped = False
         self._clock = clock
-        self._buffers: SimpleQueue[dict[str, Array]] = SimpleQueue()
+        self._buffers: LifoQueue[dict[str, Array]] = LifoQueue()
         for _ in range(instances):
             self._buffers.put(self._allocate())
 

@@ -73,9 +73,10 @@ class Engine(Protocol):
         by which the engine computes batches."""
 
     @property
-    def overlaps(self) -> bool:
-        """Whether it begins with a further batch as soon as a thread has no rows of the one that
-        runs, where it is given that batch early: one more call of infer may then run."""
+    def overlap_rows(self) -> int:
+        """Rows from which the next batch is worth being given before the one that runs ends: a
+        thread that has no more rows of the one begins with the other, and one more call of infer
+        may run. 0 where it never is."""
 
     @property
     def largest_batch(self) -> int:

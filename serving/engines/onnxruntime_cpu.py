@@ -39,7 +39,7 @@ class OnnxRuntimeEngine:
     device_bytes = 0
     largest_batch = 0
     check_rows = 1
-    overlaps = False
+    overlap_rows = 0
 
     def __init__(self, file: Path, options: EngineOptions) -> None:
         try:

@@ -64,7 +64,7 @@ class OnnxRuntimeGpuEngine:
     device_bytes = 0
     largest_batch = 0
     check_rows = 1
-    overlaps = False
+    overlap_rows = 0
 
     def __init__(
         self,

@@ -95,9 +95,10 @@ class OpenVinoEngine:
         self._threads = options.threads
         self.check_rows = _CHUNK_ROWS * options.threads
         # A list for each of the two batches that overlap: the requests that were made so far.
-        self._apart: queue.SimpleQueue[list[openvino.InferRequest]] = queue.SimpleQueue()
-        self.overlaps = self._gains_by_parts(file, options)
-        if self.overlaps:
+        self._apart: queue.LifoQueue[list[openvino.InferRequest]] = queue.LifoQueue()
+        self._parts_batches = self._gains_by_parts(file, options)
+        self.overlap_rows = self.check_rows if self._parts_batches else 0
+        if self._parts_batches:
             apart = self._compile(file, options.threads)
             for _ in range(_OVERLAPPING):
                 self._apart.put([apart.create_infer_request()])
@@ -111,7 +112,7 @@ class OpenVinoEngine:
         try:
             rows, *others = {len(array) for array in inputs.values() if array.ndim} or {0}
             # The runtime judges empty batches and inputs of different lengths.
-            apart = self._rows_apart(rows) if self.overlaps and not others else 0
+            apart = self._rows_apart(rows) if self._parts_batches and not others else 0
             if not apart:
                 return self._joined([self._infer_together(inputs)])
             requests = self._apart.get()
@@ -130,7 +131,7 @@ class OpenVinoEngine:
         # Only requests hold the compiled models, and free them without the GIL; the destructor of a
         # model itself would hold it for 8 ms.
         self._together = queue.SimpleQueue()
-        self._apart = queue.SimpleQueue()
+        self._apart = queue.LifoQueue()
 
     def _compile(self, file: Path, streams: int) -> openvino.CompiledModel:
         settings = self._settings | {"NUM_STREAMS": streams}

@@ -79,7 +79,7 @@ class ColourEngine:
     name = "fake"
     device_bytes = 0
     check_rows = 1
-    overlaps = False
+    overlap_rows = 0
     largest_batch = None
 
     def __init__(self, task: Task | None) -> None:

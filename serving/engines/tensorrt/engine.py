@@ -43,7 +43,7 @@ class TensorRtEngine:
 
     name = "tensorrt"
     check_rows = 1
-    overlaps = False
+    overlap_rows = 0
 
     def __init__(self, file: Path, options: EngineOptions) -> None:
         check_version(VERSION)

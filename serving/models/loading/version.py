@@ -128,7 +128,7 @@ class VersionLoader:
     def _check(self, candidate: Candidate, engine: Engine, *, briefly: bool = False) -> None:
         check_against_engine(self._config, engine.inputs, engine.outputs, candidate.file)
         options = self._options[candidate]
-        rows = options.max_batch_size * (options.instances + engine.overlaps)
+        rows = options.max_batch_size * (options.instances + (engine.overlap_rows > 0))
         check_memory((*engine.inputs, *engine.outputs), rows, self._settings.memory_bytes)
         if self._manifest is not None:
             variant = self._variants[candidate.variant]
@@ -255,7 +255,7 @@ class VersionLoader:
             turns=turns,
             # Work on a GPU takes no turn on the cores.
             cores=0 if options.devices else options.threads,
-            overlaps=engine.overlaps,
+            overlap_rows=engine.overlap_rows,
             slo=config.slo,
             inline_seconds=_INLINE_SECONDS,
         )

@@ -26,7 +26,7 @@ class FakeEngine:
     device_bytes = 0
     largest_batch = 0
     check_rows = 1
-    overlaps = False
+    overlap_rows = 0
 
     def __init__(self) -> None:
         self.inputs = (TensorSpec("x", "FP32", (-1, 2)),)

@@ -83,7 +83,7 @@ class House:
             metrics=self.metrics,
             turns=self.turns,
             cores=CORES,
-            overlaps=name == "threaded",
+            overlap_rows=2 if name == "threaded" else 0,
             inline_seconds=1.0 if name == "inline" else 0.0,
             clock=lambda: self.clock(),
             threads=self.threads,

@@ -58,7 +58,7 @@ class BatcherLife(RuleBasedStateMachine):
 
     @initialize(
         instances=st.integers(1, 2),
-        overlaps=st.booleans(),
+        overlap_rows=st.integers(0, 2),
         max_batch_size=st.sampled_from([0, 1, 4]),
         inline=st.booleans(),
         cores=st.integers(0, CORES),
@@ -72,7 +72,7 @@ class BatcherLife(RuleBasedStateMachine):
     def build(
         self,
         instances: int,
-        overlaps: bool,
+        overlap_rows: int,
         max_batch_size: int,
         inline: bool,
         cores: int,
@@ -88,7 +88,7 @@ class BatcherLife(RuleBasedStateMachine):
             self.engine.inputs = (TensorSpec("x", "FP32", (-1, -1)),)
         self.max_rows = max(1, max_batch_size)
         self.instances = instances
-        self.at_once = instances + overlaps
+        self.at_once = instances + (overlap_rows > 0)
         policies = {
             1: QueuePolicy(max_queue_size=room, default_timeout=0.2, timeout_delays=delays),
             2: QueuePolicy(max_queue_size=room, allow_timeout_override=True),
@@ -110,7 +110,7 @@ class BatcherLife(RuleBasedStateMachine):
             metrics=self.metrics,
             turns=self.turns,
             cores=cores,
-            overlaps=overlaps,
+            overlap_rows=overlap_rows,
             slo=slo,
             inline_seconds=1.0 if inline else 0.0,
             clock=self.loop.time,

@@ -23,7 +23,7 @@ SECONDS = 0.02
 class Served:
     """A batcher of batches of up to 4 rows that take SECONDS, on a loop that the test advances."""
 
-    def __init__(self, *, overlaps: bool, seconds: float = SECONDS) -> None:
+    def __init__(self, *, overlap_rows: int, seconds: float = SECONDS) -> None:
         self.loop = SteppedLoop()
         self.threads = ManualExecutor()
         self.turns = CoreTurns(2)
@@ -38,7 +38,7 @@ class Served:
             metrics=EngineMetrics(),
             turns=self.turns,
             cores=2,
-            overlaps=overlaps,
+            overlap_rows=overlap_rows,
             clock=self.loop.time,
             threads=self.threads,
         )
@@ -66,7 +66,7 @@ class Served:
 
 @pytest.fixture
 def early() -> Iterator[Served]:
-    served = Served(overlaps=True)
+    served = Served(overlap_rows=2)
     yield served
     served.batcher.close()
     served.loop.close()
@@ -94,21 +94,33 @@ def test_the_next_batch_comes_shortly_before_the_end_and_no_third_one(early: Ser
     assert early.turns.free == 2
 
 
-def test_a_call_near_the_end_starts_the_next_batch(early: Served) -> None:
+def test_a_batch_that_would_be_smaller_waits_for_company(early: Served) -> None:
     early.call(1)
-    early.advance(SECONDS - 0.001)
+    for value in (2, 3, 4):
+        early.call(value)
+    early.advance(SECONDS)
+    early.finish()
     assert early.given == 1
-    early.call(2)
-    assert early.given == 2
+    for value in (5, 6):
+        early.call(value)
+    early.advance(SECONDS)
+    assert early.given == 1
+    early.finish()
+    assert early.given == 1
 
 
-@pytest.mark.parametrize(("overlaps", "seconds"), [(False, SECONDS), (True, 0.003)])
-def test_other_engines_and_short_batches_get_the_next_one_at_the_end(
-    overlaps: bool, seconds: float
+@pytest.mark.parametrize(
+    ("overlap_rows", "seconds", "waiting"),
+    [(0, SECONDS, 2), (2, 0.003, 2), (2, SECONDS, 1)],
+    ids=["other engine", "short", "few rows"],
+)
+def test_other_engines_and_small_or_short_batches_get_the_next_one_at_the_end(
+    overlap_rows: int, seconds: float, waiting: int
 ) -> None:
-    served = Served(overlaps=overlaps, seconds=seconds)
+    served = Served(overlap_rows=overlap_rows, seconds=seconds)
     served.call(1)
-    served.call(2)
+    for value in range(waiting):
+        served.call(value)
     served.advance(2 * seconds)
     assert served.given == 1
     served.finish()
@@ -120,14 +132,14 @@ def test_other_engines_and_short_batches_get_the_next_one_at_the_end(
 
 
 def test_the_time_of_a_batch_does_not_hold_its_wait_for_the_one_before() -> None:
-    overlap = Overlap(wanted=True)
+    overlap = Overlap(1)
     assert overlap.seconds(_executed(began=10.0, ended=10.5)) == pytest.approx(0.5)
     assert overlap.seconds(_executed(began=10.4, ended=11.0)) == pytest.approx(0.5)
     assert overlap.seconds(_executed(began=12.0, ended=12.25)) == pytest.approx(0.25)
 
 
 def test_side_by_side_each_batch_has_its_own_time() -> None:
-    overlap = Overlap(wanted=False)
+    overlap = Overlap(0)
     assert overlap.seconds(_executed(began=10.0, ended=10.5)) == pytest.approx(0.5)
     assert overlap.seconds(_executed(began=10.1, ended=10.6)) == pytest.approx(0.5)
 

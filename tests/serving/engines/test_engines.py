@@ -115,7 +115,7 @@ def test_every_row_gets_its_answer_from_several_threads(
 
 def test_overlapping_batches_get_their_own_answers(model: Path) -> None:
     engine = load_engine("openvino", model, EngineOptions(threads=2, max_batch_size=32))
-    assert engine.overlaps
+    assert engine.overlap_rows == 8
 
     def run(seed: int) -> None:
         random = np.random.default_rng(seed)

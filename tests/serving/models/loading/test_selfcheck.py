@@ -34,7 +34,7 @@ class Colours:
     device_bytes = 0
     largest_batch = 0
     check_rows = 16
-    overlaps = False
+    overlap_rows = 0
 
     def __init__(self, wrong_from: int = 1000) -> None:
         self.wrong_from = wrong_from
