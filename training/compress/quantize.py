@@ -32,6 +32,8 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # or shift it on its way there.
 _DIVISORS = {"Div": 1, "Sqrt": 0, "Reciprocal": 0}
 _PASSING = ("Add", "Clip", "Expand", "Max", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+# Operations that only move values: OpenVINO takes a rounding behind them to the layer before them.
+_MOVING = ("Concat", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 # The quantiser cannot share the scales of group norms, which are all ones, and no engine normalises
 # in 8 bits.
 _OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry} - {"InstanceNormalization"})
@@ -41,7 +43,7 @@ class Quantizer:
     """Makes INT8 forms of one FP32 file; all share the ranges, which are measured once.
 
     The normalisation before the first layer, everything after the last one, the logits themselves,
-    divisors and biases stay in floating point.
+    divisors, biases and patches beside class tokens stay in floating point.
 
     equalized: whether channels of a tensor are made alike first, see equalization.
     adaptive: whether weights are rounded so that their errors cancel out, see rounding.
@@ -66,12 +68,14 @@ class Quantizer:
             add_pre_process_metadata(self._model)
             graph = self._model.graph
             self._biases = linear_biases(graph)
+            self._patches = patches(graph)
             self._edges = (
                 before_layers(graph)
                 | behind_layers(graph)
                 | divisors(graph)
                 | cubic_resizes(graph)
                 | self._biases
+                | {node.name for node in graph.node if node.op_type in _MOVING} & self._patches
             )
             rounded = {
                 node.name
@@ -136,7 +140,7 @@ class Quantizer:
             raise ExportError(f"quantize: ONNX Runtime's quantiser cannot: {said}") from error
         model = quantizer.model.model
         _read_unrounded(model.graph, nodes_to_exclude)
-        _remove_needless_pairs(model.graph, self._biases)
+        _remove_needless_pairs(model.graph, self._biases, self._patches)
         if self._rounding is not None:
             self._rounding.apply(model.graph)
         correct_biases(model.graph, self._model.graph, self._ranges.means())
@@ -217,6 +221,30 @@ def cubic_resizes(graph: onnx.GraphProto) -> set[str]:
     }
 
 
+def patches(graph: onnx.GraphProto) -> set[str]:
+    """Names of the first layers and of the nodes that only move their values on, where the network
+    reads the batch size at run time, as vision transformers do for class tokens.
+
+    OpenVINO 2026.4 reads that size from the output of the first convolution, which then cannot take
+    its bias; where the sum of both is rounded, it adds the first channel's bias to all channels.
+    """
+    if all(node.op_type != "Shape" for node in graph.node):
+        return set()
+    before = before_layers(graph)
+    reached = {value.name for value in graph.input}
+    moved: set[str] = set()
+    names: set[str] = set()
+    for node in graph.node:
+        if node.name in before:
+            reached |= set(node.output)
+        elif (node.op_type in _LAYERS and reached & set(node.input)) or (
+            node.op_type in _MOVING and moved & set(node.input)
+        ):
+            names.add(node.name)
+            moved |= set(node.output)
+    return names
+
+
 def _read_by_only(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
     """Names of the nodes between layers whose every next layer is one of `layers`."""
     following: dict[str, set[str]] = {}
@@ -252,12 +280,15 @@ def _read_unrounded(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
             graph.node.remove(node)
 
 
-def _remove_needless_pairs(graph: onnx.GraphProto, biases: Collection[str]) -> None:
-    """Removes three kinds of Q/DQ pairs that only cost accuracy.
+def _remove_needless_pairs(
+    graph: onnx.GraphProto, biases: Collection[str], patches: Collection[str]
+) -> None:
+    """Removes four kinds of Q/DQ pairs that only cost accuracy.
 
     Before a ReLU or ReLU6: most levels would go to values that it then cuts, and TensorRT could not
     fuse the two. Before `biases`, the nodes that add one: they belong to the layer. After the last
     layer: logits in 8 bits save no time, and different logits become equal before the argmax.
+    Behind `patches`, see there, unless a layer reads them.
     """
     makers = {output: node for node in graph.node for output in node.output}
     users: dict[str, list[onnx.NodeProto]] = {}
@@ -274,7 +305,10 @@ def _remove_needless_pairs(graph: onnx.GraphProto, biases: Collection[str]) -> N
         before_relu = bool(behind) and all(user.op_type in ("Relu", "Clip") for user in behind)
         is_logits = maker.op_type in _LAYERS and not _feeds_layer(second, users)
         before_bias = bool(behind) and all(user.name in biases for user in behind)
-        if not (before_relu or before_bias or is_logits) or len(users[first.output[0]]) > 1:
+        into_layer = any(user.op_type in _LAYERS for user in behind)
+        is_patches = maker.name in patches and not into_layer
+        needless = before_relu or before_bias or is_logits or is_patches
+        if not needless or len(users[first.output[0]]) > 1:
             continue
         raw, rounded = first.input[0], second.output[0]
         readers, name = behind, raw

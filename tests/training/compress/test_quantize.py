@@ -243,3 +243,44 @@ def test_divisors_are_not_rounded_to_zero(tmp_path: Path, scheme: Scheme) -> Non
         engine.close()
         assert np.isfinite(answers).all(), name
         assert answer_distance(expected, answers) < 0.3, name
+
+
+class Tokens(torch.nn.Module):
+    """Patches behind a class token, as vision transformers have them: its copies, one an image,
+    need the batch size. Positions are added after the token or before it."""
+
+    def __init__(self, *, positions_first: bool) -> None:
+        super().__init__()
+        self.positions_first = positions_first
+        self.conv = torch.nn.Conv2d(3, 8, 4, 4)
+        self.token = torch.nn.Parameter(torch.randn(1, 1, 8))
+        self.positions = torch.nn.Parameter(torch.randn(1, 16 + (not positions_first), 8) / 10)
+        self.norm = torch.nn.LayerNorm(8)
+        self.head = torch.nn.Linear(8, 4)
+        torch.nn.init.normal_(self.conv.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        patches = self.conv(x).flatten(2).transpose(1, 2)
+        token = self.token.expand(x.shape[0], -1, -1)
+        if self.positions_first:
+            tokens = torch.cat((token, patches + self.positions), 1)
+        else:
+            tokens = torch.cat((token, patches), 1) + self.positions
+        return self.head(self.norm(tokens).mean(1))
+
+
+@pytest.mark.parametrize("scheme", ["s8", "u8"])
+@pytest.mark.parametrize("positions_first", [False, True])
+def test_biases_of_patches_beside_a_class_token_are_right_in_both_engines(
+    tmp_path: Path, scheme: Scheme, positions_first: bool
+) -> None:
+    torch.manual_seed(0)
+    file, deployed = exported(Tokens(positions_first=positions_first), tmp_path)
+    path = tmp_path / "q.onnx"
+    quantize(file, path, scheme, "minmax", choose_calibration(SAMPLES, 24, 0))
+    expected = run_deployed(deployed, ("logits",), IMAGES)["logits"]
+    for name in CPU_ENGINES:
+        engine = load_engine(name, path, EngineOptions(precision="int8", max_batch_size=32))
+        answers = engine.infer({"image": IMAGES})["logits"].copy()
+        engine.close()
+        assert answer_distance(expected, answers) < 0.1, name
