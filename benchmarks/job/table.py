@@ -45,7 +45,7 @@ class Ratio(NamedTuple):
     """A subject beside another one.
 
     rate, cpu: medians of ratios within rounds, of images/s and of CPU an image.
-    points: accuracy of the subject less that of the other, each over the images that it answered.
+    points: accuracy of the subject less that of the other.
     """
 
     bar: Bar

@@ -291,6 +291,10 @@ def test_masks_are_held_against_the_truth_beside_a_load(tmp_path: Path) -> None:
     found = check.accuracy()
     assert (found.value, found.n) == (1.0, 2)
     assert check.images >= 4
+    # Of a load that is over at once all images are compared, too.
+    with masks_from(right) as url, MaskCheck(url, facts, files, masks, 2, 9) as check:
+        pass
+    assert (check.accuracy().n, check.images < 4) == (2, True)
 
     small = palette_png(np.zeros((2, 2), np.uint8))
     ended = threading.Event()
