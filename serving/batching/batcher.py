@@ -44,8 +44,8 @@ class DynamicBatcher(BatchPort):
 
     max_batch_size: rows; 0 for a model without a batch dimension, whose calls run alone.
     instances: batches that may run at a time.
-    overlap_rows: the engine gets the next batch shortly before the end of one where it has as many;
-        0 for never.
+    overlap_rows: the engine gets the next batch shortly before the end of one where both have as
+        many, and no other model waits for the cores; 0 for never.
     latency: predicts the seconds of a batch; each batch that runs corrects it.
     turns, cores: where batches ask for cores, and their number; 0 for work on another device.
     slo: seconds within which calls are answered: batches are kept small for it, or calls shed.
@@ -285,10 +285,11 @@ class DynamicBatcher(BatchPort):
             self._pump()
 
     def _about_to_end(self, batch: Batch) -> None:
-        """Lets the next batch in where it is worth it; no third one, where the one before still
-        runs."""
+        """Lets the next batch of this model in where it is worth it."""
         now = self._clock()
-        if batch in self._running and self._overlap.begin_to_end(batch, self._queue.rows):
+        rows = min(self._queue.rows, self._max_rows)
+        if self._overlap.may_follow(batch, rows) and not self._turns.others_wait(self._share):
+            self._overlap.ending.add(batch)
             self._turns.give_back(batch, now)
             self._pump()
 
@@ -318,7 +319,7 @@ class DynamicBatcher(BatchPort):
         """Gives instance and cores back, once. The next batch asks for cores first, so that it
         starts before the answers where no other model waits."""
         self._asked.discard(batch)
-        self._overlap.ending.discard(batch)
+        self._overlap.over(batch)
         if batch in self._running:
             self._running.remove(batch)
             self._waiting.finished(len(batch.tickets))

@@ -96,6 +96,10 @@ class CoreTurns:
             self._release(turn, now)
             self._grant(now)
 
+    def others_wait(self, share: CoreShare) -> bool:
+        """Whether another model waits for cores."""
+        return any(turn.share is not share for turn in self._waiting)
+
     def wait(self, share: CoreShare, cores: int, now: float) -> float:
         """Seconds until the next batch of a model may start: the rest of the batch that ends first,
         and the batches that go before its own."""

@@ -56,7 +56,7 @@ _HELD_TWICE_BYTES = 64 << 20
 
 
 class OpenVinoEngine:
-    """A compiled model with as many infer requests as calls may run at once.
+    """A compiled model with as many infer requests as there are instances.
 
     Together: all threads of an instance work on one layer and wait for each other at its end.
     Single rows are computed this way.
@@ -97,10 +97,11 @@ class OpenVinoEngine:
         # A list for each of the two batches that overlap: the requests that were made so far.
         self._apart: queue.LifoQueue[list[openvino.InferRequest]] = queue.LifoQueue()
         self._parts_batches = self._gains_by_parts(file, options)
-        self.overlap_rows = self.check_rows if self._parts_batches else 0
+        can_be_as_large = self._parts_batches and options.max_batch_size >= self.check_rows
+        self.overlap_rows = self.check_rows if can_be_as_large else 0
         if self._parts_batches:
             apart = self._compile(file, options.threads)
-            for _ in range(_OVERLAPPING):
+            for _ in range(_OVERLAPPING if self.overlap_rows else 1):
                 self._apart.put([apart.create_infer_request()])
 
     def allocate(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
@@ -151,7 +152,7 @@ class OpenVinoEngine:
             and options.threads > 1
             and self._rows_apart(options.max_batch_size) > 0
             and all(spec.shape and spec.shape[0] == -1 for spec in specs)
-            # A request holds its last input. With fixed sizes that is the one batch buffer.
+            # A request holds its last input. With fixed sizes that is one of the batch buffers.
             and not any(-1 in spec.shape[1:] for spec in self.inputs)
             and file.stat().st_size <= _HELD_TWICE_BYTES
         )

@@ -26,11 +26,14 @@ MEMORY_LIMIT_BYTES = 1 << 30
 # Images that a thread takes at a time. More spread the cost of handing work to a thread, which is
 # as long as decoding a small JPEG; fewer share the images more evenly.
 _BLOCK = 32
-# Images that are loaded first, by one thread, and their median time in seconds below which all
-# others are too: threads would wait for the GIL longer than they save. ResNet-20 in BF16 keeps
-# 3 points more of its speed beside JPEGs of 32x32, which take 35 microseconds each.
+# Images that are loaded first, by one thread, and their median time in seconds below which it goes
+# on alone: threads would wait for the GIL longer than they save. ResNet-20 in BF16 keeps 3 points
+# more of its speed beside JPEGs of 32x32, which take 35 microseconds each.
 _PROBED = 4
 _QUICK_SECONDS = 100e-6
+# Mean time of a block of images at which it does not any more: the first ones were not like the
+# others. Much smaller, and other work on the machine would tell so of small images.
+_SLOW_SECONDS = 10 * _QUICK_SECONDS
 
 # Images of a set larger than memory that are looked at before training. More find rarer faults,
 # and take longer; each is a request to a store.
@@ -277,29 +280,35 @@ class _Loading(Generic[Item]):
         self._load = load
         # None until the first items have shown how long they take.
         self._threads = threads
+        self._probes: list[float] = []
 
     def all(self, items: Sequence[Item], block: int) -> Iterator[Loaded | str]:
         """The loaded items in order, decoded a few blocks ahead of the reader; the reason in the
         place of an item that failed."""
-        if self._threads is None:
-            seconds = []
-            for item in items[:_PROBED]:
-                began = perf_counter()
-                loaded = _attempt(self._load, item)
-                seconds.append(perf_counter() - began)
-                yield loaded
-            items = items[_PROBED:]
-            if len(seconds) == _PROBED:
-                self._threads = 1 if median(seconds) < _QUICK_SECONDS else self.most_threads
-        if self._threads == 1:
-            for item in items:
-                yield _attempt(self._load, item)
+        done = 0
+        while self._threads is None and done < len(items):
+            began = perf_counter()
+            loaded = _attempt(self._load, items[done])
+            self._probes.append(perf_counter() - began)
+            if len(self._probes) == _PROBED:
+                is_quick = median(self._probes) < _QUICK_SECONDS
+                self._threads = 1 if is_quick else self.most_threads
+            done += 1
+            yield loaded
+        while self._threads == 1 and done < len(items):
+            began = perf_counter()
+            some = [_attempt(self._load, item) for item in items[done : done + _BLOCK]]
+            if (perf_counter() - began) / len(some) > _SLOW_SECONDS:
+                self._threads = self.most_threads
+            done += len(some)
+            yield from some
+        if done == len(items):
             return
 
         def attempt(first: int) -> list[Loaded | str]:
             return [_attempt(self._load, item) for item in items[first : first + block]]
 
-        starts = range(0, len(items), block)
+        starts = range(done, len(items), block)
         with ThreadPoolExecutor(self.most_threads) as pool:
             # Executor.map submits all of its items, so that it gets a few blocks at a time.
             for group in range(0, len(starts), 8 * self.most_threads):

@@ -8,7 +8,7 @@ import pytest
 
 from serving.base.metrics import EngineMetrics
 from serving.batching.batcher import DynamicBatcher
-from serving.batching.core_turns import CoreTurns
+from serving.batching.core_turns import CoreShare, CoreTurns, Turn
 from serving.batching.execution import Executed
 from serving.batching.latency import LatencyTable
 from serving.batching.overlap import Overlap
@@ -27,8 +27,9 @@ class Served:
         self.loop = SteppedLoop()
         self.threads = ManualExecutor()
         self.turns = CoreTurns(2)
+        self.engine = FakeEngine()
         self.batcher = DynamicBatcher(
-            FakeEngine(),
+            self.engine,
             model="m",
             version="1",
             max_batch_size=4,
@@ -63,13 +64,16 @@ class Served:
         self.threads.finish()
         self.loop.rounds(10)
 
+    def close(self) -> None:
+        self.batcher.close()
+        self.loop.close()
+
 
 @pytest.fixture
 def early() -> Iterator[Served]:
-    served = Served(overlap_rows=2)
+    served = Served(overlap_rows=1)
     yield served
-    served.batcher.close()
-    served.loop.close()
+    served.close()
 
 
 def test_the_next_batch_comes_shortly_before_the_end_and_no_third_one(early: Served) -> None:
@@ -127,8 +131,58 @@ def test_other_engines_and_small_or_short_batches_get_the_next_one_at_the_end(
     assert served.given == 1
     served.finish()
     assert served.turns.free == 2
-    served.batcher.close()
-    served.loop.close()
+    served.close()
+
+
+def test_rows_that_would_not_ride_do_not_count() -> None:
+    served = Served(overlap_rows=5)
+    for value in range(12):
+        served.call(value)
+    served.advance(2 * SECONDS)
+    served.finish()
+    served.advance(2 * SECONDS)
+    assert served.given == 1
+    while served.given:
+        served.finish()
+    served.close()
+
+
+def test_another_model_that_waits_gets_the_cores_at_the_end(early: Served) -> None:
+    for value in range(9):
+        early.call(value)
+    early.finish()
+    granted: list[Turn] = []
+    other = Turn(CoreShare(), 2, SECONDS, granted.append)
+    early.turns.ask(other, early.loop.now)
+    early.advance(SECONDS)
+    assert (early.given, granted) == (1, [])
+    early.finish()
+    assert granted == [other]
+    early.turns.give_back(other, early.loop.now)
+    early.advance(0)
+    while early.given:
+        early.finish()
+
+
+def test_calls_of_a_batch_that_fails_at_its_end_are_answered(early: Served) -> None:
+    tasks = [early.call(value) for value in range(9)]
+    early.finish()
+    early.advance(SECONDS - 0.001)
+    assert early.given == 2
+    early.engine.failure = RuntimeError("broken")
+    early.finish()
+    early.engine.failure = None
+    while early.given:
+        early.finish()
+    assert [task.exception() is not None for task in tasks] == [False] + 4 * [True] + 4 * [False]
+    assert early.turns.free == 2
+
+
+def test_an_early_batch_that_is_done_first_teaches_no_time_of_nothing() -> None:
+    overlap = Overlap(1)
+    assert overlap.seconds(_executed(began=10.4, ended=10.45)) == pytest.approx(0.05)
+    assert overlap.seconds(_executed(began=10.0, ended=10.5)) == pytest.approx(0.5)
+    assert overlap.seconds(_executed(began=10.6, ended=10.8)) == pytest.approx(0.2)
 
 
 def test_the_time_of_a_batch_does_not_hold_its_wait_for_the_one_before() -> None:

@@ -60,6 +60,25 @@ def test_large_images_are_read_in_threads_once_they_have_shown_it() -> None:
     assert threading.get_ident() not in reading.threads[4:]
 
 
+def test_a_few_images_at_a_time_show_it_too() -> None:
+    reading = Reading(0.002)
+    samples = FileSamples(NAMES, range(60), reading)
+    for first in range(0, 12, 2):
+        samples.read([first, first + 1])
+    assert threading.get_ident() not in reading.threads[4:]
+
+
+def test_large_images_behind_small_ones_are_read_in_threads() -> None:
+    reading = Reading(0.0)
+    samples = FileSamples(NAMES, range(60), reading)
+    samples.read(range(20))
+    reading.seconds = 0.002
+    samples.read(range(60))
+    known = len(reading.threads)
+    samples.read(range(20))
+    assert threading.get_ident() not in reading.threads[known:]
+
+
 def test_items_of_a_network_are_read_in_threads_from_the_first_one_on() -> None:
     reading = Reading(0.0)
     FileSamples(NAMES, range(60), reading, threads=16).read(range(20))
