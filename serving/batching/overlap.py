@@ -1,5 +1,5 @@
 """The engine gets the next batch shortly before the one that runs ends, so that a core without rows
-does not wait until the event loop brings some."""
+does not wait for the other cores and for the event loop."""
 
 import asyncio
 from collections.abc import Callable

@@ -32,14 +32,25 @@ class MadeUp:
         return 0.9 - point.ratio * (1 - 0.2 * point.tilt)
 
 
+class Fragile(MadeUp):
+    """Any pruning takes most of the accuracy before fine-tuning."""
+
+    def accuracy(self, point: Point) -> float:
+        return 0.9 if point.ratio == 0 else 0.2
+
+
 def planned(
-    recipe: Recipe, bound: Bound, drop_of: Callable[[Point], float], **settings: Any
+    recipe: Recipe,
+    bound: Bound,
+    drop_of: Callable[[Point], float],
+    screening: Any = None,
+    **settings: Any,
 ) -> list[Point]:
     """The points that a plan tries, where each has the drop that `drop_of` gives it."""
     space = Space(recipe, Search(engine="onnxruntime", **settings))
     known: dict[Point, Measured] = {}
     chances = Chances(bound, reference=0.9, told=0.9)
-    screening: Any = MadeUp()
+    screening = screening or MadeUp()
     plan = Plan(space, screening, chances, known, lambda point: True)
     tried = []
     for point in plan.points():
@@ -89,6 +100,12 @@ def test_a_bound_on_the_drop_is_met_by_bisection(digits_recipe: MakeRecipe, most
     assert len(tried) <= 5
     # Later layers first: that costs least before fine-tuning.
     assert {point.tilt for point in tried if point.ratio > 0} == {0.5}
+
+
+def test_bisection_does_not_begin_at_the_least_pruned_one(digits_recipe: MakeRecipe) -> None:
+    recipe = recipe_in(digits_recipe, "fp32")
+    tried = planned(recipe, Bound("drop", 1.0), lambda one: 0.0, Fragile())
+    assert [point.ratio for point in tried][:2] == [0.0, 0.2]
 
 
 def test_int8_that_misses_the_bound_by_rounding_gets_layers_in_fp32(
