@@ -287,8 +287,8 @@ class DynamicBatcher(BatchPort):
     def _about_to_end(self, batch: Batch) -> None:
         """Lets the next batch of this model in where it is worth it."""
         now = self._clock()
-        rows = min(self._queue.rows, self._max_rows)
-        if self._overlap.may_follow(batch, rows) and not self._turns.others_wait(self._share):
+        may_follow = self._overlap.may_follow(batch, self._queue.rows)
+        if may_follow and not self._turns.others_wait(self._share):
             self._overlap.ending.add(batch)
             self._turns.give_back(batch, now)
             self._pump()

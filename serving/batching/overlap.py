@@ -41,10 +41,11 @@ class Overlap:
             loop = asyncio.get_running_loop()
             self._timers[batch] = loop.call_later(ahead, about_to_end, batch)
 
-    def may_follow(self, batch: Batch, rows: int) -> bool:
-        """Whether the engine gets the next batch, of so many rows, beside this one: where it is as
-        large, since a smaller one grows by waiting, and the batch before this one has ended."""
-        return not self.ending and rows >= max(self._rows, batch.rows)
+    def may_follow(self, batch: Batch, waiting: int) -> bool:
+        """Whether the engine gets the next batch beside this one: where so many rows wait that it
+        is as large, since a smaller one grows by waiting, and the batch before this one has
+        ended."""
+        return not self.ending and waiting >= batch.rows
 
     def over(self, batch: Batch) -> None:
         """Forgets a batch that has ended."""
