@@ -3,6 +3,7 @@ size that the work asks for. Made once for each form."""
 
 import importlib.util
 import io
+import itertools
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ _SCENE, _UNLABELLED = (960, 720), 11
 # Patches: their side, their classes, and the share of the pixels that the class has at least. More
 # make the classes clearer, fewer keep more patches.
 _SIDE, _PATCHES, _FILLED = 224, frozenset({"sky", "building", "road", "tree"}), 0.4
+# Patches of a scene (down, across): those to learn from, and those that tell a drop of a point.
+_LEARNT, _JUDGED = (2, 3), (3, 5)
 # Views of a photograph beside itself: for calibration, for validation and for the test.
 _VIEWS = {"train": 2, "val": 1, "test": 3}
 
@@ -98,26 +101,27 @@ def scenes(form: Path, quick: bool) -> Images:
 
 def patches(form: Path, quick: bool) -> Images:
     """Photographs of 224x224 cut from CamVid's scenes, each of the class that fills most of it;
-    quick: those of every sixth scene. Weights to begin with are taken where somebody put them."""
-    source, root = _archive("camvid"), form / "data" / "patches"
+    quick: those of every sixth scene. Weights to begin with are taken where somebody put them.
+
+    Validation and test have scenes of their own, from two halves of a drive, since patches of the
+    scenes that the network learns from would flatter it.
+    """
+    source, root = _archive("camvid"), form / "data" / "patches-of-halves"
     names = (source / "classes.txt").read_text().split()[:_UNLABELLED]
 
     def make(folder: Path) -> None:
-        for split in ("train", "val"):
-            for path in sorted((source / split / "images").iterdir())[:: 6 if quick else 1]:
-                scene = _pixels(path)
-                mask = _pixels(source / split / "masks" / f"{path.stem}.png")
-                for number, (rows, columns) in enumerate(_cuts(*mask.shape[:2])):
-                    pixels = mask[rows, columns].reshape(-1)
-                    counts = np.bincount(pixels, minlength=len(names))[: len(names)]
-                    name = names[int(counts.argmax())]
-                    if name not in _PATCHES or counts.max() < _FILLED * pixels.size:
-                        continue
-                    target = folder / ("test" if split == "val" else split) / name
-                    target.mkdir(parents=True, exist_ok=True)
-                    quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
-                    file = target / f"{path.stem}-{number}.jpg"
-                    cv2.imwrite(str(file), scene[rows, columns], quality)
+        scenes = {
+            split: sorted((source / split / "images").iterdir())[:: 6 if quick else 1]
+            for split in ("train", "val")
+        }
+        half = len(scenes["val"]) // 2
+        for split, paths, counts in (
+            ("train", scenes["train"], _LEARNT),
+            ("val", scenes["val"][:half], _JUDGED),
+            ("test", scenes["val"][half:], _JUDGED),
+        ):
+            for path in paths:
+                _cut(path, folder / split, names, counts)
 
     _once(root, make)
     weights = FOLDER / "weights" / "resnet50.pth"
@@ -125,11 +129,27 @@ def patches(form: Path, quick: bool) -> Images:
     return Images((f"data.root={root}", *given), root / "test")
 
 
-def _cuts(height: int, width: int) -> list[tuple[slice, slice]]:
-    """Six squares that cover a scene, three side by side."""
-    tops = (0, height - _SIDE)
-    lefts = (0, (width - _SIDE) // 2, width - _SIDE)
-    return [(slice(y, y + _SIDE), slice(x, x + _SIDE)) for y in tops for x in lefts]
+def _cut(path: Path, folder: Path, names: list[str], counts: tuple[int, int]) -> None:
+    """Write the patches of a scene that show a class clearly, each into its class's folder.
+
+    counts: squares down and across, which overlap where they must.
+    """
+    scene = _pixels(path)
+    mask = _pixels(path.parent.parent / "masks" / f"{path.stem}.png")
+    tops, lefts = (
+        np.linspace(0, length - _SIDE, count).astype(int).tolist()
+        for length, count in zip(mask.shape[:2], counts, strict=True)
+    )
+    for number, (top, left) in enumerate(itertools.product(tops, lefts)):
+        square = (slice(top, top + _SIDE), slice(left, left + _SIDE))
+        pixels = mask[square].reshape(-1)
+        of_class = np.bincount(pixels, minlength=len(names))[: len(names)]
+        name = names[int(of_class.argmax())]
+        if name not in _PATCHES or of_class.max() < _FILLED * pixels.size:
+            continue
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        file = folder / name / f"{path.stem}-{number}.jpg"
+        cv2.imwrite(str(file), scene[square], [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
 def photographs(form: Path, quick: bool) -> Images:
