@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from training.compress.quantize import before_layers, behind_layers
+from training.compress.graph.edges import before_layers, behind_layers
 from training.errors import ExportError
 
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16

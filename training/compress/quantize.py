@@ -17,33 +17,34 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from training.compress.calibration import Feeds, Method, measure_ranges, parted
-from training.compress.weights.bias_correction import correct_biases, give_biases, linear_biases
-from training.compress.weights.equalization import equalize
-from training.compress.weights.rounding import AdaptiveRounding
+from training.compress.graph.bias_correction import correct_biases, give_biases, linear_biases
+from training.compress.graph.edges import (
+    LAYERS,
+    before_layers,
+    behind_layers,
+    cubic_resizes,
+    divisors,
+    patches,
+    residual_streams,
+)
+from training.compress.graph.equalization import equalize
+from training.compress.graph.rounding import AdaptiveRounding
 from training.errors import ExportError
 
 Scheme = Literal["s8", "u8", "u8-rr"]
 
 _ACTIVATIONS = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8, "u8-rr": QuantType.QUInt8}
-# Operations that gain from 8 bits. Normalisation comes before the first of them in a network,
-# softmax and argmax after the last.
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-# Operations, with the position of the input that must not become 0, and those that only move, bound
-# or shift it on its way there.
-_DIVISORS = {"Div": 1, "Sqrt": 0, "Reciprocal": 0}
-_PASSING = ("Add", "Clip", "Expand", "Max", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-# Operations that only move values: OpenVINO takes a rounding behind them to the layer before them.
-_MOVING = ("Concat", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-# The quantiser cannot share the scales of group norms, which are all ones, and no engine normalises
-# in 8 bits.
-_OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry} - {"InstanceNormalization"})
+# No engine gains from 8 bits in normalisations and softmax. The quantiser cannot share the scales
+# of group norms, which are all ones, either.
+_FLOATING = {"InstanceNormalization", "LayerNormalization", "Softmax"}
+_OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry} - _FLOATING)
 
 
 class Quantizer:
     """Makes INT8 forms of one FP32 file; all share the ranges, which are measured once.
 
     The normalisation before the first layer, everything after the last one, the logits themselves,
-    divisors, biases and patches beside class tokens stay in floating point.
+    divisors, biases, the residual streams of transformers and their patches stay in floating point.
 
     equalized: whether channels of a tensor are made alike first, see equalization.
     adaptive: whether weights are rounded so that their errors cancel out, see rounding.
@@ -68,14 +69,15 @@ class Quantizer:
             add_pre_process_metadata(self._model)
             graph = self._model.graph
             self._biases = linear_biases(graph)
-            self._patches = patches(graph)
+            self._streams, self._patches = residual_streams(graph, self._biases), patches(graph)
             self._edges = (
                 before_layers(graph)
                 | behind_layers(graph)
                 | divisors(graph)
                 | cubic_resizes(graph)
                 | self._biases
-                | {node.name for node in graph.node if node.op_type in _MOVING} & self._patches
+                | self._streams
+                | {node.name for node in graph.node if node.op_type not in LAYERS} & self._patches
             )
             rounded = {
                 node.name
@@ -88,7 +90,7 @@ class Quantizer:
             onnx.load_external_data_for_model(self._model, folder)
         self._nodes: dict[str, list[str]] = {}
         for node in graph.node:
-            if node.op_type in _LAYERS:
+            if node.op_type in LAYERS:
                 name = node.input[1].removeprefix("network.").removesuffix(".weight")
                 self._nodes.setdefault(name, []).append(node.name)
         self.layers = tuple(self._nodes)
@@ -140,7 +142,7 @@ class Quantizer:
             raise ExportError(f"quantize: ONNX Runtime's quantiser cannot: {said}") from error
         model = quantizer.model.model
         _read_unrounded(model.graph, nodes_to_exclude)
-        _remove_needless_pairs(model.graph, self._biases, self._patches)
+        _remove_needless_pairs(model.graph, self._biases, self._streams, self._patches)
         if self._rounding is not None:
             self._rounding.apply(model.graph)
         correct_biases(model.graph, self._model.graph, self._ranges.means())
@@ -158,103 +160,16 @@ def quantize(
     Quantizer(float_file, calibrate, calibration).write(path, scheme)
 
 
-def before_layers(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes through which the input reaches the first layer."""
-    reached = {value.name for value in graph.input}
-    names: set[str] = set()
-    for node in graph.node:  # in topological order, as ONNX demands
-        if node.op_type not in _LAYERS and reached & set(node.input):
-            names.add(node.name)
-            reached |= set(node.output)
-    # Through a skip connection around the first layer the input reaches later nodes too.
-    return names - _behind_any_layer(graph)
-
-
-def _behind_any_layer(graph: onnx.GraphProto) -> set[str]:
-    reached: set[str] = set()
-    names: set[str] = set()
-    for node in graph.node:
-        if node.op_type in _LAYERS or reached & set(node.input):
-            names.add(node.name)
-            reached |= set(node.output)
-    return names
-
-
-def behind_layers(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes after which no layer comes: from the logits to the outputs."""
-    needed: set[str] = set()
-    names: set[str] = set()
-    for node in reversed(graph.node):
-        if node.op_type in _LAYERS or needed & set(node.output):
-            needed |= set(node.input)
-        else:
-            names.add(node.name)
-    return names
-
-
-def divisors(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes whose results something is divided by, or a root taken of: rounded, the
-    small ones among them would become 0."""
-    makers = {output: node for node in graph.node for output in node.output}
-    waiting = [
-        node.input[_DIVISORS[node.op_type]] for node in graph.node if node.op_type in _DIVISORS
-    ]
-    names: set[str] = set()
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and node.op_type in _PASSING and node.name not in names:
-            names.add(node.name)
-            waiting += node.input
-    return names
-
-
-def cubic_resizes(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes that resize in a way that ONNX Runtime does not know in 8 bits."""
-    return {
-        node.name
-        for node in graph.node
-        if node.op_type == "Resize"
-        and any(
-            (part.name, part.s) == ("mode", b"cubic") or (part.name == "antialias" and part.i)
-            for part in node.attribute
-        )
-    }
-
-
-def patches(graph: onnx.GraphProto) -> set[str]:
-    """Names of the first layers and of the nodes that only move their values on, where the network
-    reads the batch size at run time, as vision transformers do for class tokens.
-
-    OpenVINO 2026.4 reads that size from the output of the first convolution, which then cannot take
-    its bias; where the sum of both is rounded, it adds the first channel's bias to all channels.
-    """
-    if all(node.op_type != "Shape" for node in graph.node):
-        return set()
-    before = before_layers(graph)
-    reached = {value.name for value in graph.input}
-    moved: set[str] = set()
-    names: set[str] = set()
-    for node in graph.node:
-        if node.name in before:
-            reached |= set(node.output)
-        elif (node.op_type in _LAYERS and reached & set(node.input)) or (
-            node.op_type in _MOVING and moved & set(node.input)
-        ):
-            names.add(node.name)
-            moved |= set(node.output)
-    return names
-
-
 def _read_by_only(graph: onnx.GraphProto, layers: Collection[str]) -> set[str]:
     """Names of the nodes between layers whose every next layer is one of `layers`."""
     following: dict[str, set[str]] = {}
     names: set[str] = set()
     for node in reversed(graph.node):
         behind = set().union(*(following.get(output, set()) for output in node.output))
-        if node.op_type not in _LAYERS and behind and behind <= set(layers):
+        if node.op_type not in LAYERS and behind and behind <= set(layers):
             names.add(node.name)
         for name in node.input:
-            reached = {node.name} if node.op_type in _LAYERS else behind
+            reached = {node.name} if node.op_type in LAYERS else behind
             following.setdefault(name, set()).update(reached)
     return names
 
@@ -266,7 +181,7 @@ def _read_unrounded(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
     """
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
-        if node.op_type not in _LAYERS or node.name not in nodes:
+        if node.op_type not in LAYERS or node.name not in nodes:
             continue
         for position, name in enumerate(node.input):
             second = makers.get(name)
@@ -281,14 +196,18 @@ def _read_unrounded(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
 
 
 def _remove_needless_pairs(
-    graph: onnx.GraphProto, biases: Collection[str], patches: Collection[str]
+    graph: onnx.GraphProto,
+    biases: Collection[str],
+    streams: Collection[str],
+    patches: Collection[str],
 ) -> None:
-    """Removes four kinds of Q/DQ pairs that only cost accuracy.
+    """Removes five kinds of Q/DQ pairs that only cost accuracy.
 
     Before a ReLU or ReLU6: most levels would go to values that it then cuts, and TensorRT could not
     fuse the two. Before `biases`, the nodes that add one: they belong to the layer. After the last
     layer: logits in 8 bits save no time, and different logits become equal before the argmax.
-    Behind `patches`, see there, unless a layer reads them.
+    Before `streams`, the nodes of residual streams, and before a softmax. Behind `patches`, see
+    there, unless a layer reads them.
     """
     makers = {output: node for node in graph.node for output in node.output}
     users: dict[str, list[onnx.NodeProto]] = {}
@@ -303,11 +222,14 @@ def _remove_needless_pairs(
             continue
         behind = users.get(second.output[0], [])
         before_relu = bool(behind) and all(user.op_type in ("Relu", "Clip") for user in behind)
-        is_logits = maker.op_type in _LAYERS and not _feeds_layer(second, users)
+        is_logits = maker.op_type in LAYERS and not _feeds_layer(second, users)
         before_bias = bool(behind) and all(user.name in biases for user in behind)
-        into_layer = any(user.op_type in _LAYERS for user in behind)
+        in_stream = bool(behind) and all(
+            user.name in streams or user.op_type == "Softmax" for user in behind
+        )
+        into_layer = any(user.op_type in LAYERS for user in behind)
         is_patches = maker.name in patches and not into_layer
-        needless = before_relu or before_bias or is_logits or is_patches
+        needless = before_relu or before_bias or is_logits or in_stream or is_patches
         if not needless or len(users[first.output[0]]) > 1:
             continue
         raw, rounded = first.input[0], second.output[0]
@@ -337,7 +259,7 @@ def _feeds_layer(node: onnx.NodeProto, users: dict[str, list[onnx.NodeProto]]) -
     while waiting:
         for output in waiting.pop().output:
             for user in users.get(output, []):
-                if user.op_type in _LAYERS:
+                if user.op_type in LAYERS:
                     return True
                 if user.name not in seen:
                     seen.add(user.name)

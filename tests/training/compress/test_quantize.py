@@ -1,6 +1,7 @@
 """INT8 files: what is quantised, what is not, and that both engines agree with FP32."""
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -275,3 +276,40 @@ def test_biases_of_patches_beside_a_class_token_are_right_in_both_engines(
 ) -> None:
     torch.manual_seed(0)
     assert worst_distance(Tokens(positions_first=positions_first), tmp_path, scheme) < 0.1
+
+
+class Block(torch.nn.Module):
+    """Tokens through the two halves of a transformer's block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 4, 4)
+        self.positions = torch.nn.Parameter(torch.randn(1, 16, 8) / 10)
+        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(8) for _ in range(3))
+        self.mixing = torch.nn.Linear(8, 8)
+        self.widening = torch.nn.Linear(8, 16)
+        self.narrowing = torch.nn.Linear(16, 8)
+        self.head = torch.nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stream = self.conv(x).flatten(2).transpose(1, 2) + self.positions
+        read = self.norms[0](stream)
+        stream = stream + self.mixing((read @ read.transpose(1, 2)).softmax(-1) @ read)
+        wide = torch.nn.functional.gelu(self.widening(self.norms[1](stream)))
+        stream = stream + self.narrowing(wide)
+        return self.head(self.norms[2](stream)[:, 0])
+
+
+@pytest.mark.parametrize("scheme", ["s8", "u8"])
+def test_streams_between_blocks_and_inputs_of_softmax_are_not_rounded(
+    tmp_path: Path, scheme: Scheme
+) -> None:
+    torch.manual_seed(0)
+    assert worst_distance(Block(), tmp_path, scheme) < 0.02
+    nodes = onnx.load(tmp_path / "q.onnx").graph.node
+    makers = {output: node for node in nodes for output in node.output}
+    for node in nodes:
+        if node.op_type in ("Softmax", "LayerNormalization"):
+            assert makers[node.input[0]].op_type != "DequantizeLinear", node.name
+    kinds = Counter(node.op_type for node in nodes)
+    assert kinds["MatMul"] + kinds["Gemm"] == 6

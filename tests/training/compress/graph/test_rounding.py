@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from training.compress.calibration import choose_calibration
+from training.compress.graph.layers import form_of
+from training.compress.graph.rounding import squared_error, with_feedback
 from training.compress.quantize import Quantizer
-from training.compress.weights.layers import form_of
-from training.compress.weights.rounding import squared_error, with_feedback
 from training.data.samples import ArraySamples
 from training.models.export.deployed import Deployed, input_specs, output_specs
 from training.models.export.to_onnx import export_onnx

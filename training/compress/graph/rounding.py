@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from training.compress.calibration import Feeds, First, watch
-from training.compress.weights.layers import Form, Matrix, Rounded, along, form_of, rounded_layers
+from training.compress.graph.layers import Form, Matrix, Rounded, along, form_of, rounded_layers
 
 Levels = NDArray[np.int8]
 

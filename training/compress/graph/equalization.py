@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from training.compress.calibration import Feeds, parted, watch
-from training.compress.weights.layers import KINDS, Form, Matrix, attributes, form_of
+from training.compress.graph.layers import KINDS, Form, Matrix, attributes, form_of
 
 # Operations on each channel that a positive factor passes through.
 _PASSING = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool")

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from training.compress.weights.layers import Matrix, form_of, rounded_layers, values_of
+from training.compress.graph.layers import Matrix, form_of, rounded_layers, values_of
 
 Means = Mapping[str, Matrix]
 

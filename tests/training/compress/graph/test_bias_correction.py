@@ -12,8 +12,8 @@ from torch import nn
 
 from serving.base.tensor import Array
 from training.compress.calibration import choose_calibration
+from training.compress.graph.bias_correction import correct_biases
 from training.compress.quantize import Quantizer
-from training.compress.weights.bias_correction import correct_biases
 from training.data.samples import ArraySamples
 from training.models.export.deployed import Deployed, input_specs, output_specs
 from training.models.export.to_onnx import export_onnx

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serving.base.tensor import Array
 from training.compress.calibration import choose_calibration
+from training.compress.graph.equalization import equalize
 from training.compress.quantize import Quantizer
-from training.compress.weights.equalization import equalize
 from training.data.samples import ArraySamples
 from training.models.export.variants import Scheme
 
