@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from serving.repository.manifest import Gate
 from training.compress.calibration import Calibration
@@ -19,6 +20,17 @@ from training.models.export.variants import FP32_FILE, SCHEMES, onnx_file
 from training.recipes.compress import Int8Sensitivity, Quantize
 
 log = logging.getLogger(__name__)
+
+
+class _Way(NamedTuple):
+    """A way of rounding, as Quantizer has it."""
+
+    equalized: bool
+    adaptive: bool
+
+
+# Whether something is done: what is tried, in its order, by what recipes say.
+_CHOICES = {"never": (False,), "needed": (False, True), "always": (True,)}
 
 
 class Candidate:
@@ -91,26 +103,41 @@ class Candidate:
         found = choose_float_layers(variant, self, mixed.max_float, mixed.min_float, known)
         quantizer = self._form(variant)
         quantizer.write(path, SCHEMES[variant], found.float_layers)
-        if quantizer.changed:
-            said = f"{len(quantizer.changed)} tensors with channels made alike; {found.said}"
-            found = replace(found, said=said)
+        ways = [f"{len(quantizer.changed)} tensors with channels made alike"] * bool(
+            quantizer.changed
+        )
+        ways += ["adaptive rounding"] * quantizer.adaptive
+        found = replace(found, said="; ".join((*ways, found.said)))
         log.info("quantize: %s: %s", variant, found.said)
         return found
 
     def _form(self, variant: str) -> Quantizer:
-        """The quantiser of a variant: of the network as it is or with its channels made alike."""
-        if self._config.equalize != "needed":
-            return self._quantizer(self._config.equalize == "always")
+        """The quantiser of a variant: the first way whose file would pass, else the one whose file
+        agrees best with FP32 among those that the recipe allows."""
         if variant not in self._forms:
-            plain = self._quantizer(False)
-            self._forms[variant] = plain
-            gate, before = self._judged(variant, ())
-            if not gate.passed and self._fp32_passes and self._quantizer(True).changed:
-                self._forms[variant] = self._quantizer(True)
-                equal, after = self._judged(variant, ())
-                if not equal.passed and after.agreement <= before.agreement:
-                    self._forms[variant] = plain
+            first, *others = self._ways()
+            self._forms[variant] = best = self._quantizer(first)
+            gate, compared = self._judged(variant, ())
+            for way in others:
+                if gate.passed or not self._fp32_passes:
+                    break
+                self._forms[variant] = tried = self._quantizer(way)
+                if way.equalized and not tried.changed:
+                    continue
+                gate, now = self._judged(variant, ())
+                if gate.passed or now.agreement > compared.agreement:
+                    best, compared = tried, now
+            self._forms[variant] = best
         return self._forms[variant]
+
+    def _ways(self) -> list[_Way]:
+        """Ways of rounding in the order in which they are tried."""
+        equalize, rounding = self._config.equalize, self._config.adaptive_rounding
+        return [
+            _Way(equalized, adaptive)
+            for adaptive in _CHOICES[rounding]
+            for equalized in _CHOICES[equalize]
+        ]
 
     def gate(self, variant: str, float_layers: Collection[str]) -> Gate:
         """As Trials has it, on validation images."""
@@ -128,7 +155,7 @@ class Candidate:
         """The gate's verdict. Verdicts are kept, answers are not: masks of a thousand images take
         gigabytes where several mixtures are tried."""
         quantizer = self._form(variant)
-        tried = (variant, bool(quantizer.changed), tuple(float_layers))
+        tried = (variant, quantizer, tuple(float_layers))
         if tried not in self._known:
             path = self._folder / "tried.onnx"
             quantizer.write(path, SCHEMES[variant], float_layers)
@@ -149,7 +176,7 @@ class Candidate:
         return int8_sensitivity(self._form(variant), variant, agreement, len(trial.samples))
 
     @cached_property
-    def _known(self) -> dict[tuple[str, bool, tuple[str, ...]], tuple[Gate, Comparison]]:
+    def _known(self) -> dict[tuple[str, Quantizer, tuple[str, ...]], tuple[Gate, Comparison]]:
         return {}
 
     @cached_property
@@ -157,23 +184,23 @@ class Candidate:
         return {}
 
     @cached_property
-    def _quantizers(self) -> dict[bool, Quantizer]:
+    def _quantizers(self) -> dict[_Way, Quantizer]:
         return {}
 
     @cached_property
     def _variants(self) -> list[str]:
         return [variant for variant in self._current.recipe.export.variants if variant in SCHEMES]
 
-    def _quantizer(self, equalized: bool) -> Quantizer:
-        if equalized not in self._quantizers:
-            self._quantizers[equalized] = Quantizer(
+    def _quantizer(self, way: _Way) -> Quantizer:
+        if way not in self._quantizers:
+            self._quantizers[way] = Quantizer(
                 self._float_file,
                 self._config.calibrate,
                 self._calibration,
-                equalized=equalized,
-                adaptive=self._config.rounding == "adaptive",
+                equalized=way.equalized,
+                adaptive=way.adaptive,
             )
-        return self._quantizers[equalized]
+        return self._quantizers[way]
 
     @cached_property
     def _trial(self) -> Trial:

@@ -94,6 +94,7 @@ class Quantizer:
                 name = node.input[1].removeprefix("network.").removesuffix(".weight")
                 self._nodes.setdefault(name, []).append(node.name)
         self.layers = tuple(self._nodes)
+        self.adaptive = adaptive
         self._rounding = AdaptiveRounding(self._model, calibration) if adaptive else None
 
     def write(self, path: Path, scheme: Scheme, float_layers: Collection[str] = ()) -> None:

@@ -210,8 +210,8 @@ class Quantize(Strict):
         extremes, "percentile" cuts the outermost 0.01 %.
     equalize: makes the ranges of a tensor's channels alike, where a factor can go from one layer to
         the next; "needed" is where a variant would fail the gate, and does better with it.
-    rounding: of weights; "nearest" is each to its nearest level, "adaptive" so that their errors
-        cancel out in a layer's answers.
+    adaptive_rounding: of weights, so that their errors cancel out in a layer's answers, instead of
+        each to its nearest level; "needed" as above.
     qat: fine-tunes with rounding.
     sensitivity: puts each layer's effect into the report; mixed precision measures it on demand.
     mixed_precision: keeps sensitive layers in floating point.
@@ -221,7 +221,7 @@ class Quantize(Strict):
     calibration_images: PositiveInt = 256
     calibrate: Literal["mse", "minmax", "percentile"] = "minmax"
     equalize: Literal["needed", "always", "never"] = "needed"
-    rounding: Literal["nearest", "adaptive"] = "nearest"
+    adaptive_rounding: Literal["needed", "always", "never"] = "needed"
     qat: Qat | None = None
     sensitivity: Int8Sensitivity | None = None
     mixed_precision: MixedPrecision = MixedPrecision()
