@@ -23,6 +23,7 @@ from training.errors import RecipeError
 from training.fitting.build import Build
 from training.fitting.train import Fitted
 from training.models import left_out
+from training.models.architectures.resnet_cifar import BasicBlock
 from training.models.checkpoint import load_network, save_network
 from training.pipeline.pipeline import build
 from training.recipes import Recipe
@@ -107,6 +108,42 @@ def test_channels_are_made_alike_before_a_layer_is_left_in_floating_point(
     said = results(runs, "quantize")["notes"]["int8-s8"]
     assert re.match(r"\d+ tensors with channels made alike; all layers in INT8: on .* drop", said)
     assert "in FP32" not in said
+
+
+def make_coarse(file: Path) -> None:
+    """In each block one channel smaller, and its weights as much larger where it is read: in FP32
+    the network is the same, in INT8 the other weights have a few levels."""
+    network = load_network(file)
+    blocks = [module for module in network.modules() if isinstance(module, BasicBlock)]
+    with torch.no_grad():
+        for block in blocks:
+            for values in (block.bn1.weight, block.bn1.bias):
+                values[0] /= 100
+            block.conv2.weight[:, 0] *= 100
+    save_network(network, file)
+
+
+def test_weights_are_rounded_adaptively_before_layers_are_left_in_floating_point(
+    runs: Path, digits_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    make_coarse(runs / "tiny-digits" / "prune" / "network.safetensors")
+    said = {}
+    for allowed in ("never", "needed"):
+        recipe = digits_recipe(
+            {
+                "verify.max_drop": 0.02,
+                "export.variants": ["fp32", "int8-s8"],
+                "quantize.equalize": "never",
+                "quantize.adaptive_rounding": allowed,
+            }
+        )
+        build(recipe, runs, tmp_path / "repository", until="quantize")
+        said[allowed] = results(runs, "quantize")["notes"]["int8-s8"]
+    nearest = re.match(r"(\d+) of 20 layers in FP32", said["never"])
+    adaptive = re.match(r"adaptive rounding; (\d+) of 20 layers in FP32", said["needed"])
+    assert nearest is not None, said
+    assert adaptive is not None, said
+    assert int(adaptive[1]) < int(nearest[1])
 
 
 def test_mixture_that_cannot_pass_is_given_up_with_the_numbers(
