@@ -103,8 +103,8 @@ def patches(form: Path, quick: bool) -> Images:
     """Photographs of 224x224 cut from CamVid's scenes, each of the class that fills most of it;
     quick: those of every sixth scene. Weights to begin with are taken where somebody put them.
 
-    Validation and test have scenes of their own, from two halves of a drive, since patches of the
-    scenes that the network learns from would flatter it.
+    Validation and test have scenes of their own, the two halves of another drive, since patches of
+    the scenes that the network learns from would flatter it. Their patches overlap.
     """
     source, root = _archive("camvid"), form / "data" / "patches-of-halves"
     names = (source / "classes.txt").read_text().split()[:_UNLABELLED]

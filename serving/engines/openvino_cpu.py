@@ -51,6 +51,8 @@ _CHUNK_ROWS = 4
 _CHUNKS = (_CHUNK_ROWS, 2, 1)
 # Batches that are computed apart at a time: one, and the next one at its end.
 _OVERLAPPING = 2
+# Operations inside which a sum or an extreme can hide from a list of the file's operations.
+_HIDING = frozenset({"Einsum", "If", "Loop", "TensorIterator"})
 # Bytes of a model file. Larger files are not loaded twice, so their batches are never computed
 # apart; a larger bound trades memory for speed.
 _HELD_TWICE_BYTES = 64 << 20
@@ -91,7 +93,8 @@ class OpenVinoEngine:
         together = self._compile(file, options.instances)
         fault = _wrong_in_8_bits(together, file, options.max_batch_size)
         if fault is not None:
-            raise EngineUnavailable(f"{file}: OpenVINO would give wrong answers: {fault}")
+            said = f"OpenVINO would give wrong answers, ONNX Runtime gives right ones: {fault}"
+            raise EngineUnavailable(f"{file}: {said}")
         self.inputs, self.outputs = _specs(file, together)
         self._together: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(options.instances):
@@ -239,45 +242,50 @@ def _wait_for_all(requests: Sequence[openvino.InferRequest]) -> None:
 
 
 def _wrong_in_8_bits(compiled: openvino.CompiledModel, file: Path, rows: int) -> str | None:
-    """What OpenVINO 2026.4 computes wrongly in batches of up to `rows` of the INT8 network that it
-    compiled from `file`. Some networks that would be right are among them: a compiled reduction
-    does not tell its operation, so that those of the file count."""
+    """Why OpenVINO 2026.4 would compute this INT8 network wrongly in batches of up to `rows`, or
+    None. Some networks that would be right are refused: a compiled reduction does not tell its
+    operation, so that those of the file count."""
     doubtful: set[str] = set()
     for layer in compiled.get_runtime_model().get_ops():
-        kind = _told(layer, "layerType")
+        kind, name = _told(layer, "layerType"), layer.get_friendly_name()
         if kind == "FakeQuantize" and _lost_its_bias(layer.input_value(0).get_node()):
-            return "it gives all channels of a rounded convolution the first one's bias"
+            return f"before {name}, all channels of a convolution get the first one's bias"
         if kind != "Reduce":
             continue
         takes, gives = layer.get_input_element_type(0), layer.get_output_element_type(0)
-        if takes in (Type.u8, Type.i8) and rows > _right_rows(layer):
-            return "it reads sums of 8-bit tokens from other memory"
-        if takes == Type.u8 and _scales_results(layer):
-            doubtful.add("ReduceSum")
+        if takes in (Type.u8, Type.i8) and _rows(layer, rows) > (right := _right_rows(layer)):
+            return f"{name} sums 8-bit tokens of other memory in batches of more than {right:.0f}"
+        if takes == Type.u8:
+            doubtful |= {"ReduceSum", *_HIDING}
         if takes == Type.f32 and gives == Type.u8:
-            doubtful |= {"ReduceMax", "ReduceMin"}
+            doubtful |= {"ReduceMax", "ReduceMin", *_HIDING}
     if not doubtful:
         return None
     operations = {layer.get_type_name() for layer in openvino.Core().read_model(file).get_ops()}
     wrong = sorted(operations & doubtful)
-    return f"it rounds the results of {', '.join(wrong)} wrongly" if wrong else None
+    return f"it may round the results of {', '.join(wrong)} wrongly" if wrong else None
+
+
+def _rows(reduction: openvino.Node, most: int) -> float:
+    """How many rows a reduction gets at most. A server that forms no batches passes on what callers
+    send, and says that its batches have one row."""
+    first = reduction.get_input_partial_shape(0)[0]
+    if first.is_static:
+        return int(first.get_length())
+    return most if most > 1 else math.inf
 
 
 def _right_rows(reduction: openvino.Node) -> float:
-    """How many rows a reduction of 8-bit values computes before it begins to read other memory. It
-    does where it scales its results and has three dimensions, [rows, tokens, channels]: one row
-    where it sums tokens, as many as there are tokens where it sums channels."""
+    """How many rows a reduction of 8-bit values computes before it begins to read other memory. A
+    reduction of three dimensions, [rows, tokens, channels], that scales its results computes one
+    where it sums tokens, and as many as there are tokens where it sums channels."""
     taken, given = reduction.get_input_partial_shape(0), reduction.get_output_partial_shape(0)
-    if taken.rank.get_length() != 3 or not _scales_results(reduction):
+    scales_results = "," in _told(reduction, "originalLayersNames")
+    if taken.rank.is_dynamic or taken.rank.get_length() != 3 or not scales_results:
         return math.inf
     _, tokens, channels = taken
     keeps_tokens = given.rank.get_length() > 1 and given[1] == tokens and tokens != channels
     return int(tokens.get_length()) if keeps_tokens and tokens.is_static else 1
-
-
-def _scales_results(layer: openvino.Node) -> bool:
-    """Whether a compiled layer joins an operation with those behind it."""
-    return "," in _told(layer, "originalLayersNames")
 
 
 def _lost_its_bias(layer: openvino.Node) -> bool:

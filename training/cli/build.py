@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from serving.base.command import AsJson, application, one_of
+from serving.base.errors import EngineUnavailable
 from serving.base.machine.terminal import next_step
 from serving.base.storage.address import is_url
 from serving.base.text import escaped
@@ -105,7 +106,7 @@ def build(
             _study(recipe, overrides or [], study, out, as_json)
         else:
             _build(recipe, overrides or [], until, bound, hours, out, model_repository, as_json)
-    except BuildError as error:
+    except (BuildError, EngineUnavailable) as error:
         fail("build", str(error))
     except OSError as error:
         fail("build", str(error))

@@ -29,7 +29,7 @@ class _Way(NamedTuple):
     adaptive: bool
 
 
-# Whether something is done: what is tried, in its order, by what recipes say.
+# Settings to try, in order, for each value in a recipe.
 _CHOICES = {"never": (False,), "needed": (False, True), "always": (True,)}
 
 
@@ -118,12 +118,15 @@ class Candidate:
             first, *others = self._ways()
             self._forms[variant] = best = self._quantizer(first)
             gate, compared = self._judged(variant, ())
+            judged = {(bool(best.changed), best.adaptive)}
             for way in others:
                 if gate.passed or not self._fp32_passes:
                     break
                 self._forms[variant] = tried = self._quantizer(way)
-                if way.equalized and not tried.changed:
+                # Where no channel can be made alike, it is the file of another way.
+                if (bool(tried.changed), tried.adaptive) in judged:
                     continue
+                judged.add((bool(tried.changed), tried.adaptive))
                 gate, now = self._judged(variant, ())
                 if gate.passed or now.agreement > compared.agreement:
                     best, compared = tried, now

@@ -34,8 +34,8 @@ from training.errors import ExportError
 Scheme = Literal["s8", "u8", "u8-rr"]
 
 _ACTIVATIONS = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8, "u8-rr": QuantType.QUInt8}
-# No engine gains from 8 bits in normalisations and softmax. The quantiser cannot share the scales
-# of group norms, which are all ones, either.
+# The CPU engines gain nothing from 8 bits in normalisations and softmax, and the quantiser cannot
+# share the scales of group norms, which are all ones.
 _FLOATING = {"InstanceNormalization", "LayerNormalization", "Softmax"}
 _OPERATIONS = sorted({*QDQRegistry, *QLinearOpsRegistry} - _FLOATING)
 

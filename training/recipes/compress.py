@@ -211,7 +211,7 @@ class Quantize(Strict):
     equalize: makes the ranges of a tensor's channels alike, where a factor can go from one layer to
         the next; "needed" is where a variant would fail the gate, and does better with it.
     adaptive_rounding: of weights, so that their errors cancel out in a layer's answers, instead of
-        each to its nearest level; "needed" as above.
+        each to its nearest level; "needed" is where a variant would fail the gate without it.
     qat: fine-tunes with rounding.
     sensitivity: puts each layer's effect into the report; mixed precision measures it on demand.
     mixed_precision: keeps sensitive layers in floating point.

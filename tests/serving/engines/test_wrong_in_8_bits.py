@@ -42,7 +42,13 @@ def rounded_reduction(
             helper.make_node("DequantizeLinear", ["levels", "fine", "zero"], ["rounded"]),
         ]
         taken = "rounded"
-    nodes.append(helper.make_node(operation, [taken, "axes"], [answer], keepdims=0))
+    if operation == "Einsum":
+        letters = "nijk"[: len(shape)]
+        kept = "".join(letter for axis, letter in enumerate(letters) if axis not in axes)
+        equation = f"{letters}->{kept}"
+        nodes.append(helper.make_node("Einsum", [taken], [answer], equation=equation))
+    else:
+        nodes.append(helper.make_node(operation, [taken, "axes"], [answer], keepdims=0))
     if behind:
         nodes += [
             helper.make_node("QuantizeLinear", ["reduced", "coarse", "zero"], ["answer-levels"]),
@@ -52,9 +58,9 @@ def rounded_reduction(
         onnx.numpy_helper.from_array(np.asarray(value), name)
         for name, value in {**fixed, "zero": zero}.items()
     ]
-    kept = ["n", *(shape[axis] for axis in range(1, len(shape)) if axis not in axes)]
+    dims = ["n", *(shape[axis] for axis in range(1, len(shape)) if axis not in axes)]
     values = helper.make_tensor_value_info("values", onnx.TensorProto.FLOAT, ["n", *shape[1:]])
-    reduced = helper.make_tensor_value_info("answer", onnx.TensorProto.FLOAT, kept)
+    reduced = helper.make_tensor_value_info("answer", onnx.TensorProto.FLOAT, dims)
     made = helper.make_graph(nodes, "reduction", [values], [reduced], constants)
     opset = [helper.make_opsetid("", 20)]
     return helper.make_model(made, opset_imports=opset, ir_version=9).SerializeToString()
@@ -62,10 +68,19 @@ def rounded_reduction(
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("kind", [np.uint8, np.int8])
-@pytest.mark.parametrize("operation", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"])
+@pytest.mark.parametrize(
+    "operation", ["ReduceMean", "ReduceSum", "Einsum", "ReduceMax", "ReduceMin"]
+)
 @pytest.mark.parametrize(
     ("shape", "axes"),
-    [((6, 64, 16), (1,)), ((6, 16, 64), (2,)), ((6, 4, 64), (2,)), ((6, 16, 4, 4), (2, 3))],
+    [
+        ((6, 64), (1,)),
+        ((6, 64, 16), (1,)),
+        ((6, 64, 16), (1, 2)),
+        ((6, 16, 64), (2,)),
+        ((6, 4, 64), (2,)),
+        ((6, 16, 4, 4), (2, 3)),
+    ],
 )
 @pytest.mark.parametrize(("before", "behind"), [(True, False), (False, True), (True, True)])
 def test_reductions_of_rounded_values_are_right_or_refused(
@@ -81,7 +96,8 @@ def test_reductions_of_rounded_values_are_right_or_refused(
     file = tmp_path / "model.onnx"
     file.write_bytes(rounded_reduction(operation, shape, axes, kind, before=before, behind=behind))
     values = (np.random.default_rng(0).integers(-16, 17, shape) / 16).astype(np.float32)
-    wanted = getattr(np, operation.removeprefix("Reduce").lower())(-values, axis=axes)
+    name_in_numpy = operation.replace("Einsum", "sum").removeprefix("Reduce").lower()
+    wanted = getattr(np, name_in_numpy)(-values, axis=axes)
     for _ in range(2):  # compiled, then read from the cache
         engine = loaded(name, file, EngineOptions(max_batch_size=6, cache_dir=tmp_path / "cache"))
         if isinstance(engine, str):

@@ -79,13 +79,14 @@ def cubic_resizes(graph: onnx.GraphProto) -> set[str]:
 
 
 def residual_streams(graph: onnx.GraphProto, biases: Collection[str]) -> set[str]:
-    """Names of the sums that normalisations of tokens read, as in the blocks of transformers, of
-    these normalisations, and of what moves values between the two: no engine gains from 8 bits
-    there, and each rounding would add its error to the stream.
+    """Names of the sums that normalisations of tokens read, as in the pre-norm blocks of
+    transformers, of these normalisations (LayerNormalization), and of what moves values between the
+    two: the CPU engines gain nothing from 8 bits there, and each rounding would add its error to
+    the stream.
 
-    Sums that a convolution reads stay rounded: engines compute convolutions in 8 bits only between
-    two roundings. So does what moves a layer's values before a sum: OpenVINO 2026.4 would not move
-    its scales with them.
+    Sums that a convolution reads directly stay rounded: engines compute convolutions in 8 bits only
+    between two roundings. So does what moves a layer's values before a sum: OpenVINO 2026.4 would
+    not move its scales with them.
 
     biases: names of the nodes that add one, which are no sums.
     """

@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 from optuna.trial import Trial, TrialState
 
+from serving.base.errors import EngineUnavailable
 from training.errors import BuildError, Diverged, TargetNotReached
 from training.evaluation.searched import Point, Tried
 from training.models.checkpoint import RUN_FORMAT
@@ -172,7 +173,7 @@ class Trials:
                 before = (self._screening.accuracy(point),)
                 self._judge("prune", 0, before[0])
             found = self._laboratory.measure(point, partial(self._judge, "prune"))
-        except (_GivenUp, Diverged, TargetNotReached) as error:
+        except (_GivenUp, Diverged, TargetNotReached, EngineUnavailable) as error:
             self._give_up(point, trial, error)
             return
         found = replace(found, curve=(*before, *found.curve))
