@@ -80,9 +80,9 @@ def cubic_resizes(graph: onnx.GraphProto) -> set[str]:
 
 def residual_streams(graph: onnx.GraphProto, biases: Collection[str]) -> set[str]:
     """Names of the sums that normalisations of tokens read, as in the pre-norm blocks of
-    transformers, of these normalisations (LayerNormalization), and of what moves values between the
-    two: the CPU engines gain nothing from 8 bits there, and each rounding would add its error to
-    the stream.
+    transformers, of these normalisations (LayerNormalization), and of what moves values or takes
+    their mean between the two: the CPU engines gain nothing from 8 bits there, and each rounding
+    would add its error to the stream.
 
     Sums that a convolution reads directly stay rounded: engines compute convolutions in 8 bits only
     between two roundings. So does what moves a layer's values before a sum: OpenVINO 2026.4 would
@@ -90,11 +90,12 @@ def residual_streams(graph: onnx.GraphProto, biases: Collection[str]) -> set[str
 
     biases: names of the nodes that add one, which are no sums.
     """
+    passed = (*_MOVING, "ReduceMean")
     convolved = {node.input[0] for node in graph.node if node.op_type == "Conv"}
     summed: set[str] = set()
     for node in graph.node:  # in topological order, as ONNX demands
         sums = node.op_type == "Concat" or (node.op_type == "Add" and node.name not in biases)
-        if sums or (node.op_type in _MOVING and node.input[0] in summed):
+        if sums or (node.op_type in passed and node.input[0] in summed):
             summed |= set(node.output)
     wanted: set[str] = set()
     names: set[str] = set()
@@ -103,7 +104,7 @@ def residual_streams(graph: onnx.GraphProto, biases: Collection[str]) -> set[str
         if node.op_type == "LayerNormalization" and node.input[0] in summed:
             names.add(node.name)
             wanted.add(node.input[0])
-        elif made and node.op_type in ("Add", *_MOVING):
+        elif made and node.op_type in ("Add", *passed):
             names.add(node.name)
             wanted |= set(node.input)
     return names
