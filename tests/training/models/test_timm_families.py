@@ -10,6 +10,7 @@ import torch
 from timm.layers.std_conv import ScaledStdConv2d
 from torch import nn
 
+from serving.base.errors import EngineUnavailable
 from serving.base.evaluation import answer_distance
 from tests.training.models.test_pairs import ENGINES, SCHEMES, answers, blotches
 from training.compress.calibration import choose_calibration
@@ -201,7 +202,12 @@ def test_family_is_pruned_saved_merged_exported_and_quantised(
             continue
         int8 = tmp_path / "int8.onnx"
         quantize(path, int8, SCHEMES[engine], "minmax", choose_calibration(samples, 16, 0))
-        got = answers(engine, int8, "int8", images)
+        try:
+            got = answers(engine, int8, "int8", images)
+        except EngineUnavailable as refused:
+            if "would give wrong answers" not in str(refused):
+                raise
+            continue
         assert np.isfinite(got).all(), engine
         if not name.startswith(GATED):
             assert answer_distance(expected, got) <= INT8_TOLERANCE, engine
