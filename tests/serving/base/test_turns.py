@@ -93,13 +93,16 @@ def test_parts_are_joined_with_turns_of_others_in_between(sizes: list[int]) -> N
 
 
 @pytest.mark.parametrize("others", [True, False])
-def test_loop_comes_to_rest_between_slices_while_others_call(others: bool) -> None:
-    rested: list[bool] = []
+def test_loop_comes_to_rest_between_slices_while_others_call(
+    others: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    sleep = asyncio.sleep
 
-    async def run() -> None:
-        turns = Turns(lambda: others)
-        asyncio.get_running_loop().call_later(0.0005, rested.append, True)
-        await turns.next()
+    async def noted(seconds: float) -> None:
+        rests.append(seconds)
+        await sleep(seconds)
 
-    asyncio.run(run())
-    assert bool(rested) is others
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    asyncio.run(Turns(lambda: others).next())
+    assert [seconds > 0 for seconds in rests] == [others]
