@@ -32,6 +32,8 @@ _SCENE, _UNLABELLED = (960, 720), 11
 _SIDE, _PATCHES, _FILLED = 224, frozenset({"sky", "building", "road", "tree"}), 0.4
 # Patches of a scene (down, across): those to learn from, and those that tell a drop of a point.
 _LEARNT, _JUDGED = (2, 3), (3, 5)
+# Scenes of a stretch, and the uses of stretches that follow each other.
+_STRETCH, _USES = 10, ("train", "train", "train", "val", "test")
 # Views of a photograph beside itself: for calibration, for validation and for the test.
 _VIEWS = {"train": 2, "val": 1, "test": 3}
 
@@ -103,25 +105,20 @@ def patches(form: Path, quick: bool) -> Images:
     """Photographs of 224x224 cut from CamVid's scenes, each of the class that fills most of it;
     quick: those of every sixth scene. Weights to begin with are taken where somebody put them.
 
-    Validation and test have scenes of their own, the two halves of another drive, since patches of
-    the scenes that the network learns from would flatter it. Their patches overlap.
+    Train's scenes are a second apart. Stretches of ten of them, from all drives, are learnt from,
+    validate or test in turns, since neighbours would flatter a network and one street differs from
+    the next by points. Val's 101 scenes are of seven seconds in all, and learnt from. Patches of a
+    scene overlap where they judge.
     """
-    source, root = _archive("camvid"), form / "data" / "patches-of-halves"
+    source, root = _archive("camvid"), form / "data" / "patches-of-stretches"
     names = (source / "classes.txt").read_text().split()[:_UNLABELLED]
 
     def make(folder: Path) -> None:
-        scenes = {
-            split: sorted((source / split / "images").iterdir())[:: 6 if quick else 1]
-            for split in ("train", "val")
-        }
-        half = len(scenes["val"]) // 2
-        for split, paths, counts in (
-            ("train", scenes["train"], _LEARNT),
-            ("val", scenes["val"][:half], _JUDGED),
-            ("test", scenes["val"][half:], _JUDGED),
-        ):
-            for path in paths:
-                _cut(path, folder / split, names, counts)
+        scenes = [("train", path) for path in sorted((source / "val" / "images").iterdir())]
+        for number, path in enumerate(sorted((source / "train" / "images").iterdir())):
+            scenes.append((_USES[number // _STRETCH % len(_USES)], path))
+        for split, path in scenes[:: 6 if quick else 1]:
+            _cut(path, folder / split, names, _LEARNT if split == "train" else _JUDGED)
 
     _once(root, make)
     weights = FOLDER / "weights" / "resnet50.pth"
