@@ -4,6 +4,7 @@ A candidate is given up only where it cannot: too slow by a measurement that doe
 weights, or so inaccurate that no training of this search has ever caught up half as far.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -49,11 +50,11 @@ class Chances:
         if self.bound.what == "latency":
             return self.bound.most
         kept = [one.milliseconds for one in self.tried if self.bound.kept_by(one)]
-        return min(kept, default=float("inf"))
+        return min(kept, default=math.inf)
 
     def is_fast_enough(self, milliseconds: float) -> bool:
-        """Whether a candidate of that latency can win."""
-        return milliseconds <= _NOISE * self.most_milliseconds()
+        """Whether a candidate of that latency can win; one that no engine runs cannot."""
+        return math.isfinite(milliseconds) and milliseconds <= _NOISE * self.most_milliseconds()
 
     def least_accuracy(self) -> float:
         """A less accurate candidate does not win: it exceeds the bound, or the drop of one that is
@@ -61,7 +62,7 @@ class Chances:
         if self.bound.what == "drop":
             return self.reference - self.bound.most / 100
         kept = [one.drop for one in self.tried if self.bound.kept_by(one)]
-        return self.reference - min(kept, default=float("inf"))
+        return self.reference - min(kept, default=math.inf)
 
     def is_within_reach(self, part: Part, epoch: int, accuracy: float) -> bool:
         """Whether a training with this accuracy after an epoch (0: before the first) can win: were

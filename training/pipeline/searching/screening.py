@@ -1,11 +1,13 @@
 """Looks at pruned networks before any fine-tuning: how fast they will be, which does not depend on
 their weights, and how accurate they are already, which tells how much pruning they bear."""
 
+import math
 import tempfile
 from pathlib import Path
 
 from torch import nn
 
+from serving.base.errors import EngineUnavailable
 from training.evaluation.accuracy import accuracy_of
 from training.evaluation.searched import Point
 from training.evaluation.validation_trial import Trial
@@ -38,6 +40,7 @@ class Screening:
         self._structures: dict[Point, Structure] = {}
         self._latencies: dict[tuple[str, Structure, str], list[float]] = {}
         self._accuracies: dict[tuple[str, Structure], float] = {}
+        self._refusals: dict[tuple[str, Structure, str], str] = {}
         # The network that was asked for last, as networks are large.
         self._trained: tuple[str, nn.Module, dict[str, list[str]]] | None = None
 
@@ -55,19 +58,25 @@ class Screening:
     def milliseconds(self, point: Point) -> float:
         """Of a call. With all layers of an INT8 variant in INT8: the file of a trial may have
         layers in floating point, and takes longer then. 0 for a network that comes as a file:
-        nothing is trained, so that nothing is spared by knowing it."""
-        key = (point.trained, self.structure(point), point.variant)
+        nothing is trained, so that nothing is spared by knowing it. Infinite where the engine
+        refuses it."""
+        key = self._key(point)
         if key[1] == _OF_A_FILE:
             return 0.0
         if key not in self._latencies:
             self._latencies[key] = [self._timed(point)]
         return min(self._latencies[key])
 
+    def refusal(self, point: Point) -> str | None:
+        """Why the engine refuses the network; None where it runs it."""
+        self.milliseconds(point)
+        return self._refusals.get(self._key(point))
+
     def milliseconds_again(self, point: Point) -> float:
         """The same, measured once more at another time: other work on the machine only lengthens
         it, so that the shorter one counts."""
         before = self.milliseconds(point)
-        found = self._latencies.get((point.trained, self.structure(point), point.variant), [])
+        found = self._latencies.get(self._key(point), [])
         if len(found) == 1:
             found.append(self._timed(point))
         return min(found, default=before)
@@ -77,7 +86,14 @@ class Screening:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             write_timed(current, self._form(point, current), point.variant, path)
-            return self._laboratory.milliseconds(path, point)
+            try:
+                return self._laboratory.milliseconds(path, point)
+            except EngineUnavailable as error:
+                self._refusals[self._key(point)] = str(error)
+                return math.inf
+
+    def _key(self, point: Point) -> tuple[str, Structure, str]:
+        return point.trained, self.structure(point), point.variant
 
     def accuracy(self, point: Point) -> float:
         """On some validation images, right after pruning, in FP32. Batch norms get the statistics

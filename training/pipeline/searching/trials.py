@@ -62,6 +62,7 @@ class Trials:
         self._known: dict[Point, Measured] = {}
         # Points, and names of trainings, with the reason.
         self._given_up: dict[Point | str, str] = {}
+        self._refused: dict[Point, str] = {}
         self._trained: dict[str, tuple[float, ...]] = {}
         self._count = 0
         self._end = math.inf
@@ -89,8 +90,9 @@ class Trials:
         and one begins in any case where nothing is known. Gives all points that are measured in the
         end.
 
-        Raises TargetNotReached where all networks are too slow, BuildError where none was trained
-        to its end, and as build does for the recipe's own network.
+        Raises TargetNotReached where all networks that the engine runs are too slow, BuildError
+        where it runs none or none was trained to its end, and as build does for the recipe's own
+        network.
         """
         self._end = math.inf if hours is None else time.monotonic() + 3600 * hours
         plan = Plan(self._space, self._screening, self._chances, self._known, self._is_trained)
@@ -98,7 +100,7 @@ class Trials:
             if self._is_over():
                 break
             self._try(point)
-        # Where all the plan's points were too slow there is no faster one.
+        # Where all the plan's points were too slow or refused there is no better one.
         idle = 0 if self._known or self._given_up else _MOST_IDLE
         while idle < _MOST_IDLE and not self._is_over():
             before = self._count
@@ -116,6 +118,9 @@ class Trials:
         if self._given_up:
             reason = list(self._given_up.values())[-1]
             raise BuildError(f"--search: no network was trained to its end: {reason}")
+        if not self.too_slow:
+            engine, reason = self._space.settings.engine, next(iter(self._refused.values()))
+            raise BuildError(f"--search: {engine} runs none of the networks: {reason}")
         fastest = min(self.too_slow, key=lambda point: self.too_slow[point])
         raise TargetNotReached(
             f"--search {self._bound}: none of {len(self.too_slow)} networks is as fast, so that "
@@ -139,21 +144,32 @@ class Trials:
             if trial is not None:
                 self._study.tell(trial, (known.drop, known.milliseconds))
             return
-        before = self._screening.milliseconds(point)
-        if not self._chances.is_fast_enough(before):
-            before = self._screening.milliseconds_again(point)
-        if not self._chances.is_fast_enough(before):
-            if point not in self.too_slow:
-                most = self._chances.most_milliseconds()
-                log.info("search: %s: %.3f ms are too slow to win (%.3f ms)", point, before, most)
-            self.too_slow[point] = before
-        elif point not in self._given_up and point.trained not in self._given_up:
+        if self._may_win(point):
             # No drop can be measured without it, so that its errors end the search.
             self._refer()
             self._measure(point, trial)
-            return
-        if trial is not None:
+        elif trial is not None:
             self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _may_win(self, point: Point) -> bool:
+        """Whether a point is worth its training: not given up, run by the engine, fast enough."""
+        if point in self._given_up or point.trained in self._given_up:
+            return False
+        if refusal := self._screening.refusal(point):
+            if point not in self._refused:
+                log.warning("search: %s: left out: %s", point, refusal)
+            self._refused[point] = refusal
+            return False
+        before = self._screening.milliseconds(point)
+        if not self._chances.is_fast_enough(before):
+            before = self._screening.milliseconds_again(point)
+        if self._chances.is_fast_enough(before):
+            return True
+        if point not in self.too_slow:
+            most = self._chances.most_milliseconds()
+            log.info("search: %s: %.3f ms are too slow to win (%.3f ms)", point, before, most)
+        self.too_slow[point] = before
+        return False
 
     def _twin(self, point: Point) -> Point | None:
         """The point itself where it is known, or one that leaves the same of the same network."""

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from training.errors import TargetNotReached
+from serving.base.errors import EngineUnavailable
+from training.errors import BuildError, TargetNotReached
 from training.evaluation.report.report_file import read_report
+from training.evaluation.searched import Point
 from training.models import count_macs, count_parameters
 from training.models.checkpoint import load_network
 from training.pipeline.bound import Bound
@@ -107,3 +109,46 @@ def test_network_whose_training_is_stopped_is_not_pruned(
     search(recipe, Bound("drop", 100), tmp_path / "runs", tmp_path / "repository")
     [stopped] = [said for said in caplog.messages if ": stopped: " in said]
     assert stopped.startswith("search: resnet20_cifar at 12x12, 0 % pruned, fp32: stopped: ")
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *variants: str) -> None:
+    """The engine refuses files of these variants."""
+    measured = Laboratory.milliseconds
+
+    def milliseconds(self: Laboratory, path: Path, point: Point) -> float:
+        if point.variant in variants:
+            raise EngineUnavailable("it would answer wrongly")
+        return measured(self, path, point)
+
+    monkeypatch.setattr(Laboratory, "milliseconds", milliseconds)
+
+
+@pytest.mark.usefixtures("any_latency_will_do")
+def test_networks_that_the_engine_refuses_are_left_out(
+    digits_recipe: MakeRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refuse(monkeypatch, "int8-u8")
+    changes = {"train.epochs": 1, "prune.train": {"epochs": 1}, "verify.max_drop": 1.0}
+    settings = {**SETTINGS, "max_ratio": 0.0, "trials": 2}
+    recipe = digits_recipe({**changes, "verify.min_accuracy": 0.0, "search": settings})
+    built = search(recipe, Bound("drop", 100), tmp_path / "runs", tmp_path / "repository")
+    left_out = [said for said in caplog.messages if ": left out: " in said]
+    assert left_out == [
+        "search: resnet20_cifar at 16x16, 0 % pruned, int8-u8: left out: it would answer wrongly"
+    ]
+    report = read_report(built.folder)
+    assert report.searched is not None
+    assert [one.point.variant for one in report.searched.tried] == ["fp32", "int8-s8"]
+
+
+def test_engine_that_refuses_every_network_ends_the_search_before_any_training(
+    digits_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, "fp32")
+    recipe = float_recipe(digits_recipe, max_ratio=0.1)
+    with pytest.raises(BuildError, match="onnxruntime runs none of the networks: it would answer"):
+        search(recipe, Bound("drop", 1), tmp_path / "runs", tmp_path / "repository")
+    assert list(tmp_path.rglob("train")) == []
