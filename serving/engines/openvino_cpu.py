@@ -1,7 +1,6 @@
 """OpenVINO on CPU."""
 
 import contextlib
-import math
 import queue
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,8 @@ from serving.repository.onnx_file import NotTold, content_digest, read_facts
 sys.modules.setdefault("openvino_telemetry", cast("Any", None))
 import openvino  # noqa: E402
 from openvino import Type, properties  # noqa: E402
+
+from serving.engines.openvino_faults import wrong_in_8_bits  # noqa: E402
 
 VERSION: str = openvino.__version__
 
@@ -51,8 +52,6 @@ _CHUNK_ROWS = 4
 _CHUNKS = (_CHUNK_ROWS, 2, 1)
 # Batches that are computed apart at a time: one, and the next one at its end.
 _OVERLAPPING = 2
-# Operations inside which a sum or an extreme can hide from a list of the file's operations.
-_HIDING = frozenset({"Einsum", "If", "Loop", "TensorIterator"})
 # Bytes of a model file. Larger files are not loaded twice, so their batches are never computed
 # apart; a larger bound trades memory for speed.
 _HELD_TWICE_BYTES = 64 << 20
@@ -91,7 +90,7 @@ class OpenVinoEngine:
             compiled = options.cache_dir / "openvino" / content_digest(file)
             self._settings[properties.cache_dir()] = str(compiled)
         together = self._compile(file, options.instances)
-        fault = _wrong_in_8_bits(together, file, options.max_batch_size)
+        fault = wrong_in_8_bits(together, file, options.max_batch_size)
         if fault is not None:
             said = f"OpenVINO would give wrong answers, ONNX Runtime gives right ones: {fault}"
             raise EngineUnavailable(f"{file}: {said}")
@@ -239,65 +238,6 @@ def _wait_for_all(requests: Sequence[openvino.InferRequest]) -> None:
             failures.append(failure)
     if failures:
         raise failures[0]
-
-
-def _wrong_in_8_bits(compiled: openvino.CompiledModel, file: Path, rows: int) -> str | None:
-    """Why OpenVINO 2026.4 would compute this INT8 network wrongly in batches of up to `rows`, or
-    None. Some networks that would be right are refused: a compiled reduction does not tell its
-    operation, so that those of the file count."""
-    doubtful: set[str] = set()
-    for layer in compiled.get_runtime_model().get_ops():
-        kind, name = _told(layer, "layerType"), layer.get_friendly_name()
-        if kind == "FakeQuantize" and _lost_its_bias(layer.input_value(0).get_node()):
-            return f"before {name}, all channels of a convolution get the first one's bias"
-        if kind != "Reduce":
-            continue
-        takes, gives = layer.get_input_element_type(0), layer.get_output_element_type(0)
-        if takes in (Type.u8, Type.i8) and _rows(layer, rows) > (right := _right_rows(layer)):
-            return f"{name} sums 8-bit tokens of other memory in batches of more than {right:.0f}"
-        if takes == Type.u8:
-            doubtful |= {"ReduceSum", *_HIDING}
-        if takes == Type.f32 and gives == Type.u8:
-            doubtful |= {"ReduceMax", "ReduceMin", *_HIDING}
-    if not doubtful:
-        return None
-    operations = {layer.get_type_name() for layer in openvino.Core().read_model(file).get_ops()}
-    wrong = sorted(operations & doubtful)
-    return f"it may round the results of {', '.join(wrong)} wrongly" if wrong else None
-
-
-def _rows(reduction: openvino.Node, most: int) -> float:
-    """How many rows a reduction gets at most. A server that forms no batches passes on what callers
-    send, and says that its batches have one row."""
-    first = reduction.get_input_partial_shape(0)[0]
-    if first.is_static:
-        return int(first.get_length())
-    return most if most > 1 else math.inf
-
-
-def _right_rows(reduction: openvino.Node) -> float:
-    """How many rows a reduction of 8-bit values computes before it begins to read other memory. A
-    reduction of three dimensions, [rows, tokens, channels], that scales its results computes one
-    where it sums tokens, and as many as there are tokens where it sums channels."""
-    taken, given = reduction.get_input_partial_shape(0), reduction.get_output_partial_shape(0)
-    scales_results = "," in _told(reduction, "originalLayersNames")
-    if taken.rank.is_dynamic or taken.rank.get_length() != 3 or not scales_results:
-        return math.inf
-    _, tokens, channels = taken
-    keeps_tokens = given.rank.get_length() > 1 and given[1] == tokens and tokens != channels
-    return int(tokens.get_length()) if keeps_tokens and tokens.is_static else 1
-
-
-def _lost_its_bias(layer: openvino.Node) -> bool:
-    """Whether a convolution had a bias in the file and takes none (images, weights and a bias): it
-    does not where the batch size is read from its output, as class tokens need it."""
-    had_one = layer.get_friendly_name().endswith("/WithoutBiases")
-    return _told(layer, "layerType") == "Convolution" and had_one and layer.get_input_size() < 3
-
-
-def _told(layer: openvino.Node, fact: str) -> str:
-    """A fact of a compiled layer, in the library's words."""
-    return str(layer.get_rt_info()[fact].astype(str))
 
 
 def _specs(
