@@ -6,6 +6,7 @@ mends or breaks.
 
 import math
 from collections.abc import Callable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,9 @@ def wrong_in_8_bits(compiled: openvino.CompiledModel, file: Path, rows: int) -> 
                 doubtful.add("ConvolutionBackpropData")
         elif takes in _8_BITS:
             doubtful.add("Pad" if kind == "Pad" else "AvgPool")
+    # Most poolings are of maxima, and reading a large file takes a tenth of a second.
+    if doubtful == {"AvgPool"} and not _has_averages(file):
+        return None
     if not doubtful:
         return None
     found = openvino.Core().read_model(file).get_ops()
@@ -61,6 +65,12 @@ def wrong_in_8_bits(compiled: openvino.CompiledModel, file: Path, rows: int) -> 
         if layer.get_type_name() in doubtful and _IS_WRONG.get(layer.get_type_name(), _yes)(layer)
     }
     return f"it may get {', '.join(sorted(wrong))} of 8-bit values wrong" if wrong else None
+
+
+def _has_averages(file: Path) -> bool:
+    """Whether an ONNX file has a node of the operation AveragePool: its field 4 says so in text."""
+    with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+        return content.find(b"\x22\x0bAveragePool") >= 0
 
 
 def _yes(layer: Node) -> bool:
